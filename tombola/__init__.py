@@ -1,0 +1,3 @@
+"""Tombola finds winning lottery tickets, proves them, shows why, and cashes them in."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,73 @@
+"""Bring a file home: from the first home that has it, resuming what an earlier try left, checked before it counts."""
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+from tombola.errors import DataError
+
+TIMEOUT_S = 30
+
+
+def cache_dir() -> Path:
+    """Where downloads go when no folder is named: `$XDG_CACHE_HOME/tombola`, by default `~/.cache/tombola`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tombola"
+
+
+def fetch(folder: str, name: str, homes: Sequence[str], data_dir: Path | None, check: Callable[[Path], object]) -> Path:
+    """The path of `name`, downloaded unless an earlier call left it complete.
+
+    Args:
+        folder, name: it is kept as `folder/name` below `data_dir`, or below the cache.
+        homes: addresses of folders that hold the file, tried in turn.
+        check: raises `DataError` for a file that is not the expected one.
+
+    Raises:
+        DataError: no home gave the expected file; says which were asked and what each answered.
+    """
+    target = (data_dir or cache_dir()) / folder / name
+    part = target.with_name(name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(name + ".lock")):  # several workers may want the same file
+            if target.is_file():
+                return target
+            answers = [f"{home}: {answer}" for home in homes if (answer := _try(home + name, part, check))]
+            if part.is_file() and len(answers) < len(homes):
+                part.replace(target)
+                return target
+    except OSError as error:
+        answers = [f"{target.parent} cannot be written ({error.strerror})"]
+    raise DataError(
+        where=folder,
+        expected=f"{name} in {target.parent}",
+        found="no such file there, and no download: " + "; ".join(answers),
+        todo=f"Put the file into that folder by hand, or name a folder that has it with --data-dir or TOMBOLA_DATA.",
+    )
+
+
+def _try(address: str, part: Path, check: Callable[[Path], object]) -> str:
+    """Continue `part` from `address`; the reason why that gave no good file, or '' when it did."""
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            # 206 continues where we are; any other success sends the whole file, whatever was asked.
+            with part.open("ab" if answer.status == 206 else "wb") as file:
+                while block := answer.read(1 << 16):
+                    file.write(block)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # 416: nothing is left to send; the check below decides
+            return f"answered {error.code}"
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        return f"not reached ({getattr(error, 'reason', error)})"
+    try:
+        check(part)
+    except DataError as error:
+        part.unlink()
+        return f"sent another file ({error.found})"
+    return ""

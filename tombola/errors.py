@@ -1,0 +1,77 @@
+"""What can go wrong, and what it tells the person in front of it.
+
+    TombolaError
+    ├── BadInput          something given to Tombola is not usable       (exit status 2)
+    │   ├── SpecError     a spec: every fault at once, each with its path
+    │   ├── DataError     a data set: absent, damaged, not what it says
+    │   └── StoreError    a store: not writable, from a newer version, damaged
+    ├── Diverged          a training went to infinity or NaN             (the run fails)
+    └── GuardLost         a pruned weight was found alive                (the run fails)
+
+A message says what was expected, what was found, where, and what to do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TombolaError(Exception):
+    """The root of every error that Tombola raises on purpose."""
+
+
+class BadInput(TombolaError):
+    """Something given to Tombola is not usable; nothing was written."""
+
+    def __init__(self, *, where: str, expected: str, found: str, todo: str) -> None:
+        super().__init__(f"{where}: expected {expected}, found {found}. {todo}")
+        self.where, self.expected, self.found, self.todo = where, expected, found, todo
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions with keyword-only arguments do not survive the way from a worker otherwise.
+        return _rebuild, (type(self), self.where, self.expected, self.found, self.todo)
+
+
+def _rebuild(kind: type[BadInput], where: str, expected: str, found: str, todo: str) -> BadInput:
+    return kind(where=where, expected=expected, found=found, todo=todo)
+
+
+class DataError(BadInput):
+    """A data set is absent, damaged, or not what its name says."""
+
+
+class StoreError(BadInput):
+    """A store cannot be used."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a spec: where, what was expected, what came, what to do."""
+
+    path: str
+    expected: str
+    found: str
+    todo: str = ""
+
+    def __str__(self) -> str:
+        hint = f" ({self.todo})" if self.todo else ""
+        return f"{self.path}: expected {self.expected}, found {self.found}{hint}"
+
+
+class SpecError(BadInput):
+    """A spec has faults; all of them are in `faults`."""
+
+    def __init__(self, source: str, faults: Sequence[Fault]) -> None:
+        count = f"{len(faults)} fault{'s' if len(faults) != 1 else ''}"
+        Exception.__init__(self, "\n".join([f"{source}: {count}", *(f"  {fault}" for fault in faults)]))
+        self.source, self.faults = source, tuple(faults)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return SpecError, (self.source, self.faults)
+
+
+class Diverged(TombolaError):
+    """A training produced a number that is not finite."""
+
+
+class GuardLost(TombolaError):
+    """A pruned weight, or its optimiser state, was found different from 0."""

@@ -1,0 +1,76 @@
+"""Pruned means pruned: holds pruned weights, their gradients and their optimiser state at exactly 0.
+
+A mask applied in the forward pass alone is not enough: momentum, Adam's moments and weight decay go on moving what the
+gradient no longer touches. The guard sits in the optimiser's own step hooks, so a loop that steps the optimiser cannot
+forget it.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tombola.errors import GuardLost
+from tombola.mask import Mask
+
+
+class Guard:
+    """Keeps `model`'s pruned weights at exactly 0 through every step of `optimizer`.
+
+    On entry the weights and any optimiser state are masked; before each step the gradients are; after each step the
+    weights are again. Zero weight, zero gradient and zero state stay zero under SGD, momentum, Nesterov, Adam, AdamW
+    and weight decay; the masking after the step covers an optimiser that would move them all the same.
+
+    >>> from tombola import mask
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    >>> guard = Guard(model, optimizer, mask.Mask({"weight": torch.tensor([[True, False]])}))
+    >>> model(torch.ones(4, 2)).sum().backward(); optimizer.step()
+    >>> float(model.weight[0, 1])
+    0.0
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, mask: Mask) -> None:
+        parameters = dict(model.named_parameters())
+        # A full layer needs no guarding, which makes dense training as fast as without a guard.
+        self._names = [name for name, alive in mask.items() if not bool(alive.all())]
+        self._parameters = [parameters[name] for name in self._names]
+        self._optimizer = optimizer
+        self._live = [mask[name].to(p.device, p.dtype) for name, p in zip(self._names, self._parameters, strict=True)]
+        self._dead = [live == 0 for live in self._live]
+        with torch.no_grad():
+            for parameter, dead in zip(self._parameters, self._dead, strict=True):
+                parameter.masked_fill_(dead, 0)
+                for state in self._state_of(parameter):
+                    state.masked_fill_(dead, 0)
+        self._hooks = [
+            optimizer.register_step_pre_hook(lambda *_: self._mask_gradients()),
+            optimizer.register_step_post_hook(lambda *_: self._mask_weights()),
+        ]
+
+    def _state_of(self, parameter: Tensor) -> list[Tensor]:
+        state = self._optimizer.state.get(parameter, {})
+        return [value for value in state.values() if isinstance(value, Tensor) and value.shape == parameter.shape]
+
+    def _mask_gradients(self) -> None:
+        pairs = [(p.grad, live) for p, live in zip(self._parameters, self._live, strict=True) if p.grad is not None]
+        if pairs:
+            torch._foreach_mul_([gradient for gradient, _ in pairs], [live for _, live in pairs])
+
+    def _mask_weights(self) -> None:
+        if self._parameters:
+            with torch.no_grad():
+                torch._foreach_mul_(self._parameters, self._live)
+
+    def check(self) -> None:
+        """Raise `GuardLost` unless every pruned weight and all of its optimiser state is exactly 0."""
+        for name, parameter, dead in zip(self._names, self._parameters, self._dead, strict=True):
+            for what, value in [("weight", parameter), *(("optimiser state", state) for state in self._state_of(parameter))]:
+                moved = int(value.detach()[dead].count_nonzero())
+                if moved:
+                    raise GuardLost(f"{name}: expected every pruned {what} to be 0, found {moved} that are not. "
+                                    "Something changed them outside of the optimiser's step.")
+
+    def release(self) -> None:
+        """Take the hooks off the optimiser."""
+        for hook in self._hooks:
+            hook.remove()

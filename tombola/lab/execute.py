@@ -1,0 +1,336 @@
+"""Do what a plan lacks: worker processes with one thread each, one run at a time, nothing finished ever lost.
+
+A worker gets one run, performs it, writes the outcome into the store and asks for the next. It claims the run first, so
+that two plans on one store never do the same run twice. If it dies, its run is tried once more; if the run itself fails,
+that is its outcome, the runs that need it are left out and the rest goes on.
+"""
+
+import errno
+import faulthandler
+import multiprocessing
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from tombola.errors import DataError, StoreError, TombolaError
+from tombola.lab.runs import Run, Train, shallow
+from tombola.lab.store import Failure, Store
+
+BUSY_POLL_S = 0.2
+LOG_TAIL = 4000
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run.
+
+    Attributes:
+        what: `started`, `looked` (a validation loss came in), `stored`, `retried` (its worker died), `failed`,
+            `skipped` (an input failed).
+        done, total: steps of a training, where that is known.
+        loss: the latest validation loss.
+        note: why, for what went wrong.
+    """
+
+    what: str
+    run: Run
+    done: int = 0
+    total: int = 0
+    loss: float | None = None
+    note: str = ""
+
+
+Tell = Callable[[Event], None]
+
+
+@dataclass
+class Result:
+    """What came of it: how many runs were done, which failed and which were left out because of those."""
+
+    done: int = 0
+    failed: dict[Run, Failure] = field(default_factory=dict)
+    skipped: list[Run] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: Any
+    pipe: "Connection[Any, Any]"
+    log: Path
+    run: Run | None = None
+
+
+def execute(runs: Iterable[Run], store: Store, data_dir: Path | None, workers: int, tell: Tell) -> Result:
+    """Perform `runs`, inputs before what needs them, and store their outcomes.
+
+    Args:
+        runs: those that are missing, inputs first.
+        workers: processes at work at once, >= 1.
+        tell: is told of every event, in this process.
+
+    Raises:
+        StoreError, DataError: nothing more can be done - the disk is full, the data are damaged. What is done is kept.
+        KeyboardInterrupt: passed on after the workers have been stopped.
+    """
+    work = _Work(list(runs), store, tell)
+    crew: list[_Worker] = []
+    try:
+        while not work.over:
+            while len(crew) < min(workers, work.left) and work.ready:
+                crew.append(_hire(store, data_dir, len(crew)))
+            for worker in crew:
+                if worker.run is None and (run := work.next()):
+                    worker.run = run
+                    worker.pipe.send(shallow(run))
+            _listen(crew, work)
+        return work.result
+    finally:
+        for worker in crew:
+            worker.process.terminate()
+        for worker in crew:
+            worker.process.join()
+            worker.log.unlink(missing_ok=True)
+
+
+class _Work:
+    """Which runs are waiting, ready, out and over."""
+
+    def __init__(self, runs: list[Run], store: Store, tell: Tell) -> None:
+        self._store, self._tell = store, tell
+        self._waiting = {run.key: run for run in runs}
+        self._inputs = {run.key: {needed.key for needed in run.inputs} & self._waiting.keys() for run in runs}
+        self._dependants: dict[str, list[Run]] = {run.key: [] for run in runs}
+        for run in runs:
+            for needed in self._inputs[run.key]:
+                self._dependants[needed].append(run)
+        # What others wait for goes first: then the many controls at the end fill every worker evenly.
+        self.ready = sorted((run for run in runs if not self._inputs[run.key]), key=self._leaf)
+        self._tried: set[str] = set()
+        self._elsewhere: dict[str, float] = {}
+        self.result = Result()
+
+    def _leaf(self, run: Run) -> bool:
+        return not self._dependants[run.key]
+
+    @property
+    def left(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def over(self) -> bool:
+        return not self._waiting
+
+    @property
+    def pause_s(self) -> float | None:
+        """How long to listen: until something happens, or until a run that another process has may be done."""
+        return BUSY_POLL_S if self._elsewhere else None
+
+    def next(self) -> Run | None:
+        """A run to do now."""
+        now = time.monotonic()
+        for place, run in enumerate(self.ready):
+            if self._elsewhere.get(run.key, 0) <= now:
+                self._elsewhere.pop(run.key, None)
+                self._tell(Event("started", run))
+                return self.ready.pop(place)
+        return None
+
+    def elsewhere(self, run: Run) -> None:
+        """Another process is at it: look again a little later."""
+        self._elsewhere[run.key] = time.monotonic() + BUSY_POLL_S
+        self.ready.append(run)
+
+    def looked(self, run: Run, done: int, total: int, loss: float) -> None:
+        self._tell(Event("looked", run, done, total, loss))
+
+    def stored(self, run: Run) -> None:
+        del self._waiting[run.key]
+        self.result.done += 1
+        self._tell(Event("stored", run))
+        for dependant in self._dependants[run.key]:
+            self._inputs[dependant.key].discard(run.key)
+            if not self._inputs[dependant.key] and dependant.key in self._waiting:
+                # Before the leaves, in the plan's order among its like.
+                place = len(self.ready) if self._leaf(dependant) else sum(not self._leaf(other) for other in self.ready)
+                self.ready.insert(place, dependant)
+
+    def died(self, run: Run, reason: str, log: str) -> None:
+        if run.key in self._tried:
+            self.failed(run, f"{reason}, twice", log)
+            return
+        self._tried.add(run.key)
+        self._tell(Event("retried", run, note=reason))
+        self.ready.insert(0, run)
+
+    def failed(self, run: Run, reason: str, log: str) -> None:
+        self.result.failed[run] = self._store.fail(run, reason, log)
+        self._tell(Event("failed", run, note=reason))
+        del self._waiting[run.key]
+        lost = list(self._dependants[run.key])
+        while lost:
+            dependant = lost.pop()
+            if self._waiting.pop(dependant.key, None):
+                self.result.skipped.append(dependant)
+                self._tell(Event("skipped", dependant, note=f"needs {run.key}, which failed"))
+                lost.extend(self._dependants[dependant.key])
+
+
+def _listen(crew: list[_Worker], work: _Work) -> None:
+    """Wait until some worker has something to say, or is dead, and act on it."""
+    at_work = [worker for worker in crew if worker.run]
+    sources = [source for worker in at_work for source in (worker.pipe, worker.process.sentinel)]
+    heard = wait(sources, timeout=work.pause_s) if sources else time.sleep(work.pause_s or 0) or []
+    for worker in at_work:
+        if worker.pipe in heard:
+            try:
+                _hear(worker, work, *worker.pipe.recv())
+                continue
+            except (EOFError, OSError):
+                pass
+        elif worker.process.sentinel not in heard or worker.pipe.poll():
+            continue
+        _bury(worker, crew, work)
+
+
+def _hear(worker: _Worker, work: _Work, what: str, *details: Any) -> None:
+    run = worker.run
+    assert run is not None
+    if what == "looked":
+        work.looked(run, *details)
+        return
+    worker.run = None
+    match what:
+        case "stored":
+            work.stored(run)
+        case "elsewhere":
+            work.elsewhere(run)
+        case "failed":
+            work.failed(run, *details)
+        case "stop":
+            raise details[0]
+
+
+def _bury(worker: _Worker, crew: list[_Worker], work: _Work) -> None:
+    crew.remove(worker)
+    worker.process.join()
+    code = worker.process.exitcode
+    reason = f"its worker was killed by {signal.Signals(-code).name}" if code < 0 else f"its worker ended with exit status {code}"
+    log = worker.log.read_text(errors="replace")[-LOG_TAIL:] if worker.log.exists() else ""
+    worker.log.unlink(missing_ok=True)
+    if worker.run:
+        work.died(worker.run, reason, f"{reason}\n{log}")
+
+
+def _hire(store: Store, data_dir: Path | None, number: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    log = store.root / "tmp" / f"worker@{platform.node()}@{os.getpid()}@{time.monotonic_ns()}"
+    process = context.Process(target=_serve, args=(theirs, store.root, data_dir, log), name=f"tombola-worker-{number}", daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours, log)
+
+
+def _serve(pipe: "Connection[Any, Any]", root: Path, data_dir: Path | None, log: Path) -> None:
+    """A worker's life: take a run, do it, say so, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    with log.open("w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    faulthandler.enable()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+    one_thread()
+    from tombola.lab.perform import Bench
+
+    bench = Bench(Store(root), data_dir)
+    while True:
+        try:
+            run = pipe.recv()
+        except EOFError:
+            return
+        for message in do(run, bench, lambda *seen: pipe.send(("looked", *seen))):
+            pipe.send(message)
+
+
+def one_thread() -> None:
+    """Set this process up to compute: one thread, on which the bits depend, and numbers too small for 32 bits become 0.
+
+    Without the latter a step takes three times as long as soon as gradients of dying units reach 1e-38.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> list[tuple[Any, ...]]:
+    """Perform one run in this process and store its outcome; what is to be said of it."""
+    from tombola.lab.perform import perform
+
+    with bench.store.claim(run) as ours:
+        if not ours:
+            return [("elsewhere",)]
+        if bench.store.has(run):
+            return [("stored",)]
+        began = time.perf_counter()
+        try:
+            outcome = perform(run, bench, looked)
+            bench.store.save(run, outcome, provenance(time.perf_counter() - began))
+        except (DataError, StoreError) as error:
+            return [("stop", error)]
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+                found = f"{error.strerror}: {error.filename or run.key}"
+                return [("stop", StoreError(where=str(bench.store.root), expected="room and the right to write", found=found,
+                                            todo="What is finished is kept; see to it and run the same command again."))]
+            return [("failed", str(error), traceback.format_exc())]
+        except TombolaError as error:
+            return [("failed", str(error), traceback.format_exc())]
+        except Exception as error:  # a bug of ours must not take the other runs with it
+            return [("failed", f"{type(error).__name__}: {error}", traceback.format_exc())]
+    return [("stored",)]
+
+
+def provenance(seconds: float) -> dict[str, Any]:
+    """How an outcome came about: everything that must not change it."""
+    import torch
+
+    import tombola
+
+    return {
+        "seconds": seconds,
+        "peak_memory_mb": _peak_memory_mb(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "engine": "reference",
+        "tombola": tombola.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _peak_memory_mb() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        wait([parent.sentinel])
+        os._exit(1)

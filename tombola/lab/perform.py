@@ -1,0 +1,175 @@
+"""Do one run: from the outcomes of its inputs to its own outcome. One function per kind of run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from tombola import data, mask, models, prune, score, weights
+from tombola.errors import Diverged
+from tombola.evaluate import Evaluation, early_stop, evaluate
+from tombola.lab.runs import Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
+from tombola.lab.store import Outcome, Store
+from tombola.recipe import learning_rate
+from tombola.train import optimizer_of, restore_state, state_of, train
+
+Tell = Callable[[int, int, float], None]  # steps done, steps in all, validation loss
+
+
+class Bench:
+    """What a worker has at hand: the store, and the data sets it has read so far."""
+
+    def __init__(self, store: Store, data_dir: Path | None) -> None:
+        self.store, self._data_dir = store, data_dir
+        self._datasets: dict[str, data.Dataset] = {}
+
+    def dataset(self, name: str) -> data.Dataset:
+        if name not in self._datasets:
+            self._datasets[name] = data.load(name, self._data_dir)
+        return self._datasets[name]
+
+
+def perform(run: Run, bench: Bench, tell: Tell = lambda done, total, loss: None) -> Outcome:
+    """The outcome of `run`, whose inputs the bench's store has.
+
+    Raises:
+        TombolaError: the run cannot be done; the message says why.
+    """
+    match run:
+        case Init():
+            return _init(run)
+        case Train():
+            return _train(run, bench, tell)
+        case Prune():
+            return _prune(run, bench.store)
+        case RandomMask():
+            return _mask(mask.random_like(bench.store.mask(run.like), run.mask_seed))
+        case ShuffledMask():
+            return _mask(mask.shuffle(bench.store.mask(run.like), run.mask_seed))
+    raise TypeError(f"no way to perform {run!r}")
+
+
+def _model(network: Network) -> nn.Module:
+    """The network, for its shapes; whoever asks puts the weights in."""
+    return models.build(network.model, network.shape, network.classes, "glorot-normal", init_seed=0)
+
+
+def _init(run: Init) -> Outcome:
+    network = run.network
+    model = models.build(network.model, network.shape, network.classes, run.init, run.init_seed)
+    return Outcome(values={}, tensors={"weights": weights.of(model)})
+
+
+def _prune(run: Prune, store: Store) -> Outcome:
+    model = _model(run.network)
+    kinds = {name: kind for name, kind in mask.prunable(model).items() if name not in run.keep and kind not in run.keep}
+    before = store.mask(run.mask) if run.mask else mask.Mask({name: alive for name, alive in mask.full(model).items() if name in kinds})
+    scores = score.SCORES[run.score](store.weights(run.trained), before, run.score_seed)
+    rates = dict(run.rates)
+    if run.scope == "global":
+        return _mask(prune.globally(scores, before, rates["linear"]))
+    return _mask(prune.by_layer(scores, before, {name: rates[kinds[name]] for name in before}))
+
+
+def _mask(made: mask.Mask) -> Outcome:
+    values = {
+        "density": made.density,
+        "alive": made.alive,
+        "total": made.total,
+        "counts": made.counts,
+        "shapes": {name: list(alive.shape) for name, alive in made.items()},
+    }
+    return Outcome(values, tensors={"mask": mask.pack(made)})
+
+
+def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
+    store, recipe = bench.store, run.recipe
+    dataset = bench.dataset(recipe.data)
+    facts = dataset.facts
+    model = _model(Network(recipe.model, facts.shape, facts.classes))
+    weights.put(model, store.weights(run.start))
+    living = store.mask(run.mask) if run.mask else mask.full(model)
+    optimizer = optimizer_of(recipe.optimizer, model)
+    if run.optimizer_state == "carried":
+        restore_state(optimizer, model, store.tensors(run.start, "optimizer"))
+    train_places, validation_places = data.split(dataset, run.split_seed)
+    looks = _Looks(run, model, dataset, train_places, validation_places, tell)
+    train(
+        model,
+        optimizer,
+        living,
+        data.Batches(dataset, train_places, recipe.batch, run.order_seed),
+        lambda step: learning_rate(recipe, step, facts.epoch_iterations(recipe.batch)),
+        run.begin,
+        run.until,
+        looks,
+    )
+    tensors = {"weights": mask.compress(weights.of(model), living)}
+    if run.keep_optimizer:
+        tensors["optimizer"] = state_of(optimizer, model)
+    return Outcome({"alive": living.alive, "total": living.total, "density": living.density, **looks.finish()}, tensors)
+
+
+class _Looks:
+    """Watches one training: the validation loss along the way, test accuracy now and then, the weights at the best point.
+
+    The test set is drawn from nothing and chooses nothing: the early stop is where the validation loss is smallest, and
+    the test accuracy reported for it is measured with the weights kept from that step.
+    """
+
+    def __init__(self, run: Train, model: nn.Module, dataset: data.Dataset, train_places: Tensor, validation_places: Tensor, tell: Tell) -> None:
+        self._run, self._model, self._dataset, self._tell = run, model, dataset, tell
+        self._train_places, self._validation_places = train_places, validation_places
+        self._steps: list[int] = []
+        self._losses: list[float] = []
+        self._accuracies: list[float] = []
+        self._test: list[tuple[int, float]] = []
+        self._best: dict[str, Tensor] = {}
+
+    def __call__(self, step: int) -> None:
+        if step % self._run.evaluate_every == 0 or step in (self._run.begin, self._run.until):
+            seen = self._on_pool(self._validation_places)
+            if not abs(seen.loss) < float("inf"):
+                raise Diverged(f"the validation loss is {seen.loss} after {step} steps; expected a finite number. "
+                               "Lower recipe.optimizer.lr, or add a recipe.warmup.")
+            if not self._losses or seen.loss < min(self._losses):
+                self._best = weights.of(self._model)
+            self._steps.append(step)
+            self._losses.append(seen.loss)
+            self._accuracies.append(seen.accuracy)
+            self._tell(step - self._run.begin, self._run.until - self._run.begin, seen.loss)
+        if step % self._run.test_every == 0 or step in (self._run.begin, self._run.until):
+            self._test.append((step, self._on_test().accuracy))
+
+    def _on_test(self) -> Evaluation:
+        return evaluate(self._model, self._dataset, self._dataset.test_images, self._dataset.test_labels)
+
+    def _on_pool(self, places: Tensor) -> Evaluation:
+        return evaluate(self._model, self._dataset, self._dataset.images, self._dataset.labels, places)
+
+    def finish(self) -> dict[str, Any]:
+        """The numbers of the training; leaves the model as it came."""
+        final, train_final, test_final = weights.of(self._model), self._on_pool(self._train_places), self._on_test()
+        best = early_stop(self._losses)
+        weights.put(self._model, self._best)
+        train_best, test_best = self._on_pool(self._train_places), self._on_test()
+        weights.put(self._model, final)
+        return {
+            "early_stop_step": self._steps[best],
+            "early_stop_validation_loss": self._losses[best],
+            "early_stop_test_accuracy": test_best.accuracy,
+            "early_stop_train_accuracy": train_best.accuracy,
+            "final_test_accuracy": test_final.accuracy,
+            "final_train_accuracy": train_final.accuracy,
+            "final_train_loss": train_final.loss,
+            "final_validation_loss": self._losses[-1],
+            "final_validation_accuracy": self._accuracies[-1],
+            "curve": {
+                "step": self._steps,
+                "validation_loss": self._losses,
+                "validation_accuracy": self._accuracies,
+                "test_step": [step for step, _ in self._test],
+                "test_accuracy": [accuracy for _, accuracy in self._test],
+            },
+        }

@@ -1,0 +1,119 @@
+"""From a spec to the runs it wants: which trainings make its table, and what those need."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from tombola import models
+from tombola.lab.methods import CONTROLS, METHODS, Replicate
+from tombola.lab.runs import Run, Train, ancestry
+from tombola.lab.spec import Experiment
+from tombola.lab.store import Store
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an experiment's table: which training it is about.
+
+    Attributes:
+        arm: what is compared, `dense` at level 0.
+        replicate, level: which repetition, how many rounds of pruning.
+        draw: which of several draws of a control; 0 where there is one.
+    """
+
+    arm: str
+    replicate: int
+    level: int
+    draw: int
+    run: Train
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment, the rows of its table, and every run they need, inputs first."""
+
+    experiment: Experiment
+    rows: tuple[Row, ...]
+    runs: tuple[Run, ...]
+
+
+def plan(experiment: Experiment) -> Plan:
+    """List the runs that `experiment` wants."""
+    rows = tuple(_rows(experiment))
+    return Plan(experiment, rows, tuple(ancestry([row.run for row in rows])))
+
+
+def _rows(experiment: Experiment) -> Iterator[Row]:
+    spec = experiment.spec
+    for number in range(spec.replicates):
+        replicate = Replicate(spec, number)
+        for level, ticket in enumerate(METHODS[spec.method](replicate, spec.levels)):
+            if level == 0:
+                yield Row("dense", number, level, 0, ticket)
+                continue
+            yield Row("ticket", number, level, 0, ticket)
+            for arm in spec.arms:
+                for draw in range(spec.reinits if arm == "reinit" else 1 if arm in CONTROLS else 0):
+                    yield Row(arm, number, level, draw, CONTROLS[arm](replicate, ticket, level, draw))
+        for arm in (arm for arm in spec.arms if arm in METHODS):
+            for level, run in enumerate(METHODS[arm](replicate, spec.levels)):
+                if level:
+                    yield Row(arm, number, level, 0, run)
+
+
+def missing(wanted: Plan, store: Store) -> list[Run]:
+    """The runs whose outcomes the rows need and the store lacks.
+
+    An input of a run that is done is not needed, unless something else needs it.
+    """
+    done = store.keys()
+    needed = {run.key for run in _needed(wanted, done)}
+    return [run for run in wanted.runs if run.key in needed]
+
+
+def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
+    seen: set[str] = set()
+    stack: list[Run] = [row.run for row in wanted.rows]
+    while stack:
+        run = stack.pop()
+        if run.key not in seen and run.key not in done:
+            seen.add(run.key)
+            yield run
+            stack.extend(run.inputs)
+
+
+def step_seconds(wanted: Plan, store: Store) -> float:
+    """Seconds that one training step takes: the median of this recipe's finished runs, or else a guess from its size."""
+    done = store.keys()
+    known = [row.run for row in wanted.rows if row.run.key in done][:20]
+    if known:
+        return median(store.provenance(run)["seconds"] / max(run.until - run.begin, 1) for run in known)
+    spec = wanted.experiment.spec
+    weights = models.weight_count(spec.recipe.model, spec.facts.shape, spec.facts.classes)
+    # Six operations a weight and example at 50 GFLOP/s, Adam's pass over the weights, and the framework's own time.
+    return 6 * weights * spec.recipe.batch / 50e9 + 2e-9 * weights + 0.5e-3
+
+
+def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
+    """What a plan amounts to: per kind, runs asked for (shared ones each time), wanted, stored, missing; and the time left."""
+    absent = missing(wanted, store)
+    asked = Counter(run.kind for row in wanted.rows for run in (row.run, *row.run.inputs))
+    kinds = Counter(run.kind for run in wanted.runs)
+    lacking = Counter(run.kind for run in absent)
+    done = store.keys()
+    stored = Counter(run.kind for run in wanted.runs if run.key in done)
+    steps = sum(run.until - run.begin for run in absent if isinstance(run, Train))
+    return {
+        "experiment": wanted.experiment.name,
+        "rows": len(wanted.rows),
+        "runs": {
+            kind: {"asked": max(asked[kind], kinds[kind]), "wanted": kinds[kind], "stored": stored[kind], "missing": lacking[kind]}
+            for kind in kinds
+        },
+        "total": {"wanted": len(wanted.runs), "stored": stored.total(), "missing": len(absent)},
+        "training_steps_missing": steps,
+        "workers": workers,
+        "estimated_seconds": round(steps * step_seconds(wanted, store) / workers, 1),
+    }

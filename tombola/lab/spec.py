@@ -1,0 +1,266 @@
+"""An experiment in words: a TOML file, read and checked once, every fault reported at once with its path."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from tombola import data, models
+from tombola.data.facts import Facts
+from tombola.errors import BadInput, Fault, SpecError
+from tombola.lab import presets
+from tombola.recipe import Count, Rate, Recipe, StepField, Value
+from tombola.steps import Step
+
+Method = Literal["iterative", "continued", "one-shot", "lr-rewind", "fine-tune"]
+Control = Literal["reinit", "random", "shuffle"]
+Arm = Literal["ticket", "reinit", "random", "shuffle", "iterative", "continued", "one-shot", "lr-rewind", "fine-tune"]
+
+
+def _listed(value: Any) -> Any:
+    # `--set arms=ticket` and `--set arms=ticket,reinit` mean a list.
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+class PruneSpec(Value):
+    """How much goes in each round, and where.
+
+    Attributes:
+        scope: `layer`: each layer loses its rate of its living weights; `global`: all layers together lose `rate`.
+        rate: of linear layers, and of the whole in the global scope.
+        conv_rate, output_rate: of convolutions and of the last linear layer; like `rate` where absent. Layer scope only.
+        keep: kinds (`output`, `conv`, ...) or names of weights that are never pruned and not counted.
+        score: what decides.
+    """
+
+    scope: Literal["layer", "global"] = "layer"
+    rate: Rate = 0.2
+    conv_rate: Rate | None = None
+    output_rate: Rate | None = None
+    keep: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    score: Literal["magnitude", "random"] = "magnitude"
+
+    @property
+    def rates(self) -> tuple[tuple[str, float], ...]:
+        """(kind, rate) of every kind of layer, nothing left open."""
+        conv = self.rate if self.conv_rate is None else self.conv_rate
+        output = self.rate if self.output_rate is None else self.output_rate
+        return (("linear", self.rate), ("conv", conv), ("embedding", self.rate), ("output", output))
+
+
+class EvaluateSpec(Value):
+    """When a training is looked at: the validation loss every `every`, the test accuracy for the curves every `test_every`."""
+
+    every: StepField = Step("100it")
+    test_every: StepField = Step("500it")
+
+
+class VerdictSpec(Value):
+    """What counts as as good, and as fast.
+
+    Attributes:
+        accuracy_margin: test accuracy (a fraction) that a ticket may lie below the dense network and still match it.
+        step_margin: steps by which its early stop may come later; by default one interval between two looks, which is as
+            exactly as an early stop is known.
+        confidence: of every interval.
+    """
+
+    accuracy_margin: float = Field(default=0.002, ge=0, le=1)
+    step_margin: StepField | None = None
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+class Spec(Value):
+    """One experiment. What each field is for is told in `docs/spec.md`."""
+
+    about: str = ""
+    replicates: Count = Field(default=3, ge=1)
+    levels: Count = Field(default=20, ge=0)
+    arms: Annotated[tuple[Arm, ...], BeforeValidator(_listed)] = Field(default=("ticket", "reinit", "random"), min_length=1)
+    method: Method = "iterative"
+    rewind: StepField = Step("0it")
+    reinits: Count = Field(default=1, ge=1)
+    seed: Count = Field(default=0, ge=0)
+    carry_optimizer: bool = False
+    recipe: Recipe
+    prune: PruneSpec = PruneSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    verdict: VerdictSpec = VerdictSpec()
+
+    @property
+    def facts(self) -> Facts:
+        """Of the data set that the recipe names."""
+        return data.facts(self.recipe.data)
+
+    def iterations(self, step: Step) -> int:
+        """`step` in optimiser steps of this experiment."""
+        return step.iterations(self.facts.epoch_iterations(self.recipe.batch))
+
+
+class Experiment(Value):
+    """A spec with the name under which its results go."""
+
+    name: str
+    spec: Spec
+
+
+def read(source: str, changes: Iterable[str] = ()) -> Experiment:
+    """The experiment that `source` names, with `changes` made to it.
+
+    Args:
+        source: a preset's name, or the path of a TOML file.
+        changes: `path=value` each, like `recipe.length=1000it`; values are written as in TOML, quotes may be left out.
+
+    Raises:
+        SpecError: it has faults; all of them are listed.
+        BadInput: there is no such preset or file, or it is not TOML.
+    """
+    name, text = _text(source)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(where=source, expected="TOML", found=f"a syntax error: {error}", todo="See docs/spec.md for an example.") from error
+    faults = [fault for change in changes if (fault := _change(table, change))]
+    if faults:
+        raise SpecError(source, faults)
+    try:
+        spec = Spec.model_validate(table)
+    except ValidationError as error:
+        raise SpecError(source, [_fault(detail, table) for detail in error.errors()]) from None
+    faults = list(_contradictions(spec))
+    if faults:
+        raise SpecError(source, faults)
+    return Experiment(name=name, spec=spec)
+
+
+def _text(source: str) -> tuple[str, str]:
+    path = Path(source)
+    if source in presets.names():
+        return source, presets.text(source)
+    try:
+        return path.stem, path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        close = difflib.get_close_matches(source, presets.names(), n=1)
+        meant = f"Did you mean {close[0]}? " if close else ""
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise BadInput(
+            where=source,
+            expected="a TOML file or one of the presets " + ", ".join(presets.names()),
+            found=reason,
+            todo=meant + "`tombola presets` says what each is.",
+        ) from error
+
+
+def _change(table: dict[str, Any], change: str) -> Fault | None:
+    path, equals, text = change.partition("=")
+    if not equals or not path.strip():
+        return Fault(f"--set {change}", "path=value", repr(change), "like --set recipe.length=1000it")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *parents, last = path.strip().split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            return Fault(path, f"a table at {parent}", repr(table), "only tables have fields")
+    table[last] = value
+    return None
+
+
+_MODELS: dict[str, type[BaseModel]] = {"": Spec, "recipe": Recipe, "prune": PruneSpec, "evaluate": EvaluateSpec, "verdict": VerdictSpec}
+_TAGS = {"sgd", "adam", "adamw", "constant", "step", "cosine", "linear"}
+
+
+def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
+    """One of pydantic's errors in our words."""
+    # Inside a union pydantic's path holds the member's tag, which the reader never wrote.
+    where = [str(part) for place, part in enumerate(detail["loc"]) if not (part in _TAGS and detail["loc"][place - 1] in ("optimizer", "schedule"))]
+    path, found = ".".join(where), repr(detail["input"])
+    match detail["type"]:
+        case "missing":
+            return Fault(path, "a value", "nothing", _example(path))
+        case "extra_forbidden":
+            fields = _fields(where[:-1], table)
+            close = difflib.get_close_matches(where[-1], fields, n=1)
+            return Fault(path, "a known field", f"the unknown field {where[-1]!r}",
+                         f"did you mean {close[0]}?" if close else "known are " + ", ".join(sorted(fields)))
+        case "union_tag_invalid" | "union_tag_not_found":
+            return Fault(f"{path}.name", detail["ctx"].get("expected_tags", "a name, like {name = 'adam', lr = 1.2e-3}").replace("'", ""),
+                         repr(detail["input"].get("name")) if isinstance(detail["input"], dict) else found)
+        case "literal_error":
+            return Fault(path, "one of " + detail["ctx"]["expected"].replace("'", ""), found)
+        case "value_error":
+            return Fault(path, str(detail["ctx"]["error"]), found)
+    message = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return Fault(path, message, found)
+
+
+def _example(path: str) -> str:
+    examples = {
+        "recipe": "a table like that of `tombola presets digits`",
+        "recipe.model": 'model = "lenet-300-100"',
+        "recipe.data": 'data = "mnist"',
+        "recipe.length": 'length = "5000it"',
+        "recipe.batch": "batch = 60",
+        "recipe.optimizer": 'optimizer = {name = "adam", lr = 1.2e-3}',
+    }
+    return examples.get(path, "")
+
+
+def _fields(parents: list[str], table: Mapping[str, Any]) -> set[str]:
+    """The fields known below `parents`, as far as that can be told."""
+    from tombola import recipe
+
+    if ".".join(parents) in _MODELS:
+        return set(_MODELS[".".join(parents)].model_fields)
+    members = {
+        "optimizer": {"sgd": recipe.SGD, "adam": recipe.Adam, "adamw": recipe.AdamW},
+        "schedule": {"constant": recipe.Constant, "step": recipe.Steps, "cosine": recipe.Cosine, "linear": recipe.Linear},
+    }
+    inner = table.get("recipe", {}).get(parents[-1], {})
+    chosen = members.get(parents[-1], {}).get(inner.get("name", "") if isinstance(inner, dict) else "")
+    return set(chosen.model_fields) if chosen else set()
+
+
+def _contradictions(spec: Spec) -> Iterable[Fault]:
+    """What each field alone allows and all together do not."""
+    recipe = spec.recipe
+    if recipe.data not in data.SOURCES:
+        close = difflib.get_close_matches(recipe.data, data.SOURCES, n=1)
+        yield Fault("recipe.data", "one of " + ", ".join(data.SOURCES), repr(recipe.data), f"did you mean {close[0]}?" if close else "")
+        return
+    facts = spec.facts
+    try:
+        models.check(recipe.model, facts.shape, facts.classes)
+    except ValueError as error:
+        yield Fault("recipe.model", str(error), repr(recipe.model), f"the inputs of {facts.name} are {'x'.join(map(str, facts.shape))}")
+    length = spec.iterations(recipe.length)
+    if length == 0:
+        yield Fault("recipe.length", "at least one step", repr(str(recipe.length)))
+    if recipe.batch > facts.train:
+        yield Fault("recipe.batch", f"at most the {facts.train:,} training examples of {facts.name}", str(recipe.batch))
+    if spec.iterations(spec.rewind) >= max(length, 1):
+        yield Fault("rewind", f"a step before the end of the training, {recipe.length}", repr(str(spec.rewind)))
+    if spec.iterations(recipe.warmup) > length:
+        yield Fault("recipe.warmup", f"at most recipe.length, {recipe.length}", repr(str(recipe.warmup)))
+    for name in ("every", "test_every"):
+        if spec.iterations(getattr(spec.evaluate, name)) == 0:
+            yield Fault(f"evaluate.{name}", "at least one step", repr(str(getattr(spec.evaluate, name))))
+    if spec.prune.scope == "global":
+        for name in ("conv_rate", "output_rate"):
+            if getattr(spec.prune, name) is not None:
+                yield Fault(f"prune.{name}", "absent in the global scope", str(getattr(spec.prune, name)), "use prune.keep to leave layers dense")
+    if recipe.optimizer.name == "sgd" and recipe.optimizer.nesterov and recipe.optimizer.momentum == 0:
+        yield Fault("recipe.optimizer.momentum", "more than 0, as Nesterov's step needs it", "0.0")
+    if "ticket" not in spec.arms:
+        yield Fault("arms", "ticket among them", repr(list(spec.arms)), "the other arms are compared with it")
+    for arm in sorted({arm for arm in spec.arms if spec.arms.count(arm) > 1}):
+        yield Fault("arms", "each arm once", f"{arm} {spec.arms.count(arm)} times")
+    if spec.method in spec.arms:
+        yield Fault("arms", "other methods than the one of the ticket arm", repr(spec.method), f"method = {spec.method!r} is what `ticket` is")
+    if spec.reinits > 1 and "reinit" not in spec.arms:
+        yield Fault("reinits", "1 where no arm is reinit", str(spec.reinits))

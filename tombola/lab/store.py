@@ -1,0 +1,248 @@
+"""The folder of finished runs, by key. Present means complete: written beside, then renamed into place.
+
+    store.json                 the format of the store
+    runs/KEY/outcome.json      the run's description and its numbers: the same bytes whenever it is done again
+            /NAME.safetensors  its tensors, likewise
+            /provenance.json   how it came about: seconds, memory, versions, device
+    failed/KEY/outcome.json    the last failure of a run that is not done: status and reason
+              /log.txt         what it said
+    tmp/, locks/               work in progress; of no use afterwards
+"""
+
+import itertools
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from tombola.errors import StoreError
+from tombola.lab.runs import Run, Stored
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tombola.mask import Mask
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made: numbers, and named files of named tensors."""
+
+    values: Mapping[str, Any]
+    tensors: Mapping[str, Mapping[str, "Tensor"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run is not done, and where its log is."""
+
+    reason: str
+    log: Path
+
+
+class Store:
+    """Finished runs in a folder that any number of processes may share.
+
+    Args:
+        root: the folder; `open` makes it, reading needs only that it exists.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._numbers = itertools.count()
+
+    def open(self) -> "Store":
+        """Make the folder ready for writing, and remove what processes that are gone left behind.
+
+        Raises:
+            StoreError: it cannot be written, or a newer version of Tombola made it.
+        """
+        self.check()
+        try:
+            for folder in ("runs", "failed", "tmp", "locks"):
+                (self.root / folder).mkdir(parents=True, exist_ok=True)
+            probe = self._temporary("probe")
+            probe.mkdir()
+            probe.rmdir()
+            if not (self.root / "store.json").exists():
+                self._write_file(self.root / "tmp" / f"store.json-{os.getpid()}", {"format": FORMAT}).replace(self.root / "store.json")
+        except OSError as error:
+            raise StoreError(
+                where=str(self.root),
+                expected="a folder that can be written",
+                found=f"{error.strerror}: {error.filename}",
+                todo="Name another one with --store, or make room or give the right to write.",
+            ) from error
+        self._sweep()
+        return self
+
+    def check(self) -> None:
+        """Raise StoreError if this is a store of another format, or no store at all but a folder of other things."""
+        marker = self.root / "store.json"
+        if not marker.exists():
+            if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())) and not (self.root / "runs").is_dir():
+                raise StoreError(where=str(self.root), expected="a store or an empty folder", found="something else",
+                                 todo="Name another folder with --store.")
+            return
+        try:
+            found = json.loads(marker.read_text())["format"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(where=str(marker), expected="the store's format", found=f"an unreadable file ({error})",
+                             todo='If the folder runs/ is fine, write {"format": 1} into it.') from error
+        if found != FORMAT:
+            raise StoreError(
+                where=str(self.root),
+                expected=f"a store of format {FORMAT}",
+                found=f"format {found}",
+                todo="A newer version of Tombola made it: use that one, or name another folder with --store.",
+            )
+
+    def has(self, run: Run) -> bool:
+        """Whether the outcome of `run` is here, complete."""
+        return (self.root / "runs" / run.key).is_dir()
+
+    def keys(self) -> set[str]:
+        """The keys of all finished runs."""
+        folder = self.root / "runs"
+        return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+
+    def values(self, run: Run) -> dict[str, Any]:
+        """The numbers of a finished run."""
+        values: dict[str, Any] = self._read(run.key, "outcome.json")["values"]
+        return values
+
+    def provenance(self, run: Run) -> dict[str, Any]:
+        """How a finished run came about."""
+        return self._read(run.key, "provenance.json")
+
+    def mask(self, run: Run) -> "Mask":
+        """The mask that a finished run made."""
+        from tombola import mask
+
+        shapes = {name: tuple(shape) for name, shape in self.values(run)["shapes"].items()}
+        return mask.unpack(self.tensors(run, "mask"), shapes)
+
+    def weights(self, run: Run) -> dict[str, "Tensor"]:
+        """The weights that a finished run made, pruned ones 0."""
+        from tombola import mask
+
+        living = self.tensors(run, "weights")
+        mask_key = self._read(run.key, "outcome.json")["run"].get("mask")
+        return mask.expand(living, self.mask(Stored(mask_key))) if mask_key else living
+
+    def tensors(self, run: Run, name: str) -> dict[str, "Tensor"]:
+        """The file of tensors `name` of a finished run."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.root / "runs" / run.key / f"{name}.safetensors"
+        try:
+            # clone: torch's own memory is aligned, on which the last bits of a matrix product depend.
+            return {key: value.clone() for key, value in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise self._damaged(path, error) from error
+
+    def save(self, run: Run, outcome: Outcome, provenance: Mapping[str, Any]) -> None:
+        """Make `run` finished. All of its files appear at once; if another process was faster, ours is dropped."""
+        from safetensors.torch import save_file
+
+        target = self.root / "runs" / run.key
+        temporary = self._temporary(run.key)
+        try:
+            temporary.mkdir()
+            for name, tensors in outcome.tensors.items():
+                save_file(dict(tensors), temporary / f"{name}.safetensors")
+                _sync(temporary / f"{name}.safetensors")
+            self._write_file(temporary / "outcome.json", {"run": run.described, "values": dict(outcome.values)})
+            self._write_file(temporary / "provenance.json", dict(provenance))
+            _sync(temporary)
+            try:
+                temporary.rename(target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(self.root / "failed" / run.key, ignore_errors=True)
+
+    def fail(self, run: Run, reason: str, log: str) -> Failure:
+        """Keep why `run` failed. The next attempt at it replaces this, its success removes it."""
+        folder = self.root / "failed" / run.key
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "log.txt").write_text(log)
+        self._write_file(folder / "outcome.json", {"run": run.described, "status": "failed", "reason": reason})
+        return Failure(reason, folder / "log.txt")
+
+    @contextmanager
+    def claim(self, run: Run) -> Iterator[bool]:
+        """Hold `run` for this process; False if another one has it. The claim ends with the process, however that ends."""
+        lock = FileLock(self.root / "locks" / f"{run.key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            # Gone while we still hold it, so that no one can be waiting for a file that is about to go.
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
+    def _temporary(self, name: str) -> Path:
+        return self.root / "tmp" / f"{name}@{socket.gethostname()}@{os.getpid()}@{next(self._numbers)}"
+
+    def _sweep(self) -> None:
+        for entry in (self.root / "tmp").iterdir():
+            _, host, process, _ = [*entry.name.split("@"), "", "", ""][:4]
+            if host == socket.gethostname() and process.isdigit() and not _alive(int(process)):
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def _read(self, key: str, name: str) -> dict[str, Any]:
+        path = self.root / "runs" / key / name
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+            return content
+        except (OSError, ValueError) as error:
+            raise self._damaged(path, error) from error
+
+    def _damaged(self, path: Path, error: Exception) -> StoreError:
+        return StoreError(where=str(path), expected="a complete outcome", found=f"a damaged one ({error})",
+                          todo=f"Remove the folder {path.parent}, and the run is done again.")
+
+    def _write_file(self, path: Path, content: Mapping[str, Any]) -> Path:
+        with path.open("w") as file:
+            json.dump(content, file, sort_keys=True, allow_nan=False, separators=(",", ":"))
+            file.flush()
+            os.fsync(file.fileno())
+        return path
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

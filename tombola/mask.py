@@ -1,0 +1,200 @@
+"""Which weights are alive: name -> bool tensor over the prunable weights of a model, True = alive.
+
+A mask is a value beside a plain `nn.Module`: no wrapper, no buffer, no renamed key. It is checked when it is made
+and never changed; pruning makes another one.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import BadInput
+from tombola.weights import Weights
+
+Kind = Literal["linear", "conv", "embedding", "output"]
+
+
+class Mask(Mapping[str, Tensor]):
+    """An immutable map from the name of a weight to a bool tensor of its shape, True where it is alive.
+
+    >>> mask = Mask({"weight": torch.tensor([True, False, True, True])})
+    >>> mask
+    Mask(4 weights, density 0.75)
+    """
+
+    __slots__ = ("_layers",)
+
+    def __init__(self, layers: Mapping[str, Tensor]) -> None:
+        for name, alive in layers.items():
+            if alive.dtype != torch.bool:
+                raise BadInput(where=f"mask of {name}", expected="bool", found=str(alive.dtype), todo="Compare or convert it first.")
+        self._layers = {name: alive.detach().cpu().clone() for name, alive in layers.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Mask)
+            and list(self) == list(other)
+            and all(torch.equal(self[name], other[name]) for name in self)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Mask({self.total:,} weights, density {self.density:.3g})"
+
+    @property
+    def alive(self) -> int:
+        """||m||_0, the number of living weights."""
+        return sum(self.counts.values())
+
+    @property
+    def total(self) -> int:
+        """|theta|, the number of prunable weights."""
+        return sum(alive.numel() for alive in self._layers.values())
+
+    @property
+    def density(self) -> float:
+        """P_m = ||m||_0 / |theta|, the fraction of prunable weights that are alive."""
+        return self.alive / self.total
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of living weights in each layer."""
+        return {name: int(alive.sum()) for name, alive in self._layers.items()}
+
+
+_KINDS: dict[type[nn.Module], Kind] = {
+    nn.Linear: "linear",
+    nn.Conv1d: "conv",
+    nn.Conv2d: "conv",
+    nn.Conv3d: "conv",
+    nn.ConvTranspose1d: "conv",
+    nn.ConvTranspose2d: "conv",
+    nn.ConvTranspose3d: "conv",
+    nn.Embedding: "embedding",
+}
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def prunable(model: nn.Module) -> dict[str, Kind]:
+    """The weights of `model` that may be pruned, each with its kind, in the order of its modules.
+
+    Weights of linear, convolution, embedding and attention-projection layers; never biases, never norms. A tensor
+    that two names share (tied weights) counts once, under its first name. The last linear layer is the `output`.
+
+    >>> prunable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 2)))
+    {'0.weight': 'conv', '3.weight': 'linear', '4.weight': 'output'}
+    """
+    found: dict[str, Kind] = {}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        kind = next((kind for base, kind in _KINDS.items() if isinstance(module, base)), None)
+        names = _ATTENTION if isinstance(module, nn.MultiheadAttention) else ("weight",) if kind else ()
+        for name in names:
+            parameter = getattr(module, name)
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                found[f"{path}.{name}" if path else name] = kind or "linear"
+    linear = [name for name, kind in found.items() if kind == "linear"]
+    if linear:
+        found[linear[-1]] = "output"
+    return found
+
+
+def full(model: nn.Module) -> Mask:
+    """The mask of the dense network: every prunable weight alive."""
+    state = model.state_dict()
+    return Mask({name: torch.ones(state[name].shape, dtype=torch.bool) for name in prunable(model)})
+
+
+def nested(inner: Mask, outer: Mask) -> bool:
+    """Whether every weight alive in `inner` is alive in `outer`."""
+    return list(inner) == list(outer) and all(bool((inner[name] <= outer[name]).all()) for name in inner)
+
+
+def overlap(left: Mask, right: Mask) -> float:
+    """How alike two masks are: |left and right| / |left or right|, in [0, 1] (Jaccard).
+
+    Two independent masks of density d overlap by chance d / (2 - d).
+    """
+    both = sum(int((left[name] & right[name]).sum()) for name in left)
+    either = sum(int((left[name] | right[name]).sum()) for name in left)
+    return both / either if either else 1.0
+
+
+def shuffle(mask: Mask, mask_seed: int) -> Mask:
+    """The same layer-wise counts elsewhere: in each layer the entries of `mask`, permuted.
+
+    The control that keeps how many weights each layer has and forgets which.
+    """
+    generator = torch.Generator().manual_seed(mask_seed)
+
+    def permuted(alive: Tensor) -> Tensor:
+        return alive.flatten()[torch.randperm(alive.numel(), generator=generator)].view_as(alive)
+
+    return Mask({name: permuted(alive) for name, alive in mask.items()})
+
+
+def random_like(mask: Mask, mask_seed: int) -> Mask:
+    """A random mask with the layer-wise counts of `mask`.
+
+    Each weight has a place in one random order drawn from `mask_seed`; the first ones of each layer live. Masks drawn
+    with one seed therefore nest whenever the counts do, as the levels of a search do.
+    """
+    generator = torch.Generator().manual_seed(mask_seed)
+
+    def drawn(alive: Tensor) -> Tensor:
+        order = torch.randperm(alive.numel(), generator=generator)
+        living = torch.zeros(alive.numel(), dtype=torch.bool)
+        living[order[: int(alive.sum())]] = True
+        return living.view_as(alive)
+
+    return Mask({name: drawn(alive) for name, alive in mask.items()})
+
+
+def apply(weights: Weights, mask: Mask) -> dict[str, Tensor]:
+    """m ⊙ theta: a copy of `weights` in which every pruned weight is exactly +0."""
+    return {name: value.masked_fill(~mask[name], 0) if name in mask else value.clone() for name, value in weights.items()}
+
+
+def compress(weights: Weights, mask: Mask) -> dict[str, Tensor]:
+    """Only what lives: each masked weight as the vector of its living values, in flat order."""
+    return {name: value[mask[name]] if name in mask else value for name, value in weights.items()}
+
+
+def expand(living: Weights, mask: Mask) -> dict[str, Tensor]:
+    """The inverse of `compress`: full tensors again, exactly 0 where pruned."""
+
+    def restored(name: str, values: Tensor) -> Tensor:
+        if name not in mask:
+            return values
+        return torch.zeros(mask[name].shape, dtype=values.dtype).masked_scatter(mask[name], values)
+
+    return {name: restored(name, values) for name, values in living.items()}
+
+
+def pack(mask: Mask) -> dict[str, Tensor]:
+    """One bit a weight: each layer as uint8, eight flags a byte, the first flag in the highest bit."""
+    return {name: torch.from_numpy(np.packbits(alive.numpy())) for name, alive in mask.items()}
+
+
+def unpack(packed: Weights, shapes: Mapping[str, tuple[int, ...]]) -> Mask:
+    """The inverse of `pack`, given each layer's shape."""
+
+    def flags(name: str) -> Tensor:
+        bits = np.unpackbits(packed[name].numpy(), count=int(np.prod(shapes[name])))
+        return torch.from_numpy(bits.astype(bool)).reshape(shapes[name])
+
+    return Mask({name: flags(name) for name in shapes})

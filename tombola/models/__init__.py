@@ -1,0 +1,76 @@
+"""Networks by name: `build(name, ...)` makes one with its weights drawn from a seed.
+
+To add a family: write a file like `lenet.py` with `FORM`, `check`, `weight_count` and `build`, and name it in `FAMILIES`.
+"""
+
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from tombola.models import lenet
+from tombola.recipe import Initialisation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FAMILIES: dict[str, ModuleType] = {"lenet": lenet}
+
+
+def family(name: str) -> ModuleType:
+    """The file that knows the model `name`.
+
+    Raises:
+        ValueError: none does; the message lists the forms that names have.
+    """
+    known = FAMILIES.get(name.split("-")[0])
+    if known is None:
+        raise ValueError("one of: " + "; ".join(module.FORM for module in FAMILIES.values()))
+    return known
+
+
+def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
+    """Raise ValueError, with what was expected, unless `name` is a model that takes such inputs."""
+    family(name).check(name, shape, classes)
+
+
+def weight_count(name: str, shape: tuple[int, int, int], classes: int) -> int:
+    """How many prunable weights the model has, without building it.
+
+    >>> weight_count("lenet-300-100", (1, 28, 28), 10)
+    266200
+    """
+    count: int = family(name).weight_count(name, shape, classes)
+    return count
+
+
+def build(name: str, shape: tuple[int, int, int], classes: int, init: Initialisation, init_seed: int) -> "nn.Module":
+    """The network `name` with weights drawn by `init` from `init_seed`.
+
+    Glorot (Xavier) normal: N(0, 2 / (fan_in + fan_out)); Kaiming normal: N(0, 2 / fan_in); the uniform ones have the
+    same variances. Biases are 0. The process-wide random state is neither used nor changed.
+
+    >>> one, same = (build("lenet-30", (1, 8, 8), 10, "glorot-normal", init_seed=0) for _ in range(2))
+    >>> bool((one.fc1.weight == same.fc1.weight).all())
+    True
+    """
+    import torch
+    from torch import nn
+
+    from tombola.mask import prunable
+
+    draw = {
+        "glorot-normal": nn.init.xavier_normal_,
+        "xavier-uniform": nn.init.xavier_uniform_,
+        "kaiming-normal": lambda weight, generator: nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator),
+        "kaiming-uniform": lambda weight, generator: nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator),
+    }[init]
+    generator = torch.Generator().manual_seed(init_seed)
+    # PyTorch's constructors draw from the process-wide generator; ours overwrites every weight they draw.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model: nn.Module = family(name).build(name, shape, classes)
+        parameters = dict(model.named_parameters())
+        for weight in prunable(model):
+            draw(parameters[weight], generator=generator)
+        for parameter_name, parameter in parameters.items():
+            if parameter_name.endswith("bias"):
+                parameter.zero_()
+    return model

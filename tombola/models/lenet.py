@@ -1,0 +1,62 @@
+"""LeNet-300-100 and its kin: fully connected layers with ReLU between them.
+
+Gradient-Based Learning Applied to Document Recognition (LeCun et al., 1998), as in Figure 2 of The Lottery Ticket
+Hypothesis (Frankle & Carbin, 2019).
+"""
+
+import re
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORM = "lenet-W1-W2-..., hidden widths from the input on, like lenet-300-100"
+
+
+def widths(name: str) -> tuple[int, ...]:
+    """The hidden widths that `name` asks for.
+
+    Raises:
+        ValueError: it is not of the form `lenet-W1-W2-...` with widths > 0.
+
+    >>> widths("lenet-300-100")
+    (300, 100)
+    """
+    if not re.fullmatch(r"lenet(-[1-9]\d{0,5})+", name):
+        raise ValueError(FORM)
+    return tuple(int(width) for width in name.split("-")[1:])
+
+
+def sizes(name: str, shape: tuple[int, int, int], classes: int) -> list[tuple[int, int]]:
+    """(inputs, outputs) of each layer.
+
+    >>> sizes("lenet-300-100", (1, 28, 28), 10)
+    [(784, 300), (300, 100), (100, 10)]
+    """
+    channels, height, width = shape
+    all_widths = [channels * height * width, *widths(name), classes]
+    return list(zip(all_widths, all_widths[1:], strict=False))
+
+
+def build(name: str, shape: tuple[int, int, int], classes: int) -> "nn.Module":
+    """The network, its weights not yet drawn: fc1, fc2, ..., output."""
+    from torch import nn
+
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    *hidden, last = sizes(name, shape, classes)
+    for number, (inputs, outputs) in enumerate(hidden, start=1):
+        layers[f"fc{number}"] = nn.Linear(inputs, outputs)
+        layers[f"relu{number}"] = nn.ReLU()
+    layers["output"] = nn.Linear(*last)
+    return nn.Sequential(layers)
+
+
+def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
+    """Raise ValueError, with what was expected, where the model cannot take such inputs; every image can be flattened."""
+    widths(name)
+
+
+def weight_count(name: str, shape: tuple[int, int, int], classes: int) -> int:
+    """How many prunable weights the network has."""
+    return sum(inputs * outputs for inputs, outputs in sizes(name, shape, classes))

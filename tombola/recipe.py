@@ -1,0 +1,141 @@
+"""How one training goes: model, data, optimiser, schedule, batch, length. A frozen value, checked when it is made."""
+
+from math import cos, pi
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainSerializer
+
+from tombola.steps import Step
+
+
+def _step(value: Any) -> Any:
+    return Step(value) if not isinstance(value, Step) else value
+
+
+StepField = Annotated[InstanceOf[Step], BeforeValidator(_step), PlainSerializer(str, return_type=str)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(strict=True)]
+
+
+class Value(BaseModel):
+    """A frozen record that refuses unknown names and numbers that are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SGD(Value):
+    """theta <- theta - lr v, v = momentum v + g + weight_decay theta; Nesterov's form steps along g + momentum v."""
+
+    name: Literal["sgd"]
+    lr: float = Field(gt=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class Adam(Value):
+    """Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015); weight decay enters the gradient."""
+
+    name: Literal["adam"]
+    lr: float = Field(gt=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class AdamW(Adam):
+    """Decoupled Weight Decay Regularization (Loshchilov & Hutter, 2019)."""
+
+    name: Literal["adamw"]  # type: ignore[assignment]
+    weight_decay: float = Field(default=0.01, ge=0)
+
+
+class Constant(Value):
+    """The learning rate stays."""
+
+    name: Literal["constant"] = "constant"
+
+
+class Steps(Value):
+    """The learning rate is multiplied by `factor` at each milestone."""
+
+    name: Literal["step"]
+    milestones: tuple[StepField, ...] = Field(min_length=1)
+    factor: float = Field(default=0.1, gt=0)
+
+
+class Cosine(Value):
+    """From lr to `final` * lr along half a cosine over the whole length (SGDR, Loshchilov & Hutter, 2017)."""
+
+    name: Literal["cosine"]
+    final: Rate = 0.0
+
+
+class Linear(Value):
+    """From lr to `final` * lr along a straight line over the whole length."""
+
+    name: Literal["linear"]
+    final: Rate = 0.0
+
+
+Optimizer = Annotated[SGD | Adam | AdamW, Field(discriminator="name")]
+Schedule = Annotated[Constant | Steps | Cosine | Linear, Field(discriminator="name")]
+Initialisation = Literal["glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform"]
+
+
+class Recipe(Value):
+    """Everything that decides how one training goes, but for its seeds, its mask and where it starts.
+
+    Attributes:
+        model: a name that `tombola.models.build` knows, like `lenet-300-100`.
+        data: a name that `tombola.data.load` knows, like `mnist`.
+        length: the whole training; a schedule spans it, and a rewound training ends where it ends.
+        batch: examples per step; the last batch of an epoch is smaller where the numbers do not divide.
+        init: how weights are drawn; biases start at 0.
+        warmup: the learning rate rises linearly, lr s / warmup at step s, before the schedule's value holds.
+    """
+
+    model: str
+    data: str
+    length: StepField
+    batch: Count = Field(gt=0)
+    optimizer: Optimizer
+    init: Initialisation = "glorot-normal"
+    schedule: Schedule = Constant()
+    warmup: StepField = Step("0it")
+
+
+def learning_rate(recipe: Recipe, step: int, epoch_iterations: int) -> float:
+    """The learning rate of the optimiser step that follows after `step` steps.
+
+    A function of the step alone: a training that continues from step k, or is rewound to it, takes the rates that the
+    first one took from there. During warm-up the rate is lr * step / warmup, so step 0 has rate 0, as in the authors' code.
+
+    >>> recipe = Recipe(model="lenet-300-100", data="mnist", length="100it", batch=60, warmup="10it",
+    ...                 optimizer={"name": "sgd", "lr": 0.1}, schedule={"name": "step", "milestones": ["50it"]})
+    >>> [round(learning_rate(recipe, step, epoch_iterations=917), 6) for step in (0, 5, 10, 49, 50, 99)]
+    [0.0, 0.05, 0.1, 0.1, 0.01, 0.01]
+    """
+    length = recipe.length.iterations(epoch_iterations)
+    warmup = recipe.warmup.iterations(epoch_iterations)
+    rising = step / warmup if step < warmup else 1.0
+    match recipe.schedule:
+        case Constant():
+            shape = 1.0
+        case Steps(milestones=milestones, factor=factor):
+            shape = factor ** sum(step >= milestone.iterations(epoch_iterations) for milestone in milestones)
+        case Cosine(final=final):
+            shape = final + (1 - final) * (1 + cos(pi * step / length)) / 2
+        case Linear(final=final):
+            shape = 1 - (1 - final) * step / length
+    return recipe.optimizer.lr * rising * shape
+
+
+def at_final_rate(recipe: Recipe, epoch_iterations: int) -> Recipe:
+    """The recipe of fine-tuning: the same, at the last learning rate of `recipe` throughout.
+
+    Comparing Rewinding and Fine-tuning in Neural Network Pruning (Renda, Frankle & Carbin, 2020).
+    """
+    last = learning_rate(recipe, recipe.length.iterations(epoch_iterations) - 1, epoch_iterations)
+    optimizer = recipe.optimizer.model_copy(update={"lr": last})
+    return recipe.model_copy(update={"optimizer": optimizer, "schedule": Constant(), "warmup": Step("0it")})

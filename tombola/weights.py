@@ -1,0 +1,58 @@
+"""The state of a model as a value: name -> tensor, parameters and buffers, everything a state_dict holds."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import BadInput
+
+Weights = Mapping[str, Tensor]
+
+
+def of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of everything `model.state_dict()` holds, on the CPU, sharing no memory with the model.
+
+    >>> model = nn.Linear(2, 1)
+    >>> before = of(model)
+    >>> _ = nn.init.zeros_(model.weight)
+    >>> bool((before["weight"] == 0).any())
+    False
+    """
+    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}
+
+
+def put(model: nn.Module, weights: Weights) -> None:
+    """Write `weights` into `model`: every entry of its state_dict, by copy.
+
+    The values are copied, never aliased, so that training the model leaves `weights` as they were and the same
+    weights can be put back any number of times.
+
+    Raises:
+        BadInput: names or shapes differ; the first that differs are named.
+    """
+    own = model.state_dict()
+    differing = [name for name in {**own, **weights} if name not in own or name not in weights or own[name].shape != weights[name].shape]
+    if differing:
+        raise BadInput(
+            where=f"weights of {type(model).__name__}",
+            expected=_listed(own, differing),
+            found=_listed(weights, differing),
+            todo="These weights belong to another model.",
+        )
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(weights[name])
+
+
+def _listed(weights: Weights, names: list[str]) -> str:
+    return ", ".join(f"{name} {tuple(weights[name].shape)}" if name in weights else f"no {name}" for name in names[:3])
+
+
+def equal(left: Weights, right: Weights) -> bool:
+    """Whether two weights hold the same names and the same numbers, bit for bit but for the sign of 0.
+
+    >>> equal({"w": torch.zeros(2)}, {"w": torch.zeros(2)})
+    True
+    """
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)

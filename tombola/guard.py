@@ -12,13 +12,15 @@ from torch.optim import Optimizer
 from tombola.errors import GuardLost
 from tombola.mask import Mask
 
+_ZERO_STAYS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+
 
 class Guard:
     """Keeps `model`'s pruned weights at exactly 0 through every step of `optimizer`.
 
-    On entry the weights and any optimiser state are masked; before each step the gradients are; after each step the
-    weights are again. Zero weight, zero gradient and zero state stay zero under SGD, momentum, Nesterov, Adam, AdamW
-    and weight decay; the masking after the step covers an optimiser that would move them all the same.
+    On entry the weights and any optimiser state are masked; before each step the gradients are. Zero weight, zero
+    gradient and zero state are a fixed point of SGD, momentum, Nesterov, Adam, AdamW and weight decay, so there that is
+    all it takes; of any other optimiser nothing is known, and the weights and the state are masked after each step too.
 
     >>> from tombola import mask
     >>> model = nn.Linear(2, 1)
@@ -37,15 +39,10 @@ class Guard:
         self._optimizer = optimizer
         self._live = [mask[name].to(p.device, p.dtype) for name, p in zip(self._names, self._parameters, strict=True)]
         self._dead = [live == 0 for live in self._live]
-        with torch.no_grad():
-            for parameter, dead in zip(self._parameters, self._dead, strict=True):
-                parameter.masked_fill_(dead, 0)
-                for state in self._state_of(parameter):
-                    state.masked_fill_(dead, 0)
-        self._hooks = [
-            optimizer.register_step_pre_hook(lambda *_: self._mask_gradients()),
-            optimizer.register_step_post_hook(lambda *_: self._mask_weights()),
-        ]
+        self._mask_rest()
+        self._hooks = [optimizer.register_step_pre_hook(lambda *_: self._mask_gradients())]
+        if type(optimizer) not in _ZERO_STAYS:
+            self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._mask_rest()))
 
     def _state_of(self, parameter: Tensor) -> list[Tensor]:
         state = self._optimizer.state.get(parameter, {})
@@ -56,10 +53,12 @@ class Guard:
         if pairs:
             torch._foreach_mul_([gradient for gradient, _ in pairs], [live for _, live in pairs])
 
-    def _mask_weights(self) -> None:
-        if self._parameters:
-            with torch.no_grad():
-                torch._foreach_mul_(self._parameters, self._live)
+    @torch.no_grad()
+    def _mask_rest(self) -> None:
+        for parameter, dead in zip(self._parameters, self._dead, strict=True):
+            parameter.masked_fill_(dead, 0)
+            for state in self._state_of(parameter):
+                state.masked_fill_(dead, 0)
 
     def check(self) -> None:
         """Raise `GuardLost` unless every pruned weight and all of its optimiser state is exactly 0."""

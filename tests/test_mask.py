@@ -1,0 +1,207 @@
+"""Which weights are prunable, which are alive, and the masks made from masks."""
+
+import math
+import re
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tombola import mask
+from tombola.errors import BadInput
+from tombola.mask import Mask
+
+
+def flags(text: str) -> Tensor:
+    """'1101' as a bool tensor."""
+    return torch.tensor([flag == "1" for flag in text])
+
+
+# ---------------------------------------------------------------- prunable
+
+
+def test_biases_and_norms_are_never_prunable() -> None:  # P1 P2 P3
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True), nn.Flatten(),
+        nn.Linear(16, 8), nn.LayerNorm(8), nn.PReLU(), nn.Linear(8, 2),
+    )  # fmt: skip
+    assert mask.prunable(model) == {"0.weight": "conv", "5.weight": "linear", "8.weight": "output"}
+    assert mask.full(model).total == 4 * 9 + 16 * 8 + 8 * 2
+
+
+def test_layers_are_found_at_any_depth_and_without_a_bias() -> None:  # P5
+    inner = nn.Sequential(OrderedDict(first=nn.Linear(3, 3, bias=False), deeper=nn.Sequential(nn.Linear(3, 3))))
+    model = nn.ModuleDict({"stem": nn.Linear(2, 3, bias=False), "body": nn.ModuleList([inner])})
+    assert list(mask.prunable(model)) == ["stem.weight", "body.0.first.weight", "body.0.deeper.0.weight"]
+
+
+def test_a_layer_that_stands_alone_or_last_is_found() -> None:  # P6
+    assert mask.prunable(nn.Sequential(nn.Linear(2, 1))) == {"0.weight": "output"}
+    assert mask.prunable(nn.Linear(2, 1)) == {"weight": "output"}
+    assert mask.prunable(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 1))) == {"0.weight": "output", "1.weight": "conv"}
+
+
+def test_tied_weights_count_once_under_their_first_name() -> None:  # P7
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(10, 4)
+            self.hidden = nn.Linear(4, 4)
+            self.output = nn.Linear(4, 10, bias=False)
+            self.output.weight = self.embedding.weight
+
+    assert mask.prunable(Tied()) == {"embedding.weight": "embedding", "hidden.weight": "output"}
+    assert mask.full(Tied()).total == 10 * 4 + 4 * 4
+
+
+def test_a_module_used_twice_counts_once() -> None:  # P7
+    shared = nn.Linear(2, 2)
+    assert list(mask.prunable(nn.Sequential(shared, nn.ReLU(), shared))) == ["0.weight"]
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (nn.MultiheadAttention(4, 2), ["in_proj_weight", "out_proj.weight"]),
+        (nn.MultiheadAttention(4, 2, kdim=3, vdim=5), ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"]),
+    ],
+)
+def test_the_projections_of_attention_are_prunable(model: nn.Module, names: list[str]) -> None:
+    assert list(mask.prunable(model)) == names
+
+
+@pytest.mark.parametrize("conv", [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_every_convolution_is_prunable(conv: type[nn.Module]) -> None:
+    assert mask.prunable(conv(2, 2, 3)) == {"weight": "conv"}
+
+
+def test_the_full_mask_keeps_all() -> None:
+    full = mask.full(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)))
+    assert (full.alive, full.total, full.density, full.counts) == (8, 8, 1.0, {"0.weight": 6, "1.weight": 2})
+
+
+# ---------------------------------------------------------------- the value
+
+
+def test_a_mask_counts_itself() -> None:  # C12 C13
+    mixed = Mask({"a": flags("1101").view(2, 2), "b": flags("0100")})
+    assert (mixed.alive, mixed.total, mixed.density) == (4, 8, 0.5)
+    assert mixed.counts == {"a": 3, "b": 1}
+    assert repr(mixed) == "Mask(8 weights, density 0.5)"
+
+
+def test_a_mask_shares_no_memory_with_what_it_was_made_from() -> None:  # K5
+    source = flags("11")
+    made = Mask({"a": source})
+    source[0] = False
+    assert made["a"].tolist() == [True, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.int64])
+def test_anything_but_bool_is_refused(dtype: torch.dtype) -> None:  # C14
+    message = f"mask of fc.weight: expected bool, found {dtype}. Compare or convert it first."
+    with pytest.raises(BadInput, match=f"^{re.escape(message)}$"):
+        Mask({"fc.weight": torch.ones(2, dtype=dtype)})
+
+
+def test_masks_are_equal_when_names_order_and_flags_are() -> None:
+    one = Mask({"a": flags("10"), "b": flags("1")})
+    assert one == Mask({"a": flags("10"), "b": flags("1")})
+    assert one != Mask({"b": flags("1"), "a": flags("10")}), "the order of the layers is part of the tie rule"
+    assert one != Mask({"a": flags("01"), "b": flags("1")})
+    assert one != Mask({"a": flags("10")})
+    assert one != {"a": flags("10"), "b": flags("1")}
+
+
+# ---------------------------------------------------------------- masks from masks
+
+
+def test_nested_means_everywhere_and_over_the_same_layers() -> None:  # C5
+    outer = Mask({"a": flags("1101"), "b": flags("01")})
+    assert mask.nested(outer, outer)
+    assert mask.nested(Mask({"a": flags("1001"), "b": flags("00")}), outer)
+    assert not mask.nested(Mask({"a": flags("1001"), "b": flags("10")}), outer), "same count, other place"
+    assert not mask.nested(Mask({"a": flags("1001")}), outer)
+
+
+def test_overlap_is_common_over_either() -> None:
+    left, right = Mask({"a": flags("1100"), "b": flags("10")}), Mask({"a": flags("1010"), "b": flags("10")})
+    assert mask.overlap(left, right) == 2 / 4
+    assert mask.overlap(left, left) == 1
+    assert mask.overlap(Mask({"a": flags("10")}), Mask({"a": flags("01")})) == 0
+    assert mask.overlap(Mask({"a": flags("00")}), Mask({"a": flags("00")})) == 1
+
+
+def test_independent_masks_overlap_by_chance() -> None:
+    half = Mask({"a": torch.arange(200_000) < 100_000})
+    drawn = [mask.random_like(half, mask_seed=seed) for seed in (0, 1)]
+    assert mask.overlap(*drawn) == pytest.approx(0.5 / 1.5, abs=0.01)
+
+
+def test_a_shuffled_mask_differs_and_keeps_every_layers_count() -> None:  # K1 K3
+    first = Mask({"a": torch.arange(40).view(8, 5) < 10, "b": torch.arange(30) % 2 == 0})
+    shuffled = mask.shuffle(first, mask_seed=0)
+    assert shuffled.counts == first.counts == {"a": 10, "b": 15}
+    assert {name: value.shape for name, value in shuffled.items()} == {name: value.shape for name, value in first.items()}
+    assert not any(torch.equal(shuffled[name], first[name]) for name in first)
+    assert first == Mask({"a": torch.arange(40).view(8, 5) < 10, "b": torch.arange(30) % 2 == 0}), "the given mask stays"
+
+
+def test_layers_are_shuffled_each_in_its_own_way() -> None:  # K3
+    same = torch.arange(60) < 20
+    shuffled = mask.shuffle(Mask({"a": same, "b": same}), mask_seed=0)
+    assert not torch.equal(shuffled["a"], shuffled["b"])
+
+
+@pytest.mark.parametrize("make", [mask.shuffle, mask.random_like])
+def test_a_control_repeats_with_its_seed_and_zero_is_a_seed(make: type) -> None:  # K9 K10
+    first = Mask({"a": torch.arange(60) < 20})
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    zero, again, one = make(first, 0), make(first, 0), make(first, 1)
+    assert zero == again != one
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_weight_is_as_likely_to_be_kept() -> None:  # K2
+    first = Mask({"a": torch.arange(5) < 2})
+    for make in (mask.shuffle, mask.random_like):
+        kept = torch.stack([make(first, mask_seed=seed)["a"] for seed in range(2000)]).double().mean(dim=0)
+        assert kept == pytest.approx(torch.full((5,), 0.4), abs=0.05)
+
+
+# ---------------------------------------------------------------- weights through a mask
+
+
+def test_apply_zeroes_what_is_pruned_and_copies_the_rest() -> None:  # M5 R10
+    given = {"a": torch.tensor([-1.0, 1e30, math.inf, math.nan]), "bias": torch.tensor([5.0])}
+    masked = mask.apply(given, Mask({"a": flags("1000")}))
+    assert masked["a"].tolist() == [-1.0, 0.0, 0.0, 0.0]
+    assert not masked["a"].signbit()[1:].any(), "0, never -0: the bytes of a ticket must not depend on what was pruned"
+    masked["bias"][0] = masked["a"][0] = 7.0
+    assert given["bias"][0] == 5.0 and given["a"][0] == -1.0
+
+
+def test_an_alive_zero_stays_alive() -> None:  # C8
+    living = Mask({"a": flags("110")})
+    weights = {"a": torch.tensor([0.0, 2.0, 3.0])}
+    packed = mask.compress(weights, living)
+    assert packed["a"].tolist() == [0.0, 2.0]
+    assert mask.expand(packed, living)["a"].tolist() == [0.0, 2.0, 0.0]
+
+
+def test_compress_keeps_what_lives_in_flat_order() -> None:
+    living = Mask({"a": flags("0110").view(2, 2)})
+    small = mask.compress({"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "bias": torch.tensor([9.0])}, living)
+    assert {name: value.tolist() for name, value in small.items()} == {"a": [2.0, 3.0], "bias": [9.0]}
+    assert {name: value.tolist() for name, value in mask.expand(small, living).items()} == {"a": [[0.0, 2.0], [3.0, 0.0]], "bias": [9.0]}
+
+
+def test_pack_puts_the_first_flag_into_the_highest_bit() -> None:  # C14
+    assert mask.pack(Mask({"a": flags("100000011")}))["a"].tolist() == [0b10000001, 0b10000000]
+    assert mask.unpack({"a": torch.tensor([0b10000001, 0b10000000], dtype=torch.uint8)}, {"a": (3, 3)})["a"].tolist() == [
+        [True, False, False],
+        [False, False, False],
+        [False, True, True],
+    ]

@@ -1,0 +1,50 @@
+"""A score is one number per weight."""
+
+import torch
+
+from tombola import score
+from tombola.score import SCORES
+
+WEIGHTS = {"a": torch.tensor([[-3.0, 1.0], [0.0, -0.5]]), "a.bias": torch.tensor([9.0]), "b": torch.tensor([2.0, -2.0])}
+
+
+def test_magnitude_is_the_absolute_value_of_the_named_weights_alone() -> None:  # P1 M6
+    scores = score.magnitude(WEIGHTS, ["a", "b"], score_seed=0)
+    assert {name: values.tolist() for name, values in scores.items()} == {"a": [[3.0, 1.0], [0.0, 0.5]], "b": [2.0, 2.0]}
+
+
+def test_magnitude_is_raw_not_normalised_per_layer() -> None:  # C16
+    scores = score.magnitude({"a": 1000 * WEIGHTS["a"]}, ["a"], score_seed=0)
+    assert scores["a"].max() == 3000
+
+
+def test_random_repeats_with_its_seed_and_only_with_it() -> None:  # K9
+    first, again, other = (score.random(WEIGHTS, ["a", "b"], score_seed=seed) for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_random_knows_nothing_of_the_weights_and_uses_no_process_wide_state() -> None:  # K9
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = score.random(WEIGHTS, ["a"], score_seed=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(first["a"], score.random({"a": -WEIGHTS["a"] + 1}, ["a"], score_seed=0)["a"])
+
+
+def test_random_is_uniform() -> None:
+    values = score.random({"w": torch.zeros(100_000)}, ["w"], score_seed=0)["w"]
+    assert 0 <= values.min() and values.max() < 1
+    assert values.unique().numel() == values.numel(), "ties would make the tie rule choose"
+    shares = torch.histc(values, bins=10, min=0, max=1) / values.numel()
+    assert (shares - 0.1).abs().max() < 0.01
+
+
+def test_every_score_gives_finite_numbers_of_the_weights_own_shape() -> None:
+    for name, scored in SCORES.items():
+        scores = scored(WEIGHTS, ["a", "b"], 0)
+        assert {layer: (values.shape, bool(values.isfinite().all())) for layer, values in scores.items()} == {
+            "a": (WEIGHTS["a"].shape, True),
+            "b": (WEIGHTS["b"].shape, True),
+        }, name

@@ -1,0 +1,98 @@
+"""Weights are taken and put by copy, all of them, any number of times."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tombola import weights
+from tombola.errors import BadInput
+
+
+def network() -> nn.Sequential:
+    """A net with everything a state_dict can hold: weights, biases, affine norms, running statistics, a counter."""
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+
+
+def disturb(model: nn.Module) -> None:
+    """One step of training, which moves every parameter in place and every running statistic."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    outputs: Tensor = model.train()(torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(3)))
+    outputs.square().sum().backward()
+    optimizer.step()
+
+
+def copied(model: nn.Module) -> dict[str, bytes]:
+    """The bytes of every entry, taken without the code under test."""
+    return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
+
+
+def test_of_holds_everything_a_state_dict_holds() -> None:  # R3
+    model = network()
+    assert {name: value.numpy().tobytes() for name, value in weights.of(model).items()} == copied(model)
+
+
+def test_of_shares_no_memory_with_the_model() -> None:  # R1 K5
+    model = network()
+    taken, before = weights.of(model), copied(model)
+    disturb(model)
+    assert copied(model) != before
+    assert {name: value.numpy().tobytes() for name, value in taken.items()} == before
+
+
+def test_of_is_detached() -> None:
+    assert not any(value.requires_grad for value in weights.of(network()).values())
+
+
+def test_rewinding_three_times_gives_the_same_bytes_each_time() -> None:  # R1 R2 R3 R4
+    model = network()
+    disturb(model)  # a rewind point after step 0: gamma, beta and the statistics are no longer what a fresh model has
+    point, bytes_then = weights.of(model), copied(model)
+    for _ in range(3):
+        disturb(model)
+        moved = copied(model)
+        assert all(moved[name] != bytes_then[name] for name in moved), "the training was to move every entry"
+        weights.put(model, point)
+        assert copied(model) == bytes_then
+    assert {name: value.numpy().tobytes() for name, value in point.items()} == bytes_then
+
+
+def test_put_keeps_the_models_own_tensors_so_that_an_optimiser_still_holds_them() -> None:  # R1
+    model = network()
+    before = dict(model.named_parameters())
+    weights.put(model, weights.of(network()))
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
+
+
+def test_put_leaves_the_process_able_to_train() -> None:
+    model = network()
+    weights.put(model, weights.of(model))
+    assert all(parameter.requires_grad and parameter.grad_fn is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("other", "expected", "found"),
+    [
+        (nn.Linear(2, 3), "weight (1, 2), bias (1,)", "weight (3, 2), bias (3,)"),
+        (nn.Linear(2, 1, bias=False), "bias (1,)", "no bias"),
+        (nn.BatchNorm1d(1), "weight (1, 2), no running_mean, no running_var", "weight (1,), running_mean (1,), running_var (1,)"),
+    ],
+)
+def test_weights_of_another_model_are_refused_by_name_and_shape(other: nn.Module, expected: str, found: str) -> None:
+    model = nn.Linear(2, 1)
+    before = copied(model)
+    message = f"weights of Linear: expected {expected}, found {found}. These weights belong to another model."
+    with pytest.raises(BadInput, match=f"^{re.escape(message)}$"):
+        weights.put(model, weights.of(other))
+    assert copied(model) == before
+
+
+def test_equal_compares_names_and_every_number() -> None:
+    one = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0])}
+    assert weights.equal(one, {name: value.clone() for name, value in one.items()})
+    assert weights.equal(one, dict(reversed(one.items())))
+    assert not weights.equal(one, {"a": one["a"]})
+    assert not weights.equal({"a": one["a"]}, one)
+    assert not weights.equal(one, one | {"b": torch.tensor([3.0000002])})
+    assert not weights.equal(one, one | {"b": torch.tensor([[3.0]])})

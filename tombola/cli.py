@@ -1,0 +1,330 @@
+"""The command `tombola`.
+
+Exit status: 0 done (a losing ticket is an answer), 1 something failed, 2 bad input, 130 interrupted and resumable.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from tombola import __version__
+from tombola.errors import BadInput, StoreError, TombolaError
+from tombola.lab import presets as preset_files
+from tombola.lab.plan import Plan, missing, plan, step_seconds, summary
+from tombola.lab.spec import read
+from tombola.lab.store import Store
+
+if TYPE_CHECKING:
+    from tombola.lab.results import Result
+
+app = App(
+    name="tombola",
+    help="Find winning lottery tickets, prove them, show why, and cash them in.",
+    version=__version__,
+    result_action="return_value",
+    help_epilogue="Start with: tombola run digits",
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every command about an experiment takes.
+
+    Parameters
+    ----------
+    set
+        Change a field of the spec: --set recipe.length=1000it. May be repeated.
+    store
+        The folder of finished runs.
+    """
+
+    set: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = ()
+    store: Annotated[Path, Parameter(name="--store", env_var="TOMBOLA_STORE")] = Path("tombola-store")
+
+
+DataDir = Annotated[Path | None, Parameter(name="--data-dir", env_var="TOMBOLA_DATA")]
+Workers = Annotated[int | None, Parameter(name="--workers")]
+
+
+@app.command
+def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, workers: Workers = None) -> int:  # noqa: B008 - frozen
+    """Do what is missing of an experiment, then print its table and verdict and write its report.
+
+    Run it again at any time: what is stored is not done again.
+
+    Parameters
+    ----------
+    spec
+        A preset's name (see `tombola presets`) or a TOML file.
+    data_dir
+        Where data sets lie, or are downloaded to. `digits` needs none.
+    workers
+        Processes at work at once, one thread each. By default one per core.
+    """
+    from tombola.lab.execute import execute
+    from tombola.report.text import Watcher, plan_text
+
+    wanted = plan(read(spec, common.set))
+    crew = _crew(workers)
+    store = Store(common.store).open()
+    console = Console(stderr=False)
+    lacking = missing(wanted, store)
+    console.print(plan_text(summary(wanted, store, crew)), highlight=False, markup=False)
+    failed = 0
+    if lacking:
+        try:
+            with _stoppable(), Watcher(console, lacking, wanted.rows, step_seconds(wanted, store), crew) as watcher:
+                result = execute(lacking, store, data_dir, crew, watcher)
+        except KeyboardInterrupt:
+            left = len(missing(wanted, store))
+            sys.stderr.write(f"\ninterrupted: {len(lacking) - left} runs were finished and are kept, {left} are left. The same command goes on from here.\n")
+            return 130
+        failed = len(result.failed)
+        for bad, failure in result.failed.items():
+            sys.stderr.write(f"{bad.key} failed: {failure.reason}\n  log: {failure.log}\n")
+        if failed:
+            sys.stderr.write(f"{failed} of {len(lacking)} runs failed, {len(result.skipped)} that need them were left out, {result.done} are done.\n")
+    found = _found(wanted, store, allow_none=bool(failed))
+    if found:
+        _show(wanted, store, found, console)
+    return 1 if failed else 0
+
+
+@app.command(name="plan")
+def plan_command(
+    spec: str,
+    /,
+    *,
+    common: Common = Common(),  # noqa: B008 - frozen
+    workers: Workers = None,
+    format: Literal["text", "json"] = "text",
+) -> int:
+    """List what an experiment wants, what of it is stored, and what the rest will cost; nothing is started.
+
+    Parameters
+    ----------
+    spec
+        A preset's name or a TOML file.
+    workers
+        For how many processes to estimate the time.
+    format
+        For people or for programs.
+    """
+    import json
+
+    from tombola.report.text import plan_text
+
+    store = Store(common.store)
+    store.check()
+    content = summary(plan(read(spec, common.set)), store, _crew(workers))
+    print(json.dumps(content, indent=1) if format == "json" else plan_text(content))
+    return 0
+
+
+@app.command
+def table(
+    spec: str,
+    /,
+    *,
+    common: Common = Common(),  # noqa: B008 - frozen
+    format: Literal["text", "csv", "json"] = "text",
+) -> int:
+    """Print one row per replicate, arm and level of what is finished; accuracies are fractions.
+
+    Parameters
+    ----------
+    spec
+        A preset's name or a TOML file.
+    format
+        Text for people; csv or json for programs.
+    """
+    from tombola.lab.results import table as records
+    from tombola.report.text import records_text
+
+    wanted, store = _existing(spec, common)
+    print(records_text(records(wanted, _found(wanted, store)), format))
+    return 0
+
+
+@app.command
+def verdict(
+    spec: str,
+    /,
+    *,
+    common: Common = Common(),  # noqa: B008 - frozen
+    format: Literal["text", "json"] = "text",
+) -> int:
+    """Say whether the tickets win, by how much and how surely, and what they owe it to.
+
+    Parameters
+    ----------
+    spec
+        A preset's name or a TOML file.
+    format
+        Sentences for people; json has every paired difference with its interval.
+    """
+    from tombola.lab.results import conclusions, criteria, verdicts
+    from tombola.report.text import verdict_json
+
+    wanted, store = _existing(spec, common)
+    found = _found(wanted, store)
+    judged, said = verdicts(wanted, found), conclusions(wanted, found)
+    if format == "json":
+        print(verdict_json(wanted.experiment.name, judged, said, criteria(wanted)))
+    else:
+        for one in judged:
+            print(f"{one.density:>7.1%}  {one.verdict:<11}  {one.reason}")
+        print("\n" + "\n".join(said))
+    return 0
+
+
+@app.command
+def report(spec: str, /, *, common: Common = Common()) -> int:  # noqa: B008 - frozen
+    """Write the report of what is finished: one HTML file, and the figures as PNG and SVG.
+
+    Parameters
+    ----------
+    spec
+        A preset's name or a TOML file.
+    """
+    wanted, store = _existing(spec, common)
+    print(_write_report(wanted, store, _found(wanted, store)))
+    return 0
+
+
+@app.command
+def ticket(
+    spec: str,
+    /,
+    *,
+    level: int,
+    replicate: int = 0,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    common: Common = Common(),  # noqa: B008 - frozen
+) -> int:
+    """Write a ticket - its mask and the weights its survivors return to - as one safetensors file.
+
+    Parameters
+    ----------
+    spec
+        A preset's name or a TOML file.
+    level
+        How many rounds of pruning; 0 is the dense network.
+    replicate
+        Which repetition, from 0.
+    output
+        The file to write.
+    """
+    from tombola.lab.results import ticket_of
+
+    wanted, store = _existing(spec, common)
+    made = ticket_of(wanted, store, level, replicate)
+    made.save(output)
+    print(f"{made!r} -> {output}")
+    return 0
+
+
+@app.command
+def presets(name: str | None = None, /) -> int:
+    """List the experiments that come with Tombola, or print one as TOML to start from.
+
+    Parameters
+    ----------
+    name
+        The preset to print.
+    """
+    if name is None:
+        width = max(map(len, preset_files.names()))
+        for each in preset_files.names():
+            print(f"{each:<{width}}  {read(each).spec.about}")
+        return 0
+    read(name)
+    print(preset_files.text(name), end="")
+    return 0
+
+
+def _crew(workers: int | None) -> int:
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers < 1:
+        raise BadInput(where="--workers", expected="at least 1", found=str(workers), todo="Leave it out for one per core.")
+    return workers
+
+
+def _existing(spec: str, common: Common) -> tuple[Plan, Store]:
+    wanted, store = plan(read(spec, common.set)), Store(common.store)
+    store.check()
+    return wanted, store
+
+
+def _found(wanted: Plan, store: Store, allow_none: bool = False) -> "list[Result]":
+    from tombola.lab.results import results
+
+    found = results(wanted, store)
+    if not found and not allow_none:
+        name = wanted.experiment.name
+        raise StoreError(where=str(store.root), expected=f"finished runs of {name}", found="none",
+                         todo=f"`tombola run {name}` makes them; give the same --set and --store here.")
+    return found
+
+
+def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -> None:
+    from tombola.lab.results import conclusions, verdicts
+    from tombola.report.text import summary_table
+
+    console.print(summary_table(found, verdicts(wanted, found)))
+    for sentence in conclusions(wanted, found):
+        console.print(sentence, highlight=False, markup=False)
+    console.print(f"\nReport: {_write_report(wanted, store, found)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _write_report(wanted: Plan, store: Store, found: "list[Result]") -> Path:
+    from tombola.report import page
+
+    folder = store.root / "reports" / wanted.experiment.name
+    try:
+        return page.write(wanted, store, found, folder)
+    except OSError as error:
+        raise StoreError(where=str(folder), expected="a folder that can be written", found=str(error), todo="Make room or name another --store.") from error
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let a polite `kill` end things as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    try:
+        status = app(arguments, exit_on_error=False, print_error=False)
+        return status if isinstance(status, int) else 0
+    except CycloptsError as error:
+        sys.stderr.write(f"tombola: {error}\nSee tombola --help.\n")
+        return 2
+    except BadInput as error:
+        sys.stderr.write(f"tombola: {error}\n")
+        return 2
+    except TombolaError as error:
+        sys.stderr.write(f"tombola: {error}\n")
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,126 @@
+"""What a plan's finished runs say: the rows of its table, and the trials that a verdict is made of."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tombola.errors import BadInput, StoreError
+from tombola.lab.methods import Replicate
+from tombola.lab.plan import Plan, Row
+from tombola.lab.store import Store
+from tombola.study.verdict import Criteria, Trial, Verdict, judge, sentences
+
+if TYPE_CHECKING:
+    from tombola.ticket import Ticket
+
+COLUMNS = (
+    "experiment",
+    "arm",
+    "replicate",
+    "level",
+    "draw",
+    "density",
+    "alive",
+    "early_stop_step",
+    "early_stop_test_accuracy",
+    "early_stop_train_accuracy",
+    "final_test_accuracy",
+    "final_train_accuracy",
+    "final_validation_loss",
+    "seconds",
+    "key",
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the plan and what its training gave: `values` as the run made them, `seconds` it took."""
+
+    row: Row
+    values: dict[str, Any]
+    seconds: float
+
+
+def results(wanted: Plan, store: Store) -> list[Result]:
+    """The finished rows of a plan, in its order."""
+    done = store.keys()
+    return [
+        Result(row, store.values(row.run), store.provenance(row.run)["seconds"]) for row in wanted.rows if row.run.key in done
+    ]
+
+
+def table(wanted: Plan, found: list[Result]) -> list[dict[str, Any]]:
+    """One record per replicate x arm x level (x draw), with `COLUMNS`; accuracies as fractions."""
+    return [
+        {
+            "experiment": wanted.experiment.name,
+            "arm": result.row.arm,
+            "replicate": result.row.replicate,
+            "level": result.row.level,
+            "draw": result.row.draw,
+            "seconds": round(result.seconds, 3),
+            "key": result.row.run.key,
+            **{name: result.values[name] for name in COLUMNS if name in result.values},
+        }
+        for result in found
+    ]
+
+
+def criteria(wanted: Plan) -> Criteria:
+    """The experiment's own margins, in steps and fractions."""
+    spec = wanted.experiment.spec
+    return Criteria(spec.verdict.accuracy_margin, spec.iterations(spec.verdict.step_margin or spec.evaluate.every), spec.verdict.confidence)
+
+
+def verdicts(wanted: Plan, found: list[Result]) -> list[Verdict]:
+    """The verdict on the ticket arm at each level."""
+    return judge([_trial(result) for result in found], criteria(wanted))
+
+
+def conclusions(wanted: Plan, found: list[Result]) -> list[str]:
+    """The verdict in plain sentences."""
+    return sentences(verdicts(wanted, found), criteria(wanted))
+
+
+def _trial(result: Result) -> Trial:
+    row, values = result.row, result.values
+    return Trial(row.arm, row.replicate, row.level, values["density"], values["early_stop_step"], values["early_stop_test_accuracy"])
+
+
+def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket":
+    """The ticket of a level and a replicate: its mask, and the weights that its survivors return to.
+
+    Raises:
+        BadInput: the experiment has no such level or replicate.
+        StoreError: the runs that it is made of are not finished.
+    """
+    from tombola import mask, models
+    from tombola.ticket import Ticket
+
+    spec = wanted.experiment.spec
+    if not 0 <= level <= spec.levels:
+        raise BadInput(where="--level", expected=f"0 to {spec.levels}", found=str(level), todo="Level 0 is the dense network.")
+    if not 0 <= replicate < spec.replicates:
+        raise BadInput(where="--replicate", expected=f"0 to {spec.replicates - 1}", found=str(replicate), todo="Replicates count from 0.")
+    arm = "ticket" if level else "dense"
+    run = next(row.run for row in wanted.rows if (row.arm, row.level, row.replicate) == (arm, level, replicate))
+    for needed in run.inputs:
+        if not store.has(needed):
+            raise StoreError(where=str(store.root), expected=f"the finished run {needed.key}", found="none",
+                             todo=f"`tombola run {wanted.experiment.name}` makes it.")
+    start = store.weights(run.start)
+    network = Replicate(spec, replicate).network
+    model = models.build(network.model, network.shape, network.classes, spec.recipe.init, init_seed=0)
+    alive = store.mask(run.mask) if run.mask else mask.full(model)
+    origin = {
+        "experiment": wanted.experiment.name,
+        "key": run.key,
+        "model": spec.recipe.model,
+        "data": spec.recipe.data,
+        "method": spec.method,
+        "level": level,
+        "replicate": replicate,
+        "rewind": f"{run.begin}it",
+        "density": alive.density,
+        "recipe": spec.recipe.model_dump(mode="json"),
+    }
+    return Ticket(alive, mask.apply(start, alive), origin)

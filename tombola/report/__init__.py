@@ -1,0 +1,1 @@
+"""Results for people: text in the terminal, figures, a page."""

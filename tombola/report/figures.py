@@ -1,0 +1,183 @@
+"""The figures that people know from the papers, as altair charts: on screen, and legible in print without colour."""
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+import altair as alt
+
+from tombola.lab.results import Result
+from tombola.report.text import arms_of
+
+# Okabe and Ito's colours, told apart by all; each arm has a dash and a shape too.
+COLORS = {
+    "dense": "#000000",
+    "ticket": "#0072b2",
+    "reinit": "#d55e00",
+    "random": "#009e73",
+    "shuffle": "#cc79a7",
+    "iterative": "#e69f00",
+    "continued": "#56b4e9",
+    "one-shot": "#e69f00",
+    "lr-rewind": "#cc79a7",
+    "fine-tune": "#009e73",
+}
+DASHES = {"ticket": [1, 0], "reinit": [6, 3], "random": [2, 2], "shuffle": [8, 2, 2, 2], "dense": [4, 4]}
+SHAPES = {"ticket": "circle", "reinit": "square", "random": "triangle-up", "shuffle": "diamond"}
+CURVES = 6  # levels shown at most: more lines cannot be told apart
+
+
+def all_figures(found: Sequence[Result], survivors: Sequence[tuple[float, list[list[float]]]]) -> dict[str, tuple[alt.TopLevelMixin, str]]:
+    """Every figure that the results allow: name -> chart and caption.
+
+    Args:
+        found: the results.
+        survivors: (density, image of what is alive in the first layer relative to its mean) at a few levels; may be empty.
+    """
+    whose = "lines are means, bands reach from the smallest to the largest value"
+    figures: dict[str, tuple[alt.TopLevelMixin, str]] = {
+        "accuracy": (
+            _against_density(found, "early_stop_test_accuracy", "test accuracy at early stop (%)", 100),
+            f"Test accuracy at the step of minimum validation loss, against the fraction of weights remaining; {whose}.",
+        ),
+        "early-stop": (
+            _against_density(found, "early_stop_step", "early stop (training steps)", 1),
+            f"The step of minimum validation loss: how fast each network learns; {whose}.",
+        ),
+        "final-accuracy": (
+            _against_density(found, "final_test_accuracy", "test accuracy at the end of training (%)", 100),
+            f"Test accuracy after the last training step; {whose}.",
+        ),
+        "curves": (_curves(found), "Test accuracy during training, mean over replicates, at a few densities; each panel is an arm."),
+    }
+    if survivors:
+        figures["survivors"] = (
+            _survivors(survivors),
+            "What survives of the first layer, as an image of the input: living weights of each pixel, relative to the layer's mean (replicate 0).",
+        )
+    return figures
+
+
+def _points(found: Sequence[Result], name: str, scale: float) -> list[dict[str, Any]]:
+    """Mean, smallest and largest value per arm and level; every arm begins at the dense network."""
+    points = []
+    dense = [result for result in found if result.row.level == 0]
+    for arm in arms_of(found) or ["dense"]:
+        groups = {0: dense} | {
+            level: [result for result in found if result.row.arm == arm and result.row.level == level]
+            for level in sorted({result.row.level for result in found if result.row.arm == arm})
+        }
+        for level, group in groups.items():
+            values = [scale * result.values[name] for result in group]
+            if values:
+                density = 100 * mean(result.values["density"] for result in group)
+                points.append({"arm": arm, "level": level, "density": density, "value": mean(values), "low": min(values), "high": max(values)})
+    return points
+
+
+def _density_axis(points: Sequence[dict[str, Any]]) -> alt.X:
+    densities = sorted({round(point["density"], 1) for point in points}, reverse=True)
+    thin = densities[:: max(1, round(len(densities) / 9))]
+    return alt.X(
+        "density:Q",
+        scale=alt.Scale(type="log", reverse=True, domain=[min(densities) * 0.93, max(densities) * 1.07], nice=False),
+        axis=alt.Axis(values=thin, format="~r", grid=True),
+        title="weights remaining (%), log scale",
+    )
+
+
+def _arms_scale(arms: Sequence[str]) -> dict[str, Any]:
+    domain = list(arms)
+    return {
+        "color": alt.Color("arm:N", scale=alt.Scale(domain=domain, range=[COLORS.get(arm, "#555555") for arm in domain]), title=None),
+        "strokeDash": alt.StrokeDash("arm:N", scale=alt.Scale(domain=domain, range=[DASHES.get(arm, [5, 1]) for arm in domain]), title=None),
+        "shape": alt.Shape("arm:N", scale=alt.Scale(domain=domain, range=[SHAPES.get(arm, "cross") for arm in domain]), title=None),
+    }
+
+
+def _against_density(found: Sequence[Result], name: str, title: str, scale: float) -> alt.LayerChart:
+    points = _points(found, name, scale)
+    arms = list(dict.fromkeys(point["arm"] for point in points))
+    channels = _arms_scale(arms)
+    base = alt.Chart(alt.Data(values=points)).encode(x=_density_axis(points))
+    y = alt.Scale(zero=False)
+    band = base.mark_area(opacity=0.15).encode(
+        y=alt.Y("low:Q", scale=y, title=title), y2="high:Q", color=channels["color"].legend(None)
+    )
+    line = base.mark_line(strokeWidth=2).encode(y=alt.Y("value:Q", scale=y, title=title), color=channels["color"], strokeDash=channels["strokeDash"])
+    dots = base.mark_point(size=45, filled=True, opacity=1).encode(y=alt.Y("value:Q", scale=y), color=channels["color"], shape=channels["shape"])
+    dense = next(point for point in points if point["level"] == 0)
+    rule = alt.Chart(alt.Data(values=[dense])).mark_rule(strokeDash=[3, 3], color="#444444").encode(y="value:Q")
+    return _styled(alt.layer(band, rule, line, dots).properties(width=600, height=320))
+
+
+def _curves(found: Sequence[Result]) -> alt.TopLevelMixin:
+    arms = arms_of(found)[:3]
+    levels = sorted({result.row.level for result in found})
+    shown = levels if len(levels) <= CURVES else sorted({levels[round(place * (len(levels) - 1) / (CURVES - 1))] for place in range(CURVES)})
+    records = []
+    for arm in arms or ["dense"]:
+        for level in shown:
+            group = [result for result in found if result.row.level == level and (level == 0 or result.row.arm == arm)]
+            if not group:
+                continue
+            density = f"{100 * mean(result.values['density'] for result in group):.1f} %"
+            curves = [result.values["curve"] for result in group]
+            for place, step in enumerate(curves[0]["test_step"]):
+                accuracy = 100 * mean(curve["test_accuracy"][place] for curve in curves)
+                records.append({"arm": arm, "density": density, "level": level, "step": step, "accuracy": accuracy})
+    order = list(dict.fromkeys(record["density"] for record in records))
+    last = max(record["step"] for record in records)
+    settled = [record["accuracy"] for record in records if record["step"] >= last / 5]
+    low = min(settled) - 0.1 * (max(settled) - min(settled)) - 0.1
+    charts = [
+        alt.Chart(alt.Data(values=[record for record in records if record["arm"] == arm]), title=arm)
+        .mark_line(clip=True, strokeWidth=1.8)
+        .encode(
+            x=alt.X("step:Q", title="training steps", axis=alt.Axis(tickCount=5)),
+            y=alt.Y("accuracy:Q", title="test accuracy (%)", scale=alt.Scale(domain=[low, max(settled) + 0.2], nice=False)),
+            color=alt.Color("density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order, scheme="viridis")),
+            strokeDash=alt.StrokeDash("density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order)),
+        )
+        .properties(width=680 // max(len(arms), 1) - 40, height=280)
+        for arm in arms or ["dense"]
+    ]
+    return _styled(alt.hconcat(*charts))
+
+
+def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> alt.TopLevelMixin:
+    size = 680 // len(images) - 30
+    most = max(value for _, image in images for row in image for value in row)
+    charts = [
+        alt.Chart(
+            alt.Data(values=[{"x": x, "y": y, "alive": value} for y, row in enumerate(image) for x, value in enumerate(row)]),
+            title=f"{100 * density:.1f} % remain",
+        )
+        .mark_rect()
+        .encode(
+            x=alt.X("x:O", axis=None),
+            y=alt.Y("y:O", axis=None),
+            color=alt.Color("alive:Q", scale=alt.Scale(scheme="greys", domain=[0, most]), title="times the mean"),
+        )
+        .properties(width=size, height=size)
+        for density, image in images
+    ]
+    return _styled(alt.hconcat(*charts, spacing=12))
+
+
+def _styled(chart: Any) -> Any:
+    return (
+        chart.configure(font="Helvetica, Arial, sans-serif", background="white")
+        .configure_axis(labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e4e4e4", labelFlush=False)
+        .configure_legend(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", symbolSize=120, symbolStrokeWidth=2)
+        .configure_title(fontSize=13, fontWeight="normal")
+        .configure_view(stroke="#bbbbbb")
+    )
+
+
+def render(chart: alt.TopLevelMixin) -> tuple[str, bytes]:
+    """The chart as SVG and as PNG at twice the screen's resolution."""
+    import vl_convert
+
+    spec = chart.to_json()
+    return vl_convert.vegalite_to_svg(spec), vl_convert.vegalite_to_png(spec, scale=2)

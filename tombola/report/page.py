@@ -1,0 +1,169 @@
+"""The report: one HTML file that needs nothing else, with the verdict, the figures, the table, the spec and how it came about."""
+
+import html
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from tombola.lab.plan import Plan
+from tombola.lab.results import Result, conclusions, criteria, table, verdicts
+from tombola.lab.runs import Prune
+from tombola.lab.store import Store
+from tombola.report import figures
+from tombola.report.text import arms_of, duration, records_text
+from tombola.study.anatomy import input_survivors
+from tombola.study.verdict import Verdict, points, whole
+
+IMAGES = 5  # levels whose first layer is shown
+
+
+def write(wanted: Plan, store: Store, found: Sequence[Result], folder: Path) -> Path:
+    """Write `report.html`, and the figures as SVG and PNG, into `folder`; the path of the page.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for name, (chart, caption) in figures.all_figures(found, _survivors(wanted, store, found)).items():
+        svg, png = figures.render(chart)
+        _write(folder / "figures" / f"{name}.svg", svg.encode())
+        _write(folder / "figures" / f"{name}.png", png)
+        drawn.append((name, svg, caption))
+    records = table(wanted, list(found))
+    _write(folder / "table.csv", (records_text(records, "csv") + "\n").encode())
+    page = folder / "report.html"
+    _write(page, _page(wanted, store, found, drawn, records).encode())
+    return page
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _survivors(wanted: Plan, store: Store, found: Sequence[Result]) -> list[tuple[float, list[list[float]]]]:
+    tickets = [result for result in found if result.row.arm == "ticket" and result.row.replicate == 0]
+    spread = sorted({round(place * (len(tickets) - 1) / (IMAGES - 1)) for place in range(IMAGES)}) if tickets else []
+    images = []
+    for result in (tickets[place] for place in spread):
+        mask = result.row.run.mask
+        if not isinstance(mask, Prune) or not store.has(mask):
+            continue
+        alive = input_survivors(store.mask(mask), wanted.experiment.spec.facts.shape)
+        if alive is not None and float(alive.mean()) > 0:
+            images.append((result.values["density"], (alive / alive.mean()).tolist()))
+    return images
+
+
+def _page(wanted: Plan, store: Store, found: Sequence[Result], drawn: Sequence[tuple[str, str, str]], records: Sequence[dict[str, Any]]) -> str:
+    experiment = wanted.experiment
+    judged = verdicts(wanted, list(found))
+    state = "" if len(found) == len(wanted.rows) else f"<p class=partial>{len(found)} of {len(wanted.rows)} trainings are done; the rest is not in this report.</p>"
+    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(wanted, list(found)))
+    pictures = "".join(
+        f"<figure id={name}>{svg}<figcaption>{html.escape(caption)} <a href='figures/{name}.png'>PNG</a> <a href='figures/{name}.svg'>SVG</a></figcaption></figure>"
+        for name, svg, caption in drawn
+    )
+    spec = json.dumps(experiment.spec.model_dump(mode="json"), indent=1)
+    return f"""<!doctype html>
+<html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
+<title>{html.escape(experiment.name)} - Tombola</title>
+<style>{_STYLE}</style>
+<main>
+<h1>{html.escape(experiment.name)}</h1>
+<p class=about>{html.escape(experiment.spec.about)}</p>
+{state}
+<h2>Verdict</h2>
+<ul>{said}</ul>
+<h2>Figures</h2>
+{pictures}
+<h2>Table</h2>
+<p>Test accuracy (%) at the step of minimum validation loss, mean (smallest - largest); under it the step, likewise.
+Each single training is in <a href=table.csv>table.csv</a>.</p>
+{_table(found, judged)}
+<h2>Why each verdict</h2>
+{_reasons(judged, criteria(wanted).accuracy_margin)}
+<h2>Spec</h2>
+<details open><summary>Every value, defaults too</summary><pre>{html.escape(spec)}</pre></details>
+<h2>How it came about</h2>
+{_environment(wanted, store, found)}
+</main></html>
+"""
+
+
+def _table(found: Sequence[Result], judged: Sequence[Verdict]) -> str:
+    arms = arms_of(found)
+    words = {verdict.level: verdict.verdict for verdict in judged}
+    rows = []
+    for level in sorted({result.row.level for result in found}):
+        here = [result for result in found if result.row.level == level]
+        cells = "".join(_cell([result for result in here if level == 0 or result.row.arm == arm]) for arm in arms)
+        density = mean(result.values["density"] for result in here)
+        word = words.get(level, "dense" if level == 0 else "")
+        rows.append(f"<tr><td>{level}<td>{density:.1%}<td>{here[0].values['alive']:,}{cells}<td class='{word.replace(' ', '-')}'>{word}")
+    head = "".join(f"<th>{html.escape(arm)}" for arm in arms)
+    return f"<div class=wide><table><thead><tr><th>level<th>density<th>weights{head}<th>verdict<tbody>{''.join(rows)}</table></div>"
+
+
+def _cell(group: Sequence[Result]) -> str:
+    if not group:
+        return "<td>-"
+    accuracies = [100 * result.values["early_stop_test_accuracy"] for result in group]
+    steps = [result.values["early_stop_step"] for result in group]
+    return (
+        f"<td>{mean(accuracies):.2f} <small>({min(accuracies):.2f} - {max(accuracies):.2f})</small>"
+        f"<br>{mean(steps):,.0f} <small>({min(steps):,} - {max(steps):,})</small>"
+    )
+
+
+def _reasons(judged: Sequence[Verdict], margin: float) -> str:
+    lines = []
+    for verdict in judged:
+        controls = "; ".join(
+            f"less {html.escape(control.against)}: accuracy {points(control.accuracy)} points, early stop {whole(control.steps)} steps ({control.result})"
+            for control in verdict.controls
+        )
+        lines.append(f"<tr><td>{verdict.density:.1%}<td class='{verdict.verdict.replace(' ', '-')}'>{verdict.verdict}<td>{html.escape(verdict.reason)}<td>{controls}")
+    return (
+        f"<div class=wide><table class=reasons><thead><tr><th>density<th>verdict<th>against the dense network (margin {100 * margin:g} points)"
+        f"<th>ticket against its controls<tbody>{''.join(lines)}</table></div>"
+    )
+
+
+def _environment(wanted: Plan, store: Store, found: Sequence[Result]) -> str:
+    provenances = [store.provenance(result.row.run) for result in found]
+    names = ("tombola", "git", "torch", "python", "machine", "device", "threads", "engine")
+    lines = [f"<tr><td>{name}<td>{html.escape(_several(Counter(str(each.get(name)) for each in provenances)))}" for name in names]
+    seconds = sum(each["seconds"] for each in provenances)
+    memory = max((each["peak_memory_mb"] or 0 for each in provenances), default=0)
+    lines.append(f"<tr><td>training time<td>{duration(seconds)} in all, {len(found)} trainings")
+    lines.append(f"<tr><td>peak memory of a worker<td>{memory:.0f} MB")
+    lines.append(f"<tr><td>runs<td>{len(wanted.runs)} in the plan; keys and seeds of each in the store's outcome.json")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _several(counts: Counter[str]) -> str:
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{value} ({count})" for value, count in counts.most_common())
+
+
+_STYLE = """
+body{font:16px/1.5 system-ui,Helvetica,Arial,sans-serif;color:#1a1a1a;background:#fff;margin:0}
+main{max-width:800px;margin:2rem auto;padding:0 1rem}
+h1{margin-bottom:0}h2{margin-top:2.2rem;border-bottom:1px solid #ccc}
+.about{color:#555;margin-top:.2rem}.partial{background:#fff3cd;padding:.5rem .8rem}
+figure{margin:1.5rem 0}figure svg{max-width:100%;height:auto}figcaption{color:#444;font-size:.9rem}
+table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
+td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e4e4;vertical-align:top}
+th{border-bottom:2px solid #999}.reasons td:nth-child(n+3){text-align:left}
+small{color:#666}.wide{overflow-x:auto}pre{background:#f6f6f6;padding:.8rem;overflow-x:auto;font-size:.8rem}
+.winning{color:#00643c;font-weight:600}.matching{color:#00509e;font-weight:600}.losing{color:#a03000}.not-decided{color:#666}
+@media print{main{max-width:none;margin:0}figure,tr{break-inside:avoid}details{display:block}}
+"""

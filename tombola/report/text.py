@@ -1,0 +1,187 @@
+"""Results in a terminal or a file: the table, the verdict, the plan, and progress while running."""
+
+import csv
+import io
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import mean
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from tombola.lab.execute import Event
+from tombola.lab.plan import Row
+from tombola.lab.results import COLUMNS, Result
+from tombola.lab.runs import Run, Train
+from tombola.study.verdict import Criteria, Verdict
+
+LINE_EVERY_S = 5
+
+
+def arms_of(found: Sequence[Result]) -> list[str]:
+    """The arms that have results beside the dense one, in the plan's order."""
+    return list(dict.fromkeys(result.row.arm for result in found if result.row.arm != "dense"))
+
+
+def summary_table(found: Sequence[Result], verdicts: Sequence[Verdict]) -> Table:
+    """One line per level: density, each arm's mean test accuracy (%) at the early stop and mean early-stop step, the verdict."""
+    arms = arms_of(found)
+    words = {verdict.level: verdict.verdict for verdict in verdicts}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("level", "dens-\nity %", *(f"{arm}\nacc. %" for arm in arms), *(f"{arm}\nstop" for arm in arms)):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for level in sorted({result.row.level for result in found}):
+        here = [result for result in found if result.row.level == level]
+        groups = [[result for result in here if level == 0 or result.row.arm == arm] for arm in arms]
+        table.add_row(
+            str(level),
+            f"{100 * mean(result.values['density'] for result in here):.1f}",
+            *(_mean(group, "early_stop_test_accuracy", 100, ".2f") for group in groups),
+            *(_mean(group, "early_stop_step", 1, ",.0f") for group in groups),
+            words.get(level, "dense" if level == 0 else ""),
+        )
+    return table
+
+
+def _mean(group: Sequence[Result], name: str, scale: float, form: str) -> str:
+    return format(scale * mean(result.values[name] for result in group), form) if group else "-"
+
+
+def records_text(records: Sequence[dict[str, Any]], form: str) -> str:
+    """The table's records as `csv`, `json` or `text`."""
+    if form == "json":
+        return json.dumps(list(records), indent=1)
+    if form == "csv":
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return stream.getvalue().rstrip("\n")
+    cells = [list(COLUMNS), *([_cell(record.get(name)) for name in COLUMNS] for record in records)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(COLUMNS))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def verdict_json(experiment: str, verdicts: Sequence[Verdict], said: Sequence[str], criteria: Criteria) -> str:
+    """The verdict for programs: per level the paired differences with intervals, n, the word, the reason."""
+    content = {
+        "experiment": experiment,
+        "method": "paired differences, Student t interval",
+        "criteria": asdict(criteria),
+        "sentences": list(said),
+        "levels": [asdict(verdict) for verdict in verdicts],
+    }
+    return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    # JSON has no infinity: an interval without ends has null for them.
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def plan_text(summary: dict[str, Any]) -> str:
+    """What a plan amounts to, for people."""
+    lines = [f"{summary['experiment']}: {summary['rows']} trainings compared, {summary['total']['wanted']} runs in all"]
+    lines += [
+        f"  {kind:<8} asked for {count['asked']:>6,}   distinct {count['wanted']:>6,}   stored {count['stored']:>6,}   to do {count['missing']:>6,}"
+        for kind, count in summary["runs"].items()
+    ]
+    if summary["total"]["missing"]:
+        lines.append(
+            f"To do: {summary['training_steps_missing']:,} training steps, about {duration(summary['estimated_seconds'])} "
+            f"with {summary['workers']} worker{'s' if summary['workers'] > 1 else ''}."
+        )
+    else:
+        lines.append("Nothing to do: everything is stored.")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people.
+
+    >>> [duration(seconds) for seconds in (8, 75, 7260)]
+    ['8 s', '1 min 15 s', '2 h 1 min']
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+class Watcher:
+    """Live progress: runs done of all, the current losses, the time left.
+
+    A bar that redraws itself on a terminal; elsewhere a line now and then that stays readable in a file.
+    """
+
+    def __init__(self, console: Console, runs: Sequence[Run], rows: Sequence[Row], step_seconds: float, workers: int) -> None:
+        self._console, self._workers = console, workers
+        self._names = {row.run.key: f"{row.arm} {row.level} of replicate {row.replicate}" for row in reversed(rows)}
+        self._steps_left = {run.key: run.until - run.begin for run in runs if isinstance(run, Train)}
+        self._all_steps = max(sum(self._steps_left.values()), 1)
+        self._count, self._done, self._guess_s = len(runs), 0, step_seconds
+        self._now: dict[str, str] = {}
+        self._began = self._spoke = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.fields[runs]}"), BarColumn(bar_width=24), TextColumn("{task.fields[rest]}"), console=console, transient=True
+        )
+        self._task = self._bar.add_task("", total=self._all_steps, runs="", rest="")
+
+    def __enter__(self) -> "Watcher":
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event, and show it when it is time to."""
+        key = event.run.key
+        match event.what:
+            case "looked":
+                self._steps_left[key] = event.total - event.done
+                self._now[key] = f"{self._names.get(key, 'rewind point')}: validation loss {event.loss:.3f} at step {event.done}"
+            case "stored" | "failed" | "skipped":
+                self._done += event.what == "stored"
+                self._steps_left.pop(key, None)
+                self._now.pop(key, None)
+        if event.what in ("failed", "retried", "skipped"):
+            what = {"failed": "failed", "retried": "tried once more", "skipped": "left out"}[event.what]
+            self._console.print(f"{what}: {self._names.get(key, key)}: {event.note}", style="yellow", highlight=False, markup=False)
+        self._show()
+
+    def _show(self) -> None:
+        left = sum(self._steps_left.values())
+        runs = f"{self._done}/{self._count} runs"
+        rest = f"{self._left_text(left)}  {'; '.join(list(self._now.values())[:2])}"
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=self._all_steps - left, runs=runs, rest=rest)
+        elif time.monotonic() - self._spoke >= LINE_EVERY_S:
+            self._spoke = time.monotonic()
+            self._console.print(f"{runs}, {rest}", highlight=False, soft_wrap=True, markup=False)
+
+    def _left_text(self, left: int) -> str:
+        elapsed, done = time.monotonic() - self._began, self._all_steps - left
+        # The guess counts until a twentieth is measured.
+        each = elapsed / done if done > 0.05 * self._all_steps else self._guess_s / self._workers
+        return f"about {duration(each * left)} left"

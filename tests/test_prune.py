@@ -118,7 +118,7 @@ def test_global_scores_are_compared_raw() -> None:  # C16
 
 
 def test_a_layer_that_is_left_out_changes_what_the_rate_is_taken_of() -> None:  # C17
-    scores = {"a": torch.arange(10.0), "kept": torch.zeros(90)}
+    scores = {"a": torch.arange(10.0) + 1, "kept": torch.zeros(90)}
     without = prune.globally(scores, Mask({"a": alive(10)}), 0.2)
     assert list(without) == ["a"] and without.alive == 8
     assert prune.globally(scores, Mask({"a": alive(10), "kept": alive(90)}), 0.2).counts == {"a": 10, "kept": 70}
@@ -149,8 +149,8 @@ def test_more_weights_than_a_quantile_can_take() -> None:  # C7
 def test_brute_force_on_five_weights(remove: int) -> None:  # C1 C2 C19
     """Of all ways to remove `remove` of five: the smallest sum of scores, then the lowest indices."""
     for values in itertools.product([0.0, 1.0, 2.0], repeat=5):
-        best = min(itertools.combinations(range(5), remove), key=lambda gone: (sorted(values[i] for i in gone), gone))
-        # Sorted scores settle which values go; among the ways to take equal values the lowest indices come first.
+        # The sum settles which values go; among the ways to take equal values the lowest indices come first.
+        best = min(itertools.combinations(range(5), remove), key=lambda gone: (sum(values[place] for place in gone), gone))
         kept = prune.lowest(torch.tensor(values), alive(5), remove)
         assert kept.tolist() == [place not in best for place in range(5)], values
 
@@ -216,24 +216,50 @@ def test_globally_as_torch_does_over_eight_rounds(seed: int) -> None:  # O1 C16
             assert torch.equal(living[name], module.get_buffer("weight_mask").bool())
 
 
-FC1_CONV2, FC1_CONV4 = 16 * 16 * 64 * 256, 8 * 8 * 128 * 256
+# Weights and rate of each layer: convolutions and the output layer lose 10 % a round, the other linear layers 20 %.
+LENET = {"fc1": (784 * 300, 0.2), "fc2": (300 * 100, 0.2), "output": (100 * 10, 0.1)}
+HEAD = {"fc2": (256 * 256, 0.2), "output": (256 * 10, 0.1)}
+CONV_2 = {"conv1": (3 * 64 * 9, 0.1), "conv2": (64 * 64 * 9, 0.1), "fc1": (16 * 16 * 64 * 256, 0.2)} | HEAD
+CONV_4 = {
+    "conv1": (3 * 64 * 9, 0.1),
+    "conv2": (64 * 64 * 9, 0.1),
+    "conv3": (64 * 128 * 9, 0.1),
+    "conv4": (128 * 128 * 9, 0.1),
+    "fc1": (8 * 8 * 128 * 256, 0.2),
+} | HEAD
 
-# Weights and rate of each layer, then P_m in percent by round as literature has it (The Lottery Ticket Hypothesis, Figure 2
-# and the labels of its curves): convolutions and the output layer at 10 %, LeNet and the other linear layers at 20 %.
-PAPER = {
-    "lenet-300-100": (
-        {"fc1": (784 * 300, 0.2), "fc2": (300 * 100, 0.2), "output": (100 * 10, 0.1)},
-        "100.0 80.0 64.1 51.3 41.1 32.9 26.3 21.1 16.9 13.5 10.8 8.7 7.0 5.6 4.5 3.6 2.9 2.3 1.9 1.5 1.2",
-    ),
-    "conv-2": (
-        {"conv1": (3 * 64 * 9, 0.1), "conv2": (64 * 64 * 9, 0.1), "fc1": (FC1_CONV2, 0.2), "fc2": (256 * 256, 0.2), "output": (2560, 0.1)},
-        "100.0 80.1 64.2 51.4 41.2 33.0 26.5 21.2 17.0 13.7 11.0 8.8 7.1 5.7 4.6 3.7 3.0",
-    ),
-    "conv-4": (
-        {
-            "conv1": (3 * 64 * 9, 0.1), "conv2": (64 * 64 * 9, 0.1), "conv3": (64 * 128 * 9, 0.1), "conv4": (128 * 128 * 9, 0.1),
-            "fc1": (FC1_CONV4, 0.2), "fc2": (256 * 256, 0.2), "output": (2560, 0.1),
-        },
-        "100.0 81.1 65.8 53.5 43.6 35.6 29.1 23.9 19.6 16.2 13.3 11.1 9.2 7.7 6.4 5.4 4.5",
-    ),
-}  # fmt: skip
+
+def living_by_round(layers: dict[str, tuple[int, float]], rounds: int) -> list[dict[str, int]]:
+    counts = [{name: size for name, (size, _) in layers.items()}]
+    for _ in range(rounds):
+        counts.append({name: living - prune.count(layers[name][1], living) for name, living in counts[-1].items()})
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("layers", "total", "percent"),
+    [
+        (LENET, 266_200, "100.0 80.0 64.1 51.3 41.1 32.9 26.3 21.1 16.9 13.5 10.8 8.7 7.0 5.6 4.5 3.6 2.9 2.3 1.9 1.5 1.2"),
+        (CONV_2, 4_300_992, "100.0 80.1 64.2 51.4 41.2 33.0 26.5 21.2 17.0 13.7 11.0 8.8 7.1 5.7 4.6 3.7 3.0"),
+        (CONV_4, 2_425_024, "100.0 81.1 65.8 53.5 43.6 35.6 29.1 23.9 19.6 16.2 13.3 11.1 9.2 7.7 6.4 5.4 4.5"),
+    ],
+    ids=["LeNet", "Conv-2", "Conv-4"],
+)
+def test_the_densities_that_the_paper_prints(layers: dict[str, tuple[int, float]], total: int, percent: str) -> None:
+    """P_m by round (The Lottery Ticket Hypothesis, Frankle & Carbin, 2019, labels of the figures).
+
+    Two labels of the paper lie within 0.06 of ours and are not their rounding: LeNet's 1.8 is 1.851 here (its code removes
+    one weight more per layer and round, trap C2, which makes it 1.844), Conv-4's 7.6 is 7.653.
+    """
+    counts = living_by_round(layers, rounds=len(percent.split()) - 1)
+    assert sum(counts[0].values()) == total
+    assert [f"{100 * sum(living.values()) / total:.1f}" for living in counts] == percent.split()
+
+
+def test_the_masks_of_lenet_have_these_densities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = {name: torch.rand(size, generator=generator) for name, (size, _) in LENET.items()}
+    living = Mask({name: alive(size) for name, (size, _) in LENET.items()})
+    for counts in living_by_round(LENET, rounds=20):
+        assert living.counts == counts
+        living = prune.by_layer(scores, living, {name: rate for name, (_, rate) in LENET.items()})

@@ -56,7 +56,7 @@ Workers = Annotated[int | None, Parameter(name="--workers")]
 
 
 @app.command
-def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, workers: Workers = None) -> int:  # noqa: B008 - frozen
+def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, workers: Workers = None) -> int:
     """Do what is missing of an experiment, then print its table and verdict and write its report.
 
     Run it again at any time: what is stored is not done again.
@@ -86,13 +86,19 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
                 result = execute(lacking, store, data_dir, crew, watcher)
         except KeyboardInterrupt:
             left = len(missing(wanted, store))
-            sys.stderr.write(f"\ninterrupted: {len(lacking) - left} runs were finished and are kept, {left} are left. The same command goes on from here.\n")
+            sys.stderr.write(
+                f"\ninterrupted: {len(lacking) - left} runs were finished and are kept, {left} are left. "
+                "The same command goes on from here.\n"
+            )
             return 130
         failed = len(result.failed)
         for bad, failure in result.failed.items():
             sys.stderr.write(f"{bad.key} failed: {failure.reason}\n  log: {failure.log}\n")
         if failed:
-            sys.stderr.write(f"{failed} of {len(lacking)} runs failed, {len(result.skipped)} that need them were left out, {result.done} are done.\n")
+            sys.stderr.write(
+                f"{failed} of {len(lacking)} runs failed, "
+                f"{len(result.skipped)} that need them were left out, {result.done} are done.\n"
+            )
     found = _found(wanted, store, allow_none=bool(failed))
     if found:
         _show(wanted, store, found, console)
@@ -104,7 +110,7 @@ def plan_command(
     spec: str,
     /,
     *,
-    common: Common = Common(),  # noqa: B008 - frozen
+    common: Common = Common(),
     workers: Workers = None,
     format: Literal["text", "json"] = "text",
 ) -> int:
@@ -135,7 +141,7 @@ def table(
     spec: str,
     /,
     *,
-    common: Common = Common(),  # noqa: B008 - frozen
+    common: Common = Common(),
     format: Literal["text", "csv", "json"] = "text",
 ) -> int:
     """Print one row per replicate, arm and level of what is finished; accuracies are fractions.
@@ -160,7 +166,7 @@ def verdict(
     spec: str,
     /,
     *,
-    common: Common = Common(),  # noqa: B008 - frozen
+    common: Common = Common(),
     format: Literal["text", "json"] = "text",
 ) -> int:
     """Say whether the tickets win, by how much and how surely, and what they owe it to.
@@ -188,7 +194,7 @@ def verdict(
 
 
 @app.command
-def report(spec: str, /, *, common: Common = Common()) -> int:  # noqa: B008 - frozen
+def report(spec: str, /, *, common: Common = Common()) -> int:
     """Write the report of what is finished: one HTML file, and the figures as PNG and SVG.
 
     Parameters
@@ -209,7 +215,7 @@ def ticket(
     level: int,
     replicate: int = 0,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    common: Common = Common(),  # noqa: B008 - frozen
+    common: Common = Common(),
 ) -> int:
     """Write a ticket - its mask and the weights its survivors return to - as one safetensors file.
 
@@ -256,7 +262,9 @@ def _crew(workers: int | None) -> int:
     if workers is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers < 1:
-        raise BadInput(where="--workers", expected="at least 1", found=str(workers), todo="Leave it out for one per core.")
+        raise BadInput(
+            where="--workers", expected="at least 1", found=str(workers), todo="Leave it out for one per core."
+        )
     return workers
 
 
@@ -272,8 +280,12 @@ def _found(wanted: Plan, store: Store, allow_none: bool = False) -> "list[Result
     found = results(wanted, store)
     if not found and not allow_none:
         name = wanted.experiment.name
-        raise StoreError(where=str(store.root), expected=f"finished runs of {name}", found="none",
-                         todo=f"`tombola run {name}` makes them; give the same --set and --store here.")
+        raise StoreError(
+            where=str(store.root),
+            expected=f"finished runs of {name}",
+            found="none",
+            todo=f"`tombola run {name}` makes them; give the same --set and --store here.",
+        )
     return found
 
 
@@ -294,7 +306,12 @@ def _write_report(wanted: Plan, store: Store, found: "list[Result]") -> Path:
     try:
         return page.write(wanted, store, found, folder)
     except OSError as error:
-        raise StoreError(where=str(folder), expected="a folder that can be written", found=str(error), todo="Make room or name another --store.") from error
+        raise StoreError(
+            where=str(folder),
+            expected="a folder that can be written",
+            found=str(error),
+            todo="Make room or name another --store.",
+        ) from error
 
 
 @contextmanager

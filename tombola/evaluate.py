@@ -25,7 +25,9 @@ class Evaluation:
         return self.correct / self.total
 
 
-def evaluate(model: nn.Module, dataset: Dataset, images: Tensor, labels: Tensor, places: Tensor | None = None) -> Evaluation:
+def evaluate(
+    model: nn.Module, dataset: Dataset, images: Tensor, labels: Tensor, places: Tensor | None = None
+) -> Evaluation:
     """Loss and accuracy of `model` on `images` at `places`, by default on all, every one counted once.
 
     The model is put into evaluation mode and back. The loss is summed in float64.

@@ -63,11 +63,16 @@ class Guard:
     def check(self) -> None:
         """Raise `GuardLost` unless every pruned weight and all of its optimiser state is exactly 0."""
         for name, parameter, dead in zip(self._names, self._parameters, self._dead, strict=True):
-            for what, value in [("weight", parameter), *(("optimiser state", state) for state in self._state_of(parameter))]:
+            for what, value in [
+                ("weight", parameter),
+                *(("optimiser state", state) for state in self._state_of(parameter)),
+            ]:
                 moved = int(value.detach()[dead].count_nonzero())
                 if moved:
-                    raise GuardLost(f"{name}: expected every pruned {what} to be 0, found {moved} that are not. "
-                                    "Something changed them outside of the optimiser's step.")
+                    raise GuardLost(
+                        f"{name}: expected every pruned {what} to be 0, found {moved} that are not. "
+                        "Something changed them outside of the optimiser's step."
+                    )
 
     def release(self) -> None:
         """Take the hooks off the optimiser."""

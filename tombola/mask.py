@@ -30,7 +30,12 @@ class Mask(Mapping[str, Tensor]):
     def __init__(self, layers: Mapping[str, Tensor]) -> None:
         for name, alive in layers.items():
             if alive.dtype != torch.bool:
-                raise BadInput(where=f"mask of {name}", expected="bool", found=str(alive.dtype), todo="Compare or convert it first.")
+                raise BadInput(
+                    where=f"mask of {name}",
+                    expected="bool",
+                    found=str(alive.dtype),
+                    todo="Compare or convert it first.",
+                )
         self._layers = {name: alive.detach().cpu().clone() for name, alive in layers.items()}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -166,7 +171,9 @@ def random_like(mask: Mask, mask_seed: int) -> Mask:
 
 def apply(weights: Weights, mask: Mask) -> dict[str, Tensor]:
     """m ⊙ theta: a copy of `weights` in which every pruned weight is exactly +0."""
-    return {name: value.masked_fill(~mask[name], 0) if name in mask else value.clone() for name, value in weights.items()}
+    return {
+        name: value.masked_fill(~mask[name], 0) if name in mask else value.clone() for name, value in weights.items()
+    }
 
 
 def compress(weights: Weights, mask: Mask) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Which weights stay: an exact count, in a scope.
 
 The count rule: of n living weights a fraction f removes floor(f n + 1/2). The tie rule: among equal scores the earlier
-tensor goes first, and in a tensor the lower flat index. So a fraction of 0 removes none, 1 removes all, and the masks of
-successive rounds nest.
+tensor goes first, and in a tensor the lower flat index. So a fraction of 0 removes none, 1 removes all, and the masks
+of successive rounds nest.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,12 @@ def count(fraction: float, living: int) -> int:
     [0, 1, 2, 3, 10]
     """
     if not 0 <= fraction <= 1:
-        raise BadInput(where="prune", expected="a fraction in [0, 1]", found=repr(fraction), todo="0.2 removes a fifth of the living weights.")
+        raise BadInput(
+            where="prune",
+            expected="a fraction in [0, 1]",
+            found=repr(fraction),
+            todo="0.2 removes a fifth of the living weights.",
+        )
     return floor(fraction * living + 0.5)
 
 
@@ -48,7 +53,9 @@ def by_layer(scores: Mapping[str, Tensor], mask: Mask, rates: Mapping[str, float
     tensor([ True, False,  True,  True,  True])
     """
     _finite(scores)
-    return Mask({name: lowest(scores[name], alive, count(rates[name], int(alive.sum()))) for name, alive in mask.items()})
+    return Mask(
+        {name: lowest(scores[name], alive, count(rates[name], int(alive.sum()))) for name, alive in mask.items()}
+    )
 
 
 def globally(scores: Mapping[str, Tensor], mask: Mask, rate: float) -> Mask:
@@ -67,4 +74,9 @@ def globally(scores: Mapping[str, Tensor], mask: Mask, rate: float) -> Mask:
 def _finite(scores: Mapping[str, Tensor]) -> None:
     for name, score in scores.items():
         if not bool(score.isfinite().all()):
-            raise BadInput(where=f"scores of {name}", expected="finite numbers", found="NaN or infinity", todo="The training that gave them diverged.")
+            raise BadInput(
+                where=f"scores of {name}",
+                expected="finite numbers",
+                found="NaN or infinity",
+                todo="The training that gave them diverged.",
+            )

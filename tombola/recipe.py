@@ -109,7 +109,7 @@ def learning_rate(recipe: Recipe, step: int, epoch_iterations: int) -> float:
     """The learning rate of the optimiser step that follows after `step` steps.
 
     A function of the step alone: a training that continues from step k, or is rewound to it, takes the rates that the
-    first one took from there. During warm-up the rate is lr * step / warmup, so step 0 has rate 0, as in the authors' code.
+    first one took from there. During warm-up the rate is lr * step / warmup: 0 at step 0, as in the authors' code.
 
     >>> recipe = Recipe(model="lenet-300-100", data="mnist", length="100it", batch=60, warmup="10it",
     ...                 optimizer={"name": "sgd", "lr": 0.1}, schedule={"name": "step", "milestones": ["50it"]})

@@ -35,7 +35,8 @@ class Ticket:
 
     def __repr__(self) -> str:
         origin = self.origin
-        return f"Ticket({origin.get('model', 'model')}, density {self.mask.density:.3g}, rewind {origin.get('rewind', '?')}, from {origin.get('key', '?')})"
+        model, rewind, key = (origin.get(name, "?") for name in ("model", "rewind", "key"))
+        return f"Ticket({model}, density {self.mask.density:.3g}, rewind {rewind}, from {key})"
 
     def apply(self, model: nn.Module) -> None:
         """Put the ticket's weights into `model`, by copy; train it under `mask` from there.
@@ -52,14 +53,20 @@ class Ticket:
         """
         tensors = {f"mask/{name}": bits for name, bits in mask.pack(self.mask).items()}
         tensors |= {f"weights/{name}": value for name, value in mask.compress(self.weights, self.mask).items()}
-        about = {"format": FORMAT, "shapes": {name: list(alive.shape) for name, alive in self.mask.items()}, "origin": dict(self.origin)}
+        about = {
+            "format": FORMAT,
+            "shapes": {name: list(alive.shape) for name, alive in self.mask.items()},
+            "origin": dict(self.origin),
+        }
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             # One key of metadata: with more, the file's bytes depend on the order of a hash map.
             save_file(tensors, temporary, metadata={"tombola": json.dumps(about, sort_keys=True)})
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
-            raise BadInput(where=str(path), expected="a file that can be written", found=str(error), todo="Name another one.") from error
+            raise BadInput(
+                where=str(path), expected="a file that can be written", found=str(error), todo="Name another one."
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -75,9 +82,19 @@ class Ticket:
                 about = json.loads((file.metadata() or {})["tombola"])
                 tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise BadInput(where=str(path), expected="a ticket's file", found=f"something else ({error})", todo="`tombola ticket` makes one.") from error
+            raise BadInput(
+                where=str(path),
+                expected="a ticket's file",
+                found=f"something else ({error})",
+                todo="`tombola ticket` makes one.",
+            ) from error
         if about["format"] != FORMAT:
-            raise BadInput(where=str(path), expected=f"format {FORMAT}", found=f"format {about['format']}", todo="A newer version of Tombola wrote it.")
+            raise BadInput(
+                where=str(path),
+                expected=f"format {FORMAT}",
+                found=f"format {about['format']}",
+                todo="A newer version of Tombola wrote it.",
+            )
         alive = mask.unpack(_below("mask/", tensors), {name: tuple(shape) for name, shape in about["shapes"].items()})
         return Ticket(alive, mask.expand(_below("weights/", tensors), alive), about["origin"])
 

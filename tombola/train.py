@@ -80,7 +80,7 @@ def state_of(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
 def restore_state(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Put back what `state_of` took, by copy."""
     parameters = dict(model.named_parameters())
-    entries: dict[nn.Parameter, dict[str, Any]] = {}
+    entries: dict[Tensor, dict[str, Any]] = {}
     for path, value in state.items():
         entry, name = path.split("/", 1)
         parameter = parameters[name]

@@ -19,7 +19,10 @@ def of(model: nn.Module) -> dict[str, Tensor]:
     >>> bool((before["weight"] == 0).any())
     False
     """
-    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
 
 
 def put(model: nn.Module, weights: Weights) -> None:
@@ -32,7 +35,11 @@ def put(model: nn.Module, weights: Weights) -> None:
         BadInput: names or shapes differ; the first that differs are named.
     """
     own = model.state_dict()
-    differing = [name for name in {**own, **weights} if name not in own or name not in weights or own[name].shape != weights[name].shape]
+    differing = [
+        name
+        for name in {**own, **weights}
+        if name not in own or name not in weights or own[name].shape != weights[name].shape
+    ]
     if differing:
         raise BadInput(
             where=f"weights of {type(model).__name__}",

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from tombola.data.facts import Facts
 
-# The source has no split of its own kind in scikit-learn's copy. Ours is drawn once, with this seed, and is part of what
-# `digits` means here: 1,000 + 200 for training and validation, 597 for the test.
+# scikit-learn's copy has no split. Ours is drawn once, with this seed, and is part of what `digits` means here: 1,000 + 200 for training and validation, 597 for the test.
 TEST_SEED = 1998
 
 FACTS = Facts(

@@ -46,7 +46,7 @@ def fetch(folder: str, name: str, homes: Sequence[str], data_dir: Path | None, c
         where=folder,
         expected=f"{name} in {target.parent}",
         found="no such file there, and no download: " + "; ".join(answers),
-        todo=f"Put the file into that folder by hand, or name a folder that has it with --data-dir or TOMBOLA_DATA.",
+        todo="Put the file into that folder by hand, or name a folder that has it with --data-dir or TOMBOLA_DATA.",
     )
 
 
@@ -55,11 +55,11 @@ def _try(address: str, part: Path, check: Callable[[Path], object]) -> str:
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            # 206 continues where we are; any other success sends the whole file, whatever was asked.
-            with part.open("ab" if answer.status == 206 else "wb") as file:
-                while block := answer.read(1 << 16):
-                    file.write(block)
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        # 206 continues where we are; any other success sends the whole file, whatever was asked.
+        with answer, part.open("ab" if answer.status == 206 else "wb") as file:
+            while block := answer.read(1 << 16):
+                file.write(block)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: nothing is left to send; the check below decides
             return f"answered {error.code}"

@@ -34,7 +34,7 @@ HOMES = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 
-# File, SHA-256 of its decompressed bytes, and its shape. The .gz wrapper differs from home to home; what is inside does not.
+# File, SHA-256 of its decompressed bytes, shape. The .gz wrapper differs from home to home; what is inside does not.
 FILES: dict[str, tuple[str, tuple[int, ...]]] = {
     "train-images-idx3-ubyte": ("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db", (60_000, 28, 28)),
     "train-labels-idx1-ubyte": ("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5", (60_000,)),
@@ -72,10 +72,14 @@ def _checked(path: Path, name: str) -> bytes:
         content = path.read_bytes()
         raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(where=str(path), expected=expected, found=f"a file that cannot be read ({error})", todo=_TODO) from error
+        raise DataError(
+            where=str(path), expected=expected, found=f"a file that cannot be read ({error})", todo=_TODO
+        ) from error
     digest = hashlib.sha256(raw).hexdigest()
     if digest != FILES[name][0]:
-        raise DataError(where=str(path), expected=expected, found=f"{len(raw):,} bytes with {digest[:16]}...", todo=_TODO)
+        raise DataError(
+            where=str(path), expected=expected, found=f"{len(raw):,} bytes with {digest[:16]}...", todo=_TODO
+        )
     return raw
 
 

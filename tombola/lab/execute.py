@@ -1,8 +1,8 @@
 """Do what a plan lacks: worker processes with one thread each, one run at a time, nothing finished ever lost.
 
 A worker gets one run, performs it, writes the outcome into the store and asks for the next. It claims the run first, so
-that two plans on one store never do the same run twice. If it dies, its run is tried once more; if the run itself fails,
-that is its outcome, the runs that need it are left out and the rest goes on.
+that two plans on one store never do the same run twice. If it dies, its run is tried once more; if the run itself
+fails, that is its outcome, the runs that need it are left out and the rest goes on.
 """
 
 import errno
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tombola.errors import DataError, StoreError, TombolaError
-from tombola.lab.runs import Run, Train, shallow
+from tombola.lab.runs import Run, shallow
 from tombola.lab.store import Failure, Store
 
 BUSY_POLL_S = 0.2
@@ -87,10 +87,13 @@ def execute(runs: Iterable[Run], store: Store, data_dir: Path | None, workers: i
         while not work.over:
             while len(crew) < min(workers, work.left) and work.ready:
                 crew.append(_hire(store, data_dir, len(crew)))
-            for worker in crew:
+            for worker in list(crew):
                 if worker.run is None and (run := work.next()):
                     worker.run = run
-                    worker.pipe.send(shallow(run))
+                    try:
+                        worker.pipe.send(shallow(run))
+                    except OSError:
+                        _bury(worker, crew, work)
             _listen(crew, work)
         return work.result
     finally:
@@ -188,7 +191,10 @@ def _listen(crew: list[_Worker], work: _Work) -> None:
     """Wait until some worker has something to say, or is dead, and act on it."""
     at_work = [worker for worker in crew if worker.run]
     sources = [source for worker in at_work for source in (worker.pipe, worker.process.sentinel)]
-    heard = wait(sources, timeout=work.pause_s) if sources else time.sleep(work.pause_s or 0) or []
+    if not sources:
+        time.sleep(BUSY_POLL_S)
+        return
+    heard = wait(sources, timeout=work.pause_s)
     for worker in at_work:
         if worker.pipe in heard:
             try:
@@ -223,7 +229,11 @@ def _bury(worker: _Worker, crew: list[_Worker], work: _Work) -> None:
     crew.remove(worker)
     worker.process.join()
     code = worker.process.exitcode
-    reason = f"its worker was killed by {signal.Signals(-code).name}" if code < 0 else f"its worker ended with exit status {code}"
+    reason = (
+        f"its worker was killed by {signal.Signals(-code).name}"
+        if code < 0
+        else f"its worker ended with exit status {code}"
+    )
     log = worker.log.read_text(errors="replace")[-LOG_TAIL:] if worker.log.exists() else ""
     worker.log.unlink(missing_ok=True)
     if worker.run:
@@ -234,7 +244,9 @@ def _hire(store: Store, data_dir: Path | None, number: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     log = store.root / "tmp" / f"worker@{platform.node()}@{os.getpid()}@{time.monotonic_ns()}"
-    process = context.Process(target=_serve, args=(theirs, store.root, data_dir, log), name=f"tombola-worker-{number}", daemon=True)
+    process = context.Process(
+        target=_serve, args=(theirs, store.root, data_dir, log), name=f"tombola-worker-{number}", daemon=True
+    )
     process.start()
     theirs.close()
     return _Worker(process, ours, log)
@@ -290,8 +302,17 @@ def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> list[
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
                 found = f"{error.strerror}: {error.filename or run.key}"
-                return [("stop", StoreError(where=str(bench.store.root), expected="room and the right to write", found=found,
-                                            todo="What is finished is kept; see to it and run the same command again."))]
+                return [
+                    (
+                        "stop",
+                        StoreError(
+                            where=str(bench.store.root),
+                            expected="room and the right to write",
+                            found=found,
+                            todo="What is finished is kept; see to it and run the same command again.",
+                        ),
+                    )
+                ]
             return [("failed", str(error), traceback.format_exc())]
         except TombolaError as error:
             return [("failed", str(error), traceback.format_exc())]

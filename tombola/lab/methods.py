@@ -35,7 +35,7 @@ class Replicate:
         return self.spec.iterations(self.spec.rewind)
 
     def rewind_point(self, init: str = "init") -> Run:
-        """theta_k: the initial weights, trained for k steps without a mask; for k = 0 the initial weights themselves."""
+        """theta_k: the initial weights, trained for k steps without a mask; for k = 0 the initial weights alone."""
         start = Init(self.network, self.spec.recipe.init, init_seed=self.seed(init))
         if self.rewind_step == 0:
             return start
@@ -61,13 +61,23 @@ class Replicate:
     def prune(self, trained: Train, mask: Run | None) -> Prune:
         """One round more: what is left of `mask` after the lowest-scoring weights of `trained` have gone."""
         prune = self.spec.prune
-        return Prune(self.network, trained, mask, prune.score, prune.scope, prune.rates, prune.keep, score_seed=self.seed("score"))
+        return Prune(
+            self.network,
+            trained,
+            mask,
+            prune.score,
+            prune.scope,
+            prune.rates,
+            prune.keep,
+            score_seed=self.seed("score"),
+        )
 
 
 def iterative(replicate: Replicate, levels: int) -> Iterator[Train]:
     """Train, prune, rewind the survivors to step k, repeat: Strategy 1 where k = 0.
 
-    The Lottery Ticket Hypothesis (Frankle & Carbin, 2019); Stabilizing the Lottery Ticket Hypothesis (Frankle et al., 2019).
+    The Lottery Ticket Hypothesis (Frankle & Carbin, 2019); Stabilizing the Lottery Ticket Hypothesis (Frankle,
+    Dziugaite, Roy & Carbin, 2019).
     """
     start = replicate.rewind_point()
     ticket = replicate.train(start)

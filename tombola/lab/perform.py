@@ -64,7 +64,11 @@ def _init(run: Init) -> Outcome:
 def _prune(run: Prune, store: Store) -> Outcome:
     model = _model(run.network)
     kinds = {name: kind for name, kind in mask.prunable(model).items() if name not in run.keep and kind not in run.keep}
-    before = store.mask(run.mask) if run.mask else mask.Mask({name: alive for name, alive in mask.full(model).items() if name in kinds})
+    before = (
+        store.mask(run.mask)
+        if run.mask
+        else mask.Mask({name: alive for name, alive in mask.full(model).items() if name in kinds})
+    )
     scores = score.SCORES[run.score](store.weights(run.trained), before, run.score_seed)
     rates = dict(run.rates)
     if run.scope == "global":
@@ -112,13 +116,21 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
 
 
 class _Looks:
-    """Watches one training: the validation loss along the way, test accuracy now and then, the weights at the best point.
+    """Watches one training: the validation loss, now and then the test accuracy, and the weights at the best point.
 
     The test set is drawn from nothing and chooses nothing: the early stop is where the validation loss is smallest, and
     the test accuracy reported for it is measured with the weights kept from that step.
     """
 
-    def __init__(self, run: Train, model: nn.Module, dataset: data.Dataset, train_places: Tensor, validation_places: Tensor, tell: Tell) -> None:
+    def __init__(
+        self,
+        run: Train,
+        model: nn.Module,
+        dataset: data.Dataset,
+        train_places: Tensor,
+        validation_places: Tensor,
+        tell: Tell,
+    ) -> None:
         self._run, self._model, self._dataset, self._tell = run, model, dataset, tell
         self._train_places, self._validation_places = train_places, validation_places
         self._steps: list[int] = []
@@ -131,8 +143,10 @@ class _Looks:
         if step % self._run.evaluate_every == 0 or step in (self._run.begin, self._run.until):
             seen = self._on_pool(self._validation_places)
             if not abs(seen.loss) < float("inf"):
-                raise Diverged(f"the validation loss is {seen.loss} after {step} steps; expected a finite number. "
-                               "Lower recipe.optimizer.lr, or add a recipe.warmup.")
+                raise Diverged(
+                    f"the validation loss is {seen.loss} after {step} steps; expected a finite number. "
+                    "Lower recipe.optimizer.lr, or add a recipe.warmup."
+                )
             if not self._losses or seen.loss < min(self._losses):
                 self._best = weights.of(self._model)
             self._steps.append(step)

@@ -85,11 +85,11 @@ def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
 
 
 def step_seconds(wanted: Plan, store: Store) -> float:
-    """Seconds that one training step takes: the median of this recipe's finished runs, or else a guess from its size."""
+    """Seconds that a training step takes: the median of this recipe's finished runs, or else a guess from its size."""
     done = store.keys()
     known = [row.run for row in wanted.rows if row.run.key in done][:20]
     if known:
-        return median(store.provenance(run)["seconds"] / max(run.until - run.begin, 1) for run in known)
+        return float(median(store.provenance(run)["seconds"] / max(run.until - run.begin, 1) for run in known))
     spec = wanted.experiment.spec
     weights = models.weight_count(spec.recipe.model, spec.facts.shape, spec.facts.classes)
     # Six operations a weight and example at 50 GFLOP/s, Adam's pass over the weights, and the framework's own time.
@@ -97,7 +97,7 @@ def step_seconds(wanted: Plan, store: Store) -> float:
 
 
 def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
-    """What a plan amounts to: per kind, runs asked for (shared ones each time), wanted, stored, missing; and the time left."""
+    """What a plan amounts to: per kind, runs asked for (shared ones each time), wanted, stored, missing; the time."""
     absent = missing(wanted, store)
     asked = Counter(run.kind for row in wanted.rows for run in (row.run, *row.run.inputs))
     kinds = Counter(run.kind for run in wanted.runs)
@@ -109,7 +109,12 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
         "experiment": wanted.experiment.name,
         "rows": len(wanted.rows),
         "runs": {
-            kind: {"asked": max(asked[kind], kinds[kind]), "wanted": kinds[kind], "stored": stored[kind], "missing": lacking[kind]}
+            kind: {
+                "asked": max(asked[kind], kinds[kind]),
+                "wanted": kinds[kind],
+                "stored": stored[kind],
+                "missing": lacking[kind],
+            }
             for kind in kinds
         },
         "total": {"wanted": len(wanted.runs), "stored": stored.total(), "missing": len(absent)},

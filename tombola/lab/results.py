@@ -44,7 +44,9 @@ def results(wanted: Plan, store: Store) -> list[Result]:
     """The finished rows of a plan, in its order."""
     done = store.keys()
     return [
-        Result(row, store.values(row.run), store.provenance(row.run)["seconds"]) for row in wanted.rows if row.run.key in done
+        Result(row, store.values(row.run), store.provenance(row.run)["seconds"])
+        for row in wanted.rows
+        if row.run.key in done
     ]
 
 
@@ -68,7 +70,11 @@ def table(wanted: Plan, found: list[Result]) -> list[dict[str, Any]]:
 def criteria(wanted: Plan) -> Criteria:
     """The experiment's own margins, in steps and fractions."""
     spec = wanted.experiment.spec
-    return Criteria(spec.verdict.accuracy_margin, spec.iterations(spec.verdict.step_margin or spec.evaluate.every), spec.verdict.confidence)
+    return Criteria(
+        spec.verdict.accuracy_margin,
+        spec.iterations(spec.verdict.step_margin or spec.evaluate.every),
+        spec.verdict.confidence,
+    )
 
 
 def verdicts(wanted: Plan, found: list[Result]) -> list[Verdict]:
@@ -83,7 +89,14 @@ def conclusions(wanted: Plan, found: list[Result]) -> list[str]:
 
 def _trial(result: Result) -> Trial:
     row, values = result.row, result.values
-    return Trial(row.arm, row.replicate, row.level, values["density"], values["early_stop_step"], values["early_stop_test_accuracy"])
+    return Trial(
+        row.arm,
+        row.replicate,
+        row.level,
+        values["density"],
+        values["early_stop_step"],
+        values["early_stop_test_accuracy"],
+    )
 
 
 def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket":
@@ -98,15 +111,26 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
 
     spec = wanted.experiment.spec
     if not 0 <= level <= spec.levels:
-        raise BadInput(where="--level", expected=f"0 to {spec.levels}", found=str(level), todo="Level 0 is the dense network.")
+        raise BadInput(
+            where="--level", expected=f"0 to {spec.levels}", found=str(level), todo="Level 0 is the dense network."
+        )
     if not 0 <= replicate < spec.replicates:
-        raise BadInput(where="--replicate", expected=f"0 to {spec.replicates - 1}", found=str(replicate), todo="Replicates count from 0.")
+        raise BadInput(
+            where="--replicate",
+            expected=f"0 to {spec.replicates - 1}",
+            found=str(replicate),
+            todo="Replicates count from 0.",
+        )
     arm = "ticket" if level else "dense"
     run = next(row.run for row in wanted.rows if (row.arm, row.level, row.replicate) == (arm, level, replicate))
     for needed in run.inputs:
         if not store.has(needed):
-            raise StoreError(where=str(store.root), expected=f"the finished run {needed.key}", found="none",
-                             todo=f"`tombola run {wanted.experiment.name}` makes it.")
+            raise StoreError(
+                where=str(store.root),
+                expected=f"the finished run {needed.key}",
+                found="none",
+                todo=f"`tombola run {wanted.experiment.name}` makes it.",
+            )
     start = store.weights(run.start)
     network = Replicate(spec, replicate).network
     model = models.build(network.model, network.shape, network.classes, spec.recipe.init, init_seed=0)

@@ -50,8 +50,8 @@ class Run:
         return {"kind": self.kind, "version": self.version, **values}
 
     def __post_init__(self) -> None:
-        # Made with the run and not when asked for: the inputs have theirs by then, so no depth of nesting costs depth of
-        # recursion, here or where runs are compared.
+        # Made with the run and not when asked for: the inputs have theirs by then, so no depth of nesting costs depth
+        # of recursion, here or where runs are compared.
         text = json.dumps(self.described, sort_keys=True, separators=(",", ":"))
         object.__setattr__(self, "key", f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]}")
 
@@ -187,7 +187,9 @@ class Stored(Run):
 
 def shallow(run: Run) -> Run:
     """The same run, same key, its inputs known by key only: small to send, whatever it is built on."""
-    by_key = {one.name: Stored(value.key) for one in fields(run) if isinstance(value := getattr(run, one.name), Run)}
+    by_key: dict[str, Any] = {
+        one.name: Stored(value.key) for one in fields(run) if isinstance(value := getattr(run, one.name), Run)
+    }
     return replace(run, **by_key)
 
 

@@ -31,7 +31,7 @@ class PruneSpec(Value):
     Attributes:
         scope: `layer`: each layer loses its rate of its living weights; `global`: all layers together lose `rate`.
         rate: of linear layers, and of the whole in the global scope.
-        conv_rate, output_rate: of convolutions and of the last linear layer; like `rate` where absent. Layer scope only.
+        conv_rate, output_rate: of convolutions and of the last linear layer; like `rate` where absent; layer scope.
         keep: kinds (`output`, `conv`, ...) or names of weights that are never pruned and not counted.
         score: what decides.
     """
@@ -52,7 +52,7 @@ class PruneSpec(Value):
 
 
 class EvaluateSpec(Value):
-    """When a training is looked at: the validation loss every `every`, the test accuracy for the curves every `test_every`."""
+    """When a training is looked at: the validation loss every `every`, the curves' test accuracy every `test_every`."""
 
     every: StepField = Step("100it")
     test_every: StepField = Step("500it")
@@ -63,8 +63,8 @@ class VerdictSpec(Value):
 
     Attributes:
         accuracy_margin: test accuracy (a fraction) that a ticket may lie below the dense network and still match it.
-        step_margin: steps by which its early stop may come later; by default one interval between two looks, which is as
-            exactly as an early stop is known.
+        step_margin: steps by which its early stop may come later; by default one interval between two looks, as an
+            early stop is not known more exactly.
         confidence: of every interval.
     """
 
@@ -79,7 +79,9 @@ class Spec(Value):
     about: str = ""
     replicates: Count = Field(default=3, ge=1)
     levels: Count = Field(default=20, ge=0)
-    arms: Annotated[tuple[Arm, ...], BeforeValidator(_listed)] = Field(default=("ticket", "reinit", "random"), min_length=1)
+    arms: Annotated[tuple[Arm, ...], BeforeValidator(_listed)] = Field(
+        default=("ticket", "reinit", "random"), min_length=1
+    )
     method: Method = "iterative"
     rewind: StepField = Step("0it")
     reinits: Count = Field(default=1, ge=1)
@@ -122,7 +124,9 @@ def read(source: str, changes: Iterable[str] = ()) -> Experiment:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadInput(where=source, expected="TOML", found=f"a syntax error: {error}", todo="See docs/spec.md for an example.") from error
+        raise BadInput(
+            where=source, expected="TOML", found=f"a syntax error: {error}", todo="See docs/spec.md for an example."
+        ) from error
     faults = [fault for change in changes if (fault := _change(table, change))]
     if faults:
         raise SpecError(source, faults)
@@ -171,14 +175,24 @@ def _change(table: dict[str, Any], change: str) -> Fault | None:
     return None
 
 
-_MODELS: dict[str, type[BaseModel]] = {"": Spec, "recipe": Recipe, "prune": PruneSpec, "evaluate": EvaluateSpec, "verdict": VerdictSpec}
+_MODELS: dict[str, type[BaseModel]] = {
+    "": Spec,
+    "recipe": Recipe,
+    "prune": PruneSpec,
+    "evaluate": EvaluateSpec,
+    "verdict": VerdictSpec,
+}
 _TAGS = {"sgd", "adam", "adamw", "constant", "step", "cosine", "linear"}
 
 
 def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
     """One of pydantic's errors in our words."""
     # Inside a union pydantic's path holds the member's tag, which the reader never wrote.
-    where = [str(part) for place, part in enumerate(detail["loc"]) if not (part in _TAGS and detail["loc"][place - 1] in ("optimizer", "schedule"))]
+    where = [
+        str(part)
+        for place, part in enumerate(detail["loc"])
+        if not (part in _TAGS and detail["loc"][place - 1] in ("optimizer", "schedule"))
+    ]
     path, found = ".".join(where), repr(detail["input"])
     match detail["type"]:
         case "missing":
@@ -186,11 +200,18 @@ def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
         case "extra_forbidden":
             fields = _fields(where[:-1], table)
             close = difflib.get_close_matches(where[-1], fields, n=1)
-            return Fault(path, "a known field", f"the unknown field {where[-1]!r}",
-                         f"did you mean {close[0]}?" if close else "known are " + ", ".join(sorted(fields)))
+            return Fault(
+                path,
+                "a known field",
+                f"the unknown field {where[-1]!r}",
+                f"did you mean {close[0]}?" if close else "known are " + ", ".join(sorted(fields)),
+            )
         case "union_tag_invalid" | "union_tag_not_found":
-            return Fault(f"{path}.name", detail["ctx"].get("expected_tags", "a name, like {name = 'adam', lr = 1.2e-3}").replace("'", ""),
-                         repr(detail["input"].get("name")) if isinstance(detail["input"], dict) else found)
+            return Fault(
+                f"{path}.name",
+                detail["ctx"].get("expected_tags", "a name, like {name = 'adam', lr = 1.2e-3}").replace("'", ""),
+                repr(detail["input"].get("name")) if isinstance(detail["input"], dict) else found,
+            )
         case "literal_error":
             return Fault(path, "one of " + detail["ctx"]["expected"].replace("'", ""), found)
         case "value_error":
@@ -217,9 +238,14 @@ def _fields(parents: list[str], table: Mapping[str, Any]) -> set[str]:
 
     if ".".join(parents) in _MODELS:
         return set(_MODELS[".".join(parents)].model_fields)
-    members = {
+    members: dict[str, dict[str, type[BaseModel]]] = {
         "optimizer": {"sgd": recipe.SGD, "adam": recipe.Adam, "adamw": recipe.AdamW},
-        "schedule": {"constant": recipe.Constant, "step": recipe.Steps, "cosine": recipe.Cosine, "linear": recipe.Linear},
+        "schedule": {
+            "constant": recipe.Constant,
+            "step": recipe.Steps,
+            "cosine": recipe.Cosine,
+            "linear": recipe.Linear,
+        },
     }
     inner = table.get("recipe", {}).get(parents[-1], {})
     chosen = members.get(parents[-1], {}).get(inner.get("name", "") if isinstance(inner, dict) else "")
@@ -231,13 +257,23 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     recipe = spec.recipe
     if recipe.data not in data.SOURCES:
         close = difflib.get_close_matches(recipe.data, data.SOURCES, n=1)
-        yield Fault("recipe.data", "one of " + ", ".join(data.SOURCES), repr(recipe.data), f"did you mean {close[0]}?" if close else "")
+        yield Fault(
+            "recipe.data",
+            "one of " + ", ".join(data.SOURCES),
+            repr(recipe.data),
+            f"did you mean {close[0]}?" if close else "",
+        )
         return
     facts = spec.facts
     try:
         models.check(recipe.model, facts.shape, facts.classes)
     except ValueError as error:
-        yield Fault("recipe.model", str(error), repr(recipe.model), f"the inputs of {facts.name} are {'x'.join(map(str, facts.shape))}")
+        yield Fault(
+            "recipe.model",
+            str(error),
+            repr(recipe.model),
+            f"the inputs of {facts.name} are {'x'.join(map(str, facts.shape))}",
+        )
     length = spec.iterations(recipe.length)
     if length == 0:
         yield Fault("recipe.length", "at least one step", repr(str(recipe.length)))
@@ -253,7 +289,12 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     if spec.prune.scope == "global":
         for name in ("conv_rate", "output_rate"):
             if getattr(spec.prune, name) is not None:
-                yield Fault(f"prune.{name}", "absent in the global scope", str(getattr(spec.prune, name)), "use prune.keep to leave layers dense")
+                yield Fault(
+                    f"prune.{name}",
+                    "absent in the global scope",
+                    str(getattr(spec.prune, name)),
+                    "use prune.keep to leave layers dense",
+                )
     if recipe.optimizer.name == "sgd" and recipe.optimizer.nesterov and recipe.optimizer.momentum == 0:
         yield Fault("recipe.optimizer.momentum", "more than 0, as Nesterov's step needs it", "0.0")
     if "ticket" not in spec.arms:
@@ -261,6 +302,11 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     for arm in sorted({arm for arm in spec.arms if spec.arms.count(arm) > 1}):
         yield Fault("arms", "each arm once", f"{arm} {spec.arms.count(arm)} times")
     if spec.method in spec.arms:
-        yield Fault("arms", "other methods than the one of the ticket arm", repr(spec.method), f"method = {spec.method!r} is what `ticket` is")
+        yield Fault(
+            "arms",
+            "other methods than the one of the ticket arm",
+            repr(spec.method),
+            f"method = {spec.method!r} is what `ticket` is",
+        )
     if spec.reinits > 1 and "reinit" not in spec.arms:
         yield Fault("reinits", "1 where no arm is reinit", str(spec.reinits))

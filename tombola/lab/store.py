@@ -1,12 +1,12 @@
 """The folder of finished runs, by key. Present means complete: written beside, then renamed into place.
 
-    store.json                 the format of the store
-    runs/KEY/outcome.json      the run's description and its numbers: the same bytes whenever it is done again
-            /NAME.safetensors  its tensors, likewise
-            /provenance.json   how it came about: seconds, memory, versions, device
-    failed/KEY/outcome.json    the last failure of a run that is not done: status and reason
-              /log.txt         what it said
-    tmp/, locks/               work in progress; of no use afterwards
+store.json                 the format of the store
+runs/KEY/outcome.json      the run's description and its numbers: the same bytes whenever it is done again
+        /NAME.safetensors  its tensors, likewise
+        /provenance.json   how it came about: seconds, memory, versions, device
+failed/KEY/outcome.json    the last failure of a run that is not done: status and reason
+          /log.txt         what it said
+tmp/, locks/               work in progress; of no use afterwards
 """
 
 import itertools
@@ -74,7 +74,9 @@ class Store:
             probe.mkdir()
             probe.rmdir()
             if not (self.root / "store.json").exists():
-                self._write_file(self.root / "tmp" / f"store.json-{os.getpid()}", {"format": FORMAT}).replace(self.root / "store.json")
+                self._write_file(self.root / "tmp" / f"store.json-{os.getpid()}", {"format": FORMAT}).replace(
+                    self.root / "store.json"
+                )
         except OSError as error:
             raise StoreError(
                 where=str(self.root),
@@ -89,15 +91,27 @@ class Store:
         """Raise StoreError if this is a store of another format, or no store at all but a folder of other things."""
         marker = self.root / "store.json"
         if not marker.exists():
-            if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())) and not (self.root / "runs").is_dir():
-                raise StoreError(where=str(self.root), expected="a store or an empty folder", found="something else",
-                                 todo="Name another folder with --store.")
+            if (
+                self.root.exists()
+                and (not self.root.is_dir() or any(self.root.iterdir()))
+                and not (self.root / "runs").is_dir()
+            ):
+                raise StoreError(
+                    where=str(self.root),
+                    expected="a store or an empty folder",
+                    found="something else",
+                    todo="Name another folder with --store.",
+                )
             return
         try:
             found = json.loads(marker.read_text())["format"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(where=str(marker), expected="the store's format", found=f"an unreadable file ({error})",
-                             todo='If the folder runs/ is fine, write {"format": 1} into it.') from error
+            raise StoreError(
+                where=str(marker),
+                expected="the store's format",
+                found=f"an unreadable file ({error})",
+                todo='If the folder runs/ is fine, write {"format": 1} into it.',
+            ) from error
         if found != FORMAT:
             raise StoreError(
                 where=str(self.root),
@@ -185,7 +199,7 @@ class Store:
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[bool]:
-        """Hold `run` for this process; False if another one has it. The claim ends with the process, however that ends."""
+        """Hold `run` for this process; False if another one has it. The claim ends with the process at the latest."""
         lock = FileLock(self.root / "locks" / f"{run.key}.lock")
         try:
             lock.acquire(timeout=0)
@@ -217,8 +231,12 @@ class Store:
             raise self._damaged(path, error) from error
 
     def _damaged(self, path: Path, error: Exception) -> StoreError:
-        return StoreError(where=str(path), expected="a complete outcome", found=f"a damaged one ({error})",
-                          todo=f"Remove the folder {path.parent}, and the run is done again.")
+        return StoreError(
+            where=str(path),
+            expected="a complete outcome",
+            found=f"a damaged one ({error})",
+            todo=f"Remove the folder {path.parent}, and the run is done again.",
+        )
 
     def _write_file(self, path: Path, content: Mapping[str, Any]) -> Path:
         with path.open("w") as file:

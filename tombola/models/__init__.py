@@ -1,8 +1,9 @@
 """Networks by name: `build(name, ...)` makes one with its weights drawn from a seed.
 
-To add a family: write a file like `lenet.py` with `FORM`, `check`, `weight_count` and `build`, and name it in `FAMILIES`.
+To add a family: write a file like `lenet.py` with `FORM`, `check`, `weight_count` and `build`; name it in `FAMILIES`.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -57,11 +58,15 @@ def build(name: str, shape: tuple[int, int, int], classes: int, init: Initialisa
 
     from tombola.mask import prunable
 
-    draw = {
+    draw: Callable[..., object] = {
         "glorot-normal": nn.init.xavier_normal_,
         "xavier-uniform": nn.init.xavier_uniform_,
-        "kaiming-normal": lambda weight, generator: nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator),
-        "kaiming-uniform": lambda weight, generator: nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator),
+        "kaiming-normal": lambda weight, generator: nn.init.kaiming_normal_(
+            weight, nonlinearity="relu", generator=generator
+        ),
+        "kaiming-uniform": lambda weight, generator: nn.init.kaiming_uniform_(
+            weight, nonlinearity="relu", generator=generator
+        ),
     }[init]
     generator = torch.Generator().manual_seed(init_seed)
     # PyTorch's constructors draw from the process-wide generator; ours overwrites every weight they draw.

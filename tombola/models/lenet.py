@@ -6,6 +6,7 @@ Hypothesis (Frankle & Carbin, 2019).
 
 import re
 from collections import OrderedDict
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def sizes(name: str, shape: tuple[int, int, int], classes: int) -> list[tuple[in
     """
     channels, height, width = shape
     all_widths = [channels * height * width, *widths(name), classes]
-    return list(zip(all_widths, all_widths[1:], strict=False))
+    return list(pairwise(all_widths))
 
 
 def build(name: str, shape: tuple[int, int, int], classes: int) -> "nn.Module":
@@ -53,7 +54,7 @@ def build(name: str, shape: tuple[int, int, int], classes: int) -> "nn.Module":
 
 
 def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
-    """Raise ValueError, with what was expected, where the model cannot take such inputs; every image can be flattened."""
+    """Raise ValueError, with what was expected, unless the model takes such inputs; every image can be flattened."""
     widths(name)
 
 

@@ -27,18 +27,20 @@ SHAPES = {"ticket": "circle", "reinit": "square", "random": "triangle-up", "shuf
 CURVES = 6  # levels shown at most: more lines cannot be told apart
 
 
-def all_figures(found: Sequence[Result], survivors: Sequence[tuple[float, list[list[float]]]]) -> dict[str, tuple[alt.TopLevelMixin, str]]:
+def all_figures(
+    found: Sequence[Result], survivors: Sequence[tuple[float, list[list[float]]]]
+) -> dict[str, tuple[alt.TopLevelMixin, str]]:
     """Every figure that the results allow: name -> chart and caption.
 
     Args:
         found: the results.
-        survivors: (density, image of what is alive in the first layer relative to its mean) at a few levels; may be empty.
+        survivors: (density, image of what is alive in the first layer relative to its mean) at a few levels, or none.
     """
     whose = "lines are means, bands reach from the smallest to the largest value"
     figures: dict[str, tuple[alt.TopLevelMixin, str]] = {
         "accuracy": (
             _against_density(found, "early_stop_test_accuracy", "test accuracy at early stop (%)", 100),
-            f"Test accuracy at the step of minimum validation loss, against the fraction of weights remaining; {whose}.",
+            f"Test accuracy at the step of minimum validation loss, against the weights remaining; {whose}.",
         ),
         "early-stop": (
             _against_density(found, "early_stop_step", "early stop (training steps)", 1),
@@ -48,12 +50,16 @@ def all_figures(found: Sequence[Result], survivors: Sequence[tuple[float, list[l
             _against_density(found, "final_test_accuracy", "test accuracy at the end of training (%)", 100),
             f"Test accuracy after the last training step; {whose}.",
         ),
-        "curves": (_curves(found), "Test accuracy during training, mean over replicates, at a few densities; each panel is an arm."),
+        "curves": (
+            _curves(found),
+            "Test accuracy during training, mean over replicates, at a few densities; each panel is an arm.",
+        ),
     }
     if survivors:
         figures["survivors"] = (
             _survivors(survivors),
-            "What survives of the first layer, as an image of the input: living weights of each pixel, relative to the layer's mean (replicate 0).",
+            "What survives of the first layer, as an image of the input: living weights of each pixel, "
+            "relative to the layer's mean (replicate 0).",
         )
     return figures
 
@@ -71,7 +77,16 @@ def _points(found: Sequence[Result], name: str, scale: float) -> list[dict[str, 
             values = [scale * result.values[name] for result in group]
             if values:
                 density = 100 * mean(result.values["density"] for result in group)
-                points.append({"arm": arm, "level": level, "density": density, "value": mean(values), "low": min(values), "high": max(values)})
+                points.append(
+                    {
+                        "arm": arm,
+                        "level": level,
+                        "density": density,
+                        "value": mean(values),
+                        "low": min(values),
+                        "high": max(values),
+                    }
+                )
     return points
 
 
@@ -89,23 +104,33 @@ def _density_axis(points: Sequence[dict[str, Any]]) -> alt.X:
 def _arms_scale(arms: Sequence[str]) -> dict[str, Any]:
     domain = list(arms)
     return {
-        "color": alt.Color("arm:N", scale=alt.Scale(domain=domain, range=[COLORS.get(arm, "#555555") for arm in domain]), title=None),
-        "strokeDash": alt.StrokeDash("arm:N", scale=alt.Scale(domain=domain, range=[DASHES.get(arm, [5, 1]) for arm in domain]), title=None),
-        "shape": alt.Shape("arm:N", scale=alt.Scale(domain=domain, range=[SHAPES.get(arm, "cross") for arm in domain]), title=None),
+        "color": alt.Color(
+            "arm:N", scale=alt.Scale(domain=domain, range=[COLORS.get(arm, "#555555") for arm in domain]), title=None
+        ),
+        "strokeDash": alt.StrokeDash(
+            "arm:N", scale=alt.Scale(domain=domain, range=[DASHES.get(arm, [5, 1]) for arm in domain]), title=None
+        ),
+        "shape": alt.Shape(
+            "arm:N", scale=alt.Scale(domain=domain, range=[SHAPES.get(arm, "cross") for arm in domain]), title=None
+        ),
     }
 
 
-def _against_density(found: Sequence[Result], name: str, title: str, scale: float) -> alt.LayerChart:
+def _against_density(found: Sequence[Result], name: str, title: str, scale: float) -> alt.TopLevelMixin:
     points = _points(found, name, scale)
     arms = list(dict.fromkeys(point["arm"] for point in points))
     channels = _arms_scale(arms)
     base = alt.Chart(alt.Data(values=points)).encode(x=_density_axis(points))
     y = alt.Scale(zero=False)
     band = base.mark_area(opacity=0.15).encode(
-        y=alt.Y("low:Q", scale=y, title=title), y2="high:Q", color=channels["color"].legend(None)
+        y=alt.Y("low:Q", scale=y, title=title), y2="high:Q", color=channels["color"]
     )
-    line = base.mark_line(strokeWidth=2).encode(y=alt.Y("value:Q", scale=y, title=title), color=channels["color"], strokeDash=channels["strokeDash"])
-    dots = base.mark_point(size=45, filled=True, opacity=1).encode(y=alt.Y("value:Q", scale=y), color=channels["color"], shape=channels["shape"])
+    line = base.mark_line(strokeWidth=2).encode(
+        y=alt.Y("value:Q", scale=y, title=title), color=channels["color"], strokeDash=channels["strokeDash"]
+    )
+    dots = base.mark_point(size=45, filled=True, opacity=1).encode(
+        y=alt.Y("value:Q", scale=y), color=channels["color"], shape=channels["shape"]
+    )
     dense = next(point for point in points if point["level"] == 0)
     rule = alt.Chart(alt.Data(values=[dense])).mark_rule(strokeDash=[3, 3], color="#444444").encode(y="value:Q")
     return _styled(alt.layer(band, rule, line, dots).properties(width=600, height=320))
@@ -114,7 +139,11 @@ def _against_density(found: Sequence[Result], name: str, title: str, scale: floa
 def _curves(found: Sequence[Result]) -> alt.TopLevelMixin:
     arms = arms_of(found)[:3]
     levels = sorted({result.row.level for result in found})
-    shown = levels if len(levels) <= CURVES else sorted({levels[round(place * (len(levels) - 1) / (CURVES - 1))] for place in range(CURVES)})
+    shown = (
+        levels
+        if len(levels) <= CURVES
+        else sorted({levels[round(place * (len(levels) - 1) / (CURVES - 1))] for place in range(CURVES)})
+    )
     records = []
     for arm in arms or ["dense"]:
         for level in shown:
@@ -128,16 +157,21 @@ def _curves(found: Sequence[Result]) -> alt.TopLevelMixin:
                 records.append({"arm": arm, "density": density, "level": level, "step": step, "accuracy": accuracy})
     order = list(dict.fromkeys(record["density"] for record in records))
     last = max(record["step"] for record in records)
-    settled = [record["accuracy"] for record in records if record["step"] >= last / 5]
-    low = min(settled) - 0.1 * (max(settled) - min(settled)) - 0.1
+    ends = [record["accuracy"] for record in records if record["step"] == last]
+    high = max(record["accuracy"] for record in records)
+    low = max(min(ends) - 1, high - 15)  # the steep beginning would flatten everything that can be told apart
     charts = [
         alt.Chart(alt.Data(values=[record for record in records if record["arm"] == arm]), title=arm)
         .mark_line(clip=True, strokeWidth=1.8)
         .encode(
             x=alt.X("step:Q", title="training steps", axis=alt.Axis(tickCount=5)),
-            y=alt.Y("accuracy:Q", title="test accuracy (%)", scale=alt.Scale(domain=[low, max(settled) + 0.2], nice=False)),
-            color=alt.Color("density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order, scheme="viridis")),
-            strokeDash=alt.StrokeDash("density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order)),
+            y=alt.Y("accuracy:Q", title="test accuracy (%)", scale=alt.Scale(domain=[low, high + 0.2], nice=False)),
+            color=alt.Color(
+                "density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order, scheme="viridis")
+            ),
+            strokeDash=alt.StrokeDash(
+                "density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order)
+            ),
         )
         .properties(width=680 // max(len(arms), 1) - 40, height=280)
         for arm in arms or ["dense"]
@@ -150,14 +184,18 @@ def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> alt.TopLeve
     most = max(value for _, image in images for row in image for value in row)
     charts = [
         alt.Chart(
-            alt.Data(values=[{"x": x, "y": y, "alive": value} for y, row in enumerate(image) for x, value in enumerate(row)]),
+            alt.Data(
+                values=[{"x": x, "y": y, "alive": value} for y, row in enumerate(image) for x, value in enumerate(row)]
+            ),
             title=f"{100 * density:.1f} % remain",
         )
         .mark_rect()
         .encode(
             x=alt.X("x:O", axis=None),
             y=alt.Y("y:O", axis=None),
-            color=alt.Color("alive:Q", scale=alt.Scale(scheme="greys", domain=[0, most]), title="times the mean"),
+            color=alt.Color(
+                "alive:Q", scale=alt.Scale(range=["#ffffff", "#000000"], domain=[0, most]), title="times the mean"
+            ),
         )
         .properties(width=size, height=size)
         for density, image in images
@@ -165,14 +203,19 @@ def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> alt.TopLeve
     return _styled(alt.hconcat(*charts, spacing=12))
 
 
-def _styled(chart: Any) -> Any:
-    return (
+def _styled(chart: Any) -> alt.TopLevelMixin:
+    styled: alt.TopLevelMixin = (
         chart.configure(font="Helvetica, Arial, sans-serif", background="white")
-        .configure_axis(labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e4e4e4", labelFlush=False)
-        .configure_legend(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", symbolSize=120, symbolStrokeWidth=2)
+        .configure_axis(
+            labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e4e4e4", labelFlush=False
+        )
+        .configure_legend(
+            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", symbolSize=120, symbolStrokeWidth=2
+        )
         .configure_title(fontSize=13, fontWeight="normal")
         .configure_view(stroke="#bbbbbb")
     )
+    return styled
 
 
 def render(chart: alt.TopLevelMixin) -> tuple[str, bytes]:

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, with the verdict, the figures, the table, the spec and how it came about."""
+"""The report, one HTML file that needs nothing else: the verdict, the figures, the table, the spec, how it came about."""
 
 import html
 import json
@@ -61,13 +61,25 @@ def _survivors(wanted: Plan, store: Store, found: Sequence[Result]) -> list[tupl
     return images
 
 
-def _page(wanted: Plan, store: Store, found: Sequence[Result], drawn: Sequence[tuple[str, str, str]], records: Sequence[dict[str, Any]]) -> str:
+def _page(
+    wanted: Plan,
+    store: Store,
+    found: Sequence[Result],
+    drawn: Sequence[tuple[str, str, str]],
+    records: Sequence[dict[str, Any]],
+) -> str:
     experiment = wanted.experiment
     judged = verdicts(wanted, list(found))
-    state = "" if len(found) == len(wanted.rows) else f"<p class=partial>{len(found)} of {len(wanted.rows)} trainings are done; the rest is not in this report.</p>"
+    state = (
+        ""
+        if len(found) == len(wanted.rows)
+        else f"<p class=partial>{len(found)} of {len(wanted.rows)} trainings are done, "
+        "the rest is not in this report.</p>"
+    )
     said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(wanted, list(found)))
     pictures = "".join(
-        f"<figure id={name}>{svg}<figcaption>{html.escape(caption)} <a href='figures/{name}.png'>PNG</a> <a href='figures/{name}.svg'>SVG</a></figcaption></figure>"
+        f"<figure id={name}>{svg}<figcaption>{html.escape(caption)} "
+        f"<a href='figures/{name}.png'>PNG</a> <a href='figures/{name}.svg'>SVG</a></figcaption></figure>"
         for name, svg, caption in drawn
     )
     spec = json.dumps(experiment.spec.model_dump(mode="json"), indent=1)
@@ -106,9 +118,14 @@ def _table(found: Sequence[Result], judged: Sequence[Verdict]) -> str:
         cells = "".join(_cell([result for result in here if level == 0 or result.row.arm == arm]) for arm in arms)
         density = mean(result.values["density"] for result in here)
         word = words.get(level, "dense" if level == 0 else "")
-        rows.append(f"<tr><td>{level}<td>{density:.1%}<td>{here[0].values['alive']:,}{cells}<td class='{word.replace(' ', '-')}'>{word}")
+        rows.append(f"<tr><td>{level}<td>{density:.1%}<td>{here[0].values['alive']:,}{cells}{_word(word)}")
     head = "".join(f"<th>{html.escape(arm)}" for arm in arms)
-    return f"<div class=wide><table><thead><tr><th>level<th>density<th>weights{head}<th>verdict<tbody>{''.join(rows)}</table></div>"
+    head = f"<th>level<th>density<th>weights{head}<th>verdict"
+    return f"<div class=wide><table><thead><tr>{head}<tbody>{''.join(rows)}</table></div>"
+
+
+def _word(word: str) -> str:
+    return f"<td class='{word.replace(' ', '-')}'>{word}"
 
 
 def _cell(group: Sequence[Result]) -> str:
@@ -126,12 +143,16 @@ def _reasons(judged: Sequence[Verdict], margin: float) -> str:
     lines = []
     for verdict in judged:
         controls = "; ".join(
-            f"less {html.escape(control.against)}: accuracy {points(control.accuracy)} points, early stop {whole(control.steps)} steps ({control.result})"
+            f"less {html.escape(control.against)}: accuracy {points(control.accuracy)} points, "
+            f"early stop {whole(control.steps)} steps ({control.result})"
             for control in verdict.controls
         )
-        lines.append(f"<tr><td>{verdict.density:.1%}<td class='{verdict.verdict.replace(' ', '-')}'>{verdict.verdict}<td>{html.escape(verdict.reason)}<td>{controls}")
+        lines.append(
+            f"<tr><td>{verdict.density:.1%}{_word(verdict.verdict)}<td>{html.escape(verdict.reason)}<td>{controls}"
+        )
     return (
-        f"<div class=wide><table class=reasons><thead><tr><th>density<th>verdict<th>against the dense network (margin {100 * margin:g} points)"
+        f"<div class=wide><table class=reasons><thead><tr><th>density<th>verdict"
+        f"<th>against the dense network (margin {100 * margin:g} points)"
         f"<th>ticket against its controls<tbody>{''.join(lines)}</table></div>"
     )
 
@@ -139,7 +160,10 @@ def _reasons(judged: Sequence[Verdict], margin: float) -> str:
 def _environment(wanted: Plan, store: Store, found: Sequence[Result]) -> str:
     provenances = [store.provenance(result.row.run) for result in found]
     names = ("tombola", "git", "torch", "python", "machine", "device", "threads", "engine")
-    lines = [f"<tr><td>{name}<td>{html.escape(_several(Counter(str(each.get(name)) for each in provenances)))}" for name in names]
+    lines = [
+        f"<tr><td>{name}<td>{html.escape(_several(Counter(str(each.get(name)) for each in provenances)))}"
+        for name in names
+    ]
     seconds = sum(each["seconds"] for each in provenances)
     memory = max((each["peak_memory_mb"] or 0 for each in provenances), default=0)
     lines.append(f"<tr><td>training time<td>{duration(seconds)} in all, {len(found)} trainings")

@@ -30,7 +30,7 @@ def arms_of(found: Sequence[Result]) -> list[str]:
 
 
 def summary_table(found: Sequence[Result], verdicts: Sequence[Verdict]) -> Table:
-    """One line per level: density, each arm's mean test accuracy (%) at the early stop and mean early-stop step, the verdict."""
+    """One line per level: density, each arm's mean test accuracy at the early stop and early-stop step, the verdict."""
     arms = arms_of(found)
     words = {verdict.level: verdict.verdict for verdict in verdicts}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -66,7 +66,9 @@ def records_text(records: Sequence[dict[str, Any]], form: str) -> str:
         return stream.getvalue().rstrip("\n")
     cells = [list(COLUMNS), *([_cell(record.get(name)) for name in COLUMNS] for record in records)]
     widths = [max(len(row[place]) for row in cells) for place in range(len(COLUMNS))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
 
 
 def _cell(value: Any) -> str:
@@ -98,12 +100,14 @@ def plan_text(summary: dict[str, Any]) -> str:
     """What a plan amounts to, for people."""
     lines = [f"{summary['experiment']}: {summary['rows']} trainings compared, {summary['total']['wanted']} runs in all"]
     lines += [
-        f"  {kind:<8} asked for {count['asked']:>6,}   distinct {count['wanted']:>6,}   stored {count['stored']:>6,}   to do {count['missing']:>6,}"
+        f"  {kind:<8} asked for {count['asked']:>6,}   distinct {count['wanted']:>6,}   "
+        f"stored {count['stored']:>6,}   to do {count['missing']:>6,}"
         for kind, count in summary["runs"].items()
     ]
     if summary["total"]["missing"]:
         lines.append(
-            f"To do: {summary['training_steps_missing']:,} training steps, about {duration(summary['estimated_seconds'])} "
+            f"To do: {summary['training_steps_missing']:,} training steps, "
+            f"about {duration(summary['estimated_seconds'])} "
             f"with {summary['workers']} worker{'s' if summary['workers'] > 1 else ''}."
         )
     else:
@@ -132,7 +136,9 @@ class Watcher:
     A bar that redraws itself on a terminal; elsewhere a line now and then that stays readable in a file.
     """
 
-    def __init__(self, console: Console, runs: Sequence[Run], rows: Sequence[Row], step_seconds: float, workers: int) -> None:
+    def __init__(
+        self, console: Console, runs: Sequence[Run], rows: Sequence[Row], step_seconds: float, workers: int
+    ) -> None:
         self._console, self._workers = console, workers
         self._names = {row.run.key: f"{row.arm} {row.level} of replicate {row.replicate}" for row in reversed(rows)}
         self._steps_left = {run.key: run.until - run.begin for run in runs if isinstance(run, Train)}
@@ -141,7 +147,11 @@ class Watcher:
         self._now: dict[str, str] = {}
         self._began = self._spoke = time.monotonic()
         self._bar = Progress(
-            TextColumn("{task.fields[runs]}"), BarColumn(bar_width=24), TextColumn("{task.fields[rest]}"), console=console, transient=True
+            TextColumn("{task.fields[runs]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[rest]}"),
+            console=console,
+            transient=True,
         )
         self._task = self._bar.add_task("", total=self._all_steps, runs="", rest="")
 
@@ -160,14 +170,18 @@ class Watcher:
         match event.what:
             case "looked":
                 self._steps_left[key] = event.total - event.done
-                self._now[key] = f"{self._names.get(key, 'rewind point')}: validation loss {event.loss:.3f} at step {event.done}"
+                self._now[key] = (
+                    f"{self._names.get(key, 'rewind point')}: validation loss {event.loss:.3f} at step {event.done}"
+                )
             case "stored" | "failed" | "skipped":
                 self._done += event.what == "stored"
                 self._steps_left.pop(key, None)
                 self._now.pop(key, None)
         if event.what in ("failed", "retried", "skipped"):
             what = {"failed": "failed", "retried": "tried once more", "skipped": "left out"}[event.what]
-            self._console.print(f"{what}: {self._names.get(key, key)}: {event.note}", style="yellow", highlight=False, markup=False)
+            self._console.print(
+                f"{what}: {self._names.get(key, key)}: {event.note}", style="yellow", highlight=False, markup=False
+            )
         self._show()
 
     def _show(self) -> None:

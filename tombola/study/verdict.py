@@ -1,11 +1,12 @@
 """Is it a winning ticket? With effect, interval, n, and the reason as a sentence.
 
-The formal definition (The Lottery Ticket Hypothesis, Frankle & Carbin, 2019): trained in isolation, the ticket reaches its
-minimum validation loss at step j' with test accuracy a', the dense network at j with a; it wins if j' <= j and a' >= a.
+The formal definition (The Lottery Ticket Hypothesis, Frankle & Carbin, 2019): trained in isolation, the ticket reaches
+its minimum validation loss at step j' with test accuracy a', the dense network at j with a; it wins if j' <= j and a' >= a.
 
-Every replicate compares its own arms, which share all but the declared factor, so the differences are paired. Their mean
-has a Student t interval over the n replicates (The Probable Error of a Mean, Student, 1908); several draws of a control
-are averaged inside their replicate first. The intervals hold level by level; they are not corrected for the number of levels.
+Every replicate compares its own arms, which share all but the declared factor, so the differences are paired. Their
+mean has a Student t interval over the n replicates (The Probable Error of a Mean, Student, 1908); several draws of a
+control are averaged inside their replicate first. The intervals hold level by level; they are not corrected for the
+number of levels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -113,7 +114,9 @@ def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria)
         raise ValueError("expected a replicate that both arms have, found none")
     accuracy = paired([_accuracy(left[number]) - _accuracy(right[number]) for number in shared], criteria.confidence)
     steps = paired([_step(left[number]) - _step(right[number]) for number in shared], criteria.confidence)
-    result: Literal["better", "worse", "not shown"] = "better" if accuracy.low > 0 else "worse" if accuracy.high < 0 else "not shown"
+    result: Literal["better", "worse", "not shown"] = (
+        "better" if accuracy.low > 0 else "worse" if accuracy.high < 0 else "not shown"
+    )
     return Comparison(right[shared[0]][0].arm, accuracy, steps, result)
 
 
@@ -131,11 +134,14 @@ def judge(trials: Sequence[Trial], criteria: Criteria, arm: str = "ticket") -> l
         controls = tuple(
             compare(tickets, those, criteria)
             for other in others
-            if _by_replicate(those := [trial for trial in here if trial.arm == other]).keys() & _by_replicate(tickets).keys()
+            if _by_replicate(those := [trial for trial in here if trial.arm == other]).keys()
+            & _by_replicate(tickets).keys()
         )
         word = decide(against_dense, criteria)
         density = mean(trial.density for trial in tickets)
-        verdicts.append(Verdict(arm, level, density, word, _reason(word, against_dense, criteria), against_dense, controls))
+        verdicts.append(
+            Verdict(arm, level, density, word, _reason(word, against_dense, criteria), against_dense, controls)
+        )
     return verdicts
 
 
@@ -154,7 +160,8 @@ def decide(dense: Comparison, criteria: Criteria) -> Word:
 
 def _reason(word: Word, dense: Comparison, criteria: Criteria) -> str:
     margin, steps = 100 * criteria.accuracy_margin, criteria.step_margin
-    numbers = f"accuracy {points(dense.accuracy)} points, early stop {whole(dense.steps)} steps against dense, n = {dense.accuracy.n}"
+    numbers = f"accuracy {points(dense.accuracy)} points, early stop {whole(dense.steps)} steps against dense"
+    numbers += f", n = {dense.accuracy.n}"
     if dense.accuracy.n < 2:
         return f"{numbers}: one replicate has no interval"
     if word == "losing":
@@ -187,14 +194,17 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
         return ["No level has both a ticket and a dense network yet."]
     n = max(verdict.dense.accuracy.n for verdict in verdicts)
     said = [_tickets(verdicts)]
-    said += [_control(name, verdicts) for name in dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)]
+    said += [
+        _control(name, verdicts)
+        for name in dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)
+    ]
     if n < 2:
         said.append("One replicate decides nothing: run at least two, better five.")
     else:
         said.append(
-            f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals, level by level "
-            f"(not corrected for {len(verdicts)} levels); accuracy is test accuracy at the step of minimum validation loss, "
-            f"and holds if not more than {100 * criteria.accuracy_margin:g} points below dense."
+            f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals, level "
+            f"by level (not corrected for {len(verdicts)} levels); accuracy is test accuracy at the step of minimum "
+            f"validation loss, and holds if not more than {100 * criteria.accuracy_margin:g} points below dense."
         )
     return said
 
@@ -211,7 +221,11 @@ def _tickets(verdicts: Sequence[Verdict]) -> str:
     if not best:
         return "No winning ticket is shown: " + "; ".join(parts) + "."
     smallest = min(held, key=lambda verdict: verdict.density)
-    return f"{best}, as accurate as the dense network with as little as {smallest.density:.1%} of its weights: " + "; ".join(parts) + "."
+    return (
+        f"{best}, as accurate as the dense network with as little as {smallest.density:.1%} of its weights: "
+        + "; ".join(parts)
+        + "."
+    )
 
 
 def _spans(levels: Sequence[Verdict], everything: Sequence[Verdict]) -> str:
@@ -226,9 +240,21 @@ def _spans(levels: Sequence[Verdict], everything: Sequence[Verdict]) -> str:
 
 
 _OWED = {
-    "reinit": ("The initialisation matters", "the same mask on newly drawn weights (reinit)", "that the initialisation matters"),
-    "random": ("Which weights are kept matters", "a random mask with the same layer-wise counts", "that it matters which weights are kept"),
-    "shuffle": ("Where the weights are kept matters", "the same mask shuffled inside each layer", "that it matters where in a layer weights are kept"),
+    "reinit": (
+        "The initialisation matters",
+        "the same mask on newly drawn weights (reinit)",
+        "that the initialisation matters",
+    ),
+    "random": (
+        "Which weights are kept matters",
+        "a random mask with the same layer-wise counts",
+        "that it matters which weights are kept",
+    ),
+    "shuffle": (
+        "Where the weights are kept matters",
+        "the same mask shuffled inside each layer",
+        "that it matters where in a layer weights are kept",
+    ),
 }
 
 
@@ -236,7 +262,9 @@ def _control(name: str, verdicts: Sequence[Verdict]) -> str:
     pairs = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
     better = [verdict for verdict, control in pairs if control.result == "better"]
     worse = [verdict for verdict, control in pairs if control.result == "worse"]
-    claim, what, unshown = _OWED.get(name, (f"The ticket is more accurate than {name}", name, f"a difference from {name}"))
+    claim, what, unshown = _OWED.get(
+        name, (f"The ticket is more accurate than {name}", name, f"a difference from {name}")
+    )
     if not better:
         tail = f"; less accurate at {_spans(worse, verdicts)}" if worse else ""
         return f"Not shown {unshown}: nowhere is the ticket more accurate than {what}{tail}."

@@ -7,7 +7,9 @@ from importlib.resources import files
 @cache
 def names() -> tuple[str, ...]:
     """The presets' names, in alphabetical order."""
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in files(__name__).iterdir() if entry.name.endswith(".toml")))
+    return tuple(
+        sorted(entry.name.removesuffix(".toml") for entry in files(__name__).iterdir() if entry.name.endswith(".toml"))
+    )
 
 
 def text(name: str) -> str:

@@ -26,10 +26,10 @@ OPTIMISERS: dict[str, Optimizer] = {
 optimisers = pytest.mark.parametrize("name", OPTIMISERS)
 
 
-def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+def network() -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
+        return nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 
 
 def batch_of(step: int) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,7 @@ def test_a_recipes_optimiser_becomes_torchs(name: str, kind: type, options: dict
     assert type(made) is kind
     (group,) = made.param_groups
     assert {option: group[option] for option in options} == options
-    assert len(group["params"]) == 6, "weights, biases and norms all train"
+    assert len(group["params"]) == 5, "weights, biases and norms all train"
 
 
 @optimisers
@@ -112,27 +112,27 @@ def test_the_loop_learns() -> None:
     model = network()
 
     def easy(step: int) -> tuple[Tensor, Tensor]:
-        inputs = batch_of(step)[0]
+        inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(step))
         return inputs, inputs[:, :3].argmax(dim=1)
 
-    train(model, optimizer_of(OPTIMISERS["adam"], model), half(model), easy, lambda step: 0.03, 0, 300, ignore)
+    train(model, optimizer_of(OPTIMISERS["adam"], model), mask.full(model), easy, lambda step: 0.03, 0, 300, ignore)
     inputs, labels = easy(1000)
-    assert (model.eval()(inputs).argmax(dim=1) == labels).sum() >= 7
+    assert (model.eval()(inputs).argmax(dim=1) == labels).sum() >= 54, "by chance a third of 64"
 
 
 # ---------------------------------------------------------------- watching, rates, steps
 
 
 def test_who_watches_sees_every_step_from_begin_to_until_before_it_is_done() -> None:  # R6
-    model, seen = network(), list[tuple[int, float]]()
+    model, seen = network(), list[tuple[int, list[float]]]()
     optimizer = optimizer_of(OPTIMISERS["sgd"], model)
 
     def look(step: int) -> None:
-        seen.append((step, float(model.get_parameter("0.bias").detach().sum())))
+        seen.append((step, model.get_parameter("3.bias").tolist()))
 
     train(model, optimizer, mask.full(model), batch_of, lambda step: 0.1, 3, 6, look)
     assert [step for step, _ in seen] == [3, 4, 5, 6]
-    assert len({total for _, total in seen}) == 4, "each step moved the model, the last one before the last look"
+    assert len({str(bias) for _, bias in seen}) == 4, "each step moved the model, the last one before the last look"
 
 
 def test_the_first_look_sees_the_masked_start() -> None:  # M5 R6

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tombola.data.facts import Facts
 
-# scikit-learn's copy has no split. Ours is drawn once, with this seed, and is part of what `digits` means here: 1,000 + 200 for training and validation, 597 for the test.
+# scikit-learn's copy has no split. Ours is drawn once, with this seed, and is part of what `digits` means here:
+# 1,000 + 200 for training and validation, 597 for the test.
 TEST_SEED = 1998
 
 FACTS = Facts(

@@ -58,7 +58,7 @@ def build(name: str, shape: tuple[int, int, int], classes: int, init: Initialisa
 
     from tombola.mask import prunable
 
-    draw: Callable[..., object] = {
+    draws: dict[str, Callable[..., object]] = {
         "glorot-normal": nn.init.xavier_normal_,
         "xavier-uniform": nn.init.xavier_uniform_,
         "kaiming-normal": lambda weight, generator: nn.init.kaiming_normal_(
@@ -67,7 +67,8 @@ def build(name: str, shape: tuple[int, int, int], classes: int, init: Initialisa
         "kaiming-uniform": lambda weight, generator: nn.init.kaiming_uniform_(
             weight, nonlinearity="relu", generator=generator
         ),
-    }[init]
+    }
+    draw = draws[init]
     generator = torch.Generator().manual_seed(init_seed)
     # PyTorch's constructors draw from the process-wide generator; ours overwrites every weight they draw.
     with torch.random.fork_rng(devices=[]), torch.no_grad():

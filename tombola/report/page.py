@@ -1,4 +1,4 @@
-"""The report, one HTML file that needs nothing else: the verdict, the figures, the table, the spec, how it came about."""
+"""The report, one HTML file that needs nothing else: verdict, figures, table, spec, how it came about."""
 
 import html
 import json

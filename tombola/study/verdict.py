@@ -1,7 +1,8 @@
 """Is it a winning ticket? With effect, interval, n, and the reason as a sentence.
 
 The formal definition (The Lottery Ticket Hypothesis, Frankle & Carbin, 2019): trained in isolation, the ticket reaches
-its minimum validation loss at step j' with test accuracy a', the dense network at j with a; it wins if j' <= j and a' >= a.
+its minimum validation loss at step j' with test accuracy a', the dense network at j with a; it wins if j' <= j and
+a' >= a.
 
 Every replicate compares its own arms, which share all but the declared factor, so the differences are paired. Their
 mean has a Student t interval over the n replicates (The Probable Error of a Mean, Student, 1908); several draws of a
@@ -202,8 +203,8 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
         said.append("One replicate decides nothing: run at least two, better five.")
     else:
         said.append(
-            f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals, level "
-            f"by level (not corrected for {len(verdicts)} levels); accuracy is test accuracy at the step of minimum "
+            f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals, "
+            f"level by level (not corrected for {len(verdicts)} levels); accuracy is that at the step of minimum "
             f"validation loss, and holds if not more than {100 * criteria.accuracy_margin:g} points below dense."
         )
     return said

@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from tombola import __version__
-from tombola.errors import BadInput, StoreError, TombolaError
+from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.plan import Plan, missing, plan, step_seconds, summary
 from tombola.lab.spec import read
@@ -306,12 +306,7 @@ def _write_report(wanted: Plan, store: Store, found: "list[Result]") -> Path:
     try:
         return page.write(wanted, store, found, folder)
     except OSError as error:
-        raise StoreError(
-            where=str(folder),
-            expected="a folder that can be written",
-            found=str(error),
-            todo="Make room or name another --store.",
-        ) from error
+        raise NoRoom(f"no report in {folder}: {error}. The runs are kept: see to it, then `tombola report`.") from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@
     │   ├── SpecError     a spec: every fault at once, each with its path
     │   ├── DataError     a data set: absent, damaged, not what it says
     │   └── StoreError    a store: not writable, from a newer version, damaged
+    ├── NoRoom            the disk is full, or may not be written any more (exit status 1)
     ├── Diverged          a training went to infinity or NaN             (the run fails)
     └── GuardLost         a pruned weight was found alive                (the run fails)
 
@@ -67,6 +68,10 @@ class SpecError(BadInput):
 
     def __reduce__(self) -> tuple[object, ...]:
         return SpecError, (self.source, self.faults)
+
+
+class NoRoom(TombolaError):
+    """An outcome could not be written; what is finished is kept."""
 
 
 class Diverged(TombolaError):

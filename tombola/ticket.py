@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from tombola import mask, weights
@@ -61,11 +61,14 @@ class Ticket:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             # One key of metadata: with more, the file's bytes depend on the order of a hash map.
-            save_file(tensors, temporary, metadata={"tombola": json.dumps(about, sort_keys=True)})
+            temporary.write_bytes(save(tensors, metadata={"tombola": json.dumps(about, sort_keys=True)}))
             temporary.replace(path)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise BadInput(
-                where=str(path), expected="a file that can be written", found=str(error), todo="Name another one."
+                where=str(path),
+                expected="a file that can be written",
+                found=error.strerror or str(error),
+                todo="Name another one.",
             ) from error
         finally:
             temporary.unlink(missing_ok=True)

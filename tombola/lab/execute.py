@@ -23,12 +23,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from tombola.errors import DataError, StoreError, TombolaError
+from tombola.errors import DataError, NoRoom, StoreError, TombolaError
 from tombola.lab.runs import Run, shallow
 from tombola.lab.store import Failure, Store
 
 BUSY_POLL_S = 0.2
 LOG_TAIL = 4000
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def execute(runs: Iterable[Run], store: Store, data_dir: Path | None, workers: i
         tell: is told of every event, in this process.
 
     Raises:
-        StoreError, DataError: nothing more can be done - the disk is full, the data are damaged. What is done is kept.
+        NoRoom, StoreError, DataError: nothing more can be done - the disk is full, the data are damaged. What is
+            done is kept.
         KeyboardInterrupt: passed on after the workers have been stopped.
     """
     work = _Work(list(runs), store, tell)
@@ -302,18 +304,10 @@ def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> list[
         except (DataError, StoreError) as error:
             return [("stop", error)]
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-                found = f"{error.strerror}: {error.filename or run.key}"
+            if error.errno in _NO_ROOM:
+                found = f"{error.strerror}: {error.filename or bench.store.root}"
                 return [
-                    (
-                        "stop",
-                        StoreError(
-                            where=str(bench.store.root),
-                            expected="room and the right to write",
-                            found=found,
-                            todo="What is finished is kept; see to it and run the same command again.",
-                        ),
-                    )
+                    ("stop", NoRoom(f"{found}. What is finished is kept: see to it and run the same command again."))
                 ]
             return [("failed", str(error), traceback.format_exc())]
         except TombolaError as error:
@@ -353,7 +347,9 @@ def _commit() -> str | None:
     git = ["git", "-C", str(folder)]
     try:
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+" if changed.stdout else "")

@@ -133,8 +133,8 @@ def read(source: str, changes: Iterable[str] = ()) -> Experiment:
     try:
         spec = Spec.model_validate(table)
     except ValidationError as error:
-        raise SpecError(source, [_fault(detail, table) for detail in error.errors()]) from None
-    faults = list(_contradictions(spec))
+        raise SpecError(source, [*(_fault(detail, table) for detail in error.errors()), *_unknown(table)]) from None
+    faults = list(_unknown(table)) or list(_contradictions(spec))
     if faults:
         raise SpecError(source, faults)
     return Experiment(name=name, spec=spec)
@@ -216,8 +216,22 @@ def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
             return Fault(path, "one of " + detail["ctx"]["expected"].replace("'", ""), found)
         case "value_error":
             return Fault(path, str(detail["ctx"]["error"]), found)
-    message = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return Fault(path, message, found)
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return Fault(path, "a table", found, _example(path))
+        case "tuple_type":
+            return Fault(path, "a list", found)
+    message = detail["msg"].removeprefix("Input should be ")
+    for words, sign in _SIGNS.items():
+        message = message.replace(words, f"a number {sign}")
+    return Fault(path, message.split(",")[0], found)
+
+
+_SIGNS = {
+    "greater than or equal to": ">=",
+    "less than or equal to": "<=",
+    "greater than": ">",
+    "less than": "<",
+}
 
 
 def _example(path: str) -> str:
@@ -228,6 +242,7 @@ def _example(path: str) -> str:
         "recipe.length": 'length = "5000it"',
         "recipe.batch": "batch = 60",
         "recipe.optimizer": 'optimizer = {name = "adam", lr = 1.2e-3}',
+        "recipe.schedule": 'schedule = {name = "cosine"}',
     }
     return examples.get(path, "")
 
@@ -252,28 +267,29 @@ def _fields(parents: list[str], table: Mapping[str, Any]) -> set[str]:
     return set(chosen.model_fields) if chosen else set()
 
 
+def _unknown(table: Mapping[str, Any]) -> Iterable[Fault]:
+    """Names in the recipe, as it was written, that no data set and no model has; a model that the data do not fit."""
+    recipe = table.get("recipe")
+    name, model = (recipe.get("data"), recipe.get("model")) if isinstance(recipe, dict) else (None, None)
+    if isinstance(name, str) and name not in data.SOURCES:
+        close = difflib.get_close_matches(name, data.SOURCES, n=1)
+        hint = f"did you mean {close[0]}?" if close else ""
+        yield Fault("recipe.data", "one of " + ", ".join(data.SOURCES), repr(name), hint)
+    if isinstance(model, str):
+        facts = data.facts(name if name in data.SOURCES else "mnist")
+        try:
+            models.check(model, facts.shape, facts.classes)
+        except ValueError as error:
+            yield Fault("recipe.model", str(error), repr(model), f"an input of {facts.name} is {_by(facts.shape)}")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
 def _contradictions(spec: Spec) -> Iterable[Fault]:
     """What each field alone allows and all together do not."""
-    recipe = spec.recipe
-    if recipe.data not in data.SOURCES:
-        close = difflib.get_close_matches(recipe.data, data.SOURCES, n=1)
-        yield Fault(
-            "recipe.data",
-            "one of " + ", ".join(data.SOURCES),
-            repr(recipe.data),
-            f"did you mean {close[0]}?" if close else "",
-        )
-        return
-    facts = spec.facts
-    try:
-        models.check(recipe.model, facts.shape, facts.classes)
-    except ValueError as error:
-        yield Fault(
-            "recipe.model",
-            str(error),
-            repr(recipe.model),
-            f"the inputs of {facts.name} are {'x'.join(map(str, facts.shape))}",
-        )
+    recipe, facts = spec.recipe, spec.facts
     length = spec.iterations(recipe.length)
     if length == 0:
         yield Fault("recipe.length", "at least one step", repr(str(recipe.length)))

@@ -74,9 +74,9 @@ class Store:
             probe.mkdir()
             probe.rmdir()
             if not (self.root / "store.json").exists():
-                self._write_file(self.root / "tmp" / f"store.json-{os.getpid()}", {"format": FORMAT}).replace(
-                    self.root / "store.json"
-                )
+                marker = self._temporary("store.json")
+                _write(marker, _json({"format": FORMAT}))
+                marker.replace(self.root / "store.json")
         except OSError as error:
             raise StoreError(
                 where=str(self.root),
@@ -167,17 +167,16 @@ class Store:
 
     def save(self, run: Run, outcome: Outcome, provenance: Mapping[str, Any]) -> None:
         """Make `run` finished. All of its files appear at once; if another process was faster, ours is dropped."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         target = self.root / "runs" / run.key
         temporary = self._temporary(run.key)
         try:
             temporary.mkdir()
             for name, tensors in outcome.tensors.items():
-                save_file(dict(tensors), temporary / f"{name}.safetensors")
-                _sync(temporary / f"{name}.safetensors")
-            self._write_file(temporary / "outcome.json", {"run": run.described, "values": dict(outcome.values)})
-            self._write_file(temporary / "provenance.json", dict(provenance))
+                _write(temporary / f"{name}.safetensors", save(dict(tensors)))
+            _write(temporary / "outcome.json", _json({"run": run.described, "values": dict(outcome.values)}))
+            _write(temporary / "provenance.json", _json(provenance))
             _sync(temporary)
             try:
                 temporary.rename(target)
@@ -194,7 +193,7 @@ class Store:
         folder = self.root / "failed" / run.key
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "log.txt").write_text(log)
-        self._write_file(folder / "outcome.json", {"run": run.described, "status": "failed", "reason": reason})
+        _write(folder / "outcome.json", _json({"run": run.described, "status": "failed", "reason": reason}))
         return Failure(reason, folder / "log.txt")
 
     @contextmanager
@@ -238,12 +237,16 @@ class Store:
             todo=f"Remove the folder {path.parent}, and the run is done again.",
         )
 
-    def _write_file(self, path: Path, content: Mapping[str, Any]) -> Path:
-        with path.open("w") as file:
-            json.dump(content, file, sort_keys=True, allow_nan=False, separators=(",", ":"))
-            file.flush()
-            os.fsync(file.fileno())
-        return path
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync(path: Path) -> None:

@@ -43,8 +43,11 @@ def write(wanted: Plan, store: Store, found: Sequence[Result], folder: Path) -> 
 
 def _write(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _survivors(wanted: Plan, store: Store, found: Sequence[Result]) -> list[tuple[float, list[list[float]]]]:

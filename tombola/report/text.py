@@ -177,11 +177,10 @@ class Watcher:
                 self._done += event.what == "stored"
                 self._steps_left.pop(key, None)
                 self._now.pop(key, None)
-        if event.what in ("failed", "retried", "skipped"):
-            what = {"failed": "failed", "retried": "tried once more", "skipped": "left out"}[event.what]
-            self._console.print(
-                f"{what}: {self._names.get(key, key)}: {event.note}", style="yellow", highlight=False, markup=False
-            )
+        if event.what in ("failed", "retried"):
+            what = "failed" if event.what == "failed" else "tried once more"
+            line = f"{what}: {self._names.get(key, key)}: {event.note}"
+            self._console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
         self._show()
 
     def _show(self) -> None:

@@ -238,6 +238,13 @@ class Store:
         )
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
 

@@ -1,0 +1,248 @@
+"""The command as a person meets it: what it prints, what it writes, how it ends."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tombola.cli import main
+from tombola.lab.results import COLUMNS
+from tombola.ticket import Ticket
+
+TINY = [
+    *("--set", "recipe.model=lenet-20-10", "--set", "recipe.length=40it", "--set", "levels=2", "--set", "replicates=2"),
+    *("--set", "evaluate.every=10it", "--set", "evaluate.test_every=20it"),
+    *("--set", "arms=ticket,reinit,random,shuffle"),
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which a tiny experiment is finished, done as a person does it: by the command, in its own process."""
+    root = tmp_path_factory.mktemp("cli") / "store"
+    command = [sys.executable, "-m", "tombola", "run", "digits", "--store", str(root), *TINY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (root.parent / "output.txt").write_text(done.stdout)
+    return root
+
+
+def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(list(arguments))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_run_ends_with_table_verdict_and_the_report_s_path(store: Path) -> None:
+    output = (store.parent / "output.txt").read_text()
+    assert "verdict" in output and "not corrected for 2 levels" in output.replace("\n", " ")
+    assert Path(re.findall(r"Report: (.*)", output)[0]).is_file()
+    assert "\x1b" not in output  # readable when piped to a file
+
+
+def test_a_second_run_does_nothing_and_says_so(store: Path, capsys: pytest.CaptureFixture[str]) -> None:  # S5
+    status, out, _ = ask(capsys, "run", "digits", "--store", str(store), *TINY)
+    assert status == 0
+    assert "Nothing to do: everything is stored." in out
+
+
+def test_the_table_has_the_promised_columns_one_row_per_training(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = ask(capsys, "table", "digits", "--store", str(store), *TINY, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert tuple(rows[0]) == COLUMNS
+    assert len(rows) == 2 * (1 + 2 * 4)
+    assert {row["arm"] for row in rows} == {"dense", "ticket", "reinit", "random", "shuffle"}
+    assert all(0 <= float(row["final_test_accuracy"]) <= 1 for row in rows)  # C11: fractions
+    _, out, _ = ask(capsys, "table", "digits", "--store", str(store), *TINY, "--format", "json")
+    assert [row["key"] for row in json.loads(out)] == [row["key"] for row in rows]
+    _, out, _ = ask(capsys, "table", "digits", "--store", str(store), *TINY)
+    assert len(out.splitlines()) == 1 + len(rows)
+
+
+def test_arms_of_a_level_have_the_same_number_of_living_weights(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # K2
+    _, out, _ = ask(capsys, "table", "digits", "--store", str(store), *TINY, "--format", "json")
+    for level in (1, 2):
+        assert len({row["alive"] for row in json.loads(out) if row["level"] == level}) == 1
+
+
+def test_the_verdict_as_json_has_differences_intervals_n_and_reasons(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = ask(capsys, "verdict", "digits", "--store", str(store), *TINY, "--format", "json")
+    content = json.loads(out)
+    first = content["levels"][0]
+    assert set(first) == {"arm", "level", "density", "verdict", "reason", "dense", "controls"}
+    assert first["dense"]["accuracy"]["n"] == 2
+    assert first["dense"]["accuracy"]["low"] <= first["dense"]["accuracy"]["mean"] <= first["dense"]["accuracy"]["high"]
+    assert [control["against"] for control in first["controls"]] == ["reinit", "random", "shuffle"]
+    assert content["sentences"]
+
+
+def test_one_replicate_has_null_for_the_ends_of_its_interval(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # K15
+    status, out, _ = ask(
+        capsys, "verdict", "digits", "--store", str(store), *TINY, "--set", "replicates=1", "--format", "json"
+    )
+    level = json.loads(out)["levels"][0]
+    assert (status, level["verdict"], level["dense"]["accuracy"]["low"]) == (0, "not decided", None)
+
+
+def test_the_plan_counts_what_is_wanted_stored_and_missing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ask(capsys, "plan", "digits", "--store", str(store), *TINY, "--set", "levels=3", "--format", "json")
+    content = json.loads(out)
+    assert content["runs"]["train"] == {"asked": 26, "wanted": 26, "stored": 18, "missing": 8}
+    assert content["estimated_seconds"] > 0
+    assert content["total"]["missing"] == 8 + 2 + 2 + 2  # and a mask each of ticket, random and shuffle, per replicate
+
+
+def test_a_plan_starts_nothing_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(capsys, "plan", "lenet-mnist", "--store", str(tmp_path / "new"))[0] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_is_one_file_that_needs_no_network(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = ask(capsys, "report", "digits", "--store", str(store), *TINY)
+    page = Path(out.strip())
+    text = page.read_text()
+    assert status == 0
+    assert not re.findall(r"(?:src|href)=['\"]?(?:https?:)?//|@import|<script", text)
+    assert text.count("<svg") == 5
+    names = {"accuracy", "early-stop", "final-accuracy", "curves", "survivors"}
+    assert {path.name for path in (page.parent / "figures").iterdir()} == {
+        f"{n}.{kind}" for n in names for kind in ("svg", "png")
+    }
+    assert (page.parent / "figures" / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
+    assert "weights remaining (%)" in text and "training steps" in text  # axes named with units
+    assert "early_stop_step" in (page.parent / "table.csv").read_text()
+
+
+def test_a_ticket_is_the_mask_and_the_early_weights_not_the_trained_ones(  # R10 C14 S8
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "t.safetensors"
+    status, out, _ = ask(
+        capsys, "ticket", "digits", "--level", "2", "--replicate", "1", "-o", str(file), "--store", str(store), *TINY
+    )
+    ticket = Ticket.load(file)
+    assert status == 0
+    assert repr(ticket) in out
+    from tombola import models
+
+    fresh = models.build(
+        "lenet-20-10", (1, 8, 8), 10, "glorot-normal", json.loads(_init_of(store, ticket))["run"]["init_seed"]
+    )
+    for name, weight in fresh.state_dict().items():
+        alive = ticket.mask.get(name)
+        expected = weight if alive is None else weight.masked_fill(~alive, 0)
+        assert bool((ticket.weights[name] == expected).all())
+
+
+def _init_of(store: Path, ticket: Ticket) -> str:
+    training = json.loads((store / "runs" / ticket.origin["key"] / "outcome.json").read_text())
+    return (store / "runs" / training["run"]["start"] / "outcome.json").read_text()
+
+
+def test_presets_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = ask(capsys, "presets")[1]
+    names = [line.split()[0] for line in listed.splitlines()]
+    assert names == ["digits", "lenet-mnist", "lenet-mnist-oneshot", "lenet-mnist-quick", "lenet-mnist-strategies"]
+    assert 'data = "digits"' in ask(capsys, "presets", "digits")[1]
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["plan", "digitz"], "Did you mean digits?"),
+    (["plan", "digits", "--set", "prune.rate=2"], "prune.rate: expected a number <= 1, found 2"),
+    (["plan", "digits", "--set", "nonsense"], "expected path=value"),
+    (["plan", "digits", "--sett", "a=1"], "Did you mean --set?"),
+    (["plan", "digits", "--format", "xml"], "--format"),
+    (["plan"], "requires an argument"),
+    (["nonsense"], "Unknown command"),
+    (["run", "digits", "--workers", "0"], "--workers: expected at least 1, found 0"),
+    (["table", "digits", "--store", "nowhere"], "expected finished runs of digits, found none"),
+    (["presets", "nonsense"], "expected a TOML file or one of the presets"),
+])  # fmt: skip
+def test_bad_input_ends_with_2_says_what_to_do_and_leaves_nothing(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = ask(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_level_or_replicate_that_is_not_there_is_refused(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong, said in (
+        (["--level", "9"], "expected 0 to 2, found 9"),
+        (["--level", "1", "--replicate", "7"], "expected 0 to 1, found 7"),
+    ):
+        status, _, err = ask(
+            capsys, "ticket", "digits", *wrong, "-o", str(tmp_path / "t"), "--store", str(store), *TINY
+        )
+        assert status == 2
+        assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_other_things_is_not_taken_for_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    status, _, err = ask(capsys, "run", "digits", "--store", str(tmp_path))
+    assert status == 2
+    assert "expected a store or an empty folder" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_store_from_a_newer_version_is_refused_by_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "store.json").write_text('{"format": 99}')
+    for command in ("run", "plan", "table", "verdict", "report"):
+        status, _, err = ask(capsys, command, "digits", "--store", str(tmp_path))
+        assert status == 2
+        assert "format 99" in err and "newer version" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
+
+
+def test_damaged_data_are_met_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "train-images-idx3-ubyte").write_bytes(b"not an image")
+    command = [
+        sys.executable,
+        "-m",
+        "tombola",
+        "run",
+        "lenet-mnist-quick",
+        "--store",
+        str(tmp_path / "store"),
+        "--data-dir",
+        str(tmp_path),
+        "--workers",
+        "1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "train-images-idx3-ubyte" in done.stderr and "expected" in done.stderr and "remove it" in done.stderr
+    assert not list((tmp_path / "store" / "runs").glob("train-*"))
+
+
+def test_help_answers_without_importing_torch() -> None:
+    code = """
+import sys
+from tombola.cli import main
+main(["plan", "lenet-mnist", "--store", "none"])
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,81 @@
+"""What is public, and what the README and the docs promise."""
+
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import tombola
+from tombola.lab import presets, spec
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_public_name_can_be_imported_and_no_other_is_promised() -> None:
+    for name in tombola.__all__:
+        assert getattr(tombola, name).__module__.startswith("tombola")
+        assert name in dir(tombola)
+    with pytest.raises(AttributeError, match="no attribute 'Tickets'"):
+        _ = tombola.Tickets
+
+
+def test_links_in_the_readme_and_the_docs_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
+    text = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "spec.md").read_text(), re.DOTALL)[0]
+    (tmp_path / "all.toml").write_text(text)
+    shown = spec.read(str(tmp_path / "all.toml")).spec
+    table = tomllib.loads(text)
+    assert set(table) == set(spec.Spec.model_fields)
+    for part in ("recipe", "prune", "evaluate", "verdict"):
+        assert set(table[part]) == set(type(getattr(shown, part)).model_fields)
+    plain = spec.read(_minimal(tmp_path)).spec
+    same = shown.model_dump(mode="json"), plain.model_dump(mode="json")
+    for each in same:  # shown with the value they come to, which a default leaves open
+        for part, name in (("prune", "conv_rate"), ("prune", "output_rate"), ("verdict", "step_margin")):
+            each[part].pop(name)
+    assert same[0] == same[1]
+
+
+def _minimal(folder: Path) -> str:
+    (folder / "minimal.toml").write_text(
+        '[recipe]\nmodel = "lenet-300-100"\ndata = "mnist"\nlength = "5000it"\nbatch = 60\n'
+        'optimizer = {name = "adam", lr = 1.2e-3}\n'
+    )
+    return str(folder / "minimal.toml")
+
+
+def test_the_readme_names_every_command_and_preset_that_it_shows() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for used in re.findall(r"tombola run ([a-z-]+)", readme):
+        assert used in presets.names()
+    for command in ("run", "plan", "table", "verdict", "report", "ticket", "presets"):
+        assert f"`tombola {command}" in readme
+
+
+def test_modules_that_the_docs_name_exist() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"`(tombola(?:\.[a-z_]+)+)`", page.read_text()):
+            module, _, attribute = name.rpartition(".")
+            assert hasattr(importlib.import_module(module), attribute) or importlib.import_module(name)
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tombola import mask, models, weights
+    from tombola.ticket import Ticket
+
+    monkeypatch.chdir(tmp_path)
+    model = models.build("lenet-300-100", (1, 8, 8), 10, "glorot-normal", init_seed=1)
+    Ticket(mask.full(model), weights.of(model), {}).save(tmp_path / "ticket.safetensors")
+    example = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    names: dict[str, object] = {}
+    exec(example, names)
+    made = names["model"]
+    assert isinstance(made, type(model))
+    assert weights.equal(weights.of(made), weights.of(model))

@@ -1,0 +1,119 @@
+"""The verdict: formal definition, margins, intervals, pairing, and what it refuses to say."""
+
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ttest_rel
+
+from tombola.study.verdict import Comparison, Criteria, Difference, Trial, compare, decide, judge, paired, sentences
+
+UNIT = st.floats(-1, 1, allow_subnormal=False)  # flushed to 0 here, as in the workers
+CRITERIA = Criteria(accuracy_margin=0.002, step_margin=100)
+
+
+def trials(arm: str, level: int, accuracies: list[float], steps: list[int], density: float = 0.5) -> list[Trial]:
+    return [Trial(arm, n, level, density, step, a) for n, (a, step) in enumerate(zip(accuracies, steps, strict=True))]
+
+
+DENSE = trials("dense", 0, [0.980, 0.981, 0.982], [4000, 4100, 4200], density=1.0)
+
+
+def word(accuracies: list[float], steps: list[int]) -> str:
+    (verdict,) = judge([*DENSE, *trials("ticket", 1, accuracies, steps)], CRITERIA)
+    return verdict.verdict
+
+
+def test_a_ticket_that_is_as_good_and_faster_wins() -> None:
+    assert word([0.982, 0.983, 0.984], [3000, 3100, 3200]) == "winning"
+
+
+def test_as_good_but_slower_is_matching() -> None:
+    assert word([0.982, 0.983, 0.984], [9000, 9100, 9200]) == "matching"
+
+
+def test_clearly_less_accurate_is_losing() -> None:
+    assert word([0.960, 0.961, 0.962], [3000, 3100, 3200]) == "losing"
+
+
+def test_a_wide_interval_decides_nothing() -> None:
+    assert word([0.970, 0.981, 0.990], [3000, 3100, 3200]) == "not decided"
+
+
+def test_worse_by_less_than_the_margin_still_matches() -> None:
+    assert word([0.979, 0.980, 0.981], [4000, 4100, 4200]) == "winning"
+
+
+def test_one_replicate_decides_nothing() -> None:  # K15
+    (verdict,) = judge([DENSE[0], *trials("ticket", 1, [0.99], [10])], CRITERIA)
+    assert verdict.verdict == "not decided"
+    assert "one replicate has no interval" in verdict.reason
+    assert verdict.dense.accuracy == Difference(pytest.approx(0.01), -inf, inf, 1)
+    assert "One replicate decides nothing" in sentences([verdict], CRITERIA)[-1]
+
+
+@given(st.lists(st.tuples(UNIT, UNIT), min_size=3, max_size=9, unique=True))
+@settings(derandomize=True, deadline=None)
+def test_the_interval_is_that_of_a_paired_t_test(pairs: list[tuple[float, float]]) -> None:
+    left, right = [a for a, _ in pairs], [b for _, b in pairs]
+    ours = paired([a - b for a, b in pairs], confidence=0.9)
+    if ours.high - ours.low < 1e-9:
+        return  # scipy warns of lost precision where all differences are alike
+    theirs = ttest_rel(left, right).confidence_interval(0.9)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+def test_differences_are_paired_by_replicate_not_by_position() -> None:  # K10 K15
+    ticket, backwards = (
+        trials("ticket", 1, [0.90, 0.95, 0.99], [1, 2, 3]),
+        [*reversed(trials("dense", 0, [0.89, 0.94, 0.98], [1, 2, 3]))],
+    )
+    difference = compare(ticket, backwards, CRITERIA).accuracy
+    assert difference.mean == pytest.approx(0.01)
+    assert difference.high - difference.low == pytest.approx(0, abs=1e-9)
+
+
+def test_replicates_that_only_one_arm_has_are_left_out() -> None:
+    assert compare(trials("ticket", 1, [0.9, 0.9], [1, 1]), DENSE, CRITERIA).accuracy.n == 2
+
+
+def test_draws_of_a_control_are_averaged_inside_their_replicate_and_do_not_add_to_n() -> None:
+    reinits = [Trial("reinit", n, 1, 0.5, 100, accuracy) for n in range(3) for accuracy in (0.90, 0.92, 0.94)]
+    (verdict,) = judge([*DENSE, *trials("ticket", 1, [0.98, 0.98, 0.98], [1, 1, 1]), *reinits], CRITERIA)
+    (control,) = verdict.controls
+    assert control.accuracy.n == 3
+    assert control.accuracy.mean == pytest.approx(0.06)
+    assert control.result == "better"
+
+
+def test_whether_the_initialisation_matters_is_said_both_ways() -> None:
+    tickets = trials("ticket", 1, [0.980, 0.981, 0.983], [4000, 4000, 4000])
+    worse = trials("reinit", 1, [0.960, 0.962, 0.961], [4000, 4000, 4000])
+    same = trials("reinit", 1, [0.981, 0.980, 0.983], [4000, 4000, 4000])
+    said = [" ".join(sentences(judge([*DENSE, *tickets, *reinit], CRITERIA), CRITERIA)) for reinit in (worse, same)]
+    assert "The initialisation matters" in said[0]
+    assert "Not shown that the initialisation matters" in said[1]
+
+
+def test_the_sentences_name_the_method_the_margin_and_n() -> None:
+    said = sentences(judge([*DENSE, *trials("ticket", 1, [0.982, 0.983, 0.984], [1, 1, 1])], CRITERIA), CRITERIA)
+    assert said[0].startswith("Winning tickets found")
+    assert "n = 3" in said[-1] and "95% Student t" in said[-1] and "0.2 points" in said[-1]
+
+
+def test_a_level_without_dense_runs_has_no_verdict() -> None:
+    assert judge(trials("ticket", 1, [0.9], [1]), CRITERIA) == []
+    assert sentences([], CRITERIA) == ["No level has both a ticket and a dense network yet."]
+
+
+@pytest.mark.parametrize(("low", "high", "stop", "expected"), [
+    (-0.0019, 0.1, 100, "winning"),
+    (-0.0019, 0.1, 101, "matching"),
+    (-0.0021, 0.1, 0, "not decided"),
+    (-0.0100, -0.0021, 0, "losing"),
+    (-0.0100, -0.0019, 0, "not decided"),
+])  # fmt: skip
+def test_the_margins_are_where_they_are_said_to_be(low: float, high: float, stop: float, expected: str) -> None:
+    comparison = Comparison("dense", Difference(0, low, high, 5), Difference(0, -1000, stop, 5), "not shown")
+    assert decide(comparison, CRITERIA) == expected

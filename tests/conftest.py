@@ -24,6 +24,8 @@ def mnist_dir() -> Path:
         pytest.skip("TOMBOLA_DATA names no folder, and the tests download nothing")
     folder = Path(named)
     for name in FILES:
-        if not any((place / (name + suffix)).is_file() for place in (folder, folder / "mnist") for suffix in ("", ".gz")):
+        if not any(
+            (place / (name + suffix)).is_file() for place in (folder, folder / "mnist") for suffix in ("", ".gz")
+        ):
             pytest.skip(f"TOMBOLA_DATA is {folder}, where {name} is neither found plain nor as .gz")
     return folder

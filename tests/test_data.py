@@ -5,6 +5,7 @@ import hashlib
 import re
 import socket
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,25 @@ from tombola.errors import DataError
 # ---------------------------------------------------------------- facts
 
 
-@pytest.mark.parametrize(("name", "batch", "steps"), [("mnist", 60, 917), ("mnist", 55_000, 1), ("mnist", 1, 55_000), ("digits", 60, 17), ("digits", 100, 10)])
-def test_an_epoch_has_a_smaller_last_batch_where_the_numbers_do_not_divide(name: str, batch: int, steps: int) -> None:  # E5
+@pytest.mark.parametrize(
+    ("name", "batch", "steps"),
+    [("mnist", 60, 917), ("mnist", 55_000, 1), ("mnist", 1, 55_000), ("digits", 60, 17), ("digits", 100, 10)],
+)
+def test_an_epoch_has_a_smaller_last_batch_where_the_numbers_do_not_divide(
+    name: str, batch: int, steps: int
+) -> None:  # E5
     assert data.facts(name).epoch_iterations(batch) == steps
 
 
 def test_mnists_split_is_the_papers() -> None:
     known = data.facts("mnist")
-    assert (known.train, known.validation, known.test, known.shape, known.classes) == (55_000, 5_000, 10_000, (1, 28, 28), 10)
+    assert (known.train, known.validation, known.test, known.shape, known.classes) == (
+        55_000,
+        5_000,
+        10_000,
+        (1, 28, 28),
+        10,
+    )
     assert (known.mean, known.std, known.white) == ((0.1307,), (0.3081,), 255)
 
 
@@ -51,7 +63,10 @@ def test_digits_are_what_their_facts_say() -> None:
 def test_pool_and_test_set_share_no_example() -> None:  # E2
     digits = data.load("digits")
     pool = {(image.numpy().tobytes(), int(label)) for image, label in zip(digits.images, digits.labels, strict=True)}
-    assert not any((image.numpy().tobytes(), int(label)) in pool for image, label in zip(digits.test_images, digits.test_labels, strict=True))
+    assert not any(
+        (image.numpy().tobytes(), int(label)) in pool
+        for image, label in zip(digits.test_images, digits.test_labels, strict=True)
+    )
 
 
 def test_the_facts_of_digits_standardise_its_training_set() -> None:
@@ -70,7 +85,10 @@ def test_another_content_than_the_checksums_is_refused(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(data.SOURCES["digits"], "read", changed)
     begins = f"digits: expected images and labels with SHA-256 {data.facts('digits').checksum[:16]}..., found "
-    with pytest.raises(DataError, match=f"^{re.escape(begins)}[0-9a-f]{{16}}\\.\\.\\.\\. The source has changed; results would not compare.$"):
+    with pytest.raises(
+        DataError,
+        match=f"^{re.escape(begins)}[0-9a-f]{{16}}\\.\\.\\.\\. The source has changed; results would not compare.$",
+    ):
         data.load("digits")
 
 
@@ -80,9 +98,17 @@ def test_another_content_than_the_checksums_is_refused(monkeypatch: pytest.Monke
 def toy(size: int = 10, channels: int = 1) -> Dataset:
     """`size` images that hold their own number, two of which are for validation."""
     facts = Facts(
-        name="toy", shape=(channels, 1, 1), classes=size, train=size - 2, validation=2, test=1,
-        mean=(0.5, 0.25, 0.0)[:channels], std=(0.5, 0.25, 2.0)[:channels], white=100, checksum="",
-    )  # fmt: skip
+        name="toy",
+        shape=(channels, 1, 1),
+        classes=size,
+        train=size - 2,
+        validation=2,
+        test=1,
+        mean=(0.5, 0.25, 0.0)[:channels],
+        std=(0.5, 0.25, 2.0)[:channels],
+        white=100,
+        checksum="",
+    )
     images = torch.arange(size, dtype=torch.uint8).view(size, 1, 1, 1).expand(size, channels, 1, 1).contiguous()
     return Dataset(facts, images, torch.arange(size), images[:1], torch.arange(1))
 
@@ -91,7 +117,10 @@ def toy(size: int = 10, channels: int = 1) -> Dataset:
 def test_inputs_are_normalised_per_channel(channels: int) -> None:
     dataset = toy(channels=channels)
     pixels = dataset.images.double() / 100
-    mean, std = (torch.tensor(numbers, dtype=torch.float64).view(1, -1, 1, 1) for numbers in (dataset.facts.mean, dataset.facts.std))
+    mean, std = (
+        torch.tensor(numbers, dtype=torch.float64).view(1, -1, 1, 1)
+        for numbers in (dataset.facts.mean, dataset.facts.std)
+    )
     inputs = dataset.inputs(dataset.images)
     assert inputs.dtype == torch.float32 and torch.allclose(inputs.double(), (pixels - mean) / std, atol=1e-6)
     assert torch.equal(dataset.images, toy(channels=channels).images), "the bytes stay"
@@ -119,6 +148,10 @@ def order(batches: Batches, steps: range) -> list[list[int]]:
     return [batches(step)[1].tolist() for step in steps]
 
 
+def flat(batches: list[list[int]]) -> list[int]:
+    return list(chain.from_iterable(batches))
+
+
 def toy_batches(order_seed: int = 0, size: int = 8, batch: int = 3) -> Batches:
     return Batches(toy(size + 2), torch.arange(size), batch, order_seed)
 
@@ -127,7 +160,7 @@ def test_an_epoch_holds_every_example_once_and_the_next_in_another_order() -> No
     steps = order(toy_batches(size=40, batch=7), range(12))
     first, second = steps[:6], steps[6:]
     assert [len(batch) for batch in first] == [len(batch) for batch in second] == [7, 7, 7, 7, 7, 5]
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(40))
+    assert sorted(flat(first)) == sorted(flat(second)) == list(range(40))
     assert first != second
 
 
@@ -141,7 +174,7 @@ def test_images_come_with_their_own_labels() -> None:
 def test_only_training_examples_are_drawn() -> None:  # E2
     train = torch.tensor([9, 2, 5])
     batches = Batches(toy(), train, 2, order_seed=0)
-    assert set(sum(order(batches, range(20)), [])) == {2, 5, 9}
+    assert set(flat(order(batches, range(20)))) == {2, 5, 9}
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3, 4, 7])
@@ -153,7 +186,9 @@ def test_the_batch_at_a_step_does_not_depend_on_where_the_training_began(start: 
 def test_batches_may_be_asked_for_in_any_order_any_number_of_times() -> None:  # R8
     batches = toy_batches()
     whole = order(batches, range(12))
-    assert [order(batches, range(step, step + 1))[0] for step in (11, 0, 5, 5, 2, 9)] == [whole[step] for step in (11, 0, 5, 5, 2, 9)]
+    assert [order(batches, range(step, step + 1))[0] for step in (11, 0, 5, 5, 2, 9)] == [
+        whole[step] for step in (11, 0, 5, 5, 2, 9)
+    ]
 
 
 def test_the_order_seed_decides_the_order_and_nothing_else_does() -> None:  # K9 K10 K11 R12
@@ -169,7 +204,11 @@ def test_the_order_seed_decides_the_order_and_nothing_else_does() -> None:  # K9
 
 def test_the_orders_of_neighbouring_seeds_and_epochs_are_unrelated() -> None:  # K10
     """Seed s in epoch e must not be seed s + 1 in epoch e - 1."""
-    orders = {(seed, epoch): order(toy_batches(seed, size=20, batch=20), range(epoch, epoch + 1))[0] for seed in range(5) for epoch in range(5)}
+    orders = {
+        (seed, epoch): order(toy_batches(seed, size=20, batch=20), range(epoch, epoch + 1))[0]
+        for seed in range(5)
+        for epoch in range(5)
+    }
     assert len({str(numbers) for numbers in orders.values()}) == 25
 
 
@@ -202,7 +241,9 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
         closed = free.getsockname()[1]
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(mnist, "HOMES", (f"http://127.0.0.1:{closed}/",))
-    monkeypatch.setattr(mnist, "FILES", {name: (hashlib.sha256(idx(name)).hexdigest(), shape) for name, shape in SHAPES.items()})
+    monkeypatch.setattr(
+        mnist, "FILES", {name: (hashlib.sha256(idx(name)).hexdigest(), shape) for name, shape in SHAPES.items()}
+    )
 
 
 def fill(folder: Path, suffix: str = ".gz", wrap: Callable[[bytes], bytes] = gzip.compress) -> Path:
@@ -219,7 +260,9 @@ def plain(content: bytes) -> bytes:
 @pytest.mark.usefixtures("small_mnist")
 @pytest.mark.parametrize("below", ["", "mnist"])
 @pytest.mark.parametrize(("suffix", "wrap"), [(".gz", gzip.compress), ("", plain), ("", gzip.compress), (".gz", plain)])
-def test_files_are_found_plain_or_gz_in_the_folder_or_below(tmp_path: Path, below: str, suffix: str, wrap: Callable[[bytes], bytes]) -> None:
+def test_files_are_found_plain_or_gz_in_the_folder_or_below(
+    tmp_path: Path, below: str, suffix: str, wrap: Callable[[bytes], bytes]
+) -> None:
     fill(tmp_path / below, suffix, wrap)
     images, labels, test_images, test_labels = mnist.read(tmp_path)
     assert images.shape == (3, 1, 28, 28) and test_images.shape == (2, 1, 28, 28)
@@ -242,9 +285,9 @@ def test_a_truncated_gz_is_named_and_refused(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:-6])
     digest = mnist.FILES["train-labels-idx1-ubyte"][0][:16]
     message = (
-        f"{broken}: expected the decompressed bytes of train-labels-idx1-ubyte with SHA-256 {digest}..., found a file that cannot be read "
-        "(Compressed file ended before the end-of-stream marker was reached). The file is damaged or another one: remove it, and it is "
-        "downloaded again."
+        f"{broken}: expected the decompressed bytes of train-labels-idx1-ubyte with SHA-256 {digest}..., "
+        "found a file that cannot be read (Compressed file ended before the end-of-stream marker was reached). "
+        "The file is damaged or another one: remove it, and it is downloaded again."
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         mnist.read(tmp_path)
@@ -257,17 +300,25 @@ def test_another_content_is_named_and_refused(tmp_path: Path, content: bytes) ->
     wrong = fill(tmp_path) / "train-labels-idx1-ubyte.gz"
     wrong.write_bytes(content)
     raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    found = f"found {len(raw):,} bytes with {hashlib.sha256(raw).hexdigest()[:16]}..."
-    with pytest.raises(DataError, match=f"^{re.escape(str(wrong))}: expected .*{re.escape(found)}.* remove it, and it is downloaded again"):
+    found = f"found {len(raw):,} bytes with {hashlib.sha256(raw).hexdigest()[:16]}."
+    with pytest.raises(
+        DataError,
+        match=f"^{re.escape(str(wrong))}: expected .*{re.escape(found)}.* remove it, and it is downloaded again",
+    ):
         mnist.read(tmp_path)
 
 
 @pytest.mark.usefixtures("small_mnist")
-@pytest.mark.parametrize("damage", [lambda content: content[:20] + b"\x00\x00\x00" + content[23:], lambda content: content + b"more"])
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:20] + b"\x00\x00\x00" + content[23:], lambda content: content + b"more"]
+)
 def test_a_damaged_gz_is_named_and_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     wrong = fill(tmp_path) / "t10k-images-idx3-ubyte.gz"
     wrong.write_bytes(damage(wrong.read_bytes()))
-    with pytest.raises(DataError, match=f"^{re.escape(str(wrong))}: expected the decompressed bytes of t10k-images-idx3-ubyte .* remove it"):
+    with pytest.raises(
+        DataError,
+        match=f"^{re.escape(str(wrong))}: expected the decompressed bytes of t10k-images-idx3-ubyte .* remove it",
+    ):
         mnist.read(tmp_path)
 
 
@@ -275,10 +326,16 @@ def test_a_damaged_gz_is_named_and_refused(tmp_path: Path, damage: Callable[[byt
 def test_without_files_and_network_the_error_names_the_folder_and_the_file(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
-    begins = f"mnist: expected t10k-labels-idx1-ubyte.gz in {tmp_path / 'mnist'}, found no such file there, and no download: {mnist.HOMES[0]}: not reached ("
+    begins = (
+        f"mnist: expected t10k-labels-idx1-ubyte.gz in {tmp_path / 'mnist'}, "
+        "found no such file there, and no download: "
+        f"{mnist.HOMES[0]}: not reached ("
+    )
     with pytest.raises(DataError, match=f"^{re.escape(begins)}") as caught:
         mnist.read(tmp_path)
-    assert str(caught.value).endswith("Put the file into that folder by hand, or name a folder that has it with --data-dir or TOMBOLA_DATA.")
+    assert str(caught.value).endswith(
+        "Put the file into that folder by hand, or name a folder that has it with --data-dir or TOMBOLA_DATA."
+    )
 
 
 # ---------------------------------------------------------------- the real one
@@ -290,7 +347,9 @@ def test_mnist_is_what_its_facts_say(mnist_dir: Path) -> None:
     assert torch.bincount(dataset.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert dataset.labels[:5].tolist() == [5, 0, 4, 1, 9] and dataset.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
     inputs = dataset.inputs(dataset.images[:, :, ::4, ::4])
-    assert inputs.shape == (60_000, 1, 7, 7) and float(dataset.inputs(dataset.images[:6000]).mean()) == pytest.approx(0, abs=0.02)
+    assert inputs.shape == (60_000, 1, 7, 7) and float(dataset.inputs(dataset.images[:6000]).mean()) == pytest.approx(
+        0, abs=0.02
+    )
     train, validation = data.split(dataset, split_seed=0)
     assert (len(train), len(validation)) == (55_000, 5_000) and not set(train.tolist()) & set(validation.tolist())
     batches = Batches(dataset, train, 60, order_seed=0)

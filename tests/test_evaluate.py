@@ -10,7 +10,9 @@ from tombola.data import Dataset
 from tombola.data.facts import Facts
 from tombola.evaluate import CHUNK, Evaluation, early_stop, evaluate
 
-FACTS = Facts("toy", shape=(1, 2, 2), classes=3, train=4, validation=2, test=2, mean=(0.0,), std=(1.0,), white=255, checksum="")
+FACTS = Facts(
+    "toy", shape=(1, 2, 2), classes=3, train=4, validation=2, test=2, mean=(0.0,), std=(1.0,), white=255, checksum=""
+)
 NOTHING = torch.zeros(0, dtype=torch.uint8)
 DATASET = Dataset(FACTS, NOTHING, NOTHING, NOTHING, NOTHING)
 

@@ -29,7 +29,9 @@ MAY_PRINT = {"report", "cli"}
 
 def modules() -> dict[str, ast.Module]:
     """Every module of the package, by its dotted name below `tombola`: `mask`, `data.mnist`, `data.__init__`."""
-    paths = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")}
+    paths = {
+        path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")
+    }
     return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in sorted(paths.items())}
 
 
@@ -64,7 +66,9 @@ def literals(recipe: ast.Module) -> set[str]:
     return {
         target.id
         for node in recipe.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript) and ast.unparse(node.value.value) == "Literal"
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Subscript)
+        and ast.unparse(node.value.value) == "Literal"
         for target in node.targets
         if isinstance(target, ast.Name)
     }
@@ -105,12 +109,24 @@ def test_imports_go_down() -> None:
         ("mask", "from tombola.prune import count", "mask imports tombola.prune.count, which is above it"),
         ("errors", "import tombola.mask", "errors imports tombola.mask, which is above it"),
         ("prune", "def late():\n    from tombola import lab", "prune imports tombola.lab, which is above it"),
-        ("study.verdict", "from tombola.lab.store import Store", "study.verdict imports tombola.lab.store.Store, which is above it"),
+        (
+            "study.verdict",
+            "from tombola.lab.store import Store",
+            "study.verdict imports tombola.lab.store.Store, which is above it",
+        ),
         ("study.verdict", "from tombola import data", "study.verdict imports tombola.data, which it must not know"),
-        ("models.lenet", "from tombola.recipe import Recipe", "models.lenet imports tombola.recipe.Recipe, and may know recipe's type literals only"),
+        (
+            "models.lenet",
+            "from tombola.recipe import Recipe",
+            "models.lenet imports tombola.recipe.Recipe, and may know recipe's type literals only",
+        ),
         ("lab.plan", "from tombola import Ticket", "lab.plan imports tombola.Ticket, which is above it"),
         ("lab.plan", "import tombola\ntombola.cli.main()", "lab.plan imports tombola.cli, which is above it"),
-        ("lab.plan", "from .store import Store", "lab.plan imports a relative import, and a relative import has no place in LAYERS"),
+        (
+            "lab.plan",
+            "from .store import Store",
+            "lab.plan imports a relative import, and a relative import has no place in LAYERS",
+        ),
         ("utils", "", "utils: the room utils has no place in LAYERS"),
     ],
 )
@@ -135,7 +151,9 @@ def test_no_two_modules_import_each_other() -> None:
     def module_of(module: str, name: str) -> str:
         path = ".".join(module.split(".")[1:])
         inner = f"{path}.{name}" if path else name
-        return next((known for known in (inner, path, f"{inner}.__init__", f"{path}.__init__") if known in trees), "__init__")
+        return next(
+            (known for known in (inner, path, f"{inner}.__init__", f"{path}.__init__") if known in trees), "__init__"
+        )
 
     graph = {place: {module_of(*target) for target in imported(tree)} - {place} for place, tree in trees.items()}
     assert graph["data.mnist"] >= {"data.download", "data.facts", "errors"}
@@ -151,7 +169,11 @@ def prints(tree: ast.Module) -> list[int]:
 
 
 def test_only_the_faces_print() -> None:
-    loud = {place: lines for place, tree in modules().items() if place.split(".")[0] not in MAY_PRINT and (lines := prints(tree))}
+    loud = {
+        place: lines
+        for place, tree in modules().items()
+        if place.split(".")[0] not in MAY_PRINT and (lines := prints(tree))
+    }
     assert loud == {}
 
 

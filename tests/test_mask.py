@@ -23,9 +23,16 @@ def flags(text: str) -> Tensor:
 
 def test_biases_and_norms_are_never_prunable() -> None:  # P1 P2 P3
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True), nn.Flatten(),
-        nn.Linear(16, 8), nn.LayerNorm(8), nn.PReLU(), nn.Linear(8, 2),
-    )  # fmt: skip
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.GroupNorm(2, 4),
+        nn.InstanceNorm2d(4, affine=True),
+        nn.Flatten(),
+        nn.Linear(16, 8),
+        nn.LayerNorm(8),
+        nn.PReLU(),
+        nn.Linear(8, 2),
+    )
     assert mask.prunable(model) == {"0.weight": "conv", "5.weight": "linear", "8.weight": "output"}
     assert mask.full(model).total == 4 * 9 + 16 * 8 + 8 * 2
 
@@ -39,7 +46,10 @@ def test_layers_are_found_at_any_depth_and_without_a_bias() -> None:  # P5
 def test_a_layer_that_stands_alone_or_last_is_found() -> None:  # P6
     assert mask.prunable(nn.Sequential(nn.Linear(2, 1))) == {"0.weight": "output"}
     assert mask.prunable(nn.Linear(2, 1)) == {"weight": "output"}
-    assert mask.prunable(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 1))) == {"0.weight": "output", "1.weight": "conv"}
+    assert mask.prunable(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 1))) == {
+        "0.weight": "output",
+        "1.weight": "conv",
+    }
 
 
 def test_tied_weights_count_once_under_their_first_name() -> None:  # P7
@@ -64,14 +74,19 @@ def test_a_module_used_twice_counts_once() -> None:  # P7
     ("model", "names"),
     [
         (nn.MultiheadAttention(4, 2), ["in_proj_weight", "out_proj.weight"]),
-        (nn.MultiheadAttention(4, 2, kdim=3, vdim=5), ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"]),
+        (
+            nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
+            ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"],
+        ),
     ],
 )
 def test_the_projections_of_attention_are_prunable(model: nn.Module, names: list[str]) -> None:
     assert list(mask.prunable(model)) == names
 
 
-@pytest.mark.parametrize("conv", [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+@pytest.mark.parametrize(
+    "conv", [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
+)
 def test_every_convolution_is_prunable(conv: type[nn.Module]) -> None:
     assert mask.prunable(conv(2, 2, 3)) == {"weight": "conv"}
 
@@ -143,9 +158,13 @@ def test_a_shuffled_mask_differs_and_keeps_every_layers_count() -> None:  # K1 K
     first = Mask({"a": torch.arange(40).view(8, 5) < 10, "b": torch.arange(30) % 2 == 0})
     shuffled = mask.shuffle(first, mask_seed=0)
     assert shuffled.counts == first.counts == {"a": 10, "b": 15}
-    assert {name: value.shape for name, value in shuffled.items()} == {name: value.shape for name, value in first.items()}
+    assert {name: value.shape for name, value in shuffled.items()} == {
+        name: value.shape for name, value in first.items()
+    }
     assert not any(torch.equal(shuffled[name], first[name]) for name in first)
-    assert first == Mask({"a": torch.arange(40).view(8, 5) < 10, "b": torch.arange(30) % 2 == 0}), "the given mask stays"
+    assert first == Mask({"a": torch.arange(40).view(8, 5) < 10, "b": torch.arange(30) % 2 == 0}), (
+        "the given mask stays"
+    )
 
 
 def test_layers_are_shuffled_each_in_its_own_way() -> None:  # K3
@@ -195,12 +214,17 @@ def test_compress_keeps_what_lives_in_flat_order() -> None:
     living = Mask({"a": flags("0110").view(2, 2)})
     small = mask.compress({"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "bias": torch.tensor([9.0])}, living)
     assert {name: value.tolist() for name, value in small.items()} == {"a": [2.0, 3.0], "bias": [9.0]}
-    assert {name: value.tolist() for name, value in mask.expand(small, living).items()} == {"a": [[0.0, 2.0], [3.0, 0.0]], "bias": [9.0]}
+    assert {name: value.tolist() for name, value in mask.expand(small, living).items()} == {
+        "a": [[0.0, 2.0], [3.0, 0.0]],
+        "bias": [9.0],
+    }
 
 
 def test_pack_puts_the_first_flag_into_the_highest_bit() -> None:  # C14
     assert mask.pack(Mask({"a": flags("100000011")}))["a"].tolist() == [0b10000001, 0b10000000]
-    assert mask.unpack({"a": torch.tensor([0b10000001, 0b10000000], dtype=torch.uint8)}, {"a": (3, 3)})["a"].tolist() == [
+    assert mask.unpack({"a": torch.tensor([0b10000001, 0b10000000], dtype=torch.uint8)}, {"a": (3, 3)})[
+        "a"
+    ].tolist() == [
         [True, False, False],
         [False, False, False],
         [False, True, True],

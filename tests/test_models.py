@@ -53,16 +53,26 @@ def test_lenet_computes_what_its_formula_says() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape", "classes"),
-    [("lenet-1", (1, 1, 1), 2), ("lenet-30", DIGITS, 10), ("lenet-300-100", MNIST, 10), ("lenet-7-6-5-4", (3, 32, 32), 100)],
+    [
+        ("lenet-1", (1, 1, 1), 2),
+        ("lenet-30", DIGITS, 10),
+        ("lenet-300-100", MNIST, 10),
+        ("lenet-7-6-5-4", (3, 32, 32), 100),
+    ],
 )
-def test_the_weights_are_counted_without_building_the_network(name: str, shape: tuple[int, int, int], classes: int) -> None:
+def test_the_weights_are_counted_without_building_the_network(
+    name: str, shape: tuple[int, int, int], classes: int
+) -> None:
     model = models.build(name, shape, classes, "glorot-normal", init_seed=0)
     assert models.weight_count(name, shape, classes) == mask.full(model).total
     assert model(torch.zeros(2, *shape)).shape == (2, classes)
     models.check(name, shape, classes)
 
 
-@pytest.mark.parametrize("name", ["lenet", "lenet-", "lenet-0", "lenet-300-", "lenet--1", "lenet-03", "lenet-3x1", "lenet-300 ", "lenet-1000000"])
+@pytest.mark.parametrize(
+    "name",
+    ["lenet", "lenet-", "lenet-0", "lenet-300-", "lenet--1", "lenet-03", "lenet-3x1", "lenet-300 ", "lenet-1000000"],
+)
 def test_a_bad_lenet_is_refused_with_its_form(name: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(lenet.FORM)}$"):
         models.check(name, MNIST, 10)
@@ -72,7 +82,9 @@ def test_a_bad_lenet_is_refused_with_its_form(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "resnet", "LeNet-300-100", "net-lenet", "300-100"])
 def test_an_unknown_model_is_refused_with_the_forms_there_are(name: str) -> None:
-    with pytest.raises(ValueError, match=r"^one of: .*lenet-W1-W2-\.\.\., hidden widths from the input on, like lenet-300-100"):
+    with pytest.raises(
+        ValueError, match=r"^one of: .*lenet-W1-W2-\.\.\., hidden widths from the input on, like lenet-300-100"
+    ):
         models.check(name, MNIST, 10)
 
 

@@ -38,7 +38,9 @@ def test_a_fraction_outside_of_0_to_1_is_refused_with_an_example(fraction: float
 
 
 @pytest.mark.parametrize(("fraction", "stay"), [(0, 10), (0.1, 9), (0.2, 8), (0.5, 5), (0.9, 1), (1, 0)])
-@pytest.mark.parametrize("scores", [torch.arange(10.0), torch.ones(10), torch.zeros(10)], ids=["distinct", "all tied", "all zero"])
+@pytest.mark.parametrize(
+    "scores", [torch.arange(10.0), torch.ones(10), torch.zeros(10)], ids=["distinct", "all tied", "all zero"]
+)
 def test_exactly_the_asked_count_goes(scores: Tensor, fraction: float, stay: int) -> None:  # C1 C2 C6
     full = Mask({"w": alive(10)})
     assert prune.by_layer({"w": scores}, full, {"w": fraction}).alive == stay
@@ -95,7 +97,12 @@ def test_pruned_weights_are_neither_counted_nor_revived_whatever_their_score() -
 def test_an_alive_weight_that_is_exactly_0_stays_alive_until_it_is_chosen() -> None:  # C8
     full = Mask({"w": alive(4)})
     assert prune.by_layer({"w": torch.tensor([5.0, 0.0, 0.0, 1.0])}, full, {"w": 0}).alive == 4
-    assert prune.by_layer({"w": torch.tensor([5.0, 0.0, 0.0, 1.0])}, full, {"w": 0.25})["w"].tolist() == [True, False, True, True]
+    assert prune.by_layer({"w": torch.tensor([5.0, 0.0, 0.0, 1.0])}, full, {"w": 0.25})["w"].tolist() == [
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_the_given_mask_stays_as_it_was() -> None:  # K5
@@ -126,7 +133,9 @@ def test_a_layer_that_is_left_out_changes_what_the_rate_is_taken_of() -> None:  
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_of_a_diverged_training_are_refused(bad: float) -> None:
-    message = "scores of fc.weight: expected finite numbers, found NaN or infinity. The training that gave them diverged."
+    message = (
+        "scores of fc.weight: expected finite numbers, found NaN or infinity. The training that gave them diverged."
+    )
     scores, full = {"fc.weight": torch.tensor([1.0, bad])}, Mask({"fc.weight": alive(2)})
     with pytest.raises(BadInput, match=f"^{re.escape(message)}$"):
         prune.by_layer(scores, full, {"fc.weight": 0.5})
@@ -150,7 +159,9 @@ def test_brute_force_on_five_weights(remove: int) -> None:  # C1 C2 C19
     """Of all ways to remove `remove` of five: the smallest sum of scores, then the lowest indices."""
     for values in itertools.product([0.0, 1.0, 2.0], repeat=5):
         # The sum settles which values go; among the ways to take equal values the lowest indices come first.
-        best = min(itertools.combinations(range(5), remove), key=lambda gone: (sum(values[place] for place in gone), gone))
+        best = min(
+            itertools.combinations(range(5), remove), key=lambda gone: (sum(values[place] for place in gone), gone)
+        )
         kept = prune.lowest(torch.tensor(values), alive(5), remove)
         assert kept.tolist() == [place not in best for place in range(5)], values
 
@@ -167,7 +178,9 @@ def test_the_vectors_of_pytorchs_own_tests() -> None:  # O2
     assert prune.lowest(t, given, 2).int().tolist() == [[0, 0, 1, 0], [1, 1, 0, 1]]
 
     n = torch.tensor([[0.0, 0.1, -2.0]])
-    pooled = prune.globally({"m": m.abs(), "n": n.abs()}, Mask({"m": alive(8).view(2, 4), "n": alive(3).view(1, 3)}), 4 / 11)
+    pooled = prune.globally(
+        {"m": m.abs(), "n": n.abs()}, Mask({"m": alive(8).view(2, 4), "n": alive(3).view(1, 3)}), 4 / 11
+    )
     assert (m * pooled["m"]).tolist() == [[0, 2, 3, 4], [-4, -3, -2, 0]]
     assert (n * pooled["n"]).tolist() == [[0, 0, -2]]
 
@@ -239,7 +252,11 @@ def living_by_round(layers: dict[str, tuple[int, float]], rounds: int) -> list[d
 @pytest.mark.parametrize(
     ("layers", "total", "percent"),
     [
-        (LENET, 266_200, "100.0 80.0 64.1 51.3 41.1 32.9 26.3 21.1 16.9 13.5 10.8 8.7 7.0 5.6 4.5 3.6 2.9 2.3 1.9 1.5 1.2"),
+        (
+            LENET,
+            266_200,
+            "100.0 80.0 64.1 51.3 41.1 32.9 26.3 21.1 16.9 13.5 10.8 8.7 7.0 5.6 4.5 3.6 2.9 2.3 1.9 1.5 1.2",
+        ),
         (CONV_2, 4_300_992, "100.0 80.1 64.2 51.4 41.2 33.0 26.5 21.2 17.0 13.7 11.0 8.8 7.1 5.7 4.6 3.7 3.0"),
         (CONV_4, 2_425_024, "100.0 81.1 65.8 53.5 43.6 35.6 29.1 23.9 19.6 16.2 13.3 11.1 9.2 7.7 6.4 5.4 4.5"),
     ],
@@ -248,8 +265,8 @@ def living_by_round(layers: dict[str, tuple[int, float]], rounds: int) -> list[d
 def test_the_densities_that_the_paper_prints(layers: dict[str, tuple[int, float]], total: int, percent: str) -> None:
     """P_m by round (The Lottery Ticket Hypothesis, Frankle & Carbin, 2019, labels of the figures).
 
-    Two labels of the paper lie within 0.06 of ours and are not their rounding: LeNet's 1.8 is 1.851 here (its code removes
-    one weight more per layer and round, trap C2, which makes it 1.844), Conv-4's 7.6 is 7.653.
+    Two labels of the paper lie within 0.06 of ours and are not their rounding: LeNet's 1.8 is 1.851 here (its code
+    removes one weight more per layer and round, trap C2, which makes it 1.844), Conv-4's 7.6 is 7.653.
     """
     counts = living_by_round(layers, rounds=len(percent.split()) - 1)
     assert sum(counts[0].values()) == total

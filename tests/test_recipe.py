@@ -18,7 +18,7 @@ FIELDS: dict[str, Any] = {
 }
 
 
-def recipe(**changes: Any) -> Recipe:  # noqa: ANN401 - any field of a recipe
+def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate(FIELDS | changes)
 
 
@@ -35,17 +35,29 @@ def rates(made: Recipe, steps: list[int], epoch_iterations: int = 10) -> list[fl
         ({}, {0: 0.5, 50: 0.5, 99: 0.5}),
         ({"schedule": {"name": "constant"}}, {0: 0.5, 99: 0.5}),
         ({"schedule": {"name": "step", "milestones": ["30it"]}}, {0: 0.5, 29: 0.5, 30: 0.05, 99: 0.05}),
-        ({"schedule": {"name": "step", "milestones": ["3ep", "60it"], "factor": 0.5}}, {29: 0.5, 30: 0.25, 59: 0.25, 60: 0.125, 99: 0.125}),
-        ({"schedule": {"name": "step", "milestones": ["60it", "3ep"], "factor": 0.5}}, {29: 0.5, 30: 0.25, 59: 0.25, 60: 0.125}),
+        (
+            {"schedule": {"name": "step", "milestones": ["3ep", "60it"], "factor": 0.5}},
+            {29: 0.5, 30: 0.25, 59: 0.25, 60: 0.125, 99: 0.125},
+        ),
+        (
+            {"schedule": {"name": "step", "milestones": ["60it", "3ep"], "factor": 0.5}},
+            {29: 0.5, 30: 0.25, 59: 0.25, 60: 0.125},
+        ),
         ({"schedule": {"name": "step", "milestones": ["0it"]}}, {0: 0.05, 1: 0.05}),
         ({"schedule": {"name": "linear"}}, {0: 0.5, 25: 0.375, 50: 0.25, 99: 0.005}),
         ({"schedule": {"name": "linear", "final": 0.2}}, {0: 0.5, 50: 0.3, 100: 0.1}),
-        ({"schedule": {"name": "cosine"}}, {0: 0.5, 25: 0.25 * (1 + cos(pi / 4)), 50: 0.25, 75: 0.25 * (1 - cos(pi / 4)), 100: 0.0}),
+        (
+            {"schedule": {"name": "cosine"}},
+            {0: 0.5, 25: 0.25 * (1 + cos(pi / 4)), 50: 0.25, 75: 0.25 * (1 - cos(pi / 4)), 100: 0.0},
+        ),
         ({"schedule": {"name": "cosine", "final": 0.2}}, {0: 0.5, 50: 0.3, 100: 0.1}),
         ({"length": "10ep", "schedule": {"name": "linear"}}, {0: 0.5, 50: 0.25, 99: 0.005}),
         ({"warmup": "10it"}, {0: 0.0, 1: 0.05, 5: 0.25, 9: 0.45, 10: 0.5, 99: 0.5}),
         ({"warmup": "1ep"}, {0: 0.0, 5: 0.25, 10: 0.5}),
-        ({"warmup": "10it", "schedule": {"name": "step", "milestones": ["5it"]}}, {0: 0.0, 4: 0.2, 5: 0.025, 9: 0.045, 10: 0.05}),
+        (
+            {"warmup": "10it", "schedule": {"name": "step", "milestones": ["5it"]}},
+            {0: 0.0, 4: 0.2, 5: 0.025, 9: 0.045, 10: 0.05},
+        ),
         ({"warmup": "10it", "schedule": {"name": "linear"}}, {0: 0.0, 5: 0.25 * 0.95, 10: 0.45, 50: 0.25}),
     ],
 )
@@ -56,8 +68,12 @@ def test_the_rate_of_every_step_is_the_schedules(changes: dict[str, Any], table:
 def test_the_papers_resnet_schedule() -> None:  # R5
     """0.1, 0.01, 0.001, divided at 20,000 and 25,000 of 30,000 steps (The Lottery Ticket Hypothesis, Figure 2)."""
     optimizer = {"name": "sgd", "lr": 0.1, "momentum": 0.9}
-    made = recipe(length="30000it", optimizer=optimizer, schedule={"name": "step", "milestones": ["20000it", "25000it"]})
-    assert rates(made, [0, 19_999, 20_000, 24_999, 25_000, 29_999]) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    made = recipe(
+        length="30000it", optimizer=optimizer, schedule={"name": "step", "milestones": ["20000it", "25000it"]}
+    )
+    assert rates(made, [0, 19_999, 20_000, 24_999, 25_000, 29_999]) == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    )
 
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
@@ -79,7 +95,9 @@ def test_fine_tuning_takes_the_last_rate_throughout() -> None:  # K8
     assert rates(tuned, [0, 5, 50, 99]) == pytest.approx([0.005] * 4)
     assert tuned.schedule == Constant() and tuned.warmup == Step("0it")
     declared = {"optimizer", "schedule", "warmup"}
-    assert tuned.model_dump(exclude=declared) == made.model_dump(exclude=declared), "arms differ in the declared factor alone"
+    assert tuned.model_dump(exclude=declared) == made.model_dump(exclude=declared), (
+        "arms differ in the declared factor alone"
+    )
     assert tuned.optimizer.model_dump(exclude={"lr"}) == made.optimizer.model_dump(exclude={"lr"})
     assert made.optimizer.lr == 0.5
 
@@ -105,13 +123,19 @@ def test_a_recipe_says_all_it_decides() -> None:  # K8 S9
 
 
 def test_a_recipe_is_read_back_as_it_was_written() -> None:
-    made = recipe(optimizer={"name": "adamw", "lr": 1e-3}, schedule={"name": "step", "milestones": ["2ep"]}, warmup="1ep")
+    made = recipe(
+        optimizer={"name": "adamw", "lr": 1e-3}, schedule={"name": "step", "milestones": ["2ep"]}, warmup="1ep"
+    )
     assert Recipe.model_validate_json(made.model_dump_json()) == made
 
 
 @pytest.mark.parametrize(
     ("given", "kind", "decay"),
-    [({"name": "sgd", "lr": 0.1}, SGD, 0.0), ({"name": "adam", "lr": 0.1}, Adam, 0.0), ({"name": "adamw", "lr": 0.1}, AdamW, 0.01)],
+    [
+        ({"name": "sgd", "lr": 0.1}, SGD, 0.0),
+        ({"name": "adam", "lr": 0.1}, Adam, 0.0),
+        ({"name": "adamw", "lr": 0.1}, AdamW, 0.01),
+    ],
 )
 def test_the_name_says_which_optimiser(given: dict[str, Any], kind: type, decay: float) -> None:
     made = recipe(optimizer=given).optimizer
@@ -146,8 +170,16 @@ def test_a_recipe_never_changes() -> None:
         ({"optimizer": {"name": "sgd", "lr": float("inf")}}, "optimizer.sgd.lr", "finite number"),
         ({"optimizer": {"name": "sgd", "lr": "0,1"}}, "optimizer.sgd.lr", "valid number"),
         ({"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 1}}, "optimizer.sgd.momentum", "less than 1"),
-        ({"optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": -1}}, "optimizer.sgd.weight_decay", "greater than or equal to 0"),
-        ({"optimizer": {"name": "sgd", "lr": 0.1, "betas": [0.9, 0.99]}}, "optimizer.sgd.betas", "Extra inputs are not permitted"),
+        (
+            {"optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": -1}},
+            "optimizer.sgd.weight_decay",
+            "greater than or equal to 0",
+        ),
+        (
+            {"optimizer": {"name": "sgd", "lr": 0.1, "betas": [0.9, 0.99]}},
+            "optimizer.sgd.betas",
+            "Extra inputs are not permitted",
+        ),
         ({"optimizer": {"name": "adam", "lr": 0.1, "betas": [0.9, 1.0]}}, "optimizer.adam.betas.1", "less than 1"),
         ({"optimizer": {"name": "lion", "lr": 0.1}}, "optimizer", "'sgd', 'adam', 'adamw'"),
         ({"schedule": {"name": "step"}}, "schedule.step.milestones", "Field required"),
@@ -167,4 +199,10 @@ def test_a_bad_value_is_refused_with_its_path(changes: dict[str, Any], path: str
 def test_every_missing_field_is_named_at_once() -> None:
     with pytest.raises(ValidationError) as caught:
         Recipe.model_validate({})
-    assert [fault["loc"] for fault in caught.value.errors()] == [("model",), ("data",), ("length",), ("batch",), ("optimizer",)]
+    assert [fault["loc"] for fault in caught.value.errors()] == [
+        ("model",),
+        ("data",),
+        ("length",),
+        ("batch",),
+        ("optimizer",),
+    ]

@@ -10,7 +10,10 @@ WEIGHTS = {"a": torch.tensor([[-3.0, 1.0], [0.0, -0.5]]), "a.bias": torch.tensor
 
 def test_magnitude_is_the_absolute_value_of_the_named_weights_alone() -> None:  # P1 M6
     scores = score.magnitude(WEIGHTS, ["a", "b"], score_seed=0)
-    assert {name: values.tolist() for name, values in scores.items()} == {"a": [[3.0, 1.0], [0.0, 0.5]], "b": [2.0, 2.0]}
+    assert {name: values.tolist() for name, values in scores.items()} == {
+        "a": [[3.0, 1.0], [0.0, 0.5]],
+        "b": [2.0, 2.0],
+    }
 
 
 def test_magnitude_is_raw_not_normalised_per_layer() -> None:  # C16
@@ -35,7 +38,7 @@ def test_random_knows_nothing_of_the_weights_and_uses_no_process_wide_state() ->
 
 def test_random_is_uniform() -> None:
     values = score.random({"w": torch.zeros(100_000)}, ["w"], score_seed=0)["w"]
-    assert 0 <= values.min() and values.max() < 1
+    assert values.min() >= 0 and values.max() < 1
     assert values.unique().numel() == values.numel(), "ties would make the tie rule choose"
     shares = torch.histc(values, bins=10, min=0, max=1) / values.numel()
     assert (shares - 0.1).abs().max() < 0.01

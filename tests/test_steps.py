@@ -17,9 +17,13 @@ def test_iterations_do_not_depend_on_the_epoch() -> None:
     assert Step("500it").iterations(1) == Step("500it").iterations(917) == 500
 
 
-@pytest.mark.parametrize("text", ["500", "it", "", "-1it", "1.5ep", "5 it", "5it ", "5it\n", "5IT", "5epochs", "1e3it", "5it5ep"])
+@pytest.mark.parametrize(
+    "text", ["500", "it", "", "-1it", "1.5ep", "5 it", "5it ", "5it\n", "5IT", "5epochs", "1e3it", "5it5ep"]
+)
 def test_anything_else_is_refused_with_an_example(text: str) -> None:  # C11 C12
-    with pytest.raises(ValueError, match=r"^a whole number with a unit, like '500it' \(iterations\) or '2ep' \(epochs\)$"):
+    with pytest.raises(
+        ValueError, match=r"^a whole number with a unit, like '500it' \(iterations\) or '2ep' \(epochs\)$"
+    ):
         Step(text)
 
 

@@ -39,7 +39,9 @@ def batch_of(step: int) -> tuple[Tensor, Tensor]:
 
 
 def half(model: nn.Module) -> Mask:
-    return Mask({name: (torch.arange(alive.numel()) % 2 == 0).view_as(alive) for name, alive in mask.full(model).items()})
+    return Mask(
+        {name: (torch.arange(alive.numel()) % 2 == 0).view_as(alive) for name, alive in mask.full(model).items()}
+    )
 
 
 def ignore(step: int) -> None:
@@ -56,7 +58,7 @@ def run(
     rate: Callable[[int], float] = lambda step: 0.1 / (1 + step),
     watch: Callable[[int], None] = ignore,
 ) -> dict[str, Tensor]:
-    """Train `model` in place with a fresh optimiser, or one that starts with `state`; returns the optimiser's last state."""
+    """Train `model` in place with a fresh optimiser, or one that starts with `state`; returns its last state."""
     optimizer = optimizer_of(value, model)
     if state is not None:
         restore_state(optimizer, model, state)
@@ -157,15 +159,24 @@ def test_every_step_has_the_rate_of_its_number() -> None:  # R5 R13
 
 def test_a_rewound_training_has_the_rates_of_the_first_in_every_round() -> None:  # R5 R13
     recipe = Recipe.model_validate(
-        {"model": "lenet-4", "data": "digits", "length": "8it", "batch": 8, "optimizer": {"name": "sgd", "lr": 0.1},
-         "warmup": "2it", "schedule": {"name": "step", "milestones": ["6it"]}}
-    )  # fmt: skip
+        {
+            "model": "lenet-4",
+            "data": "digits",
+            "length": "8it",
+            "batch": 8,
+            "optimizer": {"name": "sgd", "lr": 0.1},
+            "warmup": "2it",
+            "schedule": {"name": "step", "milestones": ["6it"]},
+        }
+    )
     rounds: list[list[float]] = []
     for begin in (0, 3, 3):
         model = network()
         optimizer = optimizer_of(recipe.optimizer, model)
         seen: list[float] = []
-        optimizer.register_step_pre_hook(lambda *_, seen=seen, optimizer=optimizer: seen.append(optimizer.param_groups[0]["lr"]))  # type: ignore[misc]
+        optimizer.register_step_pre_hook(
+            lambda *_, seen=seen, optimizer=optimizer: seen.append(optimizer.param_groups[0]["lr"])
+        )
         train(model, optimizer, half(model), batch_of, lambda step: learning_rate(recipe, step, 4), begin, 8, ignore)
         rounds.append(seen)
     assert rounds[0] == pytest.approx([0.0, 0.05, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
@@ -248,7 +259,10 @@ def test_three_rounds_from_one_rewind_point_start_from_the_same_bytes() -> None:
 def test_what_a_pruned_weight_held_before_makes_no_difference(name: str) -> None:  # M5
     clean, dirty = network(), network()
     kept = half(clean)
-    huge = {layer: value.masked_fill(~kept[layer], 1e6) if layer in kept else value for layer, value in weights.of(dirty).items()}
+    huge = {
+        layer: value.masked_fill(~kept[layer], 1e6) if layer in kept else value
+        for layer, value in weights.of(dirty).items()
+    }
     weights.put(dirty, huge)
     run(clean, OPTIMISERS[name], kept)
     run(dirty, OPTIMISERS[name], kept)
@@ -286,10 +300,10 @@ def test_an_optimiser_that_goes_round_the_guard_is_found_out() -> None:  # M8
     bare: Callable[..., Any] = torch.optim.SGD.step.__wrapped__  # type: ignore[attr-defined]
 
     @wraps(bare)
-    def step_without_hooks(*args: Any) -> Any:  # noqa: ANN401 - torch's own signature
+    def step_without_hooks(*args: Any) -> Any:
         return bare(optimizer, *args)
 
-    optimizer.step = step_without_hooks  # type: ignore[method-assign]
+    optimizer.step = step_without_hooks  # type: ignore[method-assign, assignment]
     message = "0.weight: expected every pruned weight to be 0, found "
     with pytest.raises(GuardLost, match=f"^{re.escape(message)}"):
         train(model, optimizer, half(model), batch_of, lambda step: 0.1, 0, 2, ignore)
@@ -310,7 +324,12 @@ def test_the_guard_is_off_when_the_training_is_done() -> None:
 
 @pytest.mark.parametrize(
     ("name", "entries"),
-    [("sgd", set()), ("momentum", {"momentum_buffer"}), ("adam", {"step", "exp_avg", "exp_avg_sq"}), ("adamw", {"step", "exp_avg", "exp_avg_sq"})],
+    [
+        ("sgd", set()),
+        ("momentum", {"momentum_buffer"}),
+        ("adam", {"step", "exp_avg", "exp_avg_sq"}),
+        ("adamw", {"step", "exp_avg", "exp_avg_sq"}),
+    ],
 )
 def test_the_state_is_named_by_entry_and_parameter(name: str, entries: set[str]) -> None:
     model = network()

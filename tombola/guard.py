@@ -5,11 +5,13 @@ gradient no longer touches. The guard sits in the optimiser's own step hooks, so
 forget it.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tombola.errors import GuardLost
+from tombola.errors import BadInput, Diverged, GuardLost
 from tombola.mask import Mask
 
 _ZERO_STAYS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -22,6 +24,9 @@ class Guard:
     gradient and zero state are a fixed point of SGD, momentum, Nesterov, Adam, AdamW and weight decay, so there that is
     all it takes; of any other optimiser nothing is known, and the weights and the state are masked after each step too.
 
+    Raises:
+        BadInput: the mask is of another model.
+
     >>> from tombola import mask
     >>> model = nn.Linear(2, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -32,7 +37,8 @@ class Guard:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, mask: Mask) -> None:
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        _fits(mask, parameters, model)
         # A full layer needs no guarding, which makes dense training as fast as without a guard.
         self._names = [name for name, alive in mask.items() if not bool(alive.all())]
         self._parameters = [parameters[name] for name in self._names]
@@ -40,13 +46,25 @@ class Guard:
         self._live = [mask[name].to(p.device, p.dtype) for name, p in zip(self._names, self._parameters, strict=True)]
         self._dead = [live == 0 for live in self._live]
         self._mask_rest()
-        self._hooks = [optimizer.register_step_pre_hook(lambda *_: self._mask_gradients())]
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_load_state_dict_post_hook(lambda _: self._mask_rest()),
+        ]
         if type(optimizer) not in _ZERO_STAYS:
             self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._mask_rest()))
 
-    def _state_of(self, parameter: Tensor) -> list[Tensor]:
-        state = self._optimizer.state.get(parameter, {})
-        return [value for value in state.values() if isinstance(value, Tensor) and value.shape == parameter.shape]
+    def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._mask_gradients()
+            return None
+
+        def masked() -> Any:  # a closure makes the gradients inside the step
+            loss = closure()
+            self._mask_gradients()
+            return loss
+
+        return args[:1], {**kwargs, "closure": masked}
 
     def _mask_gradients(self) -> None:
         pairs = [(p.grad, live) for p, live in zip(self._parameters, self._live, strict=True) if p.grad is not None]
@@ -60,14 +78,24 @@ class Guard:
             for state in self._state_of(parameter):
                 state.masked_fill_(dead, 0)
 
+    def _state_of(self, parameter: Tensor) -> list[Tensor]:
+        state = self._optimizer.state.get(parameter, {})
+        return [value for value in state.values() if isinstance(value, Tensor) and value.shape == parameter.shape]
+
     def check(self) -> None:
-        """Raise `GuardLost` unless every pruned weight and all of its optimiser state is exactly 0."""
+        """Make sure that every pruned weight and all of its optimiser state is exactly 0.
+
+        Raises:
+            GuardLost: some are not.
+            Diverged: some are not even numbers, as an infinite gradient times 0 is none.
+        """
         for name, parameter, dead in zip(self._names, self._parameters, self._dead, strict=True):
-            for what, value in [
-                ("weight", parameter),
-                *(("optimiser state", state) for state in self._state_of(parameter)),
-            ]:
-                moved = int(value.detach()[dead].count_nonzero())
+            states = [("optimiser state", state) for state in self._state_of(parameter)]
+            for what, value in [("weight", parameter.detach()), *states]:
+                pruned = value[dead]
+                if not bool(pruned.isfinite().all()):
+                    raise Diverged(f"{name}: expected every pruned {what} to be 0, found NaN. The training diverged.")
+                moved = int(pruned.count_nonzero())
                 if moved:
                     raise GuardLost(
                         f"{name}: expected every pruned {what} to be 0, found {moved} that are not. "
@@ -78,3 +106,15 @@ class Guard:
         """Take the hooks off the optimiser."""
         for hook in self._hooks:
             hook.remove()
+
+
+def _fits(mask: Mask, parameters: dict[str, nn.Parameter], model: nn.Module) -> None:
+    for name, alive in mask.items():
+        if name not in parameters or parameters[name].shape != alive.shape:
+            found = f"{tuple(parameters[name].shape)}" if name in parameters else "no such weight"
+            raise BadInput(
+                where=f"{name} of {type(model).__name__}",
+                expected=f"a weight of the mask's shape {tuple(alive.shape)}",
+                found=found,
+                todo="The mask belongs to another model.",
+            )

@@ -72,7 +72,7 @@ class Mask(Mapping[str, Tensor]):
     @property
     def density(self) -> float:
         """P_m = ||m||_0 / |theta|, the fraction of prunable weights that are alive."""
-        return self.alive / self.total
+        return self.alive / self.total if self.total else 1.0
 
     @property
     def counts(self) -> dict[str, int]:

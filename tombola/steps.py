@@ -24,7 +24,7 @@ class Step:
     text: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str) or not re.fullmatch(r"\d+(it|ep)", self.text):
+        if not isinstance(self.text, str) or not re.fullmatch(r"(0|[1-9]\d*)(it|ep)", self.text):
             raise ValueError("a whole number with a unit, like '500it' (iterations) or '2ep' (epochs)")
 
     @property

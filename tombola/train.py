@@ -53,17 +53,19 @@ def train(
     guard = Guard(model, optimizer, mask)
     device = next(model.parameters()).device
     model.train()
-    for step in range(begin, until):
-        watch(step)
-        inputs, labels = batches(step)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
-        loss = functional.cross_entropy(model(inputs.to(device)), labels.to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    guard.check()
-    guard.release()
+    try:
+        for step in range(begin, until):
+            watch(step)
+            inputs, labels = batches(step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step)
+            loss = functional.cross_entropy(model(inputs.to(device)), labels.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        guard.check()
+    finally:
+        guard.release()
     watch(until)
 
 

@@ -47,9 +47,14 @@ def put(model: nn.Module, weights: Weights) -> None:
             found=_listed(weights, differing),
             todo="These weights belong to another model.",
         )
+    written: set[tuple[int, torch.Size]] = set()
     with torch.no_grad():
         for name, value in own.items():
-            value.copy_(weights[name])
+            # Tied weights are one tensor under several names; it takes what its first name says, as a mask does.
+            place = value.data_ptr(), value.shape
+            if place not in written or not value.numel():
+                written.add(place)
+                value.copy_(weights[name])
 
 
 def _listed(weights: Weights, names: list[str]) -> str:

@@ -29,6 +29,7 @@ OPTIMISERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
     "rmsprop": partial(optim.RMSprop, lr=0.1),
     "centred rmsprop": partial(optim.RMSprop, lr=0.1, momentum=0.9, centered=True, weight_decay=0.1),
     "adagrad": partial(optim.Adagrad, lr=0.1, weight_decay=0.1),
+    "rprop": partial(optim.Rprop, lr=0.01),  # its step sizes start at lr, pruned or not
 }
 optimisers = pytest.mark.parametrize("name", OPTIMISERS)
 few = settings(max_examples=10)
@@ -39,7 +40,9 @@ densities = st.sampled_from([0.0, 0.2, 0.5, 0.9])
 def network(seed: int) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Conv1d(1, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(9, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+        return nn.Sequential(
+            nn.Conv1d(1, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(9, 4), nn.Tanh(), nn.Linear(4, 2)
+        ).double()
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -61,7 +64,9 @@ def train(model: nn.Module, optimizer: Optimizer, inputs: Tensor, steps: int) ->
 @optimisers
 @few
 @given(seed=seeds, density=densities)
-def test_pruned_weights_gradients_and_state_are_exactly_0_after_every_step(name: str, seed: int, density: float) -> None:
+def test_pruned_weights_gradients_and_state_are_exactly_0_after_every_step(
+    name: str, seed: int, density: float
+) -> None:
     # M1 M2 M9 M10
     model = network(seed)
     kept, optimizer, inputs = some_of(model, density, seed), OPTIMISERS[name](model.parameters()), drawn(seed, 6, 1, 4)
@@ -71,8 +76,14 @@ def test_pruned_weights_gradients_and_state_are_exactly_0_after_every_step(name:
         train(model, optimizer, inputs, steps=1)
         for layer, alive in kept.items():
             parameter = model.get_parameter(layer)
-            state = [value for value in optimizer.state[parameter].values() if isinstance(value, Tensor) and value.shape == alive.shape]
-            assert parameter.grad is not None and len(state) == {"sgd": 0, "amsgrad": 3, "centred rmsprop": 3}.get(name, len(state))
+            state = [
+                value
+                for value in optimizer.state[parameter].values()
+                if isinstance(value, Tensor) and value.shape == alive.shape
+            ]
+            assert parameter.grad is not None and len(state) == {"sgd": 0, "amsgrad": 3, "centred rmsprop": 3}.get(
+                name, len(state)
+            )
             assert not any(value.detach()[~alive].any() for value in (parameter, parameter.grad, *state))
     guard.check()
 

@@ -21,7 +21,12 @@ def masks(draw: st.DrawFn) -> Mask:
     """One to four layers of any shape, each with any number of living weights."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
     densities = st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])
-    return Mask({f"{number}.weight": torch.rand(shape, generator=generator) < draw(densities) for number, shape in enumerate(draw(shapes))})
+    return Mask(
+        {
+            f"{number}.weight": torch.rand(shape, generator=generator) < draw(densities)
+            for number, shape in enumerate(draw(shapes))
+        }
+    )
 
 
 def state_for(living: Mask) -> dict[str, Tensor]:
@@ -46,7 +51,10 @@ def test_expand_undoes_compress(living: Mask) -> None:
 def test_unpack_undoes_pack_at_one_bit_a_weight(living: Mask) -> None:
     # C14
     packed = mask.pack(living)
-    assert all(packed[name].dtype == torch.uint8 and packed[name].numel() == -(-alive.numel() // 8) for name, alive in living.items())
+    assert all(
+        packed[name].dtype == torch.uint8 and packed[name].numel() == -(-alive.numel() // 8)
+        for name, alive in living.items()
+    )
     assert mask.unpack(packed, {name: tuple(alive.shape) for name, alive in living.items()}) == living
 
 

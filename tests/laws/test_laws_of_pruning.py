@@ -56,7 +56,9 @@ rounds = st.lists(st.sampled_from(FRACTIONS), min_size=1, max_size=5)
 
 @members
 @given(weights=networks(), seed=seeds, rates=rounds)
-def test_exactly_the_asked_count_goes_in_every_round(score: str, scope: str, weights: dict[str, Tensor], seed: int, rates: list[str]) -> None:
+def test_exactly_the_asked_count_goes_in_every_round(
+    score: str, scope: str, weights: dict[str, Tensor], seed: int, rates: list[str]
+) -> None:
     # C1 C2 C4 C6 C9
     living, scores = full(weights), SCORES[score](weights, weights, seed)
     for rate in rates:
@@ -68,11 +70,15 @@ def test_exactly_the_asked_count_goes_in_every_round(score: str, scope: str, wei
 
 @members
 @given(weights=networks(), seed=seeds, rates=rounds)
-def test_masks_nest_over_the_rounds_though_the_scores_change(score: str, scope: str, weights: dict[str, Tensor], seed: int, rates: list[str]) -> None:
+def test_masks_nest_over_the_rounds_though_the_scores_change(
+    score: str, scope: str, weights: dict[str, Tensor], seed: int, rates: list[str]
+) -> None:
     # C4 C5
     living = full(weights)
     for number, rate in enumerate(rates):
-        scores = SCORES[score]({name: value * (-1) ** number + number for name, value in weights.items()}, weights, seed + number)
+        scores = SCORES[score](
+            {name: value * (-1) ** number + number for name, value in weights.items()}, weights, seed + number
+        )
         after = SCOPES[scope](scores, living, float(rate))
         assert mask.nested(after, living)
         living = after
@@ -80,7 +86,9 @@ def test_masks_nest_over_the_rounds_though_the_scores_change(score: str, scope: 
 
 @members
 @given(weights=networks(), seed=seeds, rate=st.sampled_from(FRACTIONS))
-def test_nothing_that_goes_scores_higher_than_what_stays(score: str, scope: str, weights: dict[str, Tensor], seed: int, rate: str) -> None:
+def test_nothing_that_goes_scores_higher_than_what_stays(
+    score: str, scope: str, weights: dict[str, Tensor], seed: int, rate: str
+) -> None:
     # C16 C18
     scores = SCORES[score](weights, weights, seed)
     after = SCOPES[scope](scores, full(weights), float(rate))
@@ -93,7 +101,9 @@ def test_nothing_that_goes_scores_higher_than_what_stays(score: str, scope: str,
 
 @members
 @given(weights=networks(), seed=seeds, rate=st.sampled_from(FRACTIONS))
-def test_the_slow_and_obvious_way_gives_the_same_mask(score: str, scope: str, weights: dict[str, Tensor], seed: int, rate: str) -> None:
+def test_the_slow_and_obvious_way_gives_the_same_mask(
+    score: str, scope: str, weights: dict[str, Tensor], seed: int, rate: str
+) -> None:
     # C1 C19: sort (score, tensor, flat index) in plain Python
     scores = SCORES[score](weights, weights, seed)
     before = by_layer(scores, full(weights), 0.2)
@@ -103,17 +113,25 @@ def test_the_slow_and_obvious_way_gives_the_same_mask(score: str, scope: str, we
         places = [
             (value, order, index)
             for order, name in enumerate(names)
-            for index, (value, alive) in enumerate(zip(scores[name].flatten().tolist(), before[name].flatten().tolist(), strict=True))
+            for index, (value, alive) in enumerate(
+                zip(scores[name].flatten().tolist(), before[name].flatten().tolist(), strict=True)
+            )
             if alive
         ]
-        stay = {(order, index) for _, order, index in sorted(places)[floor(Fraction(rate) * len(places) + Fraction(1, 2)) :]}
+        stay = {
+            (order, index) for _, order, index in sorted(places)[floor(Fraction(rate) * len(places) + Fraction(1, 2)) :]
+        }
         for order, name in enumerate(names):
-            assert {(order, int(index)) for index in after[name].flatten().nonzero()} == {place for place in stay if place[0] == order}
+            assert {(order, int(index)) for index in after[name].flatten().nonzero()} == {
+                place for place in stay if place[0] == order
+            }
 
 
 @members
 @given(weights=networks(), seed=seeds, rate=st.sampled_from(FRACTIONS))
-def test_the_same_question_has_the_same_answer(score: str, scope: str, weights: dict[str, Tensor], seed: int, rate: str) -> None:
+def test_the_same_question_has_the_same_answer(
+    score: str, scope: str, weights: dict[str, Tensor], seed: int, rate: str
+) -> None:
     # C19 K9
     before = full(weights)
     first, again = (SCOPES[scope](SCORES[score](weights, weights, seed), before, float(rate)) for _ in range(2))
@@ -125,6 +143,6 @@ def test_all_tied_weights_go_in_flat_order(weights: dict[str, Tensor]) -> None:
     # C1 C19
     tied = {name: torch.ones_like(value) for name, value in weights.items()}
     after = by_layer(tied, full(weights), 0.5)
-    for name, alive in after.items():
+    for alive in after.values():
         flat = alive.flatten().int().tolist()
         assert flat == sorted(flat) and sum(flat) == len(flat) // 2

@@ -1,5 +1,6 @@
 """Bring a file home: from the first home that has it, resuming what an earlier try left, checked before it counts."""
 
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -31,15 +32,18 @@ def fetch(folder: str, name: str, homes: Sequence[str], data_dir: Path | None, c
     """
     target = (data_dir or cache_dir()) / folder / name
     part = target.with_name(name + ".part")
+    answers = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(name + ".lock")):  # several workers may want the same file
             if target.is_file():
                 return target
-            answers = [f"{home}: {answer}" for home in homes if (answer := _try(home + name, part, check))]
-            if part.is_file() and len(answers) < len(homes):
-                part.replace(target)
-                return target
+            for home in homes:
+                answer = _try(home + name, part, check)
+                if not answer:
+                    part.replace(target)
+                    return target
+                answers.append(f"{home}: {answer}")
     except OSError as error:
         answers = [f"{target.parent} cannot be written ({error.strerror})"]
     raise DataError(
@@ -58,12 +62,15 @@ def _try(address: str, part: Path, check: Callable[[Path], object]) -> str:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
         # 206 continues where we are; any other success sends the whole file, whatever was asked.
         with answer, part.open("ab" if answer.status == 206 else "wb") as file:
+            left = int(answer.headers.get("Content-Length", -1))
             while block := answer.read(1 << 16):
-                file.write(block)
+                left -= file.write(block)
+        if left > 0:  # an early end looks like the end; what came is kept, to go on from
+            return f"broke off {left:,} bytes before the end"
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: nothing is left to send; the check below decides
             return f"answered {error.code}"
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         return f"not reached ({getattr(error, 'reason', error)})"
     try:
         check(part)

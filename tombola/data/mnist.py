@@ -77,9 +77,7 @@ def _checked(path: Path, name: str) -> bytes:
         ) from error
     digest = hashlib.sha256(raw).hexdigest()
     if digest != FILES[name][0]:
-        raise DataError(
-            where=str(path), expected=expected, found=f"{len(raw):,} bytes with {digest[:16]}...", todo=_TODO
-        )
+        raise DataError(where=str(path), expected=expected, found=f"{len(raw):,} bytes with {digest[:16]}", todo=_TODO)
     return raw
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
-from tombola.lab.runs import Run, shallow
+from tombola.lab.runs import Run, Train, shallow
 from tombola.lab.store import Failure, Store
 
 BUSY_POLL_S = 0.2

@@ -219,7 +219,7 @@ class Store:
         for entry in (self.root / "tmp").iterdir():
             _, host, process, _ = [*entry.name.split("@"), "", "", ""][:4]
             if host == socket.gethostname() and process.isdigit() and not _alive(int(process)):
-                shutil.rmtree(entry, ignore_errors=True)
+                _remove(entry)
 
     def _read(self, key: str, name: str) -> dict[str, Any]:
         path = self.root / "runs" / key / name

@@ -73,7 +73,7 @@ def build(name: str, shape: tuple[int, int, int], classes: int, init: Initialisa
     # PyTorch's constructors draw from the process-wide generator; ours overwrites every weight they draw.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         model: nn.Module = family(name).build(name, shape, classes)
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         for weight in prunable(model):
             draw(parameters[weight], generator=generator)
         for parameter_name, parameter in parameters.items():

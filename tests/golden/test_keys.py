@@ -1,0 +1,93 @@
+"""The keys of the presets' runs, and the defaults of every field, as they were when results were published.
+
+A red test here means that stored and published results get, or lose, their names. If that is meant - the numbers that a
+kind of run makes have changed, and its `version` is raised - write the file anew: python tests/golden/test_keys.py
+"""
+
+import json
+from dataclasses import MISSING, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_core import to_jsonable_python
+
+from tombola.lab import presets, runs
+from tombola.lab.methods import CONTROLS, METHODS, Replicate
+from tombola.lab.spec import EvaluateSpec, PruneSpec, Spec, VerdictSpec, read
+from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
+from tombola.steps import Step
+
+FILE = Path(__file__).with_name("keys.json")
+PINNED: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"keys": {}, "defaults": {}}
+# Beside the presets, what none of them uses.
+EXTRA = {
+    "digits, rewound": ("digits", ["rewind=40it", "carry_optimizer=true"]),
+    "digits, global": ("digits", ["prune={scope='global', rate=0.3, score='random'}", "seed=1"]),
+    "digits, scheduled": ("digits", ["recipe.optimizer={name='sgd', lr=0.1}", "recipe.schedule={name='cosine'}"]),
+}
+VALUES = [Spec, PruneSpec, EvaluateSpec, VerdictSpec, Recipe, SGD, Adam, AdamW, Constant, Steps, Cosine, Linear]
+KINDS = [runs.Init, runs.Train, runs.Prune, runs.RandomMask, runs.ShuffledMask]
+
+
+def keys_of(name: str, changes: list[str]) -> dict[str, str]:
+    """The keys of the first replicate's init, dense training, ticket and controls at level 1, other methods at level 2."""
+    replicate = Replicate(read(name, changes).spec, 0)
+    dense, ticket, _ = METHODS[replicate.spec.method](replicate, 2)
+    found = {"rewind point": dense.start, "dense": dense, "ticket 1": ticket}
+    found |= {f"{arm} 1": make(replicate, ticket, 1, 0) for arm, make in CONTROLS.items()}
+    found |= {f"{method} 2": [*search(replicate, 2)][2] for method, search in METHODS.items()}
+    return {label: run.key for label, run in found.items()}
+
+
+@cache
+def all_keys() -> dict[str, dict[str, str]]:
+    return {name: keys_of(name, []) for name in presets.names()} | {
+        label: keys_of(*source) for label, source in EXTRA.items()
+    }
+
+
+@cache
+def all_defaults() -> dict[str, dict[str, Any]]:
+    """Each field's default as JSON has it; `required` where there is none."""
+    found: dict[str, dict[str, Any]] = {}
+    for value in VALUES:
+        found[value.__name__] = {
+            name: "required" if field.is_required() else _plain(field.default)
+            for name, field in value.model_fields.items()
+        }
+    for kind in KINDS:
+        found[kind.__name__] = {"version": kind.version} | {
+            one.name: "required" if one.default is MISSING else one.default for one in fields(kind) if one.init
+        }
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Step) else to_jsonable_python(value)
+
+
+@pytest.mark.parametrize("name", all_keys())
+def test_keys_are_as_pinned(name: str) -> None:  # S9
+    assert all_keys()[name] == PINNED["keys"].get(name)
+
+
+@pytest.mark.parametrize("name", all_defaults())
+def test_defaults_are_as_pinned(name: str) -> None:  # S9
+    assert all_defaults()[name] == PINNED["defaults"].get(name)
+
+
+def test_nothing_pinned_has_gone() -> None:
+    assert all_keys().keys() == PINNED["keys"].keys() and all_defaults().keys() == PINNED["defaults"].keys()
+
+
+def test_what_is_pinned_is_told_apart() -> None:
+    """No two runs share a name, but for fine-tuning where the learning rate is constant anyway: there it rewinds it."""
+    for name, pinned in PINNED["keys"].items():
+        same = {label for label, key in pinned.items() if list(pinned.values()).count(key) > 1}
+        assert same == (set() if name == "digits, scheduled" else {"lr-rewind 2", "fine-tune 2"})
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps({"keys": all_keys(), "defaults": all_defaults()}, indent=1) + "\n")

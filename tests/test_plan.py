@@ -1,0 +1,158 @@
+"""Plans: which rows a spec wants, which runs they need, and what of it is missing."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tombola.lab.plan import Plan, missing, plan, step_seconds, summary
+from tombola.lab.runs import Init, Run, Train
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.store import Outcome, Store
+
+RECIPE: dict[str, Any] = {
+    "model": "lenet-20-10",
+    "data": "digits",
+    "length": "40it",
+    "batch": 60,
+    "optimizer": {"name": "adam", "lr": 2e-3},
+}
+
+
+def planned(**changes: Any) -> Plan:
+    spec = {"replicates": 2, "levels": 3, "arms": ["ticket", "reinit", "random"], "recipe": RECIPE} | changes
+    return plan(Experiment(name="tiny", spec=Spec.model_validate(spec)))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store").open()
+
+
+def finish(store: Store, runs: list[Run], seconds: float = 1.0) -> None:
+    """Pretend that `runs` are done."""
+    for run in runs:
+        store.save(run, Outcome({}), {"seconds": seconds})
+
+
+def test_one_row_for_each_replicate_arm_level_and_draw() -> None:
+    rows = [(row.arm, row.replicate, row.level, row.draw) for row in planned(reinits=2).rows]
+    expected = {("dense", replicate, 0, 0) for replicate in (0, 1)}
+    for replicate in (0, 1):
+        for level in (1, 2, 3):
+            expected |= {(arm, replicate, level, 0) for arm in ("ticket", "reinit", "random")}
+            expected.add(("reinit", replicate, level, 1))
+    assert set(rows) == expected and len(rows) == len(expected)
+
+
+def test_draws_of_a_control_are_runs_of_their_own() -> None:
+    reinits = [row.run for row in planned(reinits=3).rows if row.arm == "reinit"]
+    assert len(set(reinits)) == len(reinits) == 2 * 3 * 3
+
+
+def test_another_method_is_an_arm_and_shares_what_it_can() -> None:
+    wanted = planned(arms=["ticket", "one-shot"])
+    by_row = {(row.arm, row.replicate, row.level): row.run for row in wanted.rows}
+    assert by_row["one-shot", 1, 1] == by_row["ticket", 1, 1], "one round of either is the same"
+    assert by_row["one-shot", 1, 2] != by_row["ticket", 1, 2]
+    assert sum(arm == "dense" for arm, *_ in by_row) == 2, "level 0 once for all methods"
+
+
+def test_no_levels_is_the_dense_network_alone() -> None:
+    wanted = planned(levels=0)
+    assert [row.arm for row in wanted.rows] == ["dense", "dense"] and len(wanted.runs) == 4
+
+
+def test_every_run_is_listed_once_and_after_what_it_needs() -> None:  # S5
+    wanted = planned(arms=["ticket", "reinit", "random", "shuffle", "continued", "fine-tune"], rewind="8it")
+    assert len(set(wanted.runs)) == len(wanted.runs)
+    for place, run in enumerate(wanted.runs):
+        assert all(needed in wanted.runs[:place] for needed in run.inputs)
+    assert {row.run for row in wanted.rows} <= set(wanted.runs)
+
+
+def test_the_same_spec_gives_the_same_plan() -> None:
+    assert planned() == planned() and planned(seed=1) != planned()
+
+
+def test_all_is_missing_from_a_new_store_even_from_one_that_is_not_there(store: Store, tmp_path: Path) -> None:
+    wanted = planned()
+    assert missing(wanted, store) == missing(wanted, Store(tmp_path / "none")) == list(wanted.runs)
+    assert not (tmp_path / "none").exists(), "to look writes nothing"
+
+
+def test_what_is_stored_is_not_missing(store: Store) -> None:  # S5
+    wanted = planned()
+    finish(store, list(wanted.runs[:7]))
+    assert missing(wanted, store) == list(wanted.runs[7:])
+    finish(store, list(wanted.runs))
+    assert missing(wanted, store) == []
+
+
+def test_an_input_is_missing_only_where_something_undone_needs_it(store: Store) -> None:
+    """Whoever removes the initial weights of finished trainings, to save room, need not make them again."""
+    wanted = planned()
+    finish(store, [row.run for row in wanted.rows if row.replicate == 0])
+    lacking = missing(wanted, store)
+    assert {run for run in wanted.runs if run in lacking} == set(planned().runs) - set(planned(replicates=1).runs)
+
+
+def test_more_replicates_levels_and_arms_later_cost_only_what_is_new(store: Store) -> None:
+    finish(store, list(planned().runs))
+    more = planned(replicates=3, levels=4, arms=["ticket", "reinit", "random", "shuffle"])
+    lacking = missing(more, store)
+    assert set(lacking) == set(more.runs) - set(planned().runs)
+    assert set(planned().runs) < set(more.runs), "none of what is done has another name now"
+
+
+def test_two_experiments_share_their_dense_trainings(store: Store) -> None:
+    finish(store, list(planned(arms=["ticket"]).runs))
+    other = planned(method="one-shot", arms=["ticket"])
+    assert not [run for run in missing(other, store) if isinstance(run, Train) and run.mask is None]
+
+
+def test_the_summary_counts_by_kind(store: Store) -> None:
+    wanted = planned()
+    finish(store, [run for run in wanted.runs if isinstance(run, Init)])
+    content = summary(wanted, store, workers=2)
+    kinds = Counter(run.kind for run in wanted.runs)
+    assert {kind: counts["wanted"] for kind, counts in content["runs"].items()} == kinds
+    # Two replicates: an init each for the ticket and the reinit arm; three prunings and random masks; all trainings.
+    assert kinds == {"init": 4, "train": 2 * (1 + 3 * 3), "prune": 6, "random": 6}
+    assert content["runs"]["init"]["stored"] == 4 and content["runs"]["init"]["missing"] == 0
+    assert all(counts["wanted"] == counts["stored"] + counts["missing"] for counts in content["runs"].values())
+    assert all(counts["asked"] >= counts["wanted"] for counts in content["runs"].values())
+    assert content["total"] == {"wanted": 36, "stored": 4, "missing": 32}
+    assert (content["experiment"], content["rows"], content["workers"]) == ("tiny", 20, 2)
+    assert content["training_steps_missing"] == 20 * 40
+
+
+def test_steps_of_a_rewound_training_count_from_its_rewind_point(store: Store) -> None:
+    content = summary(planned(rewind="8it", levels=1, arms=["ticket"], replicates=1), store, workers=1)
+    assert content["training_steps_missing"] == 8 + 2 * 32
+
+
+def test_the_estimate_is_measured_where_something_is_finished(store: Store) -> None:
+    wanted = planned()
+    guess = step_seconds(wanted, store)
+    assert 1e-4 < guess < 1e-2, "a small network's step"
+    finish(store, [wanted.rows[0].run], seconds=4.0)
+    assert step_seconds(wanted, store) == pytest.approx(0.1)
+    content = summary(wanted, store, workers=2)
+    assert content["estimated_seconds"] == pytest.approx(19 * 40 * 0.1 / 2, abs=0.06)
+
+
+def test_a_plan_is_made_without_torch(tmp_path: Path) -> None:
+    """Which takes 2 s to import: a plan is text, compiled before anything is touched."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from tombola.lab.plan import plan, summary; from tombola.lab.spec import read; from tombola.lab.store import Store\n"
+        "summary(plan(read('digits')), Store(Path(sys.argv[1])), 1); print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "none")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n" and list(tmp_path.iterdir()) == []

@@ -1,0 +1,301 @@
+"""Specs: checked once, every fault told at once with its path, what was expected, what came and what to do."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tombola.errors import BadInput, Fault, SpecError
+from tombola.lab import presets
+from tombola.lab.spec import Experiment, Spec, read
+
+GOOD = """
+about = "a tiny one"
+[recipe]
+model = "lenet-20-10"
+data = "digits"
+length = "40it"
+batch = 60
+optimizer = {name = "adam", lr = 2e-3}
+"""
+Write = Callable[[str], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a spec into a file and gives its path."""
+
+    def written(text: str) -> str:
+        (tmp_path / "mine.toml").write_text(text)
+        return str(tmp_path / "mine.toml")
+
+    return written
+
+
+def faults_of(source: str, *changes: str) -> dict[str, Fault]:
+    """The faults of a spec by path; that each is told in the message is checked by the way."""
+    with pytest.raises(SpecError) as caught:
+        read(source, changes)
+    faults, message = caught.value.faults, str(caught.value)
+    assert message.startswith(f"{source}: {len(faults)} fault")
+    assert message.splitlines()[1:] == [f"  {fault}" for fault in faults]
+    return {fault.path: fault for fault in faults}
+
+
+# ---------------------------------------------------------------- good ones
+
+
+def test_a_file_becomes_an_experiment_named_after_it(write: Write) -> None:
+    experiment = read(write(GOOD))
+    assert experiment.name == "mine" and experiment.spec.about == "a tiny one"
+    assert experiment.spec.recipe.model == "lenet-20-10" and experiment.spec.facts.name == "digits"
+
+
+def test_what_is_left_out_has_its_default(write: Write) -> None:
+    spec = read(write(GOOD)).spec
+    left_out = set(Spec.model_fields) - {"about", "recipe"}
+    assert left_out == {name for name in left_out if getattr(spec, name) == Spec.model_fields[name].default}
+
+
+def test_steps_may_be_epochs(write: Write) -> None:
+    spec = read(write(GOOD), ["rewind=1ep", "evaluate.every=2ep"]).spec
+    assert (spec.iterations(spec.rewind), spec.iterations(spec.evaluate.every)) == (17, 34), "1,000 examples by 60s"
+
+
+def test_a_preset_is_read_by_name_even_where_a_file_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("digits").write_text("replicates = 77")
+    assert read("digits").spec.replicates == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "value"),
+    [
+        ("arms=ticket", "arms", ("ticket",)),
+        ("arms=ticket, random", "arms", ("ticket", "random")),
+        ('arms=["ticket","shuffle"]', "arms", ("ticket", "shuffle")),
+        ("replicates=4", "replicates", 4),
+        ("method=one-shot", "method", "one-shot"),
+        ('method="one-shot"', "method", "one-shot"),
+        ("carry_optimizer=true", "carry_optimizer", True),
+        ("about=no quotes, two words", "about", "no quotes, two words"),
+        ("prune.rate=0.3", "prune.rate", 0.3),
+        (" prune.rate = 0.3 ", "prune.rate", 0.3),
+        ("prune.rate=0", "prune.rate", 0.0),
+        ("prune.rate=1", "prune.rate", 1.0),
+        ("prune.keep=output", "prune.keep", ("output",)),
+        ("prune.keep=output,fc1.weight", "prune.keep", ("output", "fc1.weight")),
+        ("recipe.optimizer.lr=1e-4", "recipe.optimizer.lr", 1e-4),
+        ("recipe.optimizer={name='sgd', lr=0.1}", "recipe.optimizer.name", "sgd"),
+        ("recipe.schedule.name=cosine", "recipe.schedule.final", 0.0),
+        ("recipe.init=kaiming-normal", "recipe.init", "kaiming-normal"),
+        ("seed=0", "seed", 0),
+    ],
+)
+def test_set_changes_one_field_quotes_left_out(write: Write, change: str, path: str, value: object) -> None:
+    plain, changed = read(write(GOOD)).spec, read(write(GOOD), [change]).spec
+    found: object = changed
+    for name in path.split("."):
+        found = getattr(found, name)
+    assert found == value and type(found) is type(value)
+    top = path.split(".")[0]
+    assert all(getattr(changed, name) == getattr(plain, name) for name in Spec.model_fields if name != top)
+
+
+def test_set_of_a_length(write: Write) -> None:
+    assert str(read(write(GOOD), ["recipe.length=1000it"]).spec.recipe.length) == "1000it"
+
+
+def test_set_may_repeat_and_the_last_holds(write: Write) -> None:
+    spec = read(write(GOOD), ["levels=1", "recipe.batch=50", "levels=2"]).spec
+    assert (spec.levels, spec.recipe.batch) == (2, 50)
+
+
+def test_set_may_complete_a_file(write: Write) -> None:
+    given = ["model=lenet-5", "data=digits", "length=9it", "batch=8", "optimizer={name='sgd',lr=1}"]
+    assert read(write(""), [f"recipe.{change}" for change in given]).spec.recipe.batch == 8
+
+
+def test_a_spec_is_frozen(write: Write) -> None:
+    experiment = read(write(GOOD))
+    with pytest.raises(ValueError, match="frozen"):
+        experiment.spec.levels = 1  # type: ignore[misc]
+    assert Experiment.model_validate(experiment.model_dump()) == experiment
+
+
+# ---------------------------------------------------------------- every fault at once
+
+
+def test_every_fault_is_told_at_once(write: Write) -> None:
+    found = faults_of(
+        write("""
+            levles = 3
+            replicates = 0
+            arms = ["ticket", "tickt"]
+            [recipe]
+            model = "lenet-20-10"
+            data = "digits"
+            lenght = "40it"
+            batch = "60"
+            optimizer = {name = "adm", lr = 0.1}
+            schedule = {name = "step", milestones = ["5"]}
+            [prune]
+            rate = 2
+            scope = "lyer"
+            [verdict]
+            confidence = 95
+        """)
+    )
+    assert found.keys() >= {
+        "levles",
+        "replicates",
+        "arms.1",
+        "recipe.length",
+        "recipe.lenght",
+        "recipe.batch",
+        "recipe.optimizer.name",
+        "recipe.schedule.milestones.0",
+        "prune.rate",
+        "prune.scope",
+        "verdict.confidence",
+    }
+
+
+def test_every_contradiction_is_told_at_once(write: Write) -> None:
+    found = faults_of(
+        write(GOOD),
+        "rewind=40it",
+        "recipe.warmup=41it",
+        "recipe.batch=1001",
+        "evaluate.every=0it",
+        "prune={scope='global', output_rate=0.1}",
+        "arms=reinit,reinit",
+    )
+    assert found.keys() == {"rewind", "recipe.warmup", "recipe.batch", "evaluate.every", "prune.output_rate", "arms"}
+
+
+def test_every_bad_set_is_told_at_once(write: Write) -> None:
+    assert len(faults_of(write(GOOD), "levels", "=3", "recipe.length.it=3")) == 3
+
+
+# ---------------------------------------------------------------- each of them
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "expected", "found", "todo"),
+    [
+        # names
+        ("levles=3", "levles", "a known field", "'levles'", "did you mean levels?"),
+        ("recipe.lenght=4it", "recipe.lenght", "a known field", "'lenght'", "did you mean length?"),
+        (
+            "recipe.optimizer.bettas=[0,0]",
+            "recipe.optimizer.bettas",
+            "a known field",
+            "'bettas'",
+            "did you mean betas?",
+        ),
+        ("prune.ratio=0.2", "prune.ratio", "a known field", "'ratio'", "rate"),
+        ("zzz=1", "zzz", "a known field", "'zzz'", "known are about, arms"),
+        ("zzz.length=1", "zzz", "a known field", "'zzz'", "known are about, arms"),
+        ("recipe.data=mnst", "recipe.data", "digits, mnist", "'mnst'", "did you mean mnist?"),
+        ("recipe.model=resnet", "recipe.model", "lenet-W1-W2", "'resnet'", ""),
+        ("recipe.model=lenet-0", "recipe.model", "lenet-W1-W2", "'lenet-0'", ""),
+        ("recipe.optimizer.name=adm", "recipe.optimizer.name", "sgd, adam, adamw", "'adm'", ""),
+        ("recipe.schedule.name=cos", "recipe.schedule.name", "cosine", "'cos'", ""),
+        ("recipe.init=zeros", "recipe.init", "one of glorot-normal", "'zeros'", ""),
+        ("method=iterativ", "method", "one of iterative", "'iterativ'", ""),
+        ("arms=ticket,radnom", "arms.1", "one of ticket, reinit, random", "'radnom'", ""),
+        ("prune.score=size", "prune.score", "one of magnitude", "'size'", ""),
+        # numbers
+        ("recipe.optimizer.lr=0,1", "recipe.optimizer.lr", "number", "'0,1'", ""),
+        ("recipe.optimizer.lr=0", "recipe.optimizer.lr", "> 0", "0", ""),
+        ("recipe.optimizer.lr=-1", "recipe.optimizer.lr", "> 0", "-1", ""),
+        ("recipe.optimizer.lr=nan", "recipe.optimizer.lr", "finite", "nan", ""),
+        ("recipe.optimizer.lr=inf", "recipe.optimizer.lr", "finite", "inf", ""),
+        ("recipe.optimizer.betas=[1,0.9]", "recipe.optimizer.betas.0", "< 1", "1", ""),
+        ("prune.rate=2", "prune.rate", "<= 1", "2", ""),
+        ("prune.rate=-0.1", "prune.rate", ">= 0", "-0.1", ""),
+        ("replicates=0", "replicates", ">= 1", "0", ""),
+        ("replicates=1.5", "replicates", "integer", "1.5", ""),
+        ("levels=-1", "levels", ">= 0", "-1", ""),
+        ("levels=true", "levels", "integer", "True", ""),
+        ("recipe.batch=60.0", "recipe.batch", "integer", "60.0", ""),
+        ("recipe.batch=0", "recipe.batch", "> 0", "0", ""),
+        ("seed=-1", "seed", ">= 0", "-1", ""),
+        ("verdict.confidence=1", "verdict.confidence", "< 1", "1", ""),
+        # steps
+        ("recipe.length=40", "recipe.length", "like '500it' (iterations) or '2ep'", "40", ""),
+        ("recipe.length=40 it", "recipe.length", "like '500it'", "'40 it'", ""),
+        ("rewind=-1it", "rewind", "like '500it'", "'-1it'", ""),
+        ("evaluate.every=1.5ep", "evaluate.every", "like '500it'", "'1.5ep'", ""),
+        # together
+        ("rewind=40it", "rewind", "before the end of the training, 40it", "'40it'", ""),
+        ("rewind=3ep", "rewind", "before the end of the training", "'3ep'", ""),
+        ("recipe.length=0it", "recipe.length", "at least one step", "'0it'", ""),
+        ("recipe.warmup=41it", "recipe.warmup", "at most recipe.length, 40it", "'41it'", ""),
+        ("recipe.batch=1001", "recipe.batch", "1,000 training examples of digits", "1001", ""),
+        ("evaluate.test_every=0ep", "evaluate.test_every", "at least one step", "'0ep'", ""),
+        ("arms=reinit", "arms", "ticket among them", "['reinit']", ""),
+        ("arms=ticket,ticket", "arms", "each arm once", "ticket 2 times", ""),
+        ("arms=ticket,iterative", "arms", "other methods", "'iterative'", ""),
+        ("reinits=3", "reinits", "", "3", ""),
+        # shapes
+        ("recipe.optimizer=adam", "recipe.optimizer", "a table", "'adam'", "lr = 1.2e-3"),
+        ("recipe.optimizer={lr=0.1}", "recipe.optimizer.name", "a name", "None", ""),
+        ("recipe=3", "recipe", "a table", "3", ""),
+        ("prune=3", "prune", "a table", "3", ""),
+        ("recipe.optimizer.lr.x=3", "recipe.optimizer.lr.x", "a table at lr", "0.002", "only tables have fields"),
+        ("levels", "--set levels", "path=value", "'levels'", "like --set recipe.length=1000it"),
+        ("=3", "--set =3", "path=value", "'=3'", ""),
+    ],
+)
+def test_a_fault_says_where_what_was_expected_what_came_and_what_to_do(
+    write: Write, change: str, path: str, expected: str, found: str, todo: str
+) -> None:
+    faults = faults_of(write(GOOD + "\n" if change != "reinits=3" else 'arms = ["ticket"]\n' + GOOD), change)
+    assert list(faults) == [path]
+    assert expected in faults[path].expected and found in faults[path].found and todo in faults[path].todo
+
+
+def test_nesterov_needs_momentum(write: Write) -> None:
+    faults = faults_of(write(GOOD), "recipe.optimizer={name='sgd', lr=0.1, nesterov=true}")
+    assert list(faults) == ["recipe.optimizer.momentum"]
+
+
+@pytest.mark.parametrize("field", ["model", "data", "length", "batch", "optimizer"])
+def test_what_has_no_default_must_be_there(write: Write, field: str) -> None:
+    text = "\n".join(line for line in GOOD.splitlines() if not line.startswith(field))
+    fault = faults_of(write(text))[f"recipe.{field}"]
+    assert fault.found == "nothing" and fault.todo.startswith(f"{field} = "), "an example of it"
+
+
+def test_an_empty_file_lacks_a_recipe(write: Write) -> None:
+    assert list(faults_of(write(""))) == ["recipe"]
+
+
+def test_the_missing_are_told_all_together(write: Write) -> None:
+    faults = faults_of(write('[recipe]\nmodel = "lenet-5"\n'))
+    assert faults.keys() == {f"recipe.{field}" for field in ("data", "length", "batch", "optimizer")}
+
+
+# ---------------------------------------------------------------- no spec at all
+
+
+def test_a_syntax_error_is_told_with_its_line(write: Write) -> None:
+    with pytest.raises(BadInput, match=r"mine\.toml: expected TOML, found a syntax error: .* line 2") as caught:
+        read(write("levels = 3\nreplicates = = 4\n"))
+    assert "docs/spec.md" in caught.value.todo
+
+
+@pytest.mark.parametrize(("given", "meant"), [("digts", "digits"), ("lenet-mnist-quik", "lenet-mnist-quick")])
+def test_a_misspelt_preset_is_guessed(given: str, meant: str) -> None:
+    with pytest.raises(BadInput, match=f"Did you mean {meant}") as caught:
+        read(given)
+    assert "no such file" in str(caught.value) and all(name in str(caught.value) for name in presets.names())
+
+
+def test_a_folder_and_a_file_of_bytes_are_no_specs(tmp_path: Path) -> None:
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    for bad in (tmp_path, tmp_path / "bytes.toml"):
+        with pytest.raises(BadInput, match="expected a TOML file or one of the presets"):
+            read(str(bad))

@@ -98,7 +98,7 @@ def test_whether_the_initialisation_matters_is_said_both_ways() -> None:
 
 def test_the_sentences_name_the_method_the_margin_and_n() -> None:
     said = sentences(judge([*DENSE, *trials("ticket", 1, [0.982, 0.983, 0.984], [1, 1, 1])], CRITERIA), CRITERIA)
-    assert said[0].startswith("Winning tickets found")
+    assert said[0].startswith("Winning tickets are found.")
     assert "n = 3" in said[-1] and "95% Student t" in said[-1] and "0.2 points" in said[-1]
 
 

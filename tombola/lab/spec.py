@@ -324,5 +324,3 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             repr(spec.method),
             f"method = {spec.method!r} is what `ticket` is",
         )
-    if spec.reinits > 1 and "reinit" not in spec.arms:
-        yield Fault("reinits", "1 where no arm is reinit", str(spec.reinits))

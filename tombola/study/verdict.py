@@ -210,29 +210,26 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
     return said
 
 
+_MEANINGS: dict[Word, str] = {
+    "winning": "winning (as accurate as the dense network, in at most as many steps)",
+    "matching": "matching (as accurate, not shown to be as fast)",
+    "losing": "losing",
+    "not decided": "not decided",
+}
+
+
 def _tickets(verdicts: Sequence[Verdict]) -> str:
-    parts = []
-    for word in ("winning", "matching", "losing", "not decided"):
-        levels = [verdict for verdict in verdicts if verdict.verdict == word]
-        if levels:
-            parts.append(f"{word} at {_spans(levels, verdicts)}")
-    meaning = {"winning": "Winning tickets found", "matching": "Matching tickets found"}
-    best = next((meaning[word] for word in ("winning", "matching") if any(v.verdict == word for v in verdicts)), None)
-    held = [verdict for verdict in verdicts if verdict.verdict in ("winning", "matching")]
-    if not best:
-        return "No winning ticket is shown: " + "; ".join(parts) + "."
-    smallest = min(held, key=lambda verdict: verdict.density)
-    return (
-        f"{best}, as accurate as the dense network with as little as {smallest.density:.1%} of its weights: "
-        + "; ".join(parts)
-        + "."
-    )
+    found = {word: [verdict for verdict in verdicts if verdict.verdict == word] for word in _MEANINGS}
+    best = next((word for word in ("winning", "matching") if found[word]), None)
+    opening = f"{best.capitalize()} tickets are found" if best else "No winning ticket is shown"
+    parts = [f"{_MEANINGS[word]} at {_spans(at, verdicts)}" for word, at in found.items() if at]
+    return f"{opening}. Of the densities tried, {'; '.join(parts)}."
 
 
 def _spans(levels: Sequence[Verdict], everything: Sequence[Verdict]) -> str:
     order = [verdict.level for verdict in everything]
     places = [order.index(verdict.level) for verdict in levels]
-    spans = []
+    spans = []  # neighbouring levels as one span
     for _, group in groupby(enumerate(places), key=lambda pair: pair[1] - pair[0]):
         members = [everything[place] for _, place in group]
         first, last = members[0], members[-1]

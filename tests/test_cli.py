@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tombola import models
 from tombola.cli import main
 from tombola.lab.results import COLUMNS
 from tombola.ticket import Ticket
@@ -136,20 +138,18 @@ def test_a_ticket_is_the_mask_and_the_early_weights_not_the_trained_ones(  # R10
     ticket = Ticket.load(file)
     assert status == 0
     assert repr(ticket) in out
-    from tombola import models
-
-    fresh = models.build(
-        "lenet-20-10", (1, 8, 8), 10, "glorot-normal", json.loads(_init_of(store, ticket))["run"]["init_seed"]
-    )
+    training = outcome(store, ticket.origin["key"])
+    init_seed = outcome(store, training["run"]["start"])["run"]["init_seed"]
+    fresh = models.build("lenet-20-10", (1, 8, 8), 10, "glorot-normal", init_seed)
     for name, weight in fresh.state_dict().items():
         alive = ticket.mask.get(name)
         expected = weight if alive is None else weight.masked_fill(~alive, 0)
         assert bool((ticket.weights[name] == expected).all())
 
 
-def _init_of(store: Path, ticket: Ticket) -> str:
-    training = json.loads((store / "runs" / ticket.origin["key"] / "outcome.json").read_text())
-    return (store / "runs" / training["run"]["start"] / "outcome.json").read_text()
+def outcome(store: Path, key: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((store / "runs" / key / "outcome.json").read_text())
+    return content
 
 
 def test_presets_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from tombola.lab.runs import Run, Train, shallow
 from tombola.lab.store import Failure, Store
 
 BUSY_POLL_S = 0.2
+GRACE_S = 5
 LOG_TAIL = 4000
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -179,7 +180,10 @@ class _Work:
         self.ready.insert(0, run)
 
     def failed(self, run: Run, reason: str, log: str) -> None:
-        self.result.failed[run] = self._store.fail(run, reason, log)
+        try:
+            self.result.failed[run] = self._store.fail(run, reason, log)
+        except OSError as error:
+            raise _no_room(error, self._store) from error
         self._tell(Event("failed", run, note=reason))
         del self._waiting[run.key]
         lost = list(self._dependants[run.key])
@@ -202,13 +206,13 @@ def _listen(crew: list[_Worker], work: _Work) -> None:
     for worker in at_work:
         if worker.pipe in heard:
             try:
-                _hear(worker, work, *worker.pipe.recv())
-                continue
+                message = worker.pipe.recv()
             except (EOFError, OSError):
-                pass
-        elif worker.process.sentinel not in heard or worker.pipe.poll():
-            continue
-        _bury(worker, crew, work)
+                _bury(worker, crew, work)
+            else:
+                _hear(worker, work, *message)
+        elif worker.process.sentinel in heard:
+            _bury(worker, crew, work)
 
 
 def _hear(worker: _Worker, work: _Work, what: str, *details: Any) -> None:
@@ -231,6 +235,8 @@ def _hear(worker: _Worker, work: _Work, what: str, *details: Any) -> None:
 
 def _bury(worker: _Worker, crew: list[_Worker], work: _Work) -> None:
     crew.remove(worker)
+    worker.process.join(timeout=GRACE_S)
+    worker.process.kill()  # of no effect on one that is gone, as nearly all are by now
     worker.process.join()
     code = worker.process.exitcode
     reason = (
@@ -273,8 +279,7 @@ def _serve(pipe: "Connection[Any, Any]", root: Path, data_dir: Path | None, log:
             run = pipe.recv()
         except EOFError:
             return
-        for message in do(run, bench, lambda *seen: pipe.send(("looked", *seen))):
-            pipe.send(message)
+        pipe.send(do(run, bench, lambda *seen: pipe.send(("looked", *seen))))
 
 
 def one_thread() -> None:
@@ -288,35 +293,36 @@ def one_thread() -> None:
     torch.set_flush_denormal(True)
 
 
-def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> list[tuple[Any, ...]]:
-    """Perform one run in this process and store its outcome; what is to be said of it."""
+def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> tuple[Any, ...]:
+    """Perform one run in this process and store its outcome; what is to be said of it, and why."""
     from tombola.lab.perform import perform
 
-    with bench.store.claim(run) as ours:
-        if not ours:
-            return [("elsewhere",)]
-        if bench.store.has(run):
-            return [("stored",)]
-        try:
-            if isinstance(run, Train):
-                bench.dataset(run.recipe.data)  # read once per worker: not part of any run's time
-            began = time.perf_counter()
-            outcome = perform(run, bench, looked)
-            bench.store.save(run, outcome, provenance(time.perf_counter() - began))
-        except (DataError, StoreError) as error:
-            return [("stop", error)]
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                found = f"{error.strerror}: {error.filename or bench.store.root}"
-                return [
-                    ("stop", NoRoom(f"{found}. What is finished is kept: see to it and run the same command again."))
-                ]
-            return [("failed", str(error), traceback.format_exc())]
-        except TombolaError as error:
-            return [("failed", str(error), traceback.format_exc())]
-        except Exception as error:  # a bug of ours must not take the other runs with it
-            return [("failed", f"{type(error).__name__}: {error}", traceback.format_exc())]
-    return [("stored",)]
+    try:
+        with bench.store.claim(run) as ours:
+            if not ours:
+                return ("elsewhere",)
+            if not bench.store.has(run):
+                if isinstance(run, Train):
+                    bench.dataset(run.recipe.data)  # read once per worker: not part of any run's time
+                began = time.perf_counter()
+                outcome = perform(run, bench, looked)
+                bench.store.save(run, outcome, provenance(time.perf_counter() - began))
+            return ("stored",)
+    except (DataError, StoreError) as error:
+        return "stop", error
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            return "stop", _no_room(error, bench.store)
+        return "failed", str(error), traceback.format_exc()
+    except TombolaError as error:
+        return "failed", str(error), traceback.format_exc()
+    except Exception as error:  # a bug of ours must not take the other runs with it
+        return "failed", f"{type(error).__name__}: {error}", traceback.format_exc()
+
+
+def _no_room(error: OSError, store: Store) -> NoRoom:
+    where = error.filename or store.root
+    return NoRoom(f"{error.strerror}: {where}. What is finished is kept: see to it and run the same command again.")
 
 
 def provenance(seconds: float) -> dict[str, Any]:

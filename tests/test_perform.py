@@ -56,7 +56,7 @@ def planned(**changes: Any) -> Plan:
 
 def accomplish(runs: list[Run], bench: Bench) -> None:
     for run in ancestry(runs):
-        assert do(run, bench, lambda *seen: None) == [("stored",)]
+        assert do(run, bench, lambda *seen: None) == ("stored",)
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_doing_it_twice_gives_the_same_bytes(lab: Lab, bench: Bench, changes: di
     wanted, once = lab(arms=["ticket", "reinit", "random", "shuffle"], **changes)
     for number, run in enumerate(wanted.runs):
         scramble(number)  # the process-wide generators have no say
-        assert do(run, bench, lambda *seen: None) == [("stored",)]
+        assert do(run, bench, lambda *seen: None) == ("stored",)
     assert outcomes(bench.store) == outcomes(once.store)
 
 
@@ -400,14 +400,14 @@ def test_a_training_that_diverges_says_when_and_what_to_do(bench: Bench) -> None
     accomplish([run.start], bench)
     with pytest.raises(Diverged, match=r"the validation loss is (nan|inf) after 5 steps.*Lower recipe\.optimizer\.lr"):
         perform(run, bench)
-    ((what, reason, log),) = do(run, bench, lambda *seen: None)
+    what, reason, log = do(run, bench, lambda *seen: None)
     assert what == "failed" and "after 5 steps" in reason and "Diverged" in log
     assert not bench.store.has(run) and not list((bench.store.root / "tmp").iterdir())
 
 
 def test_an_input_that_is_not_there_stops_everything(bench: Bench) -> None:
     run = planned(levels=0).rows[0].run
-    ((what, error),) = do(run, bench, lambda *seen: None)
+    what, error = do(run, bench, lambda *seen: None)
     assert what == "stop" and isinstance(error, StoreError) and run.start.key in error.where
 
 
@@ -416,7 +416,7 @@ def test_a_bug_of_ours_fails_one_run_and_is_logged(bench: Bench, monkeypatch: py
         raise ZeroDivisionError("oh")
 
     monkeypatch.setattr("tombola.lab.perform.perform", broken)
-    ((what, reason, log),) = do(planned().runs[0], bench, lambda *seen: None)
+    what, reason, log = do(planned().runs[0], bench, lambda *seen: None)
     assert (what, reason) == ("failed", "ZeroDivisionError: oh") and re.search(r"in broken\n.*\n.*oh", log)
 
 
@@ -424,24 +424,24 @@ def test_no_room_is_no_failure_of_the_run(bench: Bench, monkeypatch: pytest.Monk
     init = planned().runs[0]
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        ((what, error),) = do(init, bench, lambda *seen: None)
+        what, error = do(init, bench, lambda *seen: None)
     assert what == "stop" and "No space left on device" in str(error) and "run the same command again" in str(error)
     assert not bench.store.has(init) and not list((bench.store.root / "tmp").iterdir())
-    assert do(init, bench, lambda *seen: None) == [("stored",)]
+    assert do(init, bench, lambda *seen: None) == ("stored",)
 
 
 def test_what_another_process_has_claimed_is_left_to_it(bench: Bench) -> None:
     init = planned().runs[0]
     with Store(bench.store.root).claim(init):
-        assert do(init, bench, lambda *seen: None) == [("elsewhere",)]
-    assert do(init, bench, lambda *seen: None) == [("stored",)]
+        assert do(init, bench, lambda *seen: None) == ("elsewhere",)
+    assert do(init, bench, lambda *seen: None) == ("stored",)
 
 
 def test_what_is_stored_is_not_done_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     init = planned().runs[0]
-    assert do(init, bench, lambda *seen: None) == [("stored",)]
+    assert do(init, bench, lambda *seen: None) == ("stored",)
     monkeypatch.setattr("tombola.lab.perform.perform", lambda *_: pytest.fail("done again"))
-    assert do(init, bench, lambda *seen: None) == [("stored",)]
+    assert do(init, bench, lambda *seen: None) == ("stored",)
 
 
 def test_how_it_came_about_is_recorded_beside_the_outcome(lab: Lab) -> None:

@@ -60,7 +60,7 @@ def test_a_preset_runs_from_end_to_end_when_made_small(name: str, tmp_path: Path
     store = Store(tmp_path / "store").open()
     bench = Bench(store, None)
     for run in wanted.runs:
-        assert do(run, bench, lambda *seen: None) == [("stored",)]
+        assert do(run, bench, lambda *seen: None) == ("stored",)
     found = results(wanted, store)
     assert missing(wanted, store) == [] and len(table(wanted, found)) == len(wanted.rows)
     assert len(verdicts(wanted, found)) == 2

@@ -238,7 +238,7 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("arms=reinit", "arms", "ticket among them", "['reinit']", ""),
         ("arms=ticket,ticket", "arms", "each arm once", "ticket 2 times", ""),
         ("arms=ticket,iterative", "arms", "other methods", "'iterative'", ""),
-        ("reinits=3", "reinits", "", "3", ""),
+        ("reinits=0", "reinits", ">= 1", "0", ""),
         # shapes
         ("recipe.optimizer=adam", "recipe.optimizer", "a table", "'adam'", "lr = 1.2e-3"),
         ("recipe.optimizer={lr=0.1}", "recipe.optimizer.name", "a name", "None", ""),
@@ -252,7 +252,7 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
 def test_a_fault_says_where_what_was_expected_what_came_and_what_to_do(
     write: Write, change: str, path: str, expected: str, found: str, todo: str
 ) -> None:
-    faults = faults_of(write(GOOD + "\n" if change != "reinits=3" else 'arms = ["ticket"]\n' + GOOD), change)
+    faults = faults_of(write(GOOD), change)
     assert list(faults) == [path]
     assert expected in faults[path].expected and found in faults[path].found and todo in faults[path].todo
 

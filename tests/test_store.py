@@ -108,8 +108,8 @@ def test_the_outcome_holds_the_description_and_nothing_of_how_it_came_about(stor
 def test_the_same_outcome_is_the_same_bytes(store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "other").open()
     turned = Outcome(
-        dict(reversed(OUTCOME.values.items())),
-        {name: dict(reversed(tensors.items())) for name, tensors in reversed(OUTCOME.tensors.items())},
+        dict(reversed([*OUTCOME.values.items()])),
+        {name: dict(reversed([*tensors.items()])) for name, tensors in reversed([*OUTCOME.tensors.items()])},
     )
     store.save(RUN, OUTCOME, PROVENANCE)
     other.save(RUN, turned, PROVENANCE)
@@ -233,6 +233,16 @@ def test_what_was_left_on_another_machine_stays(store: Store, monkeypatch: pytes
     with child(save) as process:
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
     assert Store(store.root).open() and list((store.root / "tmp").iterdir())
+
+
+@posix
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_log_of_a_worker_whose_parent_was_killed_goes(store: Store) -> None:  # S2
+    with child(signal.pause) as process:
+        log = store.root / "tmp" / f"worker@{socket.gethostname()}@{process}@1"
+        log.write_text("")
+        assert Store(store.root).open() and log.exists(), "its parent lives"
+    assert Store(store.root).open() and not log.exists()
 
 
 def test_who_comes_second_drops_his(store: Store) -> None:

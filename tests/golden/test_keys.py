@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 from tombola.lab import presets, runs
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
 from tombola.lab.spec import EvaluateSpec, PruneSpec, Spec, VerdictSpec, read
-from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
+from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps, Value
 from tombola.steps import Step
 
 FILE = Path(__file__).with_name("keys.json")
@@ -27,12 +27,25 @@ EXTRA = {
     "digits, global": ("digits", ["prune={scope='global', rate=0.3, score='random'}", "seed=1"]),
     "digits, scheduled": ("digits", ["recipe.optimizer={name='sgd', lr=0.1}", "recipe.schedule={name='cosine'}"]),
 }
-VALUES = [Spec, PruneSpec, EvaluateSpec, VerdictSpec, Recipe, SGD, Adam, AdamW, Constant, Steps, Cosine, Linear]
-KINDS = [runs.Init, runs.Train, runs.Prune, runs.RandomMask, runs.ShuffledMask]
+VALUES: list[type[Value]] = [
+    Spec,
+    PruneSpec,
+    EvaluateSpec,
+    VerdictSpec,
+    Recipe,
+    SGD,
+    Adam,
+    AdamW,
+    Constant,
+    Steps,
+    Cosine,
+    Linear,
+]
+KINDS: list[type[runs.Run]] = [runs.Init, runs.Train, runs.Prune, runs.RandomMask, runs.ShuffledMask]
 
 
 def keys_of(name: str, changes: list[str]) -> dict[str, str]:
-    """The keys of the first replicate's init, dense training, ticket and controls at level 1, other methods at level 2."""
+    """Keys of the first replicate: rewind point, dense, ticket and controls at level 1, each method at level 2."""
     replicate = Replicate(read(name, changes).spec, 0)
     dense, ticket, _ = METHODS[replicate.spec.method](replicate, 2)
     found = {"rewind point": dense.start, "dense": dense, "ticket 1": ticket}

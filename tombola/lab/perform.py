@@ -109,7 +109,8 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
         run.until,
         looks,
     )
-    tensors = {"weights": mask.compress(weights.of(model), living)}
+    trained = weights.of(model)
+    tensors = {"weights": mask.compress(trained, living) if run.mask else trained}
     if run.keep_optimizer:
         tensors["optimizer"] = state_of(optimizer, model)
     return Outcome({"alive": living.alive, "total": living.total, "density": living.density, **looks.finish()}, tensors)

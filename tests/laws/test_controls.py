@@ -1,0 +1,278 @@
+"""Laws of the arms: each differs from its ticket in what it declares and in nothing else, and does its deed.
+
+One table of arms, one list of laws; a new arm is a row.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tombola import mask, models, weights
+from tombola.lab.execute import do
+from tombola.lab.methods import CONTROLS, METHODS
+from tombola.lab.perform import Bench, perform
+from tombola.lab.plan import Plan, plan
+from tombola.lab.runs import Init, Train
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.store import Store
+from tombola.mask import Mask
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What an arm declares: the fields of its training that are other than the ticket's.
+
+    Attributes:
+        level_1, later: those fields; a method's first round may still be that of the iterative search.
+        start: whether its training begins with the ticket's rewind weights.
+    """
+
+    level_1: set[str]
+    later: set[str]
+    start: bool
+
+
+ARMS = {
+    "reinit": Arm({"start"}, {"start"}, start=False),
+    "random": Arm({"mask"}, {"mask"}, start=True),
+    "shuffle": Arm({"mask"}, {"mask"}, start=True),
+    "continued": Arm(set(), {"mask"}, start=True),
+    "one-shot": Arm(set(), {"mask"}, start=True),
+    "lr-rewind": Arm({"start"}, {"start", "mask"}, start=False),
+    "fine-tune": Arm({"start", "recipe"}, {"start", "mask", "recipe"}, start=False),
+}
+REPLICATES, LEVELS, REINITS = 2, 2, 2
+SPEC: dict[str, Any] = {
+    "replicates": REPLICATES,
+    "levels": LEVELS,
+    "arms": ["ticket", *ARMS],
+    "reinits": REINITS,
+    "recipe": {
+        "model": "lenet-20-10",
+        "data": "digits",
+        "length": "24it",
+        "batch": 60,
+        "optimizer": {"name": "adam", "lr": 1e-2},
+        "schedule": {"name": "linear", "final": 0.1},
+    },
+    "prune": {"rate": 0.4, "output_rate": 0.2},
+    "evaluate": {"every": "6it", "test_every": "24it"},
+}
+Lab = Callable[[str], tuple[Plan, Bench]]
+
+every_arm = pytest.mark.parametrize("arm", ARMS)
+every_control = pytest.mark.parametrize("arm", CONTROLS)
+masked_controls = pytest.mark.parametrize("arm", ["random", "shuffle"])
+every_rewind = pytest.mark.parametrize("rewind", ["0it", "6it"])
+
+
+def planned(rewind: str) -> Plan:
+    return plan(Experiment(name="tiny", spec=Spec.model_validate(SPEC | {"rewind": rewind})))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """Performs all arms, once for all laws; the plan, and the bench with the finished store."""
+    finished: dict[str, tuple[Plan, Bench]] = {}
+
+    def performed(rewind: str) -> tuple[Plan, Bench]:
+        if rewind not in finished:
+            wanted, bench = planned(rewind), Bench(Store(tmp_path_factory.mktemp("store") / "store").open(), None)
+            for run in wanted.runs:
+                assert do(run, bench, lambda *seen: None) == ("stored",)
+            finished[rewind] = wanted, bench
+        return finished[rewind]
+
+    return performed
+
+
+def pairs(wanted: Plan, arm: str, draw: int = 0) -> list[tuple[int, Train, Train]]:
+    """(level, the ticket's training, the arm's) of every replicate."""
+    by_row = {(row.arm, row.replicate, row.level, row.draw): row.run for row in wanted.rows}
+    return [
+        (level, by_row["ticket", replicate, level, 0], by_row[arm, replicate, level, draw])
+        for replicate in range(REPLICATES)
+        for level in range(1, LEVELS + 1)
+    ]
+
+
+def differing(left: Train, right: Train) -> set[str]:
+    return {name for name in left.described if left.described[name] != right.described[name]}
+
+
+def mask_of(run: Train, bench: Bench) -> Mask:
+    assert run.mask
+    return bench.store.mask(run.mask)
+
+
+def test_the_table_has_every_arm() -> None:
+    assert ARMS.keys() == CONTROLS.keys() | METHODS.keys() - {"iterative"}
+
+
+# ---------------------------------------------------------------- one declared difference
+
+
+@every_rewind
+@every_arm
+def test_an_arm_differs_from_its_ticket_in_what_it_declares_alone(arm: str, rewind: str) -> None:  # K3 K8
+    for level, ticket, run in pairs(planned(rewind), arm):
+        assert differing(ticket, run) == (ARMS[arm].level_1 if level == 1 else ARMS[arm].later)
+
+
+@every_rewind
+def test_the_ticket_differs_from_the_dense_network_in_its_mask_alone(rewind: str) -> None:  # K8
+    rows = planned(rewind).rows
+    dense = {row.replicate: row.run for row in rows if row.arm == "dense"}
+    for row in rows:
+        if row.arm == "ticket":
+            assert differing(dense[row.replicate], row.run) == {"mask"}
+
+
+@every_rewind
+@every_control
+def test_a_control_is_another_run_in_every_replicate_level_and_draw(arm: str, rewind: str) -> None:  # K10
+    draws = range(REINITS if arm == "reinit" else 1)
+    runs = [run for draw in draws for _, _, run in pairs(planned(rewind), arm, draw)]
+    assert len(set(runs)) == len(runs) == REPLICATES * LEVELS * len(draws)
+
+
+@every_rewind
+@every_arm
+def test_arms_of_a_replicate_see_the_same_examples_in_the_same_order(arm: str, rewind: str) -> None:  # K10 R12
+    for _, ticket, run in pairs(planned(rewind), arm):
+        assert (run.order_seed, run.split_seed, run.begin, run.until) == (
+            ticket.order_seed,
+            ticket.split_seed,
+            ticket.begin,
+            ticket.until,
+        )
+
+
+# ---------------------------------------------------------------- as it is performed
+
+
+@every_rewind
+@every_arm
+def test_an_arm_has_as_many_living_weights_in_every_layer(lab: Lab, arm: str, rewind: str) -> None:  # K1 K2 K3
+    wanted, bench = lab(rewind)
+    for _, ticket, run in pairs(wanted, arm):
+        assert mask_of(run, bench).counts == mask_of(ticket, bench).counts
+        assert bench.store.values(run)["density"] == bench.store.values(ticket)["density"]
+
+
+@every_rewind
+@every_arm
+def test_an_arm_begins_where_it_says(lab: Lab, arm: str, rewind: str) -> None:  # K3 K4 R1
+    wanted, bench = lab(rewind)
+    for _, ticket, run in pairs(wanted, arm):
+        same = weights.equal(bench.store.weights(run.start), bench.store.weights(ticket.start))
+        assert same == ARMS[arm].start
+
+
+@every_rewind
+@masked_controls
+def test_a_masked_control_really_has_another_mask_in_every_layer(lab: Lab, arm: str, rewind: str) -> None:  # K1 K3
+    wanted, bench = lab(rewind)
+    for _, ticket, run in pairs(wanted, arm):
+        theirs, ours = mask_of(ticket, bench), mask_of(run, bench)
+        assert all((ours[name] != theirs[name]).any() for name in theirs)
+        # Two independent masks of density d overlap by d / (2 - d): they are no more alike than by chance.
+        chance = theirs.density / (2 - theirs.density)
+        assert mask.overlap(ours, theirs) == pytest.approx(chance, abs=0.08)
+
+
+@every_rewind
+def test_random_masks_of_the_levels_nest_and_shuffled_ones_do_not(lab: Lab, rewind: str) -> None:  # K3
+    wanted, bench = lab(rewind)
+    for arm, nests in (("random", True), ("shuffle", False)):
+        masks = [mask_of(run, bench) for _, _, run in pairs(wanted, arm)]
+        for first in range(0, len(masks), LEVELS):
+            assert mask.nested(masks[first + 1], masks[first]) == nests
+
+
+@every_rewind
+def test_reinit_keeps_the_mask_and_draws_all_weights_anew(lab: Lab, rewind: str) -> None:  # K4 K7 K14
+    wanted, bench = lab(rewind)
+    for draw in range(REINITS):
+        for _, ticket, run in pairs(wanted, "reinit", draw):
+            assert run.mask == ticket.mask
+            ours, theirs = bench.store.weights(run.start), bench.store.weights(ticket.start)
+            for name, alive in mask_of(ticket, bench).items():
+                assert (ours[name] != theirs[name]).all(), f"{name} is drawn anew, every weight of it"
+                assert not torch.equal(ours[name].sort().values, theirs[name].sort().values), "and not permuted"
+                assert alive.shape == ours[name].shape
+
+
+def test_reinit_is_drawn_as_a_fresh_model_is_name_by_name(lab: Lab) -> None:  # K7
+    """Biases are 0 in both; weights have the layer's own spread, and are those of a model built with that seed."""
+    wanted, bench = lab("0it")
+    drawn: dict[str, list[torch.Tensor]] = {}
+    for draw in range(REINITS):
+        for _, _, run in pairs(wanted, "reinit", draw):
+            assert isinstance(run.start, Init)
+            found = bench.store.weights(run.start)
+            built = models.build("lenet-20-10", (1, 8, 8), 10, "glorot-normal", init_seed=run.start.init_seed)
+            assert weights.equal(found, weights.of(built))
+            for name, value in found.items():
+                drawn.setdefault(name, []).append(value.flatten())
+    for name, fan in (("fc1", 64 + 20), ("fc2", 20 + 10), ("output", 10 + 10)):
+        assert not torch.cat(drawn[f"{name}.bias"]).any()
+        spread = float(torch.cat(drawn[f"{name}.weight"]).std())
+        assert spread == pytest.approx((2 / fan) ** 0.5, rel=0.15)
+
+
+@every_rewind
+def test_draws_of_reinit_are_independent(lab: Lab, rewind: str) -> None:  # K5 K9
+    wanted, bench = lab(rewind)
+    starts = {run.start for draw in range(REINITS) for _, _, run in pairs(wanted, "reinit", draw)}
+    assert len(starts) == REPLICATES * REINITS, "one for all levels of a replicate and draw"
+    values = [bench.store.weights(start)["fc1.weight"].flatten() for start in starts]
+    correlations = torch.corrcoef(torch.stack(values)) - torch.eye(len(values))
+    assert correlations.abs().max() < 0.15
+
+
+@every_rewind
+@every_arm
+def test_an_arm_trains_its_living_weights_and_keeps_the_others_at_0(lab: Lab, arm: str, rewind: str) -> None:  # M1
+    wanted, bench = lab(rewind)
+    for _, ticket, run in pairs(wanted, arm):
+        trained, start = bench.store.weights(run), bench.store.weights(run.start)
+        for name, alive in mask_of(run, bench).items():
+            assert not trained[name][~alive].any()
+            assert (trained[name][alive] != start[name][alive]).float().mean() > 0.5
+        if run != ticket:
+            assert not weights.equal(trained, bench.store.weights(ticket)), "it came out differently"
+
+
+@every_rewind
+@every_arm
+def test_an_arm_done_again_is_the_same_whatever_the_process_has_drawn(
+    lab: Lab, arm: str, rewind: str
+) -> None:  # K11 K13
+    wanted, bench = lab(rewind)
+    _, _, run = pairs(wanted, arm)[-1]
+    for each in (run, run.mask):
+        assert each
+        random.seed(1)
+        torch.manual_seed(1)
+        again = perform(each, bench)
+        assert again.values == bench.store.values(each)
+        for name, tensors in again.tensors.items():
+            assert weights.equal(tensors, bench.store.tensors(each, name))
+
+
+def test_a_control_of_nothing_pruned_is_its_ticket(tmp_path: Path) -> None:
+    """With a rate of 0 every mask is full: random and shuffle have nothing to move, and reinit has another start."""
+    spec = SPEC | {"prune": {"rate": 0}, "levels": 1, "replicates": 1, "arms": ["ticket", *CONTROLS], "reinits": 1}
+    wanted = plan(Experiment(name="tiny", spec=Spec.model_validate(spec)))
+    bench = Bench(Store(tmp_path / "store").open(), None)
+    for run in wanted.runs:
+        assert do(run, bench, lambda *seen: None) == ("stored",)
+    trained = {row.arm: bench.store.tensors(row.run, "weights") for row in wanted.rows}
+    assert weights.equal(trained["random"], trained["ticket"]) and weights.equal(trained["shuffle"], trained["ticket"])
+    assert not weights.equal(trained["reinit"], trained["ticket"])

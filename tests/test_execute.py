@@ -1,0 +1,345 @@
+"""Executing plans: workers die, parents die, disks fill up, and what comes out are the same bytes."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tombola.errors import TombolaError
+from tombola.lab.execute import Event, Result, do, execute
+from tombola.lab.perform import Bench
+from tombola.lab.plan import Plan, missing, plan
+from tombola.lab.runs import Run, Train
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.store import Store
+
+SPEC: dict[str, Any] = {
+    "replicates": 1,
+    "levels": 2,
+    "arms": ["ticket", "reinit", "shuffle"],
+    "recipe": {
+        "model": "lenet-20-10",
+        "data": "digits",
+        "length": "40it",
+        "batch": 60,
+        "optimizer": {"name": "adam", "lr": 2e-3},
+    },
+    "evaluate": {"every": "5it", "test_every": "20it"},
+}
+DEADLINE_S = 150
+posix = pytest.mark.skipif(os.name != "posix", reason="signals")
+
+# Another process that executes plans and says what happens: event, run, steps.
+DRIVER = """
+import sys
+from pathlib import Path
+from tombola.lab.execute import execute
+from tombola.lab.plan import missing, plan
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.store import Store
+
+def tell(event):
+    print(event.what, event.run.key, event.done, flush=True)
+
+root, workers, *specs = sys.argv[1:]
+store = Store(Path(root)).open()
+plans = [plan(Experiment(name="tiny", spec=Spec.model_validate_json(spec))) for spec in specs]
+lacking = {run.key: run for wanted in plans for run in missing(wanted, store)}
+result = execute(lacking.values(), store, None, int(workers), tell)
+print("end", len(result.failed), len(result.skipped), flush=True)
+"""
+
+
+def planned(**changes: Any) -> Plan:
+    return plan(Experiment(name="tiny", spec=Spec.model_validate(SPEC | changes)))
+
+
+def outcomes(root: Path) -> dict[str, bytes]:
+    """Every file of finished runs whose bytes must not depend on how they came about."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in (root / "runs").rglob("*")
+        if path.is_file() and path.name != "provenance.json"
+    }
+
+
+@pytest.fixture(autouse=True)
+def deadline() -> Iterator[None]:
+    """What waits for something that never comes fails, and says where it waits."""
+
+    def late(*_: object) -> None:
+        pytest.fail(f"not over after {DEADLINE_S} s")
+
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store").open()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The bytes of the plan's outcomes, made here in this process, one run after the other."""
+    bench = Bench(Store(tmp_path_factory.mktemp("expected") / "store").open(), None)
+    for run in planned().runs:
+        assert do(run, bench, lambda *seen: None) == ("stored",)
+    return outcomes(bench.store.root)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that come from a server which has torch already: all the rest is the same, and 3 s each are saved."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        # torch.optim imports torch._dynamo, with all that it needs, when the first optimiser is made.
+        context.set_forkserver_preload(["tombola.lab.perform", "sklearn.datasets", "torch._dynamo"])
+        monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: context)
+
+
+def kill_a_worker() -> None:
+    (child,) = multiprocessing.active_children()
+    assert child.pid
+    os.kill(child.pid, signal.SIGKILL)
+
+
+def quietly(event: Event) -> None:
+    """Nobody listens."""
+
+
+def tidy(store: Store) -> bool:
+    """Whether nothing is left of the work, no process, no file, and the store is as one that was never disturbed."""
+    return not multiprocessing.active_children() and not list((store.root / "tmp").iterdir())
+
+
+# ---------------------------------------------------------------- undisturbed
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_do_not_depend_on_the_number_of_workers(store: Store, expected: dict[str, bytes], workers: int) -> None:
+    wanted, events = planned(), list[Event]()
+    result = execute(missing(wanted, store), store, None, workers, events.append)
+    assert result == Result(done=len(wanted.runs)) and outcomes(store.root) == expected and tidy(store)
+    assert missing(wanted, store) == [] and not list((store.root / "failed").iterdir())
+
+    told = Counter((event.what, event.run) for event in events if event.what != "looked")
+    assert told == Counter([(what, run) for run in wanted.runs for what in ("started", "stored")])
+    over: set[Run] = set()
+    for event in events:
+        assert event.what != "started" or over.issuperset(event.run.inputs), "inputs first"
+        over |= {event.run} if event.what == "stored" else set()
+    for run in wanted.runs:
+        looks = [(event.done, event.total) for event in events if event.what == "looked" and event.run == run]
+        assert looks == ([(step, 40) for step in range(0, 41, 5)] if isinstance(run, Train) else [])
+
+
+def test_nothing_to_do_is_done_without_a_worker(store: Store) -> None:
+    assert execute([], store, None, 2, quietly) == Result() and tidy(store)
+
+
+@pytest.mark.usefixtures("quick")
+def test_more_levels_later_cost_only_themselves(store: Store, expected: dict[str, bytes]) -> None:  # S5 S7
+    first = planned(levels=1)
+    execute(missing(first, store), store, None, 1, quietly)
+    lacking = missing(planned(), store)
+    assert execute(lacking, store, None, 1, quietly) == Result(done=len(planned().runs) - len(first.runs))
+    assert outcomes(store.root) == expected
+
+
+# ---------------------------------------------------------------- workers that die
+
+
+@posix
+@pytest.mark.usefixtures("quick")
+def test_a_killed_worker_costs_one_retry_and_a_second_death_the_run(
+    store: Store, expected: dict[str, bytes]
+) -> None:  # R9 S2 S4
+    """The ticket's worker is killed once: the same bytes. A control's is killed twice: it failed, the rest goes on."""
+    wanted = planned()
+    by_row = {(row.arm, row.level): row.run for row in wanted.rows}
+    unlucky, doomed = by_row["ticket", 1], by_row["shuffle", 2]
+    deaths: Counter[Run] = Counter({unlucky: 1, doomed: 2})
+    events: list[Event] = []
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        if event.what == "looked" and event.done == 20 and deaths[event.run]:
+            deaths[event.run] -= 1
+            kill_a_worker()
+
+    result = execute(missing(wanted, store), store, None, 1, tell)
+    (failure,) = result.failed.values()
+    assert list(result.failed) == [doomed] and result.skipped == [] and result.done == len(wanted.runs) - 1
+    assert failure.reason == "its worker was killed by SIGKILL, twice" and "SIGKILL" in failure.log.read_text()
+    kept = json.loads((store.root / "failed" / doomed.key / "outcome.json").read_text())
+    assert (kept["status"], kept["reason"]) == ("failed", failure.reason)
+    assert [(event.run, event.note) for event in events if event.what == "retried"] == [
+        (unlucky, "its worker was killed by SIGKILL"),
+        (doomed, "its worker was killed by SIGKILL"),
+    ]
+    assert [event.run for event in events if event.what == "failed"] == [doomed]
+    assert missing(wanted, store) == [doomed], "failed is not done"
+
+    assert execute([doomed], store, None, 1, quietly) == Result(done=1), "the next time it is tried again"
+    assert outcomes(store.root) == expected and not list((store.root / "failed").iterdir())
+    Store(store.root).open()
+    assert tidy(store)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_fails_takes_its_dependants_along_and_no_others(store: Store, expected: dict[str, bytes]) -> None:
+    """A learning rate of 1e30 beside a good one, in one go."""
+    recipe = SPEC["recipe"] | {"optimizer": {"name": "sgd", "lr": 1e30}}
+    good, bad = planned(), planned(recipe=recipe)
+    both = {run.key: run for run in (*bad.runs, *good.runs)}
+    events: list[Event] = []
+    result = execute(both.values(), store, None, 2, events.append)
+    dense = bad.rows[0].run
+    assert list(result.failed) == [dense]
+    assert "after 5 steps; expected a finite number. Lower recipe.optimizer.lr" in result.failed[dense].reason
+    assert "Diverged" in result.failed[dense].log.read_text()
+    # All of the bad plan but its initial weights, which it shares with the good one, needs the dense training.
+    assert {run.key for run in result.skipped} == {run.key for run in bad.runs if run not in good.runs} - {dense.key}
+    assert len(result.skipped) == len({run.key for run in result.skipped})
+    assert {event.run for event in events if event.what == "skipped"} == set(result.skipped)
+    assert result.done == len(good.runs) and outcomes(store.root) == expected and tidy(store)
+
+
+# ---------------------------------------------------------------- stopped
+
+
+@posix
+@pytest.mark.usefixtures("quick")
+def test_ctrl_c_passes_on_and_what_is_done_is_kept(store: Store, expected: dict[str, bytes]) -> None:  # S6
+    wanted, stored = planned(), list[Run]()
+
+    def tell(event: Event) -> None:
+        stored.extend([event.run] if event.what == "stored" else [])
+        if event.what == "looked" and event.done == 20 and event.run == wanted.rows[1].run:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(missing(wanted, store), store, None, 2, tell)
+    assert not multiprocessing.active_children(), "no worker goes on alone"
+    assert store.keys() >= {run.key for run in stored} and 0 < len(stored) < len(wanted.runs)
+    assert outcomes(store.root).items() <= expected.items()
+    execute(missing(wanted, store), Store(store.root).open(), None, 2, quietly)
+    assert outcomes(store.root) == expected and tidy(store)
+
+
+@posix
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_full_disk_stops_everything_and_leaves_nothing_half_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:  # S2
+    """The workers are forked here, so that the disk of theirs can be full: from the second outcome on."""
+    wanted, context, sync = planned(), multiprocessing.get_context("fork"), os.fsync
+
+    def fsync(handle: int) -> None:
+        if len(list((store.root / "runs").iterdir())) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(multiprocessing, "get_context", lambda method=None: context)
+        patched.setattr(os, "fsync", fsync)
+        inits = [run for run in wanted.runs if run.kind == "init"]
+        with pytest.raises(TombolaError, match="No space left on device") as caught:
+            execute(inits, store, None, 1, quietly)
+    assert "What is finished is kept" in str(caught.value)
+    assert len(store.keys()) == 1 and tidy(store) and not list((store.root / "failed").iterdir())
+    assert do(missing(wanted, store)[0], Bench(store, None), lambda *seen: None) == ("stored",), "it goes on from there"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_damaged_store_stops_everything(store: Store) -> None:
+    wanted = planned()
+    init = wanted.rows[0].run.start
+    assert do(init, Bench(store, None), lambda *seen: None) == ("stored",)
+    (store.root / "runs" / init.key / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(TombolaError, match=rf"{init.key}.*found a damaged one.*Remove the folder"):
+        execute(missing(wanted, store), store, None, 1, quietly)
+    assert tidy(store)
+
+
+# ---------------------------------------------------------------- others on the same store
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_another_process_has_is_waited_for(store: Store, expected: dict[str, bytes]) -> None:
+    """The dense training is claimed elsewhere for a while; everything else goes on, then it is done."""
+    wanted = planned()
+    dense, reinit = wanted.rows[0].run, next(run for run in wanted.runs if run.kind == "init" and run != wanted.runs[0])
+    with ExitStack() as elsewhere:
+        assert elsewhere.enter_context(Store(store.root).claim(dense))
+        tries = Counter[Run]()
+
+        def tell(event: Event) -> None:
+            tries[event.run] += event.what == "started"
+            if tries[dense] == 2 and store.has(reinit):
+                elsewhere.close()
+
+        result = execute(missing(wanted, store), store, None, 1, tell)
+    assert result == Result(done=len(wanted.runs)) and tries[dense] > 1 and outcomes(store.root) == expected
+
+
+def start(root: Path, *specs: dict[str, Any], workers: int) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", DRIVER, str(root), str(workers), *map(json.dumps, specs)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: "subprocess.Popen[str]", within_s: float) -> list[str]:
+    """What else it says; returns when it and all of its workers, which hold the same pipe, are gone."""
+    said, complaints = process.communicate(timeout=within_s)
+    assert complaints == ""
+    return said.splitlines()
+
+
+@posix
+def test_after_kill_9_two_processes_at_once_go_on_and_make_the_bytes_of_an_undisturbed_run(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:  # R9 S1 S2 S4 S5
+    """A parent is killed while one of its workers is in a training of minutes; then two others finish the rest."""
+    root, moment = tmp_path / "store", random.Random(1).randrange(10, 60)
+    endless = SPEC["recipe"] | {"length": "1000000it"}
+    long = SPEC | {"recipe": endless, "evaluate": {"every": "1000000it", "test_every": "1000000it"}}
+    process, lines = start(root, SPEC, long, workers=2), list[str]()
+    assert process.stdout
+    while len(lines) < moment or not any(
+        line.startswith(f"looked {planned(**long).rows[0].run.key}") for line in lines
+    ):
+        lines.append(process.stdout.readline())
+        assert lines[-1], "it lives"
+    process.kill()
+    finish(process, within_s=30)
+    assert process.returncode == -signal.SIGKILL
+    before = outcomes(root)
+    assert before and before.items() <= expected.items()
+
+    said = [finish(process, within_s=100) for process in [start(root, SPEC, workers=1), start(root, SPEC, workers=1)]]
+    assert [lines[-1] for lines in said] == ["end 0 0", "end 0 0"] and outcomes(root) == expected
+    begun = Counter(
+        line.split()[1] for lines in said for line in lines if line.startswith("looked") and line.endswith(" 0")
+    )
+    undone = [run for run in planned().runs if isinstance(run, Train) and f"runs/{run.key}/outcome.json" not in before]
+    assert begun == Counter(run.key for run in undone), "each once in all"
+    assert tidy(Store(root)) and not list((root / "failed").iterdir())

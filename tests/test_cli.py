@@ -42,7 +42,7 @@ def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 def test_a_run_ends_with_table_verdict_and_the_report_s_path(store: Path) -> None:
     output = (store.parent / "output.txt").read_text()
-    assert "verdict" in output and "not corrected for 2 levels" in output.replace("\n", " ")
+    assert "verdict" in output and "corrected for 2 levels (Holm)" in output.replace("\n", " ")
     assert Path(re.findall(r"Report: (.*)", output)[0]).is_file()
     assert "\x1b" not in output  # readable when piped to a file
 
@@ -102,7 +102,7 @@ def test_one_replicate_has_null_for_the_ends_of_its_interval(
 def test_the_plan_counts_what_is_wanted_stored_and_missing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = ask(capsys, "plan", "digits", "--store", str(store), *TINY, "--set", "levels=3", "--format", "json")
     content = json.loads(out)
-    assert content["runs"]["train"] == {"asked": 26, "wanted": 26, "stored": 18, "missing": 8}
+    assert content["runs"]["train"] == {"asked": 32, "wanted": 26, "stored": 18, "missing": 8}
     assert content["estimated_seconds"] > 0
     assert content["total"]["missing"] == 8 + 2 + 2 + 2  # and a mask each of ticket, random and shuffle, per replicate
 
@@ -155,7 +155,10 @@ def outcome(store: Path, key: str) -> dict[str, Any]:
 def test_presets_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
     listed = ask(capsys, "presets")[1]
     names = [line.split()[0] for line in listed.splitlines()]
-    assert names == ["digits", "lenet-mnist", "lenet-mnist-oneshot", "lenet-mnist-quick", "lenet-mnist-strategies"]
+    assert names == [
+        "digits",
+        *(f"lenet-mnist{suffix}" for suffix in ("", "-oneshot", "-quick", "-random", "-strategies")),
+    ]
     assert 'data = "digits"' in ask(capsys, "presets", "digits")[1]
 
 

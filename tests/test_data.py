@@ -87,7 +87,7 @@ def test_another_content_than_the_checksums_is_refused(monkeypatch: pytest.Monke
     begins = f"digits: expected images and labels with SHA-256 {data.facts('digits').checksum[:16]}..., found "
     with pytest.raises(
         DataError,
-        match=f"^{re.escape(begins)}[0-9a-f]{{16}}\\.\\.\\.\\. The source has changed; results would not compare.$",
+        match=f"^{re.escape(begins)}[0-9a-f]{{64}}\\. The source has changed; results would not compare.$",
     ):
         data.load("digits")
 

@@ -13,8 +13,8 @@ PACKAGE = Path(tombola.__file__).parent
 
 # A room may import the rooms of the layers above its line here, and those to its left in its own.
 LAYERS = [
-    ["errors", "steps", "weights", "mask", "ticket"],
-    ["score", "prune", "guard", "recipe", "models", "data", "train", "engine", "evaluate"],
+    ["errors", "files", "steps", "weights", "mask", "ticket"],
+    ["score", "prune", "guard", "models", "recipe", "data", "train", "engine", "evaluate"],
     ["search", "study", "cash"],
     ["lab"],
     ["report", "cli", "__main__"],
@@ -23,7 +23,6 @@ LAYERS = [
 HEIGHT = {room: height for height, room in enumerate(room for layer in LAYERS for room in layer)}
 
 FORBIDDEN = {"study": {"lab", "data"}}  # handed tensors and numbers, knows no store and no data set
-ONLY_LITERALS_OF_RECIPE = {"models", "data"}
 MAY_PRINT = {"report", "cli"}
 
 
@@ -61,22 +60,8 @@ def room_of(module: str, name: str) -> str:
     return name if name in HEIGHT else "__init__"
 
 
-def literals(recipe: ast.Module) -> set[str]:
-    """The names that `recipe` gives to a `Literal[...]`."""
-    return {
-        target.id
-        for node in recipe.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Subscript)
-        and ast.unparse(node.value.value) == "Literal"
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-
-
 def faults(trees: Mapping[str, ast.Module]) -> list[str]:
     """Each import that does not go down, as a line to read."""
-    allowed_of_recipe = literals(trees["recipe"]) if "recipe" in trees else set()
     found = []
     for place, tree in trees.items():
         room = place.split(".")[0]
@@ -94,8 +79,6 @@ def faults(trees: Mapping[str, ast.Module]) -> list[str]:
                 found.append(f"{line}, which is above it")
             elif other in FORBIDDEN.get(room, set()):
                 found.append(f"{line}, which it must not know")
-            elif room in ONLY_LITERALS_OF_RECIPE and other == "recipe" and name not in allowed_of_recipe:
-                found.append(f"{line}, and may know recipe's type literals only")
     return found
 
 
@@ -115,11 +98,7 @@ def test_imports_go_down() -> None:
             "study.verdict imports tombola.lab.store.Store, which is above it",
         ),
         ("study.verdict", "from tombola import data", "study.verdict imports tombola.data, which it must not know"),
-        (
-            "models.lenet",
-            "from tombola.recipe import Recipe",
-            "models.lenet imports tombola.recipe.Recipe, and may know recipe's type literals only",
-        ),
+        ("models.lenet", "import tombola.recipe", "models.lenet imports tombola.recipe, which is above it"),
         ("lab.plan", "from tombola import Ticket", "lab.plan imports tombola.Ticket, which is above it"),
         ("lab.plan", "import tombola\ntombola.cli.main()", "lab.plan imports tombola.cli, which is above it"),
         (
@@ -131,14 +110,13 @@ def test_imports_go_down() -> None:
     ],
 )
 def test_an_import_that_does_not_go_down_is_seen(place: str, source: str, fault: str) -> None:
-    trees = {"recipe": ast.parse("Kind = Literal['a']\nclass Recipe: ..."), place: ast.parse(source)}
-    assert faults(trees) == [fault]
+    assert faults({place: ast.parse(source)}) == [fault]
 
 
 def test_imports_that_go_down_are_no_faults() -> None:
     sources = {
-        "recipe": "Kind = Literal['a']",
-        "models.lenet": "from tombola.recipe import Kind\nfrom tombola import mask",
+        "recipe": "from tombola.models import Initialisation",
+        "models.lenet": "from tombola import mask",
         "lab.plan": "import tombola\nfrom tombola.lab import store\nname = tombola.__version__",
         "__init__": "from tombola.lab.plan import plan",
     }

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola import mask, models
-from tombola.models import lenet
-from tombola.recipe import Initialisation
+from tombola.models import Initialisation, lenet
 
 MNIST, DIGITS = (1, 28, 28), (1, 8, 8)
 INITIALISATIONS: tuple[Initialisation, ...] = ("glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform")
@@ -38,7 +37,7 @@ def test_lenet_300_100_is_the_papers() -> None:
         "output.bias": (10,),
     }
     assert mask.prunable(model) == {"fc1.weight": "linear", "fc2.weight": "linear", "output.weight": "output"}
-    assert mask.full(model).total == models.weight_count("lenet-300-100", MNIST, 10) == 266_200
+    assert mask.full(model).total == sum(models.weight_counts("lenet-300-100", MNIST, 10).values()) == 266_200
 
 
 def test_lenet_computes_what_its_formula_says() -> None:
@@ -64,7 +63,7 @@ def test_the_weights_are_counted_without_building_the_network(
     name: str, shape: tuple[int, int, int], classes: int
 ) -> None:
     model = models.build(name, shape, classes, "glorot-normal", init_seed=0)
-    assert models.weight_count(name, shape, classes) == mask.full(model).total
+    assert models.weight_counts(name, shape, classes) == mask.full(model).counts
     assert model(torch.zeros(2, *shape)).shape == (2, classes)
     models.check(name, shape, classes)
 

@@ -49,8 +49,10 @@ def test_one_row_for_each_replicate_arm_level_and_draw() -> None:
 
 
 def test_draws_of_a_control_are_runs_of_their_own() -> None:
-    reinits = [row.run for row in planned(reinits=3).rows if row.arm == "reinit"]
-    assert len(set(reinits)) == len(reinits) == 2 * 3 * 3
+    rows = planned(reinits=3, randoms=2).rows
+    for arm, draws in (("reinit", 3), ("random", 2)):
+        runs = [row.run for row in rows if row.arm == arm]
+        assert len(set(runs)) == len(runs) == 2 * 3 * draws
 
 
 def test_another_method_is_an_arm_and_shares_what_it_can() -> None:
@@ -92,12 +94,16 @@ def test_what_is_stored_is_not_missing(store: Store) -> None:  # S5
     assert missing(wanted, store) == []
 
 
-def test_an_input_is_missing_only_where_something_undone_needs_it(store: Store) -> None:
-    """Whoever removes the initial weights of finished trainings, to save room, need not make them again."""
-    wanted = planned()
-    finish(store, [row.run for row in wanted.rows if row.replicate == 0])
-    lacking = missing(wanted, store)
-    assert {run for run in wanted.runs if run in lacking} == set(planned().runs) - set(planned(replicates=1).runs)
+def test_what_went_into_a_run_that_is_done_is_missing_only_where_something_undone_needs_it(store: Store) -> None:
+    """Rows, their starts and masks are wanted for themselves; trainings in between are not, once the masks exist."""
+    wanted = planned(arms=["ticket", "continued"], replicates=1)
+    kept = {run for row in wanted.rows for run in (row.run, *row.run.inputs)}
+    between = set(wanted.runs) - kept
+    assert between and {run.kind for run in between} == {"train"}
+    finish(store, [run for run in wanted.runs if run in kept])
+    assert missing(wanted, store) == []
+    more = planned(arms=["ticket", "continued"], replicates=1, levels=4)
+    assert between < set(missing(more, store)), "the next level of the continued search needs them"
 
 
 def test_more_replicates_levels_and_arms_later_cost_only_what_is_new(store: Store) -> None:

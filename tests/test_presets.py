@@ -48,7 +48,8 @@ def test_a_preset_says_what_it_is_and_plans(name: str) -> None:  # K15
     spec, wanted = experiment.spec, plan(experiment)
     assert experiment.name == name and 20 < len(spec.about) < 130
     assert spec.replicates >= 3, "one replicate decides nothing"
-    per_level = {arm: spec.reinits if arm == "reinit" else 1 for arm in spec.arms}
+    draws = {"reinit": spec.reinits, "random": spec.randoms}
+    per_level = {arm: draws.get(arm, 1) for arm in spec.arms}
     expected = {arm: spec.replicates * spec.levels * draws for arm, draws in per_level.items()}
     assert rows_of(wanted) == {"dense": spec.replicates} | expected
 
@@ -56,7 +57,8 @@ def test_a_preset_says_what_it_is_and_plans(name: str) -> None:  # K15
 @every_preset
 def test_a_preset_runs_from_end_to_end_when_made_small(name: str, tmp_path: Path) -> None:
     small = ["recipe.data=digits", "recipe.model=lenet-20-10", "recipe.length=8it", "recipe.batch=50"]
-    wanted = plan(read(name, [*small, "replicates=2", "levels=2", "reinits=1"]))
+    looks = ["evaluate.every=4it", "evaluate.test_every=8it"]
+    wanted = plan(read(name, [*small, *looks, "replicates=2", "levels=2"]))
     store = Store(tmp_path / "store").open()
     bench = Bench(store, None)
     for run in wanted.runs:

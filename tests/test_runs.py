@@ -13,7 +13,19 @@ import pytest
 from tombola.data import digits
 from tombola.lab.methods import METHODS, Replicate
 from tombola.lab.plan import plan
-from tombola.lab.runs import Init, Network, Prune, RandomMask, Run, ShuffledMask, Stored, Train, ancestry, shallow
+from tombola.lab.runs import (
+    FullMask,
+    Init,
+    Network,
+    Prune,
+    RandomMask,
+    Run,
+    ShuffledMask,
+    Stored,
+    Train,
+    ancestry,
+    shallow,
+)
 from tombola.lab.spec import EvaluateSpec, Experiment, PruneSpec, Spec, VerdictSpec
 from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps, Value
 
@@ -30,7 +42,7 @@ TRAIN = Train(
     start=INIT,
     mask=None,
     recipe=Recipe.model_validate(RECIPE),
-    data_checksum="85eb",
+    data_fingerprint="85eb",
     split_seed=1,
     order_seed=2,
     begin=0,
@@ -41,6 +53,7 @@ TRAIN = Train(
 PRUNE = Prune(NETWORK, TRAIN, None, "magnitude", "layer", (("linear", 0.2), ("output", 0.1)), (), score_seed=3)
 RANDOM = RandomMask(PRUNE, mask_seed=4)
 SHUFFLED = ShuffledMask(PRUNE, mask_seed=4)
+FULL = FullMask(NETWORK, keep=("output",))
 
 # For every field of every kind of run, another value. A field that is missing here fails a test below.
 CHANGES: dict[Run, dict[str, Any]] = {
@@ -49,7 +62,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "start": replace(INIT, init_seed=1),
         "mask": PRUNE,
         "recipe": Recipe.model_validate(RECIPE | {"batch": 61}),
-        "data_checksum": "85ec",
+        "data_fingerprint": "85ec",
         "split_seed": 2,
         "order_seed": 1,
         "begin": 1,
@@ -69,6 +82,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "keep": ("output",),
         "score_seed": 4,
     },
+    FULL: {"network": replace(NETWORK, model="lenet-20"), "keep": ()},
     RANDOM: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
     SHUFFLED: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
 }
@@ -111,6 +125,7 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
     "levels": (5, NONE),
     "arms": (["ticket", "reinit", "random", "shuffle", "one-shot", "fine-tune"], NONE),
     "reinits": (3, NONE),
+    "randoms": (3, NONE),
     "verdict.accuracy_margin": (0.01, NONE),
     "verdict.step_margin": ("7it", NONE),
     "verdict.confidence": (0.9, NONE),
@@ -125,7 +140,7 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
     "prune.rate": (0.3, PRUNED),
     "prune.conv_rate": (0.3, PRUNED),
     "prune.output_rate": (0.3, PRUNED),
-    "prune.keep": (["output"], PRUNED),
+    "prune.keep": (["output"], ALL),
     "prune.score": ("random", PRUNED),
 }
 

@@ -8,6 +8,7 @@ import pytest
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
 from tombola.lab.spec import Experiment, Spec, read
+from tombola.steps import Step
 
 GOOD = """
 about = "a tiny one"
@@ -17,6 +18,9 @@ data = "digits"
 length = "40it"
 batch = 60
 optimizer = {name = "adam", lr = 2e-3}
+[evaluate]
+every = "5it"
+test_every = "10it"
 """
 Write = Callable[[str], str]
 
@@ -53,7 +57,7 @@ def test_a_file_becomes_an_experiment_named_after_it(write: Write) -> None:
 
 def test_what_is_left_out_has_its_default(write: Write) -> None:
     spec = read(write(GOOD)).spec
-    left_out = set(Spec.model_fields) - {"about", "recipe"}
+    left_out = set(Spec.model_fields) - {"about", "recipe", "evaluate"}
     assert left_out == {name for name in left_out if getattr(spec, name) == Spec.model_fields[name].default}
 
 
@@ -77,7 +81,7 @@ def test_a_preset_is_read_by_name_even_where_a_file_has_it(tmp_path: Path, monke
         ("replicates=4", "replicates", 4),
         ("method=one-shot", "method", "one-shot"),
         ('method="one-shot"', "method", "one-shot"),
-        ("carry_optimizer=true", "carry_optimizer", True),
+        ("rewind=8it", "rewind", Step("8it")),
         ("about=no quotes, two words", "about", "no quotes, two words"),
         ("prune.rate=0.3", "prune.rate", 0.3),
         (" prune.rate = 0.3 ", "prune.rate", 0.3),
@@ -112,7 +116,7 @@ def test_set_may_repeat_and_the_last_holds(write: Write) -> None:
 
 
 def test_set_may_complete_a_file(write: Write) -> None:
-    given = ["model=lenet-5", "data=digits", "length=9it", "batch=8", "optimizer={name='sgd',lr=1}"]
+    given = ["model=lenet-5", "data=digits", "length=900it", "batch=8", "optimizer={name='sgd',lr=1}"]
     assert read(write(""), [f"recipe.{change}" for change in given]).spec.recipe.batch == 8
 
 
@@ -211,6 +215,9 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("recipe.optimizer.lr=0", "recipe.optimizer.lr", "> 0", "0", ""),
         ("recipe.optimizer.lr=-1", "recipe.optimizer.lr", "> 0", "-1", ""),
         ("recipe.optimizer.lr=nan", "recipe.optimizer.lr", "finite", "nan", ""),
+        ("recipe.optimizer.lr=true", "recipe.optimizer.lr", "number", "True", ""),
+        ("recipe.optimizer.lr='1e-3'", "recipe.optimizer.lr", "number", "'1e-3'", ""),
+        ("prune.rate=true", "prune.rate", "number", "True", ""),
         ("recipe.optimizer.lr=inf", "recipe.optimizer.lr", "finite", "inf", ""),
         ("recipe.optimizer.betas=[1,0.9]", "recipe.optimizer.betas.0", "< 1", "1", ""),
         ("prune.rate=2", "prune.rate", "<= 1", "2", ""),
@@ -235,6 +242,8 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("recipe.warmup=41it", "recipe.warmup", "at most recipe.length, 40it", "'41it'", ""),
         ("recipe.batch=1001", "recipe.batch", "1,000 training examples of digits", "1001", ""),
         ("evaluate.test_every=0ep", "evaluate.test_every", "at least one step", "'0ep'", ""),
+        ("carry_optimizer=true", "carry_optimizer", "false where rewind is 0it", "true", "no state"),
+        ("prune.keep=output,fc3.weight", "prune.keep", "kinds or weights of the model", "'fc3.weight'", "did you mean"),
         ("arms=reinit", "arms", "ticket among them", "['reinit']", ""),
         ("arms=ticket,ticket", "arms", "each arm once", "ticket 2 times", ""),
         ("arms=ticket,iterative", "arms", "other methods", "'iterative'", ""),
@@ -255,6 +264,12 @@ def test_a_fault_says_where_what_was_expected_what_came_and_what_to_do(
     faults = faults_of(write(GOOD), change)
     assert list(faults) == [path]
     assert expected in faults[path].expected and found in faults[path].found and todo in faults[path].todo
+
+
+@pytest.mark.parametrize("method", ["lr-rewind", "fine-tune"])
+def test_a_control_asks_nothing_of_a_method_that_keeps_trained_weights(write: Write, method: str) -> None:
+    faults = faults_of(write(GOOD), f"method={method}", "arms=ticket,random,iterative")
+    assert list(faults) == ["arms"] and "random" in faults["arms"].found
 
 
 def test_nesterov_needs_momentum(write: Write) -> None:

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from tombola.errors import StoreError
-from tombola.lab.runs import Init, Network, Prune, Train
+from tombola.lab.runs import Init, Network, Prune, Stored, Train
 from tombola.lab.store import Outcome, Store
 from tombola.mask import Mask, compress, pack
 from tombola.recipe import Recipe
@@ -206,7 +205,8 @@ def test_what_a_living_process_is_writing_stays(store: Store, monkeypatch: pytes
 
     def save() -> None:
         at_the_nth_sync(monkeypatch, 2, pause)
-        store.save(RUN, OUTCOME, PROVENANCE)
+        with store.claim(RUN):
+            store.save(RUN, OUTCOME, PROVENANCE)
 
     with child(save) as process:
         os.read(reached, 1)
@@ -220,28 +220,11 @@ def test_what_a_living_process_is_writing_stays(store: Store, monkeypatch: pytes
         os.close(handle)
 
 
-@posix
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_was_left_on_another_machine_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its processes cannot be asked for from here, even where their numbers are free here."""
-
-    def save() -> None:
-        monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
-        at_the_nth_sync(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGKILL))
-        store.save(RUN, OUTCOME, PROVENANCE)
-
-    with child(save) as process:
-        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
-    assert Store(store.root).open() and list((store.root / "tmp").iterdir())
-
-
-@posix
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_log_of_a_worker_whose_parent_was_killed_goes(store: Store) -> None:  # S2
-    with child(signal.pause) as process:
-        log = store.root / "tmp" / f"worker@{socket.gethostname()}@{process}@1"
-        log.write_text("")
-        assert Store(store.root).open() and log.exists(), "its parent lives"
+def test_the_log_of_a_worker_stays_while_it_claims_it_and_goes_afterwards(store: Store) -> None:  # S2
+    log = store.root / "tmp" / "worker-1-2"
+    log.write_text("")
+    with store.claim(Stored(log.name)):
+        assert Store(store.root).open() and log.exists()
     assert Store(store.root).open() and not log.exists()
 
 

@@ -30,6 +30,7 @@ app = App(
     help="Find winning lottery tickets, prove them, show why, and cash them in.",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
     help_epilogue="Start with: tombola run digits",
 )
 
@@ -183,7 +184,7 @@ def verdict(
 
     wanted, store = _existing(spec, common)
     found = _found(wanted, store)
-    judged, said = verdicts(wanted, found), conclusions(wanted, found)
+    judged, said = verdicts(wanted, found), conclusions(wanted, found, store)
     if format == "json":
         print(verdict_json(wanted.experiment.name, judged, said, criteria(wanted)))
     else:
@@ -294,7 +295,7 @@ def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -
     from tombola.report.text import summary_table
 
     console.print(summary_table(found, verdicts(wanted, found)))
-    for sentence in conclusions(wanted, found):
+    for sentence in conclusions(wanted, found, store):
         console.print(sentence, highlight=False, markup=False)
     console.print(f"\nReport: {_write_report(wanted, store, found)}", highlight=False, markup=False, soft_wrap=True)
 
@@ -302,7 +303,7 @@ def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -
 def _write_report(wanted: Plan, store: Store, found: "list[Result]") -> Path:
     from tombola.report import page
 
-    folder = store.root / "reports" / wanted.experiment.name
+    folder = store.root / "reports" / wanted.experiment.folder
     try:
         return page.write(wanted, store, found, folder)
     except OSError as error:
@@ -337,6 +338,9 @@ def main(arguments: list[str] | None = None) -> int:
     except TombolaError as error:
         sys.stderr.write(f"tombola: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

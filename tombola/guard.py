@@ -32,7 +32,7 @@ class Guard:
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     >>> guard = Guard(model, optimizer, mask.Mask({"weight": torch.tensor([[True, False]])}))
     >>> model(torch.ones(4, 2)).sum().backward(); optimizer.step()
-    >>> float(model.weight[0, 1])
+    >>> model.weight[0, 1].item()
     0.0
     """
 

@@ -1,7 +1,7 @@
 """Which weights are alive: name -> bool tensor over the prunable weights of a model, True = alive.
 
 A mask is a value beside a plain `nn.Module`: no wrapper, no buffer, no renamed key. It is checked when it is made
-and never changed; pruning makes another one.
+and must not be written to; pruning makes another one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -198,10 +198,17 @@ def pack(mask: Mask) -> dict[str, Tensor]:
 
 
 def unpack(packed: Weights, shapes: Mapping[str, tuple[int, ...]]) -> Mask:
-    """The inverse of `pack`, given each layer's shape."""
+    """The inverse of `pack`, given each layer's shape.
+
+    Raises:
+        ValueError: there are too few bits, or too many, for a shape.
+    """
 
     def flags(name: str) -> Tensor:
-        bits = np.unpackbits(packed[name].numpy(), count=int(np.prod(shapes[name])))
+        size = int(np.prod(shapes[name]))
+        if len(packed[name]) != -(-size // 8):
+            raise ValueError(f"expected {size} bits for the mask of {name}, found {8 * len(packed[name])}")
+        bits = np.unpackbits(packed[name].numpy(), count=size)
         return torch.from_numpy(bits.astype(bool)).reshape(shapes[name])
 
     return Mask({name: flags(name) for name in shapes})

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainSerializer
 
+from tombola.models import Initialisation
 from tombola.steps import Step
 
 
@@ -13,7 +14,9 @@ def _step(value: Any) -> Any:
 
 
 StepField = Annotated[InstanceOf[Step], BeforeValidator(_step), PlainSerializer(str, return_type=str)]
-Rate = Annotated[float, Field(ge=0, le=1)]
+# Strict: true is not 1.0, and "0.3" is not 0.3.
+Number = Annotated[float, Field(strict=True)]
+Rate = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[int, Field(strict=True)]
 
 
@@ -27,27 +30,27 @@ class SGD(Value):
     """theta <- theta - lr v, v = momentum v + g + weight_decay theta; Nesterov's form steps along g + momentum v."""
 
     name: Literal["sgd"]
-    lr: float = Field(gt=0)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
+    lr: Number = Field(gt=0)
+    momentum: Number = Field(default=0.0, ge=0, lt=1)
     nesterov: bool = False
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: Number = Field(default=0.0, ge=0)
 
 
 class Adam(Value):
     """Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015); weight decay enters the gradient."""
 
     name: Literal["adam"]
-    lr: float = Field(gt=0)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    lr: Number = Field(gt=0)
+    betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: Number = Field(default=1e-8, gt=0)
+    weight_decay: Number = Field(default=0.0, ge=0)
 
 
 class AdamW(Adam):
     """Decoupled Weight Decay Regularization (Loshchilov & Hutter, 2019)."""
 
     name: Literal["adamw"]  # type: ignore[assignment]
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: Number = Field(default=0.01, ge=0)
 
 
 class Constant(Value):
@@ -61,7 +64,7 @@ class Steps(Value):
 
     name: Literal["step"]
     milestones: tuple[StepField, ...] = Field(min_length=1)
-    factor: float = Field(default=0.1, gt=0)
+    factor: Number = Field(default=0.1, gt=0)
 
 
 class Cosine(Value):
@@ -80,7 +83,6 @@ class Linear(Value):
 
 Optimizer = Annotated[SGD | Adam | AdamW, Field(discriminator="name")]
 Schedule = Annotated[Constant | Steps | Cosine | Linear, Field(discriminator="name")]
-Initialisation = Literal["glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform"]
 
 
 class Recipe(Value):

@@ -1,7 +1,6 @@
 """A ticket - a mask, the weights its survivors return to, and where they come from - and its file."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tombola import mask, weights
+from tombola import files, mask, weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.weights import Weights
@@ -58,20 +57,17 @@ class Ticket:
             "shapes": {name: list(alive.shape) for name, alive in self.mask.items()},
             "origin": dict(self.origin),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        # One key of metadata: with more, the file's bytes depend on the order of a hash map.
+        content = save(tensors, metadata={"tombola": json.dumps(about, sort_keys=True)})
         try:
-            # One key of metadata: with more, the file's bytes depend on the order of a hash map.
-            temporary.write_bytes(save(tensors, metadata={"tombola": json.dumps(about, sort_keys=True)}))
-            temporary.replace(path)
+            files.replace(path, content)
         except OSError as error:
             raise BadInput(
                 where=str(path),
                 expected="a file that can be written",
-                found=error.strerror or str(error),
+                found=str(error.strerror),
                 todo="Name another one.",
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: Path) -> "Ticket":
@@ -83,23 +79,25 @@ class Ticket:
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["tombola"])
-                tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+                names = list(file.keys())
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
+            if about["format"] != FORMAT:
+                raise BadInput(
+                    where=str(path),
+                    expected=f"format {FORMAT}",
+                    found=f"format {about['format']}",
+                    todo="A newer version of Tombola wrote it.",
+                )
+            shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
+            alive = mask.unpack(_below("mask/", tensors), shapes)
+            return Ticket(alive, mask.expand(_below("weights/", tensors), alive), about["origin"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BadInput(
                 where=str(path),
                 expected="a ticket's file",
                 found=f"something else ({error})",
                 todo="`tombola ticket` makes one.",
             ) from error
-        if about["format"] != FORMAT:
-            raise BadInput(
-                where=str(path),
-                expected=f"format {FORMAT}",
-                found=f"format {about['format']}",
-                todo="A newer version of Tombola wrote it.",
-            )
-        alive = mask.unpack(_below("mask/", tensors), {name: tuple(shape) for name, shape in about["shapes"].items()})
-        return Ticket(alive, mask.expand(_below("weights/", tensors), alive), about["origin"])
 
 
 def _below(prefix: str, tensors: Weights) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ PINNED: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"ke
 EXTRA = {
     "digits, rewound": ("digits", ["rewind=40it", "carry_optimizer=true"]),
     "digits, global": ("digits", ["prune={scope='global', rate=0.3, score='random'}", "seed=1"]),
+    "digits, output kept": ("digits", ["prune={rate=0.35, keep='output'}"]),
     "digits, scheduled": ("digits", ["recipe.optimizer={name='sgd', lr=0.1}", "recipe.schedule={name='cosine'}"]),
 }
 VALUES: list[type[Value]] = [
@@ -41,7 +42,7 @@ VALUES: list[type[Value]] = [
     Cosine,
     Linear,
 ]
-KINDS: list[type[runs.Run]] = [runs.Init, runs.Train, runs.Prune, runs.RandomMask, runs.ShuffledMask]
+KINDS: list[type[runs.Run]] = [runs.Init, runs.Train, runs.Prune, runs.FullMask, runs.RandomMask, runs.ShuffledMask]
 
 
 def keys_of(name: str, changes: list[str]) -> dict[str, str]:

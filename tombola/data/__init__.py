@@ -79,7 +79,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
         raise DataError(
             where=name,
             expected=f"images and labels with SHA-256 {known.checksum[:16]}...",
-            found=digest[:16] + "...",
+            found=digest,
             todo="The source has changed; results would not compare.",
         )
     # torch.tensor copies: torch's own memory is aligned, on which the last bits of a matrix product depend.

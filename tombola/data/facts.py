@@ -1,6 +1,8 @@
 """What is known of a data set before any of it is read: enough to plan, to check a spec and to name a run."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,7 @@ class Facts:
         train, validation, test: how many examples; the validation ones come out of the official training set.
         mean, std: per channel, of pixels in [0, 1].
         white: the pixel value that stands for 1.
-        checksum: SHA-256 over all images and labels; a part of the key of every run on this data.
+        checksum: SHA-256 over all images and labels.
     """
 
     name: str
@@ -25,6 +27,11 @@ class Facts:
     std: tuple[float, ...]
     white: int
     checksum: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all of this, checksum included: what the key of every run on this data has of it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def epoch_iterations(self, batch: int) -> int:
         """Optimiser steps in one pass over the training set, a smaller last batch included."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
-from tombola.lab.runs import Run, Train, shallow
+from tombola.lab.runs import Run, Stored, Train, shallow
 from tombola.lab.store import Failure, Store
 
 BUSY_POLL_S = 0.2
@@ -147,8 +147,8 @@ class _Work:
         now = time.monotonic()
         for place, run in enumerate(self.ready):
             if self._elsewhere.get(run.key, 0) <= now:
-                self._elsewhere.pop(run.key, None)
-                self._tell(Event("started", run))
+                if self._elsewhere.pop(run.key, None) is None:
+                    self._tell(Event("started", run))
                 return self.ready.pop(place)
         return None
 
@@ -253,7 +253,7 @@ def _bury(worker: _Worker, crew: list[_Worker], work: _Work) -> None:
 def _hire(store: Store, data_dir: Path | None, number: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    log = store.root / "tmp" / f"worker@{platform.node()}@{os.getpid()}@{time.monotonic_ns()}"
+    log = store.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
     process = context.Process(
         target=_serve, args=(theirs, store.root, data_dir, log), name=f"tombola-worker-{number}", daemon=True
     )
@@ -265,21 +265,33 @@ def _hire(store: Store, data_dir: Path | None, number: int) -> _Worker:
 def _serve(pipe: "Connection[Any, Any]", root: Path, data_dir: Path | None, log: Path) -> None:
     """A worker's life: take a run, do it, say so, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    with log.open("w") as file:
-        os.dup2(file.fileno(), sys.stderr.fileno())
-    faulthandler.enable()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    store = Store(root)
+    with store.claim(Stored(log.name)):  # else another process would take the log for a leftover
+        with log.open("w") as file:
+            os.dup2(file.fileno(), sys.stderr.fileno())
+        faulthandler.enable()
+        one_thread()
+        _warm_up()
+        from tombola.lab.perform import Bench
 
-    one_thread()
-    from tombola.lab.perform import Bench
+        bench = Bench(store, data_dir)
+        while True:
+            try:
+                run = pipe.recv()
+            except EOFError:
+                return
+            pipe.send(do(run, bench, lambda *seen: pipe.send(("looked", *seen))))
 
-    bench = Bench(Store(root), data_dir)
-    while True:
-        try:
-            run = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(do(run, bench, lambda *seen: pipe.send(("looked", *seen))))
+
+def _warm_up() -> None:
+    """One training step of nothing: torch imports half of itself at the first one, which is no run's time."""
+    import torch
+
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    model(torch.zeros(1, 1)).sum().backward()
+    optimizer.step()
 
 
 def one_thread() -> None:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from tombola.lab.runs import Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
+from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
 from tombola.lab.spec import Spec
 from tombola.recipe import Recipe, at_final_rate
 
@@ -41,14 +41,19 @@ class Replicate:
             return start
         return replace(self.train(start), begin=0, until=self.rewind_step, keep_optimizer=self.spec.carry_optimizer)
 
+    @property
+    def full_mask(self) -> Run | None:
+        """What level 0 trains under: nothing, unless `prune.keep` takes layers out of the count."""
+        return FullMask(self.network, self.spec.prune.keep) if self.spec.prune.keep else None
+
     def train(self, start: Run, mask: Run | None = None, recipe: Recipe | None = None) -> Train:
-        """From `start`, taken as the state at step k, to the end under `mask`."""
+        """From `start`, taken as the state at step k, to the end under `mask`, by default under the full one."""
         spec = self.spec
         return Train(
             start=start,
-            mask=mask,
+            mask=mask or self.full_mask,
             recipe=recipe or spec.recipe,
-            data_checksum=spec.facts.checksum,
+            data_fingerprint=spec.facts.fingerprint,
             split_seed=self.seed("split"),
             order_seed=self.seed("order"),
             begin=self.rewind_step,
@@ -109,7 +114,7 @@ def one_shot(replicate: Replicate, levels: int) -> Iterator[Train]:
     start = replicate.rewind_point()
     dense = replicate.train(start)
     yield dense
-    mask: Run | None = None
+    mask = dense.mask
     for _ in range(levels):
         # Round by round, so that the counts are those of the iterative search to the last weight.
         mask = replicate.prune(dense, mask)
@@ -144,6 +149,10 @@ def fine_tune(replicate: Replicate, levels: int) -> Iterator[Train]:
 
 Search = Callable[[Replicate, int], Iterator[Train]]
 
+# Their levels go on from trained weights: no tickets in the formal sense, and the controls, which ask what the early
+# weights and the mask are worth by themselves, ask nothing of them.
+KEEP_TRAINED_WEIGHTS = ("lr-rewind", "fine-tune")
+
 METHODS: dict[str, Search] = {
     "iterative": iterative,
     "continued": continued,
@@ -161,7 +170,7 @@ def reinit(replicate: Replicate, ticket: Train, level: int, draw: int) -> Train:
 def random(replicate: Replicate, ticket: Train, level: int, draw: int) -> Train:
     """The ticket's weights under a random mask with the same layer-wise counts; the masks of the levels nest."""
     assert ticket.mask is not None
-    return replace(ticket, mask=RandomMask(ticket.mask, mask_seed=replicate.seed("random mask")))
+    return replace(ticket, mask=RandomMask(ticket.mask, mask_seed=replicate.seed(f"random mask {draw}")))
 
 
 def shuffle(replicate: Replicate, ticket: Train, level: int, draw: int) -> Train:

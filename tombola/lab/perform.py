@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tombola import data, mask, models, prune, score, weights
 from tombola.errors import Diverged
 from tombola.evaluate import Evaluation, early_stop, evaluate
-from tombola.lab.runs import Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
+from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
 from tombola.lab.store import Outcome, Store
 from tombola.recipe import learning_rate
 from tombola.train import optimizer_of, restore_state, state_of, train
@@ -43,6 +43,8 @@ def perform(run: Run, bench: Bench, tell: Tell = lambda done, total, loss: None)
             return _train(run, bench, tell)
         case Prune():
             return _prune(run, bench.store)
+        case FullMask():
+            return _mask(_prunable(run.network, run.keep)[0])
         case RandomMask():
             return _mask(mask.random_like(bench.store.mask(run.like), run.mask_seed))
         case ShuffledMask():
@@ -62,18 +64,21 @@ def _init(run: Init) -> Outcome:
 
 
 def _prune(run: Prune, store: Store) -> Outcome:
-    model = _model(run.network)
-    kinds = {name: kind for name, kind in mask.prunable(model).items() if name not in run.keep and kind not in run.keep}
-    before = (
-        store.mask(run.mask)
-        if run.mask
-        else mask.Mask({name: alive for name, alive in mask.full(model).items() if name in kinds})
-    )
+    everything, kinds = _prunable(run.network, run.keep)
+    before = store.mask(run.mask) if run.mask else everything
     scores = score.SCORES[run.score](store.weights(run.trained), before, run.score_seed)
     rates = dict(run.rates)
     if run.scope == "global":
         return _mask(prune.globally(scores, before, rates["linear"]))
     return _mask(prune.by_layer(scores, before, {name: rates[kinds[name]] for name in before}))
+
+
+def _prunable(network: Network, keep: tuple[str, ...]) -> tuple[mask.Mask, dict[str, mask.Kind]]:
+    """The full mask over what may be pruned and is not kept, and the kinds of its layers."""
+    model = _model(network)
+    kinds = {name: kind for name, kind in mask.prunable(model).items() if name not in keep and kind not in keep}
+    full = mask.full(model)
+    return mask.Mask({name: full[name] for name in kinds}), kinds
 
 
 def _mask(made: mask.Mask) -> Outcome:

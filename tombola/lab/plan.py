@@ -47,6 +47,7 @@ def plan(experiment: Experiment) -> Plan:
 
 def _rows(experiment: Experiment) -> Iterator[Row]:
     spec = experiment.spec
+    draws = {"reinit": spec.reinits, "random": spec.randoms}
     for number in range(spec.replicates):
         replicate = Replicate(spec, number)
         for level, ticket in enumerate(METHODS[spec.method](replicate, spec.levels)):
@@ -54,8 +55,8 @@ def _rows(experiment: Experiment) -> Iterator[Row]:
                 yield Row("dense", number, level, 0, ticket)
                 continue
             yield Row("ticket", number, level, 0, ticket)
-            for arm in spec.arms:
-                for draw in range(spec.reinits if arm == "reinit" else 1 if arm in CONTROLS else 0):
+            for arm in (arm for arm in spec.arms if arm in CONTROLS):
+                for draw in range(draws.get(arm, 1)):
                     yield Row(arm, number, level, draw, CONTROLS[arm](replicate, ticket, level, draw))
         for arm in (arm for arm in spec.arms if arm in METHODS):
             for level, run in enumerate(METHODS[arm](replicate, spec.levels)):
@@ -64,9 +65,9 @@ def _rows(experiment: Experiment) -> Iterator[Row]:
 
 
 def missing(wanted: Plan, store: Store) -> list[Run]:
-    """The runs whose outcomes the rows need and the store lacks.
+    """The runs whose outcomes the rows need and the store lacks: the rows themselves, their starts and masks.
 
-    An input of a run that is done is not needed, unless something else needs it.
+    What went into a run that is done is not needed for its own sake.
     """
     done = store.keys()
     needed = {run.key for run in _needed(wanted, done)}
@@ -75,7 +76,7 @@ def missing(wanted: Plan, store: Store) -> list[Run]:
 
 def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
     seen: set[str] = set()
-    stack: list[Run] = [row.run for row in wanted.rows]
+    stack: list[Run] = [run for row in wanted.rows for run in (row.run, *row.run.inputs)]
     while stack:
         run = stack.pop()
         if run.key not in seen and run.key not in done:
@@ -91,15 +92,17 @@ def step_seconds(wanted: Plan, store: Store) -> float:
     if known:
         return float(median(store.provenance(run)["seconds"] / max(run.until - run.begin, 1) for run in known))
     spec = wanted.experiment.spec
-    weights = models.weight_count(spec.recipe.model, spec.facts.shape, spec.facts.classes)
+    weights = sum(models.weight_counts(spec.recipe.model, spec.facts.shape, spec.facts.classes).values())
     # Six operations a weight and example at 50 GFLOP/s, Adam's pass over the weights, and the framework's own time.
     return 6 * weights * spec.recipe.batch / 50e9 + 2e-9 * weights + 0.5e-3
 
 
 def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
-    """What a plan amounts to: per kind, runs asked for (shared ones each time), wanted, stored, missing; the time."""
+    """What a plan amounts to: per kind, how often runs are asked for, how many they are, stored, missing; the time."""
     absent = missing(wanted, store)
-    asked = Counter(run.kind for row in wanted.rows for run in (row.run, *row.run.inputs))
+    asked = Counter(row.run.kind for row in wanted.rows) + Counter(
+        needed.kind for run in wanted.runs for needed in run.inputs
+    )
     kinds = Counter(run.kind for run in wanted.runs)
     lacking = Counter(run.kind for run in absent)
     done = store.keys()
@@ -110,13 +113,14 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
         "rows": len(wanted.rows),
         "runs": {
             kind: {
-                "asked": max(asked[kind], kinds[kind]),
+                "asked": asked[kind],
                 "wanted": kinds[kind],
                 "stored": stored[kind],
                 "missing": lacking[kind],
             }
             for kind in kinds
         },
+        "failed_last_time": sum(store.failure(run) is not None for run in absent),
         "total": {"wanted": len(wanted.runs), "stored": stored.total(), "missing": len(absent)},
         "training_steps_missing": steps,
         "workers": workers,

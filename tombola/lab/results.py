@@ -1,10 +1,11 @@
 """What a plan's finished runs say: the rows of its table, and the trials that a verdict is made of."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput, StoreError
-from tombola.lab.methods import Replicate
+from tombola.lab.methods import KEEP_TRAINED_WEIGHTS, Replicate
 from tombola.lab.plan import Plan, Row
 from tombola.lab.store import Store
 from tombola.study.verdict import Criteria, Trial, Verdict, judge, sentences
@@ -70,10 +71,14 @@ def table(wanted: Plan, found: list[Result]) -> list[dict[str, Any]]:
 def criteria(wanted: Plan) -> Criteria:
     """The experiment's own margins, in steps and fractions."""
     spec = wanted.experiment.spec
+    every = spec.iterations(spec.evaluate.every)
     return Criteria(
-        spec.verdict.accuracy_margin,
-        spec.iterations(spec.verdict.step_margin or spec.evaluate.every),
-        spec.verdict.confidence,
+        accuracy_margin=spec.verdict.accuracy_margin,
+        step_margin=spec.iterations(spec.verdict.step_margin) if spec.verdict.step_margin else every,
+        confidence=spec.verdict.confidence,
+        accuracy_grain=1 / spec.facts.test,
+        step_grain=every,
+        isolated=spec.method not in KEEP_TRAINED_WEIGHTS,
     )
 
 
@@ -82,20 +87,31 @@ def verdicts(wanted: Plan, found: list[Result]) -> list[Verdict]:
     return judge([_trial(result) for result in found], criteria(wanted))
 
 
-def conclusions(wanted: Plan, found: list[Result]) -> list[str]:
+def conclusions(wanted: Plan, found: list[Result], store: Store) -> list[str]:
     """The verdict in plain sentences."""
-    return sentences(verdicts(wanted, found), criteria(wanted))
+    return [*sentences(verdicts(wanted, found), criteria(wanted)), *_failures(wanted, store)]
+
+
+def _failures(wanted: Plan, store: Store) -> list[str]:
+    """What the comparisons lack because it failed: an arm that diverges at times is not judged in silence."""
+    done = store.keys()
+    failed = Counter(row.arm for row in wanted.rows if row.run.key not in done and store.failure(row.run) is not None)
+    if not failed:
+        return []
+    arms = ", ".join(f"{count} of {arm}" for arm, count in failed.items())
+    return [f"{failed.total()} trainings failed and are left out of every comparison: {arms}."]
 
 
 def _trial(result: Result) -> Trial:
     row, values = result.row, result.values
     return Trial(
-        row.arm,
-        row.replicate,
-        row.level,
-        values["density"],
-        values["early_stop_step"],
-        values["early_stop_test_accuracy"],
+        arm=row.arm,
+        replicate=row.replicate,
+        level=row.level,
+        density=values["density"],
+        step=values["early_stop_step"],
+        accuracy=values["early_stop_test_accuracy"],
+        censored=values["early_stop_step"] == row.run.until,
     )
 
 
@@ -110,6 +126,13 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
     from tombola.ticket import Ticket
 
     spec = wanted.experiment.spec
+    if spec.method in KEEP_TRAINED_WEIGHTS:
+        raise BadInput(
+            where="method",
+            expected="one that rewinds to early weights",
+            found=spec.method,
+            todo="Its levels go on from trained weights: there is no ticket to write.",
+        )
     if not 0 <= level <= spec.levels:
         raise BadInput(
             where="--level", expected=f"0 to {spec.levels}", found=str(level), todo="Level 0 is the dense network."

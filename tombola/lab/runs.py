@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel
 
-from tombola.recipe import Initialisation, Recipe
+from tombola.models import Initialisation
+from tombola.recipe import Recipe
 
 KEY_DIGITS = 20  # 80 bits: a million runs collide with a chance below 1e-12
 
@@ -69,7 +70,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Run):
         return value.key
     if isinstance(value, Network):
-        return asdict(value)
+        return {name: _plain(inner) for name, inner in asdict(value).items()}
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, tuple):
@@ -97,7 +98,7 @@ class Train(Run):
         start: where the weights come from. Rewinding is which run this names.
         mask: which weights live; None for all of them.
         recipe: how the training goes. Its schedule spans the recipe's length, whatever `begin` and `until` are.
-        data_checksum: of the recipe's data set.
+        data_fingerprint: of the recipe's data set: its content, its split sizes, its normalisation.
         split_seed, order_seed: what is held out for validation; the order of the examples.
         begin, until: optimiser steps done before and after.
         evaluate_every, test_every: when the validation loss and the test accuracy are looked at.
@@ -111,7 +112,7 @@ class Train(Run):
     start: Run
     mask: Run | None
     recipe: Recipe
-    data_checksum: str
+    data_fingerprint: str
     split_seed: int
     order_seed: int
     begin: int
@@ -148,6 +149,17 @@ class Prune(Run):
     rates: tuple[tuple[str, float], ...]
     keep: tuple[str, ...]
     score_seed: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FullMask(Run):
+    """Everything alive that may be pruned at all: what level 0 counts where `keep` takes layers out of the count."""
+
+    kind = "full"
+    version = 1
+
+    network: Network
+    keep: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

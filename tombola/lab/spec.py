@@ -1,10 +1,11 @@
 """An experiment in words: a TOML file, read and checked once, every fault reported at once with its path."""
 
 import difflib
+import hashlib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
@@ -12,7 +13,7 @@ from tombola import data, models
 from tombola.data.facts import Facts
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
-from tombola.recipe import Count, Rate, Recipe, StepField, Value
+from tombola.recipe import Count, Number, Optimizer, Rate, Recipe, Schedule, StepField, Value
 from tombola.steps import Step
 
 Method = Literal["iterative", "continued", "one-shot", "lr-rewind", "fine-tune"]
@@ -68,9 +69,9 @@ class VerdictSpec(Value):
         confidence: of every interval.
     """
 
-    accuracy_margin: float = Field(default=0.002, ge=0, le=1)
+    accuracy_margin: Number = Field(default=0.002, ge=0, le=1)
     step_margin: StepField | None = None
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    confidence: Number = Field(default=0.95, gt=0.5, lt=1)
 
 
 class Spec(Value):
@@ -85,6 +86,7 @@ class Spec(Value):
     method: Method = "iterative"
     rewind: StepField = Step("0it")
     reinits: Count = Field(default=1, ge=1)
+    randoms: Count = Field(default=1, ge=1)
     seed: Count = Field(default=0, ge=0)
     carry_optimizer: bool = False
     recipe: Recipe
@@ -103,10 +105,18 @@ class Spec(Value):
 
 
 class Experiment(Value):
-    """A spec with the name under which its results go."""
+    """A spec with the name it was asked for by, and the changes that were made to it."""
 
     name: str
     spec: Spec
+    changes: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """Where its report goes: a changed spec does not write over the report of the one it came from."""
+        if not self.changes:
+            return self.name
+        return f"{self.name}-{hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()[:8]}"
 
 
 def read(source: str, changes: Iterable[str] = ()) -> Experiment:
@@ -121,6 +131,7 @@ def read(source: str, changes: Iterable[str] = ()) -> Experiment:
         BadInput: there is no such preset or file, or it is not TOML.
     """
     name, text = _text(source)
+    changes = tuple(changes)
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -133,11 +144,15 @@ def read(source: str, changes: Iterable[str] = ()) -> Experiment:
     try:
         spec = Spec.model_validate(table)
     except ValidationError as error:
-        raise SpecError(source, [*(_fault(detail, table) for detail in error.errors()), *_unknown(table)]) from None
+        details = error.errors()
+        # A list of which every element is wrong is not also too short.
+        elements = {detail["loc"][:-1] for detail in details if isinstance(detail["loc"][-1], int)}
+        real = [detail for detail in details if not (detail["type"] == "too_short" and detail["loc"] in elements)]
+        raise SpecError(source, [*(_fault(detail, table) for detail in real), *_unknown(table)]) from None
     faults = list(_unknown(table)) or list(_contradictions(spec))
     if faults:
         raise SpecError(source, faults)
-    return Experiment(name=name, spec=spec)
+    return Experiment(name=name, spec=spec, changes=changes)
 
 
 def _text(source: str) -> tuple[str, str]:
@@ -182,7 +197,14 @@ _MODELS: dict[str, type[BaseModel]] = {
     "evaluate": EvaluateSpec,
     "verdict": VerdictSpec,
 }
-_TAGS = {"sgd", "adam", "adamw", "constant", "step", "cosine", "linear"}
+
+
+def _members(union: Any) -> dict[str, type[BaseModel]]:
+    """name -> model of a union whose members are told apart by their `name`."""
+    return {get_args(member.model_fields["name"].annotation)[0]: member for member in get_args(get_args(union)[0])}
+
+
+_MEMBERS = {"optimizer": _members(Optimizer), "schedule": _members(Schedule)}
 
 
 def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
@@ -191,7 +213,7 @@ def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
     where = [
         str(part)
         for place, part in enumerate(detail["loc"])
-        if not (part in _TAGS and detail["loc"][place - 1] in ("optimizer", "schedule"))
+        if not (place and part in _MEMBERS.get(detail["loc"][place - 1], {}))
     ]
     path, found = ".".join(where), repr(detail["input"])
     match detail["type"]:
@@ -249,21 +271,10 @@ def _example(path: str) -> str:
 
 def _fields(parents: list[str], table: Mapping[str, Any]) -> set[str]:
     """The fields known below `parents`, as far as that can be told."""
-    from tombola import recipe
-
     if ".".join(parents) in _MODELS:
         return set(_MODELS[".".join(parents)].model_fields)
-    members: dict[str, dict[str, type[BaseModel]]] = {
-        "optimizer": {"sgd": recipe.SGD, "adam": recipe.Adam, "adamw": recipe.AdamW},
-        "schedule": {
-            "constant": recipe.Constant,
-            "step": recipe.Steps,
-            "cosine": recipe.Cosine,
-            "linear": recipe.Linear,
-        },
-    }
     inner = table.get("recipe", {}).get(parents[-1], {})
-    chosen = members.get(parents[-1], {}).get(inner.get("name", "") if isinstance(inner, dict) else "")
+    chosen = _MEMBERS.get(parents[-1], {}).get(inner.get("name", "") if isinstance(inner, dict) else "")
     return set(chosen.model_fields) if chosen else set()
 
 
@@ -293,6 +304,11 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     length = spec.iterations(recipe.length)
     if length == 0:
         yield Fault("recipe.length", "at least one step", repr(str(recipe.length)))
+    for milestone in getattr(recipe.schedule, "milestones", ()):
+        if spec.iterations(milestone) >= max(length, 1):
+            yield Fault(
+                "recipe.schedule.milestones", f"steps before recipe.length, {recipe.length}", repr(str(milestone))
+            )
     if recipe.batch > facts.train:
         yield Fault("recipe.batch", f"at most the {facts.train:,} training examples of {facts.name}", str(recipe.batch))
     if spec.iterations(spec.rewind) >= max(length, 1):
@@ -302,6 +318,18 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     for name in ("every", "test_every"):
         if spec.iterations(getattr(spec.evaluate, name)) == 0:
             yield Fault(f"evaluate.{name}", "at least one step", repr(str(getattr(spec.evaluate, name))))
+    if spec.carry_optimizer and spec.iterations(spec.rewind) == 0:
+        yield Fault("carry_optimizer", "false where rewind is 0it", "true", "before the first step there is no state")
+    layers = models.weight_counts(recipe.model, facts.shape, facts.classes)
+    for name in spec.prune.keep:
+        if name not in (known := ["linear", "conv", "embedding", "output", *layers]):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else ""
+            yield Fault("prune.keep", "kinds or weights of the model: " + ", ".join(known), repr(name), hint)
+    if spec.method in ("lr-rewind", "fine-tune"):
+        for control in (arm for arm in spec.arms if arm in ("reinit", "random", "shuffle")):
+            why = f"{spec.method} goes on from trained weights, of which this control would ask nothing"
+            yield Fault("arms", "only ticket and other methods", repr(control), why)
     if spec.prune.scope == "global":
         for name in ("conv_rate", "output_rate"):
             if getattr(spec.prune, name) is not None:

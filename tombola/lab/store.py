@@ -15,13 +15,14 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from tombola import files
 from tombola.errors import StoreError
 from tombola.lab.runs import Run, Stored
 
@@ -70,13 +71,12 @@ class Store:
         try:
             for folder in ("runs", "failed", "tmp", "locks"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
-            probe = self._temporary("probe")
-            probe.mkdir()
-            probe.rmdir()
             if not (self.root / "store.json").exists():
-                marker = self._temporary("store.json")
-                _write(marker, _json({"format": FORMAT}))
-                marker.replace(self.root / "store.json")
+                files.replace(self.root / "store.json", _json({"format": FORMAT}))
+            with self.claim(Stored("probe")) as ours:
+                if ours:
+                    self._temporary("probe").mkdir()
+            self._sweep()
         except OSError as error:
             raise StoreError(
                 where=str(self.root),
@@ -84,28 +84,30 @@ class Store:
                 found=f"{error.strerror}: {error.filename}",
                 todo="Name another one with --store, or make room or give the right to write.",
             ) from error
-        self._sweep()
         return self
 
     def check(self) -> None:
         """Raise StoreError if this is a store of another format, or no store at all but a folder of other things."""
         marker = self.root / "store.json"
-        if not marker.exists():
-            if (
-                self.root.exists()
-                and (not self.root.is_dir() or any(self.root.iterdir()))
-                and not (self.root / "runs").is_dir()
-            ):
-                raise StoreError(
-                    where=str(self.root),
-                    expected="a store or an empty folder",
-                    found="something else",
-                    todo="Name another folder with --store.",
-                )
-            return
         try:
+            if not marker.exists():
+                if self.root.exists() and not self._may_become_one():
+                    raise StoreError(
+                        where=str(self.root),
+                        expected="a store or an empty folder",
+                        found="something else",
+                        todo="Name another folder with --store.",
+                    )
+                return
             found = json.loads(marker.read_text())["format"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise StoreError(
+                where=str(self.root),
+                expected="a folder that can be read",
+                found=f"{error.strerror}: {error.filename}",
+                todo="Name another one with --store, or give the right to read.",
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 where=str(marker),
                 expected="the store's format",
@@ -120,6 +122,10 @@ class Store:
                 todo="A newer version of Tombola made it: use that one, or name another folder with --store.",
             )
 
+    def _may_become_one(self) -> bool:
+        # A process that was killed while it made the store may have left the folders without the marker.
+        return self.root.is_dir() and ((self.root / "runs").is_dir() or not any(self.root.iterdir()))
+
     def has(self, run: Run) -> bool:
         """Whether the outcome of `run` is here, complete."""
         return (self.root / "runs" / run.key).is_dir()
@@ -128,6 +134,11 @@ class Store:
         """The keys of all finished runs."""
         folder = self.root / "runs"
         return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+
+    def failure(self, run: Run) -> str | None:
+        """Why the last attempt at `run` failed; None if there was none."""
+        path = self.root / "failed" / run.key / "outcome.json"
+        return json.loads(path.read_text())["reason"] if path.is_file() else None
 
     def values(self, run: Run) -> dict[str, Any]:
         """The numbers of a finished run."""
@@ -174,9 +185,9 @@ class Store:
         try:
             temporary.mkdir()
             for name, tensors in outcome.tensors.items():
-                _write(temporary / f"{name}.safetensors", save(dict(tensors)))
-            _write(temporary / "outcome.json", _json({"run": run.described, "values": dict(outcome.values)}))
-            _write(temporary / "provenance.json", _json(provenance))
+                files.write(temporary / f"{name}.safetensors", save(dict(tensors)))
+            files.write(temporary / "outcome.json", _json({"run": run.described, "values": dict(outcome.values)}))
+            files.write(temporary / "provenance.json", _json(provenance))
             _sync(temporary)
             try:
                 temporary.rename(target)
@@ -192,8 +203,8 @@ class Store:
         """Keep why `run` failed. The next attempt at it replaces this, its success removes it."""
         folder = self.root / "failed" / run.key
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "log.txt").write_text(log)
-        _write(folder / "outcome.json", _json({"run": run.described, "status": "failed", "reason": reason}))
+        files.replace(folder / "log.txt", log.encode())
+        files.replace(folder / "outcome.json", _json({"run": run.described, "status": "failed", "reason": reason}))
         return Failure(reason, folder / "log.txt")
 
     @contextmanager
@@ -208,18 +219,21 @@ class Store:
         try:
             yield True
         finally:
-            # Gone while we still hold it, so that no one can be waiting for a file that is about to go.
-            Path(lock.lock_file).unlink(missing_ok=True)
+            # Removed while we hold it. Whoever opened it before may still lock it, beside the next one who makes it
+            # anew; both then find the run stored.
+            with suppress(OSError):  # Windows removes no open file
+                Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 
     def _temporary(self, name: str) -> Path:
         return self.root / "tmp" / f"{name}@{socket.gethostname()}@{os.getpid()}@{next(self._numbers)}"
 
     def _sweep(self) -> None:
+        """Remove what nobody claims: whoever writes a run holds its claim, and loses it however it ends."""
         for entry in (self.root / "tmp").iterdir():
-            _, host, process, _ = [*entry.name.split("@"), "", "", ""][:4]
-            if host == socket.gethostname() and process.isdigit() and not _alive(int(process)):
-                _remove(entry)
+            with self.claim(Stored(entry.name.partition("@")[0])) as ours:
+                if ours:
+                    _remove(entry)
 
     def _read(self, key: str, name: str) -> dict[str, Any]:
         path = self.root / "runs" / key / name
@@ -249,13 +263,6 @@ def _json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _sync(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         return  # Windows opens no folders
@@ -264,13 +271,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,17 +1,18 @@
 """Networks by name: `build(name, ...)` makes one with its weights drawn from a seed.
 
-To add a family: write a file like `lenet.py` with `FORM`, `check`, `weight_count` and `build`; name it in `FAMILIES`.
+To add a family: write a file like `lenet.py` with `FORM`, `check`, `weight_counts` and `build`; name it in `FAMILIES`.
 """
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tombola.models import lenet
-from tombola.recipe import Initialisation
 
 if TYPE_CHECKING:
     from torch import nn
+
+Initialisation = Literal["glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform"]
 
 FAMILIES: dict[str, ModuleType] = {"lenet": lenet}
 
@@ -33,14 +34,14 @@ def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
     family(name).check(name, shape, classes)
 
 
-def weight_count(name: str, shape: tuple[int, int, int], classes: int) -> int:
-    """How many prunable weights the model has, without building it.
+def weight_counts(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, int]:
+    """The prunable weights of the model, layer by layer, without building it.
 
-    >>> weight_count("lenet-300-100", (1, 28, 28), 10)
-    266200
+    >>> weight_counts("lenet-300-100", (1, 28, 28), 10)
+    {'fc1.weight': 235200, 'fc2.weight': 30000, 'output.weight': 1000}
     """
-    count: int = family(name).weight_count(name, shape, classes)
-    return count
+    counts: dict[str, int] = family(name).weight_counts(name, shape, classes)
+    return counts
 
 
 def build(name: str, shape: tuple[int, int, int], classes: int, init: Initialisation, init_seed: int) -> "nn.Module":

@@ -58,6 +58,8 @@ def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
     widths(name)
 
 
-def weight_count(name: str, shape: tuple[int, int, int], classes: int) -> int:
-    """How many prunable weights the network has."""
-    return sum(inputs * outputs for inputs, outputs in sizes(name, shape, classes))
+def weight_counts(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, int]:
+    """How many prunable weights each layer has."""
+    *hidden, last = sizes(name, shape, classes)
+    counts = {f"fc{number}.weight": inputs * outputs for number, (inputs, outputs) in enumerate(hidden, start=1)}
+    return counts | {"output.weight": last[0] * last[1]}

@@ -10,20 +10,19 @@ from tombola.lab.results import Result
 from tombola.report.text import arms_of
 
 # Okabe and Ito's colours, told apart by all; each arm has a dash and a shape too.
-COLORS = {
-    "dense": "#000000",
-    "ticket": "#0072b2",
-    "reinit": "#d55e00",
-    "random": "#009e73",
-    "shuffle": "#cc79a7",
-    "iterative": "#e69f00",
-    "continued": "#56b4e9",
-    "one-shot": "#e69f00",
-    "lr-rewind": "#cc79a7",
-    "fine-tune": "#009e73",
+LOOKS = {  # colour, dash, shape
+    "dense": ("#000000", [3, 3], "circle"),
+    "ticket": ("#0072b2", [1, 0], "circle"),
+    "reinit": ("#d55e00", [6, 3], "square"),
+    "random": ("#009e73", [2, 2], "triangle-up"),
+    "shuffle": ("#cc79a7", [8, 2, 2, 2], "diamond"),
+    "iterative": ("#000000", [4, 1], "cross"),
+    "continued": ("#56b4e9", [10, 2], "triangle-down"),
+    "one-shot": ("#e69f00", [5, 1, 1, 1], "triangle-right"),
+    "lr-rewind": ("#f0e442", [1, 3], "triangle-left"),
+    "fine-tune": ("#7a5195", [12, 4], "stroke"),
 }
-DASHES = {"ticket": [1, 0], "reinit": [6, 3], "random": [2, 2], "shuffle": [8, 2, 2, 2], "dense": [4, 4]}
-SHAPES = {"ticket": "circle", "reinit": "square", "random": "triangle-up", "shuffle": "diamond"}
+PANELS = 3  # side by side
 CURVES = 6  # levels shown at most: more lines cannot be told apart
 
 
@@ -75,7 +74,7 @@ def _points(found: Sequence[Result], name: str, scale: float) -> list[dict[str, 
         }
         for level, group in groups.items():
             values = [scale * result.values[name] for result in group]
-            if values:
+            if values and group[0].values["alive"]:  # a log axis has no place for a density of 0
                 density = 100 * mean(result.values["density"] for result in group)
                 points.append(
                     {
@@ -91,8 +90,8 @@ def _points(found: Sequence[Result], name: str, scale: float) -> list[dict[str, 
 
 
 def _density_axis(points: Sequence[dict[str, Any]]) -> alt.X:
-    densities = sorted({round(point["density"], 1) for point in points}, reverse=True)
-    thin = densities[:: max(1, round(len(densities) / 9))]
+    densities = sorted({point["density"] for point in points}, reverse=True)
+    thin = [float(f"{density:.3g}") for density in densities[:: max(1, round(len(densities) / 9))]]
     return alt.X(
         "density:Q",
         scale=alt.Scale(type="log", reverse=True, domain=[min(densities) * 0.93, max(densities) * 1.07], nice=False),
@@ -102,17 +101,13 @@ def _density_axis(points: Sequence[dict[str, Any]]) -> alt.X:
 
 
 def _arms_scale(arms: Sequence[str]) -> dict[str, Any]:
-    domain = list(arms)
+    def scale(place: int) -> alt.Scale:
+        return alt.Scale(domain=list(arms), range=[LOOKS[arm][place] for arm in arms])
+
     return {
-        "color": alt.Color(
-            "arm:N", scale=alt.Scale(domain=domain, range=[COLORS.get(arm, "#555555") for arm in domain]), title=None
-        ),
-        "strokeDash": alt.StrokeDash(
-            "arm:N", scale=alt.Scale(domain=domain, range=[DASHES.get(arm, [5, 1]) for arm in domain]), title=None
-        ),
-        "shape": alt.Shape(
-            "arm:N", scale=alt.Scale(domain=domain, range=[SHAPES.get(arm, "cross") for arm in domain]), title=None
-        ),
+        "color": alt.Color("arm:N", scale=scale(0), title=None),
+        "strokeDash": alt.StrokeDash("arm:N", scale=scale(1), title=None),
+        "shape": alt.Shape("arm:N", scale=scale(2), title=None),
     }
 
 
@@ -137,24 +132,11 @@ def _against_density(found: Sequence[Result], name: str, title: str, scale: floa
 
 
 def _curves(found: Sequence[Result]) -> alt.TopLevelMixin:
-    arms = arms_of(found)[:3]
-    levels = sorted({result.row.level for result in found})
-    shown = (
-        levels
-        if len(levels) <= CURVES
-        else sorted({levels[round(place * (len(levels) - 1) / (CURVES - 1))] for place in range(CURVES)})
-    )
-    records = []
-    for arm in arms or ["dense"]:
-        for level in shown:
-            group = [result for result in found if result.row.level == level and (level == 0 or result.row.arm == arm)]
-            if not group:
-                continue
-            density = f"{100 * mean(result.values['density'] for result in group):.1f} %"
-            curves = [result.values["curve"] for result in group]
-            for place, step in enumerate(curves[0]["test_step"]):
-                accuracy = 100 * mean(curve["test_accuracy"][place] for curve in curves)
-                records.append({"arm": arm, "density": density, "level": level, "step": step, "accuracy": accuracy})
+    arms = arms_of(found) or ["dense"]
+    levels = sorted({result.row.level for result in found if result.values["alive"]})
+    if len(levels) > CURVES:
+        levels = sorted({levels[round(place * (len(levels) - 1) / (CURVES - 1))] for place in range(CURVES)})
+    records = [record for arm in arms for level in levels for record in _curve(found, arm, level)]
     order = list(dict.fromkeys(record["density"] for record in records))
     last = max(record["step"] for record in records)
     ends = [record["accuracy"] for record in records if record["step"] == last]
@@ -173,10 +155,28 @@ def _curves(found: Sequence[Result]) -> alt.TopLevelMixin:
                 "density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order)
             ),
         )
-        .properties(width=680 // max(len(arms), 1) - 40, height=280)
-        for arm in arms or ["dense"]
+        .properties(width=680 // min(len(arms), PANELS) - 40, height=280)
+        for arm in arms
     ]
-    return _styled(alt.hconcat(*charts))
+    return _styled(alt.concat(*charts, columns=PANELS))
+
+
+def _curve(found: Sequence[Result], arm: str, level: int) -> list[dict[str, Any]]:
+    """The mean test accuracy over an arm's trainings at a level, point by point."""
+    group = [result for result in found if result.row.level == level and (level == 0 or result.row.arm == arm)]
+    if not group:
+        return []
+    density = f"{100 * mean(result.values['density'] for result in group):.3g} %"
+    curves = [result.values["curve"] for result in group]
+    return [
+        {
+            "arm": arm,
+            "density": density,
+            "step": step,
+            "accuracy": 100 * mean(each["test_accuracy"][place] for each in curves),
+        }
+        for place, step in enumerate(curves[0]["test_step"])
+    ]
 
 
 def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> alt.TopLevelMixin:

@@ -2,13 +2,13 @@
 
 import html
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from tombola import files
 from tombola.lab.plan import Plan
 from tombola.lab.results import Result, conclusions, criteria, table, verdicts
 from tombola.lab.runs import Prune
@@ -31,23 +31,14 @@ def write(wanted: Plan, store: Store, found: Sequence[Result], folder: Path) -> 
     drawn = []
     for name, (chart, caption) in figures.all_figures(found, _survivors(wanted, store, found)).items():
         svg, png = figures.render(chart)
-        _write(folder / "figures" / f"{name}.svg", svg.encode())
-        _write(folder / "figures" / f"{name}.png", png)
+        files.replace(folder / "figures" / f"{name}.svg", svg.encode())
+        files.replace(folder / "figures" / f"{name}.png", png)
         drawn.append((name, svg, caption))
     records = table(wanted, list(found))
-    _write(folder / "table.csv", (records_text(records, "csv") + "\n").encode())
+    files.replace(folder / "table.csv", (records_text(records, "csv") + "\n").encode())
     page = folder / "report.html"
-    _write(page, _page(wanted, store, found, drawn, records).encode())
+    files.replace(page, _page(wanted, store, found, drawn, records).encode())
     return page
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _survivors(wanted: Plan, store: Store, found: Sequence[Result]) -> list[tuple[float, list[list[float]]]]:
@@ -79,7 +70,7 @@ def _page(
         else f"<p class=partial>{len(found)} of {len(wanted.rows)} trainings are done, "
         "the rest is not in this report.</p>"
     )
-    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(wanted, list(found)))
+    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(wanted, list(found), store))
     pictures = "".join(
         f"<figure id={name}>{svg}<figcaption>{html.escape(caption)} "
         f"<a href='figures/{name}.png'>PNG</a> <a href='figures/{name}.svg'>SVG</a></figcaption></figure>"

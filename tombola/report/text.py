@@ -104,6 +104,8 @@ def plan_text(summary: dict[str, Any]) -> str:
         f"stored {count['stored']:>6,}   to do {count['missing']:>6,}"
         for kind, count in summary["runs"].items()
     ]
+    if summary["failed_last_time"]:
+        lines.append(f"{summary['failed_last_time']} of them failed last time and are tried again.")
     if summary["total"]["missing"]:
         lines.append(
             f"To do: {summary['training_steps_missing']:,} training steps, "

@@ -6,8 +6,9 @@ a' >= a.
 
 Every replicate compares its own arms, which share all but the declared factor, so the differences are paired. Their
 mean has a Student t interval over the n replicates (The Probable Error of a Mean, Student, 1908); several draws of a
-control are averaged inside their replicate first. The intervals hold level by level; they are not corrected for the
-number of levels.
+control are averaged inside their replicate first. They speak of other seeds, not of another test set, which all
+replicates share. The intervals hold level by level; what is said of all levels together is corrected for their number
+(A Simple Sequentially Rejective Multiple Test Procedure, Holm, 1979).
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,10 @@ Word = Literal["winning", "matching", "losing", "not decided"]
 
 @dataclass(frozen=True)
 class Trial:
-    """One training's result: where it belongs, its early-stop step and its test accuracy (a fraction) there."""
+    """One training's result: where it belongs, its early-stop step and its test accuracy (a fraction) there.
+
+    `censored`: the early stop is the last step of the training, so the minimum may lie behind it.
+    """
 
     arm: str
     replicate: int
@@ -30,6 +34,7 @@ class Trial:
     density: float
     step: int
     accuracy: float
+    censored: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,34 +45,44 @@ class Criteria:
         accuracy_margin: a' may lie this far (a fraction) below a.
         step_margin: j' may lie this many steps after j.
         confidence: of every interval.
+        accuracy_grain, step_grain: how exactly an accuracy and an early stop are known: one test example, one interval
+            between two looks. Replicates that agree by chance do not know better than that.
+        isolated: whether the ticket trains from its early weights; one that goes on from trained weights cannot win.
     """
 
     accuracy_margin: float
     step_margin: int
     confidence: float = 0.95
+    accuracy_grain: float = 0.0
+    step_grain: float = 0.0
+    isolated: bool = True
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of n paired differences, and the interval it lies in; infinite where n = 1."""
+    """The mean of n paired differences, its interval (infinite where n = 1), and the p-value of no difference."""
 
     mean: float
     low: float
     high: float
     n: int
+    p: float = 1.0
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One arm less another at one level: of test accuracy at the early stop, and of the early-stop step.
 
-    `result` says whether the ticket is `better`, `worse`, or `not shown` to be either, by test accuracy.
+    Attributes:
+        result: whether the ticket is `better`, `worse`, or `not shown` to be either, by test accuracy.
+        censored: whether an early stop of the ticket is the last step of its training.
     """
 
     against: str
     accuracy: Difference
     steps: Difference
     result: Literal["better", "worse", "not shown"]
+    censored: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,19 +103,41 @@ class Verdict:
     controls: tuple[Comparison, ...]
 
 
-def paired(differences: Sequence[float], confidence: float) -> Difference:
+def paired(differences: Sequence[float], confidence: float, grain: float = 0.0) -> Difference:
     """The mean of paired differences with its Student t interval, mean ± t s / sqrt(n) with n - 1 degrees of freedom.
 
+    The standard deviation s is taken to be at least grain / sqrt(6), that of the difference of two values which are
+    rounded to `grain`: differences that agree by rounding are no certainty.
+
     >>> paired([1.0, 2.0, 3.0], confidence=0.95)
-    Difference(mean=2.0, low=-0.484..., high=4.484..., n=3)
+    Difference(mean=2.0, low=-0.484..., high=4.484..., n=3, p=0.0741...)
     """
     n, middle = len(differences), mean(differences)
     if n < 2:
         return Difference(middle, -inf, inf, n)
     from scipy.stats import t
 
-    half = float(t.ppf((1 + confidence) / 2, n - 1)) * stdev(differences) / sqrt(n)
-    return Difference(middle, middle - half, middle + half, n)
+    error = max(stdev(differences), grain / sqrt(6)) / sqrt(n)
+    half = float(t.ppf((1 + confidence) / 2, n - 1)) * error
+    p = 2 * float(t.sf(abs(middle) / error, n - 1)) if error else float(middle == 0)
+    return Difference(middle, middle - half, middle + half, n, p)
+
+
+def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
+    """Which of several hypotheses are rejected when all are tested at level `alpha` together.
+
+    A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979): the i-th smallest of m p-values is held
+    against alpha / (m - i), i from 0, until the first that is larger.
+
+    >>> holm([0.01, 0.04, 0.03], alpha=0.05)
+    [True, False, False]
+    """
+    rejected = [False] * len(p_values)
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[index] > alpha / (len(p_values) - place):
+            break
+        rejected[index] = True
+    return rejected
 
 
 def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria) -> Comparison:
@@ -113,12 +150,15 @@ def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria)
     shared = sorted(left.keys() & right.keys())
     if not shared:
         raise ValueError("expected a replicate that both arms have, found none")
-    accuracy = paired([_accuracy(left[number]) - _accuracy(right[number]) for number in shared], criteria.confidence)
-    steps = paired([_step(left[number]) - _step(right[number]) for number in shared], criteria.confidence)
+    accuracies = [_accuracy(left[number]) - _accuracy(right[number]) for number in shared]
+    accuracy = paired(accuracies, criteria.confidence, criteria.accuracy_grain)
+    later = [_step(left[number]) - _step(right[number]) for number in shared]
+    steps = paired(later, criteria.confidence, criteria.step_grain)
     result: Literal["better", "worse", "not shown"] = (
         "better" if accuracy.low > 0 else "worse" if accuracy.high < 0 else "not shown"
     )
-    return Comparison(right[shared[0]][0].arm, accuracy, steps, result)
+    censored = any(trial.censored for number in shared for trial in left[number])
+    return Comparison(right[shared[0]][0].arm, accuracy, steps, result, censored)
 
 
 def judge(trials: Sequence[Trial], criteria: Criteria, arm: str = "ticket") -> list[Verdict]:
@@ -149,18 +189,20 @@ def judge(trials: Sequence[Trial], criteria: Criteria, arm: str = "ticket") -> l
 def decide(dense: Comparison, criteria: Criteria) -> Word:
     """The word for a comparison with the dense network.
 
-    winning: the whole interval of a' - a lies above -margin, and that of j' - j below its margin; matching: the first
-    alone; losing: the whole interval of a' - a lies below -margin; else, and always for n = 1, not decided.
+    winning: the whole interval of a' - a lies above -margin, that of j' - j below its margin, and every j' is a
+    minimum that was passed; matching: the first alone; losing: the whole interval of a' - a lies below -margin; else,
+    and always for n = 1, not decided.
     """
     if dense.accuracy.n < 2:
         return "not decided"
     if dense.accuracy.low >= -criteria.accuracy_margin:
-        return "winning" if dense.steps.high <= criteria.step_margin else "matching"
+        fast = dense.steps.high <= criteria.step_margin and not dense.censored
+        return "winning" if fast and criteria.isolated else "matching"
     return "losing" if dense.accuracy.high < -criteria.accuracy_margin else "not decided"
 
 
 def _reason(word: Word, dense: Comparison, criteria: Criteria) -> str:
-    margin, steps = 100 * criteria.accuracy_margin, criteria.step_margin
+    margin = 100 * criteria.accuracy_margin
     numbers = f"accuracy {points(dense.accuracy)} points, early stop {whole(dense.steps)} steps against dense"
     numbers += f", n = {dense.accuracy.n}"
     if dense.accuracy.n < 2:
@@ -169,8 +211,20 @@ def _reason(word: Word, dense: Comparison, criteria: Criteria) -> str:
         return f"{numbers}: the accuracy is more than {margin:g} points lower"
     if word == "not decided":
         return f"{numbers}: the interval reaches below -{margin:g} points and above"
-    pace = "no later" if word == "winning" else "later" if dense.steps.low > steps else "not shown to be as early"
-    return f"{numbers}: the accuracy holds within {margin:g} points and the early stop is {pace} (margin {steps} steps)"
+    return f"{numbers}: the accuracy holds within {margin:g} points and {_pace(word, dense, criteria)}"
+
+
+def _pace(word: Word, dense: Comparison, criteria: Criteria) -> str:
+    margin = f"(margin {criteria.step_margin} steps)"
+    if word == "winning":
+        return f"the early stop is no later {margin}"
+    if not criteria.isolated:
+        return "it goes on from trained weights, so it is no ticket"
+    if dense.steps.low > criteria.step_margin:
+        return f"the early stop is later {margin}"
+    if dense.censored:
+        return "its early stop is the end of the training in some replicate, so how early it comes is not known"
+    return f"the early stop is not shown to be as early {margin}"
 
 
 def points(difference: Difference) -> str:
@@ -193,20 +247,19 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
     """What a person wants to know, in plain sentences."""
     if not verdicts:
         return ["No level has both a ticket and a dense network yet."]
-    n = max(verdict.dense.accuracy.n for verdict in verdicts)
     said = [_tickets(verdicts)]
-    said += [
-        _control(name, verdicts)
-        for name in dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)
-    ]
-    if n < 2:
-        said.append("One replicate decides nothing: run at least two, better five.")
-    else:
-        said.append(
-            f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals, "
-            f"level by level (not corrected for {len(verdicts)} levels); accuracy is that at the step of minimum "
-            f"validation loss, and holds if not more than {100 * criteria.accuracy_margin:g} points below dense."
-        )
+    others = dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)
+    said += [_against(name, verdicts, criteria) for name in others]
+    counts = sorted({verdict.dense.accuracy.n for verdict in verdicts})
+    if counts[-1] < 2:
+        return [*said, "One replicate decides nothing: run at least two, better five."]
+    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    said.append(
+        f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals; winning "
+        f"and matching are decided level by level, the statements about other arms are corrected for {len(verdicts)} "
+        f"level{'s' if len(verdicts) > 1 else ''} (Holm). Accuracy is that at the step of minimum validation loss, and "
+        f"holds if not more than {100 * criteria.accuracy_margin:g} points below dense."
+    )
     return said
 
 
@@ -238,40 +291,43 @@ def _spans(levels: Sequence[Verdict], everything: Sequence[Verdict]) -> str:
 
 
 _OWED = {
-    "reinit": (
-        "The initialisation matters",
-        "the same mask on newly drawn weights (reinit)",
-        "that the initialisation matters",
-    ),
-    "random": (
-        "Which weights are kept matters",
-        "a random mask with the same layer-wise counts",
-        "that it matters which weights are kept",
-    ),
-    "shuffle": (
-        "Where the weights are kept matters",
-        "the same mask shuffled inside each layer",
-        "that it matters where in a layer weights are kept",
-    ),
+    "reinit": ("the initialisation matters", "the same mask on newly drawn weights (reinit)"),
+    "random": ("it matters which weights are kept", "a random mask with the same layer-wise counts"),
+    "shuffle": ("it matters where in a layer the weights are kept", "the same mask shuffled inside each layer"),
 }
 
 
-def _control(name: str, verdicts: Sequence[Verdict]) -> str:
+def _against(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> str:
+    """How the ticket compares with another arm, over all levels together."""
     pairs = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
-    better = [verdict for verdict, control in pairs if control.result == "better"]
-    worse = [verdict for verdict, control in pairs if control.result == "worse"]
-    claim, what, unshown = _OWED.get(
-        name, (f"The ticket is more accurate than {name}", name, f"a difference from {name}")
-    )
-    if not better:
-        tail = f"; less accurate at {_spans(worse, verdicts)}" if worse else ""
-        return f"Not shown {unshown}: nowhere is the ticket more accurate than {what}{tail}."
-    verdict, control = max(((v, c) for v, c in pairs if c.result == "better"), key=lambda pair: pair[1].accuracy.mean)
-    tail = f" It is less accurate at {_spans(worse, verdicts)}." if worse else ""
-    return (
-        f"{claim}: the ticket is more accurate than {what} at {_spans(better, verdicts)}, "
-        f"by most at {verdict.density:.1%}: {points(control.accuracy)} points.{tail}"
-    )
+    at = [verdict for verdict, _ in pairs]
+    accuracy = _shown([control.accuracy for _, control in pairs], criteria)
+    pace = _shown([control.steps for _, control in pairs], criteria)
+    better = [verdict for verdict, sign in zip(at, accuracy, strict=True) if sign > 0]
+    worse = [verdict for verdict, sign in zip(at, accuracy, strict=True) if sign < 0]
+    earlier = [verdict for verdict, sign in zip(at, pace, strict=True) if sign < 0]
+    later = [verdict for verdict, sign in zip(at, pace, strict=True) if sign > 0]
+    claim, what = _OWED.get(name, ("", name))
+    facts = [
+        f"{how} than {what} at {_spans(levels, verdicts)}"
+        for how, levels in (("more accurate", better), ("less accurate", worse))
+        if levels
+    ]
+    facts += [
+        f"{how} at {_spans(levels, verdicts)}" for how, levels in (("earlier", earlier), ("later", later)) if levels
+    ]
+    if not facts:
+        return f"No difference between the ticket and {what} is shown" + (f", so not that {claim}." if claim else ".")
+    opening = ""
+    if claim:
+        opening = f"{claim.capitalize()}: " if better else f"That {claim} is not shown: "
+    return f"{opening}the ticket is {', '.join(facts)}.".replace("the ticket is earlier", "the ticket stops earlier")
+
+
+def _shown(differences: Sequence[Difference], criteria: Criteria) -> list[int]:
+    """The sign of each difference that is shown when all levels are looked at together, else 0."""
+    rejected = holm([difference.p for difference in differences], alpha=1 - criteria.confidence)
+    return [(1 if each.mean > 0 else -1) if sure else 0 for each, sure in zip(differences, rejected, strict=True)]
 
 
 def _by_replicate(trials: Iterable[Trial]) -> dict[int, list[Trial]]:

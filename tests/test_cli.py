@@ -249,3 +249,30 @@ assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_methods_that_keep_trained_weights_have_no_ticket_and_no_controls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # R10 K3
+    changes = ["--set", "method=fine-tune", "--set", "arms=ticket"]
+    status, _, err = ask(capsys, "ticket", "digits", "--level", "1", "-o", str(tmp_path / "t"), *changes)
+    assert status == 2
+    assert "there is no ticket to write" in err
+    status, _, err = ask(capsys, "plan", "digits", *changes[:2], "--set", "arms=ticket,reinit")
+    assert status == 2
+    assert "goes on from trained weights" in err
+
+
+def test_failed_trainings_are_named_in_the_verdict_and_the_plan(tmp_path: Path) -> None:
+    """A learning rate that diverges: the dense training fails, what needs it is left out, and everything says so."""
+    command = [sys.executable, "-m", "tombola", "run", "digits", "--store", str(tmp_path / "store"), *TINY]
+    command += ["--set", "replicates=1", "--set", "levels=1", "--set", "recipe.optimizer={name='sgd', lr=1e30}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "failed: the validation loss is nan" in done.stderr
+    log = re.findall(r"log: (.*)", done.stderr)[0]
+    assert "Diverged" in Path(log).read_text()
+    plan = subprocess.run(
+        [command[0], "-m", "tombola", "plan", *command[4:]], capture_output=True, text=True, timeout=60
+    )
+    assert "1 of them failed last time" in plan.stdout

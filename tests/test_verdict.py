@@ -7,7 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from tombola.study.verdict import Comparison, Criteria, Difference, Trial, compare, decide, judge, paired, sentences
+from tombola.study.verdict import (
+    Comparison,
+    Criteria,
+    Difference,
+    Trial,
+    compare,
+    decide,
+    holm,
+    judge,
+    paired,
+    sentences,
+)
 
 UNIT = st.floats(-1, 1, allow_subnormal=False)  # flushed to 0 here, as in the workers
 CRITERIA = Criteria(accuracy_margin=0.002, step_margin=100)
@@ -117,3 +128,59 @@ def test_a_level_without_dense_runs_has_no_verdict() -> None:
 def test_the_margins_are_where_they_are_said_to_be(low: float, high: float, stop: float, expected: str) -> None:
     comparison = Comparison("dense", Difference(0, low, high, 5), Difference(0, -1000, stop, 5), "not shown")
     assert decide(comparison, CRITERIA) == expected
+
+
+def test_an_early_stop_at_the_end_of_training_does_not_win() -> None:
+    dense = [Trial("dense", n, 0, 1.0, 5000, 0.98, censored=True) for n in range(3)]
+    tickets = [Trial("ticket", n, 1, 0.5, 5000, 0.98, censored=True) for n in range(3)]
+    (verdict,) = judge([*dense, *tickets], CRITERIA)
+    assert verdict.verdict == "matching"
+    assert "its early stop is the end of the training" in verdict.reason
+
+
+def test_a_dense_network_that_was_still_improving_can_be_beaten() -> None:
+    dense = [Trial("dense", n, 0, 1.0, 5000, 0.98, censored=True) for n in range(3)]
+    (verdict,) = judge([*dense, *trials("ticket", 1, [0.98, 0.98, 0.98], [3000, 3000, 3000])], CRITERIA)
+    assert verdict.verdict == "winning"
+
+
+def test_replicates_that_agree_by_rounding_are_no_certainty() -> None:
+    exact = paired([0.0, 0.0], confidence=0.95)
+    rounded = paired([0.0, 0.0], confidence=0.95, grain=0.01)
+    assert (exact.low, exact.high) == (0, 0)
+    assert rounded.high == pytest.approx(12.706 * 0.01 / 6**0.5 / 2**0.5, rel=1e-4)
+
+
+def test_what_goes_on_from_trained_weights_cannot_win() -> None:
+    kept = Criteria(accuracy_margin=0.002, step_margin=100, isolated=False)
+    (verdict,) = judge([*DENSE, *trials("ticket", 1, [0.982, 0.983, 0.984], [1, 1, 1])], kept)
+    assert verdict.verdict == "matching"
+    assert "no ticket" in verdict.reason
+
+
+def test_the_best_of_many_levels_is_no_evidence_by_itself() -> None:
+    """One level of twenty below 0.05 is what chance gives; Holm's correction asks for more."""
+    chance = [[0.001 * sign for sign in (1, -1, 1)] for _ in range(19)]
+    lucky = [0.010, 0.012, 0.017]
+    rows = []
+    for level, gains in enumerate([lucky, *chance], start=1):
+        rows += trials("ticket", level, [0.97 + gain for gain in gains], [100, 120, 110], density=1 / level)
+        rows += trials("reinit", level, [0.97, 0.97, 0.97], [100, 120, 110], density=1 / level)
+    verdicts = judge([*DENSE, *rows], CRITERIA)
+    assert verdicts[0].controls[0].result == "better"
+    assert (
+        "No difference between the ticket and the same mask on newly drawn weights" in sentences(verdicts, CRITERIA)[1]
+    )
+
+
+def test_holm_is_between_no_correction_and_bonferroni() -> None:
+    p_values = [0.001, 0.012, 0.03, 0.2, 0.04]
+    assert holm(p_values, alpha=0.05) == [True, True, False, False, False]
+    assert [p <= 0.05 / len(p_values) for p in p_values] == [True, False, False, False, False]
+
+
+def test_another_method_that_is_better_is_called_better() -> None:
+    tickets = trials("ticket", 1, [0.970, 0.971, 0.972], [4000, 4000, 4000])
+    other = trials("iterative", 1, [0.980, 0.981, 0.9825], [3000, 3000, 3000])
+    said = sentences(judge([*DENSE, *tickets, *other], CRITERIA), CRITERIA)[1]
+    assert "less accurate than iterative at 50.0%" in said

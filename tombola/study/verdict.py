@@ -11,7 +11,7 @@ replicates share. The intervals hold level by level; what is said of all levels 
 (A Simple Sequentially Rejective Multiple Test Procedure, Holm, 1979).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import inf, sqrt
@@ -308,20 +308,23 @@ def _against(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     earlier = [verdict for verdict, sign in zip(at, pace, strict=True) if sign < 0]
     later = [verdict for verdict, sign in zip(at, pace, strict=True) if sign > 0]
     claim, what = _OWED.get(name, ("", name))
-    facts = [
-        f"{how} than {what} at {_spans(levels, verdicts)}"
-        for how, levels in (("more accurate", better), ("less accurate", worse))
-        if levels
-    ]
-    facts += [
-        f"{how} at {_spans(levels, verdicts)}" for how, levels in (("earlier", earlier), ("later", later)) if levels
-    ]
-    if not facts:
+    accurate = _listed({"more": better, "less": worse}, f"{{}} accurate than {what}", verdicts)
+    early = _listed({"earlier": earlier, "later": later}, "{}", verdicts)
+    if not accurate and not early:
         return f"No difference between the ticket and {what} is shown" + (f", so not that {claim}." if claim else ".")
-    opening = ""
-    if claim:
-        opening = f"{claim.capitalize()}: " if better else f"That {claim} is not shown: "
-    return f"{opening}the ticket is {', '.join(facts)}.".replace("the ticket is earlier", "the ticket stops earlier")
+    said = [f"the ticket is {accurate}"] if accurate else []
+    if early:
+        said.append(f"its early stop comes {early}" if accurate else f"against {what}, the ticket stops {early}")
+    opening = "" if not claim else f"{claim}: " if better else f"that {claim} is not shown by accuracy: "
+    sentence = f"{opening}{'; '.join(said)}."
+    return sentence[0].upper() + sentence[1:]
+
+
+def _listed(groups: Mapping[str, Sequence[Verdict]], form: str, everything: Sequence[Verdict]) -> str:
+    """Which word holds where: `more accurate than ... at 5.6% to 3.6%`; empty where none holds anywhere."""
+    return ", ".join(
+        f"{form.format(word)} at {_spans(levels, everything)}" for word, levels in groups.items() if levels
+    )
 
 
 def _shown(differences: Sequence[Difference], criteria: Criteria) -> list[int]:

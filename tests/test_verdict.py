@@ -104,7 +104,7 @@ def test_whether_the_initialisation_matters_is_said_both_ways() -> None:
     same = trials("reinit", 1, [0.981, 0.980, 0.983], [4000, 4000, 4000])
     said = [" ".join(sentences(judge([*DENSE, *tickets, *reinit], CRITERIA), CRITERIA)) for reinit in (worse, same)]
     assert "The initialisation matters" in said[0]
-    assert "No difference between the ticket and the same mask on newly drawn weights" in said[1]
+    assert "no difference between the ticket and the same mask on newly drawn weights" in said[1]
 
 
 def test_the_sentences_name_the_method_the_margin_and_n() -> None:
@@ -169,7 +169,7 @@ def test_the_best_of_many_levels_is_no_evidence_by_itself() -> None:
     verdicts = judge([*DENSE, *rows], CRITERIA)
     assert verdicts[0].controls[0].result == "better"
     assert (
-        "No difference between the ticket and the same mask on newly drawn weights" in sentences(verdicts, CRITERIA)[1]
+        "no difference between the ticket and the same mask on newly drawn weights" in sentences(verdicts, CRITERIA)[1]
     )
 
 

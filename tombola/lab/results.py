@@ -89,7 +89,9 @@ def verdicts(wanted: Plan, found: list[Result]) -> list[Verdict]:
 
 def conclusions(wanted: Plan, found: list[Result], store: Store) -> list[str]:
     """The verdict in plain sentences."""
-    return [*sentences(verdicts(wanted, found), criteria(wanted)), *_failures(wanted, store)]
+    partial = f"{len(found)} of {len(wanted.rows)} trainings are finished; what follows is about these."
+    said = sentences(verdicts(wanted, found), criteria(wanted))
+    return [*([partial] if len(found) < len(wanted.rows) else []), *said, *_failures(wanted, store)]
 
 
 def _failures(wanted: Plan, store: Store) -> list[str]:

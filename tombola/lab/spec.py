@@ -164,7 +164,12 @@ def _text(source: str) -> tuple[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         close = difflib.get_close_matches(source, presets.names(), n=1)
         meant = f"Did you mean {close[0]}? " if close else ""
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        kinds = {
+            FileNotFoundError: "no such file",
+            IsADirectoryError: "a folder",
+            UnicodeDecodeError: "a file that is not text",
+        }
+        reason = kinds.get(type(error), str(error))
         raise BadInput(
             where=source,
             expected="a TOML file or one of the presets " + ", ".join(presets.names()),
@@ -186,7 +191,10 @@ def _change(table: dict[str, Any], change: str) -> Fault | None:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             return Fault(path, f"a table at {parent}", repr(table), "only tables have fields")
-    table[last] = value
+    if value == "none":  # TOML has no word for what is absent
+        table.pop(last, None)
+    else:
+        table[last] = value
     return None
 
 
@@ -337,7 +345,7 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
                     f"prune.{name}",
                     "absent in the global scope",
                     str(getattr(spec.prune, name)),
-                    "use prune.keep to leave layers dense",
+                    f"--set prune.{name}=none leaves it out; prune.keep leaves layers dense",
                 )
     if recipe.optimizer.name == "sgd" and recipe.optimizer.nesterov and recipe.optimizer.momentum == 0:
         yield Fault("recipe.optimizer.momentum", "more than 0, as Nesterov's step needs it", "0.0")

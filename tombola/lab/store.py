@@ -234,6 +234,9 @@ class Store:
             with self.claim(Stored(entry.name.partition("@")[0])) as ours:
                 if ours:
                     _remove(entry)
+        for lock in (self.root / "locks").iterdir():
+            with self.claim(Stored(lock.stem)):
+                pass  # giving it back removes the file
 
     def _read(self, key: str, name: str) -> dict[str, Any]:
         path = self.root / "runs" / key / name

@@ -35,7 +35,7 @@ def all_figures(
         found: the results.
         survivors: (density, image of what is alive in the first layer relative to its mean) at a few levels, or none.
     """
-    whose = "lines are means, bands reach from the smallest to the largest value, the dotted line is the dense network"
+    whose = "lines are means, bands reach from smallest to largest, the black dashed line is the dense network"
     figures: dict[str, tuple[alt.TopLevelMixin, str]] = {
         "accuracy": (
             _against_density(found, "early_stop_test_accuracy", "test accuracy at early stop (%)", 100),

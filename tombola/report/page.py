@@ -137,7 +137,7 @@ def _reasons(judged: Sequence[Verdict], margin: float) -> str:
     lines = []
     for verdict in judged:
         controls = "; ".join(
-            f"less {html.escape(control.against)}: accuracy {points(control.accuracy)} points, "
+            f"ticket minus {html.escape(control.against)}: accuracy {points(control.accuracy)} points, "
             f"early stop {whole(control.steps)} steps ({control.result})"
             for control in verdict.controls
         )

@@ -202,16 +202,21 @@ def decide(dense: Comparison, criteria: Criteria) -> Word:
 
 
 def _reason(word: Word, dense: Comparison, criteria: Criteria) -> str:
-    margin = 100 * criteria.accuracy_margin
+    margin = _margin(criteria)
     numbers = f"accuracy {points(dense.accuracy)} points, early stop {whole(dense.steps)} steps against dense"
     numbers += f", n = {dense.accuracy.n}"
     if dense.accuracy.n < 2:
         return f"{numbers}: one replicate has no interval"
     if word == "losing":
-        return f"{numbers}: the accuracy is more than {margin:g} points lower"
+        return f"{numbers}: the accuracy is more than {margin} lower"
     if word == "not decided":
-        return f"{numbers}: the interval reaches below -{margin:g} points and above"
-    return f"{numbers}: the accuracy holds within {margin:g} points and {_pace(word, dense, criteria)}"
+        return f"{numbers}: the interval reaches from more than {margin} below dense to less"
+    return f"{numbers}: the accuracy holds within {margin} and {_pace(word, dense, criteria)}"
+
+
+def _margin(criteria: Criteria) -> str:
+    margin = 100 * criteria.accuracy_margin
+    return f"{margin:g} point{'s' if margin != 1 else ''}"
 
 
 def _pace(word: Word, dense: Comparison, criteria: Criteria) -> str:
@@ -247,7 +252,7 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
     """What a person wants to know, in plain sentences."""
     if not verdicts:
         return ["No level has both a ticket and a dense network yet."]
-    said = [_tickets(verdicts)]
+    said = [_tickets(verdicts, criteria)]
     others = dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)
     said += [_against(name, verdicts, criteria) for name in others]
     counts = sorted({verdict.dense.accuracy.n for verdict in verdicts})
@@ -258,7 +263,7 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
         f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals; winning "
         f"and matching are decided level by level, the statements about other arms are corrected for {len(verdicts)} "
         f"level{'s' if len(verdicts) > 1 else ''} (Holm). Accuracy is that at the step of minimum validation loss, and "
-        f"holds if not more than {100 * criteria.accuracy_margin:g} points below dense."
+        f"holds if not more than {_margin(criteria)} below dense."
     )
     return said
 
@@ -271,10 +276,12 @@ _MEANINGS: dict[Word, str] = {
 }
 
 
-def _tickets(verdicts: Sequence[Verdict]) -> str:
+def _tickets(verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     found = {word: [verdict for verdict in verdicts if verdict.verdict == word] for word in _MEANINGS}
     best = next((word for word in ("winning", "matching") if found[word]), None)
     opening = f"{best.capitalize()} tickets are found" if best else "No winning ticket is shown"
+    if best and not criteria.isolated:
+        opening = "Sparse networks as accurate as the dense one are found (from trained weights, so no tickets)"
     parts = [f"{_MEANINGS[word]} at {_spans(at, verdicts)}" for word, at in found.items() if at]
     return f"{opening}. Of the densities tried, {'; '.join(parts)}."
 
@@ -311,7 +318,8 @@ def _against(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     accurate = _listed({"more": better, "less": worse}, f"{{}} accurate than {what}", verdicts)
     early = _listed({"earlier": earlier, "later": later}, "{}", verdicts)
     if not accurate and not early:
-        return f"No difference between the ticket and {what} is shown" + (f", so not that {claim}." if claim else ".")
+        same = f"no difference between the ticket and {what} is shown."
+        return f"That {claim} stays open: {same}" if claim else same.capitalize()
     said = [f"the ticket is {accurate}"] if accurate else []
     if early:
         said.append(f"its early stop comes {early}" if accurate else f"against {what}, the ticket stops {early}")

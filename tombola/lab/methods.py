@@ -149,10 +149,6 @@ def fine_tune(replicate: Replicate, levels: int) -> Iterator[Train]:
 
 Search = Callable[[Replicate, int], Iterator[Train]]
 
-# Their levels go on from trained weights: no tickets in the formal sense, and the controls, which ask what the early
-# weights and the mask are worth by themselves, ask nothing of them.
-KEEP_TRAINED_WEIGHTS = ("lr-rewind", "fine-tune")
-
 METHODS: dict[str, Search] = {
     "iterative": iterative,
     "continued": continued,

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput, StoreError
-from tombola.lab.methods import KEEP_TRAINED_WEIGHTS, Replicate
+from tombola.lab.methods import Replicate
 from tombola.lab.plan import Plan, Row
+from tombola.lab.spec import KEEP_TRAINED_WEIGHTS
 from tombola.lab.store import Store
 from tombola.study.verdict import Criteria, Trial, Verdict, judge, sentences
 

@@ -20,6 +20,10 @@ Method = Literal["iterative", "continued", "one-shot", "lr-rewind", "fine-tune"]
 Control = Literal["reinit", "random", "shuffle"]
 Arm = Literal["ticket", "reinit", "random", "shuffle", "iterative", "continued", "one-shot", "lr-rewind", "fine-tune"]
 
+# Their levels go on from trained weights: no tickets in the formal sense, and the controls, which ask what the early
+# weights and the mask are worth by themselves, ask nothing of them.
+KEEP_TRAINED_WEIGHTS: tuple[Method, ...] = ("lr-rewind", "fine-tune")
+
 
 def _listed(value: Any) -> Any:
     # `--set arms=ticket` and `--set arms=ticket,reinit` mean a list.
@@ -334,8 +338,8 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else ""
             yield Fault("prune.keep", "kinds or weights of the model: " + ", ".join(known), repr(name), hint)
-    if spec.method in ("lr-rewind", "fine-tune"):
-        for control in (arm for arm in spec.arms if arm in ("reinit", "random", "shuffle")):
+    if spec.method in KEEP_TRAINED_WEIGHTS:
+        for control in (arm for arm in spec.arms if arm in get_args(Control)):
             why = f"{spec.method} goes on from trained weights, of which this control would ask nothing"
             yield Fault("arms", "only ticket and other methods", repr(control), why)
     if spec.prune.scope == "global":

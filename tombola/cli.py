@@ -84,7 +84,7 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
     if lacking:
         try:
             with _stoppable(), Watcher(console, lacking, wanted.rows, step_seconds(wanted, store), crew) as watcher:
-                result = execute(lacking, store, data_dir, crew, watcher)
+                result = execute(lacking, store, data_dir, crew, watcher, wanted.experiment.spec.engine)
         except KeyboardInterrupt:
             left = len(missing(wanted, store))
             sys.stderr.write(

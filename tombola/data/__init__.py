@@ -116,12 +116,20 @@ class Batches:
 
     def __call__(self, step: int) -> tuple["Tensor", "Tensor"]:
         """Inputs and labels of the step that follows after `step` steps."""
-        epoch, place = divmod(step, self._per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._train[_permutation(len(self._train), self._seed, epoch)]
-        chosen = self._order[place * self._size : (place + 1) * self._size]
+        chosen, _ = self.places(step, step + 1)
         images = self._dataset.images.index_select(0, chosen)
         return self._dataset.inputs(images), self._dataset.labels.index_select(0, chosen)
+
+    def places(self, begin: int, until: int) -> tuple["Tensor", int]:
+        """Where in the pool the examples of the steps from `begin` on are, and the step they end before.
+
+        That is `until`, or the end of the epoch if it comes first: there is always one step at least.
+        """
+        epoch, place = divmod(begin, self._per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._train[_permutation(len(self._train), self._seed, epoch)]
+        steps = min(until - begin, self._per_epoch - place)
+        return self._order[place * self._size : (place + steps) * self._size], begin + steps
 
 
 def _permutation(size: int, order_seed: int, epoch: int) -> "Tensor":

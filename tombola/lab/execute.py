@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from tombola.engine import Choice
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
 from tombola.lab.runs import Run, Stored, Train, shallow
 from tombola.lab.store import Failure, Store
@@ -73,13 +74,21 @@ class _Worker:
     run: Run | None = None
 
 
-def execute(runs: Iterable[Run], store: Store, data_dir: Path | None, workers: int, tell: Tell) -> Result:
+def execute(
+    runs: Iterable[Run],
+    store: Store,
+    data_dir: Path | None,
+    workers: int,
+    tell: Tell,
+    engine: Choice = "auto",
+) -> Result:
     """Perform `runs`, inputs before what needs them, and store their outcomes.
 
     Args:
         runs: those that are missing, inputs first.
         workers: processes at work at once, >= 1.
         tell: is told of every event, in this process.
+        engine: `auto`, or `reference` for the plain loop.
 
     Raises:
         NoRoom, StoreError, DataError: nothing more can be done - the disk is full, the data are damaged. What is
@@ -91,7 +100,7 @@ def execute(runs: Iterable[Run], store: Store, data_dir: Path | None, workers: i
     try:
         while not work.over:
             while len(crew) < min(workers, work.left) and work.ready:
-                crew.append(_hire(store, data_dir, len(crew)))
+                crew.append(_hire(store, data_dir, engine, len(crew)))
             for worker in list(crew):
                 if worker.run is None and (run := work.next()):
                     worker.run = run
@@ -250,19 +259,19 @@ def _bury(worker: _Worker, crew: list[_Worker], work: _Work) -> None:
         work.died(worker.run, reason, f"{reason}\n{log}")
 
 
-def _hire(store: Store, data_dir: Path | None, number: int) -> _Worker:
+def _hire(store: Store, data_dir: Path | None, engine: Choice, number: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     log = store.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
     process = context.Process(
-        target=_serve, args=(theirs, store.root, data_dir, log), name=f"tombola-worker-{number}", daemon=True
+        target=_serve, args=(theirs, store.root, data_dir, engine, log), name=f"tombola-worker-{number}", daemon=True
     )
     process.start()
     theirs.close()
     return _Worker(process, ours, log)
 
 
-def _serve(pipe: "Connection[Any, Any]", root: Path, data_dir: Path | None, log: Path) -> None:
+def _serve(pipe: "Connection[Any, Any]", root: Path, data_dir: Path | None, engine: Choice, log: Path) -> None:
     """A worker's life: take a run, do it, say so, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -275,7 +284,7 @@ def _serve(pipe: "Connection[Any, Any]", root: Path, data_dir: Path | None, log:
         _warm_up()
         from tombola.lab.perform import Bench
 
-        bench = Bench(store, data_dir)
+        bench = Bench(store, data_dir, engine)
         while True:
             try:
                 run = pipe.recv()
@@ -318,7 +327,7 @@ def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> tuple
                     bench.dataset(run.recipe.data)  # read once per worker: not part of any run's time
                 began = time.perf_counter()
                 outcome = perform(run, bench, looked)
-                bench.store.save(run, outcome, provenance(time.perf_counter() - began))
+                bench.store.save(run, outcome, provenance(time.perf_counter() - began) | outcome.how)
             return ("stored",)
     except (DataError, StoreError) as error:
         return "stop", error
@@ -349,7 +358,6 @@ def provenance(seconds: float) -> dict[str, Any]:
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "device": "cpu",
         "threads": torch.get_num_threads(),
-        "engine": "reference",
         "tombola": tombola.__version__,
         "git": _commit(),
         "torch": torch.__version__,

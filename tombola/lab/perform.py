@@ -6,22 +6,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tombola import data, mask, models, prune, score, weights
+from tombola import data, engine, mask, models, prune, score, weights
 from tombola.errors import Diverged
-from tombola.evaluate import Evaluation, early_stop, evaluate
+from tombola.evaluate import Evaluation, early_stop
 from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
 from tombola.lab.store import Outcome, Store
 from tombola.recipe import learning_rate
-from tombola.train import optimizer_of, restore_state, state_of, train
 
 Tell = Callable[[int, int, float], None]  # steps done, steps in all, validation loss
 
 
 class Bench:
-    """What a worker has at hand: the store, and the data sets it has read so far."""
+    """What a worker has at hand: the store, the data sets it has read so far, and how it trains."""
 
-    def __init__(self, store: Store, data_dir: Path | None) -> None:
-        self.store, self._data_dir = store, data_dir
+    def __init__(self, store: Store, data_dir: Path | None, engine: engine.Choice = "auto") -> None:
+        self.store, self.engine, self._data_dir = store, engine, data_dir
         self._datasets: dict[str, data.Dataset] = {}
 
     def dataset(self, name: str) -> data.Dataset:
@@ -99,26 +98,28 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
     model = _model(Network(recipe.model, facts.shape, facts.classes))
     weights.put(model, store.weights(run.start))
     living = store.mask(run.mask) if run.mask else mask.full(model)
-    optimizer = optimizer_of(recipe.optimizer, model)
-    if run.optimizer_state == "carried":
-        restore_state(optimizer, model, store.tensors(run.start, "optimizer"))
+    state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
+    training, name = engine.begin(bench.engine, model, living, recipe.optimizer, state, dataset, recipe.batch)
     train_places, validation_places = data.split(dataset, run.split_seed)
-    looks = _Looks(run, model, dataset, train_places, validation_places, tell)
-    train(
-        model,
-        optimizer,
-        living,
+    looks = _Looks(run, training, dataset, train_places, validation_places, tell)
+    training.train(
         data.Batches(dataset, train_places, recipe.batch, run.order_seed),
         lambda step: learning_rate(recipe, step, facts.epoch_iterations(recipe.batch)),
         run.begin,
         run.until,
+        looks.steps,
         looks,
     )
-    trained = weights.of(model)
+    numbers = looks.finish()
+    trained = training.weights()
     tensors = {"weights": mask.compress(trained, living) if run.mask else trained}
     if run.keep_optimizer:
-        tensors["optimizer"] = state_of(optimizer, model)
-    return Outcome({"alive": living.alive, "total": living.total, "density": living.density, **looks.finish()}, tensors)
+        tensors["optimizer"] = training.optimizer_state()
+    return Outcome(
+        {"alive": living.alive, "total": living.total, "density": living.density, **numbers},
+        tensors,
+        how={"engine": name},
+    )
 
 
 class _Looks:
@@ -131,22 +132,27 @@ class _Looks:
     def __init__(
         self,
         run: Train,
-        model: nn.Module,
+        training: engine.Engine,
         dataset: data.Dataset,
         train_places: Tensor,
         validation_places: Tensor,
         tell: Tell,
     ) -> None:
-        self._run, self._model, self._dataset, self._tell = run, model, dataset, tell
+        self._run, self._training, self._dataset, self._tell = run, training, dataset, tell
         self._train_places, self._validation_places = train_places, validation_places
+        ends = {run.begin, run.until}
+        steps = range(run.begin, run.until + 1)
+        self._validation_steps = ends | {step for step in steps if step % run.evaluate_every == 0}
+        self._test_steps = ends | {step for step in steps if step % run.test_every == 0}
+        self.steps = sorted(self._validation_steps | self._test_steps)
         self._steps: list[int] = []
         self._losses: list[float] = []
         self._accuracies: list[float] = []
         self._test: list[tuple[int, float]] = []
-        self._best: dict[str, Tensor] = {}
+        self._best: Any = None
 
     def __call__(self, step: int) -> None:
-        if step % self._run.evaluate_every == 0 or step in (self._run.begin, self._run.until):
+        if step in self._validation_steps:
             seen = self._on_pool(self._validation_places)
             if not abs(seen.loss) < float("inf"):
                 raise Diverged(
@@ -154,27 +160,27 @@ class _Looks:
                     "Lower recipe.optimizer.lr, or add a recipe.warmup."
                 )
             if not self._losses or seen.loss < min(self._losses):
-                self._best = weights.of(self._model)
+                self._best = self._training.snapshot()
             self._steps.append(step)
             self._losses.append(seen.loss)
             self._accuracies.append(seen.accuracy)
             self._tell(step - self._run.begin, self._run.until - self._run.begin, seen.loss)
-        if step % self._run.test_every == 0 or step in (self._run.begin, self._run.until):
+        if step in self._test_steps:
             self._test.append((step, self._on_test().accuracy))
 
     def _on_test(self) -> Evaluation:
-        return evaluate(self._model, self._dataset, self._dataset.test_images, self._dataset.test_labels)
+        return self._training.evaluate(self._dataset.test_images, self._dataset.test_labels)
 
     def _on_pool(self, places: Tensor) -> Evaluation:
-        return evaluate(self._model, self._dataset, self._dataset.images, self._dataset.labels, places)
+        return self._training.evaluate(self._dataset.images, self._dataset.labels, places)
 
     def finish(self) -> dict[str, Any]:
-        """The numbers of the training; leaves the model as it came."""
-        final, train_final = weights.of(self._model), self._on_pool(self._train_places)
+        """The numbers of the training; leaves the weights as they came."""
+        final, train_final = self._training.snapshot(), self._on_pool(self._train_places)
         best = early_stop(self._losses)
-        weights.put(self._model, self._best)
+        self._training.restore(self._best)
         train_best, test_best = self._on_pool(self._train_places), self._on_test()
-        weights.put(self._model, final)
+        self._training.restore(final)
         return {
             "early_stop_step": self._steps[best],
             "early_stop_validation_loss": self._losses[best],

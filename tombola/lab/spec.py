@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from tombola import data, models
 from tombola.data.facts import Facts
+from tombola.engine import Choice
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
 from tombola.recipe import Count, Number, Optimizer, Rate, Recipe, Schedule, StepField, Value
@@ -93,6 +94,7 @@ class Spec(Value):
     randoms: Count = Field(default=1, ge=1)
     seed: Count = Field(default=0, ge=0)
     carry_optimizer: bool = False
+    engine: Choice = "auto"
     recipe: Recipe
     prune: PruneSpec = PruneSpec()
     evaluate: EvaluateSpec = EvaluateSpec()

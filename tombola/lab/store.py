@@ -36,10 +36,11 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run made: numbers, and named files of named tensors."""
+    """What a run made: numbers, and named files of named tensors; and, for the record, how."""
 
     values: Mapping[str, Any]
     tensors: Mapping[str, Mapping[str, "Tensor"]] = field(default_factory=dict)
+    how: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,380 @@
+/* Training and evaluating a small network under a mask, at the cost of its living weights.
+
+   Plain C with GNU vector extensions, no Python and no torch in it: engine/native.py describes a network as the structs
+   below and calls the functions at the end. kernels.h holds the arithmetic; it is compiled once for each instruction
+   set and number type, and the caller names the instance it wants. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define INLINE inline __attribute__((always_inline))
+#define ALIGNED __attribute__((aligned(64)))
+#define PREFETCH(at) __builtin_prefetch(at, 1, 3)
+#define CAT_(a, b) a##b
+#define CAT(a, b) CAT_(a, b)
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(index, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(index, a, b, ...) __builtin_shuffle(a, b, (index){__VA_ARGS__})
+#endif
+
+#define NEAR 96 /* rows of inputs that stay in the first cache while all outputs pass over them */
+
+#define CHUNK 64 /* a multiple of every W */
+
+enum { DENSE, SPARSE };
+enum { SGD, MOMENTUM, NESTEROV, ADAM, ADAMW };
+
+typedef struct {
+    int32_t row, begin, end;
+} segment;
+
+typedef struct {
+    int32_t kind, relu, in, out;
+    int32_t stride; /* dense: numbers from one row of w to the next, a multiple of W */
+    int32_t count;  /* sparse: living weights */
+    int32_t n_segments, n_t_segments;
+    void *w, *m, *v, *bias, *bias_m, *bias_v;
+    const uint16_t *alive;                  /* dense: a bit for each weight, W to a number; NULL where all live */
+    const int32_t *row, *column;            /* sparse: where each weight is, padded to a multiple of W */
+    const segment *segments;                /* runs of weights of one row, and near columns */
+    const int32_t *t_column, *t_place;      /* the same of the transposed matrix; t_place is each weight's place in w */
+    const segment *t_segments;
+    void *t_w, *y, *dy, *xt;
+} layer;
+
+typedef struct {
+    int32_t kind, padding;
+    int64_t done_before; /* steps that m and v have seen before step 0 */
+    double decay, momentum, beta1, beta2, eps;
+} optimiser;
+
+typedef struct {
+    int32_t n_layers, inputs, pixels, batch;
+    const layer *layers;
+    const int32_t *pixel; /* which pixel each input is */
+    const float *scale, *shift;
+    uint8_t *bytes;
+    void *x, *scratch;
+    int64_t idle; /* weights that live but cannot influence the output: only decay moves them */
+    void *idle_w, *idle_m, *idle_v;
+    optimiser optimiser;
+} network;
+
+/* ---- 16 rows of bytes become 16 columns ---------------------------------------------------------------------------- */
+
+typedef uint8_t bytes16 __attribute__((vector_size(16)));
+
+static void turn(const uint8_t *const *rows, long width, uint8_t *to, long stride) {
+    long i = 0;
+    for (; i + 16 <= width; i += 16) {
+        bytes16 a[16], b[16];
+        for (int r = 0; r < 16; r++) memcpy(&a[r], rows[r] + i, 16);
+        _Pragma("GCC unroll 4") for (int round = 0; round < 4; round++) { /* four perfect shuffles of 256 bytes transpose them */
+            _Pragma("GCC unroll 8") for (int r = 0; r < 8; r++) {
+                b[2 * r] = SHUFFLE(bytes16, a[r], a[r + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+                b[2 * r + 1] =
+                    SHUFFLE(bytes16, a[r], a[r + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+            }
+            memcpy(a, b, sizeof a);
+        }
+        for (int r = 0; r < 16; r++) memcpy(to + (i + r) * stride, &a[r], 16);
+    }
+    for (; i < width; i++)
+        for (int r = 0; r < 16; r++) to[i * stride + r] = rows[r][i];
+}
+
+/* ---- sums of W vectors --------------------------------------------------------------------------------------------- */
+
+#define KEEP(l, d) ((l) & (d) ? (l) + W : (l))
+#define CROSS(l, d) ((l) & (d) ? ((l) ^ (d)) + W : ((l) ^ (d)))
+#define LANES2(F, d) F(0, d), F(1, d)
+#define LANES4(F, d) LANES2(F, d), F(2, d), F(3, d)
+#define LANES8(F, d) LANES4(F, d), F(4, d), F(5, d), F(6, d), F(7, d)
+#define LANES16(F, d) LANES8(F, d), F(8, d), F(9, d), F(10, d), F(11, d), F(12, d), F(13, d), F(14, d), F(15, d)
+#define LANES CAT(LANES, W)
+#define ONE(l, d) 1
+#define BIT(l, d) (1 << (l))
+#define ONES ((IVEC){LANES(ONE, 0)})
+#define BITS ((IVEC){LANES(BIT, 0)})
+/* Lane l of the sum: where bit d of l is 0, a[l] + a[l ^ d], else b[l] + b[l ^ d]. */
+#define PAIR(a, b, d) (SHUFFLE(IVEC, a, b, LANES(KEEP, d)) + SHUFFLE(IVEC, a, b, LANES(CROSS, d)))
+#define SUMS NAME(sums)
+#define DEFINE_SUMS                                                                                                    \
+    static INLINE VEC NAME(sums)(VEC *s) {                                                                             \
+        HALVE(8) HALVE(4) HALVE(2) HALVE(1) return s[0];                                                               \
+    }
+#define HALVE(d)                                                                                                       \
+    if (W > d)                                                                                                         \
+        for (int j = 0; j < (d); j++) s[j] = PAIR(s[j], s[j + (d)], (d) % W);
+
+/* ---- exp, for arguments <= 0: to an ulp or two in float32 ----------------------------------------------------------- */
+
+#define DEFINE_EXPONENTIAL_FLOAT                                                                                       \
+    static INLINE VEC NAME(exponential)(VEC x) {                                                                       \
+        x = SELECT(x < SET1(-87.0f), SET1(-87.0f), x);                                                                 \
+        VEC t = FMA(x, SET1(1.44269504f), SET1(12582912.0f)); /* 1.5 * 2^23: rounds to an integer */                   \
+        VEC n = t - SET1(12582912.0f);                                                                                 \
+        VEC r = FMA(n, SET1(-0.693359375f), x);                                                                        \
+        r = FMA(n, SET1(2.12194440e-4f), r);                                                                           \
+        VEC p = SET1(1.9875691500e-4f);                                                                                \
+        p = FMA(p, r, SET1(1.3981999507e-3f));                                                                         \
+        p = FMA(p, r, SET1(8.3334519073e-3f));                                                                         \
+        p = FMA(p, r, SET1(4.1665795894e-2f));                                                                         \
+        p = FMA(p, r, SET1(1.6666665459e-1f));                                                                         \
+        p = FMA(p, r, SET1(5.0000001201e-1f));                                                                         \
+        p = FMA(p, r * r, r) + SET1(1.0f);                                                                             \
+        IVEC power = ((IVEC)t - 0x4b400000 + 127) << 23;                                                               \
+        return p * (VEC)power;                                                                                         \
+    }
+#define DEFINE_EXPONENTIAL_DOUBLE                                                                                      \
+    static INLINE VEC NAME(exponential)(VEC x) {                                                                       \
+        for (int j = 0; j < W; j++) x[j] = exp(x[j]);                                                                  \
+        return x;                                                                                                      \
+    }
+
+/* Lane by lane, as C++ writes `test ? a : b`. */
+#define SELECT(test, a, b) ((VEC)(((IVEC)(test) & (IVEC)(a)) | (~(IVEC)(test) & (IVEC)(b))))
+/* fl(fl(scale byte) + shift) in float32, whatever REAL is. */
+#define BYTE(l, from) ((REAL)((float)(from)[l] * scale + shift))
+#define DEFINE_INPUT                                                                                                   \
+    static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {                                     \
+        return (VEC){LANES(BYTE, from)};                                                                               \
+    }
+#define INPUT NAME(input)
+
+#define LOAD(p) (*(const VEC *)(p))
+#define STORE(p, x) (*(VEC *)(p) = (x))
+
+/* ---- portable: 16 bytes a vector ----------------------------------------------------------------------------------- */
+
+typedef float float4 __attribute__((vector_size(16), may_alias));
+typedef double double2 __attribute__((vector_size(16), may_alias));
+typedef int32_t int4 __attribute__((vector_size(16)));
+typedef int64_t long2 __attribute__((vector_size(16)));
+
+#define ROWS 3
+
+#define REAL float
+#define W 4
+#define VEC float4
+#define IVEC int4
+#define SET1(x) ((VEC){(x), (x), (x), (x)})
+#if defined(__aarch64__)
+#define FMA(a, b, c) ((VEC)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
+#define SQRT(a) ((VEC)vsqrtq_f32((float32x4_t)(a)))
+#else
+#define FMA(a, b, c) ((a) * (b) + (c))
+static INLINE float4 sqrt4(float4 a) { return (float4){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])}; }
+#define SQRT(a) sqrt4(a)
+#endif
+#define NAME(x) x##_float_portable
+DEFINE_SUMS
+DEFINE_INPUT
+DEFINE_EXPONENTIAL_FLOAT
+#include "kernels.h"
+#include "undefine.h"
+
+#define REAL double
+#define W 2
+#define VEC double2
+#define IVEC long2
+#define SET1(x) ((VEC){(x), (x)})
+#if defined(__aarch64__)
+#define FMA(a, b, c) ((VEC)vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b)))
+#define SQRT(a) ((VEC)vsqrtq_f64((float64x2_t)(a)))
+#else
+#define FMA(a, b, c) ((a) * (b) + (c))
+static INLINE double2 sqrt2(double2 a) { return (double2){sqrt(a[0]), sqrt(a[1])}; }
+#define SQRT(a) sqrt2(a)
+#endif
+#define NAME(x) x##_double_portable
+DEFINE_SUMS
+DEFINE_INPUT
+DEFINE_EXPONENTIAL_DOUBLE
+#include "kernels.h"
+#include "undefine.h"
+
+#if defined(__x86_64__)
+
+/* ---- AVX2 ---------------------------------------------------------------------------------------------------------- */
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+typedef float float8 __attribute__((vector_size(32), may_alias));
+typedef double double4 __attribute__((vector_size(32), may_alias));
+typedef int32_t int8 __attribute__((vector_size(32)));
+typedef int64_t long4 __attribute__((vector_size(32)));
+
+#define REAL float
+#define W 8
+#define VEC float8
+#define IVEC int8
+#define SET1(x) ((VEC)_mm256_set1_ps(x))
+#define FMA(a, b, c) ((VEC)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#define SQRT(a) ((VEC)_mm256_sqrt_ps((__m256)(a)))
+#define NAME(x) x##_float_avx2
+DEFINE_SUMS
+static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
+    return (VEC)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from))) * scale + shift;
+}
+DEFINE_EXPONENTIAL_FLOAT
+#include "kernels.h"
+#include "undefine.h"
+
+#define REAL double
+#define W 4
+#define VEC double4
+#define IVEC long4
+#define SET1(x) ((VEC)_mm256_set1_pd(x))
+#define FMA(a, b, c) ((VEC)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c)))
+#define SQRT(a) ((VEC)_mm256_sqrt_pd((__m256d)(a)))
+#define NAME(x) x##_double_avx2
+DEFINE_SUMS
+DEFINE_INPUT
+DEFINE_EXPONENTIAL_DOUBLE
+#include "kernels.h"
+#include "undefine.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+/* ---- AVX-512 ------------------------------------------------------------------------------------------------------- */
+
+#undef ROWS
+#define ROWS 6
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
+#endif
+typedef float float16 __attribute__((vector_size(64), may_alias));
+typedef double double8 __attribute__((vector_size(64), may_alias));
+typedef int32_t int16 __attribute__((vector_size(64)));
+typedef int64_t long8 __attribute__((vector_size(64)));
+
+#define REAL float
+#define W 16
+#define VEC float16
+#define IVEC int16
+#define SET1(x) ((VEC)_mm512_set1_ps(x))
+#define FMA(a, b, c) ((VEC)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+#define SQRT(a) ((VEC)_mm512_sqrt_ps((__m512)(a)))
+#define NAME(x) x##_float_avx512
+DEFINE_SUMS
+static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
+    return (VEC)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from))) * scale + shift;
+}
+DEFINE_EXPONENTIAL_FLOAT
+#include "kernels.h"
+#include "undefine.h"
+
+#define REAL double
+#define W 8
+#define VEC double8
+#define IVEC long8
+#define SET1(x) ((VEC)_mm512_set1_pd(x))
+#define FMA(a, b, c) ((VEC)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c)))
+#define SQRT(a) ((VEC)_mm512_sqrt_pd((__m512d)(a)))
+#define NAME(x) x##_double_avx512
+DEFINE_SUMS
+DEFINE_INPUT
+DEFINE_EXPONENTIAL_DOUBLE
+#include "kernels.h"
+#include "undefine.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+/* ---- what Python calls ---------------------------------------------------------------------------------------------- */
+
+enum { PORTABLE, AVX2, AVX512 };
+
+/* The best instruction set that this processor has. */
+int tombola_best(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl"))
+        return AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
+#endif
+    return PORTABLE;
+}
+
+/* Numbers in a vector of the instance. */
+int tombola_width(int set, int wide) { return (set == AVX512 ? 16 : set == AVX2 ? 8 : 4) >> (wide != 0); }
+
+/* Numbers below the smallest normal one become 0 while a network is at work: they cost a hundred times a normal one. */
+static unsigned flush(void) {
+#if defined(__x86_64__)
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040);
+    return before;
+#else
+    return 0;
+#endif
+}
+
+static void unflush(unsigned before) {
+#if defined(__x86_64__)
+    _mm_setcsr(before);
+#else
+    (void)before;
+#endif
+}
+
+#if defined(__x86_64__)
+#define EACH(call)                                                                                                     \
+    switch (2 * set + (wide != 0)) {                                                                                   \
+        case 2 * AVX512: call(float_avx512); break;                                                                    \
+        case 2 * AVX512 + 1: call(double_avx512); break;                                                               \
+        case 2 * AVX2: call(float_avx2); break;                                                                        \
+        case 2 * AVX2 + 1: call(double_avx2); break;                                                                   \
+        case 2 * PORTABLE: call(float_portable); break;                                                                \
+        default: call(double_portable);                                                                                \
+    }
+#else
+#define EACH(call)                                                                                                     \
+    if (wide) call(double_portable);                                                                                   \
+    else call(float_portable);
+#endif
+
+/* Steps on the examples `order[0], order[1], ...`, a batch each, the last one smaller where the numbers do not divide;
+   `rates` holds each step's learning rate, `done` is the number of steps since the optimiser's start. */
+void tombola_train(int set, int wide, const network *n, const uint8_t *images, const int64_t *labels,
+                   const int64_t *order, int64_t examples, const double *rates, int64_t done) {
+    unsigned before = flush();
+#define CALL(x) train_##x(n, images, labels, order, examples, rates, done)
+    EACH(CALL)
+#undef CALL
+    unflush(before);
+}
+
+/* The summed cross-entropy and the number of correct answers on the examples at `places`. */
+void tombola_evaluate(int set, int wide, const network *n, const uint8_t *images, const int64_t *labels,
+                      const int64_t *places, int64_t examples, double *loss, int64_t *correct) {
+    unsigned before = flush();
+#define CALL(x) evaluate_##x(n, images, labels, places, examples, loss, correct)
+    EACH(CALL)
+#undef CALL
+    unflush(before);
+}

@@ -1,0 +1,165 @@
+"""The compiled kernels: found, loaded, and described to `ctypes`. What they do is in `kernels.c` and `kernels.h`."""
+
+import ctypes
+import hashlib
+import platform
+from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SETS = ("portable", "avx2", "avx512")
+DENSE, SPARSE = range(2)
+SGD, MOMENTUM, NESTEROV, ADAM, ADAMW = range(5)
+SEGMENT = np.dtype([("row", np.int32), ("begin", np.int32), ("end", np.int32)])
+ALIGNMENT = 64
+
+
+def _pointers(names: str) -> list[tuple[str, type]]:
+    return [(name, c_void_p) for name in names.split()]
+
+
+def _integers(names: str) -> list[tuple[str, type]]:
+    return [(name, c_int32) for name in names.split()]
+
+
+class Layer(Structure):
+    """`layer` of kernels.c."""
+
+    _fields_ = [  # noqa: RUF012 - as ctypes wants it
+        *_integers("kind relu inputs outputs stride count n_segments n_t_segments"),
+        *_pointers("w m v bias bias_m bias_v alive row column segments t_column t_place t_segments t_w y dy xt"),
+    ]
+
+
+class Optimiser(Structure):
+    """`optimiser` of kernels.c."""
+
+    _fields_ = [  # noqa: RUF012
+        ("kind", c_int32),
+        ("padding", c_int32),
+        ("done_before", c_int64),
+        *((name, c_double) for name in ("decay", "momentum", "beta1", "beta2", "eps")),
+    ]
+
+
+class Network(Structure):
+    """`network` of kernels.c."""
+
+    _fields_ = [  # noqa: RUF012
+        *_integers("n_layers inputs pixels batch"),
+        ("layers", POINTER(Layer)),
+        *_pointers("pixel scale shift bytes x scratch"),
+        ("idle", c_int64),
+        *_pointers("idle_w idle_m idle_v"),
+        ("optimiser", Optimiser),
+    ]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels for one instruction set and number type.
+
+    Attributes:
+        set_name: `portable`, `avx2` or `avx512`.
+        width: numbers in a vector; a panel of examples is four vectors.
+        dtype: float32 or float64.
+    """
+
+    library: Any
+    set_name: str
+    width: int
+    dtype: np.dtype[Any]
+
+    @property
+    def panel(self) -> int:
+        """Examples that meet a weight at once."""
+        return 4 * self.width
+
+    def train(
+        self, network: Network, images: int, labels: int, order: NDArray[np.int64], rates: NDArray[np.float64], done: int
+    ) -> None:
+        """A step for each of `rates`, on the examples `order`, a batch each; `done` steps came before."""
+        self.library.tombola_train(
+            SETS.index(self.set_name),
+            self.dtype.itemsize == 8,
+            byref(network),
+            images,
+            labels,
+            order.ctypes.data,
+            len(order),
+            rates.ctypes.data,
+            done,
+        )
+
+    def evaluate(self, network: Network, images: int, labels: int, places: NDArray[np.int64]) -> tuple[float, int]:
+        """The summed loss and the number of correct answers on the examples at `places`."""
+        loss, correct = c_double(), c_int64()
+        self.library.tombola_evaluate(
+            SETS.index(self.set_name),
+            self.dtype.itemsize == 8,
+            byref(network),
+            images,
+            labels,
+            places.ctypes.data,
+            len(places),
+            byref(loss),
+            byref(correct),
+        )
+        return loss.value, correct.value
+
+
+def sets() -> tuple[str, ...]:
+    """The instruction sets that this processor has and the kernels know, the best last; none without kernels."""
+    library = _library()
+    return SETS[: library.tombola_best() + 1] if library else ()
+
+
+def load(set_name: str, dtype: Any = np.float32) -> Kernels:
+    """The kernels of one of `sets()`."""
+    library, number = _library(), SETS.index(set_name)
+    kind = np.dtype(dtype)
+    return Kernels(library, set_name, library.tombola_width(number, kind.itemsize == 8), kind)
+
+
+@cache
+def version() -> str:
+    """Changes whenever the kernels do, or the processor: what was measured then holds no more."""
+    spec = find_spec("tombola.engine._kernels")
+    code = Path(spec.origin).read_bytes() if spec and spec.origin else b""
+    return hashlib.sha256(code + f"{platform.machine()} {_processor()} {sets()[-1:]}".encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+@cache
+def _library() -> Any:
+    spec = find_spec("tombola.engine._kernels")
+    if spec is None or spec.origin is None:
+        return None
+    library = ctypes.CDLL(spec.origin)
+    library.tombola_train.argtypes = [c_int32, c_int32, *[c_void_p] * 4, c_int64, c_void_p, c_int64]
+    library.tombola_train.restype = None
+    library.tombola_evaluate.argtypes = [c_int32, c_int32, *[c_void_p] * 4, c_int64, c_void_p, c_void_p]
+    library.tombola_evaluate.restype = None
+    return library
+
+
+def aligned(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Zeros that begin where a vector may be loaded from."""
+    kind = np.dtype(dtype)
+    size = int(np.prod(shape)) * kind.itemsize
+    raw = np.zeros(size + 2 * ALIGNMENT, np.uint8)  # the kernels may read one vector beyond the end
+    begin = -raw.ctypes.data % ALIGNMENT
+    return raw[begin : begin + size].view(kind).reshape(shape)

@@ -1,0 +1,334 @@
+"""The engine of the compiled kernels: the same training as `train.py`, at the cost of the living weights.
+
+A layer is held in one of two forms. Dense: the matrix between the live units, pruned weights at 0. Sparse: the living
+weights alone, with their places. Weights that live but lead nowhere are held apart, for weight decay to move them.
+Both forms and all instruction sets compute what the plain loop computes, summed in another order.
+"""
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tombola import weights
+from tombola.data import Batches, Dataset
+from tombola.engine import kernels
+from tombola.engine.chain import Linear
+from tombola.engine.compact import Flags, live_units
+from tombola.evaluate import Evaluation
+from tombola.mask import Mask
+from tombola.recipe import SGD, Adam, AdamW, Optimizer
+
+Form = Literal["dense", "sparse"]
+Array = NDArray[Any]
+
+SPAN = 256  # steps that one call of the kernels makes at most: a signal waits no longer
+_NEAR = 64  # columns that stay in the first cache
+_RUN = 16  # weights of one row, on average, that are worth a visit
+_MOST = 16  # the widest vector: arrays are padded to it
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Where some of a parameter's numbers are held: `held.flat[slots]` is `parameter.flat[places]`."""
+
+    name: str
+    places: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    held: Array
+    first: Array  # Adam's m, or the momentum buffer
+    second: Array  # Adam's v
+
+    def take(self, array: Array, full: Tensor) -> None:
+        array.reshape(-1)[self.slots] = full.reshape(-1).numpy()[self.places]
+
+    def give(self, array: Array, full: Tensor) -> None:
+        full.view(-1)[torch.from_numpy(self.places)] = torch.from_numpy(array.reshape(-1)[self.slots])
+
+
+class Native:
+    """One training in the kernels' hands: its weights and optimiser state live here until they are asked for.
+
+    Args:
+        layers: of the model, from `chain`.
+        start: the whole state_dict to start from.
+        mask: True = alive; layers that it does not name are whole.
+        forms: how each weight is held; by name.
+        optimizer, state: which optimiser, and its state where one is carried over, as `train.state_of` names it.
+        dataset: whose images are the inputs.
+        batch: examples per step.
+        instructions: one of the kernels' instruction sets; by default the best that the processor has.
+    """
+
+    def __init__(
+        self,
+        layers: tuple[Linear, ...],
+        start: weights.Weights,
+        mask: Mask,
+        forms: Mapping[str, Form],
+        optimizer: Optimizer,
+        state: Mapping[str, Tensor],
+        dataset: Dataset,
+        batch: int,
+        instructions: str | None = None,
+    ) -> None:
+        self._dtype = start[layers[0].weight].dtype
+        self._kernels = kernels.load(
+            instructions or kernels.sets()[-1], np.float64 if self._dtype == torch.float64 else np.float32
+        )
+        self._layers, self._optimizer, self._batch = layers, optimizer, batch
+        self._shapes = {name: value.shape for name, value in start.items()}
+        self._facts, self._dataset = dataset.facts, dataset
+        self._held: list[Any] = []  # what the kernels point into
+        self._parts: list[_Part] = []
+        self._panels = -(-batch // self._kernels.panel)
+        alive = [_flags(layer, mask) for layer in layers]
+        live = live_units(alive)
+        described = (kernels.Layer * len(layers))()
+        for number, layer in enumerate(layers):
+            one = described[number]
+            one.relu, one.inputs, one.outputs = number < len(layers) - 1, len(live[number]), len(live[number + 1])
+            within = alive[number][np.ix_(live[number + 1], live[number])]
+            if forms[layer.weight] == "dense" and within.size:
+                self._dense(one, layer, live[number + 1], live[number], within)
+            else:
+                self._sparse(one, layer, live[number + 1], live[number], within)
+            self._outputs(one, layer, live[number + 1])
+        self._network = self._described(described, live[0])
+        self._idle(alive, live)
+        self._done = 0
+        self._begin_from(start, state)
+
+    # ---- how it is laid out
+
+    def _array(self, shape: int | tuple[int, ...], dtype: Any = None) -> Array:
+        return self._keep(kernels.aligned(shape, dtype or self._kernels.dtype))
+
+    def _keep(self, array: Array) -> Array:
+        self._held.append(array)
+        return array
+
+    def _pointer(self, array: Array) -> int:
+        return int(self._keep(array).ctypes.data)
+
+    def _dense(self, one: Any, layer: Linear, rows: Array, columns: Array, within: Flags) -> None:
+        width = self._kernels.width
+        one.kind, one.stride = kernels.DENSE, -(-len(columns) // width) * width
+        shape = (len(rows), one.stride)
+        slots = np.arange(len(rows))[:, None] * one.stride + np.arange(len(columns))
+        places = rows[:, None] * layer.inputs + columns
+        part = self._part(layer.weight, places[within], slots[within], shape)
+        one.w, one.m, one.v = (array.ctypes.data for array in (part.held, part.first, part.second))
+        one.xt = self._array((self._batch, one.stride)).ctypes.data
+        if not within.all():
+            bits = np.zeros(shape, np.uint32)
+            bits[:, : len(columns)] = within
+            words = (bits.reshape(-1, width) << np.arange(width, dtype=np.uint32)).sum(axis=1)
+            one.alive = self._pointer(words.astype(np.uint16))
+
+    def _sparse(self, one: Any, layer: Linear, rows: Array, columns: Array, within: Flags) -> None:
+        row, column = np.nonzero(within)
+        order, segments = _arranged(row, column, within.shape)
+        back, back_segments = _arranged(column[order], row[order], within.shape[::-1])
+        row, column = row[order], column[order]
+        one.kind, one.count = kernels.SPARSE, len(row)
+        places = rows[row] * layer.inputs + columns[column]
+        part = self._part(layer.weight, places, np.arange(len(row)), _padded(len(row)))
+        one.w, one.m, one.v = (array.ctypes.data for array in (part.held, part.first, part.second))
+        one.row, one.column = (self._pointer(_widened(array)) for array in (row, column))
+        one.t_column, one.t_place = (self._pointer(_widened(array)) for array in (row[back], back))
+        one.segments, one.n_segments = self._pointer(segments), len(segments)
+        one.t_segments, one.n_t_segments = self._pointer(back_segments), len(back_segments)
+        one.t_w = self._array(_padded(len(row))).ctypes.data
+
+    def _outputs(self, one: Any, layer: Linear, rows: Array) -> None:
+        part = self._part(layer.bias, rows, np.arange(len(rows)), _padded(len(rows)))
+        one.bias, one.bias_m, one.bias_v = (array.ctypes.data for array in (part.held, part.first, part.second))
+        shape = (self._panels, len(rows), self._kernels.panel)
+        one.y, one.dy = self._array(shape).ctypes.data, self._array(shape).ctypes.data
+
+    def _part(self, name: str, places: Array, slots: Array, shape: int | tuple[int, ...]) -> _Part:
+        part = _Part(name, places.reshape(-1), slots.reshape(-1), *(self._array(shape) for _ in range(3)))
+        self._parts.append(part)
+        return part
+
+    def _described(self, layers: Any, inputs: Array) -> kernels.Network:
+        facts, panel = self._facts, self._kernels.panel
+        channels, height, width = facts.shape
+        pixels = channels * height * width
+        # Each of the two in float32, as `Dataset.inputs` has them.
+        scale = np.repeat(np.float32([1 / (facts.white * std) for std in facts.std]), height * width)
+        shift = np.repeat(
+            np.float32([-mean / std for mean, std in zip(facts.mean, facts.std, strict=True)]), height * width
+        )
+        network = kernels.Network()
+        network.n_layers, network.inputs, network.pixels, network.batch = len(layers), len(inputs), pixels, self._batch
+        network.layers = ctypes.cast(layers, ctypes.POINTER(kernels.Layer))
+        self._held.append(layers)
+        network.pixel = self._pointer(inputs.astype(np.int32))
+        network.scale, network.shift = self._pointer(scale[inputs]), self._pointer(shift[inputs])
+        network.bytes = self._array((pixels, panel), np.uint8).ctypes.data
+        network.x = self._array((self._panels, len(inputs), panel)).ctypes.data
+        network.scratch = self._array(_padded(max(layer.outputs for layer in layers))).ctypes.data
+        network.optimiser = _described(self._optimizer)
+        return network
+
+    def _idle(self, alive: Sequence[Flags], live: Sequence[Array]) -> None:
+        """Hold what lives and leads nowhere: all of the weights into dead units, and those units' biases."""
+        places: list[tuple[str, Array]] = []
+        for number, layer in enumerate(self._layers):
+            dead = np.setdiff1d(np.arange(layer.outputs), live[number + 1])
+            row, column = np.nonzero(alive[number][dead])
+            places += [(layer.weight, dead[row] * layer.inputs + column), (layer.bias, dead)]
+        size = sum(len(where) for _, where in places)
+        arrays = [self._array(_padded(size)) for _ in range(3)]
+        begin = 0
+        for name, where in places:
+            self._parts.append(_Part(name, where, np.arange(begin, begin + len(where)), *arrays))
+            begin += len(where)
+        self._network.idle = _padded(size)
+        self._network.idle_w, self._network.idle_m, self._network.idle_v = (array.ctypes.data for array in arrays)
+
+    def _begin_from(self, start: weights.Weights, state: Mapping[str, Tensor]) -> None:
+        first, second = _ENTRIES[type(self._optimizer)]
+        for part in self._parts:
+            part.take(part.held, start[part.name])
+            for entry, array in ((first, part.first), (second, part.second)):
+                if entry and f"{entry}/{part.name}" in state:
+                    part.take(array, state[f"{entry}/{part.name}"])
+        steps = [int(value) for path, value in state.items() if path.startswith("step/")]
+        self._network.optimiser.done_before = steps[0] if steps else 0
+        self._carried = bool(state)
+
+    # ---- what it does
+
+    def train(
+        self,
+        batches: Batches,
+        learning_rate: Callable[[int], float],
+        begin: int,
+        until: int,
+        looks: Sequence[int],
+        watch: Callable[[int], None],
+    ) -> None:
+        """Train from step `begin` to step `until`; call `watch` at each of `looks`, before the step that follows."""
+        stops = iter([*looks, until])
+        stop, step = next(stops), begin
+        while True:
+            if step == stop:
+                if step in looks:
+                    watch(step)
+                if step == until:
+                    return
+                stop = next(stops)
+            order, end = batches.places(step, min(stop, step + SPAN))
+            rates = np.array([learning_rate(one) for one in range(step, end)])
+            self._kernels.train(
+                self._network,
+                self._dataset.images.data_ptr(),
+                self._dataset.labels.data_ptr(),
+                order.numpy(),
+                rates,
+                self._done,
+            )
+            self._done += end - step
+            step = end
+
+    def evaluate(self, images: Tensor, labels: Tensor, places: Tensor | None = None) -> Evaluation:
+        """Loss and accuracy on `images` at `places`, by default on all, every one counted once."""
+        chosen = np.arange(len(labels)) if places is None else places.contiguous().numpy()
+        loss, correct = self._kernels.evaluate(self._network, images.data_ptr(), labels.data_ptr(), chosen)
+        return Evaluation(loss / len(chosen), correct, len(chosen))
+
+    def snapshot(self) -> Any:
+        """The weights as they are held: quickly taken, for `restore`."""
+        return [part.held.copy() for part in self._parts]
+
+    def restore(self, snapshot: Any) -> None:
+        """Put a snapshot back."""
+        for part, held in zip(self._parts, snapshot, strict=True):
+            part.held[...] = held
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state_dict of the model, pruned weights exactly 0."""
+        return self._spread([(part, part.held) for part in self._parts])
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimiser's state, named and shaped as `train.state_of` has it."""
+        if not self._done and not self._carried:
+            return {}
+        state: dict[str, Tensor] = {}
+        names = list(self._spread([]))
+        first, second = _ENTRIES[type(self._optimizer)]
+        if isinstance(self._optimizer, SGD) and not self._optimizer.momentum:
+            return {}
+        if isinstance(self._optimizer, Adam):
+            count = float(self._network.optimiser.done_before + self._done)
+            state |= {f"step/{name}": torch.tensor(count) for name in names}
+        for entry, kept in ((first, "first"), (second, "second")):
+            if entry:
+                spread = self._spread([(part, getattr(part, kept)) for part in self._parts])
+                state |= {f"{entry}/{name}": value for name, value in spread.items()}
+        return state
+
+    def _spread(self, held: list[tuple[_Part, Array]]) -> dict[str, Tensor]:
+        full = {name: torch.zeros(shape, dtype=self._dtype) for name, shape in self._shapes.items()}
+        for part, array in held:
+            part.give(array, full[part.name])
+        return full
+
+
+_ENTRIES: dict[type, tuple[str, str]] = {
+    SGD: ("momentum_buffer", ""),
+    Adam: ("exp_avg", "exp_avg_sq"),
+    AdamW: ("exp_avg", "exp_avg_sq"),
+}
+
+
+def _described(optimizer: Optimizer) -> kernels.Optimiser:
+    if isinstance(optimizer, Adam):
+        kind = kernels.ADAMW if isinstance(optimizer, AdamW) else kernels.ADAM
+        return kernels.Optimiser(kind, 0, 0, optimizer.weight_decay, 0, *optimizer.betas, optimizer.eps)
+    kind = kernels.SGD if not optimizer.momentum else kernels.NESTEROV if optimizer.nesterov else kernels.MOMENTUM
+    return kernels.Optimiser(kind, 0, 0, optimizer.weight_decay, optimizer.momentum, 0, 0, 0)
+
+
+def _flags(layer: Linear, mask: Mask) -> Flags:
+    if layer.weight in mask:
+        return mask[layer.weight].numpy()
+    return np.ones((layer.outputs, layer.inputs), bool)
+
+
+def _padded(size: int) -> int:
+    return max(-(-size // _MOST), 1) * _MOST
+
+
+def _widened(array: Array) -> NDArray[np.int32]:
+    wide: NDArray[np.int32] = kernels.aligned(_padded(len(array)), np.int32)
+    wide[: len(array)] = array
+    return wide
+
+
+def _arranged(row: Array, column: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """The order in which the kernels visit weights, and its runs: tile by tile of near columns, row by row.
+
+    A tile is wide enough for a visit to a row to find some weights, and no wider. In a tile, rows with equally many
+    weights follow each other: the processor then foresees the end of the run.
+    """
+    if not len(row):
+        return np.zeros(0, np.int64), np.zeros(0, kernels.SEGMENT)
+    density = len(row) / (shape[0] * shape[1])
+    tile = column // int(min(max(_RUN / density, _NEAR), shape[1]))
+    visit = tile * shape[0] + row
+    counts = np.bincount(visit, minlength=(int(tile.max()) + 1) * shape[0])
+    order = np.lexsort((column, row, counts[visit], tile))
+    visit = visit[order]
+    begin = np.flatnonzero(np.concatenate([[True], visit[1:] != visit[:-1]]))
+    segments = np.zeros(len(begin), kernels.SEGMENT)
+    segments["row"], segments["begin"], segments["end"] = row[order][begin], begin, [*begin[1:], len(row)]
+    return order, segments

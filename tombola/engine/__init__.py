@@ -37,6 +37,11 @@ class Engine(Protocol):
     def evaluate(self, images: "Tensor", labels: "Tensor", places: "Tensor | None" = None) -> "Evaluation":
         """Loss and accuracy of the weights as they stand."""
 
+    def repeatedly(
+        self, images: "Tensor", labels: "Tensor", places: "Tensor | None" = None
+    ) -> "Callable[[], Evaluation]":
+        """The same, to be asked for again and again."""
+
     def snapshot(self) -> Any:
         """The weights as they stand, for `restore`."""
 

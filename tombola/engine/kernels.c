@@ -69,6 +69,17 @@ typedef struct {
     optimiser optimiser;
 } network;
 
+/* Images to be evaluated on again and again. */
+typedef struct {
+    int32_t active, count, n_segments, padding; /* inputs that are not 0 in all of them; sparse: weights that meet these */
+    int64_t examples;
+    const uint8_t *bytes; /* [panel][active][P], an even number of panels */
+    const int64_t *labels;
+    const int32_t *input; /* which input each active one is */
+    const int32_t *place, *column;
+    const segment *segments;
+} group;
+
 /* ---- 16 rows of bytes become 16 columns ---------------------------------------------------------------------------- */
 
 typedef uint8_t bytes16 __attribute__((vector_size(16)));
@@ -90,6 +101,17 @@ static void turn(const uint8_t *const *rows, long width, uint8_t *to, long strid
     }
     for (; i < width; i++)
         for (int r = 0; r < 16; r++) to[i * stride + r] = rows[r][i];
+}
+
+/* A panel's bytes, [pixel][lane]: lanes beyond the last example repeat it. */
+static void turn_panel(const uint8_t *images, const int64_t *places, long examples, long pixels, uint8_t *bytes,
+                       long panel) {
+    for (long lane = 0; lane < panel; lane += 16) {
+        const uint8_t *rows[16];
+        for (long r = 0; r < 16; r++)
+            rows[r] = images + places[lane + r < examples ? lane + r : examples - 1] * pixels;
+        turn(rows, pixels, bytes + lane, panel);
+    }
 }
 
 /* ---- sums of W vectors --------------------------------------------------------------------------------------------- */
@@ -150,6 +172,17 @@ static void turn(const uint8_t *const *rows, long width, uint8_t *to, long strid
         return (VEC){LANES(BYTE, from)};                                                                               \
     }
 #define INPUT NAME(input)
+/* What a byte adds to the input of a zero byte. In float32 the product alone: it saves a third of the work. */
+#define DEFINE_ABOVE_GROUND_FLOAT                                                                                      \
+    static INLINE VEC NAME(above_ground)(const uint8_t *from, float scale, float shift) {                              \
+        (void)shift;                                                                                                   \
+        return NAME(input)(from, scale, -0.0f);                                                                        \
+    }
+#define DEFINE_ABOVE_GROUND_DOUBLE                                                                                     \
+    static INLINE VEC NAME(above_ground)(const uint8_t *from, float scale, float shift) {                              \
+        return NAME(input)(from, scale, shift) - SET1((REAL)shift);                                                    \
+    }
+#define ABOVE_GROUND NAME(above_ground)
 
 #define LOAD(p) (*(const VEC *)(p))
 #define STORE(p, x) (*(VEC *)(p) = (x))
@@ -179,6 +212,7 @@ static INLINE float4 sqrt4(float4 a) { return (float4){sqrtf(a[0]), sqrtf(a[1]),
 #define NAME(x) x##_float_portable
 DEFINE_SUMS
 DEFINE_INPUT
+DEFINE_ABOVE_GROUND_FLOAT
 DEFINE_EXPONENTIAL_FLOAT
 #include "kernels.h"
 #include "undefine.h"
@@ -199,6 +233,7 @@ static INLINE double2 sqrt2(double2 a) { return (double2){sqrt(a[0]), sqrt(a[1])
 #define NAME(x) x##_double_portable
 DEFINE_SUMS
 DEFINE_INPUT
+DEFINE_ABOVE_GROUND_DOUBLE
 DEFINE_EXPONENTIAL_DOUBLE
 #include "kernels.h"
 #include "undefine.h"
@@ -230,6 +265,7 @@ DEFINE_SUMS
 static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
     return (VEC)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from))) * scale + shift;
 }
+DEFINE_ABOVE_GROUND_FLOAT
 DEFINE_EXPONENTIAL_FLOAT
 #include "kernels.h"
 #include "undefine.h"
@@ -244,6 +280,7 @@ DEFINE_EXPONENTIAL_FLOAT
 #define NAME(x) x##_double_avx2
 DEFINE_SUMS
 DEFINE_INPUT
+DEFINE_ABOVE_GROUND_DOUBLE
 DEFINE_EXPONENTIAL_DOUBLE
 #include "kernels.h"
 #include "undefine.h"
@@ -280,6 +317,7 @@ DEFINE_SUMS
 static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
     return (VEC)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from))) * scale + shift;
 }
+DEFINE_ABOVE_GROUND_FLOAT
 DEFINE_EXPONENTIAL_FLOAT
 #include "kernels.h"
 #include "undefine.h"
@@ -294,6 +332,7 @@ DEFINE_EXPONENTIAL_FLOAT
 #define NAME(x) x##_double_avx512
 DEFINE_SUMS
 DEFINE_INPUT
+DEFINE_ABOVE_GROUND_DOUBLE
 DEFINE_EXPONENTIAL_DOUBLE
 #include "kernels.h"
 #include "undefine.h"
@@ -377,4 +416,54 @@ void tombola_evaluate(int set, int wide, const network *n, const uint8_t *images
     EACH(CALL)
 #undef CALL
     unflush(before);
+}
+
+void tombola_evaluate_packed(int set, int wide, const network *n, const group *groups, int64_t n_groups, double *loss,
+                             int64_t *correct) {
+    unsigned before = flush();
+#define CALL(x) evaluate_packed_##x(n, groups, n_groups, loss, correct)
+    EACH(CALL)
+#undef CALL
+    unflush(before);
+}
+
+/* The bytes of a panel of images, [pixel][lane]. */
+void tombola_turn(const uint8_t *images, const int64_t *places, int64_t examples, int64_t pixels, uint8_t *bytes,
+                  int64_t panel) {
+    turn_panel(images, places, examples, pixels, bytes, panel);
+}
+
+/* Of a sparse layer only the weights whose column has a position >= 0, arranged anew in tiles of `tile` old columns: each
+   weight's place among all, its new column, and the segments, in a tile by length. The number of weights; `*n` is the
+   number of old segments and becomes that of the new. `scratch` has room for two numbers a row. */
+int64_t tombola_sift(const segment *segments, int64_t *n, int64_t rows, int64_t tile, const int32_t *column,
+                     const int32_t *position, segment *left, int32_t *place, int32_t *new_column, int32_t *scratch) {
+    int32_t count = 0, *length = scratch, *next = scratch + rows;
+    int64_t n_left = 0;
+    for (int64_t t = 0, end; t < *n; t = end) {
+        int64_t of_tile = column[segments[t].begin] / tile;
+        memset(length, 0, sizeof *length * rows);
+        for (end = t; end < *n && column[segments[end].begin] / tile == of_tile; end++)
+            for (int32_t k = segments[end].begin; k < segments[end].end; k++)
+                length[segments[end].row] += position[column[k]] >= 0;
+        int32_t longest = 0;
+        for (int64_t row = 0; row < rows; row++)
+            if (length[row] > longest) longest = length[row];
+        for (int32_t wanted = 1; wanted <= longest; wanted++)
+            for (int64_t row = 0; row < rows; row++)
+                if (length[row] == wanted) {
+                    left[n_left++] = (segment){(int32_t)row, count, count + wanted};
+                    next[row] = count;
+                    count += wanted;
+                }
+        for (int64_t s = t; s < end; s++)
+            for (int32_t k = segments[s].begin; k < segments[s].end; k++)
+                if (position[column[k]] >= 0) {
+                    int32_t at = next[segments[s].row]++;
+                    place[at] = k;
+                    new_column[at] = position[column[k]];
+                }
+    }
+    *n = n_left;
+    return count;
 }

@@ -72,16 +72,18 @@ static INLINE void NAME(move_all)(int kind, const NAME(pace) *c, const REAL *g, 
 
 /* ---- dense products ---------------------------------------------------------------------------------------------- */
 
-/* y[r] += sum_k a[r rs + k ks] x[k] for R rows r; x and y are rows of P numbers. */
-#define TIMES(SOME, R)                                                                                                 \
-    static INLINE void NAME(times_##SOME)(const REAL *a, long rs, long ks, const REAL *x, REAL *y, long n) {              \
+/* y[r] += sum_k a[r rs + k ks] x[k] for R rows r; x and y are rows of P numbers. LISTED: the k-th column is list[k]. */
+#define TIMES(SOME, R, LISTED)                                                                                         \
+    static INLINE void NAME(times_##SOME)(const REAL *a, long rs, long ks, const int32_t *list, const REAL *x, REAL *y,\
+                                          long n) {                                                                    \
         VEC s[R][4];                                                                                                   \
         for (int r = 0; r < R; r++)                                                                                    \
             for (int j = 0; j < 4; j++) s[r][j] = LOAD(y + r * P + j * W);                                             \
-        for (long k = 0; k < n; k++, a += ks, x += P) {                                                                \
+        for (long k = 0; k < n; k++, x += P) {                                                                         \
+            const REAL *at = a + (LISTED ? list[k] : k * ks);                                                          \
             VEC x0 = LOAD(x), x1 = LOAD(x + W), x2 = LOAD(x + 2 * W), x3 = LOAD(x + 3 * W);                            \
             for (int r = 0; r < R; r++) {                                                                              \
-                VEC b = SET1(a[r * rs]);                                                                               \
+                VEC b = SET1(at[r * rs]);                                                                              \
                 s[r][0] = FMA(b, x0, s[r][0]);                                                                         \
                 s[r][1] = FMA(b, x1, s[r][1]);                                                                         \
                 s[r][2] = FMA(b, x2, s[r][2]);                                                                         \
@@ -91,14 +93,27 @@ static INLINE void NAME(move_all)(int kind, const NAME(pace) *c, const REAL *g, 
         for (int r = 0; r < R; r++)                                                                                    \
             for (int j = 0; j < 4; j++) STORE(y + r * P + j * W, s[r][j]);                                             \
     }
-TIMES(one, 1)
-TIMES(many, ROWS)
+TIMES(one, 1, 0)
+TIMES(many, ROWS, 0)
+TIMES(one_listed, 1, 1)
+TIMES(many_listed, ROWS, 1)
 
 static void NAME(product)(const REAL *a, long rs, long ks, const REAL *x, REAL *y, long rows, long n) {
     for (long k = 0; k < n; k += NEAR) {
         long span = n - k < NEAR ? n - k : NEAR, r = 0;
-        for (; r + ROWS <= rows; r += ROWS) NAME(times_many)(a + r * rs + k * ks, rs, ks, x + k * P, y + r * P, span);
-        for (; r < rows; r++) NAME(times_one)(a + r * rs + k * ks, rs, ks, x + k * P, y + r * P, span);
+        for (; r + ROWS <= rows; r += ROWS) NAME(times_many)(a + r * rs + k * ks, rs, ks, 0, x + k * P, y + r * P, span);
+        for (; r < rows; r++) NAME(times_one)(a + r * rs + k * ks, rs, ks, 0, x + k * P, y + r * P, span);
+    }
+}
+
+/* The same with the columns list[0], list[1], ... of a alone. */
+static void NAME(product_listed)(const REAL *a, long rs, const int32_t *list, const REAL *x, REAL *y, long rows,
+                                 long n) {
+    for (long k = 0; k < n; k += NEAR) {
+        long span = n - k < NEAR ? n - k : NEAR, r = 0;
+        for (; r + ROWS <= rows; r += ROWS)
+            NAME(times_many_listed)(a + r * rs, rs, 0, list + k, x + k * P, y + r * P, span);
+        for (; r < rows; r++) NAME(times_one_listed)(a + r * rs, rs, 0, list + k, x + k * P, y + r * P, span);
     }
 }
 
@@ -197,6 +212,32 @@ static void NAME(sparse_product)(const segment *segments, long n, const int32_t 
     }
 }
 
+/* The same for two panels, `next_x` and `next_y` apart, with the weights w[place[k]]. */
+static void NAME(sparse_product_pair)(const segment *segments, long n, const int32_t *column, const int32_t *place,
+                                      const REAL *w, const REAL *x, long next_x, REAL *y, long next_y) {
+    for (long t = 0; t < n; t++) {
+        segment s = segments[t];
+        REAL *to = y + (long)s.row * P;
+        VEC a[4], b[4];
+        for (int j = 0; j < 4; j++) {
+            a[j] = LOAD(to + j * W);
+            b[j] = LOAD(to + next_y + j * W);
+        }
+        for (long k = s.begin; k < s.end; k++) {
+            const REAL *from = x + (long)column[k] * P;
+            VEC u = SET1(w[place[k]]);
+            for (int j = 0; j < 4; j++) {
+                a[j] = FMA(u, LOAD(from + j * W), a[j]);
+                b[j] = FMA(u, LOAD(from + next_x + j * W), b[j]);
+            }
+        }
+        for (int j = 0; j < 4; j++) {
+            STORE(to + j * W, a[j]);
+            STORE(to + next_y + j * W, b[j]);
+        }
+    }
+}
+
 /* g[k] = dy[row[k]] . x[column[k]], moved at once, in chunks: first a vector for each weight, then, W of them at a time,
    the sums of their lanes (SUMS in kernels.c). */
 static INLINE void NAME(sparse_learn)(const layer *l, const REAL *dy, const REAL *x, long panels, int kind,
@@ -235,6 +276,14 @@ static INLINE void NAME(sparse_learn)(const layer *l, const REAL *dy, const REAL
 
 /* ---- a layer ------------------------------------------------------------------------------------------------------ */
 
+static void NAME(rectify)(const layer *l, REAL *y) {
+    if (l->relu)
+        for (long at = 0; at < (long)l->out * P; at += W) {
+            VEC z = LOAD(y + at);
+            STORE(y + at, SELECT(z < SET1(0), SET1(0), z)); /* NaN stays NaN */
+        }
+}
+
 static void NAME(forward)(const layer *l, const REAL *x, long panels) {
     const REAL *bias = l->bias;
     for (long p = 0; p < panels; p++, x += (long)l->in * P) {
@@ -245,11 +294,7 @@ static void NAME(forward)(const layer *l, const REAL *x, long panels) {
         }
         if (l->kind == DENSE) NAME(product)(l->w, l->stride, 1, x, y, l->out, l->in);
         else NAME(sparse_product)(l->segments, l->n_segments, l->column, l->w, x, y);
-        if (l->relu)
-            for (long at = 0; at < (long)l->out * P; at += W) {
-                VEC z = LOAD(y + at);
-                STORE(y + at, SELECT(z < SET1(0), SET1(0), z)); /* NaN stays NaN */
-            }
+        NAME(rectify)(l, y);
     }
 }
 
@@ -316,20 +361,12 @@ static void NAME(learn)(const layer *l, const REAL *x, long examples, long panel
 
 /* x[i, lane] = scale[i] image[pixel[i]] + shift[i], rounded after each of the two, in float32, as torch does. */
 static void NAME(gather)(const network *n, const uint8_t *images, const int64_t *places, long examples, long panels) {
-    const float *scale = n->scale, *shift = n->shift;
     for (long p = 0; p < panels; p++) {
-        uint8_t *bytes = n->bytes;
-        long lanes = examples - p * P < P ? examples - p * P : P;
-        for (long lane = 0; lane < P; lane += 16) {
-            const uint8_t *rows[16];
-            for (int r = 0; r < 16; r++) /* lanes beyond the batch repeat its last example */
-                rows[r] = images + places[p * P + (lane + r < lanes ? lane + r : lanes - 1)] * n->pixels;
-            turn(rows, n->pixels, bytes + lane, P);
-        }
+        turn_panel(images, places + p * P, examples - p * P, n->pixels, n->bytes, P);
         REAL *x = (REAL *)n->x + p * n->inputs * P;
         for (long i = 0; i < n->inputs; i++) {
-            const uint8_t *from = bytes + (long)n->pixel[i] * P;
-            for (int j = 0; j < 4; j++) STORE(x + i * P + j * W, INPUT(from + j * W, scale[i], shift[i]));
+            const uint8_t *from = n->bytes + (long)n->pixel[i] * P;
+            for (int j = 0; j < 4; j++) STORE(x + i * P + j * W, INPUT(from + j * W, n->scale[i], n->shift[i]));
         }
     }
 }
@@ -383,33 +420,100 @@ static void NAME(train)(const network *n, const uint8_t *images, const int64_t *
     }
 }
 
+/* The summed cross-entropy of a panel's first `lanes` examples, none if that is below 1, and how many of them are answered correctly. */
+static double NAME(judge)(const layer *last, long panel, const int64_t *answers, long lanes, int64_t *right) {
+    const REAL *y = (REAL *)last->y + panel * last->out * P;
+    REAL sums[P] ALIGNED, tops[P] ALIGNED;
+    double total = 0, product = 1;
+    for (int j = 0; j < 4; j++) {
+        VEC top = LOAD(y + j * W), sum = SET1(0);
+        for (long o = 1; o < last->out; o++) {
+            VEC z = LOAD(y + o * P + j * W);
+            top = SELECT(z > top, z, top);
+        }
+        for (long o = 0; o < last->out; o++) sum = sum + NAME(exponential)(LOAD(y + o * P + j * W) - top);
+        STORE(tops + j * W, top);
+        STORE(sums + j * W, sum);
+    }
+    for (long lane = 0; lane < lanes; lane++) {
+        long answer = answers[lane], best = 0;
+        for (long o = 1; o < last->out; o++)
+            if (y[o * P + lane] > y[best * P + lane]) best = o;
+        *right += best == answer;
+        total += (double)tops[lane] - (double)y[answer * P + lane];
+        product *= (double)sums[lane]; /* each from 1 to the number of classes: a logarithm now and then is enough */
+        if (lane % 16 == 15 || lane == lanes - 1) {
+            total += log(product);
+            product = 1;
+        }
+    }
+    return total;
+}
+
 static void NAME(evaluate)(const network *n, const uint8_t *images, const int64_t *labels, const int64_t *places,
                            long examples, double *loss, int64_t *correct) {
-    const layer *last = n->layers + n->n_layers - 1;
     double total = 0;
     int64_t right = 0;
     for (; examples > 0; places += P, examples -= P) {
         long lanes = examples < P ? examples : P;
+        int64_t answers[P];
+        for (long lane = 0; lane < lanes; lane++) answers[lane] = labels[places[lane]];
         NAME(gather)(n, images, places, lanes, 1);
         for (long l = 0; l < n->n_layers; l++) NAME(forward)(n->layers + l, l ? n->layers[l - 1].y : n->x, 1);
-        const REAL *y = last->y;
-        REAL sums[P] ALIGNED, tops[P] ALIGNED;
-        for (int j = 0; j < 4; j++) {
-            VEC top = LOAD(y + j * W), sum = SET1(0);
-            for (long o = 1; o < last->out; o++) {
-                VEC z = LOAD(y + o * P + j * W);
-                top = SELECT(z > top, z, top);
-            }
-            for (long o = 0; o < last->out; o++) sum = sum + NAME(exponential)(LOAD(y + o * P + j * W) - top);
-            STORE(tops + j * W, top);
-            STORE(sums + j * W, sum);
+        total += NAME(judge)(n->layers + n->n_layers - 1, 0, answers, lanes, &right);
+    }
+    *loss = total;
+    *correct = right;
+}
+
+/* The first layer's answer to an image of zero bytes, x = shift: what the panels of a group are measured from. */
+static void NAME(ground)(const network *n, REAL *ground) {
+    const layer *l = n->layers;
+    const REAL *w = l->w, *bias = l->bias;
+    for (long o = 0; o < l->out; o++) ground[o] = bias[o];
+    if (l->kind == DENSE)
+        for (long o = 0; o < l->out; o++) {
+            REAL sum = 0;
+            for (long i = 0; i < l->in; i++) sum += w[o * l->stride + i] * n->shift[i];
+            ground[o] += sum;
         }
-        for (long lane = 0; lane < lanes; lane++) {
-            long answer = labels[places[lane]], best = 0;
-            for (long o = 1; o < last->out; o++)
-                if (y[o * P + lane] > y[best * P + lane]) best = o;
-            right += best == answer;
-            total += (double)tops[lane] + log((double)sums[lane]) - (double)y[answer * P + lane];
+    else
+        for (long k = 0; k < l->count; k++) ground[l->row[k]] += w[k] * n->shift[l->column[k]];
+}
+
+/* The same numbers as `evaluate`, from images that were packed beforehand: groups of images that leave many pixels at
+   zero in common, where a change of the input is 0 and the weights need not be visited. */
+static void NAME(evaluate_packed)(const network *n, const group *groups, long n_groups, double *loss,
+                                  int64_t *correct) {
+    const layer *l = n->layers;
+    REAL *x = n->x, *y = l->y, *ground = n->scratch;
+    double total = 0;
+    int64_t right = 0;
+    NAME(ground)(n, ground);
+    for (const group *g = groups; g < groups + n_groups; g++) {
+        for (long first = 0; first < g->examples; first += 2 * P) { /* two panels */
+            const uint8_t *from = g->bytes + first * g->active;
+            for (long i = 0; i < 2L * g->active; i++, from += P) {
+                long input = g->input[i < g->active ? i : i - g->active];
+                float scale = n->scale[input], shift = n->shift[input];
+                for (int j = 0; j < 4; j++)
+                    STORE(x + i * P + j * W, ABOVE_GROUND(from + j * W, scale, shift));
+            }
+            for (long o = 0; o < 2L * l->out; o++)
+                for (int j = 0; j < 4; j++) STORE(y + o * P + j * W, SET1(ground[o < l->out ? o : o - l->out]));
+            long next_x = (long)g->active * P, next_y = (long)l->out * P;
+            if (l->kind == DENSE) {
+                NAME(product_listed)(l->w, l->stride, g->input, x, y, l->out, g->active);
+                NAME(product_listed)(l->w, l->stride, g->input, x + next_x, y + next_y, l->out, g->active);
+            } else
+                NAME(sparse_product_pair)(g->segments, g->n_segments, g->column, g->place, l->w, x, next_x, y, next_y);
+            NAME(rectify)(l, y);
+            NAME(rectify)(l, y + next_y);
+            for (long next = 1; next < n->n_layers; next++) NAME(forward)(l + next, l[next - 1].y, 2);
+            for (long p = 0; p < 2; p++) {
+                long lanes = g->examples - first - p * P;
+                total += NAME(judge)(l + n->n_layers - 1, p, g->labels + first + p * P, lanes < P ? lanes : P, &right);
+            }
         }
     }
     *loss = total;

@@ -61,6 +61,16 @@ class Network(Structure):
     ]
 
 
+class Group(Structure):
+    """`group` of kernels.c."""
+
+    _fields_ = [  # noqa: RUF012
+        *_integers("active count n_segments padding"),
+        ("examples", c_int64),
+        *_pointers("bytes labels input place column segments"),
+    ]
+
+
 @dataclass(frozen=True)
 class Kernels:
     """The kernels for one instruction set and number type.
@@ -113,6 +123,46 @@ class Kernels:
         )
         return loss.value, correct.value
 
+    def evaluate_packed(self, network: Network, groups: Any) -> tuple[float, int]:
+        """The same for images that were packed: an array of `Group`."""
+        loss, correct = c_double(), c_int64()
+        self.library.tombola_evaluate_packed(
+            SETS.index(self.set_name),
+            self.dtype.itemsize == 8,
+            byref(network),
+            groups,
+            len(groups),
+            byref(loss),
+            byref(correct),
+        )
+        return loss.value, correct.value
+
+    def turned(self, images: int, places: NDArray[np.int64], pixels: int) -> NDArray[np.uint8]:
+        """A panel of images, pixels x lanes; lanes beyond the last example repeat it."""
+        panel = np.empty((pixels, self.panel), np.uint8)
+        self.library.tombola_turn(images, places.ctypes.data, len(places), pixels, panel.ctypes.data, self.panel)
+        return panel
+
+    def sifted(
+        self, segments: NDArray[Any], rows: int, tile: int, column: NDArray[np.int32], position: NDArray[np.int32]
+    ) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]:
+        """Of a sparse layer what meets columns with a position >= 0: segments, places of weights, their new columns."""
+        left, scratch, n = np.empty_like(segments), np.empty(2 * rows, np.int32), c_int64(len(segments))
+        place, new = np.empty(len(column), np.int32), np.empty(len(column), np.int32)
+        count = self.library.tombola_sift(
+            segments.ctypes.data,
+            byref(n),
+            rows,
+            tile,
+            column.ctypes.data,
+            position.ctypes.data,
+            left.ctypes.data,
+            place.ctypes.data,
+            new.ctypes.data,
+            scratch.ctypes.data,
+        )
+        return left[: n.value].copy(), place[:count].copy(), new[:count].copy()
+
 
 def sets() -> tuple[str, ...]:
     """The instruction sets that this processor has and the kernels know, the best last; none without kernels."""
@@ -153,6 +203,12 @@ def _library() -> Any:
     library.tombola_train.restype = None
     library.tombola_evaluate.argtypes = [c_int32, c_int32, *[c_void_p] * 4, c_int64, c_void_p, c_void_p]
     library.tombola_evaluate.restype = None
+    library.tombola_evaluate_packed.argtypes = [c_int32, c_int32, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]
+    library.tombola_evaluate_packed.restype = None
+    library.tombola_turn.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_int64]
+    library.tombola_turn.restype = None
+    library.tombola_sift.argtypes = [c_void_p, c_void_p, c_int64, c_int64, *[c_void_p] * 6]
+    library.tombola_sift.restype = c_int64
     return library
 
 

@@ -31,6 +31,7 @@ SPAN = 256  # steps that one call of the kernels makes at most: a signal waits n
 _NEAR = 64  # columns that stay in the first cache
 _RUN = 16  # weights of one row, on average, that are worth a visit
 _MOST = 16  # the widest vector: arrays are padded to it
+_GROUP = 2  # panels that share a list of the inputs they use; even, as they are visited in pairs
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,11 @@ class Native:
         self._facts, self._dataset = dataset.facts, dataset
         self._held: list[Any] = []  # what the kernels point into
         self._parts: list[_Part] = []
-        self._panels = -(-batch // self._kernels.panel)
+        self._panels = max(-(-batch // self._kernels.panel), _GROUP)
+        self._first_sparse: tuple[Array, int, int, Array] | None = None  # of the first layer, if it is so
         alive = [_flags(layer, mask) for layer in layers]
         live = live_units(alive)
+        self._live_inputs = live[0]
         described = (kernels.Layer * len(layers))()
         for number, layer in enumerate(layers):
             one = described[number]
@@ -136,6 +139,8 @@ class Native:
         order, segments = _arranged(row, column, within.shape)
         back, back_segments = _arranged(column[order], row[order], within.shape[::-1])
         row, column = row[order], column[order]
+        if layer is self._layers[0]:
+            self._first_sparse = segments, len(rows), _tile(len(row), within.shape), column.astype(np.int32)
         one.kind, one.count = kernels.SPARSE, len(row)
         places = rows[row] * layer.inputs + columns[column]
         part = self._part(layer.weight, places, np.arange(len(row)), _padded(len(row)))
@@ -245,6 +250,55 @@ class Native:
         loss, correct = self._kernels.evaluate(self._network, images.data_ptr(), labels.data_ptr(), chosen)
         return Evaluation(loss / len(chosen), correct, len(chosen))
 
+    def repeatedly(self, images: Tensor, labels: Tensor, places: Tensor | None = None) -> Callable[[], Evaluation]:
+        """The same as `evaluate`, to be asked for again and again: the images are sorted and packed now.
+
+        Images of one class and width leave many pixels at zero in common; there the first layer's weights need not
+        be visited: y = W (x - x0) + (W x0 + b), where x0 is the input of a zero byte.
+        """
+        chosen = np.arange(len(labels)) if places is None else places.numpy()
+        drawn = (images.numpy()[chosen] > 0).any(axis=(1, 2)).sum(axis=-1)
+        chosen = chosen[np.lexsort((drawn, labels.numpy()[chosen]))]
+        size = _GROUP * self._kernels.panel
+        parts = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
+        held: list[Any] = []
+        groups = (kernels.Group * len(parts))(*(self._group(images, labels, part, held) for part in parts))
+
+        def evaluation() -> Evaluation:
+            assert held is not None  # the groups point into it
+            loss, correct = self._kernels.evaluate_packed(self._network, groups)
+            return Evaluation(loss / len(chosen), correct, len(chosen))
+
+        return evaluation
+
+    def _group(self, images: Tensor, labels: Tensor, chosen: NDArray[np.int64], held: list[Any]) -> kernels.Group:
+        """Pack a few panels of images; what the group points into goes into `held`."""
+
+        def pointer(array: Array) -> int:
+            held.append(array)
+            return int(array.ctypes.data)
+
+        panel = self._kernels.panel
+        panels = [
+            self._kernels.turned(images.data_ptr(), chosen[begin : begin + panel], self._network.pixels)[
+                self._live_inputs
+            ]
+            for begin in range(0, len(chosen), panel)
+        ]
+        panels += panels[-1:] * (len(panels) % 2)
+        used = np.flatnonzero(np.any([part.any(axis=1) for part in panels], axis=0))
+        group = kernels.Group(active=len(used), examples=len(chosen))
+        group.bytes = pointer(np.concatenate([part[used] for part in panels]))
+        group.labels = pointer(labels.numpy()[chosen])
+        group.input = pointer(used.astype(np.int32))
+        if self._first_sparse is not None:
+            position = np.full(len(self._live_inputs), -1, np.int32)
+            position[used] = np.arange(len(used))
+            segments, place, column = self._kernels.sifted(*self._first_sparse, position)
+            group.count, group.n_segments = len(place), len(segments)
+            group.segments, group.place, group.column = pointer(segments), pointer(place), pointer(column)
+        return group
+
     def snapshot(self) -> Any:
         """The weights as they are held: quickly taken, for `restore`."""
         return [part.held.copy() for part in self._parts]
@@ -322,8 +376,7 @@ def _arranged(row: Array, column: Array, shape: tuple[int, ...]) -> tuple[Array,
     """
     if not len(row):
         return np.zeros(0, np.int64), np.zeros(0, kernels.SEGMENT)
-    density = len(row) / (shape[0] * shape[1])
-    tile = column // int(min(max(_RUN / density, _NEAR), shape[1]))
+    tile = column // _tile(len(row), shape)
     visit = tile * shape[0] + row
     counts = np.bincount(visit, minlength=(int(tile.max()) + 1) * shape[0])
     order = np.lexsort((column, row, counts[visit], tile))
@@ -332,3 +385,8 @@ def _arranged(row: Array, column: Array, shape: tuple[int, ...]) -> tuple[Array,
     segments = np.zeros(len(begin), kernels.SEGMENT)
     segments["row"], segments["begin"], segments["end"] = row[order][begin], begin, [*begin[1:], len(row)]
     return order, segments
+
+
+def _tile(count: int, shape: tuple[int, ...]) -> int:
+    """How many columns are near each other."""
+    return min(max(int(_RUN * shape[0] * shape[1] / max(count, 1)), _NEAR), max(shape[1], 1))

@@ -56,6 +56,10 @@ class Reference:
         """Loss and accuracy on `images` at `places`, by default on all, every one counted once."""
         return evaluate(self._model, self._dataset, images, labels, places)
 
+    def repeatedly(self, images: Tensor, labels: Tensor, places: Tensor | None = None) -> Callable[[], Evaluation]:
+        """The same as `evaluate`, to be asked for again and again."""
+        return lambda: self.evaluate(images, labels, places)
+
     def snapshot(self) -> Any:
         """The weights as they are, for `restore`."""
         return weights.of(self._model)

@@ -139,7 +139,9 @@ class _Looks:
         tell: Tell,
     ) -> None:
         self._run, self._training, self._dataset, self._tell = run, training, dataset, tell
-        self._train_places, self._validation_places = train_places, validation_places
+        self._train_places = train_places
+        self._on_validation = training.repeatedly(dataset.images, dataset.labels, validation_places)
+        self._on_test = training.repeatedly(dataset.test_images, dataset.test_labels)
         ends = {run.begin, run.until}
         steps = range(run.begin, run.until + 1)
         self._validation_steps = ends | {step for step in steps if step % run.evaluate_every == 0}
@@ -153,7 +155,7 @@ class _Looks:
 
     def __call__(self, step: int) -> None:
         if step in self._validation_steps:
-            seen = self._on_pool(self._validation_places)
+            seen = self._on_validation()
             if not abs(seen.loss) < float("inf"):
                 raise Diverged(
                     f"the validation loss is {seen.loss} after {step} steps; expected a finite number. "
@@ -168,18 +170,15 @@ class _Looks:
         if step in self._test_steps:
             self._test.append((step, self._on_test().accuracy))
 
-    def _on_test(self) -> Evaluation:
-        return self._training.evaluate(self._dataset.test_images, self._dataset.test_labels)
-
-    def _on_pool(self, places: Tensor) -> Evaluation:
-        return self._training.evaluate(self._dataset.images, self._dataset.labels, places)
+    def _on_training(self) -> Evaluation:
+        return self._training.evaluate(self._dataset.images, self._dataset.labels, self._train_places)
 
     def finish(self) -> dict[str, Any]:
         """The numbers of the training; leaves the weights as they came."""
-        final, train_final = self._training.snapshot(), self._on_pool(self._train_places)
+        final, train_final = self._training.snapshot(), self._on_training()
         best = early_stop(self._losses)
         self._training.restore(self._best)
-        train_best, test_best = self._on_pool(self._train_places), self._on_test()
+        train_best, test_best = self._on_training(), self._on_test()
         self._training.restore(final)
         return {
             "early_stop_step": self._steps[best],

@@ -1,6 +1,7 @@
 """One thread, no denormals, the same examples every time; and the folder with MNIST, where there is one."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ torch.set_flush_denormal(True)
 
 settings.register_profile("tombola", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("tombola")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the engines measure is kept for this session, and not among the user's own caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def accomplish(runs: list[Run], bench: Bench) -> None:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(Store(tmp_path / "store").open(), None)
+    return Bench(Store(tmp_path / "store").open(), None, "reference")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
     def performed(**changes: Any) -> tuple[Plan, Bench]:
         if str(changes) not in finished:
-            wanted, bench = planned(**changes), Bench(Store(tmp_path_factory.mktemp("store") / "store").open(), None)
+            wanted, bench = planned(**changes), Bench(Store(tmp_path_factory.mktemp("store") / "store").open(), None, "reference")
             accomplish(list(wanted.runs), bench)
             finished[str(changes)] = wanted, bench
         return finished[str(changes)]
@@ -380,7 +380,7 @@ def test_what_is_held_out_does_not_touch_the_weights(lab: Lab, tmp_path: Path, w
         places = data.split(dataset, run.split_seed)[1]
         dataset.labels[places] = dataset.labels[places].flip(0)
         dataset.images[places] = 16 - dataset.images[places]
-    other = Bench(bench.store, tmp_path)
+    other = Bench(bench.store, tmp_path, "reference")
     other.dataset = lambda name: dataset  # type: ignore[method-assign]
     outcome, before = perform(run, other), bench.store.values(run)
     assert weights.equal(outcome.tensors["weights"], bench.store.tensors(run, "weights"))

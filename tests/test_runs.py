@@ -129,6 +129,7 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
     "verdict.accuracy_margin": (0.01, NONE),
     "verdict.step_margin": ("7it", NONE),
     "verdict.confidence": (0.9, NONE),
+    "engine": ("reference", NONE),
     "seed": (1, ALL),
     "rewind": ("9it", ALL),
     "carry_optimizer": (True, ALL),

@@ -1,6 +1,7 @@
 """What of a model the kernels can do: a chain of fully connected layers with ReLU between them."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def chain(model: nn.Module) -> tuple[Linear, ...] | None:
         for name, part in linear
         if isinstance(part, nn.Linear)
     )
-    fits = all(one.outputs == next_one.inputs for one, next_one in zip(layers, layers[1:], strict=False))
+    fits = all(before.outputs == after.inputs for before, after in pairwise(layers))
     return layers if fits else None
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from filelock import FileLock
@@ -18,6 +19,8 @@ from filelock import FileLock
 from tombola import files
 from tombola.data.download import cache_dir
 from tombola.engine import kernels
+
+Form = Literal["dense", "sparse"]
 
 DENSITIES = (0.01, 0.1, 0.3, 0.6)
 REPEATS = 5
@@ -52,7 +55,7 @@ class Times:
         beyond = self.sparse[-1] + slope * (density - DENSITIES[-1])
         return float(np.interp(density, DENSITIES, self.sparse)) if density <= DENSITIES[-1] else beyond
 
-    def form(self, density: float) -> str:
+    def form(self, density: float) -> Form:
         """The faster form: `dense` or `sparse`."""
         return "sparse" if self.sparse_at(density) < self.dense else "dense"
 
@@ -103,7 +106,7 @@ def _measured(shape: Shape) -> Times:
     return Times(_seconds(shape, "dense", 1.0), tuple(_seconds(shape, "sparse", density) for density in DENSITIES))
 
 
-def _seconds(shape: Shape, form: str, density: float) -> float:
+def _seconds(shape: Shape, form: Form, density: float) -> float:
     """Of a step of a layer alone; one that is not the first is measured behind a narrow one, for its input gradient."""
     import torch
 
@@ -123,7 +126,7 @@ def _seconds(shape: Shape, form: str, density: float) -> float:
     labels = torch.randint(0, shape.outputs, (examples,), generator=draw)
     facts = Facts("", (1, 1, pixels), shape.outputs, examples, 0, 0, (0.5,), (0.25,), 255, "")
     alive = torch.rand((shape.outputs, shape.inputs), generator=draw) < density
-    start = {}
+    start: dict[str, torch.Tensor] = {}
     for one in [*before, layer]:
         start |= {one.weight: torch.randn((one.outputs, one.inputs), generator=draw) / one.inputs**0.5}
         start |= {one.bias: torch.zeros(one.outputs)}
@@ -133,7 +136,7 @@ def _seconds(shape: Shape, form: str, density: float) -> float:
         (*before, layer),
         start,
         Mask({"weight": alive}),
-        {"before.weight": "dense", "weight": form},  # type: ignore[dict-item]
+        {"before.weight": "dense", "weight": form},
         Adam(name="adam", lr=1e-3),
         {},
         dataset,

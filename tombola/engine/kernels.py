@@ -31,7 +31,7 @@ def _integers(names: str) -> list[tuple[str, type]]:
 class Layer(Structure):
     """`layer` of kernels.c."""
 
-    _fields_ = [  # noqa: RUF012 - as ctypes wants it
+    _fields_ = [
         *_integers("kind relu inputs outputs stride count n_segments n_t_segments"),
         *_pointers("w m v bias bias_m bias_v alive row column segments t_column t_place t_segments t_w y dy xt"),
     ]
@@ -40,7 +40,7 @@ class Layer(Structure):
 class Optimiser(Structure):
     """`optimiser` of kernels.c."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("kind", c_int32),
         ("padding", c_int32),
         ("done_before", c_int64),
@@ -51,7 +51,7 @@ class Optimiser(Structure):
 class Network(Structure):
     """`network` of kernels.c."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *_integers("n_layers inputs pixels batch"),
         ("layers", POINTER(Layer)),
         *_pointers("pixel scale shift bytes x scratch"),
@@ -64,7 +64,7 @@ class Network(Structure):
 class Group(Structure):
     """`group` of kernels.c."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *_integers("active count n_segments padding"),
         ("examples", c_int64),
         *_pointers("bytes labels input place column segments"),
@@ -92,7 +92,13 @@ class Kernels:
         return 4 * self.width
 
     def train(
-        self, network: Network, images: int, labels: int, order: NDArray[np.int64], rates: NDArray[np.float64], done: int
+        self,
+        network: Network,
+        images: int,
+        labels: int,
+        order: NDArray[np.int64],
+        rates: NDArray[np.float64],
+        done: int,
     ) -> None:
         """A step for each of `rates`, on the examples `order`, a batch each; `done` steps came before."""
         self.library.tombola_train(
@@ -218,4 +224,5 @@ def aligned(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
     size = int(np.prod(shape)) * kind.itemsize
     raw = np.zeros(size + 2 * ALIGNMENT, np.uint8)  # the kernels may read one vector beyond the end
     begin = -raw.ctypes.data % ALIGNMENT
-    return raw[begin : begin + size].view(kind).reshape(shape)
+    whole: NDArray[Any] = raw[begin : begin + size].view(kind)
+    return whole.reshape(shape)

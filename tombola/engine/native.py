@@ -8,7 +8,7 @@ Both forms and all instruction sets compute what the plain loop computes, summed
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from tombola.data import Batches, Dataset
 from tombola.engine import kernels
 from tombola.engine.chain import Linear
 from tombola.engine.compact import Flags, live_units
+from tombola.engine.forms import Form
 from tombola.evaluate import Evaluation
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, AdamW, Optimizer
 
-Form = Literal["dense", "sparse"]
 Array = NDArray[Any]
 
 SPAN = 256  # steps that one call of the kernels makes at most: a signal waits no longer
@@ -167,10 +167,9 @@ class Native:
         channels, height, width = facts.shape
         pixels = channels * height * width
         # Each of the two in float32, as `Dataset.inputs` has them.
-        scale = np.repeat(np.float32([1 / (facts.white * std) for std in facts.std]), height * width)
-        shift = np.repeat(
-            np.float32([-mean / std for mean, std in zip(facts.mean, facts.std, strict=True)]), height * width
-        )
+        scale = np.repeat(np.array([1 / (facts.white * std) for std in facts.std], np.float32), height * width)
+        lowest = [-mean / std for mean, std in zip(facts.mean, facts.std, strict=True)]
+        shift = np.repeat(np.array(lowest, np.float32), height * width)
         network = kernels.Network()
         network.n_layers, network.inputs, network.pixels, network.batch = len(layers), len(inputs), pixels, self._batch
         network.layers = ctypes.cast(layers, ctypes.POINTER(kernels.Layer))

@@ -327,7 +327,7 @@ def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> tuple
                     bench.dataset(run.recipe.data)  # read once per worker: not part of any run's time
                 began = time.perf_counter()
                 outcome = perform(run, bench, looked)
-                bench.store.save(run, outcome, provenance(time.perf_counter() - began) | outcome.how)
+                bench.store.save(run, outcome, provenance(time.perf_counter() - began) | dict(outcome.how))
             return ("stored",)
     except (DataError, StoreError) as error:
         return "stop", error

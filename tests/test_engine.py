@@ -1,0 +1,577 @@
+"""The engines: what the kernels accept, what they leave out, that they compute what the plain loop computes."""
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from tombola import data, engine, weights
+from tombola.data import Batches, Dataset
+from tombola.data.facts import Facts
+from tombola.engine import forms, kernels
+from tombola.engine.chain import chain
+from tombola.engine.compact import live_units
+from tombola.engine.native import Native
+from tombola.engine.reference import Reference
+from tombola.evaluate import evaluate
+from tombola.mask import Mask, apply, full
+from tombola.recipe import SGD, Adam, AdamW, Optimizer, Recipe, learning_rate
+from tombola.train import optimizer_of, restore_state, state_of, train
+
+needs_kernels = pytest.mark.skipif(not kernels.sets(), reason="no kernels: there was no compiler")
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": SGD(name="sgd", lr=0.1),
+    "sgd, decay": SGD(name="sgd", lr=0.1, weight_decay=1e-2),
+    "momentum": SGD(name="sgd", lr=0.02, momentum=0.9, weight_decay=1e-3),
+    "nesterov": SGD(name="sgd", lr=0.02, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    "adam": Adam(name="adam", lr=2e-3),
+    "adam, decay": Adam(name="adam", lr=2e-3, betas=(0.8, 0.99), eps=1e-6, weight_decay=1e-2),
+    "adamw": AdamW(name="adamw", lr=2e-3, weight_decay=0.1),
+}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "constant": {"name": "constant"},
+    "step": {"name": "step", "milestones": ["50it", "150it"], "factor": 0.3},
+    "cosine": {"name": "cosine", "final": 0.1},
+    "linear": {"name": "linear"},
+}
+SIZES = [(64, 21), (21, 13), (13, 10)]
+BATCH = 60
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return data.load("digits")
+
+
+def network(sizes: Sequence[tuple[int, int]] = SIZES, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
+    """Linear layers with ReLU between them, biases not 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in sizes:
+            parts += [nn.Linear(inputs, outputs), nn.ReLU()]
+        return nn.Sequential(*parts[:-1]).to(dtype)
+
+
+def masks(model: nn.Module) -> dict[str, Mask]:
+    """By name: dense, sparse, nearly nothing, whole layers and units without a living weight."""
+    draw = torch.Generator().manual_seed(1)
+    whole = full(model)
+    one, two, three = whole
+
+    def random(density: float) -> Mask:
+        return Mask({name: torch.rand(alive.shape, generator=draw) < density for name, alive in whole.items()})
+
+    half, blocks = random(0.5), {name: alive.clone() for name, alive in random(0.4).items()}
+    blocks[one][3:9], blocks[one][:, ::3], blocks[two][:, 5], blocks[three][:, 2:6] = False, False, False, False
+    return {
+        "all": whole,
+        "half": half,
+        "twentieth": random(0.05),
+        "dead units": Mask(blocks),
+        "first layer empty": Mask({**half, one: torch.zeros_like(half[one])}),
+        "second layer empty": Mask({**half, two: torch.zeros_like(half[two])}),
+        "last layer empty": Mask({**half, three: torch.zeros_like(half[three])}),
+        "one layer masked": Mask({two: half[two]}),
+    }
+
+
+MASKS = list(masks(network()))
+
+
+def native(
+    model: nn.Module,
+    mask: Mask,
+    optimizer: Optimizer,
+    dataset: Dataset,
+    form: forms.Form = "sparse",
+    batch: int = BATCH,
+    state: dict[str, Tensor] | None = None,
+    instructions: str | None = None,
+) -> Native:
+    layers = chain(model)
+    assert layers
+    held = {layer.weight: form for layer in layers}
+    start = apply(weights.of(model), mask)
+    return Native(layers, start, mask, held, optimizer, state or {}, dataset, batch, instructions)
+
+
+def unwatched(step: int) -> None:
+    """For a training at which nobody looks."""
+
+
+def by_hand(
+    model: nn.Module, mask: Mask, optimizer: Optimizer, batches: Batches, rate: Callable[[int], float], until: int
+) -> dict[str, Tensor]:
+    """The plain loop's weights; and its optimiser's state, by path."""
+    torchs = optimizer_of(optimizer, model)
+    kind = next(model.parameters()).dtype
+
+    def cast(step: int) -> tuple[Tensor, Tensor]:
+        inputs, labels = batches(step)
+        return inputs.to(kind), labels
+
+    train(model, torchs, mask, cast, rate, 0, until, unwatched)
+    return state_of(torchs, model)
+
+
+def farthest(left: weights.Weights, right: weights.Weights) -> float:
+    assert left.keys() == right.keys()
+    return max(float((left[name].double() - right[name].double()).abs().max()) for name in left if left[name].numel())
+
+
+# ---------------------------------------------------------------- it follows the plain loop
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_200_steps_in_float64_are_the_plain_loops(digits: Dataset, optimizer: str, mask: str, form: forms.Form) -> None:
+    model = network()
+    chosen, alive, rate = OPTIMIZERS[optimizer], masks(model)[mask], OPTIMIZERS[optimizer].lr
+    places, _ = data.split(digits, 0)
+    fast = native(model, alive, chosen, digits, form)
+    fast.train(Batches(digits, places, BATCH, 5), lambda step: rate, 0, 200, [], unwatched)
+    state = by_hand(model, alive, chosen, Batches(digits, places, BATCH, 5), lambda step: rate, 200)
+    assert farthest(fast.weights(), weights.of(model)) < 1e-9
+    kept = fast.optimizer_state()
+    assert {name: value.shape for name, value in kept.items()} == {name: value.shape for name, value in state.items()}
+    if state:
+        assert farthest(kept, state) < 1e-9
+
+
+@needs_kernels
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_is_followed(digits: Dataset, schedule: str) -> None:
+    model = network()
+    recipe = Recipe.model_validate(
+        {"model": "lenet-21-13", "data": "digits", "length": "200it", "batch": BATCH, "warmup": "20it"}
+        | {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}, "schedule": SCHEDULES[schedule]}
+    )
+    alive = masks(model)["half"]
+    places, _ = data.split(digits, 0)
+    fast = native(model, alive, recipe.optimizer, digits)
+    fast.train(Batches(digits, places, BATCH, 5), lambda step: learning_rate(recipe, step, 17), 0, 200, [], unwatched)
+    by_hand(
+        model,
+        alive,
+        recipe.optimizer,
+        Batches(digits, places, BATCH, 5),
+        lambda step: learning_rate(recipe, step, 17),
+        200,
+    )
+    assert farthest(fast.weights(), weights.of(model)) < 1e-9
+
+
+@needs_kernels
+@pytest.mark.parametrize("batch", [1, 7, 16, 64, 65, 200])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("instructions", kernels.sets())
+def test_every_instruction_set_and_batch_size(digits: Dataset, instructions: str, form: forms.Form, batch: int) -> None:
+    model = network()
+    alive, optimizer = masks(model)["half"], OPTIMIZERS["momentum"]
+    places, _ = data.split(digits, 0)
+    fast = native(model, alive, optimizer, digits, form, batch, instructions=instructions)
+    fast.train(Batches(digits, places, batch, 5), lambda step: 0.02, 0, 40, [], unwatched)
+    by_hand(model, alive, optimizer, Batches(digits, places, batch, 5), lambda step: 0.02, 40)
+    assert farthest(fast.weights(), weights.of(model)) < 1e-9
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("instructions", kernels.sets())
+def test_float32_is_as_near_to_float64_as_the_plain_loop_is(
+    digits: Dataset, instructions: str, form: forms.Form
+) -> None:
+    """Rounding differs with the order of sums and no more: within four times torch's own distance from the truth."""
+    alive, optimizer = masks(network())["half"], SGD(name="sgd", lr=0.05, momentum=0.9)
+    places, _ = data.split(digits, 0)
+    truth, single = network(), network(dtype=torch.float32)
+    weights.put(truth, {name: value.double() for name, value in weights.of(single).items()})
+    fast = native(single, alive, optimizer, digits, form, instructions=instructions)
+    fast.train(Batches(digits, places, BATCH, 5), lambda step: 0.05, 0, 30, [], unwatched)
+    for model in (truth, single):
+        by_hand(model, alive, optimizer, Batches(digits, places, BATCH, 5), lambda step: 0.05, 30)
+    ours, torchs = (farthest(one, weights.of(truth)) for one in (fast.weights(), weights.of(single)))
+    assert ours < 4 * torchs + 1e-6
+
+
+@needs_kernels
+@given(
+    widths=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    batch=st.integers(1, 130),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    form=st.sampled_from(["dense", "sparse"]),
+    seed=st.integers(0, 2**16),
+)
+def test_one_step_of_gradient_descent_is_the_gradient(
+    widths: list[int], batch: int, density: float, form: forms.Form, seed: int
+) -> None:
+    """With a learning rate of 1 the step is autograd's gradient, at the living positions, and nothing elsewhere."""
+    pixels, *rest = widths
+    sizes = list(zip([pixels, *rest], [*rest, 3], strict=True))
+    model = network(sizes, seed=seed)
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (batch, 1, 1, pixels), dtype=torch.uint8, generator=draw)
+    labels = torch.randint(0, 3, (batch,), generator=draw)
+    facts = Facts("noise", (1, 1, pixels), 3, batch, 0, 0, (0.4,), (0.3,), 255, "")
+    dataset = Dataset(facts, images, labels, images, labels)
+    alive = Mask({name: torch.rand(one.shape, generator=draw) < density for name, one in full(model).items()})
+    weights.put(model, apply(weights.of(model), alive))
+    fast = native(model, alive, SGD(name="sgd", lr=1.0), dataset, form, batch)
+    before = fast.weights()
+    fast.train(Batches(dataset, torch.arange(batch), batch, 0), lambda step: 1.0, 0, 1, [], unwatched)
+    nn.functional.cross_entropy(model(dataset.inputs(images).double()), labels).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        gradient = parameter.grad * alive[name] if name in alive else parameter.grad
+        assert torch.allclose(before[name] - fast.weights()[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_is_pruned_stays_exactly_0(digits: Dataset, optimizer: str, form: forms.Form) -> None:
+    model = network(dtype=torch.float32)
+    alive = masks(model)["dead units"]
+    fast = native(model, alive, OPTIMIZERS[optimizer], digits, form)
+    fast.train(Batches(digits, torch.arange(300), BATCH, 0), lambda step: 0.05, 0, 50, [], unwatched)
+    for path, value in {**fast.weights(), **fast.optimizer_state()}.items():
+        name = path.split("/")[-1]
+        if name in alive and value.shape == alive[name].shape:
+            dead = value[~alive[name]]
+            assert not dead.any() and not torch.signbit(dead).any(), f"{path}: +0, as a mask applied to weights gives"
+
+
+# ---------------------------------------------------------------- where it stands, and how it goes on
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_in_two_parts_it_is_the_same_bytes(digits: Dataset, optimizer: str, form: forms.Form) -> None:
+    """Weights and optimiser state are all there is: a training taken up again is the uninterrupted one."""
+    model = network(dtype=torch.float32)
+    alive, chosen = masks(model)["dead units"], OPTIMIZERS[optimizer]
+    batches = Batches(digits, torch.arange(1000), BATCH, 3)
+    whole, first = (native(model, alive, chosen, digits, form) for _ in range(2))
+    whole.train(batches, lambda step: 0.01, 0, 50, [], unwatched)
+    first.train(batches, lambda step: 0.01, 0, 23, [], unwatched)
+    weights.put(model, first.weights())
+    second = native(model, alive, chosen, digits, form, state=first.optimizer_state())
+    second.train(batches, lambda step: 0.01, 23, 50, [], unwatched)
+    assert weights.equal(whole.weights(), second.weights())
+    assert weights.equal(whole.optimizer_state(), second.optimizer_state())
+
+
+@needs_kernels
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_optimizers_state_is_torchs(digits: Dataset, optimizer: str) -> None:
+    """Either engine takes up what the other left, decayed idle weights and all."""
+    model, chosen = network(), OPTIMIZERS[optimizer]
+    alive = masks(model)["dead units"]
+    batches = Batches(digits, torch.arange(1000), BATCH, 3)
+    fast = native(model, alive, chosen, digits)
+    fast.train(batches, lambda step: 0.01, 0, 20, [], unwatched)
+    weights.put(model, fast.weights())
+    torchs = optimizer_of(chosen, model)
+    restore_state(torchs, model, fast.optimizer_state())
+    fast.train(batches, lambda step: 0.01, 20, 60, [], unwatched)
+
+    def cast(step: int) -> tuple[Tensor, Tensor]:
+        inputs, labels = batches(step)
+        return inputs.double(), labels
+
+    train(model, torchs, alive, cast, lambda step: 0.01, 20, 60, unwatched)
+    assert farthest(fast.weights(), weights.of(model)) < 1e-9
+
+
+@needs_kernels
+def test_looks_come_at_their_steps_in_both_engines(digits: Dataset) -> None:
+    model = network(dtype=torch.float32)
+    alive, batches = masks(model)["half"], Batches(digits, torch.arange(1000), BATCH, 3)
+    looks = [0, 3, 17, 18, 300]
+    for one in (
+        native(model, alive, OPTIMIZERS["adam"], digits),
+        Reference(model, alive, OPTIMIZERS["adam"], {}, digits),
+    ):
+        seen: list[tuple[int, float]] = []
+        taken = one
+        taken.train(
+            batches,
+            lambda step: 1e-3,
+            0,
+            300,
+            looks,
+            lambda step, taken=taken, seen=seen: seen.append(  # type: ignore[misc]
+                (step, taken.evaluate(digits.images, digits.labels).loss)
+            ),
+        )
+        assert [step for step, _ in seen] == looks
+        assert seen[-1][1] < seen[2][1] < seen[0][1], "each sees the weights of its step"
+
+
+@needs_kernels
+def test_a_snapshot_is_put_back_as_it_was(digits: Dataset) -> None:
+    model = network(dtype=torch.float32)
+    fast = native(model, masks(model)["dead units"], OPTIMIZERS["adamw"], digits)
+    before, taken = fast.weights(), fast.snapshot()
+    fast.train(Batches(digits, torch.arange(1000), BATCH, 3), lambda step: 0.01, 0, 20, [], unwatched)
+    after = fast.weights()
+    assert not weights.equal(before, after)
+    fast.restore(taken)
+    assert weights.equal(before, fast.weights())
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 600, 1200])
+def test_evaluation_is_the_plain_one_packed_or_not(digits: Dataset, mask: str, form: forms.Form, count: int) -> None:
+    model = network()
+    alive = masks(model)[mask]
+    weights.put(model, apply(weights.of(model), alive))
+    places = torch.randperm(1200, generator=torch.Generator().manual_seed(2))[:count]
+    outputs = model(digits.inputs(digits.images[places]).double()).detach()
+    answers = digits.labels[places]
+    loss = float(nn.functional.cross_entropy(outputs, answers))
+    for instructions in kernels.sets():
+        fast = native(model, alive, OPTIMIZERS["sgd"], digits, form, instructions=instructions)
+        for seen in (
+            fast.evaluate(digits.images, digits.labels, places),
+            fast.repeatedly(digits.images, digits.labels, places)(),
+        ):
+            assert seen.loss == pytest.approx(loss, rel=1e-12)
+            assert (seen.correct, seen.total) == (int((outputs.argmax(1) == answers).sum()), count)
+
+
+@needs_kernels
+def test_float32_evaluation_on_real_images(mnist_dir: Path) -> None:
+    dataset = data.load("mnist", mnist_dir)
+    model = network([(784, 300), (300, 100), (100, 10)], torch.float32)
+    seen = evaluate(model, dataset, dataset.test_images, dataset.test_labels)
+    whole = full(model)
+    for form in ("dense", "sparse"):
+        fast = native(model, whole, OPTIMIZERS["adam"], dataset, form)  # type: ignore[arg-type]
+        for ours in (
+            fast.evaluate(dataset.test_images, dataset.test_labels),
+            fast.repeatedly(dataset.test_images, dataset.test_labels)(),
+        ):
+            assert ours.loss == pytest.approx(seen.loss, rel=1e-6)
+            assert abs(ours.correct - seen.correct) <= 2, "an answer may be a tie within rounding"
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_a_training_that_diverges_is_seen(digits: Dataset, form: forms.Form) -> None:
+    model = network(dtype=torch.float32)
+    fast = native(model, masks(model)["half"], SGD(name="sgd", lr=1e30), digits, form)
+    fast.train(Batches(digits, torch.arange(1000), BATCH, 3), lambda step: 1e30, 0, 9, [], unwatched)
+    for seen in (
+        fast.evaluate(digits.images, digits.labels),
+        fast.repeatedly(digits.images, digits.labels)(),
+    ):
+        assert not abs(seen.loss) < float("inf")
+
+
+# ---------------------------------------------------------------- compaction
+
+
+@given(data=st.data())
+def test_a_unit_is_left_out_only_if_it_cannot_influence_the_output(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4))
+    draw = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    alive = [draw.random((after, before)) < 0.3 for before, after in pairwise(sizes)]
+    # The number of living paths from each unit to an output, from the products of the masks.
+    paths = np.ones(sizes[-1])
+    for layer, units in zip(reversed(range(len(sizes))), reversed(live_units(alive)), strict=True):
+        assert units.tolist() == np.flatnonzero(paths).tolist()
+        if layer:
+            paths = paths @ alive[layer - 1]
+
+
+@needs_kernels
+def test_what_leads_nowhere_is_not_computed_and_still_decays(digits: Dataset) -> None:
+    model = network()
+    alive = masks(model)["second layer empty"]
+    fast = native(model, alive, OPTIMIZERS["adamw"], digits)
+    assert fast._network.inputs == 0 and fast._network.idle > 0
+    before = fast.weights()["1.weight"]
+    fast.train(Batches(digits, torch.arange(1000), BATCH, 3), lambda step: 1e-2, 0, 1, [], unwatched)
+    assert torch.allclose(fast.weights()["1.weight"], before * (1 - 1e-2 * 0.1), rtol=1e-12)
+
+
+# ---------------------------------------------------------------- what it does not take
+
+
+class OwnLinear(nn.Linear):
+    """A subclass may do anything."""
+
+
+def hooked() -> nn.Module:
+    model = network()
+    model[1].register_forward_hook(lambda *_: None)  # type: ignore[operator, index]
+    return model
+
+
+def frozen() -> nn.Module:
+    model = network()
+    model[1].weight.requires_grad = False  # type: ignore[index, union-attr]
+    return model
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    return model
+
+
+def patched() -> nn.Module:
+    model = network()
+    model[2].forward = lambda x: x  # type: ignore[index, union-attr]
+    return model
+
+
+UNSUPPORTED: dict[str, Callable[[], nn.Module]] = {
+    "another activation": lambda: nn.Sequential(nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 10)),
+    "dropout": lambda: nn.Sequential(nn.Linear(64, 5), nn.Dropout(), nn.Linear(5, 10)),
+    "no activation": lambda: nn.Sequential(nn.Linear(64, 5), nn.Linear(5, 10)),
+    "ReLU at the end": lambda: nn.Sequential(nn.Linear(64, 10), nn.ReLU()),
+    "no bias": lambda: nn.Sequential(nn.Linear(64, 10, bias=False)),
+    "a convolution": lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)),
+    "batch norm": lambda: nn.Sequential(nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Linear(5, 10)),
+    "layers that do not fit": lambda: nn.Sequential(nn.Linear(64, 5), nn.ReLU(), nn.Linear(6, 10)),
+    "flattening in the middle": lambda: nn.Sequential(nn.Linear(64, 5), nn.ReLU(), nn.Flatten(), nn.Linear(5, 10)),
+    "another flattening": lambda: nn.Sequential(nn.Flatten(0), nn.Linear(64, 10)),
+    "a subclass": lambda: nn.Sequential(OwnLinear(64, 10)),
+    "not a sequence": lambda: nn.Linear(64, 10),
+    "nothing": lambda: nn.Sequential(),
+    "a hook": hooked,
+    "a frozen weight": frozen,
+    "tied weights": tied,
+    "a replaced forward": patched,
+    "a parametrization": lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(64, 10))),
+    "half precision": lambda: network(dtype=torch.float16),
+    "mixed types": lambda: nn.Sequential(nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10).double()),
+    "another device": lambda: nn.Sequential(nn.Linear(64, 10, device="meta")),
+}
+
+
+@pytest.mark.parametrize("what", UNSUPPORTED)
+def test_what_the_kernels_cannot_do_exactly_is_none(what: str) -> None:
+    assert chain(UNSUPPORTED[what]()) is None
+
+
+def test_a_chain_of_linear_layers_is_taken() -> None:
+    layers = chain(network())
+    assert layers and [(layer.weight, layer.inputs, layer.outputs) for layer in layers] == [
+        ("1.weight", 64, 21),
+        ("3.weight", 21, 13),
+        ("5.weight", 13, 10),
+    ]
+
+
+def started(model: nn.Module, dataset: Dataset, choice: engine.Choice = "auto") -> tuple[engine.Engine, str]:
+    return engine.begin(choice, model, full(model), OPTIMIZERS["adam"], {}, dataset, BATCH)
+
+
+def test_what_is_not_supported_goes_to_the_plain_loop(digits: Dataset) -> None:
+    assert started(UNSUPPORTED["another activation"](), digits)[1] == "reference"
+    assert started(nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), digits)[1] == "reference", "not the data's size"
+
+
+@needs_kernels
+def test_the_engine_is_chosen_and_named(digits: Dataset) -> None:
+    model = network(dtype=torch.float32)
+    assert started(model, digits, "reference")[1] == "reference"
+    assert started(model, digits)[1].startswith(f"native {kernels.sets()[-1]}: 1 ")
+
+
+def test_without_kernels_everything_goes_to_the_plain_loop(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "sets", tuple)
+    assert started(network(dtype=torch.float32), digits)[1] == "reference"
+
+
+# ---------------------------------------------------------------- which form is faster
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+SHAPE = forms.Shape(64, 20, 60, first=True)
+TIMES = forms.Times(dense=1.0, sparse=(0.1, 0.3, 0.7, 1.3))
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[forms.Shape]:
+    """The shapes that were measured, in place of measuring them."""
+    asked: list[forms.Shape] = []
+
+    def pretend(shape: forms.Shape) -> forms.Times:
+        asked.append(shape)
+        return TIMES
+
+    monkeypatch.setattr(forms, "_measured", pretend)
+    return asked
+
+
+def test_a_shape_is_measured_once_and_kept(cache: Path, measured: list[forms.Shape]) -> None:
+    for _ in range(3):
+        assert forms.times([SHAPE, SHAPE]) == {SHAPE: TIMES}
+    assert measured == [SHAPE]
+    other = forms.Shape(64, 20, 61, first=True)
+    assert forms.times([SHAPE, other]).keys() == {SHAPE, other} and measured == [SHAPE, other]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"64 to 20, first, batch 60": {}}', '{"x": 3}'])
+def test_what_was_kept_badly_is_measured_again(cache: Path, measured: list[forms.Shape], content: str) -> None:
+    forms.times([SHAPE])
+    (file,) = (cache / "tombola").glob("engine-*.json")
+    file.write_text(content)
+    assert forms.times([SHAPE]) == {SHAPE: TIMES} and measured == [SHAPE, SHAPE]
+    assert json.loads(file.read_text())[SHAPE.name]["dense"] == 1.0
+
+
+def test_where_nothing_can_be_kept_the_choice_is_still_always_the_same(
+    cache: Path, measured: list[forms.Shape]
+) -> None:
+    (cache / "tombola").write_text("a file where the folder should be")
+    chosen = forms.times([SHAPE])[SHAPE]
+    assert not measured
+    assert [chosen.form(density) for density in (0.39, 0.41)] == ["sparse", "dense"]
+
+
+@pytest.mark.parametrize(
+    ("density", "seconds"), [(0.01, 0.1), (0.1, 0.3), (0.2, 0.5), (0.45, 1.0), (0.6, 1.0), (1.0, 1.0)]
+)
+def test_in_between_it_is_interpolated(density: float, seconds: float) -> None:
+    assert TIMES.seconds(density) == pytest.approx(seconds)
+    assert TIMES.form(density) == ("sparse" if density < 0.449 else "dense")
+
+
+def test_the_break_even_is_where_the_forms_are_equally_fast() -> None:
+    assert TIMES.break_even == pytest.approx(0.45, abs=0.002)
+    assert forms.Times(9.0, (1, 1, 1, 1)).break_even == 1 and forms.Times(0.5, (1, 1, 1, 1)).break_even == 0
+
+
+@needs_kernels
+def test_measuring_gives_times(cache: Path) -> None:
+    taken = forms.times([SHAPE, forms.Shape(20, 10, 60, first=False)])
+    assert all(0 < one.dense < 1 and all(0 < seconds < 1 for seconds in one.sparse) for one in taken.values())

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations
 from tombola import data, engine, weights
 from tombola.data import Batches, Dataset
 from tombola.data.facts import Facts
-from tombola.engine import forms, kernels
+from tombola.engine import forms, kernels, measure
 from tombola.engine.chain import chain
 from tombola.engine.compact import live_units
 from tombola.engine.native import Native
@@ -366,7 +366,7 @@ def test_float32_evaluation_on_real_images(mnist_dir: Path) -> None:
     seen = evaluate(model, dataset, dataset.test_images, dataset.test_labels)
     whole = full(model)
     for form in ("dense", "sparse"):
-        fast = native(model, whole, OPTIMIZERS["adam"], dataset, form)  # type: ignore[arg-type]
+        fast = native(model, whole, OPTIMIZERS["adam"], dataset, form)
         for ours in (
             fast.evaluate(dataset.test_images, dataset.test_labels),
             fast.repeatedly(dataset.test_images, dataset.test_labels)(),
@@ -424,13 +424,13 @@ class OwnLinear(nn.Linear):
 
 def hooked() -> nn.Module:
     model = network()
-    model[1].register_forward_hook(lambda *_: None)  # type: ignore[operator, index]
+    model[1].register_forward_hook(lambda *_: None)  # type: ignore[index]
     return model
 
 
 def frozen() -> nn.Module:
     model = network()
-    model[1].weight.requires_grad = False  # type: ignore[index, union-attr]
+    model[1].weight.requires_grad = False  # type: ignore[index]
     return model
 
 
@@ -442,7 +442,7 @@ def tied() -> nn.Module:
 
 def patched() -> nn.Module:
     model = network()
-    model[2].forward = lambda x: x  # type: ignore[index, union-attr]
+    model[2].forward = lambda x: x  # type: ignore[index]
     return model
 
 
@@ -528,24 +528,24 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[forms.Shape]:
         asked.append(shape)
         return TIMES
 
-    monkeypatch.setattr(forms, "_measured", pretend)
+    monkeypatch.setattr(measure, "_measured", pretend)
     return asked
 
 
 def test_a_shape_is_measured_once_and_kept(cache: Path, measured: list[forms.Shape]) -> None:
     for _ in range(3):
-        assert forms.times([SHAPE, SHAPE]) == {SHAPE: TIMES}
+        assert measure.times([SHAPE, SHAPE]) == {SHAPE: TIMES}
     assert measured == [SHAPE]
     other = forms.Shape(64, 20, 61, first=True)
-    assert forms.times([SHAPE, other]).keys() == {SHAPE, other} and measured == [SHAPE, other]
+    assert measure.times([SHAPE, other]).keys() == {SHAPE, other} and measured == [SHAPE, other]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"64 to 20, first, batch 60": {}}', '{"x": 3}'])
 def test_what_was_kept_badly_is_measured_again(cache: Path, measured: list[forms.Shape], content: str) -> None:
-    forms.times([SHAPE])
+    measure.times([SHAPE])
     (file,) = (cache / "tombola").glob("engine-*.json")
     file.write_text(content)
-    assert forms.times([SHAPE]) == {SHAPE: TIMES} and measured == [SHAPE, SHAPE]
+    assert measure.times([SHAPE]) == {SHAPE: TIMES} and measured == [SHAPE, SHAPE]
     assert json.loads(file.read_text())[SHAPE.name]["dense"] == 1.0
 
 
@@ -553,7 +553,7 @@ def test_where_nothing_can_be_kept_the_choice_is_still_always_the_same(
     cache: Path, measured: list[forms.Shape]
 ) -> None:
     (cache / "tombola").write_text("a file where the folder should be")
-    chosen = forms.times([SHAPE])[SHAPE]
+    chosen = measure.times([SHAPE])[SHAPE]
     assert not measured
     assert [chosen.form(density) for density in (0.39, 0.41)] == ["sparse", "dense"]
 
@@ -573,5 +573,5 @@ def test_the_break_even_is_where_the_forms_are_equally_fast() -> None:
 
 @needs_kernels
 def test_measuring_gives_times(cache: Path) -> None:
-    taken = forms.times([SHAPE, forms.Shape(20, 10, 60, first=False)])
+    taken = measure.times([SHAPE, forms.Shape(20, 10, 60, first=False)])
     assert all(0 < one.dense < 1 and all(0 < seconds < 1 for seconds in one.sparse) for one in taken.values())

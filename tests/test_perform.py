@@ -71,7 +71,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
     def performed(**changes: Any) -> tuple[Plan, Bench]:
         if str(changes) not in finished:
-            wanted, bench = planned(**changes), Bench(Store(tmp_path_factory.mktemp("store") / "store").open(), None, "reference")
+            wanted, bench = (
+                planned(**changes),
+                Bench(Store(tmp_path_factory.mktemp("store") / "store").open(), None, "reference"),
+            )
             accomplish(list(wanted.runs), bench)
             finished[str(changes)] = wanted, bench
         return finished[str(changes)]

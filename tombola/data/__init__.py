@@ -16,6 +16,7 @@ from tombola.errors import DataError
 if TYPE_CHECKING:  # torch takes 2 s to import; facts are asked for by commands that never touch a tensor
     from torch import Tensor
 
+Arrays = mnist.Arrays
 SOURCES: dict[str, ModuleType] = {"digits": digits, "mnist": mnist}
 
 
@@ -72,7 +73,17 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     """
     import torch
 
-    arrays = SOURCES[name].read(data_dir)
+    # torch.tensor copies: torch's own memory is aligned, on which the last bits of a matrix product depend.
+    return Dataset(facts(name), *(torch.tensor(array) for array in read(name, data_dir)))
+
+
+def read(name: str, data_dir: Path | None) -> Arrays:
+    """The pool's images and labels and the test set's, read and checked against the data set's checksum.
+
+    Raises:
+        DataError: a file is absent, damaged or another one.
+    """
+    arrays: Arrays = SOURCES[name].read(data_dir)
     known = facts(name)
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
     if digest != known.checksum:
@@ -82,8 +93,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
             found=digest,
             todo="The source has changed; results would not compare.",
         )
-    # torch.tensor copies: torch's own memory is aligned, on which the last bits of a matrix product depend.
-    return Dataset(known, *(torch.tensor(array) for array in arrays))
+    return arrays
 
 
 def split(dataset: Dataset, split_seed: int) -> tuple["Tensor", "Tensor"]:

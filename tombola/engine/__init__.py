@@ -7,7 +7,7 @@ cannot do exactly goes to the plain loop. All engines compute the same, but for 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from tombola.engine import forms, kernels
+from tombola.engine import forms, kernels, measure
 
 if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tensor
     from torch import Tensor, nn
@@ -84,7 +84,7 @@ def begin(
     if layers is None or layers[0].inputs != channels * height * width:
         return Reference(model, mask, optimizer, state, dataset), "reference"
     shapes = shapes_of({layer.weight: (layer.inputs, layer.outputs) for layer in layers}, batch)
-    measured = forms.times(shapes.values())
+    measured = measure.times(shapes.values())
     counts = mask.counts
     densities = {name: counts.get(name, 1) / (mask[name].numel() if name in mask else 1) for name in shapes}
     chosen = {name: measured[shape].form(densities[name]) for name, shape in shapes.items()}

@@ -1,31 +1,13 @@
-"""Which form of a layer is faster on this machine, dense or sparse: measured once, kept, never guessed.
+"""The two forms that the kernels hold a layer in, and which is the faster one, given measured times."""
 
-The time of a training step is measured for single layers of the wanted shapes, in the dense form and in the sparse one
-at a few densities; in between it is interpolated. What was measured is kept beside the user's other caches, so that a
-run that is repeated or resumed takes the same forms and gives the same bytes; it holds as long as the processor and the
-kernels are the same.
-"""
-
-import json
-import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from filelock import FileLock
-
-from tombola import files
-from tombola.data.download import cache_dir
-from tombola.engine import kernels
 
 Form = Literal["dense", "sparse"]
 
 DENSITIES = (0.01, 0.1, 0.3, 0.6)
-REPEATS = 5
-STEPS = 20
-ASSUMED_BREAK_EVEN = 0.4  # where the machine's own cannot be kept
 
 
 @dataclass(frozen=True)
@@ -69,83 +51,3 @@ class Times:
         grid = np.linspace(0, 1, 1001)
         faster = [density for density in grid if self.sparse_at(density) < self.dense]
         return float(max(faster, default=0.0))
-
-
-def times(shapes: Iterable[Shape]) -> dict[Shape, Times]:
-    """The times of layers of these shapes on this machine; what is not kept yet is measured now and kept.
-
-    Where nothing can be kept nothing is measured either: the times then say no more than `ASSUMED_BREAK_EVEN`.
-    """
-    wanted = list(dict.fromkeys(shapes))
-    path = cache_dir() / f"engine-{kernels.version()}.json"
-    known = _read(path)
-    if any(shape.name not in known for shape in wanted):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):  # one measures, the others wait: two would disturb each other
-                known = _read(path)
-                for shape in wanted:
-                    if shape.name not in known:
-                        known[shape.name] = _measured(shape)
-                files.replace(path, json.dumps({name: vars(one) for name, one in known.items()}, indent=1).encode())
-        except OSError:
-            assumed = Times(ASSUMED_BREAK_EVEN, DENSITIES)
-            return {shape: known.get(shape.name, assumed) for shape in wanted}
-    return {shape: known[shape.name] for shape in wanted}
-
-
-def _read(path: Path) -> dict[str, Times]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Times(float(one["dense"]), tuple(map(float, one["sparse"]))) for name, one in content.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, or written by a hand that slipped
-        return {}
-
-
-def _measured(shape: Shape) -> Times:
-    return Times(_seconds(shape, "dense", 1.0), tuple(_seconds(shape, "sparse", density) for density in DENSITIES))
-
-
-def _seconds(shape: Shape, form: Form, density: float) -> float:
-    """Of a step of a layer alone; one that is not the first is measured behind a narrow one, for its input gradient."""
-    import torch
-
-    from tombola.data import Batches, Dataset
-    from tombola.data.facts import Facts
-    from tombola.engine.chain import Linear
-    from tombola.engine.native import Native
-    from tombola.mask import Mask
-    from tombola.recipe import Adam
-
-    pixels = shape.inputs if shape.first else 1
-    before = [] if shape.first else [Linear("before.weight", "before.bias", 1, shape.inputs)]
-    layer = Linear("weight", "bias", shape.inputs, shape.outputs)
-    draw = torch.Generator().manual_seed(0)
-    examples = STEPS * shape.batch
-    images = torch.randint(0, 256, (examples, 1, 1, pixels), dtype=torch.uint8, generator=draw)
-    labels = torch.randint(0, shape.outputs, (examples,), generator=draw)
-    facts = Facts("", (1, 1, pixels), shape.outputs, examples, 0, 0, (0.5,), (0.25,), 255, "")
-    alive = torch.rand((shape.outputs, shape.inputs), generator=draw) < density
-    start: dict[str, torch.Tensor] = {}
-    for one in [*before, layer]:
-        start |= {one.weight: torch.randn((one.outputs, one.inputs), generator=draw) / one.inputs**0.5}
-        start |= {one.bias: torch.zeros(one.outputs)}
-    start["weight"] *= alive
-    dataset = Dataset(facts, images, labels, images, labels)
-    native = Native(
-        (*before, layer),
-        start,
-        Mask({"weight": alive}),
-        {"before.weight": "dense", "weight": form},
-        Adam(name="adam", lr=1e-3),
-        {},
-        dataset,
-        shape.batch,
-    )
-    batches = Batches(dataset, torch.arange(examples), shape.batch, order_seed=0)
-    taken = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        native.train(batches, lambda _: 1e-3, 0, STEPS, [], lambda _: None)
-        taken.append((time.perf_counter() - began) / STEPS)
-    return min(taken)

@@ -16,13 +16,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from tombola.data.shared import publish
 from tombola.engine import Choice
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
 from tombola.lab.runs import Run, Stored, Train, shallow
@@ -97,25 +99,50 @@ def execute(
     """
     work = _Work(list(runs), store, tell)
     crew: list[_Worker] = []
+    with _room_for_data(store) as shared:
+        try:
+            _fill(crew, work, workers, (store, data_dir, engine, shared))
+            _publish(work, data_dir, shared, store)  # while the workers start
+            while not work.over:
+                _fill(crew, work, workers, (store, data_dir, engine, shared))
+                for worker in list(crew):
+                    if worker.run is None and (run := work.next()):
+                        worker.run = run
+                        try:
+                            worker.pipe.send(shallow(run))
+                        except OSError:
+                            _bury(worker, crew, work)
+                _listen(crew, work)
+            return work.result
+        finally:
+            for worker in crew:
+                worker.process.terminate()
+            for worker in crew:
+                worker.process.join()
+                worker.log.unlink(missing_ok=True)
+
+
+@contextmanager
+def _room_for_data(store: Store) -> Iterator[Path]:
     try:
-        while not work.over:
-            while len(crew) < min(workers, work.left) and work.ready:
-                crew.append(_hire(store, data_dir, engine, len(crew)))
-            for worker in list(crew):
-                if worker.run is None and (run := work.next()):
-                    worker.run = run
-                    try:
-                        worker.pipe.send(shallow(run))
-                    except OSError:
-                        _bury(worker, crew, work)
-            _listen(crew, work)
-        return work.result
-    finally:
-        for worker in crew:
-            worker.process.terminate()
-        for worker in crew:
-            worker.process.join()
-            worker.log.unlink(missing_ok=True)
+        with store.scratch("data") as folder:
+            yield folder
+    except OSError as error:
+        raise _no_room(error, store) from error
+
+
+def _publish(work: "_Work", data_dir: Path | None, shared: Path, store: Store) -> None:
+    """Read each data set once, for all workers."""
+    for name in sorted(work.data_sets):
+        try:
+            publish(name, data_dir, shared)
+        except OSError as error:
+            raise _no_room(error, store) from error
+
+
+def _fill(crew: list[_Worker], work: "_Work", workers: int, place: tuple[Store, Path | None, Choice, Path]) -> None:
+    while len(crew) < min(workers, work.left) and work.ready:
+        crew.append(_hire(*place, len(crew)))
 
 
 class _Work:
@@ -141,6 +168,11 @@ class _Work:
     @property
     def left(self) -> int:
         return len(self._waiting)
+
+    @property
+    def data_sets(self) -> set[str]:
+        """The names of those that trainings need."""
+        return {run.recipe.data for run in self._waiting.values() if isinstance(run, Train)}
 
     @property
     def over(self) -> bool:
@@ -259,19 +291,24 @@ def _bury(worker: _Worker, crew: list[_Worker], work: _Work) -> None:
         work.died(worker.run, reason, f"{reason}\n{log}")
 
 
-def _hire(store: Store, data_dir: Path | None, engine: Choice, number: int) -> _Worker:
+def _hire(store: Store, data_dir: Path | None, engine: Choice, shared: Path, number: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     log = store.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
     process = context.Process(
-        target=_serve, args=(theirs, store.root, data_dir, engine, log), name=f"tombola-worker-{number}", daemon=True
+        target=_serve,
+        args=(theirs, store.root, data_dir, engine, shared, log),
+        name=f"tombola-worker-{number}",
+        daemon=True,
     )
     process.start()
     theirs.close()
     return _Worker(process, ours, log)
 
 
-def _serve(pipe: "Connection[Any, Any]", root: Path, data_dir: Path | None, engine: Choice, log: Path) -> None:
+def _serve(
+    pipe: "Connection[Any, Any]", root: Path, data_dir: Path | None, engine: Choice, shared: Path, log: Path
+) -> None:
     """A worker's life: take a run, do it, say so, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -281,10 +318,11 @@ def _serve(pipe: "Connection[Any, Any]", root: Path, data_dir: Path | None, engi
             os.dup2(file.fileno(), sys.stderr.fileno())
         faulthandler.enable()
         one_thread()
-        _warm_up()
+        if engine == "reference":
+            _warm_up()
         from tombola.lab.perform import Bench
 
-        bench = Bench(store, data_dir, engine)
+        bench = Bench(store, data_dir, engine, shared)
         while True:
             try:
                 run = pipe.recv()

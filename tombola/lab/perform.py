@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tombola import data, engine, mask, models, prune, score, weights
+from tombola.data.shared import attach
 from tombola.errors import Diverged
 from tombola.evaluate import Evaluation, early_stop
 from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
@@ -17,15 +18,23 @@ Tell = Callable[[int, int, float], None]  # steps done, steps in all, validation
 
 
 class Bench:
-    """What a worker has at hand: the store, the data sets it has read so far, and how it trains."""
+    """What a worker has at hand: the store, the data sets, and how it trains.
 
-    def __init__(self, store: Store, data_dir: Path | None, engine: engine.Choice = "auto") -> None:
-        self.store, self.engine, self._data_dir = store, engine, data_dir
+    Args:
+        data_dir: where data sets lie.
+        engine: what trains.
+        shared: where `data.shared.publish` has put them, to be mapped instead of read.
+    """
+
+    def __init__(
+        self, store: Store, data_dir: Path | None, engine: engine.Choice = "auto", shared: Path | None = None
+    ) -> None:
+        self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
         self._datasets: dict[str, data.Dataset] = {}
 
     def dataset(self, name: str) -> data.Dataset:
         if name not in self._datasets:
-            self._datasets[name] = data.load(name, self._data_dir)
+            self._datasets[name] = attach(name, self._shared) if self._shared else data.load(name, self._data_dir)
         return self._datasets[name]
 
 

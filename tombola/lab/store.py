@@ -226,6 +226,18 @@ class Store:
                 Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """A folder of this process's own, gone afterwards, however it ends."""
+        owner = Stored(f"{name}-{socket.gethostname()}-{os.getpid()}-{next(self._numbers)}")
+        with self.claim(owner):
+            folder = self._temporary(owner.key)
+            try:
+                folder.mkdir()
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _temporary(self, name: str) -> Path:
         return self.root / "tmp" / f"{name}@{socket.gethostname()}@{os.getpid()}@{next(self._numbers)}"
 

@@ -1,0 +1,299 @@
+"""What a search costs besides training: evaluation, planning, store and report, memory, disk, a second worker.
+
+- Evaluation share: with the weights and masks of a short real search, the seconds of 100 steps, of a look at the 5,000
+  validation images (with the copy of the weights that is kept when the loss is the best so far) and of a look at the
+  10,000 test images, one thread. "Between looks": validation every 100 steps and test every 1,000. "Whole run": the
+  preset's 50,000 steps with everything before and after them too - the packing of the images, loss and accuracy on the
+  training images at the early stop and at the end.
+- A search of about 3 minutes: the preset lenet-mnist, arm `ticket`, with as many looks as the preset takes (501 and 51)
+  spread over fewer steps, so that its outcomes have the preset's size. From its store: what a run's folder weighs, the
+  peak memory of a worker beyond that of a process that imports torch, and what planning, storing and reporting take: the
+  command `tombola plan`, every outcome saved once more, the command `tombola report`, start of processes included.
+- A plan of 10,000 trainings (more runs, with their masks and initial weights): the command `tombola plan`.
+- 2 workers over 1: the wall time of a small search with either.
+
+    python benchmarks/overhead.py [--data-dir DIR] [--write]
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median
+
+from section import (
+    Bar,
+    bars,
+    cores,
+    from_folder,
+    interleaved,
+    load,
+    load_line,
+    machine,
+    options,
+    publish,
+    spec,
+    table,
+    tombola,
+)
+from torch import Tensor
+
+import lenet
+from tombola import data
+from tombola.lab.plan import Plan, plan
+from tombola.lab.runs import Run, Train
+from tombola.lab.spec import Spec, read
+from tombola.lab.store import Outcome, Store
+
+LEVELS = (0, 1, 3, 5, 7, 10, 12, 15, 18, 20)
+PRESET = "lenet-mnist"
+MANY = 10_000  # trainings of the long plan
+SHORT = 180  # seconds of the search that planning, store and report are a share of
+
+Looks = dict[str, float]
+
+
+# ---- evaluation
+
+
+def evaluation(dataset: data.Dataset, train: Tensor, validation: Tensor, searched: int, rounds: int) -> list[Looks]:
+    """Per level of `LEVELS`: seconds of 100 steps and of each kind of look, and the density."""
+    levels, measures = lenet.levels(dataset, train, searched), {}
+    packing: dict[int, float] = {}
+    for level in LEVELS:
+        start, living = levels[level]
+        training = lenet.engine_of(dataset, living, start)
+        batches = data.Batches(dataset, train, lenet.BATCH, 0)
+        steps = partial(training.train, batches, lambda _: lenet.RATE, 0, 100, [], lambda _: None)
+        packed: list = []
+
+        def pack(training=training, packed=packed) -> None:
+            packed.append(training.repeatedly(dataset.images, dataset.labels, validation))
+            packed.append(training.repeatedly(dataset.test_images, dataset.test_labels))
+
+        packing[level] = lenet.clocked(pack)
+        on_train = partial(training.evaluate, dataset.images, dataset.labels, train)
+        acts = {
+            "steps": steps,
+            "validation": packed[0],
+            "snapshot": training.snapshot,
+            "test": packed[1],
+            "train": on_train,
+        }
+        measures |= {f"{name} @ {level}": partial(lenet.clocked, act) for name, act in acts.items()}
+    taken = interleaved(measures, rounds)
+    return [
+        {name: taken[f"{name} @ {level}"] for name in ("steps", "validation", "snapshot", "test", "train")}
+        | {"packing": packing[level], "density": levels[level][1].density}
+        for level in LEVELS
+    ]
+
+
+def between_looks(taken: Looks) -> float:
+    """The share of the looks while the training goes on."""
+    looks = taken["validation"] + taken["snapshot"] + taken["test"] * lenet.VALIDATE_EVERY / lenet.TEST_EVERY
+    return looks / (looks + taken["steps"])
+
+
+def whole_run(taken: Looks, length: int) -> float:
+    """The share of everything but steps in a run of `length` steps."""
+    looks = (length // lenet.VALIDATE_EVERY + 1) * (taken["validation"] + taken["snapshot"])
+    looks += (length // lenet.TEST_EVERY + 2) * taken["test"] + 2 * taken["train"] + taken["packing"]
+    return looks / (looks + taken["steps"] * length / 100)
+
+
+def evaluation_table(measured: Sequence[Looks], length: int) -> str:
+    head = ["weights left", "100 steps", "validation", "test", "training images", "between looks", "whole run"]
+    rows = [
+        [
+            f"{one['density']:.1%}",
+            *(f"{1e3 * one[name]:.2f}" for name in ("steps", "validation", "test", "train")),
+            f"{between_looks(one):.1%}",
+            f"{whole_run(one, length):.1%}",
+        ]
+        for one in measured
+    ]
+    return table(head, rows)
+
+
+# ---- a real search
+
+
+class Search:
+    """A finished search of the preset's arm `ticket`, with the preset's number of looks in fewer steps."""
+
+    def __init__(self, folder: Path, data_dir: Path | None, spread: int, replicates: int) -> None:
+        preset = read(PRESET).spec
+        looks, tests = (preset.iterations(preset.recipe.length) // preset.iterations(every)
+                        for every in (preset.evaluate.every, preset.evaluate.test_every))
+        changes = {
+            "recipe__length": f"{looks * spread}it",
+            "evaluate__every": f"{spread}it",
+            "evaluate__test_every": f"{looks * spread // tests}it",
+            "replicates": replicates,
+            "arms": "ticket",
+        }
+        self.preset, self.replicates, self._spec = preset, replicates, spec(**changes)
+        self._store = ["--store", str(folder)]
+        run = partial(tombola, "run", *self._spec, *self._store, *from_folder(data_dir), "--workers", cores())
+        self.seconds = lenet.clocked(run)
+        self.store = Store(folder)
+        self.plan: Plan = plan(read(PRESET, self._spec[2::2]))
+
+    def folder(self, run: Run) -> int:
+        """Bytes of a run's folder."""
+        return sum(file.stat().st_size for file in (self.store.root / "runs" / run.key).iterdir())
+
+    def weigh(self) -> tuple[float, float]:
+        """Bytes of all that the preset's search stores, and of one training's folder on average.
+
+        A ticket and its reinitialisations weigh the same: as many weights live in each.
+        """
+        sizes: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for row in self.plan.rows:
+            sizes["train", row.level].append(self.folder(row.run))
+            if row.run.mask:
+                sizes["mask", row.level].append(self.folder(row.run.mask))
+            sizes["start", 0].append(self.folder(row.run.start))
+        full = plan(read(PRESET))
+        trainings = [fmean(sizes["train", row.level]) for row in full.rows]
+        masks = {row.run.mask.key: fmean(sizes["mask", row.level]) for row in full.rows if row.run.mask}
+        starts = {row.run.start.key: fmean(sizes["start", 0]) for row in full.rows}
+        return sum(trainings) + sum(masks.values()) + sum(starts.values()), fmean(trainings)
+
+    def report_size(self) -> int:
+        """Bytes of the report and its figures."""
+        return sum(file.stat().st_size for file in (self.store.root / "reports").rglob("*") if file.is_file())
+
+    def peak_memory(self) -> float:
+        """MB of the worker that took most."""
+        runs = [run for run in self.plan.runs if isinstance(run, Train)]
+        return max(float(self.store.provenance(run)["peak_memory_mb"]) for run in runs)
+
+    def plan_again(self) -> float:
+        """Seconds of `tombola plan` on the finished store."""
+        return lenet.clocked(lambda: tombola("plan", *self._spec, *self._store))
+
+    def report_again(self) -> float:
+        """Seconds of `tombola report`."""
+        return lenet.clocked(lambda: tombola("report", *self._spec, *self._store))
+
+    def save_again(self) -> float:
+        """Seconds of storing all of its outcomes, claims included, into a new store."""
+        outcomes = [(run, self._outcome(run), self.store.provenance(run)) for run in self.plan.runs]
+        with tempfile.TemporaryDirectory() as folder:
+            store = Store(Path(folder)).open()
+
+            def save() -> None:
+                for run, outcome, provenance in outcomes:
+                    with store.claim(run):
+                        if not store.has(run):
+                            store.save(run, outcome, provenance)
+
+            return lenet.clocked(save)
+
+    def _outcome(self, run: Run) -> Outcome:
+        files = (self.store.root / "runs" / run.key).glob("*.safetensors")
+        return Outcome(self.store.values(run), {file.stem: self.store.tensors(run, file.stem) for file in files})
+
+
+def torch_memory() -> float:
+    """MB that a process has taken at most when it has imported torch."""
+    # Not getrusage: a process starts with the peak of the one that started it, and this one is big.
+    code = "import torch; print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+    peaks = [
+        int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    return median(peaks) / 2**10
+
+
+# ---- plans and workers
+
+
+def long_plan() -> tuple[float, int, int]:
+    """Seconds of `tombola plan` for at least `MANY` trainings, how many they are, and how many runs in all."""
+    each = len(plan(read(PRESET, ["replicates=1"])).rows)
+    changes = spec(replicates=-(-MANY // each))
+    wanted = plan(read(PRESET, changes[2::2]))
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = median(
+            lenet.clocked(lambda: tombola("plan", *changes, "--store", Path(folder) / "store")) for _ in range(5)
+        )
+    return seconds, len(wanted.rows), len(wanted.runs)
+
+
+def two_workers(data_dir: Path | None, steps: int, rounds: int) -> dict[str, float]:
+    """Seconds of a search of 2 replicates and 3 levels, by 1 worker and by 2."""
+
+    def search(workers: int) -> float:
+        changes = spec(recipe__length=f"{steps}it", replicates=2, levels=2, arms="ticket")
+        with tempfile.TemporaryDirectory() as folder:
+            options = ["--store", folder, "--workers", str(workers)]
+            return lenet.clocked(lambda: tombola("run", *changes, *options, *from_folder(data_dir)))
+
+    return interleaved({"1": partial(search, 1), "2": partial(search, 2)}, rounds, warm_up=0)
+
+
+def trainings(preset: Spec) -> int:
+    """How many trainings the preset has."""
+    return len(plan(read(PRESET)).rows)
+
+
+def main(arguments: list[str]) -> None:
+    parser = options(__doc__)
+    parser.add_argument("--rounds", type=int, default=9, help="of which medians are taken")
+    parser.add_argument("--search-steps", type=int, default=500, help="per level of the search that gives real masks")
+    parser.add_argument("--spread", type=int, default=4, help="steps between two looks of the 3-minute search")
+    parser.add_argument("--replicates", type=int, default=5, help="of the 3-minute search")
+    parser.add_argument("--worker-steps", type=int, default=10_000, help="per level of the search by 1 and 2 workers")
+    parser.add_argument("--worker-rounds", type=int, default=3)
+    given = parser.parse_args(arguments)
+    busy = load()
+    lenet.one_thread()
+    planned, many, runs = long_plan()
+    by_workers = two_workers(given.data_dir, given.worker_steps, given.worker_rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        search = Search(Path(folder), given.data_dir, given.spread, given.replicates)
+        acts = {"plan": search.plan_again, "store": search.save_again, "report": search.report_again}
+        costs = interleaved(acts, 3, warm_up=0)
+        (stored, one), reported, peak = search.weigh(), search.report_size(), search.peak_memory()
+        dataset, *places = lenet.load(given.data_dir)
+    measured = evaluation(dataset, *places, given.search_steps, given.rounds)
+    length = search.preset.iterations(search.preset.recipe.length)
+    overhead, beyond = sum(costs.values()), peak - torch_memory()
+    share = overhead / search.seconds
+    n = trainings(search.preset)
+    paragraphs = [
+        f"`python benchmarks/overhead.py`: {machine()} {load_line(busy)}",
+        f"Milliseconds with the masks of a real search ({given.search_steps} steps a level), one thread, medians of "
+        f"{given.rounds} rounds, and the share of evaluation: between looks (validation every 100 steps, test every "
+        f"1,000), and in a whole run of {length:,} steps, with packing and the training images at the end.",
+        evaluation_table(measured, length),
+        f"A search of {search.seconds:.0f} s ({len(search.plan.rows)} trainings, {cores()} workers): planning "
+        f"{costs['plan']:.2f} s, storing all {len(search.plan.runs)} outcomes {costs['store']:.2f} s, report "
+        f"{costs['report']:.2f} s, as commands of their own, start of Python included: {share:.1%} of that search; "
+        f"{overhead / SHORT:.1%} of one of {SHORT} s. A training's folder: {one / 1e3:.0f} kB on average; the preset's {n} "
+        f"trainings with their masks and initial weights: {stored / 1e6:.0f} MB, report {reported / 1e6:.1f} MB. "
+        f"A worker's peak memory: {peak:.0f} MB, {beyond:.0f} MB beyond importing torch. "
+        f"A plan of {many:,} trainings ({runs:,} runs) is listed in {planned:.2f} s. "
+        f"A search of 6 trainings of {given.worker_steps:,} steps: {by_workers['1']:.1f} s by 1 worker, "
+        f"{by_workers['2']:.1f} s by 2, {by_workers['1'] / by_workers['2']:.2f} times the throughput.",
+        bars(
+            [
+                Bar("evaluation between looks, worst density", 100 * max(map(between_looks, measured)), "<", 15, " %"),
+                Bar(f"planning, store and report in {SHORT} s", 100 * overhead / SHORT, "<", 3, " %"),
+                Bar("peak memory of a worker beyond torch", beyond, "<", 250, " MB"),
+                Bar(f"store of {n} trainings, report included", (stored + reported) / 1e6, "<", 300, " MB"),
+                Bar(f"`tombola plan` of {many:,} trainings", planned, "<", 2, " s"),
+            ]
+        ),
+    ]
+    publish("overhead", "Besides the steps", paragraphs, given.write)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,259 @@
+"""Seconds of a whole search, LeNet-300-100 on MNIST in 21 levels: Tombola, a plain loop, a loop fed image by image.
+
+All do the same: at every level the same number of steps of Adam on batches of 60, the validation loss (5,000 images) at
+step 0, every 100 steps and at the end, the test accuracy (10,000) every 1,000 steps likewise and at the early stop,
+loss and accuracy on the 55,000 training images at the early stop and at the end, then pruning by magnitude, the same
+exact counts, and back to the initial weights.
+
+- Tombola: the wall time of `tombola run lenet-mnist` with the length changed and the arm `ticket` alone, into a fresh
+  store, one worker per core: start of processes, reading of data, evaluation, store and report included. Which form of
+  a layer is faster is measured once per machine and kept; it counts here only if it was never measured before.
+- Plain loop: see lenet.py; replicates one after another, on one thread or on all, whichever is faster. One replicate is
+  measured and multiplied. Importing torch and reading the data are left out, in its favour.
+- Per-image loader: the same loop, fed by a torch DataLoader over a data set that converts and normalises one image at a
+  time in the way of torchvision's ToTensor and Normalize (from an array in memory: no file, no PIL); one thread, no
+  loader processes. Some steps and some evaluated images are measured, dense, and scaled.
+
+    python benchmarks/search.py [--data-dir DIR] [--steps 1000] [--replicates 5] [--write]
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from section import (
+    Bar,
+    Measure,
+    bars,
+    cores,
+    from_folder,
+    interleaved,
+    load,
+    load_line,
+    machine,
+    options,
+    publish,
+    spec,
+    table,
+    tombola,
+)
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, Subset
+
+import lenet
+from tombola import data, mask, prune, score, weights
+from tombola.data.facts import Facts
+
+SAMPLE = 2000  # images on which the per-image loader's evaluation is measured
+
+
+def tombola_search(steps: int, replicates: int, data_dir: Path | None, accuracies: list[float]) -> float:
+    """Seconds of the command; what its last level reached at the end goes into `accuracies`."""
+    wanted = spec(recipe__length=f"{steps}it", replicates=replicates, arms="ticket")
+    with tempfile.TemporaryDirectory() as folder:
+        store = ["--store", folder]
+        taken = lenet.clocked(
+            lambda: tombola("run", *wanted, *store, *from_folder(data_dir), "--workers", cores())
+        )
+        rows = json.loads(tombola("table", *wanted, *store, "--format", "json"))
+    accuracies.append(fmean(row["final_test_accuracy"] for row in rows if row["level"] == lenet.LEVELS))
+    return taken
+
+
+def evaluate(network: nn.Module, images: Tensor, labels: Tensor, chunk: int) -> tuple[float, float]:
+    """Loss and accuracy, as the plain loop has them."""
+    loss, correct = 0.0, 0
+    with torch.no_grad():
+        for x, y in zip(images.split(chunk), labels.split(chunk), strict=True):
+            outputs = network(x)
+            loss += float(functional.cross_entropy(outputs, y, reduction="sum"))
+            correct += int((outputs.argmax(dim=1) == y).sum())
+    return loss / len(labels), correct / len(labels)
+
+
+class PlainSearch:
+    """The search by the plain loop: `replicate` does one.
+
+    Attributes:
+        on_train: seconds of the last replicate that went into evaluation on the training images.
+        accuracy: what the last replicate's last level reached at the end.
+    """
+
+    def __init__(self, floats: lenet.Floats, steps: int, threads: int) -> None:
+        self._floats, self._steps, self._threads = floats, steps, threads
+        self._chunk = 250 if threads == 1 else 1000  # what a core's cache holds is fastest on one thread
+        self.on_train, self.accuracy = 0.0, 0.0
+
+    def replicate(self) -> float:
+        """Seconds of one replicate."""
+        torch.set_num_threads(self._threads)
+        try:
+            return lenet.clocked(self._search)
+        finally:
+            torch.set_num_threads(1)
+
+    def _search(self) -> None:
+        self.on_train = 0.0
+        network = lenet.model()
+        initial = weights.of(network)
+        living, names = mask.full(network), list(mask.full(network))
+        for level in range(lenet.LEVELS + 1):
+            weights.put(network, initial)
+            self._train(lenet.Plain(network, living if level else None))
+            living = prune.by_layer(score.magnitude(weights.of(network), names, 0), living, lenet.RATES)
+
+    def _train(self, loop: lenet.Plain) -> None:
+        network, batches = loop.network, lenet.batches(*self._floats.train)
+        losses: list[float] = []
+        best: dict[str, Tensor] = {}
+        for step in range(self._steps + 1):
+            if step % lenet.VALIDATE_EVERY == 0 or step == self._steps:
+                loss, _ = evaluate(network, *self._floats.validation, self._chunk)
+                if not losses or loss < min(losses):
+                    best = weights.of(network)
+                losses.append(loss)
+            if step % lenet.TEST_EVERY == 0 or step == self._steps:
+                _, self.accuracy = evaluate(network, *self._floats.test, self._chunk)
+            if step < self._steps:
+                loop.step(*batches(step))
+        self._finish(network, best)
+
+    def _finish(self, network: nn.Module, best: dict[str, Tensor]) -> None:
+        """What a level's row has beside its curve: at the early stop and at the end."""
+        final = weights.of(network)
+        on_train = partial(evaluate, network, *self._floats.train, self._chunk)
+        self.on_train += lenet.clocked(on_train)
+        weights.put(network, best)
+        self.on_train += lenet.clocked(on_train)
+        evaluate(network, *self._floats.test, self._chunk)
+        weights.put(network, final)
+
+
+class OneByOne(Dataset[tuple[Tensor, int]]):
+    """Images as bytes, converted and normalised when asked for, one at a time: what the usual example does."""
+
+    def __init__(self, images: NDArray[np.uint8], labels: list[int], facts: Facts) -> None:
+        self._images, self._labels, self._mean, self._std = images, labels, facts.mean, facts.std
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        # ToTensor: height x width x channels to channels first, [0, 1] floats.
+        picture = torch.from_numpy(self._images[place][:, :, None].transpose(2, 0, 1)).contiguous()
+        scaled = picture.to(torch.float32).div(255)
+        # Normalize: not in place, mean and deviation made tensors each time.
+        normal = scaled.clone()
+        mean = torch.as_tensor(self._mean, dtype=normal.dtype).view(-1, 1, 1)
+        std = torch.as_tensor(self._std, dtype=normal.dtype).view(-1, 1, 1)
+        return normal.sub_(mean).div_(std), self._labels[place]
+
+
+class ByImage:
+    """The plain loop fed image by image: `search` estimates a whole search of one replicate from some steps."""
+
+    def __init__(self, dataset: data.Dataset, train: Tensor, steps: int, measured: int) -> None:
+        images = OneByOne(dataset.images[:, 0].numpy(), dataset.labels.tolist(), dataset.facts)
+        self._train, self._evaluated = Subset(images, train.tolist()), Subset(images, range(SAMPLE))
+        self._steps, self._measured = steps, measured
+        self._facts = dataset.facts
+
+    def search(self) -> float:
+        """Seconds of one replicate: all levels at the time of the dense one's steps."""
+        loop = lenet.Plain(lenet.model(), None)
+        step = lenet.clocked(lambda: self._some_steps(loop)) / self._measured
+        image = lenet.clocked(lambda: self._evaluate(loop.network)) / SAMPLE
+        facts = self._facts
+        looks = looked(self._steps, lenet.VALIDATE_EVERY) * facts.validation
+        looks += (looked(self._steps, lenet.TEST_EVERY) + 1) * facts.test + 2 * facts.train
+        return (lenet.LEVELS + 1) * (self._steps * step + looks * image)
+
+    def _some_steps(self, loop: lenet.Plain) -> None:
+        done = 0
+        while done < self._measured:
+            for inputs, labels in DataLoader(self._train, batch_size=lenet.BATCH, shuffle=True):
+                loop.step(inputs, labels)
+                done += 1
+                if done == self._measured:
+                    return
+
+    def _evaluate(self, network: nn.Module) -> None:
+        with torch.no_grad():
+            for inputs, labels in DataLoader(self._evaluated, batch_size=250):
+                outputs = network(inputs)
+                float(functional.cross_entropy(outputs, labels, reduction="sum"))
+                int((outputs.argmax(dim=1) == labels).sum())
+
+
+def looked(steps: int, every: int) -> int:
+    """How many of the steps from 0 to `steps` are looked at, both ends included."""
+    return len({*range(0, steps + 1, every), steps})
+
+
+def times(measure: Callable[[], float], factor: int) -> Measure:
+    """`measure`, multiplied."""
+    return lambda: factor * measure()
+
+
+def rows(taken: dict[str, float]) -> list[list[str]]:
+    """The table: name, seconds, how many times Tombola's."""
+    return [[name, f"{seconds:.1f}", f"{seconds / taken['Tombola']:.2f}x"] for name, seconds in taken.items()]
+
+
+def main(arguments: list[str]) -> None:
+    parser = options(__doc__)
+    parser.add_argument("--steps", type=int, default=1000, help="per level")
+    parser.add_argument("--replicates", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is taken")
+    parser.add_argument("--loader-steps", type=int, default=300, help="that are measured of the per-image loader")
+    given = parser.parse_args(arguments)
+    busy, began = load(), time.perf_counter()
+    lenet.one_thread()
+    dataset, train, validation = lenet.load(given.data_dir)
+    floats = lenet.floats(dataset, train, validation)
+    single, threaded = (PlainSearch(floats, given.steps, threads) for threads in (1, cores()))
+    reached: list[float] = []
+    taken = interleaved(
+        {
+            "Tombola": partial(tombola_search, given.steps, given.replicates, given.data_dir, reached),
+            "plain loop, one thread": times(single.replicate, given.replicates),
+            f"plain loop, {cores()} threads": times(threaded.replicate, given.replicates),
+            "per-image loader": times(ByImage(dataset, train, given.steps, given.loader_steps).search, given.replicates),
+        },
+        given.rounds,
+        warm_up=0,
+    )
+    plain = min(seconds for name, seconds in taken.items() if name.startswith("plain"))
+    on_train = given.replicates * min(single.on_train, threaded.on_train)
+    promises = [
+        Bar("21-level search: better plain loop over Tombola", plain / taken["Tombola"], ">=", 4, "x"),
+        Bar("21-level search: per-image loader over Tombola", taken["per-image loader"] / taken["Tombola"], ">=", 50, "x"),
+    ]
+    paragraphs = [
+        f"`python benchmarks/search.py`: {machine()} {load_line(busy)}",
+        f"Seconds of a search of LeNet-300-100 on MNIST: {lenet.LEVELS + 1} levels of {given.steps:,} steps, "
+        f"{given.replicates} replicates; medians of {given.rounds} rounds, taking turns. Tombola: the whole command with "
+        f"{cores()} workers. Plain loop: one replicate measured, times {given.replicates}. Per-image loader: "
+        f"{given.loader_steps} steps and {SAMPLE:,} evaluated images measured, scaled.",
+        table(["", "seconds", "times Tombola's"], rows(taken)),
+        f"Of the plain loop's time {on_train:.1f} s are loss and accuracy on the training images, twice a level, which "
+        f"Tombola's rows have too; without them, and with Tombola's left in, the ratio is "
+        f"{(plain - on_train) / taken['Tombola']:.2f}x. Test accuracy at the end of the last level: Tombola "
+        f"{fmean(reached):.2%}, plain loop {single.accuracy:.2%}.",
+        bars(promises),
+    ]
+    publish("search", "A whole search", paragraphs, given.write)
+    print(f"({time.perf_counter() - began:.0f} s)", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,36 @@
+"""A data set in files that any number of processes map into memory: one copy, however many read it."""
+
+from math import prod
+from pathlib import Path
+
+from tombola.data import Dataset, facts, read
+
+_FIELDS = ("images", "labels", "test_images", "test_labels")
+
+
+def publish(name: str, data_dir: Path | None, folder: Path) -> None:
+    """Read the data set `name`, check it, and write it below `folder` for `attach`.
+
+    Raises:
+        DataError: a file is absent, damaged or another one.
+    """
+    (folder / name).mkdir()
+    for field, array in zip(_FIELDS, read(name, data_dir), strict=True):
+        array.tofile(folder / name / field)
+
+
+def attach(name: str, folder: Path) -> Dataset:
+    """The data set `name` as `publish` left it below `folder`: mapped, not copied, and not to be written to."""
+    import torch
+
+    known = facts(name)
+    pool, test = known.train + known.validation, known.test
+    shapes = ((pool, *known.shape), (pool,), (test, *known.shape), (test,))
+    kinds = (torch.uint8, torch.int64, torch.uint8, torch.int64)
+    return Dataset(
+        known,
+        *(
+            torch.from_file(str(folder / name / field), shared=True, size=prod(shape), dtype=kind).view(shape)
+            for field, shape, kind in zip(_FIELDS, shapes, kinds, strict=True)
+        ),
+    )

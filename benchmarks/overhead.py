@@ -6,9 +6,10 @@
   preset's 50,000 steps with everything before and after them too - the packing of the images, loss and accuracy on the
   training images at the early stop and at the end.
 - A search of about 3 minutes: the preset lenet-mnist, arm `ticket`, with as many looks as the preset takes (501 and 51)
-  spread over fewer steps, so that its outcomes have the preset's size. From its store: what a run's folder weighs, the
-  peak memory of a worker beyond that of a process that imports torch, and what planning, storing and reporting take: the
-  command `tombola plan`, every outcome saved once more, the command `tombola report`, start of processes included.
+  spread over fewer steps, so that its outcomes have the preset's size. From its store: what a run's folder weighs,
+  the peak memory of a worker beyond that of a process that imports torch, and what planning, storing and reporting
+  take: the command `tombola plan`, every outcome saved once more, the command `tombola report`, start of Python
+  included.
 - A plan of 10,000 trainings (more runs, with their masks and initial weights): the command `tombola plan`.
 - 2 workers over 1: the wall time of a small search with either.
 
@@ -18,14 +19,17 @@
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 
+import lenet
 from section import (
     Bar,
+    Measure,
     bars,
     cores,
     from_folder,
@@ -41,11 +45,10 @@ from section import (
 )
 from torch import Tensor
 
-import lenet
 from tombola import data
 from tombola.lab.plan import Plan, plan
 from tombola.lab.runs import Run, Train
-from tombola.lab.spec import Spec, read
+from tombola.lab.spec import read
 from tombola.lab.store import Outcome, Store
 
 LEVELS = (0, 1, 3, 5, 7, 10, 12, 15, 18, 20)
@@ -61,27 +64,22 @@ Looks = dict[str, float]
 
 def evaluation(dataset: data.Dataset, train: Tensor, validation: Tensor, searched: int, rounds: int) -> list[Looks]:
     """Per level of `LEVELS`: seconds of 100 steps and of each kind of look, and the density."""
-    levels, measures = lenet.levels(dataset, train, searched), {}
+    levels = lenet.levels(dataset, train, searched)
+    measures: dict[str, Measure] = {}
     packing: dict[int, float] = {}
     for level in LEVELS:
-        start, living = levels[level]
-        training = lenet.engine_of(dataset, living, start)
+        training = lenet.engine_of(dataset, levels[level][1], levels[level][0])
         batches = data.Batches(dataset, train, lenet.BATCH, 0)
-        steps = partial(training.train, batches, lambda _: lenet.RATE, 0, 100, [], lambda _: None)
-        packed: list = []
-
-        def pack(training=training, packed=packed) -> None:
-            packed.append(training.repeatedly(dataset.images, dataset.labels, validation))
-            packed.append(training.repeatedly(dataset.test_images, dataset.test_labels))
-
-        packing[level] = lenet.clocked(pack)
-        on_train = partial(training.evaluate, dataset.images, dataset.labels, train)
-        acts = {
-            "steps": steps,
-            "validation": packed[0],
+        began = time.perf_counter()
+        on_validation = training.repeatedly(dataset.images, dataset.labels, validation)
+        on_test = training.repeatedly(dataset.test_images, dataset.test_labels)
+        packing[level] = time.perf_counter() - began
+        acts: dict[str, Callable[[], object]] = {
+            "steps": partial(training.train, batches, lambda _: lenet.RATE, 0, 100, [], lambda _: None),
+            "validation": on_validation,
             "snapshot": training.snapshot,
-            "test": packed[1],
-            "train": on_train,
+            "test": on_test,
+            "train": partial(training.evaluate, dataset.images, dataset.labels, train),
         }
         measures |= {f"{name} @ {level}": partial(lenet.clocked, act) for name, act in acts.items()}
     taken = interleaved(measures, rounds)
@@ -127,8 +125,10 @@ class Search:
 
     def __init__(self, folder: Path, data_dir: Path | None, spread: int, replicates: int) -> None:
         preset = read(PRESET).spec
-        looks, tests = (preset.iterations(preset.recipe.length) // preset.iterations(every)
-                        for every in (preset.evaluate.every, preset.evaluate.test_every))
+        looks, tests = (
+            preset.iterations(preset.recipe.length) // preset.iterations(every)
+            for every in (preset.evaluate.every, preset.evaluate.test_every)
+        )
         changes = {
             "recipe__length": f"{looks * spread}it",
             "evaluate__every": f"{spread}it",
@@ -147,8 +147,8 @@ class Search:
         """Bytes of a run's folder."""
         return sum(file.stat().st_size for file in (self.store.root / "runs" / run.key).iterdir())
 
-    def weigh(self) -> tuple[float, float]:
-        """Bytes of all that the preset's search stores, and of one training's folder on average.
+    def weigh(self) -> tuple[float, float, float]:
+        """Bytes of all that the preset's search stores, and of a training's folder on average and at most.
 
         A ticket and its reinitialisations weigh the same: as many weights live in each.
         """
@@ -162,7 +162,7 @@ class Search:
         trainings = [fmean(sizes["train", row.level]) for row in full.rows]
         masks = {row.run.mask.key: fmean(sizes["mask", row.level]) for row in full.rows if row.run.mask}
         starts = {row.run.start.key: fmean(sizes["start", 0]) for row in full.rows}
-        return sum(trainings) + sum(masks.values()) + sum(starts.values()), fmean(trainings)
+        return sum(trainings) + sum(masks.values()) + sum(starts.values()), fmean(trainings), max(trainings)
 
     def report_size(self) -> int:
         """Bytes of the report and its figures."""
@@ -203,7 +203,9 @@ class Search:
 def torch_memory() -> float:
     """MB that a process has taken at most when it has imported torch."""
     # Not getrusage: a process starts with the peak of the one that started it, and this one is big.
-    code = "import torch; print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+    code = (
+        "import torch; print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+    )
     peaks = [
         int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
         for _ in range(3)
@@ -238,11 +240,6 @@ def two_workers(data_dir: Path | None, steps: int, rounds: int) -> dict[str, flo
     return interleaved({"1": partial(search, 1), "2": partial(search, 2)}, rounds, warm_up=0)
 
 
-def trainings(preset: Spec) -> int:
-    """How many trainings the preset has."""
-    return len(plan(read(PRESET)).rows)
-
-
 def main(arguments: list[str]) -> None:
     parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="of which medians are taken")
@@ -260,13 +257,12 @@ def main(arguments: list[str]) -> None:
         search = Search(Path(folder), given.data_dir, given.spread, given.replicates)
         acts = {"plan": search.plan_again, "store": search.save_again, "report": search.report_again}
         costs = interleaved(acts, 3, warm_up=0)
-        (stored, one), reported, peak = search.weigh(), search.report_size(), search.peak_memory()
+        (stored, one, largest), reported, peak = search.weigh(), search.report_size(), search.peak_memory()
         dataset, *places = lenet.load(given.data_dir)
     measured = evaluation(dataset, *places, given.search_steps, given.rounds)
     length = search.preset.iterations(search.preset.recipe.length)
     overhead, beyond = sum(costs.values()), peak - torch_memory()
-    share = overhead / search.seconds
-    n = trainings(search.preset)
+    n = len(plan(read(PRESET)).rows)
     paragraphs = [
         f"`python benchmarks/overhead.py`: {machine()} {load_line(busy)}",
         f"Milliseconds with the masks of a real search ({given.search_steps} steps a level), one thread, medians of "
@@ -275,11 +271,13 @@ def main(arguments: list[str]) -> None:
         evaluation_table(measured, length),
         f"A search of {search.seconds:.0f} s ({len(search.plan.rows)} trainings, {cores()} workers): planning "
         f"{costs['plan']:.2f} s, storing all {len(search.plan.runs)} outcomes {costs['store']:.2f} s, report "
-        f"{costs['report']:.2f} s, as commands of their own, start of Python included: {share:.1%} of that search; "
-        f"{overhead / SHORT:.1%} of one of {SHORT} s. A training's folder: {one / 1e3:.0f} kB on average; the preset's {n} "
-        f"trainings with their masks and initial weights: {stored / 1e6:.0f} MB, report {reported / 1e6:.1f} MB. "
-        f"A worker's peak memory: {peak:.0f} MB, {beyond:.0f} MB beyond importing torch. "
-        f"A plan of {many:,} trainings ({runs:,} runs) is listed in {planned:.2f} s. "
+        f"{costs['report']:.2f} s, as commands of their own, start of Python included: {overhead / search.seconds:.1%} "
+        f"of that search; {overhead / SHORT:.1%} of one of {SHORT} s.",
+        f"A training's folder: {one / 1e3:.0f} kB on average. The preset's {n} trainings with their masks and initial "
+        f"weights: {stored / 1e6:.0f} MB, report {reported / 1e6:.1f} MB. {n} folders of the dense training, the "
+        f"largest: {n * largest / 1e6:.0f} MB.",
+        f"A worker's peak memory: {peak:.0f} MB, {beyond:.0f} MB beyond importing torch.",
+        f"A plan of {many:,} trainings ({runs:,} runs) is listed in {planned:.2f} s.",
         f"A search of 6 trainings of {given.worker_steps:,} steps: {by_workers['1']:.1f} s by 1 worker, "
         f"{by_workers['2']:.1f} s by 2, {by_workers['1'] / by_workers['2']:.2f} times the throughput.",
         bars(

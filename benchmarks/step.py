@@ -22,12 +22,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import lenet
 import torch
 from section import Bar, Measure, bars, interleaved, load, load_line, machine, options, publish, table
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-import lenet
 from tombola import data, weights
 from tombola.engine import kernels
 from tombola.engine.chain import chain
@@ -233,8 +233,8 @@ def main(arguments: list[str]) -> None:
     ]
     paragraphs = [
         f"`python benchmarks/step.py`: {machine()} {load_line(busy)}",
-        f"Milliseconds of one training step of LeNet-300-100, batch {lenet.BATCH}, one thread; medians of {given.rounds} "
-        f"rounds of {given.steps} steps each, all competitors taking turns. Masks are random with a search's exact "
+        f"Milliseconds of one training step of LeNet-300-100, batch {lenet.BATCH}, one thread; medians of "
+        f"{given.rounds} rounds of {given.steps} steps each, all competitors taking turns. Masks are random with a search's exact "
         f'counts; "ticket" is the native engine with the masks of a real search ({given.search_steps} steps a level).',
         f"The floor: {1e3 * taken['products']:.3f} ms for the 8 matrix products of a dense step and "
         f"{1e3 * taken['adam']:.3f} ms for fused Adam on {WEIGHTS:,} weights, "

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from tombola.engine import Foreseen
+from tombola.engine.forms import Times
 from tombola.lab.plan import Plan, missing, plan, step_seconds, summary
 from tombola.lab.runs import Init, Run, Train
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Outcome, Store
 
+LAYERS = ("fc1.weight", "fc2.weight", "output.weight")
 RECIPE: dict[str, Any] = {
     "model": "lenet-20-10",
     "data": "digits",
@@ -142,13 +145,30 @@ def test_steps_of_a_rewound_training_count_from_its_rewind_point(store: Store) -
 
 
 def test_the_estimate_is_measured_where_something_is_finished(store: Store) -> None:
-    wanted = planned()
-    guess = step_seconds(wanted, store)
-    assert 1e-4 < guess < 1e-2, "a small network's step"
-    finish(store, [wanted.rows[0].run], seconds=4.0)
-    assert step_seconds(wanted, store) == pytest.approx(0.1)
+    wanted = planned(engine="reference")
+    run = wanted.rows[0].run
+    assert 1e-6 < step_seconds(wanted, store)(run) < 1e-2, "a small network's step"
+    finish(store, [run], seconds=4.0)
+    assert step_seconds(wanted, store)(run) == pytest.approx(0.1)
     content = summary(wanted, store, workers=2)
     assert content["estimated_seconds"] == pytest.approx(19 * 40 * 0.1 / 2, abs=0.06)
+
+
+def test_the_estimate_follows_the_density(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernels have been measured, a step of a late level costs what its living weights cost."""
+    times = Times(dense=1.0, sparse=(0.01, 0.1, 0.3, 0.6))
+    monkeypatch.setattr("tombola.lab.plan.foresee", lambda *_: Foreseen("native", "", dict.fromkeys(LAYERS, times)))
+    wanted = planned(levels=9, prune={"rate": 0.5})
+    each = step_seconds(wanted, store)
+    dense, ninth = wanted.rows[0].run, next(row.run for row in wanted.rows if row.level == 9)
+    assert each(dense) == pytest.approx(3 * 1.2) and each(ninth) == pytest.approx(3 * 1.2 * 0.01)
+    finish(store, [dense], seconds=40 * 3 * 1.2 * 2)
+    assert step_seconds(wanted, store)(ninth) == pytest.approx(2 * 3 * 1.2 * 0.01), "twice as slow as measured"
+
+
+def test_the_plan_names_the_engine(store: Store) -> None:
+    content = summary(planned(engine="reference"), store, workers=2)["engine"]
+    assert content == {"name": "reference", "why": "as asked for", "sparse_below": {}}
 
 
 def test_a_plan_is_made_without_torch(tmp_path: Path) -> None:

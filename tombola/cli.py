@@ -18,7 +18,7 @@ from rich.console import Console
 from tombola import __version__
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
-from tombola.lab.plan import Plan, missing, plan, step_seconds, summary
+from tombola.lab.plan import Plan, engine_of, missing, plan, step_seconds, summary
 from tombola.lab.spec import read
 from tombola.lab.store import Store
 
@@ -79,6 +79,8 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
     store = Store(common.store).open()
     console = Console(stderr=False)
     lacking = missing(wanted, store)
+    if lacking:
+        engine_of(wanted, measuring=True)  # while the machine is quiet, and before the plan shows it
     console.print(plan_text(summary(wanted, store, crew)), highlight=False, markup=False)
     failed = 0
     if lacking:

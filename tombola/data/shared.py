@@ -3,6 +3,8 @@
 from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from tombola.data import Dataset, facts, read
 
 _FIELDS = ("images", "labels", "test_images", "test_labels")
@@ -16,7 +18,7 @@ def publish(name: str, data_dir: Path | None, folder: Path) -> None:
     """
     (folder / name).mkdir()
     for field, array in zip(_FIELDS, read(name, data_dir), strict=True):
-        array.tofile(folder / name / field)
+        np.asarray(array).tofile(folder / name / field)
 
 
 def attach(name: str, folder: Path) -> Dataset:

@@ -5,6 +5,7 @@ cannot do exactly goes to the plain loop. All engines compute the same, but for 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tombola.engine import forms, kernels, measure
@@ -91,6 +92,49 @@ def begin(
     native = Native(layers, weights.of(model), mask, chosen, optimizer, state, dataset, batch)
     described = ", ".join(f"{name.removesuffix('.weight')} {form}" for name, form in chosen.items())
     return native, f"native {kernels.sets()[-1]}: {described}"
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """Which engine trainings will get.
+
+    Attributes:
+        name: `native avx512`, `reference`, ...
+        why: the reason where it is the plain loop; whether the kernels have been measured yet.
+        times: of each layer, where they are known.
+    """
+
+    name: str
+    why: str
+    times: Mapping[str, forms.Times]
+
+    def step_seconds(self, densities: Mapping[str, float]) -> float:
+        """Of a step with layers of these densities; only where the times are known."""
+        return sum(times.seconds(densities[name]) for name, times in self.times.items())
+
+
+def foresee(choice: Choice, layers: Mapping[str, tuple[int, int]], batch: int, measuring: bool = False) -> Foreseen:
+    """The engine that a model will get, before anything is trained.
+
+    Args:
+        choice: `auto` or `reference`.
+        layers: (inputs, outputs) by weight, of a chain of linear layers; empty for any other model.
+        batch: examples per step.
+        measuring: whether to measure what has not been measured on this machine yet, which takes a second or two.
+    """
+    if choice == "reference":
+        return Foreseen("reference", "as asked for", {})
+    if not layers:
+        return Foreseen("reference", "the kernels know chains of linear layers only", {})
+    if not kernels.sets():
+        why = "the kernels were not compiled: when Tombola was installed there was no C compiler"
+        return Foreseen("reference", why, {})
+    shapes = shapes_of(layers, batch)
+    kept = (measure.times if measuring else measure.known)(shapes.values())
+    name = f"native {kernels.sets()[-1]}"
+    if len(kept) < len(set(shapes.values())):
+        return Foreseen(name, "not yet measured on this machine: the first run does", {})
+    return Foreseen(name, "", {weight: kept[shape] for weight, shape in shapes.items()})
 
 
 def shapes_of(layers: Mapping[str, tuple[int, int]], batch: int) -> dict[str, forms.Shape]:

@@ -28,21 +28,29 @@ def times(shapes: Iterable[Shape]) -> dict[Shape, Times]:
     Where nothing can be kept nothing is measured either: the times then say no more than `ASSUMED_BREAK_EVEN`.
     """
     wanted = list(dict.fromkeys(shapes))
-    path = cache_dir() / f"engine-{kernels.version()}.json"
-    known = _read(path)
-    if any(shape.name not in known for shape in wanted):
+    path = _path()
+    kept = _read(path)
+    if any(shape.name not in kept for shape in wanted):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):  # one measures, the others wait: two would disturb each other
-                known = _read(path)
-                for shape in wanted:
-                    if shape.name not in known:
-                        known[shape.name] = _measured(shape)
-                files.replace(path, json.dumps({name: vars(one) for name, one in known.items()}, indent=1).encode())
+                kept = _read(path)
+                kept |= {shape.name: _measured(shape) for shape in wanted if shape.name not in kept}
+                files.replace(path, json.dumps({name: vars(one) for name, one in kept.items()}, indent=1).encode())
         except OSError:
             assumed = Times(ASSUMED_BREAK_EVEN, DENSITIES)
-            return {shape: known.get(shape.name, assumed) for shape in wanted}
-    return {shape: known[shape.name] for shape in wanted}
+            return {shape: kept.get(shape.name, assumed) for shape in wanted}
+    return {shape: kept[shape.name] for shape in wanted}
+
+
+def known(shapes: Iterable[Shape]) -> dict[Shape, Times]:
+    """What of it is kept from earlier; nothing is measured."""
+    kept = _read(_path())
+    return {shape: kept[shape.name] for shape in shapes if shape.name in kept}
+
+
+def _path() -> Path:
+    return cache_dir() / f"engine-{kernels.version()}.json"
 
 
 def _read(path: Path) -> dict[str, Times]:

@@ -1,15 +1,16 @@
 """From a spec to the runs it wants: which trainings make its table, and what those need."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from tombola import models
+from tombola.engine import Foreseen, foresee
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
 from tombola.lab.runs import Run, Train, ancestry
-from tombola.lab.spec import Experiment
+from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 
 
@@ -85,13 +86,47 @@ def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
             stack.extend(run.inputs)
 
 
-def step_seconds(wanted: Plan, store: Store) -> float:
-    """Seconds that a training step takes: the median of this recipe's finished runs, or else a guess from its size."""
-    done = store.keys()
-    known = [row.run for row in wanted.rows if row.run.key in done][:20]
-    if known:
-        return float(median(store.provenance(run)["seconds"] / max(run.until - run.begin, 1) for run in known))
+def engine_of(wanted: Plan, measuring: bool = False) -> Foreseen:
+    """The engine that the trainings of `wanted` will get."""
     spec = wanted.experiment.spec
+    layers = models.chain(spec.recipe.model, spec.facts.shape, spec.facts.classes)
+    return foresee(spec.engine, layers, spec.recipe.batch, measuring)
+
+
+EVALUATION = 1.2  # what looking at a training adds to its steps, about
+
+
+def step_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
+    """Seconds that a step of a training takes, for each run of `wanted`.
+
+    As the engine's measured times have it for the density of the run's level, or else a guess from the model's size;
+    scaled so that finished runs of this plan come out right.
+    """
+    engine, levels = engine_of(wanted), {row.run.key: row.level for row in wanted.rows}
+
+    def expected(run: Run) -> float:
+        level = levels.get(run.key, 0)
+        if engine.times:
+            return EVALUATION * engine.step_seconds(_densities(wanted.experiment.spec, level))
+        return _guessed_step_seconds(wanted.experiment.spec)
+
+    done = store.keys()
+    known = [row.run for row in wanted.rows if row.run.key in done][:100]
+    taken = [store.provenance(run)["seconds"] / max(run.until - run.begin, 1) for run in known]
+    factor = median(each / expected(run) for each, run in zip(taken, known, strict=True)) if known else 1.0
+    return lambda run: factor * expected(run)
+
+
+def _densities(spec: Spec, level: int) -> dict[str, float]:
+    rates = dict(spec.prune.rates)
+    counts = models.weight_counts(spec.recipe.model, spec.facts.shape, spec.facts.classes)
+    kinds = {name: "output" if name == list(counts)[-1] else "linear" for name in counts}
+    return {
+        name: (1 - rates["linear" if spec.prune.scope == "global" else kind]) ** level for name, kind in kinds.items()
+    }
+
+
+def _guessed_step_seconds(spec: Spec) -> float:
     weights = sum(models.weight_counts(spec.recipe.model, spec.facts.shape, spec.facts.classes).values())
     # Six operations a weight and example at 50 GFLOP/s, Adam's pass over the weights, and the framework's own time.
     return 6 * weights * spec.recipe.batch / 50e9 + 2e-9 * weights + 0.5e-3
@@ -107,7 +142,8 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
     lacking = Counter(run.kind for run in absent)
     done = store.keys()
     stored = Counter(run.kind for run in wanted.runs if run.key in done)
-    steps = sum(run.until - run.begin for run in absent if isinstance(run, Train))
+    trainings = [run for run in absent if isinstance(run, Train)]
+    each, engine = step_seconds(wanted, store), engine_of(wanted)
     return {
         "experiment": wanted.experiment.name,
         "rows": len(wanted.rows),
@@ -122,7 +158,12 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
         },
         "failed_last_time": sum(store.failure(run) is not None for run in absent),
         "total": {"wanted": len(wanted.runs), "stored": stored.total(), "missing": len(absent)},
-        "training_steps_missing": steps,
+        "training_steps_missing": sum(run.until - run.begin for run in trainings),
+        "engine": {
+            "name": engine.name,
+            "why": engine.why,
+            "sparse_below": {name: round(times.break_even, 3) for name, times in engine.times.items()},
+        },
         "workers": workers,
-        "estimated_seconds": round(steps * step_seconds(wanted, store) / workers, 1),
+        "estimated_seconds": round(sum((run.until - run.begin) * each(run) for run in trainings) / workers, 1),
     }

@@ -44,6 +44,13 @@ def weight_counts(name: str, shape: tuple[int, int, int], classes: int) -> dict[
     return counts
 
 
+def chain(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of each layer, by its weight, of a model that is a chain of linear layers; else nothing."""
+    module = family(name)
+    layers: dict[str, tuple[int, int]] = module.chain(name, shape, classes) if hasattr(module, "chain") else {}
+    return layers
+
+
 def build(name: str, shape: tuple[int, int, int], classes: int, init: Initialisation, init_seed: int) -> "nn.Module":
     """The network `name` with weights drawn by `init` from `init_seed`.
 

@@ -58,8 +58,16 @@ def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
     widths(name)
 
 
+def chain(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of each layer, by the name of its weight.
+
+    >>> chain("lenet-20", (1, 8, 8), 10)
+    {'fc1.weight': (64, 20), 'output.weight': (20, 10)}
+    """
+    *hidden, last = sizes(name, shape, classes)
+    return {f"fc{number}.weight": layer for number, layer in enumerate(hidden, start=1)} | {"output.weight": last}
+
+
 def weight_counts(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, int]:
     """How many prunable weights each layer has."""
-    *hidden, last = sizes(name, shape, classes)
-    counts = {f"fc{number}.weight": inputs * outputs for number, (inputs, outputs) in enumerate(hidden, start=1)}
-    return counts | {"output.weight": last[0] * last[1]}
+    return {weight: inputs * outputs for weight, (inputs, outputs) in chain(name, shape, classes).items()}

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from statistics import mean
 from typing import Any
@@ -107,6 +107,7 @@ def plan_text(summary: dict[str, Any]) -> str:
     if summary["failed_last_time"]:
         lines.append(f"{summary['failed_last_time']} of them failed last time and are tried again.")
     if summary["total"]["missing"]:
+        lines.append(_engine_text(**summary["engine"]))
         lines.append(
             f"To do: {summary['training_steps_missing']:,} training steps, "
             f"about {duration(summary['estimated_seconds'])} "
@@ -115,6 +116,14 @@ def plan_text(summary: dict[str, Any]) -> str:
     else:
         lines.append("Nothing to do: everything is stored.")
     return "\n".join(lines)
+
+
+def _engine_text(name: str, why: str, sparse_below: dict[str, float]) -> str:
+    text = f"Engine: {name}" + (f" ({why})" if why else "")
+    if not sparse_below:
+        return text + "."
+    layers = ", ".join(f"{layer.removesuffix('.weight')} {density:.0%}" for layer, density in sparse_below.items())
+    return f"{text}; a layer is held sparse below the density at which that is faster here: {layers}."
 
 
 def duration(seconds: float) -> str:
@@ -139,13 +148,22 @@ class Watcher:
     """
 
     def __init__(
-        self, console: Console, runs: Sequence[Run], rows: Sequence[Row], step_seconds: float, workers: int
+        self,
+        console: Console,
+        runs: Sequence[Run],
+        rows: Sequence[Row],
+        step_seconds: Callable[[Run], float],
+        workers: int,
     ) -> None:
         self._console, self._workers = console, workers
         self._names = {row.run.key: f"{row.arm} {row.level} of replicate {row.replicate}" for row in reversed(rows)}
-        self._steps_left = {run.key: run.until - run.begin for run in runs if isinstance(run, Train)}
-        self._all_steps = max(sum(self._steps_left.values()), 1)
-        self._count, self._done, self._guess_s = len(runs), 0, step_seconds
+        # In seconds as they were estimated: a step at a low density is a fraction of one at a high density.
+        self._step_seconds = {run.key: step_seconds(run) for run in runs if isinstance(run, Train)}
+        self._left = {
+            run.key: (run.until - run.begin) * self._step_seconds[run.key] for run in runs if isinstance(run, Train)
+        }
+        self._all = max(sum(self._left.values()), 1e-9)
+        self._count, self._done = len(runs), 0
         self._now: dict[str, str] = {}
         self._began = self._spoke = time.monotonic()
         self._bar = Progress(
@@ -155,7 +173,7 @@ class Watcher:
             console=console,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=self._all_steps, runs="", rest="")
+        self._task = self._bar.add_task("", total=self._all, runs="", rest="")
 
     def __enter__(self) -> "Watcher":
         if self._console.is_terminal:
@@ -171,13 +189,13 @@ class Watcher:
         key = event.run.key
         match event.what:
             case "looked":
-                self._steps_left[key] = event.total - event.done
+                self._left[key] = (event.total - event.done) * self._step_seconds[key]
                 self._now[key] = (
                     f"{self._names.get(key, 'rewind point')}: validation loss {event.loss:.3f} at step {event.done}"
                 )
             case "stored" | "failed" | "skipped":
                 self._done += event.what == "stored"
-                self._steps_left.pop(key, None)
+                self._left.pop(key, None)
                 self._now.pop(key, None)
         if event.what in ("failed", "retried"):
             what = "failed" if event.what == "failed" else "tried once more"
@@ -186,17 +204,17 @@ class Watcher:
         self._show()
 
     def _show(self) -> None:
-        left = sum(self._steps_left.values())
+        left = sum(self._left.values())
         runs = f"{self._done}/{self._count} runs"
         rest = f"{self._left_text(left)}  {'; '.join(list(self._now.values())[:2])}"
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=self._all_steps - left, runs=runs, rest=rest)
+            self._bar.update(self._task, completed=self._all - left, runs=runs, rest=rest)
         elif time.monotonic() - self._spoke >= LINE_EVERY_S:
             self._spoke = time.monotonic()
             self._console.print(f"{runs}, {rest}", highlight=False, soft_wrap=True, markup=False)
 
-    def _left_text(self, left: int) -> str:
-        elapsed, done = time.monotonic() - self._began, self._all_steps - left
-        # The guess counts until a twentieth is measured.
-        each = elapsed / done if done > 0.05 * self._all_steps else self._guess_s / self._workers
+    def _left_text(self, left: float) -> str:
+        elapsed, done = time.monotonic() - self._began, self._all - left
+        # The estimate counts until a twentieth is measured.
+        each = elapsed / done if done > 0.05 * self._all else 1 / self._workers
         return f"about {duration(each * left)} left"

@@ -1,0 +1,149 @@
+"""The compiled kernels: against plain loops under sanitizers (kernels/fuzz.c), and what Python asks of them."""
+
+import os
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tombola.engine import kernels
+
+FUZZ = Path(__file__).parent / "kernels" / "fuzz.c"
+# -O0: half the time to compile, and no read is optimised away before the sanitizers see it.
+SANITIZED = ["-g1", "-O0", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-contract=off"]
+SEED, CASES = 1, 60
+DTYPES = (np.float32, np.float64)
+needs_kernels = pytest.mark.skipif(not kernels.sets(), reason="no compiled kernels here")
+
+
+def instances() -> list[Any]:
+    """Every instance of the kernels, as a parameter."""
+    return [pytest.param(name, kind, id=f"{name}-{kind.__name__}") for name in kernels.sets() for kind in DTYPES]
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command and keeps what it prints."""
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600)
+
+
+def sanitized(source: Path, program: Path) -> subprocess.CompletedProcess[str]:
+    """Compiles a program with both sanitizers."""
+    return run(os.environ.get("CC", "cc").split()[0], *SANITIZED, "-o", program, source, "-lm")
+
+
+def test_random_networks_against_plain_loops(tmp_path: Path) -> None:
+    """All instruction sets of this processor, float and double: no byte beside a buffer, and the same weights."""
+    if not shutil.which(os.environ.get("CC", "cc").split()[0]):
+        pytest.skip("no C compiler")
+    nothing = tmp_path / "nothing.c"
+    nothing.write_text("int main(void) { return 0; }\n", encoding="utf-8")
+    trial = sanitized(nothing, tmp_path / "nothing")
+    if trial.returncode or run(tmp_path / "nothing").returncode:
+        pytest.skip(f"no sanitizers with this compiler: {trial.stderr.strip()[-200:]}")
+    compiled = sanitized(FUZZ, tmp_path / "fuzz")
+    assert compiled.returncode == 0, compiled.stderr
+    done = run(tmp_path / "fuzz", str(SEED), str(CASES))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split()[0]) >= 2 * CASES
+
+
+@needs_kernels
+def test_sets_are_in_order_and_begin_with_the_portable_one() -> None:
+    assert kernels.sets() == kernels.SETS[: len(kernels.sets())]
+
+
+@needs_kernels
+@pytest.mark.parametrize(("name", "kind"), instances())
+def test_a_vector_is_as_wide_as_its_instruction_set(name: str, kind: type) -> None:
+    one = kernels.load(name, kind)
+    size = {"portable": 16, "avx2": 32, "avx512": 64}[name]
+    assert one.width == size // np.dtype(kind).itemsize
+    assert one.panel == 4 * one.width
+
+
+def images_of(data: st.DataObject) -> NDArray[np.uint8]:
+    """A few images of any number of pixels, multiples of 16 and their neighbours among them."""
+    pixels = data.draw(st.one_of(st.integers(1, 70), st.sampled_from([15, 16, 17, 31, 32, 33, 47, 48, 49])))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    return np.random.default_rng(seed).integers(0, 256, (data.draw(st.integers(1, 9)), pixels), np.uint8)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("name", "kind"), instances())
+@given(data=st.data())
+def test_turned_is_the_transposition(name: str, kind: type, data: st.DataObject) -> None:
+    one, images = kernels.load(name, kind), images_of(data)
+    drawn = data.draw(st.lists(st.integers(0, len(images) - 1), min_size=1, max_size=one.panel))
+    places = np.array(drawn, np.int64)
+    repeated = np.concatenate([places, np.full(one.panel - len(places), places[-1])])
+    assert np.array_equal(one.turned(images.ctypes.data, places, images.shape[1]), images[repeated].T)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("name", "kind"), instances())
+@pytest.mark.parametrize("pixels", [1, 15, 16, 17, 64, 65])
+def test_turning_writes_nothing_beside_the_panel(name: str, kind: type, pixels: int) -> None:
+    one = kernels.load(name, kind)
+    images, places = np.full((1, pixels), 7, np.uint8), np.zeros(1, np.int64)
+    around = np.full((pixels + 200) * one.panel, 99, np.uint8)
+    begin, end = 100 * one.panel, (pixels + 100) * one.panel
+    one.library.tombola_turn(images.ctypes.data, places.ctypes.data, 1, pixels, around.ctypes.data + begin, one.panel)
+    assert (around[begin:end] == 7).all()
+    assert (around[:begin] == 99).all() and (around[end:] == 99).all()
+
+
+def arranged(alive: NDArray[np.bool_], tile: int) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]:
+    """The rows and columns of living weights, tile by tile and row by row, and the runs of one row in one tile."""
+    row, column = np.nonzero(alive)
+    order = np.lexsort((column, row, column // tile))
+    row, column = row[order], column[order]
+    new = [k for k in range(len(row)) if not k or (row[k], column[k] // tile) != (row[k - 1], column[k - 1] // tile)]
+    segments = np.zeros(len(new), kernels.SEGMENT)
+    segments["row"], segments["begin"], segments["end"] = row[new], new, [*new[1:], len(row)][: len(new)]
+    return segments, row.astype(np.int32), column.astype(np.int32)
+
+
+@needs_kernels
+@given(data=st.data())
+def test_sifted_keeps_each_weight_that_meets_a_column_once(data: st.DataObject) -> None:
+    rows, columns = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 40))
+    tile = data.draw(st.integers(1, columns + 3))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    alive = random.random((rows, columns)) < data.draw(st.sampled_from([0, 0.1, 0.5, 1]))
+    used = random.random(columns) < data.draw(st.sampled_from([0, 0.3, 0.8, 1]))
+    position = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
+    segments, row, column = arranged(alive, tile)
+
+    left, place, new = kernels.load("portable").sifted(segments, rows, tile, column, position)
+
+    assert sorted(place.tolist()) == np.flatnonzero(position[column] >= 0).tolist()
+    assert new.tolist() == position[column[place]].tolist()
+    edges = [0, *left["end"].tolist()]
+    assert left["begin"].tolist() == edges[:-1] and edges[-1] == len(place)
+    of_segment = [slice(begin, end) for begin, end in pairwise(edges)]
+    for run_of_one, segment_row in zip(of_segment, left["row"].tolist(), strict=True):
+        inside = column[place[run_of_one]]
+        assert len(inside) and set(row[place[run_of_one]].tolist()) == {segment_row}
+        assert len(set((inside // tile).tolist())) == 1 and (np.diff(inside) > 0).all()
+    visits = [(int(column[place[part][0]]) // tile, part.stop - part.start) for part in of_segment]
+    assert visits == sorted(visits)  # tile by tile, and in a tile by length
+    assert len({(int(column[place[part][0]]) // tile, int(row[place[part][0]])) for part in of_segment}) == len(left)
+
+
+@given(
+    shape=st.one_of(st.integers(0, 100), st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9))),
+    kind=st.sampled_from([np.float32, np.float64, np.int32, np.uint8]),
+)
+def test_aligned_arrays_are_zeros_at_the_start_of_a_vector(shape: int | tuple[int, ...], kind: type) -> None:
+    array = kernels.aligned(shape, kind)
+    if array.size:  # numpy gives an empty array any address
+        assert array.ctypes.data % kernels.ALIGNMENT == 0
+    assert array.shape == (shape if isinstance(shape, tuple) else (shape,)) and array.dtype == kind
+    assert not array.any() and array.flags.c_contiguous and array.flags.writeable

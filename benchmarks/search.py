@@ -264,9 +264,9 @@ def main(arguments: list[str]) -> None:
         f"Seconds of a search of LeNet-300-100 on MNIST: {given.levels + 1} levels of {given.steps:,} steps, "
         f"{given.replicates} replicates; medians of {given.rounds} rounds, taking turns. Tombola: the whole command "
         f"with {cores()} workers. Plain loop: one replicate measured, times {given.replicates}. Per-image loader: "
-        f"{given.loader_steps} steps and {SAMPLE:,} evaluated images measured, scaled. Every row of Tombola's table has "
-        "loss and accuracy on the 55,000 training images, twice: the last two columns leave them out of the others' "
-        "time, and leave them in Tombola's.",
+        f"{given.loader_steps} steps and {SAMPLE:,} evaluated images measured, scaled. Every row of Tombola's table "
+        "has loss and accuracy on the 55,000 training images, twice: the last two columns leave them out of the "
+        "others' time, and leave them in Tombola's.",
         table(["", "seconds", "times Tombola's", "without training images", "times Tombola's"], rows(taken, on_train)),
         f"Test accuracy at the end of the last level: Tombola {fmean(reached):.2%}, plain loop {single.accuracy:.2%}.",
         bars(promises(taken, on_train)),

@@ -31,7 +31,8 @@ from torch.nn.utils import prune as torch_prune
 from tombola import data, weights
 from tombola.engine import kernels
 from tombola.engine.chain import chain
-from tombola.engine.native import Form, Native
+from tombola.engine.forms import Form
+from tombola.engine.native import Native
 from tombola.mask import Mask
 
 LEVELS = (0, 1, 3, 5, 7, 10, 12, 15, 18, 20)  # 100 % to 1.2 %
@@ -234,8 +235,9 @@ def main(arguments: list[str]) -> None:
     paragraphs = [
         f"`python benchmarks/step.py`: {machine()} {load_line(busy)}",
         f"Milliseconds of one training step of LeNet-300-100, batch {lenet.BATCH}, one thread; medians of "
-        f"{given.rounds} rounds of {given.steps} steps each, all competitors taking turns. Masks are random with a search's exact "
-        f'counts; "ticket" is the native engine with the masks of a real search ({given.search_steps} steps a level).',
+        f"{given.rounds} rounds of {given.steps} steps each, all competitors taking turns. Masks are random with a "
+        f"search's exact counts; 'ticket' is the native engine with the masks of a real search "
+        f"({given.search_steps} steps a level).",
         f"The floor: {1e3 * taken['products']:.3f} ms for the 8 matrix products of a dense step and "
         f"{1e3 * taken['adam']:.3f} ms for fused Adam on {WEIGHTS:,} weights, "
         f"{1e3 * (taken['products'] + taken['adam']):.3f} ms together.",

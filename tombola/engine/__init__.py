@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tens
     from tombola.recipe import Optimizer
 
 Choice = Literal["auto", "reference"]
+MOST_WEIGHTS = 2**31 - 1  # of a layer: the kernels number them with 32 bits
 
 
 class Engine(Protocol):
@@ -82,7 +83,8 @@ def begin(
 
     layers = chain(model) if choice == "auto" and kernels.sets() else None
     channels, height, width = dataset.facts.shape
-    if layers is None or layers[0].inputs != channels * height * width:
+    fits = layers and layers[0].inputs == channels * height * width and layers[-1].outputs >= dataset.facts.classes
+    if not layers or not fits or max(layer.inputs * layer.outputs for layer in layers) > MOST_WEIGHTS:
         return Reference(model, mask, optimizer, state, dataset), "reference"
     shapes = shapes_of({layer.weight: (layer.inputs, layer.outputs) for layer in layers}, batch)
     measured = measure.times(shapes.values())

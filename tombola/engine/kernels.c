@@ -26,6 +26,8 @@
 #define SHUFFLE(index, a, b, ...) __builtin_shuffle(a, b, (index){__VA_ARGS__})
 #endif
 
+_Static_assert(sizeof(long) == 8, "indices are of 64 bits"); /* elsewhere the installation goes on without kernels */
+
 #define NEAR 96 /* rows of inputs that stay in the first cache while all outputs pass over them */
 
 #define CHUNK 64 /* a multiple of every W */
@@ -97,10 +99,10 @@ static void turn(const uint8_t *const *rows, long width, uint8_t *to, long strid
             }
             memcpy(a, b, sizeof a);
         }
-        for (int r = 0; r < 16; r++) memcpy(to + (i + r) * stride, &a[r], 16);
+        for (int r = 0; r < 16; r++) memcpy(to + (i + r) * stride, &a[r], stride < 16 ? 8 : 16);
     }
     for (; i < width; i++)
-        for (int r = 0; r < 16; r++) to[i * stride + r] = rows[r][i];
+        for (int r = 0; r < 16 && r < stride; r++) to[i * stride + r] = rows[r][i];
 }
 
 /* A panel's bytes, [pixel][lane]: lanes beyond the last example repeat it. */
@@ -351,13 +353,17 @@ enum { PORTABLE, AVX2, AVX512 };
 int tombola_best(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl"))
         return AVX512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
+    if (avx2) return AVX2;
 #endif
     return PORTABLE;
 }
+
+/* What the caller's descriptions must amount to: a library of another version is no library. */
+int64_t tombola_layout(void) { return (sizeof(layer) * 1000 + sizeof(network)) * 1000 + sizeof(group); }
 
 /* Numbers in a vector of the instance. */
 int tombola_width(int set, int wide) { return (set == AVX512 ? 16 : set == AVX2 ? 8 : 4) >> (wide != 0); }
@@ -393,6 +399,7 @@ static void unflush(unsigned before) {
     }
 #else
 #define EACH(call)                                                                                                     \
+    (void)set;                                                                                                         \
     if (wide) call(double_portable);                                                                                   \
     else call(float_portable);
 #endif

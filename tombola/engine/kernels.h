@@ -436,9 +436,9 @@ static double NAME(judge)(const layer *last, long panel, const int64_t *answers,
         STORE(sums + j * W, sum);
     }
     for (long lane = 0; lane < lanes; lane++) {
-        long answer = answers[lane], best = 0;
+        long answer = answers[lane], best = 0; /* the first of equals; NaN, as in torch, before any number */
         for (long o = 1; o < last->out; o++)
-            if (y[o * P + lane] > y[best * P + lane]) best = o;
+            if (y[best * P + lane] == y[best * P + lane] && !(y[o * P + lane] <= y[best * P + lane])) best = o;
         *right += best == answer;
         total += (double)tops[lane] - (double)y[answer * P + lane];
         product *= (double)sums[lane]; /* each from 1 to the number of classes: a logarithm now and then is enough */

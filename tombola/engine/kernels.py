@@ -204,7 +204,14 @@ def _library() -> Any:
     spec = find_spec("tombola.engine._kernels")
     if spec is None or spec.origin is None:
         return None
-    library = ctypes.CDLL(spec.origin)
+    try:
+        library = ctypes.CDLL(spec.origin)
+        layout = library.tombola_layout
+    except (OSError, AttributeError):  # of another machine, or left from an older version
+        return None
+    layout.restype = c_int64
+    if layout() != (ctypes.sizeof(Layer) * 1000 + ctypes.sizeof(Network)) * 1000 + ctypes.sizeof(Group):
+        return None
     library.tombola_train.argtypes = [c_int32, c_int32, *[c_void_p] * 4, c_int64, c_void_p, c_int64]
     library.tombola_train.restype = None
     library.tombola_evaluate.argtypes = [c_int32, c_int32, *[c_void_p] * 4, c_int64, c_void_p, c_void_p]
@@ -222,7 +229,7 @@ def aligned(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """Zeros that begin where a vector may be loaded from."""
     kind = np.dtype(dtype)
     size = int(np.prod(shape)) * kind.itemsize
-    raw = np.zeros(size + 2 * ALIGNMENT, np.uint8)  # the kernels may read one vector beyond the end
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
     begin = -raw.ctypes.data % ALIGNMENT
     whole: NDArray[Any] = raw[begin : begin + size].view(kind)
     return whole.reshape(shape)

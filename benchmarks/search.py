@@ -239,6 +239,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--replicates", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is taken")
     parser.add_argument("--loader-steps", type=int, default=300, help="that are measured of the per-image loader")
+    parser.add_argument("--one-thread", action="store_true", help="only: for trials on a machine that is not idle")
     given = parser.parse_args(arguments)
     busy = load()
     lenet.one_thread()
@@ -251,6 +252,8 @@ def main(arguments: list[str]) -> None:
         f"plain loop, {cores()} threads": (threaded, threaded.replicate),
         "per-image loader": (by_image, by_image.search),
     }
+    if given.one_thread:
+        del loops[f"plain loop, {cores()} threads"]
     warm_up(dataset)
     reached: list[float] = []
     command = partial(tombola_search, given.steps, given.levels, given.replicates, given.data_dir, reached)

@@ -16,8 +16,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection, wait
@@ -99,45 +99,35 @@ def execute(
     """
     work = _Work(list(runs), store, tell)
     crew: list[_Worker] = []
-    with _room_for_data(store) as shared:
+    with ExitStack() as stack:
+        stack.callback(_dismiss, crew)
         try:
-            _fill(crew, work, workers, (store, data_dir, engine, shared))
-            _publish(work, data_dir, shared, store)  # while the workers start
-            while not work.over:
-                _fill(crew, work, workers, (store, data_dir, engine, shared))
-                for worker in list(crew):
-                    if worker.run is None and (run := work.next()):
-                        worker.run = run
-                        try:
-                            worker.pipe.send(shallow(run))
-                        except OSError:
-                            _bury(worker, crew, work)
-                _listen(crew, work)
-            return work.result
-        finally:
-            for worker in crew:
-                worker.process.terminate()
-            for worker in crew:
-                worker.process.join()
-                worker.log.unlink(missing_ok=True)
-
-
-@contextmanager
-def _room_for_data(store: Store) -> Iterator[Path]:
-    try:
-        with store.scratch("data") as folder:
-            yield folder
-    except OSError as error:
-        raise _no_room(error, store) from error
-
-
-def _publish(work: "_Work", data_dir: Path | None, shared: Path, store: Store) -> None:
-    """Read each data set once, for all workers."""
-    for name in sorted(work.data_sets):
-        try:
-            publish(name, data_dir, shared)
+            shared = stack.enter_context(store.scratch("data"))
+            place = store, data_dir, engine, shared
+            _fill(crew, work, workers, place)
+            for name in work.data_sets:  # once for all workers, while they start
+                publish(name, data_dir, shared)
         except OSError as error:
             raise _no_room(error, store) from error
+        while not work.over:
+            _fill(crew, work, workers, place)
+            for worker in list(crew):
+                if worker.run is None and (run := work.next()):
+                    worker.run = run
+                    try:
+                        worker.pipe.send(shallow(run))
+                    except OSError:
+                        _bury(worker, crew, work)
+            _listen(crew, work)
+        return work.result
+
+
+def _dismiss(crew: list[_Worker]) -> None:
+    for worker in crew:
+        worker.process.terminate()
+    for worker in crew:
+        worker.process.join()
+        worker.log.unlink(missing_ok=True)
 
 
 def _fill(crew: list[_Worker], work: "_Work", workers: int, place: tuple[Store, Path | None, Choice, Path]) -> None:
@@ -170,9 +160,9 @@ class _Work:
         return len(self._waiting)
 
     @property
-    def data_sets(self) -> set[str]:
+    def data_sets(self) -> list[str]:
         """The names of those that trainings need."""
-        return {run.recipe.data for run in self._waiting.values() if isinstance(run, Train)}
+        return sorted({run.recipe.data for run in self._waiting.values() if isinstance(run, Train)})
 
     @property
     def over(self) -> bool:

@@ -184,17 +184,19 @@ class _Looks:
 
     def finish(self) -> dict[str, Any]:
         """The numbers of the training; leaves the weights as they came."""
-        final, train_final = self._training.snapshot(), self._on_training()
-        best = early_stop(self._losses)
-        self._training.restore(self._best)
-        train_best, test_best = self._on_training(), self._on_test()
-        self._training.restore(final)
+        best, train_final, test_final = early_stop(self._losses), self._on_training(), self._test[-1][1]
+        train_best, test_best = train_final, test_final  # the last look was at the end, and may have been the best
+        if best < len(self._losses) - 1:
+            final = self._training.snapshot()
+            self._training.restore(self._best)
+            train_best, test_best = self._on_training(), self._on_test().accuracy
+            self._training.restore(final)
         return {
             "early_stop_step": self._steps[best],
             "early_stop_validation_loss": self._losses[best],
-            "early_stop_test_accuracy": test_best.accuracy,
+            "early_stop_test_accuracy": test_best,
             "early_stop_train_accuracy": train_best.accuracy,
-            "final_test_accuracy": self._test[-1][1],  # the last look was at the end
+            "final_test_accuracy": test_final,
             "final_train_accuracy": train_final.accuracy,
             "final_train_loss": train_final.loss,
             "final_validation_loss": self._losses[-1],

@@ -13,7 +13,11 @@ import pytest
 
 from tombola import models
 from tombola.cli import main
-from tombola.lab.results import COLUMNS
+from tombola.lab.plan import plan
+from tombola.lab.results import COLUMNS, results
+from tombola.lab.spec import read
+from tombola.lab.store import Store
+from tombola.report import figures
 from tombola.ticket import Ticket
 
 TINY = [
@@ -276,3 +280,10 @@ def test_failed_trainings_are_named_in_the_verdict_and_the_plan(tmp_path: Path) 
         [command[0], "-m", "tombola", "plan", *command[4:]], capture_output=True, text=True, timeout=60
     )
     assert "1 of them failed last time" in plan.stdout
+
+
+def test_the_figures_hold_to_the_schema(store: Path) -> None:  # `report` itself leaves the check out, for speed
+    wanted = plan(read("digits", TINY[1::2]))
+    found = results(wanted, Store(store))
+    for chart, caption in figures.all_figures(found, [(0.5, [[0.0, 1.0]])]).values():
+        assert chart.to_dict(validate=True) and caption.endswith(".")

@@ -165,5 +165,5 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
             "sparse_below": {name: round(times.break_even, 3) for name, times in engine.times.items()},
         },
         "workers": workers,
-        "estimated_seconds": round(sum((run.until - run.begin) * each(run) for run in trainings) / workers, 1),
+        "estimated_seconds": round(sum((run.until - run.begin) * each(run) for run in trainings) / workers, 3),
     }

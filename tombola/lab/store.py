@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ from tombola.errors import StoreError
 from tombola.lab.runs import Run, Stored
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from tombola.mask import Mask
@@ -152,10 +155,27 @@ class Store:
 
     def mask(self, run: Run) -> "Mask":
         """The mask that a finished run made."""
-        from tombola import mask
+        import torch
 
-        shapes = {name: tuple(shape) for name, shape in self.values(run)["shapes"].items()}
-        return mask.unpack(self.tensors(run, "mask"), shapes)
+        from tombola.mask import Mask
+
+        return Mask({name: torch.from_numpy(alive) for name, alive in self.alive(run).items()})
+
+    def alive(self, run: Run) -> "dict[str, NDArray[np.bool_]]":
+        """The same as arrays, for those who need no torch, which takes seconds to import."""
+        import numpy as np
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        path = self.root / "runs" / run.key / "mask.safetensors"
+        try:
+            packed = load_file(path)
+            return {
+                name: np.unpackbits(packed[name], count=prod(shape)).astype(bool).reshape(shape)
+                for name, shape in self.values(run)["shapes"].items()
+            }
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise self._damaged(path, error) from error
 
     def weights(self, run: Run) -> dict[str, "Tensor"]:
         """The weights that a finished run made, pruned ones 0."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from altair.utils.schemapi import debug_mode
+
 from tombola import files
 from tombola.lab.plan import Plan
 from tombola.lab.results import Result, conclusions, criteria, table, verdicts
@@ -29,7 +31,9 @@ def write(wanted: Plan, store: Store, found: Sequence[Result], folder: Path) -> 
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     drawn = []
-    for name, (chart, caption) in figures.all_figures(found, _survivors(wanted, store, found)).items():
+    with debug_mode(False):  # altair's checks of every part against its schema take longer than all the rest
+        charts = figures.all_figures(found, _survivors(wanted, store, found))
+    for name, (chart, caption) in charts.items():
         svg, png = figures.render(chart)
         files.replace(folder / "figures" / f"{name}.svg", svg.encode())
         files.replace(folder / "figures" / f"{name}.png", png)
@@ -49,7 +53,8 @@ def _survivors(wanted: Plan, store: Store, found: Sequence[Result]) -> list[tupl
         mask = result.row.run.mask
         if not isinstance(mask, Prune) or not store.has(mask):
             continue
-        alive = input_survivors(store.mask(mask), wanted.experiment.spec.facts.shape)
+        first = next(iter(store.alive(mask).values()))
+        alive = input_survivors(first, wanted.experiment.spec.facts.shape)
         if alive is not None and float(alive.mean()) > 0:
             images.append((result.values["density"], (alive / alive.mean()).tolist()))
     return images

@@ -1,15 +1,14 @@
 """What a ticket looks like inside."""
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from tombola.mask import Mask
 
-
-def input_survivors(mask: Mask, shape: tuple[int, int, int]) -> Tensor | None:
+def input_survivors(first: NDArray[np.bool_], shape: tuple[int, int, int]) -> NDArray[np.float64] | None:
     """How many living weights of the first layer each input has, as an image.
 
     Args:
-        mask: its first layer is units x inputs.
+        first: the first layer's mask, units x inputs.
         shape: channels, height, width of an input.
 
     Returns:
@@ -18,8 +17,8 @@ def input_survivors(mask: Mask, shape: tuple[int, int, int]) -> Tensor | None:
 
     App. F.6 of The Lottery Ticket Hypothesis (Frankle & Carbin, 2019).
     """
-    first = next(iter(mask.values()))
     channels, height, width = shape
-    if first.dim() != 2 or first.shape[1] != channels * height * width:
+    if first.ndim != 2 or first.shape[1] != channels * height * width:
         return None
-    return first.float().mean(dim=0).view(channels, height, width).sum(dim=0)
+    per_input: NDArray[np.float64] = first.mean(axis=0).reshape(channels, height, width).sum(axis=0)
+    return per_input

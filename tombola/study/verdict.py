@@ -115,11 +115,11 @@ def paired(differences: Sequence[float], confidence: float, grain: float = 0.0) 
     n, middle = len(differences), mean(differences)
     if n < 2:
         return Difference(middle, -inf, inf, n)
-    from scipy.stats import t
+    from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to import
 
     error = max(stdev(differences), grain / sqrt(6)) / sqrt(n)
-    half = float(t.ppf((1 + confidence) / 2, n - 1)) * error
-    p = 2 * float(t.sf(abs(middle) / error, n - 1)) if error else float(middle == 0)
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
+    p = 2 * float(stdtr(n - 1, -abs(middle) / error)) if error else float(middle == 0)
     return Difference(middle, middle - half, middle + half, n, p)
 
 

@@ -99,7 +99,7 @@ def native(
     state: dict[str, Tensor] | None = None,
     instructions: str | None = None,
 ) -> Native:
-    layers = chain(model)
+    layers = chain(model, dataset.facts.shape)
     assert layers
     held = {layer.weight: form for layer in layers}
     start = apply(weights.of(model), mask)
@@ -254,6 +254,160 @@ def test_what_is_pruned_stays_exactly_0(digits: Dataset, optimizer: str, form: f
             assert not dead.any() and not torch.signbit(dead).any(), f"{path}: +0, as a mask applied to weights gives"
 
 
+# ---------------------------------------------------------------- convolutions
+
+
+def maps(dtype: torch.dtype = torch.float64, channels: int = 1) -> nn.Module:
+    """As the Conv networks: convolutions in twos, pooling after each pair but the last; odd sizes, biases not 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            *(nn.Conv2d(channels, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 7, 3, padding=1), nn.ReLU()),
+            *(nn.MaxPool2d(3), nn.Conv2d(7, 4, 1), nn.ReLU(), nn.Conv2d(4, 6, 5, padding=2), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(24, 9), nn.ReLU(), nn.Linear(9, 10)),
+        ).to(dtype)
+
+
+def map_masks(model: nn.Module) -> dict[str, Mask]:
+    """By name: dense, sparse, nearly nothing, channels without a living weight in or out, layers without any."""
+    draw = torch.Generator().manual_seed(1)
+    whole = full(model)
+
+    def random(density: float) -> dict[str, Tensor]:
+        return {name: torch.rand(alive.shape, generator=draw) < density for name, alive in whole.items()}
+
+    half, blocks = random(0.5), random(0.4)
+    blocks["0.weight"][2], blocks["2.weight"][:, 3], blocks["5.weight"][:, 1] = False, False, False
+    blocks["10.weight"][:, 8:12] = False  # a channel that the first fully connected layer does not read
+    return {
+        "all": whole,
+        "half": Mask(half),
+        "twentieth": Mask(random(0.05)),
+        "dead channels": Mask(blocks),
+        "first layer empty": Mask({**half, "0.weight": torch.zeros_like(half["0.weight"])}),
+        "a layer empty": Mask({**half, "5.weight": torch.zeros_like(half["5.weight"])}),
+        "fully connected layer empty": Mask({**half, "10.weight": torch.zeros_like(half["10.weight"])}),
+        "one layer masked": Mask({"2.weight": half["2.weight"]}),
+    }
+
+
+MAP_MASKS = list(map_masks(maps()))
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("mask", MAP_MASKS)
+@pytest.mark.parametrize("optimizer", ["momentum", "adam, decay", "adamw"])
+def test_convolutions_in_float64_are_the_plain_loops(
+    digits: Dataset, optimizer: str, mask: str, form: forms.Form
+) -> None:
+    model = maps()
+    chosen, alive = OPTIMIZERS[optimizer], map_masks(model)[mask]
+    batches = Batches(digits, torch.arange(1000), BATCH, 5)
+    fast = native(model, alive, chosen, digits, form)
+    fast.train(batches, lambda step: chosen.lr, 0, 200, [], unwatched)
+    state = by_hand(model, alive, chosen, batches, lambda step: chosen.lr, 200)
+    assert farthest(fast.weights(), weights.of(model)) < 1e-9
+    assert farthest(fast.optimizer_state(), state) < 1e-9
+    outputs = model(digits.inputs(digits.test_images).double()).detach()
+    for seen in (
+        fast.evaluate(digits.test_images, digits.test_labels),
+        fast.repeatedly(digits.test_images, digits.test_labels)(),
+    ):
+        assert seen.loss == pytest.approx(float(nn.functional.cross_entropy(outputs, digits.test_labels)), rel=1e-9)
+        assert seen.correct == int((outputs.argmax(1) == digits.test_labels).sum())
+
+
+@needs_kernels
+@pytest.mark.parametrize("batch", [1, 17, 65, 130])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("instructions", kernels.sets())
+def test_convolutions_in_every_instruction_set_and_batch_size(
+    digits: Dataset, instructions: str, form: forms.Form, batch: int
+) -> None:
+    model = maps()
+    alive, optimizer = map_masks(model)["dead channels"], OPTIMIZERS["momentum"]
+    batches = Batches(digits, torch.arange(1000), batch, 5)
+    fast = native(model, alive, optimizer, digits, form, batch, instructions=instructions)
+    fast.train(batches, lambda step: 0.02, 0, 20, [], unwatched)
+    by_hand(model, alive, optimizer, batches, lambda step: 0.02, 20)
+    assert farthest(fast.weights(), weights.of(model)) < 1e-9
+
+
+@needs_kernels
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    plan=st.lists(st.tuples(st.integers(1, 9), st.sampled_from([1, 3, 5]), st.booleans()), min_size=1, max_size=3),
+    batch=st.integers(1, 70),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    form=st.sampled_from(["dense", "sparse"]),
+    single=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_one_step_of_any_convolutions_is_the_gradient(
+    shape: tuple[int, int, int],
+    plan: list[tuple[int, int, bool]],
+    batch: int,
+    density: float,
+    form: forms.Form,
+    single: bool,
+    seed: int,
+) -> None:
+    """Maps of any size, windows wider than the map, pooling that leaves a row over; in both number types."""
+    draw = torch.Generator().manual_seed(seed)
+    channels, height, width = shape
+    parts: list[nn.Module] = []
+    for outputs, window, pools in plan:
+        parts += [nn.Conv2d(channels, outputs, window, padding=window // 2), nn.ReLU()]
+        channels = outputs
+        if pools and min(height, width) > 1:
+            parts, height, width = [*parts, nn.MaxPool2d(2)], height // 2, width // 2
+    model = nn.Sequential(*parts, nn.Flatten(), nn.Linear(channels * height * width, 3))
+    model = model.to(torch.float32 if single else torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) / 2)
+    images = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=draw)
+    labels = torch.randint(0, 3, (batch,), generator=draw)
+    facts = Facts("noise", shape, 3, batch, 0, 0, (0.4,) * shape[0], (0.3,) * shape[0], 255, "")
+    dataset = Dataset(facts, images, labels, images, labels)
+    alive = Mask({name: torch.rand(one.shape, generator=draw) < density for name, one in full(model).items()})
+    weights.put(model, apply(weights.of(model), alive))
+    fast = native(model, alive, SGD(name="sgd", lr=1.0), dataset, form, batch)
+    before = fast.weights()
+    fast.train(Batches(dataset, torch.arange(batch), batch, 0), lambda step: 1.0, 0, 1, [], unwatched)
+    model = model.double()
+    nn.functional.cross_entropy(model(dataset.inputs(images).double()), labels).backward()
+    near = {"rtol": 2e-3, "atol": 1e-4} if single else {"rtol": 1e-9, "atol": 1e-11}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        gradient = parameter.grad * alive[name] if name in alive else parameter.grad
+        assert torch.allclose((before[name] - fast.weights()[name]).double(), gradient, **near)
+
+
+@needs_kernels
+def test_channels_that_lead_nowhere_are_not_computed(digits: Dataset) -> None:
+    model = maps()
+    fast = native(model, map_masks(model)["dead channels"], OPTIMIZERS["adamw"], digits)
+    layers = fast._network.layers
+    assert [(layers[number].inputs, layers[number].outputs) for number in range(4)] == [(1, 4), (4, 6), (6, 4), (4, 5)]
+
+
+def test_the_sizes_of_a_chain_of_convolutions() -> None:
+    layers = chain(maps(), (1, 8, 8))
+    assert layers and [
+        (layer.inputs, layer.outputs, layer.area, layer.window, layer.height, layer.width, layer.pool)
+        for layer in layers
+    ] == [
+        (1, 5, 9, 3, 8, 8, 0),
+        (5, 7, 9, 3, 8, 8, 3),
+        (7, 4, 1, 1, 2, 2, 0),
+        (4, 6, 25, 5, 2, 2, 1),
+        (6, 9, 4, 0, 1, 1, 0),
+        (9, 10, 1, 0, 1, 1, 0),
+    ]
+
+
 # ---------------------------------------------------------------- where it stands, and how it goes on
 
 
@@ -398,7 +552,7 @@ def test_a_unit_is_left_out_only_if_it_cannot_influence_the_output(data: st.Data
     alive = [draw.random((after, before)) < 0.3 for before, after in pairwise(sizes)]
     # The number of living paths from each unit to an output, from the products of the masks.
     paths = np.ones(sizes[-1])
-    for layer, units in zip(reversed(range(len(sizes))), reversed(live_units(alive)), strict=True):
+    for layer, units in zip(reversed(range(len(sizes))), reversed(live_units([one[:, :, None] for one in alive])), strict=True):
         assert units.tolist() == np.flatnonzero(paths).tolist()
         if layer:
             paths = paths @ alive[layer - 1]
@@ -435,8 +589,8 @@ def frozen() -> nn.Module:
 
 
 def tied() -> nn.Module:
-    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
-    model[2].weight = model[0].weight
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    model[3].weight = model[1].weight
     return model
 
 
@@ -446,38 +600,71 @@ def patched() -> nn.Module:
     return model
 
 
+def conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def convolution(*parts: nn.Module, area: int = 64) -> nn.Module:
+    """`parts`, which end in a convolution of 2 channels, on 8 x 8 images, and what makes it a whole model."""
+    model = nn.Sequential(*parts, nn.ReLU(), nn.Flatten(), nn.Linear(2 * area, 10))
+    if model[0].__class__ is not nn.Conv2d or model[0].in_channels == 1:
+        model(torch.zeros(2, 1, 8, 8))  # torch takes it: what is left to refuse it is `chain`
+    return model
+
+
 UNSUPPORTED: dict[str, Callable[[], nn.Module]] = {
-    "another activation": lambda: nn.Sequential(nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 10)),
-    "dropout": lambda: nn.Sequential(nn.Linear(64, 5), nn.Dropout(), nn.Linear(5, 10)),
-    "no activation": lambda: nn.Sequential(nn.Linear(64, 5), nn.Linear(5, 10)),
-    "ReLU at the end": lambda: nn.Sequential(nn.Linear(64, 10), nn.ReLU()),
-    "no bias": lambda: nn.Sequential(nn.Linear(64, 10, bias=False)),
-    "a convolution": lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)),
-    "batch norm": lambda: nn.Sequential(nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Linear(5, 10)),
-    "layers that do not fit": lambda: nn.Sequential(nn.Linear(64, 5), nn.ReLU(), nn.Linear(6, 10)),
-    "flattening in the middle": lambda: nn.Sequential(nn.Linear(64, 5), nn.ReLU(), nn.Flatten(), nn.Linear(5, 10)),
+    "another activation": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 10)),
+    "dropout": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Dropout(), nn.Linear(5, 10)),
+    "no activation": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Linear(5, 10)),
+    "ReLU at the end": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU()),
+    "no bias": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False)),
+    "no flattening": lambda: nn.Sequential(nn.Linear(64, 10)),
+    "a convolution without padding": lambda: convolution(nn.Conv2d(1, 2, 3), area=36),
+    "a convolution with stride": lambda: convolution(nn.Conv2d(1, 2, 3, padding=1, stride=2), area=16),
+    "a dilated convolution": lambda: convolution(nn.Conv2d(1, 2, 3, padding=2, dilation=2)),
+    "an even window": lambda: convolution(nn.Conv2d(1, 2, 2, padding=1), area=81),
+    "an oblong window": lambda: convolution(nn.Conv2d(1, 2, (1, 3), padding=(0, 1))),
+    "another padding": lambda: convolution(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect")),
+    "a convolution without bias": lambda: convolution(nn.Conv2d(1, 2, 3, padding=1, bias=False)),
+    "channels that do not fit": lambda: convolution(nn.Conv2d(3, 2, 3, padding=1)),
+    "groups": lambda: convolution(conv(1, 2), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1, groups=2)),
+    "two convolutions in a row": lambda: convolution(conv(1, 2), conv(2, 2)),
+    "a convolution at the end": lambda: nn.Sequential(conv(1, 2), nn.ReLU()),
+    "average pooling": lambda: convolution(conv(1, 2), nn.ReLU(), nn.AvgPool2d(2), conv(2, 2), area=16),
+    "overlapping pooling": lambda: convolution(conv(1, 2), nn.ReLU(), nn.MaxPool2d(3, 1, 1), conv(2, 2)),
+    "rounded-up pooling": lambda: convolution(
+        conv(1, 2), nn.ReLU(), nn.MaxPool2d(3, ceil_mode=True), conv(2, 2), area=9
+    ),
+    "pooling twice": lambda: convolution(
+        conv(1, 2), nn.ReLU(), nn.MaxPool2d(2), nn.MaxPool2d(2), conv(2, 2), area=4
+    ),
+    "pooling first": lambda: convolution(nn.MaxPool2d(2), conv(1, 2), area=16),
+    "a flattening too early": lambda: nn.Sequential(conv(1, 2), nn.Flatten(), nn.ReLU(), nn.Linear(128, 10)),
+    "batch norm": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Linear(5, 10)),
+    "layers that do not fit": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(6, 10)),
+    "flattening in the middle": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Flatten(), nn.Linear(5, 10)),
     "another flattening": lambda: nn.Sequential(nn.Flatten(0), nn.Linear(64, 10)),
-    "a subclass": lambda: nn.Sequential(OwnLinear(64, 10)),
+    "a subclass": lambda: nn.Sequential(nn.Flatten(), OwnLinear(64, 10)),
     "not a sequence": lambda: nn.Linear(64, 10),
     "nothing": lambda: nn.Sequential(),
     "a hook": hooked,
     "a frozen weight": frozen,
     "tied weights": tied,
     "a replaced forward": patched,
-    "a parametrization": lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(64, 10))),
+    "a parametrization": lambda: nn.Sequential(nn.Flatten(), parametrizations.weight_norm(nn.Linear(64, 10))),
     "half precision": lambda: network(dtype=torch.float16),
-    "mixed types": lambda: nn.Sequential(nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10).double()),
-    "another device": lambda: nn.Sequential(nn.Linear(64, 10, device="meta")),
+    "mixed types": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10).double()),
+    "another device": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10, device="meta")),
 }
 
 
 @pytest.mark.parametrize("what", UNSUPPORTED)
 def test_what_the_kernels_cannot_do_exactly_is_none(what: str) -> None:
-    assert chain(UNSUPPORTED[what]()) is None
+    assert chain(UNSUPPORTED[what](), (1, 8, 8)) is None
 
 
 def test_a_chain_of_linear_layers_is_taken() -> None:
-    layers = chain(network())
+    layers = chain(network(), (1, 8, 8))
     assert layers and [(layer.weight, layer.inputs, layer.outputs) for layer in layers] == [
         ("1.weight", 64, 21),
         ("3.weight", 21, 13),

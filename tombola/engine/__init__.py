@@ -1,7 +1,7 @@
 """The same training, faster. An engine is one training in progress; which one it gets is chosen here.
 
-`reference` is the plain loop; `native` the compiled kernels, for chains of fully connected layers. Whatever the kernels
-cannot do exactly goes to the plain loop. All engines compute the same, but for the order of sums.
+`reference` is the plain loop; `native` the compiled kernels, for chains of convolutions and fully connected layers.
+Whatever the kernels cannot do exactly goes to the plain loop. All engines compute the same, but for the order of sums.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,16 @@ if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tens
     from torch import Tensor, nn
 
     from tombola.data import Batches, Dataset
+    from tombola.engine.chain import Layer
     from tombola.evaluate import Evaluation
     from tombola.mask import Mask
     from tombola.recipe import Optimizer
 
 Choice = Literal["auto", "reference"]
-MOST_WEIGHTS = 2**31 - 1  # of a layer: the kernels number them with 32 bits
+MOST_NUMBERS = 2**31 - 1  # of a layer: the kernels count weights and positions with 32 bits
+
+# (inputs, outputs) of a fully connected layer; (inputs, outputs, window, height, width) of a convolution.
+Sizes = tuple[int, ...]
 
 
 class Engine(Protocol):
@@ -81,12 +85,10 @@ def begin(
     from tombola.engine.native import Native
     from tombola.engine.reference import Reference
 
-    layers = chain(model) if choice == "auto" and kernels.sets() else None
-    channels, height, width = dataset.facts.shape
-    fits = layers and layers[0].inputs == channels * height * width and layers[-1].outputs >= dataset.facts.classes
-    if not layers or not fits or max(layer.inputs * layer.outputs for layer in layers) > MOST_WEIGHTS:
+    layers = chain(model, dataset.facts.shape) if choice == "auto" and kernels.sets() else None
+    if not layers or layers[-1].outputs < dataset.facts.classes or max(map(_largest, layers)) > MOST_NUMBERS:
         return Reference(model, mask, optimizer, state, dataset), "reference"
-    shapes = shapes_of({layer.weight: (layer.inputs, layer.outputs) for layer in layers}, batch)
+    shapes = shapes_of({layer.weight: _sizes(layer) for layer in layers}, batch)
     measured = measure.times(shapes.values())
     counts = mask.counts
     densities = {name: counts.get(name, 1) / (mask[name].numel() if name in mask else 1) for name in shapes}
@@ -115,19 +117,19 @@ class Foreseen:
         return sum(times.seconds(densities[name]) for name, times in self.times.items())
 
 
-def foresee(choice: Choice, layers: Mapping[str, tuple[int, int]], batch: int, measuring: bool = False) -> Foreseen:
+def foresee(choice: Choice, layers: Mapping[str, Sizes], batch: int, measuring: bool = False) -> Foreseen:
     """The engine that a model will get, before anything is trained.
 
     Args:
         choice: `auto` or `reference`.
-        layers: (inputs, outputs) by weight, of a chain of linear layers; empty for any other model.
+        layers: their sizes by weight, from the input on; empty for a model that the kernels do not know.
         batch: examples per step.
         measuring: whether to measure what has not been measured on this machine yet, which takes a second or two.
     """
     if choice == "reference":
         return Foreseen("reference", "as asked for", {})
     if not layers:
-        return Foreseen("reference", "the kernels know chains of linear layers only", {})
+        return Foreseen("reference", "the kernels know chains of convolutions and fully connected layers only", {})
     if not kernels.sets():
         why = "the kernels were not compiled: when Tombola was installed there was no C compiler"
         return Foreseen("reference", why, {})
@@ -139,9 +141,22 @@ def foresee(choice: Choice, layers: Mapping[str, tuple[int, int]], batch: int, m
     return Foreseen(name, "", {weight: kept[shape] for weight, shape in shapes.items()})
 
 
-def shapes_of(layers: Mapping[str, tuple[int, int]], batch: int) -> dict[str, forms.Shape]:
-    """What has to be measured for a chain of layers, given as name -> (inputs, outputs)."""
+def shapes_of(layers: Mapping[str, Sizes], batch: int) -> dict[str, forms.Shape]:
+    """What has to be measured for a chain of layers."""
     return {
-        name: forms.Shape(inputs, outputs, batch, first=number == 0)
-        for number, (name, (inputs, outputs)) in enumerate(layers.items())
+        name: forms.Shape(inputs, outputs, batch, number == 0, *maps)
+        for number, (name, (inputs, outputs, *maps)) in enumerate(layers.items())
     }
+
+
+def _sizes(layer: "Layer") -> Sizes:
+    return (layer.inputs, layer.outputs, layer.window, layer.height, layer.width) if layer.window else (
+        layer.columns,
+        layer.outputs,
+    )
+
+
+def _largest(layer: "Layer") -> int:
+    """The largest number that the kernels count to."""
+    positions = (layer.height + 2 * layer.window) * (layer.width + 2 * layer.window)
+    return max(layer.outputs * layer.columns, max(layer.inputs, layer.outputs) * positions)

@@ -1,7 +1,7 @@
-"""What of a model the kernels can do: a chain of fully connected layers with ReLU between them."""
+"""What of a model the kernels can do: convolutions with ReLU and pooling, then fully connected layers with ReLU."""
 
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,50 +9,119 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class Linear:
-    """One fully connected layer, y = W x + b: the names of its parameters, and its size."""
+class Layer:
+    """One layer, y = W x + b or y = W * x + b: the names of its parameters, and its size.
+
+    Attributes:
+        inputs, outputs: units, or channels of maps; one input meets one output in `area` weights.
+        area: positions of a convolution's window, or of the map that a fully connected layer reads.
+        window: side of a convolution's square window, odd; 0 for a fully connected layer.
+        height, width: of a convolution's maps.
+        pool: side of the windows that are pooled after the ReLU; 1 copies, 0 does nothing.
+    """
 
     weight: str
     bias: str
     inputs: int
     outputs: int
+    area: int = 1
+    window: int = 0
+    height: int = 1
+    width: int = 1
+    pool: int = 0
+
+    @property
+    def columns(self) -> int:
+        """Weights into one output."""
+        return self.inputs * self.area
 
 
-def chain(model: nn.Module) -> tuple[Linear, ...] | None:
-    """The layers of `model` from the input on, or None where it is anything but (Flatten,) Linear (, ReLU, Linear)*.
+def chain(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Layer, ...] | None:
+    """The layers of `model` from the input on, or None where it is anything else.
 
-    Whatever could make such a model compute something else - hooks, parametrizations, frozen or shared parameters,
-    subclasses, other devices, mixed types - is None as well: the plain loop does those.
+    It must be Sequential: (Conv2d, ReLU (, MaxPool2d))*, Flatten, Linear (, ReLU, Linear)*. Convolutions have stride 1
+    and keep the size of their map. Whatever could make such a model compute something else - hooks, parametrizations,
+    frozen or shared parameters, subclasses, other devices, mixed types - is None as well: the plain loop does those.
 
-    >>> chain(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))[0]
-    Linear(weight='1.weight', bias='1.bias', inputs=4, outputs=3)
-    >>> chain(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))) is None
+    Args:
+        shape: channels, height, width of an input.
+
+    >>> chain(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (1, 2, 2))[1]
+    Layer(weight='3.weight', bias='3.bias', inputs=3, outputs=2, area=1, window=0, height=1, width=1, pool=0)
+    >>> chain(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), (1, 2, 2)) is None
     True
     """
     if type(model) is not nn.Sequential or any(_altered(module) for module in model.modules()):
-        return None
-    parts = [(name, part) for name, part in model.named_children() if not _flattens(part)]
-    linear = parts[::2]
-    if len(parts) % 2 == 0 or any(type(part) is not nn.ReLU for _, part in parts[1::2]):
-        return None
-    if any(_flattens(part) for part in list(model)[1:]) or not all(_plain(part) for _, part in linear):
         return None
     parameters = list(model.parameters())
     named = list(model.named_parameters(remove_duplicate=False))
     kinds = {(value.dtype, value.device.type) for value in parameters}
     if len(parameters) != len(named) or len(kinds) != 1 or kinds - {(torch.float32, "cpu"), (torch.float64, "cpu")}:
         return None
-    layers = tuple(
-        Linear(f"{name}.weight", f"{name}.bias", part.in_features, part.out_features)
-        for name, part in linear
-        if isinstance(part, nn.Linear)
-    )
-    fits = all(before.outputs == after.inputs for before, after in pairwise(layers))
-    return layers if fits else None
+    if not all(value.requires_grad for value in parameters):
+        return None
+    parts = [*model.named_children()]
+    flatten = next((place for place, (_, part) in enumerate(parts) if _flattens(part)), len(parts))
+    before, area = _convolutions(parts[:flatten], shape)
+    after = _linear(parts[flatten + 1 :], before[-1].outputs if before else shape[0], area) if area else None
+    if after is None:
+        return None
+    if before and not before[-1].pool:  # the fully connected layer reads maps without a border
+        before[-1] = replace(before[-1], pool=1)
+    if not before:  # each pixel is a unit
+        after[0] = replace(after[0], inputs=after[0].columns, area=1)
+    return (*before, *after)
 
 
-def _plain(part: nn.Module) -> bool:
-    return type(part) is nn.Linear and part.bias is not None and all(value.requires_grad for value in part.parameters())
+def _convolutions(parts: list[tuple[str, nn.Module]], shape: tuple[int, int, int]) -> tuple[list[Layer], int]:
+    """The convolutions among `parts`, and the positions of the last map; 0 of them where something else is there."""
+    channels, height, width = shape
+    layers: list[Layer] = []
+    rest: Iterator[tuple[str, nn.Module]] = iter(parts)
+    for name, part in rest:
+        if type(part) is nn.MaxPool2d and layers and not layers[-1].pool and _pools(part, height, width):
+            side = int(part.kernel_size)
+            layers[-1] = replace(layers[-1], pool=side)
+            height, width = height // side, width // side
+        elif type(part) is nn.Conv2d and part.in_channels == channels and _keeps_size(part):
+            side = int(part.kernel_size[0])
+            names = f"{name}.weight", f"{name}.bias"
+            layers.append(Layer(*names, channels, part.out_channels, side * side, side, height, width))
+            channels = part.out_channels
+            if type(next(rest, (None, None))[1]) is not nn.ReLU:
+                return [], 0
+        else:
+            return [], 0
+    return layers, height * width
+
+
+def _linear(parts: list[tuple[str, nn.Module]], inputs: int, area: int) -> list[Layer] | None:
+    """Linear (, ReLU, Linear)*, of which the first reads `inputs` maps of `area` positions; else None."""
+    layers = []
+    for number, (name, part) in enumerate(parts):
+        if number % 2:
+            if type(part) is not nn.ReLU:
+                return None
+        elif type(part) is nn.Linear and part.bias is not None and part.in_features == inputs * area:
+            layers.append(Layer(f"{name}.weight", f"{name}.bias", inputs, part.out_features, area))
+            inputs, area = part.out_features, 1
+        else:
+            return None
+    return layers if len(parts) % 2 else None
+
+
+def _keeps_size(part: nn.Conv2d) -> bool:
+    side = part.kernel_size[0]
+    same = {part.kernel_size: (side, side), part.stride: (1, 1), part.dilation: (1, 1)}
+    padded = part.padding == "same" or part.padding == (side // 2, side // 2)
+    plain = part.groups == 1 and part.padding_mode == "zeros" and part.bias is not None
+    return plain and padded and side % 2 == 1 and all(left == right for left, right in same.items())
+
+
+def _pools(part: nn.MaxPool2d, height: int, width: int) -> bool:
+    side = part.kernel_size
+    plain = part.padding == 0 and part.dilation == 1 and not part.ceil_mode and not part.return_indices
+    return plain and isinstance(side, int) and part.stride == side and 1 < side <= min(height, width)
 
 
 def _flattens(part: nn.Module) -> bool:

@@ -18,10 +18,14 @@ class Shape:
     outputs: int
     batch: int
     first: bool  # needs no gradient of its inputs
+    window: int = 0  # side of a convolution's window; 0: fully connected
+    height: int = 1  # of a convolution's maps
+    width: int = 1
 
     @property
     def name(self) -> str:
-        return f"{self.inputs} to {self.outputs}, {'first, ' if self.first else ''}batch {self.batch}"
+        maps = f"{self.window} x {self.window} on {self.height} x {self.width}, " if self.window else ""
+        return f"{self.inputs} to {self.outputs}, {maps}{'first, ' if self.first else ''}batch {self.batch}"
 
 
 @dataclass(frozen=True)

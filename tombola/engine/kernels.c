@@ -32,6 +32,8 @@ _Static_assert(sizeof(long) == 8, "indices are of 64 bits"); /* elsewhere the in
 
 #define CHUNK 64 /* a multiple of every W */
 
+#define BAND 32 /* positions of a map that are taken together, at least, where weights meet all of them */
+
 enum { DENSE, SPARSE };
 enum { SGD, MOMENTUM, NESTEROV, ADAM, ADAMW };
 
@@ -40,17 +42,23 @@ typedef struct {
 } segment;
 
 typedef struct {
-    int32_t kind, relu, in, out;
+    int32_t kind, relu, in, out; /* numbers of units, or of channels */
     int32_t stride; /* dense: numbers from one row of w to the next, a multiple of W */
     int32_t count;  /* sparse: living weights */
     int32_t n_segments, n_t_segments;
+    int32_t size;          /* of a convolution's window; 0: a fully connected layer, whose map is one position */
+    int32_t height, width; /* of the map without its border */
+    int32_t pitch, plane;  /* positions in a row of the map and in all of it, border included */
+    int32_t corner, inner; /* positions: of the first window, of the first that is not border */
+    int32_t pool;          /* 0: no pooling follows, else the size of its windows */
+    int32_t z_pitch, z_plane, z_inner, padding; /* the same of the pooled map */
     void *w, *m, *v, *bias, *bias_m, *bias_v;
     const uint16_t *alive;                  /* dense: a bit for each weight, W to a number; NULL where all live */
     const int32_t *row, *column;            /* sparse: where each weight is, padded to a multiple of W */
     const segment *segments;                /* runs of weights of one row, and near columns */
     const int32_t *t_column, *t_place;      /* the same of the transposed matrix; t_place is each weight's place in w */
     const segment *t_segments;
-    void *t_w, *y, *dy, *xt;
+    void *t_w, *y, *dy, *xt, *g, *z, *dz; /* g: a convolution's gradients, as w; z: pooled outputs */
 } layer;
 
 typedef struct {
@@ -60,9 +68,9 @@ typedef struct {
 } optimiser;
 
 typedef struct {
-    int32_t n_layers, inputs, pixels, batch;
+    int32_t n_layers, inputs, pixels, batch, rows, padding;
     const layer *layers;
-    const int32_t *pixel; /* which pixel each input is */
+    const int32_t *pixel, *row; /* which pixel each input is, and in which of the `rows` rows of x it goes */
     const float *scale, *shift;
     uint8_t *bytes;
     void *x, *scratch;
@@ -197,6 +205,7 @@ typedef int32_t int4 __attribute__((vector_size(16)));
 typedef int64_t long2 __attribute__((vector_size(16)));
 
 #define ROWS 3
+#define SPOTS 2 /* neighbouring positions of a map that a weight meets at once */
 
 #define REAL float
 #define W 4
@@ -295,7 +304,9 @@ DEFINE_EXPONENTIAL_DOUBLE
 /* ---- AVX-512 ------------------------------------------------------------------------------------------------------- */
 
 #undef ROWS
+#undef SPOTS
 #define ROWS 6
+#define SPOTS 4
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
 #else

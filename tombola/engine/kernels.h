@@ -72,16 +72,17 @@ static INLINE void NAME(move_all)(int kind, const NAME(pace) *c, const REAL *g, 
 
 /* ---- dense products ---------------------------------------------------------------------------------------------- */
 
-/* y[r] += sum_k a[r rs + k ks] x[k] for R rows r; x and y are rows of P numbers. LISTED: the k-th column is list[k]. */
-#define TIMES(SOME, R, LISTED)                                                                                         \
-    static INLINE void NAME(times_##SOME)(const REAL *a, long rs, long ks, const int32_t *list, const REAL *x, REAL *y,\
-                                          long n) {                                                                    \
+/* y[r ys / P] += sum_k a[r rs + k ks] x[k] for R rows r; x and y are rows of P numbers. LISTED: the k-th weight of a row
+   is number list[k]. STREWN: it meets row from[k] of x. */
+#define TIMES(SOME, R, LISTED, STREWN)                                                                                 \
+    static INLINE void NAME(times_##SOME)(const REAL *a, long rs, long ks, const int32_t *list, const int32_t *from,   \
+                                          const REAL *x, REAL *y, long ys, long n) {                                   \
         VEC s[R][4];                                                                                                   \
         for (int r = 0; r < R; r++)                                                                                    \
-            for (int j = 0; j < 4; j++) s[r][j] = LOAD(y + r * P + j * W);                                             \
-        for (long k = 0; k < n; k++, x += P) {                                                                         \
-            const REAL *at = a + (LISTED ? list[k] : k * ks);                                                          \
-            VEC x0 = LOAD(x), x1 = LOAD(x + W), x2 = LOAD(x + 2 * W), x3 = LOAD(x + 3 * W);                            \
+            for (int j = 0; j < 4; j++) s[r][j] = LOAD(y + r * ys + j * W);                                            \
+        for (long k = 0; k < n; k++) {                                                                                 \
+            const REAL *at = a + (LISTED ? list[k] : k * ks), *f = x + (STREWN ? from[k] : k) * P;                     \
+            VEC x0 = LOAD(f), x1 = LOAD(f + W), x2 = LOAD(f + 2 * W), x3 = LOAD(f + 3 * W);                            \
             for (int r = 0; r < R; r++) {                                                                              \
                 VEC b = SET1(at[r * rs]);                                                                              \
                 s[r][0] = FMA(b, x0, s[r][0]);                                                                         \
@@ -91,18 +92,22 @@ static INLINE void NAME(move_all)(int kind, const NAME(pace) *c, const REAL *g, 
             }                                                                                                          \
         }                                                                                                              \
         for (int r = 0; r < R; r++)                                                                                    \
-            for (int j = 0; j < 4; j++) STORE(y + r * P + j * W, s[r][j]);                                             \
+            for (int j = 0; j < 4; j++) STORE(y + r * ys + j * W, s[r][j]);                                            \
     }
-TIMES(one, 1, 0)
-TIMES(many, ROWS, 0)
-TIMES(one_listed, 1, 1)
-TIMES(many_listed, ROWS, 1)
+TIMES(one, 1, 0, 0)
+TIMES(many, ROWS, 0, 0)
+TIMES(one_listed, 1, 1, 0)
+TIMES(many_listed, ROWS, 1, 0)
+TIMES(one_mapped, 1, 0, 1)
+TIMES(many_mapped, ROWS, 0, 1)
+TIMES(one_strewn, 1, 1, 1)
+TIMES(many_strewn, ROWS, 1, 1)
 
 static void NAME(product)(const REAL *a, long rs, long ks, const REAL *x, REAL *y, long rows, long n) {
     for (long k = 0; k < n; k += NEAR) {
         long span = n - k < NEAR ? n - k : NEAR, r = 0;
-        for (; r + ROWS <= rows; r += ROWS) NAME(times_many)(a + r * rs + k * ks, rs, ks, 0, x + k * P, y + r * P, span);
-        for (; r < rows; r++) NAME(times_one)(a + r * rs + k * ks, rs, ks, 0, x + k * P, y + r * P, span);
+        for (; r + ROWS <= rows; r += ROWS) NAME(times_many)(a + r * rs + k * ks, rs, ks, 0, 0, x + k * P, y + r * P, P, span);
+        for (; r < rows; r++) NAME(times_one)(a + r * rs + k * ks, rs, ks, 0, 0, x + k * P, y + r * P, P, span);
     }
 }
 
@@ -112,8 +117,8 @@ static void NAME(product_listed)(const REAL *a, long rs, const int32_t *list, co
     for (long k = 0; k < n; k += NEAR) {
         long span = n - k < NEAR ? n - k : NEAR, r = 0;
         for (; r + ROWS <= rows; r += ROWS)
-            NAME(times_many_listed)(a + r * rs, rs, 0, list + k, x + k * P, y + r * P, span);
-        for (; r < rows; r++) NAME(times_one_listed)(a + r * rs, rs, 0, list + k, x + k * P, y + r * P, span);
+            NAME(times_many_listed)(a + r * rs, rs, 0, list + k, 0, x + k * P, y + r * P, P, span);
+        for (; r < rows; r++) NAME(times_one_listed)(a + r * rs, rs, 0, list + k, 0, x + k * P, y + r * P, P, span);
     }
 }
 
@@ -274,11 +279,15 @@ static INLINE void NAME(sparse_learn)(const layer *l, const REAL *dy, const REAL
     }
 }
 
+/* ---- convolutions, and what follows them -------------------------------------------------------------------------- */
+
+#include "convolution.h"
+
 /* ---- a layer ------------------------------------------------------------------------------------------------------ */
 
 static void NAME(rectify)(const layer *l, REAL *y) {
     if (l->relu)
-        for (long at = 0; at < (long)l->out * P; at += W) {
+        for (long at = 0; at < (long)l->out * l->plane * P; at += W) {
             VEC z = LOAD(y + at);
             STORE(y + at, SELECT(z < SET1(0), SET1(0), z)); /* NaN stays NaN */
         }
@@ -286,15 +295,19 @@ static void NAME(rectify)(const layer *l, REAL *y) {
 
 static void NAME(forward)(const layer *l, const REAL *x, long panels) {
     const REAL *bias = l->bias;
-    for (long p = 0; p < panels; p++, x += (long)l->in * P) {
-        REAL *y = (REAL *)l->y + p * l->out * P;
-        for (long o = 0; o < l->out; o++) {
-            VEC b = SET1(bias[o]);
-            for (int j = 0; j < 4; j++) STORE(y + o * P + j * W, b);
+    for (long p = 0; p < panels; p++, x += (long)l->in * l->plane * P) {
+        REAL *y = (REAL *)l->y + p * l->out * l->plane * P;
+        if (l->size) NAME(convolve)(l, x, y);
+        else {
+            for (long o = 0; o < l->out; o++) {
+                VEC b = SET1(bias[o]);
+                for (int j = 0; j < 4; j++) STORE(y + o * P + j * W, b);
+            }
+            if (l->kind == DENSE) NAME(product)(l->w, l->stride, 1, x, y, l->out, l->in);
+            else NAME(sparse_product)(l->segments, l->n_segments, l->column, l->w, x, y);
         }
-        if (l->kind == DENSE) NAME(product)(l->w, l->stride, 1, x, y, l->out, l->in);
-        else NAME(sparse_product)(l->segments, l->n_segments, l->column, l->w, x, y);
         NAME(rectify)(l, y);
+        if (l->pool) NAME(pool)(l, y, (REAL *)l->z + p * l->out * l->z_plane * P);
     }
 }
 
@@ -302,12 +315,16 @@ static void NAME(forward)(const layer *l, const REAL *x, long panels) {
 static void NAME(backward)(const layer *l, const REAL *y, REAL *dx, long panels) {
     if (l->kind == SPARSE)
         for (long k = 0; k < l->count; k++) ((REAL *)l->t_w)[k] = ((REAL *)l->w)[l->t_place[k]];
-    for (long p = 0; p < panels; p++, dx += (long)l->in * P, y += (long)l->in * P) {
-        const REAL *dy = (REAL *)l->dy + p * l->out * P;
-        memset(dx, 0, sizeof(REAL) * l->in * P);
-        if (l->kind == DENSE) NAME(product)(l->w, 1, l->stride, dy, dx, l->in, l->out);
-        else NAME(sparse_product)(l->t_segments, l->n_t_segments, l->t_column, l->t_w, dy, dx);
-        for (long at = 0; at < (long)l->in * P; at += W) {
+    long size = (long)l->in * l->plane * P;
+    for (long p = 0; p < panels; p++, dx += size, y += size) {
+        const REAL *dy = (REAL *)l->dy + p * l->out * l->plane * P;
+        if (l->size) NAME(convolve_back)(l, dy, dx);
+        else {
+            memset(dx, 0, sizeof(REAL) * size);
+            if (l->kind == DENSE) NAME(product)(l->w, 1, l->stride, dy, dx, l->in, l->out);
+            else NAME(sparse_product)(l->t_segments, l->n_t_segments, l->t_column, l->t_w, dy, dx);
+        }
+        for (long at = 0; at < size; at += W) {
             VEC h = LOAD(y + at), d = LOAD(dx + at);
             STORE(dx + at, SELECT(h <= SET1(0), SET1(0), d));
         }
@@ -324,7 +341,8 @@ static void NAME(transpose)(const REAL *x, long units, long examples, REAL *xt, 
 static void NAME(learn)(const layer *l, const REAL *x, long examples, long panels, const optimiser *o,
                         const NAME(pace) *pace, REAL *scratch) {
     const REAL *dy = l->dy;
-    if (l->kind == DENSE) {
+    if (l->size) NAME(convolution_learn)(l, x, panels, o->kind, pace);
+    else if (l->kind == DENSE) {
         NAME(transpose)(x, l->in, examples, l->xt, l->stride);
         switch (o->kind) {
             case SGD: NAME(dense_learn)(l, dy, l->xt, examples, SGD, pace); break;
@@ -348,8 +366,9 @@ static void NAME(learn)(const layer *l, const REAL *x, long examples, long panel
         for (int j = 0; j < W; j++) {
             s[j] = SET1(0);
             for (long p = 0; q + j < l->out && p < panels; p++) {
-                const REAL *d = dy + (p * l->out + q + j) * P;
-                s[j] = s[j] + ((LOAD(d) + LOAD(d + W)) + (LOAD(d + 2 * W) + LOAD(d + 3 * W)));
+                const REAL *d = dy + (p * l->out + q + j) * l->plane * P;
+                for (const REAL *end = d + (long)l->plane * P; d < end; d += P)
+                    s[j] = s[j] + ((LOAD(d) + LOAD(d + W)) + (LOAD(d + 2 * W) + LOAD(d + 3 * W)));
             }
         }
         STORE(scratch + q, SUMS(s));
@@ -363,10 +382,11 @@ static void NAME(learn)(const layer *l, const REAL *x, long examples, long panel
 static void NAME(gather)(const network *n, const uint8_t *images, const int64_t *places, long examples, long panels) {
     for (long p = 0; p < panels; p++) {
         turn_panel(images, places + p * P, examples - p * P, n->pixels, n->bytes, P);
-        REAL *x = (REAL *)n->x + p * n->inputs * P;
+        REAL *x = (REAL *)n->x + p * n->rows * P;
         for (long i = 0; i < n->inputs; i++) {
             const uint8_t *from = n->bytes + (long)n->pixel[i] * P;
-            for (int j = 0; j < 4; j++) STORE(x + i * P + j * W, INPUT(from + j * W, n->scale[i], n->shift[i]));
+            REAL *to = x + (long)n->row[i] * P;
+            for (int j = 0; j < 4; j++) STORE(to + j * W, INPUT(from + j * W, n->scale[i], n->shift[i]));
         }
     }
 }
@@ -401,6 +421,24 @@ static void NAME(loss_gradient)(const layer *l, const int64_t *labels, const int
 
 /* ---- whole steps -------------------------------------------------------------------------------------------------- */
 
+/* What layer l reads, and where its inputs' gradients go. */
+static INLINE REAL *NAME(inputs)(const network *n, long l) {
+    const layer *before = n->layers + l - 1;
+    return l == 0 ? n->x : before->pool ? before->z : before->y;
+}
+
+static INLINE REAL *NAME(input_gradients)(const network *n, long l) {
+    const layer *before = n->layers + l - 1;
+    return before->pool ? before->dz : before->dy;
+}
+
+static void NAME(unpool_all)(const layer *l, long panels) {
+    for (long p = 0; p < panels; p++) {
+        long y = p * l->out * l->plane * P, z = p * l->out * l->z_plane * P;
+        NAME(unpool)(l, (REAL *)l->y + y, (REAL *)l->z + z, (REAL *)l->dz + z, (REAL *)l->dy + y);
+    }
+}
+
 static void NAME(train)(const network *n, const uint8_t *images, const int64_t *labels, const int64_t *order,
                         long examples, const double *rates, long done) {
     const layer *layers = n->layers;
@@ -410,11 +448,12 @@ static void NAME(train)(const network *n, const uint8_t *images, const int64_t *
         NAME(gather)(n, images, order, batch, panels);
         for (long b = batch; b < examples && b < batch + n->batch; b++) /* the next batch is far away in memory */
             for (long at = 0; at < n->pixels; at += 64) __builtin_prefetch(images + order[b] * n->pixels + at, 0, 2);
-        for (long l = 0; l <= last; l++) NAME(forward)(layers + l, l ? layers[l - 1].y : n->x, panels);
+        for (long l = 0; l <= last; l++) NAME(forward)(layers + l, NAME(inputs)(n, l), panels);
         NAME(loss_gradient)(layers + last, labels, order, batch, panels);
         for (long l = last; l >= 0; l--) {
-            if (l) NAME(backward)(layers + l, layers[l - 1].y, layers[l - 1].dy, panels);
-            NAME(learn)(layers + l, l ? layers[l - 1].y : n->x, batch, panels, &n->optimiser, &pace, n->scratch);
+            if (layers[l].pool) NAME(unpool_all)(layers + l, panels);
+            if (l) NAME(backward)(layers + l, NAME(inputs)(n, l), NAME(input_gradients)(n, l), panels);
+            NAME(learn)(layers + l, NAME(inputs)(n, l), batch, panels, &n->optimiser, &pace, n->scratch);
         }
         if (n->idle) NAME(move_all)(n->optimiser.kind, &pace, 0, n->idle_w, n->idle_m, n->idle_v, n->idle);
     }
@@ -459,7 +498,7 @@ static void NAME(evaluate)(const network *n, const uint8_t *images, const int64_
         int64_t answers[P];
         for (long lane = 0; lane < lanes; lane++) answers[lane] = labels[places[lane]];
         NAME(gather)(n, images, places, lanes, 1);
-        for (long l = 0; l < n->n_layers; l++) NAME(forward)(n->layers + l, l ? n->layers[l - 1].y : n->x, 1);
+        for (long l = 0; l < n->n_layers; l++) NAME(forward)(n->layers + l, NAME(inputs)(n, l), 1);
         total += NAME(judge)(n->layers + n->n_layers - 1, 0, answers, lanes, &right);
     }
     *loss = total;

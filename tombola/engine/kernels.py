@@ -33,7 +33,9 @@ class Layer(Structure):
 
     _fields_ = [
         *_integers("kind relu inputs outputs stride count n_segments n_t_segments"),
-        *_pointers("w m v bias bias_m bias_v alive row column segments t_column t_place t_segments t_w y dy xt"),
+        *_integers("size height width pitch plane corner inner pool z_pitch z_plane z_inner padding"),
+        *_pointers("w m v bias bias_m bias_v alive row column segments t_column t_place t_segments t_w"),
+        *_pointers("y dy xt g z dz"),
     ]
 
 
@@ -52,9 +54,9 @@ class Network(Structure):
     """`network` of kernels.c."""
 
     _fields_ = [
-        *_integers("n_layers inputs pixels batch"),
+        *_integers("n_layers inputs pixels batch rows padding"),
         ("layers", POINTER(Layer)),
-        *_pointers("pixel scale shift bytes x scratch"),
+        *_pointers("pixel row scale shift bytes x scratch"),
         ("idle", c_int64),
         *_pointers("idle_w idle_m idle_v"),
         ("optimiser", Optimiser),

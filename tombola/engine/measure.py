@@ -8,6 +8,7 @@ takes the same forms and gives the same bytes; it holds as long as the processor
 import json
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -76,36 +77,43 @@ def _seconds(steps: Callable[[], None]) -> float:
 
 
 def _training(shape: Shape, form: Form, density: float) -> Callable[[], None]:
-    """`STEPS` steps of a layer alone; one that is not the first stands behind a narrow one, for its input gradient."""
+    """`STEPS` steps of a layer; one that is not the first stands behind a narrow one, for its input gradient.
+
+    A convolution is followed by a layer that makes two outputs of all its maps, a few percent of the work.
+    """
     import torch
 
     from tombola.data import Batches, Dataset
     from tombola.data.facts import Facts
-    from tombola.engine.chain import Linear
+    from tombola.engine.chain import Layer
     from tombola.engine.native import Native
     from tombola.mask import Mask
     from tombola.recipe import Adam
 
-    pixels = shape.inputs if shape.first else 1
-    before = [] if shape.first else [Linear("before.weight", "before.bias", 1, shape.inputs)]
-    layer = Linear("weight", "bias", shape.inputs, shape.outputs)
+    maps = {"window": shape.window, "height": shape.height, "width": shape.width}
+    layer = Layer("weight", "bias", shape.inputs, shape.outputs, max(shape.window, 1) ** 2, **maps)
+    before = Layer("before.weight", "before.bias", 1, shape.inputs, **maps | {"window": min(shape.window, 1)})
+    after = Layer("after.weight", "after.bias", shape.outputs, 2, shape.height * shape.width)
+    layers = ([] if shape.first else [before]) + ([replace(layer, pool=1), after] if shape.window else [layer])
     draw = torch.Generator().manual_seed(0)
-    examples = STEPS * shape.batch
-    images = torch.randint(0, 256, (examples, 1, 1, pixels), dtype=torch.uint8, generator=draw)
-    labels = torch.randint(0, shape.outputs, (examples,), generator=draw)
-    facts = Facts("", (1, 1, pixels), shape.outputs, examples, 0, 0, (0.5,), (0.25,), 255, "")
-    alive = torch.rand((shape.outputs, shape.inputs), generator=draw) < density
+    examples, classes = STEPS * shape.batch, layers[-1].outputs
+    size = (layers[0].inputs, shape.height, shape.width)
+    images = torch.randint(0, 256, (examples, *size), dtype=torch.uint8, generator=draw)
+    labels = torch.randint(0, classes, (examples,), generator=draw)
+    stretch = (0.5,) * size[0], (0.25,) * size[0]
+    facts = Facts("", size, classes, examples, 0, 0, *stretch, 255, "")
+    alive = torch.rand((layer.outputs, layer.columns), generator=draw) < density
     start: dict[str, torch.Tensor] = {}
-    for one in [*before, layer]:
-        start |= {one.weight: torch.randn((one.outputs, one.inputs), generator=draw) / one.inputs**0.5}
+    for one in layers:
+        start |= {one.weight: torch.randn((one.outputs, one.columns), generator=draw) / one.columns**0.5}
         start |= {one.bias: torch.zeros(one.outputs)}
     start["weight"] *= alive
     dataset = Dataset(facts, images, labels, images, labels)
     native = Native(
-        (*before, layer),
+        tuple(layers),
         start,
         Mask({"weight": alive}),
-        {"before.weight": "dense", "weight": form},
+        {one.weight: "dense" for one in layers} | {"weight": form},
         Adam(name="adam", lr=1e-3),
         {},
         dataset,

@@ -18,7 +18,7 @@ from torch import Tensor
 from tombola import weights
 from tombola.data import Batches, Dataset
 from tombola.engine import kernels
-from tombola.engine.chain import Linear
+from tombola.engine.chain import Layer
 from tombola.engine.compact import Flags, live_units
 from tombola.engine.forms import Form
 from tombola.evaluate import Evaluation
@@ -68,7 +68,7 @@ class Native:
 
     def __init__(
         self,
-        layers: tuple[Linear, ...],
+        layers: tuple[Layer, ...],
         start: weights.Weights,
         mask: Mask,
         forms: Mapping[str, Form],
@@ -87,22 +87,28 @@ class Native:
         self._facts, self._dataset = dataset.facts, dataset
         self._held: list[Any] = []  # what the kernels point into
         self._parts: list[_Part] = []
-        self._panels = max(-(-batch // self._kernels.panel), _GROUP)
+        self._convolves = layers[0].window > 0
+        # Images that are evaluated on again and again are packed for fully connected layers, in groups of panels.
+        self._panels = max(-(-batch // self._kernels.panel), 1 if self._convolves else _GROUP)
         self._first_sparse: tuple[Array, int, int, Array] | None = None  # of the first layer, if it is so
         alive = [_flags(layer, mask) for layer in layers]
         live = live_units(alive)
-        self._live_inputs = live[0]
+        border = max(layer.window // 2 for layer in layers)
+        self._live_inputs = _strides(live[0], layers[0].height * layers[0].width)
         described = (kernels.Layer * len(layers))()
         for number, layer in enumerate(layers):
             one = described[number]
-            one.relu, one.inputs, one.outputs = number < len(layers) - 1, len(live[number]), len(live[number + 1])
-            within = alive[number][np.ix_(live[number + 1], live[number])]
+            rows, columns = live[number + 1], _strides(live[number], layer.area)
+            one.relu, one.outputs = number < len(layers) - 1, len(rows)
+            one.inputs = len(live[number]) if layer.window else len(columns)
+            _lay_out(one, layer, border, bordered=number + 1 < len(layers) and layers[number + 1].window > 0)
+            within = alive[number].reshape(layer.outputs, -1)[np.ix_(rows, columns)]
             if forms[layer.weight] == "dense" and within.size:
-                self._dense(one, layer, live[number + 1], live[number], within)
+                self._dense(one, layer, rows, columns, within)
             else:
-                self._sparse(one, layer, live[number + 1], live[number], within)
-            self._outputs(one, layer, live[number + 1])
-        self._network = self._described(described, live[0])
+                self._sparse(one, layer, rows, columns, within)
+            self._outputs(one, layer, rows)
+        self._network = self._described(described)
         self._idle(alive, live)
         self._done = 0
         self._begin_from(start, state)
@@ -119,51 +125,67 @@ class Native:
     def _pointer(self, array: Array) -> int:
         return int(self._keep(array).ctypes.data)
 
-    def _dense(self, one: Any, layer: Linear, rows: Array, columns: Array, within: Flags) -> None:
+    def _dense(self, one: Any, layer: Layer, rows: Array, columns: Array, within: Flags) -> None:
         width = self._kernels.width
         one.kind, one.stride = kernels.DENSE, -(-len(columns) // width) * width
         shape = (len(rows), one.stride)
         slots = np.arange(len(rows))[:, None] * one.stride + np.arange(len(columns))
-        places = rows[:, None] * layer.inputs + columns
+        places = rows[:, None] * layer.columns + columns
         part = self._part(layer.weight, places[within], slots[within], shape)
         one.w, one.m, one.v = (array.ctypes.data for array in (part.held, part.first, part.second))
-        one.xt = self._array((self._batch, one.stride)).ctypes.data
+        if layer.window:
+            before, after = _distances(one, layer)
+            one.g = self._array(shape).ctypes.data
+            one.column, one.t_column = self._pointer(before), self._pointer(after)
+            one.t_place = self._pointer(slots[:, : layer.area].astype(np.int32))  # of the first input's weights
+        else:
+            one.xt = self._array((self._batch, one.stride)).ctypes.data
         if not within.all():
             bits = np.zeros(shape, np.uint32)
             bits[:, : len(columns)] = within
             words = (bits.reshape(-1, width) << np.arange(width, dtype=np.uint32)).sum(axis=1)
             one.alive = self._pointer(words.astype(np.uint16))
 
-    def _sparse(self, one: Any, layer: Linear, rows: Array, columns: Array, within: Flags) -> None:
+    def _sparse(self, one: Any, layer: Layer, rows: Array, columns: Array, within: Flags) -> None:
         row, column = np.nonzero(within)
         order, segments = _arranged(row, column, within.shape)
-        back, back_segments = _arranged(column[order], row[order], within.shape[::-1])
         row, column = row[order], column[order]
-        if layer is self._layers[0]:
+        # Turned round: rows are inputs, columns the weights from one input to all outputs.
+        area = layer.area if layer.window else 1
+        unit, t_column = column // area, row * area + column % area
+        back, back_segments = _arranged(unit, t_column, (len(columns) // area, len(rows) * area))
+        if layer is self._layers[0] and not layer.window:
             self._first_sparse = segments, len(rows), _tile(len(row), within.shape), column.astype(np.int32)
         one.kind, one.count = kernels.SPARSE, len(row)
-        places = rows[row] * layer.inputs + columns[column]
+        places = rows[row] * layer.columns + columns[column]
         part = self._part(layer.weight, places, np.arange(len(row)), _padded(len(row)))
         one.w, one.m, one.v = (array.ctypes.data for array in (part.held, part.first, part.second))
+        if layer.window:
+            before, after = _distances(one, layer)
+            column, t_column = before[column], after[t_column]
+            one.g = self._array(_padded(len(row))).ctypes.data
         one.row, one.column = (self._pointer(_widened(array)) for array in (row, column))
-        one.t_column, one.t_place = (self._pointer(_widened(array)) for array in (row[back], back))
+        one.t_column, one.t_place = (self._pointer(_widened(array)) for array in (t_column[back], back))
         one.segments, one.n_segments = self._pointer(segments), len(segments)
         one.t_segments, one.n_t_segments = self._pointer(back_segments), len(back_segments)
         one.t_w = self._array(_padded(len(row))).ctypes.data
 
-    def _outputs(self, one: Any, layer: Linear, rows: Array) -> None:
+    def _outputs(self, one: Any, layer: Layer, rows: Array) -> None:
         part = self._part(layer.bias, rows, np.arange(len(rows)), _padded(len(rows)))
         one.bias, one.bias_m, one.bias_v = (array.ctypes.data for array in (part.held, part.first, part.second))
-        shape = (self._panels, len(rows), self._kernels.panel)
-        one.y, one.dy = self._array(shape).ctypes.data, self._array(shape).ctypes.data
+        maps = (self._panels, len(rows), one.plane, self._kernels.panel)
+        one.y, one.dy = self._array(maps).ctypes.data, self._array(maps).ctypes.data
+        if layer.pool:
+            maps = (self._panels, len(rows), one.z_plane, self._kernels.panel)
+            one.z, one.dz = self._array(maps).ctypes.data, self._array(maps).ctypes.data
 
     def _part(self, name: str, places: Array, slots: Array, shape: int | tuple[int, ...]) -> _Part:
         part = _Part(name, places.reshape(-1), slots.reshape(-1), *(self._array(shape) for _ in range(3)))
         self._parts.append(part)
         return part
 
-    def _described(self, layers: Any, inputs: Array) -> kernels.Network:
-        facts, panel = self._facts, self._kernels.panel
+    def _described(self, layers: Any) -> kernels.Network:
+        facts, panel, inputs, first = self._facts, self._kernels.panel, self._live_inputs, layers[0]
         channels, height, width = facts.shape
         pixels = channels * height * width
         # Each of the two in float32, as `Dataset.inputs` has them.
@@ -172,12 +194,15 @@ class Native:
         shift = np.repeat(np.array(lowest, np.float32), height * width)
         network = kernels.Network()
         network.n_layers, network.inputs, network.pixels, network.batch = len(layers), len(inputs), pixels, self._batch
+        network.rows = first.inputs * first.plane
         network.layers = ctypes.cast(layers, ctypes.POINTER(kernels.Layer))
         self._held.append(layers)
         network.pixel = self._pointer(inputs.astype(np.int32))
+        image = np.arange(first.height)[:, None] * first.pitch + np.arange(first.width) + first.inner
+        network.row = self._pointer((np.arange(first.inputs)[:, None] * first.plane + image.ravel()).astype(np.int32))
         network.scale, network.shift = self._pointer(scale[inputs]), self._pointer(shift[inputs])
         network.bytes = self._array((pixels, panel), np.uint8).ctypes.data
-        network.x = self._array((self._panels, len(inputs), panel)).ctypes.data
+        network.x = self._array((self._panels, network.rows, panel)).ctypes.data
         network.scratch = self._array(_padded(max(layer.outputs for layer in layers))).ctypes.data
         network.optimiser = _described(self._optimizer)
         return network
@@ -187,8 +212,8 @@ class Native:
         places: list[tuple[str, Array]] = []
         for number, layer in enumerate(self._layers):
             dead = np.setdiff1d(np.arange(layer.outputs), live[number + 1])
-            row, column = np.nonzero(alive[number][dead])
-            places += [(layer.weight, dead[row] * layer.inputs + column), (layer.bias, dead)]
+            row, column = np.nonzero(alive[number].reshape(layer.outputs, -1)[dead])
+            places += [(layer.weight, dead[row] * layer.columns + column), (layer.bias, dead)]
         size = sum(len(where) for _, where in places)
         arrays = [self._array(_padded(size)) for _ in range(3)]
         begin = 0
@@ -255,6 +280,8 @@ class Native:
         Images of one class and width leave many pixels at zero in common; there the first layer's weights need not
         be visited: y = W (x - x0) + (W x0 + b), where x0 is the input of a zero byte.
         """
+        if self._convolves:
+            return lambda: self.evaluate(images, labels, places)
         chosen = np.arange(len(labels)) if places is None else places.numpy()
         drawn = (images.numpy()[chosen] > 0).any(axis=(1, 2)).sum(axis=-1)
         chosen = chosen[np.lexsort((drawn, labels.numpy()[chosen]))]
@@ -351,10 +378,39 @@ def _described(optimizer: Optimizer) -> kernels.Optimiser:
     return kernels.Optimiser(kind, 0, 0, optimizer.weight_decay, optimizer.momentum, 0, 0, 0)
 
 
-def _flags(layer: Linear, mask: Mask) -> Flags:
-    if layer.weight in mask:
-        return mask[layer.weight].numpy()
-    return np.ones((layer.outputs, layer.inputs), bool)
+def _flags(layer: Layer, mask: Mask) -> Flags:
+    shape = (layer.outputs, layer.inputs, layer.area)
+    return mask[layer.weight].numpy().reshape(shape) if layer.weight in mask else np.ones(shape, bool)
+
+
+def _strides(units: Array, size: int) -> NDArray[np.int64]:
+    """All numbers of these units, `size` to each."""
+    return (units[:, None] * size + np.arange(size)).reshape(-1)
+
+
+def _lay_out(one: Any, layer: Layer, border: int, bordered: bool) -> None:
+    """Where the positions of the layer's maps are, and those of what is pooled from them, `bordered` or not."""
+    one.height, one.width, one.size, one.pool = layer.height, layer.width, layer.window, layer.pool
+    if not layer.window:
+        one.pitch = one.plane = 1
+        return
+    reach = border - layer.window // 2
+    one.pitch = layer.width + 2 * border
+    one.plane = (layer.height + 2 * border) * one.pitch
+    one.corner, one.inner = reach * one.pitch + reach, border * one.pitch + border
+    if layer.pool:
+        around = border if bordered else 0
+        one.z_pitch = layer.width // layer.pool + 2 * around
+        one.z_plane = (layer.height // layer.pool + 2 * around) * one.z_pitch
+        one.z_inner = around * one.z_pitch + around
+
+
+def _distances(one: Any, layer: Layer) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """How far from its window's first position a weight's input is, by column; and its output's gradient, turned."""
+    window = (np.arange(layer.window)[:, None] * one.pitch + np.arange(layer.window)).reshape(-1)
+    before = np.arange(one.inputs)[:, None] * one.plane + window
+    after = np.arange(one.outputs)[:, None] * one.plane + window[::-1]
+    return before.reshape(-1).astype(np.int32), after.reshape(-1).astype(np.int32)
 
 
 def _padded(size: int) -> int:

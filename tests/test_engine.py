@@ -378,11 +378,11 @@ def test_one_step_of_any_convolutions_is_the_gradient(
     fast.train(Batches(dataset, torch.arange(batch), batch, 0), lambda step: 1.0, 0, 1, [], unwatched)
     model = model.double()
     nn.functional.cross_entropy(model(dataset.inputs(images).double()), labels).backward()
-    near = {"rtol": 2e-3, "atol": 1e-4} if single else {"rtol": 1e-9, "atol": 1e-11}
+    rtol, atol = (2e-3, 1e-4) if single else (1e-9, 1e-11)
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         gradient = parameter.grad * alive[name] if name in alive else parameter.grad
-        assert torch.allclose((before[name] - fast.weights()[name]).double(), gradient, **near)
+        assert torch.allclose((before[name] - fast.weights()[name]).double(), gradient, rtol, atol)
 
 
 @needs_kernels
@@ -552,7 +552,9 @@ def test_a_unit_is_left_out_only_if_it_cannot_influence_the_output(data: st.Data
     alive = [draw.random((after, before)) < 0.3 for before, after in pairwise(sizes)]
     # The number of living paths from each unit to an output, from the products of the masks.
     paths = np.ones(sizes[-1])
-    for layer, units in zip(reversed(range(len(sizes))), reversed(live_units([one[:, :, None] for one in alive])), strict=True):
+    for layer, units in zip(
+        reversed(range(len(sizes))), reversed(live_units([one[:, :, None] for one in alive])), strict=True
+    ):
         assert units.tolist() == np.flatnonzero(paths).tolist()
         if layer:
             paths = paths @ alive[layer - 1]
@@ -635,14 +637,14 @@ UNSUPPORTED: dict[str, Callable[[], nn.Module]] = {
     "rounded-up pooling": lambda: convolution(
         conv(1, 2), nn.ReLU(), nn.MaxPool2d(3, ceil_mode=True), conv(2, 2), area=9
     ),
-    "pooling twice": lambda: convolution(
-        conv(1, 2), nn.ReLU(), nn.MaxPool2d(2), nn.MaxPool2d(2), conv(2, 2), area=4
-    ),
+    "pooling twice": lambda: convolution(conv(1, 2), nn.ReLU(), nn.MaxPool2d(2), nn.MaxPool2d(2), conv(2, 2), area=4),
     "pooling first": lambda: convolution(nn.MaxPool2d(2), conv(1, 2), area=16),
     "a flattening too early": lambda: nn.Sequential(conv(1, 2), nn.Flatten(), nn.ReLU(), nn.Linear(128, 10)),
     "batch norm": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Linear(5, 10)),
     "layers that do not fit": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(6, 10)),
-    "flattening in the middle": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Flatten(), nn.Linear(5, 10)),
+    "flattening in the middle": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Flatten(), nn.Linear(5, 10)
+    ),
     "another flattening": lambda: nn.Sequential(nn.Flatten(0), nn.Linear(64, 10)),
     "a subclass": lambda: nn.Sequential(nn.Flatten(), OwnLinear(64, 10)),
     "not a sequence": lambda: nn.Linear(64, 10),
@@ -751,6 +753,31 @@ def test_where_nothing_can_be_kept_the_choice_is_still_always_the_same(
 def test_in_between_it_is_interpolated(density: float, seconds: float) -> None:
     assert TIMES.seconds(density) == pytest.approx(seconds)
     assert TIMES.form(density) == ("sparse" if density < 0.449 else "dense")
+
+
+def test_dense_convolutions_go_to_whichever_is_faster(
+    digits: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plain loop has good libraries for those: it is measured, and taken where all layers together gain by it."""
+    model, slow = maps(torch.float32), forms.Times(dense=1.0, sparse=(0.1, 0.3, 0.7, 1.3), plain=0.8)
+    sizes = {layer.weight: engine._sizes(layer) for layer in chain(model, (1, 8, 8)) or ()}
+    monkeypatch.setattr(measure, "_measured", lambda shape: slow if shape.window else TIMES)
+    for mask, name in (("all", "reference"), ("half", "reference"), ("twentieth", "native")):
+        alive = map_masks(model)[mask]
+        assert engine.begin("auto", model, alive, OPTIMIZERS["adam"], {}, digits, BATCH)[1].startswith(name), mask
+    plan = engine.foresee("auto", sizes, BATCH)
+    assert "plain loop for dense networks" in plan.why
+    assert plan.step_seconds(dict.fromkeys(sizes, 1.0)) == pytest.approx(4 * 0.8 + 2 * 1.0)
+    assert plan.step_seconds(dict.fromkeys(sizes, 0.1)) == pytest.approx(6 * 0.3)
+
+
+@needs_kernels
+def test_a_convolution_is_measured_beside_the_plain_loop(cache: Path) -> None:
+    shape = forms.Shape(2, 3, 10, first=False, window=3, height=6, width=5)
+    assert shape.name == "2 to 3, 3 x 3 on 6 x 5, batch 10"
+    measured = measure.times([shape, SHAPE])
+    assert measure.known([shape, SHAPE]) == measured, "kept as it was measured"
+    assert (measured[shape].plain or 0) > 0 and measured[SHAPE].plain is None
 
 
 def test_the_break_even_is_where_the_forms_are_equally_fast() -> None:

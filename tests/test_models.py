@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tombola import mask, models
-from tombola.models import Initialisation, lenet
+from tombola.engine.chain import chain
+from tombola.models import Initialisation, conv, lenet
 
 MNIST, DIGITS = (1, 28, 28), (1, 8, 8)
 INITIALISATIONS: tuple[Initialisation, ...] = ("glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform")
@@ -57,6 +58,10 @@ def test_lenet_computes_what_its_formula_says() -> None:
         ("lenet-30", DIGITS, 10),
         ("lenet-300-100", MNIST, 10),
         ("lenet-7-6-5-4", (3, 32, 32), 100),
+        ("conv-2", MNIST, 10),
+        ("conv-4", (3, 33, 17), 7),
+        ("conv-6", (3, 32, 32), 10),
+        ("conv-6", DIGITS, 10),
     ],
 )
 def test_the_weights_are_counted_without_building_the_network(
@@ -77,6 +82,58 @@ def test_a_bad_lenet_is_refused_with_its_form(name: str) -> None:
         models.check(name, MNIST, 10)
     with pytest.raises(ValueError, match=f"^{re.escape(lenet.FORM)}$"):
         models.build(name, MNIST, 10, "glorot-normal", init_seed=0)
+
+
+# ---------------------------------------------------------------- Conv
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "convolutions"),
+    [("conv-2", 4_300_992, 38_592), ("conv-4", 2_425_024, 259_776), ("conv-6", 2_261_184, 1_144_512)],
+)
+def test_the_conv_networks_have_the_papers_weights(name: str, total: int, convolutions: int) -> None:
+    """For CIFAR-10. The paper prints 1.7M for Conv-6, which its own description does not give."""
+    model = models.build(name, (3, 32, 32), 10, "glorot-normal", init_seed=0)
+    counts, kinds = mask.full(model).counts, mask.prunable(model)
+    assert sum(counts.values()) == total
+    assert sum(count for layer, count in counts.items() if kinds[layer] == "conv") == convolutions
+    assert list(kinds.values()) == ["conv"] * int(name[-1]) + ["linear", "linear", "output"]
+
+
+def test_conv_2_computes_what_its_figure_says() -> None:
+    model = models.build("conv-2", MNIST, 10, "glorot-normal", init_seed=0)
+    images = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    p = parameters(model)
+    maps = images
+    for layer in ("conv1", "conv2"):
+        maps = nn.functional.conv2d(maps, p[f"{layer}.weight"], p[f"{layer}.bias"], padding=1).clamp(min=0)
+    units = nn.functional.max_pool2d(maps, 2).reshape(3, 64 * 14 * 14)
+    for layer in ("fc1", "fc2"):
+        units = (units @ p[f"{layer}.weight"].T + p[f"{layer}.bias"]).clamp(min=0)
+    assert torch.allclose(model(images), units @ p["output.weight"].T + p["output.bias"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lenet-30-20", "conv-2", "conv-6"])
+def test_the_sizes_known_without_torch_are_those_that_the_engine_finds(name: str) -> None:
+    shape = (3, 18, 21)
+    found = chain(models.build(name, shape, 5, "glorot-normal", init_seed=0), shape)
+    assert found and models.chain(name, shape, 5) == {
+        layer.weight: (layer.inputs, layer.outputs, layer.window, layer.height, layer.width)
+        if layer.window
+        else (layer.columns, layer.outputs)
+        for layer in found
+    }
+
+
+@pytest.mark.parametrize("name", ["conv", "conv-", "conv-1", "conv-3", "conv-8", "conv-02", "conv-2-2", "conv-2 "])
+def test_a_bad_conv_is_refused_with_its_form(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(conv.FORM)}$"):
+        models.check(name, MNIST, 10)
+
+
+def test_an_image_too_small_to_be_halved_is_refused() -> None:
+    with pytest.raises(ValueError, match="7 x 9; conv-6 halves them 3 times"):
+        models.check("conv-6", (1, 7, 9), 10)
 
 
 @pytest.mark.parametrize("name", ["", "resnet", "LeNet-300-100", "net-lenet", "300-100"])

@@ -92,6 +92,8 @@ def begin(
     measured = measure.times(shapes.values())
     counts = mask.counts
     densities = {name: counts.get(name, 1) / (mask[name].numel() if name in mask else 1) for name in shapes}
+    if sum(measured[shape].lost(densities[name]) for name, shape in shapes.items()) > 0:
+        return Reference(model, mask, optimizer, state, dataset), "reference"
     chosen = {name: measured[shape].form(densities[name]) for name, shape in shapes.items()}
     native = Native(layers, weights.of(model), mask, chosen, optimizer, state, dataset, batch)
     described = ", ".join(f"{name.removesuffix('.weight')} {form}" for name, form in chosen.items())
@@ -114,7 +116,8 @@ class Foreseen:
 
     def step_seconds(self, densities: Mapping[str, float]) -> float:
         """Of a step with layers of these densities; only where the times are known."""
-        return sum(times.seconds(densities[name]) for name, times in self.times.items())
+        native = sum(times.seconds(densities[name]) for name, times in self.times.items())
+        return native - max(0.0, sum(times.lost(densities[name]) for name, times in self.times.items()))
 
 
 def foresee(choice: Choice, layers: Mapping[str, Sizes], batch: int, measuring: bool = False) -> Foreseen:
@@ -138,7 +141,9 @@ def foresee(choice: Choice, layers: Mapping[str, Sizes], batch: int, measuring: 
     name = f"native {kernels.sets()[-1]}"
     if len(kept) < len(set(shapes.values())):
         return Foreseen(name, "not yet measured on this machine: the first run does", {})
-    return Foreseen(name, "", {weight: kept[shape] for weight, shape in shapes.items()})
+    slower = sum(kept[shape].lost(1.0) for shape in shapes.values()) > 0
+    why = "but the plain loop for dense networks, where it is faster here" if slower else ""
+    return Foreseen(name, why, {weight: kept[shape] for weight, shape in shapes.items()})
 
 
 def shapes_of(layers: Mapping[str, Sizes], batch: int) -> dict[str, forms.Shape]:
@@ -150,9 +155,13 @@ def shapes_of(layers: Mapping[str, Sizes], batch: int) -> dict[str, forms.Shape]
 
 
 def _sizes(layer: "Layer") -> Sizes:
-    return (layer.inputs, layer.outputs, layer.window, layer.height, layer.width) if layer.window else (
-        layer.columns,
-        layer.outputs,
+    return (
+        (layer.inputs, layer.outputs, layer.window, layer.height, layer.width)
+        if layer.window
+        else (
+            layer.columns,
+            layer.outputs,
+        )
     )
 
 

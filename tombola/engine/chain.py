@@ -80,7 +80,7 @@ def _convolutions(parts: list[tuple[str, nn.Module]], shape: tuple[int, int, int
     rest: Iterator[tuple[str, nn.Module]] = iter(parts)
     for name, part in rest:
         if type(part) is nn.MaxPool2d and layers and not layers[-1].pool and _pools(part, height, width):
-            side = int(part.kernel_size)
+            side = _side(part)
             layers[-1] = replace(layers[-1], pool=side)
             height, width = height // side, width // side
         elif type(part) is nn.Conv2d and part.in_channels == channels and _keeps_size(part):
@@ -119,9 +119,12 @@ def _keeps_size(part: nn.Conv2d) -> bool:
 
 
 def _pools(part: nn.MaxPool2d, height: int, width: int) -> bool:
-    side = part.kernel_size
     plain = part.padding == 0 and part.dilation == 1 and not part.ceil_mode and not part.return_indices
-    return plain and isinstance(side, int) and part.stride == side and 1 < side <= min(height, width)
+    return plain and part.stride == _side(part) and 1 < _side(part) <= min(height, width)
+
+
+def _side(part: nn.MaxPool2d) -> int:
+    return part.kernel_size if isinstance(part.kernel_size, int) else 0
 
 
 def _flattens(part: nn.Module) -> bool:

@@ -154,7 +154,8 @@ SPARSE_SLOPE(many, 4 * SPOTS)
 
 /* ---- a layer -------------------------------------------------------------------------------------------------------- */
 
-/* y = x * w + bias, one panel; `y` starts with anything inside and with zeros in its border. */
+/* y = max(0, x * w + bias), one panel; `y` starts with anything inside and with zeros in its border. A row of the image
+   is finished while it is in the second cache. */
 static void NAME(convolve)(const layer *l, const REAL *x, REAL *y) {
     const REAL *bias = l->bias;
     long plane = (long)l->plane * P, n = (long)l->in * l->size * l->size;
@@ -173,11 +174,12 @@ static void NAME(convolve)(const layer *l, const REAL *x, REAL *y) {
             NAME(sparse_at_many)(l->segments, l->n_segments, l->column, l->w, from + c * P, to + c * P, plane);
         for (; c < l->width; c++)
             NAME(sparse_at_one)(l->segments, l->n_segments, l->column, l->w, from + c * P, to + c * P, plane);
+        for (long o = 0; o < l->out; o++) NAME(positive)(to + o * plane, (long)l->width * P);
     }
 }
 
-/* dL/dx of a panel: dy meets the weights turned round. */
-static void NAME(convolve_back)(const layer *l, const REAL *dy, REAL *dx) {
+/* dL/dx of a panel, 0 where the ReLU before it gave 0: dy meets the weights turned round. */
+static void NAME(convolve_back)(const layer *l, const REAL *dy, const REAL *x, REAL *dx) {
     long plane = (long)l->plane * P, n = (long)l->out * l->size * l->size;
     for (long r = 0; r < l->height; r++) {
         const REAL *from = dy + WINDOW(l, r);
@@ -191,6 +193,8 @@ static void NAME(convolve_back)(const layer *l, const REAL *dy, REAL *dx) {
             NAME(sparse_at_many)(l->t_segments, l->n_t_segments, l->t_column, l->t_w, from + c * P, to + c * P, plane);
         for (; c < l->width; c++)
             NAME(sparse_at_one)(l->t_segments, l->n_t_segments, l->t_column, l->t_w, from + c * P, to + c * P, plane);
+        for (long i = 0; i < l->in; i++)
+            NAME(where_positive)(x + PLACE(l, r) + i * plane, to + i * plane, (long)l->width * P);
     }
 }
 

@@ -30,10 +30,17 @@ class Shape:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that a training step of a layer takes: dense, and sparse at each of `DENSITIES`."""
+    """Seconds that a training step of a layer takes.
+
+    Attributes:
+        dense: in the dense form.
+        sparse: in the sparse form, at each of `DENSITIES`.
+        plain: by the plain loop, dense; None where that is never faster and was not measured.
+    """
 
     dense: float
     sparse: tuple[float, ...]
+    plain: float | None = None
 
     def sparse_at(self, density: float) -> float:
         """Seconds of a step in the sparse form, on straight lines between the measured densities and beyond them."""
@@ -48,6 +55,10 @@ class Times:
     def seconds(self, density: float) -> float:
         """Of a step in the faster form."""
         return min(self.dense, self.sparse_at(density))
+
+    def lost(self, density: float) -> float:
+        """Seconds that the plain loop is faster by, or, if less than 0, slower; 0 where that was not measured."""
+        return 0.0 if self.plain is None else self.seconds(density) - self.plain
 
     @property
     def break_even(self) -> float:

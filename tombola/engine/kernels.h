@@ -279,19 +279,25 @@ static INLINE void NAME(sparse_learn)(const layer *l, const REAL *dy, const REAL
     }
 }
 
+/* ---- ReLU --------------------------------------------------------------------------------------------------------- */
+
+static INLINE void NAME(positive)(REAL *y, long n) {
+    for (long at = 0; at < n; at += W) {
+        VEC z = LOAD(y + at);
+        STORE(y + at, SELECT(z < SET1(0), SET1(0), z)); /* NaN stays NaN */
+    }
+}
+
+/* d = 0 where the ReLU gave y = 0. */
+static INLINE void NAME(where_positive)(const REAL *y, REAL *d, long n) {
+    for (long at = 0; at < n; at += W) STORE(d + at, SELECT(LOAD(y + at) <= SET1(0), SET1(0), LOAD(d + at)));
+}
+
 /* ---- convolutions, and what follows them -------------------------------------------------------------------------- */
 
 #include "convolution.h"
 
 /* ---- a layer ------------------------------------------------------------------------------------------------------ */
-
-static void NAME(rectify)(const layer *l, REAL *y) {
-    if (l->relu)
-        for (long at = 0; at < (long)l->out * l->plane * P; at += W) {
-            VEC z = LOAD(y + at);
-            STORE(y + at, SELECT(z < SET1(0), SET1(0), z)); /* NaN stays NaN */
-        }
-}
 
 static void NAME(forward)(const layer *l, const REAL *x, long panels) {
     const REAL *bias = l->bias;
@@ -305,8 +311,8 @@ static void NAME(forward)(const layer *l, const REAL *x, long panels) {
             }
             if (l->kind == DENSE) NAME(product)(l->w, l->stride, 1, x, y, l->out, l->in);
             else NAME(sparse_product)(l->segments, l->n_segments, l->column, l->w, x, y);
+            if (l->relu) NAME(positive)(y, (long)l->out * P);
         }
-        NAME(rectify)(l, y);
         if (l->pool) NAME(pool)(l, y, (REAL *)l->z + p * l->out * l->z_plane * P);
     }
 }
@@ -318,15 +324,12 @@ static void NAME(backward)(const layer *l, const REAL *y, REAL *dx, long panels)
     long size = (long)l->in * l->plane * P;
     for (long p = 0; p < panels; p++, dx += size, y += size) {
         const REAL *dy = (REAL *)l->dy + p * l->out * l->plane * P;
-        if (l->size) NAME(convolve_back)(l, dy, dx);
+        if (l->size) NAME(convolve_back)(l, dy, y, dx);
         else {
             memset(dx, 0, sizeof(REAL) * size);
             if (l->kind == DENSE) NAME(product)(l->w, 1, l->stride, dy, dx, l->in, l->out);
             else NAME(sparse_product)(l->t_segments, l->n_t_segments, l->t_column, l->t_w, dy, dx);
-        }
-        for (long at = 0; at < size; at += W) {
-            VEC h = LOAD(y + at), d = LOAD(dx + at);
-            STORE(dx + at, SELECT(h <= SET1(0), SET1(0), d));
+            NAME(where_positive)(y, dx, size);
         }
     }
 }
@@ -546,8 +549,7 @@ static void NAME(evaluate_packed)(const network *n, const group *groups, long n_
                 NAME(product_listed)(l->w, l->stride, g->input, x + next_x, y + next_y, l->out, g->active);
             } else
                 NAME(sparse_product_pair)(g->segments, g->n_segments, g->column, g->place, l->w, x, next_x, y, next_y);
-            NAME(rectify)(l, y);
-            NAME(rectify)(l, y + next_y);
+            if (l->relu) NAME(positive)(y, 2L * l->out * P);
             for (long next = 1; next < n->n_layers; next++) NAME(forward)(l + next, l[next - 1].y, 2);
             for (long p = 0; p < 2; p++) {
                 long lanes = g->examples - first - p * P;

@@ -160,12 +160,13 @@ class Native:
         places = rows[row] * layer.columns + columns[column]
         part = self._part(layer.weight, places, np.arange(len(row)), _padded(len(row)))
         one.w, one.m, one.v = (array.ctypes.data for array in (part.held, part.first, part.second))
+        reads, turned = column, t_column[back]
         if layer.window:
             before, after = _distances(one, layer)
-            column, t_column = before[column], after[t_column]
+            reads, turned = before[column], after[turned]
             one.g = self._array(_padded(len(row))).ctypes.data
-        one.row, one.column = (self._pointer(_widened(array)) for array in (row, column))
-        one.t_column, one.t_place = (self._pointer(_widened(array)) for array in (t_column[back], back))
+        one.row, one.column = (self._pointer(_widened(array)) for array in (row, reads))
+        one.t_column, one.t_place = (self._pointer(_widened(array)) for array in (turned, back))
         one.segments, one.n_segments = self._pointer(segments), len(segments)
         one.t_segments, one.n_t_segments = self._pointer(back_segments), len(back_segments)
         one.t_w = self._array(_padded(len(row))).ctypes.data
@@ -405,7 +406,7 @@ def _lay_out(one: Any, layer: Layer, border: int, bordered: bool) -> None:
         one.z_inner = around * one.z_pitch + around
 
 
-def _distances(one: Any, layer: Layer) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _distances(one: Any, layer: Layer) -> tuple[Array, Array]:
     """How far from its window's first position a weight's input is, by column; and its output's gradient, turned."""
     window = (np.arange(layer.window)[:, None] * one.pitch + np.arange(layer.window)).reshape(-1)
     before = np.arange(one.inputs)[:, None] * one.plane + window

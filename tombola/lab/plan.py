@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from statistics import median
 from typing import Any
 
@@ -120,16 +121,21 @@ def step_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
 def _densities(spec: Spec, level: int) -> dict[str, float]:
     rates = dict(spec.prune.rates)
     counts = models.weight_counts(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    kinds = {name: "output" if name == list(counts)[-1] else "linear" for name in counts}
+    sizes = models.chain(spec.recipe.model, spec.facts.shape, spec.facts.classes)
+    kinds = {name: "conv" if len(sizes[name]) > 2 else "linear" for name in counts} | {list(counts)[-1]: "output"}
+    kept = {name for name, kind in kinds.items() if {name, kind} & set(spec.prune.keep)}
     return {
-        name: (1 - rates["linear" if spec.prune.scope == "global" else kind]) ** level for name, kind in kinds.items()
+        name: 1.0 if name in kept else (1 - rates["linear" if spec.prune.scope == "global" else kind]) ** level
+        for name, kind in kinds.items()
     }
 
 
 def _guessed_step_seconds(spec: Spec) -> float:
-    weights = sum(models.weight_counts(spec.recipe.model, spec.facts.shape, spec.facts.classes).values())
-    # Six operations a weight and example at 50 GFLOP/s, Adam's pass over the weights, and the framework's own time.
-    return 6 * weights * spec.recipe.batch / 50e9 + 2e-9 * weights + 0.5e-3
+    counts = models.weight_counts(spec.recipe.model, spec.facts.shape, spec.facts.classes)
+    sizes = models.chain(spec.recipe.model, spec.facts.shape, spec.facts.classes)
+    uses = sum(count * prod(sizes.get(name, ())[3:]) for name, count in counts.items())  # a convolution's: everywhere
+    # Six operations a use and example at 50 GFLOP/s, Adam's pass over the weights, and the framework's own time.
+    return 6 * uses * spec.recipe.batch / 50e9 + 2e-9 * sum(counts.values()) + 0.5e-3
 
 
 def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:

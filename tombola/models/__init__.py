@@ -7,14 +7,14 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from tombola.models import lenet
+from tombola.models import conv, lenet
 
 if TYPE_CHECKING:
     from torch import nn
 
 Initialisation = Literal["glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform"]
 
-FAMILIES: dict[str, ModuleType] = {"lenet": lenet}
+FAMILIES: dict[str, ModuleType] = {"lenet": lenet, "conv": conv}
 
 
 def family(name: str) -> ModuleType:
@@ -44,10 +44,13 @@ def weight_counts(name: str, shape: tuple[int, int, int], classes: int) -> dict[
     return counts
 
 
-def chain(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of each layer, by its weight, of a model that is a chain of linear layers; else nothing."""
+def chain(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, tuple[int, ...]]:
+    """The sizes of each layer, by its weight, of a model that is a chain of layers; else nothing.
+
+    (inputs, outputs) of a fully connected layer, (inputs, outputs, window, height, width) of a convolution.
+    """
     module = family(name)
-    layers: dict[str, tuple[int, int]] = module.chain(name, shape, classes) if hasattr(module, "chain") else {}
+    layers: dict[str, tuple[int, ...]] = module.chain(name, shape, classes) if hasattr(module, "chain") else {}
     return layers
 
 

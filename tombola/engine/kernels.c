@@ -79,16 +79,15 @@ typedef struct {
     optimiser optimiser;
 } network;
 
-/* Images to be evaluated on again and again. */
+/* A panel of images to be evaluated on again and again. */
 typedef struct {
-    int32_t active, count, n_segments, padding; /* inputs that are not 0 in all of them; sparse: weights that meet these */
-    int64_t examples;
-    const uint8_t *bytes; /* [panel][active][P], an even number of panels */
+    int32_t active, count, n_segments, examples; /* inputs that are not 0 in all of them; sparse: weights that meet these */
+    const uint8_t *bytes;                        /* [active][P] */
     const int64_t *labels;
     const int32_t *input; /* which input each active one is */
     const int32_t *place, *column;
-    const segment *segments;
-} group;
+    const segment *segments; /* sparse: tile after tile; the first and the last have one for each row */
+} pack;
 
 /* ---- 16 rows of bytes become 16 columns ---------------------------------------------------------------------------- */
 
@@ -374,7 +373,7 @@ int tombola_best(void) {
 }
 
 /* What the caller's descriptions must amount to: a library of another version is no library. */
-int64_t tombola_layout(void) { return (sizeof(layer) * 1000 + sizeof(network)) * 1000 + sizeof(group); }
+int64_t tombola_layout(void) { return (sizeof(layer) * 1000 + sizeof(network)) * 1000 + sizeof(pack); }
 
 /* Numbers in a vector of the instance. */
 int tombola_width(int set, int wide) { return (set == AVX512 ? 16 : set == AVX2 ? 8 : 4) >> (wide != 0); }
@@ -436,10 +435,10 @@ void tombola_evaluate(int set, int wide, const network *n, const uint8_t *images
     unflush(before);
 }
 
-void tombola_evaluate_packed(int set, int wide, const network *n, const group *groups, int64_t n_groups, double *loss,
+void tombola_evaluate_packed(int set, int wide, const network *n, const pack *packs, int64_t n_packs, double *loss,
                              int64_t *correct) {
     unsigned before = flush();
-#define CALL(x) evaluate_packed_##x(n, groups, n_groups, loss, correct)
+#define CALL(x) evaluate_packed_##x(n, packs, n_packs, loss, correct)
     EACH(CALL)
 #undef CALL
     unflush(before);
@@ -451,37 +450,37 @@ void tombola_turn(const uint8_t *images, const int64_t *places, int64_t examples
     turn_panel(images, places, examples, pixels, bytes, panel);
 }
 
-/* Of a sparse layer only the weights whose column has a position >= 0, arranged anew in tiles of `tile` old columns: each
-   weight's place among all, its new column, and the segments, in a tile by length. The number of weights; `*n` is the
-   number of old segments and becomes that of the new. `scratch` has room for two numbers a row. */
-int64_t tombola_sift(const segment *segments, int64_t *n, int64_t rows, int64_t tile, const int32_t *column,
+/* Of a sparse layer only the weights whose column has a position >= 0, arranged anew in tiles of `tile` positions: each
+   weight's place among all, its position, and the segments, in a tile by length. The first tile and the last have a
+   segment for each row, empty or not. The number of weights; `*n` is the number of old segments and becomes that of the
+   new. `scratch` has room for two numbers a row and tile, `left` for one segment. */
+int64_t tombola_sift(const segment *segments, int64_t *n, int64_t rows, int64_t tile, int64_t tiles, const int32_t *column,
                      const int32_t *position, segment *left, int32_t *place, int32_t *new_column, int32_t *scratch) {
-    int32_t count = 0, *length = scratch, *next = scratch + rows;
+    int32_t count = 0, *length = scratch, *next = scratch + rows * tiles;
     int64_t n_left = 0;
-    for (int64_t t = 0, end; t < *n; t = end) {
-        int64_t of_tile = column[segments[t].begin] / tile;
-        memset(length, 0, sizeof *length * rows);
-        for (end = t; end < *n && column[segments[end].begin] / tile == of_tile; end++)
-            for (int32_t k = segments[end].begin; k < segments[end].end; k++)
-                length[segments[end].row] += position[column[k]] >= 0;
+    memset(length, 0, sizeof *length * rows * tiles);
+    for (int64_t t = 0; t < *n; t++)
+        for (int32_t k = segments[t].begin; k < segments[t].end; k++)
+            if (position[column[k]] >= 0) length[position[column[k]] / tile * rows + segments[t].row]++;
+    for (int64_t t = 0; t < tiles; t++, length += rows) {
         int32_t longest = 0;
         for (int64_t row = 0; row < rows; row++)
             if (length[row] > longest) longest = length[row];
-        for (int32_t wanted = 1; wanted <= longest; wanted++)
+        for (int32_t wanted = t > 0 && t < tiles - 1; wanted <= longest; wanted++)
             for (int64_t row = 0; row < rows; row++)
                 if (length[row] == wanted) {
                     left[n_left++] = (segment){(int32_t)row, count, count + wanted};
-                    next[row] = count;
+                    next[t * rows + row] = count;
                     count += wanted;
                 }
-        for (int64_t s = t; s < end; s++)
-            for (int32_t k = segments[s].begin; k < segments[s].end; k++)
-                if (position[column[k]] >= 0) {
-                    int32_t at = next[segments[s].row]++;
-                    place[at] = k;
-                    new_column[at] = position[column[k]];
-                }
     }
+    for (int64_t t = 0; t < *n; t++)
+        for (int32_t k = segments[t].begin; k < segments[t].end; k++)
+            if (position[column[k]] >= 0) {
+                int32_t at = next[position[column[k]] / tile * rows + segments[t].row]++;
+                place[at] = k;
+                new_column[at] = position[column[k]];
+            }
     *n = n_left;
     return count;
 }

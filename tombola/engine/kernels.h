@@ -187,59 +187,57 @@ static void NAME(sparse_product)(const segment *segments, long n, const int32_t 
     for (long t = 0; t < n; t++) {
         segment s = segments[t];
         REAL *to = y + (long)s.row * P;
-        VEC a0 = LOAD(to), a1 = LOAD(to + W), a2 = LOAD(to + 2 * W), a3 = LOAD(to + 3 * W);
-        VEC b0 = SET1(0), b1 = b0, b2 = b0, b3 = b0;
+        VEC a[4], b[4];
+        for (int j = 0; j < 4; j++) {
+            a[j] = LOAD(to + j * W);
+            b[j] = SET1(0);
+        }
         long k = s.begin;
         for (; k + 1 < s.end; k += 2) {
             const REAL *even = x + (long)column[k] * P, *odd = x + (long)column[k + 1] * P;
             VEC u = SET1(w[k]), v = SET1(w[k + 1]);
-            a0 = FMA(u, LOAD(even), a0);
-            b0 = FMA(v, LOAD(odd), b0);
-            a1 = FMA(u, LOAD(even + W), a1);
-            b1 = FMA(v, LOAD(odd + W), b1);
-            a2 = FMA(u, LOAD(even + 2 * W), a2);
-            b2 = FMA(v, LOAD(odd + 2 * W), b2);
-            a3 = FMA(u, LOAD(even + 3 * W), a3);
-            b3 = FMA(v, LOAD(odd + 3 * W), b3);
+            for (int j = 0; j < 4; j++) {
+                a[j] = FMA(u, LOAD(even + j * W), a[j]);
+                b[j] = FMA(v, LOAD(odd + j * W), b[j]);
+            }
         }
         if (k < s.end) {
             const REAL *even = x + (long)column[k] * P;
             VEC u = SET1(w[k]);
-            a0 = FMA(u, LOAD(even), a0);
-            a1 = FMA(u, LOAD(even + W), a1);
-            a2 = FMA(u, LOAD(even + 2 * W), a2);
-            a3 = FMA(u, LOAD(even + 3 * W), a3);
+            for (int j = 0; j < 4; j++) a[j] = FMA(u, LOAD(even + j * W), a[j]);
         }
-        STORE(to, a0 + b0);
-        STORE(to + W, a1 + b1);
-        STORE(to + 2 * W, a2 + b2);
-        STORE(to + 3 * W, a3 + b3);
+        for (int j = 0; j < 4; j++) STORE(to + j * W, a[j] + b[j]);
     }
 }
 
-/* The same for two panels, `next_x` and `next_y` apart, with the weights w[place[k]]. */
-static void NAME(sparse_product_pair)(const segment *segments, long n, const int32_t *column, const int32_t *place,
-                                      const REAL *w, const REAL *x, long next_x, REAL *y, long next_y) {
+/* The same with the weights w[place[k]] of a pack. A row begins with `bias`, if there is one, instead of with what y holds,
+   and may end with a ReLU. Its weights are few: two chains of sums would not pay. */
+static INLINE void NAME(packed_rows)(const segment *segments, long n, const pack *p, const REAL *w, const REAL *bias,
+                                     int relu, const REAL *x, REAL *y) {
+    const int32_t *column = p->column, *place = p->place;
     for (long t = 0; t < n; t++) {
         segment s = segments[t];
         REAL *to = y + (long)s.row * P;
-        VEC a[4], b[4];
-        for (int j = 0; j < 4; j++) {
-            a[j] = LOAD(to + j * W);
-            b[j] = LOAD(to + next_y + j * W);
-        }
+        VEC a[4];
+        for (int j = 0; j < 4; j++) a[j] = bias ? SET1(bias[s.row]) : LOAD(to + j * W);
         for (long k = s.begin; k < s.end; k++) {
             const REAL *from = x + (long)column[k] * P;
             VEC u = SET1(w[place[k]]);
-            for (int j = 0; j < 4; j++) {
-                a[j] = FMA(u, LOAD(from + j * W), a[j]);
-                b[j] = FMA(u, LOAD(from + next_x + j * W), b[j]);
-            }
+            for (int j = 0; j < 4; j++) a[j] = FMA(u, LOAD(from + j * W), a[j]);
         }
-        for (int j = 0; j < 4; j++) {
-            STORE(to + j * W, a[j]);
-            STORE(to + next_y + j * W, b[j]);
-        }
+        for (int j = 0; j < 4; j++) STORE(to + j * W, relu ? SELECT(a[j] < SET1(0), SET1(0), a[j]) : a[j]);
+    }
+}
+
+static void NAME(sparse_product_packed)(const pack *p, const layer *l, const REAL *bias, const REAL *x, REAL *y) {
+    const segment *all = p->segments, *last = all + p->n_segments - l->out;
+    if (all == last) {
+        if (l->relu) NAME(packed_rows)(all, l->out, p, l->w, bias, 1, x, y);
+        else NAME(packed_rows)(all, l->out, p, l->w, bias, 0, x, y);
+    } else {
+        NAME(packed_rows)(all, l->out, p, l->w, bias, 0, x, y);
+        NAME(packed_rows)(all + l->out, last - all - l->out, p, l->w, 0, 0, x, y);
+        NAME(packed_rows)(last, l->out, p, l->w, 0, l->relu, x, y);
     }
 }
 
@@ -462,27 +460,27 @@ static void NAME(train)(const network *n, const uint8_t *images, const int64_t *
     }
 }
 
-/* The summed cross-entropy of a panel's first `lanes` examples, none if that is below 1, and how many of them are answered correctly. */
-static double NAME(judge)(const layer *last, long panel, const int64_t *answers, long lanes, int64_t *right) {
-    const REAL *y = (REAL *)last->y + panel * last->out * P;
-    REAL sums[P] ALIGNED, tops[P] ALIGNED;
+/* The summed cross-entropy of a panel's first `lanes` examples and how many of them are answered correctly: by the first
+   of the greatest outputs, of which NaN, as in torch, is greater than any number. */
+static double NAME(judge)(const layer *last, const int64_t *answers, long lanes, int64_t *right) {
+    const REAL *y = last->y;
+    REAL sums[P] ALIGNED, tops[P] ALIGNED, bests[P] ALIGNED;
     double total = 0, product = 1;
     for (int j = 0; j < 4; j++) {
-        VEC top = LOAD(y + j * W), sum = SET1(0);
+        VEC top = LOAD(y + j * W), sum = SET1(0), best = SET1(0);
         for (long o = 1; o < last->out; o++) {
             VEC z = LOAD(y + o * P + j * W);
-            top = SELECT(z > top, z, top);
+            best = SELECT(z <= top, best, SELECT(top != top, best, SET1((REAL)o)));
+            top = SELECT(z <= top, top, SELECT(top != top, top, z));
         }
         for (long o = 0; o < last->out; o++) sum = sum + NAME(exponential)(LOAD(y + o * P + j * W) - top);
         STORE(tops + j * W, top);
         STORE(sums + j * W, sum);
+        STORE(bests + j * W, best);
     }
     for (long lane = 0; lane < lanes; lane++) {
-        long answer = answers[lane], best = 0; /* the first of equals; NaN, as in torch, before any number */
-        for (long o = 1; o < last->out; o++)
-            if (y[best * P + lane] == y[best * P + lane] && !(y[o * P + lane] <= y[best * P + lane])) best = o;
-        *right += best == answer;
-        total += (double)tops[lane] - (double)y[answer * P + lane];
+        *right += bests[lane] == (REAL)answers[lane];
+        total += (double)tops[lane] - (double)y[answers[lane] * P + lane];
         product *= (double)sums[lane]; /* each from 1 to the number of classes: a logarithm now and then is enough */
         if (lane % 16 == 15 || lane == lanes - 1) {
             total += log(product);
@@ -502,13 +500,13 @@ static void NAME(evaluate)(const network *n, const uint8_t *images, const int64_
         for (long lane = 0; lane < lanes; lane++) answers[lane] = labels[places[lane]];
         NAME(gather)(n, images, places, lanes, 1);
         for (long l = 0; l < n->n_layers; l++) NAME(forward)(n->layers + l, NAME(inputs)(n, l), 1);
-        total += NAME(judge)(n->layers + n->n_layers - 1, 0, answers, lanes, &right);
+        total += NAME(judge)(n->layers + n->n_layers - 1, answers, lanes, &right);
     }
     *loss = total;
     *correct = right;
 }
 
-/* The first layer's answer to an image of zero bytes, x = shift: what the panels of a group are measured from. */
+/* The first layer's answer to an image of zero bytes, x = shift: what packed images are measured from. */
 static void NAME(ground)(const network *n, REAL *ground) {
     const layer *l = n->layers;
     const REAL *w = l->w, *bias = l->bias;
@@ -523,39 +521,26 @@ static void NAME(ground)(const network *n, REAL *ground) {
         for (long k = 0; k < l->count; k++) ground[l->row[k]] += w[k] * n->shift[l->column[k]];
 }
 
-/* The same numbers as `evaluate`, from images that were packed beforehand: groups of images that leave many pixels at
+/* The same numbers as `evaluate`, from images that were packed beforehand: panels of images that leave many pixels at
    zero in common, where a change of the input is 0 and the weights need not be visited. */
-static void NAME(evaluate_packed)(const network *n, const group *groups, long n_groups, double *loss,
-                                  int64_t *correct) {
+static void NAME(evaluate_packed)(const network *n, const pack *packs, long n_packs, double *loss, int64_t *correct) {
     const layer *l = n->layers;
     REAL *x = n->x, *y = l->y, *ground = n->scratch;
     double total = 0;
     int64_t right = 0;
     NAME(ground)(n, ground);
-    for (const group *g = groups; g < groups + n_groups; g++) {
-        for (long first = 0; first < g->examples; first += 2 * P) { /* two panels */
-            const uint8_t *from = g->bytes + first * g->active;
-            for (long i = 0; i < 2L * g->active; i++, from += P) {
-                long input = g->input[i < g->active ? i : i - g->active];
-                float scale = n->scale[input], shift = n->shift[input];
-                for (int j = 0; j < 4; j++)
-                    STORE(x + i * P + j * W, ABOVE_GROUND(from + j * W, scale, shift));
-            }
-            for (long o = 0; o < 2L * l->out; o++)
-                for (int j = 0; j < 4; j++) STORE(y + o * P + j * W, SET1(ground[o < l->out ? o : o - l->out]));
-            long next_x = (long)g->active * P, next_y = (long)l->out * P;
-            if (l->kind == DENSE) {
-                NAME(product_listed)(l->w, l->stride, g->input, x, y, l->out, g->active);
-                NAME(product_listed)(l->w, l->stride, g->input, x + next_x, y + next_y, l->out, g->active);
-            } else
-                NAME(sparse_product_pair)(g->segments, g->n_segments, g->column, g->place, l->w, x, next_x, y, next_y);
-            if (l->relu) NAME(positive)(y, 2L * l->out * P);
-            for (long next = 1; next < n->n_layers; next++) NAME(forward)(l + next, l[next - 1].y, 2);
-            for (long p = 0; p < 2; p++) {
-                long lanes = g->examples - first - p * P;
-                total += NAME(judge)(l + n->n_layers - 1, p, g->labels + first + p * P, lanes < P ? lanes : P, &right);
-            }
-        }
+    for (const pack *p = packs; p < packs + n_packs; p++) {
+        for (long i = 0; i < p->active; i++)
+            for (int j = 0; j < 4; j++)
+                STORE(x + i * P + j * W, ABOVE_GROUND(p->bytes + i * P + j * W, n->scale[p->input[i]], n->shift[p->input[i]]));
+        if (l->kind == DENSE) {
+            for (long o = 0; o < l->out; o++)
+                for (int j = 0; j < 4; j++) STORE(y + o * P + j * W, SET1(ground[o]));
+            NAME(product_listed)(l->w, l->stride, p->input, x, y, l->out, p->active);
+            if (l->relu) NAME(positive)(y, (long)l->out * P);
+        } else NAME(sparse_product_packed)(p, l, ground, x, y);
+        for (long next = 1; next < n->n_layers; next++) NAME(forward)(l + next, l[next - 1].y, 1);
+        total += NAME(judge)(l + n->n_layers - 1, p->labels, p->examples, &right);
     }
     *loss = total;
     *correct = right;

@@ -63,12 +63,11 @@ class Network(Structure):
     ]
 
 
-class Group(Structure):
-    """`group` of kernels.c."""
+class Pack(Structure):
+    """`pack` of kernels.c."""
 
     _fields_ = [
-        *_integers("active count n_segments padding"),
-        ("examples", c_int64),
+        *_integers("active count n_segments examples"),
         *_pointers("bytes labels input place column segments"),
     ]
 
@@ -131,15 +130,15 @@ class Kernels:
         )
         return loss.value, correct.value
 
-    def evaluate_packed(self, network: Network, groups: Any) -> tuple[float, int]:
-        """The same for images that were packed: an array of `Group`."""
+    def evaluate_packed(self, network: Network, packs: Any) -> tuple[float, int]:
+        """The same for images that were packed: an array of `Pack`."""
         loss, correct = c_double(), c_int64()
         self.library.tombola_evaluate_packed(
             SETS.index(self.set_name),
             self.dtype.itemsize == 8,
             byref(network),
-            groups,
-            len(groups),
+            packs,
+            len(packs),
             byref(loss),
             byref(correct),
         )
@@ -154,14 +153,19 @@ class Kernels:
     def sifted(
         self, segments: NDArray[Any], rows: int, tile: int, column: NDArray[np.int32], position: NDArray[np.int32]
     ) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]:
-        """Of a sparse layer what meets columns with a position >= 0: segments, places of weights, their new columns."""
-        left, scratch, n = np.empty_like(segments), np.empty(2 * rows, np.int32), c_int64(len(segments))
+        """Of a sparse layer what meets columns with a position >= 0: segments, places of weights, their new columns.
+
+        It is arranged anew in tiles of so many positions; the first and the last tile have a segment for every row.
+        """
+        tiles = max(-(-(int(position.max(initial=-1)) + 1) // tile), 1)
+        left, scratch, n = np.empty(rows * tiles, SEGMENT), np.empty(2 * rows * tiles, np.int32), c_int64(len(segments))
         place, new = np.empty(len(column), np.int32), np.empty(len(column), np.int32)
         count = self.library.tombola_sift(
             segments.ctypes.data,
             byref(n),
             rows,
             tile,
+            tiles,
             column.ctypes.data,
             position.ctypes.data,
             left.ctypes.data,
@@ -212,7 +216,7 @@ def _library() -> Any:
     except (OSError, AttributeError):  # of another machine, or left from an older version
         return None
     layout.restype = c_int64
-    if layout() != (ctypes.sizeof(Layer) * 1000 + ctypes.sizeof(Network)) * 1000 + ctypes.sizeof(Group):
+    if layout() != (ctypes.sizeof(Layer) * 1000 + ctypes.sizeof(Network)) * 1000 + ctypes.sizeof(Pack):
         return None
     library.tombola_train.argtypes = [c_int32, c_int32, *[c_void_p] * 4, c_int64, c_void_p, c_int64]
     library.tombola_train.restype = None
@@ -222,7 +226,7 @@ def _library() -> Any:
     library.tombola_evaluate_packed.restype = None
     library.tombola_turn.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_int64]
     library.tombola_turn.restype = None
-    library.tombola_sift.argtypes = [c_void_p, c_void_p, c_int64, c_int64, *[c_void_p] * 6]
+    library.tombola_sift.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_int64, *[c_void_p] * 6]
     library.tombola_sift.restype = c_int64
     return library
 

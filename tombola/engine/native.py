@@ -31,7 +31,8 @@ SPAN = 256  # steps that one call of the kernels makes at most: a signal waits n
 _NEAR = 64  # columns that stay in the first cache
 _RUN = 16  # weights of one row, on average, that are worth a visit
 _MOST = 16  # the widest vector: arrays are padded to it
-_GROUP = 2  # panels that share a list of the inputs they use; even, as they are visited in pairs
+_FEW = 6  # weights of one row that are worth a visit where images are evaluated on again and again
+_FIRST_CACHE = 2**15  # bytes; inputs of a tile stay there while all rows are visited
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,8 @@ class Native:
         self._held: list[Any] = []  # what the kernels point into
         self._parts: list[_Part] = []
         self._convolves = layers[0].window > 0
-        # Images that are evaluated on again and again are packed for fully connected layers, in groups of panels.
-        self._panels = max(-(-batch // self._kernels.panel), 1 if self._convolves else _GROUP)
-        self._first_sparse: tuple[Array, int, int, Array] | None = None  # of the first layer, if it is so
+        self._panels = -(-batch // self._kernels.panel)
+        self._first_sparse: tuple[Array, int, Array] | None = None  # of the first layer, if it is so
         alive = [_flags(layer, mask) for layer in layers]
         live = live_units(alive)
         border = max(layer.window // 2 for layer in layers)
@@ -155,7 +155,7 @@ class Native:
         unit, t_column = column // area, row * area + column % area
         back, back_segments = _arranged(unit, t_column, (len(columns) // area, len(rows) * area))
         if layer is self._layers[0] and not layer.window:
-            self._first_sparse = segments, len(rows), _tile(len(row), within.shape), column.astype(np.int32)
+            self._first_sparse = segments, len(rows), column.astype(np.int32)
         one.kind, one.count = kernels.SPARSE, len(row)
         places = rows[row] * layer.columns + columns[column]
         part = self._part(layer.weight, places, np.arange(len(row)), _padded(len(row)))
@@ -276,55 +276,50 @@ class Native:
         return Evaluation(loss / len(chosen), correct, len(chosen))
 
     def repeatedly(self, images: Tensor, labels: Tensor, places: Tensor | None = None) -> Callable[[], Evaluation]:
-        """The same as `evaluate`, to be asked for again and again: the images are sorted and packed now.
+        """The same as `evaluate`, to be asked for again and again: the images are packed now.
 
-        Images of one class and width leave many pixels at zero in common; there the first layer's weights need not
-        be visited: y = W (x - x0) + (W x0 + b), where x0 is the input of a zero byte.
+        Where images that follow each other leave pixels at zero in common, the first layer's weights need not be
+        visited: y = W (x - x0) + (W x0 + b), where x0 is the input of a zero byte. `data.likeness` has the order.
         """
         if self._convolves:
             return lambda: self.evaluate(images, labels, places)
         chosen = np.arange(len(labels)) if places is None else places.numpy()
-        drawn = (images.numpy()[chosen] > 0).any(axis=(1, 2)).sum(axis=-1)
-        chosen = chosen[np.lexsort((drawn, labels.numpy()[chosen]))]
-        size = _GROUP * self._kernels.panel
-        parts = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
+        panel = self._kernels.panel
+        parts = [chosen[begin : begin + panel] for begin in range(0, len(chosen), panel)]
         held: list[Any] = []
-        groups = (kernels.Group * len(parts))(*(self._group(images, labels, part, held) for part in parts))
+        packs = (kernels.Pack * len(parts))(*(self._pack(images, labels, part, held) for part in parts))
 
         def evaluation() -> Evaluation:
-            assert held is not None  # the groups point into it
-            loss, correct = self._kernels.evaluate_packed(self._network, groups)
+            assert held is not None  # the packs point into it
+            loss, correct = self._kernels.evaluate_packed(self._network, packs)
             return Evaluation(loss / len(chosen), correct, len(chosen))
 
         return evaluation
 
-    def _group(self, images: Tensor, labels: Tensor, chosen: NDArray[np.int64], held: list[Any]) -> kernels.Group:
-        """Pack a few panels of images; what the group points into goes into `held`."""
+    def _pack(self, images: Tensor, labels: Tensor, chosen: NDArray[np.int64], held: list[Any]) -> kernels.Pack:
+        """Pack a panel of images; what the pack points into goes into `held`."""
 
         def pointer(array: Array) -> int:
             held.append(array)
             return int(array.ctypes.data)
 
-        panel = self._kernels.panel
-        panels = [
-            self._kernels.turned(images.data_ptr(), chosen[begin : begin + panel], self._network.pixels)[
-                self._live_inputs
-            ]
-            for begin in range(0, len(chosen), panel)
-        ]
-        panels += panels[-1:] * (len(panels) % 2)
-        used = np.flatnonzero(np.any([part.any(axis=1) for part in panels], axis=0))
-        group = kernels.Group(active=len(used), examples=len(chosen))
-        group.bytes = pointer(np.concatenate([part[used] for part in panels]))
-        group.labels = pointer(labels.numpy()[chosen])
-        group.input = pointer(used.astype(np.int32))
+        turned = self._kernels.turned(images.data_ptr(), chosen, self._network.pixels)[self._live_inputs]
+        used = np.flatnonzero(turned.any(axis=1))
+        pack = kernels.Pack(active=len(used), examples=len(chosen))
+        pack.bytes = pointer(turned[used])
+        pack.labels = pointer(labels.numpy()[chosen])
+        pack.input = pointer(used.astype(np.int32))
         if self._first_sparse is not None:
+            old, rows, column = self._first_sparse
             position = np.full(len(self._live_inputs), -1, np.int32)
             position[used] = np.arange(len(used))
-            segments, place, column = self._kernels.sifted(*self._first_sparse, position)
-            group.count, group.n_segments = len(place), len(segments)
-            group.segments, group.place, group.column = pointer(segments), pointer(place), pointer(column)
-        return group
+            tile = _FIRST_CACHE // (self._kernels.panel * self._kernels.dtype.itemsize)
+            if np.count_nonzero(position[column] >= 0) * tile < _FEW * rows * len(used):
+                tile = max(len(used), 1)
+            segments, place, column = self._kernels.sifted(old, rows, tile, column, position)
+            pack.count, pack.n_segments = len(place), len(segments)
+            pack.segments, pack.place, pack.column = pointer(segments), pointer(place), pointer(column)
+        return pack
 
     def snapshot(self) -> Any:
         """The weights as they are held: quickly taken, for `restore`."""

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tombola import data, engine, mask, models, prune, score, weights
+from tombola.data.likeness import alike
 from tombola.data.shared import attach
 from tombola.errors import Diverged
 from tombola.evaluate import Evaluation, early_stop
@@ -31,11 +33,27 @@ class Bench:
     ) -> None:
         self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
         self._datasets: dict[str, data.Dataset] = {}
+        self._tests: dict[str, Tensor] = {}
+        self._splits: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
     def dataset(self, name: str) -> data.Dataset:
         if name not in self._datasets:
             self._datasets[name] = attach(name, self._shared) if self._shared else data.load(name, self._data_dir)
         return self._datasets[name]
+
+    def split(self, name: str, split_seed: int) -> tuple[Tensor, Tensor]:
+        """As `data.split` has it, the validation images in the order in which they are evaluated fastest."""
+        if (name, split_seed) not in self._splits:
+            train, validation = data.split(self.dataset(name), split_seed)
+            order = alike(self.dataset(name).images.numpy()[validation.numpy()])
+            self._splits[name, split_seed] = train, validation[torch.from_numpy(order)]
+        return self._splits[name, split_seed]
+
+    def test(self, name: str) -> Tensor:
+        """All places in the test set, in such an order."""
+        if name not in self._tests:
+            self._tests[name] = torch.from_numpy(alike(self.dataset(name).test_images.numpy()))
+        return self._tests[name]
 
 
 def perform(run: Run, bench: Bench, tell: Tell = lambda done, total, loss: None) -> Outcome:
@@ -109,8 +127,8 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
     living = store.mask(run.mask) if run.mask else mask.full(model)
     state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
     training, name = engine.begin(bench.engine, model, living, recipe.optimizer, state, dataset, recipe.batch)
-    train_places, validation_places = data.split(dataset, run.split_seed)
-    looks = _Looks(run, training, dataset, train_places, validation_places, tell)
+    train_places, validation_places = bench.split(recipe.data, run.split_seed)
+    looks = _Looks(run, training, dataset, train_places, validation_places, bench.test(recipe.data), tell)
     training.train(
         data.Batches(dataset, train_places, recipe.batch, run.order_seed),
         lambda step: learning_rate(recipe, step, facts.epoch_iterations(recipe.batch)),
@@ -145,12 +163,13 @@ class _Looks:
         dataset: data.Dataset,
         train_places: Tensor,
         validation_places: Tensor,
+        test_places: Tensor,
         tell: Tell,
     ) -> None:
         self._run, self._training, self._dataset, self._tell = run, training, dataset, tell
         self._train_places = train_places
         self._on_validation = training.repeatedly(dataset.images, dataset.labels, validation_places)
-        self._on_test = training.repeatedly(dataset.test_images, dataset.test_labels)
+        self._on_test = training.repeatedly(dataset.test_images, dataset.test_labels, test_places)
         ends = {run.begin, run.until}
         steps = range(run.begin, run.until + 1)
         self._validation_steps = ends | {step for step in steps if step % run.evaluate_every == 0}

@@ -19,7 +19,7 @@ const char *__asan_default_options(void) { return "detect_leaks=0"; } /* it want
 static const char *const SETS[] = {"portable", "avx2", "avx512"};
 static const char *const KINDS[] = {"sgd", "momentum", "nesterov", "adam", "adamw"};
 
-enum { MOST_LAYERS = 3, MOST = 16 /* the widest vector: arrays are padded to it */ };
+enum { MOST_LAYERS = 5, MOST = 16 /* the widest vector: arrays are padded to it */ };
 
 /* ---- the case at hand ------------------------------------------------------------------------------------------------ */
 
@@ -111,18 +111,22 @@ typedef struct {
     void *held[3]; /* theirs of w, m and v */
 } parameter;
 
+/* A fully connected layer is a convolution whose window and map are one position. Where nothing is pooled, h is copied. */
 typedef struct {
-    long in, out;
-    int dense;
-    parameter weight, bias;
-    double *z, *h, *dh; /* [example][unit]; dh: the loss's gradient in z */
+    long in, out; /* units, or channels */
+    long size, height, width, side; /* of the window, the map, and the windows that are pooled */
+    parameter weight, bias; /* weight: [output][input][row][column] */
+    double *z, *h, *p; /* [example][channel][row][column]: before the ReLU, after it, and what is pooled from that */
+    double *dz, *dp; /* the loss's gradients in z and in p */
+    long *met; /* of one example: products that are not 0 in each z */
 } plain;
 
 static plain plains[MOST_LAYERS];
+static int n_convolutions;
 static parameter idle;
 static layer layers[MOST_LAYERS];
 static network net;
-static double *inputs; /* [example][input] */
+static double *inputs; /* [example][input]: of the pixels that are read */
 static uint8_t *images;
 static int64_t *labels;
 static long n_images;
@@ -165,7 +169,60 @@ static void move_plain(const optimiser *o, double rate, double count, double g, 
     *w -= rate * g;
 }
 
-/* From bytes to the outputs; whether a ReLU's input is so near 0 that rounding may decide what it gives. */
+static long maps_of(const plain *l) { return l->out * l->height * l->width; }
+static long pooled_of(const plain *l) { return l->out * (l->height / l->side) * (l->width / l->side); }
+static long weights_into_one(const plain *l) { return l->in * l->size * l->size; }
+static long read_by(int n) { return n ? pooled_of(plains + n - 1) : net.inputs; }
+
+/* Each product of living weight k and number `from` of the inputs that belongs to number `to` of the outputs. */
+#define EACH_PRODUCT(l, ...)                                                                                           \
+    for (long o = 0, k = 0; o < (l)->out; o++)                                                                         \
+        for (long i = 0; i < (l)->in; i++)                                                                             \
+            for (long a = 0; a < (l)->size; a++)                                                                       \
+                for (long b = 0; b < (l)->size; b++, k++) {                                                            \
+                    if ((l)->weight.slot[k] < 0) continue;                                                             \
+                    for (long row = 0; row < (l)->height; row++)                                                       \
+                        for (long column = 0; column < (l)->width; column++) {                                         \
+                            long r = row + a - (l)->size / 2, c = column + b - (l)->size / 2;                          \
+                            if (r < 0 || r >= (l)->height || c < 0 || c >= (l)->width) continue;                       \
+                            long to = (o * (l)->height + row) * (l)->width + column;                                   \
+                            long from = (i * (l)->height + r) * (l)->width + c;                                        \
+                            __VA_ARGS__                                                                                \
+                        }                                                                                              \
+                }
+
+/* Number `at` of all that are pooled: its window begins at number `first` of what they are pooled from. */
+#define EACH_WINDOW(l, ...)                                                                                            \
+    for (long channel = 0, at = 0; channel < (l)->out; channel++)                                                      \
+        for (long r = 0; r < (l)->height / (l)->side; r++)                                                             \
+            for (long c = 0; c < (l)->width / (l)->side; c++, at++) {                                                  \
+                long first = (channel * (l)->height + r * (l)->side) * (l)->width + c * (l)->side;                     \
+                __VA_ARGS__                                                                                            \
+            }
+
+/* The first of the greatest numbers in a window of h. */
+static long greatest(const plain *l, const double *h, long first) {
+    long most = first;
+    for (long a = 0; a < l->side; a++)
+        for (long b = 0; b < l->side; b++)
+            if (h[first + a * l->width + b] > h[most]) most = first + a * l->width + b;
+    return most;
+}
+
+/* Whether rounding may decide which number of a window is the greatest. Equal ones are equal in the kernels as well: they
+   are sums of the same numbers in the same order. */
+static int undecided(const plain *l, const double *h, long first, double margin) {
+    double most = h[greatest(l, h, first)];
+    for (long a = 0; a < l->side; a++)
+        for (long b = 0; b < l->side; b++) {
+            double one = h[first + a * l->width + b];
+            if (one < most && one > most - margin) return 1;
+        }
+    return 0;
+}
+
+/* From bytes to the outputs; whether a ReLU's input is so near 0, or a window's greatest so near another, that rounding
+   may decide what they give. */
 static int forward_plain(const int64_t *places, long examples, double margin) {
     int near = 0;
     for (long e = 0; e < examples; e++)
@@ -175,19 +232,24 @@ static int forward_plain(const int64_t *places, long examples, double margin) {
         }
     for (int n = 0; n < net.n_layers; n++) {
         const plain *l = plains + n;
-        const double *x = n ? plains[n - 1].h : inputs;
-        for (long e = 0; e < examples; e++)
-            for (long o = 0; o < l->out; o++) {
-                double z = l->bias.w[o];
-                long read = 0;
-                for (long i = 0; i < l->in; i++) {
-                    z += l->weight.w[o * l->in + i] * x[e * l->in + i];
-                    read += l->weight.slot[o * l->in + i] >= 0;
-                }
-                if (layers[n].relu && read && fabs(z) < margin) near = 1;
-                l->z[e * l->out + o] = z;
-                l->h[e * l->out + o] = layers[n].relu && z < 0 ? 0 : z;
+        for (long e = 0; e < examples; e++) {
+            const double *x = (n ? plains[n - 1].p : inputs) + e * read_by(n);
+            double *z = l->z + e * maps_of(l), *h = l->h + e * maps_of(l), *p = l->p + e * pooled_of(l);
+            for (long at = 0; at < maps_of(l); at++) z[at] = l->bias.w[at / (l->height * l->width)], l->met[at] = 0;
+            EACH_PRODUCT(l, {
+                double product = l->weight.w[k] * x[from];
+                z[to] += product;
+                l->met[to] += product != 0;
+            })
+            for (long at = 0; at < maps_of(l); at++) {
+                if (layers[n].relu && l->met[at] && fabs(z[at]) < margin) near = 1;
+                h[at] = layers[n].relu && z[at] < 0 ? 0 : z[at];
             }
+            EACH_WINDOW(l, {
+                if (undecided(l, h, first, margin)) near = 1;
+                p[at] = h[greatest(l, h, first)];
+            })
+        }
     }
     return near;
 }
@@ -200,29 +262,29 @@ static void step_plain(const int64_t *places, long examples, double rate, double
         for (long o = 1; o < last->out; o++) top = z[o] > top ? z[o] : top;
         for (long o = 0; o < last->out; o++) sum += exp(z[o] - top);
         for (long o = 0; o < last->out; o++)
-            last->dh[e * last->out + o] = (exp(z[o] - top) / sum - (labels[places[e]] == o)) / (double)examples;
+            last->dp[e * last->out + o] = (exp(z[o] - top) / sum - (labels[places[e]] == o)) / (double)examples;
     }
     for (int n = net.n_layers - 1; n >= 0; n--) {
-        plain *l = plains + n;
-        const double *x = n ? plains[n - 1].h : inputs;
-        for (long e = 0; n && e < examples; e++)
-            for (long i = 0; i < l->in; i++) {
-                double d = 0;
-                for (long o = 0; o < l->out; o++) d += l->dh[e * l->out + o] * l->weight.w[o * l->in + i];
-                plains[n - 1].dh[e * l->in + i] = x[e * l->in + i] > 0 ? d : 0;
-            }
-        for (long o = 0; o < l->out; o++) {
-            double of_bias = 0;
-            for (long e = 0; e < examples; e++) of_bias += l->dh[e * l->out + o];
-            move_plain(&net.optimiser, rate, count, of_bias, l->bias.w + o, l->bias.m + o, l->bias.v + o);
-            for (long i = 0; i < l->in; i++) {
-                long k = o * l->in + i;
-                double g = 0;
-                if (l->weight.slot[k] < 0) continue;
-                for (long e = 0; e < examples; e++) g += l->dh[e * l->out + o] * x[e * l->in + i];
-                move_plain(&net.optimiser, rate, count, g, l->weight.w + k, l->weight.m + k, l->weight.v + k);
-            }
+        plain *l = plains + n, *before = n ? l - 1 : NULL;
+        double *g = exact(sizeof *g * l->weight.n), *of_bias = exact(sizeof *of_bias * l->out);
+        if (n) memset(before->dp, 0, sizeof(double) * examples * read_by(n));
+        for (long e = 0; e < examples; e++) {
+            const double *x = (n ? before->p : inputs) + e * read_by(n), *h = l->h + e * maps_of(l);
+            double *dz = l->dz + e * maps_of(l), *dp = l->dp + e * pooled_of(l);
+            memset(dz, 0, sizeof(double) * maps_of(l));
+            EACH_WINDOW(l, {
+                long most = greatest(l, h, first);
+                if (!layers[n].relu || h[most] > 0) dz[most] = dp[at];
+            })
+            if (n) EACH_PRODUCT(l, { before->dp[e * read_by(n) + from] += dz[to] * l->weight.w[k]; })
+            EACH_PRODUCT(l, { g[k] += dz[to] * x[from]; })
+            for (long at = 0; at < maps_of(l); at++) of_bias[at / (l->height * l->width)] += dz[at];
         }
+        for (long k = 0; k < l->weight.n; k++)
+            if (l->weight.slot[k] >= 0)
+                move_plain(&net.optimiser, rate, count, g[k], l->weight.w + k, l->weight.m + k, l->weight.v + k);
+        for (long o = 0; o < l->out; o++)
+            move_plain(&net.optimiser, rate, count, of_bias[o], l->bias.w + o, l->bias.m + o, l->bias.v + o);
     }
     for (long k = 0; k < idle.n; k++) move_plain(&net.optimiser, rate, count, 0, idle.w + k, idle.m + k, idle.v + k);
 }
@@ -269,103 +331,247 @@ static int32_t *widened(const entry *entries, long count, int which) {
     return wider;
 }
 
+/* Maps in the kernels' hands: nothing may be written beside the positions that are written at all. */
+typedef struct {
+    void *at;
+    long maps, plane, pitch, inner, height, across;
+} map;
+
+static map all_maps[5 * MOST_LAYERS];
+static int n_maps;
+
+/* Where number `at` of [map][row][column] is held. */
+static long held_at(long at, long height, long across, long plane, long pitch, long inner) {
+    return at / (height * across) * plane + inner + at / across % height * pitch + at % across;
+}
+
+static int inside(const map *m, long position) {
+    long at = position - m->inner;
+    return at >= 0 && at / m->pitch < m->height && at % m->pitch < m->across;
+}
+
+/* Maps as they are before the first step, `height` x `across` positions to be written of each: zeros around garbage. */
+static void *map_of(long maps, long plane, long pitch, long inner, long height, long across) {
+    map m = {zeros(maps * plane * panel), maps, plane, pitch, inner, height, across};
+    for (long at = 0; at < maps * plane; at++)
+        if (inside(&m, at % plane)) memset((char *)m.at + bytes_of(at * panel), 0xff, bytes_of(panel));
+    all_maps[n_maps++] = m;
+    return m.at;
+}
+
+static void same_borders(void) {
+    for (const map *m = all_maps; m < all_maps + n_maps; m++)
+        for (long at = 0; at < m->maps * m->plane; at++)
+            for (long lane = 0; !inside(m, at % m->plane) && lane < panel; lane++)
+                if (get(m->at, at * panel + lane) != 0)
+                    fail("map %ld of %ld, position %ld is beside its image and has become %g", at / m->plane, m->maps,
+                         at % m->plane, get(m->at, at * panel + lane));
+}
+
 static long first_tile; /* of the first layer, where it is sparse */
+
+/* As `native._distances`: from a window's first position, by column. */
+static void distances(const layer *one, const plain *l, int32_t **before, int32_t **after) {
+    long area = l->size * l->size;
+    *before = exact(sizeof **before * l->in * area), *after = exact(sizeof **after * l->out * area);
+    for (long q = 0; q < area; q++) {
+        long position = q / l->size * one->pitch + q % l->size;
+        for (long i = 0; i < l->in; i++) (*before)[i * area + q] = (int32_t)(i * one->plane + position);
+        for (long o = 0; o < l->out; o++) (*after)[o * area + area - 1 - q] = (int32_t)(o * one->plane + position);
+    }
+}
 
 static void describe_sparse(layer *one, plain *l, long count, double spread, int carried, int first) {
     parameter *p = &l->weight;
     entry *entries = exact(sizeof *entries * count);
-    long k = 0, n, tile = between(1, l->in + 1);
+    long columns = weights_into_one(l), area = l->size * l->size;
+    long k = 0, n, tile = between(1, columns + 1);
     for (long at = 0; at < p->n; at++)
-        if (p->slot[at] >= 0) entries[k++] = (entry){.row = at / l->in, .column = at % l->in};
-    one->segments = arrange(entries, count, l->out, l->in, tile, &n);
+        if (p->slot[at] >= 0) entries[k++] = (entry){.row = at / columns, .column = at % columns};
+    one->segments = arrange(entries, count, l->out, columns, tile, &n);
     one->n_segments = (int32_t)n;
-    for (k = 0; k < count; k++) p->slot[entries[k].row * l->in + entries[k].column] = k;
+    for (k = 0; k < count; k++) p->slot[entries[k].row * columns + entries[k].column] = k;
     if (first) first_tile = tile;
     one->kind = SPARSE, one->count = (int32_t)count;
-    one->row = widened(entries, count, 'r'), one->column = widened(entries, count, 'c');
-    for (k = 0; k < count; k++)
-        entries[k] = (entry){.row = entries[k].column, .column = entries[k].row, .from = k};
-    one->t_segments = arrange(entries, count, l->in, l->out, between(1, l->out + 1), &n);
+    int32_t *row = widened(entries, count, 'r'), *column = widened(entries, count, 'c');
+    for (k = 0; k < count; k++) { /* rows are inputs, columns the weights from one input to all outputs */
+        long input = entries[k].column / area, in_window = entries[k].column % area;
+        entries[k] = (entry){.row = input, .column = entries[k].row * area + in_window, .from = k};
+    }
+    one->t_segments = arrange(entries, count, l->in, l->out * area, between(1, l->out * area + 1), &n);
     one->n_t_segments = (int32_t)n;
-    one->t_column = widened(entries, count, 'c'), one->t_place = widened(entries, count, 'f');
+    int32_t *t_column = widened(entries, count, 'c');
+    if (one->size) {
+        int32_t *before, *after;
+        distances(one, l, &before, &after);
+        for (k = 0; k < count; k++) column[k] = before[column[k]], t_column[k] = after[t_column[k]];
+        one->g = garbage(padded(count));
+    }
+    one->row = row, one->column = column;
+    one->t_column = t_column, one->t_place = widened(entries, count, 'f');
     one->t_w = garbage(padded(count));
     fill(p, padded(count), spread, carried);
 }
 
 static void describe_dense(layer *one, plain *l, long count, double spread, int carried) {
     parameter *p = &l->weight;
-    one->kind = DENSE, one->stride = (int32_t)((l->in + width - 1) / width * width);
+    long columns = weights_into_one(l), area = l->size * l->size;
+    one->kind = DENSE, one->stride = (int32_t)((columns + width - 1) / width * width);
     for (long at = 0; at < p->n; at++)
-        if (p->slot[at] >= 0) p->slot[at] = at / l->in * one->stride + at % l->in;
+        if (p->slot[at] >= 0) p->slot[at] = at / columns * one->stride + at % columns;
     if (count < p->n || chance(0.1)) {
         uint16_t *bits = exact(sizeof *bits * (l->out * one->stride / width));
         for (long at = 0; at < p->n; at++)
             if (p->slot[at] >= 0) bits[p->slot[at] / width] |= (uint16_t)(1u << p->slot[at] % width);
         one->alive = bits;
     }
-    one->xt = zeros((long)net.batch * one->stride);
+    if (one->size) {
+        int32_t *before, *after, *place = exact(sizeof *place * l->out * area);
+        distances(one, l, &before, &after);
+        for (long at = 0; at < l->out * area; at++) place[at] = (int32_t)(at / area * one->stride + at % area);
+        one->column = before, one->t_column = after, one->t_place = place;
+        one->g = garbage(l->out * one->stride);
+    } else
+        one->xt = zeros((long)net.batch * one->stride);
     fill(p, l->out * one->stride, spread, carried);
 }
 
-static void describe_layer(int n, long in, long out, int carried, long panels) {
+/* As `native._lay_out`; and the maps themselves. */
+static void describe_maps(int n, long border, long panels) {
     plain *l = plains + n;
     layer *one = layers + n;
-    *l = (plain){.in = in, .out = out, .weight = parameter_of(in * out), .bias = parameter_of(out)};
-    *one = (layer){.relu = n < net.n_layers - 1, .in = (int32_t)in, .out = (int32_t)out};
+    one->height = (int32_t)l->height, one->width = (int32_t)l->width;
+    one->pitch = one->plane = 1;
+    long maps = panels * l->out, height = l->height, across = l->width;
+    if (n < n_convolutions) {
+        long reach = border - l->size / 2, around = n + 1 < n_convolutions ? border : 0;
+        one->size = (int32_t)l->size;
+        one->pitch = (int32_t)(l->width + 2 * border), one->plane = (int32_t)(l->height + 2 * border) * one->pitch;
+        one->corner = (int32_t)reach * one->pitch + (int32_t)reach;
+        one->inner = (int32_t)border * one->pitch + (int32_t)border;
+        if (one->pool) {
+            height = l->height / l->side, across = l->width / l->side;
+            one->z_pitch = (int32_t)(across + 2 * around);
+            one->z_plane = (int32_t)(height + 2 * around) * one->z_pitch;
+            one->z_inner = (int32_t)around * one->z_pitch + (int32_t)around;
+            one->z = map_of(maps, one->z_plane, one->z_pitch, one->z_inner, height, across);
+            one->dz = map_of(maps, one->z_plane, one->z_pitch, one->z_inner, height, across);
+            height *= l->side, across *= l->side; /* no gradient comes to the rows that are left over */
+        }
+    }
+    one->y = map_of(maps, one->plane, one->pitch, one->inner, l->height, l->width);
+    one->dy = map_of(maps, one->plane, one->pitch, one->inner, height, across);
+}
+
+static void describe_layer(int n, long border, int carried, long panels) {
+    plain *l = plains + n;
+    layer *one = layers + n;
+    long columns = weights_into_one(l), area = l->size * l->size;
+    one->relu = n < net.n_layers - 1, one->in = (int32_t)l->in, one->out = (int32_t)l->out;
+    describe_maps(n, border, panels);
+    l->weight = parameter_of(l->out * columns), l->bias = parameter_of(l->out);
     parameter *p = &l->weight;
     long density = between(0, 3), count = 0; /* none, few, half, all */
-    double share = density == 3 ? 1 : density == 2 ? 0.5 : density == 1 ? 2.0 / (double)(in + 1) : 0;
+    if (n_convolutions && density == 0 && chance(0.7)) density = 2; /* else hardly any gradient gets through all layers */
+    double share = density == 3 ? 1 : density == 2 ? 0.5 : density == 1 ? 2.0 / (double)(columns + 1) : 0;
     int holes = chance(0.5);
     for (long at = 0; at < p->n; at++) p->slot[at] = chance(share) ? 0 : -1;
-    for (long o = 0; holes && o < out; o++) /* empty rows and columns */
+    for (long o = 0; holes && o < l->out; o++) /* empty outputs and inputs */
         if (chance(0.2))
-            for (long i = 0; i < in; i++) p->slot[o * in + i] = -1;
-    for (long i = 0; holes && i < in; i++)
+            for (long at = 0; at < columns; at++) p->slot[o * columns + at] = -1;
+    for (long i = 0; holes && i < l->in; i++)
         if (chance(0.2))
-            for (long o = 0; o < out; o++) p->slot[o * in + i] = -1;
+            for (long o = 0; o < l->out; o++)
+                for (long q = 0; q < area; q++) p->slot[o * columns + i * area + q] = -1;
     for (long at = 0; at < p->n; at++) count += p->slot[at] >= 0;
-    double spread = 1.7 / sqrt(1 + share * (double)in);
+    double spread = 1.7 / sqrt(1 + share * (double)columns);
     if (p->n && chance(0.5)) describe_dense(one, l, count, spread, carried);
     else describe_sparse(one, l, count, spread, carried, n == 0);
     one->w = p->held[0], one->m = p->held[1], one->v = p->held[2];
-    for (long o = 0; o < out; o++) l->bias.slot[o] = o;
-    fill(&l->bias, padded(out), chance(0.2) ? 0 : 0.3, carried);
+    for (long o = 0; o < l->out; o++) l->bias.slot[o] = o;
+    fill(&l->bias, padded(l->out), chance(0.2) ? 0 : 0.3, carried);
     one->bias = l->bias.held[0], one->bias_m = l->bias.held[1], one->bias_v = l->bias.held[2];
-    one->y = garbage(panels * out * panel), one->dy = garbage(panels * out * panel);
-    size_t most = sizeof(double) * (net.batch > n_images ? net.batch : n_images) * out;
-    l->z = exact(most), l->h = exact(most), l->dh = exact(most);
+    size_t most = sizeof(double) * (net.batch > n_images ? net.batch : n_images);
+    l->z = exact(most * maps_of(l)), l->h = exact(most * maps_of(l)), l->dz = exact(most * maps_of(l));
+    l->p = exact(most * pooled_of(l)), l->dp = exact(most * pooled_of(l));
+    l->met = exact(sizeof *l->met * maps_of(l));
     snprintf(told + strlen(told), sizeof told - strlen(told), "; %s layer %ld -> %ld, %ld weights",
-             one->kind == DENSE ? "dense" : "sparse", in, out, count);
+             one->kind == DENSE ? "dense" : "sparse", l->in, l->out, count);
+    if (one->size)
+        snprintf(told + strlen(told), sizeof told - strlen(told), ", window %ld on %ld x %ld, pool %d", l->size, l->height,
+                 l->width, one->pool);
+}
+
+/* How many layers, and of what size; the weights come later. */
+static void draw_layers(void) {
+    n_convolutions = chance(0.5) ? (int)between(1, 3) : 0;
+    net.n_layers = (int32_t)(n_convolutions ? n_convolutions + between(1, 2) : between(1, 3));
+    memset(plains, 0, sizeof plains), memset(layers, 0, sizeof layers);
+    long in = chance(0.03) ? 0 : between(1, chance(0.5) ? 3 : 9), height = between(1, 9), across = between(1, 9);
+    if (chance(0.15)) height = between(1, 4), across = between(BAND - 1, BAND + 9);
+    for (int n = 0; n < n_convolutions; n++) {
+        long least = height < across ? height : across, pool = between(n + 1 == n_convolutions, 3);
+        if (pool > least) pool = least;
+        plains[n] = (plain){.in = in, .out = chance(0.03) ? 0 : between(1, 9), .size = 1 + 2 * between(0, 2)};
+        plains[n].height = height, plains[n].width = across, plains[n].side = pool ? pool : 1;
+        layers[n].pool = (int32_t)pool;
+        height /= plains[n].side, across /= plains[n].side, in = plains[n].out;
+    }
+    if (n_convolutions) in *= height * across;
+    else in = chance(0.03) ? 0 : chance(0.06) ? between(90, 210) : size_up_to(70);
+    for (int n = n_convolutions; n < net.n_layers; in = plains[n++].out) {
+        long out = chance(0.03) ? 0 : chance(0.03) ? between(90, 110) : size_up_to(40);
+        if (n == net.n_layers - 1) out = between(1, 11);
+        plains[n] = (plain){.in = in, .out = out, .size = 1, .height = 1, .width = 1, .side = 1};
+    }
+}
+
+/* Examples of a network of convolutions: as many as fit into `products` of an input and a weight, and the fewer its maps
+   have numbers the likelier it is that none of them is too near 0. */
+static long most_examples(double products, double numbers) {
+    double of_one = 1, maps = 1;
+    for (int n = 0; n < net.n_layers; n++) {
+        of_one += (double)(maps_of(plains + n) * weights_into_one(plains + n));
+        if (n < n_convolutions) maps += (double)maps_of(plains + n);
+    }
+    double most = fmin(products / of_one, numbers / maps);
+    return most < 1 ? 1 : most < (double)(3 * panel) ? (long)most : 3 * panel;
 }
 
 static void describe(void) {
-    long sizes[MOST_LAYERS + 1], most_outputs = 0;
-    memset(&net, 0, sizeof net);
-    net.n_layers = (int32_t)between(1, MOST_LAYERS);
-    net.batch = (int32_t)size_up_to(140);
-    sizes[0] = chance(0.03) ? 0 : chance(0.06) ? between(90, 210) : size_up_to(70);
-    for (int n = 1; n < net.n_layers; n++) sizes[n] = chance(0.03) ? 0 : chance(0.03) ? between(90, 110) : size_up_to(40);
-    sizes[net.n_layers] = between(1, 11);
-    net.inputs = (int32_t)sizes[0];
-    do net.pixels = (int32_t)(sizes[0] + between(1, chance(0.5) ? 2 : 40));
+    long most_outputs = 0, border = 0;
+    memset(&net, 0, sizeof net), n_maps = 0;
+    draw_layers();
+    const plain *of_first = plains;
+    long pixels_of_input = of_first->height * of_first->width, most = n_convolutions ? most_examples(4e5, 1e4) : 140;
+    net.batch = (int32_t)size_up_to(most);
+    net.inputs = (int32_t)(of_first->in * pixels_of_input);
+    do net.pixels = (int32_t)(net.inputs + between(1, chance(0.5) ? 2 : 40));
     while (net.pixels % 16 == 0);
-    long panels = (net.batch + panel - 1) / panel > 2 ? (net.batch + panel - 1) / panel : 2;
+    if (n_convolutions) net.pixels = (int32_t)((of_first->in + between(of_first->in == 0, 2)) * pixels_of_input);
+    /* Images are packed for fully connected layers, in pairs of panels. */
+    long panels = (net.batch + panel - 1) / panel, least = n_convolutions ? 1 : 2;
+    if (panels < least) panels = least;
 
-    n_images = between(1, 150);
+    n_images = between(1, most < 150 ? most : 150);
     images = exact((size_t)n_images * net.pixels);
     labels = exact(sizeof *labels * n_images);
     double drawn = real(0, 0.6);
     for (long at = 0; at < n_images * net.pixels; at++)
         if (chance(drawn)) images[at] = (uint8_t)between(0, 255);
-    for (long at = 0; at < n_images; at++) labels[at] = between(0, sizes[net.n_layers] - 1);
-    int32_t *pixel = exact(sizeof *pixel * net.inputs);
+    for (long at = 0; at < n_images; at++) labels[at] = between(0, plains[net.n_layers - 1].out - 1);
+    int32_t *pixel = exact(sizeof *pixel * net.inputs), *row = exact(sizeof *row * net.inputs);
     float *scale = exact(sizeof *scale * net.inputs), *shift = exact(sizeof *shift * net.inputs);
-    for (long at = 0, i = 0; i < net.inputs; at++) /* some pixels, in order */
-        if (between(1, net.pixels - at) <= net.inputs - i) pixel[i++] = (int32_t)at;
-    for (long i = 0; i < net.inputs; i++) scale[i] = (float)real(0.001, 0.01), shift[i] = (float)real(-1, 0);
-    net.pixel = pixel, net.scale = scale, net.shift = shift;
+    for (long at = 0, i = 0; i < net.inputs; at += pixels_of_input) /* some pixels or whole channels, in order */
+        if (between(1, (net.pixels - at) / pixels_of_input) <= (net.inputs - i) / pixels_of_input)
+            for (long q = 0; q < pixels_of_input; q++) pixel[i++] = (int32_t)(at + q);
+    for (long i = 0; i < net.inputs; i++) {
+        int another = i % pixels_of_input == 0;
+        scale[i] = another ? (float)real(0.001, 0.01) : scale[i - 1];
+        shift[i] = another ? (float)real(-1, 0) : shift[i - 1];
+    }
+    net.pixel = pixel, net.row = row, net.scale = scale, net.shift = shift;
     net.bytes = vectors((size_t)net.pixels * panel, 0xff);
-    net.x = garbage(panels * net.inputs * panel);
     inputs = exact(sizeof(double) * (net.batch > n_images ? net.batch : n_images) * net.inputs);
 
     optimiser *o = &net.optimiser;
@@ -381,11 +587,16 @@ static void describe(void) {
     o->done_before = carried ? between(1, 50) : 0;
     snprintf(told, sizeof told, "%s, decay %g, batch %d, %ld images of %d pixels", KINDS[o->kind], o->decay, net.batch,
              n_images, net.pixels);
+    for (int n = 0; n < n_convolutions; n++) border = plains[n].size / 2 > border ? plains[n].size / 2 : border;
     for (int n = 0; n < net.n_layers; n++) {
-        describe_layer(n, sizes[n], sizes[n + 1], carried, panels);
-        most_outputs = sizes[n + 1] > most_outputs ? sizes[n + 1] : most_outputs;
+        describe_layer(n, border, carried, panels);
+        most_outputs = plains[n].out > most_outputs ? plains[n].out : most_outputs;
     }
-    net.layers = layers;
+    const layer *first = layers;
+    net.layers = layers, net.rows = first->in * first->plane;
+    for (long i = 0; i < net.inputs; i++)
+        row[i] = (int32_t)held_at(i, first->height, first->width, first->plane, first->pitch, first->inner);
+    net.x = map_of(panels * first->in, first->plane, first->pitch, first->inner, first->height, first->width);
     net.scratch = garbage(padded(most_outputs));
     idle = parameter_of(chance(0.5) ? 0 : between(1, 40));
     for (long k = 0; k < idle.n; k++) idle.slot[k] = k;
@@ -543,6 +754,7 @@ static void check_evaluation(void) {
     for (long e = 0; e < examples; e++) places[e] = between(0, n_images - 1);
     tombola_evaluate(set, wide, &net, images, labels, places, examples, &loss, &correct);
     same_evaluation("evaluate", places, examples, loss, correct);
+    if (n_convolutions) return;
 
     long size = panel * (chance(0.7) ? 2 : 4), n_groups = (examples + size - 1) / size;
     group *groups = exact(sizeof *groups * n_groups);
@@ -550,6 +762,41 @@ static void check_evaluation(void) {
         groups[g] = pack(places + g * size, examples - g * size < size ? examples - g * size : size);
     tombola_evaluate_packed(set, wide, &net, groups, n_groups, &loss, &correct);
     same_evaluation("evaluate_packed", places, examples, loss, correct);
+}
+
+/* Pooling alone, of small integers, of which many are equal, and in some networks of NaN. */
+static void check_pool(const layer *one, const plain *l) {
+    long numbers = maps_of(l), pooled = pooled_of(l);
+    double *h = exact(sizeof *h * numbers * panel), some_nan = chance(0.3) ? 0.1 : 0;
+    long *y_at = exact(sizeof *y_at * numbers), *z_at = exact(sizeof *z_at * pooled);
+    for (long at = 0; at < numbers; at++)
+        y_at[at] = held_at(at, l->height, l->width, one->plane, one->pitch, one->inner) * panel;
+    for (long at = 0; at < pooled; at++)
+        z_at[at] = held_at(at, l->height / l->side, l->width / l->side, one->z_plane, one->z_pitch, one->z_inner) * panel;
+    for (long lane = 0; lane < panel; lane++) {
+        for (long at = 0; at < numbers; at++) {
+            h[lane * numbers + at] = chance(some_nan) ? NAN : (double)between(0, 2);
+            put(one->y, y_at[at] + lane, h[lane * numbers + at]);
+        }
+        for (long at = 0; at < pooled; at++) put(one->dz, z_at[at] + lane, (double)between(1, 9));
+    }
+#define CALL(x) (pool_##x(one, one->y, one->z), unpool_##x(one, one->y, one->z, one->dz, one->dy))
+    EACH(CALL)
+#undef CALL
+    for (long lane = 0; lane < panel; lane++)
+        EACH_WINDOW(l, {
+            long most = greatest(l, h + lane * numbers, first), nans = 0;
+            double z = get(one->z, z_at[at] + lane), dz = get(one->dz, z_at[at] + lane), sum = 0;
+            for (long q = 0; q < l->side * l->side; q++) {
+                long place = first + q / l->side * l->width + q % l->side;
+                double d = get(one->dy, y_at[place] + lane);
+                nans += isnan(h[lane * numbers + place]);
+                sum += d;
+                if (some_nan == 0 && d != (place == most ? dz : 0)) fail("unpool: number %ld of lane %ld", place, lane);
+            }
+            if (sum != dz) fail("unpool: window %ld of lane %ld gets %g of a gradient of %g", at, lane, sum, dz);
+            if (nans ? !isnan(z) : z != h[lane * numbers + most]) fail("pool: window %ld of lane %ld is %g", at, lane, z);
+        })
 }
 
 /* A whole case; 0 where rounding may decide what a ReLU gives, and there is nothing to compare. */
@@ -571,6 +818,9 @@ static int perform(void) {
     same_parameters(moved);
     for (int n = 0; n < net.n_layers; n++) take_back(&plains[n].weight), take_back(&plains[n].bias);
     check_evaluation();
+    for (int n = 0; n < n_convolutions; n++)
+        if (layers[n].pool) check_pool(layers + n, plains + n);
+    same_borders();
     return 1;
 }
 

@@ -244,7 +244,8 @@ static void NAME(pool)(const layer *l, const REAL *y, REAL *z) {
     })
 }
 
-/* The gradient goes to the first of the window's greatest, as in torch; dz is 0 already where that is 0. */
+/* The gradient goes to the first of the window's greatest, as in torch, or, where that is NaN, to the first of all: it is
+   not lost. dz is 0 already where the greatest is 0. */
 static void NAME(unpool)(const layer *l, const REAL *y, const REAL *z, const REAL *dz, REAL *dy) {
     EACH_POOLED(l, {
         VEC most = LOAD(z + to), left = LOAD(dz + to);
@@ -252,9 +253,8 @@ static void NAME(unpool)(const layer *l, const REAL *y, const REAL *z, const REA
             for (long b = 0; b < l->pool; b++) {
                 long at = from + (a * l->pitch + b) * P;
                 VEC one = LOAD(y + at);
-                VEC given = SELECT(one == most, left, SET1(0));
-                STORE(dy + at, given);
-                left = SELECT(one == most, SET1(0), left);
+                STORE(dy + at, SELECT(one < most, SET1(0), left));
+                left = SELECT(one < most, left, SET1(0));
             }
     })
 }

@@ -424,8 +424,9 @@ static void NAME(loss_gradient)(const layer *l, const int64_t *labels, const int
 
 /* What layer l reads, and where its inputs' gradients go. */
 static INLINE REAL *NAME(inputs)(const network *n, long l) {
+    if (l == 0) return n->x;
     const layer *before = n->layers + l - 1;
-    return l == 0 ? n->x : before->pool ? before->z : before->y;
+    return before->pool ? before->z : before->y;
 }
 
 static INLINE REAL *NAME(input_gradients)(const network *n, long l) {

@@ -121,7 +121,8 @@ def test_sifted_keeps_each_weight_that_meets_a_column_once(data: st.DataObject) 
     position = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
     segments, row, column = arranged(alive, tile)
 
-    left, place, new = kernels.load("portable").sifted(segments, rows, tile, column, position)
+    new_tile = data.draw(st.integers(1, columns + 3))
+    left, place, new = kernels.load("portable").sifted(segments, rows, new_tile, column, position)
 
     assert sorted(place.tolist()) == np.flatnonzero(position[column] >= 0).tolist()
     assert new.tolist() == position[column[place]].tolist()
@@ -129,12 +130,18 @@ def test_sifted_keeps_each_weight_that_meets_a_column_once(data: st.DataObject) 
     assert left["begin"].tolist() == edges[:-1] and edges[-1] == len(place)
     of_segment = [slice(begin, end) for begin, end in pairwise(edges)]
     for run_of_one, segment_row in zip(of_segment, left["row"].tolist(), strict=True):
-        inside = column[place[run_of_one]]
-        assert len(inside) and set(row[place[run_of_one]].tolist()) == {segment_row}
-        assert len(set((inside // tile).tolist())) == 1 and (np.diff(inside) > 0).all()
-    visits = [(int(column[place[part][0]]) // tile, part.stop - part.start) for part in of_segment]
-    assert visits == sorted(visits)  # tile by tile, and in a tile by length
-    assert len({(int(column[place[part][0]]) // tile, int(row[place[part][0]])) for part in of_segment}) == len(left)
+        inside = new[run_of_one]
+        assert set(row[place[run_of_one]].tolist()) <= {segment_row}
+        assert len(set((inside // new_tile).tolist())) <= 1 and (np.diff(inside) > 0).all()
+    # Tile by tile, and in a tile by length; every row begins in the first tile and ends in the last.
+    tiles = max(-(-int(used.sum()) // new_tile), 1)
+    lengths = [part.stop - part.start for part in of_segment]
+    inner = of_segment[rows : len(left) - rows]
+    visits = [(int(new[part][0]) // new_tile, part.stop - part.start) for part in inner]
+    assert visits == sorted(visits) and all(0 < number < tiles - 1 for number, _ in visits)
+    for side in (slice(0, rows), slice(len(left) - rows, None)):
+        assert sorted(left["row"][side].tolist()) == list(range(rows)) and lengths[side] == sorted(lengths[side])
+    assert len(left) == rows if tiles == 1 else len(left) >= 2 * rows
 
 
 @given(

@@ -368,7 +368,6 @@ static void same_borders(void) {
                          at % m->plane, get(m->at, at * panel + lane));
 }
 
-static long first_tile; /* of the first layer, where it is sparse */
 
 /* As `native._distances`: from a window's first position, by column. */
 static void distances(const layer *one, const plain *l, int32_t **before, int32_t **after) {
@@ -391,7 +390,6 @@ static void describe_sparse(layer *one, plain *l, long count, double spread, int
     one->segments = arrange(entries, count, l->out, columns, tile, &n);
     one->n_segments = (int32_t)n;
     for (k = 0; k < count; k++) p->slot[entries[k].row * columns + entries[k].column] = k;
-    if (first) first_tile = tile;
     one->kind = SPARSE, one->count = (int32_t)count;
     int32_t *row = widened(entries, count, 'r'), *column = widened(entries, count, 'c');
     for (k = 0; k < count; k++) { /* rows are inputs, columns the weights from one input to all outputs */
@@ -688,25 +686,29 @@ static uint8_t *turned(const int64_t *places, long examples) {
     return turned;
 }
 
-static void sift(group *g, const int32_t *position) {
+/* The first layer's weights that meet an input with a position, in tiles of any size; native.py shortens the arrays. */
+static void sift(pack *p, const int32_t *position, long active) {
     const layer *l = layers;
     int64_t n = l->n_segments, count;
-    segment *left = exact(sizeof *left * l->n_segments);
+    long tile = between(1, active + 3), tiles = active > tile ? (active + tile - 1) / tile : 1;
+    segment *left = exact(sizeof *left * l->out * tiles);
     int32_t *place = exact(sizeof *place * l->count), *column = exact(sizeof *column * l->count);
-    int32_t *old = exact(sizeof *old * l->count), *scratch = exact(sizeof *scratch * 2 * l->out);
+    int32_t *old = exact(sizeof *old * l->count), *scratch = exact(sizeof *scratch * 2 * l->out * tiles);
     memcpy(old, l->column, sizeof *old * l->count);
-    count = tombola_sift(l->segments, &n, l->out, first_tile, old, position, left, place, column, scratch);
-    segment *segments = exact(sizeof *segments * n); /* native.py shortens them */
+    count = tombola_sift(l->segments, &n, l->out, tile, tiles, old, position, left, place, column, scratch);
+    segment *segments = exact(sizeof *segments * n);
     int32_t *places = exact(sizeof *places * count), *columns = exact(sizeof *columns * count);
     memcpy(segments, left, sizeof *segments * n);
     memcpy(places, place, sizeof *places * count);
     memcpy(columns, column, sizeof *columns * count);
-    char *seen = exact(l->count);
+    char *seen = exact(l->count), *begun = exact(l->out), *ended = exact(l->out);
     long wanted = 0, at = 0;
     for (long k = 0; k < l->count; k++) wanted += position[l->column[k]] >= 0;
     if (count != wanted) fail("sift: %ld weights left, and it should be %ld", (long)count, wanted);
     for (long s = 0; s < n; s++) {
-        if (segments[s].begin != at || segments[s].end <= at) fail("sift: segment %ld does not follow", s);
+        if (segments[s].begin != at || segments[s].end < at) fail("sift: segment %ld does not follow", s);
+        if (s < l->out && begun[segments[s].row]++) fail("sift: row %ld begins twice", (long)segments[s].row);
+        if (s >= n - l->out && ended[segments[s].row]++) fail("sift: row %ld ends twice", (long)segments[s].row);
         for (; at < segments[s].end; at++) {
             long k = places[at];
             if (seen[k]++ || l->row[k] != segments[s].row || columns[at] != position[l->column[k]] || columns[at] < 0)
@@ -715,36 +717,30 @@ static void sift(group *g, const int32_t *position) {
         }
     }
     if (at != count) fail("sift: the segments cover %ld of %ld weights", at, (long)count);
-    g->count = (int32_t)count, g->n_segments = (int32_t)n;
-    g->segments = segments, g->place = places, g->column = columns;
+    p->count = (int32_t)count, p->n_segments = (int32_t)n;
+    p->segments = segments, p->place = places, p->column = columns;
 }
 
-static group pack(const int64_t *places, long examples) {
-    long n_panels = (examples + panel - 1) / panel, active = 0;
-    long even = n_panels + n_panels % 2;
-    uint8_t **panels = exact(sizeof *panels * n_panels);
+static pack packed(const int64_t *places, long examples) {
+    long active = 0;
     int32_t *position = exact(sizeof *position * net.inputs), *used = exact(sizeof *used * net.inputs);
-    for (long p = 0; p < n_panels; p++)
-        panels[p] = turned(places + p * panel, examples - p * panel < panel ? examples - p * panel : panel);
+    uint8_t *all = turned(places, examples);
     for (long i = 0; i < net.inputs; i++) {
         int some = 0;
-        for (long p = 0; p < n_panels; p++)
-            for (long lane = 0; lane < panel; lane++) some |= panels[p][(long)net.pixel[i] * panel + lane];
+        for (long lane = 0; lane < panel; lane++) some |= all[(long)net.pixel[i] * panel + lane];
         position[i] = some ? (int32_t)active : -1;
         if (some) used[active++] = (int32_t)i;
     }
     int32_t *input = exact(sizeof *input * active);
     memcpy(input, used, sizeof *input * active);
-    uint8_t *bytes = exact((size_t)even * active * panel);
-    for (long p = 0; p < even; p++)
-        for (long i = 0; i < active; i++)
-            memcpy(bytes + (p * active + i) * panel,
-                   panels[p < n_panels ? p : n_panels - 1] + (long)net.pixel[input[i]] * panel, (size_t)panel);
+    uint8_t *bytes = exact((size_t)active * panel);
+    for (long i = 0; i < active; i++)
+        memcpy(bytes + i * panel, all + (long)net.pixel[input[i]] * panel, (size_t)panel);
     int64_t *answers = exact(sizeof *answers * examples);
     for (long e = 0; e < examples; e++) answers[e] = labels[places[e]];
-    group g = {.active = (int32_t)active, .examples = examples, .bytes = bytes, .labels = answers, .input = input};
-    if (layers->kind == SPARSE) sift(&g, position);
-    return g;
+    pack p = {.active = (int32_t)active, .examples = (int32_t)examples, .bytes = bytes, .labels = answers, .input = input};
+    if (layers->kind == SPARSE) sift(&p, position, active);
+    return p;
 }
 
 static void check_evaluation(void) {
@@ -756,11 +752,11 @@ static void check_evaluation(void) {
     same_evaluation("evaluate", places, examples, loss, correct);
     if (n_convolutions) return;
 
-    long size = panel * (chance(0.7) ? 2 : 4), n_groups = (examples + size - 1) / size;
-    group *groups = exact(sizeof *groups * n_groups);
-    for (long g = 0; g < n_groups; g++)
-        groups[g] = pack(places + g * size, examples - g * size < size ? examples - g * size : size);
-    tombola_evaluate_packed(set, wide, &net, groups, n_groups, &loss, &correct);
+    long n_packs = (examples + panel - 1) / panel;
+    pack *packs = exact(sizeof *packs * n_packs);
+    for (long p = 0; p < n_packs; p++)
+        packs[p] = packed(places + p * panel, examples - p * panel < panel ? examples - p * panel : panel);
+    tombola_evaluate_packed(set, wide, &net, packs, n_packs, &loss, &correct);
     same_evaluation("evaluate_packed", places, examples, loss, correct);
 }
 

@@ -33,7 +33,7 @@ def alike(images: NDArray[np.uint8]) -> NDArray[np.int64]:
         while room and len(places):
             joining = min(joining, room, len(places))
             added = np.bitwise_count(words & ~have).sum(axis=0, dtype=np.uint16)
-            # The first of equals: on every machine the same. In 16 bits that is a radix sort; beyond, any order will do.
+            # The first of equals, on every machine the same. 16 bits make it a radix sort; beyond, any order will do.
             chosen = np.argsort(added, kind="stable")[:joining]
             order.append(places[chosen])
             have |= np.bitwise_or.reduce(words[:, chosen], axis=1, keepdims=True)

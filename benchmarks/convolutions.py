@@ -84,8 +84,8 @@ def main(arguments: list[str]) -> None:
     batches = data.Batches(dataset, train, lenet.BATCH, 0)
     paragraphs = [
         f"`python benchmarks/convolutions.py`: {machine()} {load_line(busy)}",
-        f"Milliseconds of one training step, batch {lenet.BATCH}, 28 x 28 images, one thread; medians of {given.rounds} "
-        f"rounds, the columns taking turns. The gain is the plain loop's time over native's.",
+        f"Milliseconds of one training step, batch {lenet.BATCH}, 28 x 28 images, one thread; medians of "
+        f"{given.rounds} rounds, the columns taking turns. The gain is the plain loop's time over native's.",
     ]
     for name in NETWORKS:
         rows, found = [], levels(name)

@@ -23,7 +23,6 @@ from tombola.engine.forms import DENSITIES, Form, Shape, Times
 if TYPE_CHECKING:
     from torch import nn
 
-    from tombola.engine import Engine
     from tombola.engine.chain import Layer
 
 ROUNDS, STEPS = 9, 10  # of a fully connected layer
@@ -129,7 +128,7 @@ def _training(shape: Shape, form: Form | None, density: float) -> Callable[[int]
         start |= {one.bias: torch.zeros(one.outputs)}
     start[layer.weight] *= alive
     mask, adam = Mask({layer.weight: alive}), Adam(name="adam", lr=1e-3)
-    training: Engine
+    training: Native | Reference
     if form:
         held: dict[str, Form] = {one.weight: form if one.weight == layer.weight else "dense" for one in layers}
         training = Native(tuple(layers), start, mask, held, adam, {}, dataset, shape.batch)

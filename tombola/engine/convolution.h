@@ -13,20 +13,25 @@
 
 /* ---- dense ---------------------------------------------------------------------------------------------------------- */
 
-/* y[r plane] += sum_k a[r rs + (list ? list[k] : k)] x[from[k]] at one position, for all rows r of outputs. */
-static void NAME(product_at)(const REAL *a, long rs, const int32_t *list, const int32_t *from, const REAL *x, REAL *y,
-                             long ys, long rows, long n) {
+/* y[r ys] += sum_k a[r rs + (list ? list[k] : k)] x[from[k]] for all rows r of outputs, at all positions of an image's row:
+   a few k at a time, so that their weights stay in the second cache while the positions pass. */
+static void NAME(product_along)(const REAL *a, long rs, const int32_t *list, const int32_t *from, const REAL *x, REAL *y,
+                                long ys, long rows, long n, long width) {
     for (long k = 0; k < n; k += NEAR) {
-        long span = n - k < NEAR ? n - k : NEAR, r = 0;
-        if (list) {
-            for (; r + ROWS <= rows; r += ROWS)
-                NAME(times_many_strewn)(a + r * rs, rs, 1, list + k, from + k, x, y + r * ys, ys, span);
-            for (; r < rows; r++)
-                NAME(times_one_strewn)(a + r * rs, rs, 1, list + k, from + k, x, y + r * ys, ys, span);
-        } else {
-            for (; r + ROWS <= rows; r += ROWS)
-                NAME(times_many_mapped)(a + r * rs + k, rs, 1, 0, from + k, x, y + r * ys, ys, span);
-            for (; r < rows; r++) NAME(times_one_mapped)(a + r * rs + k, rs, 1, 0, from + k, x, y + r * ys, ys, span);
+        long span = n - k < NEAR ? n - k : NEAR;
+        for (long at = 0; at < width * P; at += P) {
+            long r = 0;
+            if (list) {
+                for (; r + ROWS <= rows; r += ROWS)
+                    NAME(times_many_strewn)(a + r * rs, rs, 1, list + k, from + k, x + at, y + r * ys + at, ys, span);
+                for (; r < rows; r++)
+                    NAME(times_one_strewn)(a + r * rs, rs, 1, list + k, from + k, x + at, y + r * ys + at, ys, span);
+            } else {
+                for (; r + ROWS <= rows; r += ROWS)
+                    NAME(times_many_mapped)(a + r * rs + k, rs, 1, 0, from + k, x + at, y + r * ys + at, ys, span);
+                for (; r < rows; r++)
+                    NAME(times_one_mapped)(a + r * rs + k, rs, 1, 0, from + k, x + at, y + r * ys + at, ys, span);
+            }
         }
     }
 }
@@ -167,9 +172,10 @@ static void NAME(convolve)(const layer *l, const REAL *x, REAL *y) {
             for (long at = 0; at < (long)l->width * P; at += W) STORE(to + o * plane + at, b);
         }
         long c = 0;
-        if (l->kind == DENSE)
-            for (; c < l->width; c++)
-                NAME(product_at)(l->w, l->stride, 0, l->column, from + c * P, to + c * P, plane, l->out, n);
+        if (l->kind == DENSE) {
+            NAME(product_along)(l->w, l->stride, 0, l->column, from, to, plane, l->out, n, l->width);
+            c = l->width;
+        }
         for (; c + SPOTS <= l->width; c += SPOTS)
             NAME(sparse_at_many)(l->segments, l->n_segments, l->column, l->w, from + c * P, to + c * P, plane);
         for (; c < l->width; c++)
@@ -186,9 +192,11 @@ static void NAME(convolve_back)(const layer *l, const REAL *dy, const REAL *x, R
         REAL *to = dx + PLACE(l, r);
         for (long i = 0; i < l->in; i++) memset(to + i * plane, 0, sizeof(REAL) * l->width * P);
         long c = 0;
-        if (l->kind == DENSE)
-            for (; c < l->width; c++)
-                NAME(product_at)(l->w, l->size * l->size, l->t_place, l->t_column, from + c * P, to + c * P, plane, l->in, n);
+        if (l->kind == DENSE) {
+            long area = l->size * l->size;
+            NAME(product_along)(l->w, area, l->t_place, l->t_column, from, to, plane, l->in, n, l->width);
+            c = l->width;
+        }
         for (; c + SPOTS <= l->width; c += SPOTS)
             NAME(sparse_at_many)(l->t_segments, l->n_t_segments, l->t_column, l->t_w, from + c * P, to + c * P, plane);
         for (; c < l->width; c++)

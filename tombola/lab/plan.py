@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from statistics import median
 from typing import Any
@@ -106,7 +107,10 @@ def step_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
     engine, levels = engine_of(wanted), {row.run.key: row.level for row in wanted.rows}
 
     def expected(run: Run) -> float:
-        level = levels.get(run.key, 0)
+        return expected_at(levels.get(run.key, 0))
+
+    @cache
+    def expected_at(level: int) -> float:
         if engine.times:
             return EVALUATION * engine.step_seconds(_densities(wanted.experiment.spec, level))
         return _guessed_step_seconds(wanted.experiment.spec)

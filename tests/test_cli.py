@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import altair
 import pytest
 
 from tombola import models
@@ -285,5 +286,17 @@ def test_failed_trainings_are_named_in_the_verdict_and_the_plan(tmp_path: Path) 
 def test_the_figures_hold_to_the_schema(store: Path) -> None:  # `report` itself leaves the check out, for speed
     wanted = plan(read("digits", TINY[1::2]))
     found = results(wanted, Store(store))
-    for chart, caption in figures.all_figures(found, [(0.5, [[0.0, 1.0]])]).values():
-        assert chart.to_dict(validate=True) and caption.endswith(".")
+    for spec, caption in figures.all_figures(found, [(0.5, [[0.0, 1.0]])]).values():
+        assert altair.Chart.from_dict(spec, validate=True) and caption.endswith(".")
+
+
+def test_a_curve_is_cut_where_it_crosses_the_edge() -> None:
+    curve = [{"step": step, "accuracy": value} for step, value in [(0, 10.0), (10, 90.0), (20, 80.0), (30, 84.0)]]
+    kept = figures._above(82.0, curve)
+    assert [(point["step"], point["accuracy"], point["piece"]) for point in kept] == [
+        (9.0, 82.0, 1),
+        (10, 90.0, 1),
+        (18.0, 82.0, 1),
+        (25.0, 82.0, 2),
+        (30, 84.0, 2),
+    ]

@@ -1,4 +1,4 @@
-"""The figures that people know from the papers, as altair charts: on screen, and legible in print without colour."""
+"""The figures that people know from the papers, as Vega-Lite: on screen, and legible in print without colour."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -25,18 +25,20 @@ LOOKS = {  # colour, dash, shape
 PANELS = 3  # side by side
 CURVES = 6  # levels shown at most: more lines cannot be told apart
 
+Spec = dict[str, Any]
+
 
 def all_figures(
     found: Sequence[Result], survivors: Sequence[tuple[float, list[list[float]]]]
-) -> dict[str, tuple[alt.TopLevelMixin, str]]:
-    """Every figure that the results allow: name -> chart and caption.
+) -> dict[str, tuple[Spec, str]]:
+    """Every figure that the results allow: name -> Vega-Lite specification and caption.
 
     Args:
         found: the results.
         survivors: (density, image of what is alive in the first layer relative to its mean) at a few levels, or none.
     """
     whose = "lines are means, bands reach from smallest to largest, the black dashed line is the dense network"
-    figures: dict[str, tuple[alt.TopLevelMixin, str]] = {
+    figures: dict[str, tuple[Spec, str]] = {
         "accuracy": (
             _against_density(found, "early_stop_test_accuracy", "test accuracy at early stop (%)", 100),
             f"Test accuracy at the step of minimum validation loss, against the weights remaining; {whose}.",
@@ -111,11 +113,11 @@ def _arms_scale(arms: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _against_density(found: Sequence[Result], name: str, title: str, scale: float) -> alt.TopLevelMixin:
+def _against_density(found: Sequence[Result], name: str, title: str, scale: float) -> Spec:
     points = _points(found, name, scale)
     arms = list(dict.fromkeys(point["arm"] for point in points))
     channels = _arms_scale(arms)
-    base = alt.Chart(alt.Data(values=points)).encode(x=_density_axis(points))
+    base = alt.Chart(alt.NamedData("points")).encode(x=_density_axis(points))
     y = alt.Scale(zero=False)
     band = base.mark_area(opacity=0.15).encode(
         y=alt.Y("low:Q", scale=y, title=title), y2="high:Q", color=channels["color"]
@@ -126,12 +128,14 @@ def _against_density(found: Sequence[Result], name: str, title: str, scale: floa
     dots = base.mark_point(size=45, filled=True, opacity=1).encode(
         y=alt.Y("value:Q", scale=y), color=channels["color"], shape=channels["shape"]
     )
-    dense = next(point for point in points if point["level"] == 0)
-    rule = alt.Chart(alt.Data(values=[dense])).mark_rule(strokeDash=[3, 3], color="#444444").encode(y="value:Q")
-    return _styled(alt.layer(band, rule, line, dots).properties(width=600, height=320))
+    rule = alt.Chart(alt.NamedData("dense")).mark_rule(strokeDash=[3, 3], color="#444444").encode(y="value:Q")
+    dense = [next(point for point in points if point["level"] == 0)]
+    return _styled(
+        alt.layer(band, rule, line, dots).properties(width=600, height=320), {"points": points, "dense": dense}
+    )
 
 
-def _curves(found: Sequence[Result]) -> alt.TopLevelMixin:
+def _curves(found: Sequence[Result]) -> Spec:
     arms = arms_of(found) or ["dense"]
     levels = sorted({result.row.level for result in found if result.values["alive"]})
     if len(levels) > CURVES:
@@ -142,9 +146,10 @@ def _curves(found: Sequence[Result]) -> alt.TopLevelMixin:
     ends = [record["accuracy"] for record in records if record["step"] == last]
     high = max(record["accuracy"] for record in records)
     low = max(min(ends) - 1, high - 15)  # the steep beginning would flatten everything that can be told apart
+    seen = {arm: [record for level in levels for record in _above(low, _curve(found, arm, level))] for arm in arms}
     charts = [
-        alt.Chart(alt.Data(values=[record for record in records if record["arm"] == arm]), title=arm)
-        .mark_line(clip=True, strokeWidth=1.8)
+        alt.Chart(alt.NamedData(arm), title=arm)
+        .mark_line(strokeWidth=1.8)
         .encode(
             x=alt.X("step:Q", title="training steps", axis=alt.Axis(tickCount=5)),
             y=alt.Y("accuracy:Q", title="test accuracy (%)", scale=alt.Scale(domain=[low, high + 0.2], nice=False)),
@@ -154,11 +159,12 @@ def _curves(found: Sequence[Result]) -> alt.TopLevelMixin:
             strokeDash=alt.StrokeDash(
                 "density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order)
             ),
+            detail="piece:N",
         )
         .properties(width=680 // min(len(arms), PANELS) - 40, height=280)
         for arm in arms
     ]
-    return _styled(alt.concat(*charts, columns=PANELS))
+    return _styled(alt.concat(*charts, columns=PANELS), seen)
 
 
 def _curve(found: Sequence[Result], arm: str, level: int) -> list[dict[str, Any]]:
@@ -179,16 +185,35 @@ def _curve(found: Sequence[Result], arm: str, level: int) -> list[dict[str, Any]
     ]
 
 
-def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> alt.TopLevelMixin:
+def _above(low: float, curve: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pieces of a curve that lie above `low`, cut where they cross it.
+
+    Cut here and not by the chart's own clipping, with which a PNG takes seven times as long.
+    """
+    kept: list[dict[str, Any]] = []
+    piece = 0
+    for before, point in zip([None, *curve], curve, strict=False):
+        if before and (before["accuracy"] < low) != (point["accuracy"] < low):
+            part = (low - before["accuracy"]) / (point["accuracy"] - before["accuracy"])
+            crossing = before["step"] + part * (point["step"] - before["step"])
+            piece += point["accuracy"] >= low
+            kept.append({**point, "step": crossing, "accuracy": low, "piece": piece})
+        if point["accuracy"] >= low:
+            kept.append({**point, "piece": piece})
+    return kept
+
+
+def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> Spec:
     size = 680 // len(images) - 30
     most = max(value for _, image in images for row in image for value in row)
+    cells = {
+        f"image {place}": [
+            {"x": x, "y": y, "alive": value} for y, row in enumerate(image) for x, value in enumerate(row)
+        ]
+        for place, (_, image) in enumerate(images)
+    }
     charts = [
-        alt.Chart(
-            alt.Data(
-                values=[{"x": x, "y": y, "alive": value} for y, row in enumerate(image) for x, value in enumerate(row)]
-            ),
-            title=f"{100 * density:.1f} % remain",
-        )
+        alt.Chart(alt.NamedData(name), title=f"{100 * density:.1f} % remain")
         .mark_rect()
         .encode(
             x=alt.X("x:O", axis=None),
@@ -198,13 +223,15 @@ def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> alt.TopLeve
             ),
         )
         .properties(width=size, height=size)
-        for density, image in images
+        for name, (density, _) in zip(cells, images, strict=True)
     ]
-    return _styled(alt.hconcat(*charts, spacing=12))
+    return _styled(alt.hconcat(*charts, spacing=12), cells)
 
 
-def _styled(chart: Any) -> alt.TopLevelMixin:
-    styled: alt.TopLevelMixin = (
+def _styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> Spec:
+    """The chart, in which data sets are only named, as a specification that holds them: altair would copy each many
+    times over."""
+    styled = (
         chart.configure(font="Helvetica, Arial, sans-serif", background="white")
         .configure_axis(
             labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e4e4e4", labelFlush=False
@@ -220,14 +247,15 @@ def _styled(chart: Any) -> alt.TopLevelMixin:
         .configure_title(fontSize=13, fontWeight="normal")
         .configure_view(stroke="#bbbbbb")
     )
-    return styled
+    # Not validated: that takes longer than all the rest. The tests do it.
+    return {**styled.to_dict(validate=False), "datasets": datasets}
 
 
-def render(chart: alt.TopLevelMixin) -> tuple[str, bytes]:
-    """The chart as SVG and as PNG at twice the screen's resolution."""
+def render(spec: Spec) -> tuple[str, bytes]:
+    """A figure as SVG and as PNG at twice the screen's resolution."""
     import vl_convert
 
-    svg = vl_convert.vegalite_to_svg(chart.to_dict(validate=False))  # the tests validate
+    svg = vl_convert.vegalite_to_svg(spec)
     # Without this, light shines between the pixels of an image.
     svg = svg.replace('<g class="mark-rect', '<g shape-rendering="crispEdges" class="mark-rect')
     return svg, vl_convert.svg_to_png(svg, scale=2)

@@ -33,8 +33,8 @@ def write(wanted: Plan, store: Store, found: Sequence[Result], folder: Path) -> 
     drawn = []
     with debug_mode(False):  # altair's checks of every part against its schema take longer than all the rest
         charts = figures.all_figures(found, _survivors(wanted, store, found))
-    for name, (chart, caption) in charts.items():
-        svg, png = figures.render(chart)
+    for name, (spec, caption) in charts.items():
+        svg, png = figures.render(spec)
         files.replace(folder / "figures" / f"{name}.svg", svg.encode())
         files.replace(folder / "figures" / f"{name}.png", png)
         drawn.append((name, svg, caption))

@@ -527,13 +527,17 @@ static void NAME(ground)(const network *n, REAL *ground) {
 static void NAME(evaluate_packed)(const network *n, const pack *packs, long n_packs, double *loss, int64_t *correct) {
     const layer *l = n->layers;
     REAL *x = n->x, *y = l->y, *ground = n->scratch;
+    const float *scale = n->scale, *shift = n->shift;
     double total = 0;
     int64_t right = 0;
     NAME(ground)(n, ground);
     for (const pack *p = packs; p < packs + n_packs; p++) {
-        for (long i = 0; i < p->active; i++)
-            for (int j = 0; j < 4; j++)
-                STORE(x + i * P + j * W, ABOVE_GROUND(p->bytes + i * P + j * W, n->scale[p->input[i]], n->shift[p->input[i]]));
+        const uint8_t *bytes = p->bytes; /* held here, as a store might change what p points to, for all the compiler knows */
+        const int32_t *input = p->input;
+        for (long i = 0, active = p->active; i < active; i++, bytes += P) {
+            float factor = scale[input[i]], lowest = shift[input[i]];
+            for (int j = 0; j < 4; j++) STORE(x + i * P + j * W, ABOVE_GROUND(bytes + j * W, factor, lowest));
+        }
         if (l->kind == DENSE) {
             for (long o = 0; o < l->out; o++)
                 for (int j = 0; j < 4; j++) STORE(y + o * P + j * W, SET1(ground[o]));

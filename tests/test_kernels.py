@@ -76,27 +76,26 @@ def images_of(data: st.DataObject) -> NDArray[np.uint8]:
 
 
 @needs_kernels
-@pytest.mark.parametrize(("name", "kind"), instances())
+@pytest.mark.parametrize("name", kernels.sets())
 @given(data=st.data())
-def test_turned_is_the_transposition(name: str, kind: type, data: st.DataObject) -> None:
-    one, images = kernels.load(name, kind), images_of(data)
-    drawn = data.draw(st.lists(st.integers(0, len(images) - 1), min_size=1, max_size=one.panel))
-    places = np.array(drawn, np.int64)
-    repeated = np.concatenate([places, np.full(one.panel - len(places), places[-1])])
-    assert np.array_equal(one.turned(images.ctypes.data, places, images.shape[1]), images[repeated].T)
+def test_packed_images_are_the_images_without_what_none_of_them_has(name: str, data: st.DataObject) -> None:
+    one, images = kernels.load(name), images_of(data)
+    count, pixels = images.shape
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    images[:, random.random(pixels) < data.draw(st.sampled_from([0, 0.3, 0.9, 1]))] = 0
+    inputs = np.flatnonzero(random.random(pixels) < 0.8).astype(np.int32)
+    drawn = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=one.panel))
+    held = np.zeros((pixels, one.panel), np.uint8)
+    network = kernels.Network(inputs=len(inputs), pixels=pixels, pixel=inputs.ctypes.data, bytes=held.ctypes.data)
 
+    position, used, words = one.packed(network, images.ctypes.data, np.array(drawn, np.int64))
 
-@needs_kernels
-@pytest.mark.parametrize(("name", "kind"), instances())
-@pytest.mark.parametrize("pixels", [1, 15, 16, 17, 64, 65])
-def test_turning_writes_nothing_beside_the_panel(name: str, kind: type, pixels: int) -> None:
-    one = kernels.load(name, kind)
-    images, places = np.full((1, pixels), 7, np.uint8), np.zeros(1, np.int64)
-    around = np.full((pixels + 200) * one.panel, 99, np.uint8)
-    begin, end = 100 * one.panel, (pixels + 100) * one.panel
-    one.library.tombola_turn(images.ctypes.data, places.ctypes.data, 1, pixels, around.ctypes.data + begin, one.panel)
-    assert (around[begin:end] == 7).all()
-    assert (around[:begin] == 99).all() and (around[end:] == 99).all()
+    assert used.tolist() == np.flatnonzero(images[drawn][:, inputs].any(axis=0)).tolist()
+    assert np.flatnonzero(position >= 0).tolist() == used.tolist()
+    assert position[used].tolist() == list(range(len(used)))
+    halves = np.stack([words & np.uint32(0xFFFF0000), words << np.uint32(16)], axis=2).view(np.float32)
+    lanes = [*drawn, *[drawn[-1]] * (one.panel - len(drawn))]
+    assert np.array_equal(halves.reshape(len(used), one.panel), images[lanes][:, inputs[used]].T)
 
 
 def arranged(alive: NDArray[np.bool_], tile: int) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]:
@@ -121,27 +120,19 @@ def test_sifted_keeps_each_weight_that_meets_a_column_once(data: st.DataObject) 
     position = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
     segments, row, column = arranged(alive, tile)
 
-    new_tile = data.draw(st.integers(1, columns + 3))
-    left, place, new = kernels.load("portable").sifted(segments, rows, new_tile, column, position)
+    layer = kernels.Layer(outputs=rows, count=len(column), n_segments=len(segments))
+    layer.column, layer.segments = column.ctypes.data, segments.ctypes.data
+
+    left, place, new = kernels.load("portable").sifted(layer, position)
 
     assert sorted(place.tolist()) == np.flatnonzero(position[column] >= 0).tolist()
     assert new.tolist() == position[column[place]].tolist()
     edges = [0, *left["end"].tolist()]
     assert left["begin"].tolist() == edges[:-1] and edges[-1] == len(place)
-    of_segment = [slice(begin, end) for begin, end in pairwise(edges)]
-    for run_of_one, segment_row in zip(of_segment, left["row"].tolist(), strict=True):
-        inside = new[run_of_one]
-        assert set(row[place[run_of_one]].tolist()) <= {segment_row}
-        assert len(set((inside // new_tile).tolist())) <= 1 and (np.diff(inside) > 0).all()
-    # Tile by tile, and in a tile by length; every row begins in the first tile and ends in the last.
-    tiles = max(-(-int(used.sum()) // new_tile), 1)
-    lengths = [part.stop - part.start for part in of_segment]
-    inner = of_segment[rows : len(left) - rows]
-    visits = [(int(new[part][0]) // new_tile, part.stop - part.start) for part in inner]
-    assert visits == sorted(visits) and all(0 < number < tiles - 1 for number, _ in visits)
-    for side in (slice(0, rows), slice(len(left) - rows, None)):
-        assert sorted(left["row"][side].tolist()) == list(range(rows)) and lengths[side] == sorted(lengths[side])
-    assert len(left) == rows if tiles == 1 else len(left) >= 2 * rows
+    assert sorted(left["row"].tolist()) == list(range(rows)), "a segment for every row"
+    assert np.diff(edges).tolist() == sorted(np.diff(edges).tolist()), "by length"
+    for of_one, (begin, end) in zip(left["row"].tolist(), pairwise(edges), strict=True):
+        assert set(row[place[begin:end]].tolist()) <= {of_one} and (np.diff(new[begin:end]) > 0).all()
 
 
 @given(

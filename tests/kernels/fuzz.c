@@ -547,9 +547,7 @@ static void describe(void) {
     do net.pixels = (int32_t)(net.inputs + between(1, chance(0.5) ? 2 : 40));
     while (net.pixels % 16 == 0);
     if (n_convolutions) net.pixels = (int32_t)((of_first->in + between(of_first->in == 0, 2)) * pixels_of_input);
-    /* Images are packed for fully connected layers, in pairs of panels. */
-    long panels = (net.batch + panel - 1) / panel, least = n_convolutions ? 1 : 2;
-    if (panels < least) panels = least;
+    long panels = (net.batch + panel - 1) / panel;
 
     n_images = between(1, most < 150 ? most : 150);
     images = exact((size_t)n_images * net.pixels);
@@ -676,39 +674,32 @@ static void same_evaluation(const char *name, const int64_t *places, long exampl
 }
 
 /* A panel's bytes in a buffer of just their size. */
-static uint8_t *turned(const int64_t *places, long examples) {
+static void check_turn(const int64_t *places, long examples) {
     uint8_t *turned = keep(malloc((size_t)net.pixels * panel));
-    tombola_turn(images, places, examples, net.pixels, turned, panel);
+    turn_panel(images, places, examples, net.pixels, turned, panel);
     for (long p = 0; p < net.pixels; p++)
         for (long lane = 0; lane < panel; lane++)
             if (turned[p * panel + lane] != images[places[lane < examples ? lane : examples - 1] * net.pixels + p])
                 fail("turn: pixel %ld of lane %ld", p, lane);
-    return turned;
 }
 
-/* The first layer's weights that meet an input with a position, in tiles of any size; native.py shortens the arrays. */
-static void sift(pack *p, const int32_t *position, long active) {
+/* The first layer's weights that meet an input with a position; native.py shortens the arrays. */
+static void sift(pack *p, const int32_t *position) {
     const layer *l = layers;
-    int64_t n = l->n_segments, count;
-    long tile = between(1, active + 3), tiles = active > tile ? (active + tile - 1) / tile : 1;
-    segment *left = exact(sizeof *left * l->out * tiles);
+    segment *segments = exact(sizeof *segments * l->out);
     int32_t *place = exact(sizeof *place * l->count), *column = exact(sizeof *column * l->count);
-    int32_t *old = exact(sizeof *old * l->count), *scratch = exact(sizeof *scratch * 2 * l->out * tiles);
-    memcpy(old, l->column, sizeof *old * l->count);
-    count = tombola_sift(l->segments, &n, l->out, tile, tiles, old, position, left, place, column, scratch);
-    segment *segments = exact(sizeof *segments * n);
+    int32_t *scratch = exact(sizeof *scratch * (2 * l->count + l->n_segments + 2 * l->out));
+    long wanted = 0, at = 0, count = tombola_sift(l, position, segments, place, column, scratch);
     int32_t *places = exact(sizeof *places * count), *columns = exact(sizeof *columns * count);
-    memcpy(segments, left, sizeof *segments * n);
     memcpy(places, place, sizeof *places * count);
     memcpy(columns, column, sizeof *columns * count);
-    char *seen = exact(l->count), *begun = exact(l->out), *ended = exact(l->out);
-    long wanted = 0, at = 0;
+    char *seen = exact(l->count), *met = exact(l->out);
     for (long k = 0; k < l->count; k++) wanted += position[l->column[k]] >= 0;
-    if (count != wanted) fail("sift: %ld weights left, and it should be %ld", (long)count, wanted);
-    for (long s = 0; s < n; s++) {
-        if (segments[s].begin != at || segments[s].end < at) fail("sift: segment %ld does not follow", s);
-        if (s < l->out && begun[segments[s].row]++) fail("sift: row %ld begins twice", (long)segments[s].row);
-        if (s >= n - l->out && ended[segments[s].row]++) fail("sift: row %ld ends twice", (long)segments[s].row);
+    if (count != wanted) fail("sift: %ld weights left, and it should be %ld", count, wanted);
+    for (long s = 0; s < l->out; s++) {
+        long length = segments[s].end - segments[s].begin, before = s ? segments[s - 1].end - segments[s - 1].begin : 0;
+        if (segments[s].begin != at || length < before) fail("sift: segment %ld does not follow", s);
+        if (met[segments[s].row]++) fail("sift: row %ld comes twice", (long)segments[s].row);
         for (; at < segments[s].end; at++) {
             long k = places[at];
             if (seen[k]++ || l->row[k] != segments[s].row || columns[at] != position[l->column[k]] || columns[at] < 0)
@@ -716,30 +707,39 @@ static void sift(pack *p, const int32_t *position, long active) {
             if (at > segments[s].begin && columns[at] <= columns[at - 1]) fail("sift: the order of weight %ld", k);
         }
     }
-    if (at != count) fail("sift: the segments cover %ld of %ld weights", at, (long)count);
-    p->count = (int32_t)count, p->n_segments = (int32_t)n;
+    if (at != count) fail("sift: the segments cover %ld of %ld weights", at, count);
     p->segments = segments, p->place = places, p->column = columns;
 }
 
 static pack packed(const int64_t *places, long examples) {
-    long active = 0;
     int32_t *position = exact(sizeof *position * net.inputs), *used = exact(sizeof *used * net.inputs);
-    uint8_t *all = turned(places, examples);
+    size_t row = sizeof(uint32_t) * 2 * width;
+    uint32_t *all = vectors(row * net.inputs, 0xff);
+    long active = tombola_pack(&net, width, images, places, examples, position, used, all), met = 0;
     for (long i = 0; i < net.inputs; i++) {
         int some = 0;
-        for (long lane = 0; lane < panel; lane++) some |= all[(long)net.pixel[i] * panel + lane];
-        position[i] = some ? (int32_t)active : -1;
-        if (some) used[active++] = (int32_t)i;
+        for (long e = 0; e < examples; e++) some |= images[places[e] * net.pixels + net.pixel[i]];
+        if (position[i] != (some ? met : -1)) fail("pack: input %ld is at %ld", i, (long)position[i]);
+        if (some && used[met++] != i) fail("pack: input %ld is not used", i);
     }
+    if (active != met) fail("pack: %ld inputs, and it should be %ld", active, met);
     int32_t *input = exact(sizeof *input * active);
+    uint32_t *words = vectors(row * active, 0);
     memcpy(input, used, sizeof *input * active);
-    uint8_t *bytes = exact((size_t)active * panel);
-    for (long i = 0; i < active; i++)
-        memcpy(bytes + i * panel, all + (long)net.pixel[input[i]] * panel, (size_t)panel);
+    memcpy(words, all, row * active);
+    for (long at = 0; at < active * panel; at++) {
+        long lane = at % panel, vector = lane / width;
+        uint32_t word = words[at / panel * 2 * width + vector / 2 * width + lane % width];
+        word = vector % 2 ? word << 16 : word & 0xffff0000;
+        float held;
+        memcpy(&held, &word, sizeof held);
+        if (held != images[places[lane < examples ? lane : examples - 1] * net.pixels + net.pixel[input[at / panel]]])
+            fail("pack: input %ld of lane %ld is %g", (long)input[at / panel], lane, (double)held);
+    }
     int64_t *answers = exact(sizeof *answers * examples);
     for (long e = 0; e < examples; e++) answers[e] = labels[places[e]];
-    pack p = {.active = (int32_t)active, .examples = (int32_t)examples, .bytes = bytes, .labels = answers, .input = input};
-    if (layers->kind == SPARSE) sift(&p, position, active);
+    pack p = {.active = (int32_t)active, .examples = (int32_t)examples, .words = words, .labels = answers, .input = input};
+    if (layers->kind == SPARSE) sift(&p, position);
     return p;
 }
 
@@ -750,13 +750,14 @@ static void check_evaluation(void) {
     for (long e = 0; e < examples; e++) places[e] = between(0, n_images - 1);
     tombola_evaluate(set, wide, &net, images, labels, places, examples, &loss, &correct);
     same_evaluation("evaluate", places, examples, loss, correct);
-    if (n_convolutions) return;
+    check_turn(places, examples < panel ? examples : panel);
+    if (n_convolutions || wide) return;
 
     long n_packs = (examples + panel - 1) / panel;
     pack *packs = exact(sizeof *packs * n_packs);
     for (long p = 0; p < n_packs; p++)
         packs[p] = packed(places + p * panel, examples - p * panel < panel ? examples - p * panel : panel);
-    tombola_evaluate_packed(set, wide, &net, packs, n_packs, &loss, &correct);
+    tombola_evaluate_packed(set, &net, packs, n_packs, &loss, &correct);
     same_evaluation("evaluate_packed", places, examples, loss, correct);
 }
 

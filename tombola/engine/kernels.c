@@ -81,12 +81,12 @@ typedef struct {
 
 /* A panel of images to be evaluated on again and again. */
 typedef struct {
-    int32_t active, count, n_segments, examples; /* inputs that are not 0 in all of them; sparse: weights that meet these */
-    const uint8_t *bytes;                        /* [active][P] */
+    int32_t active, examples; /* active: inputs that are not 0 in all of them */
+    const void *words;        /* [active][2][W]: see packed.h */
     const int64_t *labels;
-    const int32_t *input; /* which input each active one is */
-    const int32_t *place, *column;
-    const segment *segments; /* sparse: tile after tile; the first and the last have one for each row */
+    const int32_t *input;          /* which input each active one is */
+    const int32_t *place, *column; /* of a sparse layer, each weight that meets an active input, and which one */
+    const segment *segments;       /* one for each row, by length: the processor then foresees the end of the run */
 } pack;
 
 /* ---- 16 rows of bytes become 16 columns ---------------------------------------------------------------------------- */
@@ -181,18 +181,6 @@ static void turn_panel(const uint8_t *images, const int64_t *places, long exampl
         return (VEC){LANES(BYTE, from)};                                                                               \
     }
 #define INPUT NAME(input)
-/* What a byte adds to the input of a zero byte. In float32 the product alone: it saves a third of the work. */
-#define DEFINE_ABOVE_GROUND_FLOAT                                                                                      \
-    static INLINE VEC NAME(above_ground)(const uint8_t *from, float scale, float shift) {                              \
-        (void)shift;                                                                                                   \
-        return NAME(input)(from, scale, -0.0f);                                                                        \
-    }
-#define DEFINE_ABOVE_GROUND_DOUBLE                                                                                     \
-    static INLINE VEC NAME(above_ground)(const uint8_t *from, float scale, float shift) {                              \
-        return NAME(input)(from, scale, shift) - SET1((REAL)shift);                                                    \
-    }
-#define ABOVE_GROUND NAME(above_ground)
-
 #define LOAD(p) (*(const VEC *)(p))
 #define STORE(p, x) (*(VEC *)(p) = (x))
 
@@ -222,9 +210,9 @@ static INLINE float4 sqrt4(float4 a) { return (float4){sqrtf(a[0]), sqrtf(a[1]),
 #define NAME(x) x##_float_portable
 DEFINE_SUMS
 DEFINE_INPUT
-DEFINE_ABOVE_GROUND_FLOAT
 DEFINE_EXPONENTIAL_FLOAT
 #include "kernels.h"
+#include "packed.h"
 #include "undefine.h"
 
 #define REAL double
@@ -243,7 +231,6 @@ static INLINE double2 sqrt2(double2 a) { return (double2){sqrt(a[0]), sqrt(a[1])
 #define NAME(x) x##_double_portable
 DEFINE_SUMS
 DEFINE_INPUT
-DEFINE_ABOVE_GROUND_DOUBLE
 DEFINE_EXPONENTIAL_DOUBLE
 #include "kernels.h"
 #include "undefine.h"
@@ -275,9 +262,9 @@ DEFINE_SUMS
 static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
     return (VEC)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from))) * scale + shift;
 }
-DEFINE_ABOVE_GROUND_FLOAT
 DEFINE_EXPONENTIAL_FLOAT
 #include "kernels.h"
+#include "packed.h"
 #include "undefine.h"
 
 #define REAL double
@@ -290,7 +277,6 @@ DEFINE_EXPONENTIAL_FLOAT
 #define NAME(x) x##_double_avx2
 DEFINE_SUMS
 DEFINE_INPUT
-DEFINE_ABOVE_GROUND_DOUBLE
 DEFINE_EXPONENTIAL_DOUBLE
 #include "kernels.h"
 #include "undefine.h"
@@ -329,9 +315,9 @@ DEFINE_SUMS
 static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
     return (VEC)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from))) * scale + shift;
 }
-DEFINE_ABOVE_GROUND_FLOAT
 DEFINE_EXPONENTIAL_FLOAT
 #include "kernels.h"
+#include "packed.h"
 #include "undefine.h"
 
 #define REAL double
@@ -344,7 +330,6 @@ DEFINE_EXPONENTIAL_FLOAT
 #define NAME(x) x##_double_avx512
 DEFINE_SUMS
 DEFINE_INPUT
-DEFINE_ABOVE_GROUND_DOUBLE
 DEFINE_EXPONENTIAL_DOUBLE
 #include "kernels.h"
 #include "undefine.h"
@@ -398,21 +383,23 @@ static void unflush(unsigned before) {
 }
 
 #if defined(__x86_64__)
-#define EACH(call)                                                                                                     \
-    switch (2 * set + (wide != 0)) {                                                                                   \
-        case 2 * AVX512: call(float_avx512); break;                                                                    \
-        case 2 * AVX512 + 1: call(double_avx512); break;                                                               \
-        case 2 * AVX2: call(float_avx2); break;                                                                        \
-        case 2 * AVX2 + 1: call(double_avx2); break;                                                                   \
-        case 2 * PORTABLE: call(float_portable); break;                                                                \
-        default: call(double_portable);                                                                                \
+#define INSTANCES(call, kind)                                                                                          \
+    switch (set) {                                                                                                     \
+        case AVX512: call(kind##_avx512); break;                                                                       \
+        case AVX2: call(kind##_avx2); break;                                                                           \
+        default: call(kind##_portable);                                                                                \
     }
 #else
-#define EACH(call)                                                                                                     \
+#define INSTANCES(call, kind)                                                                                          \
     (void)set;                                                                                                         \
-    if (wide) call(double_portable);                                                                                   \
-    else call(float_portable);
+    call(kind##_portable);
 #endif
+#define EACH(call)                                                                                                     \
+    if (wide) {                                                                                                        \
+        INSTANCES(call, double)                                                                                        \
+    } else {                                                                                                           \
+        INSTANCES(call, float)                                                                                         \
+    }
 
 /* Steps on the examples `order[0], order[1], ...`, a batch each, the last one smaller where the numbers do not divide;
    `rates` holds each step's learning rate, `done` is the number of steps since the optimiser's start. */
@@ -435,52 +422,78 @@ void tombola_evaluate(int set, int wide, const network *n, const uint8_t *images
     unflush(before);
 }
 
-void tombola_evaluate_packed(int set, int wide, const network *n, const pack *packs, int64_t n_packs, double *loss,
+/* The same for packed images and a network of floats. */
+void tombola_evaluate_packed(int set, const network *n, const pack *packs, int64_t n_packs, double *loss,
                              int64_t *correct) {
     unsigned before = flush();
 #define CALL(x) evaluate_packed_##x(n, packs, n_packs, loss, correct)
-    EACH(CALL)
+    INSTANCES(CALL, float)
 #undef CALL
     unflush(before);
 }
 
-/* The bytes of a panel of images, [pixel][lane]. */
-void tombola_turn(const uint8_t *images, const int64_t *places, int64_t examples, int64_t pixels, uint8_t *bytes,
-                  int64_t panel) {
-    turn_panel(images, places, examples, pixels, bytes, panel);
+static uint32_t bits(uint8_t byte) {
+    float real = byte;
+    uint32_t word;
+    memcpy(&word, &real, sizeof word);
+    return word;
 }
 
-/* Of a sparse layer only the weights whose column has a position >= 0, arranged anew in tiles of `tile` positions: each
-   weight's place among all, its position, and the segments, in a tile by length. The first tile and the last have a
-   segment for each row, empty or not. The number of weights; `*n` is the number of old segments and becomes that of the
-   new. `scratch` has room for two numbers a row and tile, `left` for one segment. */
-int64_t tombola_sift(const segment *segments, int64_t *n, int64_t rows, int64_t tile, int64_t tiles, const int32_t *column,
-                     const int32_t *position, segment *left, int32_t *place, int32_t *new_column, int32_t *scratch) {
-    int32_t count = 0, *length = scratch, *next = scratch + rows * tiles;
-    int64_t n_left = 0;
-    memset(length, 0, sizeof *length * rows * tiles);
-    for (int64_t t = 0; t < *n; t++)
-        for (int32_t k = segments[t].begin; k < segments[t].end; k++)
-            if (position[column[k]] >= 0) length[position[column[k]] / tile * rows + segments[t].row]++;
-    for (int64_t t = 0; t < tiles; t++, length += rows) {
-        int32_t longest = 0;
-        for (int64_t row = 0; row < rows; row++)
-            if (length[row] > longest) longest = length[row];
-        for (int32_t wanted = t > 0 && t < tiles - 1; wanted <= longest; wanted++)
-            for (int64_t row = 0; row < rows; row++)
-                if (length[row] == wanted) {
-                    left[n_left++] = (segment){(int32_t)row, count, count + wanted};
-                    next[t * rows + row] = count;
-                    count += wanted;
-                }
+/* Packs up to a panel of images for vectors of `width` floats: how many inputs are not 0 in all of them, each one's place
+   among them, or -1, in `position`, which they are in `input`, and their `words`; the network's `bytes` are overwritten. */
+int64_t tombola_pack(const network *n, int64_t width, const uint8_t *images, const int64_t *places, int64_t examples,
+                     int32_t *position, int32_t *input, uint32_t *words) {
+    int32_t active = 0;
+    int64_t panel = 4 * width;
+    turn_panel(images, places, examples, n->pixels, n->bytes, panel);
+    for (int32_t i = 0; i < n->inputs; i++) {
+        const uint8_t *from = n->bytes + n->pixel[i] * panel;
+        uint64_t any = 0, eight;
+        for (int64_t lane = 0; lane < panel; lane += 8) {
+            memcpy(&eight, from + lane, 8);
+            any |= eight;
+        }
+        position[i] = any ? active : -1;
+        if (!any) continue;
+        input[active++] = i;
+        for (int half = 0; half < 2; half++, from += 2 * width, words += width)
+            for (int64_t lane = 0; lane < width; lane++) words[lane] = bits(from[lane]) | bits(from[width + lane]) >> 16;
     }
-    for (int64_t t = 0; t < *n; t++)
-        for (int32_t k = segments[t].begin; k < segments[t].end; k++)
-            if (position[column[k]] >= 0) {
-                int32_t at = next[position[column[k]] / tile * rows + segments[t].row]++;
-                place[at] = k;
-                new_column[at] = position[column[k]];
+    return active;
+}
+
+/* Of a sparse layer the weights whose column has a position >= 0, row by row, in an order of rows by length: their
+   number; each one's place in the layer and its position; a segment for each row. `scratch` has room for two numbers a
+   weight, one a segment and two a row of the layer. */
+int64_t tombola_sift(const layer *l, const int32_t *position, segment *segments, int32_t *place, int32_t *column,
+                     int32_t *scratch) {
+    int32_t *places = scratch, *columns = places + l->count, *found = columns + l->count;
+    int32_t *length = found + l->n_segments, *next = length + l->out, count = 0, longest = 0;
+    memset(length, 0, sizeof *length * l->out);
+    for (int32_t t = 0, at = 0; t < l->n_segments; t++) {
+        int32_t begin = at;
+        for (int32_t k = l->segments[t].begin; k < l->segments[t].end; k++) { /* no branch that could not be foreseen */
+            places[at] = k;
+            columns[at] = position[l->column[k]];
+            at += columns[at] >= 0;
+        }
+        found[t] = at - begin;
+        length[l->segments[t].row] += at - begin;
+    }
+    for (int32_t row = 0; row < l->out; row++)
+        if (length[row] > longest) longest = length[row];
+    for (int32_t wanted = 0; wanted <= longest; wanted++)
+        for (int32_t row = 0; row < l->out; row++)
+            if (length[row] == wanted) {
+                *segments++ = (segment){row, count, count + wanted};
+                next[row] = count;
+                count += wanted;
             }
-    *n = n_left;
+    for (int32_t t = 0; t < l->n_segments; places += found[t], columns += found[t], t++) {
+        int32_t *to = next + l->segments[t].row;
+        memcpy(place + *to, places, sizeof *place * found[t]);
+        memcpy(column + *to, columns, sizeof *column * found[t]);
+        *to += found[t];
+    }
     return count;
 }

@@ -96,8 +96,6 @@ static INLINE void NAME(move_all)(int kind, const NAME(pace) *c, const REAL *g, 
     }
 TIMES(one, 1, 0, 0)
 TIMES(many, ROWS, 0, 0)
-TIMES(one_listed, 1, 1, 0)
-TIMES(many_listed, ROWS, 1, 0)
 TIMES(one_mapped, 1, 0, 1)
 TIMES(many_mapped, ROWS, 0, 1)
 TIMES(one_strewn, 1, 1, 1)
@@ -108,17 +106,6 @@ static void NAME(product)(const REAL *a, long rs, long ks, const REAL *x, REAL *
         long span = n - k < NEAR ? n - k : NEAR, r = 0;
         for (; r + ROWS <= rows; r += ROWS) NAME(times_many)(a + r * rs + k * ks, rs, ks, 0, 0, x + k * P, y + r * P, P, span);
         for (; r < rows; r++) NAME(times_one)(a + r * rs + k * ks, rs, ks, 0, 0, x + k * P, y + r * P, P, span);
-    }
-}
-
-/* The same with the columns list[0], list[1], ... of a alone. */
-static void NAME(product_listed)(const REAL *a, long rs, const int32_t *list, const REAL *x, REAL *y, long rows,
-                                 long n) {
-    for (long k = 0; k < n; k += NEAR) {
-        long span = n - k < NEAR ? n - k : NEAR, r = 0;
-        for (; r + ROWS <= rows; r += ROWS)
-            NAME(times_many_listed)(a + r * rs, rs, 0, list + k, 0, x + k * P, y + r * P, P, span);
-        for (; r < rows; r++) NAME(times_one_listed)(a + r * rs, rs, 0, list + k, 0, x + k * P, y + r * P, P, span);
     }
 }
 
@@ -207,37 +194,6 @@ static void NAME(sparse_product)(const segment *segments, long n, const int32_t 
             for (int j = 0; j < 4; j++) a[j] = FMA(u, LOAD(even + j * W), a[j]);
         }
         for (int j = 0; j < 4; j++) STORE(to + j * W, a[j] + b[j]);
-    }
-}
-
-/* The same with the weights w[place[k]] of a pack. A row begins with `bias`, if there is one, instead of with what y holds,
-   and may end with a ReLU. Its weights are few: two chains of sums would not pay. */
-static INLINE void NAME(packed_rows)(const segment *segments, long n, const pack *p, const REAL *w, const REAL *bias,
-                                     int relu, const REAL *x, REAL *y) {
-    const int32_t *column = p->column, *place = p->place;
-    for (long t = 0; t < n; t++) {
-        segment s = segments[t];
-        REAL *to = y + (long)s.row * P;
-        VEC a[4];
-        for (int j = 0; j < 4; j++) a[j] = bias ? SET1(bias[s.row]) : LOAD(to + j * W);
-        for (long k = s.begin; k < s.end; k++) {
-            const REAL *from = x + (long)column[k] * P;
-            VEC u = SET1(w[place[k]]);
-            for (int j = 0; j < 4; j++) a[j] = FMA(u, LOAD(from + j * W), a[j]);
-        }
-        for (int j = 0; j < 4; j++) STORE(to + j * W, relu ? SELECT(a[j] < SET1(0), SET1(0), a[j]) : a[j]);
-    }
-}
-
-static void NAME(sparse_product_packed)(const pack *p, const layer *l, const REAL *bias, const REAL *x, REAL *y) {
-    const segment *all = p->segments, *last = all + p->n_segments - l->out;
-    if (all == last) {
-        if (l->relu) NAME(packed_rows)(all, l->out, p, l->w, bias, 1, x, y);
-        else NAME(packed_rows)(all, l->out, p, l->w, bias, 0, x, y);
-    } else {
-        NAME(packed_rows)(all, l->out, p, l->w, bias, 0, x, y);
-        NAME(packed_rows)(all + l->out, last - all - l->out, p, l->w, 0, 0, x, y);
-        NAME(packed_rows)(last, l->out, p, l->w, 0, l->relu, x, y);
     }
 }
 
@@ -392,6 +348,12 @@ static void NAME(gather)(const network *n, const uint8_t *images, const int64_t 
     }
 }
 
+/* The next images are far away in memory: they may come while these are worked on. */
+static INLINE void NAME(foresee)(const network *n, const uint8_t *images, const int64_t *places, long examples) {
+    for (long b = 0; b < examples; b++)
+        for (long at = 0; at < n->pixels; at += 64) __builtin_prefetch(images + places[b] * n->pixels + at, 0, 2);
+}
+
 /* dy = (softmax(y) - onehot) / examples, 0 in the lanes beyond. */
 static void NAME(loss_gradient)(const layer *l, const int64_t *labels, const int64_t *places, long examples,
                                 long panels) {
@@ -448,8 +410,7 @@ static void NAME(train)(const network *n, const uint8_t *images, const int64_t *
         long batch = examples < n->batch ? examples : n->batch, panels = (batch + P - 1) / P, last = n->n_layers - 1;
         NAME(pace) pace = NAME(pace_of)(&n->optimiser, rates[step], done + step);
         NAME(gather)(n, images, order, batch, panels);
-        for (long b = batch; b < examples && b < batch + n->batch; b++) /* the next batch is far away in memory */
-            for (long at = 0; at < n->pixels; at += 64) __builtin_prefetch(images + order[b] * n->pixels + at, 0, 2);
+        NAME(foresee)(n, images, order + batch, examples - batch < n->batch ? examples - batch : n->batch);
         for (long l = 0; l <= last; l++) NAME(forward)(layers + l, NAME(inputs)(n, l), panels);
         NAME(loss_gradient)(layers + last, labels, order, batch, panels);
         for (long l = last; l >= 0; l--) {
@@ -500,52 +461,9 @@ static void NAME(evaluate)(const network *n, const uint8_t *images, const int64_
         int64_t answers[P];
         for (long lane = 0; lane < lanes; lane++) answers[lane] = labels[places[lane]];
         NAME(gather)(n, images, places, lanes, 1);
+        NAME(foresee)(n, images, places + lanes, examples - lanes < P ? examples - lanes : P);
         for (long l = 0; l < n->n_layers; l++) NAME(forward)(n->layers + l, NAME(inputs)(n, l), 1);
         total += NAME(judge)(n->layers + n->n_layers - 1, answers, lanes, &right);
-    }
-    *loss = total;
-    *correct = right;
-}
-
-/* The first layer's answer to an image of zero bytes, x = shift: what packed images are measured from. */
-static void NAME(ground)(const network *n, REAL *ground) {
-    const layer *l = n->layers;
-    const REAL *w = l->w, *bias = l->bias;
-    for (long o = 0; o < l->out; o++) ground[o] = bias[o];
-    if (l->kind == DENSE)
-        for (long o = 0; o < l->out; o++) {
-            REAL sum = 0;
-            for (long i = 0; i < l->in; i++) sum += w[o * l->stride + i] * n->shift[i];
-            ground[o] += sum;
-        }
-    else
-        for (long k = 0; k < l->count; k++) ground[l->row[k]] += w[k] * n->shift[l->column[k]];
-}
-
-/* The same numbers as `evaluate`, from images that were packed beforehand: panels of images that leave many pixels at
-   zero in common, where a change of the input is 0 and the weights need not be visited. */
-static void NAME(evaluate_packed)(const network *n, const pack *packs, long n_packs, double *loss, int64_t *correct) {
-    const layer *l = n->layers;
-    REAL *x = n->x, *y = l->y, *ground = n->scratch;
-    const float *scale = n->scale, *shift = n->shift;
-    double total = 0;
-    int64_t right = 0;
-    NAME(ground)(n, ground);
-    for (const pack *p = packs; p < packs + n_packs; p++) {
-        const uint8_t *bytes = p->bytes; /* held here, as a store might change what p points to, for all the compiler knows */
-        const int32_t *input = p->input;
-        for (long i = 0, active = p->active; i < active; i++, bytes += P) {
-            float factor = scale[input[i]], lowest = shift[input[i]];
-            for (int j = 0; j < 4; j++) STORE(x + i * P + j * W, ABOVE_GROUND(bytes + j * W, factor, lowest));
-        }
-        if (l->kind == DENSE) {
-            for (long o = 0; o < l->out; o++)
-                for (int j = 0; j < 4; j++) STORE(y + o * P + j * W, SET1(ground[o]));
-            NAME(product_listed)(l->w, l->stride, p->input, x, y, l->out, p->active);
-            if (l->relu) NAME(positive)(y, (long)l->out * P);
-        } else NAME(sparse_product_packed)(p, l, ground, x, y);
-        for (long next = 1; next < n->n_layers; next++) NAME(forward)(l + next, l[next - 1].y, 1);
-        total += NAME(judge)(l + n->n_layers - 1, p->labels, p->examples, &right);
     }
     *loss = total;
     *correct = right;

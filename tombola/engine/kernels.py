@@ -66,10 +66,7 @@ class Network(Structure):
 class Pack(Structure):
     """`pack` of kernels.c."""
 
-    _fields_ = [
-        *_integers("active count n_segments examples"),
-        *_pointers("bytes labels input place column segments"),
-    ]
+    _fields_ = [*_integers("active examples"), *_pointers("words labels input place column segments")]
 
 
 @dataclass(frozen=True)
@@ -131,49 +128,45 @@ class Kernels:
         return loss.value, correct.value
 
     def evaluate_packed(self, network: Network, packs: Any) -> tuple[float, int]:
-        """The same for images that were packed: an array of `Pack`."""
+        """The same for images that were packed: an array of `Pack`. For float32 alone."""
         loss, correct = c_double(), c_int64()
         self.library.tombola_evaluate_packed(
-            SETS.index(self.set_name),
-            self.dtype.itemsize == 8,
-            byref(network),
-            packs,
-            len(packs),
-            byref(loss),
-            byref(correct),
+            SETS.index(self.set_name), byref(network), packs, len(packs), byref(loss), byref(correct)
         )
         return loss.value, correct.value
 
-    def turned(self, images: int, places: NDArray[np.int64], pixels: int) -> NDArray[np.uint8]:
-        """A panel of images, pixels x lanes; lanes beyond the last example repeat it."""
-        panel = np.empty((pixels, self.panel), np.uint8)
-        self.library.tombola_turn(images, places.ctypes.data, len(places), pixels, panel.ctypes.data, self.panel)
-        return panel
+    def packed(
+        self, network: Network, images: int, places: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint32]]:
+        """Up to a panel of images: each input's position among those that are not 0 in all of them, or -1; which those
+        are; their words, as a `Pack` has them."""
+        position, used = np.empty(network.inputs, np.int32), np.empty(network.inputs, np.int32)
+        words = aligned((network.inputs, 2, self.width), np.uint32)
+        active = self.library.tombola_pack(
+            byref(network),
+            self.width,
+            images,
+            places.ctypes.data,
+            len(places),
+            position.ctypes.data,
+            used.ctypes.data,
+            words.ctypes.data,
+        )
+        kept = aligned((active, 2, self.width), np.uint32)
+        kept[...] = words[:active]
+        return position, used[:active].copy(), kept
 
     def sifted(
-        self, segments: NDArray[Any], rows: int, tile: int, column: NDArray[np.int32], position: NDArray[np.int32]
+        self, layer: Layer, position: NDArray[np.int32]
     ) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]:
-        """Of a sparse layer what meets columns with a position >= 0: segments, places of weights, their new columns.
-
-        It is arranged anew in tiles of so many positions; the first and the last tile have a segment for every row.
-        """
-        tiles = max(-(-(int(position.max(initial=-1)) + 1) // tile), 1)
-        left, scratch, n = np.empty(rows * tiles, SEGMENT), np.empty(2 * rows * tiles, np.int32), c_int64(len(segments))
-        place, new = np.empty(len(column), np.int32), np.empty(len(column), np.int32)
+        """Of a sparse layer what meets columns with a position >= 0: segments, places of weights, their positions."""
+        place, column = np.empty(layer.count, np.int32), np.empty(layer.count, np.int32)
+        segments = np.empty(layer.outputs, SEGMENT)
+        scratch = np.empty(2 * layer.count + layer.n_segments + 2 * layer.outputs, np.int32)
         count = self.library.tombola_sift(
-            segments.ctypes.data,
-            byref(n),
-            rows,
-            tile,
-            tiles,
-            column.ctypes.data,
-            position.ctypes.data,
-            left.ctypes.data,
-            place.ctypes.data,
-            new.ctypes.data,
-            scratch.ctypes.data,
+            byref(layer), *(array.ctypes.data for array in (position, segments, place, column, scratch))
         )
-        return left[: n.value].copy(), place[:count].copy(), new[:count].copy()
+        return segments, place[:count].copy(), column[:count].copy()
 
 
 def sets() -> tuple[str, ...]:
@@ -222,11 +215,11 @@ def _library() -> Any:
     library.tombola_train.restype = None
     library.tombola_evaluate.argtypes = [c_int32, c_int32, *[c_void_p] * 4, c_int64, c_void_p, c_void_p]
     library.tombola_evaluate.restype = None
-    library.tombola_evaluate_packed.argtypes = [c_int32, c_int32, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]
+    library.tombola_evaluate_packed.argtypes = [c_int32, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]
     library.tombola_evaluate_packed.restype = None
-    library.tombola_turn.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_int64]
-    library.tombola_turn.restype = None
-    library.tombola_sift.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_int64, *[c_void_p] * 6]
+    library.tombola_pack.argtypes = [c_void_p, c_int64, c_void_p, c_void_p, c_int64, *[c_void_p] * 3]
+    library.tombola_pack.restype = c_int64
+    library.tombola_sift.argtypes = [c_void_p] * 6
     library.tombola_sift.restype = c_int64
     return library
 

@@ -31,8 +31,6 @@ SPAN = 256  # steps that one call of the kernels makes at most: a signal waits n
 _NEAR = 64  # columns that stay in the first cache
 _RUN = 16  # weights of one row, on average, that are worth a visit
 _MOST = 16  # the widest vector: arrays are padded to it
-_FEW = 6  # weights of one row that are worth a visit where images are evaluated on again and again
-_FIRST_CACHE = 2**15  # bytes; inputs of a tile stay there while all rows are visited
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,6 @@ class Native:
         self._parts: list[_Part] = []
         self._convolves = layers[0].window > 0
         self._panels = -(-batch // self._kernels.panel)
-        self._first_sparse: tuple[Array, int, Array] | None = None  # of the first layer, if it is so
         alive = [_flags(layer, mask) for layer in layers]
         live = live_units(alive)
         border = max(layer.window // 2 for layer in layers)
@@ -154,8 +151,6 @@ class Native:
         area = layer.area if layer.window else 1
         unit, t_column = column // area, row * area + column % area
         back, back_segments = _arranged(unit, t_column, (len(columns) // area, len(rows) * area))
-        if layer is self._layers[0] and not layer.window:
-            self._first_sparse = segments, len(rows), column.astype(np.int32)
         one.kind, one.count = kernels.SPARSE, len(row)
         places = rows[row] * layer.columns + columns[column]
         part = self._part(layer.weight, places, np.arange(len(row)), _padded(len(row)))
@@ -281,12 +276,12 @@ class Native:
         Where images that follow each other leave pixels at zero in common, the first layer's weights need not be
         visited: y = W (x - x0) + (W x0 + b), where x0 is the input of a zero byte. `data.likeness` has the order.
         """
-        if self._convolves:
+        if self._convolves or self._dtype != torch.float32:
             return lambda: self.evaluate(images, labels, places)
         chosen = np.arange(len(labels)) if places is None else places.numpy()
         panel = self._kernels.panel
         parts = [chosen[begin : begin + panel] for begin in range(0, len(chosen), panel)]
-        held: list[Any] = []
+        held: list[Array] = []
         packs = (kernels.Pack * len(parts))(*(self._pack(images, labels, part, held) for part in parts))
 
         def evaluation() -> Evaluation:
@@ -296,30 +291,15 @@ class Native:
 
         return evaluation
 
-    def _pack(self, images: Tensor, labels: Tensor, chosen: NDArray[np.int64], held: list[Any]) -> kernels.Pack:
+    def _pack(self, images: Tensor, labels: Tensor, chosen: NDArray[np.int64], held: list[Array]) -> kernels.Pack:
         """Pack a panel of images; what the pack points into goes into `held`."""
-
-        def pointer(array: Array) -> int:
-            held.append(array)
-            return int(array.ctypes.data)
-
-        turned = self._kernels.turned(images.data_ptr(), chosen, self._network.pixels)[self._live_inputs]
-        used = np.flatnonzero(turned.any(axis=1))
-        pack = kernels.Pack(active=len(used), examples=len(chosen))
-        pack.bytes = pointer(turned[used])
-        pack.labels = pointer(labels.numpy()[chosen])
-        pack.input = pointer(used.astype(np.int32))
-        if self._first_sparse is not None:
-            old, rows, column = self._first_sparse
-            position = np.full(len(self._live_inputs), -1, np.int32)
-            position[used] = np.arange(len(used))
-            tile = _FIRST_CACHE // (self._kernels.panel * self._kernels.dtype.itemsize)
-            if np.count_nonzero(position[column] >= 0) * tile < _FEW * rows * len(used):
-                tile = max(len(used), 1)
-            segments, place, column = self._kernels.sifted(old, rows, tile, column, position)
-            pack.count, pack.n_segments = len(place), len(segments)
-            pack.segments, pack.place, pack.column = pointer(segments), pointer(place), pointer(column)
-        return pack
+        position, used, words = self._kernels.packed(self._network, images.data_ptr(), chosen)
+        arrays = {"words": words, "labels": labels.numpy()[chosen], "input": used}
+        first = self._network.layers[0]
+        if first.kind == kernels.SPARSE:
+            arrays["segments"], arrays["place"], arrays["column"] = self._kernels.sifted(first, position)
+        held.extend(arrays.values())
+        return kernels.Pack(len(used), len(chosen), **{name: array.ctypes.data for name, array in arrays.items()})
 
     def snapshot(self) -> Any:
         """The weights as they are held: quickly taken, for `restore`."""

@@ -10,3 +10,5 @@
 #undef P
 #undef TIMES
 #undef OUTER
+#undef UPPER
+#undef LOWER

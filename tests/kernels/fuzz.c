@@ -738,7 +738,7 @@ static pack packed(const int64_t *places, long examples) {
     }
     int64_t *answers = exact(sizeof *answers * examples);
     for (long e = 0; e < examples; e++) answers[e] = labels[places[e]];
-    pack p = {.active = (int32_t)active, .examples = (int32_t)examples, .words = words, .labels = answers, .input = input};
+    pack p = {.active = (int32_t)active, .examples = (int32_t)examples, .size = (int64_t)row * active, .words = words, .labels = answers, .input = input};
     if (layers->kind == SPARSE) sift(&p, position);
     return p;
 }

@@ -32,6 +32,8 @@ _Static_assert(sizeof(long) == 8, "indices are of 64 bits"); /* elsewhere the in
 
 #define CHUNK 64 /* a multiple of every W */
 
+#define LINE 64 /* bytes that come from memory together */
+
 #define BAND 32 /* positions of a map that are taken together, at least, where weights meet all of them */
 
 enum { DENSE, SPARSE };
@@ -82,6 +84,7 @@ typedef struct {
 /* A panel of images to be evaluated on again and again. */
 typedef struct {
     int32_t active, examples; /* active: inputs that are not 0 in all of them */
+    int64_t size;             /* bytes from `words` on in which all arrays lie */
     const void *words;        /* [active][2][W]: see packed.h */
     const int64_t *labels;
     const int32_t *input;          /* which input each active one is */

@@ -351,7 +351,7 @@ static void NAME(gather)(const network *n, const uint8_t *images, const int64_t 
 /* The next images are far away in memory: they may come while these are worked on. */
 static INLINE void NAME(foresee)(const network *n, const uint8_t *images, const int64_t *places, long examples) {
     for (long b = 0; b < examples; b++)
-        for (long at = 0; at < n->pixels; at += 64) __builtin_prefetch(images + places[b] * n->pixels + at, 0, 2);
+        for (long at = 0; at < n->pixels; at += LINE) __builtin_prefetch(images + places[b] * n->pixels + at, 0, 2);
 }
 
 /* dy = (softmax(y) - onehot) / examples, 0 in the lanes beyond. */

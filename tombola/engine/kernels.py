@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import platform
+from collections.abc import Mapping
 from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
@@ -66,7 +67,11 @@ class Network(Structure):
 class Pack(Structure):
     """`pack` of kernels.c."""
 
-    _fields_ = [*_integers("active examples"), *_pointers("words labels input place column segments")]
+    _fields_ = [
+        *_integers("active examples"),
+        ("size", c_int64),
+        *_pointers("words labels input place column segments"),
+    ]
 
 
 @dataclass(frozen=True)
@@ -152,9 +157,7 @@ class Kernels:
             used.ctypes.data,
             words.ctypes.data,
         )
-        kept = aligned((active, 2, self.width), np.uint32)
-        kept[...] = words[:active]
-        return position, used[:active].copy(), kept
+        return position, used[:active], words[:active]
 
     def sifted(
         self, layer: Layer, position: NDArray[np.int32]
@@ -166,7 +169,7 @@ class Kernels:
         count = self.library.tombola_sift(
             byref(layer), *(array.ctypes.data for array in (position, segments, place, column, scratch))
         )
-        return segments, place[:count].copy(), column[:count].copy()
+        return segments, place[:count], column[:count]
 
 
 def sets() -> tuple[str, ...]:
@@ -232,3 +235,14 @@ def aligned(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
     begin = -raw.ctypes.data % ALIGNMENT
     whole: NDArray[Any] = raw[begin : begin + size].view(kind)
     return whole.reshape(shape)
+
+
+def together(arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.uint8], dict[str, int]]:
+    """Copies of the arrays, one after the other in one buffer, and the address of each: it may be loaded as vectors."""
+    sizes = [-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays.values()]
+    whole, addresses, begin = aligned(sum(sizes), np.uint8), {}, 0
+    for (name, array), size in zip(arrays.items(), sizes, strict=True):
+        whole[begin : begin + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        addresses[name] = whole.ctypes.data + begin
+        begin += size
+    return whole, addresses

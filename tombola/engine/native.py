@@ -292,14 +292,15 @@ class Native:
         return evaluation
 
     def _pack(self, images: Tensor, labels: Tensor, chosen: NDArray[np.int64], held: list[Array]) -> kernels.Pack:
-        """Pack a panel of images; what the pack points into goes into `held`."""
+        """Pack a panel of images; the buffer that the pack points into goes into `held`."""
         position, used, words = self._kernels.packed(self._network, images.data_ptr(), chosen)
         arrays = {"words": words, "labels": labels.numpy()[chosen], "input": used}
         first = self._network.layers[0]
         if first.kind == kernels.SPARSE:
             arrays["segments"], arrays["place"], arrays["column"] = self._kernels.sifted(first, position)
-        held.extend(arrays.values())
-        return kernels.Pack(len(used), len(chosen), **{name: array.ctypes.data for name, array in arrays.items()})
+        whole, addresses = kernels.together(arrays)
+        held.append(whole)
+        return kernels.Pack(len(used), len(chosen), whole.nbytes, **addresses)
 
     def snapshot(self) -> Any:
         """The weights as they are held: quickly taken, for `restore`."""

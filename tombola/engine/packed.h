@@ -26,11 +26,16 @@ static void NAME(ground)(const network *n, REAL *ground) {
 }
 
 /* y[row] = ground[row] + sum_k w[place[k]] bytes[column[k]], with a ReLU or without. Rows have few weights: two chains of
-   sums, as in sparse_product, would not pay. */
-static INLINE void NAME(packed_rows)(const pack *p, long rows, const REAL *w, const REAL *ground, int relu, REAL *y) {
+   sums, as in sparse_product, would not pay. Meanwhile the next pack comes from memory. */
+static INLINE void NAME(packed_rows)(const pack *p, const pack *next, long rows, const REAL *w, const REAL *ground, int relu,
+                                     REAL *y) {
     const int32_t *column = p->column, *place = p->place;
     const IVEC *words = p->words;
+    const char *ahead = next->words, *all = ahead + next->size;
+    long share = next->size / (rows + 1) + LINE;
     for (const segment *s = p->segments, *end = s + rows; s < end; s++) {
+        for (const char *stop = all - ahead < share ? all : ahead + share; ahead < stop; ahead += LINE)
+            __builtin_prefetch(ahead, 0, 2);
         VEC a = SET1(ground[s->row]), b = a, c = a, d = a;
         for (long k = s->begin, stop = s->end; k < stop; k++) {
             const IVEC *from = words + 2 * (long)column[k];
@@ -48,9 +53,9 @@ static INLINE void NAME(packed_rows)(const pack *p, long rows, const REAL *w, co
     }
 }
 
-static void NAME(packed_sparse)(const pack *p, const layer *l, const REAL *ground, REAL *y) {
-    if (l->relu) NAME(packed_rows)(p, l->out, l->t_w, ground, 1, y);
-    else NAME(packed_rows)(p, l->out, l->t_w, ground, 0, y);
+static void NAME(packed_sparse)(const pack *p, const pack *next, const layer *l, const REAL *ground, REAL *y) {
+    if (l->relu) NAME(packed_rows)(p, next, l->out, l->t_w, ground, 1, y);
+    else NAME(packed_rows)(p, next, l->out, l->t_w, ground, 0, y);
 }
 
 /* As `product`, with the columns list[0], list[1], ... of a alone. */
@@ -89,9 +94,9 @@ static void NAME(evaluate_packed)(const network *n, const pack *packs, long n_pa
     double total = 0;
     int64_t right = 0;
     NAME(ground)(n, ground);
-    for (const pack *p = packs; p < packs + n_packs; p++) {
+    for (const pack *p = packs, *last = packs + n_packs - 1; p <= last; p++) {
         if (l->kind == DENSE) NAME(packed_dense)(p, l, n->scale, ground, n->x, l->y);
-        else NAME(packed_sparse)(p, l, ground, l->y);
+        else NAME(packed_sparse)(p, p < last ? p + 1 : p, l, ground, l->y);
         for (long next = 1; next < n->n_layers; next++) NAME(forward)(l + next, l[next - 1].y, 1);
         total += NAME(judge)(l + n->n_layers - 1, p->labels, p->examples, &right);
     }

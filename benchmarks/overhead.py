@@ -8,8 +8,8 @@
 - A search of about 3 minutes: the preset lenet-mnist, arm `ticket`, with as many looks as the preset takes (501 and 51)
   spread over fewer steps, so that its outcomes have the preset's size. From its store: what a run's folder weighs,
   the peak memory of a worker beyond that of a process that imports torch, and what planning, storing and reporting
-  take: the command `tombola plan`, every outcome saved once more, the command `tombola report`, start of Python
-  included.
+  take: the same `tombola run` once more, which finds all trainings done - start of Python, plan, verdict, figures and
+  report -, and every outcome saved once more.
 - A plan of 10,000 runs, and one of 10,000 trainings (more runs, with masks and initial weights): `tombola plan`.
 - 2 workers over 1: the wall time of a small search with either.
 
@@ -140,12 +140,14 @@ class Search:
             "replicates": replicates,
             "arms": "ticket",
         }
-        self.preset, self.replicates, self._spec = preset, replicates, spec(**changes)
-        self._store = ["--store", str(folder)]
-        run = partial(tombola, "run", *self._spec, *self._store, *from_folder(data_dir), "--workers", cores())
-        self.seconds = lenet.clocked(run)
+        changed = spec(**changes)
+        self.preset = preset
+        self._run = partial(
+            tombola, "run", *changed, "--store", str(folder), *from_folder(data_dir), "--workers", cores()
+        )
+        self.seconds = lenet.clocked(self._run)
         self.store = Store(folder)
-        self.plan: Plan = plan(read(PRESET, self._spec[2::2]))
+        self.plan: Plan = plan(read(PRESET, changed[2::2]))
 
     def folder(self, run: Run) -> int:
         """Bytes of a run's folder."""
@@ -177,13 +179,9 @@ class Search:
         runs = [run for run in self.plan.runs if isinstance(run, Train)]
         return max(float(self.store.provenance(run)["peak_memory_mb"]) for run in runs)
 
-    def plan_again(self) -> float:
-        """Seconds of `tombola plan` on the finished store."""
-        return lenet.clocked(lambda: tombola("plan", *self._spec, *self._store))
-
-    def report_again(self) -> float:
-        """Seconds of `tombola report`."""
-        return lenet.clocked(lambda: tombola("report", *self._spec, *self._store))
+    def run_again(self) -> float:
+        """Seconds of the command where all trainings are done."""
+        return lenet.clocked(self._run)
 
     def save_again(self) -> float:
         """Seconds of storing all of its outcomes, claims included, into a new store."""
@@ -263,7 +261,7 @@ def main(arguments: list[str]) -> None:
     by_workers = two_workers(given.data_dir, given.worker_steps, given.worker_rounds)
     with tempfile.TemporaryDirectory() as folder:
         search = Search(Path(folder), given.data_dir, given.spread, given.replicates)
-        acts = {"plan": search.plan_again, "store": search.save_again, "report": search.report_again}
+        acts = {"run": search.run_again, "store": search.save_again}
         costs = interleaved(acts, 3, warm_up=0)
         (stored, one, largest), reported, peak = search.weigh(), search.report_size(), search.peak_memory()
         dataset, train, validation = lenet.load(given.data_dir)
@@ -277,10 +275,10 @@ def main(arguments: list[str]) -> None:
         f"{given.rounds} rounds, and the share of evaluation: between looks (validation every 100 steps, test every "
         f"1,000), and in a whole run of {length:,} steps, with packing and the training images at the end.",
         evaluation_table(measured, length),
-        f"A search of {search.seconds:.0f} s ({len(search.plan.rows)} trainings, {cores()} workers): planning "
-        f"{costs['plan']:.2f} s, storing all {len(search.plan.runs)} outcomes {costs['store']:.2f} s, report "
-        f"{costs['report']:.2f} s, as commands of their own, start of Python included: {overhead / search.seconds:.1%} "
-        f"of that search; {overhead / SHORT:.1%} of one of {SHORT} s.",
+        f"A search of {search.seconds:.0f} s ({len(search.plan.rows)} trainings, {cores()} workers). The same command "
+        f"once more, which only plans, judges and writes the report: {costs['run']:.2f} s. Storing all "
+        f"{len(search.plan.runs)} outcomes: {costs['store']:.2f} s. Together {overhead / search.seconds:.1%} of that "
+        f"search; {overhead / SHORT:.1%} of one of {SHORT} s.",
         f"A training's folder: {one / 1e3:.0f} kB on average. The preset's {n} trainings with their masks and initial "
         f"weights: {stored / 1e6:.0f} MB, report {reported / 1e6:.1f} MB. {n} folders of the dense training, the "
         f"largest: {n * largest / 1e6:.0f} MB.",

@@ -24,6 +24,7 @@ from tombola.lab.store import Store
 
 if TYPE_CHECKING:
     from tombola.lab.results import Result
+    from tombola.study.verdict import Verdict
 
 app = App(
     name="tombola",
@@ -186,7 +187,8 @@ def verdict(
 
     wanted, store = _existing(spec, common)
     found = _found(wanted, store)
-    judged, said = verdicts(wanted, found), conclusions(wanted, found, store)
+    judged = verdicts(wanted, found)
+    said = conclusions(wanted, found, judged, store)
     if format == "json":
         print(verdict_json(wanted.experiment.name, judged, said, criteria(wanted)))
     else:
@@ -205,8 +207,11 @@ def report(spec: str, /, *, common: Common = Common()) -> int:
     spec
         A preset's name or a TOML file.
     """
+    from tombola.lab.results import verdicts
+
     wanted, store = _existing(spec, common)
-    print(_write_report(wanted, store, _found(wanted, store)))
+    found = _found(wanted, store)
+    print(_write_report(wanted, store, found, verdicts(wanted, found)))
     return 0
 
 
@@ -296,18 +301,20 @@ def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -
     from tombola.lab.results import conclusions, verdicts
     from tombola.report.text import summary_table
 
-    console.print(summary_table(found, verdicts(wanted, found)))
-    for sentence in conclusions(wanted, found, store):
+    judged = verdicts(wanted, found)
+    console.print(summary_table(found, judged))
+    for sentence in conclusions(wanted, found, judged, store):
         console.print(sentence, highlight=False, markup=False)
-    console.print(f"\nReport: {_write_report(wanted, store, found)}", highlight=False, markup=False, soft_wrap=True)
+    written = _write_report(wanted, store, found, judged)
+    console.print(f"\nReport: {written}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _write_report(wanted: Plan, store: Store, found: "list[Result]") -> Path:
+def _write_report(wanted: Plan, store: Store, found: "list[Result]", judged: "list[Verdict]") -> Path:
     from tombola.report import page
 
     folder = store.root / "reports" / wanted.experiment.folder
     try:
-        return page.write(wanted, store, found, folder)
+        return page.write(wanted, store, found, judged, folder)
     except OSError as error:
         raise NoRoom(f"no report in {folder}: {error}. The runs are kept: see to it, then `tombola report`.") from error
 

@@ -1,6 +1,7 @@
 """What a plan's finished runs say: the rows of its table, and the trials that a verdict is made of."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,15 +84,15 @@ def criteria(wanted: Plan) -> Criteria:
     )
 
 
-def verdicts(wanted: Plan, found: list[Result]) -> list[Verdict]:
+def verdicts(wanted: Plan, found: Sequence[Result]) -> list[Verdict]:
     """The verdict on the ticket arm at each level."""
     return judge([_trial(result) for result in found], criteria(wanted))
 
 
-def conclusions(wanted: Plan, found: list[Result], store: Store) -> list[str]:
-    """The verdict in plain sentences."""
+def conclusions(wanted: Plan, found: Sequence[Result], judged: Sequence[Verdict], store: Store) -> list[str]:
+    """The verdicts in plain sentences."""
     partial = f"{len(found)} of {len(wanted.rows)} trainings are finished; what follows is about these."
-    said = sentences(verdicts(wanted, found), criteria(wanted))
+    said = sentences(judged, criteria(wanted))
     return [*([partial] if len(found) < len(wanted.rows) else []), *said, *_failures(wanted, store)]
 
 

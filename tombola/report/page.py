@@ -12,7 +12,7 @@ from altair.utils.schemapi import debug_mode
 
 from tombola import files
 from tombola.lab.plan import Plan
-from tombola.lab.results import Result, conclusions, criteria, table, verdicts
+from tombola.lab.results import Result, conclusions, criteria, table
 from tombola.lab.runs import Prune
 from tombola.lab.store import Store
 from tombola.report import figures
@@ -23,7 +23,7 @@ from tombola.study.verdict import Verdict, points, whole
 IMAGES = 5  # levels whose first layer is shown
 
 
-def write(wanted: Plan, store: Store, found: Sequence[Result], folder: Path) -> Path:
+def write(wanted: Plan, store: Store, found: Sequence[Result], judged: Sequence[Verdict], folder: Path) -> Path:
     """Write `report.html`, and the figures as SVG and PNG, into `folder`; the path of the page.
 
     Raises:
@@ -41,7 +41,7 @@ def write(wanted: Plan, store: Store, found: Sequence[Result], folder: Path) -> 
     records = table(wanted, list(found))
     files.replace(folder / "table.csv", (records_text(records, "csv") + "\n").encode())
     page = folder / "report.html"
-    files.replace(page, _page(wanted, store, found, drawn, records).encode())
+    files.replace(page, _page(wanted, store, found, judged, drawn, records).encode())
     return page
 
 
@@ -64,18 +64,18 @@ def _page(
     wanted: Plan,
     store: Store,
     found: Sequence[Result],
+    judged: Sequence[Verdict],
     drawn: Sequence[tuple[str, str, str]],
     records: Sequence[dict[str, Any]],
 ) -> str:
     experiment = wanted.experiment
-    judged = verdicts(wanted, list(found))
     state = (
         ""
         if len(found) == len(wanted.rows)
         else f"<p class=partial>{len(found)} of {len(wanted.rows)} trainings are done, "
         "the rest is not in this report.</p>"
     )
-    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(wanted, list(found), store))
+    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(wanted, found, judged, store))
     pictures = "".join(
         f"<figure id={name}>{svg}<figcaption>{html.escape(caption)} "
         f"<a href='figures/{name}.png'>PNG</a> <a href='figures/{name}.svg'>SVG</a></figcaption></figure>"

@@ -87,7 +87,8 @@ def main(arguments: list[str]) -> None:
     paragraphs = [
         f"`python benchmarks/convolutions.py`: {machine()} {load_line(busy)}",
         f"Milliseconds of one training step, batch {lenet.BATCH}, 28 x 28 images, one thread; medians of "
-        f"{given.rounds} rounds of {STEPS} steps, the columns taking turns. The gain is the plain loop's time over native's.",
+        f"{given.rounds} rounds of {STEPS} steps, the columns taking turns. The gain is the plain loop's time over "
+        "native's.",
     ]
     for name in NETWORKS:
         rows, found = [], levels(name)

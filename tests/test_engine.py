@@ -587,6 +587,18 @@ def hooked() -> nn.Module:
     return model
 
 
+def hooked_gradient() -> nn.Module:
+    model = network()
+    model[1].weight.register_hook(lambda gradient: 0 * gradient)  # type: ignore[index]
+    return model
+
+
+def hooked_later() -> nn.Module:
+    model = network()
+    model[1].weight.register_post_accumulate_grad_hook(lambda weight: None)  # type: ignore[index]
+    return model
+
+
 def frozen() -> nn.Module:
     model = network()
     model[1].weight.requires_grad = False  # type: ignore[index]
@@ -653,6 +665,8 @@ UNSUPPORTED: dict[str, Callable[[], nn.Module]] = {
     "not a sequence": lambda: nn.Linear(64, 10),
     "nothing": lambda: nn.Sequential(),
     "a hook": hooked,
+    "a hook on a gradient": hooked_gradient,
+    "a hook after a gradient": hooked_later,
     "a frozen weight": frozen,
     "tied weights": tied,
     "a replaced forward": patched,
@@ -709,6 +723,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 SHAPE = forms.Shape(64, 20, 60, first=True)
 TIMES = forms.Times(dense=1.0, sparse=(0.1, 0.3, 0.7, 1.3))
+SHORT = json.dumps({SHAPE.name: {"dense": 2.0, "sparse": [0.1], "plain": None}})
 
 
 @pytest.fixture
@@ -732,7 +747,7 @@ def test_a_shape_is_measured_once_and_kept(cache: Path, measured: list[forms.Sha
     assert measure.times([SHAPE, other]).keys() == {SHAPE, other} and measured == [SHAPE, other]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"64 to 20, first, batch 60": {}}', '{"x": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"64 to 20, first, batch 60": {}}', '{"x": 3}', SHORT])
 def test_what_was_kept_badly_is_measured_again(cache: Path, measured: list[forms.Shape], content: str) -> None:
     measure.times([SHAPE])
     (file,) = (cache / "tombola").glob("engine-*.json")

@@ -155,14 +155,9 @@ def shapes_of(layers: Mapping[str, Sizes], batch: int) -> dict[str, forms.Shape]
 
 
 def _sizes(layer: "Layer") -> Sizes:
-    return (
-        (layer.inputs, layer.outputs, layer.window, layer.height, layer.width)
-        if layer.window
-        else (
-            layer.columns,
-            layer.outputs,
-        )
-    )
+    if layer.window:
+        return layer.inputs, layer.outputs, layer.window, layer.height, layer.width
+    return layer.columns, layer.outputs
 
 
 def _largest(layer: "Layer") -> int:

@@ -58,7 +58,9 @@ def chain(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Layer, ...] | 
     kinds = {(value.dtype, value.device.type) for value in parameters}
     if len(parameters) != len(named) or len(kinds) != 1 or kinds - {(torch.float32, "cpu"), (torch.float64, "cpu")}:
         return None
-    if not all(value.requires_grad for value in parameters):
+    if not all(type(value) is nn.Parameter and value.requires_grad for value in parameters):
+        return None
+    if any(value._backward_hooks or value._post_accumulate_grad_hooks for value in parameters):
         return None
     parts = [*model.named_children()]
     flatten = next((place for place, (_, part) in enumerate(parts) if _flattens(part)), len(parts))
@@ -112,10 +114,10 @@ def _linear(parts: list[tuple[str, nn.Module]], inputs: int, area: int) -> list[
 
 def _keeps_size(part: nn.Conv2d) -> bool:
     side = part.kernel_size[0]
-    same = {part.kernel_size: (side, side), part.stride: (1, 1), part.dilation: (1, 1)}
+    square = part.kernel_size == (side, side) and side % 2 == 1 and part.stride == part.dilation == (1, 1)
     padded = part.padding == "same" or part.padding == (side // 2, side // 2)
     plain = part.groups == 1 and part.padding_mode == "zeros" and part.bias is not None
-    return plain and padded and side % 2 == 1 and all(left == right for left, right in same.items())
+    return square and padded and plain
 
 
 def _pools(part: nn.MaxPool2d, height: int, width: int) -> bool:

@@ -67,6 +67,7 @@ def _read(path: Path) -> dict[str, Times]:
         return {
             name: Times(float(one["dense"]), tuple(map(float, one["sparse"])), one["plain"] and float(one["plain"]))
             for name, one in content.items()
+            if len(one["sparse"]) == len(DENSITIES)
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, or written by a hand that slipped
         return {}

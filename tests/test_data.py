@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tombola import data
 from tombola.data import Batches, Dataset, mnist
 from tombola.data.facts import Facts
+from tombola.data.shared import attach, publish
 from tombola.errors import DataError
 
 # ---------------------------------------------------------------- facts
@@ -354,3 +355,17 @@ def test_mnist_is_what_its_facts_say(mnist_dir: Path) -> None:
     assert (len(train), len(validation)) == (55_000, 5_000) and not set(train.tolist()) & set(validation.tolist())
     batches = Batches(dataset, train, 60, order_seed=0)
     assert [len(batches(step)[1]) for step in (0, 915, 916, 917)] == [60, 60, 40, 60]
+
+
+def test_published_data_are_mapped_as_they_were_and_damage_is_seen(tmp_path: Path) -> None:
+    publish("digits", None, tmp_path)
+    mapped, read_again = attach("digits", tmp_path), data.load("digits")
+    for name in ("images", "labels", "test_images", "test_labels"):
+        assert torch.equal(getattr(mapped, name), getattr(read_again, name))
+    with (tmp_path / "digits" / "labels").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(DataError, match="100"):
+        attach("digits", tmp_path)
+    (tmp_path / "digits" / "labels").unlink()
+    with pytest.raises(DataError, match="no file"):
+        attach("digits", tmp_path)

@@ -380,7 +380,7 @@ static void distances(const layer *one, const plain *l, int32_t **before, int32_
     }
 }
 
-static void describe_sparse(layer *one, plain *l, long count, double spread, int carried, int first) {
+static void describe_sparse(layer *one, plain *l, long count, double spread, int carried) {
     parameter *p = &l->weight;
     entry *entries = exact(sizeof *entries * count);
     long columns = weights_into_one(l), area = l->size * l->size;
@@ -484,7 +484,7 @@ static void describe_layer(int n, long border, int carried, long panels) {
     for (long at = 0; at < p->n; at++) count += p->slot[at] >= 0;
     double spread = 1.7 / sqrt(1 + share * (double)columns);
     if (p->n && chance(0.5)) describe_dense(one, l, count, spread, carried);
-    else describe_sparse(one, l, count, spread, carried, n == 0);
+    else describe_sparse(one, l, count, spread, carried);
     one->w = p->held[0], one->m = p->held[1], one->v = p->held[2];
     for (long o = 0; o < l->out; o++) l->bias.slot[o] = o;
     fill(&l->bias, padded(l->out), chance(0.2) ? 0 : 0.3, carried);

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tombola.data import Dataset, facts, read
+from tombola.errors import DataError
 
 _FIELDS = ("images", "labels", "test_images", "test_labels")
 
@@ -22,13 +23,26 @@ def publish(name: str, data_dir: Path | None, folder: Path) -> None:
 
 
 def attach(name: str, folder: Path) -> Dataset:
-    """The data set `name` as `publish` left it below `folder`: mapped, not copied, and not to be written to."""
+    """The data set `name` as `publish` left it below `folder`: mapped, not copied, and not to be written to.
+
+    Raises:
+        DataError: a file is absent, or not as long as it was.
+    """
     import torch
 
     known = facts(name)
     pool, test = known.train + known.validation, known.test
     shapes = ((pool, *known.shape), (pool,), (test, *known.shape), (test,))
     kinds = (torch.uint8, torch.int64, torch.uint8, torch.int64)
+    for field, shape, kind in zip(_FIELDS, shapes, kinds, strict=True):  # torch would fill up with zeros
+        file, size = folder / name / field, prod(shape) * kind.itemsize
+        if not file.is_file() or file.stat().st_size != size:
+            raise DataError(
+                where=str(file),
+                expected=f"{size:,} bytes",
+                found=f"{file.stat().st_size:,}" if file.is_file() else "no file",
+                todo="Somebody removed or changed it while workers were at work: run the same command again.",
+            )
     return Dataset(
         known,
         *(

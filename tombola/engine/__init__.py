@@ -6,6 +6,7 @@ Whatever the kernels cannot do exactly goes to the plain loop. All engines compu
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tombola.engine import forms, kernels, measure
@@ -86,13 +87,14 @@ def begin(
     from tombola.engine.reference import Reference
 
     layers = chain(model, dataset.facts.shape) if choice == "auto" and kernels.sets() else None
-    if not layers or layers[-1].outputs < dataset.facts.classes or max(map(_largest, layers)) > MOST_NUMBERS:
+    if not layers or not _suits(layers, mask, dataset):
         return Reference(model, mask, optimizer, state, dataset), "reference"
     shapes = shapes_of({layer.weight: _sizes(layer) for layer in layers}, batch)
     measured = measure.times(shapes.values())
     counts = mask.counts
     densities = {name: counts.get(name, 1) / (mask[name].numel() if name in mask else 1) for name in shapes}
-    if sum(measured[shape].lost(densities[name]) for name, shape in shapes.items()) > 0:
+    seconds, plain = forms.network_seconds((measured[shape], densities[name]) for name, shape in shapes.items())
+    if plain < seconds:
         return Reference(model, mask, optimizer, state, dataset), "reference"
     chosen = {name: measured[shape].form(densities[name]) for name, shape in shapes.items()}
     native = Native(layers, weights.of(model), mask, chosen, optimizer, state, dataset, batch)
@@ -116,8 +118,7 @@ class Foreseen:
 
     def step_seconds(self, densities: Mapping[str, float]) -> float:
         """Of a step with layers of these densities; only where the times are known."""
-        native = sum(times.seconds(densities[name]) for name, times in self.times.items())
-        return native - max(0.0, sum(times.lost(densities[name]) for name, times in self.times.items()))
+        return min(forms.network_seconds((times, densities[name]) for name, times in self.times.items()))
 
 
 def foresee(choice: Choice, layers: Mapping[str, Sizes], batch: int, measuring: bool = False) -> Foreseen:
@@ -127,7 +128,7 @@ def foresee(choice: Choice, layers: Mapping[str, Sizes], batch: int, measuring: 
         choice: `auto` or `reference`.
         layers: their sizes by weight, from the input on; empty for a model that the kernels do not know.
         batch: examples per step.
-        measuring: whether to measure what has not been measured on this machine yet, which takes a second or two.
+        measuring: whether to measure what has not been measured on this machine yet, which takes seconds.
     """
     if choice == "reference":
         return Foreseen("reference", "as asked for", {})
@@ -140,9 +141,9 @@ def foresee(choice: Choice, layers: Mapping[str, Sizes], batch: int, measuring: 
     kept = (measure.times if measuring else measure.known)(shapes.values())
     name = f"native {kernels.sets()[-1]}"
     if len(kept) < len(set(shapes.values())):
-        return Foreseen(name, "not yet measured on this machine: the first run does", {})
-    slower = sum(kept[shape].lost(1.0) for shape in shapes.values()) > 0
-    why = "but the plain loop for dense networks, where it is faster here" if slower else ""
+        return Foreseen(name, "not yet measured on this machine: the first run does, if it can keep that", {})
+    seconds, plain = forms.network_seconds((kept[shape], 1.0) for shape in shapes.values())
+    why = "but the plain loop for dense networks, where it is faster here" if plain < seconds else ""
     return Foreseen(name, why, {weight: kept[shape] for weight, shape in shapes.items()})
 
 
@@ -160,7 +161,33 @@ def _sizes(layer: "Layer") -> Sizes:
     return layer.columns, layer.outputs
 
 
-def _largest(layer: "Layer") -> int:
+def _suits(layers: "Sequence[Layer]", mask: "Mask", dataset: "Dataset") -> bool:
+    """Whether the kernels may read mask and data as they are; else the plain loop does, or says what is wrong."""
+    import torch
+
+    shapes = {layer.weight: (layer.outputs, layer.inputs, layer.area) for layer in layers}
+    masked = all(name in shapes and _flat(shapes[name]) == _flat(alive.shape) for name, alive in mask.items())
+    facts, outputs = dataset.facts, layers[-1].outputs
+    pictures = all(
+        images.dtype == torch.uint8 and images.is_contiguous() and images.shape[1:] == facts.shape
+        for images in (dataset.images, dataset.test_images)
+    )
+    answers = all(
+        labels.dtype == torch.int64
+        and labels.is_contiguous()
+        and (not len(labels) or (int(labels.min()) >= 0 and int(labels.max()) < outputs))
+        for labels in (dataset.labels, dataset.test_labels)
+    )
+    border = max(layer.window // 2 for layer in layers)
+    return masked and pictures and answers and max(_largest(layer, border) for layer in layers) <= MOST_NUMBERS
+
+
+def _flat(shape: Sequence[int]) -> tuple[int, int]:
+    """Outputs, and weights into one of them."""
+    return shape[0], prod(shape[1:])
+
+
+def _largest(layer: "Layer", border: int) -> int:
     """The largest number that the kernels count to."""
-    positions = (layer.height + 2 * layer.window) * (layer.width + 2 * layer.window)
+    positions = (layer.height + 2 * border) * (layer.width + 2 * border)
     return max(layer.outputs * layer.columns, max(layer.inputs, layer.outputs) * positions)

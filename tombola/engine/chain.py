@@ -1,11 +1,13 @@
 """What of a model the kernels can do: convolutions with ReLU and pooling, then fully connected layers with ReLU."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+
+Parts = Sequence[tuple[str, nn.Module | None]]
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ def chain(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Layer, ...] | 
     >>> chain(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), (1, 2, 2)) is None
     True
     """
-    if type(model) is not nn.Sequential or any(_altered(module) for module in model.modules()):
+    hooked = nn.modules.module._has_any_global_hook()
+    if hooked or type(model) is not nn.Sequential or any(_altered(module) for module in model.modules()):
         return None
+    parts = list(model._modules.items())  # named_children() leaves out what comes twice
     parameters = list(model.parameters())
     named = list(model.named_parameters(remove_duplicate=False))
     kinds = {(value.dtype, value.device.type) for value in parameters}
@@ -62,7 +66,6 @@ def chain(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Layer, ...] | 
         return None
     if any(value._backward_hooks or value._post_accumulate_grad_hooks for value in parameters):
         return None
-    parts = [*model.named_children()]
     flatten = next((place for place, (_, part) in enumerate(parts) if _flattens(part)), len(parts))
     before, area = _convolutions(parts[:flatten], shape)
     after = _linear(parts[flatten + 1 :], before[-1].outputs if before else shape[0], area) if area else None
@@ -72,14 +75,16 @@ def chain(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Layer, ...] | 
         before[-1] = replace(before[-1], pool=1)
     if not before:  # each pixel is a unit
         after[0] = replace(after[0], inputs=after[0].columns, area=1)
-    return (*before, *after)
+    layers = (*before, *after)
+    whole = len(named) == 2 * len(layers) and all(layer.inputs and layer.outputs for layer in layers)
+    return layers if whole else None
 
 
-def _convolutions(parts: list[tuple[str, nn.Module]], shape: tuple[int, int, int]) -> tuple[list[Layer], int]:
+def _convolutions(parts: Parts, shape: tuple[int, int, int]) -> tuple[list[Layer], int]:
     """The convolutions among `parts`, and the positions of the last map; 0 of them where something else is there."""
     channels, height, width = shape
     layers: list[Layer] = []
-    rest: Iterator[tuple[str, nn.Module]] = iter(parts)
+    rest = iter(parts)
     for name, part in rest:
         if type(part) is nn.MaxPool2d and layers and not layers[-1].pool and _pools(part, height, width):
             side = _side(part)
@@ -97,7 +102,7 @@ def _convolutions(parts: list[tuple[str, nn.Module]], shape: tuple[int, int, int
     return layers, height * width
 
 
-def _linear(parts: list[tuple[str, nn.Module]], inputs: int, area: int) -> list[Layer] | None:
+def _linear(parts: Parts, inputs: int, area: int) -> list[Layer] | None:
     """Linear (, ReLU, Linear)*, of which the first reads `inputs` maps of `area` positions; else None."""
     layers = []
     for number, (name, part) in enumerate(parts):
@@ -129,7 +134,7 @@ def _side(part: nn.MaxPool2d) -> int:
     return part.kernel_size if isinstance(part.kernel_size, int) else 0
 
 
-def _flattens(part: nn.Module) -> bool:
+def _flattens(part: nn.Module | None) -> bool:
     return type(part) is nn.Flatten and (part.start_dim, part.end_dim) == (1, -1)
 
 

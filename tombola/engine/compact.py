@@ -12,8 +12,8 @@ def live_units(alive: Sequence[Flags]) -> list[NDArray[np.int64]]:
     """The units of each layer, the inputs first and the outputs last, from which a living path leads to an output.
 
     A unit without one has gradient 0 and is multiplied by nothing: its incoming weights stay as they are, but for
-    weight decay. A unit without incoming weights stays, as its bias does influence the output. The units of a
-    convolution are its channels.
+    weight decay and momentum from before. A unit without incoming weights stays, as its bias does influence the
+    output. The units of a convolution are its channels.
 
     Args:
         alive: the mask of each layer, outputs x inputs x the weights between the two.

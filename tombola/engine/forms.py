@@ -1,6 +1,8 @@
 """The two forms that the kernels hold a layer in, and which is the faster one, given measured times."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -35,12 +37,14 @@ class Times:
     Attributes:
         dense: in the dense form.
         sparse: in the sparse form, at each of `DENSITIES`.
-        plain: by the plain loop, dense; None where that is never faster and was not measured.
+        plain: by the plain loop, the whole layer.
+        masked: by the plain loop, under a mask of whatever density.
     """
 
     dense: float
     sparse: tuple[float, ...]
-    plain: float | None = None
+    plain: float = inf  # where it was not measured
+    masked: float = inf
 
     def sparse_at(self, density: float) -> float:
         """Seconds of a step in the sparse form, on straight lines between the measured densities and beyond them."""
@@ -56,9 +60,9 @@ class Times:
         """Of a step in the faster form."""
         return min(self.dense, self.sparse_at(density))
 
-    def lost(self, density: float) -> float:
-        """Seconds that the plain loop is faster by, or, if less than 0, slower; 0 where that was not measured."""
-        return 0.0 if self.plain is None else self.seconds(density) - self.plain
+    def plain_seconds(self, density: float) -> float:
+        """Of a step by the plain loop."""
+        return self.masked if density < 1 else self.plain
 
     @property
     def break_even(self) -> float:
@@ -66,3 +70,10 @@ class Times:
         grid = np.linspace(0, 1, 1001)
         faster = [density for density in grid if self.sparse_at(density) < self.dense]
         return float(max(faster, default=0.0))
+
+
+def network_seconds(layers: Iterable[tuple[Times, float]]) -> tuple[float, float]:
+    """Seconds of a step of a network, by the kernels and by the plain loop, from its layers' times and densities."""
+    known = list(layers)
+    kernels = sum(times.seconds(density) for times, density in known)
+    return kernels, sum(times.plain_seconds(density) for times, density in known)

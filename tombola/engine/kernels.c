@@ -28,6 +28,8 @@
 
 _Static_assert(sizeof(long) == 8, "indices are of 64 bits"); /* elsewhere the installation goes on without kernels */
 
+#define VERSION 2 /* the same as in kernels.py: it changes with any meaning of what follows */
+
 #define NEAR 96 /* rows of inputs that stay in the first cache while all outputs pass over them */
 
 #define CHUNK 64 /* a multiple of every W */
@@ -76,7 +78,7 @@ typedef struct {
     const float *scale, *shift;
     uint8_t *bytes;
     void *x, *scratch;
-    int64_t idle; /* weights that live but cannot influence the output: only decay moves them */
+    int64_t idle; /* weights that live but cannot influence the output: decay and old momentum move them */
     void *idle_w, *idle_m, *idle_v;
     optimiser optimiser;
 } network;
@@ -361,7 +363,9 @@ int tombola_best(void) {
 }
 
 /* What the caller's descriptions must amount to: a library of another version is no library. */
-int64_t tombola_layout(void) { return (sizeof(layer) * 1000 + sizeof(network)) * 1000 + sizeof(pack); }
+int64_t tombola_layout(void) {
+    return ((VERSION * 10000 + (int64_t)sizeof(layer)) * 10000 + (int64_t)sizeof(network)) * 10000 + (int64_t)sizeof(pack);
+}
 
 /* Numbers in a vector of the instance. */
 int tombola_width(int set, int wide) { return (set == AVX512 ? 16 : set == AVX2 ? 8 : 4) >> (wide != 0); }

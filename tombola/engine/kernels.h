@@ -2,8 +2,9 @@
 
      REAL      float or double
      W         numbers in a vector
-     VEC       the vector type;  LOAD, STORE, SET1, FMA, SQRT on it
+     VEC, IVEC the vector type, and that of as many integers;  LOAD, STORE, SET1, FMA, SQRT, SELECT, SUMS, INPUT on them
      ROWS      rows of outputs that a dense product keeps in registers
+     SPOTS     positions of a map that a sparse convolution's weight meets at once
      NAME(x)   x with the suffix of this instance
 
    The batch is innermost: a layer's values are [panel][unit][P], P = 4 W examples to a panel, so that one weight meets

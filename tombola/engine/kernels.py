@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+VERSION = 2  # of what Python and the kernels say to each other: it changes with any meaning, here and in kernels.c
 SETS = ("portable", "avx2", "avx512")
 DENSE, SPARSE = range(2)
 SGD, MOMENTUM, NESTEROV, ADAM, ADAMW = range(5)
@@ -212,7 +213,8 @@ def _library() -> Any:
     except (OSError, AttributeError):  # of another machine, or left from an older version
         return None
     layout.restype = c_int64
-    if layout() != (ctypes.sizeof(Layer) * 1000 + ctypes.sizeof(Network)) * 1000 + ctypes.sizeof(Pack):
+    sizes = VERSION, ctypes.sizeof(Layer), ctypes.sizeof(Network), ctypes.sizeof(Pack)
+    if layout() != int("".join(f"{size:04}" for size in sizes)):
         return None
     library.tombola_train.argtypes = [c_int32, c_int32, *[c_void_p] * 4, c_int64, c_void_p, c_int64]
     library.tombola_train.restype = None

@@ -1,15 +1,17 @@
 """How long the forms of a layer take on this machine: measured once, kept, never guessed.
 
-The time of a training step is measured for single layers of the wanted shapes, in the dense form and in the sparse one
-at a few densities; that of a convolution by the plain loop too, whose libraries are good at dense ones. What was
-measured is kept beside the user's other caches, so that a run that is repeated or resumed takes the same forms and
-gives the same bytes; it holds as long as the processor and the kernels are the same.
+The time of a training step is measured for single layers of the wanted shapes: in the dense form, in the sparse one at
+a few densities, and by the plain loop, whose libraries are good at dense convolutions. What was measured is kept beside
+the user's other caches, so that a run that is repeated or resumed takes the same forms and gives the same bytes; it
+holds as long as the processor, the kernels, torch and this file are the same.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,66 +38,88 @@ def times(shapes: Iterable[Shape]) -> dict[Shape, Times]:
     Where nothing can be kept nothing is measured either: the times then say no more than `ASSUMED_BREAK_EVEN`.
     """
     wanted = list(dict.fromkeys(shapes))
-    path = _path()
-    kept = _read(path)
+    kept = _read()
     if any(shape.name not in kept for shape in wanted):
         try:
+            path = _path()
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):  # one measures, the others wait: two would disturb each other
-                kept = _read(path)
+                files.replace(path, _written(_read()))  # before anything is measured: it may be that it cannot be kept
+                kept = _read()
                 kept |= {shape.name: _measured(shape) for shape in wanted if shape.name not in kept}
-                files.replace(path, json.dumps({name: vars(one) for name, one in kept.items()}, indent=1).encode())
-        except OSError:
-            assumed = Times(ASSUMED_BREAK_EVEN, DENSITIES, None)
-            return {shape: kept.get(shape.name, assumed) for shape in wanted}
+                files.replace(path, _written(kept))
+        except (OSError, RuntimeError, NotImplementedError):  # no room, no right, no home, no locks
+            return dict.fromkeys(wanted, Times(ASSUMED_BREAK_EVEN, DENSITIES))
     return {shape: kept[shape.name] for shape in wanted}
 
 
 def known(shapes: Iterable[Shape]) -> dict[Shape, Times]:
     """What of it is kept from earlier; nothing is measured."""
-    kept = _read(_path())
+    kept = _read()
     return {shape: kept[shape.name] for shape in shapes if shape.name in kept}
 
 
 def _path() -> Path:
-    return cache_dir() / f"engine-{kernels.version()}.json"
+    """Another file for other kernels, another processor, another torch, and whenever it is measured otherwise."""
+    made = f"{kernels.version()} {metadata.version('torch')}".encode() + Path(__file__).read_bytes()
+    return cache_dir() / f"engine-{hashlib.sha256(made).hexdigest()[:16]}.json"
 
 
-def _read(path: Path) -> dict[str, Times]:
+def _written(kept: dict[str, Times]) -> bytes:
+    return json.dumps({name: vars(one) for name, one in kept.items()}, indent=1).encode()
+
+
+def _read() -> dict[str, Times]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(_path().read_text(encoding="utf-8"))
         return {
-            name: Times(float(one["dense"]), tuple(map(float, one["sparse"])), one["plain"] and float(one["plain"]))
+            name: Times(
+                float(one["dense"]), tuple(map(float, one["sparse"])), float(one["plain"]), float(one["masked"])
+            )
             for name, one in content.items()
             if len(one["sparse"]) == len(DENSITIES)
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, or written by a hand that slipped
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # absent, no home, or written by a hand that slipped
         return {}
 
 
 def _measured(shape: Shape) -> Times:
-    """Round after round through all forms, the least of each: what else the machine does disturbs all alike."""
+    """Round after round through all forms, the least of each: what else the machine does disturbs all alike.
+
+    On one thread, as workers train.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _timed(shape)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _timed(shape: Shape) -> Times:
     kinds: list[tuple[Form | None, float]] = [("dense", 1.0), *(("sparse", density) for density in DENSITIES)]
-    if shape.window:
-        kinds.append((None, 1.0))
-        # One at a time: the maps of a single convolution can take a hundred megabytes.
-        rounds = [[_seconds(_training(shape, *kind), STEPS_OF_MAPS) for kind in kinds] for _ in range(ROUNDS_OF_MAPS)]
+    kinds += [(None, 1.0), (None, 0.5)]
+    rounds, steps = (ROUNDS_OF_MAPS, STEPS_OF_MAPS) if shape.window else (ROUNDS, STEPS)
+    if shape.window:  # made anew each time: the maps of a single convolution can take a hundred megabytes
+        taken = [[_training(shape, *kind)(steps) for kind in kinds] for _ in range(rounds)]
     else:
         trainings = [_training(shape, *kind) for kind in kinds]
-        rounds = [[_seconds(step, STEPS) for step in trainings] for _ in range(ROUNDS)]
-    least = [min(taken) for taken in zip(*rounds, strict=True)]
-    return Times(least[0], tuple(least[1 : 1 + len(DENSITIES)]), least[-1] if shape.window else None)
+        taken = [[seconds(steps) for seconds in trainings] for _ in range(rounds)]
+    dense, *sparse, plain, masked = (min(each) for each in zip(*taken, strict=True))
+    return Times(dense, tuple(sparse), plain, masked)
 
 
-def _seconds(steps: Callable[[int], None], count: int) -> float:
-    steps(1)  # memory is given out when it is first touched
-    began = time.perf_counter()
-    steps(count)
-    return (time.perf_counter() - began) / count
-
-
-def _training(shape: Shape, form: Form | None, density: float) -> Callable[[int], None]:
-    """So many steps of a layer in a form, or by the plain loop.
+def _training(shape: Shape, form: Form | None, density: float) -> Callable[[int], float]:
+    """Seconds of a step, given the number of steps, of a layer in a form, or by the plain loop.
 
     A layer that is not the first stands behind a narrow one, for its input gradient. A convolution is followed by a
     layer that makes two outputs of all its maps, a few percent of the work.
@@ -134,19 +158,36 @@ def _training(shape: Shape, form: Form | None, density: float) -> Callable[[int]
         held: dict[str, Form] = {one.weight: form if one.weight == layer.weight else "dense" for one in layers}
         training = Native(tuple(layers), start, mask, held, adam, {}, dataset, shape.batch)
     else:
-        training = Reference(_model(layers), Mask({}), adam, {}, dataset)
+        model = _model(layers)
+        mask = Mask({layer.weight: alive.reshape(model.get_parameter(layer.weight).shape)})
+        training = Reference(model, mask, adam, {}, dataset)
     batches = Batches(dataset, torch.arange(examples), shape.batch, order_seed=0)
-    return lambda steps: training.train(batches, lambda _: 1e-3, 0, steps, [], lambda _: None)
+
+    def seconds(steps: int) -> float:
+        # From the second step on - memory is given out when it is first touched -, and not to the last, after which the
+        # plain loop makes sure of the pruned weights, as it does once per training.
+        times: list[float] = []
+        training.train(
+            batches, lambda _: 1e-3, 0, steps + 2, [1, steps + 1], lambda _: times.append(time.perf_counter())
+        )
+        return (times[1] - times[0]) / steps
+
+    return seconds
 
 
 def _model(layers: "Sequence[Layer]") -> "nn.Module":
-    """What torch makes of convolutions and a fully connected layer after them."""
+    """The layers as torch has them, by their own names."""
+    import torch
     from torch import nn
 
-    parts: list[nn.Module] = []
-    for one in layers:
-        if one.window:
-            parts += [nn.Conv2d(one.inputs, one.outputs, one.window, padding=one.window // 2), nn.ReLU()]
-        else:
-            parts += [nn.Flatten(), nn.Linear(one.columns, one.outputs)]
-    return nn.Sequential(*parts)
+    model = nn.Sequential()
+    with torch.random.fork_rng(devices=[]):  # torch draws weights, and nobody's random state is disturbed
+        for one in layers:
+            name = one.weight.removesuffix(".weight")
+            if one.window:
+                model.add_module(name, nn.Conv2d(one.inputs, one.outputs, one.window, padding=one.window // 2))
+                model.add_module(f"{name} relu", nn.ReLU())
+            else:
+                model.add_module(f"{name} flatten", nn.Flatten())
+                model.add_module(name, nn.Linear(one.columns, one.outputs))
+    return model

@@ -252,7 +252,9 @@ class Native:
                     return
                 stop = next(stops)
             order, end = batches.places(step, min(stop, step + SPAN))
-            rates = np.array([learning_rate(one) for one in range(step, end)])
+            rates = np.array([learning_rate(one) for one in range(step, end)], np.float64)
+            if len(rates) != -(-len(order) // self._batch):
+                raise ValueError(f"expected batches of {self._batch}, got {len(order)} examples for {len(rates)} steps")
             self._kernels.train(
                 self._network,
                 self._dataset.images.data_ptr(),
@@ -278,7 +280,7 @@ class Native:
         """
         if self._convolves or self._dtype != torch.float32:
             return lambda: self.evaluate(images, labels, places)
-        chosen = np.arange(len(labels)) if places is None else places.numpy()
+        chosen = np.arange(len(labels)) if places is None else places.contiguous().numpy()
         panel = self._kernels.panel
         parts = [chosen[begin : begin + panel] for begin in range(0, len(chosen), panel)]
         held: list[Array] = []

@@ -612,7 +612,7 @@ def shared_activation() -> nn.Module:
 
 def with_a_parameter_of_its_own() -> nn.Module:
     model = network()
-    model[1].extra = nn.Parameter(torch.ones(3))  # type: ignore[index]
+    model[1].extra = nn.Parameter(torch.ones(3, dtype=torch.float64))  # type: ignore[index]
     return model
 
 
@@ -746,10 +746,11 @@ def test_a_mask_that_is_not_of_the_layers_weights_goes_to_the_plain_loop(
         {"images": torch.zeros(1797, 1, 8, 8)},
         {"test_images": torch.zeros(360, 1, 8, 16, dtype=torch.uint8)[..., ::2]},
         {"labels": torch.zeros(1437, dtype=torch.int32)},
+        {"labels": torch.zeros(2874, dtype=torch.int64)[::2]},
         {"labels": torch.full((1437,), 10)},
         {"test_labels": torch.full((360,), -1)},
     ],
-    ids=["float images", "strided images", "narrow labels", "a label too high", "a label below 0"],
+    ids=["float images", "strided images", "narrow labels", "strided labels", "a label too high", "a label below 0"],
 )
 def test_data_that_the_kernels_cannot_read_go_to_the_plain_loop(digits: Dataset, changed: dict[str, Any]) -> None:
     assert started(network(dtype=torch.float32), replace(digits, **changed))[1] == "reference"

@@ -8,7 +8,8 @@ are recorded with the outcome.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel
@@ -42,12 +43,12 @@ class Run:
     @property
     def inputs(self) -> tuple["Run", ...]:
         """The runs whose outcomes this one needs."""
-        return tuple(value for one in fields(self) if isinstance(value := getattr(self, one.name, None), Run))
+        return tuple(value for name in _names(type(self)) if isinstance(value := getattr(self, name), Run))
 
     @property
     def described(self) -> dict[str, Any]:
         """All that can change the outcome, as plain JSON values."""
-        values = {one.name: _plain(getattr(self, one.name)) for one in fields(self) if one.name != "key"}
+        values = {name: _plain(getattr(self, name)) for name in _names(type(self))}
         return {"kind": self.kind, "version": self.version, **values}
 
     def __post_init__(self) -> None:
@@ -66,11 +67,16 @@ class Run:
         return isinstance(other, Run) and self.key == other.key
 
 
+@cache  # the thousands of runs of a plan ask for little else
+def _names(kind: type[Run]) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(kind) if one.name != "key")
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Run):
         return value.key
     if isinstance(value, Network):
-        return {name: _plain(inner) for name, inner in asdict(value).items()}
+        return {"model": value.model, "shape": list(value.shape), "classes": value.classes}
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, tuple):
@@ -200,7 +206,7 @@ class Stored(Run):
 def shallow(run: Run) -> Run:
     """The same run, same key, its inputs known by key only: small to send, whatever it is built on."""
     by_key: dict[str, Any] = {
-        one.name: Stored(value.key) for one in fields(run) if isinstance(value := getattr(run, one.name), Run)
+        name: Stored(value.key) for name in _names(type(run)) if isinstance(value := getattr(run, name), Run)
     }
     return replace(run, **by_key)
 

@@ -139,6 +139,11 @@ class Store:
         folder = self.root / "runs"
         return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
 
+    def failed(self) -> set[str]:
+        """The keys of all runs whose last attempt failed."""
+        folder = self.root / "failed"
+        return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+
     def failure(self, run: Run) -> str | None:
         """Why the last attempt at `run` failed; None if there was none."""
         path = self.root / "failed" / run.key / "outcome.json"

@@ -8,8 +8,7 @@ are recorded with the outcome.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel
@@ -41,14 +40,19 @@ class Run:
     key: str = field(init=False, repr=False)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of its parameters and inputs: all fields but the key."""
+        return self.__match_args__
+
+    @property
     def inputs(self) -> tuple["Run", ...]:
         """The runs whose outcomes this one needs."""
-        return tuple(value for name in _names(type(self)) if isinstance(value := getattr(self, name), Run))
+        return tuple(value for name in self.names if isinstance(value := getattr(self, name), Run))
 
     @property
     def described(self) -> dict[str, Any]:
         """All that can change the outcome, as plain JSON values."""
-        values = {name: _plain(getattr(self, name)) for name in _names(type(self))}
+        values = {name: _plain(getattr(self, name)) for name in self.names}
         return {"kind": self.kind, "version": self.version, **values}
 
     def __post_init__(self) -> None:
@@ -65,11 +69,6 @@ class Run:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.key == other.key
-
-
-@cache  # the thousands of runs of a plan ask for little else
-def _names(kind: type[Run]) -> tuple[str, ...]:
-    return tuple(one.name for one in fields(kind) if one.name != "key")
 
 
 def _plain(value: Any) -> Any:
@@ -206,7 +205,7 @@ class Stored(Run):
 def shallow(run: Run) -> Run:
     """The same run, same key, its inputs known by key only: small to send, whatever it is built on."""
     by_key: dict[str, Any] = {
-        name: Stored(value.key) for name in _names(type(run)) if isinstance(value := getattr(run, name), Run)
+        name: Stored(value.key) for name in run.names if isinstance(value := getattr(run, name), Run)
     }
     return replace(run, **by_key)
 

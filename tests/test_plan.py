@@ -161,14 +161,19 @@ def test_the_estimate_follows_the_density(store: Store, monkeypatch: pytest.Monk
     wanted = planned(levels=9, prune={"rate": 0.5})
     each = step_seconds(wanted, store)
     dense, ninth = wanted.rows[0].run, next(row.run for row in wanted.rows if row.level == 9)
-    assert each(dense) == pytest.approx(3 * 1.2) and each(ninth) == pytest.approx(3 * 1.2 * 0.01)
-    finish(store, [dense], seconds=40 * 3 * 1.2 * 2)
-    assert step_seconds(wanted, store)(ninth) == pytest.approx(2 * 3 * 1.2 * 0.01), "twice as slow as measured"
+    spec = wanted.experiment.spec
+    assert isinstance(dense, Train)
+    looks, tests = 40 // dense.evaluate_every + 1, 40 // dense.test_every + 1
+    images = looks * spec.facts.validation + tests * spec.facts.test + 2 * spec.facts.train
+    step = 3 * (1 + images / 6 / (40 * spec.recipe.batch))
+    assert each(dense) == pytest.approx(step) and each(ninth) == pytest.approx(step * 0.01)
+    finish(store, [dense], seconds=40 * step * 2)
+    assert step_seconds(wanted, store)(ninth) == pytest.approx(2 * step * 0.01), "twice as slow as measured"
 
 
 def test_the_plan_names_the_engine(store: Store) -> None:
     content = summary(planned(engine="reference"), store, workers=2)["engine"]
-    assert content == {"name": "reference", "why": "as asked for", "sparse_below": {}}
+    assert content == {"name": "reference", "why": "as asked for", "unmeasured": False, "sparse_below": {}}
 
 
 def test_a_plan_is_made_without_torch(tmp_path: Path) -> None:

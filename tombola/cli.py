@@ -81,6 +81,8 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
     console = Console(stderr=False)
     lacking = missing(wanted, store)
     if lacking:
+        if engine_of(wanted).unmeasured:
+            console.print("Measuring, once, how fast this machine trains such layers: up to half a minute.")
         engine_of(wanted, measuring=True)  # while the machine is quiet, and before the plan shows it
     console.print(plan_text(summary(wanted, store, crew)), highlight=False, markup=False)
     failed = 0

@@ -116,6 +116,11 @@ class Foreseen:
     why: str
     times: Mapping[str, forms.Times]
 
+    @property
+    def unmeasured(self) -> bool:
+        """Whether the kernels will be used and their times are not known yet."""
+        return self.name != "reference" and not self.times
+
     def step_seconds(self, densities: Mapping[str, float]) -> float:
         """Of a step with layers of these densities; only where the times are known."""
         return min(forms.network_seconds((times, densities[name]) for name, times in self.times.items()))
@@ -135,13 +140,15 @@ def foresee(choice: Choice, layers: Mapping[str, Sizes], batch: int, measuring: 
     if not layers:
         return Foreseen("reference", "the kernels know chains of convolutions and fully connected layers only", {})
     if not kernels.sets():
-        why = "the kernels were not compiled: when Tombola was installed there was no C compiler"
+        why = "the kernels were not compiled: when Tombola was installed there was no C compiler that could do it"
         return Foreseen("reference", why, {})
     shapes = shapes_of(layers, batch)
     kept = (measure.times if measuring else measure.known)(shapes.values())
     name = f"native {kernels.sets()[-1]}"
     if len(kept) < len(set(shapes.values())):
-        return Foreseen(name, "not yet measured on this machine: the first run does, if it can keep that", {})
+        return Foreseen(
+            name, "not measured on this machine yet: a run does so first, if it can keep that in the user's cache", {}
+        )
     seconds, plain = forms.network_seconds((kept[shape], 1.0) for shape in shapes.values())
     why = "but the plain loop for dense networks, where it is faster here" if plain < seconds else ""
     return Foreseen(name, why, {weight: kept[shape] for weight, shape in shapes.items()})

@@ -95,7 +95,7 @@ def engine_of(wanted: Plan, measuring: bool = False) -> Foreseen:
     return foresee(spec.engine, layers, spec.recipe.batch, measuring)
 
 
-EVALUATION = 1.2  # what looking at a training adds to its steps, about
+A_LOOK = 1 / 6  # what looking at an image costs beside training on it, about
 
 
 def step_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
@@ -104,22 +104,28 @@ def step_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
     As the engine's measured times have it for the density of the run's level, or else a guess from the model's size;
     scaled so that finished runs of this plan come out right.
     """
-    engine, levels = engine_of(wanted), {row.run.key: row.level for row in wanted.rows}
+    spec, engine, levels = wanted.experiment.spec, engine_of(wanted), {row.run.key: row.level for row in wanted.rows}
 
     def expected(run: Run) -> float:
-        return expected_at(levels.get(run.key, 0))
+        looks = A_LOOK * _looked_at(run, spec) / spec.recipe.batch if isinstance(run, Train) else 0.0
+        return expected_at(levels.get(run.key, 0)) * (1 + looks)
 
     @cache
     def expected_at(level: int) -> float:
-        if engine.times:
-            return EVALUATION * engine.step_seconds(_densities(wanted.experiment.spec, level))
-        return _guessed_step_seconds(wanted.experiment.spec)
+        return engine.step_seconds(_densities(spec, level)) if engine.times else _guessed_step_seconds(spec)
 
     done = store.keys()
     known = [row.run for row in wanted.rows if row.run.key in done][:100]
     taken = [store.provenance(run)["seconds"] / max(run.until - run.begin, 1) for run in known]
     factor = median(each / expected(run) for each, run in zip(taken, known, strict=True)) if known else 1.0
     return lambda run: factor * expected(run)
+
+
+def _looked_at(run: Train, spec: Spec) -> float:
+    """Images that a training evaluates, to a step: now and then, and all it has trained on twice."""
+    steps = max(run.until - run.begin, 1)
+    facts, looks, tests = spec.facts, steps // run.evaluate_every + 1, steps // run.test_every + 1
+    return (looks * facts.validation + tests * facts.test + 2 * facts.train) / steps
 
 
 def _densities(spec: Spec, level: int) -> dict[str, float]:
@@ -172,6 +178,7 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
         "engine": {
             "name": engine.name,
             "why": engine.why,
+            "unmeasured": engine.unmeasured,
             "sparse_below": {name: round(times.break_even, 3) for name, times in engine.times.items()},
         },
         "workers": workers,

@@ -108,9 +108,10 @@ def plan_text(summary: dict[str, Any]) -> str:
         lines.append(f"{summary['failed_last_time']} of them failed last time and are tried again.")
     if summary["total"]["missing"]:
         lines.append(_engine_text(**summary["engine"]))
+        guessed = "by the plain loop " if summary["engine"]["unmeasured"] else ""
         lines.append(
             f"To do: {summary['training_steps_missing']:,} training steps, "
-            f"about {duration(summary['estimated_seconds'])} "
+            f"{guessed}about {duration(summary['estimated_seconds'])} "
             f"with {summary['workers']} worker{'s' if summary['workers'] > 1 else ''}."
         )
     else:
@@ -118,9 +119,9 @@ def plan_text(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _engine_text(name: str, why: str, sparse_below: dict[str, float]) -> str:
+def _engine_text(name: str, why: str, unmeasured: bool, sparse_below: dict[str, float]) -> str:
     text = f"Engine: {name}" + (f" ({why})" if why else "")
-    if not sparse_below:
+    if unmeasured or not sparse_below:
         return text + "."
     layers = ", ".join(f"{layer.removesuffix('.weight')} {density:.0%}" for layer, density in sparse_below.items())
     return f"{text}; a layer is held sparse below the density at which that is faster here: {layers}."

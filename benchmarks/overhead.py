@@ -1,4 +1,4 @@
-"""What a search costs besides training: evaluation, planning, store and report, memory, disk, a second worker.
+"""What a search costs besides training: evaluation, planning, store and report, memory, disk.
 
 - Evaluation share: with the weights and masks of a short real search, the seconds of 100 steps, of a look at the 5,000
   validation images (with the copy of the weights that is kept when the loss is the best so far) and of a look at the
@@ -11,7 +11,6 @@
   take: the same `tombola run` once more, which finds all trainings done - start of Python, plan, verdict, figures and
   report -, and every outcome saved once more.
 - A plan of 10,000 runs, and one of 10,000 trainings (more runs, with masks and initial weights): `tombola plan`.
-- 2 workers over 1: the wall time of a small search with either.
 
     python benchmarks/overhead.py [--data-dir DIR] [--write]
 """
@@ -215,7 +214,7 @@ def torch_memory() -> float:
     return median(peaks) / 2**10
 
 
-# ---- plans and workers
+# ---- plans
 
 
 def long_plan(replicates: int) -> tuple[float, int, int]:
@@ -234,31 +233,16 @@ def long_plans() -> tuple[tuple[float, int, int], tuple[float, int, int]]:
     return long_plan(-(-MANY // len(one.runs))), long_plan(-(-MANY // len(one.rows)))
 
 
-def two_workers(data_dir: Path | None, steps: int, rounds: int) -> dict[str, float]:
-    """Seconds of a search of 2 replicates and 3 levels, by 1 worker and by 2."""
-
-    def search(workers: int) -> float:
-        changes = spec(recipe__length=f"{steps}it", replicates=2, levels=2, arms="ticket")
-        with tempfile.TemporaryDirectory() as folder:
-            options = ["--store", folder, "--workers", str(workers)]
-            return lenet.clocked(lambda: tombola("run", *changes, *options, *from_folder(data_dir)))
-
-    return interleaved({"1": partial(search, 1), "2": partial(search, 2)}, rounds, warm_up=0)
-
-
 def main(arguments: list[str]) -> None:
     parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="of which medians are taken")
     parser.add_argument("--search-steps", type=int, default=500, help="per level of the search that gives real masks")
     parser.add_argument("--spread", type=int, default=4, help="steps between two looks of the 3-minute search")
     parser.add_argument("--replicates", type=int, default=5, help="of the 3-minute search")
-    parser.add_argument("--worker-steps", type=int, default=10_000, help="per level of the search by 1 and 2 workers")
-    parser.add_argument("--worker-rounds", type=int, default=3)
     given = parser.parse_args(arguments)
     busy = load()
     lenet.one_thread()
     (planned, some, runs), (planned_more, more, more_runs) = long_plans()
-    by_workers = two_workers(given.data_dir, given.worker_steps, given.worker_rounds)
     with tempfile.TemporaryDirectory() as folder:
         search = Search(Path(folder), given.data_dir, given.spread, given.replicates)
         acts = {"run": search.run_again, "store": search.save_again}
@@ -285,8 +269,6 @@ def main(arguments: list[str]) -> None:
         f"A worker's peak memory: {peak:.0f} MB, {beyond:.0f} MB beyond importing torch.",
         f"A plan of {runs:,} runs ({some:,} trainings, their masks and initial weights) is listed in {planned:.2f} s; "
         f"one of {more_runs:,} runs ({more:,} trainings) in {planned_more:.2f} s.",
-        f"A search of 6 trainings of {given.worker_steps:,} steps: {by_workers['1']:.1f} s by 1 worker, "
-        f"{by_workers['2']:.1f} s by 2, {by_workers['1'] / by_workers['2']:.2f} times the throughput.",
         bars(
             [
                 Bar("evaluation between looks, worst density", 100 * max(map(between_looks, measured)), "<", 15, " %"),

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,9 +61,14 @@ def known(shapes: Iterable[Shape]) -> dict[Shape, Times]:
 
 
 def _path() -> Path:
-    """Another file for other kernels, another processor, another torch, and whenever it is measured otherwise."""
+    return cache_dir() / f"engine-{_made_by()}.json"
+
+
+@cache
+def _made_by() -> str:
+    """Another one for other kernels, another processor, another torch, and whenever it is measured otherwise."""
     made = f"{kernels.version()} {metadata.version('torch')}".encode() + Path(__file__).read_bytes()
-    return cache_dir() / f"engine-{hashlib.sha256(made).hexdigest()[:16]}.json"
+    return hashlib.sha256(made).hexdigest()[:16]
 
 
 def _written(kept: dict[str, Times]) -> bytes:

@@ -136,12 +136,14 @@ class Store:
 
     def keys(self) -> set[str]:
         """The keys of all finished runs."""
-        folder = self.root / "runs"
-        return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+        return self._names("runs")
 
     def failed(self) -> set[str]:
         """The keys of all runs whose last attempt failed."""
-        folder = self.root / "failed"
+        return self._names("failed")
+
+    def _names(self, kept: str) -> set[str]:
+        folder = self.root / kept
         return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
 
     def failure(self, run: Run) -> str | None:

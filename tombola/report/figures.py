@@ -140,13 +140,14 @@ def _curves(found: Sequence[Result]) -> Spec:
     levels = sorted({result.row.level for result in found if result.values["alive"]})
     if len(levels) > CURVES:
         levels = sorted({levels[round(place * (len(levels) - 1) / (CURVES - 1))] for place in range(CURVES)})
-    records = [record for arm in arms for level in levels for record in _curve(found, arm, level)]
+    curves = {arm: [_curve(found, arm, level) for level in levels] for arm in arms}
+    records = [record for of_arm in curves.values() for curve in of_arm for record in curve]
     order = list(dict.fromkeys(record["density"] for record in records))
     last = max(record["step"] for record in records)
     ends = [record["accuracy"] for record in records if record["step"] == last]
     high = max(record["accuracy"] for record in records)
     low = max(min(ends) - 1, high - 15)  # the steep beginning would flatten everything that can be told apart
-    seen = {arm: [record for level in levels for record in _above(low, _curve(found, arm, level))] for arm in arms}
+    seen = {arm: [record for curve in of_arm for record in _above(low, curve)] for arm, of_arm in curves.items()}
     charts = [
         alt.Chart(alt.NamedData(arm), title=arm)
         .mark_line(strokeWidth=1.8)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from tombola import __version__
+from tombola import __version__, engine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.plan import Plan, engine_of, missing, plan, step_seconds, summary
@@ -70,13 +70,14 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
     data_dir
         Where data sets lie, or are downloaded to. `digits` needs none.
     workers
-        Processes at work at once, one thread each. By default one per core.
+        Processes at work at once, one thread each. By default one per core, or one per GPU.
     """
     from tombola.lab.execute import execute
     from tombola.report.text import Watcher, plan_text
 
     wanted = plan(read(spec, common.set))
-    crew = _crew(workers)
+    devices = engine.devices(wanted.experiment.spec.device)
+    crew = _crew(workers, devices)
     store = Store(common.store).open()
     console = Console(stderr=False)
     lacking = missing(wanted, store)
@@ -89,7 +90,7 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
     if lacking:
         try:
             with _stoppable(), Watcher(console, lacking, wanted.rows, step_seconds(wanted, store), crew) as watcher:
-                result = execute(lacking, store, data_dir, crew, watcher, wanted.experiment.spec.engine)
+                result = execute(lacking, store, data_dir, crew, watcher, wanted.experiment.spec.engine, devices)
         except KeyboardInterrupt:
             left = len(missing(wanted, store))
             sys.stderr.write(
@@ -137,7 +138,8 @@ def plan_command(
 
     store = Store(common.store)
     store.check()
-    content = summary(plan(read(spec, common.set)), store, _crew(workers))
+    wanted = plan(read(spec, common.set))
+    content = summary(wanted, store, _crew(workers, engine.devices(wanted.experiment.spec.device)))
     print(json.dumps(content, indent=1) if format == "json" else plan_text(content))
     return 0
 
@@ -268,7 +270,9 @@ def presets(name: str | None = None, /) -> int:
     return 0
 
 
-def _crew(workers: int | None) -> int:
+def _crew(workers: int | None, devices: tuple[str, ...]) -> int:
+    if workers is None and devices != ("cpu",):
+        return len(devices)
     if workers is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers < 1:

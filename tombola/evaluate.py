@@ -7,8 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tombola.data import Dataset
+from tombola.recipe import Precision
+from tombola.train import computing
 
 CHUNK = 250  # inputs and activations stay in a core's own cache: up to 1.6 times faster than chunks of 1000
+CHUNK_GPU = 2000
 
 
 @dataclass(frozen=True)
@@ -26,25 +29,32 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, dataset: Dataset, images: Tensor, labels: Tensor, places: Tensor | None = None
+    model: nn.Module,
+    dataset: Dataset,
+    images: Tensor,
+    labels: Tensor,
+    places: Tensor | None = None,
+    precision: Precision | None = None,
 ) -> Evaluation:
     """Loss and accuracy of `model` on `images` at `places`, by default on all, every one counted once.
 
-    The model is put into evaluation mode and back. The loss is summed in float64.
+    The model is put into evaluation mode and back. The loss is summed in float64. `precision` is that of `train`.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     places = torch.arange(len(labels)) if places is None else places
-    loss, correct = 0.0, 0
-    with torch.no_grad():
-        for chunk in places.split(CHUNK):
-            outputs = model(dataset.inputs(images.index_select(0, chunk)).to(device))
+    # Sums stay where they are made until the end: asking a GPU for a number stops it.
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    with torch.no_grad(), computing(device, precision):
+        for chunk in places.to(labels.device).split(CHUNK if device.type == "cpu" else CHUNK_GPU):
+            outputs = model(dataset.inputs(images.index_select(0, chunk)).to(device)).float()
             answers = labels.index_select(0, chunk).to(device)
-            loss += float(functional.cross_entropy(outputs, answers, reduction="none").double().sum())
-            correct += int((outputs.argmax(dim=1) == answers).sum())
+            loss += functional.cross_entropy(outputs, answers, reduction="none").double().sum()
+            correct += (outputs.argmax(dim=1) == answers).sum()
     model.train(was_training)
-    return Evaluation(loss / len(places), correct, len(places))
+    return Evaluation(float(loss) / len(places), int(correct), len(places))
 
 
 def early_stop(losses: list[float]) -> int:

@@ -43,7 +43,9 @@ class Guard:
         self._names = [name for name, alive in mask.items() if not bool(alive.all())]
         self._parameters = [parameters[name] for name in self._names]
         self._optimizer = optimizer
-        self._live = [mask[name].to(p.device, p.dtype) for name, p in zip(self._names, self._parameters, strict=True)]
+        # Laid out in memory as the weights are, for one pass over both.
+        pairs = zip(self._names, self._parameters, strict=True)
+        self._live = [torch.empty_like(parameter.detach()).copy_(mask[name]) for name, parameter in pairs]
         self._dead = [live == 0 for live in self._live]
         self._mask_rest()
         self._hooks = [

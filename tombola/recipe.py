@@ -81,6 +81,9 @@ class Linear(Value):
     final: Rate = 0.0
 
 
+# Fields of a recipe that came later are None where they are not used, and then absent from the key.
+Augmentation = Literal["flip-crop", "resized-crop"]
+Precision = Literal["bfloat16"]
 Optimizer = Annotated[SGD | Adam | AdamW, Field(discriminator="name")]
 Schedule = Annotated[Constant | Steps | Cosine | Linear, Field(discriminator="name")]
 
@@ -95,6 +98,9 @@ class Recipe(Value):
         batch: examples per step; the last batch of an epoch is smaller where the numbers do not divide.
         init: how weights are drawn; biases start at 0.
         warmup: the learning rate rises linearly, lr s / warmup at step s, before the schedule's value holds.
+        augment: how training images are changed from pass to pass, as `data.augment` has it; None for not at all.
+        precision: what products are computed in, forward and backward, while weights and sums stay float32 (mixed
+            precision); None for float32 throughout.
     """
 
     model: str
@@ -105,6 +111,8 @@ class Recipe(Value):
     init: Initialisation = "glorot-normal"
     schedule: Schedule = Constant()
     warmup: StepField = Step("0it")
+    augment: Augmentation | None = None
+    precision: Precision | None = None
 
 
 def learning_rate(recipe: Recipe, step: int, epoch_iterations: int) -> float:

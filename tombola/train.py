@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from tombola.guard import Guard
 from tombola.mask import Mask
-from tombola.recipe import SGD, Adam, AdamW
+from tombola.recipe import SGD, Adam, AdamW, Precision
 from tombola.recipe import Optimizer as OptimizerValue
 
 
@@ -35,6 +35,7 @@ def train(
     begin: int,
     until: int,
     watch: Callable[[int], None],
+    precision: Precision | None = None,
 ) -> None:
     """Train `model` in place from step `begin` to step `until`, pruned weights held at 0.
 
@@ -46,6 +47,7 @@ def train(
         learning_rate: step -> learning rate of the optimiser step that follows.
         begin, until: steps done before and after; `begin <= until`.
         watch: called with every step from `begin` to `until`, both included, before the step that follows.
+        precision: of the forward pass, and so of its gradients; None for that of the weights.
 
     Raises:
         GuardLost: a pruned weight moved, though nothing but the optimiser should have touched it.
@@ -59,7 +61,8 @@ def train(
             inputs, labels = batches(step)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step)
-            loss = functional.cross_entropy(model(inputs.to(device)), labels.to(device))
+            with computing(device, precision):
+                loss = functional.cross_entropy(model(inputs.to(device)), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -69,10 +72,15 @@ def train(
     watch(until)
 
 
+def computing(device: torch.device, precision: Precision | None) -> torch.autocast:
+    """The context of a forward pass in `precision`. bfloat16 has the range of float32: no loss has to be scaled."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def state_of(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimiser's state as named tensors: `exp_avg/fc1.weight` and the like, copied to the CPU."""
     return {
-        f"{entry}/{name}": value.detach().cpu().clone()
+        f"{entry}/{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, parameter in model.named_parameters()
         for entry, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
@@ -86,6 +94,8 @@ def restore_state(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Te
     for path, value in state.items():
         entry, name = path.split("/", 1)
         parameter = parameters[name]
-        # Adam's step counter is a scalar that fused kernels expect beside the parameter.
-        entries.setdefault(parameter, {})[entry] = value.clone().to(parameter.device)
+        # Adam's step counter is a scalar that fused kernels expect beside the parameter; what has the parameter's shape
+        # they expect laid out in memory as it is.
+        like = parameter.detach() if value.shape == parameter.shape else value.to(parameter.device)
+        entries.setdefault(parameter, {})[entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
     optimizer.state.update(entries)

@@ -4,12 +4,16 @@
 Whatever the kernels cannot do exactly goes to the plain loop. All engines compute the same, but for the order of sums.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from ctypes.util import find_library
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tombola.engine import forms, kernels, measure
+from tombola.errors import BadInput
 
 if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tensor
     from torch import Tensor, nn
@@ -18,9 +22,10 @@ if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tens
     from tombola.engine.chain import Layer
     from tombola.evaluate import Evaluation
     from tombola.mask import Mask
-    from tombola.recipe import Optimizer
+    from tombola.recipe import Optimizer, Precision
 
 Choice = Literal["auto", "reference"]
+Device = Literal["auto", "cpu", "cuda"]
 MOST_NUMBERS = 2**31 - 1  # of a layer: the kernels count weights and positions with 32 bits
 
 # (inputs, outputs) of a fully connected layer; (inputs, outputs, window, height, width) of a convolution.
@@ -55,6 +60,9 @@ class Engine(Protocol):
     def restore(self, snapshot: Any) -> None:
         """Put a snapshot back."""
 
+    def load(self, start: "Mapping[str, Tensor]") -> None:
+        """Put in weights as `weights()` gave them; the optimiser's state stays."""
+
     def weights(self) -> "dict[str, Tensor]":
         """The state_dict as it stands."""
 
@@ -70,6 +78,8 @@ def begin(
     state: "Mapping[str, Tensor]",
     dataset: "Dataset",
     batch: int,
+    device: str = "cpu",
+    precision: "Precision | None" = None,
 ) -> tuple[Engine, str]:
     """The engine that trains `model`, and its name for the record.
 
@@ -80,26 +90,57 @@ def begin(
         optimizer, state: which optimiser, and its state where one is carried over.
         dataset: what is trained on.
         batch: examples per step.
+        device: where; the kernels are for `cpu`.
+        precision: of the forward pass; the kernels know None only.
     """
     from tombola import weights
     from tombola.engine.chain import chain
     from tombola.engine.native import Native
     from tombola.engine.reference import Reference
 
-    layers = chain(model, dataset.facts.shape) if choice == "auto" and kernels.sets() else None
+    able = choice == "auto" and device == "cpu" and precision is None and kernels.sets()
+    layers = chain(model, dataset.facts.shape) if able else None
+
+    def plain() -> tuple[Engine, str]:
+        return Reference(model, mask, optimizer, state, dataset, device, precision), "reference"
+
     if not layers or not _suits(layers, mask, dataset):
-        return Reference(model, mask, optimizer, state, dataset), "reference"
+        return plain()
     shapes = shapes_of({layer.weight: _sizes(layer) for layer in layers}, batch)
     measured = measure.times(shapes.values())
     counts = mask.counts
     densities = {name: counts.get(name, 1) / (mask[name].numel() if name in mask else 1) for name in shapes}
-    seconds, plain = forms.network_seconds((measured[shape], densities[name]) for name, shape in shapes.items())
-    if plain < seconds:
-        return Reference(model, mask, optimizer, state, dataset), "reference"
+    by_kernels, by_torch = forms.network_seconds((measured[shape], densities[name]) for name, shape in shapes.items())
+    if by_torch < by_kernels:
+        return plain()
     chosen = {name: measured[shape].form(densities[name]) for name, shape in shapes.items()}
     native = Native(layers, weights.of(model), mask, chosen, optimizer, state, dataset, batch)
     described = ", ".join(f"{name.removesuffix('.weight')} {form}" for name, form in chosen.items())
     return native, f"native {kernels.sets()[-1]}: {described}"
+
+
+def devices(choice: Device) -> tuple[str, ...]:
+    """The devices that workers share: `cpu`, or every GPU that torch can use, where there is one and it is wanted.
+
+    Raises:
+        BadInput: `cuda` is asked for, and torch can use no GPU.
+    """
+    # torch takes two seconds to import: where there is no driver it need not be asked.
+    driver = choice == "cuda" or find_library("cuda") or Path("/proc/driver/nvidia").exists() or os.name == "nt"
+    if choice == "cpu" or not driver:
+        return ("cpu",)
+    import torch
+
+    if torch.cuda.is_available():
+        return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    if choice == "cuda":
+        raise BadInput(
+            where="device",
+            expected="a GPU that torch can use",
+            found=f"none (torch {torch.__version__})",
+            todo="--set device=cpu, or install torch for CUDA.",
+        )
+    return ("cpu",)
 
 
 @dataclass(frozen=True)

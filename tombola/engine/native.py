@@ -242,11 +242,11 @@ class Native:
         watch: Callable[[int], None],
     ) -> None:
         """Train from step `begin` to step `until`; call `watch` at each of `looks`, before the step that follows."""
-        stops = iter([*looks, until])
+        stops, wanted = iter([*looks, until]), set(looks)
         stop, step = next(stops), begin
         while True:
             if step == stop:
-                if step in looks:
+                if step in wanted:
                     watch(step)
                 if step == until:
                     return
@@ -312,6 +312,11 @@ class Native:
         """Put a snapshot back."""
         for part, held in zip(self._parts, snapshot, strict=True):
             part.held[...] = held
+
+    def load(self, start: weights.Weights) -> None:
+        """Put in weights as `weights()` gave them; the optimiser's state stays."""
+        for part in self._parts:
+            part.take(part.held, start[part.name])
 
     def weights(self) -> dict[str, Tensor]:
         """The state_dict of the model, pruned weights exactly 0."""

@@ -68,11 +68,23 @@ class Result:
     skipped: list[Run] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where workers find what they need."""
+
+    root: Path
+    data_dir: Path | None
+    engine: Choice
+    shared: Path
+    devices: tuple[str, ...]
+
+
 @dataclass(eq=False)
 class _Worker:
     process: Any
     pipe: "Connection[Any, Any]"
     log: Path
+    device: str
     run: Run | None = None
 
 
@@ -83,6 +95,7 @@ def execute(
     workers: int,
     tell: Tell,
     engine: Choice = "auto",
+    devices: tuple[str, ...] = ("cpu",),
 ) -> Result:
     """Perform `runs`, inputs before what needs them, and store their outcomes.
 
@@ -91,6 +104,7 @@ def execute(
         workers: processes at work at once, >= 1.
         tell: is told of every event, in this process.
         engine: `auto`, or `reference` for the plain loop.
+        devices: where; workers share them evenly.
 
     Raises:
         NoRoom, StoreError, DataError: nothing more can be done - the disk is full, the data are damaged. What is
@@ -103,7 +117,7 @@ def execute(
         stack.callback(_dismiss, crew)
         try:
             shared = stack.enter_context(store.scratch("data"))
-            place = store, data_dir, engine, shared
+            place = _Place(store.root, data_dir, engine, shared, devices)
             _fill(crew, work, workers, place)
             for name in work.data_sets:  # once for all workers, while they start
                 publish(name, data_dir, shared)
@@ -130,9 +144,10 @@ def _dismiss(crew: list[_Worker]) -> None:
         worker.log.unlink(missing_ok=True)
 
 
-def _fill(crew: list[_Worker], work: "_Work", workers: int, place: tuple[Store, Path | None, Choice, Path]) -> None:
+def _fill(crew: list[_Worker], work: "_Work", workers: int, place: "_Place") -> None:
     while len(crew) < min(workers, work.left) and work.ready:
-        crew.append(_hire(*place, len(crew)))
+        busy = [worker.device for worker in crew]
+        crew.append(_hire(place, min(place.devices, key=busy.count)))
 
 
 class _Work:
@@ -281,38 +296,31 @@ def _bury(worker: _Worker, crew: list[_Worker], work: _Work) -> None:
         work.died(worker.run, reason, f"{reason}\n{log}")
 
 
-def _hire(store: Store, data_dir: Path | None, engine: Choice, shared: Path, number: int) -> _Worker:
+def _hire(place: _Place, device: str) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    log = store.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
-    process = context.Process(
-        target=_serve,
-        args=(theirs, store.root, data_dir, engine, shared, log),
-        name=f"tombola-worker-{number}",
-        daemon=True,
-    )
+    log = place.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
+    process = context.Process(target=_serve, args=(theirs, place, device, log), daemon=True)
     process.start()
     theirs.close()
-    return _Worker(process, ours, log)
+    return _Worker(process, ours, log, device)
 
 
-def _serve(
-    pipe: "Connection[Any, Any]", root: Path, data_dir: Path | None, engine: Choice, shared: Path, log: Path
-) -> None:
+def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) -> None:
     """A worker's life: take a run, do it, say so, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    store = Store(root)
+    store = Store(place.root)
     with store.claim(Stored(log.name)):  # else another process would take the log for a leftover
         with log.open("w") as file:
             os.dup2(file.fileno(), sys.stderr.fileno())
         faulthandler.enable()
         one_thread()
-        if engine == "reference":
+        if place.engine == "reference":
             _warm_up()
         from tombola.lab.perform import Bench
 
-        bench = Bench(store, data_dir, engine, shared)
+        bench = Bench(store, place.data_dir, place.engine, place.shared, device, time.perf_counter)
         while True:
             try:
                 run = pipe.recv()
@@ -355,7 +363,9 @@ def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> tuple
                     bench.dataset(run.recipe.data)  # read once per worker: not part of any run's time
                 began = time.perf_counter()
                 outcome = perform(run, bench, looked)
-                bench.store.save(run, outcome, provenance(time.perf_counter() - began) | dict(outcome.how))
+                how = dict(outcome.how)
+                seconds = time.perf_counter() - began + how.pop("seconds_before", 0.0)
+                bench.store.save(run, outcome, provenance(seconds) | how)
             return ("stored",)
     except (DataError, StoreError) as error:
         return "stop", error

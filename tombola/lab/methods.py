@@ -61,6 +61,7 @@ class Replicate:
             evaluate_every=spec.iterations(spec.evaluate.every),
             test_every=spec.iterations(spec.evaluate.test_every),
             optimizer_state="carried" if isinstance(start, Train) and start.keep_optimizer else "fresh",
+            augment_seed=self.seed("augment") if spec.recipe.augment else None,
         )
 
     def prune(self, trained: Train, mask: Run | None) -> Prune:

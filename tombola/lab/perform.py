@@ -18,6 +18,9 @@ from tombola.recipe import learning_rate
 
 Tell = Callable[[int, int, float], None]  # steps done, steps in all, validation loss
 
+CHECKPOINT_S = 180.0
+STOPS = 50  # steps between two looks at the clock
+
 
 class Bench:
     """What a worker has at hand: the store, the data sets, and how it trains.
@@ -26,12 +29,21 @@ class Bench:
         data_dir: where data sets lie.
         engine: what trains.
         shared: where `data.shared.publish` has put them, to be mapped instead of read.
+        device: where it trains.
+        clock: the time in seconds; one that stands still keeps no checkpoints.
     """
 
     def __init__(
-        self, store: Store, data_dir: Path | None, engine: engine.Choice = "auto", shared: Path | None = None
+        self,
+        store: Store,
+        data_dir: Path | None,
+        engine: engine.Choice = "auto",
+        shared: Path | None = None,
+        device: str = "cpu",
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
+        self.device, self.clock = device, clock
         self._datasets: dict[str, data.Dataset] = {}
         self._tests: dict[str, Tensor] = {}
         self._splits: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
@@ -123,18 +135,27 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
     dataset = bench.dataset(recipe.data)
     facts = dataset.facts
     model = _model(Network(recipe.model, facts.shape, facts.classes))
-    weights.put(model, store.weights(run.start))
     living = store.mask(run.mask) if run.mask else mask.full(model)
-    state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
-    training, name = engine.begin(bench.engine, model, living, recipe.optimizer, state, dataset, recipe.batch)
+    kept = store.kept(run)
+    if kept:
+        start, state = kept.tensors["weights"], kept.tensors.get("optimizer", {})
+    else:
+        start = store.weights(run.start)
+        state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
+    weights.put(model, start)
+    training, name = engine.begin(
+        bench.engine, model, living, recipe.optimizer, state, dataset, recipe.batch, bench.device, recipe.precision
+    )
     train_places, validation_places = bench.split(recipe.data, run.split_seed)
-    looks = _Looks(run, training, dataset, train_places, validation_places, bench.test(recipe.data), tell)
+    looks = _Looks(run, training, dataset, train_places, validation_places, bench, tell)
+    if kept:
+        looks.resume(kept)
     training.train(
         data.Batches(dataset, train_places, recipe.batch, run.order_seed),
         lambda step: learning_rate(recipe, step, facts.epoch_iterations(recipe.batch)),
-        run.begin,
+        looks.begin,
         run.until,
-        looks.steps,
+        [step for step in looks.steps if step >= looks.begin],
         looks,
     )
     numbers = looks.finish()
@@ -145,7 +166,7 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
     return Outcome(
         {"alive": living.alive, "total": living.total, "density": living.density, **numbers},
         tensors,
-        how={"engine": name},
+        how={"engine": name, "device": bench.device, **looks.how},
     )
 
 
@@ -163,18 +184,21 @@ class _Looks:
         dataset: data.Dataset,
         train_places: Tensor,
         validation_places: Tensor,
-        test_places: Tensor,
+        bench: Bench,
         tell: Tell,
     ) -> None:
-        self._run, self._training, self._dataset, self._tell = run, training, dataset, tell
-        self._train_places = train_places
+        self._run, self._training, self._dataset, self._bench, self._tell = run, training, dataset, bench, tell
+        self._train_places, test_places = train_places, bench.test(run.recipe.data)
         self._on_validation = training.repeatedly(dataset.images, dataset.labels, validation_places)
         self._on_test = training.repeatedly(dataset.test_images, dataset.test_labels, test_places)
         ends = {run.begin, run.until}
         steps = range(run.begin, run.until + 1)
         self._validation_steps = ends | {step for step in steps if step % run.evaluate_every == 0}
         self._test_steps = ends | {step for step in steps if step % run.test_every == 0}
-        self.steps = sorted(self._validation_steps | self._test_steps)
+        self.steps = sorted(self._validation_steps | self._test_steps | {step for step in steps if step % STOPS == 0})
+        self.begin = run.begin
+        self.how: dict[str, Any] = {}
+        self._began = self._kept = bench.clock()
         self._steps: list[int] = []
         self._losses: list[float] = []
         self._accuracies: list[float] = []
@@ -182,6 +206,45 @@ class _Looks:
         self._best: Any = None
 
     def __call__(self, step: int) -> None:
+        if step > self.begin or not self._steps:  # else it has been looked at before it was kept
+            self._look(step)
+        if self.begin < step < self._run.until and self._bench.clock() - self._kept >= CHECKPOINT_S:
+            self._keep(step)
+
+    def _keep(self, step: int) -> None:
+        """Keep all that the training needs to go on from here as if nothing had been.
+
+        No random state is among it: batches and their augmentation are functions of the step.
+        """
+        tensors = {"weights": self._training.weights(), "optimizer": self._training.optimizer_state()}
+        now = self._training.snapshot()
+        self._training.restore(self._best)
+        tensors["best"] = self._training.weights()
+        self._training.restore(now)
+        seen = {
+            "steps": self._steps,
+            "losses": self._losses,
+            "accuracies": self._accuracies,
+            "test": self._test,
+            "resumed": self.how.get("resumed", []),
+        }
+        self._kept = self._bench.clock()
+        self._bench.store.keep(self._run, Outcome({"step": step, "seconds": self._kept - self._began, **seen}, tensors))
+
+    def resume(self, kept: Outcome) -> None:
+        """Stand where `kept` stood; the training has its weights already."""
+        values = kept.values
+        self._steps, self._losses, self._accuracies = values["steps"], values["losses"], values["accuracies"]
+        self._test = [(step, accuracy) for step, accuracy in values["test"]]
+        self.begin = values["step"]
+        self._began -= values["seconds"]
+        self.how = {"resumed": [*values["resumed"], self.begin], "seconds_before": values["seconds"]}
+        now = self._training.snapshot()
+        self._training.load(kept.tensors["best"])
+        self._best = self._training.snapshot()
+        self._training.restore(now)
+
+    def _look(self, step: int) -> None:
         if step in self._validation_steps:
             seen = self._on_validation()
             if not abs(seen.loss) < float("inf"):

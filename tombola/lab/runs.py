@@ -37,6 +37,7 @@ class Run:
 
     kind: ClassVar[str]
     version: ClassVar[int]
+    later: ClassVar[frozenset[str]] = frozenset()  # fields that older runs lack: absent from the key where None
     key: str = field(init=False, repr=False)
 
     @property
@@ -52,7 +53,8 @@ class Run:
     @property
     def described(self) -> dict[str, Any]:
         """All that can change the outcome, as plain JSON values."""
-        values = {name: _plain(getattr(self, name)) for name in self.names}
+        fields = {name: getattr(self, name) for name in self.names}
+        values = {name: _plain(value) for name, value in fields.items() if value is not None or name not in self.later}
         return {"kind": self.kind, "version": self.version, **values}
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Network):
         return {"model": value.model, "shape": list(value.shape), "classes": value.classes}
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", exclude_none=True)  # as `Run.later`
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value
@@ -109,10 +111,12 @@ class Train(Run):
         evaluate_every, test_every: when the validation loss and the test accuracy are looked at.
         optimizer_state: `fresh`, or `carried` over from `start`.
         keep_optimizer: whether the outcome holds the optimiser's state for a successor that carries it over.
+        augment_seed: how the images are changed, where the recipe augments them.
     """
 
     kind = "train"
     version = 1
+    later = frozenset({"augment_seed"})
 
     start: Run
     mask: Run | None
@@ -126,6 +130,7 @@ class Train(Run):
     test_every: int
     optimizer_state: Literal["fresh", "carried"] = "fresh"
     keep_optimizer: bool = False
+    augment_seed: int | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

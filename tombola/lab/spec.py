@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from tombola import data, models
 from tombola.data.facts import Facts
-from tombola.engine import Choice
+from tombola.engine import Choice, Device
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
 from tombola.recipe import Count, Number, Optimizer, Rate, Recipe, Schedule, StepField, Value
@@ -95,6 +95,7 @@ class Spec(Value):
     seed: Count = Field(default=0, ge=0)
     carry_optimizer: bool = False
     engine: Choice = "auto"
+    device: Device = "auto"
     recipe: Recipe
     prune: PruneSpec = PruneSpec()
     evaluate: EvaluateSpec = EvaluateSpec()

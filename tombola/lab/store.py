@@ -4,6 +4,7 @@ store.json                 the format of the store
 runs/KEY/outcome.json      the run's description and its numbers: the same bytes whenever it is done again
         /NAME.safetensors  its tensors, likewise
         /provenance.json   how it came about: seconds, memory, versions, device
+checkpoints/KEY.safetensors    a training that is under way, or was interrupted
 failed/KEY/outcome.json    the last failure of a run that is not done: status and reason
           /log.txt         what it said
 tmp/, locks/               work in progress; of no use afterwards
@@ -73,7 +74,7 @@ class Store:
         """
         self.check()
         try:
-            for folder in ("runs", "failed", "tmp", "locks"):
+            for folder in ("runs", "failed", "checkpoints", "tmp", "locks"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
             if not (self.root / "store.json").exists():
                 files.replace(self.root / "store.json", _json({"format": FORMAT}))
@@ -226,9 +227,35 @@ class Store:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(self.root / "failed" / run.key, ignore_errors=True)
+        self._checkpoint(run).unlink(missing_ok=True)
+
+    def keep(self, run: Run, state: Outcome) -> None:
+        """Keep how far `run` is, for `kept`; it replaces what was kept before, and goes when the run is over."""
+        from safetensors.torch import save
+
+        tensors = {f"{group}:{name}": one for group, each in state.tensors.items() for name, one in each.items()}
+        files.replace(self._checkpoint(run), save(tensors, {"values": _json(state.values).decode()}))
+
+    def kept(self, run: Run) -> Outcome | None:
+        """What the last `keep` kept of `run`; None where nothing is kept, or nothing that can be read."""
+        from safetensors import SafetensorError, safe_open
+
+        tensors: dict[str, dict[str, Tensor]] = {}
+        try:
+            with safe_open(self._checkpoint(run), framework="pt") as file:
+                for path in file.keys():  # noqa: SIM118  a file has no iterator
+                    group, _, name = path.partition(":")
+                    tensors.setdefault(group, {})[name] = file.get_tensor(path).clone()
+                return Outcome(json.loads(file.metadata()["values"]), tensors)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return None
+
+    def _checkpoint(self, run: Run) -> Path:
+        return self.root / "checkpoints" / f"{run.key}.safetensors"
 
     def fail(self, run: Run, reason: str, log: str) -> Failure:
         """Keep why `run` failed. The next attempt at it replaces this, its success removes it."""
+        self._checkpoint(run).unlink(missing_ok=True)
         folder = self.root / "failed" / run.key
         folder.mkdir(parents=True, exist_ok=True)
         files.replace(folder / "log.txt", log.encode())

@@ -1,0 +1,142 @@
+"""Long runs survive: a training that is stopped at any moment ends with the bytes of an undisturbed one."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tombola.lab import perform as performing
+from tombola.lab.execute import do
+from tombola.lab.perform import Bench
+from tombola.lab.plan import Plan, plan
+from tombola.lab.runs import Train
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.store import Outcome, Store
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "adam": {"model": "lenet-20-10", "optimizer": {"name": "adam", "lr": 1e-2}},
+    "momentum": {"model": "lenet-20-10", "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}},
+    "decay": {"model": "lenet-20-10", "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 1e-3}},
+    "convolutions": {"model": "conv-2", "optimizer": {"name": "adam", "lr": 1e-3}},
+    "norms": {"model": "resnet-8-w2", "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}, "batch": 100},
+}
+
+
+class Stopped(BaseException):
+    """What no code catches: as near to `kill -9` as a test in one process comes."""
+
+
+def planned(recipe: dict[str, Any], **changes: Any) -> Plan:
+    recipe = {"data": "digits", "length": "24it", "batch": 60, "schedule": {"name": "cosine"}} | recipe
+    spec: dict[str, Any] = {
+        "replicates": 1,
+        "levels": 1,
+        "arms": ["ticket"],
+        "recipe": recipe,
+        "prune": {"rate": 0.5},
+        "evaluate": {"every": "6it", "test_every": "12it"},
+    }
+    return plan(Experiment(name="tiny", spec=Spec.model_validate(spec | changes)))
+
+
+def outcomes(store: Store) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(store.root)): path.read_bytes()
+        for path in (store.root / "runs").rglob("*")
+        if path.is_file() and path.name != "provenance.json"
+    }
+
+
+@pytest.fixture(autouse=True)
+def stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(performing, "STOPS", 4)
+
+
+def bench_of(root: Path, engine: Any) -> Bench:
+    """One whose clock is always late: it keeps a checkpoint at every stop."""
+    ticks = itertools.count()
+    return Bench(Store(root).open(), None, engine, clock=lambda: 1000.0 * next(ticks))
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "norms"])
+@pytest.mark.parametrize("engine", ["reference", "auto"])
+def test_a_training_that_is_stopped_again_and_again_has_the_bytes_of_an_undisturbed_one(
+    name: str, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # S2 S4 R9
+    wanted = planned(RECIPES[name], rewind="3it", carry_optimizer=True)
+    undisturbed = Bench(Store(tmp_path / "whole").open(), None, engine)
+    for run in wanted.runs:
+        assert do(run, undisturbed, lambda *seen: None) == ("stored",)
+
+    store, kept = Store(tmp_path / "parts").open(), Store.keep
+    at: list[int] = []
+
+    def keep(self: Store, run: Any, state: Outcome) -> None:
+        kept(self, run, state)
+        at.append(state.values["step"])
+        raise Stopped
+
+    monkeypatch.setattr(Store, "keep", keep)
+    for run in wanted.runs:
+        at.clear()
+        while not store.has(run):
+            try:
+                assert do(run, bench_of(store.root, engine), lambda *seen: None) == ("stored",)
+            except Stopped:
+                continue
+        if isinstance(run, Train) and run.begin:
+            assert at == sorted({4, 6, 8, 12, 16, 18, 20} - {run.begin}), "it was stopped at every stop"
+    assert outcomes(store) == outcomes(undisturbed.store)
+    assert not list((store.root / "checkpoints").iterdir()), "nothing is left behind"
+
+
+def test_what_is_kept_is_what_comes_back(tmp_path: Path) -> None:
+    store, run = Store(tmp_path).open(), planned(RECIPES["adam"]).runs[0]
+    assert store.kept(run) is None
+    tensors = {"weights": {"a:b": torch.randn(3, 2), "n": torch.tensor(3)}, "optimizer": {"x/y": torch.ones(1)}}
+    store.keep(run, Outcome({"step": 3, "losses": [0.1, 1 / 3]}, tensors))
+    found = store.kept(run)
+    assert found is not None and found.values == {"step": 3, "losses": [0.1, 1 / 3]}
+    assert all(
+        torch.equal(found.tensors[group][name], value) for group in tensors for name, value in tensors[group].items()
+    )
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"nonsense, and more of it than eight bytes"])
+def test_a_checkpoint_that_cannot_be_read_is_none(damage: bytes, tmp_path: Path) -> None:
+    store, run = Store(tmp_path).open(), planned(RECIPES["adam"]).runs[0]
+    (tmp_path / "checkpoints" / f"{run.key}.safetensors").write_bytes(damage)
+    assert store.kept(run) is None
+
+
+def test_a_checkpoint_goes_when_its_run_fails(tmp_path: Path) -> None:
+    store, run = Store(tmp_path).open(), planned(RECIPES["adam"]).runs[0]
+    store.keep(run, Outcome({"step": 3}))
+    store.fail(run, "it diverged", "")
+    assert store.kept(run) is None
+
+
+def test_seconds_before_the_interruption_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = planned(RECIPES["adam"])
+    init, dense = wanted.runs[0], wanted.rows[0].run
+    bench = bench_of(tmp_path / "store", "auto")
+    do(init, bench, lambda *seen: None)
+    monkeypatch.setattr(performing, "CHECKPOINT_S", 20_000.0)
+    assert do(dense, bench, lambda *seen: None) == ("stored",)
+    assert "resumed" not in bench.store.provenance(dense)
+
+    def stopped(done: int, total: int, loss: float) -> None:
+        if done >= 12:
+            raise Stopped
+
+    other = bench_of(tmp_path / "other", "auto")
+    monkeypatch.setattr(performing, "CHECKPOINT_S", 1.0)
+    do(init, other, lambda *seen: None)
+    with pytest.raises(Stopped):
+        do(dense, other, stopped)
+    assert do(dense, other, lambda *seen: None) == ("stored",)
+    how = other.store.provenance(dense)
+    assert how["resumed"] == [8] and how["seconds"] > 1000
+    assert outcomes(other.store) == outcomes(bench.store)

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from math import prod
 from statistics import median
 from typing import Any
 
@@ -130,9 +129,8 @@ def _looked_at(run: Train, spec: Spec) -> float:
 
 def _densities(spec: Spec, level: int) -> dict[str, float]:
     rates = dict(spec.prune.rates)
-    counts = models.weight_counts(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    sizes = models.chain(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    kinds = {name: "conv" if len(sizes[name]) > 2 else "linear" for name in counts} | {list(counts)[-1]: "output"}
+    layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes)
+    kinds = {name: layer.kind for name, layer in layers.items()}
     kept = {name for name, kind in kinds.items() if {name, kind} & set(spec.prune.keep)}
     return {
         name: 1.0 if name in kept else (1 - rates["linear" if spec.prune.scope == "global" else kind]) ** level
@@ -141,11 +139,10 @@ def _densities(spec: Spec, level: int) -> dict[str, float]:
 
 
 def _guessed_step_seconds(spec: Spec) -> float:
-    counts = models.weight_counts(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    sizes = models.chain(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    uses = sum(count * prod(sizes.get(name, ())[3:]) for name, count in counts.items())  # a convolution's: everywhere
+    layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes).values()
+    uses, weights = sum(layer.uses for layer in layers), sum(layer.weights for layer in layers)
     # Six operations a use and example at 50 GFLOP/s, Adam's pass over the weights, and the framework's own time.
-    return 6 * uses * spec.recipe.batch / 50e9 + 2e-9 * sum(counts.values()) + 0.5e-3
+    return 6 * uses * spec.recipe.batch / 50e9 + 2e-9 * weights + 0.5e-3
 
 
 def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:

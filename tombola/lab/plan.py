@@ -10,7 +10,7 @@ from typing import Any
 from tombola import models
 from tombola.engine import Foreseen, foresee
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
-from tombola.lab.runs import Run, Train, ancestry
+from tombola.lab.runs import Run, Train, ancestry, kept
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 
@@ -131,9 +131,9 @@ def _densities(spec: Spec, level: int) -> dict[str, float]:
     rates = dict(spec.prune.rates)
     layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes)
     kinds = {name: layer.kind for name, layer in layers.items()}
-    kept = {name for name, kind in kinds.items() if {name, kind} & set(spec.prune.keep)}
+    dense = kept(spec.prune.keep, kinds)
     return {
-        name: 1.0 if name in kept else (1 - rates["linear" if spec.prune.scope == "global" else kind]) ** level
+        name: 1.0 if name in dense else (1 - rates["linear" if spec.prune.scope == "global" else kind]) ** level
         for name, kind in kinds.items()
     }
 

@@ -19,6 +19,7 @@ from tombola.lab.execute import do
 from tombola.lab.methods import METHODS
 from tombola.lab.perform import Bench, perform
 from tombola.lab.plan import Plan, plan
+from tombola.lab.plan import _densities as foreseen_densities
 from tombola.lab.results import ticket_of
 from tombola.lab.runs import Init, Prune, Run, Train, ancestry
 from tombola.lab.spec import Experiment, Spec
@@ -268,6 +269,30 @@ def test_in_the_global_scope_layers_compete(bench: Bench) -> None:
     kept = torch.cat([living[name].flatten() for name in living])
     assert sizes[kept].min() >= sizes[~kept].max()
     assert bench.store.weights(run)["output.weight"].count_nonzero() == 100, "what is kept is not pruned at all"
+
+
+@pytest.mark.parametrize("keep", [["output", "*.shortcut.*"], ["stage[12].*", "output.weight"], ["conv"], []])
+def test_kinds_names_and_patterns_keep_weights_out_of_the_masks(bench: Bench, keep: list[str]) -> None:
+    recipe = RECIPE | {"model": "resnet-20-w1", "length": "2it"}
+    prune = {"rate": 0.5, "keep": keep, "scope": "global"}
+    wanted = planned(recipe=recipe, prune=prune, levels=1, evaluate={"every": "2it", "test_every": "2it"})
+    accomplish(list(wanted.runs), bench)
+    run = tickets(wanted)[1]
+    assert run.mask
+    living = bench.store.mask(run.mask)
+    left_out: dict[str, Callable[[str], bool]] = {
+        "output": lambda name: name == "output.weight",
+        "output.weight": lambda name: name == "output.weight",
+        "*.shortcut.*": lambda name: ".shortcut." in name,
+        "stage[12].*": lambda name: name.startswith(("stage1.", "stage2.")),
+        "conv": lambda name: name != "output.weight",
+    }
+    everything = models.weight_counts("resnet-20-w1", (1, 8, 8), 10)
+    expected = [name for name in everything if not any(left_out[entry](name) for entry in keep)]
+    assert set(living) == set(expected) and living.total == sum(everything[name] for name in expected)
+    assert living.alive == living.total - living.total // 2
+    densities = foreseen_densities(wanted.experiment.spec, 1)
+    assert densities == {name: 0.5 if name in expected else 1.0 for name in everything}, "the plan knows as much"
 
 
 def test_the_ticket_is_the_mask_on_the_rewind_weights_not_on_the_trained(lab: Lab, tmp_path: Path) -> None:  # R10

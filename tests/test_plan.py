@@ -171,6 +171,13 @@ def test_the_estimate_follows_the_density(store: Store, monkeypatch: pytest.Monk
     assert step_seconds(wanted, store)(ninth) == pytest.approx(2 * step * 0.01), "twice as slow as measured"
 
 
+def test_the_guess_counts_what_convolutions_do_at_every_position(store: Store) -> None:
+    wanted = planned(recipe=RECIPE | {"model": "resnet-20"})
+    seconds = step_seconds(wanted, store)(wanted.runs[0])
+    uses = 144 * 64 + 6 * 2304 * 64 + (4608 + 512 + 5 * 9216) * 16 + (18432 + 2048 + 5 * 36864) * 4 + 640
+    assert seconds == pytest.approx(6 * uses * 60 / 50e9 + 2e-9 * 270_608 + 0.5e-3)
+
+
 def test_the_plan_names_the_engine(store: Store) -> None:
     content = summary(planned(engine="reference"), store, workers=2)["engine"]
     assert content == {"name": "reference", "why": "as asked for", "unmeasured": False, "sparse_below": {}}

@@ -12,7 +12,7 @@ from tombola.data.likeness import alike
 from tombola.data.shared import attach
 from tombola.errors import Diverged
 from tombola.evaluate import Evaluation, early_stop
-from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
+from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train, kept
 from tombola.lab.store import Outcome, Store
 from tombola.recipe import learning_rate
 
@@ -103,7 +103,9 @@ def _init(run: Init) -> Outcome:
 
 def _prune(run: Prune, store: Store) -> Outcome:
     everything, kinds = _prunable(run.network, run.keep)
-    before = store.mask(run.mask) if run.mask else everything
+    # The store lists layers by the alphabet; among equal scores the earlier layer of the model goes first.
+    stored = store.mask(run.mask) if run.mask else everything
+    before = mask.Mask({name: stored[name] for name in everything})
     scores = score.SCORES[run.score](store.weights(run.trained), before, run.score_seed)
     rates = dict(run.rates)
     if run.scope == "global":
@@ -114,9 +116,9 @@ def _prune(run: Prune, store: Store) -> Outcome:
 def _prunable(network: Network, keep: tuple[str, ...]) -> tuple[mask.Mask, dict[str, mask.Kind]]:
     """The full mask over what may be pruned and is not kept, and the kinds of its layers."""
     model = _model(network)
-    kinds = {name: kind for name, kind in mask.prunable(model).items() if name not in keep and kind not in keep}
-    full = mask.full(model)
-    return mask.Mask({name: full[name] for name in kinds}), kinds
+    kinds, full = mask.prunable(model), mask.full(model)
+    dense = kept(keep, kinds)
+    return mask.Mask({name: full[name] for name in kinds if name not in dense}), kinds
 
 
 def _mask(made: mask.Mask) -> Outcome:

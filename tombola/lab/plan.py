@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from math import prod
 from statistics import median
 from typing import Any
 
 from tombola import models
 from tombola.engine import Foreseen, foresee
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
-from tombola.lab.runs import Run, Train, ancestry
+from tombola.lab.runs import Run, Train, ancestry, kept
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 
@@ -130,22 +129,20 @@ def _looked_at(run: Train, spec: Spec) -> float:
 
 def _densities(spec: Spec, level: int) -> dict[str, float]:
     rates = dict(spec.prune.rates)
-    counts = models.weight_counts(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    sizes = models.chain(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    kinds = {name: "conv" if len(sizes[name]) > 2 else "linear" for name in counts} | {list(counts)[-1]: "output"}
-    kept = {name for name, kind in kinds.items() if {name, kind} & set(spec.prune.keep)}
+    layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes)
+    kinds = {name: layer.kind for name, layer in layers.items()}
+    dense = kept(spec.prune.keep, kinds)
     return {
-        name: 1.0 if name in kept else (1 - rates["linear" if spec.prune.scope == "global" else kind]) ** level
+        name: 1.0 if name in dense else (1 - rates["linear" if spec.prune.scope == "global" else kind]) ** level
         for name, kind in kinds.items()
     }
 
 
 def _guessed_step_seconds(spec: Spec) -> float:
-    counts = models.weight_counts(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    sizes = models.chain(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    uses = sum(count * prod(sizes.get(name, ())[3:]) for name, count in counts.items())  # a convolution's: everywhere
+    layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes).values()
+    uses, weights = sum(layer.uses for layer in layers), sum(layer.weights for layer in layers)
     # Six operations a use and example at 50 GFLOP/s, Adam's pass over the weights, and the framework's own time.
-    return 6 * uses * spec.recipe.batch / 50e9 + 2e-9 * sum(counts.values()) + 0.5e-3
+    return 6 * uses * spec.recipe.batch / 50e9 + 2e-9 * weights + 0.5e-3
 
 
 def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tombola.data.facts import Facts
 from tombola.engine import Choice, Device
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
+from tombola.lab.runs import kept
 from tombola.recipe import Count, Number, Optimizer, Rate, Recipe, Schedule, StepField, Value
 from tombola.steps import Step
 
@@ -38,7 +39,8 @@ class PruneSpec(Value):
         scope: `layer`: each layer loses its rate of its living weights; `global`: all layers together lose `rate`.
         rate: of linear layers, and of the whole in the global scope.
         conv_rate, output_rate: of convolutions and of the last linear layer; like `rate` where absent; layer scope.
-        keep: kinds (`output`, `conv`, ...) or names of weights that are never pruned and not counted.
+        keep: kinds (`output`, `conv`, ...), names of weights or patterns of names (`*.shortcut.*`) that are never
+            pruned and not counted.
         score: what decides.
     """
 
@@ -335,12 +337,7 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             yield Fault(f"evaluate.{name}", "at least one step", repr(str(getattr(spec.evaluate, name))))
     if spec.carry_optimizer and spec.iterations(spec.rewind) == 0:
         yield Fault("carry_optimizer", "false where rewind is 0it", "true", "before the first step there is no state")
-    layers = models.weight_counts(recipe.model, facts.shape, facts.classes)
-    for name in spec.prune.keep:
-        if name not in (known := ["linear", "conv", "embedding", "output", *layers]):
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else ""
-            yield Fault("prune.keep", "kinds or weights of the model: " + ", ".join(known), repr(name), hint)
+    yield from _kept_nothing(spec)
     if spec.method in KEEP_TRAINED_WEIGHTS:
         for control in (arm for arm in spec.arms if arm in get_args(Control)):
             why = f"{spec.method} goes on from trained weights, of which this control would ask nothing"
@@ -366,4 +363,23 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             "other methods than the one of the ticket arm",
             repr(spec.method),
             f"method = {spec.method!r} is what `ticket` is",
+        )
+
+
+def _kept_nothing(spec: Spec) -> Iterable[Fault]:
+    """What `prune.keep` names that the model does not have."""
+    layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes)
+    kinds = {name: layer.kind for name, layer in layers.items()}
+    known = [kind for kind, _ in spec.prune.rates]
+    first, *_, last = layers
+    for entry in spec.prune.keep:
+        if entry in known or kept([entry], kinds):
+            continue
+        longer = [wider for wider in (f"{entry}.weight", f"{entry}*", f"*{entry}*") if kept([wider], kinds)]
+        close = longer[:1] or difflib.get_close_matches(entry, [*known, *layers], n=1)
+        yield Fault(
+            "prune.keep",
+            f"kinds ({', '.join(known)}), or weights of the model ({first}, ..., {last}) or patterns of their names",
+            repr(entry),
+            f"did you mean {close[0]}?" if close else "* stands for anything, as in *.conv1.weight",
         )

@@ -1,20 +1,27 @@
 """Networks by name: `build(name, ...)` makes one with its weights drawn from a seed.
 
-To add a family: write a file like `lenet.py` with `FORM`, `check`, `weight_counts` and `build`; name it in `FAMILIES`.
+To add a family: write a file like `lenet.py` with `CHAIN`, `FORM`, `check`, `layers`, `build`; name it in `FAMILIES`.
 """
 
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from tombola.models import conv, lenet
+from tombola.models import conv, imagenet, lenet, resnet, vgg
+from tombola.models.layer import Layer
 
 if TYPE_CHECKING:
     from torch import nn
 
 Initialisation = Literal["glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform"]
 
-FAMILIES: dict[str, ModuleType] = {"lenet": lenet, "conv": conv}
+FAMILIES: dict[str, ModuleType] = {
+    "lenet": lenet,
+    "conv": conv,
+    "vgg": vgg,
+    "resnet": resnet,
+    "imagenet": imagenet,
+}
 
 
 def family(name: str) -> ModuleType:
@@ -34,14 +41,23 @@ def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
     family(name).check(name, shape, classes)
 
 
+def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, Layer]:
+    """What is prunable in the model, layer by layer by the name of the weight, without building it.
+
+    >>> {weight: layer.kind for weight, layer in layers("lenet-300-100", (1, 28, 28), 10).items()}
+    {'fc1.weight': 'linear', 'fc2.weight': 'linear', 'output.weight': 'output'}
+    """
+    found: dict[str, Layer] = family(name).layers(name, shape, classes)
+    return found
+
+
 def weight_counts(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, int]:
     """The prunable weights of the model, layer by layer, without building it.
 
     >>> weight_counts("lenet-300-100", (1, 28, 28), 10)
     {'fc1.weight': 235200, 'fc2.weight': 30000, 'output.weight': 1000}
     """
-    counts: dict[str, int] = family(name).weight_counts(name, shape, classes)
-    return counts
+    return {weight: layer.weights for weight, layer in layers(name, shape, classes).items()}
 
 
 def chain(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, tuple[int, ...]]:
@@ -49,16 +65,17 @@ def chain(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, tup
 
     (inputs, outputs) of a fully connected layer, (inputs, outputs, window, height, width) of a convolution.
     """
-    module = family(name)
-    layers: dict[str, tuple[int, ...]] = module.chain(name, shape, classes) if hasattr(module, "chain") else {}
-    return layers
+    if not family(name).CHAIN:
+        return {}
+    return {weight: layer.sizes for weight, layer in layers(name, shape, classes).items()}
 
 
 def build(name: str, shape: tuple[int, int, int], classes: int, init: Initialisation, init_seed: int) -> "nn.Module":
     """The network `name` with weights drawn by `init` from `init_seed`.
 
     Glorot (Xavier) normal: N(0, 2 / (fan_in + fan_out)); Kaiming normal: N(0, 2 / fan_in); the uniform ones have the
-    same variances. Biases are 0. The process-wide random state is neither used nor changed.
+    same variances. Biases are 0. Batch normalisation starts as PyTorch makes it, gamma 1, beta 0, running mean 0 and
+    variance 1. The process-wide random state is neither used nor changed.
 
     >>> one, same = (build("lenet-30", (1, 8, 8), 10, "glorot-normal", init_seed=0) for _ in range(2))
     >>> bool((one.fc1.weight == same.fc1.weight).all())

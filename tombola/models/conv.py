@@ -4,82 +4,80 @@ Figure 2 of The Lottery Ticket Hypothesis (Frankle & Carbin, 2019), after Very D
 Large-Scale Image Recognition (Simonyan & Zisserman, 2014).
 """
 
+import re
 from collections import OrderedDict
 from itertools import pairwise
-from math import prod
 from typing import TYPE_CHECKING
+
+from tombola.models.layer import Layer
 
 if TYPE_CHECKING:
     from torch import nn
 
-FORM = "conv-2, conv-4 or conv-6"
-CHANNELS = (64, 128, 256)  # of the two convolutions before each pooling
+CHAIN = True
+FORM = "conv-2, conv-4 or conv-6, with other channels than 64 in the first pair like conv-4-w32"
 UNITS = (256, 256)  # of the fully connected layers before the output
 WINDOW = 3
 
 
-def pairs(name: str) -> int:
-    """How many pairs of convolutions `name` asks for.
+def channels(name: str) -> tuple[int, ...]:
+    """Channels of each pair of convolutions that `name` asks for; the fully connected layers have 256 units always.
 
     Raises:
-        ValueError: it is none of `FORM`.
+        ValueError: it is not of the form `FORM`.
 
-    >>> pairs("conv-4")
-    2
+    >>> channels("conv-4"), channels("conv-6-w8")
+    ((64, 128), (8, 16, 32))
     """
-    if name not in ("conv-2", "conv-4", "conv-6"):
+    match = re.fullmatch(r"conv-([246])(?:-w([1-9]\d{0,3}))?", name)
+    if not match:
         raise ValueError(FORM)
-    return int(name.removeprefix("conv-")) // 2
+    return tuple(int(match[2] or 64) * 2**pair for pair in range(int(match[1]) // 2))
 
 
 def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
     """Raise ValueError, with what was expected, unless the model takes such inputs."""
     _, height, width = shape
-    if min(height, width) < 2 ** pairs(name):
-        raise ValueError(f"a model for images of {height} x {width}; {name} halves them {pairs(name)} times")
+    pairs = len(channels(name))
+    if min(height, width) < 2**pairs:
+        raise ValueError(f"a model for images of {height} x {width}; {name} halves them {pairs} times")
 
 
-def chain(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, tuple[int, ...]]:
-    """(inputs, outputs, window, height, width) of each convolution, (inputs, outputs) of each layer after them.
+def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, Layer]:
+    """Its layers, by the name of their weight.
 
-    >>> chain("conv-2", (3, 32, 32), 10)["conv2.weight"]
-    (64, 64, 3, 32, 32)
+    >>> layers("conv-2", (3, 32, 32), 10)["conv2.weight"]
+    Layer(kind='conv', inputs=64, outputs=64, window=3, height=32, width=32)
     """
-    channels, height, width = shape
-    layers: dict[str, tuple[int, ...]] = {}
-    for outputs in CHANNELS[: pairs(name)]:
+    inputs, height, width = shape
+    maps: dict[str, Layer] = {}
+    for outputs in channels(name):
         for _ in range(2):
-            layers[f"conv{len(layers) + 1}.weight"] = (channels, outputs, WINDOW, height, width)
-            channels = outputs
+            maps[f"conv{len(maps) + 1}.weight"] = Layer("conv", inputs, outputs, WINDOW, height, width)
+            inputs = outputs
         height, width = height // 2, width // 2
-    units = pairwise((channels * height * width, *UNITS, classes))
-    return layers | dict(zip(("fc1.weight", "fc2.weight", "output.weight"), units, strict=True))
-
-
-def weight_counts(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, int]:
-    """How many prunable weights each layer has.
-
-    >>> sum(weight_counts("conv-2", (3, 32, 32), 10).values())
-    4300992
-    """
-    sizes = chain(name, shape, classes)
-    return {weight: prod(size[:2]) * (WINDOW**2 if len(size) > 2 else 1) for weight, size in sizes.items()}
+    first, second, last = pairwise((inputs * height * width, *UNITS, classes))
+    return maps | {
+        "fc1.weight": Layer("linear", *first),
+        "fc2.weight": Layer("linear", *second),
+        "output.weight": Layer("output", *last),
+    }
 
 
 def build(name: str, shape: tuple[int, int, int], classes: int) -> "nn.Module":
     """The network, its weights not yet drawn: conv1, conv2, ..., fc1, fc2, output."""
     from torch import nn
 
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, (weight, (inputs, outputs, *maps)) in enumerate(chain(name, shape, classes).items(), start=1):
-        layer = weight.removesuffix(".weight")
-        if maps:
-            layers[layer] = nn.Conv2d(inputs, outputs, WINDOW, padding=WINDOW // 2)
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (weight, layer) in enumerate(layers(name, shape, classes).items(), start=1):
+        path = weight.removesuffix(".weight")
+        if layer.kind == "conv":
+            parts[path] = nn.Conv2d(layer.inputs, layer.outputs, WINDOW, padding=WINDOW // 2)
         else:
-            layers.setdefault("flatten", nn.Flatten())
-            layers[layer] = nn.Linear(inputs, outputs)
-        if layer != "output":
-            layers[f"relu{number}"] = nn.ReLU()
-        if maps and number % 2 == 0:
-            layers[f"pool{number // 2}"] = nn.MaxPool2d(2)
-    return nn.Sequential(layers)
+            parts.setdefault("flatten", nn.Flatten())
+            parts[path] = nn.Linear(layer.inputs, layer.outputs)
+        if layer.kind != "output":
+            parts[f"relu{number}"] = nn.ReLU()
+        if layer.kind == "conv" and number % 2 == 0:
+            parts[f"pool{number // 2}"] = nn.MaxPool2d(2)
+    return nn.Sequential(parts)

@@ -9,9 +9,12 @@ from collections import OrderedDict
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from tombola.models.layer import Layer
+
 if TYPE_CHECKING:
     from torch import nn
 
+CHAIN = True
 FORM = "lenet-W1-W2-..., hidden widths from the input on, like lenet-300-100"
 
 
@@ -58,16 +61,12 @@ def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
     widths(name)
 
 
-def chain(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of each layer, by the name of its weight.
+def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, Layer]:
+    """Its layers, by the name of their weight.
 
-    >>> chain("lenet-20", (1, 8, 8), 10)
-    {'fc1.weight': (64, 20), 'output.weight': (20, 10)}
+    >>> layers("lenet-20", (1, 8, 8), 10)["output.weight"]
+    Layer(kind='output', inputs=20, outputs=10, window=1, height=1, width=1)
     """
     *hidden, last = sizes(name, shape, classes)
-    return {f"fc{number}.weight": layer for number, layer in enumerate(hidden, start=1)} | {"output.weight": last}
-
-
-def weight_counts(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, int]:
-    """How many prunable weights each layer has."""
-    return {weight: inputs * outputs for weight, (inputs, outputs) in chain(name, shape, classes).items()}
+    units = {f"fc{number}.weight": Layer("linear", *layer) for number, layer in enumerate(hidden, start=1)}
+    return units | {"output.weight": Layer("output", *last)}

@@ -1,0 +1,43 @@
+"""What is known of a layer before the network is built."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A fully connected layer or a convolution, by its sizes.
+
+    Attributes:
+        kind: as `tombola.mask.prunable` has it; the last fully connected layer is the `output`.
+        inputs, outputs: units, or channels of maps.
+        window: side of a convolution's square window.
+        height, width: of the maps that a convolution gives.
+
+    >>> layer = Layer("conv", 3, 64, window=3, height=32, width=32)
+    >>> layer.weights, layer.uses
+    (1728, 1769472)
+    """
+
+    kind: Literal["linear", "conv", "output"]
+    inputs: int
+    outputs: int
+    window: int = 1
+    height: int = 1
+    width: int = 1
+
+    @property
+    def weights(self) -> int:
+        """How many there are; biases are not counted."""
+        return self.inputs * self.outputs * self.window**2
+
+    @property
+    def uses(self) -> int:
+        """Multiplications per example: a convolution uses each weight at every position of its map."""
+        return self.weights * self.height * self.width
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """(inputs, outputs), of a convolution (inputs, outputs, window, height, width)."""
+        maps = (self.window, self.height, self.width) if self.kind == "conv" else ()
+        return (self.inputs, self.outputs, *maps)

@@ -151,8 +151,10 @@ def test_statistics_forget_what_was_there_and_leave_everything_else() -> None:
     recompute_statistics(model, batches)
     once = weights.of(model)
     weights.put(model, once | {name: torch.full_like(value, 77) for name, value in once.items() if "running" in name})
-    luck = torch.get_rng_state()
+    luck, graphs = torch.get_rng_state(), []
+    first.register_forward_hook(lambda _module, _inputs, output: graphs.append(output.requires_grad))
     recompute_statistics(model, batches)
+    assert graphs == [False] * len(batches)
     assert weights.equal(weights.of(model), once)
     assert torch.equal(torch.get_rng_state(), luck)
     assert model.training

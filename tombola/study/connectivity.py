@@ -191,10 +191,8 @@ def judge(
 def decide(barrier: Difference) -> Word:
     """The word for a mean barrier: stable if its whole interval is below 2 %, unstable if none of it is.
 
-    Else, and always for one initialisation, not decided.
+    Else, and always for one initialisation, whose interval is infinite, not decided.
     """
-    if barrier.n < 2:
-        return "not decided"
     if barrier.high < BOUND:
         return "stable"
     return "unstable" if barrier.low >= BOUND else "not decided"

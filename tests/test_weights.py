@@ -4,6 +4,8 @@ import re
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tombola import mask, weights
@@ -109,3 +111,56 @@ def test_a_masked_tied_weight_stays_masked_when_it_is_put_back() -> None:  # P7 
     nothing = mask.Mask({"embedding.weight": torch.zeros(3, 2, dtype=torch.bool)})
     weights.put(model, mask.apply(weights.of(model), nothing))
     assert not model.get_parameter("embedding.weight").any()
+
+
+def state(seed: int) -> dict[str, Tensor]:
+    """A trained-like state with every kind of entry, and what arithmetic would not keep: -0, tiny and huge numbers."""
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        "w": torch.cat([torch.randn(40, generator=draw), torch.tensor([-0.0, 0.0, 1e-30, 1e30])]),
+        "running_var": torch.rand(3, generator=draw),
+        "num_batches_tracked": torch.tensor(seed),
+        "flag": torch.tensor([seed % 2 == 0]),
+    }
+
+
+def bytes_of(held: weights.Weights) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in held.items()}
+
+
+def test_the_ends_of_a_line_are_the_networks_bit_for_bit() -> None:  # E6
+    left, right = state(1), state(2)
+    assert bytes_of(weights.interpolate(left, right, 0.0)) == bytes_of(left)
+    assert bytes_of(weights.interpolate(left, right, 1.0)) == bytes_of(right)
+
+
+@given(alpha=st.floats(0, 1, allow_subnormal=False), seed=st.integers(0, 100))
+def test_between_the_ends_every_real_entry_lies_on_the_line(alpha: float, seed: int) -> None:
+    left, right = state(seed), state(seed + 1)
+    between = weights.interpolate(left, right, alpha)
+    for name in ("w", "running_var"):
+        expected = (1 - alpha) * left[name].double() + alpha * right[name].double()
+        assert between[name].dtype == torch.float32
+        torch.testing.assert_close(between[name].double(), expected, rtol=1e-5, atol=1e-6)
+    if alpha < 1:
+        assert (between["num_batches_tracked"], between["flag"]) == (left["num_batches_tracked"], left["flag"])
+
+
+@given(alpha=st.floats(0, 1, allow_subnormal=False), seed=st.integers(0, 100))
+def test_what_both_ends_share_stays_as_it_is_on_the_whole_line(alpha: float, seed: int) -> None:
+    """Also the exact 0 of what both have pruned; (1 - alpha) x + alpha x would be another number here and there."""
+    assert weights.equal(weights.interpolate(state(seed), state(seed), alpha), state(seed))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_a_point_of_the_line_shares_no_memory_with_its_ends(alpha: float) -> None:
+    left, right = state(1), state(2)
+    for value in weights.interpolate(left, right, alpha).values():
+        value.zero_()
+    assert bytes_of(left) == bytes_of(state(1)) and bytes_of(right) == bytes_of(state(2))
+
+
+def test_there_is_no_line_between_two_models() -> None:
+    message = "the right end of the line: expected a (1,), found a (3,). These weights belong to another model."
+    with pytest.raises(BadInput, match=f"^{re.escape(message)}$"):  # torch would have broadcast it
+        weights.interpolate({"a": torch.zeros(1)}, {"a": torch.zeros(3)}, 0.5)

@@ -35,18 +35,7 @@ def put(model: nn.Module, weights: Weights) -> None:
         BadInput: names or shapes differ; the first that differs are named.
     """
     own = model.state_dict()
-    differing = [
-        name
-        for name in {**own, **weights}
-        if name not in own or name not in weights or own[name].shape != weights[name].shape
-    ]
-    if differing:
-        raise BadInput(
-            where=f"weights of {type(model).__name__}",
-            expected=_listed(own, differing),
-            found=_listed(weights, differing),
-            todo="These weights belong to another model.",
-        )
+    _fit(own, weights, f"weights of {type(model).__name__}")
     written: set[tuple[int, torch.Size]] = set()
     with torch.no_grad():
         for name, value in own.items():
@@ -55,6 +44,21 @@ def put(model: nn.Module, weights: Weights) -> None:
             if place not in written or not value.numel():
                 written.add(place)
                 value.copy_(weights[name])
+
+
+def _fit(own: Weights, other: Weights, where: str) -> None:
+    differing = [
+        name
+        for name in {**own, **other}
+        if name not in own or name not in other or own[name].shape != other[name].shape
+    ]
+    if differing:
+        raise BadInput(
+            where=where,
+            expected=_listed(own, differing),
+            found=_listed(other, differing),
+            todo="These weights belong to another model.",
+        )
 
 
 def _listed(weights: Weights, names: list[str]) -> str:
@@ -68,3 +72,32 @@ def equal(left: Weights, right: Weights) -> bool:
     True
     """
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def interpolate(left: Weights, right: Weights, alpha: float) -> dict[str, Tensor]:
+    """(1 - alpha) left + alpha right, over every entry that holds real numbers; shares no memory with either.
+
+    Counters and other entries that are no real numbers are those of `left`, as there is nothing between two of them.
+    At alpha = 0 and alpha = 1 every entry has the very bytes of `left` or of `right`, counters too.
+
+    Args:
+        left, right: the weights of two networks of one architecture.
+        alpha: where on the line, in [0, 1].
+
+    Raises:
+        BadInput: names or shapes differ.
+
+    Linear Mode Connectivity and the Lottery Ticket Hypothesis (Frankle, Dziugaite, Roy & Carbin, 2020).
+
+    >>> interpolate({"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([8.0, 4.0])}, alpha=0.25)
+    {'w': tensor([2., 4.])}
+    """
+    _fit(left, right, "the right end of the line")
+    if alpha in (0, 1):  # not by arithmetic, which would turn -0 into 0
+        return {name: (right if alpha else left)[name].clone() for name in left}
+
+    def between(name: str, value: Tensor) -> Tensor:
+        # lerp leaves what both ends share as it is, bit for bit; (1 - alpha) x + alpha x would round.
+        return value.lerp(right[name], alpha) if value.is_floating_point() else value.clone()
+
+    return {name: between(name, value) for name, value in left.items()}

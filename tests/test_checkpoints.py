@@ -60,7 +60,7 @@ def bench_of(root: Path, engine: Any) -> Bench:
     return Bench(Store(root).open(), None, engine, clock=lambda: 1000.0 * next(ticks))
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "norms"])
+@pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("engine", ["reference", "auto"])
 def test_a_training_that_is_stopped_again_and_again_has_the_bytes_of_an_undisturbed_one(
     name: str, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

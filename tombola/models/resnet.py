@@ -1,4 +1,4 @@
-"""ResNet-20, 32, 44, 56 and 110 for small images: three stages of basic blocks of 16, 32 and 64 channels.
+"""ResNet-20, 32, 44, 56 and 110 for small images (and 8 and 14, smaller still): three stages of 16, 32, 64 channels.
 
 Deep Residual Learning for Image Recognition (He, Zhang, Ren & Sun, 2016), section 4.2, with 1 x 1 projections on the
 two shortcuts that change shape, as in The Lottery Ticket Hypothesis (Frankle & Carbin, 2019), which calls ResNet-20
@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 CHAIN = False
-FORM = (
-    "resnet-20, resnet-32, resnet-44, resnet-56 or resnet-110, with other channels than 16 in the first stage like "
-    "resnet-20-w32"
-)
+FORM = "resnet-8, -14, -20, -32, -44, -56 or -110, with other channels than 16 in the first stage like resnet-20-w32"
 STAGES = 3
 
 
@@ -32,7 +29,7 @@ def depth_and_width(name: str) -> tuple[int, int]:
     >>> depth_and_width("resnet-20"), depth_and_width("resnet-56-w4")
     ((3, 16), (9, 4))
     """
-    match = re.fullmatch(r"resnet-(20|32|44|56|110)(?:-w([1-9]\d{0,3}))?", name)
+    match = re.fullmatch(r"resnet-(8|14|20|32|44|56|110)(?:-w([1-9]\d{0,3}))?", name)
     if match:
         return (int(match[1]) - 2) // (2 * STAGES), int(match[2] or 16)
     larger = re.fullmatch(r"(resnet-(?:18|34|50))(?:-w\d+)?", name)

@@ -75,7 +75,7 @@ def test_lenet_on_mnist_is_that_of_the_paper(name: str) -> None:
     optimizer = spec.recipe.optimizer.model_dump()
     adam = {"name": "adam", "lr": 1.2e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
     assert (spec.recipe.model, spec.recipe.data, spec.recipe.batch, optimizer) == ("lenet-300-100", "mnist", 60, adam)
-    assert (spec.recipe.init, spec.recipe.schedule.name, spec.iterations(spec.rewind)) == (
+    assert (spec.recipe.init, spec.recipe.schedule.name, spec.iterations(spec.rewind[0])) == (
         "glorot-normal",
         "constant",
         0,

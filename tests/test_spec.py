@@ -63,7 +63,7 @@ def test_what_is_left_out_has_its_default(write: Write) -> None:
 
 def test_steps_may_be_epochs(write: Write) -> None:
     spec = read(write(GOOD), ["rewind=1ep", "evaluate.every=2ep"]).spec
-    assert (spec.iterations(spec.rewind), spec.iterations(spec.evaluate.every)) == (17, 34), "1,000 examples by 60s"
+    assert (spec.iterations(spec.rewind[0]), spec.iterations(spec.evaluate.every)) == (17, 34), "1,000 examples by 60s"
 
 
 def test_a_preset_is_read_by_name_even_where_a_file_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

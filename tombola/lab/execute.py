@@ -27,7 +27,7 @@ from typing import Any
 from tombola.data.shared import publish
 from tombola.engine import Choice
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
-from tombola.lab.runs import Run, Stored, Train, shallow
+from tombola.lab.runs import Line, Run, Stored, Train, shallow
 from tombola.lab.store import Failure, Store
 
 BUSY_POLL_S = 0.2
@@ -177,7 +177,7 @@ class _Work:
     @property
     def data_sets(self) -> list[str]:
         """The names of those that trainings need."""
-        return sorted({run.recipe.data for run in self._waiting.values() if isinstance(run, Train)})
+        return sorted({run.recipe.data for run in self._waiting.values() if isinstance(run, Train | Line)})
 
     @property
     def over(self) -> bool:
@@ -359,7 +359,7 @@ def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> tuple
             if not ours:
                 return ("elsewhere",)
             if not bench.store.has(run):
-                if isinstance(run, Train):
+                if isinstance(run, Train | Line):
                     bench.dataset(run.recipe.data)  # read once per worker: not part of any run's time
                 began = time.perf_counter()
                 outcome = perform(run, bench, looked)

@@ -10,14 +10,21 @@ from dataclasses import dataclass, replace
 from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
 from tombola.lab.spec import Spec
 from tombola.recipe import Recipe, at_final_rate
+from tombola.steps import Step
 
 
 @dataclass(frozen=True)
 class Replicate:
-    """One independent repetition of a spec: its own seeds, and the runs built with them."""
+    """One independent repetition of a spec: its own seeds, and the runs built with them.
+
+    Attributes:
+        number: from 0.
+        rewind: the step k that its tickets return to; by default the spec's first.
+    """
 
     spec: Spec
     number: int
+    rewind: Step | None = None
 
     def seed(self, name: str) -> int:
         """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
@@ -32,7 +39,7 @@ class Replicate:
     @property
     def rewind_step(self) -> int:
         """k, in optimiser steps."""
-        return self.spec.iterations(self.spec.rewind)
+        return self.spec.iterations(self.rewind or self.spec.rewind[0])
 
     def rewind_point(self, init: str = "init") -> Run:
         """theta_k: the initial weights, trained for k steps without a mask; for k = 0 the initial weights alone."""
@@ -63,6 +70,13 @@ class Replicate:
             optimizer_state="carried" if isinstance(start, Train) and start.keep_optimizer else "fresh",
             augment_seed=self.seed("augment") if spec.recipe.augment else None,
         )
+
+    def reordered(self, training: Train, order: int) -> Train:
+        """The same training in another data order, with other augmentation; order 0 is the training itself."""
+        if not order:
+            return training
+        augment = self.seed(f"augment {order}") if training.augment_seed is not None else None
+        return replace(training, order_seed=self.seed(f"order {order}"), augment_seed=augment)
 
     def prune(self, trained: Train, mask: Run | None) -> Prune:
         """One round more: what is left of `mask` after the lowest-scoring weights of `trained` have gone."""

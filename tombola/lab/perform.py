@@ -11,10 +11,23 @@ from tombola import data, engine, mask, models, prune, score, weights
 from tombola.data.likeness import alike
 from tombola.data.shared import attach
 from tombola.errors import Diverged
-from tombola.evaluate import Evaluation, early_stop
-from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train, kept
+from tombola.evaluate import Evaluation, early_stop, evaluate
+from tombola.lab.runs import (
+    Distance,
+    FullMask,
+    Init,
+    Line,
+    Network,
+    Prune,
+    RandomMask,
+    Run,
+    ShuffledMask,
+    Train,
+    kept,
+)
 from tombola.lab.store import Outcome, Store
 from tombola.recipe import learning_rate
+from tombola.study import connectivity, stability
 
 Tell = Callable[[int, int, float], None]  # steps done, steps in all, validation loss
 
@@ -87,6 +100,10 @@ def perform(run: Run, bench: Bench, tell: Tell = lambda done, total, loss: None)
             return _mask(mask.random_like(bench.store.mask(run.like), run.mask_seed))
         case ShuffledMask():
             return _mask(mask.shuffle(bench.store.mask(run.like), run.mask_seed))
+        case Distance():
+            return _distance(run, bench.store)
+        case Line():
+            return _line(run, bench)
     raise TypeError(f"no way to perform {run!r}")
 
 
@@ -138,9 +155,9 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
     facts = dataset.facts
     model = _model(Network(recipe.model, facts.shape, facts.classes))
     living = store.mask(run.mask) if run.mask else mask.full(model)
-    kept = store.kept(run)
-    if kept:
-        start, state = kept.tensors["weights"], kept.tensors.get("optimizer", {})
+    halted = store.kept(run)
+    if halted:
+        start, state = halted.tensors["weights"], halted.tensors.get("optimizer", {})
     else:
         start = store.weights(run.start)
         state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
@@ -150,8 +167,8 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
     )
     train_places, validation_places = bench.split(recipe.data, run.split_seed)
     looks = _Looks(run, training, dataset, train_places, validation_places, bench, tell)
-    if kept:
-        looks.resume(kept)
+    if halted:
+        looks.resume(halted)
     training.train(
         data.Batches(dataset, train_places, recipe.batch, run.order_seed),
         lambda step: learning_rate(recipe, step, facts.epoch_iterations(recipe.batch)),
@@ -170,6 +187,46 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
         tensors,
         how={"engine": name, "device": bench.device, **looks.how},
     )
+
+
+def _distance(run: Distance, store: Store) -> Outcome:
+    found = stability.distances(store.weights(run.left), store.weights(run.right), store.mask(run.mask))
+    return Outcome({"l2": found.l2, "degrees": found.degrees})
+
+
+def _line(run: Line, bench: Bench) -> Outcome:
+    """The error on training and test images at each point, the running statistics treated in both ways."""
+    recipe, dataset = run.recipe, bench.dataset(run.recipe.data)
+    facts = dataset.facts
+    model = _model(Network(recipe.model, facts.shape, facts.classes))
+    model.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ends = [bench.store.weights(end) for end in (run.left, run.right)]
+    train_places = data.split(dataset, run.split_seed)[0][: run.examples]
+    test_places = torch.arange(len(dataset.test_labels))[: run.examples]
+    normed = any("running_mean" in name for name in ends[0])
+    points = connectivity.alphas(run.points)
+    errors: dict[str, dict[str, list[float]]] = {}
+
+    def measure(statistics: str) -> None:
+        on_train = evaluate(model, dataset, dataset.images, dataset.labels, train_places, recipe.precision)
+        on_test = evaluate(model, dataset, dataset.test_images, dataset.test_labels, test_places, recipe.precision)
+        for name, seen in (("train", on_train), ("test", on_test)):
+            errors.setdefault(statistics, {}).setdefault(name, []).append(1 - seen.accuracy)
+
+    for alpha in points:
+        weights.put(model, weights.interpolate(ends[0], ends[1], alpha))
+        measure("interpolated" if normed else "none")
+        if normed:
+            chunks = train_places.split(recipe.batch)
+            whole = [chunk for chunk in chunks if len(chunk) == recipe.batch] or chunks
+            images = (dataset.inputs(dataset.images.index_select(0, chunk)) for chunk in whole)
+            connectivity.recompute_statistics(model, images)
+            measure("recomputed")
+    barriers = {
+        statistics: {name: connectivity.barrier(line) for name, line in each.items()}
+        for statistics, each in errors.items()
+    }
+    return Outcome({"alphas": list(points), "errors": errors, "barriers": barriers})
 
 
 class _Looks:

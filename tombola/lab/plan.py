@@ -1,7 +1,7 @@
 """From a spec to the runs it wants: which trainings make its table, and what those need."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
@@ -13,6 +13,7 @@ from tombola.lab.methods import CONTROLS, METHODS, Replicate
 from tombola.lab.runs import Run, Train, ancestry, kept
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
+from tombola.lab.studies import Question, questions
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Row:
         arm: what is compared, `dense` at level 0.
         replicate, level: which repetition, how many rounds of pruning.
         draw: which of several draws of a control; 0 where there is one.
+        rewind: k, the step it starts from, in optimiser steps.
     """
 
     arm: str
@@ -30,40 +32,47 @@ class Row:
     level: int
     draw: int
     run: Train
+    rewind: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment, the rows of its table, and every run they need, inputs first."""
+    """An experiment, the rows of its table, what its studies ask, and every run they need, inputs first."""
 
     experiment: Experiment
     rows: tuple[Row, ...]
+    questions: tuple[Question, ...]
     runs: tuple[Run, ...]
 
 
 def plan(experiment: Experiment) -> Plan:
     """List the runs that `experiment` wants."""
-    rows = tuple(_rows(experiment))
-    return Plan(experiment, rows, tuple(ancestry([row.run for row in rows])))
-
-
-def _rows(experiment: Experiment) -> Iterator[Row]:
-    spec = experiment.spec
-    draws = {"reinit": spec.reinits, "random": spec.randoms}
+    spec, rows, asked = experiment.spec, list[Row](), list[Question]()
     for number in range(spec.replicates):
-        replicate = Replicate(spec, number)
-        for level, ticket in enumerate(METHODS[spec.method](replicate, spec.levels)):
-            if level == 0:
-                yield Row("dense", number, level, 0, ticket)
-                continue
-            yield Row("ticket", number, level, 0, ticket)
-            for arm in (arm for arm in spec.arms if arm in CONTROLS):
-                for draw in range(draws.get(arm, 1)):
-                    yield Row(arm, number, level, draw, CONTROLS[arm](replicate, ticket, level, draw))
-        for arm in (arm for arm in spec.arms if arm in METHODS):
-            for level, run in enumerate(METHODS[arm](replicate, spec.levels)):
-                if level:
-                    yield Row(arm, number, level, 0, run)
+        for step in spec.rewind:
+            replicate = Replicate(spec, number, step)
+            tickets = list(METHODS[spec.method](replicate, spec.levels))
+            rows += _rows(replicate, tickets)
+            asked += questions(replicate, tickets)
+    wanted = [*(row.run for row in rows), *(question.run for question in asked)]
+    return Plan(experiment, tuple(rows), tuple(asked), tuple(ancestry(wanted)))
+
+
+def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:
+    spec, number, step = replicate.spec, replicate.number, replicate.rewind_step
+    draws = {"reinit": spec.reinits, "random": spec.randoms}
+    for level, ticket in enumerate(tickets):
+        if level == 0:
+            yield Row("dense", number, level, 0, ticket, step)
+            continue
+        yield Row("ticket", number, level, 0, ticket, step)
+        for arm in (arm for arm in spec.arms if arm in CONTROLS):
+            for draw in range(draws.get(arm, 1)):
+                yield Row(arm, number, level, draw, CONTROLS[arm](replicate, ticket, level, draw), step)
+    for arm in (arm for arm in spec.arms if arm in METHODS):
+        for level, run in enumerate(METHODS[arm](replicate, spec.levels)):
+            if level:
+                yield Row(arm, number, level, 0, run, step)
 
 
 def missing(wanted: Plan, store: Store) -> list[Run]:
@@ -79,6 +88,7 @@ def missing(wanted: Plan, store: Store) -> list[Run]:
 def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
     seen: set[str] = set()
     stack: list[Run] = [run for row in wanted.rows for run in (row.run, *row.run.inputs)]
+    stack += [question.run for question in wanted.questions]
     while stack:
         run = stack.pop()
         if run.key not in seen and run.key not in done:

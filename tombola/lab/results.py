@@ -20,6 +20,7 @@ COLUMNS = (
     "arm",
     "replicate",
     "level",
+    "rewind",
     "draw",
     "density",
     "alive",
@@ -61,6 +62,7 @@ def table(wanted: Plan, found: list[Result]) -> list[dict[str, Any]]:
             "arm": result.row.arm,
             "replicate": result.row.replicate,
             "level": result.row.level,
+            "rewind": result.row.rewind,
             "draw": result.row.draw,
             "seconds": round(result.seconds, 3),
             "key": result.row.run.key,
@@ -81,12 +83,13 @@ def criteria(wanted: Plan) -> Criteria:
         accuracy_grain=1 / spec.facts.test,
         step_grain=every,
         isolated=spec.method not in KEEP_TRAINED_WEIGHTS,
+        paced=spec.verdict.at == "early-stop",
     )
 
 
 def verdicts(wanted: Plan, found: Sequence[Result]) -> list[Verdict]:
     """The verdict on the ticket arm at each level."""
-    return judge([_trial(result) for result in found], criteria(wanted))
+    return judge([_trial(result, wanted.experiment.spec.verdict.at) for result in found], criteria(wanted))
 
 
 def conclusions(wanted: Plan, found: Sequence[Result], judged: Sequence[Verdict], store: Store) -> list[str]:
@@ -106,7 +109,10 @@ def _failures(wanted: Plan, store: Store) -> list[str]:
     return [f"{failed.total()} trainings failed and are left out of every comparison: {arms}."]
 
 
-def _trial(result: Result) -> Trial:
+ACCURACY = {"early-stop": "early_stop_test_accuracy", "end": "final_test_accuracy"}
+
+
+def _trial(result: Result, at: str) -> Trial:
     row, values = result.row, result.values
     return Trial(
         arm=row.arm,
@@ -114,8 +120,9 @@ def _trial(result: Result) -> Trial:
         level=row.level,
         density=values["density"],
         step=values["early_stop_step"],
-        accuracy=values["early_stop_test_accuracy"],
+        accuracy=values[ACCURACY[at]],
         censored=values["early_stop_step"] == row.run.until,
+        rewind=row.rewind,
     )
 
 
@@ -136,6 +143,13 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
             expected="one that rewinds to early weights",
             found=spec.method,
             todo="Its levels go on from trained weights: there is no ticket to write.",
+        )
+    if len(spec.rewind) > 1:
+        raise BadInput(
+            where="rewind",
+            expected="one step",
+            found=", ".join(map(str, spec.rewind)),
+            todo=f"--set rewind={spec.rewind[0]} picks one of them.",
         )
     if not 0 <= level <= spec.levels:
         raise BadInput(

@@ -211,6 +211,40 @@ class ShuffledMask(Run):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Distance(Run):
+    """How far apart two trainings end, over the weights that survive in `mask`."""
+
+    kind = "distance"
+    version = 1
+
+    left: Train
+    right: Train
+    mask: Run
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Line(Run):
+    """The error along the line between the ends of two trainings.
+
+    Attributes:
+        left, right: at alpha = 0 and 1.
+        points: on the line, its ends included.
+        recipe, split_seed: those of both: which model, which data, which part of them is trained on.
+        examples: of the training set and of the test set each, the first ones; None for all.
+    """
+
+    kind = "line"
+    version = 1
+
+    left: Train
+    right: Train
+    recipe: Recipe
+    split_seed: int
+    points: int
+    examples: int | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Stored(Run):
     """Stands for an input by its key alone, where only its outcome matters."""
 

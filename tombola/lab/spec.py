@@ -32,6 +32,13 @@ def _listed(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _numbers(value: Any) -> Any:
+    # `--set study.overlap.levels=3` and `=3,4` mean a list.
+    if isinstance(value, str) and all(part.strip().isdecimal() for part in value.split(",")):
+        return [int(part) for part in value.split(",")]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class PruneSpec(Value):
     """How much goes in each round, and where.
 
@@ -70,15 +77,65 @@ class VerdictSpec(Value):
     """What counts as as good, and as fast.
 
     Attributes:
+        at: where in a training accuracy is compared: at the `early-stop`, whose step is compared too, or at the `end`,
+            where learning rates fall late and the two cannot be told apart (VGG and ResNets in the papers).
         accuracy_margin: test accuracy (a fraction) that a ticket may lie below the dense network and still match it.
         step_margin: steps by which its early stop may come later; by default one interval between two looks, as an
             early stop is not known more exactly.
         confidence: of every interval.
     """
 
+    at: Literal["early-stop", "end"] = "early-stop"
     accuracy_margin: Number = Field(default=0.002, ge=0, le=1)
     step_margin: StepField | None = None
     confidence: Number = Field(default=0.95, gt=0.5, lt=1)
+
+
+Levels = Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], BeforeValidator(_numbers)]
+
+
+class StabilitySpec(Value):
+    """Where two trainings of a ticket end, and where a ticket ends beside the dense network: `study.stability`.
+
+    Attributes:
+        levels: of the tickets.
+        orders: trainings of each, in as many data orders: the ticket's own and others.
+    """
+
+    levels: Levels = Field(min_length=1)
+    orders: Count = Field(default=2, ge=2)
+
+
+class ConnectivitySpec(Value):
+    """How high the error rises between two trainings from one start in different data orders: `study.connectivity`.
+
+    Attributes:
+        levels: of the networks; 0 is the dense one.
+        arms: which networks at these levels, beside the ticket's.
+        orders: trainings of each; every two of them are a pair.
+        points: on the line between two, its ends included.
+        examples: of the training set and of the test set each, at which the error is measured; None for all.
+    """
+
+    levels: Levels = Field(min_length=1)
+    arms: Annotated[tuple[Literal["ticket", "random", "reinit"], ...], BeforeValidator(_listed)] = ("ticket",)
+    orders: Count = Field(default=3, ge=2)
+    points: Count = Field(default=30, ge=2)
+    examples: Annotated[Count, Field(gt=0)] | None = None
+
+
+class OverlapSpec(Value):
+    """How alike the masks of two replicates' tickets are, layer by layer, beside chance: `study.overlap`."""
+
+    levels: Levels = Field(min_length=1)
+
+
+class StudySpec(Value):
+    """What else is asked of an experiment's networks."""
+
+    stability: StabilitySpec | None = None
+    connectivity: ConnectivitySpec | None = None
+    overlap: OverlapSpec | None = None
 
 
 class Spec(Value):
@@ -91,7 +148,7 @@ class Spec(Value):
         default=("ticket", "reinit", "random"), min_length=1
     )
     method: Method = "iterative"
-    rewind: StepField = Step("0it")
+    rewind: Annotated[tuple[StepField, ...], BeforeValidator(_listed)] = Field(default=(Step("0it"),), min_length=1)
     reinits: Count = Field(default=1, ge=1)
     randoms: Count = Field(default=1, ge=1)
     seed: Count = Field(default=0, ge=0)
@@ -102,6 +159,7 @@ class Spec(Value):
     prune: PruneSpec = PruneSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     verdict: VerdictSpec = VerdictSpec()
+    study: StudySpec = StudySpec()
 
     @property
     def facts(self) -> Facts:
@@ -213,6 +271,10 @@ _MODELS: dict[str, type[BaseModel]] = {
     "prune": PruneSpec,
     "evaluate": EvaluateSpec,
     "verdict": VerdictSpec,
+    "study": StudySpec,
+    "study.stability": StabilitySpec,
+    "study.connectivity": ConnectivitySpec,
+    "study.overlap": OverlapSpec,
 }
 
 
@@ -328,14 +390,18 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             )
     if recipe.batch > facts.train:
         yield Fault("recipe.batch", f"at most the {facts.train:,} training examples of {facts.name}", str(recipe.batch))
-    if spec.iterations(spec.rewind) >= max(length, 1):
-        yield Fault("rewind", f"a step before the end of the training, {recipe.length}", repr(str(spec.rewind)))
+    points = [spec.iterations(step) for step in spec.rewind]
+    for text, step in zip(spec.rewind, points, strict=True):
+        if step >= max(length, 1):
+            yield Fault("rewind", f"steps before the end of the training, {recipe.length}", repr(str(text)))
+        if points.count(step) > 1 and points.index(step) == spec.rewind.index(text):
+            yield Fault("rewind", "each step once", f"{step} iterations {points.count(step)} times")
     if spec.iterations(recipe.warmup) > length:
         yield Fault("recipe.warmup", f"at most recipe.length, {recipe.length}", repr(str(recipe.warmup)))
     for name in ("every", "test_every"):
         if spec.iterations(getattr(spec.evaluate, name)) == 0:
             yield Fault(f"evaluate.{name}", "at least one step", repr(str(getattr(spec.evaluate, name))))
-    if spec.carry_optimizer and spec.iterations(spec.rewind) == 0:
+    if spec.carry_optimizer and 0 in points:
         yield Fault("carry_optimizer", "false where rewind is 0it", "true", "before the first step there is no state")
     yield from _kept_nothing(spec)
     if spec.method in KEEP_TRAINED_WEIGHTS:
@@ -353,6 +419,7 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
                 )
     if recipe.optimizer.name == "sgd" and recipe.optimizer.nesterov and recipe.optimizer.momentum == 0:
         yield Fault("recipe.optimizer.momentum", "more than 0, as Nesterov's step needs it", "0.0")
+    yield from _misplaced_studies(spec)
     if "ticket" not in spec.arms:
         yield Fault("arms", "ticket among them", repr(list(spec.arms)), "the other arms are compared with it")
     for arm in sorted({arm for arm in spec.arms if spec.arms.count(arm) > 1}):
@@ -383,3 +450,20 @@ def _kept_nothing(spec: Spec) -> Iterable[Fault]:
             repr(entry),
             f"did you mean {close[0]}?" if close else "* stands for anything, as in *.conv1.weight",
         )
+
+
+def _misplaced_studies(spec: Spec) -> Iterable[Fault]:
+    """Studies of levels or arms that the experiment does not have."""
+    for name, study in spec.study:
+        if study is None:
+            continue
+        least = 0 if name == "connectivity" else 1
+        for level in study.levels:
+            if not least <= level <= spec.levels:
+                yield Fault(f"study.{name}.levels", f"levels from {least} to {spec.levels}", str(level))
+        for level in sorted({level for level in study.levels if study.levels.count(level) > 1}):
+            yield Fault(f"study.{name}.levels", "each level once", f"{level} {study.levels.count(level)} times")
+        if spec.method in KEEP_TRAINED_WEIGHTS:
+            yield Fault(f"study.{name}", "a method that rewinds to early weights", repr(spec.method), "or no study")
+    if spec.study.overlap and spec.replicates < 2:
+        yield Fault("study.overlap", "two replicates at least, whose masks are compared", str(spec.replicates))

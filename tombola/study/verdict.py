@@ -12,7 +12,7 @@ replicates share. The intervals hold level by level; what is said of all levels 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import inf, sqrt
 from statistics import mean, stdev
@@ -25,7 +25,8 @@ Word = Literal["winning", "matching", "losing", "not decided"]
 class Trial:
     """One training's result: where it belongs, its early-stop step and its test accuracy (a fraction) there.
 
-    `censored`: the early stop is the last step of the training, so the minimum may lie behind it.
+    `censored`: the early stop is the last step of the training, so the minimum may lie behind it. `rewind`: the step
+    that the ticket returned to; what was rewound to different steps is of different experiments.
     """
 
     arm: str
@@ -35,6 +36,7 @@ class Trial:
     step: int
     accuracy: float
     censored: bool = False
+    rewind: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Criteria:
         accuracy_grain, step_grain: how exactly an accuracy and an early stop are known: one test example, one interval
             between two looks. Replicates that agree by chance do not know better than that.
         isolated: whether the ticket trains from its early weights; one that goes on from trained weights cannot win.
+        paced: whether steps are compared: not where accuracy is that at the end, after as many steps for all.
     """
 
     accuracy_margin: float
@@ -56,6 +59,7 @@ class Criteria:
     accuracy_grain: float = 0.0
     step_grain: float = 0.0
     isolated: bool = True
+    paced: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class Verdict:
     reason: str
     dense: Comparison
     controls: tuple[Comparison, ...]
+    rewind: int = 0
 
 
 def paired(differences: Sequence[float], confidence: float, grain: float = 0.0) -> Difference:
@@ -162,7 +167,26 @@ def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria)
 
 
 def judge(trials: Sequence[Trial], criteria: Criteria, arm: str = "ticket") -> list[Verdict]:
-    """The verdict on `arm` at each level that has trials of it and of the dense network in a common replicate."""
+    """The verdict on `arm` at each level that has trials of it and of the dense network in a common replicate.
+
+    Rewind step by rewind step, each with its own dense network and controls. What was rewound to the first of several
+    is a control of the others: whether a later step helps.
+    """
+    steps = sorted({trial.rewind for trial in trials})
+    verdicts: list[Verdict] = []
+    for step in steps:
+        first = [replace(trial, arm=rewound(steps[0])) for trial in trials if trial.arm == arm]
+        earlier = [trial for trial in first if trial.rewind == steps[0] != step]
+        verdicts += _judged([trial for trial in trials if trial.rewind == step] + earlier, criteria, arm, step)
+    return verdicts
+
+
+def rewound(step: int) -> str:
+    """The name of the ticket that was rewound to `step`, where it is compared with others."""
+    return f"the ticket rewound to step {step:,}"
+
+
+def _judged(trials: Sequence[Trial], criteria: Criteria, arm: str, rewind: int) -> list[Verdict]:
     dense = [trial for trial in trials if trial.arm == "dense"]
     verdicts = []
     for level in sorted({trial.level for trial in trials if trial.arm == arm}):
@@ -181,7 +205,7 @@ def judge(trials: Sequence[Trial], criteria: Criteria, arm: str = "ticket") -> l
         word = decide(against_dense, criteria)
         density = mean(trial.density for trial in tickets)
         verdicts.append(
-            Verdict(arm, level, density, word, _reason(word, against_dense, criteria), against_dense, controls)
+            Verdict(arm, level, density, word, _reason(word, against_dense, criteria), against_dense, controls, rewind)
         )
     return verdicts
 
@@ -190,28 +214,28 @@ def decide(dense: Comparison, criteria: Criteria) -> Word:
     """The word for a comparison with the dense network.
 
     winning: the whole interval of a' - a lies above -margin, that of j' - j below its margin, and every j' is a
-    minimum that was passed; matching: the first alone; losing: the whole interval of a' - a lies below -margin; else,
-    and always for n = 1, not decided.
+    minimum that was passed; matching: the first alone, all there is to know where steps are not compared; losing: the
+    whole interval of a' - a lies below -margin; else, and always for n = 1, not decided.
     """
     if dense.accuracy.n < 2:
         return "not decided"
     if dense.accuracy.low >= -criteria.accuracy_margin:
-        fast = dense.steps.high <= criteria.step_margin and not dense.censored
+        fast = criteria.paced and dense.steps.high <= criteria.step_margin and not dense.censored
         return "winning" if fast and criteria.isolated else "matching"
     return "losing" if dense.accuracy.high < -criteria.accuracy_margin else "not decided"
 
 
 def _reason(word: Word, dense: Comparison, criteria: Criteria) -> str:
     margin = _margin(criteria)
-    numbers = f"accuracy {points(dense.accuracy)} points, early stop {whole(dense.steps)} steps against dense"
-    numbers += f", n = {dense.accuracy.n}"
+    pace = f", early stop {whole(dense.steps)} steps" if criteria.paced else ""
+    numbers = f"accuracy {points(dense.accuracy)} points{pace} against dense, n = {dense.accuracy.n}"
     if dense.accuracy.n < 2:
         return f"{numbers}: one replicate has no interval"
     if word == "losing":
         return f"{numbers}: the accuracy is more than {margin} lower"
     if word == "not decided":
         return f"{numbers}: the interval reaches from more than {margin} below dense to less"
-    return f"{numbers}: the accuracy holds within {margin} and {_pace(word, dense, criteria)}"
+    return f"{numbers}: the accuracy holds within {margin}{_pace(word, dense, criteria)}"
 
 
 def _margin(criteria: Criteria) -> str:
@@ -222,14 +246,16 @@ def _margin(criteria: Criteria) -> str:
 def _pace(word: Word, dense: Comparison, criteria: Criteria) -> str:
     margin = f"(margin {criteria.step_margin} steps)"
     if word == "winning":
-        return f"the early stop is no later {margin}"
+        return f" and the early stop is no later {margin}"
     if not criteria.isolated:
-        return "it goes on from trained weights, so it is no ticket"
+        return " and it goes on from trained weights, so it is no ticket"
+    if not criteria.paced:
+        return ""
     if dense.steps.low > criteria.step_margin:
-        return f"the early stop is later {margin}"
+        return f" and the early stop is later {margin}"
     if dense.censored:
-        return "its early stop is the end of the training in some replicate, so how early it comes is not known"
-    return f"the early stop is not shown to be as early {margin}"
+        return " and its early stop is the end of the training in some replicate, so how early it comes is not known"
+    return f" and the early stop is not shown to be as early {margin}"
 
 
 def points(difference: Difference) -> str:
@@ -252,20 +278,31 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
     """What a person wants to know, in plain sentences."""
     if not verdicts:
         return ["No level has both a ticket and a dense network yet."]
-    said = [_tickets(verdicts, criteria)]
-    others = dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)
-    said += [_against(name, verdicts, criteria) for name in others]
+    steps = sorted({verdict.rewind for verdict in verdicts})
+    said = []
+    for step in steps:
+        here = [verdict for verdict in verdicts if verdict.rewind == step]
+        others = dict.fromkeys(control.against for verdict in here for control in verdict.controls)
+        which = f"Rewound to step {step:,}: " if len(steps) > 1 else ""
+        said += [
+            which + line for line in (_tickets(here, criteria), *(_against(name, here, criteria) for name in others))
+        ]
+    levels = len({verdict.level for verdict in verdicts})
     counts = sorted({verdict.dense.accuracy.n for verdict in verdicts})
     if counts[-1] < 2:
         return [*said, "One replicate decides nothing: run at least two, better five."]
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     said.append(
         f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals; winning "
-        f"and matching are decided level by level, the statements about other arms are corrected for {len(verdicts)} "
-        f"level{'s' if len(verdicts) > 1 else ''} (Holm). Accuracy is that at the step of minimum validation loss, and "
+        f"and matching are decided level by level, the statements about other arms are corrected for {levels} "
+        f"level{'s' if levels > 1 else ''} (Holm). Accuracy is that at {_where(criteria)}, and "
         f"holds if not more than {_margin(criteria)} below dense."
     )
     return said
+
+
+def _where(criteria: Criteria) -> str:
+    return "the step of minimum validation loss" if criteria.paced else "the end of training, as long for all"
 
 
 _MEANINGS: dict[Word, str] = {
@@ -282,7 +319,8 @@ def _tickets(verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     opening = f"{best.capitalize()} tickets are found" if best else "No winning ticket is shown"
     if best and not criteria.isolated:
         opening = "Sparse networks as accurate as the dense one are found (from trained weights, so no tickets)"
-    parts = [f"{_MEANINGS[word]} at {_spans(at, verdicts)}" for word, at in found.items() if at]
+    meanings = _MEANINGS | ({} if criteria.paced else {"matching": "matching (as accurate, trained for as many steps)"})
+    parts = [f"{meanings[word]} at {_spans(at, verdicts)}" for word, at in found.items() if at]
     return f"{opening}. Of the densities tried, {'; '.join(parts)}."
 
 
@@ -309,7 +347,7 @@ def _against(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     pairs = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
     at = [verdict for verdict, _ in pairs]
     accuracy = _shown([control.accuracy for _, control in pairs], criteria)
-    pace = _shown([control.steps for _, control in pairs], criteria)
+    pace = _shown([control.steps for _, control in pairs], criteria) if criteria.paced else [0] * len(pairs)
     better = [verdict for verdict, sign in zip(at, accuracy, strict=True) if sign > 0]
     worse = [verdict for verdict, sign in zip(at, accuracy, strict=True) if sign < 0]
     earlier = [verdict for verdict, sign in zip(at, pace, strict=True) if sign < 0]

@@ -80,6 +80,7 @@ def begin(
     batch: int,
     device: str = "cpu",
     precision: "Precision | None" = None,
+    augmented: bool = False,
 ) -> tuple[Engine, str]:
     """The engine that trains `model`, and its name for the record.
 
@@ -92,13 +93,14 @@ def begin(
         batch: examples per step.
         device: where; the kernels are for `cpu`.
         precision: of the forward pass; the kernels know None only.
+        augmented: whether batches are changed on their way, which the kernels, who read images by their places, miss.
     """
     from tombola import weights
     from tombola.engine.chain import chain
     from tombola.engine.native import Native
     from tombola.engine.reference import Reference
 
-    able = choice == "auto" and device == "cpu" and precision is None and kernels.sets()
+    able = choice == "auto" and device == "cpu" and precision is None and not augmented and kernels.sets()
     layers = chain(model, dataset.facts.shape) if able else None
 
     def plain() -> tuple[Engine, str]:

@@ -202,7 +202,7 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("zzz=1", "zzz", "a known field", "'zzz'", "known are about, arms"),
         ("zzz.length=1", "zzz", "a known field", "'zzz'", "known are about, arms"),
         ("recipe.data=mnst", "recipe.data", "digits, mnist", "'mnst'", "did you mean mnist?"),
-        ("recipe.data=cifar1O-jpeg-5000", "recipe.data", "or NAME-N", "", "did you mean cifar10-jpeg-5000?"),
+        ("recipe.data=cifar1O-jpeg-5000", "recipe.data", "; NAME-N", "", "did you mean cifar10-jpeg-5000?"),
         ("recipe.data=digits-99", "recipe.data", "digits-N with N from 100 to 1,199", "'digits-99'", ""),
         ("recipe.model=resnet", "recipe.model", "lenet-W1-W2", "'resnet'", ""),
         ("recipe.model=lenet-0", "recipe.model", "lenet-W1-W2", "'lenet-0'", ""),

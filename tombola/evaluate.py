@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola.data import Dataset
+from tombola.data import Dataset, each
 
 CHUNK = 250  # inputs and activations stay in a core's own cache: up to 1.6 times faster than chunks of 1000
 
@@ -38,9 +38,10 @@ def evaluate(
     places = torch.arange(len(labels)) if places is None else places
     loss, correct = 0.0, 0
     with torch.no_grad():
-        for chunk in places.split(CHUNK):
-            outputs = model(dataset.inputs(images.index_select(0, chunk)).to(device))
-            answers = labels.index_select(0, chunk).to(device)
+        chunks = places.split(CHUNK)
+        for chunk, chosen in zip(chunks, each(images, chunks), strict=True):
+            outputs = model(dataset.inputs(chosen.to(device)))
+            answers = labels.index_select(0, chunk.to(labels.device)).to(device)
             loss += float(functional.cross_entropy(outputs, answers, reduction="none").double().sum())
             correct += int((outputs.argmax(dim=1) == answers).sum())
     model.train(was_training)

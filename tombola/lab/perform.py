@@ -14,7 +14,7 @@ from tombola.errors import Diverged
 from tombola.evaluate import Evaluation, early_stop
 from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
 from tombola.lab.store import Outcome, Store
-from tombola.recipe import learning_rate
+from tombola.recipe import Recipe, learning_rate
 
 Tell = Callable[[int, int, float], None]  # steps done, steps in all, validation loss
 
@@ -33,27 +33,39 @@ class Bench:
     ) -> None:
         self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
         self._datasets: dict[str, data.Dataset] = {}
-        self._tests: dict[str, Tensor] = {}
-        self._splits: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self._tests: dict[tuple[str, bool], Tensor] = {}
+        self._splits: dict[tuple[str, int, bool], tuple[Tensor, Tensor]] = {}
 
     def dataset(self, name: str) -> data.Dataset:
         if name not in self._datasets:
             self._datasets[name] = attach(name, self._shared) if self._shared else data.load(name, self._data_dir)
         return self._datasets[name]
 
-    def split(self, name: str, split_seed: int) -> tuple[Tensor, Tensor]:
-        """As `data.split` has it, the validation images in the order in which they are evaluated fastest."""
-        if (name, split_seed) not in self._splits:
-            train, validation = data.split(self.dataset(name), split_seed)
-            order = alike(self.dataset(name).images.numpy()[validation.numpy()])
-            self._splits[name, split_seed] = train, validation[torch.from_numpy(order)]
-        return self._splits[name, split_seed]
+    def split(self, recipe: Recipe, split_seed: int) -> tuple[Tensor, Tensor]:
+        """As `data.split` has it, the validation images in the order in which the model evaluates them fastest."""
+        dataset, key = self.dataset(recipe.data), (recipe.data, split_seed, self._packs(recipe))
+        if key not in self._splits:
+            train, validation = data.split(dataset, split_seed)
+            if self._packs(recipe):
+                order = alike(dataset.images.numpy()[validation.numpy()])
+                validation = validation[torch.from_numpy(order)]
+            self._splits[key] = train, validation
+        return self._splits[key]
 
-    def test(self, name: str) -> Tensor:
+    def test(self, recipe: Recipe) -> Tensor:
         """All places in the test set, in such an order."""
-        if name not in self._tests:
-            self._tests[name] = torch.from_numpy(alike(self.dataset(name).test_images.numpy()))
-        return self._tests[name]
+        images, key = self.dataset(recipe.data).test_images, (recipe.data, self._packs(recipe))
+        if key not in self._tests:
+            self._tests[key] = torch.from_numpy(alike(images.numpy())) if key[1] else torch.arange(len(images))
+        return self._tests[key]
+
+    def _packs(self, recipe: Recipe) -> bool:
+        """Whether images that leave the same pixels at zero are worth bringing together: only `engine.native` leaves
+        out what they multiply, and only in a fully connected first layer."""
+        dataset = self.dataset(recipe.data)
+        layers = models.chain(recipe.model, dataset.facts.shape, dataset.facts.classes)
+        connected = len(next(iter(layers.values()), ())) == 2
+        return connected and isinstance(dataset.images, Tensor) and dataset.images.dtype == torch.uint8
 
 
 def perform(run: Run, bench: Bench, tell: Tell = lambda done, total, loss: None) -> Outcome:
@@ -127,8 +139,8 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
     living = store.mask(run.mask) if run.mask else mask.full(model)
     state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
     training, name = engine.begin(bench.engine, model, living, recipe.optimizer, state, dataset, recipe.batch)
-    train_places, validation_places = bench.split(recipe.data, run.split_seed)
-    looks = _Looks(run, training, dataset, train_places, validation_places, bench.test(recipe.data), tell)
+    train_places, validation_places = bench.split(recipe, run.split_seed)
+    looks = _Looks(run, training, dataset, train_places, validation_places, bench.test(recipe), tell)
     training.train(
         data.Batches(dataset, train_places, recipe.batch, run.order_seed),
         lambda step: learning_rate(recipe, step, facts.epoch_iterations(recipe.batch)),

@@ -13,7 +13,7 @@ from tombola import data, models
 from tombola.data import subset
 from tombola.data.facts import Facts
 from tombola.engine import Choice
-from tombola.errors import BadInput, Fault, SpecError
+from tombola.errors import BadInput, DataError, Fault, SpecError
 from tombola.lab import presets
 from tombola.recipe import Count, Number, Optimizer, Rate, Recipe, Schedule, StepField, Value
 from tombola.steps import Step
@@ -303,6 +303,8 @@ def _unknown(table: Mapping[str, Any]) -> Iterable[Fault]:
             facts = data.facts(name)
         except ValueError as error:
             yield Fault("recipe.data", str(error), repr(name), _meant(name))
+        except DataError as error:
+            yield Fault("recipe.data", f"{error.expected} in {error.where}", error.found, error.todo)
     if isinstance(model, str):
         try:
             models.check(model, facts.shape, facts.classes)

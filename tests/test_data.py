@@ -277,6 +277,12 @@ def test_batches_may_be_asked_for_in_any_order_any_number_of_times() -> None:  #
     ]
 
 
+def test_orders_of_past_epochs_are_forgotten() -> None:
+    batches = toy_batches()
+    order(batches, range(300))
+    assert len(batches._orders) <= 2, "an order of ImageNet's takes 10 MB"
+
+
 def test_the_order_seed_decides_the_order_and_nothing_else_does() -> None:  # K9 K10 K11 R12
     """Arms of a replicate share their order; replicates differ."""
     torch.manual_seed(1)

@@ -382,6 +382,20 @@ def test_what_nobody_comes_for_is_given_up(root: Path) -> None:
     assert torch.equal(pictures.take(torch.tensor([0])), pictures.take(torch.tensor([0])))
 
 
+def test_what_is_ready_for_one_is_not_given_to_another(root: Path) -> None:
+    """The same places for an evaluation and for two steps of a training."""
+    pictures: Any = data.load(named(root)).images
+    places = torch.arange(12)
+    alone = [pictures.take(places, draws) for draws in (None, (0, 0), (0, 1))]
+    for draws in (None, (0, 0), (0, 1)):
+        pictures.begin(places, draws)
+    assert all(
+        torch.equal(pictures.take(places, draws), seen)
+        for draws, seen in zip(((0, 1), None, (0, 0)), (alone[2], alone[0], alone[1]), strict=True)
+    )
+    assert not torch.equal(alone[1], alone[2])
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
 def test_every_kind_of_image_becomes_rgb(root: Path, mode: str) -> None:
     place = root / "val" / "cat" / ("0.png" if mode != "CMYK" else "0.jpg")

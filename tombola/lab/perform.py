@@ -26,7 +26,7 @@ from tombola.lab.runs import (
     kept,
 )
 from tombola.lab.store import Outcome, Store
-from tombola.recipe import learning_rate
+from tombola.recipe import Recipe, learning_rate
 from tombola.study import connectivity, stability
 
 Tell = Callable[[int, int, float], None]  # steps done, steps in all, validation loss
@@ -58,27 +58,46 @@ class Bench:
         self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
         self.device, self.clock = device, clock
         self._datasets: dict[str, data.Dataset] = {}
-        self._tests: dict[str, Tensor] = {}
-        self._splits: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self._placed: dict[str, data.Dataset] = {}
+        self._tests: dict[tuple[str, bool], Tensor] = {}
+        self._splits: dict[tuple[str, int, bool], tuple[Tensor, Tensor]] = {}
 
     def dataset(self, name: str) -> data.Dataset:
         if name not in self._datasets:
             self._datasets[name] = attach(name, self._shared) if self._shared else data.load(name, self._data_dir)
         return self._datasets[name]
 
-    def split(self, name: str, split_seed: int) -> tuple[Tensor, Tensor]:
-        """As `data.split` has it, the validation images in the order in which they are evaluated fastest."""
-        if (name, split_seed) not in self._splits:
-            train, validation = data.split(self.dataset(name), split_seed)
-            order = alike(self.dataset(name).images.numpy()[validation.numpy()])
-            self._splits[name, split_seed] = train, validation[torch.from_numpy(order)]
-        return self._splits[name, split_seed]
+    def placed(self, name: str) -> data.Dataset:
+        """The data set on the bench's device, moved there once."""
+        if name not in self._placed:
+            self._placed[name] = self.dataset(name).to(self.device)
+        return self._placed[name]
 
-    def test(self, name: str) -> Tensor:
+    def split(self, recipe: Recipe, split_seed: int) -> tuple[Tensor, Tensor]:
+        """As `data.split` has it, the validation images in the order in which the model evaluates them fastest."""
+        dataset, key = self.dataset(recipe.data), (recipe.data, split_seed, self._packs(recipe))
+        if key not in self._splits:
+            train, validation = data.split(dataset, split_seed)
+            if self._packs(recipe):
+                order = alike(dataset.images.numpy()[validation.numpy()])
+                validation = validation[torch.from_numpy(order)]
+            self._splits[key] = train, validation
+        return self._splits[key]
+
+    def test(self, recipe: Recipe) -> Tensor:
         """All places in the test set, in such an order."""
-        if name not in self._tests:
-            self._tests[name] = torch.from_numpy(alike(self.dataset(name).test_images.numpy()))
-        return self._tests[name]
+        images, key = self.dataset(recipe.data).test_images, (recipe.data, self._packs(recipe))
+        if key not in self._tests:
+            self._tests[key] = torch.from_numpy(alike(images.numpy())) if key[1] else torch.arange(len(images))
+        return self._tests[key]
+
+    def _packs(self, recipe: Recipe) -> bool:
+        """Whether images that leave the same pixels at zero are worth bringing together: only `engine.native` leaves
+        out what they multiply, and only in a fully connected first layer."""
+        dataset = self.dataset(recipe.data)
+        layers = models.chain(recipe.model, dataset.facts.shape, dataset.facts.classes)
+        connected = len(next(iter(layers.values()), ())) == 2
+        return connected and isinstance(dataset.images, Tensor) and dataset.images.dtype == torch.uint8
 
 
 def perform(run: Run, bench: Bench, tell: Tell = lambda done, total, loss: None) -> Outcome:
@@ -151,7 +170,7 @@ def _mask(made: mask.Mask) -> Outcome:
 
 def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
     store, recipe = bench.store, run.recipe
-    dataset = bench.dataset(recipe.data).to(bench.device)
+    dataset = bench.placed(recipe.data)
     facts = dataset.facts
     model = _model(Network(recipe.model, facts.shape, facts.classes))
     living = store.mask(run.mask) if run.mask else mask.full(model)
@@ -174,7 +193,7 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
         recipe.precision,
         augmented=recipe.augment is not None,
     )
-    train_places, validation_places = bench.split(recipe.data, run.split_seed)
+    train_places, validation_places = bench.split(recipe, run.split_seed)
     looks = _Looks(run, training, dataset, train_places, validation_places, bench, tell)
     if halted:
         looks.resume(halted)
@@ -213,7 +232,7 @@ def _distance(run: Distance, store: Store) -> Outcome:
 
 def _line(run: Line, bench: Bench) -> Outcome:
     """The error on training and test images at each point, the running statistics treated in both ways."""
-    recipe, dataset = run.recipe, bench.dataset(run.recipe.data)
+    recipe, dataset = run.recipe, bench.placed(run.recipe.data)
     facts = dataset.facts
     model = _model(Network(recipe.model, facts.shape, facts.classes))
     model.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -236,8 +255,7 @@ def _line(run: Line, bench: Bench) -> Outcome:
         if normed:
             chunks = train_places.split(recipe.batch)
             whole = [chunk for chunk in chunks if len(chunk) == recipe.batch] or chunks
-            images = (dataset.inputs(dataset.images.index_select(0, chunk)) for chunk in whole)
-            connectivity.recompute_statistics(model, images)
+            connectivity.recompute_statistics(model, map(dataset.inputs, data.each(dataset.images, whole)))
             measure("recomputed")
     barriers = {
         statistics: {name: connectivity.barrier(line) for name, line in each.items()}
@@ -264,7 +282,7 @@ class _Looks:
         tell: Tell,
     ) -> None:
         self._run, self._training, self._dataset, self._bench, self._tell = run, training, dataset, bench, tell
-        self._train_places, test_places = train_places, bench.test(run.recipe.data)
+        self._train_places, test_places = train_places, bench.test(run.recipe)
         self._on_validation = training.repeatedly(dataset.images, dataset.labels, validation_places)
         self._on_test = training.repeatedly(dataset.test_images, dataset.test_labels, test_places)
         ends = {run.begin, run.until}

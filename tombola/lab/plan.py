@@ -7,8 +7,8 @@ from functools import cache
 from statistics import median
 from typing import Any
 
-from tombola import models
-from tombola.engine import Foreseen, foresee
+from tombola import data, models
+from tombola.engine import Foreseen, devices, foresee
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
 from tombola.lab.runs import Line, Run, Train, ancestry, kept
 from tombola.lab.spec import Experiment, Spec
@@ -99,9 +99,22 @@ def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
 
 def engine_of(wanted: Plan, measuring: bool = False) -> Foreseen:
     """The engine that the trainings of `wanted` will get."""
-    spec = wanted.experiment.spec
-    layers = models.chain(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    return foresee(spec.engine, layers, spec.recipe.batch, measuring)
+    spec, recipe = wanted.experiment.spec, wanted.experiment.spec.recipe
+    if spec.engine == "auto" and (hindrance := _hindrance(spec)):
+        return Foreseen("reference", f"the kernels know no {hindrance}", {})
+    layers = models.chain(recipe.model, spec.facts.shape, spec.facts.classes)
+    return foresee(spec.engine, layers, recipe.batch, measuring)
+
+
+def _hindrance(spec: Spec) -> str:
+    """What of the spec keeps the kernels from training its model."""
+    hindrances = {
+        "augmentation": spec.recipe.augment is not None,
+        "mixed precision": spec.recipe.precision is not None,
+        "folders of pictures": data.is_folder(spec.recipe.data),
+        "GPUs": devices(spec.device) != ("cpu",),
+    }
+    return next((name for name, there in hindrances.items() if there), "")
 
 
 A_LOOK = 1 / 6  # what looking at an image costs beside training on it, about

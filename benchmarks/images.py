@@ -124,9 +124,10 @@ def main(arguments: list[str]) -> None:
         gains[name] = taken["plain"] / taken["tombola"]
         each = [f"{steps * batch / taken[one]:,.0f}" for one in competitors]
         rows.append([name, str(batch), *each, f"{gains[name]:.2f}x"])
+    option = f" --data {given.data}" + (f" --device {device}" if device != "cpu" else "")
     where = f" on {torch.cuda.get_device_name()}" if device != "cpu" else ""
     paragraphs = [
-        f"`python benchmarks/images.py{' --device cuda' if device != 'cpu' else ''}`{where}: {machine()} {load_line(busy)}",
+        f"`python benchmarks/images.py{option}`{where}: {machine()} {load_line(busy)}",
         f"Images per second in training on {given.data}, flips and crops included; medians of {given.rounds} rounds of "
         f"{steps} step{'s' if steps > 1 else ''}, the two taking turns.",
         table(["network", "batch", "Tombola", "plain loop", "gain"], rows),

@@ -66,7 +66,7 @@ def _path() -> Path:
 
 @cache
 def _made_by() -> str:
-    """Another one for other kernels, another processor, another torch, another plain loop, and another way to measure."""
+    """Another one for other kernels, another processor, another torch or plain loop, and another way to measure."""
     made = f"{kernels.version()} {metadata.version('torch')}".encode()
     made += b"".join(Path(__file__).with_name(name).read_bytes() for name in ("measure.py", "reference.py"))
     return hashlib.sha256(made).hexdigest()[:16]

@@ -342,15 +342,18 @@ def _found(wanted: Plan, store: Store, allow_none: bool = False) -> "list[Result
 
 
 def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -> None:
-    from tombola.lab.findings import findings, sentence
+    from tombola.lab.findings import findings, headlines, sentence
     from tombola.lab.results import conclusions, verdicts
     from tombola.report.text import summary_table
 
     judged = verdicts(wanted, found)
     console.print(summary_table(found, judged, wanted.experiment.spec.verdict.at))
-    said = [*conclusions(wanted, found, judged, store), *map(sentence, findings(wanted, store))]
+    answers = findings(wanted, store)
+    said = [*conclusions(wanted, found, judged, store), *map(sentence, first := headlines(answers))]
     for line in said:
         console.print(line, highlight=False, markup=False)
+    if len(first) < len(answers):
+        console.print(f"{len(answers) - len(first)} findings more: `tombola study`, and the report.", highlight=False)
     written = _write_report(wanted, store, found, judged)
     console.print(f"\nReport: {written}", highlight=False, markup=False, soft_wrap=True)
 

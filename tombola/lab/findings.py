@@ -70,6 +70,16 @@ class Alike:
 Finding = Stable | Connected | Alike
 
 
+def headlines(found: Sequence[Finding]) -> list[Finding]:
+    """Those that a person wants first: of the lines the test error alone, with statistics that suit every point."""
+    return [
+        finding
+        for finding in found
+        if not isinstance(finding, Connected)
+        or (finding.on == "test" and finding.found.statistics in ("none", "recomputed"))
+    ]
+
+
 def sentence(finding: Finding) -> str:
     """What was found, for people."""
     match finding:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tens
 
     from tombola.data import Batches, Dataset
     from tombola.engine.chain import Layer
+    from tombola.engine.parallel import Crew
     from tombola.evaluate import Evaluation
     from tombola.mask import Mask
     from tombola.recipe import Optimizer, Precision
@@ -80,6 +81,7 @@ def begin(
     batch: int,
     device: str = "cpu",
     precision: "Precision | None" = None,
+    crew: "Crew | None" = None,
 ) -> tuple[Engine, str]:
     """The engine that trains `model`, and its name for the record.
 
@@ -92,12 +94,18 @@ def begin(
         batch: examples per step.
         device: where; the kernels are for `cpu`.
         precision: of the forward pass; the kernels know None only.
+        crew: the processes that train together; None where this one trains alone.
     """
     from tombola import weights
     from tombola.engine.chain import chain
     from tombola.engine.native import Native
     from tombola.engine.reference import Reference
 
+    if crew:
+        from tombola.engine.parallel import Parallel
+
+        arguments = model, mask, optimizer, state, dataset, device, precision
+        return Parallel(crew, *arguments), f"data-parallel {crew.world} x reference"
     able = choice == "auto" and device == "cpu" and precision is None and kernels.sets()
     layers = chain(model, dataset.facts.shape) if able else None
 

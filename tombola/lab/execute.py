@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tombola.data.shared import publish
 from tombola.engine import Choice
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
 from tombola.lab.runs import Line, Run, Stored, Train, shallow
-from tombola.lab.store import Failure, Store
+from tombola.lab.store import Failure, Outcome, Store
 
 BUSY_POLL_S = 0.2
 GRACE_S = 5
@@ -66,6 +66,22 @@ class Result:
     done: int = 0
     failed: dict[Run, Failure] = field(default_factory=dict)
     skipped: list[Run] = field(default_factory=list)
+
+
+class Execute(Protocol):
+    """As `execute`."""
+
+    def __call__(
+        self,
+        runs: Iterable[Run],
+        store: Store,
+        data_dir: Path | None,
+        workers: int,
+        tell: Tell,
+        engine: Choice = "auto",
+        devices: tuple[str, ...] = ("cpu",),
+    ) -> Result:
+        """Perform `runs` and store their outcomes."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,7 @@ def execute(
             done is kept.
         KeyboardInterrupt: passed on after the workers have been stopped.
     """
-    work = _Work(list(runs), store, tell)
+    work = Work(list(runs), store, tell)
     crew: list[_Worker] = []
     with ExitStack() as stack:
         stack.callback(_dismiss, crew)
@@ -144,13 +160,13 @@ def _dismiss(crew: list[_Worker]) -> None:
         worker.log.unlink(missing_ok=True)
 
 
-def _fill(crew: list[_Worker], work: "_Work", workers: int, place: "_Place") -> None:
+def _fill(crew: list[_Worker], work: "Work", workers: int, place: "_Place") -> None:
     while len(crew) < min(workers, work.left) and work.ready:
         busy = [worker.device for worker in crew]
         crew.append(_hire(place, min(place.devices, key=busy.count)))
 
 
-class _Work:
+class Work:
     """Which runs are waiting, ready, out and over."""
 
     def __init__(self, runs: list[Run], store: Store, tell: Tell) -> None:
@@ -241,7 +257,7 @@ class _Work:
                 lost.extend(self._dependants[dependant.key])
 
 
-def _listen(crew: list[_Worker], work: _Work) -> None:
+def _listen(crew: list[_Worker], work: Work) -> None:
     """Wait until some worker has something to say, or is dead, and act on it."""
     at_work = [worker for worker in crew if worker.run]
     sources = [source for worker in at_work for source in (worker.pipe, worker.process.sentinel)]
@@ -261,7 +277,7 @@ def _listen(crew: list[_Worker], work: _Work) -> None:
             _bury(worker, crew, work)
 
 
-def _hear(worker: _Worker, work: _Work, what: str, *details: Any) -> None:
+def _hear(worker: _Worker, work: Work, what: str, *details: Any) -> None:
     run = worker.run
     assert run is not None
     if what == "looked":
@@ -279,7 +295,7 @@ def _hear(worker: _Worker, work: _Work, what: str, *details: Any) -> None:
             raise details[0]
 
 
-def _bury(worker: _Worker, crew: list[_Worker], work: _Work) -> None:
+def _bury(worker: _Worker, crew: list[_Worker], work: Work) -> None:
     crew.remove(worker)
     worker.process.join(timeout=GRACE_S)
     worker.process.kill()  # of no effect on one that is gone, as nearly all are by now
@@ -350,8 +366,17 @@ def one_thread() -> None:
     torch.set_flush_denormal(True)
 
 
-def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> tuple[Any, ...]:
-    """Perform one run in this process and store its outcome; what is to be said of it, and why."""
+Looked = Callable[[int, int, float], None]
+
+
+def do(
+    run: Run, bench: Any, looked: Looked, performing: Callable[[Run, Any, Looked], Outcome] | None = None
+) -> tuple[Any, ...]:
+    """Perform one run in this process and store its outcome; what is to be said of it, and why.
+
+    Args:
+        performing: how; by default as `lab.perform` does it.
+    """
     from tombola.lab.perform import perform
 
     try:
@@ -362,7 +387,7 @@ def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> tuple
                 if isinstance(run, Train | Line):
                     bench.dataset(run.recipe.data)  # read once per worker: not part of any run's time
                 began = time.perf_counter()
-                outcome = perform(run, bench, looked)
+                outcome = (performing or perform)(run, bench, looked)
                 how = dict(outcome.how)
                 seconds = time.perf_counter() - began + how.pop("seconds_before", 0.0)
                 bench.store.save(run, outcome, provenance(seconds) | how)

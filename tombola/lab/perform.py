@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ from tombola.lab.store import Outcome, Store
 from tombola.recipe import learning_rate
 from tombola.study import connectivity, stability
 
+if TYPE_CHECKING:
+    from tombola.engine.parallel import Crew
+
 Tell = Callable[[int, int, float], None]  # steps done, steps in all, validation loss
 
 CHECKPOINT_S = 180.0
@@ -44,6 +47,7 @@ class Bench:
         shared: where `data.shared.publish` has put them, to be mapped instead of read.
         device: where it trains.
         clock: the time in seconds; one that stands still keeps no checkpoints.
+        crew: the processes that do every training together; None where this one trains alone.
     """
 
     def __init__(
@@ -54,9 +58,10 @@ class Bench:
         shared: Path | None = None,
         device: str = "cpu",
         clock: Callable[[], float] = lambda: 0.0,
+        crew: "Crew | None" = None,
     ) -> None:
         self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
-        self.device, self.clock = device, clock
+        self.device, self.clock, self.crew = device, clock, crew
         self._datasets: dict[str, data.Dataset] = {}
         self._tests: dict[str, Tensor] = {}
         self._splits: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
@@ -156,6 +161,8 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
     model = _model(Network(recipe.model, facts.shape, facts.classes))
     living = store.mask(run.mask) if run.mask else mask.full(model)
     halted = store.kept(run)
+    if bench.crew:
+        bench.crew.agree(halted and halted.values["step"], f"the checkpoint of {run.key}")
     if halted:
         start, state = halted.tensors["weights"], halted.tensors.get("optimizer", {})
     else:
@@ -163,7 +170,16 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
         state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
     weights.put(model, start)
     training, name = engine.begin(
-        bench.engine, model, living, recipe.optimizer, state, dataset, recipe.batch, bench.device, recipe.precision
+        bench.engine,
+        model,
+        living,
+        recipe.optimizer,
+        state,
+        dataset,
+        recipe.batch,
+        bench.device,
+        recipe.precision,
+        bench.crew,
     )
     train_places, validation_places = bench.split(recipe.data, run.split_seed)
     looks = _Looks(run, training, dataset, train_places, validation_places, bench, tell)

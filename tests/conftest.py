@@ -1,6 +1,8 @@
-"""One thread, no denormals, the same examples every time; and the folder with MNIST, where there is one."""
+"""One thread, no denormals, the same examples every time; and the folders with MNIST and CIFAR-10, where they are."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tombola.data import cifar10_jpeg
 from tombola.data.mnist import FILES
 
 torch.set_num_threads(1)
@@ -38,3 +41,23 @@ def mnist_dir() -> Path:
         ):
             pytest.skip(f"TOMBOLA_DATA is {folder}, where {name} is neither found plain nor as .gz")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cifar_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the JPEG copy of CIFAR-10, unpacked; otherwise the test is skipped.
+
+    TOMBOLA_DATA names it, or has it packed, beside the script that unpacks it: that takes 20 s, once for all tests.
+    """
+    named = os.environ.get("TOMBOLA_DATA")
+    if not named:
+        pytest.skip("TOMBOLA_DATA names no folder, and the tests download nothing")
+    folder = Path(named)
+    if any((place / cifar10_jpeg.FOLDER).is_dir() for place in (folder, folder / "cifar10")):
+        return folder
+    script = folder / "cifar10" / "unpack.py"
+    if not script.is_file():
+        pytest.skip(f"TOMBOLA_DATA is {folder}, where CIFAR-10 is neither unpacked nor beside an unpack.py")
+    unpacked = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, str(script), str(unpacked)], check=True, stdout=subprocess.DEVNULL)
+    return unpacked

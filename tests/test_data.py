@@ -7,14 +7,18 @@ import socket
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tombola import data
-from tombola.data import Batches, Dataset, mnist
+from tombola.data import Batches, Dataset, mnist, subset
+from tombola.data.augment import flip_crop
 from tombola.data.facts import Facts
 from tombola.data.shared import attach, publish
 from tombola.errors import DataError
@@ -44,10 +48,91 @@ def test_mnists_split_is_the_papers() -> None:
     assert (known.mean, known.std, known.white) == ((0.1307,), (0.3081,), 255)
 
 
-def test_an_unknown_name_is_a_key_error_that_sources_can_answer() -> None:
-    with pytest.raises(KeyError, match="imagenet"):
-        data.facts("imagenet")
+@pytest.mark.parametrize("name", ["imagenet", "", "mnist-", "mnist-x", "-100", "imagenet-100"])
+def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
+    for ask in (data.check, data.facts):
+        with pytest.raises(ValueError, match=r"^one of digits, mnist, .*; or NAME-N"):
+            ask(name)
+
+
+def test_every_source_knows_its_own_name() -> None:
     assert all(data.facts(name).name == name for name in data.SOURCES)
+    assert len({data.facts(name).fingerprint for name in data.SOURCES}) == len(data.SOURCES)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "cifar10-jpeg"])
+def test_cifars_split_is_the_papers(name: str) -> None:
+    known = data.facts(name)
+    assert (known.train, known.validation, known.test, known.shape) == (45_000, 5_000, 10_000, (3, 32, 32))
+    assert known.epoch_iterations(128) == 352  # E5
+
+
+# ---------------------------------------------------------------- parts
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "validation", "test"),
+    [
+        ("cifar10-5000", 4500, 500, 10_000),
+        ("cifar10-jpeg-5000", 4500, 500, 10_000),
+        ("mnist-6000", 5500, 500, 10_000),
+        ("mnist-59999", 54_999, 5_000, 10_000),
+        ("cifar100-1000", 900, 100, 10_000),
+        ("digits-100", 83, 17, 597),
+    ],
+)
+def test_a_part_keeps_the_proportion_of_validation_and_the_test_set(
+    name: str, train: int, validation: int, test: int
+) -> None:
+    known = data.facts(name)
+    assert (known.name, known.train, known.validation, known.test) == (name, train, validation, test)
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 1200, 5000])
+def test_a_part_has_ten_of_each_class_and_less_than_the_pool(size: int) -> None:
+    wanted = "one of" if size == 0 else "^digits-N with N from 100 to 1,199, or digits$"
+    with pytest.raises(ValueError, match=wanted):
+        data.check(f"digits-{size}")
+    with pytest.raises(ValueError, match="one of"):
+        data.check("digits-0500")  # digits-500 has one name
+
+
+def test_parts_and_the_whole_have_different_keys() -> None:
+    names = ["digits", "digits-500", "digits-501"]
+    assert len({data.facts(name).checksum for name in names}) == len({data.facts(n).fingerprint for n in names}) == 3
+
+
+def test_a_part_is_made_of_the_pool_and_nothing_else() -> None:  # E2
+    whole, part = data.load("digits"), data.load("digits-300")
+    places = torch.from_numpy(subset.drawn(whole.labels.numpy(), 300))
+    assert len(set(places.tolist())) == 300 == len(part.labels)
+    assert torch.equal(part.images, whole.images[places]) and torch.equal(part.labels, whole.labels[places])
+    assert torch.equal(part.test_images, whole.test_images) and torch.equal(part.test_labels, whole.test_labels)
+    assert torch.bincount(part.labels).tolist() == [30] * 10
+    assert [len(places) for places in data.split(part, 0)] == [250, 50]
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.data())
+def test_parts_are_even_nest_and_are_drawn_once(labels: list[int], draw: st.DataObject) -> None:
+    size = draw.draw(st.integers(1, len(labels)))
+    every = np.array(labels)
+    chosen = subset.drawn(every, size)
+    assert chosen.tolist() == sorted(set(chosen.tolist())) == subset.drawn(every, size).tolist()
+    counts, most = np.bincount(every[chosen], minlength=5), np.bincount(every, minlength=5)
+    short = counts[counts < most]  # of these there would have been more
+    assert len(chosen) == size and (not len(short) or counts.max() - short.min() <= 1)
+    assert set(subset.drawn(every, size - 1).tolist()) < set(chosen.tolist())
+
+
+def test_a_part_is_no_mere_beginning() -> None:
+    assert subset.drawn(np.zeros(100, np.int64), 10).tolist() != list(range(10))
+
+
+def test_a_part_of_a_changed_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, *rest = data.SOURCES["digits"].read(None)
+    monkeypatch.setattr(data.SOURCES["digits"], "read", lambda data_dir: (images + 1, *rest))
+    with pytest.raises(DataError, match="digits: expected images and labels with SHA-256"):
+        data.load("digits-300")
 
 
 # ---------------------------------------------------------------- digits
@@ -215,6 +300,47 @@ def test_the_orders_of_neighbouring_seeds_and_epochs_are_unrelated() -> None:  #
 
 def test_one_batch_may_hold_the_whole_training_set() -> None:
     assert sorted(order(toy_batches(size=8, batch=100), range(1))[0]) == list(range(8))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("augment", [None, "flip-crop"])
+def test_the_shares_of_all_processes_are_the_batch_in_order(augment: Literal["flip-crop"] | None, world: int) -> None:
+    dataset = data.load("digits")
+    whole = Batches(dataset, torch.arange(1000), 60, 3, augment, augment_seed=5)
+    shares = [Batches(dataset, torch.arange(1000), 60, 3, augment, 5, (rank, world)) for rank in range(world)]
+    for step in (0, 16, 17, 40):  # 16: the epoch's last, of 40 examples
+        parts = [share(step) for share in shares]
+        assert torch.equal(torch.cat([inputs for inputs, _ in parts]), whole(step)[0])
+        assert torch.equal(torch.cat([labels for _, labels in parts]), whole(step)[1])
+        assert max(len(labels) for _, labels in parts) - min(len(labels) for _, labels in parts) <= 1
+
+
+def test_a_share_may_be_empty() -> None:
+    batches = [Batches(toy(), torch.arange(7), 6, 0, "flip-crop", 0, (rank, 4)) for rank in range(4)]
+    assert [len(batch(1)[1]) for batch in batches] == [0, 0, 0, 1]
+    assert batches[0](1)[0].shape == (0, 1, 1, 1) and batches[0](1)[0].dtype == torch.float32
+
+
+def test_augmented_batches_are_those_of_the_order_changed_by_the_step() -> None:  # K9 K10 R8
+    dataset = data.load("digits")
+    plain, changed = (Batches(dataset, torch.arange(1000), 60, 3, augment, 9) for augment in (None, "flip-crop"))
+    for step in (40, 3, 16):
+        places, _ = plain.places(step, step + 1)
+        assert torch.equal(changed(step)[0], dataset.inputs(flip_crop(dataset.images[places], 9, step)))
+        assert torch.equal(changed(step)[1], plain(step)[1]) and not torch.equal(changed(step)[0], plain(step)[0])
+
+
+def test_a_data_set_is_moved_once_and_its_batches_are_where_it_is() -> None:
+    """`meta` is the other device that every machine has; it holds shapes and no numbers."""
+    dataset = toy(channels=3)
+    there = dataset.to("meta")
+    assert dataset.to("cpu") is dataset and there.to("meta") is there
+    assert {tensor.device.type for tensor in (there.images, there.labels, there.test_images, there.test_labels)} == {
+        "meta"
+    }
+    inputs, labels = Batches(dataset, torch.arange(8), 3, 0, "flip-crop", device="meta")(0)
+    assert (inputs.device.type, labels.device.type, inputs.shape) == ("meta", "meta", (3, 3, 1, 1))
+    assert dataset.inputs(dataset.images).device.type == "cpu"
 
 
 # ---------------------------------------------------------------- idx files

@@ -1,6 +1,5 @@
 """Several processes, one training: the same weights, statistics and state as one process makes, and the same table."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import spawn
 
 from tombola import data, mask, models, weights
 from tombola.data import Batches, Dataset
@@ -20,6 +20,11 @@ from tombola.engine.parallel import Crew, Parallel, whole_batches
 from tombola.engine.reference import Reference
 from tombola.errors import TombolaError
 from tombola.evaluate import Evaluation
+from tombola.lab.execute import do
+from tombola.lab.perform import Bench
+from tombola.lab.plan import plan
+from tombola.lab.spec import read
+from tombola.lab.store import Store
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, Optimizer
 
@@ -57,9 +62,9 @@ def network(name: str) -> tuple[nn.Module, Mask]:
     return model, Mask(alive)
 
 
-def trained(engine: Reference, examples: int) -> dict[str, Any]:
+def trained(engine: Reference, examples: int, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
     dataset = digits()
-    batches = Batches(dataset, torch.arange(examples), size=50, order_seed=0)
+    batches = Batches(dataset, torch.arange(examples), size=50, order_seed=0, augment="flip-crop", part=part)
     seen: list[Evaluation] = []
 
     def look(step: int) -> None:
@@ -85,7 +90,7 @@ def one_of_the_crew(rank: int, folder: str) -> None:
             keys = list(model.state_dict())
             traces = {module: set(vars(module)) for module in model.modules()}
             engine = Parallel(crew, model, living, OPTIMIZERS[optimizer], {}, digits())
-            found[case] = trained(engine, examples)
+            found[case] = trained(engine, examples, (rank, WORLD))
             assert list(model.state_dict()) == keys and all(set(vars(m)) == traces[m] for m in model.modules())
         torch.save(found, f"{folder}/found-{rank}")
         with pytest.raises(TombolaError, match=r"the number: expected the same of all 2 processes, found \[0, 1\]"):
@@ -102,7 +107,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("crew")
-    multiprocessing.spawn(one_of_the_crew, (str(folder),), nprocs=WORLD)
+    spawn(one_of_the_crew, (str(folder),), nprocs=WORLD)
     return [torch.load(folder / f"found-{rank}", weights_only=False) for rank in range(WORLD)]
 
 
@@ -116,7 +121,7 @@ def test_two_processes_make_what_one_makes(case: str, found: list[dict[str, Any]
         same(one["state"], expected["state"])
         for seen, wanted in zip(one["seen"], expected["seen"], strict=True):
             assert (seen.correct, seen.total) == (wanted.correct, wanted.total)
-            assert seen.loss == pytest.approx(wanted.loss, rel=1e-9)
+            assert seen.loss == pytest.approx(wanted.loss, rel=1e-6), "evaluated in float32"
         for key, alive in living.items():
             assert not one["weights"][key][~alive].any()
             assert not any(
@@ -151,7 +156,7 @@ def one_alone(rank: int, folder: str) -> None:
 
 
 def test_batch_normalisation_of_one_process_is_torchs_own(tmp_path: Path) -> None:
-    multiprocessing.spawn(one_alone, (str(tmp_path),), nprocs=1)
+    spawn(one_alone, (str(tmp_path),), nprocs=1)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 60])
@@ -165,59 +170,57 @@ def test_shares_cover_everything_once(count: int, world: int) -> None:  # K9
 
 # ---------------------------------------------------------------- the command
 
+# Gentle: at ten times this rate the reference in float32 is as far from itself in float64 after 24 steps.
 SPEC = """
 replicates = 1
 levels = 2
-arms = ["ticket", "reinit"]
+arms = ["ticket"]
 [recipe]
 model = "resnet-8-w2"
 data = "digits"
-length = "24it"
+length = "16it"
 batch = 100
-optimizer = {name = "sgd", lr = 0.1, momentum = 0.9}
+optimizer = {name = "sgd", lr = 0.01, momentum = 0.9}
 [evaluate]
-every = "12it"
-test_every = "12it"
+every = "8it"
+test_every = "8it"
 """
 
 
-def command(
-    spec: Path, store: Path, processes: int, verb: str = "run", *options: str
-) -> "subprocess.CompletedProcess[str]":
-    several = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    )
-    line = [sys.executable, *several, "-m", "tombola", verb, str(spec), "--store", str(store), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+def launch(spec: Path, store: Path) -> "subprocess.CompletedProcess[str]":
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD)]
+    line = [sys.executable, *several, "-m", "tombola", "run", str(spec), "--store", str(store), "--set", "device=cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(line, capture_output=True, text=True, timeout=150, env=environment)
 
 
-def files(store: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in (store / "runs").rglob("*")}
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("torchrun")
+    (folder / "tiny.toml").write_text(SPEC)
+    done = launch(folder / "tiny.toml", folder / "two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Report: ") == 1, "one process speaks"
+    return folder
 
 
-def test_torchrun_makes_the_table_that_one_process_makes_and_the_second_time_nothing(tmp_path: Path) -> None:  # M7
-    spec = tmp_path / "tiny.toml"
-    spec.write_text(SPEC)
-    one, two = tmp_path / "one", tmp_path / "two"
-    for store, processes in ((one, 1), (two, WORLD)):
-        done = command(spec, store, processes)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("Report: ") == 1, "one process speaks"
-    assert {path.name for path in (one / "runs").iterdir()} == {path.name for path in (two / "runs").iterdir()}
-    engines = set()
-    for folder in (one / "runs").glob("train-*"):
-        found, expected = (
-            json.loads((store / "runs" / folder.name / "outcome.json").read_text()) for store in (two, one)
-        )
-        assert found["run"] == expected["run"]
-        for name, value in expected["values"].items():
-            if name.endswith("accuracy"):
-                assert abs(found["values"][name] - value) < 0.05, name
-        engines.add(json.loads((two / "runs" / folder.name / "provenance.json").read_text())["engine"])
-    assert engines == {"data-parallel 2 x reference"}
-    assert not list((two / "tmp").iterdir()) and not list((two / "checkpoints").iterdir())
+def test_torchrun_makes_the_table_that_one_process_makes(place: Path) -> None:  # M7
+    one, two = Store(place / "one").open(), Store(place / "two")
+    wanted = plan(read(str(place / "tiny.toml"), ()))
+    for run in wanted.runs:
+        assert do(run, Bench(one, None, "reference"), lambda *seen: None) == ("stored",)
+    assert one.keys() == two.keys()
+    for row in wanted.rows:
+        assert two.provenance(row.run)["engine"] == "data-parallel 2 x reference"
+        found, expected = two.values(row.run), one.values(row.run)
+        assert found["alive"] == expected["alive"]
+        for name in (name for name in expected if name.endswith("accuracy")):
+            assert abs(found[name] - expected[name]) < 0.02, name
+    assert not list((place / "two" / "tmp").iterdir()) and not list((place / "two" / "checkpoints").iterdir())
 
-    before = files(two)
-    again = command(spec, two, WORLD)
-    assert again.returncode == 0 and "Nothing to do" in again.stdout and files(two) == before
+
+def test_launched_again_it_does_nothing(place: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (place / "two" / "runs").rglob("*")}
+    again = launch(place / "tiny.toml", place / "two")
+    assert again.returncode == 0 and "Nothing to do" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in (place / "two" / "runs").rglob("*")}

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainSerializer
 
+from tombola.data.augment import Augmentation
 from tombola.models import Initialisation
 from tombola.steps import Step
 
@@ -82,7 +83,6 @@ class Linear(Value):
 
 
 # Fields of a recipe that came later are None where they are not used, and then absent from the key.
-Augmentation = Literal["flip-crop", "resized-crop"]
 Precision = Literal["bfloat16"]
 Optimizer = Annotated[SGD | Adam | AdamW, Field(discriminator="name")]
 Schedule = Annotated[Constant | Steps | Cosine | Linear, Field(discriminator="name")]

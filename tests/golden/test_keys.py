@@ -15,7 +15,17 @@ from pydantic_core import to_jsonable_python
 
 from tombola.lab import presets, runs
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
-from tombola.lab.spec import EvaluateSpec, PruneSpec, Spec, VerdictSpec, read
+from tombola.lab.spec import (
+    ConnectivitySpec,
+    EvaluateSpec,
+    OverlapSpec,
+    PruneSpec,
+    Spec,
+    StabilitySpec,
+    StudySpec,
+    VerdictSpec,
+    read,
+)
 from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps, Value
 from tombola.steps import Step
 
@@ -33,6 +43,10 @@ VALUES: list[type[Value]] = [
     PruneSpec,
     EvaluateSpec,
     VerdictSpec,
+    StudySpec,
+    StabilitySpec,
+    ConnectivitySpec,
+    OverlapSpec,
     Recipe,
     SGD,
     Adam,
@@ -42,7 +56,16 @@ VALUES: list[type[Value]] = [
     Cosine,
     Linear,
 ]
-KINDS: list[type[runs.Run]] = [runs.Init, runs.Train, runs.Prune, runs.FullMask, runs.RandomMask, runs.ShuffledMask]
+KINDS: list[type[runs.Run]] = [
+    runs.Init,
+    runs.Train,
+    runs.Prune,
+    runs.FullMask,
+    runs.RandomMask,
+    runs.ShuffledMask,
+    runs.Distance,
+    runs.Line,
+]
 
 
 def keys_of(name: str, changes: list[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ class Facts:
         train, validation, test: how many examples; the validation ones come out of the official training set.
         mean, std: per channel, of pixels in [0, 1].
         white: the pixel value that stands for 1.
-        checksum: SHA-256 over all images and labels.
+        checksum: SHA-256 over all images and labels, or of the archive that holds them.
     """
 
     name: str

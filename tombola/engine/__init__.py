@@ -81,6 +81,7 @@ def begin(
     batch: int,
     device: str = "cpu",
     precision: "Precision | None" = None,
+    augmented: bool = False,
     crew: "Crew | None" = None,
 ) -> tuple[Engine, str]:
     """The engine that trains `model`, and its name for the record.
@@ -94,6 +95,7 @@ def begin(
         batch: examples per step.
         device: where; the kernels are for `cpu`.
         precision: of the forward pass; the kernels know None only.
+        augmented: whether batches are changed on their way, which the kernels, who read images by their places, miss.
         crew: the processes that train together; None where this one trains alone.
     """
     from tombola import weights
@@ -106,7 +108,7 @@ def begin(
 
         arguments = model, mask, optimizer, state, dataset, device, precision
         return Parallel(crew, *arguments), f"data-parallel {crew.world} x reference"
-    able = choice == "auto" and device == "cpu" and precision is None and kernels.sets()
+    able = choice == "auto" and device == "cpu" and precision is None and not augmented and kernels.sets()
     layers = chain(model, dataset.facts.shape) if able else None
 
     def plain() -> tuple[Engine, str]:

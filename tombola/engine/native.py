@@ -242,6 +242,8 @@ class Native:
         watch: Callable[[int], None],
     ) -> None:
         """Train from step `begin` to step `until`; call `watch` at each of `looks`, before the step that follows."""
+        if batches.augment or batches.part != (0, 1):
+            raise ValueError("expected whole batches of images as they are: the kernels read them by their places")
         stops, wanted = iter([*looks, until]), set(looks)
         stop, step = next(stops), begin
         while True:

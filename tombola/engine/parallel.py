@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import signature
 from typing import Any
 
 import torch
@@ -26,6 +27,16 @@ from tombola.evaluate import Evaluation, sums
 from tombola.train import computing, descend
 
 PATIENCE = timedelta(days=1)  # the first process prunes, waits for others' runs and reports while the rest waits for it
+
+# Whether running statistics are broadcast at each step, which would only take time: they are the same everywhere as it
+# is. The newer name is of torch 2.13 or somewhat earlier.
+_OPTIONS: dict[str, Any] = {
+    name: False
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel.__init__).parameters
+}
+if len(_OPTIONS) > 1:
+    del _OPTIONS["broadcast_buffers"]
 
 
 @dataclass(frozen=True)
@@ -118,19 +129,15 @@ class Parallel(Reference):
         looks: Sequence[int],
         watch: Callable[[int], None],
     ) -> None:
-        """Train from step `begin` to step `until`; call `watch` at each of `looks`, before the step that follows."""
+        """As `Reference.train`; `batches` has this process's part of each."""
         wanted, device = set(looks), torch.device(self._crew.device)
-        # Running statistics are the same everywhere as it is; to broadcast them at each step would only take time.
-        model = DistributedDataParallel(
-            self._model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-        )
+        model = DistributedDataParallel(self._model, device_ids=[device] if device.type == "cuda" else None, **_OPTIONS)
 
         def loss(step: int) -> Tensor:
             inputs, labels = batches(step)
-            share, total = self._crew.share(len(labels)), len(labels)
+            total = len(batches.places(step, step + 1)[0])
             with computing(device, self._precision):
-                outputs = model(inputs[share].to(device))
-                ours = functional.cross_entropy(outputs, labels[share].to(device), reduction="sum")
+                ours = functional.cross_entropy(model(inputs.to(device)), labels.to(device), reduction="sum")
             return ours * (self._crew.world / total)  # the gradients' average is then their mean over all examples
 
         def look(step: int) -> None:
@@ -178,9 +185,10 @@ def _forward_of(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
         outputs, mean, variance, count = _Normalised.apply(  # type: ignore[no-untyped-call]
             inputs, norm.weight, norm.bias, norm.eps
         )
-        if norm.running_mean is not None and norm.running_var is not None:
-            norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-            rate = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum  # type: ignore[operator]
+        seen = norm.num_batches_tracked
+        if norm.running_mean is not None and norm.running_var is not None and seen is not None:
+            seen.add_(1)
+            rate = norm.momentum if norm.momentum is not None else 1 / seen.to(variance.dtype)
             unbiased = variance * (count / (count - 1))
             with torch.no_grad():
                 for running, of_batch in ((norm.running_mean, mean), (norm.running_var, unbiased)):

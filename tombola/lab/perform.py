@@ -156,7 +156,7 @@ def _mask(made: mask.Mask) -> Outcome:
 
 def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
     store, recipe = bench.store, run.recipe
-    dataset = bench.dataset(recipe.data)
+    dataset = bench.dataset(recipe.data).to(bench.device)
     facts = dataset.facts
     model = _model(Network(recipe.model, facts.shape, facts.classes))
     living = store.mask(run.mask) if run.mask else mask.full(model)
@@ -179,14 +179,24 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
         recipe.batch,
         bench.device,
         recipe.precision,
-        bench.crew,
+        augmented=recipe.augment is not None,
+        crew=bench.crew,
     )
     train_places, validation_places = bench.split(recipe.data, run.split_seed)
     looks = _Looks(run, training, dataset, train_places, validation_places, bench, tell)
     if halted:
         looks.resume(halted)
     training.train(
-        data.Batches(dataset, train_places, recipe.batch, run.order_seed),
+        data.Batches(
+            dataset,
+            train_places,
+            recipe.batch,
+            run.order_seed,
+            recipe.augment,
+            run.augment_seed or 0,
+            part=(bench.crew.rank, bench.crew.world) if bench.crew else (0, 1),
+            device=bench.device,
+        ),
         lambda step: learning_rate(recipe, step, facts.epoch_iterations(recipe.batch)),
         looks.begin,
         run.until,

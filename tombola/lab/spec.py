@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from tombola import data, models
+from tombola.data import subset
 from tombola.data.facts import Facts
 from tombola.engine import Choice, Device
 from tombola.errors import BadInput, Fault, SpecError
@@ -361,16 +362,25 @@ def _unknown(table: Mapping[str, Any]) -> Iterable[Fault]:
     """Names in the recipe, as it was written, that no data set and no model has; a model that the data do not fit."""
     recipe = table.get("recipe")
     name, model = (recipe.get("data"), recipe.get("model")) if isinstance(recipe, dict) else (None, None)
-    if isinstance(name, str) and name not in data.SOURCES:
-        close = difflib.get_close_matches(name, data.SOURCES, n=1)
-        hint = f"did you mean {close[0]}?" if close else ""
-        yield Fault("recipe.data", "one of " + ", ".join(data.SOURCES), repr(name), hint)
+    facts = data.facts("mnist")
+    if isinstance(name, str):
+        try:
+            facts = data.facts(name)
+        except ValueError as error:
+            yield Fault("recipe.data", str(error), repr(name), _meant(name))
     if isinstance(model, str):
-        facts = data.facts(name if name in data.SOURCES else "mnist")
         try:
             models.check(model, facts.shape, facts.classes)
         except ValueError as error:
             yield Fault("recipe.model", str(error), repr(model), f"an input of {facts.name} is {_by(facts.shape)}")
+
+
+def _meant(name: str) -> str:
+    """Which data set somebody who wrote `name` may have meant; of as many examples, where it asks for a part."""
+    whole, size = subset.parts(name)
+    close = difflib.get_close_matches(whole, data.SOURCES, n=1)
+    meant = close[0] + (f"-{size}" if size else "") if close else ""
+    return f"did you mean {meant}?" if meant not in ("", name) else ""
 
 
 def _by(shape: tuple[int, ...]) -> str:

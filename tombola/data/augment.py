@@ -1,0 +1,54 @@
+"""Training images changed at random, a whole batch at once: what a step sees is a function of seed and step alone."""
+
+import hashlib
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+Augmentation = Literal["flip-crop", "resized-crop"]
+
+BORDER = 4  # black pixels around an image from which a crop is taken
+
+
+def generator(*key: object) -> "Generator":
+    """A generator on the CPU whose draws depend on `key` alone, and on all of it."""
+    import torch
+
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def flip_crop(images: "Tensor", augment_seed: int, step: int, begin: int = 0, total: int | None = None) -> "Tensor":
+    """Each image mirrored with probability 1/2, then cropped to its own size out of itself with a black border.
+
+    The border is 4 pixels wide, every place of the crop equally likely: the augmentation of Deep Residual Learning for
+    Image Recognition (He, Zhang, Ren & Sun, 2016), section 4.2, after Deeply-Supervised Nets (Lee et al., 2015).
+
+    Args:
+        images: N x C x H x W, bytes, on any device. They stay as they are.
+        augment_seed, step: decide the draws, which are made on the CPU: every device gives the same bytes.
+        begin, total: which images of the step's whole batch of `total` these are; by default all.
+
+    >>> import torch
+    >>> batch = torch.arange(18, dtype=torch.uint8).view(2, 1, 3, 3)
+    >>> whole = flip_crop(batch, augment_seed=0, step=7)
+    >>> bool((flip_crop(batch[1:], augment_seed=0, step=7, begin=1, total=2) == whole[1:]).all())
+    True
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    number, channels, height, width = images.shape
+    size = (number if total is None else total,)
+    draws, device, span = generator("augment", augment_seed, step), images.device, 2 * BORDER + 1
+    tops, lefts, mirrored = (torch.randint(most, size, generator=draws) for most in (span, span, 2))
+    ours = torch.stack([tops, lefts, mirrored])[:, begin : begin + number].to(device, non_blocking=True)
+    rows = ours[0, :, None] + torch.arange(height, device=device)
+    # Mirroring and then cropping at x is cropping at the mirrored place and then mirroring: as likely, and one gather.
+    across = torch.arange(width, device=device)
+    columns = ours[1, :, None] + torch.where(ours[2, :, None] > 0, width - 1 - across, across)
+    places = (rows * (width + 2 * BORDER))[:, :, None] + columns[:, None, :]
+    bordered = pad(images, (BORDER,) * 4).flatten(2)
+    chosen = bordered.gather(2, places.flatten(1)[:, None].expand(-1, channels, -1))
+    return chosen.view(number, channels, height, width)

@@ -62,7 +62,7 @@ def sums(
     correct = torch.zeros((), dtype=torch.int64, device=device)
     with torch.no_grad(), computing(device, precision):
         for chunk in places.to(labels.device).split(CHUNK if device.type == "cpu" else CHUNK_GPU):
-            outputs = model(dataset.inputs(images.index_select(0, chunk)).to(device)).float()
+            outputs = model(dataset.inputs(images.index_select(0, chunk).to(device))).float()
             answers = labels.index_select(0, chunk).to(device)
             loss += functional.cross_entropy(outputs, answers, reduction="none").double().sum()
             correct += (outputs.argmax(dim=1) == answers).sum()

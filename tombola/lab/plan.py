@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from tombola import models
-from tombola.engine import Foreseen, foresee
+from tombola.engine import Foreseen, at_once, devices, foresee
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
 from tombola.lab.runs import Run, Train, ancestry, kept
 from tombola.lab.spec import Experiment, Spec
@@ -100,8 +100,10 @@ def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
 def engine_of(wanted: Plan, measuring: bool = False) -> Foreseen:
     """The engine that the trainings of `wanted` will get."""
     spec = wanted.experiment.spec
-    layers = models.chain(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    return foresee(spec.engine, layers, spec.recipe.batch, measuring)
+    device, (model, shape, classes) = devices(spec.device)[0], (spec.recipe.model, spec.facts.shape, spec.facts.classes)
+    together = at_once(spec.engine, device, models.layers(model, shape, classes), spec.recipe.batch)
+    chain = models.chain(model, shape, classes)
+    return foresee(spec.engine, chain, spec.recipe.batch, measuring, device, together)
 
 
 A_LOOK = 1 / 6  # what looking at an image costs beside training on it, about

@@ -60,11 +60,10 @@ def led(crew: "Crew") -> Execute:
         bench = Bench(store, data_dir, engine, device=crew.device, clock=time.perf_counter, crew=crew)
         work = Work(list(runs), store, tell)
         while not work.over:
-            run = work.next()
-            if run is None:
+            for run in (given := work.next()):
+                _lead(run, bench, work)
+            if not given:  # another plan on this store has what is left
                 time.sleep(BUSY_POLL_S)
-                continue
-            _lead(run, bench, work)
         return work.result
 
     return execute

@@ -195,8 +195,9 @@ def test_when_all_have_failed_it_is_over() -> None:
         steps.append(step)
         raise Diverged("it did")
 
-    failed = stack.train([batches(dataset, number, "cpu") for number in range(2)], rate, 0, 8, range(9), [look] * 2)
-    assert [str(error) for error in failed] == ["it did"] * 2 and steps == [0, 0]
+    several, taken = [batches(dataset, number, "cpu") for number in range(2)], list[int]()
+    failed = stack.train(several, lambda step: taken.append(step) or 0.1, 0, 8, range(9), [look] * 2)  # type: ignore[func-returns-value]
+    assert [str(error) for error in failed] == ["it did"] * 2 and steps == [0, 0] and taken == []
 
 
 @pytest.mark.parametrize("precision", [None, "bfloat16"])
@@ -352,6 +353,14 @@ def test_only_what_is_alike_is_given_together(tmp_path: Path) -> None:
     assert [len(group) for group in groups] == [2, 1, 2, 1] and work.next() == []
     assert all(len({alike(run) for run in group if isinstance(run, Train)}) == 1 for group in groups)
     assert {run for group in groups for run in group} == set(runs)
+
+
+def test_where_trainings_go_together_all_else_goes_first(tmp_path: Path) -> None:
+    runs = [run for run in planned(levels=0).runs if isinstance(run, Train)]
+    other = planned(levels=0, seed=1).runs[0]
+    for most, expected in ((1, [runs[:1], runs[1:2], runs[2:3], [other]]), (16, [[other], runs])):
+        work = Work([*runs, other], Store(tmp_path).open(), lambda event: None)
+        assert [work.next(lambda run, most=most: most) for _ in expected] == expected  # type: ignore[misc]
 
 
 def test_at_once_is_for_gpus_and_for_who_asks() -> None:

@@ -87,7 +87,7 @@ def test_the_verdict_as_json_has_differences_intervals_n_and_reasons(
     _, out, _ = ask(capsys, "verdict", "digits", "--store", str(store), *TINY, "--format", "json")
     content = json.loads(out)
     first = content["levels"][0]
-    assert set(first) == {"arm", "level", "density", "verdict", "reason", "dense", "controls"}
+    assert set(first) == {"arm", "level", "density", "verdict", "reason", "dense", "controls", "rewind"}
     assert first["dense"]["accuracy"]["n"] == 2
     assert first["dense"]["accuracy"]["low"] <= first["dense"]["accuracy"]["mean"] <= first["dense"]["accuracy"]["high"]
     assert [control["against"] for control in first["controls"]] == ["reinit", "random", "shuffle"]

@@ -14,8 +14,10 @@ from tombola.data import digits
 from tombola.lab.methods import METHODS, Replicate
 from tombola.lab.plan import plan
 from tombola.lab.runs import (
+    Distance,
     FullMask,
     Init,
+    Line,
     Network,
     Prune,
     RandomMask,
@@ -54,6 +56,8 @@ PRUNE = Prune(NETWORK, TRAIN, None, "magnitude", "layer", (("linear", 0.2), ("ou
 RANDOM = RandomMask(PRUNE, mask_seed=4)
 SHUFFLED = ShuffledMask(PRUNE, mask_seed=4)
 FULL = FullMask(NETWORK, keep=("output",))
+DISTANCE = Distance(TRAIN, replace(TRAIN, order_seed=8), PRUNE)
+LINE = Line(TRAIN, replace(TRAIN, order_seed=8), TRAIN.recipe, split_seed=1, points=30, examples=None)
 
 # For every field of every kind of run, another value. A field that is missing here fails a test below.
 CHANGES: dict[Run, dict[str, Any]] = {
@@ -72,6 +76,15 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "optimizer_state": "carried",
         "keep_optimizer": True,
         "augment_seed": 0,
+    },
+    DISTANCE: {"left": replace(TRAIN, order_seed=9), "right": replace(TRAIN, order_seed=7), "mask": RANDOM},
+    LINE: {
+        "left": replace(TRAIN, order_seed=9),
+        "right": replace(TRAIN, order_seed=7),
+        "recipe": Recipe.model_validate(RECIPE | {"batch": 61}),
+        "split_seed": 2,
+        "points": 3,
+        "examples": 100,
     },
     PRUNE: {
         "network": replace(NETWORK, classes=11),
@@ -129,6 +142,8 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
     "arms": (["ticket", "reinit", "random", "shuffle", "one-shot", "fine-tune"], NONE),
     "reinits": (3, NONE),
     "randoms": (3, NONE),
+    "study": ({"connectivity": {"levels": [0, 1]}, "stability": {"levels": [1]}}, NONE),
+    "verdict.at": ("end", NONE),
     "verdict.accuracy_margin": (0.01, NONE),
     "verdict.step_margin": ("7it", NONE),
     "verdict.confidence": (0.9, NONE),

@@ -18,7 +18,7 @@ from rich.console import Console
 from tombola import __version__, engine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
-from tombola.lab.plan import Plan, engine_of, missing, plan, step_seconds, summary
+from tombola.lab.plan import Plan, engine_of, missing, plan, run_seconds, summary
 from tombola.lab.spec import read
 from tombola.lab.store import Store
 
@@ -105,7 +105,7 @@ def _run(
     failed = 0
     if lacking:
         try:
-            with _stoppable(), Watcher(console, lacking, wanted.rows, step_seconds(wanted, store), crew) as watcher:
+            with _stoppable(), Watcher(console, lacking, wanted, run_seconds(wanted, store), crew) as watcher:
                 result = execute(lacking, store, data_dir, crew, watcher, wanted.experiment.spec.engine, devices)
         except KeyboardInterrupt:
             left = len(missing(wanted, store))
@@ -212,9 +212,46 @@ def verdict(
     if format == "json":
         print(verdict_json(wanted.experiment.name, judged, said, criteria(wanted)))
     else:
+        several = len({one.rewind for one in judged}) > 1
         for one in judged:
-            print(f"{one.density:>7.1%}  {one.verdict:<11}  {one.reason}")
+            step = f"k = {one.rewind:<7,}  " if several else ""
+            print(f"{step}{one.density:>7.1%}  {one.verdict:<11}  {one.reason}")
         print("\n" + "\n".join(said))
+    return 0
+
+
+@app.command
+def study(
+    spec: str,
+    /,
+    *,
+    common: Common = Common(),
+    format: Literal["text", "json"] = "text",
+) -> int:
+    """Say what the studies of an experiment found: stability, linear connectivity, overlap of masks.
+
+    Parameters
+    ----------
+    spec
+        A preset's name or a TOML file with a [study] table (see docs/spec.md).
+    format
+        Sentences for people; json has every number behind them.
+    """
+    from tombola.lab.findings import findings, sentence
+    from tombola.report.text import findings_json
+
+    wanted, store = _existing(spec, common)
+    found = findings(wanted, store)
+    if not found:
+        name = wanted.experiment.name
+        asked = any(study for _, study in wanted.experiment.spec.study)
+        raise BadInput(
+            where=name,
+            expected="finished studies",
+            found="none" if asked else "no [study] table in the spec",
+            todo=f"`tombola run {name}` makes them." if asked else "--set study.overlap.levels=5, say.",
+        )
+    print(findings_json(wanted.experiment.name, found) if format == "json" else "\n".join(map(sentence, found)))
     return 0
 
 
@@ -320,13 +357,15 @@ def _found(wanted: Plan, store: Store, allow_none: bool = False) -> "list[Result
 
 
 def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -> None:
+    from tombola.lab.findings import findings, sentence
     from tombola.lab.results import conclusions, verdicts
     from tombola.report.text import summary_table
 
     judged = verdicts(wanted, found)
-    console.print(summary_table(found, judged))
-    for sentence in conclusions(wanted, found, judged, store):
-        console.print(sentence, highlight=False, markup=False)
+    console.print(summary_table(found, judged, wanted.experiment.spec.verdict.at))
+    said = [*conclusions(wanted, found, judged, store), *map(sentence, findings(wanted, store))]
+    for line in said:
+        console.print(line, highlight=False, markup=False)
     written = _write_report(wanted, store, found, judged)
     console.print(f"\nReport: {written}", highlight=False, markup=False, soft_wrap=True)
 

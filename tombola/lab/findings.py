@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import mean
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from tombola.lab.plan import Plan
 from tombola.lab.results import criteria
@@ -30,6 +30,7 @@ class Answer:
 class Stable:
     """Stability of one kind at one level and rewind step."""
 
+    study: ClassVar[str] = "stability"
     level: int
     rewind: int
     found: Stability
@@ -44,6 +45,7 @@ class Connected:
         alphas, lines: the points, and the error at each by pair.
     """
 
+    study: ClassVar[str] = "connectivity"
     arm: str
     level: int
     rewind: int
@@ -57,6 +59,7 @@ class Connected:
 class Alike:
     """How far the masks of every two replicates' tickets overlap at one level and rewind step, layer by layer."""
 
+    study: ClassVar[str] = "overlap"
     level: int
     rewind: int
     density: float

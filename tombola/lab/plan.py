@@ -10,7 +10,7 @@ from typing import Any
 from tombola import models
 from tombola.engine import Foreseen, at_once, devices, foresee
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
-from tombola.lab.runs import Run, Train, ancestry, kept
+from tombola.lab.runs import Line, Run, Train, ancestry, kept
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Question, questions
@@ -109,17 +109,20 @@ def engine_of(wanted: Plan, measuring: bool = False) -> Foreseen:
 A_LOOK = 1 / 6  # what looking at an image costs beside training on it, about
 
 
-def step_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
-    """Seconds that a step of a training takes, for each run of `wanted`.
+def run_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
+    """Seconds that each run of `wanted` takes: trainings and lines; all others come for nothing.
 
     As the engine's measured times have it for the density of the run's level, or else a guess from the model's size;
-    scaled so that finished runs of this plan come out right.
+    scaled so that finished trainings of this plan come out right.
     """
     spec, engine, levels = wanted.experiment.spec, engine_of(wanted), {row.run.key: row.level for row in wanted.rows}
 
     def expected(run: Run) -> float:
-        looks = A_LOOK * _looked_at(run, spec) / spec.recipe.batch if isinstance(run, Train) else 0.0
-        return expected_at(levels.get(run.key, 0)) * (1 + looks)
+        if not isinstance(run, Train | Line):
+            return 0.0
+        steps = run.until - run.begin if isinstance(run, Train) else 0
+        looks = A_LOOK * _looked_at(run, spec) / spec.recipe.batch
+        return expected_at(levels.get(run.key, 0)) * (steps + looks)
 
     @cache
     def expected_at(level: int) -> float:
@@ -127,16 +130,20 @@ def step_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
 
     done = store.keys()
     known = [row.run for row in wanted.rows if row.run.key in done][:100]
-    taken = [store.provenance(run)["seconds"] / max(run.until - run.begin, 1) for run in known]
+    taken = [store.provenance(run)["seconds"] for run in known]
     factor = median(each / expected(run) for each, run in zip(taken, known, strict=True)) if known else 1.0
     return lambda run: factor * expected(run)
 
 
-def _looked_at(run: Train, spec: Spec) -> float:
-    """Images that a training evaluates, to a step: now and then, and all it has trained on twice."""
-    steps = max(run.until - run.begin, 1)
-    facts, looks, tests = spec.facts, steps // run.evaluate_every + 1, steps // run.test_every + 1
-    return (looks * facts.validation + tests * facts.test + 2 * facts.train) / steps
+def _looked_at(run: Train | Line, spec: Spec) -> int:
+    """Images that a run evaluates: a training now and then, and all it has trained on twice."""
+    facts = spec.facts
+    if isinstance(run, Line):  # with statistics recomputed too: training images three times, test images twice
+        train, test = (min(run.examples or size, size) for size in (facts.train, facts.test))
+        return run.points * (3 * train + 2 * test)
+    steps = run.until - run.begin
+    looks, tests = steps // run.evaluate_every + 1, steps // run.test_every + 1
+    return looks * facts.validation + tests * facts.test + 2 * facts.train
 
 
 def _densities(spec: Spec, level: int) -> dict[str, float]:
@@ -163,12 +170,13 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
     asked = Counter(row.run.kind for row in wanted.rows) + Counter(
         needed.kind for run in wanted.runs for needed in run.inputs
     )
+    asked += Counter(question.run.kind for question in wanted.questions)
     kinds = Counter(run.kind for run in wanted.runs)
     lacking = Counter(run.kind for run in absent)
     done = store.keys()
     stored = Counter(run.kind for run in wanted.runs if run.key in done)
     trainings = [run for run in absent if isinstance(run, Train)]
-    each, engine = step_seconds(wanted, store), engine_of(wanted)
+    each, engine = run_seconds(wanted, store), engine_of(wanted)
     return {
         "experiment": wanted.experiment.name,
         "rows": len(wanted.rows),
@@ -191,5 +199,5 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
             "sparse_below": {name: round(times.break_even, 3) for name, times in engine.times.items()},
         },
         "workers": workers,
-        "estimated_seconds": round(sum((run.until - run.begin) * each(run) for run in trainings) / workers, 3),
+        "estimated_seconds": round(sum(map(each, absent)) / workers, 3),
     }

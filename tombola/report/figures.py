@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from tombola.lab.results import Result
+from tombola.lab.results import ACCURACY, Result
 from tombola.report.text import arms_of
 
 # Okabe and Ito's colours, told apart by all; each arm has a dash and a shape too.
@@ -22,6 +22,7 @@ LOOKS = {  # colour, dash, shape
     "lr-rewind": ("#f0e442", [1, 3], "triangle-left"),
     "fine-tune": ("#7a5195", [12, 4], "stroke"),
 }
+STEPS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # of several rewind steps
 PANELS = 3  # side by side
 CURVES = 6  # levels shown at most: more lines cannot be told apart
 
@@ -29,16 +30,32 @@ Spec = dict[str, Any]
 
 
 def all_figures(
-    found: Sequence[Result], survivors: Sequence[tuple[float, list[list[float]]]]
+    found: Sequence[Result], survivors: Sequence[tuple[float, list[list[float]]]], at: str = "early-stop"
 ) -> dict[str, tuple[Spec, str]]:
     """Every figure that the results allow: name -> Vega-Lite specification and caption.
 
     Args:
         found: the results.
+        at: where the verdict compares accuracy, `early-stop` or `end`: that figure comes first.
         survivors: (density, image of what is alive in the first layer relative to its mean) at a few levels, or none.
     """
     whose = "lines are means, bands reach from smallest to largest, the black dashed line is the dense network"
-    figures: dict[str, tuple[Spec, str]] = {
+    at_end = {
+        "final-accuracy": (
+            _against_density(found, "final_test_accuracy", "test accuracy at the end of training (%)", 100),
+            f"Test accuracy after the last training step; {whose}.",
+        )
+    }
+    figures: dict[str, tuple[Spec, str]] = at_end if at == "end" else {}
+    if len({result.row.rewind for result in found}) > 1:
+        figures |= {
+            "rewinding": (
+                _rewinding(found, ACCURACY[at]),
+                "Test accuracy of the tickets against the step that they were rewound to, at a few densities; lines "
+                "are means, bars reach from smallest to largest.",
+            )
+        }
+    figures |= {
         "accuracy": (
             _against_density(found, "early_stop_test_accuracy", "test accuracy at early stop (%)", 100),
             f"Test accuracy at the step of minimum validation loss, against the weights remaining; {whose}.",
@@ -47,10 +64,7 @@ def all_figures(
             _against_density(found, "early_stop_step", "early stop (training steps)", 1),
             f"The step of minimum validation loss: how fast each network learns; {whose}.",
         ),
-        "final-accuracy": (
-            _against_density(found, "final_test_accuracy", "test accuracy at the end of training (%)", 100),
-            f"Test accuracy after the last training step; {whose}.",
-        ),
+        **at_end,
         "curves": (
             _curves(found),
             "Test accuracy during training, mean over replicates, at a few densities; each panel is an arm.",
@@ -65,16 +79,24 @@ def all_figures(
     return figures
 
 
-def _points(found: Sequence[Result], name: str, scale: float) -> list[dict[str, Any]]:
-    """Mean, smallest and largest value per arm and level; every arm begins at the dense network."""
-    points = []
-    dense = [result for result in found if result.row.level == 0]
+def _series(found: Sequence[Result]) -> dict[str, list[Result]]:
+    """The results of each arm at each rewind step, the dense network's of that step among them."""
+    steps = sorted({result.row.rewind for result in found})
+    series = {}
     for arm in arms_of(found) or ["dense"]:
-        groups = {0: dense} | {
-            level: [result for result in found if result.row.arm == arm and result.row.level == level]
-            for level in sorted({result.row.level for result in found if result.row.arm == arm})
-        }
-        for level, group in groups.items():
+        for step in steps:
+            name = arm if len(steps) == 1 else f"{arm}, k = {step:,}"
+            mine = [result for result in found if result.row.rewind == step]
+            series[name] = [result for result in mine if result.row.arm == arm or result.row.level == 0]
+    return series
+
+
+def _points(found: Sequence[Result], name: str, scale: float) -> list[dict[str, Any]]:
+    """Mean, smallest and largest value per series and level; every one begins at its dense network."""
+    points = []
+    for arm, results in _series(found).items():
+        for level in sorted({result.row.level for result in results}):
+            group = [result for result in results if result.row.level == level]
             values = [scale * result.values[name] for result in group]
             if values and group[0].values["alive"]:  # a log axis has no place for a density of 0
                 density = 100 * mean(result.values["density"] for result in group)
@@ -103,8 +125,15 @@ def _density_axis(points: Sequence[dict[str, Any]]) -> alt.X:
 
 
 def _arms_scale(arms: Sequence[str]) -> dict[str, Any]:
+    # Of several rewind steps each has a colour, and the arms keep their dashes and shapes.
+    steps = list(dict.fromkeys(arm.partition(", k = ")[2] for arm in arms))
+    looks = [LOOKS[arm.partition(", k = ")[0]] for arm in arms]
+    if len(steps) > 1:
+        colours = [STEPS[steps.index(arm.partition(", k = ")[2]) % len(STEPS)] for arm in arms]
+        looks = [(colour, *look[1:]) for colour, look in zip(colours, looks, strict=True)]
+
     def scale(place: int) -> alt.Scale:
-        return alt.Scale(domain=list(arms), range=[LOOKS[arm][place] for arm in arms])
+        return alt.Scale(domain=list(arms), range=[look[place] for look in looks])
 
     return {
         "color": alt.Color("arm:N", scale=scale(0), title=None),
@@ -129,18 +158,15 @@ def _against_density(found: Sequence[Result], name: str, title: str, scale: floa
         y=alt.Y("value:Q", scale=y), color=channels["color"], shape=channels["shape"]
     )
     rule = alt.Chart(alt.NamedData("dense")).mark_rule(strokeDash=[3, 3], color="#444444").encode(y="value:Q")
-    dense = [next(point for point in points if point["level"] == 0)]
-    return _styled(
+    dense = [{"value": mean(point["value"] for point in points if point["level"] == 0)}]
+    return styled(
         alt.layer(band, rule, line, dots).properties(width=600, height=320), {"points": points, "dense": dense}
     )
 
 
 def _curves(found: Sequence[Result]) -> Spec:
-    arms = arms_of(found) or ["dense"]
-    levels = sorted({result.row.level for result in found if result.values["alive"]})
-    if len(levels) > CURVES:
-        levels = sorted({levels[round(place * (len(levels) - 1) / (CURVES - 1))] for place in range(CURVES)})
-    curves = {arm: [_curve(found, arm, level) for level in levels] for arm in arms}
+    arms, levels = _series(found), _few(found)
+    curves = {arm: [_curve(results, arm, level) for level in levels] for arm, results in arms.items()}
     records = [record for of_arm in curves.values() for curve in of_arm for record in curve]
     order = list(dict.fromkeys(record["density"] for record in records))
     last = max(record["step"] for record in records)
@@ -165,12 +191,48 @@ def _curves(found: Sequence[Result]) -> Spec:
         .properties(width=680 // min(len(arms), PANELS) - 40, height=280)
         for arm in arms
     ]
-    return _styled(alt.concat(*charts, columns=PANELS), seen)
+    return styled(alt.concat(*charts, columns=PANELS), seen)
+
+
+def _few(found: Sequence[Result]) -> list[int]:
+    """Levels that something lives at, spread over all of them, as many as can be told apart."""
+    levels = sorted({result.row.level for result in found if result.values["alive"]})
+    if len(levels) <= CURVES:
+        return levels
+    return sorted({levels[round(place * (len(levels) - 1) / (CURVES - 1))] for place in range(CURVES)})
+
+
+def _rewinding(found: Sequence[Result], name: str) -> Spec:
+    points = []
+    for level in _few(found):
+        here = [result for result in found if result.row.level == level and result.row.arm in ("dense", "ticket")]
+        if not here:
+            continue
+        density = f"{100 * mean(result.values['density'] for result in here):.3g} %"
+        for step in sorted({result.row.rewind for result in here}):
+            values = [100 * result.values[name] for result in here if result.row.rewind == step]
+            spread = {"value": mean(values), "low": min(values), "high": max(values)}
+            points.append({"density": density, "step": step, **spread})
+    order = list(dict.fromkeys(point["density"] for point in points))
+    colour = alt.Color(
+        "density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order, scheme="viridis")
+    )
+    base = alt.Chart(alt.NamedData("points")).encode(
+        x=alt.X("step:Q", title="rewind step k, training steps", axis=alt.Axis(tickCount=6)), color=colour
+    )
+    y = alt.Scale(zero=False)
+    line = base.mark_line(strokeWidth=2).encode(
+        y=alt.Y("value:Q", scale=y, title="test accuracy of the ticket (%)"),
+        strokeDash=alt.StrokeDash("density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order)),
+    )
+    bars = base.mark_rule().encode(y=alt.Y("low:Q", scale=y), y2="high:Q")
+    dots = base.mark_point(filled=True, size=50, opacity=1).encode(y=alt.Y("value:Q", scale=y))
+    return styled(alt.layer(bars, line, dots).properties(width=600, height=320), {"points": points})
 
 
 def _curve(found: Sequence[Result], arm: str, level: int) -> list[dict[str, Any]]:
-    """The mean test accuracy over an arm's trainings at a level, point by point."""
-    group = [result for result in found if result.row.level == level and (level == 0 or result.row.arm == arm)]
+    """The mean test accuracy over a series' trainings at a level, point by point."""
+    group = [result for result in found if result.row.level == level]
     if not group:
         return []
     density = f"{100 * mean(result.values['density'] for result in group):.3g} %"
@@ -226,10 +288,10 @@ def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> Spec:
         .properties(width=size, height=size)
         for name, (density, _) in zip(cells, images, strict=True)
     ]
-    return _styled(alt.hconcat(*charts, spacing=12), cells)
+    return styled(alt.hconcat(*charts, spacing=12), cells)
 
 
-def _styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> Spec:
+def styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> Spec:
     """The chart, in which data sets are only named, as a specification that holds them: altair would copy each many
     times over."""
     styled = (

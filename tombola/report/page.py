@@ -11,11 +11,13 @@ from typing import Any
 from altair.utils.schemapi import debug_mode
 
 from tombola import files
+from tombola.lab.findings import Finding, findings, sentence
 from tombola.lab.plan import Plan
-from tombola.lab.results import Result, conclusions, criteria, table
+from tombola.lab.results import ACCURACY, Result, conclusions, criteria, table
 from tombola.lab.runs import Prune
 from tombola.lab.store import Store
 from tombola.report import figures
+from tombola.report.study_figures import study_figures
 from tombola.report.text import arms_of, duration, records_text
 from tombola.study.anatomy import input_survivors
 from tombola.study.verdict import Verdict, points, whole
@@ -32,7 +34,8 @@ def write(wanted: Plan, store: Store, found: Sequence[Result], judged: Sequence[
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     drawn = []
     with debug_mode(False):  # altair's checks of every part against its schema take longer than all the rest
-        charts = figures.all_figures(found, _survivors(wanted, store, found))
+        charts = figures.all_figures(found, _survivors(wanted, store, found), wanted.experiment.spec.verdict.at)
+        charts |= study_figures(answers := findings(wanted, store))
     for name, (spec, caption) in charts.items():
         svg, png = figures.render(spec)
         files.replace(folder / "figures" / f"{name}.svg", svg.encode())
@@ -41,7 +44,7 @@ def write(wanted: Plan, store: Store, found: Sequence[Result], judged: Sequence[
     records = table(wanted, list(found))
     files.replace(folder / "table.csv", (records_text(records, "csv") + "\n").encode())
     page = folder / "report.html"
-    files.replace(page, _page(wanted, store, found, judged, drawn, records).encode())
+    files.replace(page, _page(wanted, store, found, judged, answers, drawn, records).encode())
     return page
 
 
@@ -65,6 +68,7 @@ def _page(
     store: Store,
     found: Sequence[Result],
     judged: Sequence[Verdict],
+    answers: Sequence[Finding],
     drawn: Sequence[tuple[str, str, str]],
     records: Sequence[dict[str, Any]],
 ) -> str:
@@ -76,6 +80,8 @@ def _page(
         "the rest is not in this report.</p>"
     )
     said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(wanted, found, judged, store))
+    asked = "".join(f"<li>{html.escape(sentence(answer))}</li>" for answer in answers)
+    studies = f"<h2>Studies</h2><ul>{asked}</ul>" if asked else ""
     pictures = "".join(
         f"<figure id={name}>{svg}<figcaption>{html.escape(caption)} "
         f"<a href='figures/{name}.png'>PNG</a> <a href='figures/{name}.svg'>SVG</a></figcaption></figure>"
@@ -92,14 +98,15 @@ def _page(
 {state}
 <h2>Verdict</h2>
 <ul>{said}</ul>
+{studies}
 <h2>Figures</h2>
 {pictures}
 <h2>Table</h2>
-<p>Test accuracy (%) at the step of minimum validation loss, mean (smallest - largest); under it the step, likewise.
+<p>{_told(experiment.spec.verdict.at)}
 Each single training is in <a href=table.csv>table.csv</a>.</p>
-{_table(found, judged)}
+{_table(found, judged, experiment.spec.verdict.at)}
 <h2>Why each verdict</h2>
-{_reasons(judged, criteria(wanted).accuracy_margin)}
+{_reasons(judged, criteria(wanted).accuracy_margin, criteria(wanted).paced)}
 <h2>Spec</h2>
 <details open><summary>Every value, defaults too</summary><pre>{html.escape(spec)}</pre></details>
 <h2>How it came about</h2>
@@ -108,18 +115,28 @@ Each single training is in <a href=table.csv>table.csv</a>.</p>
 """
 
 
-def _table(found: Sequence[Result], judged: Sequence[Verdict]) -> str:
+def _told(at: str) -> str:
+    where = "at the end of training" if at == "end" else "at the step of minimum validation loss"
+    steps = "." if at == "end" else "; under it the step, likewise."
+    return f"Test accuracy (%) {where}, mean (smallest - largest){steps}"
+
+
+def _table(found: Sequence[Result], judged: Sequence[Verdict], at: str) -> str:
     arms = arms_of(found)
-    words = {verdict.level: verdict.verdict for verdict in judged}
+    words = {(verdict.rewind, verdict.level): verdict.verdict for verdict in judged}
+    places = sorted({(result.row.rewind, result.row.level) for result in found})
+    several = len({rewind for rewind, _ in places}) > 1
     rows = []
-    for level in sorted({result.row.level for result in found}):
-        here = [result for result in found if result.row.level == level]
-        cells = "".join(_cell([result for result in here if level == 0 or result.row.arm == arm]) for arm in arms)
+    for rewind, level in places:
+        here = [result for result in found if (result.row.rewind, result.row.level) == (rewind, level)]
+        groups = [[result for result in here if level == 0 or result.row.arm == arm] for arm in arms]
+        cells = "".join(_cell(group, at) for group in groups)
         density = mean(result.values["density"] for result in here)
-        word = words.get(level, "dense" if level == 0 else "")
-        rows.append(f"<tr><td>{level}<td>{density:.1%}<td>{here[0].values['alive']:,}{cells}{_word(word)}")
+        word = words.get((rewind, level), "dense" if level == 0 else "")
+        step = f"<td>{rewind:,}" if several else ""
+        rows.append(f"<tr>{step}<td>{level}<td>{density:.1%}<td>{here[0].values['alive']:,}{cells}{_word(word)}")
     head = "".join(f"<th>{html.escape(arm)}" for arm in arms)
-    head = f"<th>level<th>density<th>weights{head}<th>verdict"
+    head = f"{'<th>rewind step' if several else ''}<th>level<th>density<th>weights{head}<th>verdict"
     return f"<div class=wide><table><thead><tr>{head}<tbody>{''.join(rows)}</table></div>"
 
 
@@ -127,30 +144,31 @@ def _word(word: str) -> str:
     return f"<td class='{word.replace(' ', '-')}'>{word}"
 
 
-def _cell(group: Sequence[Result]) -> str:
+def _cell(group: Sequence[Result], at: str) -> str:
     if not group:
         return "<td>-"
-    accuracies = [100 * result.values["early_stop_test_accuracy"] for result in group]
+    accuracies = [100 * result.values[ACCURACY[at]] for result in group]
     steps = [result.values["early_stop_step"] for result in group]
-    return (
-        f"<td>{mean(accuracies):.2f} <small>({min(accuracies):.2f} - {max(accuracies):.2f})</small>"
-        f"<br>{mean(steps):,.0f} <small>({min(steps):,} - {max(steps):,})</small>"
-    )
+    pace = f"<br>{mean(steps):,.0f} <small>({min(steps):,} - {max(steps):,})</small>" if at == "early-stop" else ""
+    return f"<td>{mean(accuracies):.2f} <small>({min(accuracies):.2f} - {max(accuracies):.2f})</small>{pace}"
 
 
-def _reasons(judged: Sequence[Verdict], margin: float) -> str:
+def _reasons(judged: Sequence[Verdict], margin: float, paced: bool) -> str:
     lines = []
+    several = len({verdict.rewind for verdict in judged}) > 1
     for verdict in judged:
         controls = "; ".join(
-            f"ticket minus {html.escape(control.against)}: accuracy {points(control.accuracy)} points, "
-            f"early stop {whole(control.steps)} steps ({control.result})"
+            f"ticket minus {html.escape(control.against)}: accuracy {points(control.accuracy)} points"
+            + (f", early stop {whole(control.steps)} steps" if paced else "")
+            + f" ({control.result})"
             for control in verdict.controls
         )
+        step = f"{verdict.rewind:,}: " if several else ""
         lines.append(
-            f"<tr><td>{verdict.density:.1%}{_word(verdict.verdict)}<td>{html.escape(verdict.reason)}<td>{controls}"
+            f"<tr><td>{step}{verdict.density:.1%}{_word(verdict.verdict)}<td>{html.escape(verdict.reason)}<td>{controls}"
         )
     return (
-        f"<div class=wide><table class=reasons><thead><tr><th>density<th>verdict"
+        f"<div class=wide><table class=reasons><thead><tr><th>{'rewind step: ' if several else ''}density<th>verdict"
         f"<th>against the dense network (margin {100 * margin:g} points)"
         f"<th>ticket against its controls<tbody>{''.join(lines)}</table></div>"
     )

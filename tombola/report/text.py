@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -16,10 +16,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from tombola.lab.execute import Event
-from tombola.lab.plan import Row
-from tombola.lab.results import COLUMNS, Result
-from tombola.lab.runs import Run, Train
+from tombola.lab.plan import Plan
+from tombola.lab.results import ACCURACY, COLUMNS, Result
+from tombola.lab.runs import Run
 from tombola.study.verdict import Criteria, Verdict
+
+if TYPE_CHECKING:  # it needs torch, which takes two seconds to import
+    from tombola.lab.findings import Finding
 
 LINE_EVERY_S = 5
 
@@ -29,23 +32,30 @@ def arms_of(found: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(result.row.arm for result in found if result.row.arm != "dense"))
 
 
-def summary_table(found: Sequence[Result], verdicts: Sequence[Verdict]) -> Table:
-    """One line per level: density, each arm's mean test accuracy at the early stop and early-stop step, the verdict."""
+def summary_table(found: Sequence[Result], verdicts: Sequence[Verdict], at: str = "early-stop") -> Table:
+    """One line per rewind step and level: density, each arm's mean test accuracy, its mean early stop, the verdict.
+
+    Accuracies are those that the verdict is about, `at` the early stop or at the end, where no stop is shown.
+    """
     arms = arms_of(found)
-    words = {verdict.level: verdict.verdict for verdict in verdicts}
+    words = {(verdict.rewind, verdict.level): verdict.verdict for verdict in verdicts}
+    places = sorted({(result.row.rewind, result.row.level) for result in found})
+    several, stops = len({rewind for rewind, _ in places}) > 1, arms if at == "early-stop" else []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("level", "dens-\nity %", *(f"{arm}\nacc. %" for arm in arms), *(f"{arm}\nstop" for arm in arms)):
+    names = [*(["rewind\nstep"] if several else []), "level", "dens-\nity %", *(f"{arm}\nacc. %" for arm in arms)]
+    for name in (*names, *(f"{arm}\nstop" for arm in stops)):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for level in sorted({result.row.level for result in found}):
-        here = [result for result in found if result.row.level == level]
+    for rewind, level in places:
+        here = [result for result in found if (result.row.rewind, result.row.level) == (rewind, level)]
         groups = [[result for result in here if level == 0 or result.row.arm == arm] for arm in arms]
         table.add_row(
+            *([f"{rewind:,}"] if several else []),
             str(level),
             f"{100 * mean(result.values['density'] for result in here):.1f}",
-            *(_mean(group, "early_stop_test_accuracy", 100, ".2f") for group in groups),
-            *(_mean(group, "early_stop_step", 1, ",.0f") for group in groups),
-            words.get(level, "dense" if level == 0 else ""),
+            *(_mean(group, ACCURACY[at], 100, ".2f") for group in groups),
+            *(_mean(group, "early_stop_step", 1, ",.0f") for group in groups[: len(stops)]),
+            words.get((rewind, level), "dense" if level == 0 else ""),
         )
     return table
 
@@ -85,6 +95,14 @@ def verdict_json(experiment: str, verdicts: Sequence[Verdict], said: Sequence[st
         "levels": [asdict(verdict) for verdict in verdicts],
     }
     return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+
+def findings_json(experiment: str, found: "Sequence[Finding]") -> str:
+    """What the studies found, for programs: each with its numbers, intervals, verdict and sentence."""
+    from tombola.lab.findings import sentence
+
+    content = [{"study": finding.study, "sentence": sentence(finding), **asdict(finding)} for finding in found]
+    return json.dumps({"experiment": experiment, "findings": _finite(content)}, indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -152,17 +170,20 @@ class Watcher:
         self,
         console: Console,
         runs: Sequence[Run],
-        rows: Sequence[Row],
-        step_seconds: Callable[[Run], float],
+        wanted: Plan,
+        run_seconds: Callable[[Run], float],
         workers: int,
     ) -> None:
         self._console, self._workers = console, workers
-        self._names = {row.run.key: f"{row.arm} {row.level} of replicate {row.replicate}" for row in reversed(rows)}
-        # In seconds as they were estimated: a step at a low density is a fraction of one at a high density.
-        self._step_seconds = {run.key: step_seconds(run) for run in runs if isinstance(run, Train)}
-        self._left = {
-            run.key: (run.until - run.begin) * self._step_seconds[run.key] for run in runs if isinstance(run, Train)
+        several = len(wanted.experiment.spec.rewind) > 1
+        self._names = {
+            row.run.key: f"{row.arm} {row.level} of replicate {row.replicate}"
+            + (f" rewound to {row.rewind}" if several else "")
+            for row in reversed(wanted.rows)
         }
+        # In seconds as they were estimated: a step at a low density is a fraction of one at a high density.
+        self._expected = {run.key: run_seconds(run) for run in runs}
+        self._left = dict(self._expected)
         self._all = max(sum(self._left.values()), 1e-9)
         self._count, self._done = len(runs), 0
         self._now: dict[str, str] = {}
@@ -190,10 +211,9 @@ class Watcher:
         key = event.run.key
         match event.what:
             case "looked":
-                self._left[key] = (event.total - event.done) * self._step_seconds[key]
-                self._now[key] = (
-                    f"{self._names.get(key, 'rewind point')}: validation loss {event.loss:.3f} at step {event.done}"
-                )
+                self._left[key] = self._expected[key] * (1 - event.done / max(event.total, 1))
+                name = self._names.get(key, "rewind point or study")
+                self._now[key] = f"{name}: validation loss {event.loss:.3f} at step {event.done}"
             case "stored" | "failed" | "skipped":
                 self._done += event.what == "stored"
                 self._left.pop(key, None)

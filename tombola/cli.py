@@ -86,7 +86,10 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
         if crew.rank:
             together.follow(Store(common.store), data_dir, crew)
             return 0
-        return _run(wanted, common, data_dir, 1, (crew.device,), together.led(crew))
+        status = _run(wanted, common, data_dir, 1, (crew.device,), together.led(crew))
+        if status == 130:
+            raise SystemExit(status)  # the others are in the midst of something: torchrun ends them
+        return status
 
 
 def _run(

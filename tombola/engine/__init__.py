@@ -142,7 +142,7 @@ VALUES_TOGETHER = 2**29  # that layers give for one batch: 2 GB in float32, and 
 def at_once(choice: Choice, device: str, layers: "Mapping[str, Sized]", batch: int) -> int:
     """How many trainings of one recipe a worker does at once, in a stack; 1 for one after another.
 
-    Stacks are for GPUs, and for the CPU where they are asked for, as it is slower there. They hold at most `TOGETHER`
+    Stacks are for GPUs, and for the CPU where they are asked for. They hold at most `TOGETHER`
     networks, with `WEIGHTS_TOGETHER` weights and `VALUES_TOGETHER` values between layers in all.
 
     Args:

@@ -100,13 +100,17 @@ def test_another_archive_is_named_and_refused_and_stays(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_damaged_archive_in_the_place_of_a_download_is_refused(tmp_path: Path, name: str) -> None:
-    """`fetch` does not look into a file that is there."""
-    place = tmp_path / name / SOURCES[name].ARCHIVE
-    place.parent.mkdir()
+def test_an_archive_that_was_damaged_after_its_download_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """In the user's cache, where `fetch` does not look into a file that is there; with a folder and without."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = tmp_path / "tombola" / name / SOURCES[name].ARCHIVE
+    place.parent.mkdir(parents=True)
     place.write_bytes(b"")
-    with pytest.raises(DataError, match=re.escape(str(place))):
-        data.load(name, tmp_path)
+    for folder in (None, tmp_path / "tombola"):
+        with pytest.raises(DataError, match=f"^{re.escape(str(place))}: expected the archive .* with SHA-256"):
+            data.load(name, folder)
 
 
 @pytest.mark.parametrize("name", SOURCES)

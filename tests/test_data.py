@@ -51,7 +51,7 @@ def test_mnists_split_is_the_papers() -> None:
 @pytest.mark.parametrize("name", ["imagenet", "", "mnist-", "mnist-x", "-100", "imagenet-100"])
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
     for ask in (data.check, data.facts):
-        with pytest.raises(ValueError, match=r"^one of digits, mnist, .*; or NAME-N"):
+        with pytest.raises(ValueError, match=r"^one of digits, mnist, .*; NAME-N.*; or folder:PATH"):
             ask(name)
 
 
@@ -275,6 +275,12 @@ def test_batches_may_be_asked_for_in_any_order_any_number_of_times() -> None:  #
     assert [order(batches, range(step, step + 1))[0] for step in (11, 0, 5, 5, 2, 9)] == [
         whole[step] for step in (11, 0, 5, 5, 2, 9)
     ]
+
+
+def test_orders_of_past_epochs_are_forgotten() -> None:
+    batches = toy_batches()
+    order(batches, range(300))
+    assert len(batches._orders) <= 2, "an order of ImageNet's takes 10 MB"
 
 
 def test_the_order_seed_decides_the_order_and_nothing_else_does() -> None:  # K9 K10 K11 R12

@@ -769,6 +769,11 @@ def test_places_rates_and_batches_are_read_as_they_are_meant(digits: Dataset) ->
     assert not weights.equal(before, fast.weights()), "a whole number is a rate too"
     with pytest.raises(ValueError, match="expected batches of"):
         fast.train(Batches(digits, torch.arange(1000), BATCH // 2, 3), lambda step: 0.1, 0, 3, [], unwatched)
+    flipped = Batches(digits, torch.arange(1000), BATCH, 3, "flip-crop")
+    shared = Batches(digits, torch.arange(1000), BATCH, 3, part=(0, 2))
+    for batches in (flipped, shared):
+        with pytest.raises(ValueError, match="whole batches of images as they are"):
+            fast.train(batches, lambda step: 0.1, 0, 3, [], unwatched)
 
 
 def test_what_is_not_supported_goes_to_the_plain_loop(digits: Dataset) -> None:

@@ -1,5 +1,6 @@
 """The presets: each reads, plans, runs, and is the experiment that it says it is."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,21 @@ from tombola.lab.plan import Plan, missing, plan
 from tombola.lab.results import results, table, verdicts
 from tombola.lab.spec import read
 from tombola.lab.store import Store
+from tombola.models import layers, weight_counts
 from tombola.models.lenet import sizes
 from tombola.prune import count
 
 every_preset = pytest.mark.parametrize("name", presets.names())
+
+
+@pytest.fixture(autouse=True)
+def imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where presets look for it, a folder named as ImageNet, of nothing: a plan reads names and bytes, not pictures."""
+    for place in (f"imagenet/{part}/{name}" for part in ("train", "val") for name in ("n01440764", "n01443537")):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(600):
+            (tmp_path / place / f"{number}.JPEG").write_bytes(place.encode())
+    monkeypatch.chdir(tmp_path)
 
 
 def rows_of(wanted: Plan) -> dict[str, int]:
@@ -50,15 +62,17 @@ def test_a_preset_says_what_it_is_and_plans(name: str) -> None:  # K15
     assert spec.replicates >= 3, "one replicate decides nothing"
     draws = {"reinit": spec.reinits, "random": spec.randoms}
     per_level = {arm: draws.get(arm, 1) for arm in spec.arms}
-    expected = {arm: spec.replicates * spec.levels * draws for arm, draws in per_level.items()}
-    assert rows_of(wanted) == {"dense": spec.replicates} | expected
+    searches = spec.replicates * len(spec.rewind)
+    expected = {arm: searches * spec.levels * draws for arm, draws in per_level.items()}
+    assert rows_of(wanted) == {"dense": searches} | expected
 
 
 @every_preset
 def test_a_preset_runs_from_end_to_end_when_made_small(name: str, tmp_path: Path) -> None:
     small = ["recipe.data=digits", "recipe.model=lenet-20-10", "recipe.length=8it", "recipe.batch=50"]
-    looks = ["evaluate.every=4it", "evaluate.test_every=8it"]
-    wanted = plan(read(name, [*small, *looks, "replicates=2", "levels=2"]))
+    small += ["recipe.schedule=none", "recipe.warmup=none", "recipe.augment=none", "recipe.precision=none"]
+    small += ["prune.keep=none", "rewind=0it", "study=none", "replicates=2", "levels=2"]
+    wanted = plan(read(name, [*small, "evaluate.every=4it", "evaluate.test_every=8it"]))
     store = Store(tmp_path / "store").open()
     bench = Bench(store, None)
     for run in wanted.runs:
@@ -108,3 +122,66 @@ def test_presets_of_one_experiment_share_their_runs() -> None:
     figure, oneshot = (plan(read(name)) for name in ("lenet-mnist", "lenet-mnist-oneshot"))
     tickets = {row.run for row in figure.rows if row.arm == "ticket"}
     assert tickets == {row.run for row in oneshot.rows if row.arm == "iterative"}
+
+
+FIGURE_2 = {  # model, iterations, batch, optimiser, learning rate, rates of (linear, conv, output) or the global one
+    "conv2-cifar10": ("conv-2", 20_000, 60, "adam", 2e-4, (0.2, 0.1, 0.1)),
+    "conv4-cifar10": ("conv-4", 25_000, 60, "adam", 3e-4, (0.2, 0.1, 0.1)),
+    "conv6-cifar10": ("conv-6", 30_000, 60, "adam", 3e-4, (0.2, 0.15, 0.1)),
+    "resnet20-cifar10": ("resnet-20", 30_000, 128, "sgd", 0.1, None),
+    "resnet20-cifar10-low": ("resnet-20", 30_000, 128, "sgd", 0.01, None),
+    "resnet20-cifar10-warmup": ("resnet-20", 30_000, 128, "sgd", 0.03, None),
+    "vgg19-cifar10": ("vgg-19", 112_640, 64, "sgd", 0.1, None),  # 160 epochs; the paper counts 703 iterations in each
+    "vgg19-cifar10-low": ("vgg-19", 112_640, 64, "sgd", 0.01, None),
+    "vgg19-cifar10-warmup": ("vgg-19", 112_640, 64, "sgd", 0.1, None),
+}
+
+
+@pytest.mark.parametrize("name", FIGURE_2)
+def test_the_networks_of_figure_2_are_those_of_the_paper(name: str) -> None:
+    spec = read(name).spec
+    recipe, prune, optimizer = spec.recipe, spec.prune, spec.recipe.optimizer
+    found = recipe.model, spec.iterations(recipe.length), recipe.batch, optimizer.name, optimizer.lr
+    assert found == FIGURE_2[name][:5]
+    rates = FIGURE_2[name][5]
+    if rates:
+        assert prune.scope == "layer" and spec.verdict.at == "early-stop" and recipe.augment is None
+        assert tuple(dict(prune.rates)[kind] for kind in ("linear", "conv", "output")) == rates
+    else:
+        assert (prune.scope, prune.rate, spec.verdict.at, recipe.augment) == ("global", 0.2, "end", "flip-crop")
+        assert optimizer.model_dump() == {
+            "name": "sgd",
+            "lr": optimizer.lr,
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 1e-4,
+        }
+        kept = 5_120 if recipe.model == "vgg-19" else 640 + 2_560
+        counts = weight_counts(recipe.model, (3, 32, 32), 10)
+        living = sum(
+            count for weight, count in counts.items() if not any(fnmatch(weight, f"{each}*") for each in prune.keep)
+        )
+        assert sum(counts.values()) - living == kept, "never pruned, and not counted"
+    warm = {"resnet20-cifar10-warmup": 20_000, "vgg19-cifar10-warmup": 10_000}
+    assert spec.iterations(recipe.warmup) == warm.get(name, 0)
+
+
+def test_conv_nets_levels_have_the_papers_densities() -> None:
+    """The labels that the paper prints: section 1.3 of the notes on it."""
+    printed = {
+        "conv2-cifar10": {6: 26.5, 11: 8.8, 14: 4.6},
+        "conv4-cifar10": {11: 11.1, 12: 9.2, 15: 5.4},  # and 7.65 at 13, which is printed as 7.6
+        "conv6-cifar10": {7: 26.6, 10: 15.3, 12: 10.6},
+    }
+    for name, labels in printed.items():
+        spec = read(name).spec
+        assert spec.levels >= max(labels)
+        rates = dict(spec.prune.rates)
+        living = {
+            weight: (layer.kind, layer.weights) for weight, layer in layers(spec.recipe.model, (3, 32, 32), 10).items()
+        }
+        total, found = sum(count for _, count in living.values()), [100.0]
+        for _ in range(spec.levels):
+            living = {weight: (kind, n - count(rates[kind], n)) for weight, (kind, n) in living.items()}
+            found.append(100 * sum(n for _, n in living.values()) / total)
+        assert {level: round(found[level], 1) for level in labels} == labels

@@ -208,7 +208,7 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("recipe.data=mnst", "recipe.data", "digits, mnist", "'mnst'", "did you mean mnist?"),
         ("recipe.model=resnt", "recipe.model", "lenet-W1-W2", "'resnt'", ""),
         ("recipe.model=resnet-18", "recipe.model", "ResNet-18 for CIFAR-10 is resnet-20", "'resnet-18'", "1 x 8 x 8"),
-        ("recipe.data=cifar1O-jpeg-5000", "recipe.data", "or NAME-N", "", "did you mean cifar10-jpeg-5000?"),
+        ("recipe.data=cifar1O-jpeg-5000", "recipe.data", "; NAME-N", "", "did you mean cifar10-jpeg-5000?"),
         ("recipe.data=digits-99", "recipe.data", "digits-N with N from 100 to 1,199", "'digits-99'", ""),
         ("recipe.model=lenet-0", "recipe.model", "lenet-W1-W2", "'lenet-0'", ""),
         ("recipe.optimizer.name=adm", "recipe.optimizer.name", "sgd, adam, adamw", "'adm'", ""),

@@ -319,9 +319,10 @@ def presets(name: str | None = None, /) -> int:
     if name is None:
         width = max(map(len, preset_files.names()))
         for each in preset_files.names():
-            print(f"{each:<{width}}  {read(each).spec.about}")
+            print(f"{each:<{width}}  {preset_files.about(each)}")
         return 0
-    read(name)
+    if name not in preset_files.names():
+        read(name)  # says which there are
     print(preset_files.text(name), end="")
     return 0
 

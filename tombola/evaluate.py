@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola.data import Dataset
+from tombola.data import Dataset, each
 from tombola.recipe import Precision
 from tombola.train import computing
 
@@ -61,9 +61,10 @@ def sums(
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     with torch.no_grad(), computing(device, precision):
-        for chunk in places.to(labels.device).split(CHUNK if device.type == "cpu" else CHUNK_GPU):
-            outputs = model(dataset.inputs(images.index_select(0, chunk).to(device))).float()
-            answers = labels.index_select(0, chunk).to(device)
+        chunks = places.split(CHUNK if device.type == "cpu" else CHUNK_GPU)
+        for chunk, chosen in zip(chunks, each(images, chunks), strict=True):
+            outputs = model(dataset.inputs(chosen.to(device))).float()
+            answers = labels.index_select(0, chunk.to(labels.device)).to(device)
             loss += functional.cross_entropy(outputs, answers, reduction="none").double().sum()
             correct += (outputs.argmax(dim=1) == answers).sum()
     model.train(was_training)

@@ -1,16 +1,19 @@
-"""Data sets, whole in memory as tensors: `facts(name)` before reading, `load(name)`, `split`, and batches by step.
+"""Data sets: `facts(name)` before reading, `load(name)`, `split`, and batches by step.
+
+All are held in memory as tensors, but for folders of photographs (`folder.py`), which are decoded as they are needed.
 
 To add a data set: write a file like `digits.py` with `FACTS` and `read`, and name it in `SOURCES`.
 """
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tombola.data import cifar10, cifar10_jpeg, cifar100, digits, mnist, subset
+from tombola.data import cifar10, cifar10_jpeg, cifar100, digits, folder, mnist, subset
 from tombola.data.augment import Augmentation, flip_crop, generator
 from tombola.data.facts import Facts
 from tombola.errors import DataError
@@ -19,6 +22,7 @@ if TYPE_CHECKING:  # torch takes 2 s to import; facts are asked for by commands 
     from torch import Tensor
 
 Arrays = mnist.Arrays
+AHEAD = 2  # batches that are decoded while another one is trained on
 SOURCES: dict[str, ModuleType] = {
     "digits": digits,
     "mnist": mnist,
@@ -29,7 +33,10 @@ SOURCES: dict[str, ModuleType] = {
 
 
 def check(name: str) -> None:
-    """Raise ValueError, with what was expected, unless `name` is a data set: one of `SOURCES`, or a part of one.
+    """Raise ValueError, with what was expected, unless `name` is a data set: of `SOURCES`, a part of one, or a folder.
+
+    Raises:
+        DataError: it is a folder that is not laid out as it should be.
 
     >>> check("mnist-6000")
     >>> check("mnist-60000")
@@ -42,28 +49,48 @@ def check(name: str) -> None:
 def facts(name: str) -> Facts:
     """What is known of the data set `name` without reading it.
 
-    `NAME-N` is N examples of the pool of `NAME`, equally many of each class, with the same test set.
+    `NAME-N` is N examples of the pool of `NAME`, equally many of each class, with the same test set. `folder:PATH` is
+    the folder of photographs at PATH, made 224 pixels wide and high; `folder:PATH@SIZE` as many as one wants.
 
     Raises:
         ValueError: there is no such data set; says what was expected.
+        DataError: it is a folder that is not laid out as it should be.
 
     >>> facts("mnist").epoch_iterations(batch=60)
     917
     >>> facts("mnist-6000").train, facts("mnist-6000").validation
     (5500, 500)
     """
+    if is_folder(name):
+        return folder.facts(name)
     whole, size = subset.parts(name)
     if whole not in SOURCES:
-        raise ValueError("one of " + ", ".join(SOURCES) + "; or NAME-N, N examples of one")
+        known_ones = ", ".join(SOURCES)
+        raise ValueError(f"one of {known_ones}; NAME-N, which is N examples of one; or {folder.FORM}")
     known: Facts = SOURCES[whole].FACTS
     return subset.facts(known, size) if size else known
 
 
+def is_folder(name: str) -> bool:
+    """Whether `name` is that of a folder of photographs, by its form."""
+    return name.partition(":")[0] == "folder"
+
+
+def augmentations(name: str) -> tuple[Augmentation, ...]:
+    """The ways in which the images of the data set `name` can be changed at random.
+
+    >>> augmentations("cifar10")
+    ('flip-crop',)
+    """
+    return ("flip-crop", "resized-crop") if is_folder(name) else ("flip-crop",)
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory: the pool (training and validation together) and the test set.
+    """A data set: the pool (training and validation together) and the test set.
 
-    Images are bytes, N x C x H x W; `inputs` makes them normalised floats, a batch at a time.
+    Images are bytes, N x C x H x W; `inputs` makes them normalised floats, a batch at a time. In place of a tensor of
+    images there may be `folder.Pictures`, which have its `len` and `index_select`.
     """
 
     facts: Facts
@@ -81,10 +108,10 @@ class Dataset:
         return images.float().mul_(scales).add_(shifts)
 
     def to(self, device: str) -> "Dataset":
-        """The same with its images and labels on `device`; itself where they are there already."""
+        """The same with its labels, and images that are a tensor, on `device`; itself if they are there already."""
         import torch
 
-        if self.images.device == torch.empty(0, device=device).device:  # "cuda" is "cuda:0", or another one
+        if self.labels.device == torch.empty(0, device=device).device:  # "cuda" is "cuda:0", or another one
             return self
         tensors = (self.images, self.labels, self.test_images, self.test_labels)
         return Dataset(self.facts, *(tensor.to(device) for tensor in tensors))
@@ -105,7 +132,7 @@ def _affine_on(facts: Facts, device: str) -> "tuple[Tensor, Tensor]":
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
-    """Read the data set `name` into memory and check that it is what its name says.
+    """Read the data set `name` and check that it is what its name says.
 
     Args:
         name: as `check` has it.
@@ -113,18 +140,21 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 
     Raises:
         DataError: a file is absent, damaged or another one.
+        BadInput: a package that reads it is not installed.
 
     >>> load("digits").images.shape
     torch.Size([1200, 1, 8, 8])
     """
     import torch
 
+    if is_folder(name):
+        return Dataset(*folder.opened(name))
     # torch.tensor copies: torch's own memory is aligned, on which the last bits of a matrix product depend.
     return Dataset(facts(name), *(torch.tensor(array) for array in read(name, data_dir)))
 
 
 def read(name: str, data_dir: Path | None) -> Arrays:
-    """The pool's images and labels and the test set's, read and checked against the data set's checksum.
+    """The pool's images and labels and the test set's, read and checked against the data set's checksum; no folder's.
 
     Raises:
         DataError: a file is absent, damaged or another one.
@@ -189,21 +219,44 @@ class Batches:
         part: tuple[int, int] = (0, 1),
         device: str = "cpu",
     ) -> None:
+        self._files = isinstance(dataset.images, folder.Pictures)
+        if augment == "resized-crop" and not self._files:
+            raise ValueError("expected a folder of photographs to take resized crops of, or flip-crop")
         self._dataset, self._train, self._size, self._seed = dataset.to(device), train, size, order_seed
         self.augment, self.part, self._augment_seed, self._device = augment, part, augment_seed, device
         self._per_epoch = -(-len(train) // size)
-        self._epoch, self._order = -1, train
+        self._orders: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> tuple["Tensor", "Tensor"]:
-        """Inputs and labels of the step that follows after `step` steps."""
+        """Inputs and labels of the step that follows after `step` steps.
+
+        Raises:
+            DataError: an image lies in a file that cannot be read.
+        """
+        chosen, begin, total = self._share(step)
+        there = chosen.to(self._device, non_blocking=True)
+        images = self._decoded(step) if self._files else self._dataset.images.index_select(0, there)
+        if self.augment == "flip-crop":
+            images = flip_crop(images, self._augment_seed, step, begin, total)
+        return self._dataset.inputs(images), self._dataset.labels.index_select(0, there)
+
+    def _share(self, step: int) -> tuple["Tensor", int, int]:
+        """Where in the pool our share of the step's batch is, where in the batch it begins, and the batch's size."""
         whole, _ = self.places(step, step + 1)
         rank, world = self.part
         begin, end = (len(whole) * share // world for share in (rank, rank + 1))
-        chosen = whole[begin:end].to(self._device, non_blocking=True)
-        images = self._dataset.images.index_select(0, chosen)
-        if self.augment == "flip-crop":
-            images = flip_crop(images, self._augment_seed, step, begin, len(whole))
-        return self._dataset.inputs(images), self._dataset.labels.index_select(0, chosen)
+        return whole[begin:end], begin, len(whole)
+
+    def _decoded(self, step: int) -> "Tensor":
+        """The step's images out of their files, those of the steps to come being decoded while it is trained on."""
+        pictures: Any = self._dataset.images
+        for later in range(step, step + 1 + AHEAD):
+            pictures.begin(self._share(later)[0], self._draws(later))
+        images: Tensor = pictures.take(self._share(step)[0], self._draws(step))
+        return images.to(self._device, non_blocking=True)
+
+    def _draws(self, step: int) -> tuple[int, int] | None:
+        return (self._augment_seed, step) if self.augment == "resized-crop" else None
 
     def places(self, begin: int, until: int) -> tuple["Tensor", int]:
         """Where in the pool the examples of the steps from `begin` on are, and the step they end before.
@@ -212,10 +265,26 @@ class Batches:
         processes' together, and on the CPU.
         """
         epoch, place = divmod(begin, self._per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._train[_permutation(len(self._train), self._seed, epoch)]
+        if epoch not in self._orders:
+            while len(self._orders) > 1:  # two, as those who look ahead see the next epoch before this one ends
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[epoch] = self._train[_permutation(len(self._train), self._seed, epoch)]
         steps = min(until - begin, self._per_epoch - place)
-        return self._order[place * self._size : (place + steps) * self._size], begin + steps
+        return self._orders[epoch][place * self._size : (place + steps) * self._size], begin + steps
+
+
+def each(images: "Tensor", parts: Sequence["Tensor"]) -> Iterator["Tensor"]:
+    """The images at each of `parts`, one part after the other; of files, the next are decoded meanwhile.
+
+    >>> import torch
+    >>> [part.flatten().tolist() for part in each(torch.arange(3).view(3, 1), torch.tensor([2, 0, 1]).split(2))]
+    [[2, 0], [1]]
+    """
+    for number, part in enumerate(parts):
+        if isinstance(images, folder.Pictures):
+            for later in parts[number : number + 1 + AHEAD]:
+                images.begin(later)
+        yield images.index_select(0, part.to(images.device))
 
 
 def _permutation(size: int, order_seed: int, epoch: int) -> "Tensor":

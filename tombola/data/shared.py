@@ -1,22 +1,28 @@
 """A data set in files that any number of processes map into memory: one copy, however many read it."""
 
+import hashlib
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from tombola.data import Dataset, facts, read
+from tombola.data import Dataset, facts, is_folder, read
+from tombola.data import folder as photographs
 from tombola.errors import DataError
 
 _FIELDS = ("images", "labels", "test_images", "test_labels")
 
 
 def publish(name: str, data_dir: Path | None, folder: Path) -> None:
-    """Read the data set `name`, check it, and write it below `folder` for `attach`.
+    """Read the data set `name`, check it, and write it below `folder` for `attach`; of photographs, where they are.
 
     Raises:
         DataError: a file is absent, damaged or another one.
+        BadInput: a package that reads it is not installed.
     """
+    if is_folder(name):
+        photographs.publish(name, _manifest(name, folder))
+        return
     (folder / name).mkdir()
     for field, array in zip(_FIELDS, read(name, data_dir), strict=True):
         np.asarray(array).tofile(folder / name / field)
@@ -30,6 +36,8 @@ def attach(name: str, folder: Path) -> Dataset:
     """
     import torch
 
+    if is_folder(name):
+        return Dataset(*photographs.attach(_manifest(name, folder)))
     known = facts(name)
     pool, test = known.train + known.validation, known.test
     shapes = ((pool, *known.shape), (pool,), (test, *known.shape), (test,))
@@ -50,3 +58,7 @@ def attach(name: str, folder: Path) -> Dataset:
             for field, shape, kind in zip(_FIELDS, shapes, kinds, strict=True)
         ),
     )
+
+
+def _manifest(name: str, folder: Path) -> Path:
+    return folder / (hashlib.sha256(name.encode()).hexdigest()[:20] + ".json")

@@ -275,11 +275,16 @@ def _suits(layers: "Sequence[Layer]", mask: "Mask", dataset: "Dataset") -> bool:
     masked = all(name in shapes and _flat(shapes[name]) == _flat(alive.shape) for name, alive in mask.items())
     facts, outputs = dataset.facts, layers[-1].outputs
     pictures = all(
-        images.dtype == torch.uint8 and images.is_contiguous() and images.shape[1:] == facts.shape
+        isinstance(images, torch.Tensor)  # and not photographs in files
+        and images.device.type == "cpu"
+        and images.dtype == torch.uint8
+        and images.is_contiguous()
+        and images.shape[1:] == facts.shape
         for images in (dataset.images, dataset.test_images)
     )
     answers = all(
         labels.dtype == torch.int64
+        and labels.device.type == "cpu"
         and labels.is_contiguous()
         and (not len(labels) or (int(labels.min()) >= 0 and int(labels.max()) < outputs))
         for labels in (dataset.labels, dataset.test_labels)

@@ -158,7 +158,10 @@ def _most(engine: Choice, device: str) -> Callable[[Train], int]:
     """How many like a training a worker of that device does at once."""
 
     def most(run: Train) -> int:
-        recipe, facts = run.recipe, data.facts(run.recipe.data)
+        recipe = run.recipe
+        if data.is_folder(recipe.data):
+            return 1
+        facts = data.facts(recipe.data)
         return at_once(engine, device, models.layers(recipe.model, facts.shape, facts.classes), recipe.batch)
 
     return most

@@ -28,7 +28,7 @@ from tombola.lab.runs import (
     kept,
 )
 from tombola.lab.store import Outcome, Store
-from tombola.recipe import learning_rate
+from tombola.recipe import Recipe, learning_rate
 from tombola.study import connectivity, stability
 
 if TYPE_CHECKING:
@@ -65,27 +65,46 @@ class Bench:
         self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
         self.device, self.clock, self.crew = device, clock, crew
         self._datasets: dict[str, data.Dataset] = {}
-        self._tests: dict[str, Tensor] = {}
-        self._splits: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self._placed: dict[str, data.Dataset] = {}
+        self._tests: dict[tuple[str, bool], Tensor] = {}
+        self._splits: dict[tuple[str, int, bool], tuple[Tensor, Tensor]] = {}
 
     def dataset(self, name: str) -> data.Dataset:
         if name not in self._datasets:
             self._datasets[name] = attach(name, self._shared) if self._shared else data.load(name, self._data_dir)
         return self._datasets[name]
 
-    def split(self, name: str, split_seed: int) -> tuple[Tensor, Tensor]:
-        """As `data.split` has it, the validation images in the order in which they are evaluated fastest."""
-        if (name, split_seed) not in self._splits:
-            train, validation = data.split(self.dataset(name), split_seed)
-            order = alike(self.dataset(name).images.numpy()[validation.numpy()])
-            self._splits[name, split_seed] = train, validation[torch.from_numpy(order)]
-        return self._splits[name, split_seed]
+    def placed(self, name: str) -> data.Dataset:
+        """The data set on the bench's device, moved there once."""
+        if name not in self._placed:
+            self._placed[name] = self.dataset(name).to(self.device)
+        return self._placed[name]
 
-    def test(self, name: str) -> Tensor:
+    def split(self, recipe: Recipe, split_seed: int) -> tuple[Tensor, Tensor]:
+        """As `data.split` has it, the validation images in the order in which the model evaluates them fastest."""
+        dataset, key = self.dataset(recipe.data), (recipe.data, split_seed, self._packs(recipe))
+        if key not in self._splits:
+            train, validation = data.split(dataset, split_seed)
+            if self._packs(recipe):
+                order = alike(dataset.images.numpy()[validation.numpy()])
+                validation = validation[torch.from_numpy(order)]
+            self._splits[key] = train, validation
+        return self._splits[key]
+
+    def test(self, recipe: Recipe) -> Tensor:
         """All places in the test set, in such an order."""
-        if name not in self._tests:
-            self._tests[name] = torch.from_numpy(alike(self.dataset(name).test_images.numpy()))
-        return self._tests[name]
+        images, key = self.dataset(recipe.data).test_images, (recipe.data, self._packs(recipe))
+        if key not in self._tests:
+            self._tests[key] = torch.from_numpy(alike(images.numpy())) if key[1] else torch.arange(len(images))
+        return self._tests[key]
+
+    def _packs(self, recipe: Recipe) -> bool:
+        """Whether images that leave the same pixels at zero are worth bringing together: only `engine.native` leaves
+        out what they multiply, and only in a fully connected first layer."""
+        dataset = self.dataset(recipe.data)
+        layers = models.chain(recipe.model, dataset.facts.shape, dataset.facts.classes)
+        connected = len(next(iter(layers.values()), ())) == 2
+        return connected and isinstance(dataset.images, Tensor) and dataset.images.dtype == torch.uint8
 
 
 def perform(run: Run, bench: Bench, tell: Tell = lambda done, total, loss: None) -> Outcome:
@@ -168,7 +187,7 @@ class _Start:
 
 
 def _start(run: Train, bench: Bench) -> _Start:
-    store, facts = bench.store, bench.dataset(run.recipe.data).facts
+    store, facts = bench.store, bench.placed(run.recipe.data).facts
     model = _model(Network(run.recipe.model, facts.shape, facts.classes))
     living = store.mask(run.mask) if run.mask else mask.full(model)
     halted = store.kept(run)
@@ -195,7 +214,7 @@ def _alone(start: _Start, bench: Bench, tell: Tell) -> Outcome:
         start.living,
         recipe.optimizer,
         start.state,
-        bench.dataset(recipe.data),
+        bench.placed(recipe.data),
         recipe.batch,
         bench.device,
         recipe.precision,
@@ -241,7 +260,7 @@ def _stack(starts: Sequence[_Start], bench: Bench, tells: Sequence[Tell]) -> lis
         [start.living for start in starts],
         recipe.optimizer,
         [start.state for start in starts],
-        bench.dataset(recipe.data),
+        bench.placed(recipe.data),
         bench.device,
         recipe.precision,
     )
@@ -261,8 +280,8 @@ def _stack(starts: Sequence[_Start], bench: Bench, tells: Sequence[Tell]) -> lis
 def _batches(run: Train, bench: Bench) -> data.Batches:
     recipe = run.recipe
     return data.Batches(
-        bench.dataset(recipe.data),
-        bench.split(recipe.data, run.split_seed)[0],
+        bench.placed(recipe.data),
+        bench.split(recipe, run.split_seed)[0],
         recipe.batch,
         run.order_seed,
         recipe.augment,
@@ -273,7 +292,7 @@ def _batches(run: Train, bench: Bench) -> data.Batches:
 
 
 def _rates(run: Train, bench: Bench) -> Callable[[int], float]:
-    per_epoch = bench.dataset(run.recipe.data).facts.epoch_iterations(run.recipe.batch)
+    per_epoch = bench.placed(run.recipe.data).facts.epoch_iterations(run.recipe.batch)
     return lambda step: learning_rate(run.recipe, step, per_epoch)
 
 
@@ -297,7 +316,7 @@ def _distance(run: Distance, store: Store) -> Outcome:
 
 def _line(run: Line, bench: Bench) -> Outcome:
     """The error on training and test images at each point, the running statistics treated in both ways."""
-    recipe, dataset = run.recipe, bench.dataset(run.recipe.data)
+    recipe, dataset = run.recipe, bench.placed(run.recipe.data)
     facts = dataset.facts
     model = _model(Network(recipe.model, facts.shape, facts.classes))
     model.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -320,8 +339,7 @@ def _line(run: Line, bench: Bench) -> Outcome:
         if normed:
             chunks = train_places.split(recipe.batch)
             whole = [chunk for chunk in chunks if len(chunk) == recipe.batch] or chunks
-            images = (dataset.inputs(dataset.images.index_select(0, chunk)) for chunk in whole)
-            connectivity.recompute_statistics(model, images)
+            connectivity.recompute_statistics(model, map(dataset.inputs, data.each(dataset.images, whole)))
             measure("recomputed")
     barriers = {
         statistics: {name: connectivity.barrier(line) for name, line in each.items()}
@@ -339,10 +357,10 @@ class _Looks:
 
     def __init__(self, start: _Start, training: engine.Held, bench: Bench, tell: Tell) -> None:
         run = start.run
-        dataset = bench.dataset(run.recipe.data)
+        dataset = bench.placed(run.recipe.data)
         self._run, self._training, self._dataset, self._bench, self._tell = run, training, dataset, bench, tell
-        self._train_places, validation_places = bench.split(run.recipe.data, run.split_seed)
-        test_places = bench.test(run.recipe.data)
+        self._train_places, validation_places = bench.split(run.recipe, run.split_seed)
+        test_places = bench.test(run.recipe)
         self._on_validation = training.repeatedly(dataset.images, dataset.labels, validation_places)
         self._on_test = training.repeatedly(dataset.test_images, dataset.test_labels, test_places)
         ends = {run.begin, run.until}

@@ -7,7 +7,7 @@ from functools import cache
 from statistics import median
 from typing import Any
 
-from tombola import models
+from tombola import data, models
 from tombola.engine import Foreseen, at_once, devices, foresee
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
 from tombola.lab.runs import Line, Run, Train, ancestry, kept
@@ -99,11 +99,24 @@ def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
 
 def engine_of(wanted: Plan, measuring: bool = False) -> Foreseen:
     """The engine that the trainings of `wanted` will get."""
-    spec = wanted.experiment.spec
-    device, (model, shape, classes) = devices(spec.device)[0], (spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    together = at_once(spec.engine, device, models.layers(model, shape, classes), spec.recipe.batch)
-    chain = models.chain(model, shape, classes)
-    return foresee(spec.engine, chain, spec.recipe.batch, measuring, device, together)
+    spec, recipe = wanted.experiment.spec, wanted.experiment.spec.recipe
+    device, sized = devices(spec.device)[0], models.layers(recipe.model, spec.facts.shape, spec.facts.classes)
+    together = 1 if data.is_folder(recipe.data) else at_once(spec.engine, device, sized, recipe.batch)
+    if spec.engine == "auto" and together == 1 and (hindrance := _hindrance(spec)):
+        return Foreseen("reference", f"the kernels know no {hindrance}", {})
+    layers = models.chain(recipe.model, spec.facts.shape, spec.facts.classes)
+    return foresee(spec.engine, layers, recipe.batch, measuring, device, together)
+
+
+def _hindrance(spec: Spec) -> str:
+    """What of the spec keeps the kernels from training its model."""
+    hindrances = {
+        "augmentation": spec.recipe.augment is not None,
+        "mixed precision": spec.recipe.precision is not None,
+        "folders of pictures": data.is_folder(spec.recipe.data),
+        "GPUs": devices(spec.device) != ("cpu",),
+    }
+    return next((name for name, there in hindrances.items() if there), "")
 
 
 A_LOOK = 1 / 6  # what looking at an image costs beside training on it, about

@@ -13,7 +13,7 @@ from tombola import data, models
 from tombola.data import subset
 from tombola.data.facts import Facts
 from tombola.engine import Choice, Device
-from tombola.errors import BadInput, Fault, SpecError
+from tombola.errors import BadInput, DataError, Fault, SpecError
 from tombola.lab import presets
 from tombola.lab.runs import kept
 from tombola.recipe import Count, Number, Optimizer, Rate, Recipe, Schedule, StepField, Value
@@ -368,6 +368,8 @@ def _unknown(table: Mapping[str, Any]) -> Iterable[Fault]:
             facts = data.facts(name)
         except ValueError as error:
             yield Fault("recipe.data", str(error), repr(name), _meant(name))
+        except DataError as error:
+            yield Fault("recipe.data", f"{error.expected} in {error.where}", error.found, error.todo)
     if isinstance(model, str):
         try:
             models.check(model, facts.shape, facts.classes)
@@ -393,6 +395,8 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     length = spec.iterations(recipe.length)
     if length == 0:
         yield Fault("recipe.length", "at least one step", repr(str(recipe.length)))
+    if recipe.augment and recipe.augment not in (known := data.augmentations(recipe.data)):
+        yield Fault("recipe.augment", "one of " + ", ".join(known), repr(recipe.augment), f"for {facts.name}")
     for milestone in getattr(recipe.schedule, "milestones", ()):
         if spec.iterations(milestone) >= max(length, 1):
             yield Fault(

@@ -1,5 +1,6 @@
 """Experiments that come with Tombola: each is a TOML file in this folder."""
 
+import tomllib
 from functools import cache
 from importlib.resources import files
 
@@ -10,6 +11,12 @@ def names() -> tuple[str, ...]:
     return tuple(
         sorted(entry.name.removesuffix(".toml") for entry in files(__name__).iterdir() if entry.name.endswith(".toml"))
     )
+
+
+def about(name: str) -> str:
+    """What a preset is, in a sentence; whether its data are there does not matter."""
+    said: str = tomllib.loads(text(name))["about"]
+    return said
 
 
 def text(name: str) -> str:

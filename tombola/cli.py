@@ -23,6 +23,7 @@ from tombola.lab.spec import read
 from tombola.lab.store import Store
 
 if TYPE_CHECKING:
+    from tombola.lab.execute import Execute
     from tombola.lab.results import Result
     from tombola.study.verdict import Verdict
 
@@ -73,11 +74,29 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
         Processes at work at once, one thread each. By default one per core, or one per GPU.
     """
     from tombola.lab.execute import execute
-    from tombola.report.text import Watcher, plan_text
+    from tombola.lab.together import launched
 
     wanted = plan(read(spec, common.set))
     devices = engine.devices(wanted.experiment.spec.device)
-    crew = _crew(workers, devices)
+    if not launched():
+        return _run(wanted, common, data_dir, _crew(workers, devices), devices, execute)
+    from tombola.lab import together
+
+    with together.joined(devices) as crew:
+        if crew.rank:
+            together.follow(Store(common.store), data_dir, crew)
+            return 0
+        status = _run(wanted, common, data_dir, 1, (crew.device,), together.led(crew))
+        if status == 130:
+            raise SystemExit(status)  # the others are in the midst of something: torchrun ends them
+        return status
+
+
+def _run(
+    wanted: Plan, common: Common, data_dir: Path | None, crew: int, devices: tuple[str, ...], execute: "Execute"
+) -> int:
+    from tombola.report.text import Watcher, plan_text
+
     store = Store(common.store).open()
     console = Console(stderr=False)
     lacking = missing(wanted, store)

@@ -40,10 +40,23 @@ def evaluate(
 
     The model is put into evaluation mode and back. The loss is summed in float64. `precision` is that of `train`.
     """
+    places = torch.arange(len(labels)) if places is None else places
+    loss, correct = sums(model, dataset, images, labels, places, precision)
+    return Evaluation(float(loss) / len(places), int(correct), len(places))
+
+
+def sums(
+    model: nn.Module,
+    dataset: Dataset,
+    images: Tensor,
+    labels: Tensor,
+    places: Tensor,
+    precision: Precision | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The losses at `places` added up, and the number of correct answers, where the model is; of no places 0 and 0."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    places = torch.arange(len(labels)) if places is None else places
     # Sums stay where they are made until the end: asking a GPU for a number stops it.
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -55,7 +68,7 @@ def evaluate(
             loss += functional.cross_entropy(outputs, answers, reduction="none").double().sum()
             correct += (outputs.argmax(dim=1) == answers).sum()
     model.train(was_training)
-    return Evaluation(float(loss) / len(places), int(correct), len(places))
+    return loss, correct
 
 
 def early_stop(losses: list[float]) -> int:

@@ -84,8 +84,11 @@ class Guard:
         state = self._optimizer.state.get(parameter, {})
         return [value for value in state.values() if isinstance(value, Tensor) and value.shape == parameter.shape]
 
-    def check(self) -> None:
+    def check(self, part: int | None = None) -> None:
         """Make sure that every pruned weight and all of its optimiser state is exactly 0.
+
+        Args:
+            part: of a stack of networks, which one; None for everything.
 
         Raises:
             GuardLost: some are not.
@@ -94,7 +97,7 @@ class Guard:
         for name, parameter, dead in zip(self._names, self._parameters, self._dead, strict=True):
             states = [("optimiser state", state) for state in self._state_of(parameter)]
             for what, value in [("weight", parameter.detach()), *states]:
-                pruned = value[dead]
+                pruned = value[dead] if part is None else value[part][dead[part]]
                 if not bool(pruned.isfinite().all()):
                     raise Diverged(f"{name}: expected every pruned {what} to be 0, found NaN. The training diverged.")
                 moved = int(pruned.count_nonzero())

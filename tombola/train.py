@@ -52,21 +52,44 @@ def train(
     Raises:
         GuardLost: a pruned weight moved, though nothing but the optimiser should have touched it.
     """
-    guard = Guard(model, optimizer, mask)
     device = next(model.parameters()).device
+
+    def loss(step: int) -> Tensor:
+        inputs, labels = batches(step)
+        with computing(device, precision):
+            return functional.cross_entropy(model(inputs.to(device)), labels.to(device))
+
+    descend(model, optimizer, mask, loss, learning_rate, begin, until, watch)
+
+
+def descend(
+    model: nn.Module,
+    optimizer: Optimizer,
+    mask: Mask,
+    loss: Callable[[int], Tensor],
+    learning_rate: Callable[[int], float],
+    begin: int,
+    until: int,
+    watch: Callable[[int], None],
+    check: Callable[[Guard], None] = Guard.check,
+) -> None:
+    """As `train`, along the gradient of any `loss`: of the optimiser step that follows after a step.
+
+    Args:
+        check: asks the guard, after the last step, whether it held.
+    """
+    guard = Guard(model, optimizer, mask)
     model.train()
     try:
         for step in range(begin, until):
             watch(step)
-            inputs, labels = batches(step)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step)
-            with computing(device, precision):
-                loss = functional.cross_entropy(model(inputs.to(device)), labels.to(device))
+            following = loss(step)
             optimizer.zero_grad()
-            loss.backward()
+            following.backward()
             optimizer.step()
-        guard.check()
+        check(guard)
     finally:
         guard.release()
     watch(until)

@@ -20,11 +20,13 @@ if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tens
 
     from tombola.data import Batches, Dataset
     from tombola.engine.chain import Layer
+    from tombola.engine.parallel import Crew
     from tombola.evaluate import Evaluation
     from tombola.mask import Mask
+    from tombola.models.layer import Layer as Sized
     from tombola.recipe import Optimizer, Precision
 
-Choice = Literal["auto", "reference"]
+Choice = Literal["auto", "reference", "stacked"]
 Device = Literal["auto", "cpu", "cuda"]
 MOST_NUMBERS = 2**31 - 1  # of a layer: the kernels count weights and positions with 32 bits
 
@@ -32,19 +34,8 @@ MOST_NUMBERS = 2**31 - 1  # of a layer: the kernels count weights and positions 
 Sizes = tuple[int, ...]
 
 
-class Engine(Protocol):
-    """One training: where it stands, and how to go on."""
-
-    def train(
-        self,
-        batches: "Batches",
-        learning_rate: Callable[[int], float],
-        begin: int,
-        until: int,
-        looks: Sequence[int],
-        watch: Callable[[int], None],
-    ) -> None:
-        """Train from step `begin` to step `until`; call `watch` at each of `looks`, before the step that follows."""
+class Held(Protocol):
+    """One training where it stands, to be looked at and put back."""
 
     def evaluate(self, images: "Tensor", labels: "Tensor", places: "Tensor | None" = None) -> "Evaluation":
         """Loss and accuracy of the weights as they stand."""
@@ -70,6 +61,21 @@ class Engine(Protocol):
         """The optimiser's state by name."""
 
 
+class Engine(Held, Protocol):
+    """One training: where it stands, and how to go on."""
+
+    def train(
+        self,
+        batches: "Batches",
+        learning_rate: Callable[[int], float],
+        begin: int,
+        until: int,
+        looks: Sequence[int],
+        watch: Callable[[int], None],
+    ) -> None:
+        """Train from step `begin` to step `until`; call `watch` at each of `looks`, before the step that follows."""
+
+
 def begin(
     choice: Choice,
     model: "nn.Module",
@@ -81,11 +87,12 @@ def begin(
     device: str = "cpu",
     precision: "Precision | None" = None,
     augmented: bool = False,
+    crew: "Crew | None" = None,
 ) -> tuple[Engine, str]:
     """The engine that trains `model`, and its name for the record.
 
     Args:
-        choice: `auto`, the fastest that can do it, or `reference`.
+        choice: `auto`, the fastest that can do it; `reference`, and of a single training `stacked`, is the plain loop.
         model: holds the weights to start from; the engine may or may not write into it.
         mask: True = alive.
         optimizer, state: which optimiser, and its state where one is carried over.
@@ -94,12 +101,18 @@ def begin(
         device: where; the kernels are for `cpu`.
         precision: of the forward pass; the kernels know None only.
         augmented: whether batches are changed on their way, which the kernels, who read images by their places, miss.
+        crew: the processes that train together; None where this one trains alone.
     """
     from tombola import weights
     from tombola.engine.chain import chain
     from tombola.engine.native import Native
     from tombola.engine.reference import Reference
 
+    if crew:
+        from tombola.engine.parallel import Parallel
+
+        arguments = model, mask, optimizer, state, dataset, device, precision
+        return Parallel(crew, *arguments), f"data-parallel {crew.world} x reference"
     able = choice == "auto" and device == "cpu" and precision is None and not augmented and kernels.sets()
     layers = chain(model, dataset.facts.shape) if able else None
 
@@ -119,6 +132,34 @@ def begin(
     native = Native(layers, weights.of(model), mask, chosen, optimizer, state, dataset, batch)
     described = ", ".join(f"{name.removesuffix('.weight')} {form}" for name, form in chosen.items())
     return native, f"native {kernels.sets()[-1]}: {described}"
+
+
+TOGETHER = 16
+WEIGHTS_TOGETHER = 20_000_000  # of all networks of a stack; a larger one fills a GPU by itself
+VALUES_TOGETHER = 2**29  # that layers give for one batch: 2 GB in float32, and some times that with all gradients
+
+
+def at_once(choice: Choice, device: str, layers: "Mapping[str, Sized]", batch: int) -> int:
+    """How many trainings of one recipe a worker does at once, in a stack; 1 for one after another.
+
+    Stacks are for GPUs, and for the CPU where they are asked for. They hold at most `TOGETHER`
+    networks, with `WEIGHTS_TOGETHER` weights and `VALUES_TOGETHER` values between layers in all.
+
+    Args:
+        choice, device: as `begin` has them.
+        layers: of the network.
+        batch: examples per step.
+
+    >>> from tombola import models
+    >>> large, small = (models.layers(name, (3, 32, 32), 10) for name in ("conv-2", "resnet-20"))
+    >>> at_once("auto", "cuda:0", large, 60), at_once("auto", "cuda:0", small, 128), at_once("auto", "cpu", small, 128)
+    (4, 16, 1)
+    """
+    if choice == "reference" or (choice == "auto" and device == "cpu"):
+        return 1
+    weights = sum(layer.weights for layer in layers.values())
+    values = batch * sum(layer.outputs * layer.height * layer.width for layer in layers.values())
+    return max(1, min(TOGETHER, WEIGHTS_TOGETHER // weights, VALUES_TOGETHER // values))
 
 
 def devices(choice: Device) -> tuple[str, ...]:
@@ -162,14 +203,21 @@ class Foreseen:
     @property
     def unmeasured(self) -> bool:
         """Whether the kernels will be used and their times are not known yet."""
-        return self.name != "reference" and not self.times
+        return self.name.startswith("native") and not self.times
 
     def step_seconds(self, densities: Mapping[str, float]) -> float:
         """Of a step with layers of these densities; only where the times are known."""
         return min(forms.network_seconds((times, densities[name]) for name, times in self.times.items()))
 
 
-def foresee(choice: Choice, layers: Mapping[str, Sizes], batch: int, measuring: bool = False) -> Foreseen:
+def foresee(
+    choice: Choice,
+    layers: Mapping[str, Sizes],
+    batch: int,
+    measuring: bool = False,
+    device: str = "cpu",
+    together: int = 1,
+) -> Foreseen:
     """The engine that a model will get, before anything is trained.
 
     Args:
@@ -177,9 +225,17 @@ def foresee(choice: Choice, layers: Mapping[str, Sizes], batch: int, measuring: 
         layers: their sizes by weight, from the input on; empty for a model that the kernels do not know.
         batch: examples per step.
         measuring: whether to measure what has not been measured on this machine yet, which takes seconds.
+        device: where.
+        together: how many at once, as `at_once` has it.
     """
+    if together > 1:
+        return Foreseen("stacked", f"up to {together} trainings at once where they differ only in seeds and masks", {})
     if choice == "reference":
         return Foreseen("reference", "as asked for", {})
+    if choice == "stacked":
+        return Foreseen("reference", "one of these networks fills a stack", {})
+    if device != "cpu":
+        return Foreseen("reference", "on GPUs, and for networks that are too large for a stack", {})
     if not layers:
         return Foreseen("reference", "the kernels know chains of convolutions and fully connected layers only", {})
     if not kernels.sets():

@@ -16,19 +16,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from tombola import data, models
 from tombola.data.shared import publish
-from tombola.engine import Choice
+from tombola.engine import Choice, at_once
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
 from tombola.lab.runs import Line, Run, Stored, Train, shallow
-from tombola.lab.store import Failure, Store
+from tombola.lab.store import Failure, Outcome, Store
 
 BUSY_POLL_S = 0.2
 GRACE_S = 5
@@ -68,6 +70,22 @@ class Result:
     skipped: list[Run] = field(default_factory=list)
 
 
+class Execute(Protocol):
+    """As `execute`."""
+
+    def __call__(
+        self,
+        runs: Iterable[Run],
+        store: Store,
+        data_dir: Path | None,
+        workers: int,
+        tell: Tell,
+        engine: Choice = "auto",
+        devices: tuple[str, ...] = ("cpu",),
+    ) -> Result:
+        """Perform `runs` and store their outcomes."""
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where workers find what they need."""
@@ -85,7 +103,7 @@ class _Worker:
     pipe: "Connection[Any, Any]"
     log: Path
     device: str
-    run: Run | None = None
+    runs: dict[str, Run] = field(default_factory=dict)  # by key: those it has not answered for
 
 
 def execute(
@@ -103,7 +121,7 @@ def execute(
         runs: those that are missing, inputs first.
         workers: processes at work at once, >= 1.
         tell: is told of every event, in this process.
-        engine: `auto`, or `reference` for the plain loop.
+        engine: `auto`, `reference` for the plain loop, or `stacked`; see `engine.at_once`.
         devices: where; workers share them evenly.
 
     Raises:
@@ -111,7 +129,7 @@ def execute(
             done is kept.
         KeyboardInterrupt: passed on after the workers have been stopped.
     """
-    work = _Work(list(runs), store, tell)
+    work = Work(list(runs), store, tell)
     crew: list[_Worker] = []
     with ExitStack() as stack:
         stack.callback(_dismiss, crew)
@@ -126,14 +144,34 @@ def execute(
         while not work.over:
             _fill(crew, work, workers, place)
             for worker in list(crew):
-                if worker.run is None and (run := work.next()):
-                    worker.run = run
+                if not worker.runs and (given := work.next(_most(engine, worker.device))):
+                    worker.runs = {run.key: run for run in given}
                     try:
-                        worker.pipe.send(shallow(run))
+                        worker.pipe.send([shallow(run) for run in given])
                     except OSError:
                         _bury(worker, crew, work)
             _listen(crew, work)
         return work.result
+
+
+def _most(engine: Choice, device: str) -> Callable[[Train], int]:
+    """How many like a training a worker of that device does at once."""
+
+    def most(run: Train) -> int:
+        recipe = run.recipe
+        if data.is_folder(recipe.data):
+            return 1
+        facts = data.facts(recipe.data)
+        return at_once(engine, device, models.layers(recipe.model, facts.shape, facts.classes), recipe.batch)
+
+    return most
+
+
+def alike(run: Train) -> tuple[Any, ...]:
+    """What trainings have in common that can be done at once: all but where they start, their masks and their seeds."""
+    recipe = run.recipe.model_dump_json()
+    looks = run.evaluate_every, run.test_every
+    return recipe, run.data_fingerprint, run.begin, run.until, *looks, run.optimizer_state, run.keep_optimizer
 
 
 def _dismiss(crew: list[_Worker]) -> None:
@@ -144,13 +182,13 @@ def _dismiss(crew: list[_Worker]) -> None:
         worker.log.unlink(missing_ok=True)
 
 
-def _fill(crew: list[_Worker], work: "_Work", workers: int, place: "_Place") -> None:
+def _fill(crew: list[_Worker], work: "Work", workers: int, place: "_Place") -> None:
     while len(crew) < min(workers, work.left) and work.ready:
         busy = [worker.device for worker in crew]
         crew.append(_hire(place, min(place.devices, key=busy.count)))
 
 
-class _Work:
+class Work:
     """Which runs are waiting, ready, out and over."""
 
     def __init__(self, runs: list[Run], store: Store, tell: Tell) -> None:
@@ -188,15 +226,32 @@ class _Work:
         """How long to listen: until something happens, or until a run that another process has may be done."""
         return BUSY_POLL_S if self._elsewhere else None
 
-    def next(self) -> Run | None:
-        """A run to do now."""
+    def next(self, most: Callable[[Train], int] = lambda run: 1) -> list[Run]:
+        """What to do now: a run, or trainings that are `alike`, `most` of them at most; nothing if all are elsewhere.
+
+        Where trainings may be done at once all else goes first, so that many are ready. One whose worker died is done
+        alone: if it was to blame, it takes no others along a second time.
+        """
         now = time.monotonic()
-        for place, run in enumerate(self.ready):
-            if self._elsewhere.get(run.key, 0) <= now:
-                if self._elsewhere.pop(run.key, None) is None:
-                    self._tell(Event("started", run))
-                return self.ready.pop(place)
-        return None
+        free = (run for run in self.ready if self._elsewhere.get(run.key, 0) <= now)
+        first = next(free, None)
+        if first is None:
+            return []
+        given = [first]
+        if isinstance(first, Train) and first.key not in self._tried and (count := most(first)) > 1:
+            others = list(free)
+            quick = next((run for run in others if not isinstance(run, Train)), None)
+            same = (
+                run
+                for run in others
+                if isinstance(run, Train) and run.key not in self._tried and alike(run) == alike(first)
+            )
+            given = [quick] if quick else [first, *islice(same, count - 1)]
+        for run in given:
+            if self._elsewhere.pop(run.key, None) is None:
+                self._tell(Event("started", run))
+            self.ready.remove(run)
+        return given
 
     def elsewhere(self, run: Run) -> None:
         """Another process is at it: look again a little later."""
@@ -241,9 +296,9 @@ class _Work:
                 lost.extend(self._dependants[dependant.key])
 
 
-def _listen(crew: list[_Worker], work: _Work) -> None:
+def _listen(crew: list[_Worker], work: Work) -> None:
     """Wait until some worker has something to say, or is dead, and act on it."""
-    at_work = [worker for worker in crew if worker.run]
+    at_work = [worker for worker in crew if worker.runs]
     sources = [source for worker in at_work for source in (worker.pipe, worker.process.sentinel)]
     if not sources:
         time.sleep(BUSY_POLL_S)
@@ -261,13 +316,11 @@ def _listen(crew: list[_Worker], work: _Work) -> None:
             _bury(worker, crew, work)
 
 
-def _hear(worker: _Worker, work: _Work, what: str, *details: Any) -> None:
-    run = worker.run
-    assert run is not None
+def _hear(worker: _Worker, work: Work, key: str, what: str, *details: Any) -> None:
     if what == "looked":
-        work.looked(run, *details)
+        work.looked(worker.runs[key], *details)
         return
-    worker.run = None
+    run = worker.runs.pop(key)
     match what:
         case "stored":
             work.stored(run)
@@ -279,7 +332,7 @@ def _hear(worker: _Worker, work: _Work, what: str, *details: Any) -> None:
             raise details[0]
 
 
-def _bury(worker: _Worker, crew: list[_Worker], work: _Work) -> None:
+def _bury(worker: _Worker, crew: list[_Worker], work: Work) -> None:
     crew.remove(worker)
     worker.process.join(timeout=GRACE_S)
     worker.process.kill()  # of no effect on one that is gone, as nearly all are by now
@@ -292,8 +345,8 @@ def _bury(worker: _Worker, crew: list[_Worker], work: _Work) -> None:
     )
     log = worker.log.read_text(errors="replace")[-LOG_TAIL:] if worker.log.exists() else ""
     worker.log.unlink(missing_ok=True)
-    if worker.run:
-        work.died(worker.run, reason, f"{reason}\n{log}")
+    for run in worker.runs.values():
+        work.died(run, reason, f"{reason}\n{log}")
 
 
 def _hire(place: _Place, device: str) -> _Worker:
@@ -323,10 +376,10 @@ def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) 
         bench = Bench(store, place.data_dir, place.engine, place.shared, device, time.perf_counter)
         while True:
             try:
-                run = pipe.recv()
+                runs = pipe.recv()
             except EOFError:
                 return
-            pipe.send(do(run, bench, lambda *seen: pipe.send(("looked", *seen))))
+            do_all(runs, bench, lambda run, *said: pipe.send((run.key, *said)))
 
 
 def _warm_up() -> None:
@@ -350,8 +403,17 @@ def one_thread() -> None:
     torch.set_flush_denormal(True)
 
 
-def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> tuple[Any, ...]:
-    """Perform one run in this process and store its outcome; what is to be said of it, and why."""
+Looked = Callable[[int, int, float], None]
+
+
+def do(
+    run: Run, bench: Any, looked: Looked, performing: Callable[[Run, Any, Looked], Outcome] | None = None
+) -> tuple[Any, ...]:
+    """Perform one run in this process and store its outcome; what is to be said of it, and why.
+
+    Args:
+        performing: how; by default as `lab.perform` does it.
+    """
     from tombola.lab.perform import perform
 
     try:
@@ -362,21 +424,64 @@ def do(run: Run, bench: Any, looked: Callable[[int, int, float], None]) -> tuple
                 if isinstance(run, Train | Line):
                     bench.dataset(run.recipe.data)  # read once per worker: not part of any run's time
                 began = time.perf_counter()
-                outcome = perform(run, bench, looked)
+                outcome = (performing or perform)(run, bench, looked)
                 how = dict(outcome.how)
                 seconds = time.perf_counter() - began + how.pop("seconds_before", 0.0)
                 bench.store.save(run, outcome, provenance(seconds) | how)
             return ("stored",)
-    except (DataError, StoreError) as error:
-        return "stop", error
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            return "stop", _no_room(error, bench.store)
-        return "failed", str(error), traceback.format_exc()
-    except TombolaError as error:
-        return "failed", str(error), traceback.format_exc()
     except Exception as error:  # a bug of ours must not take the other runs with it
-        return "failed", f"{type(error).__name__}: {error}", traceback.format_exc()
+        return _ended(error, bench.store)
+
+
+def _ended(error: Exception, store: Store) -> tuple[Any, ...]:
+    """What is to be said of a run that ended so: it failed, or nothing more can be done."""
+    if isinstance(error, DataError | StoreError):
+        return "stop", error
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return "stop", _no_room(error, store)
+    name = "" if isinstance(error, TombolaError | OSError) else f"{type(error).__name__}: "
+    return "failed", f"{name}{error}", "".join(traceback.format_exception(error))
+
+
+def do_all(runs: Sequence[Run], bench: Any, say: Callable[..., None]) -> None:
+    """Do what a worker was given, at once where it is more than one training; say of each run what `do` would say.
+
+    Args:
+        say: is told a run and what is said of it: `looked`, done, total, loss; or how it ended.
+    """
+    from tombola.lab.perform import perform_together
+
+    def looked(run: Run) -> Looked:
+        return lambda *seen: say(run, "looked", *seen)
+
+    left = list(runs)
+    if len(runs) > 1:
+        with ExitStack() as claims:
+            claimed = [run for run in runs if claims.enter_context(bench.store.claim(run))]
+            ours = [run for run in claimed if isinstance(run, Train) and not bench.store.has(run)]
+            try:
+                for name in {run.recipe.data for run in ours}:
+                    bench.dataset(name)
+                began = time.perf_counter()
+                outcomes = perform_together(ours, bench, [looked(run) for run in ours])
+                share = (time.perf_counter() - began) / max(len(ours), 1)  # so that seconds add up
+                for run, outcome in zip(ours, outcomes, strict=True):
+                    if isinstance(outcome, TombolaError):
+                        say(run, *_ended(outcome, bench.store))
+                    else:
+                        how = dict(outcome.how)
+                        seconds = share + how.pop("seconds_before", 0.0)
+                        bench.store.save(run, outcome, provenance(seconds) | how)
+                        say(run, "stored")
+                    left.remove(run)
+            except Exception as error:
+                what, *details = _ended(error, bench.store)
+                if what == "stop":
+                    say(left[0], what, *details)
+                    return
+                sys.stderr.write(details[-1])  # too little memory for so many, say: each may do alone
+    for each in left:  # it is elsewhere or done, or will be done now
+        say(each, *do(each, bench, looked(each)))
 
 
 def _no_room(error: OSError, store: Store) -> NoRoom:

@@ -1,8 +1,9 @@
 """Do one run: from the outcomes of its inputs to its own outcome. One function per kind of run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from tombola import data, engine, mask, models, prune, score, weights
 from tombola.data.likeness import alike
 from tombola.data.shared import attach
-from tombola.errors import Diverged
+from tombola.engine import stacked
+from tombola.errors import Diverged, TombolaError
 from tombola.evaluate import Evaluation, early_stop, evaluate
 from tombola.lab.runs import (
     Distance,
@@ -29,6 +31,9 @@ from tombola.lab.store import Outcome, Store
 from tombola.recipe import Recipe, learning_rate
 from tombola.study import connectivity, stability
 
+if TYPE_CHECKING:
+    from tombola.engine.parallel import Crew
+
 Tell = Callable[[int, int, float], None]  # steps done, steps in all, validation loss
 
 CHECKPOINT_S = 180.0
@@ -44,6 +49,7 @@ class Bench:
         shared: where `data.shared.publish` has put them, to be mapped instead of read.
         device: where it trains.
         clock: the time in seconds; one that stands still keeps no checkpoints.
+        crew: the processes that do every training together; None where this one trains alone.
     """
 
     def __init__(
@@ -54,9 +60,10 @@ class Bench:
         shared: Path | None = None,
         device: str = "cpu",
         clock: Callable[[], float] = lambda: 0.0,
+        crew: "Crew | None" = None,
     ) -> None:
         self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
-        self.device, self.clock = device, clock
+        self.device, self.clock, self.crew = device, clock, crew
         self._datasets: dict[str, data.Dataset] = {}
         self._placed: dict[str, data.Dataset] = {}
         self._tests: dict[tuple[str, bool], Tensor] = {}
@@ -168,52 +175,129 @@ def _mask(made: mask.Mask) -> Outcome:
     return Outcome(values, tensors={"mask": mask.pack(made)})
 
 
-def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
-    store, recipe = bench.store, run.recipe
-    dataset = bench.placed(recipe.data)
-    facts = dataset.facts
-    model = _model(Network(recipe.model, facts.shape, facts.classes))
+@dataclass(frozen=True)
+class _Start:
+    """A training that is about to begin, or to go on from its checkpoint."""
+
+    run: Train
+    model: nn.Module
+    living: mask.Mask
+    state: Mapping[str, Tensor]
+    halted: Outcome | None
+
+
+def _start(run: Train, bench: Bench) -> _Start:
+    store, facts = bench.store, bench.placed(run.recipe.data).facts
+    model = _model(Network(run.recipe.model, facts.shape, facts.classes))
     living = store.mask(run.mask) if run.mask else mask.full(model)
     halted = store.kept(run)
+    if bench.crew:
+        bench.crew.agree(halted and halted.values["step"], f"the checkpoint of {run.key}")
     if halted:
         start, state = halted.tensors["weights"], halted.tensors.get("optimizer", {})
     else:
         start = store.weights(run.start)
         state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
     weights.put(model, start)
+    return _Start(run, model, living, state, halted)
+
+
+def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
+    return _alone(_start(run, bench), bench, tell)
+
+
+def _alone(start: _Start, bench: Bench, tell: Tell) -> Outcome:
+    run, recipe = start.run, start.run.recipe
     training, name = engine.begin(
         bench.engine,
-        model,
-        living,
+        start.model,
+        start.living,
         recipe.optimizer,
-        state,
-        dataset,
+        start.state,
+        bench.placed(recipe.data),
         recipe.batch,
         bench.device,
         recipe.precision,
         augmented=recipe.augment is not None,
+        crew=bench.crew,
     )
-    train_places, validation_places = bench.split(recipe, run.split_seed)
-    looks = _Looks(run, training, dataset, train_places, validation_places, bench, tell)
-    if halted:
-        looks.resume(halted)
-    training.train(
-        data.Batches(
-            dataset,
-            train_places,
-            recipe.batch,
-            run.order_seed,
-            recipe.augment,
-            run.augment_seed or 0,
-            device=bench.device,
-        ),
-        lambda step: learning_rate(recipe, step, facts.epoch_iterations(recipe.batch)),
-        looks.begin,
-        run.until,
-        [step for step in looks.steps if step >= looks.begin],
-        looks,
+    looks = _Looks(start, training, bench, tell)
+    training.train(_batches(run, bench), _rates(run, bench), looks.begin, run.until, looks.ahead, looks)
+    return _trained(start, training, looks, name, bench)
+
+
+def perform_together(runs: Sequence[Train], bench: Bench, tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
+    """The outcomes of trainings that are `execute.alike`, of each its own or why it failed; their engine is a stack.
+
+    A stack has one step for all: trainings whose checkpoints are of another step, or whose carried optimisers have
+    counted other steps, go into a stack of their own, and one that is left alone to the engine it would have alone.
+    """
+    starts = [_start(run, bench) for run in runs]
+    outcomes: list[Outcome | TombolaError] = [TombolaError("never begun")] * len(runs)
+    groups: dict[Any, list[int]] = {}
+    for place, start in enumerate(starts):
+        kept = start.halted.values["step"] if start.halted else None
+        groups.setdefault((kept, stacked.state_kind(start.state)), []).append(place)
+    for places in groups.values():
+        if len(places) == 1:
+            (place,) = places
+            try:
+                outcomes[place] = _alone(starts[place], bench, tells[place])
+            except TombolaError as error:
+                outcomes[place] = error
+            continue
+        found = _stack([starts[place] for place in places], bench, [tells[place] for place in places])
+        for place, outcome in zip(places, found, strict=True):
+            outcomes[place] = outcome
+    return outcomes
+
+
+def _stack(starts: Sequence[_Start], bench: Bench, tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
+    run = starts[0].run
+    recipe = run.recipe
+    stack = stacked.Stacked(
+        [start.model for start in starts],
+        [start.living for start in starts],
+        recipe.optimizer,
+        [start.state for start in starts],
+        bench.placed(recipe.data),
+        bench.device,
+        recipe.precision,
     )
-    numbers = looks.finish()
+    looks = [
+        _Looks(start, replicate, bench, tell)
+        for start, replicate, tell in zip(starts, stack.replicates, tells, strict=True)
+    ]
+    batches = [_batches(start.run, bench) for start in starts]
+    failed = stack.train(batches, _rates(run, bench), looks[0].begin, run.until, looks[0].ahead, looks)
+    name = f"stacked {len(starts)} x reference"
+    return [
+        error or _trained(start, replicate, look, name, bench)
+        for error, start, replicate, look in zip(failed, starts, stack.replicates, looks, strict=True)
+    ]
+
+
+def _batches(run: Train, bench: Bench) -> data.Batches:
+    recipe = run.recipe
+    return data.Batches(
+        bench.placed(recipe.data),
+        bench.split(recipe, run.split_seed)[0],
+        recipe.batch,
+        run.order_seed,
+        recipe.augment,
+        run.augment_seed or 0,
+        part=(bench.crew.rank, bench.crew.world) if bench.crew else (0, 1),
+        device=bench.device,
+    )
+
+
+def _rates(run: Train, bench: Bench) -> Callable[[int], float]:
+    per_epoch = bench.placed(run.recipe.data).facts.epoch_iterations(run.recipe.batch)
+    return lambda step: learning_rate(run.recipe, step, per_epoch)
+
+
+def _trained(start: _Start, training: engine.Held, looks: "_Looks", name: str, bench: Bench) -> Outcome:
+    run, living, numbers = start.run, start.living, looks.finish()
     trained = training.weights()
     tensors = {"weights": mask.compress(trained, living) if run.mask else trained}
     if run.keep_optimizer:
@@ -271,18 +355,12 @@ class _Looks:
     the test accuracy reported for it is measured with the weights kept from that step.
     """
 
-    def __init__(
-        self,
-        run: Train,
-        training: engine.Engine,
-        dataset: data.Dataset,
-        train_places: Tensor,
-        validation_places: Tensor,
-        bench: Bench,
-        tell: Tell,
-    ) -> None:
+    def __init__(self, start: _Start, training: engine.Held, bench: Bench, tell: Tell) -> None:
+        run = start.run
+        dataset = bench.placed(run.recipe.data)
         self._run, self._training, self._dataset, self._bench, self._tell = run, training, dataset, bench, tell
-        self._train_places, test_places = train_places, bench.test(run.recipe)
+        self._train_places, validation_places = bench.split(run.recipe, run.split_seed)
+        test_places = bench.test(run.recipe)
         self._on_validation = training.repeatedly(dataset.images, dataset.labels, validation_places)
         self._on_test = training.repeatedly(dataset.test_images, dataset.test_labels, test_places)
         ends = {run.begin, run.until}
@@ -298,6 +376,13 @@ class _Looks:
         self._accuracies: list[float] = []
         self._test: list[tuple[int, float]] = []
         self._best: Any = None
+        if start.halted:
+            self._resume(start.halted)
+
+    @property
+    def ahead(self) -> list[int]:
+        """The steps at which it is to be called from where the training begins."""
+        return [step for step in self.steps if step >= self.begin]
 
     def __call__(self, step: int) -> None:
         if step > self.begin or not self._steps:  # else it has been looked at before it was kept
@@ -325,7 +410,7 @@ class _Looks:
         self._kept = self._bench.clock()
         self._bench.store.keep(self._run, Outcome({"step": step, "seconds": self._kept - self._began, **seen}, tensors))
 
-    def resume(self, kept: Outcome) -> None:
+    def _resume(self, kept: Outcome) -> None:
         """Stand where `kept` stood; the training has its weights already."""
         values = kept.values
         self._steps, self._losses, self._accuracies = values["steps"], values["losses"], values["accuracies"]

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from tombola import data, models
-from tombola.engine import Foreseen, devices, foresee
+from tombola.engine import Foreseen, at_once, devices, foresee
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
 from tombola.lab.runs import Line, Run, Train, ancestry, kept
 from tombola.lab.spec import Experiment, Spec
@@ -100,10 +100,12 @@ def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
 def engine_of(wanted: Plan, measuring: bool = False) -> Foreseen:
     """The engine that the trainings of `wanted` will get."""
     spec, recipe = wanted.experiment.spec, wanted.experiment.spec.recipe
-    if spec.engine == "auto" and (hindrance := _hindrance(spec)):
+    device, sized = devices(spec.device)[0], models.layers(recipe.model, spec.facts.shape, spec.facts.classes)
+    together = 1 if data.is_folder(recipe.data) else at_once(spec.engine, device, sized, recipe.batch)
+    if spec.engine == "auto" and together == 1 and (hindrance := _hindrance(spec)):
         return Foreseen("reference", f"the kernels know no {hindrance}", {})
     layers = models.chain(recipe.model, spec.facts.shape, spec.facts.classes)
-    return foresee(spec.engine, layers, recipe.batch, measuring)
+    return foresee(spec.engine, layers, recipe.batch, measuring, device, together)
 
 
 def _hindrance(spec: Spec) -> str:

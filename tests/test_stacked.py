@@ -1,0 +1,377 @@
+"""Trainings in a stack are the trainings that each would have alone."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tombola import data, engine, mask, models, weights
+from tombola.data import Batches, Dataset
+from tombola.engine.reference import Reference
+from tombola.engine.stacked import Stacked
+from tombola.errors import Diverged, TombolaError
+from tombola.evaluate import Evaluation
+from tombola.lab import perform as performing
+from tombola.lab.execute import Event, Result, Work, alike, do, execute
+from tombola.lab.perform import Bench, perform_together
+from tombola.lab.plan import Plan, missing, plan
+from tombola.lab.runs import Run, Train
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.store import Outcome, Store
+from tombola.mask import Mask
+from tombola.recipe import SGD, Adam, AdamW, Optimizer, Precision
+
+MANY = 3
+STEPS = 30
+DEVICES = ["cpu", *(["cuda:0"] if torch.cuda.is_available() else [])]
+OPTIMIZERS: dict[str, Optimizer] = {
+    "momentum": SGD(name="sgd", lr=0.1, momentum=0.9, weight_decay=1e-3),
+    "nesterov": SGD(name="sgd", lr=0.1, momentum=0.9, nesterov=True),
+    "adam": Adam(name="adam", lr=1e-2, weight_decay=1e-3),
+    "adamw": AdamW(name="adamw", lr=1e-2, weight_decay=1e-1),
+}
+CASES = [
+    *(("lenet-20-10", name) for name in OPTIMIZERS),
+    ("conv-2-w4", "adam"),
+    ("resnet-8-w2", "momentum"),
+    ("resnet-8-w2", "adam"),
+]
+
+
+class Exact(Dataset):
+    """The same images in float64, so that the order of sums is all that differs."""
+
+    def inputs(self, images: Tensor) -> Tensor:
+        return super().inputs(images).double()
+
+    def to(self, device: str) -> "Exact":
+        one = super().to(device)
+        return Exact(one.facts, one.images, one.labels, one.test_images, one.test_labels)
+
+
+def digits() -> Exact:
+    one = data.load("digits")
+    return Exact(one.facts, one.images, one.labels, one.test_images, one.test_labels)
+
+
+def network(name: str, number: int) -> tuple[nn.Module, Mask]:
+    """Of each replicate another one, and another mask; the first has none."""
+    model = models.build(name, (1, 8, 8), 10, "glorot-normal", init_seed=number).double()
+    generator = torch.Generator().manual_seed(number)
+    full = mask.full(model)
+    alive = {key: torch.rand(every.shape, generator=generator) < 0.6 for key, every in full.items()}
+    return model, Mask(alive) if number else full
+
+
+def batches(dataset: Dataset, number: int, device: str, augment: Any = None) -> Batches:
+    """121 examples of its own: batches of 50, 50 and 21."""
+    places = torch.randperm(len(dataset.labels), generator=torch.Generator().manual_seed(number))[:121]
+    return Batches(dataset, places, 50, number, augment, number, device=device)
+
+
+def rate(step: int) -> float:
+    return 0.05 / (1 + step)
+
+
+def numbers(training: engine.Held, dataset: Dataset) -> Callable[[], Evaluation]:
+    return lambda: training.evaluate(dataset.test_images, dataset.test_labels, torch.arange(101))
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor], device: str) -> None:
+    assert left.keys() == right.keys()
+    close = 1e-9 if device == "cpu" else 1e-7
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=close, atol=close, msg=name)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("name", "optimizer"), CASES)
+def test_each_of_a_stack_is_what_it_is_alone(name: str, optimizer: str, device: str) -> None:  # M1 K9
+    """In two parts, the optimiser's state carried over; looked at on the way, weights taken and put back."""
+    dataset, value = digits(), OPTIMIZERS[optimizer]
+    middle, looks = 13, [0, 13, 20, STEPS]
+    augment = "flip-crop" if optimizer == "adam" else None
+
+    def alone(number: int) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Evaluation]]:
+        model, living = network(name, number)
+        one, seen = Reference(model, living, value, {}, dataset, device), list[Evaluation]()
+        each = batches(dataset, number, device, augment)
+        one.train(each, rate, 0, STEPS, looks, lambda step: seen.append(numbers(one, dataset)()))
+        return one.weights(), one.optimizer_state(), seen
+
+    found: list[list[Evaluation]] = [[] for _ in range(MANY)]
+    starts = [network(name, number) for number in range(MANY)]
+    keys = list(starts[0][0].state_dict())
+    several = [batches(dataset, number, device, augment) for number in range(MANY)]
+    states: list[dict[str, Tensor]] = [{}] * MANY
+    for begin, until in ((0, middle), (middle, STEPS)):
+        masks = [living for _, living in starts]
+        stack = Stacked([model for model, _ in starts], masks, value, states, dataset, device)
+
+        def look(number: int, stack: Stacked = stack) -> None:
+            found[number].append(numbers(stack.replicates[number], dataset)())
+            before = stack.replicates[number].snapshot()
+            stack.replicates[number].load({key: torch.zeros_like(kept) for key, kept in before.items()})
+            stack.replicates[number].restore(before)
+
+        failed = stack.train(
+            several,
+            rate,
+            begin,
+            until,
+            [step for step in looks if step < until or until == STEPS],
+            [lambda step, number=number: look(number) for number in range(MANY)],  # type: ignore[misc]
+        )
+        assert failed == [None] * MANY
+        states = [replicate.optimizer_state() for replicate in stack.replicates]
+        fresh = [network(name, number) for number in range(MANY)]
+        for (model, _), replicate in zip(fresh, stack.replicates, strict=True):
+            weights.put(model, replicate.weights())
+        starts = fresh
+    for number, replicate in enumerate(stack.replicates):
+        expected, state, seen = alone(number)
+        assert list(expected) == keys
+        same(replicate.weights(), expected, device)
+        same(replicate.optimizer_state(), state, device)
+        # The second part looks at the middle once more, at its beginning.
+        assert [each.correct for each in found[number]] == [each.correct for each in seen]
+        for key, alive in starts[number][1].items():
+            assert not replicate.weights()[key][~alive].any()
+            assert not any(
+                held[~alive].any()
+                for path, held in replicate.optimizer_state().items()
+                if path.endswith(f"/{key}") and held.dim()
+            )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["lenet-20-10", "resnet-8-w2"])
+@pytest.mark.parametrize("bad", range(MANY))
+def test_who_fails_fails_alone(name: str, bad: int, device: str) -> None:
+    dataset = digits()
+    several = [batches(dataset, number, device) for number in range(MANY)]
+
+    def run(poisoned: bool) -> tuple[list[TombolaError | None], list[dict[str, Tensor]]]:
+        starts = [network(name, number) for number in range(MANY)]
+        stack = Stacked(
+            [model for model, _ in starts], [m for _, m in starts], OPTIMIZERS["adam"], [{}] * MANY, dataset, device
+        )
+
+        def look(number: int, step: int) -> None:
+            if poisoned and number == bad and step == 3:
+                stack.replicates[bad].load(
+                    {
+                        k: v * float("nan") if v.is_floating_point() else v
+                        for k, v in stack.replicates[bad].weights().items()
+                    }
+                )
+            if not abs(numbers(stack.replicates[number], dataset)().loss) < float("inf"):
+                raise Diverged(f"{number} at {step}")
+
+        watches = [lambda step, number=number: look(number, step) for number in range(MANY)]
+        failed = stack.train(several, rate, 0, 8, range(0, 9, 3), watches)
+        return failed, [replicate.weights() for replicate in stack.replicates]
+
+    failed, found = run(poisoned=True)
+    assert [str(error) for error in failed] == [f"{bad} at 3" if number == bad else "None" for number in range(MANY)]
+    expected = run(poisoned=False)[1]
+    assert all(weights.equal(found[number], expected[number]) for number in range(MANY) if number != bad)
+
+
+def test_when_all_have_failed_it_is_over() -> None:
+    dataset, steps = digits(), list[int]()
+    starts = [network("lenet-20-10", number) for number in range(2)]
+    stack = Stacked([model for model, _ in starts], [m for _, m in starts], OPTIMIZERS["adam"], [{}] * 2, dataset)
+
+    def look(step: int) -> None:
+        steps.append(step)
+        raise Diverged("it did")
+
+    several, taken = [batches(dataset, number, "cpu") for number in range(2)], list[int]()
+    failed = stack.train(several, lambda step: taken.append(step) or 0.1, 0, 8, range(9), [look] * 2)  # type: ignore[func-returns-value]
+    assert [str(error) for error in failed] == ["it did"] * 2 and steps == [0, 0] and taken == []
+
+
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
+def test_a_stack_computes_in_the_precision_it_is_told(precision: Precision | None) -> None:
+    dataset = data.load("digits")
+    starts = [models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", init_seed=seed) for seed in range(2)]
+    masks = [mask.full(model) for model in starts]
+    stack = Stacked(starts, masks, OPTIMIZERS["momentum"], [{}] * 2, dataset, precision=precision)
+    several = [batches(dataset, number, "cpu") for number in range(2)]
+    stack.train(several, lambda step: 0.01, 0, 3, [], [lambda step: None] * 2)
+    alone = models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", init_seed=1)
+    one = Reference(alone, mask.full(alone), OPTIMIZERS["momentum"], {}, dataset, precision=precision)
+    one.train(several[1], lambda step: 0.01, 0, 3, [], lambda step: None)
+    found, expected = stack.replicates[1].weights(), one.weights()
+    assert all(value.dtype in (torch.float32, torch.int64) for value in found.values())
+    worst = max(float((found[name] - expected[name]).abs().max()) for name in expected)
+    assert worst < (1e-5 if precision is None else 2e-2)
+
+
+# ---------------------------------------------------------------- runs
+
+SPEC: dict[str, Any] = {
+    "replicates": 3,
+    "levels": 1,
+    "arms": ["ticket", "reinit"],
+    "engine": "stacked",
+    "recipe": {
+        "model": "lenet-20-10",
+        "data": "digits",
+        "length": "40it",
+        "batch": 60,
+        "optimizer": {"name": "adam", "lr": 2e-3},
+    },
+    "evaluate": {"every": "20it", "test_every": "20it"},
+}
+
+
+def planned(**changes: Any) -> Plan:
+    return plan(Experiment(name="tiny", spec=Spec.model_validate(SPEC | changes)))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that come from a server which has torch already, as in test_execute.py."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tombola.lab.perform", "sklearn.datasets", "torch._dynamo"])
+        monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: context)
+
+
+def references(wanted: Plan, root: Path) -> Store:
+    bench = Bench(Store(root).open(), None, "reference")
+    for run in wanted.runs:
+        assert do(run, bench, lambda *seen: None) == ("stored",)
+    return bench.store
+
+
+def close(found: Store, expected: Store, wanted: Plan) -> None:
+    assert found.keys() == expected.keys() == {run.key for run in wanted.runs}
+    for run in (row.run for row in wanted.rows):
+        left, right = found.values(run), expected.values(run)
+        assert left.keys() == right.keys() and left["alive"] == right["alive"]
+        for name in (name for name in right if name.endswith("accuracy")):
+            assert abs(left[name] - right[name]) < 0.02, name
+
+
+def test_without_stacks_the_keys_are_the_same() -> None:
+    assert [run.key for run in planned().runs] == [run.key for run in planned(engine="reference").runs]
+
+
+@pytest.mark.usefixtures("quick")
+def test_executed_in_stacks_a_plan_has_the_results_of_the_plain_loop(tmp_path: Path) -> None:  # S4
+    """One of the workers is killed on the way: each of its runs is tried once more, alone."""
+    wanted, store, killed = planned(), Store(tmp_path / "stacked").open(), list[Run]()
+    retried: list[Run] = []
+
+    def tell(event: Event) -> None:
+        if event.what == "looked" and event.done == 20 and event.run == wanted.rows[0].run and not killed:
+            killed.append(event.run)
+            (child,) = multiprocessing.active_children()
+            os.kill(child.pid or 0, signal.SIGKILL)
+        retried.extend([event.run] if event.what == "retried" else [])
+
+    result = execute(missing(wanted, store), store, None, 1, tell, "stacked")
+    assert result == Result(done=len(wanted.runs))
+    close(store, references(wanted, tmp_path / "plain"), wanted)
+    dense = {row.run.key for row in wanted.rows if row.arm == "dense"}
+    assert {run.key for run in retried} == dense
+    engines = Counter(store.provenance(row.run)["engine"] for row in wanted.rows)
+    assert engines == {"reference": 3, "stacked 6 x reference": 6}, "tickets and controls in one stack"
+    assert not list((store.root / "tmp").iterdir()) and not list((store.root / "checkpoints").iterdir())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_diverges_fails_and_the_others_of_its_stack_do_not(tmp_path: Path) -> None:
+    wanted, store = planned(levels=0, arms=["ticket"]), Store(tmp_path / "stacked").open()
+    bench = Bench(store, None)
+    inits = [row.run.start for row in wanted.rows]
+    for run in inits[1:]:
+        assert do(run, bench, lambda *seen: None) == ("stored",)
+    start = store.weights(inits[1])
+    poison = {name: torch.full_like(value, float("nan")) for name, value in start.items()}
+    store.save(inits[0], Outcome({}, {"weights": poison}), {"seconds": 0.0})
+    result = execute(missing(wanted, store), store, None, 1, lambda event: None, "stacked")
+    assert list(result.failed) == [wanted.rows[0].run] and result.done == 2 and result.skipped == []
+    assert "the validation loss is nan after 0 steps" in result.failed[wanted.rows[0].run].reason
+    assert [store.provenance(row.run)["engine"] for row in wanted.rows[1:]] == ["stacked 3 x reference"] * 2
+
+
+class Stopped(BaseException):
+    """What no code catches."""
+
+
+def test_a_stack_goes_on_from_its_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # S2 R9
+    """Stopped after two of three have kept the second checkpoint: those two go on together, the third by itself."""
+    monkeypatch.setattr(performing, "STOPS", 8)
+    wanted = planned(levels=0, arms=["ticket"])
+    expected, store = references(wanted, tmp_path / "plain"), Store(tmp_path / "stacked").open()
+    ticks = itertools.count()
+    late = Bench(store, None, "stacked", clock=lambda: 1000.0 * next(ticks))
+    runs = [row.run for row in wanted.rows]
+    for run in runs:
+        do(run.start, late, lambda *seen: None)
+    kept, times = Store.keep, itertools.count(1)
+
+    def keep(self: Store, run: Run, state: Outcome) -> None:
+        kept(self, run, state)
+        if next(times) == 5:
+            raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "keep", keep)
+        with pytest.raises(Stopped):
+            perform_together(runs, late, [lambda *seen: None] * 3)
+    found = [store.kept(run) for run in runs]
+    assert [each.values["step"] for each in found if each] == [16, 16, 8]
+    outcomes = perform_together(runs, Bench(store, None, "stacked"), [lambda *seen: None] * 3)
+    assert all(isinstance(outcome, Outcome) for outcome in outcomes)
+    hows = [outcome.how for outcome in outcomes if isinstance(outcome, Outcome)]
+    assert [how["engine"] for how in hows] == ["stacked 2 x reference"] * 2 + ["reference"]
+    assert [how["resumed"] for how in hows] == [[16], [16], [8]]
+    for run, outcome in zip(runs, outcomes, strict=True):
+        store.save(run, outcome, {})  # type: ignore[arg-type]
+    close(store, expected, wanted)
+
+
+def test_only_what_is_alike_is_given_together(tmp_path: Path) -> None:
+    store = Store(tmp_path).open()
+    one, other = planned(levels=0), planned(levels=0, recipe=SPEC["recipe"] | {"batch": 50})
+    runs: list[Run] = [run for wanted in (one, other) for run in wanted.runs if isinstance(run, Train)]
+    work = Work(runs, store, lambda event: None)
+    groups = [work.next(lambda run: 2) for _ in range(4)]
+    assert [len(group) for group in groups] == [2, 1, 2, 1] and work.next() == []
+    assert all(len({alike(run) for run in group if isinstance(run, Train)}) == 1 for group in groups)
+    assert {run for group in groups for run in group} == set(runs)
+
+
+def test_where_trainings_go_together_all_else_goes_first(tmp_path: Path) -> None:
+    runs = [run for run in planned(levels=0).runs if isinstance(run, Train)]
+    other = planned(levels=0, seed=1).runs[0]
+    for most, expected in ((1, [runs[:1], runs[1:2], runs[2:3], [other]]), (16, [[other], runs])):
+        work = Work([*runs, other], Store(tmp_path).open(), lambda event: None)
+        assert [work.next(lambda run, most=most: most) for _ in expected] == expected  # type: ignore[misc]
+
+
+def test_at_once_is_for_gpus_and_for_who_asks() -> None:
+    small, large = (models.layers(name, (3, 32, 32), 10) for name in ("lenet-300-100", "imagenet-resnet-50"))
+    for choice, device, layers, count in (
+        ("auto", "cpu", small, 1),
+        ("auto", "cuda:1", small, 16),
+        ("stacked", "cpu", small, 16),
+        ("reference", "cuda:0", small, 1),
+        ("auto", "cuda:0", large, 1),
+    ):
+        assert engine.at_once(choice, device, layers, 60) == count  # type: ignore[arg-type]
+    assert engine.foresee("stacked", {}, 60, together=16).name == "stacked"
+    assert engine.foresee("auto", {}, 60, device="cuda:0", together=1).name == "reference"

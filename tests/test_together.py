@@ -1,0 +1,226 @@
+"""Several processes, one training: the same weights, statistics and state as one process makes, and the same table."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import spawn
+
+from tombola import data, mask, models, weights
+from tombola.data import Batches, Dataset
+from tombola.engine.parallel import Crew, Parallel, whole_batches
+from tombola.engine.reference import Reference
+from tombola.errors import TombolaError
+from tombola.evaluate import Evaluation
+from tombola.lab.execute import do
+from tombola.lab.perform import Bench
+from tombola.lab.plan import plan
+from tombola.lab.spec import read
+from tombola.lab.store import Store
+from tombola.mask import Mask
+from tombola.recipe import SGD, Adam, Optimizer
+
+WORLD = 2
+STEPS = 8
+OPTIMIZERS: dict[str, Optimizer] = {
+    "momentum": SGD(name="sgd", lr=0.1, momentum=0.9, weight_decay=1e-3),
+    "adam": Adam(name="adam", lr=1e-2, weight_decay=1e-3),
+}
+# Batches of 50 among 121 examples: the last one has 21, of which the shares are 10 and 11. Of 51: one, and one share is
+# empty; a batch normalisation has nothing but its maps' positions then.
+CASES = {
+    "uneven": ("resnet-8-w2", "momentum", 121),
+    "an empty share": ("resnet-8-w2", "adam", 51),
+    "convolutions": ("conv-2-w4", "adam", 121),
+}
+
+
+class Exact(Dataset):
+    """The same images in float64, so that the order of sums is all that differs."""
+
+    def inputs(self, images: Tensor) -> Tensor:
+        return super().inputs(images).double()
+
+
+def digits() -> Exact:
+    one = data.load("digits")
+    return Exact(one.facts, one.images, one.labels, one.test_images, one.test_labels)
+
+
+def network(name: str) -> tuple[nn.Module, Mask]:
+    model = models.build(name, (1, 8, 8), 10, "glorot-normal", init_seed=1).double()
+    generator = torch.Generator().manual_seed(2)
+    alive = {key: torch.rand(full.shape, generator=generator) < 0.6 for key, full in mask.full(model).items()}
+    return model, Mask(alive)
+
+
+def trained(engine: Reference, examples: int, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
+    dataset = digits()
+    batches = Batches(dataset, torch.arange(examples), size=50, order_seed=0, augment="flip-crop", part=part)
+    seen: list[Evaluation] = []
+
+    def look(step: int) -> None:
+        seen.append(engine.evaluate(dataset.test_images, dataset.test_labels, torch.arange(101)))
+
+    engine.train(batches, lambda step: 0.05 / (1 + step), 0, STEPS, [0, 3, STEPS], look)
+    return {"weights": engine.weights(), "state": engine.optimizer_state(), "seen": seen}
+
+
+@contextmanager
+def group(rank: int, where: str, world: int = WORLD) -> Iterator[Crew]:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=world)
+    yield Crew(rank, world, "cpu")
+    distributed.destroy_process_group()
+
+
+def one_of_the_crew(rank: int, folder: str) -> None:
+    with group(rank, f"{folder}/meeting") as crew:
+        found = {}
+        for case, (name, optimizer, examples) in CASES.items():
+            model, living = network(name)
+            keys = list(model.state_dict())
+            traces = {module: set(vars(module)) for module in model.modules()}
+            engine = Parallel(crew, model, living, OPTIMIZERS[optimizer], {}, digits())
+            found[case] = trained(engine, examples, (rank, WORLD))
+            assert list(model.state_dict()) == keys and all(set(vars(m)) == traces[m] for m in model.modules())
+        torch.save(found, f"{folder}/found-{rank}")
+        with pytest.raises(TombolaError, match=r"the number: expected the same of all 2 processes, found \[0, 1\]"):
+            crew.agree(rank, "the number")
+        assert crew.hear({"from": rank}) == {"from": 0}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("crew")
+    spawn(one_of_the_crew, (str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"found-{rank}", weights_only=False) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_make_what_one_makes(case: str, found: list[dict[str, Any]]) -> None:  # M7 K9 S10
+    name, optimizer, examples = CASES[case]
+    model, living = network(name)
+    expected = trained(Reference(model, living, OPTIMIZERS[optimizer], {}, digits()), examples)
+    for one in (ranks[case] for ranks in found):
+        same(one["weights"], expected["weights"])
+        same(one["state"], expected["state"])
+        for seen, wanted in zip(one["seen"], expected["seen"], strict=True):
+            assert (seen.correct, seen.total) == (wanted.correct, wanted.total)
+            assert seen.loss == pytest.approx(wanted.loss, rel=1e-6), "evaluated in float32"
+        for key, alive in living.items():
+            assert not one["weights"][key][~alive].any()
+            assert not any(
+                value[~alive].any() for path, value in one["state"].items() if path.endswith(f"/{key}") and value.dim()
+            )
+    first, second = (ranks[case] for ranks in found)
+    assert weights.equal(first["weights"], second["weights"]) and first["seen"] == second["seen"], "to the last bit"
+
+
+def one_alone(rank: int, folder: str) -> None:
+    """Batch normalisation by a crew of one is torch's own; the same gradients and statistics, in every mode."""
+    with group(rank, f"{folder}/alone", world=1):
+        torch.manual_seed(0)
+        for momentum in (0.1, None):
+            ours, theirs = (nn.BatchNorm2d(3, momentum=momentum).double() for _ in range(2))
+            for _ in range(3):
+                inputs = torch.randn(4, 3, 5, 2, dtype=torch.float64, requires_grad=True)
+                twin = inputs.detach().clone().requires_grad_()
+                factor = torch.randn(4, 3, 5, 2, dtype=torch.float64)
+                with whole_batches(ours):
+                    (ours(inputs) * factor).sum().backward()
+                (theirs(twin) * factor).sum().backward()
+                assert inputs.grad is not None and twin.grad is not None
+                torch.testing.assert_close(inputs.grad, twin.grad, rtol=1e-10, atol=1e-10)
+            same(weights.of(ours), weights.of(theirs))
+            same(
+                {n: p.grad for n, p in ours.named_parameters() if p.grad is not None},
+                {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None},
+            )
+            with whole_batches(ours):
+                torch.testing.assert_close(ours.eval()(inputs), theirs.eval()(inputs), rtol=1e-9, atol=1e-9)
+
+
+def test_batch_normalisation_of_one_process_is_torchs_own(tmp_path: Path) -> None:
+    spawn(one_alone, (str(tmp_path),), nprocs=1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 60])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_shares_cover_everything_once(count: int, world: int) -> None:  # K9
+    shares = [Crew(rank, world, "cpu").share(count) for rank in range(world)]
+    assert [shares[0].start, shares[-1].stop] == [0, count]
+    assert all(left.stop == right.start for left, right in pairwise(shares))
+    assert max(each.stop - each.start for each in shares) - min(each.stop - each.start for each in shares) <= 1
+
+
+# ---------------------------------------------------------------- the command
+
+# Gentle: at ten times this rate the reference in float32 is as far from itself in float64 after 24 steps.
+SPEC = """
+replicates = 1
+levels = 2
+arms = ["ticket"]
+[recipe]
+model = "resnet-8-w2"
+data = "digits"
+length = "16it"
+batch = 100
+optimizer = {name = "sgd", lr = 0.01, momentum = 0.9}
+[evaluate]
+every = "8it"
+test_every = "8it"
+"""
+
+
+def launch(spec: Path, store: Path) -> "subprocess.CompletedProcess[str]":
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD)]
+    line = [sys.executable, *several, "-m", "tombola", "run", str(spec), "--store", str(store), "--set", "device=cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(line, capture_output=True, text=True, timeout=150, env=environment)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("torchrun")
+    (folder / "tiny.toml").write_text(SPEC)
+    done = launch(folder / "tiny.toml", folder / "two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Report: ") == 1, "one process speaks"
+    return folder
+
+
+def test_torchrun_makes_the_table_that_one_process_makes(place: Path) -> None:  # M7
+    one, two = Store(place / "one").open(), Store(place / "two")
+    wanted = plan(read(str(place / "tiny.toml"), ()))
+    for run in wanted.runs:
+        assert do(run, Bench(one, None, "reference"), lambda *seen: None) == ("stored",)
+    assert one.keys() == two.keys()
+    for row in wanted.rows:
+        assert two.provenance(row.run)["engine"] == "data-parallel 2 x reference"
+        found, expected = two.values(row.run), one.values(row.run)
+        assert found["alive"] == expected["alive"]
+        for name in (name for name in expected if name.endswith("accuracy")):
+            assert abs(found[name] - expected[name]) < 0.02, name
+    assert not list((place / "two" / "tmp").iterdir()) and not list((place / "two" / "checkpoints").iterdir())
+
+
+def test_launched_again_it_does_nothing(place: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (place / "two" / "runs").rglob("*")}
+    again = launch(place / "tiny.toml", place / "two")
+    assert again.returncode == 0 and "Nothing to do" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in (place / "two" / "runs").rglob("*")}

@@ -1,0 +1,213 @@
+"""Several trainings of one recipe in one program: their weights stacked, each step one pass for all of them.
+
+A GPU is not filled by a small network. Here every parameter and buffer has a leading dimension, one place for each
+replicate; forward and backward go through `torch.func.vmap`, torch's own optimisers step over the stack, and as they
+take number by number, that is what they do to each. Replicates share nothing but the model, the optimiser's numbers,
+the schedule and the batch size: weights, masks, splits and orders of examples are their own.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional
+
+from tombola.data import Batches, Dataset
+from tombola.engine.reference import Reference
+from tombola.errors import TombolaError
+from tombola.mask import Mask
+from tombola.recipe import Optimizer, Precision
+from tombola.train import computing, descend, optimizer_of, restore_state
+
+
+class Stacked:
+    """Trainings of `models` side by side; `replicates` are the engines by which each is looked at.
+
+    Args:
+        models: of one architecture, without tied or frozen parameters; they hold the weights to start from, and from
+            now on those of the stack.
+        masks: True = alive, one for each.
+        optimizer, states: which optimiser, and its state for each where one is carried over; all after the same steps.
+        dataset: what is trained on.
+        device: where.
+        precision: of the forward pass.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        masks: Sequence[Mask],
+        optimizer: Optimizer,
+        states: Sequence[Mapping[str, Tensor]],
+        dataset: Dataset,
+        device: str = "cpu",
+        precision: Precision | None = None,
+    ) -> None:
+        for model in models:
+            model.to(device)
+        self._stack, self._device, self._precision = _stack_of(models), torch.device(device), precision
+        self._dataset = dataset.to(device)
+        self._mask = _masks_of(masks)
+        self._optimizer = optimizer_of(optimizer, self._stack)
+        restore_state(self._optimizer, self._stack, _states_of(states))
+        self.replicates = [
+            Replicate(model, self._optimizer, self._stack, number, dataset, precision)
+            for number, model in enumerate(models)
+        ]
+
+    def train(
+        self,
+        batches: Sequence[Batches],
+        learning_rate: Callable[[int], float],
+        begin: int,
+        until: int,
+        looks: Sequence[int],
+        watches: Sequence[Callable[[int], None]],
+    ) -> list[TombolaError | None]:
+        """Train all from step `begin` to step `until`; each of `watches` is called at each of `looks`.
+
+        Returns:
+            Why a replicate failed, None for those that did not: each fails alone, and the others go on.
+        """
+        wanted = set(looks)
+        failed: list[TombolaError | None] = [None] * len(batches)
+
+        def each(act: Callable[[int], None]) -> None:
+            for number in range(len(batches)):
+                if failed[number] is None:
+                    try:
+                        act(number)
+                    except TombolaError as error:
+                        failed[number] = error
+                        self._rest(number)
+            if None not in failed:
+                raise _AllFailed
+
+        def watch(step: int) -> None:
+            if step in wanted:
+                each(lambda number: watches[number](step))
+
+        def loss(step: int) -> Tensor:
+            inputs, labels = self._batch(batches, step)
+            values = dict(self._stack.named_parameters()) | dict(self._stack.named_buffers())
+            with computing(self._device, self._precision):
+                losses: Tensor = vmap(self._loss, randomness="different")(values, inputs, labels)
+            return losses.sum()  # of which each depends on its own weights alone
+
+        with suppress(_AllFailed):
+            descend(
+                self._stack,
+                self._optimizer,
+                self._mask,
+                loss,
+                learning_rate,
+                begin,
+                until,
+                watch,
+                check=lambda guard: each(guard.check),
+            )
+        return failed
+
+    def _loss(self, values: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+        # Running statistics are updated in place, which is in the stack: vmap knows how, as they are stacked like all.
+        return functional.cross_entropy(functional_call(self._stack, values, (inputs,)), labels)
+
+    def _batch(self, batches: Sequence[Batches], step: int) -> tuple[Tensor, Tensor]:
+        """[replicate, example, ...], [replicate, example]."""
+        if any(each.augment for each in batches):
+            several = [each(step) for each in batches]
+            inputs, labels = (torch.stack(list(parts)).to(self._device) for parts in zip(*several, strict=True))
+            return inputs, labels
+        # One way to the device and one gather for all: a small network's step is as short as these.
+        places = torch.stack([each.places(step, step + 1)[0] for each in batches])
+        chosen = places.view(-1).to(self._device, non_blocking=True)
+        inputs = self._dataset.inputs(self._dataset.images.index_select(0, chosen))
+        labels = self._dataset.labels.index_select(0, chosen)
+        return inputs.view(*places.shape, *inputs.shape[1:]), labels.view(places.shape)
+
+    @torch.no_grad()
+    def _rest(self, number: int) -> None:
+        """Put a replicate that failed to 0: no NaN of its goes through kernels that compute all of them."""
+        state = [value for each in self._optimizer.state.values() for value in each.values()]
+        for value in (*self._stack.parameters(), *self._stack.buffers(), *state):
+            if isinstance(value, Tensor) and value.dim():
+                value[number] = 0
+
+
+class _AllFailed(Exception):
+    """Nothing is left to train."""
+
+
+class Replicate(Reference):
+    """One training of a stack, to be looked at: its model's tensors are parts of the stack's."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        stack: nn.Module,
+        number: int,
+        dataset: Dataset,
+        precision: Precision | None,
+    ) -> None:
+        self._model, self._optimizer, self._dataset, self._precision = model, optimizer, dataset, precision
+        self._stack, self._number = stack, number
+
+    def train(self, *_: Any) -> None:
+        """The stack trains all of its replicates at once."""
+        raise TypeError("a replicate of a stack is trained by Stacked.train")
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimiser's state by name, as `train.state_of` has it."""
+        return {
+            f"{entry}/{name}": (value[self._number] if value.dim() else value).detach().cpu().clone()
+            for name, parameter in self._stack.named_parameters()
+            for entry, value in self._optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+
+
+def state_kind(state: Mapping[str, Tensor]) -> tuple[tuple[str, float | None], ...]:
+    """What two optimiser states must have in common to be stacked: their names, and the steps that were counted."""
+    return tuple(sorted((path, None if value.dim() else float(value)) for path, value in state.items()))
+
+
+def _stack_of(models: Sequence[nn.Module]) -> nn.Module:
+    """A model like each of `models`, every tensor stacked; theirs become views of it."""
+    stack = copy.deepcopy(models[0])
+    for into, *several in zip(stack.modules(), *(model.modules() for model in models), strict=True):
+        for name, first in list(into._parameters.items()):
+            if first is not None:
+                whole = torch.stack([module._parameters[name].detach() for module in several])
+                into._parameters[name] = nn.Parameter(whole)
+                for number, module in enumerate(several):
+                    module._parameters[name].data = whole[number]
+        for name, buffer in list(into._buffers.items()):
+            if buffer is not None:
+                whole = torch.stack([module._buffers[name] for module in several])
+                into._buffers[name] = whole
+                for number, module in enumerate(several):
+                    module._buffers[name] = whole[number]
+    return stack
+
+
+def _masks_of(masks: Sequence[Mask]) -> Mask:
+    names = {name: alive for mask in masks for name, alive in mask.items()}
+    return Mask(
+        {
+            name: torch.stack([mask[name] if name in mask else torch.ones_like(alive) for mask in masks])
+            for name, alive in names.items()
+        }
+    )
+
+
+def _states_of(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    # A counter of steps is one for all, everything else has the parameter's shape.
+    return {
+        path: torch.stack([state[path] for state in states]) if value.dim() else value
+        for path, value in states[0].items()
+    }

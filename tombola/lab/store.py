@@ -79,8 +79,10 @@ class Store:
             if not (self.root / "store.json").exists():
                 files.replace(self.root / "store.json", _json({"format": FORMAT}))
             with self.claim(Stored("probe")) as ours:
-                if ours:
-                    self._temporary("probe").mkdir()
+                if ours:  # and not left to the sweep: another process may be sweeping at this moment
+                    probe = self._temporary("probe")
+                    probe.mkdir()
+                    probe.rmdir()
             self._sweep()
         except OSError as error:
             raise StoreError(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tombola.engine import kernels
 from tombola.lab import perform as performing
 from tombola.lab.execute import do
 from tombola.lab.perform import Bench
@@ -111,11 +112,40 @@ def test_a_checkpoint_that_cannot_be_read_is_none(damage: bytes, tmp_path: Path)
     assert store.kept(run) is None
 
 
-def test_a_checkpoint_goes_when_its_run_fails(tmp_path: Path) -> None:
+def test_a_checkpoint_outlives_a_failure_that_its_run_may_not_be_to_blame_for(tmp_path: Path) -> None:
     store, run = Store(tmp_path).open(), planned(RECIPES["adam"]).runs[0]
     store.keep(run, Outcome({"step": 3}))
-    store.fail(run, "it diverged", "")
-    assert store.kept(run) is None
+    store.fail(run, "its worker was killed by SIGKILL, twice", "")
+    assert store.open().kept(run) is not None
+
+
+def test_what_nobody_needs_of_checkpoints_goes_when_the_store_is_opened(tmp_path: Path) -> None:
+    store, (run, other, *_) = Store(tmp_path).open(), planned(RECIPES["adam"]).runs
+    store.save(run, Outcome({}), {})
+    for each in (run, other):
+        store.keep(each, Outcome({"step": 3}))
+    (tmp_path / "checkpoints" / f".{other.key}.safetensors.123").write_bytes(b"half of one")
+    with store.claim(other):  # somebody is at it
+        store.open()
+        assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    store.open()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"{other.key}.safetensors"]
+
+
+def test_a_resumed_training_names_both_engines(tmp_path: Path) -> None:
+    wanted = planned(RECIPES["adam"])
+    init, dense = wanted.runs[0], wanted.rows[0].run
+
+    def stopped(done: int, total: int, loss: float) -> None:
+        if done >= 12:
+            raise Stopped
+
+    bench = bench_of(tmp_path, "reference")
+    do(init, bench, lambda *seen: None)
+    with pytest.raises(Stopped):
+        do(dense, bench, stopped)
+    assert do(dense, bench_of(tmp_path, "auto"), lambda *seen: None) == ("stored",)
+    assert bench.store.provenance(dense)["engine"].startswith("reference, then native") or not kernels.sets()
 
 
 def test_seconds_before_the_interruption_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,9 +131,9 @@ FIGURE_2 = {  # model, iterations, batch, optimiser, learning rate, rates of (li
     "resnet20-cifar10": ("resnet-20", 30_000, 128, "sgd", 0.1, None),
     "resnet20-cifar10-low": ("resnet-20", 30_000, 128, "sgd", 0.01, None),
     "resnet20-cifar10-warmup": ("resnet-20", 30_000, 128, "sgd", 0.03, None),
-    "vgg19-cifar10": ("vgg-19", 112_640, 64, "sgd", 0.1, None),  # 160 epochs; the paper counts 703 iterations in each
-    "vgg19-cifar10-low": ("vgg-19", 112_640, 64, "sgd", 0.01, None),
-    "vgg19-cifar10-warmup": ("vgg-19", 112_640, 64, "sgd", 0.1, None),
+    "vgg19-cifar10": ("vgg-19", 112_480, 64, "sgd", 0.1, None),
+    "vgg19-cifar10-low": ("vgg-19", 112_480, 64, "sgd", 0.01, None),
+    "vgg19-cifar10-warmup": ("vgg-19", 112_480, 64, "sgd", 0.1, None),
 }
 
 

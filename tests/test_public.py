@@ -29,17 +29,25 @@ def test_links_in_the_readme_and_the_docs_lead_somewhere() -> None:
 
 def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
     text = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "spec.md").read_text(), re.DOTALL)[0]
+    text = re.sub(
+        r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE
+    )  # what is not there by default is shown, but commented out
     (tmp_path / "all.toml").write_text(text)
     shown = spec.read(str(tmp_path / "all.toml")).spec
     table = tomllib.loads(text)
     assert set(table) == set(spec.Spec.model_fields)
     for part in ("recipe", "prune", "evaluate", "verdict"):
         assert set(table[part]) == set(type(getattr(shown, part)).model_fields)
+    for study, asked in shown.study:
+        assert set(table["study"][study]) == set(type(asked).model_fields)
     plain = spec.read(_minimal(tmp_path)).spec
     same = shown.model_dump(mode="json"), plain.model_dump(mode="json")
     for each in same:  # shown with the value they come to, which a default leaves open
         for part, name in (("prune", "conv_rate"), ("prune", "output_rate"), ("verdict", "step_margin")):
             each[part].pop(name)
+        for name in ("augment", "precision"):
+            each["recipe"].pop(name)
+        each.pop("study")
     assert same[0] == same[1]
 
 
@@ -53,9 +61,9 @@ def _minimal(folder: Path) -> str:
 
 def test_the_readme_names_every_command_and_preset_that_it_shows() -> None:
     readme = (ROOT / "README.md").read_text()
-    for used in re.findall(r"tombola run ([a-z-]+)", readme):
+    for used in re.findall(r"tombola run ([a-z0-9-]+)", readme):
         assert used in presets.names()
-    for command in ("run", "plan", "table", "verdict", "report", "ticket", "presets"):
+    for command in ("run", "plan", "table", "verdict", "study", "report", "ticket", "presets"):
         assert f"`tombola {command}" in readme
 
 

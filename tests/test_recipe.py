@@ -119,6 +119,8 @@ def test_a_recipe_says_all_it_decides() -> None:  # K8 S9
         "init": "glorot-normal",
         "schedule": {"name": "constant"},
         "warmup": "0it",
+        "augment": None,
+        "precision": None,
     }
 
 

@@ -1,6 +1,7 @@
 """Studies for real, on digits: what they ask, what of it is shared with the table, and what the answers are made of."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -18,7 +19,7 @@ from tombola.lab.execute import do
 from tombola.lab.findings import Alike, Connected, Stable, findings, sentence
 from tombola.lab.perform import Bench, perform
 from tombola.lab.plan import Plan, missing, plan
-from tombola.lab.results import results, table, verdicts
+from tombola.lab.results import conclusions, results, table, unanswered, verdicts
 from tombola.lab.runs import Distance, Line, Prune, RandomMask, Train
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
@@ -188,6 +189,24 @@ def test_a_line_of_a_few_examples_is_about_the_first_ones(lab: Lab) -> None:
     )
 
 
+def test_a_few_test_images_are_a_few_of_all_classes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the test set lies class by class, as in a folder."""
+    wanted, bench = lab("lenet")
+    seen: list[torch.Tensor] = []
+
+    def watched(model: Any, dataset: Any, images: Any, labels: torch.Tensor, places: torch.Tensor, *rest: Any) -> Any:
+        seen.append(places)
+        return evaluate(model, dataset, images, labels, places, *rest)
+
+    monkeypatch.setattr("tombola.lab.perform.evaluate", watched)
+    for _ in range(2):
+        perform(replace(lines(wanted)[0], examples=100, points=2), bench)
+    _, test, *_, again = seen
+    assert len(set(test.tolist())) == 100 and max(test) > 500 and torch.equal(test, again), (
+        "spread, and always the same"
+    )
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_distances_are_those_of_the_surviving_weights(recipe: str, lab: Lab) -> None:
     wanted, bench = lab(recipe)
@@ -286,6 +305,25 @@ def test_overlap_is_that_of_the_replicates_masks(lab: Lab) -> None:
     assert one.layers[-1].overlap == pytest.approx(mask.overlap(*pair))
     density = masks[0].density
     assert one.layers[-1].chance != pytest.approx(density / (2 - density)), "layer by layer, each with its own counts"
+
+
+def test_what_studies_lack_is_counted(tmp_path: Path, lab: Lab) -> None:
+    """A training that failed may be the one that would have spoken against the rest."""
+    wanted, bench = lab("lenet")
+    assert unanswered(wanted, bench.store) == []
+    shutil.copytree(bench.store.root, tmp_path / "store")
+    store = Store(tmp_path / "store")
+    lost = next(question for question in wanted.questions if question.study == "connectivity")
+    assert isinstance(lost.run, Line)
+    for run in (lost.run, lost.run.right):
+        shutil.rmtree(store.root / "runs" / run.key)
+    (said,) = unanswered(wanted, store)
+    assert said.startswith(f"1 of {len(wanted.questions)} measurements") and "because" not in said
+    store.fail(lost.run.right, "it diverged", "")
+    (said,) = unanswered(wanted, store)
+    assert "1 of them because a training failed" in said
+    found = results(wanted, store)
+    assert said in conclusions(wanted, found, verdicts(wanted, found), store)
 
 
 def test_studies_that_are_not_finished_say_nothing(tmp_path: Path) -> None:

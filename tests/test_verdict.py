@@ -184,3 +184,44 @@ def test_another_method_that_is_better_is_called_better() -> None:
     other = trials("iterative", 1, [0.980, 0.981, 0.9825], [3000, 3000, 3000])
     said = sentences(judge([*DENSE, *tickets, *other], CRITERIA), CRITERIA)[1]
     assert "less accurate than iterative at 50.0%" in said
+
+
+# ---------------------------------------------------------------- several rewind steps, accuracy at the end
+
+
+def swept(gaps: dict[int, list[float]], arm: str = "reinit") -> list[Trial]:
+    """Trials at level 1 of several rewind steps, in which the ticket beats another arm by these gaps."""
+    made = []
+    for step, each in gaps.items():
+        for number, gap in enumerate(each):
+            for name, level, accuracy in (("dense", 0, 0.9), ("ticket", 1, 0.9 + gap), (arm, 1, 0.9)):
+                made.append(Trial(name, number, level, 0.5, 100, accuracy, rewind=step))
+    return made
+
+
+def test_statements_about_an_arm_hold_for_all_rewind_steps_together() -> None:
+    """p is 0.02 at one step: shown alone; not among the four that were tried."""
+    sure, nothing = [0.010, 0.012, 0.006], [0.001, -0.001, 0.0005]
+    p = ttest_rel([0.9 + gap for gap in sure], [0.9] * 3).pvalue
+    assert 0.05 / 4 < p < 0.05
+    alone = sentences(judge(swept({0: sure}), CRITERIA), CRITERIA)
+    assert any("more accurate than the same mask" in line for line in alone)
+    steps = {0: sure, 10: nothing, 20: nothing, 30: nothing}
+    together = sentences(judge(swept(steps), CRITERIA), CRITERIA)
+    assert not any("more accurate than the same mask" in line for line in together)
+    assert "corrected for 1 level at 4 rewind steps (Holm)" in together[-1]
+
+
+def test_trials_of_other_rewind_steps_are_not_mixed() -> None:
+    judged = judge(swept({0: [0.01, 0.01, 0.012], 10: [-0.05, -0.05, -0.052]}), CRITERIA)
+    assert [(one.rewind, one.verdict) for one in judged] == [(0, "winning"), (10, "losing")]
+    assert [control.against for control in judged[1].controls] == ["reinit", "the ticket rewound to step 0"]
+    assert judged[1].controls[1].accuracy.mean == pytest.approx(-0.05 - 0.01, abs=0.002)
+
+
+def test_where_paces_are_not_compared_a_ticket_matches_and_says_nothing_of_steps() -> None:
+    unpaced = Criteria(accuracy_margin=0.002, step_margin=100, paced=False)
+    (verdict,) = judge(swept({0: [0.01, 0.01, 0.012]}), unpaced)
+    assert verdict.verdict == "matching" and "stop" not in verdict.reason
+    said = " ".join(sentences([verdict], unpaced))
+    assert "trained for as many steps" in said and "the end of training" in said and "stop" not in said

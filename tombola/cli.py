@@ -74,11 +74,10 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
         Processes at work at once, one thread each. By default one per core, or one per GPU.
     """
     from tombola.lab.execute import execute
-    from tombola.lab.together import launched
 
     wanted = plan(read(spec, common.set))
     devices = engine.devices(wanted.experiment.spec.device)
-    if not launched():
+    if engine.processes() == 1:
         return _run(wanted, common, data_dir, _crew(workers, devices), devices, execute)
     from tombola.lab import together
 
@@ -241,6 +240,7 @@ def study(
         Sentences for people; json has every number behind them.
     """
     from tombola.lab.findings import findings, sentence
+    from tombola.lab.results import unanswered
     from tombola.report.text import findings_json
 
     wanted, store = _existing(spec, common)
@@ -254,7 +254,11 @@ def study(
             found="none" if asked else "no [study] table in the spec",
             todo=f"`tombola run {name}` makes them." if asked else "--set study.overlap.levels=5, say.",
         )
-    print(findings_json(wanted.experiment.name, found) if format == "json" else "\n".join(map(sentence, found)))
+    lacking = unanswered(wanted, store)
+    if format == "json":
+        print(findings_json(wanted.experiment.name, found, lacking))
+    else:
+        print("\n".join([*lacking, *map(sentence, found)]))
     return 0
 
 

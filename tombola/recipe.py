@@ -100,7 +100,7 @@ class Recipe(Value):
         warmup: the learning rate rises linearly, lr s / warmup at step s, before the schedule's value holds.
         augment: how training images are changed from pass to pass, as `data.augment` has it; None for not at all.
         precision: what products are computed in, forward and backward, while weights and sums stay float32 (mixed
-            precision); None for float32 throughout.
+            precision); None for float32, of which a GPU shortens the factors of convolutions as torch lets it (TF32).
     """
 
     model: str

@@ -162,6 +162,12 @@ def at_once(choice: Choice, device: str, layers: "Mapping[str, Sized]", batch: i
     return max(1, min(TOGETHER, WEIGHTS_TOGETHER // weights, VALUES_TOGETHER // values))
 
 
+def processes() -> int:
+    """How many processes train together: those that `torchrun` has started, or this one."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return world if {"RANK", "MASTER_ADDR"} <= os.environ.keys() else 1
+
+
 def devices(choice: Device) -> tuple[str, ...]:
     """The devices that workers share: `cpu`, or every GPU that torch can use, where there is one and it is wanted.
 

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,7 +143,8 @@ def execute(
         while not work.over:
             _fill(crew, work, workers, place)
             for worker in list(crew):
-                if not worker.runs and (given := work.next(_most(engine, worker.device))):
+                idle = sum(not each.runs for each in crew)
+                if not worker.runs and (given := work.next(_most(engine, worker.device), idle)):
                     worker.runs = {run.key: run for run in given}
                     try:
                         worker.pipe.send([shallow(run) for run in given])
@@ -226,11 +226,12 @@ class Work:
         """How long to listen: until something happens, or until a run that another process has may be done."""
         return BUSY_POLL_S if self._elsewhere else None
 
-    def next(self, most: Callable[[Train], int] = lambda run: 1) -> list[Run]:
+    def next(self, most: Callable[[Train], int] = lambda run: 1, idle: int = 1) -> list[Run]:
         """What to do now: a run, or trainings that are `alike`, `most` of them at most; nothing if all are elsewhere.
 
-        Where trainings may be done at once all else goes first, so that many are ready. One whose worker died is done
-        alone: if it was to blame, it takes no others along a second time.
+        They are shared among as many workers as are `idle`. Where trainings may be done at once all else goes first, so
+        that many are ready. One whose worker died is done alone: if it was to blame, it takes no others along a second
+        time.
         """
         now = time.monotonic()
         free = (run for run in self.ready if self._elsewhere.get(run.key, 0) <= now)
@@ -241,12 +242,13 @@ class Work:
         if isinstance(first, Train) and first.key not in self._tried and (count := most(first)) > 1:
             others = list(free)
             quick = next((run for run in others if not isinstance(run, Train)), None)
-            same = (
+            same = [
                 run
                 for run in others
                 if isinstance(run, Train) and run.key not in self._tried and alike(run) == alike(first)
-            )
-            given = [quick] if quick else [first, *islice(same, count - 1)]
+            ]
+            share = -(-(1 + len(same)) // idle)
+            given = [quick] if quick else [first, *same[: min(count, share) - 1]]
         for run in given:
             if self._elsewhere.pop(run.key, None) is None:
                 self._tell(Event("started", run))

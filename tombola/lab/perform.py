@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola import data, engine, mask, models, prune, score, weights
+from tombola.data.augment import generator
 from tombola.data.likeness import alike
 from tombola.data.shared import attach
 from tombola.engine import stacked
@@ -30,6 +31,7 @@ from tombola.lab.runs import (
 from tombola.lab.store import Outcome, Store
 from tombola.recipe import Recipe, learning_rate
 from tombola.study import connectivity, stability
+from tombola.train import computing
 
 if TYPE_CHECKING:
     from tombola.engine.parallel import Crew
@@ -221,9 +223,9 @@ def _alone(start: _Start, bench: Bench, tell: Tell) -> Outcome:
         augmented=recipe.augment is not None,
         crew=bench.crew,
     )
-    looks = _Looks(start, training, bench, tell)
+    looks = _Looks(start, training, name, bench, tell)
     training.train(_batches(run, bench), _rates(run, bench), looks.begin, run.until, looks.ahead, looks)
-    return _trained(start, training, looks, name, bench)
+    return _trained(start, training, looks, bench)
 
 
 def perform_together(runs: Sequence[Train], bench: Bench, tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
@@ -255,6 +257,7 @@ def perform_together(runs: Sequence[Train], bench: Bench, tells: Sequence[Tell])
 def _stack(starts: Sequence[_Start], bench: Bench, tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
     run = starts[0].run
     recipe = run.recipe
+    name = f"stacked {len(starts)} x reference"
     stack = stacked.Stacked(
         [start.model for start in starts],
         [start.living for start in starts],
@@ -265,14 +268,13 @@ def _stack(starts: Sequence[_Start], bench: Bench, tells: Sequence[Tell]) -> lis
         recipe.precision,
     )
     looks = [
-        _Looks(start, replicate, bench, tell)
+        _Looks(start, replicate, name, bench, tell)
         for start, replicate, tell in zip(starts, stack.replicates, tells, strict=True)
     ]
     batches = [_batches(start.run, bench) for start in starts]
     failed = stack.train(batches, _rates(run, bench), looks[0].begin, run.until, looks[0].ahead, looks)
-    name = f"stacked {len(starts)} x reference"
     return [
-        error or _trained(start, replicate, look, name, bench)
+        error or _trained(start, replicate, look, bench)
         for error, start, replicate, look in zip(failed, starts, stack.replicates, looks, strict=True)
     ]
 
@@ -296,7 +298,7 @@ def _rates(run: Train, bench: Bench) -> Callable[[int], float]:
     return lambda step: learning_rate(run.recipe, step, per_epoch)
 
 
-def _trained(start: _Start, training: engine.Held, looks: "_Looks", name: str, bench: Bench) -> Outcome:
+def _trained(start: _Start, training: engine.Held, looks: "_Looks", bench: Bench) -> Outcome:
     run, living, numbers = start.run, start.living, looks.finish()
     trained = training.weights()
     tensors = {"weights": mask.compress(trained, living) if run.mask else trained}
@@ -305,7 +307,7 @@ def _trained(start: _Start, training: engine.Held, looks: "_Looks", name: str, b
     return Outcome(
         {"alive": living.alive, "total": living.total, "density": living.density, **numbers},
         tensors,
-        how={"engine": name, "device": bench.device, **looks.how},
+        how={"engine": ", then ".join(dict.fromkeys(looks.engines)), "device": bench.device, **looks.how},
     )
 
 
@@ -322,7 +324,8 @@ def _line(run: Line, bench: Bench) -> Outcome:
     model.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ends = [bench.store.weights(end) for end in (run.left, run.right)]
     train_places = data.split(dataset, run.split_seed)[0][: run.examples]
-    test_places = torch.arange(len(dataset.test_labels))[: run.examples]
+    # Some data sets have their test set class by class: a few of its examples are a few of all.
+    test_places = torch.randperm(len(dataset.test_labels), generator=generator("line", "test"))[: run.examples]
     normed = any("running_mean" in name for name in ends[0])
     points = connectivity.alphas(run.points)
     errors: dict[str, dict[str, list[float]]] = {}
@@ -339,13 +342,15 @@ def _line(run: Line, bench: Bench) -> Outcome:
         if normed:
             chunks = train_places.split(recipe.batch)
             whole = [chunk for chunk in chunks if len(chunk) == recipe.batch] or chunks
-            connectivity.recompute_statistics(model, map(dataset.inputs, data.each(dataset.images, whole)))
+            with computing(torch.device(bench.device), recipe.precision):  # as the network is used
+                connectivity.recompute_statistics(model, map(dataset.inputs, data.each(dataset.images, whole)))
             measure("recomputed")
     barriers = {
         statistics: {name: connectivity.barrier(line) for name, line in each.items()}
         for statistics, each in errors.items()
     }
-    return Outcome({"alphas": list(points), "errors": errors, "barriers": barriers})
+    values = {"alphas": list(points), "errors": errors, "barriers": barriers}
+    return Outcome(values, how={"device": bench.device})
 
 
 class _Looks:
@@ -355,7 +360,7 @@ class _Looks:
     the test accuracy reported for it is measured with the weights kept from that step.
     """
 
-    def __init__(self, start: _Start, training: engine.Held, bench: Bench, tell: Tell) -> None:
+    def __init__(self, start: _Start, training: engine.Held, name: str, bench: Bench, tell: Tell) -> None:
         run = start.run
         dataset = bench.placed(run.recipe.data)
         self._run, self._training, self._dataset, self._bench, self._tell = run, training, dataset, bench, tell
@@ -370,6 +375,7 @@ class _Looks:
         self.steps = sorted(self._validation_steps | self._test_steps | {step for step in steps if step % STOPS == 0})
         self.begin = run.begin
         self.how: dict[str, Any] = {}
+        self.engines = [name]  # with those that had it before it was interrupted
         self._began = self._kept = bench.clock()
         self._steps: list[int] = []
         self._losses: list[float] = []
@@ -406,6 +412,7 @@ class _Looks:
             "accuracies": self._accuracies,
             "test": self._test,
             "resumed": self.how.get("resumed", []),
+            "engines": self.engines,
         }
         self._kept = self._bench.clock()
         self._bench.store.keep(self._run, Outcome({"step": step, "seconds": self._kept - self._began, **seen}, tensors))
@@ -417,6 +424,7 @@ class _Looks:
         self._test = [(step, accuracy) for step, accuracy in values["test"]]
         self.begin = values["step"]
         self._began -= values["seconds"]
+        self.engines = [*values["engines"], *self.engines]
         self.how = {"resumed": [*values["resumed"], self.begin], "seconds_before": values["seconds"]}
         now = self._training.snapshot()
         self._training.load(kept.tensors["best"])

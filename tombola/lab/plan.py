@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from tombola import data, models
-from tombola.engine import Foreseen, at_once, devices, foresee
+from tombola.engine import Foreseen, at_once, devices, foresee, processes
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
 from tombola.lab.runs import Line, Run, Train, ancestry, kept
 from tombola.lab.spec import Experiment, Spec
@@ -100,6 +100,8 @@ def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
 def engine_of(wanted: Plan, measuring: bool = False) -> Foreseen:
     """The engine that the trainings of `wanted` will get."""
     spec, recipe = wanted.experiment.spec, wanted.experiment.spec.recipe
+    if (world := processes()) > 1:
+        return Foreseen("data-parallel", f"{world} processes train together, as torchrun has started them", {})
     device, sized = devices(spec.device)[0], models.layers(recipe.model, spec.facts.shape, spec.facts.classes)
     together = 1 if data.is_folder(recipe.data) else at_once(spec.engine, device, sized, recipe.batch)
     if spec.engine == "auto" and together == 1 and (hindrance := _hindrance(spec)):
@@ -128,7 +130,10 @@ def run_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
     As the engine's measured times have it for the density of the run's level, or else a guess from the model's size;
     scaled so that finished trainings of this plan come out right.
     """
-    spec, engine, levels = wanted.experiment.spec, engine_of(wanted), {row.run.key: row.level for row in wanted.rows}
+    spec, engine = wanted.experiment.spec, engine_of(wanted)
+    levels = {each.key: question.level for question in wanted.questions for each in question.run.inputs}
+    levels |= {question.run.key: question.level for question in wanted.questions}
+    levels |= {row.run.key: row.level for row in wanted.rows}
 
     def expected(run: Run) -> float:
         if not isinstance(run, Train | Line):

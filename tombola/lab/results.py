@@ -101,12 +101,23 @@ def conclusions(wanted: Plan, found: Sequence[Result], judged: Sequence[Verdict]
 
 def _failures(wanted: Plan, store: Store) -> list[str]:
     """What the comparisons lack because it failed: an arm that diverges at times is not judged in silence."""
-    done = store.keys()
-    failed = Counter(row.arm for row in wanted.rows if row.run.key not in done and store.failure(row.run) is not None)
-    if not failed:
+    failed = store.failed() - store.keys()
+    arms = Counter(row.arm for row in wanted.rows if row.run.key in failed)
+    listed = ", ".join(f"{count} of {arm}" for arm, count in arms.items())
+    said = [f"{arms.total()} trainings failed and are left out of every comparison: {listed}."] if arms else []
+    return [*said, *unanswered(wanted, store)]
+
+
+def unanswered(wanted: Plan, store: Store) -> list[str]:
+    """What the studies lack: what is left out may be what would have spoken against the rest."""
+    done, failed = store.keys(), store.failed()
+    open_ones = [question for question in wanted.questions if question.run.key not in done]
+    if not open_ones:
         return []
-    arms = ", ".join(f"{count} of {arm}" for arm, count in failed.items())
-    return [f"{failed.total()} trainings failed and are left out of every comparison: {arms}."]
+    lost = [one for one in open_ones if failed & {one.run.key, *(each.key for each in one.run.inputs)}]
+    why = f", {len(lost)} of them because a training failed" if lost else ""
+    count = f"{len(open_ones)} of {len(wanted.questions)}"
+    return [f"{count} measurements of the studies are not there{why}; what the studies say is about the others."]
 
 
 ACCURACY = {"early-stop": "early_stop_test_accuracy", "end": "final_test_accuracy"}

@@ -30,7 +30,9 @@ KEEP_TRAINED_WEIGHTS: tuple[Method, ...] = ("lr-rewind", "fine-tune")
 
 def _listed(value: Any) -> Any:
     # `--set arms=ticket` and `--set arms=ticket,reinit` mean a list.
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, int | float) else value
 
 
 def _numbers(value: Any) -> Any:
@@ -362,19 +364,20 @@ def _unknown(table: Mapping[str, Any]) -> Iterable[Fault]:
     """Names in the recipe, as it was written, that no data set and no model has; a model that the data do not fit."""
     recipe = table.get("recipe")
     name, model = (recipe.get("data"), recipe.get("model")) if isinstance(recipe, dict) else (None, None)
-    facts = data.facts("mnist")
+    shape, classes, what = (3, 224, 224), 1000, "a picture"  # which every model takes, where the data are at fault
     if isinstance(name, str):
         try:
             facts = data.facts(name)
+            shape, classes, what = facts.shape, facts.classes, f"an input of {facts.name}"
         except ValueError as error:
             yield Fault("recipe.data", str(error), repr(name), _meant(name))
         except DataError as error:
             yield Fault("recipe.data", f"{error.expected} in {error.where}", error.found, error.todo)
     if isinstance(model, str):
         try:
-            models.check(model, facts.shape, facts.classes)
+            models.check(model, shape, classes)
         except ValueError as error:
-            yield Fault("recipe.model", str(error), repr(model), f"an input of {facts.name} is {_by(facts.shape)}")
+            yield Fault("recipe.model", str(error), repr(model), f"{what} is {_by(shape)}")
 
 
 def _meant(name: str) -> str:
@@ -408,8 +411,8 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     for text, step in zip(spec.rewind, points, strict=True):
         if step >= max(length, 1):
             yield Fault("rewind", f"steps before the end of the training, {recipe.length}", repr(str(text)))
-        if points.count(step) > 1 and points.index(step) == spec.rewind.index(text):
-            yield Fault("rewind", "each step once", f"{step} iterations {points.count(step)} times")
+    for step in sorted({step for step in points if points.count(step) > 1}):
+        yield Fault("rewind", "each step once", f"{step} iterations {points.count(step)} times")
     if spec.iterations(recipe.warmup) > length:
         yield Fault("recipe.warmup", f"at most recipe.length, {recipe.length}", repr(str(recipe.warmup)))
     for name in ("every", "test_every"):

@@ -257,7 +257,6 @@ class Store:
 
     def fail(self, run: Run, reason: str, log: str) -> Failure:
         """Keep why `run` failed. The next attempt at it replaces this, its success removes it."""
-        self._checkpoint(run).unlink(missing_ok=True)
         folder = self.root / "failed" / run.key
         folder.mkdir(parents=True, exist_ok=True)
         files.replace(folder / "log.txt", log.encode())
@@ -303,6 +302,13 @@ class Store:
             with self.claim(Stored(entry.name.partition("@")[0])) as ours:
                 if ours:
                     _remove(entry)
+        finished = self.keys()
+        for entry in (self.root / "checkpoints").iterdir():
+            key = entry.name.removeprefix(".").partition(".")[0]
+            if key in finished or entry.name.startswith("."):  # a write that was killed leaves the latter
+                with self.claim(Stored(key)) as ours:
+                    if ours:
+                        _remove(entry)
         for lock in (self.root / "locks").iterdir():
             with self.claim(Stored(lock.stem)):
                 pass  # giving it back removes the file

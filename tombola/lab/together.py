@@ -5,7 +5,6 @@ training to the others, which do it with it and say how it ended; all other runs
 file system that all machines share.
 """
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,11 +23,6 @@ if TYPE_CHECKING:
 
 SEEN_WITHIN_S = 120  # file systems between machines show new folders late
 _OF_THIS_PROCESS = (DataError, StoreError, NoRoom)  # other errors come of the run itself, and to all alike
-
-
-def launched() -> bool:
-    """Whether `torchrun` has started this process and others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and {"RANK", "MASTER_ADDR"} <= os.environ.keys()
 
 
 @contextmanager

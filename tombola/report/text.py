@@ -97,12 +97,13 @@ def verdict_json(experiment: str, verdicts: Sequence[Verdict], said: Sequence[st
     return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
-def findings_json(experiment: str, found: "Sequence[Finding]") -> str:
-    """What the studies found, for programs: each with its numbers, intervals, verdict and sentence."""
+def findings_json(experiment: str, found: "Sequence[Finding]", lacking: Sequence[str]) -> str:
+    """What the studies found, for programs: each with its numbers, intervals, verdict and sentence; what is lacking."""
     from tombola.lab.findings import sentence
 
     content = [{"study": finding.study, "sentence": sentence(finding), **asdict(finding)} for finding in found]
-    return json.dumps({"experiment": experiment, "findings": _finite(content)}, indent=1, allow_nan=False)
+    whole = {"experiment": experiment, "lacking": list(lacking), "findings": _finite(content)}
+    return json.dumps(whole, indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

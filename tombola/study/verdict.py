@@ -284,18 +284,18 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
         here = [verdict for verdict in verdicts if verdict.rewind == step]
         others = dict.fromkeys(control.against for verdict in here for control in verdict.controls)
         which = f"Rewound to step {step:,}: " if len(steps) > 1 else ""
-        said += [
-            which + line for line in (_tickets(here, criteria), *(_against(name, here, criteria) for name in others))
-        ]
+        against = [_against(name, here, _signs(name, verdicts, criteria)) for name in others]
+        said += [which + line for line in (_tickets(here, criteria), *against)]
     levels = len({verdict.level for verdict in verdicts})
+    tried = f"{levels} level{'s' if levels > 1 else ''}" + (f" at {len(steps)} rewind steps" if len(steps) > 1 else "")
     counts = sorted({verdict.dense.accuracy.n for verdict in verdicts})
     if counts[-1] < 2:
         return [*said, "One replicate decides nothing: run at least two, better five."]
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     said.append(
         f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals; winning "
-        f"and matching are decided level by level, the statements about other arms are corrected for {levels} "
-        f"level{'s' if levels > 1 else ''} (Holm). Accuracy is that at {_where(criteria)}, and "
+        f"and matching are decided level by level, the statements about other arms are corrected for {tried} "
+        f"(Holm). Accuracy is that at {_where(criteria)}, and "
         f"holds if not more than {_margin(criteria)} below dense."
     )
     return said
@@ -342,16 +342,26 @@ _OWED = {
 }
 
 
-def _against(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> str:
-    """How the ticket compares with another arm, over all levels together."""
+Signs = Mapping[tuple[int, int], tuple[int, int]]
+
+
+def _signs(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> Signs:
+    """(rewind step, level) -> the signs of the differences from an arm, in accuracy and in pace, that are shown when
+    all steps and levels are looked at together; 0 where none is."""
     pairs = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
-    at = [verdict for verdict, _ in pairs]
     accuracy = _shown([control.accuracy for _, control in pairs], criteria)
     pace = _shown([control.steps for _, control in pairs], criteria) if criteria.paced else [0] * len(pairs)
-    better = [verdict for verdict, sign in zip(at, accuracy, strict=True) if sign > 0]
-    worse = [verdict for verdict, sign in zip(at, accuracy, strict=True) if sign < 0]
-    earlier = [verdict for verdict, sign in zip(at, pace, strict=True) if sign < 0]
-    later = [verdict for verdict, sign in zip(at, pace, strict=True) if sign > 0]
+    places = [(verdict.rewind, verdict.level) for verdict, _ in pairs]
+    return dict(zip(places, zip(accuracy, pace, strict=True), strict=True))
+
+
+def _against(name: str, verdicts: Sequence[Verdict], signs: Signs) -> str:
+    """How the ticket compares with another arm at one rewind step."""
+
+    def at(which: int, sign: int) -> list[Verdict]:
+        return [verdict for verdict in verdicts if signs.get((verdict.rewind, verdict.level), (0, 0))[which] == sign]
+
+    better, worse, earlier, later = at(0, 1), at(0, -1), at(1, -1), at(1, 1)
     claim, what = _OWED.get(name, ("", name))
     accurate = _listed({"more": better, "less": worse}, f"{{}} accurate than {what}", verdicts)
     early = _listed({"earlier": earlier, "later": later}, "{}", verdicts)

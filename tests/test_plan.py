@@ -197,3 +197,31 @@ def test_a_plan_is_made_without_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(tmp_path / "none")], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n" and list(tmp_path.iterdir()) == []
+
+
+def test_under_torchrun_the_plan_names_no_kernels(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    content = summary(planned(), store, workers=1)["engine"]
+    assert content["name"] == "data-parallel" and "2 processes" in content["why"] and not content["unmeasured"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"augment": "flip-crop"}, "augmentation"),
+        ({"precision": "bfloat16"}, "mixed precision"),
+    ],
+)
+def test_the_plan_says_what_keeps_the_kernels_out(store: Store, changes: dict[str, Any], word: str) -> None:
+    content = summary(planned(recipe=RECIPE | changes), store, workers=2)["engine"]
+    assert (content["name"], content["why"]) == ("reference", f"the kernels know no {word}")
+
+
+def test_a_plan_counts_what_studies_ask(store: Store) -> None:
+    asked = {"connectivity": {"levels": [0, 2], "orders": 3}, "stability": {"levels": [2]}}
+    content, plain = (summary(planned(study=study), store, workers=1) for study in (asked, {}))
+    assert content["runs"]["line"]["wanted"] == 2 * 2 * 3 and content["runs"]["distance"]["wanted"] == 2 * 2 * 2
+    more = content["runs"]["train"]["wanted"] - plain["runs"]["train"]["wanted"]
+    assert more == 2 * (2 + 2 + 1), "dense and ticket in two more orders, the random mask (a control already) in one"
+    assert content["rows"] == plain["rows"] and content["estimated_seconds"] > plain["estimated_seconds"]

@@ -337,7 +337,8 @@ def test_a_stack_goes_on_from_its_checkpoints(tmp_path: Path, monkeypatch: pytes
     outcomes = perform_together(runs, Bench(store, None, "stacked"), [lambda *seen: None] * 3)
     assert all(isinstance(outcome, Outcome) for outcome in outcomes)
     hows = [outcome.how for outcome in outcomes if isinstance(outcome, Outcome)]
-    assert [how["engine"] for how in hows] == ["stacked 2 x reference"] * 2 + ["reference"]
+    first = "stacked 3 x reference, then"
+    assert [how["engine"] for how in hows] == [f"{first} stacked 2 x reference"] * 2 + [f"{first} reference"]
     assert [how["resumed"] for how in hows] == [[16], [16], [8]]
     for run, outcome in zip(runs, outcomes, strict=True):
         store.save(run, outcome, {})  # type: ignore[arg-type]
@@ -353,6 +354,13 @@ def test_only_what_is_alike_is_given_together(tmp_path: Path) -> None:
     assert [len(group) for group in groups] == [2, 1, 2, 1] and work.next() == []
     assert all(len({alike(run) for run in group if isinstance(run, Train)}) == 1 for group in groups)
     assert {run for group in groups for run in group} == set(runs)
+
+
+def test_idle_workers_share_what_goes_together(tmp_path: Path) -> None:
+    """Ten trainings and three GPUs: none of them waits while another has all ten."""
+    runs: list[Run] = [run for run in planned(levels=0, replicates=10).runs if isinstance(run, Train)]
+    work = Work(runs, Store(tmp_path).open(), lambda event: None)
+    assert [len(work.next(lambda run: 16, idle)) for idle in (3, 2, 1)] == [4, 3, 3]
 
 
 def test_where_trainings_go_together_all_else_goes_first(tmp_path: Path) -> None:

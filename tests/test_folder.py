@@ -195,12 +195,12 @@ def test_a_folder_laid_out_otherwise_is_named(
     harm(root)
     with pytest.raises(DataError, match=f"^{re.escape(str(root / where))}: expected .*{re.escape(message)}") as caught:
         data.check(named(root))
-    assert str(caught.value).endswith("Lay it out as PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg.")
+    assert str(caught.value).endswith("it has PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg.")
 
 
 @pytest.mark.parametrize("name", ["folder", "folder:", "folder:@", "folder:\n"])
 def test_a_name_of_another_form_says_which_are_known(name: str) -> None:
-    with pytest.raises((ValueError, DataError), match=r"folder:PATH or folder:PATH@SIZE|Lay it out"):
+    with pytest.raises((ValueError, DataError), match=r"folder:PATH or folder:PATH@SIZE|names another"):
         data.check(name)
 
 

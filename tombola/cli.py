@@ -246,7 +246,7 @@ def study(
     wanted, store = _existing(spec, common)
     found = findings(wanted, store)
     if not found:
-        name = wanted.experiment.name
+        name = wanted.experiment.asked_by
         asked = any(study for _, study in wanted.experiment.spec.study)
         raise BadInput(
             where=name,
@@ -354,10 +354,10 @@ def _found(wanted: Plan, store: Store, allow_none: bool = False) -> "list[Result
 
     found = results(wanted, store)
     if not found and not allow_none:
-        name = wanted.experiment.name
+        name = wanted.experiment.asked_by
         raise StoreError(
             where=str(store.root),
-            expected=f"finished runs of {name}",
+            expected=f"finished runs of {wanted.experiment.name}",
             found="none",
             todo=f"`tombola run {name}` makes them; give the same --set and --store here.",
         )

@@ -177,7 +177,7 @@ def _images(root: Path, place: Path, label: int) -> list[Entry]:
 
 
 def _wrong(place: Path, expected: str, found: str) -> DataError:
-    todo = "Lay it out as PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg."
+    todo = "--set recipe.data=folder:PATH names another; it has PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg."
     return DataError(where=str(place), expected=expected, found=found, todo=todo)
 
 

@@ -178,8 +178,8 @@ def _densities(spec: Spec, level: int) -> dict[str, float]:
 def _guessed_step_seconds(spec: Spec) -> float:
     layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes).values()
     uses, weights = sum(layer.uses for layer in layers), sum(layer.weights for layer in layers)
-    # Six operations a use and example at 50 GFLOP/s, Adam's pass over the weights, and the framework's own time.
-    return 6 * uses * spec.recipe.batch / 50e9 + 2e-9 * weights + 0.5e-3
+    # Six operations a use and example at 50 GFLOP/s, Adam's pass over the weights, the framework's own time a layer.
+    return 6 * uses * spec.recipe.batch / 50e9 + 2e-9 * weights + 0.5e-3 * len(layers)
 
 
 def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
                 where=str(store.root),
                 expected=f"the finished run {needed.key}",
                 found="none",
-                todo=f"`tombola run {wanted.experiment.name}` makes it.",
+                todo=f"`tombola run {wanted.experiment.asked_by}` makes it.",
             )
     start = store.weights(run.start)
     network = Replicate(spec, replicate).network

@@ -175,11 +175,17 @@ class Spec(Value):
 
 
 class Experiment(Value):
-    """A spec with the name it was asked for by, and the changes that were made to it."""
+    """A spec with its name, the changes that were made to it, and what it was asked for by: a preset's name, a path."""
 
     name: str
     spec: Spec
     changes: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def asked_by(self) -> str:
+        """What to type for it."""
+        return self.source or self.name
 
     @property
     def folder(self) -> str:
@@ -222,7 +228,7 @@ def read(source: str, changes: Iterable[str] = ()) -> Experiment:
     faults = list(_unknown(table)) or list(_contradictions(spec))
     if faults:
         raise SpecError(source, faults)
-    return Experiment(name=name, spec=spec, changes=changes)
+    return Experiment(name=name, spec=spec, changes=changes, source=source)
 
 
 def _text(source: str) -> tuple[str, str]:
@@ -364,11 +370,12 @@ def _unknown(table: Mapping[str, Any]) -> Iterable[Fault]:
     """Names in the recipe, as it was written, that no data set and no model has; a model that the data do not fit."""
     recipe = table.get("recipe")
     name, model = (recipe.get("data"), recipe.get("model")) if isinstance(recipe, dict) else (None, None)
-    shape, classes, what = (3, 224, 224), 1000, "a picture"  # which every model takes, where the data are at fault
+    shape, classes, what = (3, 224, 224), 1000, ""  # which every model takes, where the data are at fault
     if isinstance(name, str):
         try:
             facts = data.facts(name)
-            shape, classes, what = facts.shape, facts.classes, f"an input of {facts.name}"
+            shape, classes = facts.shape, facts.classes
+            what = f"an input of {facts.name} is {_by(shape)}"
         except ValueError as error:
             yield Fault("recipe.data", str(error), repr(name), _meant(name))
         except DataError as error:
@@ -377,7 +384,7 @@ def _unknown(table: Mapping[str, Any]) -> Iterable[Fault]:
         try:
             models.check(model, shape, classes)
         except ValueError as error:
-            yield Fault("recipe.model", str(error), repr(model), f"{what} is {_by(shape)}")
+            yield Fault("recipe.model", str(error), repr(model), what)
 
 
 def _meant(name: str) -> str:
@@ -399,7 +406,9 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     if length == 0:
         yield Fault("recipe.length", "at least one step", repr(str(recipe.length)))
     if recipe.augment and recipe.augment not in (known := data.augmentations(recipe.data)):
-        yield Fault("recipe.augment", "one of " + ", ".join(known), repr(recipe.augment), f"for {facts.name}")
+        yield Fault(
+            "recipe.augment", " or ".join(known), repr(recipe.augment), "resized-crop is for folders of pictures"
+        )
     for milestone in getattr(recipe.schedule, "milestones", ()):
         if spec.iterations(milestone) >= max(length, 1):
             yield Fault(
@@ -477,7 +486,7 @@ def _misplaced_studies(spec: Spec) -> Iterable[Fault]:
         least = 0 if name == "connectivity" else 1
         for level in study.levels:
             if not least <= level <= spec.levels:
-                yield Fault(f"study.{name}.levels", f"levels from {least} to {spec.levels}", str(level))
+                yield Fault(f"study.{name}.levels", f"levels from {least} to {spec.levels}, the spec's", str(level))
         for level in sorted({level for level in study.levels if study.levels.count(level) > 1}):
             yield Fault(f"study.{name}.levels", "each level once", f"{level} {study.levels.count(level)} times")
         if spec.method in KEEP_TRAINED_WEIGHTS:

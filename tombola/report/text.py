@@ -149,8 +149,8 @@ def _engine_text(name: str, why: str, unmeasured: bool, sparse_below: dict[str, 
 def duration(seconds: float) -> str:
     """A length of time for people.
 
-    >>> [duration(seconds) for seconds in (8, 75, 7260)]
-    ['8 s', '1 min 15 s', '2 h 1 min']
+    >>> [duration(seconds) for seconds in (8, 75, 7260, 1e6)]
+    ['8 s', '1 min 15 s', '2 h 1 min', '12 days']
     """
     whole = round(seconds)
     if whole < 60:
@@ -158,7 +158,8 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 72 else f"{round(hours / 24)} days"
 
 
 class Watcher:
@@ -237,6 +238,8 @@ class Watcher:
 
     def _left_text(self, left: float) -> str:
         elapsed, done = time.monotonic() - self._began, self._all - left
-        # The estimate counts until a twentieth is measured.
+        # The estimate counts until a twentieth is measured, or until it has been seen to be wrong.
+        if done <= 0.05 * self._all and elapsed > self._all / self._workers:
+            return "longer than estimated"
         each = elapsed / done if done > 0.05 * self._all else 1 / self._workers
         return f"about {duration(each * left)} left"

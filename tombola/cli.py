@@ -24,6 +24,7 @@ from tombola.lab.store import Store
 
 if TYPE_CHECKING:
     from tombola.lab.execute import Execute
+    from tombola.lab.findings import Finding
     from tombola.lab.results import Result
     from tombola.study.verdict import Verdict
 
@@ -271,11 +272,12 @@ def report(spec: str, /, *, common: Common = Common()) -> int:
     spec
         A preset's name or a TOML file.
     """
+    from tombola.lab.findings import findings
     from tombola.lab.results import verdicts
 
     wanted, store = _existing(spec, common)
     found = _found(wanted, store)
-    print(_write_report(wanted, store, found, verdicts(wanted, found)))
+    print(_write_report(wanted, store, found, verdicts(wanted, found), findings(wanted, store)))
     return 0
 
 
@@ -377,16 +379,18 @@ def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -
         console.print(line, highlight=False, markup=False)
     if len(first) < len(answers):
         console.print(f"{len(answers) - len(first)} findings more: `tombola study`, and the report.", highlight=False)
-    written = _write_report(wanted, store, found, judged)
+    written = _write_report(wanted, store, found, judged, answers)
     console.print(f"\nReport: {written}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _write_report(wanted: Plan, store: Store, found: "list[Result]", judged: "list[Verdict]") -> Path:
+def _write_report(
+    wanted: Plan, store: Store, found: "list[Result]", judged: "list[Verdict]", answers: "list[Finding]"
+) -> Path:
     from tombola.report import page
 
     folder = store.root / "reports" / wanted.experiment.folder
     try:
-        return page.write(wanted, store, found, judged, folder)
+        return page.write(wanted, store, found, judged, answers, folder)
     except OSError as error:
         raise NoRoom(f"no report in {folder}: {error}. The runs are kept: see to it, then `tombola report`.") from error
 

@@ -427,12 +427,16 @@ def do(
                     bench.dataset(run.recipe.data)  # read once per worker: not part of any run's time
                 began = time.perf_counter()
                 outcome = (performing or perform)(run, bench, looked)
-                how = dict(outcome.how)
-                seconds = time.perf_counter() - began + how.pop("seconds_before", 0.0)
-                bench.store.save(run, outcome, provenance(seconds) | how)
+                _save(run, outcome, time.perf_counter() - began, bench.store)
             return ("stored",)
     except Exception as error:  # a bug of ours must not take the other runs with it
         return _ended(error, bench.store)
+
+
+def _save(run: Run, outcome: Outcome, seconds: float, store: Store) -> None:
+    """Store an outcome that took `seconds` now, and those before an interruption."""
+    how = dict(outcome.how)
+    store.save(run, outcome, provenance(seconds + how.pop("seconds_before", 0.0)) | how)
 
 
 def _ended(error: Exception, store: Store) -> tuple[Any, ...]:
@@ -471,9 +475,7 @@ def do_all(runs: Sequence[Run], bench: Any, say: Callable[..., None]) -> None:
                     if isinstance(outcome, TombolaError):
                         say(run, *_ended(outcome, bench.store))
                     else:
-                        how = dict(outcome.how)
-                        seconds = share + how.pop("seconds_before", 0.0)
-                        bench.store.save(run, outcome, provenance(seconds) | how)
+                        _save(run, outcome, share, bench.store)
                         say(run, "stored")
                     left.remove(run)
             except Exception as error:

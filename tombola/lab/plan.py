@@ -116,7 +116,6 @@ def _hindrance(spec: Spec) -> str:
         "augmentation": spec.recipe.augment is not None,
         "mixed precision": spec.recipe.precision is not None,
         "folders of pictures": data.is_folder(spec.recipe.data),
-        "GPUs": devices(spec.device) != ("cpu",),
     }
     return next((name for name, there in hindrances.items() if there), "")
 

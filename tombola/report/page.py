@@ -11,7 +11,7 @@ from typing import Any
 from altair.utils.schemapi import debug_mode
 
 from tombola import files
-from tombola.lab.findings import Finding, findings, sentence
+from tombola.lab.findings import Finding, sentence
 from tombola.lab.plan import Plan
 from tombola.lab.results import ACCURACY, Result, conclusions, criteria, table
 from tombola.lab.runs import Prune
@@ -25,7 +25,14 @@ from tombola.study.verdict import Verdict, points, whole
 IMAGES = 5  # levels whose first layer is shown
 
 
-def write(wanted: Plan, store: Store, found: Sequence[Result], judged: Sequence[Verdict], folder: Path) -> Path:
+def write(
+    wanted: Plan,
+    store: Store,
+    found: Sequence[Result],
+    judged: Sequence[Verdict],
+    answers: Sequence[Finding],
+    folder: Path,
+) -> Path:
     """Write `report.html`, and the figures as SVG and PNG, into `folder`; the path of the page.
 
     Raises:
@@ -35,7 +42,7 @@ def write(wanted: Plan, store: Store, found: Sequence[Result], judged: Sequence[
     drawn = []
     with debug_mode(False):  # altair's checks of every part against its schema take longer than all the rest
         charts = figures.all_figures(found, _survivors(wanted, store, found), wanted.experiment.spec.verdict.at)
-        charts |= study_figures(answers := findings(wanted, store))
+        charts |= study_figures(answers)
     for name, (spec, caption) in charts.items():
         svg, png = figures.render(spec)
         files.replace(folder / "figures" / f"{name}.svg", svg.encode())

@@ -1,6 +1,8 @@
 """Long runs survive: a training that is stopped at any moment ends with the bytes of an undisturbed one."""
 
 import itertools
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from tombola.lab import perform as performing
 from tombola.lab.execute import do
 from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, plan
-from tombola.lab.runs import Train
+from tombola.lab.runs import Line, Train, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Outcome, Store
 
@@ -91,6 +93,35 @@ def test_a_training_that_is_stopped_again_and_again_has_the_bytes_of_an_undistur
             assert at == sorted({4, 6, 8, 12, 16, 18, 20} - {run.begin}), "it was stopped at every stop"
     assert outcomes(store) == outcomes(undisturbed.store)
     assert not list((store.root / "checkpoints").iterdir()), "nothing is left behind"
+
+
+@pytest.mark.parametrize("name", ["adam", "norms"])
+def test_a_line_that_is_stopped_again_and_again_has_the_bytes_of_an_undisturbed_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # S2
+    wanted = planned(RECIPES[name], study={"connectivity": {"levels": [0], "orders": 2, "points": 4}})
+    (line,) = (run for run in wanted.runs if isinstance(run, Line))
+    bench = bench_of(tmp_path / "whole", "reference")
+    bench.clock = lambda: 0.0
+    for run in ancestry([line]):
+        assert do(run, bench, lambda *seen: None) == ("stored",)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    store, kept, at = Store(tmp_path / "parts").open(), Store.keep, list[int]()
+    shutil.rmtree(store.root / "runs" / line.key)
+
+    def keep(self: Store, run: Any, state: Outcome) -> None:
+        kept(self, run, state)
+        at.append(state.values["step"])
+        raise Stopped
+
+    monkeypatch.setattr(Store, "keep", keep)
+    while not store.has(line):
+        with suppress(Stopped):
+            assert do(line, bench_of(store.root, "reference"), lambda *seen: None) == ("stored",)
+    assert at == [1, 2, 3], "each point was measured once"
+    assert outcomes(store) == outcomes(bench.store)
+    assert store.provenance(line)["resumed"] == [1, 2, 3] and store.provenance(line)["seconds"] > 3000
+    assert not list((store.root / "checkpoints").iterdir())
 
 
 def test_what_is_kept_is_what_comes_back(tmp_path: Path) -> None:

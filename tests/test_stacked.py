@@ -345,6 +345,28 @@ def test_a_stack_goes_on_from_its_checkpoints(tmp_path: Path, monkeypatch: pytes
     close(store, expected, wanted)
 
 
+def test_all_of_a_stack_keep_checkpoints_of_the_same_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one clock, however long each takes to keep its own: else an interruption would tear the stack apart."""
+    monkeypatch.setattr(performing, "STOPS", 2)
+    wanted, store = planned(levels=0, arms=["ticket"]), Store(tmp_path).open()
+    ticks = itertools.count()
+    slow = Bench(store, None, "stacked", clock=lambda: 30.0 * next(ticks))
+    runs = [row.run for row in wanted.rows]
+    for run in runs:
+        do(run.start, slow, lambda *seen: None)
+    kept, at = Store.keep, dict[str, list[int]]()
+
+    def keep(self: Store, run: Run, state: Outcome) -> None:
+        at.setdefault(run.key, []).append(state.values["step"])
+        kept(self, run, state)
+
+    monkeypatch.setattr(Store, "keep", keep)
+    perform_together(runs, slow, [lambda *seen: None] * 3)
+    first, *others = at.values()
+    assert len(others) == 2 and all(steps == first for steps in others)
+    assert 1 < len(first) < runs[0].until / 2 - 1, "now and then, not at every stop"
+
+
 def test_only_what_is_alike_is_given_together(tmp_path: Path) -> None:
     store = Store(tmp_path).open()
     one, other = planned(levels=0), planned(levels=0, recipe=SPEC["recipe"] | {"batch": 50})

@@ -15,16 +15,19 @@ from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 
 from tombola import data, mask, models, weights
-from tombola.data import Batches, Dataset
+from tombola.data import Batches, Dataset, share
 from tombola.engine.parallel import Crew, Parallel, whole_batches
 from tombola.engine.reference import Reference
-from tombola.errors import TombolaError
+from tombola.errors import StoreError, TombolaError
 from tombola.evaluate import Evaluation
+from tombola.lab import perform as performing
+from tombola.lab import store as storing
 from tombola.lab.execute import do
 from tombola.lab.perform import Bench
 from tombola.lab.plan import plan
+from tombola.lab.runs import Stored
 from tombola.lab.spec import read
-from tombola.lab.store import Store
+from tombola.lab.store import Outcome, Store
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, Optimizer
 
@@ -162,10 +165,57 @@ def test_batch_normalisation_of_one_process_is_torchs_own(tmp_path: Path) -> Non
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 60])
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_shares_cover_everything_once(count: int, world: int) -> None:  # K9
-    shares = [Crew(rank, world, "cpu").share(count) for rank in range(world)]
+    shares = [share(count, rank, world) for rank in range(world)]
     assert [shares[0].start, shares[-1].stop] == [0, count]
     assert all(left.stop == right.start for left, right in pairwise(shares))
     assert max(each.stop - each.start for each in shares) - min(each.stop - each.start for each in shares) <= 1
+
+
+class Following:
+    """The part of a crew that hears what its leader says."""
+
+    def __init__(self, said: int | None) -> None:
+        self._said = said
+
+    def hear(self, said: Any = None) -> Any:
+        return self._said
+
+
+def late(store: Store, shown: list[int | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a file system show, time after time, checkpoints of these steps, the last of them for good."""
+
+    def kept(self: Store, run: Any) -> Outcome | None:
+        step = shown.pop(0) if len(shown) > 1 else shown[0]
+        return None if step is None else Outcome({"step": step})
+
+    monkeypatch.setattr(storing, "POLL_S", 0.0)
+    monkeypatch.setattr(Store, "kept", kept)
+
+
+@pytest.mark.parametrize("shown", [[8], [None, 8], [4, None, 4, 8]])
+def test_a_checkpoint_that_is_seen_late_is_waited_for(
+    shown: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path).open()
+    late(store, shown, monkeypatch)
+    halted = performing._halted(Stored("train-1"), Bench(store, None, crew=Following(8)))  # type: ignore[arg-type]
+    assert halted is not None and halted.values["step"] == 8
+
+
+def test_where_the_leader_has_no_checkpoint_nobody_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path).open()
+    late(store, [8], monkeypatch)
+    assert performing._halted(Stored("train-1"), Bench(store, None, crew=Following(None))) is None  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_that_never_comes_is_no_silent_start_from_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path).open()
+    late(store, [4], monkeypatch)
+    monkeypatch.setattr(storing, "SEEN_WITHIN_S", 0.01)
+    with pytest.raises(StoreError, match="the checkpoint of train-1 at step 8, which the first process has written"):
+        performing._halted(Stored("train-1"), Bench(store, None, crew=Following(8)))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- the command

@@ -243,9 +243,8 @@ class Batches:
     def _share(self, step: int) -> tuple["Tensor", int, int]:
         """Where in the pool our share of the step's batch is, where in the batch it begins, and the batch's size."""
         whole, _ = self.places(step, step + 1)
-        rank, world = self.part
-        begin, end = (len(whole) * share // world for share in (rank, rank + 1))
-        return whole[begin:end], begin, len(whole)
+        ours = share(len(whole), *self.part)
+        return whole[ours], ours.start, len(whole)
 
     def _decoded(self, step: int) -> "Tensor":
         """The step's images out of their files, those of the steps to come being decoded while it is trained on."""
@@ -271,6 +270,15 @@ class Batches:
             self._orders[epoch] = self._train[_permutation(len(self._train), self._seed, epoch)]
         steps = min(until - begin, self._per_epoch - place)
         return self._orders[epoch][place * self._size : (place + steps) * self._size], begin + steps
+
+
+def share(count: int, rank: int, world: int) -> slice:
+    """Process `rank`'s part of `count` things; all `world` parts one after the other are all, some may be empty.
+
+    >>> [share(2, rank, world=3) for rank in range(3)]
+    [slice(0, 0, None), slice(0, 1, None), slice(1, 2, None)]
+    """
+    return slice(count * rank // world, count * (rank + 1) // world)
 
 
 def each(images: "Tensor", parts: Sequence["Tensor"]) -> Iterator["Tensor"]:

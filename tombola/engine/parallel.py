@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from tombola.data import Batches
+from tombola.data import Batches, share
 from tombola.engine.reference import Reference
 from tombola.errors import BadInput, TombolaError
 from tombola.evaluate import Evaluation, sums
@@ -52,14 +52,6 @@ class Crew:
     rank: int
     world: int
     device: str
-
-    def share(self, count: int) -> slice:
-        """This process's part of `count` things; all parts one after the other are all of them, some may be empty.
-
-        >>> [Crew(rank, 3, "cpu").share(2) for rank in range(3)]
-        [slice(0, 0, None), slice(0, 1, None), slice(1, 2, None)]
-        """
-        return slice(count * self.rank // self.world, count * (self.rank + 1) // self.world)
 
     def hear(self, said: Any = None) -> Any:
         """What the leader says, to all; the leader is asked with what it has to say."""
@@ -150,7 +142,7 @@ class Parallel(Reference):
     def evaluate(self, images: Tensor, labels: Tensor, places: Tensor | None = None) -> Evaluation:
         """Loss and accuracy on `images` at `places`, every process a share of them; all get the same numbers."""
         places = torch.arange(len(labels)) if places is None else places
-        ours = places[self._crew.share(len(places))]
+        ours = places[share(len(places), self._crew.rank, self._crew.world)]
         found = torch.stack(
             [each.double() for each in sums(self._model, self._dataset, images, labels, ours, self._precision)]
         )

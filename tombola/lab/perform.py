@@ -36,10 +36,28 @@ from tombola.train import computing
 if TYPE_CHECKING:
     from tombola.engine.parallel import Crew
 
-Tell = Callable[[int, int, float], None]  # steps done, steps in all, validation loss
+Tell = Callable[[int, int, float], None]  # steps done, steps in all, validation loss; or points of a line, test error
 
 CHECKPOINT_S = 180.0
 STOPS = 50  # steps between two looks at the clock
+
+
+class _Interval:
+    """When to keep a checkpoint: asked at stop after stop, it says so once every `CHECKPOINT_S`.
+
+    Trainings that are done at once have one in common, so that what they keep is of one step.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._last, self._stop, self._over = clock, clock(), -1, False
+
+    def over(self, stop: int) -> bool:
+        """Whether to keep one at this stop; the same answer as often as it is asked."""
+        if stop != self._stop:
+            self._stop, now = stop, self._clock()
+            self._over = now - self._last >= CHECKPOINT_S
+            self._last = now if self._over else self._last
+        return self._over
 
 
 class Bench:
@@ -131,7 +149,7 @@ def perform(run: Run, bench: Bench, tell: Tell = lambda done, total, loss: None)
         case Distance():
             return _distance(run, bench.store)
         case Line():
-            return _line(run, bench)
+            return _line(run, bench, tell)
     raise TypeError(f"no way to perform {run!r}")
 
 
@@ -192,9 +210,7 @@ def _start(run: Train, bench: Bench) -> _Start:
     store, facts = bench.store, bench.placed(run.recipe.data).facts
     model = _model(Network(run.recipe.model, facts.shape, facts.classes))
     living = store.mask(run.mask) if run.mask else mask.full(model)
-    halted = store.kept(run)
-    if bench.crew:
-        bench.crew.agree(halted and halted.values["step"], f"the checkpoint of {run.key}")
+    halted = _halted(run, bench)
     if halted:
         start, state = halted.tensors["weights"], halted.tensors.get("optimizer", {})
     else:
@@ -202,6 +218,25 @@ def _start(run: Train, bench: Bench) -> _Start:
         state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
     weights.put(model, start)
     return _Start(run, model, living, state, halted)
+
+
+def _halted(run: Train, bench: Bench) -> Outcome | None:
+    """The checkpoint of `run`; all of a crew go on from that of their leader, whatever a file system shows them."""
+    halted = bench.store.kept(run)
+    if bench.crew is None:
+        return halted
+    step = bench.crew.hear(halted and halted.values["step"])
+    if step is None:
+        return None
+
+    def seen() -> bool:
+        nonlocal halted
+        if halted is None or halted.values["step"] != step:
+            halted = bench.store.kept(run)
+        return halted is not None and halted.values["step"] == step
+
+    bench.store.await_seen(f"the checkpoint of {run.key} at step {step}", seen)
+    return halted
 
 
 def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
@@ -223,7 +258,7 @@ def _alone(start: _Start, bench: Bench, tell: Tell) -> Outcome:
         augmented=recipe.augment is not None,
         crew=bench.crew,
     )
-    looks = _Looks(start, training, name, bench, tell)
+    looks = _Looks(start, training, name, bench, tell, _Interval(bench.clock))
     training.train(_batches(run, bench), _rates(run, bench), looks.begin, run.until, looks.ahead, looks)
     return _trained(start, training, looks, bench)
 
@@ -267,8 +302,9 @@ def _stack(starts: Sequence[_Start], bench: Bench, tells: Sequence[Tell]) -> lis
         bench.device,
         recipe.precision,
     )
+    interval = _Interval(bench.clock)
     looks = [
-        _Looks(start, replicate, name, bench, tell)
+        _Looks(start, replicate, name, bench, tell, interval)
         for start, replicate, tell in zip(starts, stack.replicates, tells, strict=True)
     ]
     batches = [_batches(start.run, bench) for start in starts]
@@ -316,7 +352,7 @@ def _distance(run: Distance, store: Store) -> Outcome:
     return Outcome({"l2": found.l2, "degrees": found.degrees})
 
 
-def _line(run: Line, bench: Bench) -> Outcome:
+def _line(run: Line, bench: Bench, tell: Tell) -> Outcome:
     """The error on training and test images at each point, the running statistics treated in both ways."""
     recipe, dataset = run.recipe, bench.placed(run.recipe.data)
     facts = dataset.facts
@@ -328,7 +364,11 @@ def _line(run: Line, bench: Bench) -> Outcome:
     test_places = torch.randperm(len(dataset.test_labels), generator=generator("line", "test"))[: run.examples]
     normed = any("running_mean" in name for name in ends[0])
     points = connectivity.alphas(run.points)
-    errors: dict[str, dict[str, list[float]]] = {}
+    halted = bench.store.kept(run)
+    before: Mapping[str, Any] = halted.values if halted else {"step": 0, "seconds": 0.0, "errors": {}, "resumed": []}
+    resumed = [*before["resumed"], before["step"]] if halted else []
+    errors: dict[str, dict[str, list[float]]] = before["errors"]
+    began, interval = bench.clock(), _Interval(bench.clock)
 
     def measure(statistics: str) -> None:
         on_train = evaluate(model, dataset, dataset.images, dataset.labels, train_places, recipe.precision)
@@ -336,7 +376,7 @@ def _line(run: Line, bench: Bench) -> Outcome:
         for name, seen in (("train", on_train), ("test", on_test)):
             errors.setdefault(statistics, {}).setdefault(name, []).append(1 - seen.accuracy)
 
-    for alpha in points:
+    for done, alpha in enumerate(points[before["step"] :], start=before["step"] + 1):
         weights.put(model, weights.interpolate(ends[0], ends[1], alpha))
         measure("interpolated" if normed else "none")
         if normed:
@@ -345,12 +385,18 @@ def _line(run: Line, bench: Bench) -> Outcome:
             with computing(torch.device(bench.device), recipe.precision):  # as the network is used
                 connectivity.recompute_statistics(model, map(dataset.inputs, data.each(dataset.images, whole)))
             measure("recomputed")
+        tell(done, len(points), errors["recomputed" if normed else "none"]["test"][-1])
+        if done < len(points) and interval.over(done):
+            seconds = before["seconds"] + bench.clock() - began
+            state = {"step": done, "seconds": seconds, "errors": errors, "resumed": resumed}
+            bench.store.keep(run, Outcome(state))
     barriers = {
         statistics: {name: connectivity.barrier(line) for name, line in each.items()}
         for statistics, each in errors.items()
     }
     values = {"alphas": list(points), "errors": errors, "barriers": barriers}
-    return Outcome(values, how={"device": bench.device})
+    how = {"device": bench.device, **({"resumed": resumed, "seconds_before": before["seconds"]} if halted else {})}
+    return Outcome(values, how=how)
 
 
 class _Looks:
@@ -360,10 +406,13 @@ class _Looks:
     the test accuracy reported for it is measured with the weights kept from that step.
     """
 
-    def __init__(self, start: _Start, training: engine.Held, name: str, bench: Bench, tell: Tell) -> None:
+    def __init__(
+        self, start: _Start, training: engine.Held, name: str, bench: Bench, tell: Tell, interval: _Interval
+    ) -> None:
         run = start.run
         dataset = bench.placed(run.recipe.data)
         self._run, self._training, self._dataset, self._bench, self._tell = run, training, dataset, bench, tell
+        self._interval = interval
         self._train_places, validation_places = bench.split(run.recipe, run.split_seed)
         test_places = bench.test(run.recipe)
         self._on_validation = training.repeatedly(dataset.images, dataset.labels, validation_places)
@@ -376,7 +425,7 @@ class _Looks:
         self.begin = run.begin
         self.how: dict[str, Any] = {}
         self.engines = [name]  # with those that had it before it was interrupted
-        self._began = self._kept = bench.clock()
+        self._began = bench.clock()
         self._steps: list[int] = []
         self._losses: list[float] = []
         self._accuracies: list[float] = []
@@ -393,7 +442,7 @@ class _Looks:
     def __call__(self, step: int) -> None:
         if step > self.begin or not self._steps:  # else it has been looked at before it was kept
             self._look(step)
-        if self.begin < step < self._run.until and self._bench.clock() - self._kept >= CHECKPOINT_S:
+        if self.begin < step < self._run.until and self._interval.over(step):
             self._keep(step)
 
     def _keep(self, step: int) -> None:
@@ -414,8 +463,8 @@ class _Looks:
             "resumed": self.how.get("resumed", []),
             "engines": self.engines,
         }
-        self._kept = self._bench.clock()
-        self._bench.store.keep(self._run, Outcome({"step": step, "seconds": self._kept - self._began, **seen}, tensors))
+        seconds = self._bench.clock() - self._began
+        self._bench.store.keep(self._run, Outcome({"step": step, "seconds": seconds, **seen}, tensors))
 
     def _resume(self, kept: Outcome) -> None:
         """Stand where `kept` stood; the training has its weights already."""

@@ -15,7 +15,8 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import prod
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from tombola.mask import Mask
 
 FORMAT = 1
+SEEN_WITHIN_S = 120.0  # file systems between machines show late what another one has written
+POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,23 @@ class Store:
     def has(self, run: Run) -> bool:
         """Whether the outcome of `run` is here, complete."""
         return (self.root / "runs" / run.key).is_dir()
+
+    def await_seen(self, what: str, seen: Callable[[], bool]) -> None:
+        """Wait until `seen` says that `what`, which another process has written, is to be seen from here.
+
+        Raises:
+            StoreError: it does not come.
+        """
+        until = time.monotonic() + SEEN_WITHIN_S
+        while not seen():
+            if time.monotonic() > until:
+                raise StoreError(
+                    where=str(self.root.absolute()),
+                    expected=f"{what}, which the first process has written",
+                    found="nothing of it",
+                    todo="All machines need the store on one file system that they share: name it with --store.",
+                )
+            time.sleep(POLL_S)
 
     def keys(self) -> set[str]:
         """The keys of all finished runs."""

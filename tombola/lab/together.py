@@ -8,6 +8,7 @@ file system that all machines share.
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from tombola.engine.parallel import Crew
     from tombola.lab.perform import Bench
 
-SEEN_WITHIN_S = 120  # file systems between machines show new folders late
 _OF_THIS_PROCESS = (DataError, StoreError, NoRoom)  # other errors come of the run itself, and to all alike
 
 
@@ -109,7 +109,7 @@ def follow(store: Store, data_dir: Path | None, crew: "Crew") -> None:
     bench = Bench(store, data_dir, device=crew.device, crew=crew)
     while run := crew.hear():
         for needed in run.inputs:
-            _see(needed, store)
+            store.await_seen(needed.key, partial(store.has, needed))
         _all(run, bench, lambda *seen: None)
 
 
@@ -130,16 +130,3 @@ def _all(run: Train, bench: "Bench", looked: Looked) -> Outcome | TombolaError:
     assert bench.crew
     bench.crew.agree(str(ended) if isinstance(ended, TombolaError) else "", f"the end of {run.key}")
     return ended
-
-
-def _see(run: Run, store: Store) -> None:
-    until = time.monotonic() + SEEN_WITHIN_S
-    while not store.has(run):
-        if time.monotonic() > until:
-            raise StoreError(
-                where=str(store.root.absolute()),
-                expected=f"{run.key}, which the first process has written",
-                found="nothing of it",
-                todo="All machines need the store on one file system that they share: name it with --store.",
-            )
-        time.sleep(BUSY_POLL_S)

@@ -16,9 +16,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from tombola.lab.execute import Event
-from tombola.lab.plan import Plan
+from tombola.lab.plan import Plan, Row
 from tombola.lab.results import ACCURACY, COLUMNS, Result
-from tombola.lab.runs import Run
+from tombola.lab.runs import Distance, Line, Run
+from tombola.lab.studies import Question
 from tombola.study.verdict import Criteria, Verdict
 
 if TYPE_CHECKING:  # it needs torch, which takes two seconds to import
@@ -162,6 +163,27 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 72 else f"{round(hours / 24)} days"
 
 
+def _names(wanted: Plan) -> dict[str, str]:
+    """What people call the trainings and lines of a plan, by key; what is in the table is called as it is there."""
+    several = len(wanted.experiment.spec.rewind) > 1
+    names: dict[str, str] = {}
+
+    def name(run: Run, what: str, of: Row | Question) -> None:
+        rewound = f" rewound to {of.rewind:,}" if several else ""
+        names.setdefault(run.key, f"{what} of replicate {of.replicate}{rewound}")
+
+    for row in wanted.rows:
+        name(row.run, f"{row.arm} {row.level}", row)
+    for row in wanted.rows:
+        names.setdefault(row.run.start.key, f"rewind point {row.rewind:,} of replicate {row.replicate}")
+    for asked in wanted.questions:
+        name(asked.run, f"{asked.study} of {asked.arm} {asked.level}", asked)
+        if isinstance(asked.run, Distance | Line):
+            for run, order in zip((asked.run.left, asked.run.right), asked.pair, strict=True):
+                name(run, f"{asked.arm} {asked.level} in data order {order}", asked)
+    return names
+
+
 class Watcher:
     """Live progress: runs done of all, the current losses, the time left.
 
@@ -177,12 +199,7 @@ class Watcher:
         workers: int,
     ) -> None:
         self._console, self._workers = console, workers
-        several = len(wanted.experiment.spec.rewind) > 1
-        self._names = {
-            row.run.key: f"{row.arm} {row.level} of replicate {row.replicate}"
-            + (f" rewound to {row.rewind}" if several else "")
-            for row in reversed(wanted.rows)
-        }
+        self._names = _names(wanted)
         # In seconds as they were estimated: a step at a low density is a fraction of one at a high density.
         self._expected = {run.key: run_seconds(run) for run in runs}
         self._left = dict(self._expected)
@@ -214,8 +231,11 @@ class Watcher:
         match event.what:
             case "looked":
                 self._left[key] = self._expected[key] * (1 - event.done / max(event.total, 1))
-                name = self._names.get(key, "rewind point or study")
-                self._now[key] = f"{name}: validation loss {event.loss:.3f} at step {event.done}"
+                name = self._names.get(key, key)
+                if isinstance(event.run, Line):
+                    self._now[key] = f"{name}: {event.done} of {event.total} points"
+                else:
+                    self._now[key] = f"{name}: validation loss {event.loss:.3f} at step {event.done}"
             case "stored" | "failed" | "skipped":
                 self._done += event.what == "stored"
                 self._left.pop(key, None)

@@ -23,6 +23,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "momentum": {"model": "lenet-20-10", "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}},
     "decay": {"model": "lenet-20-10", "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 1e-3}},
     "convolutions": {"model": "conv-2", "optimizer": {"name": "adam", "lr": 1e-3}},
+    # Its best step lies before most of its stops, so that what was best has to be kept too.
+    "passed": {
+        "model": "lenet-20-10",
+        "optimizer": {"name": "sgd", "lr": 0.8, "momentum": 0.9},
+        "schedule": {"name": "constant"},
+    },
     "norms": {"model": "resnet-8-w2", "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}, "batch": 100},
 }
 
@@ -93,6 +99,8 @@ def test_a_training_that_is_stopped_again_and_again_has_the_bytes_of_an_undistur
             assert at == sorted({4, 6, 8, 12, 16, 18, 20} - {run.begin}), "it was stopped at every stop"
     assert outcomes(store) == outcomes(undisturbed.store)
     assert not list((store.root / "checkpoints").iterdir()), "nothing is left behind"
+    best = [store.values(row.run)["early_stop_step"] for row in wanted.rows]
+    assert name != "passed" or max(best) < 20
 
 
 @pytest.mark.parametrize("name", ["adam", "norms"])
@@ -116,6 +124,7 @@ def test_a_line_that_is_stopped_again_and_again_has_the_bytes_of_an_undisturbed_
 
     monkeypatch.setattr(Store, "keep", keep)
     while not store.has(line):
+        assert len(at) <= 3, "it goes on from where it was"
         with suppress(Stopped):
             assert do(line, bench_of(store.root, "reference"), lambda *seen: None) == ("stored",)
     assert at == [1, 2, 3], "each point was measured once"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tombola
+from tombola.errors import SpecError
 from tombola.lab import presets, spec
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +29,7 @@ def test_links_in_the_readme_and_the_docs_lead_somewhere() -> None:
 
 
 def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
-    text = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "spec.md").read_text(), re.DOTALL)[0]
+    least, text = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "spec.md").read_text(), re.DOTALL)
     text = re.sub(
         r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE
     )  # what is not there by default is shown, but commented out
@@ -40,7 +41,11 @@ def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
         assert set(table[part]) == set(type(getattr(shown, part)).model_fields)
     for study, asked in shown.study:
         assert set(table["study"][study]) == set(type(asked).model_fields)
-    plain = spec.read(_minimal(tmp_path)).spec
+    (tmp_path / "least.toml").write_text(least)
+    plain = spec.read(str(tmp_path / "least.toml")).spec
+    for field in tomllib.loads(least)["recipe"]:
+        with pytest.raises(SpecError, match=f"recipe.{field}: expected a value, found nothing"):
+            spec.read(str(tmp_path / "least.toml"), [f"recipe.{field}=none"])
     same = shown.model_dump(mode="json"), plain.model_dump(mode="json")
     for each in same:  # shown with the value they come to, which a default leaves open
         for part, name in (("prune", "conv_rate"), ("prune", "output_rate"), ("verdict", "step_margin")):
@@ -49,14 +54,6 @@ def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
             each["recipe"].pop(name)
         each.pop("study")
     assert same[0] == same[1]
-
-
-def _minimal(folder: Path) -> str:
-    (folder / "minimal.toml").write_text(
-        '[recipe]\nmodel = "lenet-300-100"\ndata = "mnist"\nlength = "5000it"\nbatch = 60\n'
-        'optimizer = {name = "adam", lr = 1.2e-3}\n'
-    )
-    return str(folder / "minimal.toml")
 
 
 def test_the_readme_names_every_command_and_preset_that_it_shows() -> None:

@@ -185,7 +185,7 @@ def _stack_of(models: Sequence[nn.Module]) -> nn.Module:
                 whole = torch.stack([module._parameters[name].detach() for module in several])
                 into._parameters[name] = nn.Parameter(whole)
                 for number, module in enumerate(several):
-                    module._parameters[name].data = whole[number]
+                    module._parameters[name] = nn.Parameter(whole[number])
         for name, buffer in list(into._buffers.items()):
             if buffer is not None:
                 whole = torch.stack([module._buffers[name] for module in several])

@@ -1,0 +1,218 @@
+"""What runs on the CPU runs on another device unchanged: nothing is left behind, nothing is computed in two places.
+
+A GPU is nowhere near most of those who change this code, so one is made up. It knows nothing of CUDA's kernels or of
+its speed; it knows what a GPU refuses: inside `Elsewhere()` the tensors of `DEVICE` do not meet the CPU's, only copies
+go from one to the other. What they compute is the CPU's arithmetic.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import backend_registration
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from tombola.lab.execute import alike, do_all
+from tombola.lab.perform import Bench
+from tombola.lab.plan import Plan, plan
+from tombola.lab.runs import Run, Train
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.store import Store
+
+NAME = "elsewhere"
+DEVICE = f"{NAME}:0"
+_COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+_setup: Any = getattr(backend_registration, "_setup_privateuseone_for_python_backend", None)
+POSSIBLE = _setup is not None  # torch has it from 2.10 on or so
+
+
+class There(Tensor):
+    """A tensor of the device; `held` has its numbers."""
+
+    held: Tensor
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls: type["There"], inner: Tensor) -> "There":
+        made: Any = Tensor._make_wrapper_subclass(
+            cls,
+            inner.size(),
+            inner.stride(),
+            inner.storage_offset(),
+            dtype=inner.dtype,
+            device=torch.device(DEVICE),
+        )
+        made.held = inner
+        return made  # type: ignore[no-any-return]
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        return _call(function, args, kwargs or {})
+
+    def tolist(self) -> Any:
+        """What torch's own refuses for tensors that are no plain ones."""
+        return self.held.tolist()
+
+    def data_ptr(self) -> int:
+        """Else all of them would seem to be in one place."""
+        return self.held.data_ptr()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "There | nn.Parameter":
+        """Torch's own would copy the memory at `data_ptr`."""
+        made = There(self.held.clone())
+        return nn.Parameter(made, self.requires_grad) if isinstance(self, nn.Parameter) else made
+
+
+class Elsewhere(TorchDispatchMode):
+    """The context in which the device is there."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> "Elsewhere":
+        torch.__future__.set_overwrite_module_params_on_conversion(True)  # else a layout changes outside, not inside
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *why: Any) -> None:
+        super().__exit__(*why)  # type: ignore[no-untyped-call]
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _call(function, args, kwargs or {})
+
+
+def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    there = [tensor for tensor in tensors if isinstance(tensor, There)]
+    here = [tensor for tensor in tensors if not isinstance(tensor, There)]
+    # Numbers of no dimension are let through, as torch does for most of its functions.
+    if there and function not in _COPIES and any(tensor.dim() for tensor in here):
+        shapes = [(tuple(tensor.shape), str(tensor.device)) for tensor in tensors]
+        raise RuntimeError(f"{function}: expected all tensors to be on the same device, found {shapes}")
+    asked = kwargs.get("device")
+    onto_it = torch.device(asked).type == NAME if asked is not None else bool(there)
+    inner_args, inner_kwargs = tree_map(
+        lambda leaf: leaf.held if isinstance(leaf, There) else leaf,
+        (args, dict(kwargs) | ({"device": torch.device("cpu")} if asked is not None else {})),
+    )
+    made = function(*inner_args, **inner_kwargs)
+    if function is torch.ops.aten.copy_.default:
+        return args[0]
+    known = {id(tensor.held): tensor for tensor in there} | {id(tensor): tensor for tensor in here}
+    return tree_map(
+        lambda leaf: known.get(id(leaf), There(leaf) if onto_it else leaf) if isinstance(leaf, Tensor) else leaf, made
+    )
+
+
+class _Module(backend_registration._DummyBackendModule if POSSIBLE else object):  # type: ignore[misc]
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        """What torch asks of a device even where mixed precision is off."""
+        return [torch.bfloat16]
+
+
+if POSSIBLE:
+    _setup(NAME, backend_module=_Module())
+
+
+pytestmark = pytest.mark.skipif(not POSSIBLE, reason="this torch has no way to make up a device")
+
+STUDY = {"stability": {"levels": [1]}, "connectivity": {"levels": [1], "orders": 2, "points": 2}}
+RECIPES: dict[str, dict[str, Any]] = {
+    "adam": {"model": "lenet-20-10", "optimizer": {"name": "adam", "lr": 1e-2}},
+    "convolutions": {"model": "conv-2-w2", "optimizer": {"name": "adamw", "lr": 1e-2}},
+    "norms": {
+        "model": "resnet-8-w2",
+        "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4},
+        "augment": "flip-crop",
+    },
+}
+
+
+def planned(recipe: str) -> Plan:
+    whole = {"data": "digits", "length": "6it", "batch": 50} | RECIPES[recipe]
+    spec: dict[str, Any] = {
+        "replicates": 2,
+        "levels": 1,
+        "arms": ["ticket"],
+        "rewind": "2it",
+        "carry_optimizer": True,
+        "recipe": whole,
+        "prune": {"rate": 0.4, "scope": "global", "keep": ["output"]},
+        "evaluate": {"every": "2it", "test_every": "4it"},
+        "study": STUDY if recipe in ("adam", "norms") else {},
+    }
+    return plan(Experiment(name="tiny", spec=Spec.model_validate(spec)))
+
+
+def test_the_made_up_device_refuses_what_a_gpu_refuses() -> None:
+    with Elsewhere():
+        there = torch.ones(2, 3).to(DEVICE)
+        assert isinstance(there, There) and isinstance(torch.zeros(2, device=DEVICE), There)
+        assert (there + there).tolist() == [[2, 2, 2], [2, 2, 2]] and there.device == torch.device(DEVICE)
+        with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
+            _ = there + torch.ones(2, 3)
+        with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
+            there.index_select(0, torch.tensor([1]))
+        assert not isinstance(there.cpu(), There)
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "stacked"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_on_another_device_everything_is_as_on_the_cpu(recipe: str, together: bool, tmp_path: Path) -> None:  # M5
+    wanted = planned(recipe)
+    here = Bench(Store(tmp_path / "here").open(), None, "reference")
+    there = Bench(Store(tmp_path / "there").open(), None, "auto", device=DEVICE)
+    perform_all(wanted, here, together)
+    with Elsewhere():
+        perform_all(wanted, there, together)
+    for run in wanted.runs:
+        close(here.store.values(run), there.store.values(run))
+
+
+def perform_all(wanted: Plan, bench: Bench, together: bool) -> None:
+    for group in groups(wanted, together):
+        said: list[Any] = []
+        do_all(group, bench, lambda run, what, *why, said=said: said.append((what, *why)))
+        assert [what for what, *_ in said if what != "looked"] == ["stored"] * len(group), said
+        for run in (run for run in group if isinstance(run, Train)):
+            how = bench.store.provenance(run)
+            engine = f"stacked {len(group)} x reference" if len(group) > 1 else "reference"
+            assert (how["engine"], how["device"]) == (engine, bench.device)
+
+
+def groups(wanted: Plan, together: bool) -> list[list[Run]]:
+    """One by one, or those that can go together, in an order in which inputs come first."""
+    if not together:
+        return [[run] for run in wanted.runs]
+    found: list[list[Run]] = []
+    left = list(wanted.runs)
+    while left:
+        ready = [run for run in left if not set(run.inputs) & set(left)]
+        trainings = [run for run in ready if isinstance(run, Train)]
+        same: list[Run] = [run for run in trainings if alike(run) == alike(trainings[0])]
+        found.append([ready[0]] if ready[0] not in same else same)
+        left = [run for run in left if run not in found[-1]]
+    return found
+
+
+def close(expected: Any, found: Any) -> None:
+    """The same numbers; sums of floats may have been taken in another order."""
+    if isinstance(expected, dict):
+        assert expected.keys() == found.keys()
+        for name in expected:
+            close(expected[name], found[name])
+    elif isinstance(expected, list):
+        assert len(expected) == len(found)
+        for left, right in zip(expected, found, strict=True):
+            close(left, right)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    else:
+        assert found == expected

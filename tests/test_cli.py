@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,14 @@ def test_the_report_is_one_file_that_needs_no_network(store: Path, capsys: pytes
     assert "early_stop_step" in (page.parent / "table.csv").read_text()
 
 
+def test_beginning_and_end_are_no_curve(store: Path, tmp_path: Path) -> None:
+    wanted = plan(read("digits", [change for change in TINY if change != "--set"]))
+    found = results(wanted, Store(store))
+    assert "curves" in figures.all_figures(found, [])
+    ends = [replace(one, values=one.values | {"curve": {"test_step": [0, 40]}}) for one in found]
+    assert "curves" not in figures.all_figures(ends, [])
+
+
 def test_a_ticket_is_the_mask_and_the_early_weights_not_the_trained_ones(  # R10 C14 S8
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,6 +255,7 @@ def test_damaged_data_are_met_before_anything_is_trained(tmp_path: Path) -> None
 def test_help_answers_without_importing_torch() -> None:
     code = """
 import sys
+from dataclasses import replace
 from tombola.cli import main
 main(["plan", "lenet-mnist", "--store", "none"])
 assert "torch" not in sys.modules

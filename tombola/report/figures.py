@@ -65,11 +65,12 @@ def all_figures(
             f"The step of minimum validation loss: how fast each network learns; {whose}.",
         ),
         **at_end,
-        "curves": (
+    }
+    if len(found[0].values["curve"]["test_step"]) > 2:  # beginning and end alone are no curve
+        figures["curves"] = (
             _curves(found),
             "Test accuracy during training, mean over replicates, at a few densities; each panel is an arm.",
-        ),
-    }
+        )
     if survivors:
         figures["survivors"] = (
             _survivors(survivors),

@@ -11,7 +11,7 @@ from typing import Any
 from altair.utils.schemapi import debug_mode
 
 from tombola import files
-from tombola.lab.findings import Finding, sentence
+from tombola.lab.findings import Finding, headlines, sentence
 from tombola.lab.plan import Plan
 from tombola.lab.results import ACCURACY, Result, conclusions, criteria, table
 from tombola.lab.runs import Prune
@@ -87,8 +87,6 @@ def _page(
         "the rest is not in this report.</p>"
     )
     said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(wanted, found, judged, store))
-    asked = "".join(f"<li>{html.escape(sentence(answer))}</li>" for answer in answers)
-    studies = f"<h2>Studies</h2><ul>{asked}</ul>" if asked else ""
     pictures = "".join(
         f"<figure id={name}>{svg}<figcaption>{html.escape(caption)} "
         f"<a href='figures/{name}.png'>PNG</a> <a href='figures/{name}.svg'>SVG</a></figcaption></figure>"
@@ -105,7 +103,7 @@ def _page(
 {state}
 <h2>Verdict</h2>
 <ul>{said}</ul>
-{studies}
+{_studies(answers)}
 <h2>Figures</h2>
 {pictures}
 <h2>Table</h2>
@@ -120,6 +118,16 @@ Each single training is in <a href=table.csv>table.csv</a>.</p>
 {_environment(wanted, store, found)}
 </main></html>
 """
+
+
+def _studies(answers: Sequence[Finding]) -> str:
+    """What studies found, that which a person wants first in sight."""
+    first = headlines(answers)
+    rest = [answer for answer in answers if answer not in first]
+    told, more = ("".join(f"<li>{html.escape(sentence(each))}</li>" for each in some) for some in (first, rest))
+    summary = f"<summary>{len(rest)} findings more: errors on training images, running statistics interpolated</summary>"
+    folded = f"<details>{summary}<ul>{more}</ul></details>" if rest else ""
+    return f"<h2>Studies</h2><ul>{told}</ul>{folded}" if answers else ""
 
 
 def _told(at: str) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tombola import data
 from tombola.data import Batches, Dataset, mnist, subset
-from tombola.data.augment import flip_crop
+from tombola.data.augment import flip_crop, flip_crop_draws
 from tombola.data.facts import Facts
 from tombola.data.shared import attach, publish
 from tombola.errors import DataError
@@ -327,12 +327,26 @@ def test_a_share_may_be_empty() -> None:
     assert batches[0](1)[0].shape == (0, 1, 1, 1) and batches[0](1)[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize("augment", [None, "flip-crop"])
+def test_batches_for_several_trainings_are_those_of_each(augment: Literal["flip-crop"] | None) -> None:  # K9 K10
+    dataset = data.load("digits")
+    several = [
+        Batches(dataset, torch.arange(first, first + 130), 60, first, augment, augment_seed=7 * first)
+        for first in (0, 40, 900)
+    ]
+    for step in (0, 2, 4):  # the third of an epoch has 10 examples
+        inputs, labels = data.together(several, step)
+        for place, each in enumerate(several):
+            assert torch.equal(inputs[place], each(step)[0]) and torch.equal(labels[place], each(step)[1])
+
+
 def test_augmented_batches_are_those_of_the_order_changed_by_the_step() -> None:  # K9 K10 R8
     dataset = data.load("digits")
     plain, changed = (Batches(dataset, torch.arange(1000), 60, 3, augment, 9) for augment in (None, "flip-crop"))
     for step in (40, 3, 16):
         places, _ = plain.places(step, step + 1)
-        assert torch.equal(changed(step)[0], dataset.inputs(flip_crop(dataset.images[places], 9, step)))
+        draws = flip_crop_draws(9, step, len(places))
+        assert torch.equal(changed(step)[0], dataset.inputs(flip_crop(dataset.images[places], draws)))
         assert torch.equal(changed(step)[1], plain(step)[1]) and not torch.equal(changed(step)[0], plain(step)[0])
 
 

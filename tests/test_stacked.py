@@ -200,6 +200,32 @@ def test_when_all_have_failed_it_is_over() -> None:
     assert [str(error) for error in failed] == ["it did"] * 2 and steps == [0, 0] and taken == []
 
 
+def test_a_stack_in_16_bits_trains_as_it_would_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There convolutions give 16 bits under vmap too, which they do not on a CPU; statistics and the loss have 32."""
+    dataset = data.load("digits")
+    starts = [models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", init_seed=seed) for seed in range(2)]
+    for module in starts[0].modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda *seen: seen[-1].bfloat16())
+    masks = [mask.full(model) for model in starts]
+    stack = Stacked(starts, masks, OPTIMIZERS["momentum"], [{}] * 2, dataset, precision="bfloat16")
+    entropy, kinds = nn.functional.cross_entropy, set[torch.dtype]()
+
+    def watched(outputs: Tensor, labels: Tensor) -> Tensor:
+        kinds.add(outputs.dtype)
+        return entropy(outputs, labels)
+
+    monkeypatch.setattr("tombola.engine.stacked.functional.cross_entropy", watched)
+    several = [batches(dataset, number, "cpu") for number in range(2)]
+    stack.train(several, lambda step: 0.01, 0, 3, [], [lambda step: None] * 2)
+    assert kinds == {torch.float32}
+    for number, replicate in enumerate(stack.replicates):
+        found, begun = replicate.weights(), models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", number)
+        assert all(bool(value.isfinite().all()) for value in found.values())
+        assert not torch.equal(found["stem.conv.weight"], begun.state_dict()["stem.conv.weight"])
+        assert found["stem.norm.running_mean"].dtype == torch.float32
+
+
 @pytest.mark.parametrize("precision", [None, "bfloat16"])
 def test_a_stack_computes_in_the_precision_it_is_told(precision: Precision | None) -> None:
     dataset = data.load("digits")

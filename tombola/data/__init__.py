@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tombola.data import cifar10, cifar10_jpeg, cifar100, digits, folder, mnist, subset
-from tombola.data.augment import Augmentation, flip_crop, generator
+from tombola.data.augment import Augmentation, flip_crop, flip_crop_draws, generator
 from tombola.data.facts import Facts
 from tombola.errors import DataError
 
@@ -237,7 +237,8 @@ class Batches:
         there = chosen.to(self._device, non_blocking=True)
         images = self._decoded(step) if self._files else self._dataset.images.index_select(0, there)
         if self.augment == "flip-crop":
-            images = flip_crop(images, self._augment_seed, step, begin, total)
+            draws = flip_crop_draws(self._augment_seed, step, total)
+            images = flip_crop(images, draws[:, begin : begin + len(chosen)])
         return self._dataset.inputs(images), self._dataset.labels.index_select(0, there)
 
     def _share(self, step: int) -> tuple["Tensor", int, int]:
@@ -252,7 +253,9 @@ class Batches:
         for later in range(step, step + 1 + AHEAD):
             pictures.begin(self._share(later)[0], self._draws(later))
         images: Tensor = pictures.take(self._share(step)[0], self._draws(step))
-        return images.to(self._device, non_blocking=True)
+        # Out of pinned memory a GPU fetches them by itself; else this process would wait until they are there.
+        ready = images.pin_memory() if self._device.startswith("cuda") else images
+        return ready.to(self._device, non_blocking=True)
 
     def _draws(self, step: int) -> tuple[int, int] | None:
         return (self._augment_seed, step) if self.augment == "resized-crop" else None
@@ -270,6 +273,26 @@ class Batches:
             self._orders[epoch] = self._train[_permutation(len(self._train), self._seed, epoch)]
         steps = min(until - begin, self._per_epoch - place)
         return self._orders[epoch][place * self._size : (place + steps) * self._size], begin + steps
+
+
+def together(several: Sequence[Batches], step: int) -> tuple["Tensor", "Tensor"]:
+    """[replicate, example, ...], [replicate, example]: the step's inputs and labels of several trainings of one recipe.
+
+    What each of `several`, which share a data set in memory, gives by itself; but with one way to the device, one
+    gather and one augmentation for all of them: a small network's step is as short as these.
+    """
+    import torch
+
+    first = several[0]
+    places = torch.stack([each.places(step, step + 1)[0] for each in several])
+    chosen = places.view(-1).to(first._device, non_blocking=True)
+    images = first._dataset.images.index_select(0, chosen)
+    if first.augment == "flip-crop":
+        draws = [flip_crop_draws(each._augment_seed, step, places.shape[1]) for each in several]
+        images = flip_crop(images, torch.cat(draws, dim=1))
+    inputs = first._dataset.inputs(images)
+    labels = first._dataset.labels.index_select(0, chosen)
+    return inputs.view(*places.shape, *inputs.shape[1:]), labels.view(places.shape)
 
 
 def share(count: int, rank: int, world: int) -> slice:

@@ -22,7 +22,18 @@ def generator(*key: object) -> "Generator":
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def flip_crop(images: "Tensor", augment_seed: int, step: int, begin: int = 0, total: int | None = None) -> "Tensor":
+def flip_crop_draws(augment_seed: int, step: int, total: int) -> "Tensor":
+    """What `flip_crop` does with each of the `total` images of a step's batch: 3 x total, on the CPU.
+
+    Top and left of the crop in the bordered image, 0 to 8 pixels; 1 where it is mirrored.
+    """
+    import torch
+
+    draws, span = generator("augment", augment_seed, step), 2 * BORDER + 1
+    return torch.stack([torch.randint(most, (total,), generator=draws) for most in (span, span, 2)])
+
+
+def flip_crop(images: "Tensor", draws: "Tensor") -> "Tensor":
     """Each image mirrored with probability 1/2, then cropped to its own size out of itself with a black border.
 
     The border is 4 pixels wide, every place of the crop equally likely: the augmentation of Deep Residual Learning for
@@ -30,23 +41,21 @@ def flip_crop(images: "Tensor", augment_seed: int, step: int, begin: int = 0, to
 
     Args:
         images: N x C x H x W, bytes, on any device. They stay as they are.
-        augment_seed, step: decide the draws, which are made on the CPU: every device gives the same bytes.
-        begin, total: which images of the step's whole batch of `total` these are; by default all.
+        draws: 3 x N, of these images, from `flip_crop_draws`, which are made on the CPU: every device gives the same
+            bytes.
 
     >>> import torch
     >>> batch = torch.arange(18, dtype=torch.uint8).view(2, 1, 3, 3)
-    >>> whole = flip_crop(batch, augment_seed=0, step=7)
-    >>> bool((flip_crop(batch[1:], augment_seed=0, step=7, begin=1, total=2) == whole[1:]).all())
+    >>> draws = flip_crop_draws(augment_seed=0, step=7, total=2)
+    >>> bool((flip_crop(batch[1:], draws[:, 1:]) == flip_crop(batch, draws)[1:]).all())
     True
     """
     import torch
     from torch.nn.functional import pad
 
     number, channels, height, width = images.shape
-    size = (number if total is None else total,)
-    draws, device, span = generator("augment", augment_seed, step), images.device, 2 * BORDER + 1
-    tops, lefts, mirrored = (torch.randint(most, size, generator=draws) for most in (span, span, 2))
-    ours = torch.stack([tops, lefts, mirrored])[:, begin : begin + number].to(device, non_blocking=True)
+    device = images.device
+    ours = draws.to(device, non_blocking=True)
     rows = ours[0, :, None] + torch.arange(height, device=device)
     # Mirroring and then cropping at x is cropping at the mirrored place and then mirroring: as likely, and one gather.
     across = torch.arange(width, device=device)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from tombola.data import Batches, Dataset
+from tombola.data import Batches, Dataset, together
 from tombola.engine.reference import Reference
 from tombola.errors import TombolaError
 from tombola.mask import Mask
@@ -50,7 +51,9 @@ class Stacked:
         for model in models:
             model.to(device)
         self._stack, self._device, self._precision = _stack_of(models), torch.device(device), precision
-        self._dataset = dataset.to(device)
+        for norm in (module for module in self._stack.modules() if precision and isinstance(module, _BatchNorm)):
+            # Under vmap, inputs of 16 bits beside running statistics of 32 are refused on GPUs.
+            norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         self._mask = _masks_of(masks)
         self._optimizer = optimizer_of(optimizer, self._stack)
         restore_state(self._optimizer, self._stack, _states_of(states))
@@ -92,7 +95,7 @@ class Stacked:
                 each(lambda number: watches[number](step))
 
         def loss(step: int) -> Tensor:
-            inputs, labels = self._batch(batches, step)
+            inputs, labels = together(batches, step)
             values = dict(self._stack.named_parameters()) | dict(self._stack.named_buffers())
             with computing(self._device, self._precision):
                 losses: Tensor = vmap(self._loss, randomness="different")(values, inputs, labels)
@@ -114,20 +117,9 @@ class Stacked:
 
     def _loss(self, values: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
         # Running statistics are updated in place, which is in the stack: vmap knows how, as they are stacked like all.
-        return functional.cross_entropy(functional_call(self._stack, values, (inputs,)), labels)
-
-    def _batch(self, batches: Sequence[Batches], step: int) -> tuple[Tensor, Tensor]:
-        """[replicate, example, ...], [replicate, example]."""
-        if any(each.augment for each in batches):
-            several = [each(step) for each in batches]
-            inputs, labels = (torch.stack(list(parts)).to(self._device) for parts in zip(*several, strict=True))
-            return inputs, labels
-        # One way to the device and one gather for all: a small network's step is as short as these.
-        places = torch.stack([each.places(step, step + 1)[0] for each in batches])
-        chosen = places.view(-1).to(self._device, non_blocking=True)
-        inputs = self._dataset.inputs(self._dataset.images.index_select(0, chosen))
-        labels = self._dataset.labels.index_select(0, chosen)
-        return inputs.view(*places.shape, *inputs.shape[1:]), labels.view(places.shape)
+        outputs = functional_call(self._stack, values, (inputs,))
+        # As autocast does for a loss; vmap takes the loss apart before autocast sees it.
+        return functional.cross_entropy(outputs.float() if self._precision else outputs, labels)
 
     @torch.no_grad()
     def _rest(self, number: int) -> None:

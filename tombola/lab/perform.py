@@ -383,7 +383,8 @@ def _line(run: Line, bench: Bench, tell: Tell) -> Outcome:
             chunks = train_places.split(recipe.batch)
             whole = [chunk for chunk in chunks if len(chunk) == recipe.batch] or chunks
             with computing(torch.device(bench.device), recipe.precision):  # as the network is used
-                connectivity.recompute_statistics(model, map(dataset.inputs, data.each(dataset.images, whole)))
+                images = (each.to(bench.device) for each in data.each(dataset.images, whole))  # as bytes
+                connectivity.recompute_statistics(model, map(dataset.inputs, images))
             measure("recomputed")
         tell(done, len(points), errors["recomputed" if normed else "none"]["test"][-1])
         if done < len(points) and interval.over(done):

@@ -125,7 +125,9 @@ def _studies(answers: Sequence[Finding]) -> str:
     first = headlines(answers)
     rest = [answer for answer in answers if answer not in first]
     told, more = ("".join(f"<li>{html.escape(sentence(each))}</li>" for each in some) for some in (first, rest))
-    summary = f"<summary>{len(rest)} findings more: errors on training images, running statistics interpolated</summary>"
+    summary = (
+        f"<summary>{len(rest)} findings more: errors on training images, running statistics interpolated</summary>"
+    )
     folded = f"<details>{summary}<ul>{more}</ul></details>" if rest else ""
     return f"<h2>Studies</h2><ul>{told}</ul>{folded}" if answers else ""
 

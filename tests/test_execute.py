@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tombola.errors import TombolaError
 from tombola.lab.execute import Event, Result, do, execute
@@ -22,7 +23,7 @@ from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, missing, plan
 from tombola.lab.runs import Run, Train
 from tombola.lab.spec import Experiment, Spec
-from tombola.lab.store import Store
+from tombola.lab.store import Outcome, Store
 
 SPEC: dict[str, Any] = {
     "replicates": 1,
@@ -166,6 +167,36 @@ def test_more_levels_later_cost_only_themselves(store: Store, expected: dict[str
 
 
 # ---------------------------------------------------------------- workers that die
+
+
+class AcceleratorError(RuntimeError):
+    """As newer versions of torch name it."""
+
+
+LOST = [
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    AcceleratorError("device-side assert triggered"),
+]
+
+
+@pytest.mark.parametrize(
+    "error", [*LOST, torch.OutOfMemoryError("CUDA out of memory"), ValueError("CUDA error")], ids=str
+)
+def test_where_a_gpu_is_lost_its_process_ends_and_burns_no_other_runs(error: Exception, store: Store) -> None:
+    """Whatever it asks of that GPU now fails: the runs it still has would all be called failures."""
+    run, bench = planned().runs[0], Bench(store, None)
+
+    def performed(*_: Any) -> Outcome:
+        raise error
+
+    if error in LOST:
+        with pytest.raises(type(error)):
+            do(run, bench, lambda *seen: None, performed)
+        assert store.failed() == set()
+    else:
+        what, reason, _ = do(run, bench, lambda *seen: None, performed)
+        assert what == "failed" and str(error) in reason
 
 
 @posix

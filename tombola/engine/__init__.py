@@ -192,6 +192,19 @@ def devices(choice: Device) -> tuple[str, ...]:
     return ("cpu",)
 
 
+def device_facts(device: str) -> dict[str, str]:
+    """What the record of a run says of where it ran: `device`, and of a GPU its name and the version of CUDA.
+
+    >>> device_facts("cpu")
+    {'device': 'cpu'}
+    """
+    if not device.startswith("cuda"):
+        return {"device": device}
+    import torch
+
+    return {"device": device, "gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
+
+
 @dataclass(frozen=True)
 class Foreseen:
     """Which engine trainings will get.

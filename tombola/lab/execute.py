@@ -43,7 +43,7 @@ class Event:
 
     Attributes:
         what: `started`, `looked` (a validation loss came in), `stored`, `retried` (its worker died), `failed`,
-            `skipped` (an input failed).
+            `skipped` (an input failed), `apart` (its stack did not work, and each of it is done alone).
         done, total: steps of a training, where that is known.
         loss: the latest validation loss.
         note: why, for what went wrong.
@@ -263,6 +263,9 @@ class Work:
     def looked(self, run: Run, done: int, total: int, loss: float) -> None:
         self._tell(Event("looked", run, done, total, loss))
 
+    def apart(self, run: Run, reason: str) -> None:
+        self._tell(Event("apart", run, note=reason))
+
     def stored(self, run: Run) -> None:
         del self._waiting[run.key]
         self.result.done += 1
@@ -322,6 +325,9 @@ def _hear(worker: _Worker, work: Work, key: str, what: str, *details: Any) -> No
     if what == "looked":
         work.looked(worker.runs[key], *details)
         return
+    if what == "apart":
+        work.apart(worker.runs[key], *details)
+        return
     run = worker.runs.pop(key)
     match what:
         case "stored":
@@ -371,6 +377,10 @@ def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) 
             os.dup2(file.fileno(), sys.stderr.fileno())
         faulthandler.enable()
         one_thread()
+        if device != "cpu":
+            import torch
+
+            torch.cuda.set_device(device)  # else what asks for no device in particular would ask the first one
         if place.engine == "reference":
             _warm_up()
         from tombola.lab.perform import Bench
@@ -430,6 +440,8 @@ def do(
                 _save(run, outcome, time.perf_counter() - began, bench.store)
             return ("stored",)
     except Exception as error:  # a bug of ours must not take the other runs with it
+        if _gpu_is_lost(error):
+            raise
         return _ended(error, bench.store)
 
 
@@ -449,11 +461,21 @@ def _ended(error: Exception, store: Store) -> tuple[Any, ...]:
     return "failed", f"{name}{error}", "".join(traceback.format_exception(error))
 
 
+def _gpu_is_lost(error: Exception) -> bool:
+    """Whether the device failed, and not only the run: whatever this process asks of it now would fail.
+
+    The process has to end. Its runs are then tried once more by another one, as where it is killed.
+    """
+    named = type(error).__name__ == "AcceleratorError"  # which newer versions of torch have
+    return named or (type(error) is RuntimeError and ("CUDA error" in str(error) or "cuDNN error" in str(error)))
+
+
 def do_all(runs: Sequence[Run], bench: Any, say: Callable[..., None]) -> None:
     """Do what a worker was given, at once where it is more than one training; say of each run what `do` would say.
 
     Args:
-        say: is told a run and what is said of it: `looked`, done, total, loss; or how it ended.
+        say: is told a run and what is said of it: `looked`, done, total, loss; `apart`, why it could not be done at
+            once with the others; or how it ended.
     """
     from tombola.lab.perform import perform_together
 
@@ -479,11 +501,13 @@ def do_all(runs: Sequence[Run], bench: Any, say: Callable[..., None]) -> None:
                         say(run, "stored")
                     left.remove(run)
             except Exception as error:
+                if _gpu_is_lost(error):
+                    raise
                 what, *details = _ended(error, bench.store)
                 if what == "stop":
                     say(left[0], what, *details)
                     return
-                sys.stderr.write(details[-1])  # too little memory for so many, say: each may do alone
+                say(ours[0], "apart", details[0])  # too little memory for so many, say: each may do alone
     for each in left:  # it is elsewhere or done, or will be done now
         say(each, *do(each, bench, looked(each)))
 

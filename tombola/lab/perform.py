@@ -84,6 +84,7 @@ class Bench:
     ) -> None:
         self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
         self.device, self.clock, self.crew = device, clock, crew
+        self.stacks: dict[tuple[str, int], bool] = {}  # recipe, how many -> whether they pay, where it is measured
         self._datasets: dict[str, data.Dataset] = {}
         self._placed: dict[str, data.Dataset] = {}
         self._tests: dict[tuple[str, bool], Tensor] = {}
@@ -267,7 +268,8 @@ def perform_together(runs: Sequence[Train], bench: Bench, tells: Sequence[Tell])
     """The outcomes of trainings that are `execute.alike`, of each its own or why it failed; their engine is a stack.
 
     A stack has one step for all: trainings whose checkpoints are of another step, or whose carried optimisers have
-    counted other steps, go into a stack of their own, and one that is left alone to the engine it would have alone.
+    counted other steps, go into a stack of their own, and one that is left alone to the engine it would have alone. So
+    do those that would not be faster in a stack, unless stacks are asked for.
     """
     starts = [_start(run, bench) for run in runs]
     outcomes: list[Outcome | TombolaError] = [TombolaError("never begun")] * len(runs)
@@ -276,17 +278,34 @@ def perform_together(runs: Sequence[Train], bench: Bench, tells: Sequence[Tell])
         kept = start.halted.values["step"] if start.halted else None
         groups.setdefault((kept, stacked.state_kind(start.state)), []).append(place)
     for places in groups.values():
-        if len(places) == 1:
-            (place,) = places
-            try:
-                outcomes[place] = _alone(starts[place], bench, tells[place])
-            except TombolaError as error:
-                outcomes[place] = error
+        if len(places) == 1 or not _pays([starts[place] for place in places], bench):
+            for place in places:
+                try:
+                    outcomes[place] = _alone(starts[place], bench, tells[place])
+                except TombolaError as error:
+                    outcomes[place] = error
             continue
         found = _stack([starts[place] for place in places], bench, [tells[place] for place in places])
         for place, outcome in zip(places, found, strict=True):
             outcomes[place] = outcome
     return outcomes
+
+
+def _pays(starts: Sequence[_Start], bench: Bench) -> bool:
+    """Whether so many such trainings are faster in a stack; measured once by each worker."""
+    recipe = starts[0].run.recipe
+    key = recipe.model_dump_json(), len(starts)
+    if bench.engine != "stacked" and key not in bench.stacks:
+        bench.stacks[key] = stacked.pays(
+            [start.model for start in starts],
+            [start.living for start in starts],
+            recipe.optimizer,
+            [_batches(start.run, bench) for start in starts],
+            bench.placed(recipe.data),
+            bench.device,
+            recipe.precision,
+        )
+    return bench.engine == "stacked" or bench.stacks[key]
 
 
 def _stack(starts: Sequence[_Start], bench: Bench, tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
@@ -343,7 +362,7 @@ def _trained(start: _Start, training: engine.Held, looks: "_Looks", bench: Bench
     return Outcome(
         {"alive": living.alive, "total": living.total, "density": living.density, **numbers},
         tensors,
-        how={"engine": ", then ".join(dict.fromkeys(looks.engines)), "device": bench.device, **looks.how},
+        how={"engine": ", then ".join(dict.fromkeys(looks.engines)), **engine.device_facts(bench.device), **looks.how},
     )
 
 
@@ -396,7 +415,10 @@ def _line(run: Line, bench: Bench, tell: Tell) -> Outcome:
         for statistics, each in errors.items()
     }
     values = {"alphas": list(points), "errors": errors, "barriers": barriers}
-    how = {"device": bench.device, **({"resumed": resumed, "seconds_before": before["seconds"]} if halted else {})}
+    how = {
+        **engine.device_facts(bench.device),
+        **({"resumed": resumed, "seconds_before": before["seconds"]} if halted else {}),
+    }
     return Outcome(values, how=how)
 
 

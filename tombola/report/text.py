@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # it needs torch, which takes two seconds to import
     from tombola.lab.findings import Finding
 
 LINE_EVERY_S = 5
+_TROUBLE = {"failed": "failed", "retried": "tried once more", "apart": "not in a stack but one by one"}
 
 
 def arms_of(found: Sequence[Result]) -> list[str]:
@@ -240,8 +241,8 @@ class Watcher:
                 self._done += event.what == "stored"
                 self._left.pop(key, None)
                 self._now.pop(key, None)
-        if event.what in ("failed", "retried"):
-            what = "failed" if event.what == "failed" else "tried once more"
+        if event.what in _TROUBLE:
+            what = _TROUBLE[event.what]
             line = f"{what}: {self._names.get(key, key)}: {event.note}"
             self._console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
         self._show()

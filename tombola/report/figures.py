@@ -19,7 +19,7 @@ LOOKS = {  # colour, dash, shape
     "iterative": ("#000000", [4, 1], "cross"),
     "continued": ("#56b4e9", [10, 2], "triangle-down"),
     "one-shot": ("#e69f00", [5, 1, 1, 1], "triangle-right"),
-    "lr-rewind": ("#f0e442", [1, 3], "triangle-left"),
+    "lr-rewind": ("#a08000", [1, 3], "triangle-left"),
     "fine-tune": ("#7a5195", [12, 4], "stroke"),
 }
 STEPS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # of several rewind steps

@@ -9,7 +9,8 @@ import altair as alt
 from tombola.lab.results import ACCURACY, Result
 from tombola.report.text import arms_of
 
-# Okabe and Ito's colours, told apart by all, their yellow darker, as it is lost on white; each arm has a dash and a shape too.
+# Okabe and Ito's colours, told apart by all, but a darker yellow, as theirs is lost on white; each arm has a dash and a
+# shape too.
 LOOKS = {  # colour, dash, shape
     "dense": ("#000000", [3, 3], "circle"),
     "ticket": ("#0072b2", [1, 0], "circle"),

@@ -255,7 +255,6 @@ def test_damaged_data_are_met_before_anything_is_trained(tmp_path: Path) -> None
 def test_help_answers_without_importing_torch() -> None:
     code = """
 import sys
-from dataclasses import replace
 from tombola.cli import main
 main(["plan", "lenet-mnist", "--store", "none"])
 assert "torch" not in sys.modules

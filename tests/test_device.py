@@ -165,7 +165,7 @@ def test_the_made_up_device_refuses_what_a_gpu_refuses() -> None:
 
 @pytest.mark.parametrize("together", [False, True], ids=["alone", "stacked"])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_on_another_device_everything_is_as_on_the_cpu(recipe: str, together: bool, tmp_path: Path) -> None:  # M5
+def test_on_another_device_everything_is_as_on_the_cpu(recipe: str, together: bool, tmp_path: Path) -> None:  # S12
     wanted = planned(recipe)
     here = Bench(Store(tmp_path / "here").open(), None, "stacked" if together else "reference")
     there = Bench(Store(tmp_path / "there").open(), None, "stacked" if together else "auto", device=DEVICE)

@@ -173,6 +173,12 @@ class AcceleratorError(RuntimeError):
     """As newer versions of torch name it."""
 
 
+REFUSED = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
+    ValueError("CUDA error"),
+]
 LOST = [
     RuntimeError("CUDA error: an illegal memory access was encountered"),
     RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
@@ -180,9 +186,7 @@ LOST = [
 ]
 
 
-@pytest.mark.parametrize(
-    "error", [*LOST, torch.OutOfMemoryError("CUDA out of memory"), ValueError("CUDA error")], ids=str
-)
+@pytest.mark.parametrize("error", [*LOST, *REFUSED], ids=str)
 def test_where_a_gpu_is_lost_its_process_ends_and_burns_no_other_runs(error: Exception, store: Store) -> None:
     """Whatever it asks of that GPU now fails: the runs it still has would all be called failures."""
     run, bench = planned().runs[0], Bench(store, None)

@@ -1,5 +1,6 @@
 """Trainings in a stack are the trainings that each would have alone."""
 
+import errno
 import itertools
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from tombola import data, engine, mask, models, weights
 from tombola.data import Batches, Dataset
 from tombola.engine.reference import Reference
-from tombola.engine.stacked import Stacked
+from tombola.engine.stacked import Stacked, pays
 from tombola.errors import Diverged, TombolaError
 from tombola.evaluate import Evaluation
 from tombola.lab import perform as performing
@@ -362,14 +363,12 @@ def test_a_stack_goes_on_from_its_checkpoints(tmp_path: Path, monkeypatch: pytes
             perform_together(runs, late, [lambda *seen: None] * 3)
     found = [store.kept(run) for run in runs]
     assert [each.values["step"] for each in found if each] == [16, 16, 8]
-    outcomes = perform_together(runs, Bench(store, None, "stacked"), [lambda *seen: None] * 3)
-    assert all(isinstance(outcome, Outcome) for outcome in outcomes)
-    hows = [outcome.how for outcome in outcomes if isinstance(outcome, Outcome)]
+    do_all(runs, Bench(store, None, "stacked"), lambda *said: None)
+    hows = [store.provenance(run) for run in runs]
     first = "stacked 3 x reference, then"
-    assert [how["engine"] for how in hows] == [f"{first} stacked 2 x reference"] * 2 + [f"{first} reference"]
+    assert [how["engine"] for how in hows[:2]] == [f"{first} stacked 2 x reference"] * 2
+    assert "stacked 3" in hows[2]["engine"] and "stacked 2" not in hows[2]["engine"]
     assert [how["resumed"] for how in hows] == [[16], [16], [8]]
-    for run, outcome in zip(runs, outcomes, strict=True):
-        store.save(run, outcome, {})  # type: ignore[arg-type]
     close(store, expected, wanted)
 
 
@@ -390,8 +389,58 @@ def test_a_stack_is_taken_where_it_is_faster_than_one_after_another(
     assert set(said) == {"looked", "stored"}, said
     engines = {store.provenance(run)["engine"] for run in runs}
     assert engines == {"stacked 3 x reference"} if expected else all("stacked" not in each for each in engines)
-    assert next(times, None) is None, "measured once, and on copies:"
     close(store, expected_store, wanted)
+    perform_together(runs, bench, [lambda *seen: None] * 3)  # a second measurement would run out of times
+
+
+def test_measuring_whether_a_stack_pays_touches_no_model() -> None:
+    dataset, starts = digits(), [network("resnet-8-w2", number) for number in range(2)]
+    several = [batches(dataset, number, "cpu") for number in range(2)]
+    before = [weights.of(model) for model, _ in starts]
+    state = torch.get_rng_state()
+    pays([model for model, _ in starts], [m for _, m in starts], OPTIMIZERS["adam"], several, dataset, "cpu")
+    assert all(weights.equal(weights.of(model), each) for (model, _), each in zip(starts, before, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_cannot_be_measured_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def failing(*_: object) -> bool:
+        tried.append(1)
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("tombola.lab.perform.stacked.pays", failing)
+    wanted, store = planned(levels=0, arms=["ticket"]), Store(tmp_path).open()
+    bench = Bench(store, None, "reference")
+    runs = [row.run for row in wanted.rows]
+    for run in runs:
+        do(run.start, bench, lambda *seen: None)
+    with pytest.raises(RuntimeError):
+        perform_together(runs, bench, [lambda *seen: None] * 3)
+    assert perform_together(runs, bench, [lambda *seen: None] * 3) == [None] * 3 and tried == [1]
+
+
+def test_one_that_cannot_be_stored_takes_no_others_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of the stack has been told of as stored: nothing more is said of it."""
+    saved, times = Store.save, itertools.count(1)
+
+    def save(self: Store, run: Run, outcome: Outcome, provenance: dict[str, Any]) -> None:
+        if next(times) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        saved(self, run, outcome, provenance)
+
+    wanted, store = planned(levels=0, arms=["ticket"]), Store(tmp_path).open()
+    bench, said = Bench(store, None, "stacked"), list[Any]()
+    runs = [row.run for row in wanted.rows]
+    for run in runs:
+        do(run.start, bench, lambda *seen: None)
+    monkeypatch.setattr(Store, "save", save)
+    do_all(runs, bench, lambda run, what, *why: said.append((run, what)))
+    told = [each for each in said if each[1] != "looked"]
+    first, second, third = runs
+    assert told == [(first, "stored"), (second, "apart"), (second, "stored"), (third, "stored")]
+    assert all(store.has(run) for run in runs)
 
 
 def test_why_a_stack_did_not_work_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -387,7 +387,7 @@ def test_the_command_shows_them(lab: Lab, tmp_path: Path, capsys: pytest.Capture
     assert main(["study", *where]) == 0 and "Stability to pruning at" in capsys.readouterr().out
     assert main(["report", *where]) == 0
     page = (bench.store.root / "reports" / "tiny" / "report.html").read_text()
-    assert page.count("<li>Stability to pruning at") == 1 and "findings more" in page
+    assert page.count("<li>Stability to pruning at") == 1 and "more: errors on training images" in page
     assert all(
         f"<figure id={name}>" in page for name in ("rewinding", "connectivity", "barriers", "stability", "overlap")
     )

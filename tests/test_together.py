@@ -171,6 +171,27 @@ def test_shares_cover_everything_once(count: int, world: int) -> None:  # K9
     assert max(each.stop - each.start for each in shares) - min(each.stop - each.start for each in shares) <= 1
 
 
+class Leading:
+    """The part of a crew that says something, to all."""
+
+    def __init__(self) -> None:
+        self.said: list[int | None] = []
+
+    def hear(self, said: Any = None) -> Any:
+        self.said.append(said)
+        return said
+
+
+@pytest.mark.parametrize("step", [8, None])
+def test_all_go_on_from_the_leaders_checkpoint(
+    step: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, crew = Store(tmp_path).open(), Leading()
+    late(store, [step], monkeypatch)
+    halted = performing._halted(Stored("train-1"), Bench(store, None, crew=crew))  # type: ignore[arg-type]
+    assert crew.said == [step] and (halted and halted.values["step"]) == step
+
+
 class Following:
     """The part of a crew that hears what its leader says."""
 

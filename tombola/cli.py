@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from tombola import __version__, engine
+from tombola import __version__, data, engine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.plan import Plan, engine_of, missing, plan, run_seconds, summary
+from tombola.lab.runs import Line, Train
 from tombola.lab.spec import read
 from tombola.lab.store import Store
 
@@ -102,6 +103,8 @@ def _run(
     lacking = missing(wanted, store)
     if lacking:
         if engine_of(wanted).unmeasured:
+            for name in {run.recipe.data for run in lacking if isinstance(run, Train | Line)}:
+                data.load(name, data_dir)  # that they are not there should not be found out half a minute later
             console.print("Measuring, once, how fast this machine trains such layers: up to half a minute.")
         engine_of(wanted, measuring=True)  # while the machine is quiet, and before the plan shows it
     console.print(plan_text(summary(wanted, store, crew)), highlight=False, markup=False)
@@ -113,8 +116,9 @@ def _run(
         except KeyboardInterrupt:
             left = len(missing(wanted, store))
             sys.stderr.write(
-                f"\ninterrupted: {len(lacking) - left} runs were finished and are kept, {left} are left. "
-                "The same command goes on from here.\n"
+                f"\ninterrupted: {_counted(len(lacking) - left, 'run')} finished and kept, {left} left. The same "
+                "command goes on; a training that was under way goes on from its last checkpoint, of which there is "
+                "one every three minutes.\n"
             )
             return 130
         failed = len(result.failed)
@@ -333,6 +337,10 @@ def presets(name: str | None = None, /) -> int:
     return 0
 
 
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def _crew(workers: int | None, devices: tuple[str, ...]) -> int:
     if workers is None and devices != ("cpu",):
         return len(devices)
@@ -378,7 +386,8 @@ def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -
     for line in said:
         console.print(line, highlight=False, markup=False)
     if len(first) < len(answers):
-        console.print(f"{len(answers) - len(first)} findings more: `tombola study`, and the report.", highlight=False)
+        more = _counted(len(answers) - len(first), "finding")
+        console.print(f"{more} more: `tombola study`, and the report.", highlight=False)
     written = _write_report(wanted, store, found, judged, answers)
     console.print(f"\nReport: {written}", highlight=False, markup=False, soft_wrap=True)
 
@@ -424,7 +433,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"tombola: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted\n")
+        sys.stderr.write("\ninterrupted; what is finished is kept\n")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

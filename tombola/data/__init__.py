@@ -276,10 +276,14 @@ class Batches:
 
 
 def together(several: Sequence[Batches], step: int) -> tuple["Tensor", "Tensor"]:
-    """[replicate, example, ...], [replicate, example]: the step's inputs and labels of several trainings of one recipe.
+    """The step's inputs [replicate, example, ...] and labels [replicate, example] of several trainings of one recipe.
 
-    What each of `several`, which share a data set in memory, gives by itself; but with one way to the device, one
-    gather and one augmentation for all of them: a small network's step is as short as these.
+    What each gives by itself, but with one way to the device, one gather and one augmentation for all of them: a small
+    network's step is as short as these.
+
+    Args:
+        several: of one data set in memory, one batch size and one way to augment.
+        step: as `Batches` has it.
     """
     import torch
 

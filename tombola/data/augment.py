@@ -26,6 +26,10 @@ def flip_crop_draws(augment_seed: int, step: int, total: int) -> "Tensor":
     """What `flip_crop` does with each of the `total` images of a step's batch: 3 x total, on the CPU.
 
     Top and left of the crop in the bordered image, 0 to 8 pixels; 1 where it is mirrored.
+
+    Args:
+        augment_seed, step: decide the draws, and nothing else does.
+        total: images of the whole batch, of all processes together.
     """
     import torch
 

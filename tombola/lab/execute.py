@@ -42,10 +42,10 @@ class Event:
     """Something that happened to a run.
 
     Attributes:
-        what: `started`, `looked` (a validation loss came in), `stored`, `retried` (its worker died), `failed`,
-            `skipped` (an input failed), `apart` (its stack did not work, and each of it is done alone).
-        done, total: steps of a training, where that is known.
-        loss: the latest validation loss.
+        what: `started`, `looked` (there is something to tell of how it goes), `stored`, `retried` (its worker died),
+            `failed`, `skipped` (an input failed), `apart` (its stack did not work, and each of it is done alone).
+        done, total: steps of a training or points of a line, where that is known.
+        loss: the latest validation loss, of a line the latest test error.
         note: why, for what went wrong.
     """
 
@@ -466,8 +466,14 @@ def _gpu_is_lost(error: Exception) -> bool:
 
     The process has to end. Its runs are then tried once more by another one, as where it is killed.
     """
-    named = type(error).__name__ == "AcceleratorError"  # which newer versions of torch have
-    return named or (type(error) is RuntimeError and ("CUDA error" in str(error) or "cuDNN error" in str(error)))
+    if type(error).__name__ == "AcceleratorError":  # which newer versions of torch have
+        return True
+    text = str(error)
+    refused = ("ALLOC_FAILED", "NOT_SUPPORTED", "BAD_PARAM", "out of memory")  # of one call; the device is well
+    lost = "CUDA error" in text or any(
+        f"CUDNN_STATUS_{what}" in text for what in ("EXECUTION_FAILED", "INTERNAL_ERROR")
+    )
+    return type(error) is RuntimeError and lost and not any(word in text for word in refused)
 
 
 def do_all(runs: Sequence[Run], bench: Any, say: Callable[..., None]) -> None:
@@ -492,8 +498,11 @@ def do_all(runs: Sequence[Run], bench: Any, say: Callable[..., None]) -> None:
                     bench.dataset(name)
                 began = time.perf_counter()
                 outcomes = perform_together(ours, bench, [looked(run) for run in ours])
-                share = (time.perf_counter() - began) / max(len(ours), 1)  # so that seconds add up
+                stacked = sum(outcome is not None for outcome in outcomes)
+                share = (time.perf_counter() - began) / max(stacked, 1)  # so that seconds add up
                 for run, outcome in zip(ours, outcomes, strict=True):
+                    if outcome is None:
+                        continue
                     if isinstance(outcome, TombolaError):
                         say(run, *_ended(outcome, bench.store))
                     else:
@@ -507,7 +516,9 @@ def do_all(runs: Sequence[Run], bench: Any, say: Callable[..., None]) -> None:
                 if what == "stop":
                     say(left[0], what, *details)
                     return
-                say(ours[0], "apart", details[0])  # too little memory for so many, say: each may do alone
+                sys.stderr.write(details[-1])
+                # Too little memory for so many, say: each may do alone.
+                say(next(run for run in ours if run in left), "apart", details[0])
     for each in left:  # it is elsewhere or done, or will be done now
         say(each, *do(each, bench, looked(each)))
 

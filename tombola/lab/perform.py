@@ -264,26 +264,24 @@ def _alone(start: _Start, bench: Bench, tell: Tell) -> Outcome:
     return _trained(start, training, looks, bench)
 
 
-def perform_together(runs: Sequence[Train], bench: Bench, tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
+def perform_together(runs: Sequence[Train], bench: Bench, tells: Sequence[Tell]) -> list[Outcome | TombolaError | None]:
     """The outcomes of trainings that are `execute.alike`, of each its own or why it failed; their engine is a stack.
 
     A stack has one step for all: trainings whose checkpoints are of another step, or whose carried optimisers have
-    counted other steps, go into a stack of their own, and one that is left alone to the engine it would have alone. So
-    do those that would not be faster in a stack, unless stacks are asked for.
+    counted other steps, go into a stack of their own.
+
+    Returns:
+        None for those that are better done by themselves: one that is left alone, and those that would not be faster
+        in a stack, unless stacks are asked for.
     """
     starts = [_start(run, bench) for run in runs]
-    outcomes: list[Outcome | TombolaError] = [TombolaError("never begun")] * len(runs)
+    outcomes: list[Outcome | TombolaError | None] = [None] * len(runs)
     groups: dict[Any, list[int]] = {}
     for place, start in enumerate(starts):
         kept = start.halted.values["step"] if start.halted else None
         groups.setdefault((kept, stacked.state_kind(start.state)), []).append(place)
     for places in groups.values():
         if len(places) == 1 or not _pays([starts[place] for place in places], bench):
-            for place in places:
-                try:
-                    outcomes[place] = _alone(starts[place], bench, tells[place])
-                except TombolaError as error:
-                    outcomes[place] = error
             continue
         found = _stack([starts[place] for place in places], bench, [tells[place] for place in places])
         for place, outcome in zip(places, found, strict=True):
@@ -296,6 +294,7 @@ def _pays(starts: Sequence[_Start], bench: Bench) -> bool:
     recipe = starts[0].run.recipe
     key = recipe.model_dump_json(), len(starts)
     if bench.engine != "stacked" and key not in bench.stacks:
+        bench.stacks[key] = False  # what cannot be measured, for lack of memory say, is not tried again
         bench.stacks[key] = stacked.pays(
             [start.model for start in starts],
             [start.living for start in starts],

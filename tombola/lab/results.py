@@ -179,9 +179,9 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
         if not store.has(needed):
             raise StoreError(
                 where=str(store.root),
-                expected=f"the finished run {needed.key}",
-                found="none",
-                todo=f"`tombola run {wanted.experiment.asked_by}` makes it.",
+                expected=f"the finished runs of level {level} and replicate {replicate}",
+                found=f"no {needed.key}",
+                todo=f"`tombola run {wanted.experiment.asked_by}` makes them; give the same --set and --store here.",
             )
     start = store.weights(run.start)
     network = Replicate(spec, replicate).network

@@ -239,7 +239,7 @@ def _text(source: str) -> tuple[str, str]:
         return path.stem, path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         close = difflib.get_close_matches(source, presets.names(), n=1)
-        meant = f"Did you mean {close[0]}? " if close else ""
+        known = f"the preset {close[0]}" if close else "one of the presets " + ", ".join(presets.names())
         kinds = {
             FileNotFoundError: "no such file",
             IsADirectoryError: "a folder",
@@ -248,9 +248,9 @@ def _text(source: str) -> tuple[str, str]:
         reason = kinds.get(type(error), str(error))
         raise BadInput(
             where=source,
-            expected="a TOML file or one of the presets " + ", ".join(presets.names()),
+            expected=f"a TOML file or {known}",
             found=reason,
-            todo=meant + "`tombola presets` says what each is.",
+            todo="`tombola presets` lists them all.",
         ) from error
 
 
@@ -484,6 +484,9 @@ def _misplaced_studies(spec: Spec) -> Iterable[Fault]:
         if study is None:
             continue
         least = 0 if name == "connectivity" else 1
+        if spec.levels < least:
+            yield Fault(f"study.{name}", "a spec with levels >= 1, as it is about tickets", f"levels = {spec.levels}")
+            continue
         for level in study.levels:
             if not least <= level <= spec.levels:
                 yield Fault(f"study.{name}.levels", f"levels from {least} to {spec.levels}, the spec's", str(level))

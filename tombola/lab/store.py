@@ -141,10 +141,14 @@ class Store:
         return (self.root / "runs" / run.key).is_dir()
 
     def await_seen(self, what: str, seen: Callable[[], bool]) -> None:
-        """Wait until `seen` says that `what`, which another process has written, is to be seen from here.
+        """Wait for what the first of several processes that train together has written, maybe on another machine.
+
+        Args:
+            what: it is, for people.
+            seen: whether it is to be seen from here.
 
         Raises:
-            StoreError: it does not come.
+            StoreError: it does not come within `SEEN_WITHIN_S`.
         """
         until = time.monotonic() + SEEN_WITHIN_S
         while not seen():

@@ -40,7 +40,9 @@ def all_figures(
         at: where the verdict compares accuracy, `early-stop` or `end`: that figure comes first.
         survivors: (density, image of what is alive in the first layer relative to its mean) at a few levels, or none.
     """
-    whose = "lines are means, bands reach from smallest to largest, the black dashed line is the dense network"
+    several = len({result.row.rewind for result in found}) > 1
+    dense = "each begins at its dense network" if several else "the black dashed line is the dense network"
+    whose = f"lines are means, bands reach from smallest to largest, {dense}"
     at_end = {
         "final-accuracy": (
             _against_density(found, "final_test_accuracy", "test accuracy at the end of training (%)", 100),
@@ -48,7 +50,7 @@ def all_figures(
         )
     }
     figures: dict[str, tuple[Spec, str]] = at_end if at == "end" else {}
-    if len({result.row.rewind for result in found}) > 1:
+    if several:
         figures |= {
             "rewinding": (
                 _rewinding(found, ACCURACY[at]),
@@ -160,7 +162,8 @@ def _against_density(found: Sequence[Result], name: str, title: str, scale: floa
         y=alt.Y("value:Q", scale=y), color=channels["color"], shape=channels["shape"]
     )
     rule = alt.Chart(alt.NamedData("dense")).mark_rule(strokeDash=[3, 3], color="#444444").encode(y="value:Q")
-    dense = [{"value": mean(point["value"] for point in points if point["level"] == 0)}]
+    values = {point["value"] for point in points if point["level"] == 0}
+    dense = [{"value": value} for value in values if len(values) == 1]  # of several rewind steps each has its own
     return styled(
         alt.layer(band, rule, line, dots).properties(width=600, height=320), {"points": points, "dense": dense}
     )

@@ -125,9 +125,7 @@ def _studies(answers: Sequence[Finding]) -> str:
     first = headlines(answers)
     rest = [answer for answer in answers if answer not in first]
     told, more = ("".join(f"<li>{html.escape(sentence(each))}</li>" for each in some) for some in (first, rest))
-    summary = (
-        f"<summary>{len(rest)} findings more: errors on training images, running statistics interpolated</summary>"
-    )
+    summary = f"<summary>{len(rest)} more: errors on training images, running statistics interpolated</summary>"
     folded = f"<details>{summary}<ul>{more}</ul></details>" if rest else ""
     return f"<h2>Studies</h2><ul>{told}</ul>{folded}" if answers else ""
 
@@ -187,7 +185,8 @@ def _reasons(judged: Sequence[Verdict], margin: float, paced: bool) -> str:
     return (
         f"<div class=wide><table class=reasons><thead><tr><th>{'rewind step: ' if several else ''}density<th>verdict"
         f"<th>against the dense network (margin {100 * margin:g} points)"
-        f"<th>ticket against its controls<tbody>{''.join(lines)}</table></div>"
+        "<th>ticket against its controls (each level by itself, not corrected for their number)"
+        f"<tbody>{''.join(lines)}</table></div>"
     )
 
 

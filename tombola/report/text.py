@@ -176,7 +176,8 @@ def _names(wanted: Plan) -> dict[str, str]:
     for row in wanted.rows:
         name(row.run, f"{row.arm} {row.level}", row)
     for row in wanted.rows:
-        names.setdefault(row.run.start.key, f"rewind point {row.rewind:,} of replicate {row.replicate}")
+        of = " of reinit" if row.arm == "reinit" else ""
+        names.setdefault(row.run.start.key, f"rewind point {row.rewind:,}{of} of replicate {row.replicate}")
     for asked in wanted.questions:
         name(asked.run, f"{asked.study} of {asked.arm} {asked.level}", asked)
         if isinstance(asked.run, Distance | Line):

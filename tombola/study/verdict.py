@@ -291,6 +291,8 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
     counts = sorted({verdict.dense.accuracy.n for verdict in verdicts})
     if counts[-1] < 2:
         return [*said, "One replicate decides nothing: run at least two, better five."]
+    if counts[-1] == 2:
+        said.append("Two replicates give wide intervals that one more may move far: better five.")
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     said.append(
         f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals; winning "

@@ -329,7 +329,10 @@ def test_a_syntax_error_is_told_with_its_line(write: Write) -> None:
 def test_a_misspelt_preset_is_guessed(given: str, meant: str) -> None:
     with pytest.raises(BadInput, match=f"Did you mean {meant}") as caught:
         read(given)
-    assert "no such file" in str(caught.value) and all(name in str(caught.value) for name in presets.names())
+    assert "no such file" in str(caught.value) and str(caught.value).count("lenet") <= 2, "one guess and no list"
+    with pytest.raises(BadInput) as caught:
+        read("something-else")
+    assert all(name in str(caught.value) for name in presets.names())
 
 
 def test_a_folder_and_a_file_of_bytes_are_no_specs(tmp_path: Path) -> None:

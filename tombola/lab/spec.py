@@ -239,7 +239,9 @@ def _text(source: str) -> tuple[str, str]:
         return path.stem, path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         close = difflib.get_close_matches(source, presets.names(), n=1)
-        known = f"the preset {close[0]}" if close else "one of the presets " + ", ".join(presets.names())
+        known, meant = "one of the presets " + ", ".join(presets.names()), ""
+        if close:
+            known, meant = "a preset", f"Did you mean {close[0]}? "
         kinds = {
             FileNotFoundError: "no such file",
             IsADirectoryError: "a folder",
@@ -250,7 +252,7 @@ def _text(source: str) -> tuple[str, str]:
             where=source,
             expected=f"a TOML file or {known}",
             found=reason,
-            todo="`tombola presets` lists them all.",
+            todo=meant + "`tombola presets` says what each is.",
         ) from error
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from tombola.lab.execute import alike, do_all
+from tombola.lab.execute import alike, do_all, one_thread
 from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, plan
 from tombola.lab.runs import Run, Train
@@ -117,7 +118,9 @@ class _Module(backend_registration._DummyBackendModule if POSSIBLE else object):
         return [torch.bfloat16]
 
 
-if POSSIBLE:
+def made_up() -> None:
+    """Make the device known to torch - in a process of its own, as all that looks for a device would find it."""
+    one_thread()
     _setup(NAME, backend_module=_Module())
 
 
@@ -151,7 +154,8 @@ def planned(recipe: str) -> Plan:
     return plan(Experiment(name="tiny", spec=Spec.model_validate(spec)))
 
 
-def test_the_made_up_device_refuses_what_a_gpu_refuses() -> None:
+def refuses(rank: int) -> None:
+    made_up()
     with Elsewhere():
         there = torch.ones(2, 3).to(DEVICE)
         assert isinstance(there, There) and isinstance(torch.zeros(2, device=DEVICE), There)
@@ -163,12 +167,26 @@ def test_the_made_up_device_refuses_what_a_gpu_refuses() -> None:
         assert not isinstance(there.cpu(), There)
 
 
-@pytest.mark.parametrize("together", [False, True], ids=["alone", "stacked"])
+def test_the_made_up_device_refuses_what_a_gpu_refuses() -> None:
+    spawn(refuses, nprocs=1)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_on_another_device_everything_is_as_on_the_cpu(recipe: str, together: bool, tmp_path: Path) -> None:  # S12
-    wanted = planned(recipe)
-    here = Bench(Store(tmp_path / "here").open(), None, "stacked" if together else "reference")
-    there = Bench(Store(tmp_path / "there").open(), None, "stacked" if together else "auto", device=DEVICE)
+def test_on_another_device_everything_is_as_on_the_cpu(recipe: str, tmp_path: Path) -> None:  # S12
+    """One by one, and in stacks."""
+    spawn(on_both, (recipe, tmp_path), nprocs=1)
+
+
+def on_both(rank: int, recipe: str, folder: Path) -> None:
+    made_up()
+    for together in (False, True):
+        compare(planned(recipe), together, folder / str(together))
+
+
+def compare(wanted: Plan, together: bool, folder: Path) -> None:
+    folder.mkdir()
+    here = Bench(Store(folder / "here").open(), None, "stacked" if together else "reference")
+    there = Bench(Store(folder / "there").open(), None, "stacked" if together else "auto", device=DEVICE)
     perform_all(wanted, here, together)
     with Elsewhere():
         perform_all(wanted, there, together)

@@ -19,7 +19,7 @@ from tombola import __version__, data, engine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.plan import Plan, engine_of, missing, plan, run_seconds, summary
-from tombola.lab.runs import Line, Train
+from tombola.lab.runs import data_sets
 from tombola.lab.spec import read
 from tombola.lab.store import Store
 
@@ -103,7 +103,7 @@ def _run(
     lacking = missing(wanted, store)
     if lacking:
         if engine_of(wanted).unmeasured:
-            for name in {run.recipe.data for run in lacking if isinstance(run, Train | Line)}:
+            for name in data_sets(lacking):
                 data.load(name, data_dir)  # that they are not there should not be found out half a minute later
             console.print("Measuring, once, how fast this machine trains such layers: up to half a minute.")
         engine_of(wanted, measuring=True)  # while the machine is quiet, and before the plan shows it

@@ -28,7 +28,7 @@ from tombola import data, models
 from tombola.data.shared import publish
 from tombola.engine import Choice, at_once
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
-from tombola.lab.runs import Line, Run, Stored, Train, shallow
+from tombola.lab.runs import Line, Run, Stored, Train, data_sets, shallow
 from tombola.lab.store import Failure, Outcome, Store
 
 BUSY_POLL_S = 0.2
@@ -215,7 +215,7 @@ class Work:
     @property
     def data_sets(self) -> list[str]:
         """The names of those that trainings need."""
-        return sorted({run.recipe.data for run in self._waiting.values() if isinstance(run, Train | Line)})
+        return data_sets(self._waiting.values())
 
     @property
     def over(self) -> bool:
@@ -440,8 +440,6 @@ def do(
                 _save(run, outcome, time.perf_counter() - began, bench.store)
             return ("stored",)
     except Exception as error:  # a bug of ours must not take the other runs with it
-        if _gpu_is_lost(error):
-            raise
         return _ended(error, bench.store)
 
 
@@ -452,7 +450,13 @@ def _save(run: Run, outcome: Outcome, seconds: float, store: Store) -> None:
 
 
 def _ended(error: Exception, store: Store) -> tuple[Any, ...]:
-    """What is to be said of a run that ended so: it failed, or nothing more can be done."""
+    """What is to be said of a run that ended so: it failed, or nothing more can be done.
+
+    Raises:
+        Exception: `error`, where the GPU is lost, and this process with it.
+    """
+    if _gpu_is_lost(error):
+        raise error
     if isinstance(error, DataError | StoreError):
         return "stop", error
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
@@ -510,8 +514,6 @@ def do_all(runs: Sequence[Run], bench: Any, say: Callable[..., None]) -> None:
                         say(run, "stored")
                     left.remove(run)
             except Exception as error:
-                if _gpu_is_lost(error):
-                    raise
                 what, *details = _ended(error, bench.store)
                 if what == "stop":
                     say(left[0], what, *details)

@@ -265,6 +265,11 @@ def shallow(run: Run) -> Run:
     return replace(run, **by_key)
 
 
+def data_sets(runs: Iterable[Run]) -> list[str]:
+    """The names of the data sets that `runs` need, each once."""
+    return sorted({run.recipe.data for run in runs if isinstance(run, Train | Line)})
+
+
 def ancestry(runs: list[Run]) -> Iterator[Run]:
     """All that `runs` need, themselves included, each once, inputs before what needs them.
 

@@ -162,8 +162,9 @@ def _against_density(found: Sequence[Result], name: str, title: str, scale: floa
         y=alt.Y("value:Q", scale=y), color=channels["color"], shape=channels["shape"]
     )
     rule = alt.Chart(alt.NamedData("dense")).mark_rule(strokeDash=[3, 3], color="#444444").encode(y="value:Q")
-    values = {point["value"] for point in points if point["level"] == 0}
-    dense = [{"value": value} for value in values if len(values) == 1]  # of several rewind steps each has its own
+    dense = [{"value": mean(point["value"] for point in points if point["level"] == 0)}]
+    if len({result.row.rewind for result in found}) > 1:
+        dense = []  # each step has its own
     return styled(
         alt.layer(band, rule, line, dots).properties(width=600, height=320), {"points": points, "dense": dense}
     )

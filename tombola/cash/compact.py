@@ -8,6 +8,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,35 +17,13 @@ from tombola import mask as masks
 from tombola import weights
 from tombola.cash import flow
 from tombola.cash.flow import Flow, Layer, is_attention
+from tombola.cash.quantise import quantised
 from tombola.errors import BadInput
 from tombola.mask import Mask
+from tombola.weights import Weights
 
-
-@dataclass(frozen=True)
-class Size:
-    """How large a linear layer or convolution is.
-
-    Attributes:
-        inputs, outputs: units, or channels of maps.
-        weights: how many there are, biases not counted; `living` are those that are not 0.
-        positions: of its output for one example: 1 for a linear layer, those of a map, or the tokens of a text.
-    """
-
-    inputs: int
-    outputs: int
-    weights: int
-    living: int
-    positions: int
-
-    @property
-    def multiply_adds(self) -> int:
-        """For one example, if all weights are visited."""
-        return self.weights * self.positions
-
-    @property
-    def living_multiply_adds(self) -> int:
-        """For one example, if only living weights are visited."""
-        return self.living * self.positions
+_RESIZED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 class Inputs(nn.Module):
@@ -104,8 +83,7 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
         module = small.get_submodule(layer.name)
         columns = _shrink(module, layer, picked)
         if layer.first and not columns.all():
-            inputs = Inputs(columns.nonzero().flatten().to(module.weight.device))  # type: ignore[union-attr]
-            small.set_submodule(layer.name, nn.Sequential(OrderedDict(inputs=inputs, linear=module)))
+            _put_inputs_before(small, layer.name, columns.nonzero().flatten())
     for name, units in found.along:
         _slice(small.get_submodule(name), picked.stays[units])
     for name in found.attentions:
@@ -113,36 +91,28 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
     return _without_written_widths(small, found, picked)
 
 
-def sizes(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> dict[str, Size]:
-    """The size of each linear layer and convolution that a call of `model` uses, in the order in which it does.
+def fitted(model: nn.Module, values: Weights) -> nn.Module:
+    """A copy of `model`, in eval mode, whose layers have the sizes of `values`, the state of a compacted model.
 
-    >>> sizes(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), torch.zeros(5, 1, 6, 6))
-    {'0': Size(inputs=1, outputs=2, weights=18, living=18, positions=16)}
+    Its weights are not those of `values` yet. Layers are quantised where those are.
+
+    >>> fitted(nn.Sequential(nn.Linear(30, 20)), {"0.weight": torch.ones(5, 7), "0.bias": torch.zeros(5)})
+    Sequential(
+      (0): Linear(in_features=7, out_features=5, bias=True)
+    )
     """
-    found: dict[str, Size] = {}
-
-    def watch(name: str, module: nn.Module) -> None:
-        def note(module: nn.Module, _: object, output: Tensor) -> None:
-            weight = module.weight
-            assert isinstance(weight, Tensor)
-            outputs, inputs = weight.shape[:2]
-            positions = output.numel() // (len(output) * outputs)
-            living = int(weight.count_nonzero())
-            found[name] = Size(inputs, outputs, weight.numel(), living, positions)
-
-        handles.append(module.register_forward_hook(note))
-
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    try:
-        for name, module in model.named_modules():
-            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-                watch(name, module)
-        with torch.no_grad():
-            model(*(example if isinstance(example, tuple) else (example,)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    small = copy.deepcopy(model).eval()
+    for name in [name.removesuffix(".inputs.index") for name in values if name.endswith(".inputs.index")]:
+        _put_inputs_before(small, name, values[f"{name}.inputs.index"])
+    for name, module in list(small.named_modules()):
+        if type(module) in _RESIZED:
+            shapes = {part: values[f"{name}.{part}"].shape for part in _TENSORS if f"{name}.{part}" in values}
+            _reshape(module, shapes)
+        if is_attention(module) and f"{name}.query.weight" in values:
+            _tell_heads(module, len(values[f"{name}.query.weight"]))
+        if f"{name}.scale" in values:
+            small.set_submodule(name, quantised(module))
+    return small
 
 
 def _masked(model: nn.Module, mask: Mask) -> nn.Module:
@@ -212,12 +182,12 @@ def _pick(found: Flow) -> _Picked:
     carriers: dict[str, int] = {}
     while True:
         _close(found, needed)
-        missing = next((layer for layer in found.layers if _misses_carrier(layer, needed[found.groups], carriers)), None)
+        stays = needed[found.groups]
+        missing = next((layer for layer in found.layers if _misses_carrier(layer, stays, carriers)), None)
         if missing is None:
             break
-        carriers[missing.name] = _carrier(missing, needed[found.groups])
+        carriers[missing.name] = _carrier(missing, stays)
         needed[found.groups[missing.reads.units[carriers[missing.name]]]] = True
-    stays = needed[found.groups]
     fill = torch.zeros_like(needed)
     for layer in found.layers:
         if not (needed | fill)[found.groups[layer.gives]].any():
@@ -257,7 +227,7 @@ def _carrier(layer: Layer, stays: Tensor) -> int:
 # ---- smaller modules
 
 
-def _shrink(module: nn.Module, layer: Layer, picked: _Picked) -> Tensor:
+def _shrink(module: Any, layer: Layer, picked: _Picked) -> Tensor:
     """Take from a layer the units and inputs that go, constants folded in; returns the inputs that stay, [inputs]."""
     rows, columns, read = picked.stays[layer.gives], picked.stays[layer.reads.units], picked.read(layer)
     if layer.first and not read.all():
@@ -271,72 +241,89 @@ def _shrink(module: nn.Module, layer: Layer, picked: _Picked) -> Tensor:
         shift = layer.weights.sum(dim=2) @ constants
     weights[:, ~read] = 0
     weights[picked.fillers[layer.gives]] = 0
-    shape = module.weight.shape[2:]  # type: ignore[union-attr]
+    shape = module.weight.shape[2:]
     _put(module, "weight", weights[rows][:, columns].unflatten(2, shape) if shape else weights[rows][:, columns, 0])
     if module.bias is not None or shift[rows].any():
-        bias = shift if module.bias is None else shift + module.bias.detach().cpu()  # type: ignore[operator]
+        bias = shift if module.bias is None else shift + module.bias.detach().cpu()
         _put(module, "bias", bias.masked_fill(picked.fillers[layer.gives], 0)[rows])
-    _rename_sizes(module, int(columns.sum()), int(rows.sum()))
+    _tell_sizes(module)
     return columns
 
 
-def _slice(module: nn.Module, stays: Tensor) -> None:
+def _put_inputs_before(model: nn.Module, name: str, index: Tensor) -> None:
+    """Let a linear layer read only the features of `index`."""
+    layer = model.get_submodule(name)
+    inputs = Inputs(index.to(next(layer.parameters()).device))
+    model.set_submodule(name, nn.Sequential(OrderedDict(inputs=inputs, linear=layer)))
+
+
+def _slice(module: Any, stays: Tensor) -> None:
     """Take channels from a module that treats each by itself."""
-    for name in ("weight", "bias", "running_mean", "running_var"):
+    for name in _TENSORS:
         value = getattr(module, name, None)
         if value is not None:
             _put(module, name, value.detach()[stays.to(value.device)])
-    _rename_sizes(module, int(stays.sum()), int(stays.sum()))
+    _tell_sizes(module)
 
 
-def _put(module: nn.Module, name: str, values: Tensor) -> None:
+def _reshape(module: Any, shapes: Mapping[str, torch.Size]) -> None:
+    """Give a module tensors of other shapes, where they are others; tied ones never are."""
+    for name, shape in shapes.items():
+        old = getattr(module, name)
+        if old is None or old.shape != shape:
+            _put(module, name, torch.zeros(shape))
+            _tell_sizes(module)
+
+
+def _put(module: Any, name: str, values: Tensor) -> None:
     """Give a module other values of the same type, on the same device."""
     old = getattr(module, name)
     like = module.weight if old is None else old
-    values = values.to(like)  # type: ignore[call-overload]
+    values = values.to(like)
     setattr(module, name, values if name in module._buffers else nn.Parameter(values.contiguous()))
 
 
-def _rename_sizes(module: nn.Module, inputs: int, outputs: int) -> None:
-    """What torch's own layers say about themselves."""
+def _tell_sizes(module: Any) -> None:
+    """Set what torch's own layers say about themselves to the sizes of their tensors."""
+    tensor = module.running_mean if module.weight is None else module.weight
+    outputs, inputs = len(tensor), tensor.shape[1] if tensor.dim() > 1 else len(tensor)
+    if getattr(module, "groups", 1) > 1:
+        module.groups = inputs = outputs  # each channel has a window of its own
     names = {"in_features": inputs, "out_features": outputs, "in_channels": inputs, "out_channels": outputs}
-    names["num_features"] = outputs
-    if getattr(module, "groups", 1) > 1:  # type: ignore[operator]
-        names["groups"] = outputs
-    for name, size in names.items():
+    for name, size in (names | {"num_features": outputs}).items():
         if hasattr(module, name):
             setattr(module, name, size)
 
 
-def _drop_heads(attention: nn.Module) -> None:
+def _tell_heads(attention: Any, features: int) -> None:
+    attention.heads = features // attention.head_width
+
+
+def _drop_heads(attention: Any) -> None:
     """Take the heads whose values are constant, or are not read.
 
     The weights of attention add up to 1, so that a constant value comes out of the head as it is: v_h = b_h, and
     W_h b_h goes into the bias of the projection. One head stays in any case.
     """
-    heads, width = int(attention.heads), int(attention.head_width)  # type: ignore[arg-type]
     value, projection = attention.value, attention.projection
-    assert isinstance(value, nn.Linear) and isinstance(projection, nn.Linear)
-    constant = (value.weight == 0).all(dim=1)  # [heads * width]
+    constant = (value.weight == 0).all(dim=1)  # [heads * head_width]
     unread = (projection.weight == 0).all(dim=0)
-    gone = (constant | unread).view(heads, width).all(dim=1)
+    gone = (constant | unread).view(attention.heads, attention.head_width).all(dim=1)
     if not gone.any():
         return
-    features = gone.repeat_interleave(width)
+    features = gone.repeat_interleave(attention.head_width)
     if value.bias is not None:
         shift = projection.weight.detach().double()[:, features] @ value.bias.detach().double()[features]
         _put(projection, "bias", shift if projection.bias is None else shift + projection.bias.detach())
     with torch.no_grad():
         projection.weight[:, features] = 0
     gone[0] &= not gone.all()
-    stays = ~gone.repeat_interleave(width)
+    stays = ~gone.repeat_interleave(attention.head_width)
     for name in ("query", "key", "value"):
-        part = getattr(attention, name)
-        _slice(part, stays)
-        part.in_features = value.weight.shape[1]
+        _slice(getattr(attention, name), stays)
     _put(projection, "weight", projection.weight.detach()[:, stays])
-    projection.in_features = int(stays.sum())
-    attention.heads = int((~gone).sum())  # type: ignore[assignment]
+    _tell_sizes(projection)
+    _tell_heads(attention, int(stays.sum()))
 
 
 def _without_written_widths(model: nn.Module, found: Flow, picked: _Picked) -> nn.Module:

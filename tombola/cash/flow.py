@@ -9,7 +9,7 @@ that flows out.
 import copy
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,17 +28,11 @@ Function = Callable[..., Any]
 
 _CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}  # to the axes of their windows
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_POINTWISE = (
-    "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus softsign "
-    "logsigmoid tanhshrink threshold clamp abs neg square sqrt exp dropout dropout1d dropout2d dropout3d alpha_dropout "
-    "contiguous clone detach"
-).split()
 _POINTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh),
     *(nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Threshold),
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
 )
-_POOLS = [f"{kind}_pool{axes}d" for axes in (1, 2, 3) for kind in ("max", "avg", "adaptive_max", "adaptive_avg")]
 _POOL_MODULES = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
@@ -46,24 +40,31 @@ _POOL_MODULES = (
 )
 
 
-def _functions(names: Iterable[str]) -> set[object]:
+def _functions(names: str) -> set[object]:
     """What is called so in torch and in torch.nn.functional, and as a method of a tensor, in place or not."""
     found: set[object] = set()
-    for name in names:
+    for name in names.split():
         found |= {name, f"{name}_"}
         found |= {getattr(home, each) for home in (torch, F) for each in (name, f"{name}_") if hasattr(home, each)}
     return found
 
 
-_POINTWISE_CALLS = _functions(_POINTWISE)
-_POOL_CALLS = _functions(_POOLS)
-_SUMS = _functions(["add", "sub"]) | {operator.add, operator.iadd, operator.sub, operator.isub}
-_PRODUCTS = _functions(["mul"]) | {operator.mul, operator.imul}
-_VIEWS = _functions(["view", "reshape"])
-_RESHAPES = _VIEWS | _functions(["flatten", "squeeze"])
-_JOINS = _functions(["cat", "concat"])
-_MEANS = _functions(["mean"])
-_PADS = _functions(["pad"])
+_POINTWISE_CALLS = _functions(
+    "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus softsign "
+    "logsigmoid tanhshrink threshold clamp abs neg square sqrt exp dropout dropout1d dropout2d dropout3d alpha_dropout "
+    "contiguous clone detach"
+)
+_POOL_CALLS = _functions(
+    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
+)
+_SUMS = _functions("add sub") | {operator.add, operator.iadd, operator.sub, operator.isub}
+_PRODUCTS = _functions("mul") | {operator.mul, operator.imul}
+_VIEWS = _functions("view reshape")
+_RESHAPES = _VIEWS | _functions("flatten squeeze")
+_JOINS = _functions("cat concat")
+_MEANS = _functions("mean")
+_PADS = _functions("pad")
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul}
 
 
@@ -129,10 +130,10 @@ class Flow:
         graph: of the calls.
     """
 
-    layers: tuple[Layer, ...]
-    along: tuple[tuple[str, Tensor], ...]
-    attentions: tuple[str, ...]
-    flattenings: tuple[tuple[fx.Node, Tensor], ...]
+    layers: Sequence[Layer]
+    along: Sequence[tuple[str, Tensor]]
+    attentions: Sequence[str]
+    flattenings: Sequence[tuple[fx.Node, Tensor]]
     groups: Tensor
     graph: fx.Graph
 
@@ -218,8 +219,7 @@ class _Follower:
         ends = ties.numpy()
         edges = coo_array((np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(self.units, self.units))
         groups = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
-        lists = self.layers, self.along, self.attentions, self.flattenings
-        return Flow(*map(tuple, lists), groups, self.graph)  # type: ignore[arg-type]
+        return Flow(self.layers, self.along, self.attentions, self.flattenings, groups, self.graph)
 
     def visit(self, node: fx.Node) -> None:
         """Find the channels of what `node` gives."""
@@ -279,9 +279,7 @@ class _Follower:
             if user.op == "call_module":
                 return bool(getattr(self.modules[str(user.target)], "inplace", False))
             method = user.op == "call_method" and str(user.target).endswith("_")
-            return user.args[:1] == (node,) and (
-                method or user.target in _IN_PLACE or bool(user.kwargs.get("inplace"))
-            )
+            return user.args[:1] == (node,) and (method or user.target in _IN_PLACE or bool(user.kwargs.get("inplace")))
 
         return len(node.users) > 1 and any(overwrites(user) for user in node.users)
 
@@ -297,12 +295,13 @@ class _Follower:
     def _keep(self, channels: Channels) -> None:
         self._tie(channels.units, torch.full_like(channels.units, STAYS))
 
-    def _barrier(self, node: fx.Node) -> None:
+    def _barrier(self, node: fx.Node) -> Channels | None:
         """All that flows in stays, and what comes out is not ours to remove."""
         for source in node.all_input_nodes:
             channels = self.values.get(source)
             if channels is not None and not self._asks_other_sizes(node, channels.axis):
                 self._keep(channels)
+        return None
 
     def _asks_other_sizes(self, node: fx.Node, axis: int) -> bool:
         """Whether `node` only asks how long axes other than `axis` are, like the x.size(0) of a flattening."""
@@ -340,7 +339,7 @@ class _Follower:
 
     def _convolution(self, node: fx.Node) -> Channels | None:
         module = self.modules[str(node.target)]
-        if len(self.shapes[_source(node)]) != 2 + _CONVOLUTIONS[type(module)]:  # type: ignore[index]
+        if len(self.shapes[_source(node)]) != 2 + _CONVOLUTIONS[type(module)]:
             return self._barrier(node)  # one example, without the axis of a batch
         if module.groups == module.in_channels == module.out_channels and module.groups > 1:
             return self._depthwise(node)

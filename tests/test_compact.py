@@ -157,8 +157,8 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Module, Mask]:
     channels = 2
     for _ in range(draw(st.integers(1, 4))):
         units, window = draw(st.integers(1, 6)), draw(st.sampled_from([1, 3]))
-        padding = draw(st.sampled_from([0, 1, "same"] if window == 3 else [0]))
-        mode = draw(st.sampled_from(["zeros", "zeros", "reflect"]))
+        padding: Any = draw(st.sampled_from([0, 1, "same"] if window == 3 else [0]))
+        mode: Any = draw(st.sampled_from(["zeros", "zeros", "reflect"]))
         layers.append(nn.Conv2d(channels, units, window, padding=padding, bias=draw(st.booleans()), padding_mode=mode))
         pools = [nn.MaxPool2d(2, 1, padding=1), nn.AvgPool2d(2, 1), nn.AvgPool2d(3, 1, padding=1), nn.Identity()]
         norm = nn.BatchNorm2d(units) if draw(st.booleans()) else nn.Identity()
@@ -419,7 +419,7 @@ def test_layers_that_are_shared_stay_as_they_are() -> None:
 
 def test_a_layer_with_a_hook_stays_as_it_is() -> None:
     model, mask = drawn(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2)), 0.0)
-    model[0].register_forward_hook(lambda module, given, output: output + given[0].sum())  # type: ignore[index,operator]
+    model[0].register_forward_hook(lambda module, given, output: output + given[0].sum())  # type: ignore[index]
     assert compacted(model, mask, examples(3)).get_parameter("0.weight").shape == (5, 3)
 
 

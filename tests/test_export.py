@@ -1,6 +1,7 @@
 """What is exported computes the same elsewhere, for batches of any size."""
 
 import builtins
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tombola import mask as masks
 from tombola import models, weights
 from tombola.cash.compact import compact
 from tombola.cash.export import from_safetensors, to_onnx, to_safetensors, to_torch_export
-from tombola.cash.quantise import quantise
+from tombola.cash.quantise import QuantisedLinear, quantise
 from tombola.errors import BadInput
 from tombola.mask import Mask
 
@@ -121,6 +122,16 @@ def test_without_the_extra_onnx_says_what_to_install(tmp_path: Path, monkeypatch
         to_onnx(nn.Linear(2, 2), torch.zeros(1, 2), tmp_path / "model.onnx")
 
 
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[1] / "docs" / "cashing-in.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["difference"] < 1e-6
+    assert names["small"].fc1.out_features == 150 and type(names["again"].fc1) is QuantisedLinear
+
+
 # ---------------------------------------------------------------- safetensors
 
 
@@ -152,7 +163,7 @@ def test_biases_that_were_created_and_depthwise_windows_come_back(tmp_path: Path
 def test_tied_weights_are_written_once_and_stay_tied(tmp_path: Path) -> None:
     def tied() -> nn.Module:
         model = nn.ModuleDict({"tokens": nn.Embedding(50, 30), "output": nn.Linear(30, 50, bias=False)})
-        model["output"].weight = model["tokens"].weight  # type: ignore[assignment]
+        model["output"].weight = model["tokens"].weight
         return model
 
     one, other = tied(), tied()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn.utils.prune import random_unstructured
@@ -58,6 +58,7 @@ def compacted(model: nn.Module, mask: Mask, inputs: Tensor) -> nn.Module:
     assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max())), "computes the same"
     again = compact(small, masks.full(small), inputs)
     assert weights.equal(weights.of(again), weights.of(small)), "idempotent"
+    assert not small.training
     assert type(small) is type(model) or isinstance(small, fx.GraphModule)
     return small
 
@@ -168,10 +169,11 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Module, Mask]:
     return drawn(nn.Sequential(*layers), draw(st.sampled_from([0, 0.03, 0.1, 0.3, 0.7])), draw(st.integers(0, 99)))
 
 
+@settings(max_examples=30)
 @given(convolutions())
 def test_chains_of_convolutions_compute_the_same(chain: tuple[nn.Module, Mask]) -> None:  # S11 O8 O9
     model, mask = chain
-    inputs = examples(2, 12, 12)
+    inputs = examples(2, 10, 10)
     small = compacted(model, mask, inputs)
     before, after = sizes(model, inputs), sizes(small, inputs)
     assert sum(size.multiply_adds for size in after.values()) <= sum(size.multiply_adds for size in before.values())
@@ -238,12 +240,11 @@ NETWORKS = {
     "vgg-11-w8": (3, 16, 16),
     "resnet-8-w4": (3, 8, 8),
     "resnet-20-w4": (3, 8, 8),
-    "imagenet-resnet-18-w4": (3, 32, 32),
     "imagenet-resnet-50-w4": (3, 32, 32),
 }
 
 
-@pytest.mark.parametrize("density", [0.0, 0.004, 0.02, 0.08, 1.0])
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.08, 1.0])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_compute_the_same_with_fewer_units(name: str, density: float) -> None:  # S11 O8
     model, mask = drawn(models.build(name, NETWORKS[name], 10, "kaiming-normal", init_seed=0), density)
@@ -255,7 +256,7 @@ def test_networks_compute_the_same_with_fewer_units(name: str, density: float) -
         assert small(inputs).std(dim=0).min() > 0
     else:
         work = [sum(size.multiply_adds for size in each.values()) for each in (before, after)]
-        assert work[1] < work[0] or density == 0.08
+        assert work[1] < work[0] * (0.95 if density < 0.05 else 1)
         assert list(after.values())[-1].outputs == 10
     if density == 0:
         assert {size.outputs for size in list(after.values())[:-1]} == {1}
@@ -303,15 +304,15 @@ class Branches(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second, self.third = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
-        self.gate, self.last = nn.Linear(8, 8), nn.Linear(8 * 4, 5)
+        self.gate, self.last = nn.Linear(12, 12), nn.Linear(12 * 4, 5)
         self.norm = nn.LayerNorm(5)
         self.hidden, self.output = nn.Linear(5, 6), nn.Linear(6, 2)
 
     def forward(self, maps: Tensor) -> Tensor:
         first = F.relu(self.first(F.pad(maps, (1, 1, 1, 1))))
-        left = torch.tanh(self.second(first)) * 2 + first
+        left = torch.tanh(self.second(first)) / 2 + first
         right = F.max_pool2d(F.leaky_relu(self.third(first), 0.2), 3, stride=1, padding=1)
-        both = F.avg_pool2d(torch.cat([left, 1 - right], dim=1), 2)
+        both = F.avg_pool2d(torch.cat([left, 1 - right, -left], dim=1), 2)
         gate = self.gate(both.mean((2, 3))).sigmoid()
         gated = both * gate[:, :, None, None]
         batch, _, _, _ = gated.shape
@@ -375,7 +376,7 @@ class Overwriting(nn.Module):
     def __init__(self, overwrite: Callable[[Tensor], object] | None) -> None:
         super().__init__()
         self.first, self.last, self.overwrite = nn.Linear(3, 4), nn.Linear(4, 2), overwrite
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True))
 
     def forward(self, values: Tensor) -> Tensor:
         inner = self.first(values)

@@ -64,7 +64,7 @@ def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path, 
     names = [given.name for given in session.get_inputs()]
 
     def run(*given: Tensor) -> list[Tensor]:
-        fed = {name: value.numpy() for name, value in zip(names, given, strict=True)}
+        fed = {name: value.cpu().numpy() for name, value in zip(names, given, strict=True)}
         return [torch.from_numpy(value) for value in session.run(None, fed)]
 
     difference = _largest_difference(model, run, example)
@@ -205,9 +205,10 @@ def _largest_difference(model: nn.Module, other: Callable[..., Any], example: Te
     largest = 0.0
     with torch.no_grad():
         for batch in (_batch(example, count) for count in (size, 1, size + 1)):
-            for own, found in zip(_tensors(model(*batch)), _tensors(other(*batch)), strict=True):
-                # NaN where the model says NaN is no difference; anywhere else it is the largest.
-                apart = (own.double() - found.double()).abs().masked_fill(own.isnan() & found.isnan(), 0)
+            for pair in zip(_tensors(model(*batch)), _tensors(other(*batch)), strict=True):
+                own, found = (tensor.cpu().double() for tensor in pair)
+                # The same infinity or NaN is no difference; any other is the largest.
+                apart = (own - found).abs().masked_fill((own == found) | (own.isnan() & found.isnan()), 0)
                 largest = max(largest, float(apart.nan_to_num(nan=torch.inf).max()))
     return largest
 

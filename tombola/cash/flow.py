@@ -11,6 +11,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ _POINTWISE_CALLS = _functions(
     "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus softsign "
     "logsigmoid tanhshrink threshold clamp abs neg square sqrt exp dropout dropout1d dropout2d dropout3d alpha_dropout "
     "contiguous clone detach"
-)
+) | {operator.neg, operator.truediv, operator.pow}  # with a number: two values are no single source
 _POOL_CALLS = _functions(
     "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
@@ -108,7 +109,7 @@ class Layer:
     pads: bool = False
     first: bool = False
 
-    @property
+    @cached_property
     def alive(self) -> Tensor:
         """Whether an output reads an input, [outputs, inputs].
 
@@ -274,14 +275,16 @@ class _Follower:
 
     def _overwritten(self, node: fx.Node) -> bool:
         """Whether a call overwrites this value in place, so that its other readers find something else."""
+        return len(node.users) > 1 and any(self._overwrites(user, node) for user in node.users)
 
-        def overwrites(user: fx.Node) -> bool:
-            if user.op == "call_module":
-                return bool(getattr(self.modules[str(user.target)], "inplace", False))
-            method = user.op == "call_method" and str(user.target).endswith("_")
-            return user.args[:1] == (node,) and (method or user.target in _IN_PLACE or bool(user.kwargs.get("inplace")))
-
-        return len(node.users) > 1 and any(overwrites(user) for user in node.users)
+    def _overwrites(self, user: fx.Node, node: fx.Node) -> bool:
+        """Whether `user` writes into the value of `node`, or gives the same memory to a call that does."""
+        module = self.modules[str(user.target)] if user.op == "call_module" else None
+        if user.target in _RESHAPES or type(module) in (nn.Flatten, nn.Identity, nn.Dropout):
+            return any(self._overwrites(later, user) for later in user.users)
+        method = user.op == "call_method" and str(user.target).endswith("_")
+        function = user.target in _IN_PLACE or bool(user.kwargs.get("inplace"))
+        return user.args[:1] == (node,) and (method or function or bool(getattr(module, "inplace", False)))
 
     # ---- units
 

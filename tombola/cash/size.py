@@ -65,3 +65,16 @@ def sizes(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> dict[str, S
         for handle in handles:
             handle.remove()
     return found
+
+
+def compare(model: nn.Module, small: nn.Module, example: Tensor | tuple[Tensor, ...]) -> dict[str, tuple[Size, Size]]:
+    """The size of each layer of `model`, by its name there, and what it is in `small`, made of the same layers.
+
+    >>> model, small = nn.Sequential(nn.Linear(4, 3), nn.ReLU()), nn.Sequential(nn.Linear(4, 1), nn.ReLU())
+    >>> before, after = compare(model, small, torch.ones(1, 4))["0"]
+    >>> before.outputs, after.outputs
+    (3, 1)
+    """
+    before, after = sizes(model, example), sizes(small, example)
+    # Behind `Inputs` a layer has another name; their order is the same.
+    return dict(zip(before, zip(before.values(), after.values(), strict=True), strict=True))

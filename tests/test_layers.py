@@ -22,7 +22,10 @@ LAYERS = [
 ]
 HEIGHT = {room: height for height, room in enumerate(room for layer in LAYERS for room in layer)}
 
-FORBIDDEN = {"study": {"lab", "data"}}  # handed tensors and numbers, knows no store and no data set
+FORBIDDEN = {
+    "study": {"lab", "data"},
+    "cash": {"lab", "data"},
+}  # handed tensors and numbers, knows no store and no data set
 MAY_PRINT = {"report", "cli"}
 
 

@@ -25,6 +25,36 @@ def of(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """`model` without what torch wraps around it, which renames its weights: compilation, several processes.
+
+    >>> model = nn.Linear(2, 1)
+    >>> bare(nn.DataParallel(model)) is model
+    True
+    """
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # of torch.compile
+            model = inner
+        else:
+            return model
+
+
+def ties(model: nn.Module) -> dict[str, str]:
+    """Each further name of a tied tensor of `model` -> its first name, under which a mask has it.
+
+    >>> model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    >>> model[1].weight = model[0].weight
+    >>> ties(model)
+    {'1.weight': '0.weight'}
+    """
+    first: dict[int, str] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    own = model.state_dict().keys()  # which has no buffers that are not to be saved
+    return {name: first[id(value)] for name, value in named if name in own and first.setdefault(id(value), name) != name}
+
+
 def put(model: nn.Module, weights: Weights) -> None:
     """Write `weights` into `model`: every entry of its state_dict, by copy.
 

@@ -87,7 +87,7 @@ def _explained(client: "ModuleType", repo: str, revision: str | None) -> Iterato
     except known.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
-            raise bad("the right to do that", f"a refusal ({status})", f"{login} It needs the right to write.") from error
+            raise bad("the right to do that", f"a refusal ({status})", f"The token must allow it: {login}") from error
         raise TombolaError(f"the hub answers for {where}: {error}") from error
     except known.LocalTokenNotFoundError as error:
         raise bad("a token", "none", login) from error
@@ -97,7 +97,7 @@ def _explained(client: "ModuleType", repo: str, revision: str | None) -> Iterato
 
 def card(repo: str, title: str, mask: Mask, origin: Mapping[str, Any]) -> str:
     """The README of a ticket's repository, in Markdown: what it is, its densities, how to load it."""
-    facts = [f"- {name}: {origin[name]}" for name in ("model", "data", "rewind", "level", "replicate") if name in origin]
+    known = ("model", "data", "method", "rewind", "level", "replicate")
     rows = [
         f"| `{name}` | {mask.counts[name]:,} | {alive.numel():,} | {mask.counts[name] / max(alive.numel(), 1):.2%} |"
         for name, alive in mask.items()
@@ -115,7 +115,7 @@ def card(repo: str, title: str, mask: Mask, origin: Mapping[str, Any]) -> str:
             "",
             "A lottery ticket: a mask, and the early weights that its survivors return to before they are trained.",
             "",
-            *facts,
+            *(f"- {name}: {origin[name]}" for name in known if name in origin),
             "",
             "| layer | alive | weights | density |",
             "|---|---:|---:|---:|",

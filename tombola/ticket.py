@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -84,7 +84,8 @@ class Ticket:
         Ticket(mine, density 0.333, rewind ?, from ?)
         """
         masked = mask.apply(early, alive)
-        return Ticket(alive, masked | {name: masked[first] for name, first in weights.ties(model).items()}, origin or {})
+        tied = {name: masked[first] for name, first in weights.ties(model).items()}
+        return Ticket(alive, masked | tied, origin or {})
 
     def apply(self, model: nn.Module) -> None:
         """Put the ticket's weights into `model`, by copy; train it under `mask` from there.
@@ -105,20 +106,20 @@ class Ticket:
         """
         return transfer(self.mask, self.weights, weights.bare(model), rule, values=values)
 
-    def save(self, path: str | os.PathLike[str], *, store: Literal["weights", "seed"] = "weights") -> None:
+    def save(self, path: str | os.PathLike[str], *, as_seed: bool = False) -> None:
         """Write one safetensors file: the mask in bits or gaps, the living weights, the origin as JSON.
 
         The file appears complete or not at all; the same ticket is the same bytes.
 
         Args:
             path: the file.
-            store: the weights, for anybody to read; or the seed that remakes them, which is smaller and asks of the
-                reader a torch and a processor that draw the same numbers. They are compared on loading.
+            as_seed: leave the weights out and keep the seed that remakes them: smaller, but of use only where torch
+                and the processor draw the same numbers, which loading checks.
 
         Raises:
             BadInput: the file cannot be written, the origin is not JSON, or no seed remakes the weights.
         """
-        content = self._content(store)
+        content = self._content(as_seed)
         try:
             files.replace(Path(path), content)
         except OSError as error:
@@ -129,10 +130,10 @@ class Ticket:
                 todo="Name another one.",
             ) from error
 
-    def _content(self, store: Literal["weights", "seed"] = "weights") -> bytes:
+    def _content(self, as_seed: bool = False) -> bytes:
         living, tied = _stored(self.weights, self.mask)
         tensors = {f"mask/{name}": coding.encode(alive) for name, alive in self.mask.items()}
-        if store == "weights":
+        if not as_seed:
             tensors |= {f"weights/{name}": value for name, value in living.items()}
         about = {
             "digest": _ZEROS,
@@ -143,7 +144,7 @@ class Ticket:
             "tied": tied,
             "weights": list(self.weights),
         }
-        if store == "seed":
+        if as_seed:
             about["weights_sha256"] = self._remade()
         try:
             # `digest` is the first key in the order of the alphabet, so that its zeros are the first ones in the file.
@@ -169,7 +170,7 @@ class Ticket:
             where=repr(self),
             expected="a seed that remakes its weights",
             found=found,
-            todo='Only tickets of step 0 of Tombola\'s own models have one: store="weights".',
+            todo="Only tickets of step 0 of Tombola's own models have one: save the weights.",
         )
 
     @staticmethod
@@ -181,7 +182,9 @@ class Ticket:
         """
         return _parsed(_read(path), str(path))
 
-    def push(self, repo: str, *, revision: str | None = None, private: bool = False, endpoint: str | None = None) -> str:
+    def push(
+        self, repo: str, *, revision: str | None = None, private: bool = False, endpoint: str | None = None
+    ) -> str:
         """Publish the ticket's file and a model card in the repository `repo` of the Hugging Face hub.
 
         Args:
@@ -229,7 +232,7 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise _no_ticket(str(path), str(error.strerror).lower(), "Name the file of a ticket.") from error
+        raise _no_ticket(str(path), f"none ({str(error.strerror).lower()})", "Name the file of a ticket.") from error
 
 
 def _no_ticket(where: str, found: str, todo: str = "`tombola ticket` makes one.") -> BadInput:

@@ -46,9 +46,9 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
     Args:
         mask, weights: a ticket's.
         model: written to where the rule says so, elsewhere left alone: a new head keeps its own fresh weights.
-        rule: "matching": every entry of the same name and shape; a head of as many classes as before is then carried
-            over too. Or target name -> source name, of entries or of modules, whose names begin all entries inside
-            them, "" being the whole model; what it names, and nothing else, is carried over: {"encoder": "bert.encoder"}.
+        rule: "matching": every entry of the same name and shape, so that a head of as many classes as before is
+            carried over too. Or {target: source}, names of entries, or of modules for all that is inside them ("" is
+            the whole model): what it names, and nothing else, is carried over. {"encoder": "bert.encoder"}
         values: whether the weights go along. If not, the mask alone does, to be trained on the model's own weights.
 
     Returns:
@@ -99,7 +99,7 @@ def _named(own: Weights, weights: Weights, rule: Mapping[str, str], where: str) 
     pairs: dict[str, str] = {}
     for target in rule:
         if not any(_inside(name, target) for name in own):
-            raise BadInput(where=where, expected=f"a weight or a module {target}", found=_some(own), todo="Name another.")
+            raise BadInput(where=where, expected=f"something named {target}", found=_some(own), todo="Name another.")
     for name in own:
         inside = [target for target in rule if _inside(name, target)]
         if inside:

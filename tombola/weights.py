@@ -52,7 +52,8 @@ def ties(model: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     own = model.state_dict().keys()  # which has no buffers that are not to be saved
-    return {name: first[id(value)] for name, value in named if name in own and first.setdefault(id(value), name) != name}
+    kept = ((name, id(value)) for name, value in named if name in own)
+    return {name: first[value] for name, value in kept if first.setdefault(value, name) != name}
 
 
 def put(model: nn.Module, weights: Weights) -> None:

@@ -60,7 +60,7 @@ def test_the_readme_names_every_command_and_preset_that_it_shows() -> None:
     readme = (ROOT / "README.md").read_text()
     for used in re.findall(r"tombola run ([a-z0-9-]+)", readme):
         assert used in presets.names()
-    for command in ("run", "plan", "table", "verdict", "study", "report", "ticket", "presets"):
+    for command in ("run", "plan", "table", "verdict", "study", "report", "ticket", "show", "presets"):
         assert f"`tombola {command}" in readme
 
 

@@ -50,7 +50,7 @@ def pull(repo: str, file: str, *, revision: str | None = None, endpoint: str | N
 
 def _client() -> "ModuleType":
     try:
-        import huggingface_hub
+        import huggingface_hub.errors
     except ImportError as error:
         raise BadInput(
             where="the Hugging Face hub",
@@ -64,6 +64,8 @@ def _client() -> "ModuleType":
 @contextmanager
 def _explained(client: "ModuleType", repo: str, revision: str | None) -> Iterator[None]:
     known = client.errors
+    # What cannot be reached is said by the HTTP library under the client, which has changed twice: by its root error.
+    unreachable = (OSError, known.OfflineModeIsEnabled, known.HfHubHTTPError.__bases__[0])
     where = f"{repo}@{revision}" if revision else repo
 
     def bad(expected: str, found: str, todo: str) -> BadInput:
@@ -72,7 +74,7 @@ def _explained(client: "ModuleType", repo: str, revision: str | None) -> Iterato
     login = "`hf auth login` or HF_TOKEN says who you are."
     try:
         yield
-    except client.errors.HFValidationError as error:
+    except known.HFValidationError as error:
         raise bad("user/name", repo, "Letters, digits, -, _ and . on both sides of one /.") from error
     except known.GatedRepoError as error:
         raise bad("a repository that you may read", "a gated one", f"Ask for access on its page. {login}") from error
@@ -91,7 +93,7 @@ def _explained(client: "ModuleType", repo: str, revision: str | None) -> Iterato
         raise TombolaError(f"the hub answers for {where}: {error}") from error
     except known.LocalTokenNotFoundError as error:
         raise bad("a token", "none", login) from error
-    except (OSError, known.OfflineModeIsEnabled) as error:
+    except unreachable as error:
         raise TombolaError(f"the hub cannot be reached for {where}: {error}") from error
 
 

@@ -241,7 +241,7 @@ def _no_ticket(where: str, found: str, todo: str = "`tombola ticket` makes one."
 
 def _about(content: bytes, where: str) -> tuple[dict[str, Any], int]:
     """What is written under `tombola` in the header, and where the header ends."""
-    if content.startswith((b"\x80", b"PK")):
+    if content[8:9] != b"{" and content.startswith((b"\x80", b"PK")):
         raise _no_ticket(where, "a pickle, as torch.save writes it", "Tombola reads none: they execute what they hold.")
     end = 8 + int.from_bytes(content[:8], "little")
     try:

@@ -65,6 +65,8 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
     """
     own = model.state_dict()
     where = f"transfer to {type(model).__name__}"
+    if isinstance(rule, str) and rule != "matching":
+        raise BadInput(where="rule", expected="'matching' or a mapping", found=repr(rule), todo="{'target': 'source'}")
     pairs = _matching(own, weights) if isinstance(rule, str) else _named(own, weights, rule, where)
     tied = states.ties(model)
     pairs = {name: source for name, source in pairs.items() if name not in tied}  # they take what their first name does

@@ -36,5 +36,5 @@ def idle(alive: NDArray[np.bool_]) -> tuple[int, int]:
     >>> idle(np.array([[1, 0, 0], [0, 0, 0]], bool))
     (1, 2)
     """
-    links: NDArray[np.bool_] = alive.any(axis=tuple(range(2, alive.ndim)))
+    links = np.asarray(alive.any(axis=tuple(range(2, alive.ndim))))
     return int((~links.any(axis=1)).sum()), int((~links.any(axis=0)).sum())

@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -177,7 +179,9 @@ def test_what_is_pushed_again_takes_the_place_of_the_first(server: StandIn, tick
 def test_a_pull_comes_from_the_cache_where_there_is_no_network(
     server: StandIn, ticket: Ticket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the library waits half a minute in all before it gives up
+    monkeypatch.setattr(
+        time, "sleep", lambda seconds: None
+    )  # the library waits half a minute in all before it gives up
     ticket.push("user/lenet", endpoint=server.address)
     Ticket.pull("user/lenet", endpoint=server.address)
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -214,6 +218,19 @@ def test_what_the_hub_refuses_is_said_with_what_to_do(
     with pytest.raises(BadInput, match="`hf auth login` or HF_TOKEN"):
         ticket.push("user/lenet", endpoint=server.address)
     assert "user/lenet" not in server.repos
+
+
+def test_show_reads_from_the_hub(server: StandIn, ticket: Ticket) -> None:
+    ticket.push("user/lenet", revision=None, endpoint=server.address)
+    Ticket(ticket.mask, ticket.weights, {"model": "another"}).push(
+        "user/lenet", revision="draft", endpoint=server.address
+    )
+    for name, said in (("hub:user/lenet", "Ticket(mine,"), ("hub:user/lenet@draft", "Ticket(another,")):
+        command = [sys.executable, "-m", "tombola", "show", name]
+        place = {"HF_ENDPOINT": server.address, "HF_HUB_CACHE": constants.HF_HUB_CACHE}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | place)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(said) and f"\n{name}: format 2" in done.stdout
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

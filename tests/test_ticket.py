@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -218,15 +219,22 @@ def test_a_seed_that_does_not_remake_the_weights_is_not_saved_for_them(made: Tic
 # ---------------------------------------------------------------- what is no ticket, or no longer one
 
 
-@settings(max_examples=200)
-@given(st.data())
-def test_a_flipped_bit_anywhere_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    path = tmp_path_factory.getbasetemp() / "flipped"
-    with torch.random.fork_rng():
+@pytest.fixture(scope="module")
+def intact() -> bytes:
+    with torch.random.fork_rng(), TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        pruned(network(), model="mine", rewind="0it").save(path)
-    content = bytearray(path.read_bytes())
+        pruned(network(), model="mine", rewind="0it").save(Path(folder) / "t")
+        return (Path(folder) / "t").read_bytes()
+
+
+@settings(max_examples=500)
+@given(st.data())
+def test_a_flipped_bit_anywhere_is_found(
+    tmp_path_factory: pytest.TempPathFactory, intact: bytes, data: st.DataObject
+) -> None:
+    content = bytearray(intact)
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path_factory.getbasetemp() / "flipped"
     path.write_bytes(content)
     with pytest.raises(BadInput, match="flipped: expected a ticket's file"):
         Ticket.load(path)

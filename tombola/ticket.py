@@ -78,14 +78,19 @@ class Ticket:
             early: theta_k, masked or not: `weights.of(model)` at step k.
             origin: what to remember of where it comes from; JSON values.
 
+        Raises:
+            BadInput: the weights are those of another model.
+
         >>> model = nn.Linear(3, 1)
         >>> start = weights.of(model)
         >>> Ticket.of(model, Mask({"weight": torch.tensor([[True, False, False]])}), start, {"model": "mine"})
         Ticket(mine, density 0.333, rewind ?, from ?)
         """
+        model = weights.bare(model)
+        own, tied = model.state_dict(), weights.ties(model)
+        weights.fit(own, early, f"weights of {type(model).__name__}")
         masked = mask.apply(early, alive)
-        tied = {name: masked[first] for name, first in weights.ties(model).items()}
-        return Ticket(alive, masked | tied, origin or {})
+        return Ticket(alive, {name: masked[tied.get(name, name)] for name in own}, origin or {})
 
     def apply(self, model: nn.Module) -> None:
         """Put the ticket's weights into `model`, by copy; train it under `mask` from there.
@@ -317,10 +322,10 @@ def _stored(full: Weights, alive: Mask) -> tuple[dict[str, Tensor], dict[str, st
 
 
 def _sha256(full: Weights, alive: Mask) -> str:
-    """Of what a file with weights would hold of them, one after the other."""
+    """Of what a file with weights would hold of them, one after the other by name."""
     found = hashlib.sha256()
-    for value in _stored(full, alive)[0].values():
-        found.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    for _, value in sorted(_stored(full, alive)[0].items()):
+        found.update(value.view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

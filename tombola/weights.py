@@ -66,7 +66,7 @@ def put(model: nn.Module, weights: Weights) -> None:
         BadInput: names or shapes differ; the first that differs are named.
     """
     own = model.state_dict()
-    _fit(own, weights, f"weights of {type(model).__name__}")
+    fit(own, weights, f"weights of {type(model).__name__}")
     written: set[tuple[int, torch.Size]] = set()
     with torch.no_grad():
         for name, value in own.items():
@@ -77,7 +77,8 @@ def put(model: nn.Module, weights: Weights) -> None:
                 value.copy_(weights[name])
 
 
-def _fit(own: Weights, other: Weights, where: str) -> None:
+def fit(own: Weights, other: Weights, where: str) -> None:
+    """Raise BadInput, naming the first that differ, unless `other` has the names and shapes of `own`."""
     differing = [
         name
         for name in {**own, **other}
@@ -123,7 +124,7 @@ def interpolate(left: Weights, right: Weights, alpha: float) -> dict[str, Tensor
     >>> interpolate({"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([8.0, 4.0])}, alpha=0.25)
     {'w': tensor([2., 4.])}
     """
-    _fit(left, right, "the right end of the line")
+    fit(left, right, "the right end of the line")
     if alpha in (0, 1):  # not by arithmetic, which would turn -0 into 0
         return {name: (right if alpha else left)[name].clone() for name in left}
 

@@ -80,7 +80,7 @@ def same(left: Ticket, right: Ticket) -> bool:
 
 def alike(left: Tensor, right: Tensor) -> bool:
     def raw(value: Tensor) -> bytes:
-        return value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return value.clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8).numpy().tobytes()
 
     return (left.dtype, left.shape, raw(left)) == (right.dtype, right.shape, raw(right))
 
@@ -188,7 +188,7 @@ def test_a_ticket_of_3_6_percent_takes_a_fifteenth_of_the_dense_weights(tmp_path
 
 def test_a_seed_remakes_the_weights(tmp_path: Path) -> None:
     made = lenet(rounds=3)
-    made = replace(made, weights=dict(sorted(made.weights.items(), reverse=True)))  # a store keeps them in another order
+    made = replace(made, weights=dict(sorted(made.weights.items(), reverse=True)))  # in whatever order they come
     made.save(tmp_path / "t", as_seed=True)
     assert same(Ticket.load(tmp_path / "t"), made)
     Ticket.load(tmp_path / "t").save(tmp_path / "again", as_seed=True)
@@ -201,7 +201,7 @@ def test_a_torch_that_draws_other_numbers_is_found_out(tmp_path: Path, monkeypat
     drawn["fc2.weight"][drawn["fc2.weight"].abs().argmax() // 300, drawn["fc2.weight"].abs().argmax() % 300] *= 1 + 1e-6
     monkeypatch.setattr(Seed, "weights", lambda self: drawn)
     with pytest.raises(
-        BadInput, match=r"t: expected the weights of which .* drawn by torch .*Another torch or processor"
+        BadInput, match=r"t: expected the weights whose SHA-256 .* drawn by torch .*Load it with the torch"
     ):
         Ticket.load(tmp_path / "t")
 

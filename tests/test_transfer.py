@@ -117,6 +117,22 @@ def test_a_tied_weight_has_its_mask_under_every_name_of_the_ticket() -> None:  #
     assert bool((model.weight[~made.mask["weight"]] == 0).all())
 
 
+def test_a_tied_weight_of_the_model_takes_what_any_of_its_names_is_given() -> None:  # P7
+    ticket, model = ticket_of(nn.Linear(6, 13)), Masked()
+    made = ticket.transfer(model, {"head": ""})
+    assert made.taken == {"bert.words.weight": "weight"} and "head.weight" not in made.mask
+    assert torch.equal(model.bert.words.weight, ticket.weights["weight"])
+    assert made.dense == {"bert.inner.weight": "which the ticket has not"}
+
+
+def test_why_a_layer_stays_dense_is_said() -> None:
+    source = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    half = mask.Mask({"0.weight": torch.ones(3, 3) > torch.eye(3)})
+    ticket = Ticket.of(source, half, weights.of(source))
+    assert ticket.transfer(source).dense == {"1.weight": "which has no mask in the ticket"}
+    assert ticket.transfer(source, {"0": "0"}).dense == {"1.weight": "which the rule leaves out"}
+
+
 @pytest.mark.parametrize(
     ("model", "rule", "said"),
     [

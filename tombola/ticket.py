@@ -140,7 +140,7 @@ class Ticket:
         tensors = {f"mask/{name}": coding.encode(alive) for name, alive in self.mask.items()}
         if not as_seed:
             tensors |= {f"weights/{name}": value for name, value in living.items()}
-        about = {
+        said = {
             "digest": _ZEROS,
             "format": FORMAT,
             "masks": [[name, list(alive.shape)] for name, alive in self.mask.items()],
@@ -150,10 +150,10 @@ class Ticket:
             "weights": list(self.weights),
         }
         if as_seed:
-            about["weights_sha256"] = self._remade()
+            said["weights_sha256"] = self._remade()
         try:
             # `digest` is the first key in the order of the alphabet, so that its zeros are the first ones in the file.
-            text = json.dumps(about, sort_keys=True)
+            text = json.dumps(said, sort_keys=True)
         except (TypeError, ValueError) as error:
             raise BadInput(
                 where="the ticket's origin", expected="JSON values", found=str(error), todo="Convert or leave it out."
@@ -206,7 +206,7 @@ class Ticket:
             TombolaError: the hub cannot be reached.
         """
         content = {FILE: self._content(), "README.md": hub.card(repo, repr(self), self.mask, self.origin).encode()}
-        return hub.push(repo, content, f"{self!r}", revision=revision, private=private, endpoint=endpoint)
+        return hub.push(repo, content, repr(self), revision=revision, private=private, endpoint=endpoint)
 
     @staticmethod
     def pull(repo: str, *, revision: str | None = None, endpoint: str | None = None) -> "Ticket":
@@ -260,7 +260,7 @@ def _about(content: bytes, where: str) -> tuple[dict[str, Any], int]:
         if not isinstance(said["format"], int):
             raise TypeError(f"format {said['format']!r}")
         return said, end
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _no_ticket(where, f"something else, or a damaged file ({error})") from error
 
 
@@ -295,12 +295,12 @@ def _version_2(said: dict[str, Any], tensors: dict[str, Tensor], where: str) -> 
     if seed and "weights_sha256" in said:
         values = mask.apply(seed.weights(), alive)
         if _sha256(values, alive) != said["weights_sha256"]:
+            by = said["origin"].get("versions", {}).get("torch", "of its time")
             raise BadInput(
                 where=where,
-                expected="the weights of which the file has the SHA-256",
-                found=f"others, drawn by torch {torch.__version__} from {seed}",
-                todo="Another torch or processor draws other numbers: "
-                f"load it where it was made ({said['origin'].get('versions', 'torch unknown')}) and save the weights.",
+                expected="the weights whose SHA-256 the file has",
+                found=f"others, drawn by torch {torch.__version__} on this processor from {seed}",
+                todo=f"Load it with the torch ({by}) and on the kind of processor that made it, and save the weights.",
             )
     else:
         values = mask.expand(_below("weights/", tensors), alive)

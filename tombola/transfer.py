@@ -68,8 +68,10 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
     if isinstance(rule, str) and rule != "matching":
         raise BadInput(where="rule", expected="'matching' or a mapping", found=repr(rule), todo="{'target': 'source'}")
     pairs = _matching(own, weights) if isinstance(rule, str) else _named(own, weights, rule, where)
-    tied = states.ties(model)
-    pairs = {name: source for name, source in pairs.items() if name not in tied}  # they take what their first name does
+    tied = states.ties(model)  # of the names of one tensor the first decides, where the rule has it
+    pairs = {tied[name]: source for name, source in pairs.items() if name in tied} | {
+        name: source for name, source in pairs.items() if name not in tied
+    }
     first = {id(weights[name]): name for name in mask if name in weights}  # tied weights have their mask under one name
     taken = {name: first[id(weights[source])] for name, source in pairs.items() if id(weights[source]) in first}
     if not taken:
@@ -87,7 +89,7 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
     return Transfer(
         mask=Mask({n: mask[taken[n]] if n in taken else torch.ones(own[n].shape, dtype=torch.bool) for n in names}),
         taken=taken,
-        dense={name: _why(name, own[name], weights) for name in names if name not in taken},
+        dense={name: _why(name, own[name], weights, pairs) for name in names if name not in taken},
         values=tuple(pairs) if values else (),
         unused=tuple(name for name in mask if name not in taken.values()),
     )
@@ -122,10 +124,12 @@ def _inside(name: str, target: str) -> bool:
     return name == target or not target or name.startswith(f"{target}.")
 
 
-def _why(name: str, own: Tensor, weights: Weights) -> str:
+def _why(name: str, own: Tensor, weights: Weights, pairs: Mapping[str, str]) -> str:
+    if name in pairs:
+        return "which has no mask in the ticket"
     if name in weights and weights[name].shape != own.shape:
         return f"{tuple(own.shape)} where the ticket has {tuple(weights[name].shape)}"
-    return "which the ticket has and the rule leaves out" if name in weights else "which the ticket has not"
+    return "which the rule leaves out" if name in weights else "which the ticket has not"
 
 
 def _some(named: Mapping[str, Tensor]) -> str:

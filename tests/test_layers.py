@@ -13,8 +13,8 @@ PACKAGE = Path(tombola.__file__).parent
 
 # A room may import the rooms of the layers above its line here, and those to its left in its own.
 LAYERS = [
-    ["errors", "files", "steps", "weights", "mask", "ticket"],
-    ["score", "prune", "guard", "models", "data", "recipe", "train", "evaluate", "engine"],
+    ["errors", "files", "steps", "coding", "weights", "mask", "transfer", "hub"],
+    ["score", "prune", "guard", "models", "ticket", "data", "recipe", "train", "evaluate", "engine"],
     ["search", "study", "cash"],
     ["lab"],
     ["report", "cli", "__main__"],

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput, StoreError
 from tombola.lab.methods import Replicate
 from tombola.lab.plan import Plan, Row
+from tombola.lab.runs import Init
 from tombola.lab.spec import KEEP_TRAINED_WEIGHTS
 from tombola.lab.store import Store
 from tombola.study.verdict import Criteria, Trial, Verdict, judge, sentences
@@ -145,7 +146,7 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
         StoreError: the runs that it is made of are not finished.
     """
     from tombola import mask, models
-    from tombola.ticket import Ticket
+    from tombola.ticket import Seed, Ticket
 
     spec = wanted.experiment.spec
     if spec.method in KEEP_TRAINED_WEIGHTS:
@@ -187,16 +188,24 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
     network = Replicate(spec, replicate).network
     model = models.build(network.model, network.shape, network.classes, spec.recipe.init, init_seed=0)
     alive = store.mask(run.mask) if run.mask else mask.full(model)
+    how = store.provenance(run.mask or run.start)
     origin = {
         "experiment": wanted.experiment.name,
         "key": run.key,
+        "keys": {"start": run.start.key, **({"mask": run.mask.key} if run.mask else {})},
         "model": spec.recipe.model,
         "data": spec.recipe.data,
+        "data_fingerprint": run.data_fingerprint,
         "method": spec.method,
         "level": level,
         "replicate": replicate,
         "rewind": f"{run.begin}it",
         "density": alive.density,
         "recipe": spec.recipe.model_dump(mode="json"),
+        "made": how.get("finished"),
+        "versions": {name: how[name] for name in ("tombola", "git", "torch", "machine") if how.get(name)},
     }
-    return Ticket(alive, mask.apply(start, alive), origin)
+    seed = None
+    if isinstance(run.start, Init):
+        seed = Seed(network.model, network.shape, network.classes, run.start.init, run.start.init_seed)
+    return replace(Ticket.of(model, alive, start, origin), seed=seed)

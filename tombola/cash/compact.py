@@ -76,7 +76,7 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
       (2): Linear(in_features=1, out_features=1, bias=True)
     )
     """
-    small = _masked(model, mask)
+    small = masked(model, mask)
     found = flow.follow(small, example if isinstance(example, tuple) else (example,))
     picked = _pick(found)
     for layer in found.layers:
@@ -115,7 +115,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     return small
 
 
-def _masked(model: nn.Module, mask: Mask) -> nn.Module:
+def masked(model: nn.Module, mask: Mask) -> nn.Module:
     """A copy with m ⊙ theta."""
     try:
         copied = copy.deepcopy(model).eval()

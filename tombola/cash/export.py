@@ -1,10 +1,12 @@
 """Models as files: ONNX, torch.export, safetensors. What is exported is run and compared before it is kept.
 
-A file appears complete or not at all.
+A file appears complete or not at all. In a safetensors file a tensor of which much is 0 is two: `NAME.flags`, which of its
+numbers are not 0 (`tombola.coding`), and `NAME.values`, these; its shape is in the metadata.
 """
 
 import copy
 import io
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -17,10 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tombola import files, weights
+from tombola import coding, files, weights
 from tombola.cash.compact import fitted
 from tombola.errors import BadInput
 
+FORMAT = 1
+FLAGS, VALUES = ".flags", ".values"
 SPARSE_BELOW = 1 / 3  # of the weights: a sparse one takes 4 bytes and 8 for its place, a dense one 4
 
 
@@ -72,6 +76,24 @@ def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path, 
     return difference
 
 
+def onnx_session(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
+    """An ONNX file in ONNX Runtime, as a function of its one input: float32, N x ..., on the CPU.
+
+    Raises:
+        BadInput: the extra `export` is not installed.
+    """
+    onnxruntime = _onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(values: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: values.numpy()})[0])
+
+    return run
+
+
 def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path) -> float:
     """Write `model` with `torch.export.save` for batches of any size; how far the reloaded one is from it.
 
@@ -100,13 +122,30 @@ def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path
 
 
 def to_safetensors(model: nn.Module, path: Path) -> None:
-    """Write all that the state_dict of `model` holds; tensors that are shared once, under their first name.
+    """Write all that the state_dict of `model` holds; tensors that are shared once, zeros not at all where that is less.
 
     Raises:
         BadInput: the file cannot be written.
     """
+    _write(path, stored(model))
+
+
+def stored(model: nn.Module, *, zeros: bool = False) -> bytes:
+    """The content of the file that `to_safetensors` writes; with `zeros`, of one that any program can read."""
     values, first = weights.of(model), _first_names(model)
-    _write(path, save({name: values[name] for name in dict.fromkeys(first.values())}))
+    tensors: dict[str, Tensor] = {}
+    shapes: dict[str, list[int]] = {}
+    for name in dict.fromkeys(first.values()):
+        value = values[name]
+        alive = (value != 0) | value.signbit() if value.is_floating_point() else value != 0  # -0 is no 0: bits are kept
+        flags = coding.encode(alive)
+        if zeros or len(flags) + int(alive.sum()) * value.itemsize >= value.nbytes:
+            tensors[name] = value
+        else:
+            tensors[name + FLAGS], tensors[name + VALUES] = flags, value[alive]
+            shapes[name] = list(value.shape)
+    about = {"format": FORMAT, "sparse": shapes}
+    return save(tensors, metadata={"tombola": json.dumps(about, sort_keys=True)} if shapes else None)
 
 
 def from_safetensors(model: nn.Module, path: Path) -> nn.Module:
@@ -126,8 +165,12 @@ def from_safetensors(model: nn.Module, path: Path) -> nn.Module:
     """
     try:
         with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("tombola", "{}"))
             values: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        for name, shape in about.get("sparse", {}).items():
+            alive, living = coding.decode(values.pop(name + FLAGS), shape), values.pop(name + VALUES)
+            values[name] = torch.zeros(shape, dtype=living.dtype).masked_scatter_(alive, living)
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise BadInput(
             where=str(path),
             expected="a safetensors file",

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import addressof
 from dataclasses import dataclass
+from itertools import pairwise
 from math import gcd
 from typing import Any
 
@@ -73,6 +74,12 @@ def sparse(model: nn.Module, example: Tensor, *, everywhere: bool = False) -> nn
     return _alone(graph)
 
 
+def prepared_bytes(model: nn.Module) -> int:
+    """What the sparse layers of `model` hold beside their buffers: the same weights as the kernels want them."""
+    ready = [module._ready for module in model.modules() if isinstance(module, SparseChain | SparseConv2d)]
+    return sum(one.nbytes for one in ready)
+
+
 # ---- the modules
 
 
@@ -96,7 +103,7 @@ class SparseChain(nn.Module):
 
     def _prepare(self) -> tuple[Any, ...]:
         best = kernels.load(kernels.sets()[-1])
-        weights = [_weight(self, str(n), (out, into)) for n, (into, out) in enumerate(_pairs(self.sizes))]
+        weights = [_weight(self, str(n), (out, into)) for n, (into, out) in enumerate(pairwise(self.sizes))]
         biases = [getattr(self, f"bias{number}").numpy() for number in range(len(weights))]
         stages, held = _stages(weights, biases, self.relu, best.width)
         room = max(self.sizes[0], *(_up(size, best.width) for size in self.sizes[1:])) * best.panel
@@ -116,10 +123,6 @@ class SparseChain(nn.Module):
         infer(stages, values.data_ptr(), values.numel() // inputs, result.data_ptr(), room(size))
         return result
 
-    def _apply(self, *args: Any, **kwargs: Any) -> "SparseChain":
-        self._ready.forget()
-        return super()._apply(*args, **kwargs)
-
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         _make_room(self, state, prefix)
         super()._load_from_state_dict(state, prefix, *args)
@@ -127,7 +130,7 @@ class SparseChain(nn.Module):
 
     def extra_repr(self) -> str:
         """Its sizes and its density."""
-        places = sum(into * out for into, out in _pairs(self.sizes))
+        places = sum(into * out for into, out in pairwise(self.sizes))
         return f"{' -> '.join(map(str, self.sizes))}, density {_alive(self) / places:.3g}"
 
 
@@ -176,10 +179,6 @@ class SparseConv2d(nn.Module):
         convolution, held = _convolution(layout, weight, self.get_buffer("bias0").numpy(), self.relu)
         return best.slide, convolution, convolution.room + 8 * LANES * self.shape[0], held
 
-    def _apply(self, *args: Any, **kwargs: Any) -> "SparseConv2d":
-        self._ready.forget()
-        return super()._apply(*args, **kwargs)
-
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         _make_room(self, state, prefix)
         super()._load_from_state_dict(state, prefix, *args)
@@ -211,8 +210,20 @@ class _Ready:
             self._made = (*self._prepare(), _Room())
         return self._made
 
+    @property
+    def nbytes(self) -> int:
+        """Of the arrays that the kernels are handed."""
+        return _nbytes(self._made)
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_prepare": self._prepare, "_made": None}
+
+
+def _nbytes(made: Any) -> int:
+    if isinstance(made, np.ndarray):
+        return made.nbytes
+    parts = made.values() if isinstance(made, dict) else made if isinstance(made, tuple | list) else ()
+    return sum(map(_nbytes, parts))
 
 
 class _Room(threading.local):
@@ -227,7 +238,11 @@ class _Room(threading.local):
 
 
 def _usable(values: Tensor) -> Tensor:
-    if values.dtype is not torch.float32 or values.device.type != "cpu" or (values.requires_grad and torch.is_grad_enabled()):
+    if (
+        values.dtype is not torch.float32
+        or values.device.type != "cpu"
+        or (values.requires_grad and torch.is_grad_enabled())
+    ):
         kind = f"{values.dtype} on {values.device}"
         raise BadInput(
             where="a sparse layer",
@@ -257,8 +272,8 @@ def _store(module: nn.Module, layer: Connected | Convolved, number: str) -> None
 
 
 def _weight(module: nn.Module, number: str, shape: Sequence[int]) -> NDArray[np.float32]:
-    alive = coding.decode(module.get_buffer(f"flags{number}"), shape)
-    values, scale = module.get_buffer(f"values{number}").float(), getattr(module, f"scale{number}")
+    alive = coding.decode(module.get_buffer(f"flags{number}").cpu(), shape)
+    values, scale = module.get_buffer(f"values{number}").float().cpu(), getattr(module, f"scale{number}")
     weight = torch.zeros(tuple(shape)).masked_scatter_(alive, values)
     if scale is not None:
         weight *= scale.view(-1, *[1] * (len(shape) - 1))
@@ -281,10 +296,6 @@ def _alive(module: nn.Module) -> int:
 # ---- a chain, as the kernels want it
 
 
-def _pairs(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    return zip(sizes, sizes[1:], strict=False)
-
-
 def _up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
@@ -294,8 +305,8 @@ def _stages(
 ) -> tuple[Any, list[Any]]:
     """A stage for each layer, and what they point to.
 
-    For single examples rows are sorted by length and cut into slices of `width`, which are padded to their longest; what
-    a slice's row is called in there, the columns of the next layer have to call it too.
+    For single examples rows are sorted by length and cut into slices of `width`, padded to their longest. The next
+    layer's columns are where its inputs then stand.
     """
     stages, held = (kernels.Stage * len(weights))(), []
     place = np.arange(weights[0].shape[1])
@@ -308,7 +319,9 @@ def _stages(
         rank = np.empty(outputs, np.int64)
         rank[order] = np.arange(outputs)
         slices = -(-outputs // width)
-        lengths = np.append(counts[order], np.zeros(slices * width - outputs, np.int64)).reshape(slices, width).max(axis=1)
+        lengths = (
+            np.append(counts[order], np.zeros(slices * width - outputs, np.int64)).reshape(slices, width).max(axis=1)
+        )
         first = np.concatenate([[0], np.cumsum(lengths * width)])
         # The k-th weight of a row is in its slice's k-th vector, in the lane of the row.
         at = first[rank[rows] // width] + (np.arange(len(rows)) - begin[rows]) * width + rank[rows] % width
@@ -437,8 +450,8 @@ def _padding(layer: Convolved) -> tuple[int, int]:
         return down, across
     if layer.padding == "valid":
         return 0, 0
-    down, across = layer.padding
-    return int(down), int(across)
+    sizes = tuple(layer.padding)
+    return int(sizes[0]), int(sizes[1])
 
 
 def _convolvable(layer: Convolved) -> bool:
@@ -482,9 +495,18 @@ class _Run:
         graph.graph.eliminate_dead_code()
 
 
+class _Tracer(fx.Tracer):
+    """Quantised layers are layers, as torch's own are."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, QuantisedLinear | QuantisedConv2d) or super().is_leaf_module(m, module_qualified_name)
+
+
 def _traced(model: nn.Module) -> fx.GraphModule:
+    if isinstance(model, Connected | Convolved):  # a layer by itself would be looked into
+        model = nn.Sequential(model)
     try:
-        return fx.symbolic_trace(model)
+        return fx.GraphModule(model, _Tracer().trace(model))
     except Exception as error:  # it runs the model's own code, which may raise anything
         raise BadInput(
             where=type(model).__name__,
@@ -502,7 +524,11 @@ def _fused(graph: fx.GraphModule) -> fx.GraphModule:
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
         norm, layer = modules[str(node.target)], modules[str(before.target)]
-        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or not norm.track_running_stats or _calls(graph, before) > 1:
+        if (
+            not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+            or not norm.track_running_stats
+            or _calls(graph, before) > 1
+        ):
             continue
         if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
             new: nn.Module = fusion.fuse_conv_bn_eval(layer, norm)

@@ -1,7 +1,7 @@
 """Models as files: ONNX, torch.export, safetensors. What is exported is run and compared before it is kept.
 
-A file appears complete or not at all. In a safetensors file a tensor of which much is 0 is two: `NAME.flags`, which of its
-numbers are not 0 (`tombola.coding`), and `NAME.values`, these; its shape is in the metadata.
+A file appears complete or not at all. In a safetensors file a tensor of which much is 0 is two: `NAME.flags`, which of
+its numbers are not 0 (`tombola.coding`), and `NAME.values`, these; its shape is in the metadata.
 """
 
 import copy
@@ -122,7 +122,7 @@ def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path
 
 
 def to_safetensors(model: nn.Module, path: Path) -> None:
-    """Write all that the state_dict of `model` holds; tensors that are shared once, zeros not at all where that is less.
+    """Write all that the state_dict of `model` holds; shared tensors once, zeros not at all where that is less.
 
     Raises:
         BadInput: the file cannot be written.

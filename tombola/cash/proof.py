@@ -1,7 +1,7 @@
 """What each form of a trained ticket is worth: that it computes the same, how large it is, and how fast.
 
-All forms are measured in one run, on as many threads as torch has, beside the masked model itself: in PyTorch and, where
-it is installed, in ONNX Runtime.
+All forms are measured in one run, on as many threads as torch has, beside the masked model itself: in PyTorch and,
+where it is installed, in ONNX Runtime.
 """
 
 import copy
@@ -71,7 +71,8 @@ def prove(
         mask: of the ticket.
         inputs: real ones, N x ..., as many as the proof is to speak for.
         labels: N; None where no accuracy is asked for.
-        batches: sizes at which calls are timed, on the first inputs. Which layers become sparse is decided at the largest.
+        batches: sizes at which calls are timed, on the first inputs; at the largest it is decided which layers become
+            sparse.
 
     Raises:
         BadInput: there are fewer inputs than the largest batch, or `model` cannot be followed (see `compact`).
@@ -126,7 +127,7 @@ class _Candidate:
     def memory_bytes(self) -> int:
         held = self.model or self.stored
         distinct = {id(value): value for value in held.state_dict(keep_vars=True).values()}
-        return sum(value.nbytes for value in distinct.values()) + prepared_bytes(held)
+        return sum(int(value.nbytes) for value in distinct.values()) + prepared_bytes(held)
 
     def multiply_adds(self, example: Tensor) -> int:
         found = sizes(self.stored, example).values()

@@ -11,7 +11,7 @@ from ctypes import addressof
 from dataclasses import dataclass
 from itertools import pairwise
 from math import gcd
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -450,8 +450,8 @@ def _padding(layer: Convolved) -> tuple[int, int]:
         return down, across
     if layer.padding == "valid":
         return 0, 0
-    sizes = tuple(layer.padding)
-    return int(sizes[0]), int(sizes[1])
+    down, across = cast("tuple[int, int]", layer.padding)
+    return down, across
 
 
 def _convolvable(layer: Convolved) -> bool:
@@ -575,7 +575,7 @@ def _runs(graph: fx.GraphModule) -> Iterator[_Run]:
         before = node.args[0]
         flat = isinstance(before, fx.Node) and len(before.users) == 1 and _is_flatten(before, modules)
         first = before if flat and isinstance(before, fx.Node) else node
-        yield _Run(tuple(names), tuple(layers), tuple(relu), first, last, flat)  # type: ignore[arg-type]
+        yield _Run(tuple(names), tuple(layers), tuple(relu), first, last, flat)
 
 
 def _through_relu(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, bool]:

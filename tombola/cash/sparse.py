@@ -1,4 +1,4 @@
-"""Layers for CPUs that cost what their living weights cost: drop-in modules around compiled kernels (engine/inference.h).
+"""Layers for CPUs that cost what their living weights cost: drop-in modules around the kernels of engine/inference.h.
 
 They infer; they do not train. Where they pay is measured, layer by layer: at 20 % density and more a dense product is
 often faster, and then stays.

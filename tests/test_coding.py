@@ -59,3 +59,9 @@ def test_a_mask_of_a_twentieth_takes_two_fifths_of_its_bits() -> None:
 def test_what_is_no_code_for_so_many_flags_is_refused(code: list[int], shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected"):
         coding.decode(torch.tensor(code, dtype=torch.uint8), shape)
+
+
+def test_gaps_as_long_as_bits_are_not_taken_for_bits() -> None:
+    alive = torch.zeros(296, dtype=torch.bool)
+    alive[:35] = alive[295] = True  # 36 gaps, the last of two bytes: 37, as many as the bits take
+    assert len(coding.encode(alive)) == 37 and torch.equal(coding.decode(coding.encode(alive), (296,)), alive)

@@ -177,7 +177,7 @@ class SparseConv2d(nn.Module):
         weight = _weight(self, "0", self.shape)
         layout = _Layout(self, height, width, down, self._across(width), abreast)
         convolution, held = _convolution(layout, weight, self.get_buffer("bias0").numpy(), self.relu)
-        return best.slide, convolution, convolution.room + 8 * LANES * self.shape[0], held
+        return best.slide, convolution, convolution.rows * self.stride * convolution.line, held
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         _make_room(self, state, prefix)
@@ -377,6 +377,11 @@ class _Layout:
     def further(self) -> int:
         return (self.module.shape[2] - 1) * self.module.dilation[0] // self.module.stride
 
+    def whole(self, move: int) -> bool:
+        """Whether a line of the one image may be read as a whole: what is beside it lies in the rows around it."""
+        alone = self.abreast == 1 and self.module.stride == 1
+        return alone and -move <= self.width and move + self.pitch <= 2 * self.width
+
     def band(self, line: int) -> int:
         """Rows of outputs that are laid out for at once."""
         rows = ROOM // (line * self.module.stride) - self.further
@@ -415,11 +420,14 @@ def _convolution(
         }
     )
     moved = (kernels.Moved * max(1, len(found)))()
+    keep = kernels.aligned((module.shape[3], layout.pitch), np.int32)
     for each, key in zip(moved, found.tolist(), strict=False):
         each.channel, at = divmod(key, module.shape[3])
         each.move = at * module.dilation[1] - module.padding[1]
         each.begin = min(layout.out_width, max(0, -(each.move // module.stride)))
         each.end = max(each.begin, min(layout.out_width, (layout.width - 1 - each.move) // module.stride + 1))
+        each.keep = at * layout.pitch if layout.whole(each.move) else -1
+        keep[at, each.begin : each.end] = -1
     made = kernels.Convolution(
         module.inputs,
         layout.height,
@@ -436,12 +444,12 @@ def _convolution(
         band,
         rows,
         line,
-        rows * module.stride * line,
         addressof(moved),
+        keep.ctypes.data,
     )
     for name, address in addresses.items():
         setattr(made, name, address)
-    return made, [whole, moved]
+    return made, [whole, keep, moved]
 
 
 def _padding(layer: Convolved) -> tuple[int, int]:

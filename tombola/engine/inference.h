@@ -149,49 +149,62 @@ static INLINE void NAME(copy)(const REAL *from, REAL *to, long n) {
     STOREU(to + n - W, LOADU(from + n - W));
 }
 
-/* The rows of `images` that outputs from row `first` on need: zeros above and below an image; those left and right of it
-   are there from the beginning. */
-static void NAME(lay_out)(const convolution *c, const REAL *x, long images, long first, REAL *room) {
-    const long width = c->width, height = c->height, area = height * width, size = c->in * area, stride = c->stride;
-    for (const moved *m = c->moved, *end = m + c->n_moved; m < end; m++, room += c->pitch)
-        for (long phase = 0; phase < stride; phase++) {
-            const long columns = m->end - m->begin;
-            REAL *line = room + phase * c->rows * c->line + m->begin;
-            long r = first * stride + phase - c->padding;
-            const REAL *row = x + m->channel * area + r * width + m->begin * stride + m->move;
-            for (long i = 0; i < c->rows; i++, r += stride, row += stride * width, line += c->line)
-                for (long image = 0; image < images; image++) {
-                    REAL *to = line + image * c->out_width;
-                    const REAL *from = row + image * size;
-                    if (r < 0 || r >= height) memset(to, 0, sizeof(REAL) * columns);
-                    else if (stride == 1) NAME(copy)(from, to, columns);
-                    else
-                        for (long k = 0; k < columns; k++) to[k] = from[k * stride];
-                }
-        }
+/* Row r of each of `images`, as the moved channel has it, into a line: zeros above and below an image. */
+static void NAME(lay_row)(const convolution *c, const moved *m, const REAL *x, long images, long r, REAL *line) {
+    const long area = c->height * c->width, columns = m->end - m->begin;
+    const REAL *from = x + m->channel * area + r * c->width + m->begin * c->stride + m->move;
+    REAL *to = line + m->begin;
+    for (; images--; from += c->in * area, to += c->out_width)
+        if (r < 0 || r >= c->height) memset(to, 0, sizeof(REAL) * columns);
+        else if (c->stride == 1) NAME(copy)(from, to, columns);
+        else
+            for (long k = 0; k < columns; k++) to[k] = from[k * c->stride];
 }
 
-/* All outputs at R rows of C vectors of positions; `map` and `width` are the numbers from output to output, from row to row. */
+/* Rows of one image into lines as they are; what they have from beside the image is masked. */
+static INLINE void NAME(lay_rows)(const REAL *row, long width, long rows, const IVEC *keep, REAL *line, long pitch, long far) {
+    for (; rows > 0; rows--, row += width, line += far)
+        for (long j = 0; j < pitch; j += W) STORE(line + j, (VEC)((IVEC)LOADU(row + j) & keep[j / W]));
+}
+
+/* The rows of `images` that outputs from row `first` on need. What is left and right of an image is 0 from the beginning. */
+static void NAME(lay_out)(const convolution *c, const REAL *x, long images, long first, REAL *room) {
+    const long width = c->width, height = c->height, line = c->line, above = first * c->stride - c->padding;
+    for (const moved *m = c->moved, *end = m + c->n_moved; m < end; m++, room += c->pitch) {
+        REAL *to = room;
+        long begin = 0, stop = 0; /* rows that are laid out together */
+        if (m->keep >= 0) {
+            begin = m->channel == 0 && m->move < 0; /* beside all others there is another row */
+            stop = m->channel == c->in - 1 && m->move + c->pitch > width ? height - 1 : height;
+            if (begin < above) begin = above;
+            if (stop > above + c->rows) stop = above + c->rows;
+            const REAL *from = x + ((long)m->channel * height + begin) * width + m->move;
+            NAME(lay_rows)(from, width, stop - begin, (const IVEC *)(c->keep + m->keep), to + (begin - above) * line, c->pitch, line);
+        }
+        for (long phase = 0; phase < c->stride; phase++)
+            for (long i = 0, r = above + phase; i < c->rows; i++, r += c->stride, to += line) {
+                if (r == begin && begin < stop) i += stop - begin, r += stop - begin, to += (stop - begin) * line;
+                if (i < c->rows) NAME(lay_row)(c, m, x, images, r, to);
+            }
+    }
+}
+
+/* One output at R rows of C vectors of positions, `width` numbers from row to row of them. */
 #define SLIDE(R, C)                                                                                                        \
-    static void NAME(slide_##R##_##C)(const convolution *c, const REAL *x, REAL *y, long map, long width) {                \
-        const long line = c->line;                                                                                         \
-        const int32_t *offset = c->offset;                                                                                 \
-        const REAL *w = c->w;                                                                                              \
-        for (long o = 0; o < c->out; o++) {                                                                                \
-            VEC s[R][C];                                                                                                   \
+    static INLINE void NAME(slide_##R##_##C)(const REAL *x, long line, const int32_t *offset, const REAL *w, long n,       \
+                                             REAL bias, int relu, REAL *y, long width) {                                   \
+        VEC s[R][C];                                                                                                       \
+        for (int r = 0; r < R; r++)                                                                                        \
+            for (int j = 0; j < C; j++) s[r][j] = SET1(bias);                                                              \
+        for (long k = 0; k < n; k++) {                                                                                     \
+            const REAL *at = x + offset[k];                                                                                \
+            VEC u = SET1(w[k]);                                                                                            \
             for (int r = 0; r < R; r++)                                                                                    \
-                for (int j = 0; j < C; j++) s[r][j] = SET1(c->bias[o]);                                                    \
-            for (long k = c->begin[o], end = c->begin[o + 1]; k < end; k++) {                                              \
-                const REAL *at = x + offset[k];                                                                            \
-                VEC u = SET1(w[k]);                                                                                        \
-                for (int r = 0; r < R; r++)                                                                                \
-                    for (int j = 0; j < C; j++) s[r][j] = FMA(u, LOAD(at + r * line + j * W), s[r][j]);                    \
-            }                                                                                                              \
-            REAL *to = y + c->order[o] * map;                                                                              \
-            for (int r = 0; r < R; r++)                                                                                    \
-                for (int j = 0; j < C; j++)                                                                                \
-                    STOREU(to + r * width + j * W, c->relu ? SELECT(s[r][j] < SET1(0), SET1(0), s[r][j]) : s[r][j]);       \
+                for (int j = 0; j < C; j++) s[r][j] = FMA(u, LOAD(at + r * line + j * W), s[r][j]);                        \
         }                                                                                                                  \
+        for (int r = 0; r < R; r++)                                                                                        \
+            for (int j = 0; j < C; j++)                                                                                    \
+                STOREU(y + r * width + j * W, relu ? SELECT(s[r][j] < SET1(0), SET1(0), s[r][j]) : s[r][j]);               \
     }
 SLIDE(1, 1)
 SLIDE(1, 2)
@@ -204,46 +217,53 @@ SLIDE(4, 1)
 SLIDE(4, 2)
 SLIDE(8, 1)
 
-/* A tile [output][row][column] goes to the images side by side that it belongs to. */
-static void NAME(deal)(const convolution *c, const REAL *tile, long rows, long columns, long images, long row, long column,
-                       REAL *y) {
-    const long width = c->out_width, map = c->out_height * width;
+/* Rows of a block that begins at `column` go to the images side by side that they belong to. */
+static void NAME(deal)(const convolution *c, const REAL *block, long rows, long columns, long images, long column, REAL *y) {
+    const long width = c->out_width, image = c->out * c->out_height * width;
     long end = images * width < column + columns ? images * width : column + columns;
     for (long at = column, next; at < end; at = next) {
-        long image = at / width;
-        next = (image + 1) * width < end ? (image + 1) * width : end;
-        for (long o = 0; o < c->out; o++)
-            for (long r = 0; r < rows; r++)
-                NAME(copy)(tile + (o * rows + r) * columns + at - column,
-                           y + (image * c->out + o) * map + (row + r) * width + at - image * width, next - at);
+        long whose = at / width;
+        next = (whose + 1) * width < end ? (whose + 1) * width : end;
+        for (long r = 0; r < rows; r++)
+            NAME(copy)(block + r * columns + at - column, y + whose * image + r * width + at - whose * width, next - at);
+    }
+}
+
+/* Outputs of all rows of a band, one output after the other: its few weights are at hand for all of the band. */
+static void NAME(slide_band)(const convolution *c, const REAL *room, long images, long rows, REAL *y) {
+    const long across = c->pitch / W, map = c->out_height * c->out_width, line = c->line;
+    const int straight = c->pitch == c->out_width; /* a row of the map is a row of vectors */
+    for (long o = 0; o < c->out; o++) {
+        REAL *to = y + c->order[o] * map;
+        for (long j = 0, v; j < across; j += v) {
+            v = across - j >= 8 ? 8 : across - j >= 4 ? 4 : across - j >= 2 ? 2 : 1;
+            for (long r = 0, h; r < rows; r += h) {
+                REAL block[8 * W] ALIGNED, *at = straight ? to + r * c->out_width + j * W : block;
+                long width = straight ? c->out_width : v * W;
+                for (h = 8 / v; h > rows - r;) h /= 2;
+#define CASE(R, C)                                                                                                         \
+    case R * 16 + C:                                                                                                       \
+        NAME(slide_##R##_##C)(room + r * line + j * W, line, c->offset + c->begin[o], c->w + c->begin[o],                  \
+                              c->begin[o + 1] - c->begin[o], c->bias[o], c->relu, at, width);                              \
+        break;
+                switch (h * 16 + v) {
+                    CASE(1, 1) CASE(1, 2) CASE(1, 4) CASE(1, 8) CASE(2, 1)
+                    CASE(2, 2) CASE(2, 4) CASE(4, 1) CASE(4, 2) CASE(8, 1)
+                }
+                if (!straight) NAME(deal)(c, block, h, v * W, images, j * W, to + r * c->out_width);
+            }
+        }
     }
 }
 
 static void NAME(slide)(const convolution *c, const REAL *x, long images, REAL *y, REAL *room) {
-    const long map = c->out_height * c->out_width, across = c->pitch / W;
-    const int straight = c->pitch == c->out_width; /* a row of the map is a row of vectors: no tile between */
-    REAL *tile = room + c->room;
+    const long width = c->out_width, map = c->out_height * width;
     for (long left = images; left > 0; left -= c->abreast) {
         long now = left < c->abreast ? left : c->abreast;
         for (long first = 0; first < c->out_height; first += c->band) {
-            long last = first + c->band < c->out_height ? first + c->band : c->out_height;
+            long rows = c->out_height - first < c->band ? c->out_height - first : c->band;
             NAME(lay_out)(c, x, now, first, room);
-            for (long j = 0, v; j < across; j += v) {
-                v = across - j >= 8 ? 8 : across - j >= 4 ? 4 : across - j >= 2 ? 2 : 1;
-                for (long r = first, h; r < last; r += h) {
-                    for (h = 8 / v; h > last - r;) h /= 2;
-                    const REAL *from = room + (r - first) * c->line + j * W;
-                    REAL *to = straight ? y + r * c->out_width + j * W : tile;
-                    long plane = straight ? map : h * v * W, width = straight ? c->out_width : v * W;
-#define CASE(R, C)                                                                                                         \
-    case R * 16 + C: NAME(slide_##R##_##C)(c, from, to, plane, width); break;
-                    switch (h * 16 + v) {
-                        CASE(1, 1) CASE(1, 2) CASE(1, 4) CASE(1, 8) CASE(2, 1)
-                        CASE(2, 2) CASE(2, 4) CASE(4, 1) CASE(4, 2) CASE(8, 1)
-                    }
-                    if (!straight) NAME(deal)(c, tile, h, v * W, now, r, j * W, y);
-                }
-            }
+            NAME(slide_band)(c, room, now, rows, y + first * width);
         }
         x += now * c->in * c->height * c->width;
         y += now * c->out * map;

@@ -110,6 +110,7 @@ typedef struct {
 /* A channel moved by a column of the window: outputs from column `begin` to `end` have an input there. */
 typedef struct {
     int32_t channel, move, begin, end;
+    int32_t keep, padding; /* where in `keep` the mask of a line is, -1 where lines are not laid out as wholes */
 } moved;
 
 /* A convolution that is only asked for its outputs. */
@@ -118,8 +119,9 @@ typedef struct {
     int32_t n_moved;
     int32_t abreast, pitch; /* images side by side; numbers from one moved channel to the next, a multiple of every W */
     int32_t band, rows;     /* rows of outputs that are laid out for at once, and the rows of each phase that they need */
-    int64_t line, room;     /* numbers from line to line, and in all lines; there follows a tile of 8 W for each output */
+    int64_t line;           /* numbers from line to line */
     const moved *moved;
+    const int32_t *keep; /* -1 where a line has an input, else 0 */
     const int32_t *order;   /* which output is next: those with most weights are first, as loops of like length follow fast */
     const int32_t *begin, *offset; /* of the o-th in that order the weights begin[o] to begin[o + 1]; what each meets first */
     const float *w, *bias;

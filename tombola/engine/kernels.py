@@ -88,7 +88,7 @@ class Stage(Structure):
 class Moved(Structure):
     """`moved` of kernels.c."""
 
-    _fields_ = _integers("channel move begin end")
+    _fields_ = _integers("channel move begin end keep padding")
 
 
 class Convolution(Structure):
@@ -98,8 +98,7 @@ class Convolution(Structure):
         *_integers("inputs height width outputs out_height out_width stride padding relu n_moved"),
         *_integers("abreast pitch band rows"),
         ("line", c_int64),
-        ("room", c_int64),
-        *_pointers("moved order begin offset w bias"),
+        *_pointers("moved keep order begin offset w bias"),
     ]
 
 

@@ -28,7 +28,7 @@ from tombola.errors import BadInput
 
 LANES = 16  # of the widest vectors: rows of maps are padded to it
 ABREAST = 8  # small images side by side, at most
-ROOM = 2**17  # numbers that a convolution lays out at once where it can: half a megabyte, in a core's own cache
+ROOM = 2**16  # numbers that a convolution lays out at once where it can: a quarter of a megabyte, in a core's own cache
 ROWS = 8  # of outputs, at least, for as many lines are laid out again at the border of each such band
 
 Connected = nn.Linear | QuantisedLinear

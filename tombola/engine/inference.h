@@ -167,25 +167,33 @@ static INLINE void NAME(lay_rows)(const REAL *row, long width, long rows, const 
         for (long j = 0; j < pitch; j += W) STORE(line + j, (VEC)((IVEC)LOADU(row + j) & keep[j / W]));
 }
 
+static INLINE void NAME(lay_zeros)(long rows, REAL *line, long pitch, long far) {
+    for (; rows > 0; rows--, line += far)
+        for (long j = 0; j < pitch; j += W) STORE(line + j, SET1(0));
+}
+
 /* The rows of `images` that outputs from row `first` on need. What is left and right of an image is 0 from the beginning. */
 static void NAME(lay_out)(const convolution *c, const REAL *x, long images, long first, REAL *room) {
-    const long width = c->width, height = c->height, line = c->line, above = first * c->stride - c->padding;
-    for (const moved *m = c->moved, *end = m + c->n_moved; m < end; m++, room += c->pitch) {
-        REAL *to = room;
-        long begin = 0, stop = 0; /* rows that are laid out together */
-        if (m->keep >= 0) {
-            begin = m->channel == 0 && m->move < 0; /* beside all others there is another row */
-            stop = m->channel == c->in - 1 && m->move + c->pitch > width ? height - 1 : height;
-            if (begin < above) begin = above;
-            if (stop > above + c->rows) stop = above + c->rows;
-            const REAL *from = x + ((long)m->channel * height + begin) * width + m->move;
-            NAME(lay_rows)(from, width, stop - begin, (const IVEC *)(c->keep + m->keep), to + (begin - above) * line, c->pitch, line);
+    const long width = c->width, height = c->height, pitch = c->pitch, line = c->line;
+    const long above = first * c->stride - c->padding, below = above + c->rows;
+    for (const moved *m = c->moved, *end = m + c->n_moved; m < end; m++, room += pitch) {
+        if (m->keep < 0) {
+            REAL *to = room;
+            for (long phase = 0; phase < c->stride; phase++)
+                for (long i = 0; i < c->rows; i++, to += line) NAME(lay_row)(c, m, x, images, above + phase + i * c->stride, to);
+            continue;
         }
-        for (long phase = 0; phase < c->stride; phase++)
-            for (long i = 0, r = above + phase; i < c->rows; i++, r += c->stride, to += line) {
-                if (r == begin && begin < stop) i += stop - begin, r += stop - begin, to += (stop - begin) * line;
-                if (i < c->rows) NAME(lay_row)(c, m, x, images, r, to);
-            }
+        /* Of the first and the last row of all there is none beside. */
+        long begin = m->channel == 0 && m->move < 0, stop = height - (m->channel == c->in - 1 && m->move + pitch > width);
+        long top = above < 0 ? 0 : above, bottom = below < height ? below : height;
+        if (top < begin) NAME(lay_row)(c, m, x, 1, 0, room - above * line);
+        if (bottom > stop) NAME(lay_row)(c, m, x, 1, height - 1, room + (height - 1 - above) * line);
+        if (begin < top) begin = top;
+        if (stop > bottom) stop = bottom;
+        NAME(lay_zeros)(-above, room, pitch, line);
+        NAME(lay_rows)(x + ((long)m->channel * height + begin) * width + m->move, width, stop - begin,
+                       (const IVEC *)(c->keep + m->keep), room + (begin - above) * line, pitch, line);
+        NAME(lay_zeros)(below - height, room + (height - above) * line, pitch, line);
     }
 }
 
@@ -229,12 +237,17 @@ static void NAME(deal)(const convolution *c, const REAL *block, long rows, long 
     }
 }
 
-/* Outputs of all rows of a band, one output after the other: its few weights are at hand for all of the band. */
-static void NAME(slide_band)(const convolution *c, const REAL *room, long images, long rows, REAL *y) {
+/* Outputs of all rows of a band, one output after the other: its few weights are at hand for all of the band. Meanwhile
+   `ahead`, what is laid out next, comes from memory. */
+static void NAME(slide_band)(const convolution *c, const REAL *room, long images, long rows, const char *ahead,
+                             const char *all, REAL *y) {
+    const long share = (all - ahead) / c->out + LINE;
     const long across = c->pitch / W, map = c->out_height * c->out_width, line = c->line;
     const int straight = c->pitch == c->out_width; /* a row of the map is a row of vectors */
     for (long o = 0; o < c->out; o++) {
         REAL *to = y + c->order[o] * map;
+        for (const char *stop = all - ahead < share ? all : ahead + share; ahead < stop; ahead += LINE)
+            __builtin_prefetch(ahead, 0, 2);
         for (long j = 0, v; j < across; j += v) {
             v = across - j >= 8 ? 8 : across - j >= 4 ? 4 : across - j >= 2 ? 2 : 1;
             for (long r = 0, h; r < rows; r += h) {
@@ -257,16 +270,18 @@ static void NAME(slide_band)(const convolution *c, const REAL *room, long images
 }
 
 static void NAME(slide)(const convolution *c, const REAL *x, long images, REAL *y, REAL *room) {
-    const long width = c->out_width, map = c->out_height * width;
-    for (long left = images; left > 0; left -= c->abreast) {
-        long now = left < c->abreast ? left : c->abreast;
-        for (long first = 0; first < c->out_height; first += c->band) {
-            long rows = c->out_height - first < c->band ? c->out_height - first : c->band;
+    const long width = c->out_width, height = c->out_height, size = c->in * c->height * c->width;
+    for (long left = images, now; left > 0; left -= now, x += now * size, y += now * c->out * height * width) {
+        now = left < c->abreast ? left : c->abreast;
+        long bytes = sizeof(REAL) * size * (left - now < c->abreast ? left - now : c->abreast);
+        const char *next = (const char *)(x + now * size);
+        if (bytes > AHEAD) bytes = 0;
+        for (long first = 0; first < height; first += c->band) {
+            long rows = height - first < c->band ? height - first : c->band;
+            const char *ahead = next + bytes * first / height, *all = next + bytes * (first + rows) / height;
             NAME(lay_out)(c, x, now, first, room);
-            NAME(slide_band)(c, room, now, rows, y + first * width);
+            NAME(slide_band)(c, room, now, rows, ahead, all, y + first * width);
         }
-        x += now * c->in * c->height * c->width;
-        y += now * c->out * map;
     }
 }
 

@@ -94,6 +94,7 @@ typedef struct {
     const segment *segments;       /* one for each row, by length: the processor then foresees the end of the run */
 } pack;
 
+#define AHEAD (1 << 19) /* bytes that may come to the second cache before they are needed */
 #define FEW 2 /* so many examples are not worth turning round */
 
 /* A fully connected layer that is only asked for its outputs: its living weights by rows, and, for single examples, slices

@@ -209,6 +209,16 @@ def test_constants_that_meet_a_padding_are_carried_by_one_channel() -> None:
     assert outputs(small, examples(2, 6, 6)) == [3, 3, 2]
 
 
+def test_what_a_constant_becomes_behind_a_padding_is_not_constant() -> None:
+    """Unit 0 of the second convolution reads constants only, and is another number at the border than inside."""
+    model, mask = drawn(nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 3, 3, padding=1), nn.Conv2d(3, 2, 1)), 1.0)
+    mask = channel_dies(model, mask, "0.weight", 0, 1)
+    alive = mask["1.weight"].clone()
+    alive[0, 2:] = False
+    small = compacted(model, Mask({**mask, "1.weight": alive}), examples(2, 5, 5))
+    assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]
+
+
 def test_a_channel_whose_norm_has_gamma_0_is_constant() -> None:
     parts = [nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)]
     model, mask = drawn(nn.Sequential(*parts), 1.0)
@@ -329,23 +339,34 @@ def test_branches_that_meet_again_compute_the_same(seed: int, density: float) ->
     compacted(model, mask, examples(2, 6, 6))
 
 
-class Sum(nn.Module):
-    def __init__(self, channels: int) -> None:
+class Two(nn.Module):
+    """Two convolutions that meet."""
+
+    def __init__(self, meet: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.left, self.right = nn.Conv2d(2, channels, 3, bias=True), nn.Conv2d(2, channels, 3, bias=True)
-        self.last = nn.Conv2d(channels, 2, 1)
+        self.left, self.right, self.meet = nn.Conv2d(2, 5, 3), nn.Conv2d(2, 5, 3), meet
+        self.last = nn.Conv2d(5, 2, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        scores: Tensor = self.last(torch.sigmoid(self.left(maps) + self.right(maps)))
+        scores: Tensor = self.last(torch.sigmoid(self.meet(self.left(maps), self.right(maps).relu())))
         return scores
 
 
 def test_a_channel_of_a_sum_goes_if_all_that_is_added_is_constant() -> None:
-    model, mask = drawn(Sum(5), 1.0)
-    mask = channel_dies(model, mask, "left.weight", 0, 1, 2)
-    mask = channel_dies(model, mask, "right.weight", 1, 2, 3)
-    small = compacted(model, mask, examples(2, 5, 5))
-    assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]  # 1 and 2 are constant on both sides
+    for meet in (torch.add, lambda left, right: left - right):
+        model, mask = drawn(Two(meet), 1.0)
+        mask = channel_dies(model, mask, "left.weight", 0, 1, 2)
+        mask = channel_dies(model, mask, "right.weight", 1, 2, 3)
+        small = compacted(model, mask, examples(2, 5, 5))
+        assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]  # 1 and 2 are constant on both sides
+
+
+def test_a_channel_of_a_product_goes_if_one_side_is_0() -> None:
+    model, mask = drawn(Two(torch.mul), 1.0)
+    with torch.no_grad():
+        model.get_parameter("right.bias").copy_(torch.tensor([-1.0, 1.0, -1.0, 1.0, -1.0]))  # before a ReLU
+    small = compacted(model, channel_dies(model, mask, "right.weight", 0, 1, 2), examples(2, 5, 5))
+    assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]
 
 
 class Written(nn.Module):

@@ -544,6 +544,11 @@ def test_a_mask_of_another_model_is_refused() -> None:
             )
 
 
+def test_an_example_of_another_shape_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"the example: expected what Sequential can be called with, found \(1, 3\)"):
+        compact(nn.Sequential(nn.Linear(2, 2)), Mask({}), torch.zeros(1, 3))
+
+
 def test_a_model_that_torch_has_pruned_is_refused_with_what_to_do() -> None:  # S10
     model = nn.Sequential(nn.Linear(2, 2))
     random_unstructured(model[0], "weight", amount=1)

@@ -143,13 +143,11 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
     """Follow the channels through one call of `model`, which is in eval mode.
 
     Raises:
-        BadInput: what the model calls depends on its input's values, so that there is no one graph of calls.
+        BadInput: what the model calls depends on its input's values, so that there is no one graph of calls; or it
+            cannot be called with `example`.
     """
     graph = _trace(model)
-    shapes = _Shapes(model, graph)
-    with torch.no_grad():
-        shapes.run(*example)
-    follower = _Follower(model, graph, shapes.found)
+    follower = _Follower(model, graph, _shapes(model, graph, example))
     for node in graph.nodes:
         follower.visit(node)
     return follower.flow()
@@ -182,6 +180,22 @@ def _trace(model: nn.Module) -> fx.Graph:
             found=str(error).splitlines()[0] if str(error) else type(error).__name__,
             todo="It cannot be compacted; quantised and exported it can be.",
         ) from error
+
+
+def _shapes(model: nn.Module, graph: fx.Graph, example: tuple[Tensor, ...]) -> dict[fx.Node, tuple[int, ...]]:
+    """The shape of each tensor when the model is called with `example`."""
+    shapes = _Shapes(model, graph)
+    try:
+        with torch.no_grad():
+            shapes.run(*example)
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise BadInput(
+            where="the example",
+            expected=f"what {type(model).__name__} can be called with",
+            found=", ".join(str(tuple(each.shape)) for each in example) + f" ({str(error).splitlines()[0]})",
+            todo="Give it a batch of inputs, as a tensor or a tuple of them.",
+        ) from error
+    return shapes.found
 
 
 class _Shapes(fx.Interpreter):

@@ -369,26 +369,65 @@ def test_a_channel_of_a_product_goes_if_one_side_is_0() -> None:
     assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]
 
 
-class Written(nn.Module):
-    """As tutorials have it, with the width of the flattening in the code."""
+class Tapped(nn.Module):
+    """A sum, one side of which is read behind a padding too."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.left, self.right, self.last = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 4, 3), nn.Conv2d(4, 2, 1)
+        self.tap = nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        left = self.left(maps)
+        scores: Tensor = self.last(left + self.right(maps)) + self.tap(left)
+        return scores
+
+
+def test_a_channel_that_stays_anyway_carries_the_constants() -> None:
+    model, mask = drawn(Tapped(), 1.0)
+    with torch.no_grad():
+        model.get_parameter("left.bias").copy_(torch.tensor([9.0, 1.0, 0.0, 0.0]))
+    mask = channel_dies(model, channel_dies(model, mask, "left.weight", 0, 1), "right.weight", 0)
+    small = compacted(model, mask, examples(2, 6, 6))
+    assert outputs(small, examples(2, 6, 6)) == [3, 3, 2, 2]  # channel 0 is gone, 1 is what `right` varies
+
+
+class Written(nn.Module):
+    """As tutorials have it, with the width of the flattening in the code."""
+
+    def __init__(self, flatten: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.flatten = flatten
         self.conv, self.hidden, self.output = nn.Conv2d(1, 6, 3), nn.Linear(6 * 4, 8), nn.Linear(8, 3)
 
     def forward(self, maps: Tensor) -> Tensor:
-        values = F.max_pool2d(F.relu(self.conv(maps)), 2).view(-1, 6 * 2 * 2)
+        values = self.flatten(F.max_pool2d(F.relu(self.conv(maps)), 2))
         scores: Tensor = self.output(F.relu(self.hidden(values), inplace=True))
         return scores
 
 
-def test_a_width_that_is_written_into_the_code_is_rewritten() -> None:
-    model, mask = drawn(Written(), 1.0)
+def named(values: Tensor) -> Tensor:
+    return torch.reshape(values, shape=(-1, 24))
+
+
+def computed(values: Tensor) -> Tensor:
+    return values.view(values.size(0), values.size(1) * 4)
+
+
+@pytest.mark.parametrize("flatten", [lambda values: values.view(-1, 6 * 2 * 2), lambda x: x.reshape((-1, 24)), named])
+def test_a_width_that_is_written_into_the_code_is_rewritten(flatten: Callable[[Tensor], Tensor]) -> None:
+    model, mask = drawn(Written(flatten), 1.0)
     assert isinstance(compacted(model, mask, examples(1, 6, 6)), Written)
     small = compacted(model, channel_dies(model, mask, "conv.weight", 1, 4), examples(1, 6, 6))
     assert isinstance(small, fx.GraphModule)
     assert outputs(small, examples(1, 6, 6)) == [4, 8, 3]
     assert list(small.state_dict()) == list(model.state_dict())
+
+
+def test_a_width_that_is_computed_from_the_channels_keeps_them() -> None:
+    model, mask = drawn(Written(computed), 1.0)
+    small = compacted(model, channel_dies(model, mask, "conv.weight", 1, 4), examples(1, 6, 6))
+    assert outputs(small, examples(1, 6, 6)) == [6, 8, 3]
 
 
 class Overwriting(nn.Module):

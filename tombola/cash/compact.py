@@ -336,7 +336,7 @@ def _without_written_widths(model: nn.Module, found: Flow, picked: _Picked) -> n
         return model
     for node in outdated:
         with found.graph.inserting_before(node):
-            flat = found.graph.call_function(torch.flatten, (node.args[0], 1))
+            flat = found.graph.call_function(torch.flatten, (node.all_input_nodes[0], 1))
         node.replace_all_uses_with(flat)
         found.graph.erase_node(node)
     return fx.GraphModule(model, found.graph, type(model).__name__)

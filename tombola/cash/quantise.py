@@ -1,9 +1,9 @@
 """Weights as whole numbers of eight bits: a quarter of the memory, activations as they were.
 
-They are turned back into floats at each call, which makes this form no faster. torch can also multiply int8 by int8, but
-rounds the activations too for that. Measured on one core of an AVX-512 CPU, 300 x 784: as long as float32 at batch 1,
-half as long at batch 64, with errors of up to 3 % of the outputs' standard deviation; and what is public of it is
-deprecated.
+They are turned back into floats at each call, which makes this form no faster. torch can also multiply int8 by int8,
+but rounds the activations too for that. Measured on one core of an AVX-512 CPU, 300 x 784: as long as float32 at
+batch 1, half as long at batch 64, with errors of up to 3 % of the outputs' standard deviation; and what is public of
+it is deprecated.
 """
 
 import copy

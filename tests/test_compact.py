@@ -139,6 +139,15 @@ def test_a_layer_may_be_the_last_or_the_only_one(density: float) -> None:  # P6
         assert small(examples(*shape)).shape[1] == 3
 
 
+def test_a_layer_that_nobody_reads_keeps_one_unit_of_zeros() -> None:
+    model, mask = drawn(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2)), 1.0)
+    dead = torch.zeros(2, 5, dtype=torch.bool)
+    small = compacted(model, Mask({**mask, "2.weight": dead}), examples(3))
+    assert [size.living for size in sizes(small, examples(3)).values()] == [0, 0, 0]
+    assert outputs(small, examples(3)) == [1, 1, 2]
+    assert torch.equal(small.get_parameter("2.bias"), model.get_parameter("2.bias"))
+
+
 def test_features_of_the_input_that_nobody_reads_are_left_out_by_a_gather() -> None:
     model, mask = drawn(models.build("lenet-6-4", (1, 3, 3), 2, "glorot-normal", init_seed=0), 1.0)
     dead = mask["fc1.weight"].clone()
@@ -217,6 +226,22 @@ def test_what_a_constant_becomes_behind_a_padding_is_not_constant() -> None:
     alive[0, 2:] = False
     small = compacted(model, Mask({**mask, "1.weight": alive}), examples(2, 5, 5))
     assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]
+
+
+class Padded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 2, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        scores: Tensor = self.last(F.pad(self.first(maps).sigmoid(), (0, 2, 1, 0)))
+        return scores
+
+
+def test_a_constant_that_is_padded_by_a_function_stays() -> None:
+    model, mask = drawn(Padded(), 1.0)
+    small = compacted(model, channel_dies(model, mask, "first.weight", 0, 2), examples(2, 6, 6))
+    assert outputs(small, examples(2, 6, 6)) == [4, 2]
 
 
 def test_a_channel_whose_norm_has_gamma_0_is_constant() -> None:

@@ -139,6 +139,15 @@ def test_a_layer_may_be_the_last_or_the_only_one(density: float) -> None:  # P6
         assert small(examples(*shape)).shape[1] == 3
 
 
+def test_a_layer_that_nobody_reads_keeps_one_unit_of_zeros() -> None:
+    model, mask = drawn(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2)), 1.0)
+    dead = torch.zeros(2, 5, dtype=torch.bool)
+    small = compacted(model, Mask({**mask, "2.weight": dead}), examples(3))
+    assert [size.living for size in sizes(small, examples(3)).values()] == [0, 0, 0]
+    assert outputs(small, examples(3)) == [1, 1, 2]
+    assert torch.equal(small.get_parameter("2.bias"), model.get_parameter("2.bias"))
+
+
 def test_features_of_the_input_that_nobody_reads_are_left_out_by_a_gather() -> None:
     model, mask = drawn(models.build("lenet-6-4", (1, 3, 3), 2, "glorot-normal", init_seed=0), 1.0)
     dead = mask["fc1.weight"].clone()
@@ -207,6 +216,32 @@ def test_constants_that_meet_a_padding_are_carried_by_one_channel() -> None:
         zero.get_parameter("0.bias").fill_(-9.0)  # relu(-9) = 0, which a padding does not change
     small = compacted(zero, channel_dies(zero, mask, "0.weight", 0, 2, 5), examples(2, 6, 6))
     assert outputs(small, examples(2, 6, 6)) == [3, 3, 2]
+
+
+def test_what_a_constant_becomes_behind_a_padding_is_not_constant() -> None:
+    """Unit 0 of the second convolution reads constants only, and is another number at the border than inside."""
+    model, mask = drawn(nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 3, 3, padding=1), nn.Conv2d(3, 2, 1)), 1.0)
+    mask = channel_dies(model, mask, "0.weight", 0, 1)
+    alive = mask["1.weight"].clone()
+    alive[0, 2:] = False
+    small = compacted(model, Mask({**mask, "1.weight": alive}), examples(2, 5, 5))
+    assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]
+
+
+class Padded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 2, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        scores: Tensor = self.last(F.pad(self.first(maps).sigmoid(), (0, 2, 1, 0)))
+        return scores
+
+
+def test_a_constant_that_is_padded_by_a_function_stays() -> None:
+    model, mask = drawn(Padded(), 1.0)
+    small = compacted(model, channel_dies(model, mask, "first.weight", 0, 2), examples(2, 6, 6))
+    assert outputs(small, examples(2, 6, 6)) == [4, 2]
 
 
 def test_a_channel_whose_norm_has_gamma_0_is_constant() -> None:
@@ -329,45 +364,95 @@ def test_branches_that_meet_again_compute_the_same(seed: int, density: float) ->
     compacted(model, mask, examples(2, 6, 6))
 
 
-class Sum(nn.Module):
-    def __init__(self, channels: int) -> None:
+class Two(nn.Module):
+    """Two convolutions that meet."""
+
+    def __init__(self, meet: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.left, self.right = nn.Conv2d(2, channels, 3, bias=True), nn.Conv2d(2, channels, 3, bias=True)
-        self.last = nn.Conv2d(channels, 2, 1)
+        self.left, self.right, self.meet = nn.Conv2d(2, 5, 3), nn.Conv2d(2, 5, 3), meet
+        self.last = nn.Conv2d(5, 2, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        scores: Tensor = self.last(torch.sigmoid(self.left(maps) + self.right(maps)))
+        scores: Tensor = self.last(torch.sigmoid(self.meet(self.left(maps), self.right(maps).relu())))
         return scores
 
 
 def test_a_channel_of_a_sum_goes_if_all_that_is_added_is_constant() -> None:
-    model, mask = drawn(Sum(5), 1.0)
-    mask = channel_dies(model, mask, "left.weight", 0, 1, 2)
-    mask = channel_dies(model, mask, "right.weight", 1, 2, 3)
-    small = compacted(model, mask, examples(2, 5, 5))
-    assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]  # 1 and 2 are constant on both sides
+    for meet in (torch.add, lambda left, right: left - right):
+        model, mask = drawn(Two(meet), 1.0)
+        mask = channel_dies(model, mask, "left.weight", 0, 1, 2)
+        mask = channel_dies(model, mask, "right.weight", 1, 2, 3)
+        small = compacted(model, mask, examples(2, 5, 5))
+        assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]  # 1 and 2 are constant on both sides
+
+
+def test_a_channel_of_a_product_goes_if_one_side_is_0() -> None:
+    model, mask = drawn(Two(torch.mul), 1.0)
+    with torch.no_grad():
+        model.get_parameter("right.bias").copy_(torch.tensor([-1.0, 1.0, -1.0, 1.0, -1.0]))  # before a ReLU
+    small = compacted(model, channel_dies(model, mask, "right.weight", 0, 1, 2), examples(2, 5, 5))
+    assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]
+
+
+class Tapped(nn.Module):
+    """A sum, one side of which is read behind a padding too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.last = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 4, 3), nn.Conv2d(4, 2, 1)
+        self.tap = nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        left = self.left(maps)
+        scores: Tensor = self.last(left + self.right(maps)) + self.tap(left)
+        return scores
+
+
+def test_a_channel_that_stays_anyway_carries_the_constants() -> None:
+    model, mask = drawn(Tapped(), 1.0)
+    with torch.no_grad():
+        model.get_parameter("left.bias").copy_(torch.tensor([9.0, 1.0, 0.0, 0.0]))
+    mask = channel_dies(model, channel_dies(model, mask, "left.weight", 0, 1), "right.weight", 0)
+    small = compacted(model, mask, examples(2, 6, 6))
+    assert outputs(small, examples(2, 6, 6)) == [3, 3, 2, 2]  # channel 0 is gone, 1 is what `right` varies
 
 
 class Written(nn.Module):
     """As tutorials have it, with the width of the flattening in the code."""
 
-    def __init__(self) -> None:
+    def __init__(self, flatten: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
+        self.flatten = flatten
         self.conv, self.hidden, self.output = nn.Conv2d(1, 6, 3), nn.Linear(6 * 4, 8), nn.Linear(8, 3)
 
     def forward(self, maps: Tensor) -> Tensor:
-        values = F.max_pool2d(F.relu(self.conv(maps)), 2).view(-1, 6 * 2 * 2)
+        values = self.flatten(F.max_pool2d(F.relu(self.conv(maps)), 2))
         scores: Tensor = self.output(F.relu(self.hidden(values), inplace=True))
         return scores
 
 
-def test_a_width_that_is_written_into_the_code_is_rewritten() -> None:
-    model, mask = drawn(Written(), 1.0)
+def named(values: Tensor) -> Tensor:
+    return torch.reshape(values, shape=(-1, 24))
+
+
+def computed(values: Tensor) -> Tensor:
+    return values.view(values.size(0), values.size(1) * 4)
+
+
+@pytest.mark.parametrize("flatten", [lambda values: values.view(-1, 6 * 2 * 2), lambda x: x.reshape((-1, 24)), named])
+def test_a_width_that_is_written_into_the_code_is_rewritten(flatten: Callable[[Tensor], Tensor]) -> None:
+    model, mask = drawn(Written(flatten), 1.0)
     assert isinstance(compacted(model, mask, examples(1, 6, 6)), Written)
     small = compacted(model, channel_dies(model, mask, "conv.weight", 1, 4), examples(1, 6, 6))
     assert isinstance(small, fx.GraphModule)
     assert outputs(small, examples(1, 6, 6)) == [4, 8, 3]
     assert list(small.state_dict()) == list(model.state_dict())
+
+
+def test_a_width_that_is_computed_from_the_channels_keeps_them() -> None:
+    model, mask = drawn(Written(computed), 1.0)
+    small = compacted(model, channel_dies(model, mask, "conv.weight", 1, 4), examples(1, 6, 6))
+    assert outputs(small, examples(1, 6, 6)) == [6, 8, 3]
 
 
 class Overwriting(nn.Module):
@@ -521,6 +606,11 @@ def test_a_mask_of_another_model_is_refused() -> None:
             compact(
                 nn.Sequential(nn.Linear(2, 2)), Mask({name: torch.ones(shape, dtype=torch.bool)}), torch.zeros(1, 2)
             )
+
+
+def test_an_example_of_another_shape_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"the example: expected what Sequential can be called with, found \(1, 3\)"):
+        compact(nn.Sequential(nn.Linear(2, 2)), Mask({}), torch.zeros(1, 3))
 
 
 def test_a_model_that_torch_has_pruned_is_refused_with_what_to_do() -> None:  # S10

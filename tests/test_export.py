@@ -175,9 +175,13 @@ def test_tied_weights_are_written_once_and_stay_tied(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
-    to_safetensors(nn.Sequential(nn.Linear(2, 2)), tmp_path / "model.safetensors")
-    with pytest.raises(BadInput, match="another model"):
-        from_safetensors(nn.Sequential(nn.ReLU(), nn.Linear(2, 2)), tmp_path / "model.safetensors")
+    to_safetensors(ticket("lenet-20-10")[1], tmp_path / "gathered.safetensors")
+    to_safetensors(nn.Sequential(nn.Conv2d(2, 2, 3)), tmp_path / "model.safetensors")
+    others = [nn.Linear(2, 2), nn.Conv2d(2, 2, 5), nn.Conv1d(2, 2, 3), nn.Sequential(nn.Conv2d(2, 2, 3)), nn.ReLU()]
+    for other in others:
+        for name in ("model", "gathered"):
+            with pytest.raises(BadInput, match="another model"):
+                from_safetensors(nn.Sequential(other), tmp_path / f"{name}.safetensors")
     (tmp_path / "no.safetensors").write_bytes(b"something else")
     for name in ("no.safetensors", "absent.safetensors"):
         with pytest.raises(BadInput, match=f"{name}: expected a safetensors file"):

@@ -17,7 +17,7 @@ from tombola import mask as masks
 from tombola import weights
 from tombola.cash import flow
 from tombola.cash.flow import Flow, Layer, is_attention
-from tombola.cash.quantise import quantised
+from tombola.cash.quantise import quantised_layer
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.weights import Weights
@@ -62,7 +62,8 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
         its code, `x.view(-1, 400)`, is it a `torch.fx.GraphModule` instead.
 
     Raises:
-        BadInput: the mask is another model's, or what the model calls depends on its input's values.
+        BadInput: the mask is another model's, the model cannot be called with `example`, or what it calls depends on
+            its input's values.
 
     >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> alive = Mask({"0.weight": torch.tensor([[True, True, False], [False, False, False]])})
@@ -102,8 +103,9 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     )
     """
     small = copy.deepcopy(model).eval()
-    for name in [name.removesuffix(".inputs.index") for name in values if name.endswith(".inputs.index")]:
-        _put_inputs_before(small, name, values[f"{name}.inputs.index"])
+    for name, module in list(small.named_modules()):
+        if type(module) is nn.Linear and f"{name}.inputs.index" in values:
+            _put_inputs_before(small, name, values[f"{name}.inputs.index"])
     for name, module in list(small.named_modules()):
         if type(module) in _RESIZED:
             shapes = {part: values[f"{name}.{part}"].shape for part in _TENSORS if f"{name}.{part}" in values}
@@ -111,7 +113,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
         if is_attention(module) and f"{name}.query.weight" in values:
             _tell_heads(module, len(values[f"{name}.query.weight"]))
         if f"{name}.scale" in values:
-            small.set_submodule(name, quantised(module))
+            small.set_submodule(name, quantised_layer(module))
     return small
 
 
@@ -252,8 +254,8 @@ def _shrink(module: Any, layer: Layer, picked: _Picked) -> Tensor:
 
 def _put_inputs_before(model: nn.Module, name: str, index: Tensor) -> None:
     """Let a linear layer read only the features of `index`."""
-    layer = model.get_submodule(name)
-    inputs = Inputs(index.to(next(layer.parameters()).device))
+    layer: Any = model.get_submodule(name)
+    inputs = Inputs(index.to(layer.weight.device))
     model.set_submodule(name, nn.Sequential(OrderedDict(inputs=inputs, linear=layer)))
 
 
@@ -267,10 +269,11 @@ def _slice(module: Any, stays: Tensor) -> None:
 
 
 def _reshape(module: Any, shapes: Mapping[str, torch.Size]) -> None:
-    """Give a module tensors of other shapes, where they are others; tied ones never are."""
+    """Give a module as many units and inputs as `shapes` have; another kind of layer is not made of it."""
     for name, shape in shapes.items():
         old = getattr(module, name)
-        if old is None or old.shape != shape:
+        alike = old is None or (old.dim() == len(shape) and old.shape[2:] == shape[2:])
+        if alike and (old is None or old.shape != shape):  # tied ones never are
             _put(module, name, torch.zeros(shape))
             _tell_sizes(module)
 
@@ -333,7 +336,7 @@ def _without_written_widths(model: nn.Module, found: Flow, picked: _Picked) -> n
         return model
     for node in outdated:
         with found.graph.inserting_before(node):
-            flat = found.graph.call_function(torch.flatten, (node.args[0], 1))
+            flat = found.graph.call_function(torch.flatten, (node.all_input_nodes[0], 1))
         node.replace_all_uses_with(flat)
         found.graph.erase_node(node)
     return fx.GraphModule(model, found.graph, type(model).__name__)

@@ -143,13 +143,11 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
     """Follow the channels through one call of `model`, which is in eval mode.
 
     Raises:
-        BadInput: what the model calls depends on its input's values, so that there is no one graph of calls.
+        BadInput: what the model calls depends on its input's values, so that there is no one graph of calls; or it
+            cannot be called with `example`.
     """
     graph = _trace(model)
-    shapes = _Shapes(model, graph)
-    with torch.no_grad():
-        shapes.run(*example)
-    follower = _Follower(model, graph, shapes.found)
+    follower = _Follower(model, graph, _shapes(model, graph, example))
     for node in graph.nodes:
         follower.visit(node)
     return follower.flow()
@@ -163,11 +161,6 @@ def is_attention(module: nn.Module) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self) -> None:
-        super().__init__(autowrap_functions=(torch.arange, torch.zeros, torch.ones, torch.full))
-        # fx looks for these in the globals of a model's file only, where torch.arange(x.shape[1]) is not found.
-        self._autowrap_search.append(torch)
-
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_attention(m) or super().is_leaf_module(m, module_qualified_name)
 
@@ -182,6 +175,22 @@ def _trace(model: nn.Module) -> fx.Graph:
             found=str(error).splitlines()[0] if str(error) else type(error).__name__,
             todo="It cannot be compacted; quantised and exported it can be.",
         ) from error
+
+
+def _shapes(model: nn.Module, graph: fx.Graph, example: tuple[Tensor, ...]) -> dict[fx.Node, tuple[int, ...]]:
+    """The shape of each tensor when the model is called with `example`."""
+    shapes = _Shapes(model, graph)
+    try:
+        with torch.no_grad():
+            shapes.run(*example)
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise BadInput(
+            where="the example",
+            expected=f"what {type(model).__name__} can be called with",
+            found=", ".join(str(tuple(each.shape)) for each in example) + f" ({str(error).splitlines()[0]})",
+            todo="Give it a batch of inputs, as a tensor or a tuple of them.",
+        ) from error
+    return shapes.found
 
 
 class _Shapes(fx.Interpreter):
@@ -284,7 +293,7 @@ class _Follower:
             return any(self._overwrites(later, user) for later in user.users)
         method = user.op == "call_method" and str(user.target).endswith("_")
         function = user.target in _IN_PLACE or bool(user.kwargs.get("inplace"))
-        return user.args[:1] == (node,) and (method or function or bool(getattr(module, "inplace", False)))
+        return _source(user) is node and (method or function or bool(getattr(module, "inplace", False)))
 
     # ---- units
 
@@ -307,8 +316,10 @@ class _Follower:
         return None
 
     def _asks_other_sizes(self, node: fx.Node, axis: int) -> bool:
-        """Whether `node` only asks how long axes other than `axis` are, like the x.size(0) of a flattening."""
-        source = node.all_input_nodes[0]
+        """Whether `node` asks for nothing that depends on `axis`: sizes of others, like x.size(0), or the device."""
+        source = _source(node)
+        if node.target is getattr and node.args[1] in ("device", "dtype", "ndim"):
+            return True
         if node.op == "call_method" and node.target == "size" and len(node.args) == 2:
             asked: list[Any] = [node.args[1]]
         elif (node.op, node.target, node.args[1:]) in (
@@ -449,7 +460,7 @@ class _Follower:
         dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         dims = dims if isinstance(dims, (list, tuple)) else (dims,)
         over = {dim % rank if isinstance(dim, int) else 0 for dim in dims}
-        if channels is None or over & {0, channels.axis}:
+        if channels is None or not over or over & {0, channels.axis}:
             return self._barrier(node)
         gone = sum(dim < channels.axis for dim in over) if len(self.shapes[node]) < rank else 0
         return Channels(channels.axis - gone, channels.units, channels.constants)
@@ -458,7 +469,8 @@ class _Follower:
         """A flattening of all axes but the batch's: a channel becomes as many features as it had positions."""
         source = _source(node)
         before, after = self.shapes[source], self.shapes[node]
-        if len(after) != 2 or before[:1] != after[:1]:
+        width = _width(node)
+        if len(after) != 2 or before[:1] != after[:1] or not isinstance(width, int):
             return self._barrier(node)
         channels = self.values[source]
         if channels is None:
@@ -470,7 +482,7 @@ class _Follower:
             places = [-1 if axis == channels.axis else 1 for axis in range(1, len(before))]
             return values.view(places).expand(before[1:]).flatten()
 
-        if node.target in _VIEWS and _last(node) not in (-1, None):
+        if width != -1:
             self.flattenings.append((node, channels.units))
         return Channels(1, spread(channels.units), spread(channels.constants))
 
@@ -532,11 +544,13 @@ def _keeps_constants(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return not name.startswith("avg") or plain
 
 
-def _last(node: fx.Node) -> Any:
-    """The last size that a view is asked for."""
-    sizes = node.args[1:] or (None,)
+def _width(node: fx.Node) -> Any:
+    """The last size that a view is asked for, -1 where it follows from the others."""
+    if node.target not in _VIEWS:
+        return -1
+    sizes = [*node.args[1:], *node.kwargs.values()]
     last = sizes[-1]
-    return last[-1] if isinstance(last, (list, tuple)) else last if isinstance(last, int) else None
+    return last[-1] if isinstance(last, (list, tuple)) else last
 
 
 def _source(node: fx.Node) -> fx.Node:

@@ -1,4 +1,4 @@
-"""Layers for CPUs that cost what their living weights cost: drop-in modules around compiled kernels (engine/inference.h).
+"""Layers for CPUs that cost what their living weights cost: drop-in modules around kernels (engine/inference.h).
 
 They infer; they do not train. Where they pay is measured, layer by layer: at 20 % density and more a dense product is
 often faster, and then stays.
@@ -61,7 +61,7 @@ def sparse(model: nn.Module, example: Tensor, *, everywhere: bool = False) -> nn
             found="none: when Tombola was installed there was no C compiler that could do it",
             todo="Install one and Tombola again; `cash.compact` needs none.",
         )
-    graph = _fused(_traced(copy.deepcopy(model).eval()))
+    graph = _fused(_traced(copy.deepcopy(model).eval()), example)
     runs = list(_runs(graph))
     given = _given(graph, [run.first for run in runs], example)
     for run in runs:
@@ -497,11 +497,19 @@ class _Run:
 
     def replace(self, graph: fx.GraphModule, new: nn.Module) -> None:
         name = "sparse_" + self.modules[0].replace(".", "_")
+        while hasattr(graph, name):  # the layer is called again, perhaps without a ReLU
+            name += "_"
         graph.add_submodule(name, new)
         with graph.graph.inserting_before(self.first):
             node = graph.graph.call_module(name, self.first.args[:1])
         self.last.replace_all_uses_with(node)
-        graph.graph.eliminate_dead_code()
+        # Not `eliminate_dead_code`: nothing may read what a ReLU in place gives, and it matters all the same.
+        old = self.last
+        while old is not self.first:
+            before = old.all_input_nodes[0]
+            graph.graph.erase_node(old)
+            old = before
+        graph.graph.erase_node(old)
 
 
 class _Tracer(fx.Tracer):
@@ -525,11 +533,14 @@ def _traced(model: nn.Module) -> fx.GraphModule:
         ) from error
 
 
-def _fused(graph: fx.GraphModule) -> fx.GraphModule:
+def _fused(graph: fx.GraphModule, example: Tensor) -> fx.GraphModule:
     """Batch normalisations become part of the layers whose only readers they are."""
     modules = dict(graph.named_modules())
-    for node in list(graph.graph.nodes):
-        before = node.args[0] if node.op == "call_module" and node.args else None
+    called = [node for node in graph.graph.nodes if node.op == "call_module" and node.args]
+    of_units = [node for node in called if isinstance(modules[str(node.target)], nn.BatchNorm1d)]
+    given = _given(graph, of_units, example) if of_units else {}
+    for node in called:
+        before = node.args[0]
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
         norm, layer = modules[str(node.target)], modules[str(before.target)]
@@ -541,7 +552,7 @@ def _fused(graph: fx.GraphModule) -> fx.GraphModule:
             continue
         if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
             new: nn.Module = fusion.fuse_conv_bn_eval(layer, norm)
-        elif type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
+        elif type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d and given[node].dim() == 2:  # else another axis
             new = fusion.fuse_linear_bn_eval(layer, norm)
         else:
             continue

@@ -61,7 +61,7 @@ def sparse(model: nn.Module, example: Tensor, *, everywhere: bool = False) -> nn
             found="none: when Tombola was installed there was no C compiler that could do it",
             todo="Install one and Tombola again; `cash.compact` needs none.",
         )
-    graph = _fused(_traced(copy.deepcopy(model).eval()))
+    graph = _fused(_traced(copy.deepcopy(model).eval()), example)
     runs = list(_runs(graph))
     given = _given(graph, [run.first for run in runs], example)
     for run in runs:
@@ -104,7 +104,7 @@ class SparseChain(nn.Module):
     def _prepare(self) -> tuple[Any, ...]:
         best = kernels.load(kernels.sets()[-1])
         weights = [_weight(self, str(n), (out, into)) for n, (into, out) in enumerate(pairwise(self.sizes))]
-        biases = [getattr(self, f"bias{number}").numpy() for number in range(len(weights))]
+        biases = [_bias(self, str(number)) for number in range(len(weights))]
         stages, held = _stages(weights, biases, self.relu, best.width)
         room = max(self.sizes[0], *(_up(size, best.width) for size in self.sizes[1:])) * best.panel
         for stage in stages:
@@ -115,12 +115,12 @@ class SparseChain(nn.Module):
         """[..., inputs] -> [..., outputs], float32."""
         infer, stages, size, _, room = self._ready()
         values = _usable(values)
-        shape = values.shape
-        inputs = shape[1:].numel() if self.flatten else shape[-1]
+        axes = 1 if self.flatten else -1
+        examples, inputs = values.shape[:axes], values.shape[axes:].numel()
         if inputs != self.sizes[0]:
             raise _misfit(self, f"{self.sizes[0]} inputs", f"{inputs}")
-        result = torch.empty((*(shape[:1] if self.flatten else shape[:-1]), self.sizes[-1]))
-        infer(stages, values.data_ptr(), values.numel() // inputs, result.data_ptr(), room(size))
+        result = values.new_empty((*examples, self.sizes[-1]))
+        infer(stages, values.data_ptr(), examples.numel(), result.data_ptr(), room(size))
         return result
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -148,7 +148,7 @@ class SparseConv2d(nn.Module):
         self.inputs, self.groups, self.stride, self.relu = layer.in_channels, layer.groups, layer.stride[0], relu
         self.padding, self.dilation = _padding(layer), layer.dilation
         _store(self, layer, "0")
-        self._ready = _Ready(lambda: ({},))
+        self._ready = _Ready(_no_layout_yet)
 
     def forward(self, maps: Tensor) -> Tensor:
         """[N, inputs, H, W] -> [N, outputs, H', W'], float32."""
@@ -162,7 +162,7 @@ class SparseConv2d(nn.Module):
         if key not in kept:
             kept[key] = self._prepare(*key)
         slide, convolution, size, _ = kept[key]
-        result = torch.empty(images, self.shape[0], convolution.out_height, convolution.out_width)
+        result = maps.new_empty(images, self.shape[0], convolution.out_height, convolution.out_width)
         slide(convolution, maps.data_ptr(), images, result.data_ptr(), room(size, key))
         return result
 
@@ -176,7 +176,7 @@ class SparseConv2d(nn.Module):
         best = kernels.load(kernels.sets()[-1])
         weight = _weight(self, "0", self.shape)
         layout = _Layout(self, height, width, down, self._across(width), abreast)
-        convolution, held = _convolution(layout, weight, self.get_buffer("bias0").numpy(), self.relu)
+        convolution, held = _convolution(layout, weight, _bias(self, "0"), self.relu)
         return best.slide, convolution, convolution.rows * self.stride * convolution.line, held
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -219,6 +219,10 @@ class _Ready:
         return {"_prepare": self._prepare, "_made": None}
 
 
+def _no_layout_yet() -> tuple[dict[Any, Any]]:
+    return ({},)
+
+
 def _nbytes(made: Any) -> int:
     if isinstance(made, np.ndarray):
         return made.nbytes
@@ -233,7 +237,7 @@ class _Room(threading.local):
     def __call__(self, size: int, key: Any = None) -> int:
         """The address of `size` numbers that are this thread's own, zeros at first, and under `key` the same again."""
         if key not in self._kept:
-            self._kept[key] = torch.zeros(size)
+            self._kept[key] = torch.zeros(size, dtype=torch.float32)
         return self._kept[key].data_ptr()
 
 
@@ -274,11 +278,16 @@ def _store(module: nn.Module, layer: Connected | Convolved, number: str) -> None
 def _weight(module: nn.Module, number: str, shape: Sequence[int]) -> NDArray[np.float32]:
     alive = coding.decode(module.get_buffer(f"flags{number}").cpu(), shape)
     values, scale = module.get_buffer(f"values{number}").float().cpu(), getattr(module, f"scale{number}")
-    weight = torch.zeros(tuple(shape)).masked_scatter_(alive, values)
+    weight = values.new_zeros(tuple(shape)).masked_scatter_(alive, values)
     if scale is not None:
         weight *= scale.view(-1, *[1] * (len(shape) - 1))
     whole: NDArray[np.float32] = weight.numpy()
     return whole
+
+
+def _bias(module: nn.Module, number: str) -> NDArray[np.float32]:
+    bias: NDArray[np.float32] = module.get_buffer(f"bias{number}").float().cpu().numpy()
+    return bias
 
 
 def _make_room(module: nn.Module, state: dict[str, Any], prefix: str) -> None:
@@ -496,11 +505,19 @@ class _Run:
 
     def replace(self, graph: fx.GraphModule, new: nn.Module) -> None:
         name = "sparse_" + self.modules[0].replace(".", "_")
+        while hasattr(graph, name):  # the layer is called again, perhaps without a ReLU
+            name += "_"
         graph.add_submodule(name, new)
         with graph.graph.inserting_before(self.first):
             node = graph.graph.call_module(name, self.first.args[:1])
         self.last.replace_all_uses_with(node)
-        graph.graph.eliminate_dead_code()
+        # Not `eliminate_dead_code`: nothing may read what a ReLU in place gives, and it matters all the same.
+        old = self.last
+        while old is not self.first:
+            before = old.all_input_nodes[0]
+            graph.graph.erase_node(old)
+            old = before
+        graph.graph.erase_node(old)
 
 
 class _Tracer(fx.Tracer):
@@ -524,11 +541,14 @@ def _traced(model: nn.Module) -> fx.GraphModule:
         ) from error
 
 
-def _fused(graph: fx.GraphModule) -> fx.GraphModule:
+def _fused(graph: fx.GraphModule, example: Tensor) -> fx.GraphModule:
     """Batch normalisations become part of the layers whose only readers they are."""
     modules = dict(graph.named_modules())
-    for node in list(graph.graph.nodes):
-        before = node.args[0] if node.op == "call_module" and node.args else None
+    called = [node for node in graph.graph.nodes if node.op == "call_module" and node.args]
+    of_units = [node for node in called if isinstance(modules[str(node.target)], nn.BatchNorm1d)]
+    given = _given(graph, of_units, example) if of_units else {}
+    for node in called:
+        before = node.args[0]
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
         norm, layer = modules[str(node.target)], modules[str(before.target)]
@@ -540,7 +560,7 @@ def _fused(graph: fx.GraphModule) -> fx.GraphModule:
             continue
         if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
             new: nn.Module = fusion.fuse_conv_bn_eval(layer, norm)
-        elif type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
+        elif type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d and given[node].dim() == 2:  # else another axis
             new = fusion.fuse_linear_bn_eval(layer, norm)
         else:
             continue

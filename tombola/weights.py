@@ -35,7 +35,7 @@ def put(model: nn.Module, weights: Weights) -> None:
         BadInput: names or shapes differ; the first that differs are named.
     """
     own = model.state_dict()
-    _fit(own, weights, f"weights of {type(model).__name__}")
+    check(own, weights, f"weights of {type(model).__name__}")
     written: set[tuple[int, torch.Size]] = set()
     with torch.no_grad():
         for name, value in own.items():
@@ -46,7 +46,12 @@ def put(model: nn.Module, weights: Weights) -> None:
                 value.copy_(weights[name])
 
 
-def _fit(own: Weights, other: Weights, where: str) -> None:
+def check(own: Weights, other: Weights, where: str) -> None:
+    """Make sure that two weights are of one model.
+
+    Raises:
+        BadInput: names or shapes differ; the first that differ are named.
+    """
     differing = [
         name
         for name in {**own, **other}
@@ -92,7 +97,7 @@ def interpolate(left: Weights, right: Weights, alpha: float) -> dict[str, Tensor
     >>> interpolate({"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([8.0, 4.0])}, alpha=0.25)
     {'w': tensor([2., 4.])}
     """
-    _fit(left, right, "the right end of the line")
+    check(left, right, "the right end of the line")
     if alpha in (0, 1):  # not by arithmetic, which would turn -0 into 0
         return {name: (right if alpha else left)[name].clone() for name in left}
 

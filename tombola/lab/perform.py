@@ -26,7 +26,6 @@ from tombola.lab.runs import (
     Run,
     ShuffledMask,
     Train,
-    kept,
 )
 from tombola.lab.store import Outcome, Store
 from tombola.recipe import Recipe, learning_rate
@@ -181,7 +180,7 @@ def _prunable(network: Network, keep: tuple[str, ...]) -> tuple[mask.Mask, dict[
     """The full mask over what may be pruned and is not kept, and the kinds of its layers."""
     model = _model(network)
     kinds, full = mask.prunable(model), mask.full(model)
-    dense = kept(keep, kinds)
+    dense = mask.kept(keep, kinds)
     return mask.Mask({name: full[name] for name in kinds if name not in dense}), kinds
 
 

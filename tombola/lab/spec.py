@@ -15,7 +15,7 @@ from tombola.data.facts import Facts
 from tombola.engine import Choice, Device
 from tombola.errors import BadInput, DataError, Fault, SpecError
 from tombola.lab import presets
-from tombola.lab.runs import kept
+from tombola.mask import kept
 from tombola.recipe import Count, Number, Optimizer, Rate, Recipe, Schedule, StepField, Value
 from tombola.steps import Step
 

@@ -1,0 +1,428 @@
+"""A ticket of YOUR model in YOUR loop: it runs level by level, and everything it changes is rewound in between."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tombola import mask, prune, score, weights
+from tombola.errors import BadInput, GuardLost
+from tombola.mask import Mask
+from tombola.search import edge, ranks, saved
+from tombola.search.course import Hold, Steps
+from tombola.search.edge import Plan, Rate, Scope
+from tombola.search.saved import Progress, Report
+from tombola.search.state import Moment, masked, plain
+from tombola.steps import Step
+from tombola.ticket import Ticket
+from tombola.weights import Weights
+
+__all__ = ["Search", "Level", "Report"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One way through the loop, under one mask.
+
+    Attributes:
+        number: rounds of pruning so far; 0 is the dense network.
+        mask: what is alive in it.
+        begin: the steps that count as done when the loop starts: 0, or k where it does not replay them.
+    """
+
+    number: int
+    mask: Mask
+    begin: int
+    _report: Any = field(repr=False)
+
+    @property
+    def density(self) -> float:
+        """The fraction of prunable weights that are alive."""
+        return self.mask.density
+
+    def report(self, **metrics: float) -> None:
+        """Note numbers about the network as it is now; as often as you like.
+
+        What is reported of a replay, before the rewind point, is the dense network's, and was noted at level 0.
+
+        Args:
+            metrics: `accuracy` as a fraction and `validation_loss` are what `Search.verify` looks at.
+
+        Raises:
+            GuardLost: a pruned weight was found alive.
+        """
+        self._report({name: float(value) for name, value in metrics.items()})
+
+
+class Search:
+    """Iterative magnitude pruning with rewinding around your own training loop, which stays as it is.
+
+    Train, prune, return the survivors to step k, repeat. On the way into each level everything that the loop changes is
+    put back: weights, buffers, optimiser, schedulers, learning rates, random states. For k > 0 the loop runs from its
+    own beginning all the same: its first k steps are a replay of the dense network's, at the end of which the state of
+    step k is put in place under the level's mask.
+
+    Args:
+        model: any module; what torch.compile or DistributedDataParallel wrap around it is looked through.
+        optimizer: any of torch.optim, over all weights that may be pruned. Its steps are seen by hooks.
+        levels: how many times to prune; the loop runs `levels + 1` times.
+        rate: the fraction of the living weights that each pruning removes, in [0, 1]; or one for each kind, name or
+            pattern of names, of which the first that fits holds: `{"output": 0.1, "*": 0.2}`.
+        rewind: step k, as `500it` or `2ep`; 0 is the original hypothesis.
+        scheduler: one or several.
+        scope: `layer`: each layer loses its rate; `global`: all together do.
+        keep: kinds, names or patterns of names that stay dense and are not counted.
+        score: one number per weight, the lowest go: `(weights, names, score_seed) -> name -> tensor`.
+        also: what else is to be rewound: averaged models, gradient scalers, anything with a state_dict, and the
+            torch.Generators that decide about batches. Averages of the model are held at 0 where it is pruned.
+        epoch_iterations: optimiser steps in one epoch, for a `rewind` in epochs.
+        path: a file to save the search to at the end of each level, for `resume`.
+        score_seed: what `score` is given to draw from.
+        replay: False for a loop that starts by itself at `level.begin`, which saves the replay.
+
+    Raises:
+        BadInput: something of this does not fit; nothing was changed.
+
+    The Lottery Ticket Hypothesis (Frankle & Carbin, 2019); Stabilizing the Lottery Ticket Hypothesis (Frankle,
+    Dziugaite, Roy & Carbin, 2019).
+
+    >>> model = nn.Linear(10, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> for level in Search(model, optimizer, levels=2):
+    ...     for _ in range(3):
+    ...         optimizer.zero_grad()
+    ...         model(torch.ones(4, 10)).square().mean().backward()
+    ...         optimizer.step()
+    ...     print(level.number, level.density, int(model.weight.count_nonzero()))
+    0 1.0 10
+    1 0.8 8
+    2 0.6 6
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        levels: int,
+        rate: Rate = 0.2,
+        rewind: str | Step = "0it",
+        scheduler: Any = None,
+        scope: Scope = "layer",
+        keep: Sequence[str] = (),
+        score: score.Score = score.magnitude,
+        also: Sequence[Any] = (),
+        epoch_iterations: int | None = None,
+        path: str | Path | None = None,
+        score_seed: int = 0,
+        replay: bool = True,
+    ) -> None:
+        k = edge.iterations(rewind, epoch_iterations)
+        plan = Plan(levels, rate, k, scope, tuple(keep), score_seed, replay)
+        self._set(model, optimizer, scheduler, also, plan, score, path)
+        if self._path and self._path.exists():
+            raise BadInput(
+                where=str(self._path),
+                expected="a new file",
+                found="one that is there already",
+                todo="Search.resume goes on with the search that it holds; or name another one.",
+            )
+        self._save(Progress(self._progress.masks, start=self._loop.moment()), only_try=True)
+
+    def _set(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: Any,
+        also: Sequence[Any],
+        plan: Plan,
+        score: score.Score,
+        path: str | Path | None,
+    ) -> None:
+        self._loop = edge.loop_of(model, optimizer, scheduler, also)
+        full = plan.full(self._loop.model)
+        edge.trained(self._loop, full)
+        self._plan, self._score, self._path = plan, score, Path(path) if path else None
+        self._progress = Progress((full,))
+        self._course: _Course | None = None
+
+    @staticmethod
+    def resume(
+        path: str | Path,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        scheduler: Any = None,
+        score: score.Score = score.magnitude,
+        also: Sequence[Any] = (),
+    ) -> "Search":
+        """Go on with the search that `path` holds, at its first unfinished level, as if it had not been interrupted.
+
+        Args:
+            path: as it was given to `Search`, which wrote it; it will be written again.
+            model, optimizer, scheduler, score, also: made anew, as they were; their states come from the file.
+
+        Raises:
+            BadInput: it is no search's file, or is one of another model, whose first tensors that differ are named.
+        """
+        about, progress = saved.read(Path(path), ranks.rank(), ranks.world())
+        search = Search.__new__(Search)
+        plan = Plan(**{**about["plan"], "keep": tuple(about["plan"]["keep"])})
+        assert progress.start
+        weights.check(weights.of(plain(model)), progress.start.left["weights"], str(path))
+        search._set(model, optimizer, scheduler, also, plan, score, path)
+        for what, found in search._about().items():
+            if found != about[what]:
+                raise BadInput(
+                    where=str(path),
+                    expected=f"{what} as in the search: {about[what]}",
+                    found=str(found),
+                    todo="Make everything as it was made for the search.",
+                )
+        search._progress = progress
+        return search
+
+    def __iter__(self) -> Iterator[Level]:
+        """The levels that are not finished, each to be trained in the body of the loop."""
+        while len(self._progress.trained) <= self._plan.levels:
+            level = self.begin()
+            try:
+                yield level
+                self.finish()
+            finally:
+                self._leave()
+
+    def begin(self) -> Level:
+        """Put everything in place for the first unfinished level; `finish` ends it. For loops in other hands."""
+        if self._course:
+            raise BadInput(
+                where="Search.begin",
+                expected="no level under way",
+                found=f"level {self._course.level.number}",
+                todo="Call finish first.",
+            )
+        number = len(self._progress.trained)
+        if number > self._plan.levels:
+            raise BadInput(
+                where="Search.begin",
+                expected=f"one of {self._plan.levels + 1} levels to be left",
+                found="none",
+                todo="Ask the search for a ticket.",
+            )
+        self._course = self._first() if number == 0 else self._again(number)
+        return self._course.level
+
+    def finish(self) -> None:
+        """End the level under way: check that nothing escaped, keep what it trained, prune, save.
+
+        Raises:
+            GuardLost: a pruned weight was found alive, or the loop stepped another optimiser.
+        """
+        course = self._under_way()
+        course.steps.close()
+        self._complete(course)
+        course.hold.check()
+        self._leave()
+        trained = weights.of(self._loop.model)
+        last = course.level.number == self._plan.levels
+        following = None if last else self._pruned(trained, course.level.mask)
+        self._progress = saved.finished(self._progress, trained, following)
+        self._save(self._progress)
+
+    def _first(self) -> "_Course":
+        """Level 0: as everything is, the first time; step k is noted on the way."""
+        k, start = self._plan.rewind, self._progress.start
+        if start:  # it has been left before its end
+            self._loop.put(start)
+        else:
+            start = self._loop.moment()
+        self._progress = Progress(self._progress.masks, start=start, rewind=None if k else start)
+        left: Mapping[str, Any] = {}
+
+        def done() -> None:
+            nonlocal left
+            left = self._loop.left()
+
+        def followed() -> None:
+            self._progress = replace(self._progress, rewind=Moment(left, self._loop.followed()))
+
+        return self._course_of(Steps(self._loop.optimizer, 0, k, done, followed), held=True)
+
+    def _again(self, number: int) -> "_Course":
+        """A later level: from step k, or through a replay of the steps up to it."""
+        start, rewind, k = self._progress.start, self._progress.rewind, self._plan.rewind
+        assert start and rewind
+        if k == 0 or not self._plan.replay:
+            self._loop.put(rewind)
+            return self._course_of(Steps(self._loop.optimizer, k, k), held=True)
+
+        # What the first k steps compute is thrown away; they bring the loop's own variables to where they were.
+        self._loop.put(start)
+
+        def done() -> None:
+            self._loop.put_left(rewind.left)
+            course.hold.hold()
+
+        def followed() -> None:
+            self._loop.put_followed(rewind.followed)
+            course.hold.mask_averages()
+
+        course = self._course_of(Steps(self._loop.optimizer, 0, k, done, followed), held=False)
+        return course
+
+    def _course_of(self, steps: Steps, held: bool) -> "_Course":
+        living = self._progress.masks[-1]
+        number = len(self._progress.trained)
+        return _Course(Level(number, living, steps.begin, self._report), steps, Hold(self._loop, living, held))
+
+    def _report(self, metrics: Mapping[str, float]) -> None:
+        course = self._under_way()
+        course.hold.check()
+        living, step = course.level.mask, course.steps.number
+        if course.level.number == 0 or step >= self._plan.rewind:
+            row = Report(course.level.number, living.density, living.alive, step, metrics)
+            self._progress = replace(self._progress, history=(*self._progress.history, row))
+
+    def _under_way(self) -> "_Course":
+        if self._course is None:
+            raise BadInput(
+                where="Search",
+                expected="a level under way",
+                found="none",
+                todo="Iterate over the search.",
+            )
+        return self._course
+
+    def _complete(self, course: "_Course") -> None:
+        number, taken, k = course.level.number, course.steps.number - course.steps.begin, self._plan.rewind
+        if taken == 0:
+            raise GuardLost(
+                f"level {number}: expected steps of the optimizer that the search was given, found none. A loop that "
+                "makes an optimizer of its own escapes: make it once, before the Search."
+            )
+        if course.steps.number < k:
+            raise BadInput(
+                where=f"level {number}",
+                expected=f"at least {k} optimiser steps, the rewind point",
+                found=f"{taken}",
+                todo="Train longer or rewind to an earlier step.",
+            )
+
+    def _leave(self) -> None:
+        if self._course:
+            self._course.steps.release()
+            self._course.hold.release()
+            # A level that was left before its end is as if it had not begun.
+            self._course = None
+
+    def _pruned(self, trained: Weights, living: Mask) -> Mask:
+        scores = {name: each.cpu() for name, each in self._score(trained, living, self._plan.score_seed).items()}
+        for name, alive in living.items():
+            if name not in scores or scores[name].shape != alive.shape:
+                raise BadInput(
+                    where=f"score of {name}",
+                    expected=f"a tensor of shape {tuple(alive.shape)}",
+                    found=str(tuple(scores[name].shape)) if name in scores else "none",
+                    todo="A score is one number for each weight.",
+                )
+        if self._plan.scope == "global":
+            following = prune.globally(scores, living, self._plan.rate)  # type: ignore[arg-type]  # Plan has checked
+        else:
+            following = prune.by_layer(scores, living, self._plan.rates(self._loop.model))
+        ranks.agree(_digest(mask.pack(following)), "the mask of the next level")
+        return following
+
+    def _save(self, progress: Progress, only_try: bool = False) -> None:
+        if self._path is None:
+            return
+        randoms = ranks.gathered(saved.random_states(progress))
+        if ranks.rank() == 0:
+            content = saved.content(self._about(), progress, randoms)
+            if not only_try:
+                saved.write(self._path, content)
+
+    def _about(self) -> dict[str, Any]:
+        loop = self._loop
+        return {
+            "plan": self._plan.values(),
+            "model": type(loop.model).__name__,
+            "optimizer": type(loop.optimizer).__name__,
+            "parameters": [len(group["params"]) for group in loop.optimizer.param_groups],
+            "schedulers": [type(each).__name__ for each in loop.schedulers],
+            "also": [type(each).__name__ for each in loop.also],
+            "generators": len(loop.generators),
+            "score": getattr(self._score, "__qualname__", type(self._score).__name__),
+        }
+
+    @property
+    def history(self) -> tuple[Report, ...]:
+        """All that was reported, in order."""
+        return self._progress.history
+
+    def mask(self, level: int) -> Mask:
+        """The mask under which `level` is trained; known once the level before it is finished."""
+        self._reached(level, len(self._progress.masks), "whose mask is known")
+        return self._progress.masks[level]
+
+    def trained(self, level: int) -> dict[str, Tensor]:
+        """The weights at the end of a finished level: all that the model's state_dict holds."""
+        self._reached(level, len(self._progress.trained), "that is finished")
+        return mask.expand(self._progress.trained[level], self._progress.masks[level])
+
+    def ticket(self, level: int) -> Ticket:
+        """The ticket that `level` trains: its mask, m ⊙ theta_k, and where they come from."""
+        living = self.mask(level)
+        rewind = self._progress.rewind
+        if rewind is None:
+            raise BadInput(
+                where="ticket",
+                expected=f"a search whose level 0 has reached step {self._plan.rewind}",
+                found="one that has not",
+                todo="Let the loop run.",
+            )
+        origin = {
+            "model": type(self._loop.model).__name__,
+            "level": level,
+            "density": living.density,
+            "rewind": f"{self._plan.rewind}it",
+            "rate": self._plan.rate,
+            "scope": self._plan.scope,
+            "key": _digest(rewind.left["weights"])[:20],
+        }
+        return Ticket(living, masked(rewind, living), origin)
+
+    def _reached(self, level: int, number: int, which: str) -> None:
+        if not 0 <= level < number:
+            raise BadInput(
+                where="level",
+                expected=f"one from 0 to {number - 1} {which}" if number else f"one {which}; there is none yet",
+                found=str(level),
+                todo="A level is finished when the loop over the search comes round again, not by `break`.",
+            )
+
+    def __repr__(self) -> str:
+        done = len(self._progress.trained)
+        model, k = type(self._loop.model).__name__, self._plan.rewind
+        return f"Search({model}, {done} of {self._plan.levels + 1} levels finished, rewind {k}it)"
+
+
+@dataclass(frozen=True)
+class _Course:
+    """A level under way, and what watches over it."""
+
+    level: Level
+    steps: Steps
+    hold: Hold
+
+
+def _digest(tensors: Weights) -> str:
+    digest = hashlib.sha256()
+    for name, value in tensors.items():
+        digest.update(name.encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()

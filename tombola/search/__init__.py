@@ -45,7 +45,7 @@ class Level:
         """The fraction of prunable weights that are alive."""
         return self.mask.density
 
-    def report(self, **metrics: float) -> None:
+    def report(self, **metrics: float | Tensor) -> None:
         """Note numbers about the network as it is now; as often as you like.
 
         What is reported of a replay, before the rewind point, is the dense network's, and was noted at level 0.
@@ -56,7 +56,7 @@ class Level:
         Raises:
             GuardLost: a pruned weight was found alive.
         """
-        self._report({name: float(value) for name, value in metrics.items()})
+        self._report({name: float(torch.as_tensor(value).detach()) for name, value in metrics.items()})
 
 
 class Search:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tombola import weights
+from tombola import mask, weights
 from tombola.errors import GuardLost
 from tombola.guard import Guard
 from tombola.mask import Mask
@@ -89,6 +89,7 @@ class Hold:
         self._parameters = {name: loop.model.get_parameter(name) for name in living}
         self._guard = Guard(loop.model, loop.optimizer, living, held)
         self._hooks = [parameter.register_hook(self._masking(dead)) for parameter, dead in self._guard.dead]
+        self._averages: list[nn.Module] = []  # those that are held; only from the step after k on, in a replay
         if held:
             self.mask_averages()
 
@@ -101,7 +102,9 @@ class Hold:
 
     def mask_averages(self) -> None:
         """Zero in an average stays zero; this makes it so."""
-        self._loop.mask_averages(self._living)
+        self._averages = self._loop.averages()
+        for average in self._averages:
+            weights.put(average, mask.apply(weights.of(average), self._living))
 
     def check(self) -> None:
         """Make sure that nothing has escaped.
@@ -118,7 +121,7 @@ class Hold:
         if not self._guard.held:
             return
         self._guard.check()
-        for average in self._loop.averages():
+        for average in self._averages:
             state = weights.of(average)
             for name, alive in self._living.items():
                 if state[name][~alive].any():

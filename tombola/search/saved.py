@@ -76,7 +76,7 @@ def content(about: Mapping[str, Any], progress: Progress, randoms: Sequence[Any]
         "random": encode(list(randoms), tensors, "random"),
     }
     # One key of metadata: with more, the file's bytes depend on the order of a hash map.
-    return save(tensors, metadata={"tombola-search": json.dumps(metadata, sort_keys=True)})
+    return save(tensors, metadata={"tombola-search": json.dumps(metadata)})
 
 
 def write(path: Path, content: bytes) -> None:

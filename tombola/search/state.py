@@ -147,11 +147,6 @@ class Loop:
         own = _shapes(self.model)
         return [plain(thing) for thing in self.also if isinstance(thing, nn.Module) and _shapes(plain(thing)) == own]
 
-    @torch.no_grad()
-    def mask_averages(self, living: Mask) -> None:
-        for average in self.averages():
-            weights.put(average, mask.apply(weights.of(average), living))
-
     def _unsaved(self) -> dict[str, Tensor]:
         """The buffers that the model keeps out of its state_dict."""
         saved = self.model.state_dict().keys()

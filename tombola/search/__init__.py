@@ -1,8 +1,8 @@
 """A ticket of YOUR model in YOUR loop: it runs level by level, and everything it changes is rewound in between."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,52 +11,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola import mask, prune, score, weights
-from tombola.errors import BadInput, GuardLost
+from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.search import edge, ranks, saved
-from tombola.search.course import Hold, Steps
+from tombola.search.course import Course, Level, Report, Rewinding, first
 from tombola.search.edge import Plan, Rate, Scope
-from tombola.search.saved import Progress, Report
+from tombola.search.saved import Progress
 from tombola.search.state import Moment, masked, plain
+from tombola.search.verify import Arms, Control, Verification, verify
 from tombola.steps import Step
+from tombola.study.verdict import Criteria
 from tombola.ticket import Ticket
 from tombola.weights import Weights
 
-__all__ = ["Search", "Level", "Report"]
-
-
-@dataclass(frozen=True)
-class Level:
-    """One way through the loop, under one mask.
-
-    Attributes:
-        number: rounds of pruning so far; 0 is the dense network.
-        mask: what is alive in it.
-        begin: the steps that count as done when the loop starts: 0, or k where it does not replay them.
-    """
-
-    number: int
-    mask: Mask
-    begin: int
-    _report: Any = field(repr=False)
-
-    @property
-    def density(self) -> float:
-        """The fraction of prunable weights that are alive."""
-        return self.mask.density
-
-    def report(self, **metrics: float | Tensor) -> None:
-        """Note numbers about the network as it is now; as often as you like.
-
-        What is reported of a replay, before the rewind point, is the dense network's, and was noted at level 0.
-
-        Args:
-            metrics: `accuracy` as a fraction and `validation_loss` are what `Search.verify` looks at.
-
-        Raises:
-            GuardLost: a pruned weight was found alive.
-        """
-        self._report({name: float(torch.as_tensor(value).detach()) for name, value in metrics.items()})
+__all__ = ["Search", "Level", "Report", "Verification"]
 
 
 class Search:
@@ -149,7 +117,7 @@ class Search:
         edge.trained(self._loop, full)
         self._plan, self._score, self._path = plan, score, Path(path) if path else None
         self._progress = Progress((full,))
-        self._course: _Course | None = None
+        self._course: Course | None = None
 
     @staticmethod
     def resume(
@@ -214,7 +182,7 @@ class Search:
                 found="none",
                 todo="Ask the search for a ticket.",
             )
-        self._course = self._first() if number == 0 else self._again(number)
+        self._course = self._rewinding().course(self._loop, number, self.mask(number)) if number else self._first()
         return self._course.level
 
     def finish(self) -> None:
@@ -223,100 +191,45 @@ class Search:
         Raises:
             GuardLost: a pruned weight was found alive, or the loop stepped another optimiser.
         """
-        course = self._under_way()
-        course.steps.close()
-        self._complete(course)
-        course.hold.check()
+        course = self._course
+        if course is None:
+            raise BadInput(
+                where="Search.finish", expected="a level under way", found="none", todo="Call begin before it."
+            )
+        course.end(self._plan.rewind)
         self._leave()
         trained = weights.of(self._loop.model)
-        last = course.level.number == self._plan.levels
-        following = None if last else self._pruned(trained, course.level.mask)
-        self._progress = saved.finished(self._progress, trained, following)
+        following = self._pruned(trained, course.level.mask) if course.level.number < self._plan.levels else None
+        self._progress = saved.finished(self._progress, trained, following, course.reports)
         self._save(self._progress)
 
-    def _first(self) -> "_Course":
+    def _first(self) -> Course:
         """Level 0: as everything is, the first time; step k is noted on the way."""
-        k, start = self._plan.rewind, self._progress.start
+        start = self._progress.start
         if start:  # it has been left before its end
             self._loop.put(start)
         else:
             start = self._loop.moment()
-        self._progress = Progress(self._progress.masks, start=start, rewind=None if k else start)
-        left: Mapping[str, Any] = {}
+        self._progress = replace(self._progress, start=start, rewind=None)
+        return first(self._loop, self.mask(0), self._plan.rewind, self._reached)
 
-        def done() -> None:
-            nonlocal left
-            left = self._loop.left()
+    def _reached(self, moment: Moment) -> None:
+        self._progress = replace(self._progress, rewind=moment)
 
-        def followed() -> None:
-            self._progress = replace(self._progress, rewind=Moment(left, self._loop.followed()))
-
-        return self._course_of(Steps(self._loop.optimizer, 0, k, done, followed), held=True)
-
-    def _again(self, number: int) -> "_Course":
-        """A later level: from step k, or through a replay of the steps up to it."""
-        start, rewind, k = self._progress.start, self._progress.rewind, self._plan.rewind
-        assert start and rewind
-        if k == 0 or not self._plan.replay:
-            self._loop.put(rewind)
-            return self._course_of(Steps(self._loop.optimizer, k, k), held=True)
-
-        # What the first k steps compute is thrown away; they bring the loop's own variables to where they were.
-        self._loop.put(start)
-
-        def done() -> None:
-            self._loop.put_left(rewind.left)
-            course.hold.hold()
-
-        def followed() -> None:
-            self._loop.put_followed(rewind.followed)
-            course.hold.mask_averages()
-
-        course = self._course_of(Steps(self._loop.optimizer, 0, k, done, followed), held=False)
-        return course
-
-    def _course_of(self, steps: Steps, held: bool) -> "_Course":
-        living = self._progress.masks[-1]
-        number = len(self._progress.trained)
-        return _Course(Level(number, living, steps.begin, self._report), steps, Hold(self._loop, living, held))
-
-    def _report(self, metrics: Mapping[str, float]) -> None:
-        course = self._under_way()
-        course.hold.check()
-        living, step = course.level.mask, course.steps.number
-        if course.level.number == 0 or step >= self._plan.rewind:
-            row = Report(course.level.number, living.density, living.alive, step, metrics)
-            self._progress = replace(self._progress, history=(*self._progress.history, row))
-
-    def _under_way(self) -> "_Course":
-        if self._course is None:
+    def _rewinding(self) -> Rewinding:
+        start, moment = self._progress.start, self._progress.rewind
+        if start is None or moment is None:
             raise BadInput(
                 where="Search",
-                expected="a level under way",
-                found="none",
-                todo="Iterate over the search.",
+                expected=f"level 0 to have come past step {self._plan.rewind}",
+                found="that it has not",
+                todo="Let the loop run first.",
             )
-        return self._course
-
-    def _complete(self, course: "_Course") -> None:
-        number, taken, k = course.level.number, course.steps.number - course.steps.begin, self._plan.rewind
-        if taken == 0:
-            raise GuardLost(
-                f"level {number}: expected steps of the optimizer that the search was given, found none. A loop that "
-                "makes an optimizer of its own escapes: make it once, before the Search."
-            )
-        if course.steps.number < k:
-            raise BadInput(
-                where=f"level {number}",
-                expected=f"at least {k} optimiser steps, the rewind point",
-                found=f"{taken}",
-                todo="Train longer or rewind to an earlier step.",
-            )
+        return Rewinding(start, moment, self._plan.rewind, self._plan.replay)
 
     def _leave(self) -> None:
         if self._course:
-            self._course.steps.release()
-            self._course.hold.release()
+            self._course.release()
             # A level that was left before its end is as if it had not begun.
             self._course = None
 
@@ -359,32 +272,70 @@ class Search:
             "score": getattr(self._score, "__qualname__", type(self._score).__name__),
         }
 
+    def verify(
+        self,
+        train: Callable[[Level], object],
+        *,
+        level: int,
+        replicates: int = 5,
+        controls: Sequence[Control] = ("reinit", "random"),
+        build: Callable[[], nn.Module] | None = None,
+        criteria: Criteria | None = None,
+        seed: int = 0,
+    ) -> Verification:
+        """Is the ticket of `level` a winning one? Train it, the dense network and controls, and judge.
+
+        In each replicate all of these train from one seed for everything random, above all the data order, and differ
+        in nothing but the declared factor. The replicates are data orders of this one initialisation: the verdict is
+        about this ticket. The model and all the rest are afterwards as they were.
+
+        Args:
+            train: the body of the loop over the search: trains the model that the search was given and reports
+                `accuracy`, and `validation_loss` with it where there is an early stop to be found.
+            controls: `reinit`: the mask on newly drawn weights; `random`: a random mask with the same layer-wise counts;
+                `shuffle`: the mask shuffled in each layer.
+            build: makes the model anew, with weights newly drawn; for `reinit`.
+            criteria: what counts as as good; by default 0.2 points of accuracy, and for the early stop one interval
+                between two reports.
+            seed: decides all data orders, masks and draws.
+
+        Raises:
+            BadInput: nothing that could be judged: no accuracy was reported, the replicates do not differ, or `build`
+                does not draw weights anew.
+        """
+        if self._course:
+            raise BadInput(
+                where="Search.verify",
+                expected="no level under way",
+                found=f"level {self._course.level.number}",
+                todo="Call it after the loop over the search, not in it.",
+            )
+        if level < 1:
+            raise BadInput(
+                where="level", expected="1 or more", found=str(level), todo="Level 0 is the dense network itself."
+            )
+        arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), seed)
+        return verify(arms, train, replicates, controls, build, criteria)
+
     @property
     def history(self) -> tuple[Report, ...]:
         """All that was reported, in order."""
-        return self._progress.history
+        return (*self._progress.history, *(self._course.reports if self._course else ()))
 
     def mask(self, level: int) -> Mask:
         """The mask under which `level` is trained; known once the level before it is finished."""
-        self._reached(level, len(self._progress.masks), "whose mask is known")
+        self._known(level, len(self._progress.masks), "whose mask is known")
         return self._progress.masks[level]
 
     def trained(self, level: int) -> dict[str, Tensor]:
         """The weights at the end of a finished level: all that the model's state_dict holds."""
-        self._reached(level, len(self._progress.trained), "that is finished")
+        self._known(level, len(self._progress.trained), "that is finished")
         return mask.expand(self._progress.trained[level], self._progress.masks[level])
 
     def ticket(self, level: int) -> Ticket:
         """The ticket that `level` trains: its mask, m ⊙ theta_k, and where they come from."""
         living = self.mask(level)
-        rewind = self._progress.rewind
-        if rewind is None:
-            raise BadInput(
-                where="ticket",
-                expected=f"a search whose level 0 has reached step {self._plan.rewind}",
-                found="one that has not",
-                todo="Let the loop run.",
-            )
+        rewind = self._rewinding().moment
         origin = {
             "model": type(self._loop.model).__name__,
             "level": level,
@@ -396,7 +347,7 @@ class Search:
         }
         return Ticket(living, masked(rewind, living), origin)
 
-    def _reached(self, level: int, number: int, which: str) -> None:
+    def _known(self, level: int, number: int, which: str) -> None:
         if not 0 <= level < number:
             raise BadInput(
                 where="level",
@@ -409,15 +360,6 @@ class Search:
         done = len(self._progress.trained)
         model, k = type(self._loop.model).__name__, self._plan.rewind
         return f"Search({model}, {done} of {self._plan.levels + 1} levels finished, rewind {k}it)"
-
-
-@dataclass(frozen=True)
-class _Course:
-    """A level under way, and what watches over it."""
-
-    level: Level
-    steps: Steps
-    hold: Hold
 
 
 def _digest(tensors: Weights) -> str:

@@ -14,21 +14,11 @@ from tombola import files, mask
 from tombola.errors import BadInput, NoRoom
 from tombola.mask import Mask
 from tombola.search.coded import decode, encode
+from tombola.search.course import Report
 from tombola.search.state import Moment
 from tombola.weights import Weights
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was reported of one moment: how sparse the network was, after how many steps, and the user's numbers."""
-
-    level: int
-    density: float
-    alive: int
-    step: int
-    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -150,8 +140,9 @@ def _below(prefix: str, tensors: Weights) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def finished(progress: Progress, trained: Weights, following: Mask | None) -> Progress:
-    """One level further: its trained weights are kept, and the next level's mask, if there is one."""
+def finished(progress: Progress, trained: Weights, following: Mask | None, reports: Sequence[Report]) -> Progress:
+    """One level further: its trained weights and reports are kept, and the next level's mask, if there is one."""
     living = mask.compress(trained, progress.masks[-1])
     masks = progress.masks + ((following,) if following else ())
-    return replace(progress, masks=masks, trained=(*progress.trained, living))
+    history = (*progress.history, *reports)
+    return replace(progress, masks=masks, trained=(*progress.trained, living), history=history)

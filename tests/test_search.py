@@ -580,3 +580,24 @@ def test_tied_weights_are_pruned_once() -> None:  # P7
         optimizer.step()
     assert list(search.mask(1)) == ["0.weight"] and search.mask(1).alive == 8
     assert int(search.trained(1)["2.weight"].count_nonzero()) == 8
+
+
+def test_the_python_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[1] / "docs" / "own-loop.md"
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    for example in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(example, names)
+    said = capsys.readouterr().out
+    assert re.findall(r"level (\d)  density (\d.\d\d)", said) == [
+        ("0", "1.00"),
+        ("1", "0.63"),
+        ("2", "0.40"),
+        ("3", "0.26"),
+    ]
+    assert all(float(found) > 0.9 for found in re.findall(r"accuracy (0\.\d+)\n", said))
+    assert "this speaks of this ticket, not of others" in said
+    assert (tmp_path / "ticket.safetensors").exists() and len(names["search"].history) == 24

@@ -14,11 +14,11 @@ from tombola import mask, prune, score, weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.search import edge, ranks, saved
+from tombola.search.arms import Arms, Control, Verification, verify
 from tombola.search.course import Course, Level, Report, Rewinding, first
 from tombola.search.edge import Plan, Rate, Scope
 from tombola.search.saved import Progress
 from tombola.search.state import Moment, masked, plain
-from tombola.search.verify import Arms, Control, Verification, verify
 from tombola.steps import Step
 from tombola.study.verdict import Criteria
 from tombola.ticket import Ticket
@@ -210,8 +210,9 @@ class Search:
             self._loop.put(start)
         else:
             start = self._loop.moment()
-        self._progress = replace(self._progress, start=start, rewind=None)
-        return first(self._loop, self.mask(0), self._plan.rewind, self._reached)
+        k = self._plan.rewind
+        self._progress = replace(self._progress, start=start, rewind=None if k else start)
+        return first(self._loop, self.mask(0), k, self._reached)
 
     def _reached(self, moment: Moment) -> None:
         self._progress = replace(self._progress, rewind=moment)
@@ -292,8 +293,8 @@ class Search:
         Args:
             train: the body of the loop over the search: trains the model that the search was given and reports
                 `accuracy`, and `validation_loss` with it where there is an early stop to be found.
-            controls: `reinit`: the mask on newly drawn weights; `random`: a random mask with the same layer-wise counts;
-                `shuffle`: the mask shuffled in each layer.
+            controls: `reinit`: the mask on newly drawn weights; `random`: a random mask with the same layer-wise
+                counts; `shuffle`: the mask shuffled in each layer.
             build: makes the model anew, with weights newly drawn; for `reinit`.
             criteria: what counts as as good; by default 0.2 points of accuracy, and for the early stop one interval
                 between two reports.

@@ -237,7 +237,7 @@ class Course:
 
 
 def first(loop: Loop, living: Mask, k: int, reached: Callable[[Moment], None]) -> Course:
-    """The dense network's way, from what the loop's things are now; `reached` is given the moment of step k."""
+    """The dense network's way, from how everything is; `reached` is given the moment after step k, if k > 0."""
     left: State = {}
 
     def done() -> None:
@@ -247,8 +247,6 @@ def first(loop: Loop, living: Mask, k: int, reached: Callable[[Moment], None]) -
     def followed() -> None:
         reached(Moment(left, loop.followed()))
 
-    if k == 0:
-        reached(loop.moment())
     return Course(0, living, Steps(loop.optimizer, 0, k, done, followed), Hold(loop, living))
 
 

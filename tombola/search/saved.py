@@ -55,6 +55,7 @@ def content(about: Mapping[str, Any], progress: Progress, randoms: Sequence[Any]
         tensors |= {f"mask.{level}/{name}": bits for name, bits in mask.pack(living).items()}
     for level, trained in enumerate(progress.trained):
         tensors |= {f"trained.{level}/{name}": value for name, value in trained.items()}
+    again = progress.rewind is progress.start  # once is enough
     metadata = {
         "format": FORMAT,
         "about": about,
@@ -62,7 +63,7 @@ def content(about: Mapping[str, Any], progress: Progress, randoms: Sequence[Any]
         "finished": len(progress.trained),
         "history": [vars(report) for report in progress.history],
         "start": encode(_without_random(progress.start), tensors, "start"),
-        "rewind": encode(_without_random(progress.rewind), tensors, "rewind"),
+        "rewind": None if again else encode(_without_random(progress.rewind), tensors, "rewind"),
         "random": encode(list(randoms), tensors, "random"),
     }
     # One key of metadata: with more, the file's bytes depend on the order of a hash map.
@@ -117,7 +118,7 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
         )
         trained = tuple(_below(f"trained.{level}/", tensors) for level in range(metadata["finished"]))
         history = tuple(Report(**row) for row in metadata["history"])
-        return metadata["about"], Progress(tuple(masks), trained, start, rewind, history)
+        return metadata["about"], Progress(tuple(masks), trained, start, rewind or start, history)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BadInput(
             where=str(path),

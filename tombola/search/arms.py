@@ -146,8 +146,8 @@ def _check(arms: Arms, replicates: int, controls: Sequence[str], build: object) 
     if arms.rewinding.k and not arms.rewinding.replay:
         raise BadInput(
             where="verify",
-            expected=f"a loop whose first {arms.rewinding.k} steps can train newly drawn weights, for the control reinit",
-            found="one that starts at the rewind point",
+            expected="a loop that starts at step 0, where newly drawn weights are, for the control reinit",
+            found=f"one that starts at step {arms.rewinding.k}",
             todo="Search with replay=True, or pass controls=['random'].",
         )
 

@@ -490,6 +490,32 @@ def test_a_level_that_is_left_is_as_if_it_had_not_begun(k: int) -> None:
         assert same(straight, broken)
 
 
+@pytest.mark.parametrize("k", [0, 5])
+def test_an_optimiser_made_anew_for_each_level_takes_the_state_of_the_first(k: int) -> None:  # R5 R7
+    """As frameworks do that own the loop: they make optimiser and scheduler, then say that it begins."""
+    found = []
+    for anew in (False, True):
+        model = network()
+        made = [(optimizer := momentum(model), torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5))]
+        search = Search(model, *made[0][:1], levels=2, rate=0.5, rewind=f"{k}it", scheduler=made[0][1])
+        for number in range(3):
+            if anew and number:
+                made.append((optimizer := momentum(model), torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)))
+            level = search.begin(*made[-1]) if anew else search.begin()
+            loop = Loop(model, *made[-1], every=1)
+            loop()
+            level.report(rate=made[-1][0].param_groups[0]["lr"])
+            search.finish()
+        found.append(([search.trained(number) for number in range(3)], search.history))
+    assert found[0][1] == found[1][1]
+    for left, right in zip(found[0][0], found[1][0], strict=True):
+        assert same(left, right)
+    with pytest.raises(BadInput, match="expected one of 3 levels to be left, found none"):
+        search.begin()
+    with pytest.raises(BadInput, match="Search.finish: expected a level under way, found none"):
+        search.finish()
+
+
 def test_a_rewind_point_that_is_never_reached_is_told_at_the_end_of_level_0() -> None:  # R6
     model = network()
     optimizer = momentum(model)
@@ -515,6 +541,8 @@ def of_another(model: Net) -> dict[str, Any]:
     ("wrong", "message"),
     [
         ({"levels": -1}, "levels: expected 0 or more, found -1"),
+        ({"levels": "3"}, "levels: expected 0 or more, found '3'"),
+        ({"rate": "0.2"}, "rate: expected a number, found '0.2'"),
         ({"rate": 1.5}, "prune: expected a fraction in [0, 1], found 1.5"),
         ({"rate": {"conv": 0.2}}, "rate: expected a rate for every weight that is not in `keep`, found none for"),
         ({"rate": {"cnv": 0.2}}, "rate: expected kinds (conv, linear, output), or weights of the model (conv.weight"),

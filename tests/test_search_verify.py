@@ -188,8 +188,8 @@ def test_afterwards_all_is_as_it_was() -> None:
         flat: dict[str, Tensor] = {f"{at}.{name}": value for at, each in states.items() for name, value in each.items()}
         return weights.of(lab.model) | {name: value.clone() for name, value in flat.items()}, (
             copy.deepcopy(lab.scheduler.state_dict()), lab.optimizer.param_groups[0]["lr"], lab.model.training,
-            random.getstate(), np.random.get_state(legacy=False)["state"]["pos"], torch.get_rng_state().tolist(), repr(lab.search),
-            lab.search.history,
+            random.getstate(), np.random.get_state(legacy=False)["state"]["pos"], torch.get_rng_state().tolist(),
+            repr(lab.search), lab.search.history,
         )  # fmt: skip
 
     tensors, rest = everything()

@@ -91,8 +91,13 @@ class Search:
         replay: bool = True,
     ) -> None:
         k = edge.iterations(rewind, epoch_iterations)
-        plan = Plan(levels, rate, k, scope, tuple(keep), score_seed, replay)
-        self._set(model, optimizer, scheduler, also, plan, score, path)
+        self._plan = Plan(levels, rate, k, scope, tuple(keep), score_seed, replay)
+        self._loop = edge.loop_of(model, optimizer, scheduler, also)
+        full = self._plan.full(self._loop.model)
+        edge.trained(self._loop, full)
+        self._score, self._path = score, Path(path) if path else None
+        self._progress = Progress((full,))
+        self._course: Course | None = None
         if self._path and self._path.exists():
             raise BadInput(
                 where=str(self._path),
@@ -100,24 +105,8 @@ class Search:
                 found="one that is there already",
                 todo="Search.resume goes on with the search that it holds; or name another one.",
             )
-        self._save(Progress(self._progress.masks, start=self._loop.moment()), only_try=True)
-
-    def _set(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        scheduler: Any,
-        also: Sequence[Any],
-        plan: Plan,
-        score: score.Score,
-        path: str | Path | None,
-    ) -> None:
-        self._loop = edge.loop_of(model, optimizer, scheduler, also)
-        full = plan.full(self._loop.model)
-        edge.trained(self._loop, full)
-        self._plan, self._score, self._path = plan, score, Path(path) if path else None
-        self._progress = Progress((full,))
-        self._course: Course | None = None
+        if self._path:  # better now than at the end of level 0
+            saved.content(self._about(), Progress((full,), start=self._loop.moment()), [])
 
     @staticmethod
     def resume(
@@ -139,11 +128,8 @@ class Search:
             BadInput: it is no search's file, or is one of another model, whose first tensors that differ are named.
         """
         about, progress = saved.read(Path(path), ranks.rank(), ranks.world())
-        search = Search.__new__(Search)
-        plan = Plan(**{**about["plan"], "keep": tuple(about["plan"]["keep"])})
-        assert progress.start
-        weights.check(weights.of(plain(model)), progress.start.left["weights"], str(path))
-        search._set(model, optimizer, scheduler, also, plan, score, path)
+        weights.check(weights.of(plain(model)), progress.weights, str(path))
+        search = Search(model, optimizer, scheduler=scheduler, score=score, also=also, **about["plan"])
         for what, found in search._about().items():
             if found != about[what]:
                 raise BadInput(
@@ -152,7 +138,7 @@ class Search:
                     found=str(found),
                     todo="Make everything as it was made for the search.",
                 )
-        search._progress = progress
+        search._progress, search._path = progress, Path(path)
         return search
 
     def __iter__(self) -> Iterator[Level]:
@@ -165,8 +151,13 @@ class Search:
             finally:
                 self._leave()
 
-    def begin(self) -> Level:
-        """Put everything in place for the first unfinished level; `finish` ends it. For loops in other hands."""
+    def begin(self, optimizer: Optimizer | None = None, scheduler: Any = None) -> Level:
+        """Put everything in place for the first unfinished level; `finish` ends it. For loops in other hands.
+
+        Args:
+            optimizer, scheduler: where they are made anew for each level, those of this one, made as the first ones
+                were; both or none.
+        """
         if self._course:
             raise BadInput(
                 where="Search.begin",
@@ -182,6 +173,11 @@ class Search:
                 found="none",
                 todo="Ask the search for a ticket.",
             )
+        if optimizer is not None:
+            self._loop = edge.loop_of(
+                self._loop.model, optimizer, scheduler, [*self._loop.also, *self._loop.generators]
+            )
+            edge.trained(self._loop, self.mask(0))
         self._course = self._rewinding().course(self._loop, number, self.mask(number)) if number else self._first()
         return self._course.level
 
@@ -201,7 +197,7 @@ class Search:
         trained = weights.of(self._loop.model)
         following = self._pruned(trained, course.level.mask) if course.level.number < self._plan.levels else None
         self._progress = saved.finished(self._progress, trained, following, course.reports)
-        self._save(self._progress)
+        self._save()
 
     def _first(self) -> Course:
         """Level 0: as everything is, the first time; step k is noted on the way."""
@@ -251,14 +247,12 @@ class Search:
         ranks.agree(_digest(mask.pack(following)), "the mask of the next level")
         return following
 
-    def _save(self, progress: Progress, only_try: bool = False) -> None:
+    def _save(self) -> None:
         if self._path is None:
             return
-        randoms = ranks.gathered(saved.random_states(progress))
+        randoms = ranks.gathered(saved.random_states(self._progress))
         if ranks.rank() == 0:
-            content = saved.content(self._about(), progress, randoms)
-            if not only_try:
-                saved.write(self._path, content)
+            saved.write(self._path, saved.content(self._about(), self._progress, randoms))
 
     def _about(self) -> dict[str, Any]:
         loop = self._loop

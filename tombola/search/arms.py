@@ -98,7 +98,7 @@ def verify(
     """As `Search.verify` has it."""
     _check(arms, replicates, controls, build)
     loop, before, gradients = arms.loop, arms.loop.moment(), [p.grad for p in arms.loop.model.parameters()]
-    drawn = [arms.rewinding.start.left["weights"]]  # all initial weights so far
+    drawn: list[Weights] = [arms.rewinding.start.left["weights"]]  # all initial weights so far
     ends: list[Weights] = []
     found: dict[tuple[str, int], tuple[Report, ...]] = {}
     try:

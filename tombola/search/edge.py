@@ -37,8 +37,8 @@ class Plan:
     replay: bool
 
     def __post_init__(self) -> None:
-        if self.levels < 0:
-            raise BadInput(where="levels", expected="0 or more", found=str(self.levels), todo="10 prunes ten times.")
+        if type(self.levels) is not int or self.levels < 0:
+            raise BadInput(where="levels", expected="0 or more", found=repr(self.levels), todo="10 prunes ten times.")
         if self.scope not in ("layer", "global"):
             raise BadInput(where="scope", expected="'layer' or 'global'", found=repr(self.scope), todo="Name one.")
         if self.scope == "global" and isinstance(self.rate, Mapping):
@@ -49,11 +49,13 @@ class Plan:
                 todo="Give one number, or scope='layer'.",
             )
         for rate in self.rate.values() if isinstance(self.rate, Mapping) else [self.rate]:
+            if isinstance(rate, bool) or not isinstance(rate, int | float):
+                raise BadInput(where="rate", expected="a number", found=repr(rate), todo="0.2 removes a fifth.")
             prune.count(rate, 0)
 
     def values(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self) | {"keep": list(self.keep)}
+        """As JSON has it, and `Search` takes it."""
+        return asdict(self) | {"keep": list(self.keep), "rewind": f"{self.rewind}it"}
 
     def full(self, model: nn.Module) -> Mask:
         """What level 0 counts: all that may be pruned and is not kept dense.

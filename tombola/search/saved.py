@@ -39,6 +39,13 @@ class Progress:
     rewind: Moment | None = None
     history: tuple[Report, ...] = ()
 
+    @property
+    def weights(self) -> Weights:
+        """Those in which level 0 began."""
+        assert self.start
+        weights: Weights = self.start.left["weights"]
+        return weights
+
 
 def content(about: Mapping[str, Any], progress: Progress, randoms: Sequence[Any]) -> bytes:
     """The bytes of a safetensors file.

@@ -15,7 +15,7 @@ PACKAGE = Path(tombola.__file__).parent
 LAYERS = [
     ["errors", "files", "steps", "weights", "mask", "ticket"],
     ["score", "prune", "guard", "models", "data", "recipe", "train", "evaluate", "engine"],
-    ["study", "search", "cash"],
+    ["study", "search", "callbacks", "cash"],
     ["lab"],
     ["report", "cli", "__main__"],
     ["__init__"],  # the public names: it may import everything, nobody imports it

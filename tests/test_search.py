@@ -512,7 +512,7 @@ def test_an_optimiser_made_anew_for_each_level_takes_the_state_of_the_first(k: i
         assert same(left, right)
     with pytest.raises(BadInput, match="expected one of 3 levels to be left, found none"):
         search.begin()
-    with pytest.raises(BadInput, match="Search.finish: expected a level under way, found none"):
+    with pytest.raises(BadInput, match="finish: expected a level under way, found none"):
         search.finish()
 
 

@@ -143,13 +143,13 @@ class Search:
 
     def __iter__(self) -> Iterator[Level]:
         """The levels that are not finished, each to be trained in the body of the loop."""
-        while len(self._progress.trained) <= self._plan.levels:
+        while self.left:
             level = self.begin()
             try:
                 yield level
                 self.finish()
             finally:
-                self._leave()
+                self.leave()
 
     def begin(self, optimizer: Optimizer | None = None, scheduler: Any = None) -> Level:
         """Put everything in place for the first unfinished level; `finish` ends it. For loops in other hands.
@@ -174,9 +174,8 @@ class Search:
                 todo="Ask the search for a ticket.",
             )
         if optimizer is not None:
-            self._loop = edge.loop_of(
-                self._loop.model, optimizer, scheduler, [*self._loop.also, *self._loop.generators]
-            )
+            also = [*self._loop.also, *self._loop.generators]
+            self._loop = edge.loop_of(self._loop.model, optimizer, scheduler, also)
             edge.trained(self._loop, self.mask(0))
         self._course = self._rewinding().course(self._loop, number, self.mask(number)) if number else self._first()
         return self._course.level
@@ -193,11 +192,17 @@ class Search:
                 where="Search.finish", expected="a level under way", found="none", todo="Call begin before it."
             )
         course.end(self._plan.rewind)
-        self._leave()
+        self.leave()
         trained = weights.of(self._loop.model)
         following = self._pruned(trained, course.level.mask) if course.level.number < self._plan.levels else None
         self._progress = saved.finished(self._progress, trained, following, course.reports)
         self._save()
+
+    def leave(self) -> None:
+        """Give up the level under way, if there is one: it is as if it had not begun."""
+        if self._course:
+            self._course.release()
+            self._course = None
 
     def _first(self) -> Course:
         """Level 0: as everything is, the first time; step k is noted on the way."""
@@ -223,12 +228,6 @@ class Search:
                 todo="Let the loop run first.",
             )
         return Rewinding(start, moment, self._plan.rewind, self._plan.replay)
-
-    def _leave(self) -> None:
-        if self._course:
-            self._course.release()
-            # A level that was left before its end is as if it had not begun.
-            self._course = None
 
     def _pruned(self, trained: Weights, living: Mask) -> Mask:
         scores = {name: each.cpu() for name, each in self._score(trained, living, self._plan.score_seed).items()}
@@ -311,6 +310,11 @@ class Search:
             )
         arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), seed)
         return verify(arms, train, replicates, controls, build, criteria)
+
+    @property
+    def left(self) -> int:
+        """How many levels are not finished."""
+        return self._plan.levels + 1 - len(self._progress.trained)
 
     @property
     def history(self) -> tuple[Report, ...]:

@@ -1,5 +1,6 @@
 """Lightning and Hugging Face's Trainer own the loop; the tickets are those of a search in it."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,7 +133,8 @@ def test_trainer_trains_level_by_level(k: int, tmp_path: Path) -> None:  # M1 R1
     while tickets.left:
         arguments = transformers.TrainingArguments(
             output_dir=str(tmp_path), num_train_epochs=2, per_device_train_batch_size=8, learning_rate=0.02,
-            use_cpu=True, report_to=[], save_strategy="no", eval_strategy="epoch", disable_tqdm=True, logging_strategy="no",
+            use_cpu=True, report_to=[], save_strategy="no", eval_strategy="epoch", disable_tqdm=True,
+            logging_strategy="no",
         )  # fmt: skip
         transformers.Trainer(
             model, arguments, train_dataset=dataset, eval_dataset=dataset, callbacks=[tickets, Notes()]
@@ -141,3 +143,20 @@ def test_trainer_trains_level_by_level(k: int, tmp_path: Path) -> None:  # M1 R1
     assert [(row.level, row.step, "loss" in row.metrics) for row in tickets.search.history] == [
         (level, step, True) for level in range(3) for step in (4, 8)
     ]
+
+
+@pytest.mark.parametrize(("page", "package", "words"), [
+    ("lightning", "lightning", "level 2  density 0.25  accuracy"),
+    ("trainer", "transformers", "level 2  density 0.81  loss"),
+])  # fmt: skip
+def test_the_python_of_the_pages_runs(
+    page: str, package: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "docs" / f"{page}.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert words in capsys.readouterr().out and names["ticket"].mask.density < 1

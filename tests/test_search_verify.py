@@ -104,6 +104,9 @@ def test_arms_share_all_but_what_they_declare(k: int) -> None:  # K1 K2 K3 K4 K5
             assert not old & set(drawn[0][name][drawn[0][name] != 0].flatten().tolist())
         if k:  # K7: built anew, name by name, and trained for k steps itself
             assert not weights.equal(drawn[0], drawn[k]) and weights.equal(arms["ticket"]["states"][0], lab.start)
+            for name, alive in ticket.items():
+                moved = (drawn[k][name] - drawn[0][name])[alive].abs().max()
+                assert 0 < moved < 0.1 and not torch.equal(drawn[k][name], begun["ticket"][name])
             assert torch.equal(drawn[0]["1.weight"], torch.ones(12)) and drawn[0]["0.weight"].count_nonzero() == 72
     first, second = replicates
     assert first["dense"]["batches"] != second["dense"]["batches"]

@@ -1,7 +1,7 @@
 """A ticket of YOUR model in YOUR loop: it runs level by level, and everything it changes is rewound in between."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class Search:
         score_seed: int = 0,
         replay: bool = True,
     ) -> None:
-        k = edge.iterations(rewind, epoch_iterations)
+        k, rate = edge.iterations(rewind, epoch_iterations), dict(rate) if isinstance(rate, Mapping) else rate
         self._plan = Plan(levels, rate, k, scope, tuple(keep), score_seed, replay)
         self._loop = edge.loop_of(model, optimizer, scheduler, also)
         full = self._plan.full(self._loop.model)

@@ -83,9 +83,11 @@ class Plan:
         if not isinstance(self.rate, Mapping):
             return dict.fromkeys(kinds, self.rate)
         _known(self.rate, kinds, "rate")
+        dense = mask.kept(self.keep, kinds)
         rates = {
             name: next((rate for entry, rate in self.rate.items() if name in mask.kept([entry], kinds)), None)
-            for name in kinds.keys() - mask.kept(self.keep, kinds)
+            for name in kinds
+            if name not in dense
         }
         without = [name for name, rate in rates.items() if rate is None]
         if without:
@@ -155,7 +157,8 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
                 todo="What has no state needs no rewinding.",
             )
     for each in schedulers:
-        if isinstance(each, LRScheduler) and each.optimizer is not optimizer:
+        # By its groups: some libraries hand a scheduler a wrapper around the optimiser.
+        if isinstance(each, LRScheduler) and each.optimizer.param_groups is not optimizer.param_groups:
             raise BadInput(
                 where="scheduler",
                 expected="one of the optimizer that is given",

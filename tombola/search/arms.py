@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -112,14 +112,7 @@ def verify(
         loop.put(before)
         for parameter, gradient in zip(loop.model.parameters(), gradients, strict=True):
             parameter.grad = gradient
-    stops = {key: _stop(reports) for key, reports in found.items()}
-    trials = tuple(
-        Trial(arm, replicate, arms.level if arm != "dense" else 0, stop.density, stop.step, stop.metrics["accuracy"])
-        for (arm, replicate), stop in stops.items()
-    )
-    trials = tuple(
-        replace(trial, censored=trial.step == found[trial.arm, trial.replicate][-1].step) for trial in trials
-    )
+    trials = tuple(_trial(arm, replicate, reports) for (arm, replicate), reports in found.items())
     criteria = criteria or _criteria(list(found.values()))
     (verdict,) = judge(trials, criteria)
     return Verification(verdict, trials, criteria)
@@ -179,6 +172,12 @@ def _differ(ends: list[Weights], end: Weights) -> None:
             todo="Let `train` seed nothing by itself, and name the generators of your loaders in `also`.",
         )
     ends.append(end)
+
+
+def _trial(arm: str, replicate: int, reports: Sequence[Report]) -> Trial:
+    stop = _stop(reports)
+    censored = stop.step == reports[-1].step
+    return Trial(arm, replicate, stop.level, stop.density, stop.step, stop.metrics["accuracy"], censored)
 
 
 def _stop(reports: Sequence[Report]) -> Report:

@@ -13,7 +13,7 @@ PACKAGE = Path(tombola.__file__).parent
 
 # A room may import the rooms of the layers above its line here, and those to its left in its own.
 LAYERS = [
-    ["errors", "files", "steps", "weights", "mask", "ticket"],
+    ["errors", "files", "steps", "names", "weights", "mask", "ticket"],
     ["score", "prune", "guard", "models", "data", "recipe", "train", "evaluate", "engine"],
     ["study", "search", "callbacks", "cash"],
     ["lab"],

@@ -4,8 +4,7 @@ A mask is a value beside a plain `nn.Module`: no wrapper, no buffer, no renamed 
 and must not be written to; pruning makes another one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -117,21 +116,6 @@ def prunable(model: nn.Module) -> dict[str, Kind]:
     if linear:
         found[linear[-1]] = "output"
     return found
-
-
-def kept(keep: Iterable[str], kinds: Mapping[str, str]) -> set[str]:
-    """The weights that are never pruned: whose kind or name is among `keep`, or whose name has a form among it.
-
-    Args:
-        keep: kinds, names, or patterns of names: `*` stands for anything, `?` for one character, `[ab]` for a or b.
-        kinds: the kind of each weight by its name.
-
-    >>> sorted(kept(("output", "*.shortcut.*"), {"a.conv": "conv", "a.shortcut.conv": "conv", "b": "output"}))
-    ['a.shortcut.conv', 'b']
-    """
-    return {
-        name for name, kind in kinds.items() if any(entry in (kind, name) or fnmatchcase(name, entry) for entry in keep)
-    }
 
 
 def full(model: nn.Module) -> Mask:

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tombola import mask, prune
 from tombola.errors import BadInput
 from tombola.mask import Kind, Mask
+from tombola.names import named
 from tombola.search.state import Loop, plain
 from tombola.steps import Step
 
@@ -65,7 +66,7 @@ class Plan:
         """
         kinds = mask.prunable(model)
         _known(self.keep, kinds, "keep")
-        dense, everything = mask.kept(self.keep, kinds), mask.full(model)
+        dense, everything = named(self.keep, kinds), mask.full(model)
         full = Mask({name: alive for name, alive in everything.items() if name not in dense})
         if not full:
             raise BadInput(
@@ -83,9 +84,9 @@ class Plan:
         if not isinstance(self.rate, Mapping):
             return dict.fromkeys(kinds, self.rate)
         _known(self.rate, kinds, "rate")
-        dense = mask.kept(self.keep, kinds)
+        dense = named(self.keep, kinds)
         rates = {
-            name: next((rate for entry, rate in self.rate.items() if name in mask.kept([entry], kinds)), None)
+            name: next((rate for entry, rate in self.rate.items() if name in named([entry], kinds)), None)
             for name in kinds
             if name not in dense
         }
@@ -102,7 +103,7 @@ class Plan:
 
 def _known(entries: Iterable[str], kinds: Mapping[str, Kind], where: str) -> None:
     for entry in entries:
-        if not mask.kept([entry], kinds):
+        if not named([entry], kinds):
             raise BadInput(
                 where=where,
                 expected=f"kinds ({', '.join(dict.fromkeys(kinds.values()))}), or weights of the model ({_few(kinds)}) "

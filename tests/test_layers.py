@@ -13,9 +13,9 @@ PACKAGE = Path(tombola.__file__).parent
 
 # A room may import the rooms of the layers above its line here, and those to its left in its own.
 LAYERS = [
-    ["errors", "files", "steps", "coding", "weights", "mask", "transfer", "hub"],
+    ["errors", "files", "steps", "names", "coding", "weights", "mask", "transfer", "hub"],
     ["score", "prune", "guard", "models", "ticket", "data", "recipe", "train", "evaluate", "engine"],
-    ["search", "study", "cash"],
+    ["study", "search", "callbacks", "cash"],
     ["lab"],
     ["report", "cli", "__main__"],
     ["__init__"],  # the public names: it may import everything, nobody imports it

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from tombola.guard import Guard
     from tombola.mask import Mask
     from tombola.recipe import Recipe
+    from tombola.search import Search
     from tombola.steps import Step
     from tombola.ticket import Ticket
 
 __version__ = "0.1.0"
 
-__all__ = ["Step", "Mask", "Ticket", "Recipe", "Guard", "Evaluation", "TombolaError", "BadInput"]
+__all__ = ["Step", "Mask", "Ticket", "Recipe", "Guard", "Evaluation", "Search", "TombolaError", "BadInput"]
 
 _HOMES = {
     "Step": "steps",
@@ -27,6 +28,7 @@ _HOMES = {
     "Recipe": "recipe",
     "Guard": "guard",
     "Evaluation": "evaluate",
+    "Search": "search",
     "TombolaError": "errors",
     "BadInput": "errors",
 }

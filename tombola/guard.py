@@ -24,6 +24,9 @@ class Guard:
     gradient and zero state are a fixed point of SGD, momentum, Nesterov, Adam, AdamW and weight decay, so there that is
     all it takes; of any other optimiser nothing is known, and the weights and the state are masked after each step too.
 
+    Args:
+        held: False if the pruned weights shall move freely until `hold` is called.
+
     Raises:
         BadInput: the mask is of another model.
 
@@ -36,7 +39,7 @@ class Guard:
     0.0
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, mask: Mask) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, mask: Mask, held: bool = True) -> None:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         _fits(mask, parameters, model)
         # A full layer needs no guarding, which makes dense training as fast as without a guard.
@@ -47,6 +50,7 @@ class Guard:
         pairs = zip(self._names, self._parameters, strict=True)
         self._live = [torch.empty_like(parameter.detach()).copy_(mask[name]) for name, parameter in pairs]
         self._dead = [live == 0 for live in self._live]
+        self.held = held
         self._mask_rest()
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -55,7 +59,20 @@ class Guard:
         if type(optimizer) not in _ZERO_STAYS:
             self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._mask_rest()))
 
+    def hold(self) -> None:
+        """From now on, pruned is pruned."""
+        self.held = True
+        self._mask_gradients()
+        self._mask_rest()
+
+    @property
+    def dead(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each parameter that is not wholly alive, with True where it is pruned."""
+        return list(zip(self._parameters, self._dead, strict=True))
+
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.held:
+            return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._mask_gradients()
@@ -75,6 +92,8 @@ class Guard:
 
     @torch.no_grad()
     def _mask_rest(self) -> None:
+        if not self.held:
+            return
         for parameter, dead in zip(self._parameters, self._dead, strict=True):
             parameter.masked_fill_(dead, 0)
             for state in self._state_of(parameter):

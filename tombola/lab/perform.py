@@ -26,9 +26,9 @@ from tombola.lab.runs import (
     Run,
     ShuffledMask,
     Train,
-    kept,
 )
 from tombola.lab.store import Outcome, Store
+from tombola.names import named
 from tombola.recipe import Recipe, learning_rate
 from tombola.study import connectivity, stability
 from tombola.train import computing
@@ -181,7 +181,7 @@ def _prunable(network: Network, keep: tuple[str, ...]) -> tuple[mask.Mask, dict[
     """The full mask over what may be pruned and is not kept, and the kinds of its layers."""
     model = _model(network)
     kinds, full = mask.prunable(model), mask.full(model)
-    dense = kept(keep, kinds)
+    dense = named(keep, kinds)
     return mask.Mask({name: full[name] for name in kinds if name not in dense}), kinds
 
 

@@ -10,10 +10,11 @@ from typing import Any
 from tombola import data, models
 from tombola.engine import Foreseen, at_once, devices, foresee, processes
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
-from tombola.lab.runs import Line, Run, Train, ancestry, kept
+from tombola.lab.runs import Line, Run, Train, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Question, questions
+from tombola.names import named
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _densities(spec: Spec, level: int) -> dict[str, float]:
     rates = dict(spec.prune.rates)
     layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes)
     kinds = {name: layer.kind for name, layer in layers.items()}
-    dense = kept(spec.prune.keep, kinds)
+    dense = named(spec.prune.keep, kinds)
     return {
         name: 1.0 if name in dense else (1 - rates["linear" if spec.prune.scope == "global" else kind]) ** level
         for name, kind in kinds.items()

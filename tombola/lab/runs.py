@@ -7,9 +7,8 @@ are recorded with the outcome.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel
@@ -18,21 +17,6 @@ from tombola.models import Initialisation
 from tombola.recipe import Recipe
 
 KEY_DIGITS = 20  # 80 bits: a million runs collide with a chance below 1e-12
-
-
-def kept(keep: Iterable[str], kinds: Mapping[str, str]) -> set[str]:
-    """The weights that are never pruned: whose kind or name is among `keep`, or whose name has a form among it.
-
-    Args:
-        keep: kinds, names, or patterns of names: `*` stands for anything, `?` for one character, `[ab]` for a or b.
-        kinds: the kind of each weight by its name.
-
-    >>> sorted(kept(("output", "*.shortcut.*"), {"a.conv": "conv", "a.shortcut.conv": "conv", "b": "output"}))
-    ['a.shortcut.conv', 'b']
-    """
-    return {
-        name for name, kind in kinds.items() if any(entry in (kind, name) or fnmatchcase(name, entry) for entry in keep)
-    }
 
 
 @dataclass(frozen=True)
@@ -160,7 +144,7 @@ class Prune(Run):
         score: which score.
         scope: `layer`, each layer by the rate of its kind, or `global`, all together by `rates["linear"]`.
         rates: (kind, fraction) for the kinds linear, conv, embedding, output.
-        keep: kinds, names, and patterns of names that are never pruned and not counted; see `kept`.
+        keep: kinds, names, and patterns of names that are never pruned and not counted; see `names.named`.
         score_seed: for scores that draw.
     """
 

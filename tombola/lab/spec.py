@@ -15,7 +15,7 @@ from tombola.data.facts import Facts
 from tombola.engine import Choice, Device
 from tombola.errors import BadInput, DataError, Fault, SpecError
 from tombola.lab import presets
-from tombola.lab.runs import kept
+from tombola.names import named
 from tombola.recipe import Count, Number, Optimizer, Rate, Recipe, Schedule, StepField, Value
 from tombola.steps import Step
 
@@ -468,9 +468,9 @@ def _kept_nothing(spec: Spec) -> Iterable[Fault]:
     known = [kind for kind, _ in spec.prune.rates]
     first, *_, last = layers
     for entry in spec.prune.keep:
-        if entry in known or kept([entry], kinds):
+        if entry in known or named([entry], kinds):
             continue
-        longer = [wider for wider in (f"{entry}.weight", f"{entry}*", f"*{entry}*") if kept([wider], kinds)]
+        longer = [wider for wider in (f"{entry}.weight", f"{entry}*", f"*{entry}*") if named([wider], kinds)]
         close = longer[:1] or difflib.get_close_matches(entry, [*known, *layers], n=1)
         yield Fault(
             "prune.keep",

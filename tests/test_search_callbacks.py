@@ -1,0 +1,162 @@
+"""Lightning and Hugging Face's Trainer own the loop; the tickets are those of a search in it."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tombola import mask, weights
+from tombola.errors import BadInput
+from tombola.search import Search
+
+INPUTS = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(32) % 3
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """What these libraries warn of is theirs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def check(
+    search: Search, k: int, states: list[list[dict[str, Tensor]]], rates: list[list[float]], batches: Any
+) -> None:
+    """Rewound to the state after k steps of level 0; the same rates and batches at every level; zeros throughout."""
+    start = states[0][k]
+    assert rates[0] == rates[1] == rates[2] and len(set(rates[0])) > 1
+    assert batches[0] == batches[1] == batches[2] and batches[0][0] != batches[0][1]
+    for number in range(3):
+        living = search.mask(number)
+        assert weights.equal(states[number][k], mask.apply(start, living))
+        for state in states[number][k:]:
+            assert weights.equal(state, mask.apply(state, living))
+        assert weights.equal(search.ticket(number).weights, mask.apply(start, living))
+        assert not number or mask.nested(living, search.mask(number - 1))
+    assert search.mask(1).counts == {name: (size + 1) // 2 for name, size in search.mask(0).counts.items()}
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_lightning_fits_level_by_level(k: int, tmp_path: Path) -> None:  # M1 R1 R5 R8 R9
+    pytest.importorskip("lightning")
+    import lightning.pytorch as lightning
+
+    from tombola.callbacks.lightning import Tickets
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.1), nn.Linear(12, 3))
+            self.states: list[list[dict[str, Tensor]]] = []
+            self.rates: list[list[float]] = []
+            self.batches: list[list[Any]] = []
+
+        def on_train_start(self) -> None:
+            for notes in (self.states, self.rates, self.batches):
+                notes.append([])
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            self.states[-1].append(weights.of(self))
+            self.rates[-1].append(self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.batches[-1].append(batch[0].tolist())
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("accuracy", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.RMSprop(self.parameters(), lr=0.01, momentum=0.9)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+
+    torch.manual_seed(3)
+    module = Module()
+    dataset = torch.utils.data.TensorDataset(INPUTS, LABELS)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=8, shuffle=True)
+    tickets = Tickets(levels=2, rate=0.5, rewind=f"{k}it")
+    with pytest.raises(BadInput, match="search: expected a fit before, found none"):
+        _ = tickets.search
+    while tickets.left:
+        trainer = lightning.Trainer(
+            max_epochs=2, callbacks=[tickets], accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=1.0, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(module, loader, torch.utils.data.DataLoader(dataset, batch_size=32))
+    check(tickets.search, k, module.states, module.rates, module.batches)
+    rows = [(row.level, row.step, list(row.metrics)) for row in tickets.search.history]
+    assert rows == [(level, step, ["accuracy"]) for level in range(3) for step in (4, 8)]
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_trainer_trains_level_by_level(k: int, tmp_path: Path) -> None:  # M1 R1 R5 R8 R9
+    transformers: Any = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from tombola.callbacks.trainer import Tickets
+
+    states: list[list[dict[str, Tensor]]] = []
+    rates: list[list[float]] = []
+    batches: list[list[Any]] = []
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.1), nn.Linear(12, 3))
+
+        def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            if self.training:
+                batches[-1].append(inputs.tolist())
+            logits = self.net(inputs)
+            return {"loss": functional.cross_entropy(logits, labels), "logits": logits}
+
+    class Notes(transformers.TrainerCallback):
+        def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
+            for notes in (states, rates, batches):
+                notes.append([])
+
+        def on_step_begin(self, *_: Any, **kwargs: Any) -> None:
+            states[-1].append(weights.of(kwargs["model"]))
+            rates[-1].append(kwargs["optimizer"].param_groups[0]["lr"])
+
+    torch.manual_seed(3)
+    model = Net()
+    dataset = [{"inputs": inputs, "labels": label} for inputs, label in zip(INPUTS, LABELS, strict=True)]
+    tickets = Tickets(levels=2, rate=0.5, rewind=f"{k}it")
+    while tickets.left:
+        arguments = transformers.TrainingArguments(
+            output_dir=str(tmp_path), num_train_epochs=2, per_device_train_batch_size=8, learning_rate=0.02,
+            use_cpu=True, report_to=[], save_strategy="no", eval_strategy="epoch", disable_tqdm=True,
+            logging_strategy="no",
+        )  # fmt: skip
+        transformers.Trainer(
+            model, arguments, train_dataset=dataset, eval_dataset=dataset, callbacks=[tickets, Notes()]
+        ).train()
+    check(tickets.search, k, states, rates, batches)
+    assert [(row.level, row.step, "loss" in row.metrics) for row in tickets.search.history] == [
+        (level, step, True) for level in range(3) for step in (4, 8)
+    ]
+
+
+@pytest.mark.parametrize(("page", "package", "words"), [
+    ("lightning", "lightning", "level 2  density 0.25  accuracy"),
+    ("trainer", "transformers", "level 2  density 0.81  loss"),
+])  # fmt: skip
+def test_the_python_of_the_pages_runs(
+    page: str, package: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "docs" / f"{page}.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert words in capsys.readouterr().out and names["ticket"].mask.density < 1

@@ -1,0 +1,310 @@
+"""A search that is interrupted goes on as if it had not been; its file executes nothing and is refused by others."""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
+
+from tombola import files, score, weights
+from tombola.errors import BadInput, NoRoom
+from tombola.search import Search
+from tombola.search.coded import decode, encode
+
+LEVELS, STEPS = 3, 8
+RATES = {"output": 0.1, "*": 0.3}  # the first that fits holds, whatever a file makes of their order
+
+
+def search_in(path: Path, k: str, seed: int, halt: Callable[[int, int], None]) -> dict[str, Any]:
+    """A search with everything that there is to be rewound; `halt` is asked at every step whether to end here."""
+    torch.manual_seed(seed)
+    body = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(16, 3)]
+    model = nn.Sequential(*body).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02, fused=True)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 6], 0.5)
+    average, scaler, own = AveragedModel(model), torch.amp.GradScaler("cpu"), torch.Generator().manual_seed(seed)
+    inputs, labels = torch.linspace(-1, 1, 512).view(32, 1, 4, 4), torch.arange(32) % 3
+    also = [average, scaler, own]
+    if path.exists():
+        search = Search.resume(path, model, optimizer, scheduler=scheduler, also=also)
+    else:
+        search = Search(model, optimizer, levels=3, rate=RATES, rewind=k, path=path, scheduler=scheduler, also=also)
+    for level in search:
+        for step in range(STEPS):
+            places = torch.randint(32, (8,), generator=own)
+            optimizer.zero_grad()
+            scaler.scale(functional.cross_entropy(model(inputs[places]), labels[places])).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            scheduler.step()
+            average.update_parameters(model)
+            level.report(rate=optimizer.param_groups[0]["lr"], scale=scaler.get_scale())
+            halt(level.number, step)
+    return {
+        "trained": [search.trained(number) for number in range(LEVELS + 1)],
+        "average": weights.of(average),
+        "history": search.history,
+    }
+
+
+class Halted(Exception):
+    """Whoever runs a search presses Ctrl-C."""
+
+
+def halting(at: tuple[int, int]) -> Callable[[int, int], None]:
+    def halt(level: int, step: int) -> None:
+        if (level, step) == at:
+            raise Halted
+
+    return halt
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    pairs = zip(left["trained"], right["trained"], strict=True)
+    averages = weights.equal(left["average"], right["average"])
+    return averages and left["history"] == right["history"] and all(weights.equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize("k", ["0it", "3it", "8it"])
+def test_interrupted_and_resumed_is_as_if_uninterrupted(k: str, tmp_path: Path) -> None:  # R9 S1 S2 S4 S5 S6
+    whole = search_in(tmp_path / "whole", k, 5, halting((-1, 0)))
+    for seed, at in ((5, (1, 2)), (6, (1, 7)), (7, (3, 7))):  # other initial weights: all comes from the file
+        with pytest.raises(Halted):
+            search_in(tmp_path / "parts", k, seed, halting(at))
+    assert same(search_in(tmp_path / "parts", k, 8, halting((-1, 0))), whole)
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def killed(folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+    def halt(level: int, step: int) -> None:
+        if (level, step) == (2, 5):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    search_in(Path(folder) / "killed", "3it", 5, halt)
+
+
+def test_killed_and_resumed_is_as_if_uninterrupted(tmp_path: Path) -> None:  # R9 S2
+    process = multiprocessing.get_context("spawn").Process(target=killed, args=(str(tmp_path),))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and [path.name for path in tmp_path.iterdir()] == ["killed"]
+    found = search_in(tmp_path / "killed", "3it", 6, halting((-1, 0)))
+    assert same(found, search_in(tmp_path / "whole", "3it", 5, halting((-1, 0))))
+
+
+def network(width: int = 8) -> nn.Sequential:
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    for _ in range(4):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(torch.randn(8, 6)), torch.arange(8) % 3).backward()
+        optimizer.step()
+
+
+def finished(path: Path, levels: int = 1, **options: Any) -> Search:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    search = Search(model, optimizer, levels=levels, path=path, rewind="2it", **options)
+    for level in search:
+        train(model, optimizer)
+        level.report(accuracy=0.5)
+    return search
+
+
+def test_a_finished_search_is_read_back_whole(tmp_path: Path) -> None:  # R9
+    search = finished(tmp_path / "search", levels=2, keep=["output"], rate={"linear": 0.3})
+    model = network()
+    again = Search.resume(tmp_path / "search", model, torch.optim.SGD(model.parameters(), lr=0.3))
+    assert repr(again) == repr(search) == "Search(Sequential, 3 of 3 levels finished, rewind 2it)"
+    assert list(again) == [] and again.history == search.history
+    for level in range(3):
+        assert again.mask(level) == search.mask(level)
+        assert weights.equal(again.trained(level), search.trained(level))
+        assert weights.equal(again.ticket(level).weights, search.ticket(level).weights)
+        assert again.ticket(level).origin == search.ticket(level).origin
+
+
+def test_the_file_holds_one_line_of_json_and_no_pickle(tmp_path: Path) -> None:  # S3
+    finished(tmp_path / "search")
+    with safe_open(tmp_path / "search", framework="pt") as file:
+        metadata = file.metadata()
+    assert list(metadata) == ["tombola-search"] and json.loads(metadata["tombola-search"])["format"] == 1
+
+
+def test_a_search_never_writes_over_another(tmp_path: Path) -> None:
+    finished(tmp_path / "search")
+    content = (tmp_path / "search").read_bytes()
+    with pytest.raises(BadInput, match="expected a new file, found one that is there already"):
+        finished(tmp_path / "search")
+    assert (tmp_path / "search").read_bytes() == content
+
+
+def adam(model: nn.Module) -> dict[str, Any]:
+    return {"optimizer": torch.optim.Adam(model.parameters())}
+
+
+def scheduled(model: nn.Module) -> dict[str, Any]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return {"optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
+
+
+def averaged(model: nn.Module) -> dict[str, Any]:
+    return {"also": [AveragedModel(model)]}
+
+
+def other_score(model: nn.Module) -> dict[str, Any]:
+    return {"score": score.random}
+
+
+@pytest.mark.parametrize(
+    ("width", "changes", "message"),
+    [
+        (9, None, r"0\.weight \(8, 6\), 0\.bias \(8,\), 1\.weight \(8,\)"),
+        (8, adam, "expected optimizer as in the search: SGD, found Adam"),
+        (8, scheduled, r"expected schedulers as in the search: \[\], found \['StepLR'\]"),
+        (8, averaged, r"expected also as in the search: \[\], found \['AveragedModel'\]"),
+        (8, other_score, "expected score as in the search: magnitude, found random"),
+    ],
+)
+def test_what_the_search_was_not_made_with_is_refused(width: int, changes: Any, message: str, tmp_path: Path) -> None:
+    finished(tmp_path / "search")
+    model = network(width)
+    given = {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1)} | (changes(model) if changes else {})
+    with pytest.raises(BadInput, match=message):
+        Search.resume(tmp_path / "search", model, given.pop("optimizer"), **given)
+
+
+def damaged(content: bytes) -> bytes:
+    return content[:-10]
+
+
+def foreign(content: bytes) -> bytes:
+    return save({"w": torch.zeros(1)})
+
+
+def newer(content: bytes) -> bytes:
+    tensors = load(content)
+    return save(tensors, {"tombola-search": json.dumps({"format": 2})})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (damaged, "expected the file of a search, found something else"),
+        (foreign, "expected the file of a search, found something else"),
+        (newer, "expected format: 1, found 2. A newer version of Tombola wrote it"),
+        (None, "expected the file of a search, found something else"),
+    ],
+)
+def test_what_is_no_search_is_refused(change: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "search"
+    if change:
+        finished(path)
+        path.write_bytes(change(path.read_bytes()))
+    model = network()
+    with pytest.raises(BadInput, match=re.escape(str(path)) + ".*" + message):
+        Search.resume(path, model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_a_full_disk_ends_the_search_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def full(path: Path, content: bytes) -> None:
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        files_replace(path, content)
+
+    files_replace = files.replace
+    monkeypatch.setattr(files, "replace", full)
+    with pytest.raises(NoRoom, match="found: No space left on device"):
+        finished(tmp_path / "search", levels=2)
+    model = network()
+    again = Search.resume(tmp_path / "search", model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    assert repr(again) == "Search(Sequential, 1 of 3 levels finished, rewind 2it)"
+
+
+class Odd:
+    """Has a state that only pickle could hold."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inner": [1, {"function": print}]}
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
+
+
+def test_a_state_that_only_pickle_could_hold_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(BadInput, match=r"start\.followed\.also\.0\.inner\.1\.function: .*found builtins\.builtin_func"):
+        Search(model, optimizer, levels=1, also=[Odd()], path=tmp_path / "search")
+    assert not (tmp_path / "search").exists()
+    Search(model, optimizer, levels=1, also=[Odd()])
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_subnormal=False) | st.text()
+KEYS = st.text() | st.integers() | st.sampled_from(["$tensor", "$dict"])
+NESTED: st.SearchStrategy[Any] = st.recursive(
+    PLAIN | st.sets(st.integers()) | st.builds(Counter, st.lists(st.integers())),
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(KEYS, inner),
+)
+
+
+@given(NESTED)
+def test_what_a_state_dict_holds_comes_back_equal_and_of_the_same_type(value: Any) -> None:
+    tensors: dict[str, Tensor] = {}
+    code = json.loads(json.dumps(encode(value, tensors, "it")))
+    back = decode(code, tensors)
+    assert back == value and types(back) == types(value)
+
+
+def types(value: Any) -> Any:
+    if isinstance(value, dict):
+        return type(value), [(type(key), types(part)) for key, part in value.items()]
+    return (type(value), [types(part) for part in value]) if isinstance(value, list | tuple) else type(value)
+
+
+def test_tensors_and_arrays_come_back_as_they_were() -> None:
+    image = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    value: dict[str, Any] = OrderedDict(
+        half=torch.tensor([1.5, -0.0], dtype=torch.bfloat16), image=image, number=np.float32(1.5),
+        scalar=torch.tensor(3), array=np.arange(4, dtype=np.uint32), flags=np.array([True, False]),
+        empty=torch.zeros(0, 2), nan=float("nan"), shared=[image, image], turned=torch.arange(6).view(2, 3).t(),
+    )  # fmt: skip
+    tensors: dict[str, Tensor] = {}
+    code = json.loads(json.dumps(encode(value, tensors, "it")))
+    back = decode(code, load(save(tensors)))
+    for name in ("half", "image", "scalar", "empty", "turned"):
+        assert torch.equal(back[name], value[name]) and back[name].dtype == value[name].dtype
+        assert back[name].stride() == value[name].stride()
+    assert type(back["number"]) is np.float32 and back["number"] == 1.5 and back["nan"] != back["nan"]
+    assert back["array"].dtype == np.uint32 and back["array"].tolist() == [0, 1, 2, 3]
+    assert back["flags"].tolist() == [True, False] and torch.equal(back["shared"][1], image)
+
+
+def test_only_real_dense_numbers_are_kept() -> None:
+    for odd in (torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to_sparse()):
+        with pytest.raises(BadInput, match="expected a dense tensor of real numbers"):
+            encode([odd], {}, "it")

@@ -1,0 +1,285 @@
+"""Controls are the result: they differ from the ticket in what they declare, and in nothing else."""
+
+import copy
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tombola import mask, weights
+from tombola.errors import BadInput
+from tombola.mask import Mask
+from tombola.search import Level, Search, Verification
+from tombola.study.verdict import Criteria
+
+STEPS = 6
+INPUTS = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+LABELS = (INPUTS[:, 0] > 0).long() + (INPUTS[:, 1] > 0).long()
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.1), nn.Linear(12, 3))
+
+
+class Lab:
+    """A search that is done, its loop, and all that the loop saw."""
+
+    def __init__(self, rewind: str = "0it", rate: float = 0.5, levels: int = 2, **options: Any) -> None:
+        torch.manual_seed(7)
+        self.model = network()
+        self.start = weights.of(self.model)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.02)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 2, 0.5)
+        self.accuracy: Callable[[Level], float] | None = None
+        self.seen: list[dict[str, Any]] = []
+        self.search = Search(
+            self.model, self.optimizer, levels=levels, rate=rate, rewind=rewind, scheduler=self.scheduler, **options
+        )
+        for level in self.search:
+            self.train(level)
+        self.seen = []
+
+    def train(self, level: Level) -> None:
+        note: dict[str, Any] = {"mask": level.mask, "batches": [], "states": [weights.of(self.model)], "rates": []}
+        self.seen.append(note)
+        self.model.train()
+        for step in range(level.begin, STEPS):
+            places = torch.randint(len(INPUTS), (16,))
+            note["batches"].append(places.tolist())
+            note["rates"].append(self.optimizer.param_groups[0]["lr"])
+            self.optimizer.zero_grad()
+            functional.cross_entropy(self.model(INPUTS[places]), LABELS[places]).backward()
+            self.optimizer.step()
+            note["states"].append(weights.of(self.model))
+            self.scheduler.step()
+            if step % 2:
+                self.evaluate(level)
+
+    def evaluate(self, level: Level) -> None:
+        self.model.eval()
+        with torch.no_grad():
+            outputs = self.model(INPUTS)
+        self.model.train()
+        accuracy = self.accuracy(level) if self.accuracy else (outputs.argmax(1) == LABELS).float().mean()
+        level.report(accuracy=accuracy, validation_loss=functional.cross_entropy(outputs, LABELS))
+
+    def verify(self, **options: Any) -> Verification:
+        given: dict[str, Any] = {"level": 2, "replicates": 2, "build": network} | options
+        return self.search.verify(self.train, **given)
+
+
+ARMS = ("dense", "ticket", "reinit", "random", "shuffle")
+EVERY = ("reinit", "random", "shuffle")
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_arms_share_all_but_what_they_declare(k: int) -> None:  # K1 K2 K3 K4 K5 K7 K8 K10 K11 K12 K13
+    lab = Lab(f"{k}it")
+    found = lab.verify(controls=EVERY)
+    assert [(trial.arm, trial.replicate) for trial in found.trials] == [(arm, n) for n in (0, 1) for arm in ARMS]
+    ticket, theta = lab.search.mask(2), lab.search.ticket(0).weights
+    replicates = [dict(zip(ARMS, lab.seen[5 * n : 5 * n + 5], strict=True)) for n in (0, 1)]
+    for arms in replicates:
+        for arm in ARMS:
+            assert arms[arm]["batches"] == arms["dense"]["batches"] and arms[arm]["rates"] == arms["dense"]["rates"]
+        begun = {arm: arms[arm]["states"][k] for arm in ARMS}
+        assert weights.equal(begun["dense"], theta)
+        assert weights.equal(begun["ticket"], mask.apply(theta, ticket))
+        for arm in ("random", "shuffle"):
+            other = arms[arm]["mask"]
+            assert other.counts == ticket.counts and other != ticket  # K1: other places, as many
+            assert weights.equal(begun[arm], mask.apply(theta, other))
+        drawn = arms["reinit"]["states"]
+        assert arms["reinit"]["mask"] == ticket
+        for name, alive in ticket.items():
+            assert not (begun["reinit"][name][~alive] != 0).any() and (begun["reinit"][name][alive] != 0).all()
+            # K4: not the old weights at other places
+            old = set(lab.start[name].flatten().tolist())
+            assert not old & set(drawn[0][name][drawn[0][name] != 0].flatten().tolist())
+        if k:  # K7: built anew, name by name, and trained for k steps itself
+            assert not weights.equal(drawn[0], drawn[k]) and weights.equal(arms["ticket"]["states"][0], lab.start)
+            for name, alive in ticket.items():
+                moved = (drawn[k][name] - drawn[0][name])[alive].abs().max()
+                assert 0 < moved < 0.1 and not torch.equal(drawn[k][name], begun["ticket"][name])
+            assert torch.equal(drawn[0]["1.weight"], torch.ones(12)) and drawn[0]["0.weight"].count_nonzero() == 72
+    first, second = replicates
+    assert first["dense"]["batches"] != second["dense"]["batches"]
+    for arm in ("random", "shuffle"):
+        assert first[arm]["mask"] != second[arm]["mask"]
+    assert not torch.equal(first["reinit"]["states"][0]["0.weight"], second["reinit"]["states"][0]["0.weight"])
+
+
+def test_a_loop_that_starts_at_step_k_is_verified_from_there() -> None:
+    lab = Lab("3it", replay=False)
+    lab.verify(controls=["random"], build=None)
+    dense, ticket, chance = lab.seen[:3]
+    assert dense["batches"] == ticket["batches"] == chance["batches"] and len(dense["batches"]) == 3
+    assert weights.equal(ticket["states"][0], lab.search.ticket(2).weights)
+
+
+def test_a_control_that_is_the_ticket_is_not_found_different() -> None:
+    lab = Lab(rate=0.0, levels=2)
+    found = lab.verify(controls=["random", "shuffle"], replicates=3)
+    by_arm = {
+        arm: [(t.accuracy, t.step) for t in found.trials if t.arm == arm] for arm in ("dense", "ticket", "random")
+    }
+    assert by_arm["dense"] == by_arm["ticket"] == by_arm["random"]
+    for control in found.verdict.controls:
+        assert control.result == "not shown" and control.accuracy.mean == 0
+    assert found.verdict.verdict in ("matching", "winning")
+    assert "stays open: no difference between the ticket and a random mask" in str(found)
+
+
+def planted(lab: Lab, good: Mask) -> Callable[[Level], float]:
+    """Only dense and `good` networks are accurate, all replicates by some luck that their arms share."""
+
+    def accuracy(level: Level) -> float:
+        luck = torch.initial_seed() % 1000 / 20_000
+        return luck + (0.9 if level.number == 0 or level.mask == good else 0.5)
+
+    return accuracy
+
+
+def test_a_ticket_that_is_better_than_chance_is_found_so() -> None:  # K15
+    lab = Lab()
+    lab.accuracy = planted(lab, lab.search.mask(2))
+    found = lab.verify(controls=["random"], replicates=3)
+    assert found.verdict.verdict in ("matching", "winning") and found.verdict.dense.accuracy.n == 3
+    assert [(control.against, control.result) for control in found.verdict.controls] == [("random", "better")]
+    lines = str(found).splitlines()
+    assert "It matters which weights are kept: the ticket is more accurate than a random mask" in " ".join(lines)
+    assert lines[-1] == (
+        "The replicates are 3 data orders of one initialisation: this speaks of this ticket, not of others."
+    )
+    lab.accuracy = planted(lab, mask.random_like(lab.search.mask(2), 0))
+    assert lab.verify(controls=["random"], replicates=3).verdict.verdict == "losing"
+
+
+def test_one_replicate_decides_nothing() -> None:  # K15
+    found = Lab().verify(replicates=1, controls=["random"])
+    assert found.verdict.verdict == "not decided" and "One replicate decides nothing" in str(found)
+
+
+def test_the_early_stop_is_the_step_of_minimum_validation_loss() -> None:
+    lab = Lab()
+    losses = iter([3.0, 1.0, 2.0, 3.0, 2.0, 1.0] * 2)
+    lab.evaluate = lambda level: level.report(  # type: ignore[method-assign]
+        accuracy=(loss := next(losses)) / 10, validation_loss=loss
+    )
+    found = lab.verify(controls=[], replicates=2)
+    stops = [(trial.arm, trial.step, round(trial.accuracy, 3), trial.censored) for trial in found.trials]
+    assert stops == [("dense", 4, 0.1, False), ("ticket", 6, 0.1, True)] * 2
+    assert found.criteria == Criteria(0.002, 2, step_grain=2, paced=True)
+    lab.evaluate = lambda level: level.report(accuracy=0.5)  # type: ignore[method-assign]
+    unpaced = lab.verify(controls=[], replicates=2)
+    assert not unpaced.criteria.paced and {trial.step for trial in unpaced.trials} == {STEPS}
+
+
+def test_afterwards_all_is_as_it_was() -> None:
+    lab = Lab("3it")
+    functional.cross_entropy(lab.model(INPUTS), LABELS).backward()
+    gradients = [copy.deepcopy(parameter.grad) for parameter in lab.model.parameters()]
+
+    def everything() -> Any:
+        states: Any = lab.optimizer.state_dict()["state"]
+        flat: dict[str, Tensor] = {f"{at}.{name}": value for at, each in states.items() for name, value in each.items()}
+        return weights.of(lab.model) | {name: value.clone() for name, value in flat.items()}, (
+            copy.deepcopy(lab.scheduler.state_dict()), lab.optimizer.param_groups[0]["lr"], lab.model.training,
+            random.getstate(), np.random.get_state(legacy=False)["state"]["pos"], torch.get_rng_state().tolist(),
+            repr(lab.search), lab.search.history,
+        )  # fmt: skip
+
+    tensors, rest = everything()
+    lab.verify()
+    again, same = everything()
+    assert weights.equal(tensors, again) and rest == same
+    for parameter, gradient in zip(lab.model.parameters(), gradients, strict=True):
+        assert parameter.grad is not None and gradient is not None and torch.equal(parameter.grad, gradient)
+    lab.accuracy = lambda level: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        lab.verify()
+    assert weights.equal(tensors, everything()[0]) and not lab.model[0].weight._backward_hooks
+
+
+def the_same() -> nn.Module:
+    torch.manual_seed(7)
+    return network()
+
+
+def once_more() -> nn.Module:
+    torch.manual_seed(8)
+    return network()
+
+
+def seeding(lab: Lab) -> None:
+    plain = lab.train
+
+    def train(level: Level) -> None:
+        torch.manual_seed(0)
+        plain(level)
+
+    lab.train = train  # type: ignore[method-assign]
+
+
+def silent(lab: Lab) -> None:
+    lab.evaluate = lambda level: level.report(validation_loss=1.0)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "message"),
+    [
+        ({"build": None}, None, "verify: expected build, which makes your model with weights newly drawn"),
+        ({"build": the_same}, None, "0.weight of what build makes: expected weights newly drawn at each call"),
+        ({"build": once_more}, None, "0.weight of what build makes: expected weights newly drawn at each call"),
+        ({"build": lambda: nn.Linear(2, 2)}, None, "what build makes: expected 0.weight (12, 6)"),
+        ({"level": 0}, None, "level: expected 1 or more, found 0"),
+        ({"level": 3}, None, "level: expected one from 0 to 2 whose mask is known, found 3"),
+        ({"replicates": 0}, None, "verify: expected one replicate or more"),
+        ({"controls": ["randm"]}, None, "verify: expected one replicate or more, and controls among reinit, random"),
+        ({}, seeding, "verify: expected trainings that depend on the data order"),
+        ({}, silent, "verify: expected level.report(accuracy=...) in what is to train, found only validation_loss"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_judged_is_refused(options: Any, change: Any, message: str) -> None:  # K9 K11
+    lab = Lab()
+    if change:
+        change(lab)
+    with pytest.raises(BadInput, match=f"^{re.escape(message)}"):
+        lab.verify(**options)
+
+
+def test_a_control_that_the_loop_cannot_train_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"expected a loop that starts at step 0.* found one that starts at step 3"):
+        Lab("3it", replay=False).verify()
+
+
+def test_nothing_is_verified_within_a_level() -> None:
+    lab = Lab()
+    search = Search(lab.model, lab.optimizer, levels=1)
+    search.begin()
+    with pytest.raises(BadInput, match="expected no level under way, found level 0"):
+        search.verify(lab.train, level=1)
+
+
+def test_seed_0_is_a_seed_and_another_is_another() -> None:  # K9
+    lab = Lab()
+    found: list[list[Any]] = []
+    for seed in (0, 0, 1):
+        lab.seen = []
+        lab.verify(controls=["random"], seed=seed)
+        found.append([(note["batches"], note["mask"].counts) for note in lab.seen])
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_tensor_is_a_number() -> None:
+    value: Tensor = torch.tensor(0.5, requires_grad=True)
+    lab = Lab()
+    search = Search(lab.model, lab.optimizer, levels=0)
+    search.begin().report(accuracy=value)
+    assert search.history[0].metrics == {"accuracy": 0.5}

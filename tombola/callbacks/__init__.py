@@ -1,0 +1,1 @@
+"""A search in loops of other libraries: each of their trainings is one level."""

@@ -1,0 +1,369 @@
+"""A ticket of YOUR model in YOUR loop: it runs level by level, and everything it changes is rewound in between."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tombola import mask, prune, score, weights
+from tombola.errors import BadInput
+from tombola.mask import Mask
+from tombola.search import edge, ranks, saved
+from tombola.search.arms import Arms, Control, Verification, verify
+from tombola.search.course import Course, Level, Report, Rewinding, first
+from tombola.search.edge import Plan, Rate, Scope
+from tombola.search.saved import Progress
+from tombola.search.state import Moment, masked, plain
+from tombola.steps import Step
+from tombola.study.verdict import Criteria
+from tombola.ticket import Ticket
+from tombola.weights import Weights
+
+__all__ = ["Search", "Level", "Report", "Verification"]
+
+
+class Search:
+    """Iterative magnitude pruning with rewinding around your own training loop, which stays as it is.
+
+    Train, prune, return the survivors to step k, repeat. On the way into each level everything that the loop changes is
+    put back: weights, buffers, optimiser, schedulers, learning rates, random states. For k > 0 the loop runs from its
+    own beginning all the same: its first k steps are a replay of the dense network's, at the end of which the state of
+    step k is put in place under the level's mask.
+
+    Args:
+        model: any module; what torch.compile or DistributedDataParallel wrap around it is looked through.
+        optimizer: any of torch.optim, over all weights that may be pruned. Its steps are seen by hooks.
+        levels: how many times to prune; the loop runs `levels + 1` times.
+        rate: the fraction of the living weights that each pruning removes, in [0, 1]; or one for each kind, name or
+            pattern of names, of which the first that fits holds: `{"output": 0.1, "*": 0.2}`.
+        rewind: step k, as `500it` or `2ep`; 0 is the original hypothesis.
+        scheduler: one or several.
+        scope: `layer`: each layer loses its rate; `global`: all together do.
+        keep: kinds, names or patterns of names that stay dense and are not counted.
+        score: one number per weight, the lowest go: `(weights, names, score_seed) -> name -> tensor`.
+        also: what else is to be rewound: averaged models, gradient scalers, anything with a state_dict, and the
+            torch.Generators that decide about batches. Averages of the model are held at 0 where it is pruned.
+        epoch_iterations: optimiser steps in one epoch, for a `rewind` in epochs.
+        path: a file to save the search to at the end of each level, for `resume`.
+        score_seed: what `score` is given to draw from.
+        replay: False for a loop that starts by itself at `level.begin`, which saves the replay.
+
+    Raises:
+        BadInput: something of this does not fit; nothing was changed.
+
+    The Lottery Ticket Hypothesis (Frankle & Carbin, 2019); Stabilizing the Lottery Ticket Hypothesis (Frankle,
+    Dziugaite, Roy & Carbin, 2019).
+
+    >>> model = nn.Linear(10, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> for level in Search(model, optimizer, levels=2):
+    ...     for _ in range(3):
+    ...         optimizer.zero_grad()
+    ...         model(torch.ones(4, 10)).square().mean().backward()
+    ...         optimizer.step()
+    ...     print(level.number, level.density, int(model.weight.count_nonzero()))
+    0 1.0 10
+    1 0.8 8
+    2 0.6 6
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        levels: int,
+        rate: Rate = 0.2,
+        rewind: str | Step = "0it",
+        scheduler: Any = None,
+        scope: Scope = "layer",
+        keep: Sequence[str] = (),
+        score: score.Score = score.magnitude,
+        also: Sequence[Any] = (),
+        epoch_iterations: int | None = None,
+        path: str | Path | None = None,
+        score_seed: int = 0,
+        replay: bool = True,
+    ) -> None:
+        k, rate = edge.iterations(rewind, epoch_iterations), dict(rate) if isinstance(rate, Mapping) else rate
+        self._plan = Plan(levels, rate, k, scope, tuple(keep), score_seed, replay)
+        self._loop = edge.loop_of(model, optimizer, scheduler, also)
+        full = self._plan.full(self._loop.model)
+        edge.trained(self._loop, full)
+        self._score, self._path = score, Path(path) if path else None
+        self._progress = Progress((full,))
+        self._course: Course | None = None
+        if self._path and self._path.exists():
+            raise BadInput(
+                where=str(self._path),
+                expected="a new file",
+                found="one that is there already",
+                todo="Search.resume goes on with the search that it holds; or name another one.",
+            )
+        if self._path:  # better now than at the end of level 0
+            saved.content(self._about(), Progress((full,), start=self._loop.moment()), [])
+
+    @staticmethod
+    def resume(
+        path: str | Path,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        scheduler: Any = None,
+        score: score.Score = score.magnitude,
+        also: Sequence[Any] = (),
+    ) -> "Search":
+        """Go on with the search that `path` holds, at its first unfinished level, as if it had not been interrupted.
+
+        Args:
+            path: as it was given to `Search`, which wrote it; it will be written again.
+            model, optimizer, scheduler, score, also: made anew, as they were; their states come from the file.
+
+        Raises:
+            BadInput: it is no search's file, or is one of another model, whose first tensors that differ are named.
+        """
+        about, progress = saved.read(Path(path), ranks.rank(), ranks.world())
+        weights.fit(weights.of(plain(model)), progress.weights, str(path))
+        search = Search(model, optimizer, scheduler=scheduler, score=score, also=also, **about["plan"])
+        for what, found in search._about().items():
+            if found != about[what]:
+                raise BadInput(
+                    where=str(path),
+                    expected=f"{what} as in the search: {about[what]}",
+                    found=str(found),
+                    todo="Make everything as it was made for the search.",
+                )
+        search._progress, search._path = progress, Path(path)
+        return search
+
+    def __iter__(self) -> Iterator[Level]:
+        """The levels that are not finished, each to be trained in the body of the loop."""
+        while self.left:
+            level = self.begin()
+            try:
+                yield level
+                self.finish()
+            finally:
+                self.leave()
+
+    def begin(self, optimizer: Optimizer | None = None, scheduler: Any = None) -> Level:
+        """Put everything in place for the first unfinished level; `finish` ends it. For loops in other hands.
+
+        Args:
+            optimizer, scheduler: where they are made anew for each level, those of this one, made as the first ones
+                were; both or none.
+        """
+        if self._course:
+            raise BadInput(
+                where="Search.begin",
+                expected="no level under way",
+                found=f"level {self._course.level.number}",
+                todo="Call finish first.",
+            )
+        number = len(self._progress.trained)
+        if number > self._plan.levels:
+            raise BadInput(
+                where="Search.begin",
+                expected=f"one of {self._plan.levels + 1} levels to be left",
+                found="none",
+                todo="Ask the search for a ticket.",
+            )
+        if optimizer is not None:
+            also = [*self._loop.also, *self._loop.generators]
+            self._loop = edge.loop_of(self._loop.model, optimizer, scheduler, also)
+            edge.trained(self._loop, self.mask(0))
+        self._course = self._rewinding().course(self._loop, number, self.mask(number)) if number else self._first()
+        return self._course.level
+
+    def finish(self) -> None:
+        """End the level under way: check that nothing escaped, keep what it trained, prune, save.
+
+        Raises:
+            GuardLost: a pruned weight was found alive, or the loop stepped another optimiser.
+        """
+        course = self._course
+        if course is None:
+            raise BadInput(
+                where="Search.finish", expected="a level under way", found="none", todo="Call begin before it."
+            )
+        course.end(self._plan.rewind)
+        self.leave()
+        trained = weights.of(self._loop.model)
+        following = self._pruned(trained, course.level.mask) if course.level.number < self._plan.levels else None
+        self._progress = saved.finished(self._progress, trained, following, course.reports)
+        self._save()
+
+    def leave(self) -> None:
+        """Give up the level under way, if there is one: it is as if it had not begun."""
+        if self._course:
+            self._course.release()
+            self._course = None
+
+    def _first(self) -> Course:
+        """Level 0: as everything is, the first time; step k is noted on the way."""
+        start = self._progress.start
+        if start:  # it has been left before its end
+            self._loop.put(start)
+        else:
+            start = self._loop.moment()
+        k = self._plan.rewind
+        self._progress = replace(self._progress, start=start, rewind=None if k else start)
+        return first(self._loop, self.mask(0), k, self._reached)
+
+    def _reached(self, moment: Moment) -> None:
+        self._progress = replace(self._progress, rewind=moment)
+
+    def _rewinding(self) -> Rewinding:
+        start, moment = self._progress.start, self._progress.rewind
+        if start is None or moment is None:
+            raise BadInput(
+                where="Search",
+                expected=f"level 0 to have come past step {self._plan.rewind}",
+                found="that it has not",
+                todo="Let the loop run first.",
+            )
+        return Rewinding(start, moment, self._plan.rewind, self._plan.replay)
+
+    def _pruned(self, trained: Weights, living: Mask) -> Mask:
+        scores = {name: each.cpu() for name, each in self._score(trained, living, self._plan.score_seed).items()}
+        for name, alive in living.items():
+            if name not in scores or scores[name].shape != alive.shape:
+                raise BadInput(
+                    where=f"score of {name}",
+                    expected=f"a tensor of shape {tuple(alive.shape)}",
+                    found=str(tuple(scores[name].shape)) if name in scores else "none",
+                    todo="A score is one number for each weight.",
+                )
+        if self._plan.scope == "global":
+            following = prune.globally(scores, living, self._plan.rate)  # type: ignore[arg-type]  # Plan has checked
+        else:
+            following = prune.by_layer(scores, living, self._plan.rates(self._loop.model))
+        ranks.agree(_digest(mask.pack(following)), "the mask of the next level")
+        return following
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        randoms = ranks.gathered(saved.random_states(self._progress))
+        if ranks.rank() == 0:
+            saved.write(self._path, saved.content(self._about(), self._progress, randoms))
+
+    def _about(self) -> dict[str, Any]:
+        loop = self._loop
+        return {
+            "plan": self._plan.values(),
+            "model": type(loop.model).__name__,
+            "optimizer": type(loop.optimizer).__name__,
+            "parameters": [len(group["params"]) for group in loop.optimizer.param_groups],
+            "schedulers": [type(each).__name__ for each in loop.schedulers],
+            "also": [type(each).__name__ for each in loop.also],
+            "generators": len(loop.generators),
+            "score": getattr(self._score, "__qualname__", type(self._score).__name__),
+        }
+
+    def verify(
+        self,
+        train: Callable[[Level], object],
+        *,
+        level: int,
+        replicates: int = 5,
+        controls: Sequence[Control] = ("reinit", "random"),
+        build: Callable[[], nn.Module] | None = None,
+        criteria: Criteria | None = None,
+        seed: int = 0,
+    ) -> Verification:
+        """Is the ticket of `level` a winning one? Train it, the dense network and controls, and judge.
+
+        In each replicate all of these train from one seed for everything random, above all the data order, and differ
+        in nothing but the declared factor. The replicates are data orders of this one initialisation: the verdict is
+        about this ticket. The model and all the rest are afterwards as they were.
+
+        Args:
+            train: the body of the loop over the search: trains the model that the search was given and reports
+                `accuracy`, and `validation_loss` with it where there is an early stop to be found.
+            controls: `reinit`: the mask on newly drawn weights; `random`: a random mask with the same layer-wise
+                counts; `shuffle`: the mask shuffled in each layer.
+            build: makes the model anew, with weights newly drawn; for `reinit`.
+            criteria: what counts as as good; by default 0.2 points of accuracy, and for the early stop one interval
+                between two reports.
+            seed: decides all data orders, masks and draws.
+
+        Raises:
+            BadInput: nothing that could be judged: no accuracy was reported, the replicates do not differ, or `build`
+                does not draw weights anew.
+        """
+        if self._course:
+            raise BadInput(
+                where="Search.verify",
+                expected="no level under way",
+                found=f"level {self._course.level.number}",
+                todo="Call it after the loop over the search, not in it.",
+            )
+        if level < 1:
+            raise BadInput(
+                where="level", expected="1 or more", found=str(level), todo="Level 0 is the dense network itself."
+            )
+        arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), seed)
+        return verify(arms, train, replicates, controls, build, criteria)
+
+    @property
+    def left(self) -> int:
+        """How many levels are not finished."""
+        return self._plan.levels + 1 - len(self._progress.trained)
+
+    @property
+    def history(self) -> tuple[Report, ...]:
+        """All that was reported, in order."""
+        return (*self._progress.history, *(self._course.reports if self._course else ()))
+
+    def mask(self, level: int) -> Mask:
+        """The mask under which `level` is trained; known once the level before it is finished."""
+        self._known(level, len(self._progress.masks), "whose mask is known")
+        return self._progress.masks[level]
+
+    def trained(self, level: int) -> dict[str, Tensor]:
+        """The weights at the end of a finished level: all that the model's state_dict holds."""
+        self._known(level, len(self._progress.trained), "that is finished")
+        return mask.expand(self._progress.trained[level], self._progress.masks[level])
+
+    def ticket(self, level: int) -> Ticket:
+        """The ticket that `level` trains: its mask, m ⊙ theta_k, and where they come from."""
+        living = self.mask(level)
+        rewind = self._rewinding().moment
+        origin = {
+            "model": type(self._loop.model).__name__,
+            "level": level,
+            "density": living.density,
+            "rewind": f"{self._plan.rewind}it",
+            "rate": self._plan.rate,
+            "scope": self._plan.scope,
+            "key": _digest(rewind.left["weights"])[:20],
+        }
+        return Ticket(living, masked(rewind, living), origin)
+
+    def _known(self, level: int, number: int, which: str) -> None:
+        if not 0 <= level < number:
+            raise BadInput(
+                where="level",
+                expected=f"one from 0 to {number - 1} {which}" if number else f"one {which}; there is none yet",
+                found=str(level),
+                todo="A level is finished when the loop over the search comes round again, not by `break`.",
+            )
+
+    def __repr__(self) -> str:
+        done = len(self._progress.trained)
+        model, k = type(self._loop.model).__name__, self._plan.rewind
+        return f"Search({model}, {done} of {self._plan.levels + 1} levels finished, rewind {k}it)"
+
+
+def _digest(tensors: Weights) -> str:
+    digest = hashlib.sha256()
+    for name, value in tensors.items():
+        digest.update(name.encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()

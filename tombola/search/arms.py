@@ -1,0 +1,201 @@
+"""Is this ticket a winning one? The user's own training under the ticket, the dense network and the controls."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import nn
+
+from tombola import mask, weights
+from tombola.errors import BadInput
+from tombola.evaluate import early_stop
+from tombola.mask import Mask
+from tombola.search import ranks
+from tombola.search.course import Level, Report, Rewinding
+from tombola.search.state import Loop
+from tombola.study.verdict import Criteria, Trial, Verdict, judge, sentences
+from tombola.weights import Weights
+
+Control = Literal["reinit", "random", "shuffle"]
+
+MARGIN = 0.002  # of accuracy, as in a spec
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came out: the verdict on the ticket, and the trainings that it rests on."""
+
+    verdict: Verdict
+    trials: tuple[Trial, ...]
+    criteria: Criteria
+
+    def __str__(self) -> str:
+        """In plain sentences."""
+        n = self.verdict.dense.accuracy.n
+        orders = f"{n} data orders" if n > 1 else "one data order"
+        about = f"The replicates are {orders} of one initialisation: this speaks of this ticket, not of others."
+        return "\n".join([*sentences([self.verdict], self.criteria), about])
+
+
+@dataclass(frozen=True)
+class Arms:
+    """All that is compared, in one loop.
+
+    Attributes:
+        dense, ticket: the masks of level 0 and of `level`.
+    """
+
+    loop: Loop
+    rewinding: Rewinding
+    level: int
+    dense: Mask
+    ticket: Mask
+    seed: int
+
+    def seed_of(self, what: str, replicate: int) -> int:
+        """The seed that governs `what` in a replicate, of all its arms; 0 <= seed < 2^63."""
+        digest = hashlib.sha256(f"{what}/{self.seed}/{replicate}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    def mask_of(self, arm: str, replicate: int) -> Mask:
+        """What is alive in an arm."""
+        match arm:
+            case "dense":
+                return self.dense
+            case "random":
+                return mask.random_like(self.ticket, self.seed_of("random mask", replicate))
+            case "shuffle":
+                return mask.shuffle(self.ticket, self.seed_of("shuffled mask", replicate))
+        return self.ticket
+
+    def train(
+        self, train: Callable[[Level], object], arm: str, replicate: int, fresh: Weights | None
+    ) -> tuple[Report, ...]:
+        """The reports of one arm, all of it put in place before."""
+        order_seed = self.seed_of(f"order {ranks.rank()}", replicate)
+        number = 0 if arm == "dense" else self.level
+        living = self.mask_of(arm, replicate)
+        course = self.rewinding.course(self.loop, number, living, order_seed, fresh)
+        try:
+            train(course.level)
+            course.end(self.rewinding.k)
+        finally:
+            course.release()
+        return tuple(course.reports)
+
+
+def verify(
+    arms: Arms,
+    train: Callable[[Level], object],
+    replicates: int,
+    controls: Sequence[Control],
+    build: Callable[[], nn.Module] | None,
+    criteria: Criteria | None,
+) -> Verification:
+    """As `Search.verify` has it."""
+    _check(arms, replicates, controls, build)
+    loop, before, gradients = arms.loop, arms.loop.moment(), [p.grad for p in arms.loop.model.parameters()]
+    drawn: list[Weights] = [arms.rewinding.start.left["weights"]]  # all initial weights so far
+    ends: list[Weights] = []
+    found: dict[tuple[str, int], tuple[Report, ...]] = {}
+    try:
+        for replicate in range(replicates):
+            for arm in ("dense", "ticket", *controls):
+                fresh = _drawn(arms, build, replicate, drawn) if arm == "reinit" and build else None
+                found[arm, replicate] = arms.train(train, arm, replicate, fresh)
+                if arm == "dense":
+                    _differ(ends, weights.of(loop.model))
+    finally:
+        loop.put(before)
+        for parameter, gradient in zip(loop.model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+    trials = tuple(_trial(arm, replicate, reports) for (arm, replicate), reports in found.items())
+    criteria = criteria or _criteria(list(found.values()))
+    (verdict,) = judge(trials, criteria)
+    return Verification(verdict, trials, criteria)
+
+
+def _check(arms: Arms, replicates: int, controls: Sequence[str], build: object) -> None:
+    unknown = [control for control in controls if control not in ("reinit", "random", "shuffle")]
+    if replicates < 1 or unknown:
+        raise BadInput(
+            where="verify",
+            expected="one replicate or more, and controls among reinit, random, shuffle",
+            found=f"{replicates} and {list(controls)}",
+            todo="Five replicates are better than two.",
+        )
+    if "reinit" not in controls:
+        return
+    if build is None:
+        raise BadInput(
+            where="verify",
+            expected="build, which makes your model with weights newly drawn, for the control reinit",
+            found="none",
+            todo="Pass build=lambda: Net(...), or controls=['random'].",
+        )
+    if arms.rewinding.k and not arms.rewinding.replay:
+        raise BadInput(
+            where="verify",
+            expected="a loop that starts at step 0, where newly drawn weights are, for the control reinit",
+            found=f"one that starts at step {arms.rewinding.k}",
+            todo="Search with replay=True, or pass controls=['random'].",
+        )
+
+
+def _drawn(arms: Arms, build: Callable[[], nn.Module], replicate: int, earlier: list[Weights]) -> Weights:
+    """New initial weights, unlike all `earlier` ones, to which they are added."""
+    arms.loop.seed(arms.seed_of("reinit", replicate))
+    fresh = weights.of(build())
+    weights.fit(earlier[0], fresh, "what build makes")
+    for name in arms.ticket:
+        if any(torch.equal(fresh[name], other[name]) for other in earlier):
+            raise BadInput(
+                where=f"{name} of what build makes",
+                expected="weights newly drawn at each call",
+                found="the same as before",
+                todo="build must neither seed nor load anything.",
+            )
+    earlier.append(fresh)
+    return fresh
+
+
+def _differ(ends: list[Weights], end: Weights) -> None:
+    """Make sure that a dense training ended elsewhere than those of the replicates before, to which it is added."""
+    if any(weights.equal(end, other) for other in ends):
+        raise BadInput(
+            where="verify",
+            expected="trainings that depend on the data order",
+            found="two replicates that ended in the same weights",
+            todo="Let `train` seed nothing by itself, and name the generators of your loaders in `also`.",
+        )
+    ends.append(end)
+
+
+def _trial(arm: str, replicate: int, reports: Sequence[Report]) -> Trial:
+    stop = _stop(reports)
+    censored = stop.step == reports[-1].step
+    return Trial(arm, replicate, stop.level, stop.density, stop.step, stop.metrics["accuracy"], censored)
+
+
+def _stop(reports: Sequence[Report]) -> Report:
+    """The report that counts: that of minimum validation loss, or the last where none is reported."""
+    accurate = [report for report in reports if "accuracy" in report.metrics]
+    if not accurate:
+        raise BadInput(
+            where="verify",
+            expected="level.report(accuracy=...) in what is to train",
+            found="none" if not reports else f"only {', '.join(reports[-1].metrics)}",
+            todo="Report it after the rewind point, at the end at least.",
+        )
+    valid = [report for report in accurate if "validation_loss" in report.metrics]
+    return valid[early_stop([report.metrics["validation_loss"] for report in valid])] if valid else accurate[-1]
+
+
+def _criteria(found: Sequence[Sequence[Report]]) -> Criteria:
+    """By default: the margins of a spec; steps are compared where every arm has looked for its early stop."""
+    looks = [[report.step for report in reports if "validation_loss" in report.metrics] for reports in found]
+    interval = max((later - earlier for steps in looks for earlier, later in pairwise(steps)), default=0)
+    return Criteria(MARGIN, interval, step_grain=interval, paced=all(len(steps) > 1 for steps in looks))

@@ -1,0 +1,303 @@
+"""One way through the loop: its steps are seen, and its pruned weights, their gradients and averages held at 0."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tombola import mask, weights
+from tombola.errors import BadInput, GuardLost
+from tombola.guard import Guard
+from tombola.mask import Mask
+from tombola.search.state import Loop, Moment, State
+from tombola.weights import Weights
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was reported of one moment: how sparse the network was, after how many steps, and the user's numbers."""
+
+    level: int
+    density: float
+    alive: int
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One way through the loop, under one mask.
+
+    Attributes:
+        number: rounds of pruning so far; 0 is the dense network.
+        mask: what is alive in it.
+        begin: the steps that count as done when the loop starts: 0, or k where it does not replay them.
+    """
+
+    number: int
+    mask: Mask
+    begin: int
+    _report: Callable[[Mapping[str, float]], None] = field(repr=False)
+
+    @property
+    def density(self) -> float:
+        """The fraction of prunable weights that are alive."""
+        return self.mask.density
+
+    def report(self, **metrics: float | Tensor) -> None:
+        """Note numbers about the network as it is now; as often as you like.
+
+        What is reported of a replay, before the rewind point, is the dense network's, and was noted at level 0.
+
+        Args:
+            metrics: `accuracy` as a fraction and `validation_loss` are what `Search.verify` looks at.
+
+        Raises:
+            GuardLost: a pruned weight was found alive.
+        """
+        self._report({name: float(torch.as_tensor(value).detach()) for name, value in metrics.items()})
+
+
+def nothing() -> None:
+    """What is done where nothing is to be done."""
+
+
+class Steps:
+    """Counts the optimiser's steps; says when step `at` is done, and when the one after it begins.
+
+    A step that a gradient scaler skips is none. What a loop does between two steps - schedulers, averages, scalers -
+    is over only when the next one begins, or when the loop ends.
+
+    Args:
+        begin: the steps that are done already.
+        at: k, of which the following are told.
+        done: called right after step k, inside of `optimizer.step()`.
+        followed: called once after that, before the next step or by `close`.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        begin: int,
+        at: int,
+        done: Callable[[], None] = nothing,
+        followed: Callable[[], None] = nothing,
+    ) -> None:
+        self.begin = self.number = begin
+        self._at, self._done, self._followed, self._awaits = at, done, followed, False
+        self._hooks = [
+            optimizer.register_step_pre_hook(lambda *_: self._before()),
+            optimizer.register_step_post_hook(lambda optimizer, *_: self._after(optimizer)),
+        ]
+
+    def _before(self) -> None:
+        if self._awaits:
+            self._awaits = False
+            self._followed()
+
+    def _after(self, optimizer: Optimizer) -> None:
+        if _skipped(optimizer):
+            return
+        self.number += 1
+        if self.number == self._at:
+            self._awaits = True
+            self._done()
+
+    def close(self) -> None:
+        """The loop has ended."""
+        self._before()
+
+    def release(self) -> None:
+        """Take the hooks off the optimiser."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _skipped(optimizer: Optimizer) -> bool:
+    # A fused optimiser is asked to step even where gradients overflowed, and told so; others are not asked.
+    overflowed = getattr(optimizer, "found_inf", None)
+    return overflowed is not None and bool(overflowed)
+
+
+class Hold:
+    """Holds all that belongs to pruned weights at 0: themselves, their state, their gradients, their averages.
+
+    Gradients are masked as they are made, so that clipping sees the norm of the ticket's own gradient, and parallel
+    training sends that; the rest is `Guard`'s.
+
+    Args:
+        held: False for the first steps of a loop that is to be rewound after them: they are the dense network's.
+    """
+
+    def __init__(self, loop: Loop, living: Mask, held: bool = True) -> None:
+        self._loop, self._living = loop, living
+        self._parameters = {name: loop.model.get_parameter(name) for name in living}
+        self._guard = Guard(loop.model, loop.optimizer, living, held)
+        self._hooks = [parameter.register_hook(self._masking(dead)) for parameter, dead in self._guard.dead]
+        self._averages: list[nn.Module] = []  # those that are held; only from the step after k on, in a replay
+        if held:
+            self.mask_averages()
+
+    def _masking(self, dead: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda gradient: gradient.masked_fill(dead, 0) if self._guard.held else gradient
+
+    def hold(self) -> None:
+        """From now on, pruned is pruned."""
+        self._guard.hold()
+
+    def mask_averages(self) -> None:
+        """Zero in an average stays zero; this makes it so."""
+        self._averages = self._loop.averages()
+        for average in self._averages:
+            weights.put(average, mask.apply(weights.of(average), self._living))
+
+    def check(self) -> None:
+        """Make sure that nothing has escaped.
+
+        Raises:
+            GuardLost: a parameter is another object than the one that is held, or a pruned weight is not 0.
+        """
+        for name, parameter in self._parameters.items():
+            if _found(self._loop.model, name) is not parameter:
+                raise GuardLost(
+                    f"{name}: expected the parameter that the search began with, found another object in its place. "
+                    "Load weights into it, or make the Search after the model is complete."
+                )
+        if not self._guard.held:
+            return
+        self._guard.check()
+        for average in self._averages:
+            state = weights.of(average)
+            for name, alive in self._living.items():
+                if state[name][~alive].any():
+                    raise GuardLost(f"{name}: expected 0 where it is pruned in an average too, found other numbers.")
+
+    def release(self) -> None:
+        """Take all hooks off."""
+        self._guard.release()
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _found(model: nn.Module, name: str) -> object:
+    try:
+        return model.get_parameter(name)
+    except AttributeError:
+        return None
+
+
+class Course:
+    """One way through the loop: what watches over it, and what was reported.
+
+    Args:
+        counted_from: the step from which on reports are this network's own, and not those of a dense one's replay.
+    """
+
+    def __init__(self, number: int, living: Mask, steps: Steps, hold: Hold, counted_from: int = 0) -> None:
+        self.level = Level(number, living, steps.begin, self._report)
+        self.reports: list[Report] = []
+        self._steps, self._hold, self._counted_from = steps, hold, counted_from
+
+    def _report(self, metrics: Mapping[str, float]) -> None:
+        self._hold.check()
+        step = self._steps.number
+        if step >= self._counted_from:
+            level, living = self.level.number, self.level.mask
+            self.reports.append(Report(level, living.density, living.alive, step, metrics))
+
+    def end(self, k: int) -> None:
+        """The loop has ended: make sure that it came past step k, and that nothing escaped.
+
+        Raises:
+            GuardLost: a pruned weight was found alive, or the loop stepped another optimiser.
+            BadInput: it ended before step k.
+        """
+        self._steps.close()
+        number, taken = self.level.number, self._steps.number - self._steps.begin
+        if taken == 0:
+            raise GuardLost(
+                f"level {number}: expected steps of the optimizer that the search was given, found none. A loop that "
+                "makes an optimizer of its own escapes: make it once, before the Search."
+            )
+        if self._steps.number < k:
+            raise BadInput(
+                where=f"level {number}",
+                expected=f"at least {k} optimiser steps, the rewind point",
+                found=f"{taken}",
+                todo="Train longer or rewind to an earlier step.",
+            )
+        self._hold.check()
+
+    def release(self) -> None:
+        """Take all hooks off."""
+        self._steps.release()
+        self._hold.release()
+
+
+def first(loop: Loop, living: Mask, k: int, reached: Callable[[Moment], None]) -> Course:
+    """The dense network's way, from how everything is; `reached` is given the moment after step k, if k > 0."""
+    left: State = {}
+
+    def done() -> None:
+        nonlocal left
+        left = loop.left()
+
+    def followed() -> None:
+        reached(Moment(left, loop.followed()))
+
+    return Course(0, living, Steps(loop.optimizer, 0, k, done, followed), Hold(loop, living))
+
+
+@dataclass(frozen=True)
+class Rewinding:
+    """Where a ticket returns to, and how a loop gets there.
+
+    Attributes:
+        start: the moment before the first step.
+        moment: that after step k.
+        k: steps.
+        replay: whether the loop starts from its own beginning; else it starts at step k by itself.
+    """
+
+    start: Moment
+    moment: Moment
+    k: int
+    replay: bool
+
+    def course(
+        self, loop: Loop, number: int, living: Mask, seed: int | None = None, fresh: Weights | None = None
+    ) -> Course:
+        """Put everything in place for a way through the loop from step k on, under the mask `living`.
+
+        Args:
+            seed: of a data order, and whatever else is random, of its own; None for those of level 0.
+            fresh: initial weights to take instead, which the first k steps, dense, then train: no replay, but all that
+                is known of them.
+        """
+        if self.replay:
+            loop.put(self.start)
+        else:
+            loop.put(self.moment)
+        if fresh is not None:
+            for model in (loop.model, *loop.averages()):
+                weights.put(model, fresh)
+        if seed is not None:
+            loop.seed(seed)
+        if self.k == 0 or not self.replay:
+            return Course(number, living, Steps(loop.optimizer, self.k, self.k), Hold(loop, living), self.k)
+
+        # What the first k steps compute is thrown away; they bring the loop's own variables to where they were.
+        def done() -> None:
+            if fresh is None:
+                loop.put_left(self.moment.left if seed is None else {**self.moment.left, "random": loop.random()})
+            hold.hold()
+
+        def followed() -> None:
+            if fresh is None:
+                loop.put_followed(self.moment.followed)
+            hold.mask_averages()
+
+        hold = Hold(loop, living, held=False)
+        return Course(number, living, Steps(loop.optimizer, 0, self.k, done, followed), hold, self.k)

@@ -1,0 +1,219 @@
+"""What a search is given, checked once, before anything is done with it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from tombola import mask, prune
+from tombola.errors import BadInput
+from tombola.mask import Kind, Mask
+from tombola.names import named
+from tombola.search.state import Loop, plain
+from tombola.steps import Step
+
+Scope = Literal["layer", "global"]
+Rate = float | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of a search, all of it plain values.
+
+    Attributes:
+        rewind: k, in optimiser steps.
+        replay: whether the loop starts from its own beginning at every level.
+    """
+
+    levels: int
+    rate: Rate
+    rewind: int
+    scope: Scope
+    keep: tuple[str, ...]
+    score_seed: int
+    replay: bool
+
+    def __post_init__(self) -> None:
+        if type(self.levels) is not int or self.levels < 0:
+            raise BadInput(where="levels", expected="0 or more", found=repr(self.levels), todo="10 prunes ten times.")
+        if self.scope not in ("layer", "global"):
+            raise BadInput(where="scope", expected="'layer' or 'global'", found=repr(self.scope), todo="Name one.")
+        if self.scope == "global" and isinstance(self.rate, Mapping):
+            raise BadInput(
+                where="rate",
+                expected="one number in the global scope, where all layers are pruned together",
+                found=f"rates for {', '.join(self.rate)}",
+                todo="Give one number, or scope='layer'.",
+            )
+        for rate in self.rate.values() if isinstance(self.rate, Mapping) else [self.rate]:
+            if isinstance(rate, bool) or not isinstance(rate, int | float):
+                raise BadInput(where="rate", expected="a number", found=repr(rate), todo="0.2 removes a fifth.")
+            prune.count(rate, 0)
+
+    def values(self) -> dict[str, Any]:
+        """As JSON has it, and `Search` takes it."""
+        return asdict(self) | {"keep": list(self.keep), "rewind": f"{self.rewind}it"}
+
+    def full(self, model: nn.Module) -> Mask:
+        """What level 0 counts: all that may be pruned and is not kept dense.
+
+        Raises:
+            BadInput: `keep` or `rate` names nothing of the model, or a weight has no rate.
+        """
+        kinds = mask.prunable(model)
+        _known(self.keep, kinds, "keep")
+        dense, everything = named(self.keep, kinds), mask.full(model)
+        full = Mask({name: alive for name, alive in everything.items() if name not in dense})
+        if not full:
+            raise BadInput(
+                where=type(model).__name__,
+                expected="a weight that may be pruned: of a linear, convolution, embedding or attention layer",
+                found=f"none that keep={list(self.keep)} leaves" if kinds else "none",
+                todo="Build layers of torch.nn, and keep fewer of them.",
+            )
+        self.rates(model)
+        return full
+
+    def rates(self, model: nn.Module) -> dict[str, float]:
+        """The rate of each weight that is not kept dense: that of the first entry that names it or its kind."""
+        kinds = mask.prunable(model)
+        if not isinstance(self.rate, Mapping):
+            return dict.fromkeys(kinds, self.rate)
+        _known(self.rate, kinds, "rate")
+        dense = named(self.keep, kinds)
+        rates = {
+            name: next((rate for entry, rate in self.rate.items() if name in named([entry], kinds)), None)
+            for name in kinds
+            if name not in dense
+        }
+        without = [name for name, rate in rates.items() if rate is None]
+        if without:
+            raise BadInput(
+                where="rate",
+                expected="a rate for every weight that is not in `keep`",
+                found=f"none for {_few(without)}",
+                todo="'*', as the last entry, stands for all others.",
+            )
+        return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _known(entries: Iterable[str], kinds: Mapping[str, Kind], where: str) -> None:
+    for entry in entries:
+        if not named([entry], kinds):
+            raise BadInput(
+                where=where,
+                expected=f"kinds ({', '.join(dict.fromkeys(kinds.values()))}), or weights of the model ({_few(kinds)}) "
+                "or patterns of their names",
+                found=repr(entry),
+                todo="* stands for anything, as in *.conv1.weight.",
+            )
+
+
+def iterations(rewind: str | Step, epoch_iterations: int | None) -> int:
+    """k, in optimiser steps.
+
+    Raises:
+        BadInput: it is no step, or counts in epochs whose length is not given.
+    """
+    try:
+        step = rewind if isinstance(rewind, Step) else Step(rewind)
+    except ValueError as error:
+        raise BadInput(where="rewind", expected=str(error), found=repr(rewind), todo="0it is the start.") from None
+    if step.unit == "ep" and epoch_iterations is None:
+        raise BadInput(
+            where="rewind",
+            expected="steps, or epoch_iterations beside epochs",
+            found=str(step),
+            todo="epoch_iterations is the number of optimiser steps in one of your epochs: len(loader), mostly.",
+        )
+    return step.iterations(epoch_iterations or 1)
+
+
+def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequence[Any]) -> Loop:
+    """What is to be rewound, sorted.
+
+    Raises:
+        BadInput: something of it cannot be.
+    """
+    _not_sharded(model)
+    if not isinstance(optimizer, Optimizer):
+        raise BadInput(
+            where="optimizer",
+            expected="a torch.optim.Optimizer",
+            found=type(optimizer).__name__,
+            todo="Its step is what the search sees.",
+        )
+    schedulers = tuple(scheduler) if isinstance(scheduler, list | tuple) else () if scheduler is None else (scheduler,)
+    things = tuple(thing for thing in also if not isinstance(thing, torch.Generator))
+    for where, thing in [*(("scheduler", each) for each in schedulers), *(("also", each) for each in things)]:
+        if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
+            raise BadInput(
+                where=where,
+                expected="state_dict and load_state_dict, or a torch.Generator in `also`",
+                found=type(thing).__name__,
+                todo="What has no state needs no rewinding.",
+            )
+    for each in schedulers:
+        # By its groups: some libraries hand a scheduler a wrapper around the optimiser.
+        if isinstance(each, LRScheduler) and each.optimizer.param_groups is not optimizer.param_groups:
+            raise BadInput(
+                where="scheduler",
+                expected="one of the optimizer that is given",
+                found="one of another optimizer",
+                todo="Make it of this one.",
+            )
+    generators = tuple(thing for thing in also if isinstance(thing, torch.Generator))
+    return Loop(plain(model), optimizer, schedulers, things, generators)
+
+
+def _not_sharded(model: nn.Module) -> None:
+    from torch import distributed
+
+    wrapped = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
+    if distributed.is_available():
+        from torch.distributed.tensor import DTensor
+
+        wrapped = wrapped or any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    if wrapped:
+        raise BadInput(
+            where=type(model).__name__,
+            expected="whole parameters on every process",
+            found="parameters in shards (FSDP or DTensor)",
+            todo="Wrap the model in DistributedDataParallel instead.",
+        )
+
+
+def trained(loop: Loop, full: Mask) -> None:
+    """Make sure that the optimiser trains, with dense gradients, what the search would prune.
+
+    Raises:
+        BadInput: it does not; the weights are named.
+    """
+    steps = {id(parameter) for group in loop.optimizer.param_groups for parameter in group["params"]}
+    parameters = {name: loop.model.get_parameter(name) for name in full}
+    still = [name for name, each in parameters.items() if id(each) not in steps or not each.requires_grad]
+    if still:
+        raise BadInput(
+            where="optimizer",
+            expected="every weight that may be pruned among its parameters, with requires_grad",
+            found=f"without {_few(still)}",
+            todo=f"Train them, or leave them dense and uncounted: keep={still[:3]}.",
+        )
+    modules = loop.model.named_modules()
+    sparse = {f"{path}.weight" for path, module in modules if isinstance(module, nn.Embedding) and module.sparse}
+    if found := [name for name in full if name in sparse]:
+        raise BadInput(
+            where=_few(found),
+            expected="dense gradients",
+            found="an embedding with sparse=True",
+            todo=f"Build it with sparse=False, or leave it dense: keep={found[:3]}.",
+        )
+
+
+def _few(names: Iterable[str]) -> str:
+    first, *more = names
+    return ", ".join([first, *more[:2]]) + (f" and {len(more) - 2} more" if len(more) > 2 else "")

@@ -1,0 +1,156 @@
+"""The file of a search: all that its unfinished levels need, and all that the finished ones found. No pickle."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from tombola import files, mask
+from tombola.errors import BadInput, NoRoom
+from tombola.mask import Mask
+from tombola.search.coded import decode, encode
+from tombola.search.course import Report
+from tombola.search.state import Moment
+from tombola.weights import Weights
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a search is.
+
+    Attributes:
+        masks: of each level so far, the one that comes next included.
+        trained: of each finished level, the trained weights that live, as `mask.compress` has them.
+        start: the moment in which level 0 began; None before.
+        rewind: the moment to return to; None until level 0 has reached it.
+        history: what was reported.
+    """
+
+    masks: tuple[Mask, ...]
+    trained: tuple[Weights, ...] = ()
+    start: Moment | None = None
+    rewind: Moment | None = None
+    history: tuple[Report, ...] = ()
+
+    @property
+    def weights(self) -> Weights:
+        """Those in which level 0 began."""
+        assert self.start
+        weights: Weights = self.start.left["weights"]
+        return weights
+
+
+def content(about: Mapping[str, Any], progress: Progress, randoms: Sequence[Any]) -> bytes:
+    """The bytes of a safetensors file.
+
+    Args:
+        about: what the search is of, as JSON has it.
+        randoms: of each process, its random states at the start and at the rewind point.
+
+    Raises:
+        BadInput: a state holds something that a file cannot hold without pickle.
+    """
+    tensors: dict[str, Tensor] = {}
+    for level, living in enumerate(progress.masks):
+        tensors |= {f"mask.{level}/{name}": bits for name, bits in mask.pack(living).items()}
+    for level, trained in enumerate(progress.trained):
+        tensors |= {f"trained.{level}/{name}": value for name, value in trained.items()}
+    again = progress.rewind is progress.start  # once is enough
+    metadata = {
+        "format": FORMAT,
+        "about": about,
+        "shapes": {name: list(alive.shape) for name, alive in progress.masks[0].items()},
+        "finished": len(progress.trained),
+        "history": [vars(report) for report in progress.history],
+        "start": encode(_without_random(progress.start), tensors, "start"),
+        "rewind": None if again else encode(_without_random(progress.rewind), tensors, "rewind"),
+        "random": encode(list(randoms), tensors, "random"),
+    }
+    # One key of metadata: with more, the file's bytes depend on the order of a hash map.
+    return save(tensors, metadata={"tombola-search": json.dumps(metadata)})
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write the file, which appears complete or not at all.
+
+    Raises:
+        NoRoom: it cannot be written; what was there before still is.
+    """
+    try:
+        files.replace(path, content)
+    except OSError as error:
+        raise NoRoom(f"{path}: expected room for the search's file, found: {error.strerror}.") from error
+
+
+def _without_random(moment: Moment | None) -> Any:
+    if moment is None:
+        return None
+    left = {name: value for name, value in moment.left.items() if name != "random"}
+    return {"left": left, "followed": dict(moment.followed)}
+
+
+def random_states(progress: Progress) -> list[Any]:
+    """This process's share of `randoms`."""
+    return [moment and moment.left["random"] for moment in (progress.start, progress.rewind)]
+
+
+def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
+    """What `write` wrote: what the search is of, and how far it is, with the random states of process `rank`.
+
+    Raises:
+        BadInput: it is no search's file, is damaged, or is that of other processes or of a newer version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["tombola-search"])
+            names = list(file.keys())
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
+        _same(path, "format", FORMAT, metadata["format"], "A newer version of Tombola wrote it.")
+        randoms = decode(metadata["random"], tensors)
+        _same(path, "a search of as many processes", world, len(randoms), "Start as many as before.")
+        shapes = {name: tuple(shape) for name, shape in metadata["shapes"].items()}
+        masks: list[Mask] = []
+        while f"mask.{len(masks)}/{next(iter(shapes))}" in tensors:
+            masks.append(mask.unpack(_below(f"mask.{len(masks)}/", tensors), shapes))
+        start, rewind = (
+            _with_random(decode(metadata[name], tensors), own)
+            for name, own in zip(("start", "rewind"), randoms[rank], strict=True)
+        )
+        trained = tuple(_below(f"trained.{level}/", tensors) for level in range(metadata["finished"]))
+        history = tuple(Report(**row) for row in metadata["history"])
+        return metadata["about"], Progress(tuple(masks), trained, start, rewind or start, history)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(
+            where=str(path),
+            expected="the file of a search",
+            found=f"something else ({error})",
+            todo="Search(..., path=...) writes one.",
+        ) from error
+
+
+def _with_random(moment: Any, own: Any) -> Moment | None:
+    return moment and Moment({**moment["left"], "random": own}, moment["followed"])
+
+
+def _same(path: Path, what: str, expected: object, found: object, todo: str) -> None:
+    if expected != found:
+        raise BadInput(where=str(path), expected=f"{what}: {expected}", found=str(found), todo=todo)
+
+
+def _below(prefix: str, tensors: Weights) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def finished(progress: Progress, trained: Weights, following: Mask | None, reports: Sequence[Report]) -> Progress:
+    """One level further: its trained weights and reports are kept, and the next level's mask, if there is one."""
+    living = mask.compress(trained, progress.masks[-1])
+    masks = progress.masks + ((following,) if following else ())
+    history = (*progress.history, *reports)
+    return replace(progress, masks=masks, trained=(*progress.trained, living), history=history)

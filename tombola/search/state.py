@@ -1,0 +1,169 @@
+"""All that a training loop changes: taken as values, and put back by copy as often as one likes."""
+
+import random
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from tombola import mask, weights
+from tombola.mask import Mask
+from tombola.weights import Weights
+
+State = Mapping[str, Any]
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The model itself, out of what `torch.compile`, parallel training and averaging wrap around it."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel | AveragedModel):
+            model = model.module
+        else:
+            return model
+
+
+def copied(value: Any) -> Any:
+    """A copy of nested Python values that shares nothing with them; tensors on the CPU, laid out as they were."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if type(value) is dict or type(value) is list or type(value) is tuple:
+        parts = [copied(part) for part in (value.values() if isinstance(value, dict) else value)]
+        return dict(zip(value, parts, strict=True)) if isinstance(value, dict) else type(value)(parts)
+    return deepcopy(value)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A training after some step.
+
+    Attributes:
+        left: what the optimiser's step itself left: weights, buffers, the optimiser's state, random states.
+        followed: what the loop did after the step and before the next one: schedulers, averages, scalers, and the
+            learning rates they set. Known only when the next step begins.
+    """
+
+    left: State
+    followed: State
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a training loop changes.
+
+    Attributes:
+        model: the plain one, without wrappers.
+        also: further things with a `state_dict`.
+        generators: random generators beside torch's own.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedulers: Sequence[Any]
+    also: Sequence[Any]
+    generators: Sequence[torch.Generator]
+
+    def moment(self) -> Moment:
+        """Everything, between two steps."""
+        return Moment(self.left(), self.followed())
+
+    def put(self, moment: Moment) -> None:
+        """Everything back; gradients are forgotten."""
+        self.put_left(moment.left)
+        self.put_followed(moment.followed)
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+    def left(self) -> State:
+        return {
+            "weights": weights.of(self.model),
+            "buffers": copied(self._unsaved()),
+            "training": [module.training for module in self.model.modules()],
+            "optimizer": copied(self.optimizer.state_dict()),
+            "random": self.random(),
+        }
+
+    def put_left(self, state: State) -> None:
+        weights.put(self.model, state["weights"])
+        for name, buffer in self._unsaved().items():
+            buffer.copy_(state["buffers"][name])
+        for module, training in zip(self.model.modules(), state["training"], strict=True):
+            module.training = training
+        self.optimizer.load_state_dict(copied(state["optimizer"]))
+        self.put_random(state["random"])
+
+    def followed(self) -> State:
+        return {
+            "groups": [copied(_options(group)) for group in self.optimizer.param_groups],
+            "schedulers": [copied(scheduler.state_dict()) for scheduler in self.schedulers],
+            "also": [copied(dict(thing.state_dict())) for thing in self.also],
+        }
+
+    def put_followed(self, state: State) -> None:
+        for group, options in zip(self.optimizer.param_groups, state["groups"], strict=True):
+            group.update(copied(options))
+        for scheduler, own in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(copied(own))
+        for thing, own in zip(self.also, state["also"], strict=True):
+            if own:  # a GradScaler that is switched off has none, and refuses it
+                thing.load_state_dict(copied(own))
+
+    def random(self) -> State:
+        """The random states of Python, NumPy, torch, the model's GPUs, and the generators."""
+        return {
+            "python": random.getstate(),
+            "numpy": np.random.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": [torch.cuda.get_rng_state(device) for device in self._gpus()],
+            "generators": [generator.get_state() for generator in self.generators],
+        }
+
+    def put_random(self, state: State) -> None:
+        random.setstate(state["python"])
+        np.random.set_state(state["numpy"])
+        torch.set_rng_state(state["torch"])
+        for device, own in zip(self._gpus(), state["cuda"], strict=True):
+            torch.cuda.set_rng_state(own, device)
+        for generator, own in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(own)
+
+    def seed(self, seed: int) -> None:
+        """Begin all random states anew, from one seed."""
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        for generator in self.generators:
+            generator.manual_seed(seed)
+
+    def averages(self) -> list[nn.Module]:
+        """The modules among `also` that have the model's names and shapes: averages of its weights."""
+        own = _shapes(self.model)
+        return [plain(thing) for thing in self.also if isinstance(thing, nn.Module) and _shapes(plain(thing)) == own]
+
+    def _unsaved(self) -> dict[str, Tensor]:
+        """The buffers that the model keeps out of its state_dict."""
+        saved = self.model.state_dict().keys()
+        return {name: buffer for name, buffer in self.model.named_buffers() if name not in saved}
+
+    def _gpus(self) -> list[torch.device]:
+        return sorted({p.device for p in self.model.parameters() if p.device.type == "cuda"}, key=str)
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model.state_dict().items()}
+
+
+def masked(moment: Moment, living: Mask) -> Weights:
+    """m ⊙ theta_k."""
+    return mask.apply(moment.left["weights"], living)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput, StoreError
@@ -80,7 +81,7 @@ def criteria(wanted: Plan) -> Criteria:
         accuracy_margin=spec.verdict.accuracy_margin,
         step_margin=spec.iterations(spec.verdict.step_margin) if spec.verdict.step_margin else every,
         confidence=spec.verdict.confidence,
-        accuracy_grain=1 / spec.facts.test,
+        accuracy_grain=1 / (spec.facts.test * prod(spec.facts.label_shape)),
         step_grain=every,
         isolated=spec.method not in KEEP_TRAINED_WEIGHTS,
         paced=spec.verdict.at == "early-stop",
@@ -144,7 +145,7 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
         BadInput: the experiment has no such level or replicate.
         StoreError: the runs that it is made of are not finished.
     """
-    from tombola import mask, models
+    from tombola import mask, models, weights
     from tombola.ticket import Ticket
 
     spec = wanted.experiment.spec
@@ -199,4 +200,5 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
         "density": alive.density,
         "recipe": spec.recipe.model_dump(mode="json"),
     }
-    return Ticket(alive, mask.apply(start, alive), origin)
+    weights.put(model, mask.apply(start, alive))  # what is tied is then the same under each of its names
+    return Ticket(alive, weights.of(model), origin)

@@ -174,14 +174,15 @@ def test_whole_heads_can_be_carried_out() -> None:
     whole, lesser = SelfAttention(8, 4, causal=False), SelfAttention(8, 4, causal=False)
     inputs = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        whole.value.weight[:2], whole.value.bias[:2] = 0, 0
-    lesser.heads = 3
-    for name in ("query", "key", "value"):
-        full, less = whole.get_submodule(name), lesser.get_submodule(name)
-        less.weight, less.bias = (nn.Parameter(value[2:].detach()) for value in (full.weight, full.bias))
-    lesser.projection.weight = nn.Parameter(whole.projection.weight[:, 2:].detach())
-    lesser.projection.bias = whole.projection.bias
-    assert torch.allclose(lesser(inputs), whole(inputs), atol=1e-6)
+        whole.value.weight[:2].zero_()
+        whole.value.bias[:2].zero_()
+        lesser.heads = 3
+        for full, less in zip(whole.children(), lesser.children(), strict=True):
+            assert isinstance(full, nn.Linear) and isinstance(less, nn.Linear)
+            rows = full is not whole.projection
+            less.weight = nn.Parameter(full.weight[2:] if rows else full.weight[:, 2:])
+            less.bias = nn.Parameter(full.bias[2:] if rows else full.bias)
+        assert torch.allclose(lesser(inputs), whole(inputs), atol=1e-6)
 
 
 @given(place=st.integers(1, LENGTH - 1), other=st.integers(1, VOCABULARY - 1), seed=st.integers(0, 3))

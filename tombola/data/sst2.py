@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tombola.data.facts import Facts
 from tombola.errors import DataError
+from tombola.models.transformer import PADDING
 
 # Each line is a sentence, in small letters and with spaces around what counts as a word, a tab, and 1 for praise or 0.
 FILES = {
@@ -22,7 +23,7 @@ FILES = {
     "test.tsv": "831169c7e2e429d6026e1bdbb542f33b636e3e596caad9602ebc953c205928b7",
 }
 LENGTH = 48  # words; of longer sentences, one in two hundred, the rest is cut off
-PADDING, UNKNOWN, FIRST = 0, 1, 2  # tokens; words follow from FIRST on
+UNKNOWN, FIRST = PADDING + 1, PADDING + 2  # tokens; words follow from FIRST on
 LEAST = 2  # times that a word is in the pool; others, which nothing could be learned about, are unknown
 
 # Training and development sentences are the pool, which is split anew for every replicate in the official proportion.

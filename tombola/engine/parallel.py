@@ -1,7 +1,7 @@
 """One training by several processes together: of each batch every process has a share, and all have the same weights.
 
-torch's DistributedDataParallel averages the gradients; a loss scaled by how many examples a share has makes that the
-mean over the whole batch, whatever the shares are. Batch normalisations take the statistics of the whole batch. What
+torch's DistributedDataParallel averages the gradients; a loss scaled by how many answers the batch asks for makes that
+the mean over all of them, whatever the shares are. Batch normalisations take the statistics of the whole batch. What
 comes out is, up to the order of sums, what one process makes of the same batches.
 """
 

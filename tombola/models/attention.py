@@ -4,9 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola.models.transformer import EXPANSION, Size
-
-PADDING = 0  # the token that stands for none, where texts are of different lengths
+from tombola.models.transformer import EXPANSION, PADDING, Size
 
 
 class SelfAttention(nn.Module):

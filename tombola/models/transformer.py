@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tombola.models.layer import Layer
 
 HEAD = 32  # units of a head where the name says nothing of heads
+PADDING = 0  # the token that stands for none, where texts are of different lengths
 EXPANSION = 4  # units between the two fully connected layers of a block, to those of its ends
 
 

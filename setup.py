@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 KERNELS = Extension(
     "tombola.engine._kernels",
     sources=["tombola/engine/kernels.c"],
-    depends=[f"tombola/engine/{name}.h" for name in ("kernels", "convolution", "packed", "undefine")],
+    depends=[f"tombola/engine/{name}.h" for name in ("kernels", "convolution", "packed", "inference", "undefine")],
     extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-g0"],
     libraries=["m"],
     optional=True,

@@ -13,7 +13,7 @@ from typing import Any
 import altair
 import pytest
 
-from tombola import models
+from tombola import models, weights
 from tombola.cli import main
 from tombola.lab import presets
 from tombola.lab.plan import plan
@@ -160,6 +160,25 @@ def test_a_ticket_is_the_mask_and_the_early_weights_not_the_trained_ones(  # R10
         alive = ticket.mask.get(name)
         expected = weight if alive is None else weight.masked_fill(~alive, 0)
         assert bool((ticket.weights[name] == expected).all())
+
+
+def test_a_ticket_knows_its_origin_and_can_be_kept_as_a_seed(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {}
+    for name, more in (("whole", []), ("seed", ["--as-seed"])):
+        where = ["-o", str(tmp_path / name), "--store", str(store)]
+        assert ask(capsys, "ticket", "digits", "--level", "2", *where, *more, *TINY)[0] == 0
+        made[name] = Ticket.load(tmp_path / name)
+    assert (tmp_path / "seed").stat().st_size < (tmp_path / "whole").stat().st_size
+    assert made["seed"].mask == made["whole"].mask
+    assert weights.equal(made["seed"].weights, made["whole"].weights)
+    origin = made["whole"].origin
+    training = outcome(store, origin["key"])["run"]
+    assert origin["keys"] == {"start": training["start"], "mask": training["mask"]}
+    assert origin["data_fingerprint"] == training["data_fingerprint"]
+    provenance = json.loads((store / "runs" / training["mask"] / "provenance.json").read_text())
+    assert origin["made"] == provenance["finished"] and origin["versions"]["torch"] == provenance["torch"]
 
 
 def outcome(store: Path, key: str) -> dict[str, Any]:

@@ -13,8 +13,8 @@ PACKAGE = Path(tombola.__file__).parent
 
 # A room may import the rooms of the layers above its line here, and those to its left in its own.
 LAYERS = [
-    ["errors", "files", "steps", "weights", "mask", "ticket"],
-    ["score", "prune", "guard", "models", "data", "recipe", "train", "evaluate", "engine"],
+    ["errors", "files", "steps", "coding", "weights", "mask", "transfer", "hub"],
+    ["score", "prune", "guard", "models", "ticket", "data", "recipe", "train", "evaluate", "engine"],
     ["search", "study", "cash"],
     ["lab"],
     ["report", "cli", "__main__"],
@@ -22,7 +22,10 @@ LAYERS = [
 ]
 HEIGHT = {room: height for height, room in enumerate(room for layer in LAYERS for room in layer)}
 
-FORBIDDEN = {"study": {"lab", "data"}}  # handed tensors and numbers, knows no store and no data set
+FORBIDDEN = {
+    "study": {"lab", "data"},
+    "cash": {"lab", "data"},
+}  # handed tensors and numbers, knows no store and no data set
 MAY_PRINT = {"report", "cli"}
 
 

@@ -4,6 +4,7 @@ import importlib
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_the_readme_names_every_command_and_preset_that_it_shows() -> None:
     readme = (ROOT / "README.md").read_text()
     for used in re.findall(r"tombola run ([a-z0-9-]+)", readme):
         assert used in presets.names()
-    for command in ("run", "plan", "table", "verdict", "study", "report", "ticket", "presets"):
+    for command in ("run", "plan", "table", "verdict", "study", "report", "ticket", "show", "presets"):
         assert f"`tombola {command}" in readme
 
 
@@ -69,6 +70,23 @@ def test_modules_that_the_docs_name_exist() -> None:
         for name in re.findall(r"`(tombola(?:\.[a-z_]+)+)`", page.read_text()):
             module, _, attribute = name.rpartition(".")
             assert hasattr(importlib.import_module(module), attribute) or importlib.import_module(name)
+
+
+def test_the_python_of_the_page_on_tickets_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tombola.ticket import Ticket
+
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for example in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tickets.md").read_text(), re.DOTALL):
+        exec(example, names)
+    ticket = Ticket.load("ticket.safetensors")
+    assert {len(names["tensors"][f"mask/{name}"]) < alive.numel() / 8 for name, alive in ticket.mask.items()} == {
+        True,
+        False,
+    }
+    assert list(names["state"]) == list(ticket.weights)
+    assert all((names["masks"][name] == alive.numpy()).all() for name, alive in ticket.mask.items())
+    assert all((names["state"][name] == value.numpy()).all() for name, value in ticket.weights.items())
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -293,6 +293,7 @@ def ticket(
     level: int,
     replicate: int = 0,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    as_seed: Annotated[bool, Parameter(negative=())] = False,
     common: Common = Common(),
 ) -> int:
     """Write a ticket - its mask and the weights its survivors return to - as one safetensors file.
@@ -307,13 +308,100 @@ def ticket(
         Which repetition, from 0.
     output
         The file to write.
+    as_seed
+        Leave the weights out and keep the seed that remakes them, where the ticket returns to step 0: smaller, but of
+        use only where torch and the processor draw the same numbers.
     """
     from tombola.lab.results import ticket_of
 
     wanted, store = _existing(spec, common)
     made = ticket_of(wanted, store, level, replicate)
-    made.save(output)
+    made.save(output, as_seed=as_seed)
     print(f"{made!r} -> {output}")
+    return 0
+
+
+@app.command
+def show(file: str, /, *, format: Literal["text", "json"] = "text") -> int:
+    """Say what a ticket's file holds: density layer by layer, where it comes from, and how small it is.
+
+    Parameters
+    ----------
+    file
+        The file of a ticket, or hub:USER/NAME, or hub:USER/NAME@REVISION.
+    format
+        For people or for programs.
+    """
+    import json
+
+    from tombola import hub
+    from tombola import ticket as tickets
+    from tombola.report.text import ticket_record, ticket_text
+
+    repo, _, revision = file.removeprefix("hub:").partition("@")
+    path = hub.pull(repo, tickets.FILE, revision=revision or None) if file.startswith("hub:") else Path(file)
+    loaded = tickets.Ticket.load(path)
+    record = ticket_record(loaded, file, path.stat().st_size, tickets.about(path))
+    print(json.dumps(record, indent=1) if format == "json" else ticket_text(record))
+    return 0
+
+
+@app.command
+def cash(
+    spec: str,
+    /,
+    *,
+    level: int,
+    replicate: int = 0,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    threads: int = 1,
+    common: Common = Common(),
+    data_dir: DataDir = None,
+    format: Literal["text", "json"] = "text",
+) -> int:
+    """Make a trained ticket smaller and faster, and measure by how much: compact, sparse, int8, ONNX.
+
+    Each form is compared with the masked network on the whole test set, and timed beside it, in PyTorch and, where it
+    is installed, in ONNX Runtime.
+
+    Parameters
+    ----------
+    spec
+        A preset's name or a TOML file.
+    level
+        How many rounds of pruning; 0 is the dense network.
+    replicate
+        Which repetition, from 0.
+    output
+        A folder for the files of all forms.
+    threads
+        Of everything that is timed.
+    format
+        For people or for programs.
+    """
+    import json
+
+    import torch
+
+    from tombola.cash.proof import prove, sentences, write
+    from tombola.lab.results import trained_of
+    from tombola.report.text import forms_record, forms_text
+
+    wanted, store = _existing(spec, common)
+    if threads < 1:
+        raise BadInput(where="--threads", expected="at least 1", found=str(threads), todo="Leave it out for one.")
+    model, alive, run = trained_of(wanted, store, level, replicate)
+    dataset = data.load(run.recipe.data, data_dir)
+    inputs, labels = dataset.inputs(dataset.test_images), dataset.test_labels
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        forms = prove(model, alive, inputs, labels)
+        written = write(forms, inputs[:2], output) if output else []
+    finally:
+        torch.set_num_threads(before)
+    record = forms_record(forms, run.key, alive.density, len(labels), threads, written)
+    print(json.dumps(record, indent=1) if format == "json" else forms_text(record, sentences(forms)))
     return 0
 
 

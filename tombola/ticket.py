@@ -1,21 +1,49 @@
-"""A ticket - a mask, the weights its survivors return to, and where they come from - and its file."""
+"""A ticket - a mask, the weights its survivors return to, and where they come from - and its file.
 
+docs/tickets.md writes the file down byte by byte. It stands above `models` and not among the values below them, because
+a file may hold, in place of weights, the seed from which `models.build` remakes them: a loader that had to be handed a
+builder would make everybody who loads a ticket know which of the two kinds it is.
+"""
+
+import hashlib
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
-from tombola import files, mask, weights
+from tombola import coding, files, hub, mask, models, weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
+from tombola.models import Initialisation
+from tombola.transfer import Rule, Transfer, transfer
 from tombola.weights import Weights
 
-FORMAT = 1
+FORMAT = 2
+FILE = "ticket.safetensors"  # its name in a repository of the hub
+_ZEROS = "0" * 64  # where the digest of a file stands while the digest is computed
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What remakes the weights of step 0: the arguments of `models.build`."""
+
+    model: str
+    shape: tuple[int, ...]
+    classes: int
+    init: Initialisation
+    init_seed: int
+
+    def weights(self) -> dict[str, Tensor]:
+        """theta_0, drawn anew; before any mask."""
+        return weights.of(models.build(self.model, self.shape, self.classes, self.init, self.init_seed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,43 +52,81 @@ class Ticket:
 
     Attributes:
         mask: m, True = alive.
-        weights: m ⊙ theta_k, all that the model's state_dict holds; pruned weights are 0.
-        origin: where it comes from: model, data, density, rewind, level, replicate, the keys of its runs.
+        weights: m ⊙ theta_k, all that the model's state_dict holds; pruned weights are 0. Tied weights are one tensor
+            under each of its names, as `of` makes them.
+        origin: where it comes from, as JSON: model, data, density, rewind, level, replicate, the keys of its runs.
+        seed: what remakes theta_k, known only where k = 0 and the model is one of Tombola's.
     """
 
     mask: Mask
     weights: Weights
-    origin: Mapping[str, Any]
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    seed: Seed | None = None
 
     def __repr__(self) -> str:
         origin = self.origin
         model, rewind, key = (origin.get(name, "?") for name in ("model", "rewind", "key"))
         return f"Ticket({model}, density {self.mask.density:.3g}, rewind {rewind}, from {key})"
 
+    @staticmethod
+    def of(model: nn.Module, alive: Mask, early: Weights, origin: Mapping[str, Any] | None = None) -> "Ticket":
+        """The ticket of `model` that has the mask `alive` and returns to the weights `early`.
+
+        Args:
+            model: whose they are. It tells which names are tied, and so take what the first of them says.
+            alive: m.
+            early: theta_k, masked or not: `weights.of(model)` at step k.
+            origin: what to remember of where it comes from; JSON values.
+
+        Raises:
+            BadInput: the weights are those of another model.
+
+        >>> model = nn.Linear(3, 1)
+        >>> start = weights.of(model)
+        >>> Ticket.of(model, Mask({"weight": torch.tensor([[True, False, False]])}), start, {"model": "mine"})
+        Ticket(mine, density 0.333, rewind ?, from ?)
+        """
+        model = weights.bare(model)
+        own, tied = model.state_dict(), weights.ties(model)
+        weights.fit(own, early, f"weights of {type(model).__name__}")
+        masked = mask.apply(early, alive)
+        return Ticket(alive, {name: masked[tied.get(name, name)] for name in own}, origin or {})
+
     def apply(self, model: nn.Module) -> None:
         """Put the ticket's weights into `model`, by copy; train it under `mask` from there.
+
+        Args:
+            model: as it is, compiled, or wrapped for several processes.
 
         Raises:
             BadInput: it is another model; the first tensors that differ are named.
         """
-        weights.put(model, self.weights)
+        weights.put(weights.bare(model), self.weights)
 
-    def save(self, path: Path) -> None:
-        """Write one safetensors file: a bit per prunable weight, the living weights, the origin as JSON.
+    def transfer(self, model: nn.Module, rule: Rule = "matching", *, values: bool = True) -> Transfer:
+        """Carry the ticket over to another model, layer by layer by an explicit rule; see `tombola.transfer`.
 
-        The file appears complete or not at all.
+        Raises:
+            BadInput: nothing matches, or what the rule names is not there or of another shape.
         """
-        tensors = {f"mask/{name}": bits for name, bits in mask.pack(self.mask).items()}
-        tensors |= {f"weights/{name}": value for name, value in mask.compress(self.weights, self.mask).items()}
-        about = {
-            "format": FORMAT,
-            "shapes": {name: list(alive.shape) for name, alive in self.mask.items()},
-            "origin": dict(self.origin),
-        }
-        # One key of metadata: with more, the file's bytes depend on the order of a hash map.
-        content = save(tensors, metadata={"tombola": json.dumps(about, sort_keys=True)})
+        return transfer(self.mask, self.weights, weights.bare(model), rule, values=values)
+
+    def save(self, path: str | os.PathLike[str], *, as_seed: bool = False) -> None:
+        """Write one safetensors file: the mask in bits or gaps, the living weights, the origin as JSON.
+
+        The file appears complete or not at all; the same ticket is the same bytes.
+
+        Args:
+            path: the file.
+            as_seed: leave the weights out and keep the seed that remakes them: smaller, but of use only where torch
+                and the processor draw the same numbers, which loading checks.
+
+        Raises:
+            BadInput: the file cannot be written, the origin is not JSON, or no seed remakes the weights.
+        """
+        content = self._content(as_seed)
         try:
-            files.replace(path, content)
+            files.replace(Path(path), content)
         except OSError as error:
             raise BadInput(
                 where=str(path),
@@ -69,35 +135,206 @@ class Ticket:
                 todo="Name another one.",
             ) from error
 
+    def _content(self, as_seed: bool = False) -> bytes:
+        living, tied = _stored(self.weights, self.mask)
+        tensors = {f"mask/{name}": coding.encode(alive) for name, alive in self.mask.items()}
+        if not as_seed:
+            tensors |= {f"weights/{name}": value for name, value in living.items()}
+        said = {
+            "digest": _ZEROS,
+            "format": FORMAT,
+            "masks": [[name, list(alive.shape)] for name, alive in self.mask.items()],
+            "origin": dict(self.origin),
+            "seed": asdict(self.seed) if self.seed else None,
+            "tied": tied,
+            "weights": list(self.weights),
+        }
+        if as_seed:
+            said["weights_sha256"] = self._remade()
+        try:
+            # `digest` is the first key in the order of the alphabet, so that its zeros are the first ones in the file.
+            text = json.dumps(said, sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise BadInput(
+                where="the ticket's origin", expected="JSON values", found=str(error), todo="Convert or leave it out."
+            ) from error
+        # One key of metadata: with more, the file's bytes depend on the order of a hash map.
+        content = write_tensors(tensors, metadata={"tombola": text})
+        place = content.index(_ZEROS.encode())
+        return content[:place] + _digest(content, place).encode() + content[place + 64 :]
+
+    def _remade(self) -> str:
+        own = _sha256(self.weights, self.mask)
+        if self.seed is None:
+            found = "a ticket without one"
+        elif _sha256(mask.apply(self.seed.weights(), self.mask), self.mask) != own:
+            found = "a seed that makes other weights"
+        else:
+            return own
+        raise BadInput(
+            where=repr(self),
+            expected="a seed that remakes its weights",
+            found=found,
+            todo="Only tickets of step 0 of Tombola's own models have one: save the weights.",
+        )
+
     @staticmethod
-    def load(path: Path) -> "Ticket":
-        """Read a ticket's file; nothing in it is executed.
+    def load(path: str | os.PathLike[str]) -> "Ticket":
+        """Read a ticket's file, of this format or an older one; nothing in it is executed.
 
         Raises:
-            BadInput: it is no ticket, is damaged, or a newer version wrote it.
+            BadInput: it is no ticket, is damaged, a newer version wrote it, or its seed makes other weights here.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["tombola"])
-                names = list(file.keys())
-                tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
-            if about["format"] != FORMAT:
-                raise BadInput(
-                    where=str(path),
-                    expected=f"format {FORMAT}",
-                    found=f"format {about['format']}",
-                    todo="A newer version of Tombola wrote it.",
-                )
-            shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
-            alive = mask.unpack(_below("mask/", tensors), shapes)
-            return Ticket(alive, mask.expand(_below("weights/", tensors), alive), about["origin"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        return _parsed(_read(path), str(path))
+
+    def push(
+        self, repo: str, *, revision: str | None = None, private: bool = False, endpoint: str | None = None
+    ) -> str:
+        """Publish the ticket's file and a model card in the repository `repo` of the Hugging Face hub.
+
+        Args:
+            repo: `user/name`. Made where it is not there yet.
+            revision: the branch, which must exist; by default the main one.
+            private: whether a new repository is hidden from others.
+            endpoint: another hub than the library's own.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            BadInput: there is no such user or branch, or no token that may write there; the extra `hub` is missing.
+            TombolaError: the hub cannot be reached.
+        """
+        content = {FILE: self._content(), "README.md": hub.card(repo, repr(self), self.mask, self.origin).encode()}
+        return hub.push(repo, content, repr(self), revision=revision, private=private, endpoint=endpoint)
+
+    @staticmethod
+    def pull(repo: str, *, revision: str | None = None, endpoint: str | None = None) -> "Ticket":
+        """Load the ticket in the repository `repo` of the Hugging Face hub; its file stays in the library's cache.
+
+        Args:
+            repo: `user/name`.
+            revision: a branch, a tag or a commit; by default the newest of the main branch.
+            endpoint: another hub than the library's own.
+
+        Raises:
+            BadInput: there is no such repository or revision, it holds no ticket, or the extra `hub` is missing.
+            TombolaError: the hub cannot be reached.
+        """
+        return Ticket.load(hub.pull(repo, FILE, revision=revision, endpoint=endpoint))
+
+
+def about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a ticket's file says of itself, unchecked: its format, shapes, origin, and what it holds.
+
+    Raises:
+        BadInput: it is no ticket.
+    """
+    return _about(_read(path), str(path))[0]
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise _no_ticket(str(path), f"none ({str(error.strerror).lower()})", "Name the file of a ticket.") from error
+
+
+def _no_ticket(where: str, found: str, todo: str = "`tombola ticket` makes one.") -> BadInput:
+    return BadInput(where=where, expected="a ticket's file", found=found, todo=todo)
+
+
+def _about(content: bytes, where: str) -> tuple[dict[str, Any], int]:
+    """What is written under `tombola` in the header, and where the header ends."""
+    if content[8:9] != b"{" and content.startswith((b"\x80", b"PK")):
+        raise _no_ticket(where, "a pickle, as torch.save writes it", "Tombola reads none: they execute what they hold.")
+    end = 8 + int.from_bytes(content[:8], "little")
+    try:
+        if end > len(content):
+            raise ValueError(f"{len(content)} bytes where its first eight announce {end} or more")
+        header = json.loads(content[8:end])
+        if "tombola" not in header.get("__metadata__", {}):
+            names = ", ".join(list(header)[:3])
+            raise _no_ticket(where, f"a safetensors file of something else ({names})")
+        said = json.loads(header["__metadata__"]["tombola"])
+        if not isinstance(said["format"], int):
+            raise TypeError(f"format {said['format']!r}")
+        return said, end
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _no_ticket(where, f"something else, or a damaged file ({error})") from error
+
+
+def _parsed(content: bytes, where: str) -> Ticket:
+    said, end = _about(content, where)
+    if not 1 <= said["format"] <= FORMAT:
+        raise BadInput(
+            where=where,
+            expected=f"a ticket's file of format {FORMAT} or older",
+            found=f"format {said['format']}",
+            todo="A newer version of Tombola wrote it: use that one.",
+        )
+    try:
+        if said["format"] > 1:
+            place = content.index(said["digest"].encode(), 8, end)
+            if len(said["digest"]) != 64 or _digest(content, place) != said["digest"]:
+                raise ValueError("its SHA-256 is another than it says")
+        tensors = {name: value.clone() for name, value in read_tensors(content).items()}
+        return _version_1(said, tensors) if said["format"] == 1 else _version_2(said, tensors, where)
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise _no_ticket(where, f"a damaged one ({error})", "Get it anew.") from error
+
+
+def _version_1(said: dict[str, Any], tensors: dict[str, Tensor]) -> Ticket:
+    alive = mask.unpack(_below("mask/", tensors), {name: tuple(shape) for name, shape in said["shapes"].items()})
+    return Ticket(alive, mask.expand(_below("weights/", tensors), alive), said["origin"])
+
+
+def _version_2(said: dict[str, Any], tensors: dict[str, Tensor], where: str) -> Ticket:
+    alive = Mask({name: coding.decode(tensors[f"mask/{name}"], shape) for name, shape in said["masks"]})
+    seed = Seed(**said["seed"] | {"shape": tuple(said["seed"]["shape"])}) if said["seed"] else None
+    if seed and "weights_sha256" in said:
+        values = mask.apply(seed.weights(), alive)
+        if _sha256(values, alive) != said["weights_sha256"]:
+            by = said["origin"].get("versions", {}).get("torch", "of its time")
             raise BadInput(
-                where=str(path),
-                expected="a ticket's file",
-                found=f"something else ({error})",
-                todo="`tombola ticket` makes one.",
-            ) from error
+                where=where,
+                expected="the weights whose SHA-256 the file has",
+                found=f"others, drawn by torch {torch.__version__} on this processor from {seed}",
+                todo=f"Load it with the torch ({by}) and on the kind of processor that made it, and save the weights.",
+            )
+    else:
+        values = mask.expand(_below("weights/", tensors), alive)
+    return Ticket(alive, {name: values[said["tied"].get(name, name)] for name in said["weights"]}, said["origin"], seed)
+
+
+def _stored(full: Weights, alive: Mask) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What of the weights goes into a file, each tensor of its own memory; and which names are others' tensors."""
+    first: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], str] = {}
+    tied: dict[str, str] = {}
+    for name, value in full.items():
+        place = value.data_ptr(), value.shape, value.stride(), value.dtype
+        if value.numel() and first.setdefault(place, name) != name:
+            tied[name] = first[place]
+    living = mask.compress({name: value for name, value in full.items() if name not in tied}, alive)
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in living.items()
+    }, tied
+
+
+def _sha256(full: Weights, alive: Mask) -> str:
+    """Of what a file with weights would hold of them, one after the other by name."""
+    found = hashlib.sha256()
+    for _, value in sorted(_stored(full, alive)[0].items()):
+        found.update(value.view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _digest(content: bytes, place: int) -> str:
+    """The SHA-256 of a file whose 64 digits at `place` are zeros."""
+    found = hashlib.sha256(content[:place])
+    found.update(_ZEROS.encode())
+    found.update(memoryview(content)[place + 64 :])
+    return found.hexdigest()
 
 
 def _below(prefix: str, tensors: Weights) -> dict[str, Tensor]:

@@ -25,6 +25,37 @@ def of(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """`model` without what torch wraps around it, which renames its weights: compilation, several processes.
+
+    >>> model = nn.Linear(2, 1)
+    >>> bare(nn.DataParallel(model)) is model
+    True
+    """
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # of torch.compile
+            model = inner
+        else:
+            return model
+
+
+def ties(model: nn.Module) -> dict[str, str]:
+    """Each further name of a tied tensor of `model` -> its first name, under which a mask has it.
+
+    >>> model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    >>> model[1].weight = model[0].weight
+    >>> ties(model)
+    {'1.weight': '0.weight'}
+    """
+    first: dict[int, str] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    own = model.state_dict().keys()  # which has no buffers that are not to be saved
+    kept = ((name, id(value)) for name, value in named if name in own)
+    return {name: first[value] for name, value in kept if first.setdefault(value, name) != name}
+
+
 def put(model: nn.Module, weights: Weights) -> None:
     """Write `weights` into `model`: every entry of its state_dict, by copy.
 
@@ -35,7 +66,7 @@ def put(model: nn.Module, weights: Weights) -> None:
         BadInput: names or shapes differ; the first that differs are named.
     """
     own = model.state_dict()
-    _fit(own, weights, f"weights of {type(model).__name__}")
+    fit(own, weights, f"weights of {type(model).__name__}")
     written: set[tuple[int, torch.Size]] = set()
     with torch.no_grad():
         for name, value in own.items():
@@ -46,7 +77,8 @@ def put(model: nn.Module, weights: Weights) -> None:
                 value.copy_(weights[name])
 
 
-def _fit(own: Weights, other: Weights, where: str) -> None:
+def fit(own: Weights, other: Weights, where: str) -> None:
+    """Raise BadInput, naming the first that differ, unless `other` has the names and shapes of `own`."""
     differing = [
         name
         for name in {**own, **other}
@@ -92,7 +124,7 @@ def interpolate(left: Weights, right: Weights, alpha: float) -> dict[str, Tensor
     >>> interpolate({"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([8.0, 4.0])}, alpha=0.25)
     {'w': tensor([2., 4.])}
     """
-    _fit(left, right, "the right end of the line")
+    fit(left, right, "the right end of the line")
     if alpha in (0, 1):  # not by arithmetic, which would turn -0 into 0
         return {name: (right if alpha else left)[name].clone() for name in left}
 

@@ -28,7 +28,7 @@
 
 _Static_assert(sizeof(long) == 8, "indices are of 64 bits"); /* elsewhere the installation goes on without kernels */
 
-#define VERSION 2 /* the same as in kernels.py: it changes with any meaning of what follows */
+#define VERSION 3 /* the same as in kernels.py: it changes with any meaning of what follows */
 
 #define NEAR 96 /* rows of inputs that stay in the first cache while all outputs pass over them */
 
@@ -93,6 +93,39 @@ typedef struct {
     const int32_t *place, *column; /* of a sparse layer, each weight that meets an active input, and which one */
     const segment *segments;       /* one for each row, by length: the processor then foresees the end of the run */
 } pack;
+
+#define FEW 2 /* so many examples are not worth turning round */
+
+/* A fully connected layer that is only asked for its outputs: its living weights by rows, and, for single examples, slices
+   of W rows of like length, padded with weights of 0. */
+typedef struct {
+    int32_t in, out, relu, n_slices;
+    int64_t room; /* numbers of all stages' largest result */
+    const int32_t *begin, *column;        /* of row o the weights begin[o] to begin[o + 1] */
+    const int32_t *slice, *slice_column;  /* how many weights each row of a slice has; where the stage before put what they meet */
+    const int32_t *order;                 /* which row each of the slices' is */
+    const float *w, *bias, *slice_w, *slice_bias;
+} stage;
+
+/* A channel moved by a column of the window: outputs from column `begin` to `end` have an input there. */
+typedef struct {
+    int32_t channel, move, begin, end;
+    int32_t keep, padding; /* where in `keep` the mask of a line is, -1 where lines are not laid out as wholes */
+} moved;
+
+/* A convolution that is only asked for its outputs. */
+typedef struct {
+    int32_t in, height, width, out, out_height, out_width, stride, padding, relu;
+    int32_t n_moved;
+    int32_t abreast, pitch; /* images side by side; numbers from one moved channel to the next, a multiple of every W */
+    int32_t band, rows;     /* rows of outputs that are laid out for at once, and the rows of each phase that they need */
+    int64_t line;           /* numbers from line to line */
+    const moved *moved;
+    const int32_t *keep; /* -1 where a line has an input, else 0 */
+    const int32_t *order;   /* which output is next: those with most weights are first, as loops of like length follow fast */
+    const int32_t *begin, *offset; /* of the o-th in that order the weights begin[o] to begin[o + 1]; what each meets first */
+    const float *w, *bias;
+} convolution;
 
 /* ---- 16 rows of bytes become 16 columns ---------------------------------------------------------------------------- */
 
@@ -213,11 +246,13 @@ static INLINE float4 sqrt4(float4 a) { return (float4){sqrtf(a[0]), sqrtf(a[1]),
 #define SQRT(a) sqrt4(a)
 #endif
 #define NAME(x) x##_float_portable
+#define GATHER(x, i) ((VEC){(x)[(i)[0]], (x)[(i)[1]], (x)[(i)[2]], (x)[(i)[3]]})
 DEFINE_SUMS
 DEFINE_INPUT
 DEFINE_EXPONENTIAL_FLOAT
 #include "kernels.h"
 #include "packed.h"
+#include "inference.h"
 #include "undefine.h"
 
 #define REAL double
@@ -263,6 +298,7 @@ typedef int64_t long4 __attribute__((vector_size(32)));
 #define FMA(a, b, c) ((VEC)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #define SQRT(a) ((VEC)_mm256_sqrt_ps((__m256)(a)))
 #define NAME(x) x##_float_avx2
+#define GATHER(x, i) ((VEC)_mm256_i32gather_ps(x, _mm256_loadu_si256((const __m256i *)(i)), 4))
 DEFINE_SUMS
 static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
     return (VEC)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from))) * scale + shift;
@@ -270,6 +306,7 @@ static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
 DEFINE_EXPONENTIAL_FLOAT
 #include "kernels.h"
 #include "packed.h"
+#include "inference.h"
 #include "undefine.h"
 
 #define REAL double
@@ -316,6 +353,7 @@ typedef int64_t long8 __attribute__((vector_size(64)));
 #define FMA(a, b, c) ((VEC)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define SQRT(a) ((VEC)_mm512_sqrt_ps((__m512)(a)))
 #define NAME(x) x##_float_avx512
+#define GATHER(x, i) ((VEC)_mm512_i32gather_ps(_mm512_loadu_si512(i), x, 4))
 DEFINE_SUMS
 static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
     return (VEC)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from))) * scale + shift;
@@ -323,6 +361,7 @@ static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
 DEFINE_EXPONENTIAL_FLOAT
 #include "kernels.h"
 #include "packed.h"
+#include "inference.h"
 #include "undefine.h"
 
 #define REAL double
@@ -364,7 +403,10 @@ int tombola_best(void) {
 
 /* What the caller's descriptions must amount to: a library of another version is no library. */
 int64_t tombola_layout(void) {
-    return ((VERSION * 10000 + (int64_t)sizeof(layer)) * 10000 + (int64_t)sizeof(network)) * 10000 + (int64_t)sizeof(pack);
+    const size_t sizes[] = {sizeof(layer), sizeof(network), sizeof(pack), sizeof(stage), sizeof(convolution)};
+    int64_t all = VERSION;
+    for (int i = 0; i < 5; i++) all = all * 1000 + (int64_t)sizes[i];
+    return all;
 }
 
 /* Numbers in a vector of the instance. */
@@ -437,6 +479,20 @@ void tombola_evaluate_packed(int set, const network *n, const pack *packs, int64
     INSTANCES(CALL, float)
 #undef CALL
     unflush(before);
+}
+
+/* The outputs of a chain of sparse layers; `room` is two times the stages' room in vectors of four. */
+void tombola_infer(int set, const stage *stages, int64_t n, const float *x, int64_t examples, float *y, float *room) {
+#define CALL(kind) infer_##kind(stages, n, x, examples, y, room)
+    INSTANCES(CALL, float)
+#undef CALL
+}
+
+/* The outputs of a sparse convolution; `room` holds zeros, or what an earlier call for it has left there. */
+void tombola_slide(int set, const convolution *c, const float *x, int64_t images, float *y, float *room) {
+#define CALL(kind) slide_##kind(c, x, images, y, room)
+    INSTANCES(CALL, float)
+#undef CALL
 }
 
 static uint32_t bits(uint8_t byte) {

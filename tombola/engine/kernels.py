@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 2  # of what Python and the kernels say to each other: it changes with any meaning, here and in kernels.c
+VERSION = 3  # of what Python and the kernels say to each other: it changes with any meaning, here and in kernels.c
 SETS = ("portable", "avx2", "avx512")
 DENSE, SPARSE = range(2)
 SGD, MOMENTUM, NESTEROV, ADAM, ADAMW = range(5)
@@ -72,6 +72,33 @@ class Pack(Structure):
         *_integers("active examples"),
         ("size", c_int64),
         *_pointers("words labels input place column segments"),
+    ]
+
+
+class Stage(Structure):
+    """`stage` of kernels.c."""
+
+    _fields_ = [
+        *_integers("inputs outputs relu n_slices"),
+        ("room", c_int64),
+        *_pointers("begin column slice slice_column order w bias slice_w slice_bias"),
+    ]
+
+
+class Moved(Structure):
+    """`moved` of kernels.c."""
+
+    _fields_ = _integers("channel move begin end keep padding")
+
+
+class Convolution(Structure):
+    """`convolution` of kernels.c."""
+
+    _fields_ = [
+        *_integers("inputs height width outputs out_height out_width stride padding relu n_moved"),
+        *_integers("abreast pitch band rows"),
+        ("line", c_int64),
+        *_pointers("moved keep order begin offset w bias"),
     ]
 
 
@@ -172,6 +199,14 @@ class Kernels:
         )
         return segments, place[:count], column[:count]
 
+    def infer(self, stages: Any, given: int, examples: int, result: int, room: int) -> None:
+        """The outputs of a chain of `Stage` for `examples` at the address `given`. For float32 alone."""
+        self.library.tombola_infer(SETS.index(self.set_name), stages, len(stages), given, examples, result, room)
+
+    def slide(self, convolution: Convolution, given: int, images: int, result: int, room: int) -> None:
+        """The outputs of a convolution for `images` at the address `given`. For float32 alone."""
+        self.library.tombola_slide(SETS.index(self.set_name), byref(convolution), given, images, result, room)
+
 
 def sets() -> tuple[str, ...]:
     """The instruction sets that this processor has and the kernels know, the best last; none without kernels."""
@@ -213,8 +248,9 @@ def _library() -> Any:
     except (OSError, AttributeError):  # of another machine, or left from an older version
         return None
     layout.restype = c_int64
-    sizes = VERSION, ctypes.sizeof(Layer), ctypes.sizeof(Network), ctypes.sizeof(Pack)
-    if layout() != int("".join(f"{size:04}" for size in sizes)):
+    structures = Layer, Network, Pack, Stage, Convolution
+    sizes = VERSION, *(ctypes.sizeof(structure) for structure in structures)
+    if layout() != int("".join(f"{size:03}" for size in sizes)):
         return None
     library.tombola_train.argtypes = [c_int32, c_int32, *[c_void_p] * 4, c_int64, c_void_p, c_int64]
     library.tombola_train.restype = None
@@ -226,6 +262,10 @@ def _library() -> Any:
     library.tombola_pack.restype = c_int64
     library.tombola_sift.argtypes = [c_void_p] * 6
     library.tombola_sift.restype = c_int64
+    library.tombola_infer.argtypes = [c_int32, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p]
+    library.tombola_infer.restype = None
+    library.tombola_slide.argtypes = [c_int32, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]
+    library.tombola_slide.restype = None
     return library
 
 

@@ -12,3 +12,4 @@
 #undef OUTER
 #undef UPPER
 #undef LOWER
+#undef GATHER

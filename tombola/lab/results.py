@@ -1,19 +1,23 @@
 """What a plan's finished runs say: the rows of its table, and the trials that a verdict is made of."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput, StoreError
 from tombola.lab.methods import Replicate
 from tombola.lab.plan import Plan, Row
+from tombola.lab.runs import Init, Run, Train
 from tombola.lab.spec import KEEP_TRAINED_WEIGHTS
 from tombola.lab.store import Store
 from tombola.study.verdict import Criteria, Trial, Verdict, judge, sentences
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from tombola.mask import Mask
     from tombola.ticket import Ticket
 
 COLUMNS = (
@@ -145,8 +149,7 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
         BadInput: the experiment has no such level or replicate.
         StoreError: the runs that it is made of are not finished.
     """
-    from tombola import mask, models, weights
-    from tombola.ticket import Ticket
+    from tombola.ticket import Seed, Ticket
 
     spec = wanted.experiment.spec
     if spec.method in KEEP_TRAINED_WEIGHTS:
@@ -156,6 +159,52 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
             found=spec.method,
             todo="Its levels go on from trained weights: there is no ticket to write.",
         )
+    run = _training(wanted, level, replicate)
+    _need(run.inputs, wanted, store, level, replicate)
+    start = store.weights(run.start)
+    model, alive = _network(wanted, store, run)
+    how = store.provenance(run.mask or run.start)
+    origin = {
+        "experiment": wanted.experiment.name,
+        "key": run.key,
+        "keys": {"start": run.start.key, **({"mask": run.mask.key} if run.mask else {})},
+        "model": spec.recipe.model,
+        "data": spec.recipe.data,
+        "data_fingerprint": run.data_fingerprint,
+        "method": spec.method,
+        "level": level,
+        "replicate": replicate,
+        "rewind": f"{run.begin}it",
+        "density": alive.density,
+        "recipe": spec.recipe.model_dump(mode="json"),
+        "made": how.get("finished"),
+        "versions": {name: how[name] for name in ("tombola", "git", "torch", "machine") if how.get(name)},
+    }
+    seed, network = None, Replicate(spec, replicate).network
+    if isinstance(run.start, Init):
+        seed = Seed(network.model, network.shape, network.classes, run.start.init, run.start.init_seed)
+    return replace(Ticket.of(model, alive, start, origin), seed=seed)
+
+
+def trained_of(wanted: Plan, store: Store, level: int, replicate: int) -> "tuple[nn.Module, Mask, Train]":
+    """The network of a level and a replicate with its weights at the end of its training, its mask, and that training.
+
+    Raises:
+        BadInput: the experiment has no such level or replicate.
+        StoreError: the training is not finished.
+    """
+    from tombola import weights
+
+    run = _training(wanted, level, replicate)
+    _need([run], wanted, store, level, replicate)
+    model, alive = _network(wanted, store, run)
+    weights.put(model, store.weights(run))
+    return model, alive, run
+
+
+def _training(wanted: Plan, level: int, replicate: int) -> Train:
+    """The training of the ticket, or at level 0 of the dense network."""
+    spec = wanted.experiment.spec
     if len(spec.rewind) > 1:
         raise BadInput(
             where="rewind",
@@ -175,8 +224,11 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
             todo="Replicates count from 0.",
         )
     arm = "ticket" if level else "dense"
-    run = next(row.run for row in wanted.rows if (row.arm, row.level, row.replicate) == (arm, level, replicate))
-    for needed in run.inputs:
+    return next(row.run for row in wanted.rows if (row.arm, row.level, row.replicate) == (arm, level, replicate))
+
+
+def _need(runs: Iterable[Run], wanted: Plan, store: Store, level: int, replicate: int) -> None:
+    for needed in runs:
         if not store.has(needed):
             raise StoreError(
                 where=str(store.root),
@@ -184,21 +236,12 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
                 found=f"no {needed.key}",
                 todo=f"`tombola run {wanted.experiment.asked_by}` makes them; give the same --set and --store here.",
             )
-    start = store.weights(run.start)
-    network = Replicate(spec, replicate).network
-    model = models.build(network.model, network.shape, network.classes, spec.recipe.init, init_seed=0)
-    alive = store.mask(run.mask) if run.mask else mask.full(model)
-    origin = {
-        "experiment": wanted.experiment.name,
-        "key": run.key,
-        "model": spec.recipe.model,
-        "data": spec.recipe.data,
-        "method": spec.method,
-        "level": level,
-        "replicate": replicate,
-        "rewind": f"{run.begin}it",
-        "density": alive.density,
-        "recipe": spec.recipe.model_dump(mode="json"),
-    }
-    weights.put(model, mask.apply(start, alive))  # what is tied is then the same under each of its names
-    return Ticket(alive, weights.of(model), origin)
+
+
+def _network(wanted: Plan, store: Store, run: Train) -> "tuple[nn.Module, Mask]":
+    """The network that is trained, whatever its weights, and what lives of it."""
+    from tombola import mask, models
+
+    facts, recipe = wanted.experiment.spec.facts, run.recipe
+    model = models.build(recipe.model, facts.shape, facts.classes, recipe.init, init_seed=0)
+    return model, store.mask(run.mask) if run.mask else mask.full(model)

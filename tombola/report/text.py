@@ -23,7 +23,11 @@ from tombola.lab.studies import Question
 from tombola.study.verdict import Criteria, Verdict
 
 if TYPE_CHECKING:  # it needs torch, which takes two seconds to import
+    from pathlib import Path
+
+    from tombola.cash.proof import Form
     from tombola.lab.findings import Finding
+    from tombola.ticket import Ticket
 
 LINE_EVERY_S = 5
 _TROUBLE = {"failed": "failed", "retried": "tried once more", "apart": "not in a stack but one by one"}
@@ -146,6 +150,142 @@ def _engine_text(name: str, why: str, unmeasured: bool, sparse_below: dict[str, 
         return text + "."
     layers = ", ".join(f"{layer.removesuffix('.weight')} {density:.0%}" for layer, density in sparse_below.items())
     return f"{text}; a layer is held sparse below the density at which that is faster here: {layers}."
+
+
+def forms_record(
+    forms: "Sequence[Form]", key: str, density: float, examples: int, threads: int, written: "Sequence[Path]"
+) -> dict[str, Any]:
+    """What `tombola cash` found, as JSON values.
+
+    Args:
+        key: of the training whose end the forms are made of.
+        density: of its mask.
+        examples: on which outputs were compared and accuracy counted.
+    """
+    return {
+        "key": key,
+        "density": density,
+        "examples": examples,
+        "threads": threads,
+        "forms": [
+            {
+                "name": form.name,
+                "difference": form.difference,
+                "accuracy": form.accuracy,
+                "disk_bytes": form.disk_bytes,
+                "memory_bytes": form.memory_bytes,
+                "multiply_adds": form.multiply_adds,
+                "latency_s": {str(batch): taken for batch, taken in form.latency_s.items()},
+                "examples_per_s": {str(batch): batch / taken for batch, taken in form.latency_s.items()},
+            }
+            for form in forms
+        ],
+        "files": [str(path) for path in written],
+    }
+
+
+def forms_text(record: dict[str, Any], said: Sequence[str]) -> str:
+    """The same for people, with what was found in words."""
+    batches = list(record["forms"][0]["latency_s"])
+    head = ["form", "accuracy", "difference", "on disk", "in memory", "mult.-adds"]
+    head += [f"batch {batch}: ms" for batch in batches] + [f"a second at {batches[-1]}"]
+    rows = [
+        [
+            form["name"],
+            "-" if form["accuracy"] is None else f"{form['accuracy']:.2%}",
+            f"{form['difference']:.1g}",
+            *(f"{form[name]:,}" for name in ("disk_bytes", "memory_bytes", "multiply_adds")),
+            *(f"{1e3 * form['latency_s'][batch]:.3f}" for batch in batches),
+            f"{form['examples_per_s'][batches[-1]]:,.0f}",
+        ]
+        for form in record["forms"]
+    ]
+    threads = f"{record['threads']} thread{'' if record['threads'] == 1 else 's'}"
+    where = f"{record['key']}, density {record['density']:.2%}; {record['examples']:,} test examples, {threads}"
+    return "\n".join([where, "", *_columns(head, rows), "", *said, *(f"-> {path}" for path in record["files"])])
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: names to the left, numbers to the right."""
+    widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
+    return [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    ]
+
+
+def ticket_record(ticket: "Ticket", file: str, size: int, about: dict[str, Any]) -> dict[str, Any]:
+    """What `tombola show` says of a ticket, as JSON values.
+
+    Args:
+        ticket: that the file holds.
+        file: its name, for people.
+        size: the file's length in bytes.
+        about: what the file says of itself.
+    """
+    from tombola.study.anatomy import idle
+
+    layers = [
+        {
+            "name": name,
+            "shape": list(alive.shape),
+            "alive": int(alive.sum()),
+            "total": alive.numel(),
+            "density": int(alive.sum()) / alive.numel() if alive.numel() else 1.0,
+            "idle_outputs": idle(alive.numpy())[0] if alive.ndim > 1 else None,
+            "unread_inputs": idle(alive.numpy())[1] if alive.ndim > 1 else None,
+        }
+        for name, alive in ticket.mask.items()
+    ]
+    distinct = {id(value): value for value in ticket.weights.values()}  # tied weights are one tensor
+    return {
+        "ticket": repr(ticket),
+        "file": file,
+        "format": about["format"],
+        "holds": "seed" if "weights_sha256" in about else "weights",
+        "bytes": size,
+        "dense_bytes": sum(value.numel() * value.element_size() for value in distinct.values()),
+        "alive": ticket.mask.alive,
+        "total": ticket.mask.total,
+        "density": ticket.mask.density,
+        "layers": layers,
+        "origin": dict(ticket.origin),
+    }
+
+
+_PLACE = ("experiment", "model", "data", "method", "rewind", "level", "replicate", "made")
+
+
+def ticket_text(record: dict[str, Any]) -> str:
+    """The record of a ticket for people."""
+    origin, size, dense = record["origin"], record["bytes"], record["dense_bytes"]
+    held = "the living weights" if record["holds"] == "weights" else "the seed of the weights"
+    lines = [
+        record["ticket"],
+        f"{record['file']}: format {record['format']}, mask and {held}, {size:,} bytes; dense {dense:,}: "
+        f"{dense / size:.1f} times as many",
+        *(f"  {name:<10} {origin[name]}" for name in _PLACE if origin.get(name) is not None),
+        *(f"  {name:<10} {version}" for name, version in origin.get("versions", {}).items()),
+        "",
+    ]
+    head = ["layer", "shape", "alive", "of", "density", "idle outputs", "unread inputs"]
+    rows = [
+        [
+            layer["name"],
+            " x ".join(map(str, layer["shape"])),
+            f"{layer['alive']:,}",
+            f"{layer['total']:,}",
+            f"{layer['density']:.2%}",
+            *("-" if layer[name] is None else f"{layer[name]:,}" for name in ("idle_outputs", "unread_inputs")),
+        ]
+        for layer in record["layers"]
+    ]
+    rows.append(["all", "", f"{record['alive']:,}", f"{record['total']:,}", f"{record['density']:.2%}", "", ""])
+    lines += _columns(head, rows)
+    return "\n".join(lines)
 
 
 def duration(seconds: float) -> str:

@@ -24,3 +24,19 @@ def input_survivors(first: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray
     channels, height, width = shape
     per_input: NDArray[np.float64] = first.mean(axis=0).reshape(channels, height, width).sum(axis=0)
     return per_input
+
+
+def idle(alive: NDArray[np.bool_]) -> tuple[int, int]:
+    """How many outputs of a layer have no living weight, and how many of its inputs are read by none.
+
+    An output without a living weight is its bias, whatever comes in. The outputs and inputs of a convolution are its
+    channels. Of other layers nothing is asked: more may be dead that only feeds what is dead.
+
+    Args:
+        alive: the layer's mask, outputs x inputs x whatever else.
+
+    >>> idle(np.array([[1, 0, 0], [0, 0, 0]], bool))
+    (1, 2)
+    """
+    links = np.asarray(alive.any(axis=tuple(range(2, alive.ndim))))
+    return int((~links.any(axis=1)).sum()), int((~links.any(axis=0)).sum())

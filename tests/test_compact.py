@@ -1,0 +1,531 @@
+"""A compacted ticket computes what the masked model computes, with fewer units."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, fx, nn
+from torch.nn.utils.prune import random_unstructured
+
+from tombola import mask as masks
+from tombola import models, weights
+from tombola.cash.compact import Inputs, compact
+from tombola.cash.size import Size, sizes
+from tombola.errors import BadInput
+from tombola.mask import Mask
+
+
+def drawn(model: nn.Module, density: float, seed: int = 0) -> tuple[nn.Module, Mask]:
+    """The model in float64 with random numbers everywhere, statistics of norms too, and a random mask."""
+    generator = torch.Generator().manual_seed(seed)
+    model = model.double().eval()
+    with torch.no_grad():
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            if value.is_floating_point():
+                value.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64))
+            if name.endswith("running_var"):
+                value.abs_().add_(0.5)
+    alive = masks.full(model)
+    return model, Mask({name: torch.rand(each.shape, generator=generator) < density for name, each in alive.items()})
+
+
+def masked(model: nn.Module, mask: Mask) -> nn.Module:
+    """What the compacted model is compared with: the model with its pruned weights 0."""
+    other = copy.deepcopy(model)
+    weights.put(other, masks.apply(weights.of(model), mask))
+    return other
+
+
+def examples(*shape: int) -> Tensor:
+    return torch.randn(5, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def compacted(model: nn.Module, mask: Mask, inputs: Tensor) -> nn.Module:
+    """The compacted model, after every law that holds for all models was checked on it."""
+    before = weights.of(model)
+    small = compact(model, mask, inputs[:1])
+    assert weights.equal(weights.of(model), before)
+    with torch.no_grad():
+        expected, found = masked(model, mask)(inputs), small(inputs)
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max())), "computes the same"
+    again = compact(small, masks.full(small), inputs)
+    assert weights.equal(weights.of(again), weights.of(small)), "idempotent"
+    assert not small.training
+    assert type(small) is type(model) or isinstance(small, fx.GraphModule)
+    return small
+
+
+def outputs(model: nn.Module, inputs: Tensor) -> list[int]:
+    return [size.outputs for size in sizes(model, inputs).values()]
+
+
+# ---------------------------------------------------------------- linear chains, and an independent count
+
+ACTIVATIONS = (nn.ReLU, nn.Sigmoid, nn.GELU, nn.Identity)
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[nn.Module, Mask]:
+    widths = draw(st.lists(st.integers(1, 9), min_size=2, max_size=6))
+    layers: list[nn.Module] = []
+    for inputs, units in pairwise(widths):
+        layers += [nn.Linear(inputs, units, bias=draw(st.booleans())), draw(st.sampled_from(ACTIVATIONS))()]
+    return drawn(
+        nn.Sequential(*layers), draw(st.sampled_from([0, 0.05, 0.15, 0.3, 0.6, 1.0])), draw(st.integers(0, 99))
+    )
+
+
+def units_on_paths(alive: list[np.ndarray[Any, Any]]) -> list[int]:
+    """Units of each hidden layer through which a path leads from an input to an output, counted path by path."""
+    paths = [matrix.astype(object) for matrix in alive]  # whole numbers of any size
+    into, out = [np.ones(paths[0].shape[1], dtype=object)], [np.ones(len(paths[-1]), dtype=object)]
+    for matrix in paths:
+        into.append(matrix.dot(into[-1]))
+    for matrix in reversed(paths):
+        out.insert(0, matrix.T.dot(out[0]))
+    return [int(sum(through > 0)) for through in (left * right for left, right in zip(into, out, strict=True))][1:-1]
+
+
+@given(chains())
+def test_a_unit_of_a_chain_stays_if_a_path_leads_through_it(chain: tuple[nn.Module, Mask]) -> None:  # O9
+    model, mask = chain
+    inputs = examples(next(iter(mask.values())).shape[1])
+    small = compacted(model, mask, inputs)
+    *hidden, last = outputs(small, inputs)
+    assert hidden == [max(1, count) for count in units_on_paths([alive.numpy() for alive in mask.values()])]
+    assert last == len(list(mask.values())[-1])
+
+
+def test_a_dead_unit_leaves_its_bias_behind() -> None:
+    """By hand: unit 0 is 3 for every input, relu(3) = 3; the output 5 x0 + 7 x1 + 1 becomes 7 x1 + 16."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    values = {"0.weight": [[0.0, 0.0], [1.0, 2.0]], "0.bias": [3.0, 0.5], "2.weight": [[5.0, 7.0]], "2.bias": [1.0]}
+    weights.put(model, {name: torch.tensor(value) for name, value in values.items()})
+    small = compact(model, masks.full(model), torch.zeros(1, 2))
+    assert {name: value.tolist() for name, value in small.state_dict().items()} == {
+        "0.weight": [[1.0, 2.0]],
+        "0.bias": [0.5],
+        "2.weight": [[7.0]],
+        "2.bias": [16.0],
+    }
+
+
+def test_layers_without_bias_get_one_where_there_is_something_to_fold() -> None:  # P5
+    inner = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Sigmoid())
+    model, mask = drawn(nn.Sequential(nn.Sequential(inner), nn.Linear(4, 2, bias=False)), 1.0)
+    dead = mask["0.0.0.weight"].clone()
+    dead[1] = False
+    small = compacted(model, Mask({**mask, "0.0.0.weight": dead}), examples(3))
+    assert {name: tuple(value.shape) for name, value in small.state_dict().items()} == {
+        "0.0.0.weight": (3, 3),
+        "1.weight": (2, 3),
+        "1.bias": (2,),  # sigmoid(0) = 1/2
+    }
+
+
+@pytest.mark.parametrize("density", [0.0, 0.4, 1.0])
+def test_a_layer_may_be_the_last_or_the_only_one(density: float) -> None:  # P6
+    for model in (nn.Sequential(nn.Linear(4, 3)), nn.Linear(4, 3), nn.Sequential(nn.Conv2d(4, 3, 1))):
+        shape = (4, 2, 2) if "Conv" in str(model) else (4,)
+        small = compacted(*drawn(model, density), examples(*shape))
+        assert small(examples(*shape)).shape[1] == 3
+
+
+def test_features_of_the_input_that_nobody_reads_are_left_out_by_a_gather() -> None:
+    model, mask = drawn(models.build("lenet-6-4", (1, 3, 3), 2, "glorot-normal", init_seed=0), 1.0)
+    dead = mask["fc1.weight"].clone()
+    dead[:, [0, 7]] = False
+    small = compacted(model, Mask({**mask, "fc1.weight": dead}), examples(1, 3, 3))
+    first = small.get_submodule("fc1.inputs")
+    assert isinstance(first, Inputs) and first.index.tolist() == [1, 2, 3, 4, 5, 6, 8]
+    assert list(compacted(model, mask, examples(1, 3, 3)).state_dict()) == list(model.state_dict())
+
+
+# ---------------------------------------------------------------- convolutions
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[nn.Module, Mask]:
+    layers: list[nn.Module] = []
+    channels = 2
+    for _ in range(draw(st.integers(1, 4))):
+        units, window = draw(st.integers(1, 6)), draw(st.sampled_from([1, 3]))
+        padding: Any = draw(st.sampled_from([0, 1, "same"] if window == 3 else [0]))
+        mode: Any = draw(st.sampled_from(["zeros", "zeros", "reflect"]))
+        layers.append(nn.Conv2d(channels, units, window, padding=padding, bias=draw(st.booleans()), padding_mode=mode))
+        pools = [nn.MaxPool2d(2, 1, padding=1), nn.AvgPool2d(2, 1), nn.AvgPool2d(3, 1, padding=1), nn.Identity()]
+        norm = nn.BatchNorm2d(units) if draw(st.booleans()) else nn.Identity()
+        layers += [norm, draw(st.sampled_from(ACTIVATIONS))(), draw(st.sampled_from(pools))]
+        channels = units
+    layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 3)]
+    return drawn(nn.Sequential(*layers), draw(st.sampled_from([0, 0.03, 0.1, 0.3, 0.7])), draw(st.integers(0, 99)))
+
+
+@settings(max_examples=30)
+@given(convolutions())
+def test_chains_of_convolutions_compute_the_same(chain: tuple[nn.Module, Mask]) -> None:  # S11 O8 O9
+    model, mask = chain
+    inputs = examples(2, 10, 10)
+    small = compacted(model, mask, inputs)
+    before, after = sizes(model, inputs), sizes(small, inputs)
+    assert sum(size.multiply_adds for size in after.values()) <= sum(size.multiply_adds for size in before.values())
+
+
+def channel_dies(model: nn.Module, mask: Mask, name: str, *channels: int) -> Mask:
+    alive = mask[name].clone()
+    alive[list(channels)] = False
+    return Mask({**mask, name: alive})
+
+
+def test_what_a_norm_makes_of_a_dead_channel_is_folded() -> None:  # S11
+    parts = [nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3, bias=False)]
+    model, mask = drawn(nn.Sequential(*parts), 1.0)
+    with torch.no_grad():
+        model.get_parameter("1.bias").fill_(9.0)  # far above zero after the ReLU
+    small = compacted(model, channel_dies(model, mask, "0.weight", 0, 2), examples(2, 8, 8))
+    assert small.get_parameter("0.weight").shape == (2, 2, 3, 3)
+    assert small.get_buffer("1.running_mean").shape == (2,)
+    assert small.get_parameter("3.bias").abs().min() > 0.1
+
+
+def test_constants_that_meet_a_padding_are_carried_by_one_channel() -> None:
+    parts = [nn.Conv2d(2, 6, 3, padding=1), nn.Sigmoid(), nn.Conv2d(6, 3, 3, padding=1), nn.Conv2d(3, 2, 1)]
+    model, mask = drawn(nn.Sequential(*parts), 1.0)
+    small = compacted(model, channel_dies(model, mask, "0.weight", 0, 2, 5), examples(2, 6, 6))
+    assert outputs(small, examples(2, 6, 6)) == [4, 3, 2]  # three that vary, and the carrier
+    zero = copy.deepcopy(model)
+    zero[1] = nn.ReLU()  # type: ignore[operator]
+    with torch.no_grad():
+        zero.get_parameter("0.bias").fill_(-9.0)  # relu(-9) = 0, which a padding does not change
+    small = compacted(zero, channel_dies(zero, mask, "0.weight", 0, 2, 5), examples(2, 6, 6))
+    assert outputs(small, examples(2, 6, 6)) == [3, 3, 2]
+
+
+def test_a_channel_whose_norm_has_gamma_0_is_constant() -> None:
+    parts = [nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)]
+    model, mask = drawn(nn.Sequential(*parts), 1.0)
+    with torch.no_grad():
+        model.get_parameter("1.weight")[1] = 0
+    assert outputs(compacted(model, mask, examples(2, 4, 4)), examples(2, 4, 4)) == [2, 2]
+
+
+def test_groups_dilation_and_stride_are_kept() -> None:  # P4
+    parts = [nn.Conv2d(2, 4, 3, stride=2, dilation=2), nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4)]
+    parts += [nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 1)]
+    for density in (0.15, 0.4, 1.0):
+        model, mask = drawn(nn.Sequential(*parts), density)
+        small = compacted(model, mask, examples(2, 16, 16))
+        assert small.get_parameter("3.weight").shape == (4, 2, 3, 3)  # what is grouped stays
+    parts = [nn.Conv2d(2, 5, 3), nn.Conv2d(5, 5, 3, padding=1, groups=5), nn.ReLU(), nn.Conv2d(5, 2, 1)]
+    model, mask = drawn(nn.Sequential(*parts), 1.0)
+    small = compacted(model, channel_dies(model, mask, "1.weight", 0, 3), examples(2, 9, 9))
+    assert outputs(small, examples(2, 9, 9)) == [3, 3, 2]
+    assert small.get_submodule("1").groups == 3
+
+
+# ---------------------------------------------------------------- whole networks
+
+NETWORKS = {
+    "lenet-20-10": (1, 6, 6),
+    "conv-2-w8": (3, 8, 8),
+    "conv-6-w4": (3, 8, 8),
+    "vgg-11-w8": (3, 16, 16),
+    "resnet-8-w4": (3, 8, 8),
+    "resnet-20-w4": (3, 8, 8),
+    "imagenet-resnet-50-w4": (3, 32, 32),
+}
+
+
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.08, 1.0])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_compute_the_same_with_fewer_units(name: str, density: float) -> None:  # S11 O8
+    model, mask = drawn(models.build(name, NETWORKS[name], 10, "kaiming-normal", init_seed=0), density)
+    inputs = examples(*NETWORKS[name])
+    small = compacted(model, mask, inputs)
+    before, after = sizes(model, inputs), sizes(small, inputs)
+    if density == 1:
+        assert weights.equal(weights.of(small), weights.of(model))
+        assert small(inputs).std(dim=0).min() > 0
+    else:
+        work = [sum(size.multiply_adds for size in each.values()) for each in (before, after)]
+        assert work[1] < work[0] * (0.95 if density < 0.05 else 1)
+        assert list(after.values())[-1].outputs == 10
+    if density == 0:
+        assert {size.outputs for size in list(after.values())[:-1]} == {1}
+
+
+def test_in_float32_the_difference_is_rounding() -> None:
+    model, mask = drawn(models.build("resnet-8-w4", (3, 8, 8), 10, "kaiming-normal", init_seed=0), 0.1)
+    inputs = examples(3, 8, 8)
+    expected = masked(model, mask)(inputs).detach()
+    small = compact(model.float(), mask, inputs[:1].float())
+    assert {value.dtype for value in small.parameters()} == {torch.float32}
+    assert float((small(inputs.float()).detach().double() - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+def test_a_compacted_model_is_plain() -> None:  # S10
+    model, mask = drawn(models.build("resnet-8-w4", (3, 8, 8), 10, "kaiming-normal", init_seed=0), 0.05)
+    small = compact(model, mask, examples(3, 8, 8))
+    expected = small(examples(3, 8, 8))
+    for same in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
+        assert torch.equal(same(examples(3, 8, 8)), expected)
+    for module in small.modules():
+        for sizes_of in ("in_channels", "out_channels", "num_features", "in_features", "out_features"):
+            assert getattr(module, sizes_of, 1) >= 1
+        if type(module) is nn.Conv2d:
+            assert module.weight.shape[:2] == (module.out_channels, module.in_channels)
+        if type(module) is nn.BatchNorm2d:
+            assert len(module.weight) == module.num_features
+    assert not small.training and all(value.requires_grad for value in small.parameters())
+
+
+def test_sizes_count_weights_and_multiply_adds() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.Flatten(2), nn.Linear(9, 5, bias=False))
+    nn.init.ones_(model.get_parameter("0.weight"))
+    nn.init.ones_(model.get_parameter("2.weight")).data[0] = 0
+    assert sizes(model, torch.zeros(7, 2, 3, 3)) == {"0": Size(2, 4, 36, 36, 9), "2": Size(9, 5, 45, 36, 4)}
+    assert sizes(model, torch.zeros(7, 2, 3, 3))["2"].living_multiply_adds == 144
+
+
+# ---------------------------------------------------------------- other shapes of models
+
+
+class Branches(nn.Module):
+    """Sums, concatenations, means and flattenings, most of them as functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.gate, self.last = nn.Linear(12, 12), nn.Linear(12 * 4, 5)
+        self.norm = nn.LayerNorm(5)
+        self.hidden, self.output = nn.Linear(5, 6), nn.Linear(6, 2)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        first = F.relu(self.first(F.pad(maps, (1, 1, 1, 1))))
+        left = torch.tanh(self.second(first)) / 2 + first
+        right = F.max_pool2d(F.leaky_relu(self.third(first), 0.2), 3, stride=1, padding=1)
+        both = F.avg_pool2d(torch.cat([left, 1 - right, -left], dim=1), 2)
+        gate = self.gate(both.mean((2, 3))).sigmoid()
+        gated = both * gate[:, :, None, None]
+        batch, _, _, _ = gated.shape
+        flat = F.adaptive_avg_pool2d(gated, 2).view(batch, -1)
+        inner = F.dropout(self.norm(self.last(flat)), 0.5, self.training)
+        scores: Tensor = self.output(F.gelu(self.hidden(inner)))
+        return scores
+
+
+@pytest.mark.parametrize("density", [0.02, 0.1, 0.2, 0.4, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_branches_that_meet_again_compute_the_same(seed: int, density: float) -> None:
+    model, mask = drawn(Branches(), density, seed)
+    compacted(model, mask, examples(2, 6, 6))
+
+
+class Sum(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(2, channels, 3, bias=True), nn.Conv2d(2, channels, 3, bias=True)
+        self.last = nn.Conv2d(channels, 2, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        scores: Tensor = self.last(torch.sigmoid(self.left(maps) + self.right(maps)))
+        return scores
+
+
+def test_a_channel_of_a_sum_goes_if_all_that_is_added_is_constant() -> None:
+    model, mask = drawn(Sum(5), 1.0)
+    mask = channel_dies(model, mask, "left.weight", 0, 1, 2)
+    mask = channel_dies(model, mask, "right.weight", 1, 2, 3)
+    small = compacted(model, mask, examples(2, 5, 5))
+    assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]  # 1 and 2 are constant on both sides
+
+
+class Written(nn.Module):
+    """As tutorials have it, with the width of the flattening in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.output = nn.Conv2d(1, 6, 3), nn.Linear(6 * 4, 8), nn.Linear(8, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        values = F.max_pool2d(F.relu(self.conv(maps)), 2).view(-1, 6 * 2 * 2)
+        scores: Tensor = self.output(F.relu(self.hidden(values), inplace=True))
+        return scores
+
+
+def test_a_width_that_is_written_into_the_code_is_rewritten() -> None:
+    model, mask = drawn(Written(), 1.0)
+    assert isinstance(compacted(model, mask, examples(1, 6, 6)), Written)
+    small = compacted(model, channel_dies(model, mask, "conv.weight", 1, 4), examples(1, 6, 6))
+    assert isinstance(small, fx.GraphModule)
+    assert outputs(small, examples(1, 6, 6)) == [4, 8, 3]
+    assert list(small.state_dict()) == list(model.state_dict())
+
+
+class Overwriting(nn.Module):
+    """The value of `first` is overwritten in place before it is read again."""
+
+    def __init__(self, overwrite: Callable[[Tensor], object] | None) -> None:
+        super().__init__()
+        self.first, self.last, self.overwrite = nn.Linear(3, 4), nn.Linear(4, 2), overwrite
+        self.relu = nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True))
+
+    def forward(self, values: Tensor) -> Tensor:
+        inner = self.first(values)
+        (self.overwrite or self.relu)(inner)
+        scores: Tensor = self.last(inner)
+        return scores
+
+
+@pytest.mark.parametrize("overwrite", [lambda x: x.relu_(), lambda x: F.relu(x, inplace=True), None])
+def test_a_value_that_is_overwritten_in_place_is_not_taken_for_a_constant(
+    overwrite: Callable[[Tensor], object] | None,
+) -> None:
+    model, mask = drawn(Overwriting(overwrite), 1.0)
+    compacted(model, channel_dies(model, mask, "first.weight", 0, 1, 2), examples(3))
+
+
+class Twice(nn.Module):
+    """One layer called twice, one read by its weight only, one under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.read = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.alias = self.first
+        self.inner, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, values: Tensor) -> Tensor:
+        values = self.again(self.again(self.alias(values)))
+        values = F.linear(values, self.read.weight)
+        scores: Tensor = self.last(self.inner(values).relu())
+        return scores
+
+
+def test_layers_that_are_shared_stay_as_they_are() -> None:
+    model, mask = drawn(Twice(), 0.3)
+    small = compacted(model, channel_dies(model, mask, "inner.weight", 1, 2), examples(4))
+    for name in ("first", "again", "read", "alias"):
+        assert small.get_parameter(f"{name}.weight").shape == (4, 4)
+    assert small.get_submodule("alias") is small.get_submodule("first")
+    assert len(small.get_parameter("inner.weight")) <= 4
+
+
+def test_a_layer_with_a_hook_stays_as_it_is() -> None:
+    model, mask = drawn(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2)), 0.0)
+    model[0].register_forward_hook(lambda module, given, output: output + given[0].sum())  # type: ignore[index]
+    assert compacted(model, mask, examples(3)).get_parameter("0.weight").shape == (5, 3)
+
+
+# ---------------------------------------------------------------- transformers
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, width // heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, values: Tensor, seen: Tensor | None = None) -> Tensor:
+        sizes = (self.heads, self.head_width)
+        q, k, v = (part(values).unflatten(-1, sizes).transpose(1, 2) for part in (self.query, self.key, self.value))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
+        projected: Tensor = self.projection(mixed.transpose(1, 2).flatten(2))
+        return projected
+
+
+class Text(nn.Module):
+    """A block of a transformer between tied embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(11, 8), nn.Embedding(6, 8)
+        self.norm1, self.attention, self.norm2 = nn.LayerNorm(8), Attention(8, 4), nn.LayerNorm(8)
+        self.expand, self.contract = nn.Linear(8, 32), nn.Linear(32, 8)
+        self.output = nn.Linear(8, 11, bias=False)
+        self.output.weight = self.tokens.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        values = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        values = values + self.attention(self.norm1(values))
+        values = values + self.contract(F.gelu(self.expand(self.norm2(values))))
+        scores: Tensor = self.output(values)
+        return scores
+
+
+TOKENS = torch.randint(11, (3, 5), generator=torch.Generator().manual_seed(0))
+
+
+def heads_die(mask: Mask, **heads: list[int]) -> Mask:
+    """The rows of the value, or the columns of the projection, of whole heads of width 2."""
+    alive = {name: each.clone() for name, each in mask.items()}
+    for part, numbers in heads.items():
+        flags = alive[f"attention.{part}.weight"]
+        for head in numbers:
+            (flags if part == "value" else flags.T)[2 * head : 2 * head + 2] = False
+    return Mask(alive)
+
+
+@pytest.mark.parametrize(
+    ("dead", "stay"),
+    [
+        ({}, 4),
+        ({"value": [1]}, 3),
+        ({"projection": [0, 3]}, 2),
+        ({"value": [0, 1], "projection": [2, 1]}, 1),
+        ({"value": [0, 1], "projection": [2, 3]}, 1),
+        ({"value": [0, 1, 2, 3]}, 1),
+    ],
+)
+def test_heads_that_say_nothing_go_and_their_constants_stay(dead: dict[str, list[int]], stay: int) -> None:
+    model, mask = drawn(Text(), 1.0)
+    mask = channel_dies(model, heads_die(mask, **dead), "expand.weight", *range(30))
+    mask = heads_die(mask, **dead)
+    small = compacted(model, mask, TOKENS)
+    attention = small.get_submodule("attention")
+    assert isinstance(attention, Attention) and attention.heads == stay
+    assert attention.query.weight.shape == (2 * stay, 8) and attention.projection.in_features == 2 * stay
+    assert small.get_parameter("expand.weight").shape == (2, 8)
+    assert small.get_parameter("output.weight") is small.get_parameter("tokens.weight")
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.3])
+def test_a_transformer_computes_the_same(density: float) -> None:
+    compacted(*drawn(Text(), density), TOKENS)
+
+
+# ---------------------------------------------------------------- what cannot be compacted
+
+
+class Undecided(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return values if values.sum() > 0 else -values
+
+
+def test_a_model_whose_calls_depend_on_values_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"Undecided: expected .*torch.fx.*quantised and exported it can be"):
+        compact(Undecided(), Mask({}), torch.zeros(1, 2))
+
+
+def test_a_mask_of_another_model_is_refused() -> None:
+    for name, shape in (("0.weight", (3, 2)), ("1.weight", (2, 2))):
+        with pytest.raises(BadInput, match="belongs to another model"):
+            compact(
+                nn.Sequential(nn.Linear(2, 2)), Mask({name: torch.ones(shape, dtype=torch.bool)}), torch.zeros(1, 2)
+            )
+
+
+def test_a_model_that_torch_has_pruned_is_refused_with_what_to_do() -> None:  # S10
+    model = nn.Sequential(nn.Linear(2, 2))
+    random_unstructured(model[0], "weight", amount=1)
+    model(torch.zeros(1, 2))
+    with pytest.raises(BadInput, match="call its `remove` first"):
+        compact(model, Mask({}), torch.zeros(1, 2))

@@ -1,0 +1,184 @@
+"""What is exported computes the same elsewhere, for batches of any size."""
+
+import builtins
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tombola import mask as masks
+from tombola import models, weights
+from tombola.cash.compact import compact
+from tombola.cash.export import from_safetensors, to_onnx, to_safetensors, to_torch_export
+from tombola.cash.quantise import QuantisedLinear, quantise
+from tombola.errors import BadInput
+from tombola.mask import Mask
+
+SHAPE = (3, 8, 8)
+
+
+def built(name: str, init_seed: int = 0) -> nn.Module:
+    return models.build(name, SHAPE, 10, "kaiming-normal", init_seed).eval()
+
+
+def ticket(name: str, density: float = 0.1) -> tuple[nn.Module, nn.Module]:
+    """A network under a random mask, and the same compacted."""
+    model, generator = built(name), torch.Generator().manual_seed(0)
+    alive = masks.full(model)
+    mask = Mask({name: torch.rand(each.shape, generator=generator) < density for name, each in alive.items()})
+    weights.put(model, masks.apply(weights.of(model), mask))
+    return model, compact(model, mask, examples(1))
+
+
+def examples(size: int) -> Tensor:
+    return torch.randn(size, *SHAPE, generator=torch.Generator().manual_seed(size))
+
+
+class TwoInputs(nn.Module):
+    """Reads a tuple and gives one; in training mode it gives something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.dropout = nn.Linear(5, 3), nn.Dropout(0.9)
+
+    def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.dropout(self.linear(left)), {"sum": left + right}
+
+
+class Undecided(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return values if values.sum() > 0 else -values
+
+
+def test_onnx_runtime_computes_the_same_for_any_batch(tmp_path: Path) -> None:
+    import onnxruntime
+
+    model = quantise(ticket("lenet-20-10")[1])
+    assert to_onnx(model, examples(1), tmp_path / "model.onnx") < 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for size in (1, 2, 33):
+        (found,) = session.run(None, {session.get_inputs()[0].name: examples(size).numpy()})
+        assert torch.allclose(torch.from_numpy(found), model(examples(size)).detach(), atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]  # no second file for the weights
+
+
+def test_sparse_initializers_make_the_file_smaller_and_nothing_else(tmp_path: Path) -> None:
+    import onnx
+
+    model, _ = ticket("conv-2-w8", density=0.02)
+    assert to_onnx(model, examples(2), tmp_path / "model.onnx", sparse=True) < 1e-4
+    assert (tmp_path / "model.onnx").stat().st_size < 4 * masks.full(model).total / 8
+    onnx.checker.check_model(onnx.load(tmp_path / "model.onnx"))
+
+
+def test_torch_export_computes_the_same_for_any_batch(tmp_path: Path) -> None:
+    _, small = ticket("conv-2-w8")
+    small.train()
+    assert to_torch_export(small, examples(1), tmp_path / "model.pt2") < 1e-5
+    assert small.training and small.get_submodule("conv1").training  # as it was
+    reloaded = torch.export.load(tmp_path / "model.pt2").module()
+    assert torch.allclose(reloaded(examples(7)), small.eval()(examples(7)), atol=1e-5)
+
+
+def test_several_inputs_and_outputs_are_compared(tmp_path: Path) -> None:
+    inputs = torch.ones(1, 5), torch.zeros(1, 5)
+    assert to_torch_export(TwoInputs(), inputs, tmp_path / "model.pt2") == 0
+
+
+def test_a_difference_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(2, 2)
+    load = torch.export.load
+
+    def damaged(file: Any) -> Any:
+        program = load(file)
+        program.state_dict["bias"].data[0] += 0.5
+        return program
+
+    monkeypatch.setattr(torch.export, "load", damaged)
+    assert to_torch_export(model, torch.zeros(3, 2), tmp_path / "model.pt2") == pytest.approx(0.5)
+
+
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"Undecided: expected a model that torch.export can follow"):
+        to_torch_export(Undecided(), torch.zeros(2, 3), tmp_path / "model.pt2")
+    with pytest.raises(BadInput, match="expected a file that can be written"):
+        to_safetensors(nn.Linear(2, 2), tmp_path / "absent" / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_extra_onnx_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "onnxruntime":
+            raise ImportError(name=name)
+        return plain(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(BadInput, match=r"no package onnxruntime. Install them: pip install 'tombola\[export\]'"):
+        to_onnx(nn.Linear(2, 2), torch.zeros(1, 2), tmp_path / "model.onnx")
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[1] / "docs" / "cashing-in.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["difference"] < 1e-6
+    assert names["small"].fc1.out_features == 150 and type(names["again"].fc1) is QuantisedLinear
+
+
+# ---------------------------------------------------------------- safetensors
+
+
+@pytest.mark.parametrize("name", ["lenet-20-10", "conv-2-w8", "resnet-8-w4"])
+@pytest.mark.parametrize("eight_bits", [False, True])
+def test_a_compacted_model_comes_back_from_its_file_alone(name: str, eight_bits: bool, tmp_path: Path) -> None:  # R10
+    model, small = ticket(name, density=0.03)
+    small = quantise(small) if eight_bits else small
+    to_safetensors(small, tmp_path / "model.safetensors")
+    again = from_safetensors(built(name, init_seed=1), tmp_path / "model.safetensors")
+    assert str(again) == str(small) and not again.training
+    assert torch.equal(again(examples(3)), small(examples(3)))
+    dense = sum(value.nbytes for value in weights.of(model).values())
+    assert (tmp_path / "model.safetensors").stat().st_size < dense
+
+
+def test_biases_that_were_created_and_depthwise_windows_come_back(tmp_path: Path) -> None:
+    parts = [nn.Conv2d(3, 4, 1, bias=False), nn.Sigmoid(), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1, bias=False)]
+    model = nn.Sequential(*parts)
+    alive = {name: each.clone() for name, each in masks.full(model).items()}
+    alive["0.weight"][1] = False
+    small = compact(model, Mask(alive), examples(1))
+    assert small.get_parameter("2.weight").shape == (3, 1, 3, 3) and "3.bias" in small.state_dict()
+    to_safetensors(small, tmp_path / "model.safetensors")
+    again = from_safetensors(model, tmp_path / "model.safetensors")
+    assert str(again) == str(small) and torch.equal(again(examples(3)), small(examples(3)))
+
+
+def test_tied_weights_are_written_once_and_stay_tied(tmp_path: Path) -> None:
+    def tied() -> nn.Module:
+        model = nn.ModuleDict({"tokens": nn.Embedding(50, 30), "output": nn.Linear(30, 50, bias=False)})
+        model["output"].weight = model["tokens"].weight
+        return model
+
+    one, other = tied(), tied()
+    to_safetensors(one, tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_size < 1.1 * 4 * 50 * 30
+    again = from_safetensors(other, tmp_path / "model.safetensors")
+    assert weights.equal(weights.of(again), weights.of(one))
+    assert again.get_parameter("output.weight") is again.get_parameter("tokens.weight")
+
+
+def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
+    to_safetensors(nn.Sequential(nn.Linear(2, 2)), tmp_path / "model.safetensors")
+    with pytest.raises(BadInput, match="another model"):
+        from_safetensors(nn.Sequential(nn.ReLU(), nn.Linear(2, 2)), tmp_path / "model.safetensors")
+    (tmp_path / "no.safetensors").write_bytes(b"something else")
+    for name in ("no.safetensors", "absent.safetensors"):
+        with pytest.raises(BadInput, match=f"{name}: expected a safetensors file"):
+            from_safetensors(nn.Linear(2, 2), tmp_path / name)

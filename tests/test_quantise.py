@@ -1,0 +1,127 @@
+"""Weights of eight bits: near the ones they stand for, zeros exact."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tombola import mask as masks
+from tombola import models
+from tombola.cash.compact import compact
+from tombola.cash.quantise import LARGEST, QuantisedConv2d, QuantisedLinear, quantise, restored
+from tombola.cash.size import sizes
+from tombola.mask import Mask
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> nn.Linear | nn.Conv2d:
+    """A layer with weights of any size, some of them 0, some outputs altogether."""
+    inputs, outputs = draw(st.integers(1, 8)), draw(st.integers(1, 8))
+    layer = nn.Linear(inputs, outputs) if draw(st.booleans()) else nn.Conv2d(inputs, outputs, 3, padding=1)
+    seeded = generator(draw(st.integers(0, 99)))
+    density = draw(st.sampled_from([0.1, 0.5, 1.0]))
+    with torch.no_grad():
+        layer.weight.normal_(generator=seeded).mul_(10.0 ** draw(st.integers(-6, 6)))
+        layer.weight.mul_(torch.rand(layer.weight.shape, generator=seeded) < density)
+    return layer
+
+
+def quantised(layer: nn.Module) -> QuantisedLinear | QuantisedConv2d:
+    small = quantise(layer)
+    assert isinstance(small, (QuantisedLinear, QuantisedConv2d))
+    return small
+
+
+@given(layers())
+def test_a_weight_moves_by_half_a_step_at_most_and_a_zero_not_at_all(layer: nn.Linear | nn.Conv2d) -> None:
+    small, weight = quantised(layer), layer.weight.detach()
+    step = small.scale.view(-1, *[1] * (weight.dim() - 1))
+    assert ((restored(small) - weight).abs() <= step / 2 * (1 + 1e-5)).all()
+    assert (restored(small)[weight == 0] == 0).all()
+    largest = weight.flatten(1).abs().amax(dim=1)
+    assert torch.allclose(small.scale * LARGEST, largest)
+    assert (small.weight.flatten(1).abs().amax(dim=1) == torch.where(largest > 0, LARGEST, 0)).all()
+
+
+@given(layers(), st.randoms(use_true_random=False))
+def test_outputs_that_change_places_take_their_scales_along(layer: nn.Linear | nn.Conv2d, random: object) -> None:
+    order = torch.randperm(len(layer.weight), generator=generator())
+    moved = copy.deepcopy(layer)
+    with torch.no_grad():
+        moved.weight.copy_(layer.weight[order])
+    one, other = quantised(layer), quantised(moved)
+    assert torch.equal(one.weight[order], other.weight) and torch.equal(one.scale[order], other.scale)
+
+
+@given(layers(), st.booleans())
+def test_a_layer_computes_with_the_weights_it_stands_for(layer: nn.Linear | nn.Conv2d, bias: bool) -> None:
+    if not bias:
+        layer.bias = None
+    small = quantised(layer)
+    shape = (3, layer.weight.shape[1], *([5, 5] if layer.weight.dim() == 4 else []))
+    inputs = torch.randn(shape, generator=generator())
+    with torch.no_grad():
+        layer.weight.copy_(restored(small))
+        assert torch.allclose(small(inputs), layer(inputs), rtol=1e-4, atol=1e-5 * float(layer(inputs).abs().max()))
+
+
+def test_a_convolution_keeps_its_groups_stride_and_dilation() -> None:  # P4
+    layer = nn.Conv2d(4, 6, 3, stride=2, padding=(1, 0), dilation=2, groups=2)
+    small = quantised(layer)
+    inputs = torch.randn(2, 4, 11, 11, generator=generator())
+    with torch.no_grad():
+        layer.weight.copy_(restored(small))
+    assert torch.allclose(small(inputs), layer(inputs), atol=1e-5)
+    reflecting = nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect")
+    assert type(quantise(reflecting)) is nn.Conv2d
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.hidden, self.output = nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False)
+        self.output.weight, self.alias = self.tokens.weight, self.hidden
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        scores: Tensor = self.output(F.relu(self.alias(self.tokens(tokens))))
+        return scores
+
+
+def test_tied_weights_stay_tied_and_a_layer_with_two_names_is_one_layer() -> None:
+    small = quantise(Tied())
+    assert small.get_parameter("output.weight") is small.get_parameter("tokens.weight")
+    assert small.get_submodule("alias") is small.get_submodule("hidden")
+    small(torch.zeros(2, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", ["lenet-20-10", "resnet-8-w4"])
+def test_compacted_models_are_quantised(name: str) -> None:
+    model = models.build(name, (3, 8, 8), 10, "kaiming-normal", init_seed=0)
+    mask = Mask(
+        {name: torch.rand(alive.shape, generator=generator()) < 0.2 for name, alive in masks.full(model).items()}
+    )
+    inputs = torch.randn(4, 3, 8, 8, generator=generator())
+    small = compact(model, mask, inputs)
+    before = copy.deepcopy(small.state_dict())
+    rounded = quantise(small)
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+    assert not any(isinstance(module, (nn.Linear, nn.Conv2d)) for module in rounded.modules())
+    with torch.no_grad():
+        expected = small(inputs)
+        assert 0 < float((rounded(inputs) - expected).abs().max()) < 0.05 * float(expected.abs().max())
+        assert torch.equal(pickle.loads(pickle.dumps(rounded))(inputs), rounded(inputs))
+    assert {name: size.living for name, size in sizes(rounded, inputs).items()} == pytest.approx(
+        {name: size.living for name, size in sizes(small, inputs).items()}, rel=0.05
+    )
+    assert {
+        value.dtype for name, value in rounded.state_dict().items() if f"{name[:-6]}scale" in rounded.state_dict()
+    } == {torch.int8}

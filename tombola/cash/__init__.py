@@ -1,0 +1,1 @@
+"""What becomes of a trained ticket: a smaller, faster model, with proof that it computes the same."""

@@ -1,0 +1,339 @@
+"""A ticket without its dead units, channels and attention heads: a smaller model that computes the same.
+
+A unit goes if nothing living reads it, or if what reads it reads a constant: then the constant is folded into the
+reader's bias. Both are found together, to a fixpoint, on the graph of `tombola.cash.flow`.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tombola import mask as masks
+from tombola import weights
+from tombola.cash import flow
+from tombola.cash.flow import Flow, Layer, is_attention
+from tombola.cash.quantise import quantised
+from tombola.errors import BadInput
+from tombola.mask import Mask
+from tombola.weights import Weights
+
+_RESIZED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+
+class Inputs(nn.Module):
+    """Picks the features that the layer behind it reads, along the last axis."""
+
+    index: Tensor
+
+    def __init__(self, index: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", index)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[..., features] -> [..., features that are read]."""
+        return values.index_select(-1, self.index)
+
+    def extra_repr(self) -> str:
+        """How many it picks."""
+        return f"{len(self.index)}"
+
+
+def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) -> nn.Module:
+    """A copy of `model`, in eval mode, without what is dead under `mask`: f(x; m ⊙ theta) with fewer units.
+
+    The outputs are those of the masked model on every input, up to rounding. Outputs of the model all stay. Of a linear
+    layer that reads the model's own input, features that no unit reads are left out by an `Inputs` in front of it. A
+    layer of which nothing lives keeps one unit, whose weights are 0. Layers that share parameters, or are called twice,
+    stay as they are, and so do the channels around layers that are not known (see `tombola.cash.flow`).
+
+    Args:
+        model: trained; it is left as it was.
+        mask: of the ticket; a weight that is 0 counts as dead too.
+        example: what `model` is called with; only its shape matters.
+
+    Returns:
+        A model of the same class, with smaller layers under the same names; only if a width of a layer is written into
+        its code, `x.view(-1, 400)`, is it a `torch.fx.GraphModule` instead.
+
+    Raises:
+        BadInput: the mask is another model's, or what the model calls depends on its input's values.
+
+    >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
+    >>> alive = Mask({"0.weight": torch.tensor([[True, True, False], [False, False, False]])})
+    >>> compact(net, alive, torch.zeros(1, 3))
+    Sequential(
+      (0): Sequential(
+        (inputs): Inputs(2)
+        (linear): Linear(in_features=2, out_features=1, bias=True)
+      )
+      (1): ReLU()
+      (2): Linear(in_features=1, out_features=1, bias=True)
+    )
+    """
+    small = masked(model, mask)
+    found = flow.follow(small, example if isinstance(example, tuple) else (example,))
+    picked = _pick(found)
+    for layer in found.layers:
+        module = small.get_submodule(layer.name)
+        columns = _shrink(module, layer, picked)
+        if layer.first and not columns.all():
+            _put_inputs_before(small, layer.name, columns.nonzero().flatten())
+    for name, units in found.along:
+        _slice(small.get_submodule(name), picked.stays[units])
+    for name in found.attentions:
+        _drop_heads(small.get_submodule(name))
+    return _without_written_widths(small, found, picked)
+
+
+def fitted(model: nn.Module, values: Weights) -> nn.Module:
+    """A copy of `model`, in eval mode, whose layers have the sizes of `values`, the state of a compacted model.
+
+    Its weights are not those of `values` yet. Layers are quantised where those are.
+
+    >>> fitted(nn.Sequential(nn.Linear(30, 20)), {"0.weight": torch.ones(5, 7), "0.bias": torch.zeros(5)})
+    Sequential(
+      (0): Linear(in_features=7, out_features=5, bias=True)
+    )
+    """
+    small = copy.deepcopy(model).eval()
+    for name in [name.removesuffix(".inputs.index") for name in values if name.endswith(".inputs.index")]:
+        _put_inputs_before(small, name, values[f"{name}.inputs.index"])
+    for name, module in list(small.named_modules()):
+        if type(module) in _RESIZED:
+            shapes = {part: values[f"{name}.{part}"].shape for part in _TENSORS if f"{name}.{part}" in values}
+            _reshape(module, shapes)
+        if is_attention(module) and f"{name}.query.weight" in values:
+            _tell_heads(module, len(values[f"{name}.query.weight"]))
+        if f"{name}.scale" in values:
+            small.set_submodule(name, quantised(module))
+    return small
+
+
+def masked(model: nn.Module, mask: Mask) -> nn.Module:
+    """A copy with m ⊙ theta."""
+    try:
+        copied = copy.deepcopy(model).eval()
+    except RuntimeError as error:  # torch.nn.utils.prune leaves tensors behind that cannot be copied
+        raise BadInput(
+            where=type(model).__name__,
+            expected="a plain model",
+            found=f"one that cannot be copied ({error})",
+            todo="Where torch.nn.utils.prune was used, call its `remove` first.",
+        ) from error
+    values = weights.of(copied)
+    wrong = [name for name in mask if name not in values or values[name].shape != mask[name].shape]
+    if wrong:
+        raise BadInput(
+            where=f"mask of {wrong[0]}",
+            expected=f"the weights of {type(model).__name__}",
+            found=f"{tuple(mask[wrong[0]].shape)}",
+            todo="This mask belongs to another model.",
+        )
+    weights.put(copied, masks.apply(values, mask))
+    return copied
+
+
+# ---- which units stay
+
+
+@dataclass(frozen=True, eq=False)
+class _Picked:
+    """What stays.
+
+    Attributes:
+        stays: of each unit, whether it does.
+        fillers: of each unit, whether it does only because its layer would have none otherwise.
+        carriers: of a layer, the input into which all other constants that it reads are merged.
+    """
+
+    stays: Tensor
+    fillers: Tensor
+    carriers: Mapping[str, int]
+
+    def read(self, layer: Layer) -> Tensor:
+        """The inputs that a layer's remaining units do read, [inputs]; all others are constants, or meet no weight."""
+        read = _read(layer, self.stays & ~self.fillers)
+        if layer.name in self.carriers:
+            read[self.carriers[layer.name]] = True
+        return read
+
+
+def _read(layer: Layer, stays: Tensor) -> Tensor:
+    """The inputs that vary and meet a living weight of a unit that stays, [inputs]."""
+    return layer.alive[stays[layer.gives]].any(dim=0) & ~layer.reads.constant
+
+
+def _pick(found: Flow) -> _Picked:
+    """The units that a living path leads on from, through layers that read them, to an output or a barrier.
+
+    What is constant needs no unit: it is folded into the reader's bias. One case needs a unit all the same: a constant
+    that is not 0 meets the zeros of a convolution's padding, and what comes out differs at the border. All constants
+    that such a convolution reads are multiples of one of them there, so that one, the carrier, stays for all:
+    sum_i w_i c_i = (sum_i w_i c_i / c_0) c_0.
+    """
+    needed = torch.zeros(int(found.groups.max()) + 1, dtype=torch.bool)
+    needed[found.groups[flow.STAYS]] = True
+    carriers: dict[str, int] = {}
+    while True:
+        _close(found, needed)
+        stays = needed[found.groups]
+        missing = next((layer for layer in found.layers if _misses_carrier(layer, stays, carriers)), None)
+        if missing is None:
+            break
+        carriers[missing.name] = _carrier(missing, stays)
+        needed[found.groups[missing.reads.units[carriers[missing.name]]]] = True
+    fill = torch.zeros_like(needed)
+    for layer in found.layers:
+        if not (needed | fill)[found.groups[layer.gives]].any():
+            fill[found.groups[layer.gives[0]]] = True
+    fillers = fill[found.groups]
+    return _Picked(stays | fillers, fillers, carriers)
+
+
+def _close(found: Flow, needed: Tensor) -> None:
+    """Add to the groups that are needed those that they read, and so on."""
+    before = -1
+    while before != (before := int(needed.sum())):
+        for layer in reversed(found.layers):
+            read = _read(layer, needed[found.groups])
+            needed[found.groups[layer.reads.units[read]]] = True
+
+
+def _misses_carrier(layer: Layer, stays: Tensor, carriers: Mapping[str, int]) -> bool:
+    """Whether its units read constants through a padding, other than 0, and nothing carries them yet."""
+    if not layer.pads or layer.name in carriers:
+        return False
+    met = layer.alive[stays[layer.gives]].any(dim=0)
+    return bool((met & _carries(layer)).any())
+
+
+def _carries(layer: Layer) -> Tensor:
+    return layer.reads.constant & (layer.reads.constants != 0)
+
+
+def _carrier(layer: Layer, stays: Tensor) -> int:
+    """The constant into which the others are merged: one that stays anyway if there is any, of these the largest."""
+    able = _carries(layer)
+    anyway = able & stays[layer.reads.units]
+    return int(layer.reads.constants.abs().where(anyway if anyway.any() else able, 0).argmax())
+
+
+# ---- smaller modules
+
+
+def _shrink(module: Any, layer: Layer, picked: _Picked) -> Tensor:
+    """Take from a layer the units and inputs that go, constants folded in; returns the inputs that stay, [inputs]."""
+    rows, columns, read = picked.stays[layer.gives], picked.stays[layer.reads.units], picked.read(layer)
+    if layer.first and not read.all():
+        columns = read if read.any() else torch.arange(len(read)) == 0
+    weights, constants = layer.weights.clone(), layer.reads.constants.where(~read & layer.reads.constant, 0)
+    shift = torch.zeros(len(rows), dtype=torch.float64)
+    if layer.name in picked.carriers:
+        carrier = picked.carriers[layer.name]
+        weights[:, carrier] += torch.einsum("oip,i->op", layer.weights, constants / layer.reads.constants[carrier])
+    else:
+        shift = layer.weights.sum(dim=2) @ constants
+    weights[:, ~read] = 0
+    weights[picked.fillers[layer.gives]] = 0
+    shape = module.weight.shape[2:]
+    _put(module, "weight", weights[rows][:, columns].unflatten(2, shape) if shape else weights[rows][:, columns, 0])
+    if module.bias is not None or shift[rows].any():
+        bias = shift if module.bias is None else shift + module.bias.detach().cpu()
+        _put(module, "bias", bias.masked_fill(picked.fillers[layer.gives], 0)[rows])
+    _tell_sizes(module)
+    return columns
+
+
+def _put_inputs_before(model: nn.Module, name: str, index: Tensor) -> None:
+    """Let a linear layer read only the features of `index`."""
+    layer = model.get_submodule(name)
+    inputs = Inputs(index.to(next(layer.parameters()).device))
+    model.set_submodule(name, nn.Sequential(OrderedDict(inputs=inputs, linear=layer)))
+
+
+def _slice(module: Any, stays: Tensor) -> None:
+    """Take channels from a module that treats each by itself."""
+    for name in _TENSORS:
+        value = getattr(module, name, None)
+        if value is not None:
+            _put(module, name, value.detach()[stays.to(value.device)])
+    _tell_sizes(module)
+
+
+def _reshape(module: Any, shapes: Mapping[str, torch.Size]) -> None:
+    """Give a module tensors of other shapes, where they are others; tied ones never are."""
+    for name, shape in shapes.items():
+        old = getattr(module, name)
+        if old is None or old.shape != shape:
+            _put(module, name, torch.zeros(shape))
+            _tell_sizes(module)
+
+
+def _put(module: Any, name: str, values: Tensor) -> None:
+    """Give a module other values of the same type, on the same device."""
+    old = getattr(module, name)
+    like = module.weight if old is None else old
+    values = values.to(like)
+    setattr(module, name, values if name in module._buffers else nn.Parameter(values.contiguous()))
+
+
+def _tell_sizes(module: Any) -> None:
+    """Set what torch's own layers say about themselves to the sizes of their tensors."""
+    tensor = module.running_mean if module.weight is None else module.weight
+    outputs, inputs = len(tensor), tensor.shape[1] if tensor.dim() > 1 else len(tensor)
+    if getattr(module, "groups", 1) > 1:
+        module.groups = inputs = outputs  # each channel has a window of its own
+    names = {"in_features": inputs, "out_features": outputs, "in_channels": inputs, "out_channels": outputs}
+    for name, size in (names | {"num_features": outputs}).items():
+        if hasattr(module, name):
+            setattr(module, name, size)
+
+
+def _tell_heads(attention: Any, features: int) -> None:
+    attention.heads = features // attention.head_width
+
+
+def _drop_heads(attention: Any) -> None:
+    """Take the heads whose values are constant, or are not read.
+
+    The weights of attention add up to 1, so that a constant value comes out of the head as it is: v_h = b_h, and
+    W_h b_h goes into the bias of the projection. One head stays in any case.
+    """
+    value, projection = attention.value, attention.projection
+    constant = (value.weight == 0).all(dim=1)  # [heads * head_width]
+    unread = (projection.weight == 0).all(dim=0)
+    gone = (constant | unread).view(attention.heads, attention.head_width).all(dim=1)
+    if not gone.any():
+        return
+    features = gone.repeat_interleave(attention.head_width)
+    if value.bias is not None:
+        shift = projection.weight.detach().double()[:, features] @ value.bias.detach().double()[features]
+        _put(projection, "bias", shift if projection.bias is None else shift + projection.bias.detach())
+    with torch.no_grad():
+        projection.weight[:, features] = 0
+    gone[0] &= not gone.all()
+    stays = ~gone.repeat_interleave(attention.head_width)
+    for name in ("query", "key", "value"):
+        _slice(getattr(attention, name), stays)
+    _put(projection, "weight", projection.weight.detach()[:, stays])
+    _tell_sizes(projection)
+    _tell_heads(attention, int(stays.sum()))
+
+
+def _without_written_widths(model: nn.Module, found: Flow, picked: _Picked) -> nn.Module:
+    """The model itself, unless its code flattens to a width that is another one now."""
+    outdated = [node for node, units in found.flattenings if not picked.stays[units].all()]
+    if not outdated:
+        return model
+    for node in outdated:
+        with found.graph.inserting_before(node):
+            flat = found.graph.call_function(torch.flatten, (node.args[0], 1))
+        node.replace_all_uses_with(flat)
+        found.graph.erase_node(node)
+    return fx.GraphModule(model, found.graph, type(model).__name__)

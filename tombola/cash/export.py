@@ -1,0 +1,300 @@
+"""Models as files: ONNX, torch.export, safetensors. What is exported is run and compared before it is kept.
+
+A file appears complete or not at all. In a safetensors file a tensor of which much is 0 is two: `NAME.flags`, which of
+its numbers are not 0 (`tombola.coding`), and `NAME.values`, these; its shape is in the metadata.
+"""
+
+import copy
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from tombola import coding, files, weights
+from tombola.cash.compact import fitted
+from tombola.errors import BadInput
+
+FORMAT = 1
+FLAGS, VALUES = ".flags", ".values"
+SPARSE_BELOW = 1 / 3  # of the weights: a sparse one takes 4 bytes and 8 for its place, a dense one 4
+
+
+def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path, *, sparse: bool = False) -> float:
+    """Write `model` as one ONNX file for batches of any size; how far ONNX Runtime's outputs are from its own.
+
+    They are compared on `example` and on batches of other sizes made of it.
+
+    Args:
+        model: exported in eval mode; it is left as it was.
+        example: what it is called with; the first axis of each tensor is the batch.
+        sparse: whether tensors with less than a third of their numbers alive are stored as sparse initializers. The
+            file is smaller; ONNX Runtime makes them dense when it loads them, so it is as fast and as large in memory.
+
+    Returns:
+        The largest absolute difference.
+
+    Raises:
+        BadInput: the extra `export` is not installed, the model cannot be exported, or the file cannot be written.
+    """
+    onnxruntime = _onnxruntime()
+    model = copy.deepcopy(model).eval()
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                model,
+                _two(example),
+                dynamo=True,
+                dynamic_shapes=_any_batch(example),
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # it runs the model's own code, which may raise anything
+            raise _not_exported(model, error) from error
+        assert program is not None
+        proto = program.model_proto
+        if sparse:
+            _make_sparse(proto)
+        content = proto.SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+
+    def run(*given: Tensor) -> list[Tensor]:
+        fed = {name: value.cpu().numpy() for name, value in zip(names, given, strict=True)}
+        return [torch.from_numpy(value) for value in session.run(None, fed)]
+
+    difference = _largest_difference(model, run, example)
+    _write(path, content)
+    return difference
+
+
+def onnx_session(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
+    """An ONNX file in ONNX Runtime, as a function of its one input: float32, N x ..., on the CPU.
+
+    Raises:
+        BadInput: the extra `export` is not installed.
+    """
+    onnxruntime = _onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(values: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: values.numpy()})[0])
+
+    return run
+
+
+def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path) -> float:
+    """Write `model` with `torch.export.save` for batches of any size; how far the reloaded one is from it.
+
+    Load it with `torch.export.load(path).module()`: the class of the model is not needed.
+
+    Args, Returns, Raises: as for `to_onnx`, without the extra.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     to_torch_export(nn.Linear(3, 2), torch.ones(4, 3), Path(folder) / "model.pt2")
+    0.0
+    """
+    buffer = io.BytesIO()
+    model = copy.deepcopy(model).eval()
+    with _quiet():
+        try:
+            program = torch.export.export(model, _two(example), dynamic_shapes=_any_batch(example))
+        except Exception as error:  # it runs the model's own code, which may raise anything
+            raise _not_exported(model, error) from error
+        torch.export.save(program, buffer)
+        buffer.seek(0)
+        reloaded = torch.export.load(buffer).module()
+    difference = _largest_difference(model, reloaded, example)
+    _write(path, buffer.getvalue())
+    return difference
+
+
+def to_safetensors(model: nn.Module, path: Path) -> None:
+    """Write all that the state_dict of `model` holds; shared tensors once, zeros not at all where that is less.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
+    _write(path, stored(model))
+
+
+def stored(model: nn.Module, *, zeros: bool = False) -> bytes:
+    """The content of the file that `to_safetensors` writes; with `zeros`, of one that any program can read."""
+    values, first = weights.of(model), _first_names(model)
+    tensors: dict[str, Tensor] = {}
+    shapes: dict[str, list[int]] = {}
+    for name in dict.fromkeys(first.values()):
+        value = values[name]
+        alive = (value != 0) | value.signbit() if value.is_floating_point() else value != 0  # -0 is no 0: bits are kept
+        flags = coding.encode(alive)
+        if zeros or len(flags) + int(alive.sum()) * value.itemsize >= value.nbytes:
+            tensors[name] = value
+        else:
+            tensors[name + FLAGS], tensors[name + VALUES] = flags, value[alive]
+            shapes[name] = list(value.shape)
+    about = {"format": FORMAT, "sparse": shapes}
+    return save(tensors, metadata={"tombola": json.dumps(about, sort_keys=True)} if shapes else None)
+
+
+def from_safetensors(model: nn.Module, path: Path) -> nn.Module:
+    """A copy of `model`, in eval mode, with the weights of a file, and as compacted and quantised as they are.
+
+    Args:
+        model: of the class that was compacted, of any size; it is left as it was.
+
+    Raises:
+        BadInput: there is no such file, or it holds the weights of another model.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     to_safetensors(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), Path(folder) / "small.safetensors")
+    ...     from_safetensors(nn.Sequential(nn.Linear(30, 20), nn.ReLU()), Path(folder) / "small.safetensors")[0]
+    Linear(in_features=3, out_features=2, bias=True)
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("tombola", "{}"))
+            values: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for name, shape in about.get("sparse", {}).items():
+            alive, living = coding.decode(values.pop(name + FLAGS), shape), values.pop(name + VALUES)
+            values[name] = torch.zeros(shape, dtype=living.dtype).masked_scatter_(alive, living)
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
+        raise BadInput(
+            where=str(path),
+            expected="a safetensors file",
+            found=f"something else ({error})",
+            todo="`tombola.cash.export.to_safetensors` makes one.",
+        ) from error
+    small = fitted(model, values)
+    first = _first_names(small)
+    weights.put(small, values | {name: values[one] for name, one in first.items() if one in values})
+    return small
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Each name in the state_dict, and the first one of the same tensor."""
+    state = model.state_dict(keep_vars=True)
+    seen: dict[int, str] = {}
+    return {name: seen.setdefault(id(value), name) for name, value in state.items()}
+
+
+# ---- how it is exported, compared, written
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise BadInput(
+            where="export to ONNX",
+            expected="onnx, onnxscript and onnxruntime",
+            found=f"no package {error.name}",
+            todo="Install them: pip install 'tombola[export]'",
+        ) from error
+    return onnxruntime
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporters say about themselves: nothing that a user could change."""
+    registry = logging.getLogger("torch.onnx._internal.exporter._registration")  # that torchvision is not installed
+    disabled = registry.disabled
+    registry.disabled = True
+    try:
+        with warnings.catch_warnings():
+            # torch.onnx copies its own structures in a way that torch has deprecated.
+            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
+            yield
+    finally:
+        registry.disabled = disabled
+
+
+def _tuple(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return example if isinstance(example, tuple) else (example,)
+
+
+def _batch(example: Tensor | tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
+    """The first `size` examples, from the start again where there are fewer."""
+    return tuple(each[torch.arange(size) % len(each)] for each in _tuple(example))
+
+
+def _two(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Two examples at least: torch.export takes a batch of one for a model that knows no other."""
+    return _batch(example, max(2, len(_tuple(example)[0])))
+
+
+def _any_batch(example: Tensor | tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+    batch = torch.export.Dim("batch")
+    return tuple({0: batch} for _ in _tuple(example))
+
+
+def _largest_difference(model: nn.Module, other: Callable[..., Any], example: Tensor | tuple[Tensor, ...]) -> float:
+    """max |model(x) - other(x)| over batches of three sizes."""
+    size = len(_tuple(example)[0])
+    largest = 0.0
+    with torch.no_grad():
+        for batch in (_batch(example, count) for count in (size, 1, size + 1)):
+            for pair in zip(_tensors(model(*batch)), _tensors(other(*batch)), strict=True):
+                own, found = (tensor.cpu().double() for tensor in pair)
+                # The same infinity or NaN is no difference; any other is the largest.
+                apart = (own - found).abs().masked_fill((own == found) | (own.isnan() & found.isnan()), 0)
+                largest = max(largest, float(apart.nan_to_num(nan=torch.inf).max()))
+    return largest
+
+
+def _tensors(output: Any) -> Iterable[Tensor]:
+    """The tensors of an output, one after another."""
+    if isinstance(output, Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _make_sparse(proto: Any) -> None:
+    """Store tensors that are mostly 0 by their living numbers and where they stand."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    for tensor in list(proto.graph.initializer):
+        values = numpy_helper.to_array(tensor)
+        places = np.flatnonzero(values)
+        if values.dtype == np.float32 and len(places) < SPARSE_BELOW * values.size:
+            living = numpy_helper.from_array(values.ravel()[places], tensor.name)
+            where = numpy_helper.from_array(places.astype(np.int64), f"{tensor.name}.places")
+            proto.graph.sparse_initializer.append(helper.make_sparse_tensor(living, where, list(values.shape)))
+            proto.graph.initializer.remove(tensor)
+
+
+def _not_exported(model: nn.Module, error: Exception) -> BadInput:
+    return BadInput(
+        where=type(model).__name__,
+        expected="a model that torch.export can follow, for batches of any size",
+        found=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+        todo="`to_safetensors` writes its weights all the same.",
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        files.replace(path, content)
+    except OSError as error:
+        raise BadInput(
+            where=str(path),
+            expected="a file that can be written",
+            found=str(error.strerror),
+            todo="Name another one.",
+        ) from error

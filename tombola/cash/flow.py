@@ -1,0 +1,550 @@
+"""How channels flow through a model: which layer gives them, which layers read them, which are the same for any input.
+
+A *unit* is one output of a linear layer or convolution. It flows on through activations, normalisations, pooling,
+sums, concatenations and flattenings as one channel of each value, until other layers read it. What is none of these -
+LayerNorm, softmax, attention, whatever is not known here - is a barrier: the units that flow in stay, and so does all
+that flows out.
+"""
+
+import copy
+import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, fx, nn
+
+from tombola.errors import BadInput
+
+STAYS = 0  # the unit that stands for all that is not ours to remove; what is tied to it stays
+
+Function = Callable[..., Any]
+
+_CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}  # to the axes of their windows
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_POINTWISE_MODULES = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh),
+    *(nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Threshold),
+    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
+)
+_POOL_MODULES = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+)
+
+
+def _functions(names: str) -> set[object]:
+    """What is called so in torch and in torch.nn.functional, and as a method of a tensor, in place or not."""
+    found: set[object] = set()
+    for name in names.split():
+        found |= {name, f"{name}_"}
+        found |= {getattr(home, each) for home in (torch, F) for each in (name, f"{name}_") if hasattr(home, each)}
+    return found
+
+
+_POINTWISE_CALLS = _functions(
+    "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus softsign "
+    "logsigmoid tanhshrink threshold clamp abs neg square sqrt exp dropout dropout1d dropout2d dropout3d alpha_dropout "
+    "contiguous clone detach"
+) | {operator.neg, operator.truediv, operator.pow}  # with a number: two values are no single source
+_POOL_CALLS = _functions(
+    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
+)
+_SUMS = _functions("add sub") | {operator.add, operator.iadd, operator.sub, operator.isub}
+_PRODUCTS = _functions("mul") | {operator.mul, operator.imul}
+_VIEWS = _functions("view reshape")
+_RESHAPES = _VIEWS | _functions("flatten squeeze")
+_JOINS = _functions("cat concat")
+_MEANS = _functions("mean")
+_PADS = _functions("pad")
+_IN_PLACE = {operator.iadd, operator.isub, operator.imul}
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """The channels of a value.
+
+    Attributes:
+        axis: of the value, that they lie along.
+        units: the unit that each comes from, [channels].
+        constants: what each is for every input and at every position, NaN where there is no such number, [channels].
+    """
+
+    axis: int
+    units: Tensor
+    constants: Tensor
+
+    @property
+    def constant(self) -> Tensor:
+        """Whether each is the same for every input, [channels]."""
+        return ~self.constants.isnan()
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear layer or convolution whose units may go.
+
+    Attributes:
+        name: of the module.
+        weights: [outputs, inputs, positions of the window], float64.
+        reads: the channels of the value that it reads.
+        gives: its units, [outputs].
+        pads: whether its windows meet zeros at the border.
+        first: whether it is a linear layer that reads the model's own input.
+    """
+
+    name: str
+    weights: Tensor
+    reads: Channels
+    gives: Tensor
+    pads: bool = False
+    first: bool = False
+
+    @cached_property
+    def alive(self) -> Tensor:
+        """Whether an output reads an input, [outputs, inputs].
+
+        By the numbers, not by the mask: a living weight that is exactly 0 computes nothing either.
+        """
+        return (self.weights != 0).any(dim=2)
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """The channels of a whole model.
+
+    Attributes:
+        layers: in the order in which they are computed.
+        along: name and units of each module that treats every channel by itself: norms, depthwise convolutions.
+        attentions: names of the attention modules that may lose heads.
+        flattenings: nodes that flatten to a width written into the code, with the units they flatten.
+        groups: the group of each unit; units of a group stay or go together, as their channels are added.
+        graph: of the calls.
+    """
+
+    layers: Sequence[Layer]
+    along: Sequence[tuple[str, Tensor]]
+    attentions: Sequence[str]
+    flattenings: Sequence[tuple[fx.Node, Tensor]]
+    groups: Tensor
+    graph: fx.Graph
+
+
+def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
+    """Follow the channels through one call of `model`, which is in eval mode.
+
+    Raises:
+        BadInput: what the model calls depends on its input's values, so that there is no one graph of calls.
+    """
+    graph = _trace(model)
+    shapes = _Shapes(model, graph)
+    with torch.no_grad():
+        shapes.run(*example)
+    follower = _Follower(model, graph, shapes.found)
+    for node in graph.nodes:
+        follower.visit(node)
+    return follower.flow()
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether it is self-attention whose heads can be told apart, like `tombola.models.transformer.SelfAttention`."""
+    parts = [getattr(module, name, None) for name in ("query", "key", "value", "projection")]
+    sizes = [getattr(module, name, None) for name in ("heads", "head_width")]
+    return all(type(part) is nn.Linear for part in parts) and all(isinstance(size, int) for size in sizes)
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=(torch.arange, torch.zeros, torch.ones, torch.full))
+        # fx looks for these in the globals of a model's file only, where torch.arange(x.shape[1]) is not found.
+        self._autowrap_search.append(torch)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_attention(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _trace(model: nn.Module) -> fx.Graph:
+    try:
+        return _Tracer().trace(model)
+    except Exception as error:  # it runs the model's own code, which may raise anything
+        raise BadInput(
+            where=type(model).__name__,
+            expected="a model that calls the same modules for every input, as torch.fx can trace it",
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            todo="It cannot be compacted; quantised and exported it can be.",
+        ) from error
+
+
+class _Shapes(fx.Interpreter):
+    """Runs the graph and keeps the shape of each tensor."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(model, graph=graph)
+        self.found: dict[fx.Node, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.found[n] = tuple(value.shape)
+        return value
+
+
+class _Follower:
+    """Goes from call to call; `values` holds the channels of each value that has some, None behind a barrier."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, shapes: dict[fx.Node, tuple[int, ...]]) -> None:
+        self.modules = dict(model.named_modules())
+        self.graph, self.shapes = graph, shapes
+        self.shared = _shared(model, graph)
+        self.values: dict[fx.Node, Channels | None] = {}
+        self.inputs: set[fx.Node] = set()  # the model's own, flattened or not
+        self.units = 1  # STAYS
+        self.ties: list[tuple[Tensor, Tensor]] = []
+        self.layers: list[Layer] = []
+        self.along: list[tuple[str, Tensor]] = []
+        self.attentions: list[str] = []
+        self.flattenings: list[tuple[fx.Node, Tensor]] = []
+
+    def flow(self) -> Flow:
+        """What was found."""
+        ties = torch.cat([torch.stack(tie) for tie in self.ties] or [torch.zeros(2, 0, dtype=torch.int64)], dim=1)
+        ends = ties.numpy()
+        edges = coo_array((np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(self.units, self.units))
+        groups = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
+        return Flow(self.layers, self.along, self.attentions, self.flattenings, groups, self.graph)
+
+    def visit(self, node: fx.Node) -> None:
+        """Find the channels of what `node` gives."""
+        channels = self._channels(node)
+        if channels is not None and self._overwritten(node):
+            self._keep(channels)
+            channels = None
+        self.values[node] = channels
+
+    def _channels(self, node: fx.Node) -> Channels | None:
+        if node.op == "placeholder":
+            self.inputs.add(node)
+            return None
+        known = self._of_module(node) if node.op == "call_module" else self._of_call(node)
+        return known(node) if known and node in self.shapes else self._barrier(node)
+
+    def _of_module(self, node: fx.Node) -> Function | None:
+        """What knows the module that `node` calls, if it is plain: of torch's own class, unshared, without hooks."""
+        name, module = str(node.target), self.modules[str(node.target)]
+        if name in self.shared or module._forward_hooks or module._forward_pre_hooks:
+            return None
+        if is_attention(module):
+            self.attentions.append(name)
+            return None
+        kind = type(module)
+        if kind is nn.Linear:
+            return self._linear
+        if kind in _CONVOLUTIONS:
+            return self._convolution
+        if kind in _NORMS:
+            return self._norm if module.running_mean is not None else None
+        if kind in _POINTWISE_MODULES:
+            return self._pointwise
+        if kind in _POOL_MODULES:
+            return self._pool
+        return self._reshape if kind is nn.Flatten else None
+
+    def _of_call(self, node: fx.Node) -> Function | None:
+        """What knows the function or method that `node` calls."""
+        families: list[tuple[set[object], Function]] = [
+            (_POINTWISE_CALLS, self._pointwise),
+            (_SUMS | _PRODUCTS, self._arithmetic),
+            (_POOL_CALLS, self._pool),
+            (_RESHAPES, self._reshape),
+            (_JOINS, self._join),
+            (_MEANS, self._mean),
+            (_PADS, self._pad),
+        ]
+        if node.op not in ("call_function", "call_method"):
+            return None
+        return next((known for calls, known in families if node.target in calls), None)
+
+    def _overwritten(self, node: fx.Node) -> bool:
+        """Whether a call overwrites this value in place, so that its other readers find something else."""
+        return len(node.users) > 1 and any(self._overwrites(user, node) for user in node.users)
+
+    def _overwrites(self, user: fx.Node, node: fx.Node) -> bool:
+        """Whether `user` writes into the value of `node`, or gives the same memory to a call that does."""
+        module = self.modules[str(user.target)] if user.op == "call_module" else None
+        if user.target in _RESHAPES or type(module) in (nn.Flatten, nn.Identity, nn.Dropout):
+            return any(self._overwrites(later, user) for later in user.users)
+        method = user.op == "call_method" and str(user.target).endswith("_")
+        function = user.target in _IN_PLACE or bool(user.kwargs.get("inplace"))
+        return user.args[:1] == (node,) and (method or function or bool(getattr(module, "inplace", False)))
+
+    # ---- units
+
+    def _fresh(self, count: int) -> Tensor:
+        self.units += count
+        return torch.arange(self.units - count, self.units)
+
+    def _tie(self, left: Tensor, right: Tensor) -> None:
+        self.ties.append((left, right))
+
+    def _keep(self, channels: Channels) -> None:
+        self._tie(channels.units, torch.full_like(channels.units, STAYS))
+
+    def _barrier(self, node: fx.Node) -> Channels | None:
+        """All that flows in stays, and what comes out is not ours to remove."""
+        for source in node.all_input_nodes:
+            channels = self.values.get(source)
+            if channels is not None and not self._asks_other_sizes(node, channels.axis):
+                self._keep(channels)
+        return None
+
+    def _asks_other_sizes(self, node: fx.Node, axis: int) -> bool:
+        """Whether `node` only asks how long axes other than `axis` are, like the x.size(0) of a flattening."""
+        source = node.all_input_nodes[0]
+        if node.op == "call_method" and node.target == "size" and len(node.args) == 2:
+            asked: list[Any] = [node.args[1]]
+        elif (node.op, node.target, node.args[1:]) in (
+            ("call_method", "size", ()),
+            ("call_function", getattr, ("shape",)),
+        ):
+            picks = [user for user in node.users if user.users]
+            if any(pick.target is not operator.getitem for pick in picks):
+                return False
+            asked = [pick.args[1] for pick in picks]
+        else:
+            return False
+        return all(isinstance(each, int) and each % len(self.shapes[source]) != axis for each in asked)
+
+    def _at(self, node: fx.Node, axis: int) -> Channels:
+        """The channels of `node` along `axis`; behind a barrier, or where they lie along another one, all stay."""
+        channels = self.values[node]
+        if channels is not None and channels.axis == axis:
+            return channels
+        if channels is not None:
+            self._keep(channels)
+        size = self.shapes[node][axis]
+        return Channels(axis, torch.full((size,), STAYS), torch.full((size,), torch.nan, dtype=torch.float64))
+
+    # ---- layers
+
+    def _linear(self, node: fx.Node) -> Channels:
+        source, weights = _source(node), _double(self.modules[str(node.target)].weight)
+        reads = self._at(source, len(self.shapes[source]) - 1)
+        return self._layer(node, reads, weights[:, :, None], first=source in self.inputs)
+
+    def _convolution(self, node: fx.Node) -> Channels | None:
+        module = self.modules[str(node.target)]
+        if len(self.shapes[_source(node)]) != 2 + _CONVOLUTIONS[type(module)]:
+            return self._barrier(node)  # one example, without the axis of a batch
+        if module.groups == module.in_channels == module.out_channels and module.groups > 1:
+            return self._depthwise(node)
+        if module.groups > 1:
+            return self._barrier(node)
+        return self._layer(node, self._at(_source(node), 1), _double(module.weight).flatten(2), pads=_pads(module))
+
+    def _layer(
+        self, node: fx.Node, reads: Channels, weights: Tensor, pads: bool = False, first: bool = False
+    ) -> Channels:
+        layer = Layer(str(node.target), weights, reads, self._fresh(len(weights)), pads, first)
+        self.layers.append(layer)
+        return Channels(reads.axis, layer.gives, _constants(layer, self.modules[layer.name].bias))
+
+    def _depthwise(self, node: fx.Node) -> Channels | None:
+        """Each channel by its own window, on to the channel of the same number."""
+        module, channels = self.modules[str(node.target)], self.values[_source(node)]
+        if channels is None or channels.axis != 1:
+            return self._barrier(node)
+        weights = _double(module.weight).flatten(1)
+        bias = torch.zeros(len(weights), dtype=torch.float64) if module.bias is None else _double(module.bias)
+        constants = channels.constants
+        if _pads(module):
+            constants = constants.masked_fill(constants != 0, torch.nan)
+        dead = (weights == 0).all(dim=1)
+        self.along.append((str(node.target), channels.units))
+        return Channels(1, channels.units, torch.where(dead, bias, bias + weights.sum(dim=1) * constants))
+
+    # ---- what keeps channels apart
+
+    def _norm(self, node: fx.Node) -> Channels | None:
+        module, channels = self.modules[str(node.target)], self.values[_source(node)]
+        if channels is None or channels.axis != 1:
+            return self._barrier(node)
+        scale = (_double(module.running_var) + module.eps).rsqrt()
+        shift = -_double(module.running_mean) * scale
+        if module.affine:
+            scale, shift = scale * _double(module.weight), shift * _double(module.weight) + _double(module.bias)
+        self.along.append((str(node.target), channels.units))
+        return Channels(1, channels.units, torch.where(scale == 0, shift, channels.constants * scale + shift))
+
+    def _pointwise(self, node: fx.Node) -> Channels | None:
+        channels = self.values[_source(node)]
+        drops = node.op == "call_function" and "dropout" in getattr(node.target, "__name__", "")
+        if len(node.all_input_nodes) != 1 or channels is None or (drops and node.kwargs.get("training", True)):
+            return self._barrier(node)
+        return Channels(channels.axis, channels.units, self._evaluated(node, [channels]))
+
+    def _evaluated(self, node: fx.Node, channels: Sequence[Channels]) -> Tensor:
+        """What `node` makes of constant channels, by calling it on them."""
+        known = torch.stack([each.constant for each in channels]).all(dim=0)
+        values = dict(zip(node.all_input_nodes, (each.constants.where(known, 0) for each in channels), strict=True))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+        if node.op == "call_module":
+            call: Function = copy.deepcopy(self.modules[str(node.target)]).double()
+        elif node.op == "call_method":
+            call = getattr(Tensor, str(node.target))
+        else:
+            call = node.target  # type: ignore[assignment]
+        with torch.no_grad():
+            result: Tensor = call(*args, **kwargs)
+        return result.where(known, torch.nan)
+
+    def _arithmetic(self, node: fx.Node) -> Channels | None:
+        """Sums and products, channel by channel: tied from here on."""
+        sources = node.all_input_nodes
+        if len(sources) == 1:  # with a number, or with itself
+            return self._pointwise(node)
+        left, right = (self.values[source] for source in sources)
+        ranks = {len(self.shapes[node]), *(len(self.shapes.get(source, ())) for source in sources)}
+        if left is None or right is None or len(ranks) > 1 or node.kwargs:
+            return self._barrier(node)
+        if left.axis != right.axis or len(left.units) != len(right.units):
+            return self._barrier(node)
+        self._tie(left.units, right.units)
+        constants = self._evaluated(node, [left, right])
+        if node.target in _PRODUCTS:
+            constants = constants.masked_fill((left.constants == 0) | (right.constants == 0), 0)
+        return Channels(left.axis, left.units, constants)
+
+    def _pool(self, node: fx.Node) -> Channels | None:
+        channels = self.values[_source(node)]
+        if channels is None or channels.axis != 1 or len(self.shapes[_source(node)]) < 3:
+            return self._barrier(node)
+        constants = channels.constants
+        if not _keeps_constants(node, self.modules):
+            constants = constants.masked_fill(constants != 0, torch.nan)
+        return Channels(1, channels.units, constants)
+
+    def _pad(self, node: fx.Node) -> Channels | None:
+        """Zeros around the positions of each channel."""
+        channels, rank = self.values[_source(node)], len(self.shapes[_source(node)])
+        given = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | node.kwargs
+        pads, zeros = given["pad"], given.get("mode", "constant") == "constant" and not given.get("value")
+        if channels is None or not isinstance(pads, (list, tuple)) or not zeros or len(node.all_input_nodes) > 1:
+            return self._barrier(node)
+        if rank - len(pads) // 2 <= channels.axis:
+            return self._barrier(node)
+        constants = channels.constants.masked_fill(channels.constants != 0, torch.nan)
+        return Channels(channels.axis, channels.units, constants)
+
+    def _mean(self, node: fx.Node) -> Channels | None:
+        channels, rank = self.values[_source(node)], len(self.shapes[_source(node)])
+        dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+        dims = dims if isinstance(dims, (list, tuple)) else (dims,)
+        over = {dim % rank if isinstance(dim, int) else 0 for dim in dims}
+        if channels is None or over & {0, channels.axis}:
+            return self._barrier(node)
+        gone = sum(dim < channels.axis for dim in over) if len(self.shapes[node]) < rank else 0
+        return Channels(channels.axis - gone, channels.units, channels.constants)
+
+    def _reshape(self, node: fx.Node) -> Channels | None:
+        """A flattening of all axes but the batch's: a channel becomes as many features as it had positions."""
+        source = _source(node)
+        before, after = self.shapes[source], self.shapes[node]
+        if len(after) != 2 or before[:1] != after[:1]:
+            return self._barrier(node)
+        channels = self.values[source]
+        if channels is None:
+            if source in self.inputs:
+                self.inputs.add(node)
+            return None
+
+        def spread(values: Tensor) -> Tensor:
+            places = [-1 if axis == channels.axis else 1 for axis in range(1, len(before))]
+            return values.view(places).expand(before[1:]).flatten()
+
+        if node.target in _VIEWS and _last(node) not in (-1, None):
+            self.flattenings.append((node, channels.units))
+        return Channels(1, spread(channels.units), spread(channels.constants))
+
+    def _join(self, node: fx.Node) -> Channels | None:
+        parts = node.args[0] if node.args else node.kwargs.get("tensors")
+        dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        if not isinstance(parts, (list, tuple)) or not isinstance(dim, int):
+            return self._barrier(node)
+        axis = dim % len(self.shapes[node])
+        if axis == 0:
+            return self._barrier(node)
+        joined = [self._at(part, axis) for part in parts if isinstance(part, fx.Node)]
+        units, constants = (torch.cat([getattr(each, name) for each in joined]) for name in ("units", "constants"))
+        return Channels(axis, units, constants)
+
+
+def _shared(model: nn.Module, graph: fx.Graph) -> set[str]:
+    """Modules that are called more than once, or whose parameters something else uses too: tied, or read directly."""
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    uses = Counter(id(value) for value in parameters.values())
+    read = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    uses.update(id(parameters[name]) for name in read if name in parameters)
+    tied = {name for name in calls for value in model.get_submodule(name).parameters() if uses[id(value)] > 1}
+    return tied | {name for name, count in calls.items() if count > 1}
+
+
+def _constants(layer: Layer, bias: Tensor | None) -> Tensor:
+    """What each unit of `layer` is for every input, NaN where it depends on it.
+
+    A constant meets the zeros of a padded border: unless it is 0, what comes out there is something else.
+    """
+    constants = layer.reads.constants
+    fixed = constants == 0 if layer.pads else layer.reads.constant
+    reached = layer.alive[:, ~fixed].any(dim=1)
+    values = layer.weights.sum(dim=2) @ constants.where(fixed, 0)
+    if bias is not None:
+        values = values + _double(bias)
+    return values.masked_fill(reached, torch.nan)
+
+
+def _pads(module: nn.Module) -> bool:
+    """Whether a convolution's windows meet zeros."""
+    if module.padding_mode != "zeros" or module.padding == "valid":
+        return False
+    return max(module.kernel_size) > 1 if module.padding == "same" else any(module.padding)  # type: ignore
+
+
+def _keeps_constants(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether pooling gives a constant back also at the border: not where zeros of a padding are averaged in."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if not isinstance(module, (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)):
+            return True
+        padding, divisor = module.padding, getattr(module, "divisor_override", None)
+        return divisor is None and padding in (0, (0,), (0, 0), (0, 0, 0))
+    name = getattr(node.target, "__name__", str(node.target))
+    plain = len(node.args) <= 3 and not set(node.kwargs) - {"kernel_size", "stride", "input"}
+    return not name.startswith("avg") or plain
+
+
+def _last(node: fx.Node) -> Any:
+    """The last size that a view is asked for."""
+    sizes = node.args[1:] or (None,)
+    last = sizes[-1]
+    return last[-1] if isinstance(last, (list, tuple)) else last if isinstance(last, int) else None
+
+
+def _source(node: fx.Node) -> fx.Node:
+    """The value that a call works on, its first."""
+    return node.all_input_nodes[0]
+
+
+def _double(values: Any) -> Tensor:
+    """On the CPU in float64, in which all constants are reckoned."""
+    result: Tensor = values.detach().cpu().double()
+    return result

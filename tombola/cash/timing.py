@@ -1,0 +1,40 @@
+"""How long calls take, compared with each other: in turn, so that what slows the machine down slows all of them."""
+
+from collections.abc import Callable, Mapping
+from statistics import median
+from time import perf_counter
+
+ROUNDS = 11
+ROUND_S = 0.03  # of each call in each round
+
+
+def seconds(
+    calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, round_s: float = ROUND_S
+) -> dict[str, float]:
+    """The median time of each call over `rounds` in which all have their turn.
+
+    Args:
+        calls: each is made as often in its turn as fits into `round_s`, once at least.
+        rounds: > 0.
+
+    >>> found = seconds({"short": lambda: sum(range(10)), "long": lambda: sum(range(100_000))}, rounds=3, round_s=0.001)
+    >>> found["short"] < found["long"]
+    True
+    """
+    often = {name: max(1, int(round_s / max(_once(call), 1e-9))) for name, call in calls.items()}
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            begin = perf_counter()
+            for _ in range(often[name]):
+                call()
+            taken[name].append((perf_counter() - begin) / often[name])
+    return {name: median(times) for name, times in taken.items()}
+
+
+def _once(call: Callable[[], object]) -> float:
+    """After a first call, which may have something to prepare."""
+    call()
+    begin = perf_counter()
+    call()
+    return perf_counter() - begin

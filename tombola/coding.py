@@ -1,0 +1,78 @@
+"""Which of many flags are set, in few bytes: bits where many are, gaps between the set ones where few are.
+
+Gaps: a byte below 255 says how many flags are unset before the next set one, 255 that 255 more are unset. Those after
+the last set one need no byte. Gaps take about a byte a set flag and bits an eighth of a byte a flag, so that gaps win
+below a density of an eighth. Bytes, for 300 x 784 random flags:
+
+    density     bits     gaps   the smaller, deflated   least possible
+      20 %    29,400   47,040                  22,820           21,225
+      10 %    29,400   23,520                  15,337           13,788
+       5 %    29,400   11,760                   8,714            8,420
+     3.6 %    29,400    8,467                   6,722            6,575
+       1 %    29,400    2,546                   2,454            2,375
+
+Nothing is deflated: beside values of four bytes each it would save some five per cent, and zlib's bytes depend on who
+built it, while the same flags should be the same bytes everywhere.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MORE = 255
+
+
+def encode(alive: Tensor) -> Tensor:
+    """The flags as bytes: gaps where those are fewer than bits, else bits, the first flag in the highest bit of a byte.
+
+    Args:
+        alive: bool, of any shape; its flat order counts.
+
+    Returns:
+        uint8, a vector. Its length tells `decode` which of the two it is.
+
+    >>> encode(torch.tensor([True, False, True, True])).tolist()         # bits: 1011 0000
+    [176]
+    >>> flags = torch.zeros(400, dtype=torch.bool)
+    >>> flags[[3, 4, 300]] = True
+    >>> encode(flags).tolist()                                           # 3 unset, none, 255 and 40 more
+    [3, 0, 255, 40]
+    """
+    flags = alive.flatten().numpy()
+    bits = -(-flags.size // 8)
+    if np.count_nonzero(flags) < bits:
+        gaps = np.diff(np.flatnonzero(flags), prepend=-1) - 1
+        places = np.cumsum(gaps // MORE + 1) - 1
+        if not places.size or places[-1] + 1 < bits:
+            code = np.full(places[-1] + 1 if places.size else 0, MORE, dtype=np.uint8)
+            code[places] = gaps % MORE
+            return torch.from_numpy(code)
+    return torch.from_numpy(np.packbits(flags))
+
+
+def decode(code: Tensor, shape: Sequence[int]) -> Tensor:
+    """The inverse of `encode`: the flags, in `shape`.
+
+    Raises:
+        ValueError: it is no code for so many flags.
+
+    >>> decode(torch.tensor([3, 0, 255, 40], dtype=torch.uint8), (400,)).nonzero().flatten().tolist()
+    [3, 4, 300]
+    """
+    size = prod(shape)
+    data, bits = code.numpy(), -(-size // 8)
+    if data.size > bits:
+        raise ValueError(f"expected at most {bits} bytes for {size} flags, found {data.size}")
+    if data.size == bits:
+        flags = np.unpackbits(data, count=size).astype(bool)
+    else:
+        set_here = data != MORE
+        places = np.cumsum(data.astype(np.int64) + set_here)[set_here] - 1
+        if places.size and places[-1] >= size:
+            raise ValueError(f"expected {size} flags, found one at place {places[-1]}")
+        flags = np.zeros(size, dtype=bool)
+        flags[places] = True
+    return torch.from_numpy(flags).reshape(tuple(shape))

@@ -1,0 +1,280 @@
+/* Outputs alone: of sparse layers whose weights no longer change, for examples as they lie in memory. kernels.c includes
+   this file for each float instance.
+
+   Two ways, as one weight can meet many examples or one example many weights. Many: a vector holds one unit's values of W
+   examples, as in kernels.h; examples are turned round on their way in and out. Few: a vector holds W units of one example,
+   and what they read is gathered. A convolution meets W neighbouring positions of one image with each weight. */
+
+typedef VEC NAME(loose) __attribute__((aligned(4), may_alias)); /* a vector that may begin anywhere */
+#define LOADU(p) (*(const NAME(loose) *)(p))
+#define STOREU(p, x) (*(NAME(loose) *)(p) = (x))
+
+#define MEET(V) /* y = w x + bias for V vectors of examples: two chains of sums, as one would wait for itself */           \
+    static INLINE void NAME(meet_##V)(const stage *s, const REAL *x, REAL *y) {                                            \
+        for (long o = 0; o < s->out; o++, y += V * W) {                                                                    \
+            VEC a[V], b[V];                                                                                                \
+            for (int j = 0; j < V; j++) a[j] = SET1(s->bias[o]), b[j] = SET1(0);                                           \
+            long k = s->begin[o], end = s->begin[o + 1];                                                                   \
+            for (; k + 1 < end; k += 2) {                                                                                  \
+                const REAL *even = x + (long)s->column[k] * (V * W), *odd = x + (long)s->column[k + 1] * (V * W);          \
+                VEC u = SET1(s->w[k]), v = SET1(s->w[k + 1]);                                                              \
+                for (int j = 0; j < V; j++) a[j] = FMA(u, LOAD(even + j * W), a[j]), b[j] = FMA(v, LOAD(odd + j * W), b[j]);\
+            }                                                                                                              \
+            if (k < end) {                                                                                                 \
+                const REAL *even = x + (long)s->column[k] * (V * W);                                                       \
+                VEC u = SET1(s->w[k]);                                                                                     \
+                for (int j = 0; j < V; j++) a[j] = FMA(u, LOAD(even + j * W), a[j]);                                       \
+            }                                                                                                              \
+            for (int j = 0; j < V; j++) {                                                                                  \
+                VEC z = a[j] + b[j];                                                                                       \
+                STORE(y + j * W, s->relu ? SELECT(z < SET1(0), SET1(0), z) : z);                                           \
+            }                                                                                                              \
+        }                                                                                                                  \
+    }
+MEET(1)
+MEET(2)
+MEET(4)
+
+/* W rows of W numbers become W columns: rows that lie W / 2 apart exchange halves, then rows W / 4 apart quarters, ... */
+#define EVEN(l, d) ((l) & (d) ? (l) - (d) + W : (l))
+#define ODD(l, d) ((l) & (d) ? (l) + W : (l) + (d))
+#define EXCHANGE(d)                                                                                                        \
+    if (W > d)                                                                                                             \
+        for (int i = 0; i < W; i++)                                                                                        \
+            if (!(i & (d))) {                                                                                              \
+                VEC one = a[i], other = a[i + (d) % W];                                                                    \
+                a[i] = SHUFFLE(IVEC, one, other, LANES(EVEN, (d) % W));                                                    \
+                a[i + (d) % W] = SHUFFLE(IVEC, one, other, LANES(ODD, (d) % W));                                           \
+            }
+static INLINE void NAME(turn)(VEC *a) { EXCHANGE(8) EXCHANGE(4) EXCHANGE(2) EXCHANGE(1) }
+
+/* x[example][unit] -> to[unit][lane], lanes in vectors of W; a lane beyond the last example repeats it. */
+static void NAME(turn_in)(const REAL *x, long units, long examples, long lanes, REAL *to) {
+    for (long lane = 0; lane < lanes; lane += W) {
+        const REAL *rows[W];
+        for (long r = 0; r < W; r++) rows[r] = x + (lane + r < examples ? lane + r : examples - 1) * units;
+        long i = 0;
+        for (; i + W <= units; i += W) {
+            VEC a[W];
+            for (int r = 0; r < W; r++) a[r] = LOADU(rows[r] + i);
+            NAME(turn)(a);
+            for (int r = 0; r < W; r++) STORE(to + (i + r) * lanes + lane, a[r]);
+        }
+        for (; i < units; i++)
+            for (int r = 0; r < W; r++) to[i * lanes + lane + r] = rows[r][i];
+    }
+}
+
+static void NAME(turn_out)(const REAL *from, long units, long examples, long lanes, REAL *y) {
+    for (long lane = 0; lane < examples; lane += W) {
+        long i = 0;
+        if (lane + W <= examples)
+            for (; i + W <= units; i += W) {
+                VEC a[W];
+                for (int r = 0; r < W; r++) a[r] = LOAD(from + (i + r) * lanes + lane);
+                NAME(turn)(a);
+                for (int r = 0; r < W; r++) STOREU(y + (lane + r) * units + i, a[r]);
+            }
+        for (; i < units; i++)
+            for (long r = lane; r < lane + W && r < examples; r++) y[r * units + i] = from[i * lanes + r];
+    }
+}
+
+/* One example, W rows at a time: rows of like length lie in one slice. */
+static INLINE void NAME(meet_slices)(const stage *s, const REAL *x, REAL *y) {
+    const int32_t *column = s->slice_column;
+    const REAL *w = s->slice_w, *bias = s->slice_bias;
+    for (long t = 0; t < s->n_slices; t++, bias += W, y += W) {
+        VEC a = LOAD(bias), b = SET1(0);
+        long k = 0, length = s->slice[t];
+        for (; k + 1 < length; k += 2, column += 2 * W, w += 2 * W) {
+            a = FMA(LOAD(w), GATHER(x, column), a);
+            b = FMA(LOAD(w + W), GATHER(x, column + W), b);
+        }
+        if (k < length) {
+            a = FMA(LOAD(w), GATHER(x, column), a);
+            column += W, w += W;
+        }
+        a = a + b;
+        STORE(y, s->relu ? SELECT(a < SET1(0), SET1(0), a) : a);
+    }
+}
+
+/* y[example][unit] of the last stage from x[example][unit]; `room` holds two times the most units of a stage, in vectors. */
+static void NAME(infer)(const stage *stages, long n, const REAL *x, long examples, REAL *y, REAL *room) {
+    const stage *last = stages + n - 1;
+    REAL *one = room, *other = room + last->room;
+    if (examples <= FEW) {
+        for (; examples--; x += stages->in, y += last->out) {
+            const REAL *from = x;
+            for (const stage *s = stages; s <= last; s++) {
+                REAL *to = from == one ? other : one;
+                NAME(meet_slices)(s, from, to);
+                from = to;
+            }
+            for (long o = 0; o < last->out; o++) y[last->order[o]] = from[o];
+        }
+        return;
+    }
+    for (long left = examples; left > 0;) {
+        int v = left > 2 * W ? 4 : left > W ? 2 : 1;
+        long now = left < v * W ? left : v * W;
+        REAL *from = one, *to = other;
+        NAME(turn_in)(x, stages->in, now, v * W, from);
+        for (const stage *s = stages; s <= last; s++) {
+            if (v == 4) NAME(meet_4)(s, from, to);
+            else if (v == 2) NAME(meet_2)(s, from, to);
+            else NAME(meet_1)(s, from, to);
+            REAL *read = from;
+            from = to, to = read;
+        }
+        NAME(turn_out)(from, last->out, now, v * W, y);
+        x += now * stages->in, y += now * last->out, left -= now;
+    }
+}
+
+/* ---- convolutions ----------------------------------------------------------------------------------------------------
+
+   A weight meets W neighbouring outputs at once. What it reads begins where a vector may be loaded from, as each channel is
+   laid out once for every column of the window that some weight is in, moved by that column: a line holds one row of all
+   these, and several small images side by side. Lines of one phase of the stride follow each other, so that the line below
+   is that of the output below. */
+
+static INLINE void NAME(copy)(const REAL *from, REAL *to, long n) {
+    if (n < W) {
+        for (long i = 0; i < n; i++) to[i] = from[i];
+        return;
+    }
+    for (long i = 0; i + W < n; i += W) STOREU(to + i, LOADU(from + i));
+    STOREU(to + n - W, LOADU(from + n - W));
+}
+
+/* Row r of each of `images`, as the moved channel has it, into a line: zeros above and below an image. */
+static void NAME(lay_row)(const convolution *c, const moved *m, const REAL *x, long images, long r, REAL *line) {
+    const long area = c->height * c->width, columns = m->end - m->begin;
+    const REAL *from = x + m->channel * area + r * c->width + m->begin * c->stride + m->move;
+    REAL *to = line + m->begin;
+    for (; images--; from += c->in * area, to += c->out_width)
+        if (r < 0 || r >= c->height) memset(to, 0, sizeof(REAL) * columns);
+        else if (c->stride == 1) NAME(copy)(from, to, columns);
+        else
+            for (long k = 0; k < columns; k++) to[k] = from[k * c->stride];
+}
+
+/* Rows of one image into lines as they are; what they have from beside the image is masked. */
+static INLINE void NAME(lay_rows)(const REAL *row, long width, long rows, const IVEC *keep, REAL *line, long pitch, long far) {
+    for (; rows > 0; rows--, row += width, line += far)
+        for (long j = 0; j < pitch; j += W) STORE(line + j, (VEC)((IVEC)LOADU(row + j) & keep[j / W]));
+}
+
+/* The rows of `images` that outputs from row `first` on need. What is left and right of an image is 0 from the beginning. */
+static void NAME(lay_out)(const convolution *c, const REAL *x, long images, long first, REAL *room) {
+    const long width = c->width, height = c->height, line = c->line, above = first * c->stride - c->padding;
+    for (const moved *m = c->moved, *end = m + c->n_moved; m < end; m++, room += c->pitch) {
+        REAL *to = room;
+        long begin = 0, stop = 0; /* rows that are laid out together */
+        if (m->keep >= 0) {
+            begin = m->channel == 0 && m->move < 0; /* beside all others there is another row */
+            stop = m->channel == c->in - 1 && m->move + c->pitch > width ? height - 1 : height;
+            if (begin < above) begin = above;
+            if (stop > above + c->rows) stop = above + c->rows;
+            const REAL *from = x + ((long)m->channel * height + begin) * width + m->move;
+            NAME(lay_rows)(from, width, stop - begin, (const IVEC *)(c->keep + m->keep), to + (begin - above) * line, c->pitch, line);
+        }
+        for (long phase = 0; phase < c->stride; phase++)
+            for (long i = 0, r = above + phase; i < c->rows; i++, r += c->stride, to += line) {
+                if (r == begin && begin < stop) i += stop - begin, r += stop - begin, to += (stop - begin) * line;
+                if (i < c->rows) NAME(lay_row)(c, m, x, images, r, to);
+            }
+    }
+}
+
+/* One output at R rows of C vectors of positions, `width` numbers from row to row of them. */
+#define SLIDE(R, C)                                                                                                        \
+    static INLINE void NAME(slide_##R##_##C)(const REAL *x, long line, const int32_t *offset, const REAL *w, long n,       \
+                                             REAL bias, int relu, REAL *y, long width) {                                   \
+        VEC s[R][C];                                                                                                       \
+        for (int r = 0; r < R; r++)                                                                                        \
+            for (int j = 0; j < C; j++) s[r][j] = SET1(bias);                                                              \
+        for (long k = 0; k < n; k++) {                                                                                     \
+            const REAL *at = x + offset[k];                                                                                \
+            VEC u = SET1(w[k]);                                                                                            \
+            for (int r = 0; r < R; r++)                                                                                    \
+                for (int j = 0; j < C; j++) s[r][j] = FMA(u, LOAD(at + r * line + j * W), s[r][j]);                        \
+        }                                                                                                                  \
+        for (int r = 0; r < R; r++)                                                                                        \
+            for (int j = 0; j < C; j++)                                                                                    \
+                STOREU(y + r * width + j * W, relu ? SELECT(s[r][j] < SET1(0), SET1(0), s[r][j]) : s[r][j]);               \
+    }
+SLIDE(1, 1)
+SLIDE(1, 2)
+SLIDE(1, 4)
+SLIDE(1, 8)
+SLIDE(2, 1)
+SLIDE(2, 2)
+SLIDE(2, 4)
+SLIDE(4, 1)
+SLIDE(4, 2)
+SLIDE(8, 1)
+
+/* Rows of a block that begins at `column` go to the images side by side that they belong to. */
+static void NAME(deal)(const convolution *c, const REAL *block, long rows, long columns, long images, long column, REAL *y) {
+    const long width = c->out_width, image = c->out * c->out_height * width;
+    long end = images * width < column + columns ? images * width : column + columns;
+    for (long at = column, next; at < end; at = next) {
+        long whose = at / width;
+        next = (whose + 1) * width < end ? (whose + 1) * width : end;
+        for (long r = 0; r < rows; r++)
+            NAME(copy)(block + r * columns + at - column, y + whose * image + r * width + at - whose * width, next - at);
+    }
+}
+
+/* Outputs of all rows of a band, one output after the other: its few weights are at hand for all of the band. */
+static void NAME(slide_band)(const convolution *c, const REAL *room, long images, long rows, REAL *y) {
+    const long across = c->pitch / W, map = c->out_height * c->out_width, line = c->line;
+    const int straight = c->pitch == c->out_width; /* a row of the map is a row of vectors */
+    for (long o = 0; o < c->out; o++) {
+        REAL *to = y + c->order[o] * map;
+        for (long j = 0, v; j < across; j += v) {
+            v = across - j >= 8 ? 8 : across - j >= 4 ? 4 : across - j >= 2 ? 2 : 1;
+            for (long r = 0, h; r < rows; r += h) {
+                REAL block[8 * W] ALIGNED, *at = straight ? to + r * c->out_width + j * W : block;
+                long width = straight ? c->out_width : v * W;
+                for (h = 8 / v; h > rows - r;) h /= 2;
+#define CASE(R, C)                                                                                                         \
+    case R * 16 + C:                                                                                                       \
+        NAME(slide_##R##_##C)(room + r * line + j * W, line, c->offset + c->begin[o], c->w + c->begin[o],                  \
+                              c->begin[o + 1] - c->begin[o], c->bias[o], c->relu, at, width);                              \
+        break;
+                switch (h * 16 + v) {
+                    CASE(1, 1) CASE(1, 2) CASE(1, 4) CASE(1, 8) CASE(2, 1)
+                    CASE(2, 2) CASE(2, 4) CASE(4, 1) CASE(4, 2) CASE(8, 1)
+                }
+                if (!straight) NAME(deal)(c, block, h, v * W, images, j * W, to + r * c->out_width);
+            }
+        }
+    }
+}
+
+static void NAME(slide)(const convolution *c, const REAL *x, long images, REAL *y, REAL *room) {
+    const long width = c->out_width, map = c->out_height * width;
+    for (long left = images; left > 0; left -= c->abreast) {
+        long now = left < c->abreast ? left : c->abreast;
+        for (long first = 0; first < c->out_height; first += c->band) {
+            long rows = c->out_height - first < c->band ? c->out_height - first : c->band;
+            NAME(lay_out)(c, x, now, first, room);
+            NAME(slide_band)(c, room, now, rows, y + first * width);
+        }
+        x += now * c->in * c->height * c->width;
+        y += now * c->out * map;
+    }
+}
+
+#undef LOADU
+#undef STOREU
+#undef MEET
+#undef EVEN
+#undef ODD
+#undef EXCHANGE
+#undef SLIDE
+#undef CASE

@@ -1,0 +1,135 @@
+"""Files to and from a repository of the Hugging Face hub, through its own client library (the extra `hub`).
+
+The library knows where the hub is (`HF_ENDPOINT` names another) and who you are (`hf auth login`, or `HF_TOKEN`).
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tombola.errors import BadInput, TombolaError
+from tombola.mask import Mask
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def push(
+    repo: str,
+    content: Mapping[str, bytes],
+    message: str,
+    *,
+    revision: str | None = None,
+    private: bool = False,
+    endpoint: str | None = None,
+) -> str:
+    """Put files into `repo` in one commit, making the repository where it is not there yet; the commit's address.
+
+    Raises:
+        BadInput, TombolaError: as `Ticket.push`.
+    """
+    client = _client()
+    with _explained(client, repo, revision):
+        api = client.HfApi(endpoint=endpoint)
+        api.create_repo(repo, private=private, exist_ok=True)
+        operations = [client.CommitOperationAdd(name, data) for name, data in content.items()]
+        return str(api.create_commit(repo, operations, commit_message=message, revision=revision).commit_url)
+
+
+def pull(repo: str, file: str, *, revision: str | None = None, endpoint: str | None = None) -> Path:
+    """The file of `repo`, in the library's cache; without a network what it got there before.
+
+    Raises:
+        BadInput, TombolaError: as `Ticket.pull`.
+    """
+    client = _client()
+    with _explained(client, repo, revision):
+        return Path(client.hf_hub_download(repo, file, revision=revision, endpoint=endpoint))
+
+
+def _client() -> "ModuleType":
+    try:
+        import huggingface_hub.errors
+    except ImportError as error:
+        raise BadInput(
+            where="the Hugging Face hub",
+            expected="its client library, huggingface_hub",
+            found="none",
+            todo="pip install 'tombola[hub]'",
+        ) from error
+    return huggingface_hub
+
+
+@contextmanager
+def _explained(client: "ModuleType", repo: str, revision: str | None) -> Iterator[None]:
+    known = client.errors
+    # What cannot be reached is said by the HTTP library under the client, which has changed twice: by its root error.
+    unreachable = (OSError, known.OfflineModeIsEnabled, known.HfHubHTTPError.__bases__[0])
+    where = f"{repo}@{revision}" if revision else repo
+
+    def bad(expected: str, found: str, todo: str) -> BadInput:
+        return BadInput(where=f"the hub's {where}", expected=expected, found=found, todo=todo)
+
+    login = "`hf auth login` or HF_TOKEN says who you are."
+    try:
+        yield
+    except known.HFValidationError as error:
+        raise bad("user/name", repo, "Letters, digits, -, _ and . on both sides of one /.") from error
+    except known.GatedRepoError as error:
+        raise bad("a repository that you may read", "a gated one", f"Ask for access on its page. {login}") from error
+    except known.RepositoryNotFoundError as error:
+        raise bad("a repository", "none that you may see", f"Check the name; where it is private: {login}") from error
+    except known.RevisionNotFoundError as error:
+        raise bad("a branch, tag or commit", "none", "Check its name; a branch to push to must exist.") from error
+    except known.LocalEntryNotFoundError as error:
+        raise TombolaError(f"the hub cannot be reached for {where}, and nothing of it is kept here: {error}") from error
+    except known.EntryNotFoundError as error:
+        raise bad("a ticket's file", "a repository without one", "`Ticket.push` puts one there.") from error
+    except known.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status in (401, 403):
+            raise bad("the right to do that", f"a refusal ({status})", f"The token must allow it: {login}") from error
+        raise TombolaError(f"the hub answers for {where}: {error}") from error
+    except known.LocalTokenNotFoundError as error:
+        raise bad("a token", "none", login) from error
+    except unreachable as error:
+        raise TombolaError(f"the hub cannot be reached for {where}: {error}") from error
+
+
+def card(repo: str, title: str, mask: Mask, origin: Mapping[str, Any]) -> str:
+    """The README of a ticket's repository, in Markdown: what it is, its densities, how to load it."""
+    known = ("model", "data", "method", "rewind", "level", "replicate")
+    rows = [
+        f"| `{name}` | {mask.counts[name]:,} | {alive.numel():,} | {mask.counts[name] / max(alive.numel(), 1):.2%} |"
+        for name, alive in mask.items()
+    ]
+    return "\n".join(
+        [
+            "---",
+            "library_name: tombola",
+            "tags:",
+            "- lottery-ticket",
+            "- sparse",
+            "---",
+            "",
+            f"# {title}",
+            "",
+            "A lottery ticket: a mask, and the early weights that its survivors return to before they are trained.",
+            "",
+            *(f"- {name}: {origin[name]}" for name in known if name in origin),
+            "",
+            "| layer | alive | weights | density |",
+            "|---|---:|---:|---:|",
+            *rows,
+            f"| all | {mask.alive:,} | {mask.total:,} | {mask.density:.2%} |",
+            "",
+            "```python",
+            "from tombola import Ticket",
+            "",
+            f'ticket = Ticket.pull("{repo}")',
+            "ticket.apply(model)  # m ⊙ theta_k, to be trained under ticket.mask",
+            "```",
+            "",
+        ]
+    )

@@ -1,0 +1,137 @@
+"""A mask, and the weights with it, carried over to another model: one with a new head, or with other names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tombola import mask as masks
+from tombola import weights as states
+from tombola.errors import BadInput
+from tombola.mask import Mask
+from tombola.weights import Weights
+
+Rule = Literal["matching"] | Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a model took of a ticket.
+
+    Attributes:
+        mask: of the new model: the ticket's where it took it, everything alive elsewhere.
+        taken: target name -> source name of the weights that took their mask.
+        dense: the other prunable weights, which stay dense, each with the reason.
+        values: the entries of the state_dict that took values: those of `taken`, biases, norms; none if none were to.
+        unused: masks of the ticket that went nowhere.
+    """
+
+    mask: Mask
+    taken: Mapping[str, str]
+    dense: Mapping[str, str]
+    values: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.taken)} of {len(self.mask)} layers took their mask, density now {self.mask.density:.3g}"]
+        lines += [f"dense: {name}, {why}" for name, why in self.dense.items()]
+        return "\n".join(lines + [f"unused: {name}" for name in self.unused])
+
+
+def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, values: bool = True) -> Transfer:
+    """Put a mask, and `weights` where it goes, onto `model`; what does not fit stays dense and as it is.
+
+    Args:
+        mask, weights: a ticket's.
+        model: written to where the rule says so, elsewhere left alone: a new head keeps its own fresh weights.
+        rule: "matching": every entry of the same name and shape, so that a head of as many classes as before is
+            carried over too. Or {target: source}, names of entries, or of modules for all that is inside them ("" is
+            the whole model): what it names, and nothing else, is carried over. {"encoder": "bert.encoder"}
+        values: whether the weights go along. If not, the mask alone does, to be trained on the model's own weights.
+
+    Returns:
+        The mask to train `model` under, and what it took.
+
+    Raises:
+        BadInput: no mask goes anywhere, or what the rule names is not there or has another shape. Nothing is written.
+
+    >>> old, new = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 9))
+    >>> half = Mask({"0.weight": torch.tensor([[True, False, True], [False, True, False]])})
+    >>> print(transfer(half, states.of(old), new, "matching"))
+    1 of 2 layers took their mask, density now 0.875
+    dense: 1.weight, (9, 2) where the ticket has (2, 2)
+    """
+    own = model.state_dict()
+    where = f"transfer to {type(model).__name__}"
+    if isinstance(rule, str) and rule != "matching":
+        raise BadInput(where="rule", expected="'matching' or a mapping", found=repr(rule), todo="{'target': 'source'}")
+    pairs = _matching(own, weights) if isinstance(rule, str) else _named(own, weights, rule, where)
+    tied = states.ties(model)  # of the names of one tensor the first decides, where the rule has it
+    pairs = {tied[name]: source for name, source in pairs.items() if name in tied} | {
+        name: source for name, source in pairs.items() if name not in tied
+    }
+    first = {id(weights[name]): name for name in mask if name in weights}  # tied weights have their mask under one name
+    taken = {name: first[id(weights[source])] for name, source in pairs.items() if id(weights[source]) in first}
+    if not taken:
+        raise BadInput(
+            where=where,
+            expected=f"weights that take a mask, of those of {_some(mask)}",
+            found=f"none among {_some({name: own[name] for name in masks.prunable(model)})}",
+            todo='Say which is which: rule={"target": "source"}, names of weights or of modules.',
+        )
+    if values:
+        with torch.no_grad():
+            for name, source in pairs.items():
+                own[name].copy_(weights[source])
+    names = dict.fromkeys([*masks.prunable(model), *taken])
+    return Transfer(
+        mask=Mask({n: mask[taken[n]] if n in taken else torch.ones(own[n].shape, dtype=torch.bool) for n in names}),
+        taken=taken,
+        dense={name: _why(name, own[name], weights, pairs) for name in names if name not in taken},
+        values=tuple(pairs) if values else (),
+        unused=tuple(name for name in mask if name not in taken.values()),
+    )
+
+
+def _matching(own: Weights, weights: Weights) -> dict[str, str]:
+    return {name: name for name, value in own.items() if name in weights and weights[name].shape == value.shape}
+
+
+def _named(own: Weights, weights: Weights, rule: Mapping[str, str], where: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for target in rule:
+        if not any(_inside(name, target) for name in own):
+            raise BadInput(where=where, expected=f"something named {target}", found=_some(own), todo="Name another.")
+    for name in own:
+        inside = [target for target in rule if _inside(name, target)]
+        if inside:
+            target = max(inside, key=len)  # of two that hold it, the closer one
+            pairs[name] = f"{rule[target]}.{name.removeprefix(target).removeprefix('.')}".strip(".")
+    for name, source in pairs.items():
+        if source not in weights or weights[source].shape != own[name].shape:
+            raise BadInput(
+                where=where,
+                expected=f"{source} {tuple(own[name].shape)} in the ticket, for {name}",
+                found=_some({source: weights[source]} if source in weights else weights),
+                todo="Leave it out of the rule, or name another.",
+            )
+    return pairs
+
+
+def _inside(name: str, target: str) -> bool:
+    return name == target or not target or name.startswith(f"{target}.")
+
+
+def _why(name: str, own: Tensor, weights: Weights, pairs: Mapping[str, str]) -> str:
+    if name in pairs:
+        return "which has no mask in the ticket"
+    if name in weights and weights[name].shape != own.shape:
+        return f"{tuple(own.shape)} where the ticket has {tuple(weights[name].shape)}"
+    return "which the rule leaves out" if name in weights else "which the ticket has not"
+
+
+def _some(named: Mapping[str, Tensor]) -> str:
+    listed = ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(named.items())[:3])
+    return f"{listed}, ..." if len(named) > 3 else listed or "nothing"

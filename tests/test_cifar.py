@@ -154,7 +154,7 @@ def test_the_unpacked_copy_is_found_and_another_content_refused(tmp_path: Path, 
         (folder / file).write_bytes(content)
     images, labels, _, _ = cifar10_jpeg.read(tmp_path)
     assert labels.tolist() == list(range(10)) and images[3].tobytes() == pixels(3)
-    with pytest.raises(DataError, match="cifar10-jpeg: expected images and labels with SHA-256"):
+    with pytest.raises(DataError, match="cifar10-jpeg: expected examples and labels with SHA-256"):
         data.load("cifar10-jpeg", tmp_path)
 
 

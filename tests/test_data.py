@@ -131,7 +131,7 @@ def test_a_part_is_no_mere_beginning() -> None:
 def test_a_part_of_a_changed_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     images, *rest = data.SOURCES["digits"].read(None)
     monkeypatch.setattr(data.SOURCES["digits"], "read", lambda data_dir: (images + 1, *rest))
-    with pytest.raises(DataError, match="digits: expected images and labels with SHA-256"):
+    with pytest.raises(DataError, match="digits: expected examples and labels with SHA-256"):
         data.load("digits-300")
 
 
@@ -170,7 +170,7 @@ def test_another_content_than_the_checksums_is_refused(monkeypatch: pytest.Monke
         return images, *rest
 
     monkeypatch.setattr(data.SOURCES["digits"], "read", changed)
-    begins = f"digits: expected images and labels with SHA-256 {data.facts('digits').checksum[:16]}..., found "
+    begins = f"digits: expected examples and labels with SHA-256 {data.facts('digits').checksum[:16]}..., found "
     with pytest.raises(
         DataError,
         match=f"^{re.escape(begins)}[0-9a-f]{{64}}\\. The source has changed; results would not compare.$",

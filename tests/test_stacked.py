@@ -29,6 +29,7 @@ from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Outcome, Store
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, AdamW, Optimizer, Precision
+from tombola.train import cross_entropy
 
 MANY = 3
 STEPS = 30
@@ -212,13 +213,13 @@ def test_a_stack_in_16_bits_trains_as_it_would_on_a_gpu(monkeypatch: pytest.Monk
             module.register_forward_hook(lambda *seen: seen[-1].bfloat16())
     masks = [mask.full(model) for model in starts]
     stack = Stacked(starts, masks, OPTIMIZERS["momentum"], [{}] * 2, dataset, precision="bfloat16")
-    entropy, kinds = nn.functional.cross_entropy, set[torch.dtype]()
+    entropy, kinds = cross_entropy, set[torch.dtype]()
 
     def watched(outputs: Tensor, labels: Tensor) -> Tensor:
         kinds.add(outputs.dtype)
         return entropy(outputs, labels)
 
-    monkeypatch.setattr("tombola.engine.stacked.functional.cross_entropy", watched)
+    monkeypatch.setattr("tombola.engine.stacked.cross_entropy", watched)
     several = [batches(dataset, number, "cpu") for number in range(2)]
     stack.train(several, lambda step: 0.01, 0, 3, [], [lambda step: None] * 2)
     assert kinds == {torch.float32}

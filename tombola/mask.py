@@ -97,24 +97,27 @@ def prunable(model: nn.Module) -> dict[str, Kind]:
     """The weights of `model` that may be pruned, each with its kind, in the order of its modules.
 
     Weights of linear, convolution, embedding and attention-projection layers; never biases, never norms. A tensor
-    that two names share (tied weights) counts once, under its first name. The last linear layer is the `output`.
+    that two names share (tied weights) counts once, under its first name. The last linear layer is the `output`, also
+    where its weight is an embedding's: then that has its kind.
 
     >>> prunable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 2)))
     {'0.weight': 'conv', '3.weight': 'linear', '4.weight': 'output'}
     """
     found: dict[str, Kind] = {}
-    seen: set[int] = set()
+    first: dict[int, str] = {}  # the name under which a tensor was met first
+    last = ""
     for path, module in model.named_modules():
         kind = next((kind for base, kind in _KINDS.items() if isinstance(module, base)), None)
         names = _ATTENTION if isinstance(module, nn.MultiheadAttention) else ("weight",) if kind else ()
         for name in names:
             parameter = getattr(module, name)
-            if parameter is not None and id(parameter) not in seen:
-                seen.add(id(parameter))
-                found[f"{path}.{name}" if path else name] = kind or "linear"
-    linear = [name for name, kind in found.items() if kind == "linear"]
-    if linear:
-        found[linear[-1]] = "output"
+            if parameter is None:
+                continue
+            full_name = first.setdefault(id(parameter), f"{path}.{name}" if path else name)
+            found.setdefault(full_name, kind or "linear")
+            last = full_name if kind in (None, "linear") else last
+    if last:
+        found[last] = "output"
     return found
 
 

@@ -36,7 +36,7 @@ class Seed:
     """What remakes the weights of step 0: the arguments of `models.build`."""
 
     model: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int
     init: Initialisation
     init_seed: int

@@ -1,17 +1,20 @@
 """The training loop: any `nn.Module`, any mask, from one step to another. It knows no experiment."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from tombola.data.facts import IGNORED
 from tombola.guard import Guard
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, AdamW, Precision
 from tombola.recipe import Optimizer as OptimizerValue
+
+Reduction = Literal["mean", "sum", "none"]
 
 
 def optimizer_of(value: OptimizerValue, model: nn.Module) -> Optimizer:
@@ -57,7 +60,7 @@ def train(
     def loss(step: int) -> Tensor:
         inputs, labels = batches(step)
         with computing(device, precision):
-            return functional.cross_entropy(model(inputs.to(device)), labels.to(device))
+            return cross_entropy(model(inputs.to(device)), labels.to(device))
 
     descend(model, optimizer, mask, loss, learning_rate, begin, until, watch)
 
@@ -93,6 +96,16 @@ def descend(
     finally:
         guard.release()
     watch(until)
+
+
+def cross_entropy(outputs: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Of scores [N, classes] and labels [N], or [N, T, classes] and [N, T]; `facts.IGNORED` is no label.
+
+    >>> outputs, labels = torch.zeros(2, 3, 4), torch.tensor([[0, 1, -100], [2, 3, 0]])
+    >>> round(float(cross_entropy(outputs, labels, "sum") / torch.tensor(4.0).log()), 5)
+    5.0
+    """
+    return functional.cross_entropy(outputs.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 def computing(device: torch.device, precision: Precision | None) -> torch.autocast:

@@ -13,15 +13,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tombola.data import cifar10, cifar10_jpeg, cifar100, digits, folder, mnist, subset
+import numpy as np
+from numpy.typing import NDArray
+
+from tombola.data import cifar10, cifar10_jpeg, cifar100, digits, folder, mnist, shakespeare64, sst2, subset, text
 from tombola.data.augment import Augmentation, flip_crop, flip_crop_draws, generator
-from tombola.data.facts import Facts
+from tombola.data.facts import IGNORED, Facts
 from tombola.errors import DataError
 
 if TYPE_CHECKING:  # torch takes 2 s to import; facts are asked for by commands that never touch a tensor
     from torch import Tensor
 
-Arrays = mnist.Arrays
+Arrays = tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]
 AHEAD = 2  # batches that are decoded while another one is trained on
 SOURCES: dict[str, ModuleType] = {
     "digits": digits,
@@ -29,6 +32,9 @@ SOURCES: dict[str, ModuleType] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "cifar10-jpeg": cifar10_jpeg,
+    "shakespeare": text,
+    "shakespeare64": shakespeare64,
+    "sst2": sst2,
 }
 
 
@@ -77,12 +83,14 @@ def is_folder(name: str) -> bool:
 
 
 def augmentations(name: str) -> tuple[Augmentation, ...]:
-    """The ways in which the images of the data set `name` can be changed at random.
+    """The ways in which the images of the data set `name` can be changed at random; texts in none.
 
     >>> augmentations("cifar10")
     ('flip-crop',)
     """
-    return ("flip-crop", "resized-crop") if is_folder(name) else ("flip-crop",)
+    if is_folder(name):
+        return ("flip-crop", "resized-crop")
+    return () if facts(name).text else ("flip-crop",)
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,8 @@ class Dataset:
     """A data set: the pool (training and validation together) and the test set.
 
     Images are bytes, N x C x H x W; `inputs` makes them normalised floats, a batch at a time. In place of a tensor of
-    images there may be `folder.Pictures`, which have its `len` and `index_select`.
+    images there may be `folder.Pictures`, which have its `len` and `index_select`, or texts: tokens, N x T, which are
+    inputs as they are. Labels are one number for each example, or for each token of a running text.
     """
 
     facts: Facts
@@ -100,7 +109,9 @@ class Dataset:
     test_labels: "Tensor"
 
     def inputs(self, images: "Tensor") -> "Tensor":
-        """(x / white - mean) / std as float32, per channel, on the device where the images are."""
+        """(x / white - mean) / std as float32, per channel, on the device where the images are; texts as they are."""
+        if self.facts.text:
+            return images
         if len(self.facts.std) == 1:
             scale, shift = _affine(self.facts)
             return images.float().mul_(scale[0]).add_(shift[0])
@@ -169,22 +180,28 @@ def read(name: str, data_dir: Path | None) -> Arrays:
         if digest != expected:
             raise DataError(
                 where=whole,
-                expected=f"images and labels with SHA-256 {expected[:16]}...",
+                expected=f"examples and labels with SHA-256 {expected[:16]}...",
                 found=digest,
                 todo="The source has changed; results would not compare.",
             )
     if size is None:
         return arrays
     images, labels, test_images, test_labels = arrays
-    chosen = subset.drawn(labels, size)
+    known: Facts = source.FACTS
+    chosen = subset.beginnings(known, size) if known.running else subset.drawn(labels, size)
     return images[chosen], labels[chosen], test_images, test_labels
 
 
 def split(dataset: Dataset, split_seed: int) -> tuple["Tensor", "Tensor"]:
-    """Indices into the pool for training and for validation: disjoint, together all of it, drawn from `split_seed`."""
+    """Indices into the pool for training and for validation: disjoint, together all of it, drawn from `split_seed`.
+
+    A running text is not torn apart: whatever the seed, validation is the end of its pool.
+    """
     import torch
 
-    order = torch.randperm(len(dataset.labels), generator=torch.Generator().manual_seed(split_seed))
+    size = len(dataset.labels)
+    drawn = torch.randperm(size, generator=torch.Generator().manual_seed(split_seed))
+    order = torch.arange(size) if dataset.facts.running else drawn
     train, validation = order.split([dataset.facts.train, dataset.facts.validation])
     return train, validation
 
@@ -241,6 +258,12 @@ class Batches:
             images = flip_crop(images, draws[:, begin : begin + len(chosen)])
         return self._dataset.inputs(images), self._dataset.labels.index_select(0, there)
 
+    def answers(self, step: int) -> "Tensor":
+        """How many answers the whole batch of the step asks for, all processes' together; where the labels are."""
+        whole, _ = self.places(step, step + 1)
+        labels: Tensor = self._dataset.labels.index_select(0, whole.to(self._device, non_blocking=True))
+        return (labels != IGNORED).sum()
+
     def _share(self, step: int) -> tuple["Tensor", int, int]:
         """Where in the pool our share of the step's batch is, where in the batch it begins, and the batch's size."""
         whole, _ = self.places(step, step + 1)
@@ -296,7 +319,7 @@ def together(several: Sequence[Batches], step: int) -> tuple["Tensor", "Tensor"]
         images = flip_crop(images, torch.cat(draws, dim=1))
     inputs = first._dataset.inputs(images)
     labels = first._dataset.labels.index_select(0, chosen)
-    return inputs.view(*places.shape, *inputs.shape[1:]), labels.view(places.shape)
+    return inputs.view(*places.shape, *inputs.shape[1:]), labels.view(*places.shape, *labels.shape[1:])
 
 
 def share(count: int, rank: int, world: int) -> slice:

@@ -4,34 +4,57 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+IGNORED = -100  # a label of which nothing is asked, as torch has it
+
 
 @dataclass(frozen=True)
 class Facts:
     """The fixed facts of a data set.
 
     Attributes:
-        shape: channels, height, width of an image.
+        shape: channels, height, width of an image; of a text its length in tokens, and how many kinds there are.
+        classes: of one answer. Where they are the tokens of a text, the next token is asked for at every position.
         train, validation, test: how many examples; the validation ones come out of the official training set.
-        mean, std: per channel, of pixels in [0, 1].
+        mean, std: per channel, of pixels in [0, 1]; of a text nothing.
         white: the pixel value that stands for 1.
         checksum: SHA-256 over all images and labels, or of the archive that holds them.
     """
 
     name: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int
     train: int
     validation: int
     test: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    white: int
-    checksum: str
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    white: int = 1
+    checksum: str = ""
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all of this, checksum included: what the key of every run on this data has of it."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def text(self) -> bool:
+        """Whether its examples are texts, not images."""
+        return len(self.shape) == 2
+
+    @property
+    def running(self) -> bool:
+        """Whether it is one running text in blocks, of which the next token is asked for at every position."""
+        return self.text and self.classes == self.shape[1]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of an example as it is held: C x H x W bytes, or T tokens."""
+        return self.shape[:1] if self.text else self.shape
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Of an example's labels: one, or one for each token."""
+        return self.shape[:1] if self.running else ()
 
     def epoch_iterations(self, batch: int) -> int:
         """Optimiser steps in one pass over the training set, a smaller last batch included."""

@@ -40,8 +40,8 @@ def attach(name: str, folder: Path) -> Dataset:
         return Dataset(*photographs.attach(_manifest(name, folder)))
     known = facts(name)
     pool, test = known.train + known.validation, known.test
-    shapes = ((pool, *known.shape), (pool,), (test, *known.shape), (test,))
-    kinds = (torch.uint8, torch.int64, torch.uint8, torch.int64)
+    shapes = [(size, *part) for size in (pool, test) for part in (known.input_shape, known.label_shape)]
+    kinds = (torch.int64 if known.text else torch.uint8, torch.int64) * 2
     for field, shape, kind in zip(_FIELDS, shapes, kinds, strict=True):  # torch would fill up with zeros
         file, size = folder / name / field, prod(shape) * kind.itemsize
         if not file.is_file() or file.stat().st_size != size:

@@ -26,9 +26,10 @@ def facts(whole: Facts, size: int) -> Facts:
     """Of `size` examples of the pool of `whole`: validation keeps its proportion, rounded, and the test set is whole.
 
     Raises:
-        ValueError: the number is not one of at least ten examples of each class, below the pool; says so.
+        ValueError: the number is not one of at least ten examples of each class or ten blocks of a running text, and
+            below the pool; says so.
     """
-    pool, least = whole.train + whole.validation, 10 * whole.classes
+    pool, least = whole.train + whole.validation, 10 * (1 if whole.running else whole.classes)
     if not least <= size < pool:
         raise ValueError(f"{whole.name}-N with N from {least:,} to {pool - 1:,}, or {whole.name}")
     validation = (2 * size * whole.validation + pool) // (2 * pool)
@@ -40,6 +41,17 @@ def facts(whole: Facts, size: int) -> Facts:
         validation=validation,
         checksum=hashlib.sha256(what.encode()).hexdigest(),
     )
+
+
+def beginnings(whole: Facts, size: int) -> NDArray[np.int64]:
+    """Where in the pool of a running text the blocks of a subset are: the first for training, and for validation.
+
+    >>> whole = Facts("letters", (4, 26), 26, train=90, validation=10, test=0)
+    >>> beginnings(whole, 20)[-4:].tolist()
+    [16, 17, 90, 91]
+    """
+    part = facts(whole, size)
+    return np.concatenate([np.arange(part.train), whole.train + np.arange(part.validation)])
 
 
 def drawn(labels: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -38,7 +38,7 @@ class Layer:
         return self.inputs * self.area
 
 
-def chain(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Layer, ...] | None:
+def chain(model: nn.Module, shape: tuple[int, ...]) -> tuple[Layer, ...] | None:
     """The layers of `model` from the input on, or None where it is anything else.
 
     It must be Sequential: (Conv2d, ReLU (, MaxPool2d))*, Flatten, Linear (, ReLU, Linear)*. Convolutions have stride 1
@@ -80,7 +80,7 @@ def chain(model: nn.Module, shape: tuple[int, int, int]) -> tuple[Layer, ...] | 
     return layers if whole else None
 
 
-def _convolutions(parts: Parts, shape: tuple[int, int, int]) -> tuple[list[Layer], int]:
+def _convolutions(parts: Parts, shape: tuple[int, ...]) -> tuple[list[Layer], int]:
     """The convolutions among `parts`, and the positions of the last map; 0 of them where something else is there."""
     channels, height, width = shape
     layers: list[Layer] = []

@@ -1,7 +1,7 @@
 """One training by several processes together: of each batch every process has a share, and all have the same weights.
 
-torch's DistributedDataParallel averages the gradients; a loss scaled by how many examples a share has makes that the
-mean over the whole batch, whatever the shares are. Batch normalisations take the statistics of the whole batch. What
+torch's DistributedDataParallel averages the gradients; a loss scaled by how many answers the batch asks for makes that
+the mean over all of them, whatever the shares are. Batch normalisations take the statistics of the whole batch. What
 comes out is, up to the order of sums, what one process makes of the same batches.
 """
 
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,7 +23,7 @@ from tombola.data import Batches, share
 from tombola.engine.reference import Reference
 from tombola.errors import BadInput, TombolaError
 from tombola.evaluate import Evaluation, sums
-from tombola.train import computing, descend
+from tombola.train import computing, cross_entropy, descend
 
 PATIENCE = timedelta(days=1)  # the first process prunes, waits for others' runs and reports while the rest waits for it
 
@@ -127,10 +126,10 @@ class Parallel(Reference):
 
         def loss(step: int) -> Tensor:
             inputs, labels = batches(step)
-            total = len(batches.places(step, step + 1)[0])
             with computing(device, self._precision):
-                ours = functional.cross_entropy(model(inputs.to(device)), labels.to(device), reduction="sum")
-            return ours * (self._crew.world / total)  # the gradients' average is then their mean over all examples
+                ours = cross_entropy(model(inputs.to(device)), labels.to(device), "sum")
+            # The gradients' average is then their mean over all answers.
+            return ours * self._crew.world / batches.answers(step)
 
         def look(step: int) -> None:
             if step in wanted:
@@ -147,8 +146,8 @@ class Parallel(Reference):
             [each.double() for each in sums(self._model, self._dataset, images, labels, ours, self._precision)]
         )
         distributed.all_reduce(found)  # counts stay exact in float64
-        loss, correct = found.tolist()
-        return Evaluation(loss / len(places), int(correct), len(places))
+        loss, correct, total = found.tolist()
+        return Evaluation(loss / total, int(correct), int(total))
 
 
 @contextmanager

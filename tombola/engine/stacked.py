@@ -8,14 +8,14 @@ the schedule and the batch size: weights, masks, splits and orders of examples a
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tombola.data import Batches, Dataset, together
@@ -23,15 +23,15 @@ from tombola.engine.reference import Reference
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.recipe import Optimizer, Precision
-from tombola.train import computing, descend, optimizer_of, restore_state
+from tombola.train import computing, cross_entropy, descend, optimizer_of, restore_state
 
 
 class Stacked:
     """Trainings of `models` side by side; `replicates` are the engines by which each is looked at.
 
     Args:
-        models: of one architecture, without tied or frozen parameters; they hold the weights to start from, and from
-            now on those of the stack.
+        models: of one architecture, without frozen parameters; they hold the weights to start from, and from now on
+            those of the stack.
         masks: True = alive, one for each.
         optimizer, states: which optimiser, and its state for each where one is carried over; all after the same steps.
         dataset: what is trained on.
@@ -98,7 +98,7 @@ class Stacked:
         def loss(step: int) -> Tensor:
             inputs, labels = together(batches, step)
             values = dict(self._stack.named_parameters()) | dict(self._stack.named_buffers())
-            with computing(self._device, self._precision):
+            with computing(self._device, self._precision), self._attending():
                 losses: Tensor = vmap(self._loss, randomness="different")(values, inputs, labels)
             return losses.sum()  # of which each depends on its own weights alone
 
@@ -116,11 +116,15 @@ class Stacked:
             )
         return failed
 
+    def _attending(self) -> AbstractContextManager[None]:
+        # vmap knows no other way for attention on a CPU, and takes the stack apart with a warning.
+        return sdpa_kernel(SDPBackend.MATH) if self._device.type == "cpu" else nullcontext()
+
     def _loss(self, values: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
         # Running statistics are updated in place, which is in the stack: vmap knows how, as they are stacked like all.
         outputs = functional_call(self._stack, values, (inputs,))
         # As autocast does for a loss; vmap takes the loss apart before autocast sees it.
-        return functional.cross_entropy(outputs.float() if self._precision else outputs, labels)
+        return cross_entropy(outputs.float() if self._precision else outputs, labels)
 
     @torch.no_grad()
     def _rest(self, number: int) -> None:
@@ -211,15 +215,18 @@ def state_kind(state: Mapping[str, Tensor]) -> tuple[tuple[str, float | None], .
 
 
 def _stack_of(models: Sequence[nn.Module]) -> nn.Module:
-    """A model like each of `models`, every tensor stacked; theirs become views of it."""
+    """A model like each of `models`, every tensor stacked; theirs become views of it, and what was tied still is."""
     stack = copy.deepcopy(models[0])
+    made: dict[nn.Parameter, tuple[nn.Parameter, list[nn.Parameter]]] = {}
     for into, *several in zip(stack.modules(), *(model.modules() for model in models), strict=True):
         for name, first in list(into._parameters.items()):
             if first is not None:
-                whole = torch.stack([module._parameters[name].detach() for module in several])
-                into._parameters[name] = nn.Parameter(whole)
-                for number, module in enumerate(several):
-                    module._parameters[name] = nn.Parameter(whole[number])
+                if first not in made:
+                    whole = torch.stack([module._parameters[name].detach() for module in several])
+                    made[first] = nn.Parameter(whole), [nn.Parameter(part) for part in whole]
+                into._parameters[name], parts = made[first]
+                for module, part in zip(several, parts, strict=True):
+                    module._parameters[name] = part
         for name, buffer in list(into._buffers.items()):
             if buffer is not None:
                 whole = torch.stack([module._buffers[name] for module in several])

@@ -24,7 +24,7 @@ class Network:
     """A model's name and what goes in and out of it: enough to build it."""
 
     model: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int
 
 

@@ -372,19 +372,18 @@ def _unknown(table: Mapping[str, Any]) -> Iterable[Fault]:
     """Names in the recipe, as it was written, that no data set and no model has; a model that the data do not fit."""
     recipe = table.get("recipe")
     name, model = (recipe.get("data"), recipe.get("model")) if isinstance(recipe, dict) else (None, None)
-    shape, classes, what = (3, 224, 224), 1000, ""  # which every model takes, where the data are at fault
+    facts, what = None, ""
     if isinstance(name, str):
         try:
             facts = data.facts(name)
-            shape, classes = facts.shape, facts.classes
-            what = f"an input of {facts.name} is {_by(shape)}"
+            what = f"an input of {facts.name} is {_by(facts.shape)}"
         except ValueError as error:
             yield Fault("recipe.data", str(error), repr(name), _meant(name))
         except DataError as error:
             yield Fault("recipe.data", f"{error.expected} in {error.where}", error.found, error.todo)
     if isinstance(model, str):
         try:
-            models.check(model, shape, classes)
+            models.check(model, *((facts.shape, facts.classes) if facts else models.taken(model)))
         except ValueError as error:
             yield Fault("recipe.model", str(error), repr(model), what)
 
@@ -409,7 +408,10 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
         yield Fault("recipe.length", "at least one step", repr(str(recipe.length)))
     if recipe.augment and recipe.augment not in (known := data.augmentations(recipe.data)):
         yield Fault(
-            "recipe.augment", " or ".join(known), repr(recipe.augment), "resized-crop is for folders of pictures"
+            "recipe.augment",
+            " or ".join(known) or "none, as texts are not changed",
+            repr(recipe.augment),
+            "resized-crop is for folders of pictures",
         )
     for milestone in getattr(recipe.schedule, "milestones", ()):
         if spec.iterations(milestone) >= max(length, 1):

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from tombola.models import conv, imagenet, lenet, resnet, vgg
+from tombola.models import bert, conv, gpt, imagenet, lenet, resnet, vgg
 from tombola.models.layer import Layer
 
 if TYPE_CHECKING:
     from torch import nn
 
-Initialisation = Literal["glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform"]
+Initialisation = Literal["glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform", "normal-0.02"]
 
 FAMILIES: dict[str, ModuleType] = {
     "lenet": lenet,
@@ -21,7 +21,11 @@ FAMILIES: dict[str, ModuleType] = {
     "vgg": vgg,
     "resnet": resnet,
     "imagenet": imagenet,
+    "gpt": gpt,
+    "bert": bert,
 }
+# (shape, classes) of a text that each of these takes; all others read images.
+READ_TEXT: dict[ModuleType, tuple[tuple[int, ...], int]] = {gpt: ((256, 65), 65), bert: ((256, 65), 2)}
 
 
 def family(name: str) -> ModuleType:
@@ -36,12 +40,20 @@ def family(name: str) -> ModuleType:
     return known
 
 
-def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
+def taken(name: str) -> tuple[tuple[int, ...], int]:
+    """A shape of inputs and a number of classes that every model of the family of `name` takes."""
+    return READ_TEXT.get(family(name), ((3, 224, 224), 1000))
+
+
+def check(name: str, shape: tuple[int, ...], classes: int) -> None:
     """Raise ValueError, with what was expected, unless `name` is a model that takes such inputs."""
-    family(name).check(name, shape, classes)
+    known = family(name)
+    if len(shape) == 2 and known not in READ_TEXT:
+        raise ValueError("a model for texts: " + "; ".join(module.FORM for module in READ_TEXT))
+    known.check(name, shape, classes)
 
 
-def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, Layer]:
+def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
     """What is prunable in the model, layer by layer by the name of the weight, without building it.
 
     >>> {weight: layer.kind for weight, layer in layers("lenet-300-100", (1, 28, 28), 10).items()}
@@ -51,7 +63,7 @@ def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, La
     return found
 
 
-def weight_counts(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, int]:
+def weight_counts(name: str, shape: tuple[int, ...], classes: int) -> dict[str, int]:
     """The prunable weights of the model, layer by layer, without building it.
 
     >>> weight_counts("lenet-300-100", (1, 28, 28), 10)
@@ -60,7 +72,7 @@ def weight_counts(name: str, shape: tuple[int, int, int], classes: int) -> dict[
     return {weight: layer.weights for weight, layer in layers(name, shape, classes).items()}
 
 
-def chain(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, tuple[int, ...]]:
+def chain(name: str, shape: tuple[int, ...], classes: int) -> dict[str, tuple[int, ...]]:
     """The sizes of each layer, by its weight, of a model that is a chain of layers; else nothing.
 
     (inputs, outputs) of a fully connected layer, (inputs, outputs, window, height, width) of a convolution.
@@ -70,12 +82,13 @@ def chain(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, tup
     return {weight: layer.sizes for weight, layer in layers(name, shape, classes).items()}
 
 
-def build(name: str, shape: tuple[int, int, int], classes: int, init: Initialisation, init_seed: int) -> "nn.Module":
+def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation, init_seed: int) -> "nn.Module":
     """The network `name` with weights drawn by `init` from `init_seed`.
 
     Glorot (Xavier) normal: N(0, 2 / (fan_in + fan_out)); Kaiming normal: N(0, 2 / fan_in); the uniform ones have the
-    same variances. Biases are 0. Batch normalisation starts as PyTorch makes it, gamma 1, beta 0, running mean 0 and
-    variance 1. The process-wide random state is neither used nor changed.
+    same variances; normal-0.02: N(0, 0.02^2), as GPT-2 and BERT have it. Biases are 0. Normalisations start as PyTorch
+    makes them, gamma 1, beta 0, running mean 0 and variance 1. The process-wide random state is neither used nor
+    changed.
 
     >>> one, same = (build("lenet-30", (1, 8, 8), 10, "glorot-normal", init_seed=0) for _ in range(2))
     >>> bool((one.fc1.weight == same.fc1.weight).all())
@@ -95,6 +108,7 @@ def build(name: str, shape: tuple[int, int, int], classes: int, init: Initialisa
         "kaiming-uniform": lambda weight, generator: nn.init.kaiming_uniform_(
             weight, nonlinearity="relu", generator=generator
         ),
+        "normal-0.02": lambda weight, generator: nn.init.normal_(weight, std=0.02, generator=generator),
     }
     draw = draws[init]
     generator = torch.Generator().manual_seed(init_seed)

@@ -35,7 +35,7 @@ def channels(name: str) -> tuple[int, ...]:
     return tuple(int(match[2] or 64) * 2**pair for pair in range(int(match[1]) // 2))
 
 
-def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
+def check(name: str, shape: tuple[int, ...], classes: int) -> None:
     """Raise ValueError, with what was expected, unless the model takes such inputs."""
     _, height, width = shape
     pairs = len(channels(name))
@@ -43,7 +43,7 @@ def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
         raise ValueError(f"a model for images of {height} x {width}; {name} halves them {pairs} times")
 
 
-def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, Layer]:
+def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
     """Its layers, by the name of their weight.
 
     >>> layers("conv-2", (3, 32, 32), 10)["conv2.weight"]
@@ -64,7 +64,7 @@ def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, La
     }
 
 
-def build(name: str, shape: tuple[int, int, int], classes: int) -> "nn.Module":
+def build(name: str, shape: tuple[int, ...], classes: int) -> "nn.Module":
     """The network, its weights not yet drawn: conv1, conv2, ..., fc1, fc2, output."""
     from torch import nn
 

@@ -39,7 +39,7 @@ def blocks(name: str) -> list[residual.Block]:
     return residual.blocks(DEPTHS[match[1]], int(match[2] or 64), bottleneck=match[1] == "50")
 
 
-def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
+def check(name: str, shape: tuple[int, ...], classes: int) -> None:
     """Raise ValueError, with what was expected, unless the model takes such inputs."""
     _, height, width = shape
     blocks(name)
@@ -47,7 +47,7 @@ def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
         raise ValueError(f"a model for images of {height} x {width}; {name} halves them {HALVINGS} times")
 
 
-def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, Layer]:
+def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
     """Its layers, by the name of their weight.
 
     >>> layers("imagenet-resnet-50", (3, 224, 224), 1000)["stem.conv.weight"]
@@ -61,7 +61,7 @@ def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, La
     return {"stem.conv.weight": stem} | residual.layers(stages, height, width, classes)
 
 
-def build(name: str, shape: tuple[int, int, int], classes: int) -> "nn.Module":
+def build(name: str, shape: tuple[int, ...], classes: int) -> "nn.Module":
     """The network, its weights not yet drawn: stem.conv, stem.norm, stage1.block1.conv1, ..., output."""
     from torch import nn
 

@@ -6,20 +6,20 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Layer:
-    """A fully connected layer or a convolution, by its sizes.
+    """A fully connected layer, a convolution or a table of embeddings, by its sizes.
 
     Attributes:
         kind: as `tombola.mask.prunable` has it; the last fully connected layer is the `output`.
-        inputs, outputs: units, or channels of maps.
+        inputs, outputs: units, or channels of maps; of a table its rows and the numbers in each.
         window: side of a convolution's square window.
-        height, width: of the maps that a convolution gives.
+        height, width: of the maps that a convolution gives; of what is done for each token of a text, its length and 1.
 
     >>> layer = Layer("conv", 3, 64, window=3, height=32, width=32)
     >>> layer.weights, layer.uses
     (1728, 1769472)
     """
 
-    kind: Literal["linear", "conv", "output"]
+    kind: Literal["linear", "conv", "embedding", "output"]
     inputs: int
     outputs: int
     window: int = 1
@@ -33,8 +33,8 @@ class Layer:
 
     @property
     def uses(self) -> int:
-        """Multiplications per example: a convolution uses each weight at every position of its map."""
-        return self.weights * self.height * self.width
+        """Multiplications per example: a convolution uses each weight at every position of its map, a table none."""
+        return 0 if self.kind == "embedding" else self.weights * self.height * self.width
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ def widths(name: str) -> tuple[int, ...]:
     return tuple(int(width) for width in name.split("-")[1:])
 
 
-def sizes(name: str, shape: tuple[int, int, int], classes: int) -> list[tuple[int, int]]:
+def sizes(name: str, shape: tuple[int, ...], classes: int) -> list[tuple[int, int]]:
     """(inputs, outputs) of each layer.
 
     >>> sizes("lenet-300-100", (1, 28, 28), 10)
@@ -43,7 +43,7 @@ def sizes(name: str, shape: tuple[int, int, int], classes: int) -> list[tuple[in
     return list(pairwise(all_widths))
 
 
-def build(name: str, shape: tuple[int, int, int], classes: int) -> "nn.Module":
+def build(name: str, shape: tuple[int, ...], classes: int) -> "nn.Module":
     """The network, its weights not yet drawn: fc1, fc2, ..., output."""
     from torch import nn
 
@@ -56,12 +56,12 @@ def build(name: str, shape: tuple[int, int, int], classes: int) -> "nn.Module":
     return nn.Sequential(layers)
 
 
-def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
+def check(name: str, shape: tuple[int, ...], classes: int) -> None:
     """Raise ValueError, with what was expected, unless the model takes such inputs; every image can be flattened."""
     widths(name)
 
 
-def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, Layer]:
+def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
     """Its layers, by the name of their weight.
 
     >>> layers("lenet-20", (1, 8, 8), 10)["output.weight"]

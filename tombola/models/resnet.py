@@ -39,7 +39,7 @@ def depth_and_width(name: str) -> tuple[int, int]:
     raise ValueError(f"{FORM}; ImageNet's {larger[1]} is imagenet-{larger[1]}{papers}")
 
 
-def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
+def check(name: str, shape: tuple[int, ...], classes: int) -> None:
     """Raise ValueError, with what was expected, unless the model takes such inputs."""
     _, height, width = shape
     depth_and_width(name)
@@ -47,7 +47,7 @@ def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
         raise ValueError(f"a model for images of {height} x {width}; {name} halves them {STAGES - 1} times")
 
 
-def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, Layer]:
+def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
     """Its layers, by the name of their weight.
 
     >>> sum(layer.weights for layer in layers("resnet-20", (3, 32, 32), 10).values())
@@ -60,7 +60,7 @@ def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, La
     return {"stem.conv.weight": stem} | residual.layers(stages, height, width, classes)
 
 
-def build(name: str, shape: tuple[int, int, int], classes: int) -> "nn.Module":
+def build(name: str, shape: tuple[int, ...], classes: int) -> "nn.Module":
     """The network, its weights not yet drawn: stem.conv, stem.norm, stage1.block1.conv1, ..., output."""
     from torch import nn
 

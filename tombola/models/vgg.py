@@ -41,7 +41,7 @@ def stages(name: str) -> list[tuple[int, int]]:
     return [(depth, first * times) for depth, times in zip(DEPTHS[match[1]], WIDER, strict=True)]
 
 
-def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
+def check(name: str, shape: tuple[int, ...], classes: int) -> None:
     """Raise ValueError, with what was expected, unless the model takes such inputs."""
     _, height, width = shape
     halvings = len(stages(name)) - 1
@@ -49,7 +49,7 @@ def check(name: str, shape: tuple[int, int, int], classes: int) -> None:
         raise ValueError(f"a model for images of {height} x {width}; {name} halves them {halvings} times")
 
 
-def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, Layer]:
+def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
     """Its layers, by the name of their weight.
 
     >>> sum(layer.weights for layer in layers("vgg-19", (3, 32, 32), 10).values())
@@ -65,7 +65,7 @@ def layers(name: str, shape: tuple[int, int, int], classes: int) -> dict[str, La
     return found | {"output.weight": Layer("output", inputs, classes)}
 
 
-def build(name: str, shape: tuple[int, int, int], classes: int) -> "nn.Module":
+def build(name: str, shape: tuple[int, ...], classes: int) -> "nn.Module":
     """The network, its weights not yet drawn: stage1.conv1, stage1.norm1, ..., output."""
     from torch import nn
 

@@ -1,15 +1,17 @@
 """What a ticket looks like inside."""
 
+from math import prod
+
 import numpy as np
 from numpy.typing import NDArray
 
 
-def input_survivors(first: NDArray[np.bool_], shape: tuple[int, int, int]) -> NDArray[np.float64] | None:
+def input_survivors(first: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.float64] | None:
     """How many living weights of the first layer each input has, as an image.
 
     Args:
         first: the first layer's mask, units x inputs.
-        shape: channels, height, width of an input.
+        shape: channels, height, width of an image; a text has no such image.
 
     Returns:
         height x width, the mean over units (and sum over channels) of what is alive, so 1 per channel in a dense layer;
@@ -17,9 +19,9 @@ def input_survivors(first: NDArray[np.bool_], shape: tuple[int, int, int]) -> ND
 
     App. F.6 of The Lottery Ticket Hypothesis (Frankle & Carbin, 2019).
     """
-    channels, height, width = shape
-    if first.ndim != 2 or first.shape[1] != channels * height * width:
+    if len(shape) != 3 or first.ndim != 2 or first.shape[1] != prod(shape):
         return None
+    channels, height, width = shape
     per_input: NDArray[np.float64] = first.mean(axis=0).reshape(channels, height, width).sum(axis=0)
     return per_input
 

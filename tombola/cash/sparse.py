@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from ctypes import addressof
 from dataclasses import dataclass
 from itertools import pairwise
-from math import gcd
 from typing import Any, cast
 
 import numpy as np
@@ -28,7 +27,8 @@ from tombola.errors import BadInput
 
 LANES = 16  # of the widest vectors: rows of maps are padded to it
 ABREAST = 8  # small images side by side, at most
-ROOM = 2**16  # numbers that a convolution lays out at once where it can: a quarter of a megabyte, in a core's own cache
+MOST_VECTORS = 8  # of one row, in a block of outputs
+ROOM = 2**17  # numbers that a convolution lays out at once where it can: half a megabyte, in a core's own cache
 ROWS = 8  # of outputs, at least, for as many lines are laid out again at the border of each such band
 
 Connected = nn.Linear | QuantisedLinear
@@ -157,25 +157,26 @@ class SparseConv2d(nn.Module):
         if maps.dim() != 4 or maps.shape[1] != self.inputs:
             raise _misfit(self, f"N x {self.inputs} x H x W", " x ".join(map(str, maps.shape)))
         images, _, height, width = maps.shape
-        abreast = min(ABREAST, LANES // gcd(LANES, self._across(width)))
-        key = height, width, abreast if images >= abreast else 1
+        key = height, width
         if key not in kept:
-            kept[key] = self._prepare(*key)
-        slide, convolution, size, _ = kept[key]
+            kept[key] = self._prepare(height, width, images=1), self._prepare(height, width, images=ABREAST)
+        alone, abreast = kept[key]
+        slide, convolution, size, _ = abreast if images >= abreast[1].abreast else alone
         result = maps.new_empty(images, self.shape[0], convolution.out_height, convolution.out_width)
-        slide(convolution, maps.data_ptr(), images, result.data_ptr(), room(size, key))
+        slide(convolution, maps.data_ptr(), images, result.data_ptr(), room(size, (*key, convolution.abreast)))
         return result
 
     def _across(self, width: int) -> int:
         return _outputs(width, self.shape[3], self.padding[1], self.dilation[1], self.stride)
 
-    def _prepare(self, height: int, width: int, abreast: int) -> tuple[Any, ...]:
+    def _prepare(self, height: int, width: int, images: int) -> tuple[Any, ...]:
+        """For maps of one size, of which there are up to so many."""
         down = _outputs(height, self.shape[2], self.padding[0], self.dilation[0], self.stride)
         if down < 1 or self._across(width) < 1:
             raise _misfit(self, "maps as large as the window", f"{height} x {width}")
         best = kernels.load(kernels.sets()[-1])
         weight = _weight(self, "0", self.shape)
-        layout = _Layout(self, height, width, down, self._across(width), abreast)
+        layout = min(_layouts(self, height, width, down, self._across(width), images, best.width), key=_Layout.waste)
         convolution, held = _convolution(layout, weight, _bias(self, "0"), self.relu)
         return best.slide, convolution, convolution.rows * self.stride * convolution.line, held
 
@@ -372,10 +373,21 @@ class _Layout:
     out_height: int
     out_width: int
     abreast: int
+    sums: bool  # whether sums are moved, and not inputs
+
+    @property
+    def apart(self) -> int:
+        """From one image to the next: a sum that is moved out of the one must not get into the other."""
+        return self.out_width + (self.sums and self.abreast > 1)
 
     @property
     def pitch(self) -> int:
-        return _up(self.abreast * self.out_width, LANES)
+        lanes = _up(self.abreast * self.apart, LANES)
+        return LANES << (lanes // LANES - 1).bit_length() if self.sums else lanes  # a whole row is one block
+
+    def waste(self) -> float:
+        """Lanes for each output; and of layouts of like waste the first is as good."""
+        return self.pitch / (self.abreast * self.out_width)
 
     def shift(self, row: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of rows of the window: the phase they read, and how many lines further down."""
@@ -397,6 +409,19 @@ class _Layout:
         return min(self.out_height, max(ROWS, rows))
 
 
+def _layouts(
+    module: SparseConv2d, height: int, width: int, out_height: int, out_width: int, images: int, vector: int
+) -> Iterator[_Layout]:
+    """With moved sums where that can be; by numbers of images side by side."""
+    movable = module.stride == 1 and (module.shape[3], module.dilation[1], module.padding[1]) == (3, 1, 1)
+    found = [
+        [_Layout(module, height, width, out_height, out_width, abreast, sums) for abreast in range(1, images + 1)]
+        for sums in (True, False)
+    ]
+    whole = [layout for layout in found[0] if movable and layout.pitch <= MOST_VECTORS * vector]
+    yield from whole or found[1]
+
+
 def _outputs(size: int, window: int, padding: int, dilation: int, stride: int) -> int:
     return (size + 2 * padding - dilation * (window - 1) - 1) // stride + 1
 
@@ -408,7 +433,8 @@ def _convolution(
     output, into, row, column = np.nonzero(weight)
     values = weight[output, into, row, column]
     channel = into + output // (module.shape[0] // module.groups) * module.shape[1]
-    found, place = np.unique(channel * module.shape[3] + column, return_inverse=True)
+    columns = 1 if layout.sums else module.shape[3]  # as which a channel is laid out
+    found, place = np.unique(channel * columns + (0 if layout.sums else column), return_inverse=True)
     line = max(1, len(found)) * layout.pitch + LANES  # not a multiple of a page: lines would get into each other's way
     band = layout.band(line)
     rows = band + layout.further
@@ -418,21 +444,24 @@ def _convolution(
     order = np.argsort(-counts, kind="stable")
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
-    sorted_ = np.lexsort((offset, rank[output]))
+    groups = 3 if layout.sums else 1
+    group = rank[output] * groups + (np.array([1, 0, 2])[column] if layout.sums else 0)
+    sorted_ = np.lexsort((offset, group))
+    begin = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=len(order) * groups))])
     whole, addresses = kernels.together(
         {
             "order": order.astype(np.int32),
-            "begin": np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int32),
+            "begin": begin.astype(np.int32),
             "offset": offset[sorted_].astype(np.int32),
             "w": values[sorted_],
             "bias": bias[order],
         }
     )
     moved = (kernels.Moved * max(1, len(found)))()
-    keep = kernels.aligned((module.shape[3], layout.pitch), np.int32)
+    keep = kernels.aligned((columns, layout.pitch), np.int32)
     for each, key in zip(moved, found.tolist(), strict=False):
-        each.channel, at = divmod(key, module.shape[3])
-        each.move = at * module.dilation[1] - module.padding[1]
+        each.channel, at = divmod(key, columns)
+        each.move = 0 if layout.sums else at * module.dilation[1] - module.padding[1]
         each.begin = min(layout.out_width, max(0, -(each.move // module.stride)))
         each.end = max(each.begin, min(layout.out_width, (layout.width - 1 - each.move) // module.stride + 1))
         each.keep = at * layout.pitch if layout.whole(each.move) else -1
@@ -449,7 +478,9 @@ def _convolution(
         relu,
         len(found),
         layout.abreast,
+        layout.apart,
         layout.pitch,
+        groups,
         band,
         rows,
         line,

@@ -135,10 +135,12 @@ static void NAME(infer)(const stage *stages, long n, const REAL *x, long example
 
 /* ---- convolutions ----------------------------------------------------------------------------------------------------
 
-   A weight meets W neighbouring outputs at once. What it reads begins where a vector may be loaded from, as each channel is
-   laid out once for every column of the window that some weight is in, moved by that column: a line holds one row of all
-   these, and several small images side by side. Lines of one phase of the stride follow each other, so that the line below
-   is that of the output below. */
+   A weight meets W neighbouring outputs at once, and what it reads begins where a vector may be loaded from. Of a window
+   of three columns with a border of one, the sums over each column are made apart and moved by one at the end: inputs are
+   laid out once, and much of what a block reads is in the first cache. For all other windows the inputs are moved: each
+   channel is laid out once for every column that some weight is in. A line holds one row of all that, and several small
+   images side by side. Lines of one phase of the stride follow each other, so that the line below is that of the output
+   below. */
 
 static INLINE void NAME(copy)(const REAL *from, REAL *to, long n) {
     if (n < W) {
@@ -154,7 +156,7 @@ static void NAME(lay_row)(const convolution *c, const moved *m, const REAL *x, l
     const long area = c->height * c->width, columns = m->end - m->begin;
     const REAL *from = x + m->channel * area + r * c->width + m->begin * c->stride + m->move;
     REAL *to = line + m->begin;
-    for (; images--; from += c->in * area, to += c->out_width)
+    for (; images--; from += c->in * area, to += c->apart)
         if (r < 0 || r >= c->height) memset(to, 0, sizeof(REAL) * columns);
         else if (c->stride == 1) NAME(copy)(from, to, columns);
         else
@@ -197,22 +199,43 @@ static void NAME(lay_out)(const convolution *c, const REAL *x, long images, long
     }
 }
 
-/* One output at R rows of C vectors of positions, `width` numbers from row to row of them. */
+/* The weights of a group meet R rows of C vectors of positions. */
+#define ADD(S, R, C, BEGIN, END)                                                                                           \
+    for (long k = BEGIN; k < END; k++) {                                                                                   \
+        const REAL *at = x + offset[k];                                                                                    \
+        VEC u = SET1(w[k]);                                                                                                \
+        for (int r = 0; r < R; r++)                                                                                        \
+            for (int j = 0; j < C; j++) S[r][j] = FMA(u, LOAD(at + r * line + j * W), S[r][j]);                            \
+    }
+#define BEFORE(l, d) (W - 1 + (l))
+#define AFTER(l, d) ((l) + 1)
+
+/* One output there; `width` numbers from row to row of it. If sums are moved, C vectors are a whole row. */
 #define SLIDE(R, C)                                                                                                        \
-    static INLINE void NAME(slide_##R##_##C)(const REAL *x, long line, const int32_t *offset, const REAL *w, long n,       \
-                                             REAL bias, int relu, REAL *y, long width) {                                   \
+    static INLINE void NAME(slide_##R##_##C)(const convolution *c, long o, const REAL *x, REAL *y, long width) {           \
+        const long line = c->line;                                                                                         \
+        const int32_t *offset = c->offset, *begin = c->begin + o * c->groups;                                              \
+        const REAL *w = c->w;                                                                                              \
         VEC s[R][C];                                                                                                       \
         for (int r = 0; r < R; r++)                                                                                        \
-            for (int j = 0; j < C; j++) s[r][j] = SET1(bias);                                                              \
-        for (long k = 0; k < n; k++) {                                                                                     \
-            const REAL *at = x + offset[k];                                                                                \
-            VEC u = SET1(w[k]);                                                                                            \
+            for (int j = 0; j < C; j++) s[r][j] = SET1(c->bias[o]);                                                        \
+        ADD(s, R, C, begin[0], begin[1])                                                                                   \
+        if (c->groups > 1) {                                                                                               \
+            VEC left[R][C], right[R][C], zero = SET1(0);                                                                   \
+            memset(left, 0, sizeof left);                                                                                  \
+            ADD(left, R, C, begin[1], begin[2])                                                                            \
             for (int r = 0; r < R; r++)                                                                                    \
-                for (int j = 0; j < C; j++) s[r][j] = FMA(u, LOAD(at + r * line + j * W), s[r][j]);                        \
+                for (int j = 0; j < C; j++)                                                                                \
+                    s[r][j] += SHUFFLE(IVEC, j ? left[r][(j + C - 1) % C] : zero, left[r][j], LANES(BEFORE, 0));           \
+            memset(right, 0, sizeof right);                                                                                \
+            ADD(right, R, C, begin[2], begin[3])                                                                           \
+            for (int r = 0; r < R; r++)                                                                                    \
+                for (int j = 0; j < C; j++)                                                                                \
+                    s[r][j] += SHUFFLE(IVEC, right[r][j], j + 1 < C ? right[r][(j + 1) % C] : zero, LANES(AFTER, 0));      \
         }                                                                                                                  \
         for (int r = 0; r < R; r++)                                                                                        \
             for (int j = 0; j < C; j++)                                                                                    \
-                STOREU(y + r * width + j * W, relu ? SELECT(s[r][j] < SET1(0), SET1(0), s[r][j]) : s[r][j]);               \
+                STOREU(y + r * width + j * W, c->relu ? SELECT(s[r][j] < SET1(0), SET1(0), s[r][j]) : s[r][j]);            \
     }
 SLIDE(1, 1)
 SLIDE(1, 2)
@@ -227,13 +250,11 @@ SLIDE(8, 1)
 
 /* Rows of a block that begins at `column` go to the images side by side that they belong to. */
 static void NAME(deal)(const convolution *c, const REAL *block, long rows, long columns, long images, long column, REAL *y) {
-    const long width = c->out_width, image = c->out * c->out_height * width;
-    long end = images * width < column + columns ? images * width : column + columns;
-    for (long at = column, next; at < end; at = next) {
-        long whose = at / width;
-        next = (whose + 1) * width < end ? (whose + 1) * width : end;
-        for (long r = 0; r < rows; r++)
-            NAME(copy)(block + r * columns + at - column, y + whose * image + r * width + at - whose * width, next - at);
+    const long width = c->out_width, size = c->out * c->out_height * width;
+    for (long at = 0; images--; at += c->apart, y += size) {
+        long begin = at < column ? column : at, end = at + width < column + columns ? at + width : column + columns;
+        for (long r = 0; r < rows && begin < end; r++)
+            NAME(copy)(block + r * columns + begin - column, y + r * width + begin - at, end - begin);
     }
 }
 
@@ -256,8 +277,7 @@ static void NAME(slide_band)(const convolution *c, const REAL *room, long images
                 for (h = 8 / v; h > rows - r;) h /= 2;
 #define CASE(R, C)                                                                                                         \
     case R * 16 + C:                                                                                                       \
-        NAME(slide_##R##_##C)(room + r * line + j * W, line, c->offset + c->begin[o], c->w + c->begin[o],                  \
-                              c->begin[o + 1] - c->begin[o], c->bias[o], c->relu, at, width);                              \
+        NAME(slide_##R##_##C)(c, o, room + r * line + j * W, at, width);                                                   \
         break;
                 switch (h * 16 + v) {
                     CASE(1, 1) CASE(1, 2) CASE(1, 4) CASE(1, 8) CASE(2, 1)
@@ -292,4 +312,7 @@ static void NAME(slide)(const convolution *c, const REAL *x, long images, REAL *
 #undef ODD
 #undef EXCHANGE
 #undef SLIDE
+#undef ADD
+#undef BEFORE
+#undef AFTER
 #undef CASE

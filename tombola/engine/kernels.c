@@ -118,13 +118,15 @@ typedef struct {
 typedef struct {
     int32_t in, height, width, out, out_height, out_width, stride, padding, relu;
     int32_t n_moved;
-    int32_t abreast, pitch; /* images side by side; numbers from one moved channel to the next, a multiple of every W */
+    int32_t abreast, apart; /* images side by side, and numbers from one to the next */
+    int32_t pitch;          /* numbers from one moved channel to the next, a multiple of every W */
+    int32_t groups;         /* of the weights of an output: 1, or 3 whose sums are moved: not, right, left */
     int32_t band, rows;     /* rows of outputs that are laid out for at once, and the rows of each phase that they need */
     int64_t line;           /* numbers from line to line */
     const moved *moved;
     const int32_t *keep; /* -1 where a line has an input, else 0 */
     const int32_t *order;   /* which output is next: those with most weights are first, as loops of like length follow fast */
-    const int32_t *begin, *offset; /* of the o-th in that order the weights begin[o] to begin[o + 1]; what each meets first */
+    const int32_t *begin, *offset; /* where each group of each output in that order begins; what each weight meets first */
     const float *w, *bias;
 } convolution;
 

@@ -96,7 +96,7 @@ class Convolution(Structure):
 
     _fields_ = [
         *_integers("inputs height width outputs out_height out_width stride padding relu n_moved"),
-        *_integers("abreast pitch band rows"),
+        *_integers("abreast apart pitch groups band rows"),
         ("line", c_int64),
         *_pointers("moved keep order begin offset w bias"),
     ]

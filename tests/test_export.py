@@ -244,7 +244,7 @@ def test_a_file_is_as_small_as_its_living_weights_and_their_places() -> None:
     alive = torch.rand(300, 784, generator=torch.Generator().manual_seed(0)) < 0.036
     model = nn.Linear(784, 300)
     with torch.no_grad():
-        model.weight.mul_(alive)
+        model.weight.masked_fill_(~alive, 0)  # w * 0 would be -0 where w < 0
     living, bias = int(alive.sum()), 4 * 300
     assert 4 * living + bias < len(stored(model)) < 5.1 * living + bias + 500
     assert len(stored(model)) < len(stored(model, zeros=True)) / 20
@@ -254,6 +254,9 @@ def test_a_file_is_as_small_as_its_living_weights_and_their_places() -> None:
 
 def test_what_is_not_packed_is_read_by_any_program(tmp_path: Path) -> None:
     _, small = ticket("lenet-20-10", density=0.9)
+    with torch.no_grad():
+        for value in small.parameters():
+            value.add_(value == 0)
     to_safetensors(small, tmp_path / "model.safetensors")
     assert weights.equal(load_file(tmp_path / "model.safetensors"), weights.of(small))
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
@@ -271,11 +274,11 @@ def test_the_same_weights_are_the_same_bytes() -> None:
     assert stored(one) == stored(other)
 
 
-def packed(path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], None]) -> None:
+def packed(path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], object]) -> None:
     """A file of a thin layer, changed before it is written."""
     layer = nn.Linear(40, 30, bias=False)
     with torch.no_grad():
-        layer.weight.mul_(torch.eye(30, 40))
+        layer.weight.masked_fill_(torch.eye(30, 40) == 0, 0)
     path.write_bytes(stored(layer))
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
@@ -301,7 +304,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: Callable[..., object]
     path = tmp_path / "model.safetensors"
     packed(path, lambda tensors, about: None)
     from_safetensors(nn.Linear(40, 30, bias=False), path)
-    packed(path, lambda tensors, about: change(tensors, about) and None)
+    packed(path, change)
     with pytest.raises(BadInput, match=r"model\.safetensors: expected a safetensors file, found something else \(.+\)"):
         from_safetensors(nn.Linear(40, 30, bias=False), path)
 

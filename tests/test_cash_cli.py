@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,13 @@ import torch
 from torch import Tensor
 
 from tombola import data, models
-from tombola.cash import proof, timing
+from tombola.cash import export, timing
 from tombola.cash.export import from_safetensors
 from tombola.cli import main
 from tombola.engine import kernels
-from tombola.lab.plan import plan
+from tombola.errors import BadInput
+from tombola.lab.execute import execute
+from tombola.lab.plan import missing, plan
 from tombola.lab.results import trained_of
 from tombola.lab.spec import read
 from tombola.lab.store import Store
@@ -32,30 +32,33 @@ CHANGES = [
 ]
 CHANGES += ["evaluate.every=30it", "evaluate.test_every=60it"]
 TINY = [argument for change in CHANGES for argument in ("--set", change)]
-TEST_SET = data.facts("digits").test_size
+TEST_SET = data.facts("digits").test
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which a tiny experiment is finished."""
     root = tmp_path_factory.mktemp("cash") / "store"
-    command = [sys.executable, "-m", "tombola", "run", "digits", "--store", str(root), *TINY]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    opened, wanted = Store(root).open(), plan(read("digits", CHANGES))
+    execute(missing(wanted, opened), opened, None, 1, lambda event: None, "reference")
+    assert not missing(wanted, opened)
     return root
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Nothing is timed; with how many threads it would have been. And no form is run in ONNX Runtime."""
+    """Nothing is timed; with how many threads it would have been. And nothing is exported to ONNX, which takes seconds."""
     threads: list[int] = []
 
     def seconds(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:
         threads.append(torch.get_num_threads())
         return {name: 1e-3 if name == "dense" else 2e-3 if name.startswith("compact") else 2.5e-4 for name in calls}
 
+    def without(*given: object) -> None:
+        raise BadInput(where="export to ONNX", expected="onnx", found="no package onnx", todo="Install it.")
+
     monkeypatch.setattr(timing, "seconds", seconds)
-    monkeypatch.setattr(proof, "_session", lambda *given: None)
+    monkeypatch.setattr(export, "to_onnx", without)
     return threads
 
 
@@ -128,7 +131,7 @@ def test_files_are_written_where_it_says_and_are_those_of_the_training(
     assert sorted(listed) == sorted((tmp_path / "forms").iterdir())
     wanted = {"compact.safetensors", "compact.pt2", "compact-int8.safetensors"}
     wanted |= {"sparse.safetensors", "sparse-int8.safetensors"} if kernels.sets() else set()
-    assert wanted <= {path.name for path in listed}
+    assert {path.name for path in listed} == wanted
     model, _, _ = trained_of(plan(read("digits", CHANGES)), Store(store), 1, 0)
     digits = data.load("digits", None)
     inputs = digits.inputs(digits.test_images)
@@ -185,12 +188,10 @@ def test_a_folder_that_cannot_be_made_ends_with_2(
 def test_a_training_that_is_not_finished_is_refused_with_the_command_that_does_it(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["cash", "digits", "--level", "1", "-o", str(tmp_path / "forms")]
-    for arguments in (
-        [*asked, "--store", str(tmp_path / "new"), *TINY],
-        [*asked, "--store", str(store), *TINY, "--set", "levels=2", "--level", "2"],
-    ):
-        status, out, err = ask(capsys, *arguments)
+    for level, where in ((1, tmp_path / "new"), (2, store)):
+        status, out, err = cash(
+            where, capsys, "--set", "levels=2", "--level", str(level), "-o", str(tmp_path / "forms")
+        )
         assert (status, out) == (2, "")
         assert "tombola run digits" in " ".join(err.split())
     assert list(tmp_path.iterdir()) == []

@@ -47,7 +47,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Nothing is timed; with how many threads it would have been. And nothing is exported to ONNX, which takes seconds."""
+    """Nothing is timed; with how many threads it would have been. And nothing is exported to ONNX: it takes long."""
     threads: list[int] = []
 
     def seconds(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:

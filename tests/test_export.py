@@ -1,18 +1,24 @@
 """What is exported computes the same elsewhere, for batches of any size."""
 
 import builtins
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
 from tombola import mask as masks
 from tombola import models, weights
 from tombola.cash.compact import compact
-from tombola.cash.export import from_safetensors, to_onnx, to_safetensors, to_torch_export
+from tombola.cash.export import from_safetensors, stored, to_onnx, to_safetensors, to_torch_export
 from tombola.cash.quantise import QuantisedLinear, quantise
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -186,3 +192,132 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     for name in ("no.safetensors", "absent.safetensors"):
         with pytest.raises(BadInput, match=f"{name}: expected a safetensors file"):
             from_safetensors(nn.Linear(2, 2), tmp_path / name)
+
+
+# ---------------------------------------------------------------- zeros left out
+
+KINDS = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int64, torch.uint8, torch.bool]
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Holder(nn.Module):
+    """Nothing but tensors."""
+
+    def __init__(self, *values: Tensor) -> None:
+        super().__init__()
+        for number, value in enumerate(values):
+            self.register_buffer(f"value{number}", value)
+
+
+def bits(value: Tensor) -> Tensor:
+    """By which -0 is not 0, and NaN is NaN."""
+    return value.view(WORDS[value.itemsize])
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> Tensor:
+    """Of any type and shape, scalars and empty ones too, from no number that lives to all; a few that are unusual."""
+    shape = draw(st.one_of(st.sampled_from([(), (0,), (3, 0, 2), (1,)]), st.tuples(*[st.integers(1, 40)] * 2)))
+    kind, random = draw(st.sampled_from(KINDS)), torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    alive = torch.rand(shape, generator=random) < draw(st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0]))
+    value = (torch.randn(shape, generator=random) * 100).to(kind) * alive.to(kind)
+    if kind.is_floating_point:
+        unusual = torch.tensor([-0.0, float("nan"), float("inf"), 1e-45], dtype=torch.float32).to(kind)
+        here = torch.rand(shape, generator=random) < draw(st.sampled_from([0.0, 0.01]))
+        value = torch.where(here, unusual[torch.randint(4, shape, generator=random)], value)
+    return value
+
+
+@given(values=st.lists(tensors(), min_size=1, max_size=4))
+def test_every_bit_comes_back_in_no_more_bytes_than_a_plain_file_takes(
+    tmp_path_factory: pytest.TempPathFactory, values: list[Tensor]
+) -> None:
+    path = tmp_path_factory.mktemp("packed") / "model.safetensors"
+    to_safetensors(Holder(*values), path)
+    again = weights.of(from_safetensors(Holder(*(torch.zeros_like(value) for value in values)), path))
+    for number, value in enumerate(values):
+        found = again[f"value{number}"]
+        assert found.dtype == value.dtype and found.shape == value.shape
+        assert torch.equal(bits(found), bits(value))
+    with safe_open(path, framework="pt") as file:
+        held = sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
+    assert held <= sum(value.nbytes for value in values)
+
+
+def test_a_file_is_as_small_as_its_living_weights_and_their_places() -> None:
+    alive = torch.rand(300, 784, generator=torch.Generator().manual_seed(0)) < 0.036
+    model = nn.Linear(784, 300)
+    with torch.no_grad():
+        model.weight.masked_fill_(~alive, 0)  # w * 0 would be -0 where w < 0
+    living, bias = int(alive.sum()), 4 * 300
+    assert 4 * living + bias < len(stored(model)) < 5.1 * living + bias + 500
+    assert len(stored(model)) < len(stored(model, zeros=True)) / 20
+    model.weight = nn.Parameter(torch.zeros(300, 784))
+    assert len(stored(model)) < bias + 500
+
+
+def test_what_is_not_packed_is_read_by_any_program(tmp_path: Path) -> None:
+    _, small = ticket("lenet-20-10", density=0.9)
+    with torch.no_grad():
+        for value in small.parameters():
+            value.add_(value == 0)
+    to_safetensors(small, tmp_path / "model.safetensors")
+    assert weights.equal(load_file(tmp_path / "model.safetensors"), weights.of(small))
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert not file.metadata()
+    thin, _ = ticket("lenet-20-10", density=0.1)
+    assert weights.equal(load(stored(thin, zeros=True)), weights.of(thin))
+    assert not weights.equal(load(stored(thin)), weights.of(thin))
+    (tmp_path / "plain.safetensors").write_bytes(save(weights.of(thin)))  # of any other program
+    again = from_safetensors(built("lenet-20-10", init_seed=3), tmp_path / "plain.safetensors")
+    assert weights.equal(weights.of(again), weights.of(thin))
+
+
+def test_the_same_weights_are_the_same_bytes() -> None:
+    one, other = ticket("resnet-8-w4")[0], ticket("resnet-8-w4")[0]
+    assert stored(one) == stored(other)
+
+
+def packed(path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], object]) -> None:
+    """A file of a thin layer, changed before it is written."""
+    layer = nn.Linear(40, 30, bias=False)
+    with torch.no_grad():
+        layer.weight.masked_fill_(torch.eye(30, 40) == 0, 0)
+    path.write_bytes(stored(layer))
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["tombola"])
+    change(tensors, about)
+    save_file(tensors, path, {"tombola": json.dumps(about)})
+
+
+@pytest.mark.parametrize("change", [
+    lambda tensors, about: tensors.pop("weight.flags"),
+    lambda tensors, about: tensors.pop("weight.values"),
+    lambda tensors, about: tensors.update({"weight.values": torch.ones(29)}),
+    lambda tensors, about: tensors.update({"weight.values": torch.ones(31)}),
+    lambda tensors, about: tensors.update({"weight.flags": torch.zeros(151, dtype=torch.uint8)}),
+    lambda tensors, about: tensors.update({"weight.flags": torch.tensor([254] * 9, dtype=torch.uint8)}),
+    lambda tensors, about: about["sparse"].update(weight=[30]),
+    lambda tensors, about: about["sparse"].update(weight="many"),
+    lambda tensors, about: about["sparse"].update(other=[2, 2]),
+    lambda tensors, about: about.update(sparse=["weight"]),
+    lambda tensors, about: about.update(format=99),
+])  # fmt: skip
+def test_a_damaged_file_is_refused(tmp_path: Path, change: Callable[..., object]) -> None:
+    path = tmp_path / "model.safetensors"
+    packed(path, lambda tensors, about: None)
+    from_safetensors(nn.Linear(40, 30, bias=False), path)
+    packed(path, change)
+    with pytest.raises(BadInput, match=r"model\.safetensors: expected a safetensors file, found something else \(.+\)"):
+        from_safetensors(nn.Linear(40, 30, bias=False), path)
+
+
+def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    content = stored(ticket("lenet-20-10")[0])
+    for length in (0, 7, 100, len(content) // 2, len(content) - 1):
+        (tmp_path / "cut.safetensors").write_bytes(content[:length])
+        with pytest.raises(BadInput, match="expected a safetensors file"):
+            from_safetensors(built("lenet-20-10"), tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(content)
+    from_safetensors(built("lenet-20-10"), tmp_path / "cut.safetensors")

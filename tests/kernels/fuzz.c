@@ -1,5 +1,6 @@
-/* Random networks through the kernels, each buffer exactly as large as engine/native.py makes it and allocated on its own,
-   so that the address sanitizer sees whatever is read or written beside one; and the results against the plainest loops.
+/* Random networks through the kernels, each buffer exactly as large as engine/native.py and cash/sparse.py make it and
+   allocated on its own, so that the address sanitizer sees whatever is read or written beside one; and the results against
+   the plainest loops.
 
      fuzz SEED CASES                 all instruction sets of this processor, float and double, CASES of each
      fuzz SEED CASES SET WIDE CASE   one case alone: SET 0, 1, 2 and WIDE 0, 1 as a failure names them
@@ -796,6 +797,208 @@ static void check_pool(const layer *one, const plain *l) {
         })
 }
 
+/* ---- outputs alone, as cash/sparse.py asks for them: float, and never a gradient ---------------------------------------- */
+
+static void *array(size_t size) { return vectors((size + 63) / 64 * 64, 0); } /* as `kernels.together` pads it */
+
+static float *anywhere(long n) { /* so many numbers and not one more; they seldom begin where a vector may */
+    long off = between(0, 3);
+    return (float *)exact(sizeof(float) * (size_t)(n + off)) + off;
+}
+
+static float *random_floats(long n) {
+    float *at = anywhere(n);
+    for (long k = 0; k < n; k++) at[k] = (float)real(-1, 1);
+    return at;
+}
+
+static float *unwritten(long n) { return memset(anywhere(n), 0xff, sizeof(float) * (size_t)n); }
+
+/* Rows of weights of which some live, the pruned ones 0; now and then one row has more than all others. */
+static float *thinned(long rows, long columns) {
+    long kind = between(0, 3);
+    double share = kind == 3 ? 1 : kind == 2 ? 0.3 : kind == 1 ? 2.0 / (double)(columns + 1) : 0;
+    float spread = (float)(1 / sqrt(1 + share * (double)columns)), *w = exact(sizeof *w * (size_t)(rows * columns));
+    for (long k = 0; k < rows * columns; k++)
+        if (chance(share)) w[k] = spread * (float)real(-1, 1);
+    long whole = rows && chance(0.3) ? between(0, rows - 1) : rows;
+    for (long i = 0; whole < rows && i < columns; i++) w[whole * columns + i] = (float)real(0.1, 1) / (float)columns;
+    return w;
+}
+
+/* How many weights each row has, and the rows by that, most first. */
+static int32_t *by_length(const float *w, long rows, long columns, long *counts) {
+    int32_t *order = array(sizeof *order * (size_t)rows);
+    for (long o = 0; o < rows; o++) {
+        for (long i = 0; i < columns; i++) counts[o] += w[o * columns + i] != 0;
+        long at = o;
+        for (; at && counts[order[at - 1]] < counts[o]; at--) order[at] = order[at - 1];
+        order[at] = (int32_t)o;
+    }
+    return order;
+}
+
+static void same_outputs(const char *name, const float *found, const double *wanted, long n) {
+    double most = 1;
+    for (long k = 0; k < n; k++) most = fabs(wanted[k]) > most ? fabs(wanted[k]) : most;
+    for (long k = 0; k < n; k++)
+        if (!(fabs(found[k] - wanted[k]) <= 1e-5 * most))
+            fail("%s: output %ld is %.9g and should be %.9g", name, k, (double)found[k], wanted[k]);
+}
+
+/* A layer as `sparse._stages` describes it; `place` is where the one before puts its outputs, and then where this one does. */
+static stage stage_of(const float *w, const float *bias, long in, long out, long *place) {
+    long *counts = exact(sizeof *counts * (size_t)out), slices = (out + width - 1) / width, count = 0, in_slices = 0;
+    int32_t *order = by_length(w, out, in, counts), *slice = array(sizeof *slice * (size_t)slices);
+    for (long o = 0; o < out; o++) count += counts[o];
+    for (long t = 0; t < slices; t++) in_slices += width * (slice[t] = (int32_t)counts[order[t * width]]);
+    int32_t *begin = array(sizeof *begin * (size_t)(out + 1)), *column = array(sizeof *column * (size_t)count);
+    int32_t *slice_column = array(sizeof *column * (size_t)in_slices);
+    float *values = array(sizeof *values * (size_t)count), *biases = array(sizeof *biases * (size_t)out);
+    float *slice_w = array(sizeof *values * (size_t)in_slices), *slice_bias = array(sizeof *biases * (size_t)(slices * width));
+    for (long o = 0, k = 0; o < out; o++) {
+        for (long i = 0; i < in; i++)
+            if (w[o * in + i] != 0) column[k] = (int32_t)i, values[k++] = w[o * in + i];
+        begin[o + 1] = (int32_t)k, biases[o] = bias[o];
+    }
+    for (long t = 0, first = 0; t < slices; first += width * slice[t++])
+        for (long lane = 0; lane < width && t * width + lane < out; lane++) {
+            long o = order[t * width + lane];
+            slice_bias[t * width + lane] = bias[o];
+            for (long k = begin[o]; k < begin[o + 1]; k++) {
+                long at = first + (k - begin[o]) * width + lane;
+                slice_w[at] = values[k], slice_column[at] = (int32_t)place[column[k]];
+            }
+        }
+    for (long o = 0; o < out; o++) place[order[o]] = o;
+    return (stage){.in = (int32_t)in, .out = (int32_t)out, .relu = chance(0.5), .n_slices = (int32_t)slices, .begin = begin,
+                   .column = column, .slice = slice, .slice_column = slice_column, .order = order, .w = values,
+                   .bias = biases, .slice_w = slice_w, .slice_bias = slice_bias};
+}
+
+static void check_infer(void) {
+    long n = between(1, 4), examples = chance(0.3) ? between(0, 3) : size_up_to(2 * panel + 3), most = 0, room;
+    long sizes[5];
+    stage *stages = exact(sizeof *stages * (size_t)n);
+    for (int l = 0; l <= n; l++) most = fmax(most, sizes[l] = chance(0.02) ? 0 : size_up_to(70));
+    long *place = exact(sizeof *place * (size_t)most);
+    for (long i = 0; i < sizes[0]; i++) place[i] = i;
+    room = sizes[0];
+    snprintf(told, sizeof told, "outputs of %ld examples, %ld", examples, sizes[0]);
+    float *x = random_floats(examples * sizes[0]);
+    double *from = exact(sizeof *from * (size_t)(examples * most)), *to = exact(sizeof *to * (size_t)(examples * most));
+    for (long k = 0; k < examples * sizes[0]; k++) from[k] = x[k];
+    for (int l = 0; l < n; l++) {
+        long in = sizes[l], out = sizes[l + 1];
+        float *w = thinned(out, in), *bias = random_floats(out);
+        stages[l] = stage_of(w, bias, in, out, place);
+        room = fmax(room, (out + width - 1) / width * width);
+        snprintf(told + strlen(told), sizeof told - strlen(told), " -> %ld (%d weights)", out, stages[l].begin[out]);
+        for (long e = 0; e < examples; e++)
+            for (long o = 0; o < out; o++) {
+                double z = bias[o];
+                for (long i = 0; i < in; i++) z += (double)w[o * in + i] * from[e * in + i];
+                to[e * out + o] = stages[l].relu && z < 0 ? 0 : z;
+            }
+        double *read = from;
+        from = to, to = read;
+    }
+    for (int l = 0; l < n; l++) stages[l].room = room * panel;
+    float *y = unwritten(examples * sizes[n]);
+    tombola_infer(set, stages, n, x, examples, y, garbage(2 * room * panel));
+    same_outputs("infer", y, from, examples * sizes[n]);
+}
+
+typedef struct { /* of a convolution, down and across */
+    long size, window, padding, dilation, out;
+} side;
+
+static side side_of(long stride, long most) {
+    side s = {.window = between(1, 5), .padding = between(0, 3), .dilation = chance(0.6) ? 1 : between(1, 3)};
+    long reach = s.dilation * (s.window - 1) + 1, least = reach - 2 * s.padding;
+    if (least < 1) least = 1;
+    s.size = chance(0.2) || least > most ? least : between(least, most);
+    s.out = (s.size + 2 * s.padding - reach) / stride + 1;
+    return s;
+}
+
+/* As `sparse._convolution` describes it, but for how much is laid out at once: bands of any height, any number abreast. */
+static void check_slide(void) {
+    long stride = between(1, 3), in = between(1, 4), out = chance(0.2) ? between(10, 20) : between(1, 9);
+    side down = side_of(stride, 14), across = side_of(stride, chance(0.5) ? 40 : 9);
+    long area = down.window * across.window, columns = in * area, abreast = between(1, 8), band = between(1, down.out);
+    if (chance(0.2)) { /* whole vectors in a row: then there is no tile */
+        long more = (across.out + MOST - 1) / MOST * MOST - across.out;
+        across.out += more, across.size += more * stride, abreast = 1;
+    }
+    long pitch = (abreast * across.out + MOST - 1) / MOST * MOST, map_size = down.out * across.out, n_moved = 0;
+    long rows = band + (down.window - 1) * down.dilation / stride;
+    float *w = thinned(out, columns), *bias = random_floats(out);
+    long *counts = exact(sizeof *counts * (size_t)out), *place = exact(sizeof *place * (size_t)(in * across.window));
+    int32_t *order = by_length(w, out, columns, counts), *begin = array(sizeof *begin * (size_t)(out + 1));
+    for (long k = 0; k < out * columns; k++)
+        if (w[k] != 0) place[k % columns / area * across.window + k % across.window] = 1;
+    moved *all = exact(sizeof *all * (size_t)(in * across.window)), *moves;
+    for (long key = 0; key < in * across.window; key++) {
+        if (!place[key]) continue;
+        long move = key % across.window * across.dilation - across.padding, right = across.size - 1 - move;
+        long first = move < 0 ? (-move + stride - 1) / stride : 0, last = right < 0 ? 0 : right / stride + 1;
+        if (first > across.out) first = across.out;
+        if (last > across.out) last = across.out;
+        if (last < first) last = first;
+        all[n_moved] = (moved){(int32_t)(key / across.window), (int32_t)move, (int32_t)first, (int32_t)last};
+        place[key] = n_moved++;
+    }
+    moves = memcpy(exact(sizeof *moves * (size_t)n_moved), all, sizeof *moves * (size_t)n_moved);
+    long line = (n_moved ? n_moved : 1) * pitch + MOST, count = 0;
+    for (long o = 0; o < out; o++) count += counts[o];
+    int32_t *offset = array(sizeof *offset * (size_t)count);
+    float *values = array(sizeof *values * (size_t)count), *biases = array(sizeof *biases * (size_t)out);
+    for (long o = 0, k = 0; o < out; o++) {
+        for (long q = 0; q < columns; q++) {
+            float value = w[order[o] * columns + q];
+            long low = q % area / across.window * down.dilation;
+            if (value == 0) continue;
+            long at = place[q / area * across.window + q % across.window] * pitch;
+            offset[k] = (int32_t)(at + (low % stride * rows + low / stride) * line), values[k++] = value;
+        }
+        begin[o + 1] = (int32_t)k, biases[o] = bias[order[o]];
+    }
+    convolution c = {.in = (int32_t)in, .height = (int32_t)down.size, .width = (int32_t)across.size, .out = (int32_t)out,
+                     .out_height = (int32_t)down.out, .out_width = (int32_t)across.out, .stride = (int32_t)stride,
+                     .padding = (int32_t)down.padding, .relu = chance(0.5), .n_moved = (int32_t)n_moved,
+                     .abreast = (int32_t)abreast, .pitch = (int32_t)pitch, .band = (int32_t)band, .rows = (int32_t)rows,
+                     .line = line, .room = rows * stride * line, .moved = moves, .order = order, .begin = begin,
+                     .offset = offset, .w = values, .bias = biases};
+    long tile = 8 * MOST * out, most_images = (long)fmax(1, fmin(17, 3e5 / (double)(map_size * out * columns)));
+    float *room = zeros(c.room + tile);
+    memset(room + c.room, 0xff, sizeof *room * (size_t)tile);
+    for (int again = 0; again < 2; again++) { /* other images, in the room as it then is */
+        long images = chance(0.05) ? 0 : between(1, most_images), size = in * down.size * across.size;
+        snprintf(told, sizeof told, "convolution %ld -> %ld, %ld weights, %ld images of %ld x %ld, %ld abreast, bands of %ld; "
+                 "window %ld x %ld, stride %ld, padding %ld and %ld, dilation %ld and %ld", in, out, count, images, down.size,
+                 across.size, abreast, band, down.window, across.window, stride, down.padding, across.padding, down.dilation,
+                 across.dilation);
+        float *x = random_floats(images * size), *y = unwritten(images * out * map_size);
+        double *wanted = exact(sizeof *wanted * (size_t)(images * out * map_size)), *to = wanted;
+        for (long image = 0; image < images; image++)
+            for (long o = 0; o < out; o++)
+                for (long row = 0; row < down.out; row++)
+                    for (long column = 0; column < across.out; column++) {
+                        double z = bias[o];
+                        for (long q = 0; q < columns; q++) {
+                            long r = row * stride + q % area / across.window * down.dilation - down.padding;
+                            long at = column * stride + q % across.window * across.dilation - across.padding;
+                            if (r < 0 || r >= down.size || at < 0 || at >= across.size) continue;
+                            z += (double)w[o * columns + q] * x[image * size + (q / area * down.size + r) * across.size + at];
+                        }
+                        *to++ = c.relu && z < 0 ? 0 : z;
+                    }
+        tombola_slide(set, &c, x, images, y, room);
+        same_outputs("slide", y, wanted, images * out * map_size);
+    }
+}
+
 /* A whole case; 0 where rounding may decide what a ReLU gives, and there is nothing to compare. */
 static int perform(void) {
     describe();
@@ -818,6 +1021,7 @@ static int perform(void) {
     for (int n = 0; n < n_convolutions; n++)
         if (layers[n].pool) check_pool(layers + n, plains + n);
     same_borders();
+    if (!wide) check_infer(), check_slide();
     return 1;
 }
 

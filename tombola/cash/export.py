@@ -167,8 +167,12 @@ def from_safetensors(model: nn.Module, path: Path) -> nn.Module:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("tombola", "{}"))
             values: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about.get("format", FORMAT) != FORMAT:
+            raise ValueError(f"of format {about['format']}, from another version of Tombola; this one reads {FORMAT}")
         for name, shape in about.get("sparse", {}).items():
             alive, living = coding.decode(values.pop(name + FLAGS), shape), values.pop(name + VALUES)
+            if len(living) != int(alive.sum()):
+                raise ValueError(f"{name}: {len(living)} values for {int(alive.sum())} places")
             values[name] = torch.zeros(shape, dtype=living.dtype).masked_scatter_(alive, living)
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise BadInput(

@@ -1,0 +1,197 @@
+"""`tombola cash` as a person meets it: what it prints, what it writes, how it ends."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tombola import data, models
+from tombola.cash import export, timing
+from tombola.cash.export import from_safetensors
+from tombola.cli import main
+from tombola.engine import kernels
+from tombola.errors import BadInput
+from tombola.lab.execute import execute
+from tombola.lab.plan import missing, plan
+from tombola.lab.results import trained_of
+from tombola.lab.spec import read
+from tombola.lab.store import Store
+
+CHANGES = [
+    "recipe.model=lenet-30-20",
+    "recipe.length=60it",
+    "levels=1",
+    "replicates=2",
+    "arms=ticket",
+    "prune.rate=0.9",
+]
+CHANGES += ["evaluate.every=30it", "evaluate.test_every=60it"]
+TINY = [argument for change in CHANGES for argument in ("--set", change)]
+TEST_SET = data.facts("digits").test
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which a tiny experiment is finished."""
+    root = tmp_path_factory.mktemp("cash") / "store"
+    opened, wanted = Store(root).open(), plan(read("digits", CHANGES))
+    execute(missing(wanted, opened), opened, None, 1, lambda event: None, "reference")
+    assert not missing(wanted, opened)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Nothing is timed; with how many threads it would have been. And nothing is exported to ONNX: it takes long."""
+    threads: list[int] = []
+
+    def seconds(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:
+        threads.append(torch.get_num_threads())
+        return {name: 1e-3 if name == "dense" else 2e-3 if name.startswith("compact") else 2.5e-4 for name in calls}
+
+    def without(*given: object) -> None:
+        raise BadInput(where="export to ONNX", expected="onnx", found="no package onnx", todo="Install it.")
+
+    monkeypatch.setattr(timing, "seconds", seconds)
+    monkeypatch.setattr(export, "to_onnx", without)
+    return threads
+
+
+def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(list(arguments))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def cash(store: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    return ask(capsys, "cash", "digits", "--store", str(store), *TINY, *arguments)
+
+
+def names() -> list[str]:
+    return ["dense", "compact", "sparse", "compact int8", "sparse int8"] if kernels.sets() else [
+        "dense", "compact", "compact int8"
+    ]  # fmt: skip
+
+
+def test_as_json_it_gives_every_number_with_its_unit(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = cash(store, capsys, "--level", "1", "--replicate", "1", "--format", "json")
+    record: dict[str, Any] = json.loads(out)
+    assert status == 0
+    assert set(record) == {"key", "density", "examples", "threads", "forms", "files"}
+    model, alive, run = trained_of(plan(read("digits", CHANGES)), Store(store), 1, 1)
+    assert (record["key"], record["density"]) == (run.key, alive.density)  # C11: a fraction
+    assert (record["examples"], record["threads"], record["files"]) == (TEST_SET, 1, [])
+    assert [form["name"] for form in record["forms"]] == names()
+    for form in record["forms"]:
+        assert set(form) == {
+            *("name", "difference", "accuracy", "disk_bytes", "memory_bytes", "multiply_adds"),
+            *("latency_s", "examples_per_s"),
+        }
+        assert set(form["latency_s"]) == {"1", "64"}
+        assert form["examples_per_s"]["64"] == pytest.approx(64 / form["latency_s"]["64"])
+        assert form["difference"] < (1e-4 if "int8" not in form["name"] else 1)
+    dense = record["forms"][0]
+    assert dense["difference"] == 0 and dense["multiply_adds"] == alive.total
+    digits = data.load("digits", None)
+    with torch.no_grad():
+        answers = model.eval()(digits.inputs(digits.test_images)).argmax(dim=1)
+    assert dense["accuracy"] == float((answers == digits.test_labels).double().mean())
+
+
+def test_for_people_it_prints_a_table_and_what_was_found_in_words(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = cash(store, capsys, "--level", "1")
+    assert status == 0
+    lines = out.splitlines()
+    assert re.fullmatch(rf"train-\w+, density \d+\.\d\d%; {TEST_SET} test examples, 1 thread", lines[0])
+    head, rows = lines[2], lines[3 : 3 + len(names())]
+    for column in ("form", "accuracy", "difference", "on disk", "in memory", "batch 1: ms", "batch 64: ms"):
+        assert column in head
+    assert [re.split(r"\s{2,}", row)[0] for row in rows] == names()
+    assert len({len(row) for row in [head, *rows]}) == 1  # numbers stand under their names
+    said = [line for line in lines if " times smaller; " in line or " no smaller; " in line]
+    assert len(said) == len(names()) - 1
+    assert "no faster here at batch 1 (2.000 ms; dense: 1.000 ms)" in said[0]
+    if kernels.sets():
+        assert said[1].startswith("sparse: ") and "4.0 times faster at batch 64 (0.250 ms; dense: 1.000 ms)." in said[1]
+
+
+def test_files_are_written_where_it_says_and_are_those_of_the_training(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = cash(store, capsys, "--level", "1", "-o", str(tmp_path / "forms"))
+    assert status == 0
+    listed = [Path(line.removeprefix("-> ")) for line in out.splitlines() if line.startswith("-> ")]
+    assert sorted(listed) == sorted((tmp_path / "forms").iterdir())
+    wanted = {"compact.safetensors", "compact.pt2", "compact-int8.safetensors"}
+    wanted |= {"sparse.safetensors", "sparse-int8.safetensors"} if kernels.sets() else set()
+    assert {path.name for path in listed} == wanted
+    model, _, _ = trained_of(plan(read("digits", CHANGES)), Store(store), 1, 0)
+    digits = data.load("digits", None)
+    inputs = digits.inputs(digits.test_images)
+    fresh = models.build("lenet-30-20", (1, 8, 8), 10, "kaiming-normal", init_seed=5)
+    with torch.no_grad():
+        found = from_safetensors(fresh, tmp_path / "forms" / "compact.safetensors")(inputs)
+        torch.testing.assert_close(found, model.eval()(inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_the_dense_network_can_be_cashed_in_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = cash(store, capsys, "--level", "0", "--format", "json")
+    assert status == 0 and json.loads(out)["density"] == 1
+
+
+def test_all_is_timed_on_as_many_threads_as_were_asked_for(
+    store: Path, capsys: pytest.CaptureFixture[str], quick: list[int]
+) -> None:
+    before = torch.get_num_threads()
+    for asked in (2, 1):
+        quick.clear()
+        status, out, _ = cash(store, capsys, "--level", "1", "--threads", str(asked))
+        assert status == 0 and f"{asked} thread{'s' if asked > 1 else ''}\n" in out
+        assert set(quick) == {asked} and torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--level", "2"], "--level: expected 0 to 1, found 2"),
+    (["--level", "-1"], "--level: expected 0 to 1, found -1"),
+    (["--level", "1", "--replicate", "2"], "--replicate: expected 0 to 1, found 2"),
+    (["--level", "1", "--threads", "0"], "--threads: expected at least 1, found 0"),
+    (["--level", "1", "--format", "xml"], "--format"),
+    ([], "--level"),
+])  # fmt: skip
+def test_bad_input_ends_with_2_and_writes_nothing(
+    arguments: list[str], said: str, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = cash(store, capsys, *arguments, "-o", str(tmp_path / "forms"))
+    assert (status, out) == (2, "")
+    assert said in " ".join(err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_ends_with_2(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("years of work")
+    before = torch.get_num_threads()
+    status, out, err = cash(store, capsys, "--level", "1", "-o", str(tmp_path / "file"), "--threads", "2")
+    assert (status, out) == (2, "")
+    assert "expected a folder to write to" in err and torch.get_num_threads() == before
+    assert (tmp_path / "file").read_text() == "years of work"
+
+
+def test_a_training_that_is_not_finished_is_refused_with_the_command_that_does_it(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for level, where in ((1, tmp_path / "new"), (2, store)):
+        status, out, err = cash(
+            where, capsys, "--set", "levels=2", "--level", str(level), "-o", str(tmp_path / "forms")
+        )
+        assert (status, out) == (2, "")
+        assert "tombola run digits" in " ".join(err.split())
+    assert list(tmp_path.iterdir()) == []

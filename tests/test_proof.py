@@ -1,0 +1,342 @@
+"""What a ticket's forms are worth: differences, accuracy and sizes as they are, each checked by other means."""
+
+import builtins
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from tombola import data, models, weights
+from tombola import mask as masks
+from tombola.cash import proof, timing
+from tombola.cash.compact import compact, masked
+from tombola.cash.export import from_safetensors
+from tombola.cash.proof import CHUNK, Form, prove, sentences, write
+from tombola.cash.sparse import SparseChain, SparseConv2d, prepared_bytes, sparse
+from tombola.engine import kernels
+from tombola.errors import BadInput
+from tombola.mask import Mask
+
+SECONDS = {"sparse": 1e-4, "sparse int8": 1e-4}  # whatever the machine: 2e-4 for all else
+needs_kernels = pytest.mark.skipif(not kernels.sets(), reason="no compiled kernels here")
+Timed = list[tuple[list[str], list[int]]]
+
+
+def fake_seconds(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:
+    return {name: SECONDS.get(name, 2e-4) for name in calls}
+
+
+def examples() -> tuple[Tensor, Tensor]:
+    """More than two chunks of `digits`, the last of them uneven."""
+    digits = data.load("digits", None)
+    images, labels = digits.inputs(digits.images), digits.labels
+    return images[: 2 * CHUNK + 101], labels[: 2 * CHUNK + 101]
+
+
+def trained(name: str, density: float = 0.2) -> tuple[nn.Module, Mask]:
+    """A network that a hundred steps taught something, pruned by magnitude and taught again."""
+    model, (images, labels) = models.build(name, (1, 8, 8), 10, "kaiming-normal", init_seed=0), examples()
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+    alive = masks.full(model)
+    for step in range(120):
+        if step == 60:
+            parameters = dict(model.named_parameters())
+            kept = {name: parameters[name].detach().abs() for name in alive}
+            alive = Mask({name: value > value.quantile(1 - density) for name, value in kept.items()})
+        weights.put(model, masks.apply(weights.of(model), alive))
+        batch = torch.arange(50) + 50 * (step % 10)
+        optimiser.zero_grad()
+        F.cross_entropy(model(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return model.train(), alive
+
+
+@pytest.fixture(scope="module")
+def lenet() -> tuple[nn.Module, Mask]:
+    return trained("lenet-30-20")
+
+
+@pytest.fixture(scope="module")
+def conv() -> tuple[nn.Module, Mask]:
+    return trained("conv-2-w4")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is timed."""
+    monkeypatch.setattr(timing, "seconds", fake_seconds)
+
+
+@pytest.fixture
+def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "onnxruntime":
+            raise ImportError(name=name)
+        return plain(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+
+
+@pytest.fixture(scope="module")
+def forms(conv: tuple[nn.Module, Mask]) -> Iterator[dict[str, Form]]:
+    """All forms of a small convolutional ticket, by name."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "seconds", fake_seconds)
+        yield {form.name: form for form in prove(*conv, *examples())}
+
+
+def by_name(found: Sequence[Form]) -> dict[str, Form]:
+    return {form.name: form for form in found}
+
+
+def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.inference_mode():
+        found: Tensor = model(inputs)
+    return found
+
+
+# ---------------------------------------------------------------- which forms
+
+
+@needs_kernels
+def test_the_masked_model_comes_first_in_every_layout_and_runtime(forms: dict[str, Form]) -> None:
+    baselines = ["dense", "dense, channels last", "dense, ONNX Runtime"]
+    assert list(forms) == [*baselines, "compact", "compact, ONNX Runtime", "sparse", "compact int8", "sparse int8"]
+    assert [name for name, form in forms.items() if form.baseline] == baselines
+    assert [name for name, form in forms.items() if form.model is None] == [
+        "dense, ONNX Runtime",
+        "compact, ONNX Runtime",
+    ]
+    for name in ("sparse", "sparse int8"):
+        model = forms[name].model
+        assert model and any(isinstance(module, SparseConv2d | SparseChain) for module in model.modules())
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_a_form_that_cannot_be_made_here_is_left_out(
+    lenet: tuple[nn.Module, Mask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels.sets():
+        assert list(by_name(prove(*lenet, *examples()))) == [
+            "dense", "compact", "sparse", "compact int8", "sparse int8"
+        ]  # fmt: skip
+    monkeypatch.setattr(kernels, "sets", lambda: ())
+    assert list(by_name(prove(*lenet, *examples()))) == ["dense", "compact", "compact int8"]
+
+
+# ---------------------------------------------------------------- what is proved
+
+
+def test_differences_and_accuracies_are_those_of_the_models_handed_out(
+    forms: dict[str, Form], conv: tuple[nn.Module, Mask]
+) -> None:
+    images, labels = examples()
+    wanted = outputs(masked(*conv), images)
+    correct = int((wanted.argmax(dim=1) == labels).sum())
+    assert 0.5 < correct / len(labels) < 1  # it has learned something, and not all
+    assert forms["dense"].accuracy == float(Fraction(correct, len(labels)))  # E4 E5
+    for name, form in forms.items():
+        if form.model is None:
+            continue
+        found = outputs(form.model, images)
+        assert form.difference == pytest.approx(float((found - wanted).abs().max()), abs=1e-5)
+        assert form.accuracy == float(Fraction(int((found.argmax(dim=1) == labels).sum()), len(labels)))
+        assert form.difference < 1e-4 or "int8" in name
+    assert all(0 < forms[name].difference < 1 for name in ("compact int8", "sparse int8"))
+    assert all(form.difference < 1e-4 for name, form in forms.items() if "ONNX" in name)
+
+
+class Wrong(nn.Module):
+    """Gives something else for one input."""
+
+    def __init__(self, model: nn.Module, one: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("one", one)
+
+    def forward(self, values: Tensor) -> Tensor:
+        hit = (values == self.get_buffer("one")).flatten(1).all(dim=1, keepdim=True)
+        right: Tensor = self.model(values)
+        return right + 100 * hit * F.one_hot(right.argmin(dim=1), 10)
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+@pytest.mark.parametrize("place", [0, CHUNK, 2 * CHUNK + 100])
+def test_a_form_that_is_wrong_on_one_input_is_found_out(
+    place: int, lenet: tuple[nn.Module, Mask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = examples()
+    right = by_name(prove(*lenet, images, labels))
+    monkeypatch.setattr(proof, "compact", lambda *given: Wrong(compact(*given), images[place]))
+    found = by_name(prove(*lenet, images, labels))
+    alike = int((images == images[place]).flatten(1).all(dim=1).sum())
+    for name in ("compact", "compact int8"):
+        assert found[name].difference == pytest.approx(100, abs=5)
+        before, after = right[name].accuracy, found[name].accuracy
+        assert before is not None and after is not None
+        assert abs(before - after) <= (alike + 1e-9) / len(images)
+    others = ["dense", *(["sparse"] if kernels.sets() else [])]
+    assert all(found[name].difference == right[name].difference < 1e-4 for name in others)
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_without_labels_there_is_no_accuracy_and_the_model_stays_as_it_was(lenet: tuple[nn.Module, Mask]) -> None:
+    model, mask = lenet
+    before, images = weights.of(model), examples()[0]
+    assert [form.accuracy for form in prove(model, mask, images)] == [None] * (5 if kernels.sets() else 3)
+    assert model.training and weights.equal(weights.of(model), before)
+
+
+@pytest.mark.usefixtures("quick")
+def test_fewer_inputs_than_the_largest_batch_are_refused(lenet: tuple[nn.Module, Mask]) -> None:
+    with pytest.raises(BadInput, match="inputs: expected at least 64, the largest batch that is timed, found 63"):
+        prove(*lenet, examples()[0][:63])
+    with pytest.raises(BadInput, match="expected at least 9, "):
+        prove(*lenet, examples()[0][:8], batches=(9, 1))
+
+
+@pytest.mark.usefixtures("without_onnx")
+def test_calls_are_timed_at_the_asked_batches_all_in_one_run(
+    conv: tuple[nn.Module, Mask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: Timed = []
+
+    def seconds(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:
+        timed.append((list(calls), [len(call()) for call in calls.values()]))
+        return {name: len(timed) + place / 10 for place, name in enumerate(calls)}
+
+    monkeypatch.setattr(timing, "seconds", seconds)
+    found = prove(*conv, examples()[0][:9], batches=(2, 9))
+    for_layers, (first, second) = timed[:-2], timed[-2:]
+    names = [form.name for form in found]
+    assert first == (names, [2] * len(names)) and second == (names, [9] * len(names))
+    assert all(set(sizes) == {9} for _, sizes in for_layers), "layers are chosen at the largest"
+    for place, form in enumerate(found):
+        assert form.latency_s == {2: len(timed) - 1 + place / 10, 9: len(timed) + place / 10}
+
+
+# ---------------------------------------------------------------- how large
+
+
+def conv_by_hand(model: nn.Module) -> int:
+    """Multiply-adds of conv-2 on 8 x 8: two convolutions there, linear layers after the pooling."""
+    return sum(
+        value.numel() * (64 if value.dim() == 4 else 1)
+        for name, value in model.named_parameters()
+        if name.endswith("weight")
+    )
+
+
+def test_multiply_adds_are_those_of_the_formula(forms: dict[str, Form], conv: tuple[nn.Module, Mask]) -> None:
+    model, mask = conv
+    everything = conv_by_hand(model)
+    living = sum(int(each.sum()) * (64 if each.dim() == 4 else 1) for each in mask.values())
+    for name, form in forms.items():
+        if form.baseline:
+            assert form.multiply_adds == everything
+        if name == "sparse":
+            assert form.multiply_adds == living
+    small = forms["compact"].model
+    assert small and forms["compact"].multiply_adds == conv_by_hand(small) == forms["compact int8"].multiply_adds
+    assert forms["compact, ONNX Runtime"].multiply_adds == forms["compact"].multiply_adds
+    if "sparse int8" in forms:  # what is rounded to 0 is gone too
+        assert 0.8 * living < forms["sparse int8"].multiply_adds <= living
+
+
+def test_memory_is_that_of_the_weights_as_they_are_held(forms: dict[str, Form], conv: tuple[nn.Module, Mask]) -> None:
+    parameters = sum(value.numel() for value in conv[0].parameters())
+    assert {form.memory_bytes for form in forms.values() if form.baseline} == {4 * parameters}
+    small, rounded = forms["compact"].model, forms["compact int8"].model
+    assert small and rounded
+    held = sum(value.numel() * value.element_size() for value in small.state_dict().values())
+    assert forms["compact"].memory_bytes == held < 4 * parameters
+    eight = {name: value for name, value in rounded.state_dict().items() if value.dtype == torch.int8}
+    outputs_of_all = sum(len(value) for value in eight.values())  # each has a scale and a bias, of four bytes
+    beside = held - 4 * sum(value.numel() for value in eight.values()) - 4 * outputs_of_all
+    assert forms["compact int8"].memory_bytes == sum(map(torch.numel, eight.values())) + 8 * outputs_of_all + beside
+    if "sparse" in forms:
+        model = forms["sparse"].model
+        assert model and prepared_bytes(model) > 0
+        state = sum(value.nbytes for value in model.state_dict().values())
+        assert forms["sparse"].memory_bytes >= state + 4 * sum(map(int, (each.sum() for each in conv[1].values())))
+
+
+def test_files_are_as_large_as_they_were_said_to_be_and_give_the_same_outputs(
+    forms: dict[str, Form], conv: tuple[nn.Module, Mask], tmp_path: Path
+) -> None:
+    images, _ = examples()
+    written = write(list(forms.values()), images[:2], tmp_path / "new" / "folder")
+    assert sorted(written) == sorted((tmp_path / "new" / "folder").iterdir())
+    sparse_ones = ["sparse.safetensors", "sparse-int8.safetensors"] if kernels.sets() else []
+    assert {path.name for path in written} == {
+        "compact.safetensors", "compact.onnx", "compact.pt2", "compact-int8.safetensors", *sparse_ones
+    }  # fmt: skip
+    sizes = {path.stem: path.stat().st_size for path in written if path.suffix == ".safetensors"}
+    assert sizes == {
+        name.replace(" ", "-"): forms[name].disk_bytes for name in forms if name.replace(" ", "-") in sizes
+    }
+    plain = len(save(weights.of(conv[0])))
+    assert {form.disk_bytes for form in forms.values() if form.baseline} == {plain}
+    assert forms["compact int8"].disk_bytes < forms["compact"].disk_bytes < plain / 2
+    if kernels.sets():
+        assert forms["sparse int8"].disk_bytes < forms["sparse"].disk_bytes < plain / 2
+
+    fresh = models.build("conv-2-w4", (1, 8, 8), 10, "kaiming-normal", init_seed=9)
+    for path in written:
+        if path.suffix != ".safetensors":
+            continue
+        again, form = from_safetensors(fresh, path), forms[path.stem.replace("-int8", " int8")]
+        assert form.model
+        if path.stem.startswith("sparse"):
+            again = sparse(again, images[:2], everywhere=True)
+        torch.testing.assert_close(outputs(again, images), outputs(form.model, images), rtol=1e-4, atol=1e-4)
+    exported = torch.export.load(tmp_path / "new" / "folder" / "compact.pt2").module()
+    torch.testing.assert_close(exported(images), outputs(masked(*conv), images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("without_onnx")
+def test_what_cannot_be_written_without_the_extra_is_left_out_and_a_bad_folder_refused(
+    forms: dict[str, Form], tmp_path: Path
+) -> None:
+    one = [forms["dense"], forms["compact"]]
+    written = write(one, examples()[0][:2], tmp_path)
+    assert [path.name for path in written] == ["compact.safetensors", "compact.pt2"]
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="file: expected a folder to write to, found File exists"):
+        write(one, examples()[0][:2], tmp_path / "file")
+
+
+# ---------------------------------------------------------------- in words
+
+
+def form(name: str, disk_bytes: int, **latency_ms: float) -> Form:
+    seconds = {int(batch[1:]): 1e-3 * taken for batch, taken in latency_ms.items()}
+    return Form(name, None, None, 0.0, None, disk_bytes, disk_bytes, 1, seconds)
+
+
+def test_sentences_compare_with_the_fastest_baseline_of_each_batch_and_say_so_where_nothing_is_won() -> None:
+    dense, last = form("dense", 1000, b1=1.0, b64=9.0), form("dense, channels last", 1000, b1=2.0, b64=6.0)
+    assert sentences([dense, last]) == []
+    both = form("both", 100, b1=0.25, b64=2.0)
+    assert sentences([dense, last, both]) == [
+        "both: 10.0 times smaller; 4.0 times faster at batch 1 (0.250 ms; dense: 1.000 ms), "
+        "3.0 times faster at batch 64 (2.000 ms; dense, channels last: 6.000 ms)."
+    ]
+    neither = form("neither", 1000, b1=0.96, b64=7.0)
+    (said,) = sentences([dense, last, neither])
+    assert said.startswith("neither: no smaller; no faster here at batch 1 (0.960 ms;")
+    assert "no faster here at batch 64 (7.000 ms; dense, channels last: 6.000 ms)." in said
+    one_of_two = replace(neither, latency_s={1: 1e-3, 64: 1e-3})
+    assert "no faster here at batch 1 " in sentences([dense, last, one_of_two])[0]
+    assert "6.0 times faster at batch 64 " in sentences([dense, last, one_of_two])[0]

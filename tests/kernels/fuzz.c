@@ -926,27 +926,36 @@ static side side_of(long stride, long most) {
 static void check_slide(void) {
     long stride = between(1, 3), in = between(1, 4), out = chance(0.2) ? between(10, 20) : between(1, 9);
     side down = side_of(stride, 14), across = side_of(stride, chance(0.5) ? 40 : 9);
+    long sums = stride == 1 && chance(0.6); /* are moved, and not inputs */
+    if (sums) across.window = 3, across.padding = across.dilation = 1, across.out = across.size;
     long area = down.window * across.window, columns = in * area, abreast = between(1, 8), band = between(1, down.out);
     if (chance(0.2)) { /* whole vectors in a row: then there is no tile */
         long more = (across.out + MOST - 1) / MOST * MOST - across.out;
         across.out += more, across.size += more * stride, abreast = 1;
     }
-    long pitch = (abreast * across.out + MOST - 1) / MOST * MOST, map_size = down.out * across.out, n_moved = 0;
+    long apart = across.out + (sums && abreast > 1), pitch = (abreast * apart + MOST - 1) / MOST * MOST;
+    while (sums && (pitch / MOST & (pitch / MOST - 1))) pitch += MOST;
+    if (sums && pitch > 8 * width) sums = 0, apart = across.out, pitch = (abreast * apart + MOST - 1) / MOST * MOST;
+    long map_size = down.out * across.out, n_moved = 0, shifts = sums ? 1 : across.window, groups = sums ? 3 : 1;
     long rows = band + (down.window - 1) * down.dilation / stride;
     float *w = thinned(out, columns), *bias = random_floats(out);
-    long *counts = exact(sizeof *counts * (size_t)out), *place = exact(sizeof *place * (size_t)(in * across.window));
-    int32_t *order = by_length(w, out, columns, counts), *begin = array(sizeof *begin * (size_t)(out + 1));
+    long *counts = exact(sizeof *counts * (size_t)out), *place = exact(sizeof *place * (size_t)(in * shifts));
+    int32_t *order = by_length(w, out, columns, counts), *begin = array(sizeof *begin * (size_t)(out * groups + 1));
+    int32_t *keep = array(sizeof *keep * (size_t)(shifts * pitch));
     for (long k = 0; k < out * columns; k++)
-        if (w[k] != 0) place[k % columns / area * across.window + k % across.window] = 1;
-    moved *all = exact(sizeof *all * (size_t)(in * across.window)), *moves;
-    for (long key = 0; key < in * across.window; key++) {
+        if (w[k] != 0) place[k % columns / area * shifts + k % across.window % shifts] = 1;
+    moved *all = exact(sizeof *all * (size_t)(in * shifts)), *moves;
+    for (long key = 0; key < in * shifts; key++) {
         if (!place[key]) continue;
-        long move = key % across.window * across.dilation - across.padding, right = across.size - 1 - move;
+        long move = sums ? 0 : key % shifts * across.dilation - across.padding, right = across.size - 1 - move;
         long first = move < 0 ? (-move + stride - 1) / stride : 0, last = right < 0 ? 0 : right / stride + 1;
         if (first > across.out) first = across.out;
         if (last > across.out) last = across.out;
         if (last < first) last = first;
-        all[n_moved] = (moved){(int32_t)(key / across.window), (int32_t)move, (int32_t)first, (int32_t)last};
+        int whole = abreast == 1 && stride == 1 && -move <= across.size && move + pitch <= 2 * across.size;
+        for (long at = first; at < last; at++) keep[key % shifts * pitch + at] = -1;
+        all[n_moved] = (moved){(int32_t)(key / shifts), (int32_t)move, (int32_t)first, (int32_t)last,
+                               whole ? (int32_t)(key % shifts * pitch) : -1, 0};
         place[key] = n_moved++;
     }
     moves = memcpy(exact(sizeof *moves * (size_t)n_moved), all, sizeof *moves * (size_t)n_moved);
@@ -955,30 +964,32 @@ static void check_slide(void) {
     int32_t *offset = array(sizeof *offset * (size_t)count);
     float *values = array(sizeof *values * (size_t)count), *biases = array(sizeof *biases * (size_t)out);
     for (long o = 0, k = 0; o < out; o++) {
-        for (long q = 0; q < columns; q++) {
-            float value = w[order[o] * columns + q];
-            long low = q % area / across.window * down.dilation;
-            if (value == 0) continue;
-            long at = place[q / area * across.window + q % across.window] * pitch;
-            offset[k] = (int32_t)(at + (low % stride * rows + low / stride) * line), values[k++] = value;
+        for (long group = 0; group < groups; group++) {
+            for (long q = 0; q < columns; q++) {
+                float value = w[order[o] * columns + q];
+                long low = q % area / across.window * down.dilation;
+                if (value == 0 || (sums && q % 3 != (group == 0 ? 1 : group == 1 ? 0 : 2))) continue;
+                long at = place[q / area * shifts + q % across.window % shifts] * pitch;
+                offset[k] = (int32_t)(at + (low % stride * rows + low / stride) * line), values[k++] = value;
+            }
+            begin[o * groups + group + 1] = (int32_t)k;
         }
-        begin[o + 1] = (int32_t)k, biases[o] = bias[order[o]];
+        biases[o] = bias[order[o]];
     }
     convolution c = {.in = (int32_t)in, .height = (int32_t)down.size, .width = (int32_t)across.size, .out = (int32_t)out,
                      .out_height = (int32_t)down.out, .out_width = (int32_t)across.out, .stride = (int32_t)stride,
                      .padding = (int32_t)down.padding, .relu = chance(0.5), .n_moved = (int32_t)n_moved,
-                     .abreast = (int32_t)abreast, .pitch = (int32_t)pitch, .band = (int32_t)band, .rows = (int32_t)rows,
-                     .line = line, .room = rows * stride * line, .moved = moves, .order = order, .begin = begin,
-                     .offset = offset, .w = values, .bias = biases};
-    long tile = 8 * MOST * out, most_images = (long)fmax(1, fmin(17, 3e5 / (double)(map_size * out * columns)));
-    float *room = zeros(c.room + tile);
-    memset(room + c.room, 0xff, sizeof *room * (size_t)tile);
+                     .abreast = (int32_t)abreast, .apart = (int32_t)apart, .pitch = (int32_t)pitch, .groups = (int32_t)groups,
+                     .band = (int32_t)band, .rows = (int32_t)rows, .line = line, .moved = moves, .keep = keep, .order = order,
+                     .begin = begin, .offset = offset, .w = values, .bias = biases};
+    long most_images = (long)fmax(1, fmin(17, 3e5 / (double)(map_size * out * columns)));
+    float *room = zeros(rows * stride * line);
     for (int again = 0; again < 2; again++) { /* other images, in the room as it then is */
         long images = chance(0.05) ? 0 : between(1, most_images), size = in * down.size * across.size;
         snprintf(told, sizeof told, "convolution %ld -> %ld, %ld weights, %ld images of %ld x %ld, %ld abreast, bands of %ld; "
-                 "window %ld x %ld, stride %ld, padding %ld and %ld, dilation %ld and %ld", in, out, count, images, down.size,
+                 "window %ld x %ld, stride %ld, padding %ld and %ld, dilation %ld and %ld, sums %ld", in, out, count, images, down.size,
                  across.size, abreast, band, down.window, across.window, stride, down.padding, across.padding, down.dilation,
-                 across.dilation);
+                 across.dilation, sums);
         float *x = random_floats(images * size), *y = unwritten(images * out * map_size);
         double *wanted = exact(sizeof *wanted * (size_t)(images * out * map_size)), *to = wanted;
         for (long image = 0; image < images; image++)

@@ -177,7 +177,7 @@ static INLINE void NAME(lay_zeros)(long rows, REAL *line, long pitch, long far) 
 /* The rows of `images` that outputs from row `first` on need. What is left and right of an image is 0 from the beginning. */
 static void NAME(lay_out)(const convolution *c, const REAL *x, long images, long first, REAL *room) {
     const long width = c->width, height = c->height, pitch = c->pitch, line = c->line;
-    const long above = first * c->stride - c->padding, below = above + c->rows;
+    const long above = first * c->stride - c->padding;
     for (const moved *m = c->moved, *end = m + c->n_moved; m < end; m++, room += pitch) {
         if (m->keep < 0) {
             REAL *to = room;
@@ -185,17 +185,18 @@ static void NAME(lay_out)(const convolution *c, const REAL *x, long images, long
                 for (long i = 0; i < c->rows; i++, to += line) NAME(lay_row)(c, m, x, images, above + phase + i * c->stride, to);
             continue;
         }
-        /* Of the first and the last row of all there is none beside. */
-        long begin = m->channel == 0 && m->move < 0, stop = height - (m->channel == c->in - 1 && m->move + pitch > width);
-        long top = above < 0 ? 0 : above, bottom = below < height ? below : height;
-        if (top < begin) NAME(lay_row)(c, m, x, 1, 0, room - above * line);
-        if (bottom > stop) NAME(lay_row)(c, m, x, 1, height - 1, room + (height - 1 - above) * line);
-        if (begin < top) begin = top;
-        if (stop > bottom) stop = bottom;
-        NAME(lay_zeros)(-above, room, pitch, line);
-        NAME(lay_rows)(x + ((long)m->channel * height + begin) * width + m->move, width, stop - begin,
-                       (const IVEC *)(c->keep + m->keep), room + (begin - above) * line, pitch, line);
-        NAME(lay_zeros)(below - height, room + (height - above) * line, pitch, line);
+        /* Lines of zeros, then of the image from `top` to `bottom`, then of zeros again. */
+        long top = above > 0 ? 0 : -above < c->rows ? -above : c->rows;
+        long bottom = height - above < top ? top : height - above < c->rows ? height - above : c->rows;
+        NAME(lay_zeros)(top, room, pitch, line);
+        NAME(lay_zeros)(c->rows - bottom, room + bottom * line, pitch, line);
+        /* Beside the first and the last row of all there is nothing that could be read. */
+        if (top < bottom && above + top == 0 && m->channel == 0 && m->move < 0)
+            NAME(lay_row)(c, m, x, 1, 0, room + top++ * line);
+        if (top < bottom && above + bottom == height && m->channel == c->in - 1 && m->move + pitch > width)
+            NAME(lay_row)(c, m, x, 1, height - 1, room + --bottom * line);
+        NAME(lay_rows)(x + ((long)m->channel * height + above + top) * width + m->move, width, bottom - top,
+                       (const IVEC *)(c->keep + m->keep), room + top * line, pitch, line);
     }
 }
 

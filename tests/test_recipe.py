@@ -165,7 +165,11 @@ def test_a_recipe_never_changes() -> None:
         ({"length": "100"}, "length", "a whole number with a unit, like '500it'"),
         ({"length": 100}, "length", "a whole number with a unit, like '500it'"),
         ({"warmup": 10}, "warmup", "a whole number with a unit, like '500it'"),
-        ({"init": "glorot"}, "init", "'glorot-normal', 'xavier-uniform', 'kaiming-normal', 'kaiming-uniform' or 'normal-0.02'"),
+        (
+            {"init": "glorot"},
+            "init",
+            "'glorot-normal', 'xavier-uniform', 'kaiming-normal', 'kaiming-uniform' or 'normal-0.02'",
+        ),
         ({"optimiser": {}}, "optimiser", "Extra inputs are not permitted"),
         ({"optimizer": {"name": "sgd"}}, "optimizer.sgd.lr", "Field required"),
         ({"optimizer": {"name": "sgd", "lr": 0}}, "optimizer.sgd.lr", "greater than 0"),

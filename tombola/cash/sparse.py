@@ -28,6 +28,7 @@ from tombola.errors import BadInput
 
 LANES = 16  # of the widest vectors: rows of maps are padded to it
 ABREAST = 8  # small images side by side, at most
+MOST_SIZES = 8  # of maps, that a convolution is prepared for at once
 MOST_VECTORS = 8  # of one row, in a block of outputs
 ROOM = 2**17  # numbers that a convolution lays out at once where it can: half a megabyte, in a core's own cache
 ROWS = 8  # of outputs, at least, for as many lines are laid out again at the border of each such band
@@ -160,6 +161,9 @@ class SparseConv2d(nn.Module):
         images, _, height, width = maps.shape
         key = height, width
         if key not in kept:
+            if len(kept) == MOST_SIZES:
+                self._ready.forget()
+                kept, room = self._ready()
             kept[key] = self._prepare(height, width, images=1), self._prepare(height, width, images=ABREAST)
         alone, abreast = kept[key]
         slide, convolution, size, _ = abreast if images >= abreast[1].abreast else alone

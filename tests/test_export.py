@@ -4,6 +4,7 @@ import builtins
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 
 from tombola import mask as masks
 from tombola import models, weights
+from tombola.cash import timing
 from tombola.cash.compact import compact
 from tombola.cash.export import from_safetensors, stored, to_onnx, to_safetensors, to_torch_export
 from tombola.cash.quantise import QuantisedLinear, quantise
+from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
 
@@ -128,12 +131,22 @@ def test_without_the_extra_onnx_says_what_to_install(tmp_path: Path, monkeypatch
         to_onnx(nn.Linear(2, 2), torch.zeros(1, 2), tmp_path / "model.onnx")
 
 
+@pytest.mark.skipif(not kernels.sets(), reason="no compiled kernels here")
 def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(timing, "seconds", partial(timing.seconds, rounds=1, round_s=0.001))
     page = Path(__file__).parents[1] / "docs" / "cashing-in.md"
-    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
-    exec(example, names)
+    own, read_back, one_form = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    exec(own, names)
+    accuracy = {form.name: form.accuracy for form in names["forms"]}
+    assert accuracy["dense"] > 0.9 and accuracy["compact"] == accuracy["sparse"] == accuracy["dense"]
+    with torch.inference_mode():
+        wanted = names["model"](names["images"])  # which has nothing of what is pruned: the search saw to it
+        exec(read_back, names)
+        for form in ("small", "again", "fast"):
+            torch.testing.assert_close(names[form](names["images"]), wanted, rtol=1e-4, atol=1e-4)
+    exec(one_form, names)
     assert names["difference"] < 1e-6
     assert names["small"].fc1.out_features == 150 and type(names["again"].fc1) is QuantisedLinear
 

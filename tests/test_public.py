@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 import tombola
+from tombola import cash
 from tombola.errors import SpecError
 from tombola.lab import presets, spec
 
@@ -21,6 +23,15 @@ def test_every_public_name_can_be_imported_and_no_other_is_promised() -> None:
         assert name in dir(tombola)
     with pytest.raises(AttributeError, match="no attribute 'Tickets'"):
         _ = tombola.Tickets
+
+
+def test_every_public_name_of_cash_can_be_imported_whatever_module_was_imported_before() -> None:
+    for name in cash.__all__:
+        value = getattr(cash, name)
+        assert value.__module__.startswith("tombola.cash.") and name in dir(cash)
+        assert getattr(cash, value.__module__.rpartition(".")[2]) is sys.modules[value.__module__], "no name is taken"
+    with pytest.raises(AttributeError, match="no attribute 'compacting'"):
+        _ = cash.compacting
 
 
 def test_links_in_the_readme_and_the_docs_lead_somewhere() -> None:
@@ -61,7 +72,7 @@ def test_the_readme_names_every_command_and_preset_that_it_shows() -> None:
     readme = (ROOT / "README.md").read_text()
     for used in re.findall(r"tombola run ([a-z0-9-]+)", readme):
         assert used in presets.names()
-    for command in ("run", "plan", "table", "verdict", "study", "report", "ticket", "show", "presets"):
+    for command in ("run", "plan", "table", "verdict", "study", "report", "ticket", "show", "cash", "presets"):
         assert f"`tombola {command}" in readme
 
 

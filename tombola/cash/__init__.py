@@ -1,1 +1,67 @@
-"""What becomes of a trained ticket: a smaller, faster model, with proof that it computes the same."""
+"""What becomes of a trained ticket: a smaller, faster model, with proof that it computes the same.
+
+The public names are those of `__all__`, and the modules they come from. What has a module's own name there is a
+participle here, `cash.compacted` for `cash.compact.compact`: a package cannot have both under one name. They are
+imported when they are first used, as `tombola`'s are.
+
+>>> from torch import nn
+>>> from tombola import cash
+>>> cash.quantised(nn.Linear(3, 2))
+QuantisedLinear(in_features=3, out_features=2, bias=True)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tombola.cash.compact import compact as compacted
+    from tombola.cash.export import from_safetensors, to_onnx, to_safetensors, to_torch_export
+    from tombola.cash.proof import Form, prove, sentences, write
+    from tombola.cash.quantise import quantise as quantised
+    from tombola.cash.size import Size, compare, sizes
+    from tombola.cash.sparse import sparse as sparsified
+
+__all__ = [
+    "prove",
+    "Form",
+    "sentences",
+    "write",
+    "compacted",
+    "sparsified",
+    "quantised",
+    "to_onnx",
+    "to_torch_export",
+    "to_safetensors",
+    "from_safetensors",
+    "Size",
+    "sizes",
+    "compare",
+]
+
+_HOMES = {
+    "prove": "proof",
+    "Form": "proof",
+    "sentences": "proof",
+    "write": "proof",
+    "compacted": "compact.compact",
+    "sparsified": "sparse.sparse",
+    "quantised": "quantise.quantise",
+    "to_onnx": "export",
+    "to_torch_export": "export",
+    "to_safetensors": "export",
+    "from_safetensors": "export",
+    "Size": "size",
+    "sizes": "size",
+    "compare": "size",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tombola.cash' has no attribute {name!r}")
+    home, _, there = _HOMES[name].partition(".")
+    return getattr(import_module(f"tombola.cash.{home}"), there or name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

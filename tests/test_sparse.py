@@ -579,10 +579,93 @@ def test_without_kernels_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
         sparse(linear(), randn(1, 6))
 
 
-def test_a_model_that_cannot_be_followed_is_refused() -> None:
-    undecided = Calls(lambda m, x: m.one(x) if x.sum() > 0 else x, one=linear())
-    with pytest.raises(BadInput, match=r"Calls: expected a model whose calls do not depend on .*, found TraceError"):
-        sparse(undecided, randn(1, 6))
+# ---------------------------------------------------------------- models without a graph
+
+
+def undecided(model: nn.Module) -> nn.Module:
+    """The same model, which torch.fx cannot follow."""
+    return Calls(lambda m, x: m.model(x) if x.isfinite().all() else x, model=model)
+
+
+def found_in(model: nn.Module, values: Tensor | tuple[Tensor, ...]) -> dict[str, str]:
+    """Its layers by name after those that can be are sparse; the outputs stay, and the model itself."""
+    inputs = values if isinstance(values, tuple) else (values,)
+    model.eval()
+    text = str(model)
+    found = sparse(model, values, everywhere=True)
+    assert str(model) == text and type(found) is type(model) and not found.training
+    with torch.no_grad():
+        torch.testing.assert_close(found(*inputs), model(*inputs), rtol=1e-4, atol=1e-4)
+    kinds = (nn.Linear, nn.Conv2d, SparseChain, SparseConv2d)
+    return {name: type(module).__name__ for name, module in found.named_modules() if isinstance(module, kinds)}
+
+
+def test_a_model_that_cannot_be_followed_has_its_layers_replaced_one_by_one() -> None:
+    model = ticket("conv-2-w8", (3, 12, 12))
+    assert set(found_in(undecided(model), randn(3, 3, 12, 12)).values()) == {"SparseConv2d", "SparseChain"}
+    assert set(found_in(undecided(quantise(model)), randn(3, 3, 12, 12)).values()) == {"SparseConv2d", "SparseChain"}
+    lists = nn.ModuleList([nn.Sequential(linear()), nn.ModuleDict({"one": linear()})])
+    branching = Calls(lambda m, x: m.layers[1]["one"](m.layers[0](x)) if x.sum() > -99 else x, layers=lists)
+    assert set(found_in(branching, randn(4, 6)).values()) == {"SparseChain"}
+
+
+def test_what_is_more_than_called_stays_dense_in_a_model_without_a_graph() -> None:
+    parts = {name: linear() for name in ("read", "named", "tied", "other", "hooked", "idle", "called")}
+    parts["other"].weight = parts["tied"].weight
+    parts["hooked"].register_forward_hook(lambda module, given, output: 2 * output)
+
+    def function(m: Any, x: Tensor) -> Tensor:
+        x = m.called(m.hooked(m.other(m.tied(m.named(input=m.precise(x.double()).float())))))
+        return m.read(x.to(m.read.weight.dtype)) if x.isfinite().all() else m.idle(x)
+
+    model = Calls(function, **parts, precise=linear().double())
+    replaced = [name for name, kind in found_in(model, randn(4, 6)).items() if "Sparse" in kind]
+    assert replaced == ["called"]
+    encoder = nn.TransformerEncoderLayer(6, 2, 12, batch_first=True)
+    assert set(found_in(undecided(nn.Sequential(encoder)), randn(2, 3, 6)).values()).isdisjoint({"SparseChain"})
+
+
+def test_without_a_graph_too_a_layer_stays_dense_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    wider = thinned(nn.Linear(6, 7), 0.5)  # 5 x 6 is called last; the largest that it gets is timed
+    model = undecided(Calls(lambda m, x: m.two(m.one(x))[:1] + m.two(x[:5])[:1], one=linear(), two=wider)).eval()
+    timed = []
+
+    def measured(calls: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
+        outputs = [call() for call in calls.values()]
+        timed.append(outputs[0].shape)
+        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-4)
+        return {"sparse": 1.0, "dense": 2.0 if outputs[0].shape[1] == 7 else 0.5}
+
+    monkeypatch.setattr(timing, "seconds", measured)
+    found = sparse(model, randn(9, 6))
+    assert isinstance(found.get_submodule("model.one"), nn.Linear)
+    assert isinstance(found.get_submodule("model.two"), SparseChain)
+    assert timed == [(9, 6), (9, 7)]
+
+
+def test_a_bert_of_transformers_keeps_its_class_and_what_it_gives() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    model = transformers.BertForMaskedLM(config).eval()  # its decoder is its embedding
+    for name in masks.prunable(model):
+        weight = model.get_parameter(name)
+        weight.data *= torch.rand(weight.shape, generator=generator()) < 0.2
+    words = torch.randint(1, 20, (4, 8), generator=generator())
+    seen = (torch.rand(4, 8, generator=generator()) < 0.8).long()
+    found = sparse(model, (words, seen), everywhere=True)
+    assert type(found) is type(model) and isinstance(found.get_submodule("cls.predictions.decoder"), nn.Linear)
+    layers = [
+        module
+        for module in found.get_submodule("bert.encoder").modules()
+        if isinstance(module, nn.Linear | SparseChain)
+    ]
+    assert len(layers) == 12 and all(isinstance(layer, SparseChain) for layer in layers)
+    with torch.no_grad():
+        wanted, given = model(words, seen).logits, found(words, attention_mask=seen).logits
+    torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_random_numbers_are_left_alone() -> None:

@@ -6,6 +6,7 @@ often faster, and then stays.
 
 import copy
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import addressof
 from dataclasses import dataclass
@@ -37,16 +38,20 @@ Connected = nn.Linear | QuantisedLinear
 Convolved = nn.Conv2d | QuantisedConv2d
 
 
-def sparse(model: nn.Module, example: Tensor, *, everywhere: bool = False) -> nn.Module:
+def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere: bool = False) -> nn.Module:
     """A copy of `model`, in eval mode, whose layers are sparse where that is faster on inputs like `example`.
 
     What is 0 in a weight is left out: hand in a trained ticket, whole or compacted, its weights m ⊙ theta. Batch
     normalisations are folded into the layers before them, ReLUs become part of these, and fully connected layers with
     nothing but ReLUs between them one call. Outputs are those of `model` up to rounding: sums have another order.
 
+    Where torch.fx cannot follow the model, as its calls depend on its input's values, layers are replaced one by one:
+    those that `example` reaches, whose weights no other layer shares, and of which nothing is read but what they give.
+
     Args:
         model: linear layers and 2-D convolutions, or their quantised forms; all other modules stay as they are.
-        example: float32, N x ...; layers are timed on what it becomes on its way. Its N is the batch to be fast at.
+        example: what the model is called with, N x ...; layers are timed on what it becomes on its way. Its N is the
+            batch to be fast at.
         everywhere: whether to replace layers also where that is slower.
 
     Raises:
@@ -63,12 +68,16 @@ def sparse(model: nn.Module, example: Tensor, *, everywhere: bool = False) -> nn
             found="none: when Tombola was installed there was no C compiler that could do it",
             todo="Install one and Tombola again; `cash.compact` needs none.",
         )
-    graph = _fused(_traced(copy.deepcopy(model).eval()), example)
+    inputs = example if isinstance(example, tuple) else (example,)
+    traced = _traced(copy.deepcopy(model).eval(), inputs)
+    if traced is None:
+        return _one_by_one(copy.deepcopy(model).eval(), inputs, everywhere)
+    graph = _fused(traced, inputs)
     runs = list(_runs(graph))
-    given = _given(graph, [run.first for run in runs], example)
+    given = _given(graph, [run.first for run in runs], inputs)
     for run in runs:
         new = run.sparse()
-        if everywhere or _faster(new, run, given[run.first]):
+        if everywhere or _faster(new, run.dense, given[run.first]):
             run.replace(graph, new)
     graph.graph.lint()
     graph.delete_all_unused_submodules()
@@ -597,26 +606,24 @@ class _Tracer(fx.Tracer):
         return isinstance(m, QuantisedLinear | QuantisedConv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _traced(model: nn.Module) -> fx.GraphModule:
+def _traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule | None:
+    """The graph of its calls; None where there is no one graph for every input, or what was found cannot be run."""
     if isinstance(model, Connected | Convolved):  # a layer by itself would be looked into
         model = nn.Sequential(model)
     try:
-        return fx.GraphModule(model, _Tracer().trace(model))
-    except Exception as error:  # it runs the model's own code, which may raise anything
-        raise BadInput(
-            where=type(model).__name__,
-            expected="a model whose calls do not depend on its input's values (torch.fx)",
-            found=f"{type(error).__name__}: {error}",
-            todo="Replace its layers yourself by SparseChain and SparseConv2d.",
-        ) from error
+        graph = fx.GraphModule(model, _Tracer().trace(model))
+        _given(graph, [], inputs)
+    except Exception:  # it runs the model's own code, which may raise anything
+        return None
+    return graph
 
 
-def _fused(graph: fx.GraphModule, example: Tensor) -> fx.GraphModule:
+def _fused(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     """Batch normalisations become part of the layers whose only readers they are."""
     modules = dict(graph.named_modules())
     called = [node for node in graph.graph.nodes if node.op == "call_module" and node.args]
     of_units = [node for node in called if isinstance(modules[str(node.target)], nn.BatchNorm1d)]
-    given = _given(graph, of_units, example) if of_units else {}
+    given = _given(graph, of_units, inputs) if of_units else {}
     for node in called:
         before = node.args[0]
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
@@ -727,20 +734,83 @@ class _Inputs(fx.Interpreter):
         return super().run_node(n)
 
 
-def _given(graph: fx.GraphModule, nodes: Sequence[fx.Node], example: Tensor) -> dict[fx.Node, Tensor]:
+def _given(graph: fx.GraphModule, nodes: Sequence[fx.Node], inputs: tuple[Tensor, ...]) -> dict[fx.Node, Tensor]:
     """What each of the nodes is called with."""
-    inputs = _Inputs(graph, nodes)
+    interpreter = _Inputs(graph, nodes)
     with torch.inference_mode():
-        inputs.run(example)
-    return inputs.found
+        interpreter.run(*inputs)
+    return interpreter.found
 
 
-def _faster(new: nn.Module, run: _Run, values: Tensor) -> bool:
+def _faster(new: nn.Module, dense: Callable[[Tensor], Tensor], values: Tensor) -> bool:
     """Whether the sparse form is faster than the dense one in either layout of memory."""
     with torch.inference_mode():
-        calls: dict[str, Callable[[], object]] = {"sparse": lambda: new(values), "dense": lambda: run.dense(values)}
+        calls: dict[str, Callable[[], object]] = {"sparse": lambda: new(values), "dense": lambda: dense(values)}
         if values.dim() == 4:
             last = values.contiguous(memory_format=torch.channels_last)
-            calls["channels last"] = lambda: run.dense(last)
+            calls["channels last"] = lambda: dense(last)
         taken = timing.seconds(calls)
     return min(taken, key=taken.__getitem__) == "sparse"
+
+
+# ---- layers of a model without a graph
+
+
+class _Watched(nn.Module):
+    """Stands in for a layer while the model is called, and notes what it is given and whether it is only called."""
+
+    def __init__(self, layer: Connected | Convolved) -> None:
+        super().__init__()
+        self.__dict__["layer"] = layer  # no child: whoever looks for its weight asks `__getattr__`
+        self.given: list[Tensor] = []
+        self.only_called = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and args[0].dtype is torch.float32:
+            self.given.append(args[0])
+        else:
+            self.only_called = False
+        return self.layer(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        self.only_called = False
+        return getattr(self.__dict__["layer"], name)
+
+
+def _one_by_one(model: nn.Module, inputs: tuple[Tensor, ...], everywhere: bool) -> nn.Module:
+    """`model`, its layers replaced where they stand; nothing is folded or fused."""
+    uses = Counter(id(value) for value in model.state_dict(keep_vars=True).values())
+    watched = {name: _Watched(layer) for name, layer in _layers(model) if _replaceable(layer, uses)}
+    for name, watch in watched.items():
+        model.set_submodule(name, watch)
+    with torch.no_grad():  # not inference mode: a model may keep what it computes
+        model(*inputs)
+    for name, watch in watched.items():
+        layer: Connected | Convolved = watch.layer
+        model.set_submodule(name, layer)
+        if watch.given and watch.only_called:
+            new = SparseConv2d(layer) if isinstance(layer, Convolved) else SparseChain([layer], [False])
+            if everywhere or _faster(new, layer, max(watch.given, key=Tensor.numel)):
+                model.set_submodule(name, new)
+    return model
+
+
+def _layers(module: nn.Module, path: str = "") -> Iterator[tuple[str, Connected | Convolved]]:
+    """Those that its own code can only call: torch's compound modules reach into theirs."""
+    for name, child in module.named_children():
+        if type(child) in (nn.Linear, nn.Conv2d, QuantisedLinear, QuantisedConv2d):
+            yield path + name, cast("Connected | Convolved", child)
+        elif isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict) or not _of_torch(child):
+            yield from _layers(child, f"{path}{name}.")
+
+
+def _of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")
+
+
+def _replaceable(layer: Connected | Convolved, uses: Counter[int]) -> bool:
+    """Whether it is of float32, unhooked, a convolution that the kernels know, and its weight nobody else's."""
+    numbers = layer.scale if isinstance(layer, QuantisedLinear | QuantisedConv2d) else layer.weight
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    known = not isinstance(layer, Convolved) or _convolvable(layer)
+    return numbers.dtype is torch.float32 and not hooked and known and uses[id(layer.weight)] == 1

@@ -26,6 +26,7 @@ from tombola.mask import Mask
 
 BATCHES = (1, 64)
 CHUNK = 250  # inputs whose outputs are computed at once
+IGNORED = nn.CrossEntropyLoss().ignore_index  # a label of which nothing is asked
 NO_FASTER = 1.05  # less than this is no difference
 
 
@@ -70,7 +71,7 @@ def prove(
         model: trained under `mask`, f(x; m ⊙ theta); it is left as it was.
         mask: of the ticket.
         inputs: real ones, N x ..., as many as the proof is to speak for.
-        labels: N; None where no accuracy is asked for.
+        labels: N, or N x T of a running text; None where no accuracy is asked for.
         batches: sizes at which calls are timed, on the first inputs; at the largest it is decided which layers become
             sparse.
 
@@ -99,7 +100,7 @@ def prove(
                 model=one.model,
                 stored=one.stored if one.model else None,
                 difference=float((outputs - wanted).abs().max()),
-                accuracy=None if labels is None else float((outputs.argmax(dim=1) == labels).double().mean()),
+                accuracy=None if labels is None else _accuracy(outputs, labels),
                 disk_bytes=len(export.stored(one.stored, zeros=one.name.startswith("dense"))),
                 memory_bytes=one.memory_bytes,
                 multiply_adds=one.multiply_adds(inputs[:1]),
@@ -180,6 +181,12 @@ def _session(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor] | 
 
 def _call(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Callable[[], Tensor]:
     return lambda: function(inputs)
+
+
+def _accuracy(outputs: Tensor, labels: Tensor) -> float:
+    """Correct answers as a fraction of those asked for: one for each example, or for each of its tokens."""
+    asked = labels != IGNORED
+    return float((outputs.argmax(dim=-1) == labels)[asked].double().mean())
 
 
 def _outputs(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from tombola import mask as masks
 from tombola.cash import proof, timing
 from tombola.cash.compact import compact, masked
 from tombola.cash.export import from_safetensors
+from tombola.cash.layers import SparseChain, SparseConv2d, prepared_bytes
 from tombola.cash.proof import CHUNK, Form, prove, sentences, write
-from tombola.cash.sparse import SparseChain, SparseConv2d, prepared_bytes, sparse
+from tombola.cash.sparse import sparse
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask

@@ -20,8 +20,9 @@ from torch import Tensor, fx, nn
 from tombola import mask as masks
 from tombola import models, weights
 from tombola.cash import timing
+from tombola.cash.layers import MaxPool2d, SparseChain, SparseConv2d, prepared_bytes
 from tombola.cash.quantise import quantise
-from tombola.cash.sparse import MaxPool2d, SparseChain, SparseConv2d, prepared_bytes, sparse
+from tombola.cash.sparse import sparse
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -616,7 +617,8 @@ def test_what_is_more_than_called_stays_dense_in_a_model_without_a_graph() -> No
 
     def function(m: Any, x: Tensor) -> Tensor:
         x = m.called(m.hooked(m.other(m.tied(m.named(input=m.precise(x.double()).float())))))
-        return m.read(x.to(m.read.weight.dtype)) if x.isfinite().all() else m.idle(x)
+        result: Tensor = m.read(x.to(m.read.weight.dtype)) if x.isfinite().all() else m.idle(x)
+        return result
 
     model = Calls(function, **parts, precise=linear().double())
     replaced = [name for name, kind in found_in(model, randn(4, 6)).items() if "Sparse" in kind]

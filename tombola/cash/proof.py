@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from tombola import mask as masks
 from tombola.cash import export, timing
 from tombola.cash.compact import compact, masked
+from tombola.cash.layers import prepared_bytes
 from tombola.cash.quantise import quantise
 from tombola.cash.size import sizes
-from tombola.cash.sparse import prepared_bytes, sparse
+from tombola.cash.sparse import sparse
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask

@@ -7,6 +7,8 @@ from math import floor
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
@@ -149,6 +151,70 @@ def test_more_weights_than_a_quantile_can_take() -> None:  # C7
     kept = prune.lowest(scores, alive(size), prune.count(0.2, size))
     assert int(kept.sum()) == 16_000_000
     assert scores[~kept].max() <= scores[kept].min()
+
+
+# ---------------------------------------------------------------- n of m
+
+
+@given(
+    nm=st.sampled_from([(2, 4), (1, 4), (0, 4), (4, 4), (4, 8), (1, 1), (3, 5)]),
+    shape=st.sampled_from([(1,), (5,), (3, 2, 2), (2, 3, 3)]),
+    groups=st.integers(1, 3),
+    levels=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_of_each_group_along_the_inputs_the_best_living_stay(
+    nm: tuple[int, int], shape: tuple[int, ...], groups: int, levels: int, seed: int
+) -> None:  # C4 C19 M3
+    (n, m), random = nm, torch.Generator().manual_seed(seed)
+    shape = (shape[0], groups * m, *shape[1:])
+    scores = torch.randint(levels, shape, generator=random).double()  # with many equals
+    before = torch.rand(shape, generator=random) < 0.7
+    after = prune.n_of_m({"w": scores}, Mask({"w": before}), n, m)["w"]
+    for output in range(shape[0]):
+        for window in itertools.product(*map(range, shape[2:])):
+            for first in range(0, groups * m, m):
+                places = [(output, place, *window) for place in range(first, first + m)]
+                living = [place for place in places if before[place]]
+                best = sorted(living, key=lambda place: (float(scores[place]), place))[max(0, len(living) - n) :]
+                assert [place for place in places if after[place]] == sorted(best)
+
+
+def test_n_of_m_nests_is_exact_and_leaves_layers_whose_inputs_do_not_divide() -> None:
+    scores = {"a": torch.rand(6, 8), "odd": torch.rand(6, 7), "flat": torch.rand(8)}
+    full = Mask({name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()})
+    half, quarter = prune.n_of_m(scores, full, 2, 4), prune.n_of_m(scores, prune.n_of_m(scores, full, 2, 4), 1, 4)
+    assert half.counts == {"a": 24, "odd": 42, "flat": 8} and quarter.counts == {"a": 12, "odd": 42, "flat": 8}
+    assert mask.nested(half, full) and mask.nested(quarter, half) and full.counts["a"] == 48
+    assert prune.n_of_m(scores, full, 1, 4) == quarter
+
+
+def test_the_n_of_m_vectors_of_jaxpruner() -> None:  # O3
+    """Its tie rule for n of m is ours: of equals the lower index goes. Its axis -1 is our inputs."""
+    scores = [[0.69, 0.37, 0.96, 0.81], [0.79, 0.55, 0.88, 0.53], [0.66, 0.88, 0.4, 0.83], [0.13, 0.8, 0.91, 0.96]]
+    scores += [[0.34, 0.17, 0.07, 0.74], [0.13, 0.13, 0.83, 0.76], [0.13, 0.92, 0.25, 0.75], [0.37, 0.42, 0.65, 0.46]]
+    wanted = [
+        [0, 0, 1, 1],
+        [1, 0, 1, 0],
+        [0, 1, 0, 1],
+        [0, 0, 1, 1],
+        [1, 0, 0, 1],
+        [0, 0, 1, 1],
+        [0, 1, 0, 1],
+        [0, 0, 1, 1],
+    ]
+    full = Mask({"w": alive(32).view(8, 4)})
+    assert prune.n_of_m({"w": torch.tensor(scores)}, full, 2, 4)["w"].int().tolist() == wanted
+    tied = prune.n_of_m({"w": torch.ones(1, 8)}, Mask({"w": alive(8).view(1, 8)}), 2, 4)
+    assert tied["w"].int().tolist() == [[0, 0, 1, 1, 0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(("n", "m"), [(4, 2), (-1, 4), (0, 0)])
+def test_more_than_all_of_a_group_cannot_stay(n: int, m: int) -> None:  # O3
+    with pytest.raises(BadInput, match=f"expected n of m with 0 <= n <= m and m > 0, found {n} of {m}"):
+        prune.n_of_m({"w": torch.ones(1, 8)}, Mask({"w": alive(8).view(1, 8)}), n, m)
+    with pytest.raises(BadInput, match="scores of w: expected finite numbers"):
+        prune.n_of_m({"w": torch.full((1, 4), torch.nan)}, Mask({"w": alive(4).view(1, 4)}), 2, 4)
 
 
 # ---------------------------------------------------------------- independent answers

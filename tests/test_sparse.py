@@ -615,7 +615,7 @@ def test_what_is_more_than_called_stays_dense_in_a_model_without_a_graph() -> No
     parts["other"].weight = parts["tied"].weight
     parts["hooked"].register_forward_hook(lambda module, given, output: 2 * output)
 
-    def function(m: Any, x: Tensor) -> Tensor:
+    def function(m: Any, x: Tensor) -> Any:
         x = m.called(m.hooked(m.other(m.tied(m.named(input=m.precise(x.double()).float())))))
         result: Tensor = m.read(x.to(m.read.weight.dtype)) if x.isfinite().all() else m.idle(x)
         return result

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tombola.cash.export import from_safetensors, to_onnx, to_safetensors, to_torch_export
     from tombola.cash.proof import Form, prove, sentences, write
     from tombola.cash.quantise import quantise as quantised
+    from tombola.cash.semi_structured import fits
+    from tombola.cash.semi_structured import semi_structured as on_gpu
     from tombola.cash.size import Size, compare, sizes
     from tombola.cash.sparse import sparse as sparsified
 
@@ -29,6 +31,8 @@ __all__ = [
     "compacted",
     "sparsified",
     "quantised",
+    "on_gpu",
+    "fits",
     "to_onnx",
     "to_torch_export",
     "to_safetensors",
@@ -46,6 +50,8 @@ _HOMES = {
     "compacted": "compact.compact",
     "sparsified": "sparse.sparse",
     "quantised": "quantise.quantise",
+    "on_gpu": "semi_structured.semi_structured",
+    "fits": "semi_structured",
     "to_onnx": "export",
     "to_torch_export": "export",
     "to_safetensors": "export",

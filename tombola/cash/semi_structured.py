@@ -1,0 +1,97 @@
+"""2 of 4 consecutive weights, which GPUs since 2020 multiply faster than all of them: torch's semi-structured tensors.
+
+This has not been tried on a GPU.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import BadInput
+
+CAPABILITY = (8, 0)  # of the first GPUs with such products
+
+
+def fits(weight: Tensor, n: int = 2, m: int = 4) -> bool:
+    """Whether of every m consecutive weights along the inputs, the second axis, at most n are not 0.
+
+    >>> fits(torch.tensor([[1.0, 0.0, 0.0, 2.0]])), fits(torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
+    (True, False)
+    """
+    if weight.dim() < 2 or weight.shape[1] % m:
+        return False
+    groups = (weight != 0).movedim(1, -1).unflatten(-1, (-1, m))
+    return bool((groups.sum(dim=-1) <= n).all())
+
+
+def semi_structured(model: nn.Module) -> nn.Module:
+    """A copy of `model`, in eval mode, whose linear layers of 2 in 4 weights hold these alone, for a GPU to multiply.
+
+    Layers stay dense whose weights do not fit, are shared with another layer, or are not of a type and of sizes that
+    torch takes: float16 and bfloat16 in multiples of 32 outputs and 64 inputs, on most GPUs. Such a copy infers; it is
+    neither trained nor saved. Source: Accelerating Sparse Deep Neural Networks (Mishra et al., 2021),
+    https://arxiv.org/abs/2104.08378.
+
+    Args:
+        model: on a CUDA device of capability 8.0 or higher, its weights m ⊙ theta; `prune.n_of_m` makes such a mask.
+
+    Raises:
+        BadInput: there is no such device, the model is not on it, or none of its layers can be converted.
+    """
+    _device(model)
+    small = copy.deepcopy(model).eval()
+    uses = [id(value) for value in small.state_dict(keep_vars=True).values()]
+    refused: dict[str, str] = {}
+    converted = 0
+    for name, layer in small.named_modules():
+        if type(layer) is not nn.Linear:
+            continue
+        if not fits(layer.weight):
+            refused[name] = "more than 2 of 4 weights are not 0"
+        elif uses.count(id(layer.weight)) > 1:
+            refused[name] = "its weight is another layer's too"
+        else:
+            try:
+                weight = torch.sparse.to_sparse_semi_structured(layer.weight.detach().contiguous())
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError) as error:  # its type or sizes: torch's rules differ by GPU and version
+                refused[name] = str(error)
+            else:
+                layer.weight = nn.Parameter(weight, requires_grad=False)
+                converted += 1
+    if not converted:
+        name, why = next(iter(refused.items()), (type(model).__name__, "it has no linear layers"))
+        raise BadInput(
+            where="semi_structured",
+            expected="a linear layer of 2 in 4 weights, of a type and of sizes that torch takes",
+            found=f"none; {name}: {why}",
+            todo="`prune.n_of_m` makes such masks; `.half()` gives the weights a type that fits.",
+        )
+    return small
+
+
+def _device(model: nn.Module) -> None:
+    """That the model is where such products are.
+
+    Raises:
+        BadInput: it is not.
+    """
+    todo = "On a CPU `cash.sparsified` is what makes zeros pay."
+    if not torch.cuda.is_available():
+        found = "no CUDA device"
+    else:
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        if device.type != "cuda":
+            found, todo = f"a model on {device}", "Move it: model.cuda()."
+        elif (has := torch.cuda.get_device_capability(device)) < CAPABILITY:
+            found = f"capability {has[0]}.{has[1]}"
+        else:
+            return
+    raise BadInput(
+        where="semi_structured",
+        expected=f"a model on a CUDA device of capability {CAPABILITY[0]}.{CAPABILITY[1]} or higher",
+        found=found,
+        todo=todo,
+    )

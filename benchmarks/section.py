@@ -34,9 +34,16 @@ class Bar:
     unit: str
 
     @property
+    def kept(self) -> bool:
+        return {
+            ">=": self.measured >= self.limit,
+            "<=": self.measured <= self.limit,
+            "<": self.measured < self.limit,
+        }[self.sign]
+
+    @property
     def row(self) -> str:
-        kept = {">=": self.measured >= self.limit, "<=": self.measured <= self.limit, "<": self.measured < self.limit}
-        word = "pass" if kept[self.sign] else "**miss**"
+        word = "pass" if self.kept else "**miss**"
         return f"| {self.about} | {self.measured:.3g}{self.unit} | {self.sign} {self.limit:g}{self.unit} | {word} |"
 
 
@@ -45,7 +52,7 @@ def options(about: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("TOMBOLA_DATA")
     parser.add_argument("--data-dir", type=Path, default=Path(default) if default else None, help="where MNIST lies")
-    parser.add_argument("--write", action="store_true", help="replace this script's section in results/speed.md")
+    parser.add_argument("--write", action="store_true", help="replace this script's sections in its page of results/")
     return parser
 
 
@@ -126,17 +133,17 @@ def bars(promises: Sequence[Bar]) -> str:
     return "\n".join(["| the bar | measured | promised | |", "|---|---:|---:|---|", *(one.row for one in promises)])
 
 
-def publish(name: str, title: str, paragraphs: Sequence[str], write: bool) -> None:
-    """Print a section; with `write`, put it between its markers in results/speed.md too."""
+def publish(name: str, title: str, paragraphs: Sequence[str], write: bool, page: Path = SPEED) -> None:
+    """Print a section; with `write`, put it between its markers in `page` too."""
     section = f"<!-- {name} -->\n## {title}\n\n" + "\n\n".join(paragraphs) + f"\n<!-- /{name} -->"
     print(section)
     if not write:
         return
-    text = SPEED.read_text(encoding="utf-8") if SPEED.exists() else HEADING
+    text = page.read_text(encoding="utf-8") if page.exists() else HEADING
     place = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
     text = place.sub(lambda _: section, text) if place.search(text) else f"{text.rstrip()}\n\n{section}\n"
-    SPEED.parent.mkdir(exist_ok=True)
-    SPEED.write_text(text, encoding="utf-8")
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(text, encoding="utf-8")
 
 
 def tombola(*arguments: object, **environment: str) -> str:

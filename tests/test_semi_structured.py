@@ -1,6 +1,7 @@
 """2 of 4: what fits, what torch is asked to convert, and what is said where it cannot be. There is no GPU here."""
 
 import warnings
+from typing import TypeVar
 
 import pytest
 import torch
@@ -62,7 +63,10 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return asked
 
 
-def two_of_four(model: nn.Module) -> nn.Module:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def two_of_four(model: Module) -> Module:
     start = weights.of(model)
     living = prune.n_of_m(score.magnitude(start, mask.prunable(model), 0), mask.full(model), 2, 4)
     weights.put(model, mask.apply(start, living))

@@ -699,3 +699,19 @@ def test_poolings_whose_windows_overlap_or_are_padded_stay() -> None:
         assert not any(isinstance(module, MaxPool2d) for module in found.modules()), pooling
     found = sparse(nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2)), torch.zeros(1, 1, 9, 9), everywhere=True)
     assert any(isinstance(module, MaxPool2d) for module in found.modules())
+
+
+@given(data=st.data())
+def test_several_threads_give_what_one_gives(data: st.DataObject) -> None:
+    before, examples = torch.get_num_threads(), data.draw(st.integers(1, 700))
+    chain, convolution = SparseChain([nn.Linear(200, 100)], [True]), SparseConv2d(nn.Conv2d(8, 64, 3, padding=1))
+    values, maps = randn(examples, 200), randn(data.draw(st.integers(1, 40)), 8, 16, 16)
+    with torch.inference_mode():
+        try:
+            torch.set_num_threads(1)
+            alone = chain(values), convolution(maps)
+            torch.set_num_threads(data.draw(st.integers(2, 4)))
+            shared = chain(values), convolution(maps)
+        finally:
+            torch.set_num_threads(before)
+    assert torch.equal(shared[0], alone[0]) and torch.equal(shared[1], alone[1])

@@ -5,7 +5,8 @@ They infer; they do not train.
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import reduce
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, reduce
 from itertools import pairwise
 from typing import Any, cast
 
@@ -21,6 +22,9 @@ from tombola.engine import kernels
 from tombola.errors import BadInput
 
 ABREAST = 8  # small images side by side, at most
+NUMBER = 4  # bytes
+PANEL = 64  # examples that the widest vectors take together
+SHARE = 2**22  # multiplications, as many as a thread is worth waking for
 MOST_SIZES = 8  # of maps, that a convolution is prepared for at once
 
 Connected = nn.Linear | QuantisedLinear
@@ -53,18 +57,24 @@ class SparseChain(nn.Module):
         room = max(self.sizes[0], *(up(size, best.width) for size in self.sizes[1:])) * best.panel
         for stage in stages:
             stage.room = room
-        return best.infer, stages, 2 * room, held
+        return best.infer, stages, 2 * room, PANEL + SHARE // max(1, _alive(self)), held
 
     def forward(self, values: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs], float32."""
-        infer, stages, size, _, room = self._ready()
+        infer, stages, size, least, _, room = self._ready()
         values = _usable(values)
         axes = 1 if self.flatten else -1
         examples, inputs = values.shape[:axes], values.shape[axes:].numel()
         if inputs != self.sizes[0]:
             raise _misfit(self, f"{self.sizes[0]} inputs", f"{inputs}")
         result = values.new_empty((*examples, self.sizes[-1]))
-        infer(stages, values.data_ptr(), examples.numel(), result.data_ptr(), room(size))
+        given, made = values.data_ptr(), result.data_ptr()
+
+        def some(begin: int, end: int) -> None:
+            at = given + NUMBER * begin * inputs, made + NUMBER * begin * self.sizes[-1]
+            infer(stages, at[0], end - begin, at[1], room(size))
+
+        _shared(some, examples.numel(), least)
         return result
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -107,9 +117,16 @@ class SparseConv2d(nn.Module):
                 kept, room = self._ready()
             kept[key] = self._prepare(height, width, images=1), self._prepare(height, width, images=ABREAST)
         alone, abreast = kept[key]
-        slide, convolution, size, _ = abreast if images >= abreast[1].abreast else alone
+        slide, convolution, size, least, _ = abreast if images >= abreast[1].abreast else alone
         result = maps.new_empty(images, convolution.outputs, convolution.out_height, convolution.out_width)
-        slide(convolution, maps.data_ptr(), images, result.data_ptr(), room(size, (*key, convolution.abreast)))
+        given, made = maps.data_ptr(), result.data_ptr()
+        area = convolution.out_height * convolution.out_width
+
+        def some(begin: int, end: int) -> None:
+            at = given + NUMBER * begin * maps[:1].numel(), made + NUMBER * begin * convolution.outputs * area
+            slide(convolution, at[0], end - begin, at[1], room(size, (*key, convolution.abreast)))
+
+        _shared(some, images, least)
         return result
 
     def _prepare(self, height: int, width: int, images: int) -> tuple[Any, ...]:
@@ -119,7 +136,9 @@ class SparseConv2d(nn.Module):
         best = kernels.load(kernels.sets()[-1])
         layout = min(layouts(self.window, height, width, images, best.width), key=Layout.waste)
         convolution, held = convolution_of(layout, _weight(self, "0", self.window.shape), _bias(self, "0"), self.relu)
-        return best.slide, convolution, convolution.rows * self.window.stride * convolution.line, held
+        room = convolution.rows * self.window.stride * convolution.line
+        least = layout.abreast + SHARE // max(1, _alive(self) * layout.out_height * layout.out_width)
+        return best.slide, convolution, room, least, held
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         _make_room(self, state, prefix)
@@ -237,6 +256,23 @@ class _Room(threading.local):
         if key not in self._kept:
             self._kept[key] = torch.zeros(size, dtype=torch.float32)
         return self._kept[key].data_ptr()
+
+
+def _shared(work: Callable[[int, int], None], count: int, least: int) -> None:
+    """Do `work(begin, end)` for all of `count`, by as many threads as torch has, each for so many at least."""
+    threads = min(torch.get_num_threads(), count // least)
+    if threads < 2:
+        return work(0, count)
+    ends = [count * number // threads for number in range(threads + 1)]
+    for done in [_pool(threads).submit(work, *part) for part in pairwise(ends)]:
+        done.result()
+    return None
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Its threads call kernels, for which Python's lock is released."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="tombola")
 
 
 def _usable(values: Tensor) -> Tensor:

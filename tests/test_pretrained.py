@@ -207,6 +207,49 @@ def test_layers_are_known_without_weights(bert: Path) -> None:
     assert layers["bert.pooler.dense.weight"].uses == 32 * 32 and models.chain(name, shape, 2) == {}
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "head"),
+    [
+        ("Roberta", {"pad_token_id": 1, "max_position_embeddings": 34}, ["classifier.dense", "classifier.out_proj"]),
+        ("DistilBert", {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2}, ["pre_classifier", "classifier"]),
+        ("Electra", {"embedding_size": 16}, ["classifier.dense", "classifier.out_proj"]),
+    ],
+)
+def test_others_of_its_kin(family: str, changes: dict[str, Any], head: list[str], tmp_path: Path) -> None:  # R2 K4
+    """Their heads are all that is drawn, and the last of it is the output; nothing is random in training mode."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = getattr(transformers, f"{family}Config")(**{"vocab_size": 20, "pad_token_id": 0} | sizes | changes)
+    getattr(transformers, f"{family}Model")(config).save_pretrained(tmp_path)
+    name, shape = f"hf:{tmp_path}", (32, 20)
+    models.check(name, shape, 3)
+    one, other = (models.build(name, shape, 3, "pretrained", init_seed) for init_seed in (0, 1))
+    kinds = mask.prunable(one)
+    assert {weight: layer.kind for weight, layer in models.layers(name, shape, 3).items()} == kinds
+    assert [weight for weight, kind in kinds.items() if kind == "output"] == [f"{head[-1]}.weight"]
+    differing = [key for key, value in weights.of(one).items() if not torch.equal(value, weights.of(other)[key])]
+    assert differing == [f"{each}.weight" for each in head]
+    saved = safetensors.load_file(tmp_path / "model.safetensors")
+    # RoBERTa's pooler has no place in its classifier.
+    known = {f"{family.lower()}.{key}": value for key, value in saved.items() if "pooler" not in key}
+    assert all(torch.equal(one.get_parameter(key), value) for key, value in known.items())
+    tokens = torch.randint(2, 20, (4, 32), generator=torch.Generator().manual_seed(0))
+    one.train()
+    assert torch.equal(one(tokens), one(tokens)) and one(tokens).shape == (4, 3)
+
+
+def test_checkpoints_of_old_names_and_of_half_precision(bert: Path, tmp_path: Path) -> None:
+    """BERT's own file says gamma and beta; what is kept in 16 bits is trained in 32, each number as it is."""
+    (tmp_path / "config.json").write_text(
+        json.dumps(json.loads((bert / "config.json").read_text()) | {"dtype": "bfloat16", "torch_dtype": "bfloat16"})
+    )
+    old = {re.sub("LayerNorm.weight$", "LayerNorm.gamma", name): value for name, value in checkpoint_of(bert).items()}
+    old = {re.sub("LayerNorm.bias$", "LayerNorm.beta", name): value.bfloat16() for name, value in old.items()}
+    safetensors.save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = built(tmp_path)
+    for name, value in checkpoint_of(bert).items():
+        assert found[name].dtype == torch.float32 and torch.equal(found[name], value.bfloat16().float()), name
+
+
 # ---------------------------------------------------------------- data
 
 

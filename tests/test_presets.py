@@ -1,5 +1,6 @@
 """The presets: each reads, plans, runs, and is the experiment that it says it is."""
 
+import json
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tombola.lab.spec import read
 from tombola.lab.store import Store
 from tombola.models import layers, weight_counts
 from tombola.models.lenet import sizes
+from tombola.names import named
 from tombola.prune import count
 
 every_preset = pytest.mark.parametrize("name", presets.names())
@@ -27,6 +29,21 @@ def imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(600):
             (tmp_path / place / f"{number}.JPEG").write_bytes(place.encode())
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def bert(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Where `bert-base-uncased` is looked for first, a folder of that name, of as much as a plan reads."""
+    if "pretrained" in request.node.name:
+        pytest.importorskip("transformers")
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[PAD]": 0, "[UNK]": 1}}
+    model |= {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    files = {"config.json": {"model_type": "bert"}, "tokenizer.json": {"added_tokens": [], "model": model}}
+    folder = tmp_path / "bert-base-uncased"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    (folder / "model.safetensors").write_bytes(b"weights")
 
 
 def rows_of(wanted: Plan) -> dict[str, int]:
@@ -71,6 +88,7 @@ def test_a_preset_says_what_it_is_and_plans(name: str) -> None:  # K15
 def test_a_preset_runs_from_end_to_end_when_made_small(name: str, tmp_path: Path) -> None:
     small = ["recipe.data=digits", "recipe.model=lenet-20-10", "recipe.length=8it", "recipe.batch=50"]
     small += ["recipe.schedule=none", "recipe.warmup=none", "recipe.augment=none", "recipe.precision=none"]
+    small += ["recipe.init=none"] if "pretrained" in name else []
     small += ["prune.keep=none", "rewind=0it", "study=none", "replicates=2", "levels=2"]
     wanted = plan(read(name, [*small, "evaluate.every=4it", "evaluate.test_every=8it"]))
     store = Store(tmp_path / "store").open()
@@ -185,3 +203,20 @@ def test_conv_nets_levels_have_the_papers_densities() -> None:
             living = {weight: (kind, n - count(rates[kind], n)) for weight, (kind, n) in living.items()}
             found.append(100 * sum(n for _, n in living.values()) / total)
         assert {level: round(found[level], 1) for level in labels} == labels
+
+
+def test_berts_tickets_are_those_of_the_paper() -> None:  # pretrained
+    """Section 11 of the notes: theta_0, 10 % a round, 3 epochs, 2e-5 falling to 0, batch 32; what the code prunes."""
+    pytest.importorskip("transformers")
+    experiment = read("bert-sst2-pretrained")
+    spec, recipe, optimizer = experiment.spec, experiment.spec.recipe, experiment.spec.recipe.optimizer
+    assert (recipe.init, spec.method, list(map(str, spec.rewind))) == ("pretrained", "iterative", ["0it"])
+    assert (str(recipe.length), recipe.batch, recipe.data.partition("@")[0]) == ("3ep", 32, "sst2")
+    assert (optimizer.lr, optimizer.weight_decay, recipe.schedule.model_dump()["final"]) == (2e-5, 0, 0)
+    assert spec.facts.shape[0] == 128 and (spec.prune.scope, spec.prune.rate) == ("global", 0.1)
+    kinds = {name: layer.kind for name, layer in layers(recipe.model, spec.facts.shape, 2).items()}
+    kept = named(spec.prune.keep, kinds)
+    counts = weight_counts(recipe.model, spec.facts.shape, 2)
+    pruned = sum(counts[name] for name in kinds if name not in kept)
+    assert pruned == 12 * 12 * 768**2 + 768**2 and "bert.pooler.dense.weight" not in kept
+    assert round(100 * (1 - 0.9**9), 1) == 61.3 and spec.levels >= 9

@@ -5,6 +5,7 @@ The library knows where the hub is (`HF_ENDPOINT` names another) and who you are
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,43 @@ def pull(repo: str, file: str, *, revision: str | None = None, endpoint: str | N
     client = _client()
     with _explained(client, repo, revision):
         return Path(client.hf_hub_download(repo, file, revision=revision, endpoint=endpoint))
+
+
+def found(source: str, *files: str) -> Path | None:
+    """The first of `files` in the folder `source`, or in the hub's repository of that name; None where none is there.
+
+    What the library has kept of the repository is taken as it is; only what is not there is fetched.
+
+    Raises:
+        BadInput: there is no such folder and no such repository, or neither a copy nor a way to the hub.
+        TombolaError: the hub answers with an error.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return next((folder / file for file in files if (folder / file).is_file()), None)
+    client = _client()
+    with _explained(client, source, None):
+        for kept, file in product((True, False), files):
+            try:
+                return Path(client.hf_hub_download(source, file, local_files_only=kept))
+            except client.errors.HFValidationError as error:
+                raise BadInput(
+                    where=source,
+                    expected="a folder, or the name of a repository on the Hugging Face hub",
+                    found="neither",
+                    todo="Check the path.",
+                ) from error
+            except client.errors.LocalEntryNotFoundError as error:
+                if not kept:
+                    raise BadInput(
+                        where=f"the hub's {source}",
+                        expected=" or ".join(files),
+                        found="no copy of it here, and no way to the hub",
+                        todo=f"`hf download {source}` where there is one, or name a folder that save_pretrained wrote.",
+                    ) from error
+            except client.errors.EntryNotFoundError:
+                continue
+    return None
 
 
 def _client() -> "ModuleType":

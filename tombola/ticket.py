@@ -41,6 +41,11 @@ class Seed:
     init: Initialisation
     init_seed: int
 
+    def __post_init__(self) -> None:
+        # A file that somebody loads must not make it fetch a checkpoint of the file's choosing.
+        if models.source(self.model):
+            raise ValueError(f"expected a model of Tombola's own, found {self.model}")
+
     def weights(self) -> dict[str, Tensor]:
         """theta_0, drawn anew; before any mask."""
         return weights.of(models.build(self.model, self.shape, self.classes, self.init, self.init_seed))

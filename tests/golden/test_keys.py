@@ -5,6 +5,7 @@ kind of run makes have changed, and its `version` is raised - write the file ane
 """
 
 import json
+import re
 from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
@@ -80,8 +81,8 @@ def keys_of(name: str, changes: list[str]) -> dict[str, str]:
 
 @cache
 def all_keys() -> dict[str, dict[str, str]]:
-    # Of a folder of pictures nothing is known before it is there.
-    named = [name for name in presets.names() if "folder:" not in presets.text(name)]
+    # Of a folder of pictures, and of a pre-trained model, nothing is known before it is there.
+    named = [name for name in presets.names() if not re.search("folder:|hf:", presets.text(name))]
     return {name: keys_of(name, []) for name in named} | {label: keys_of(*source) for label, source in EXTRA.items()}
 
 

@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tombola.data import cifar10, cifar10_jpeg, cifar100, digits, folder, mnist, shakespeare64, sst2, subset, text
+from tombola.data import (
+    cifar10,
+    cifar10_jpeg,
+    cifar100,
+    digits,
+    folder,
+    mnist,
+    shakespeare64,
+    sst2,
+    subset,
+    text,
+    tokenised,
+)
 from tombola.data.augment import Augmentation, flip_crop, flip_crop_draws, generator
 from tombola.data.facts import IGNORED, Facts
 from tombola.errors import DataError
@@ -57,10 +69,12 @@ def facts(name: str) -> Facts:
 
     `NAME-N` is N examples of the pool of `NAME`, equally many of each class, with the same test set. `folder:PATH` is
     the folder of photographs at PATH, made 224 pixels wide and high; `folder:PATH@SIZE` as many as one wants.
+    `sst2@PATH-OR-NAME` is its sentences in the tokens of a checkpoint of `transformers`.
 
     Raises:
         ValueError: there is no such data set; says what was expected.
         DataError: it is a folder that is not laid out as it should be.
+        BadInput: there is no such tokenizer, or the package that reads it is not installed.
 
     >>> facts("mnist").epoch_iterations(batch=60)
     917
@@ -69,10 +83,12 @@ def facts(name: str) -> Facts:
     """
     if is_folder(name):
         return folder.facts(name)
+    if is_tokenised(name):
+        return tokenised.facts(name)
     whole, size = subset.parts(name)
     if whole not in SOURCES:
         known_ones = ", ".join(SOURCES)
-        raise ValueError(f"one of {known_ones}; NAME-N, which is N examples of one; or {folder.FORM}")
+        raise ValueError(f"one of {known_ones}; NAME-N, which is N examples of one; {folder.FORM}; or {tokenised.FORM}")
     known: Facts = SOURCES[whole].FACTS
     return subset.facts(known, size) if size else known
 
@@ -80,6 +96,11 @@ def facts(name: str) -> Facts:
 def is_folder(name: str) -> bool:
     """Whether `name` is that of a folder of photographs, by its form."""
     return name.partition(":")[0] == "folder"
+
+
+def is_tokenised(name: str) -> bool:
+    """Whether `name` is that of sentences in the tokens of a checkpoint, by its form."""
+    return "@" in name and not is_folder(name)
 
 
 def augmentations(name: str) -> tuple[Augmentation, ...]:
@@ -170,11 +191,12 @@ def read(name: str, data_dir: Path | None) -> Arrays:
     Raises:
         DataError: a file is absent, damaged or another one.
     """
-    whole, size = subset.parts(name)
+    whole, size = subset.parts(name.partition("@")[0])
     source = SOURCES[whole]
-    arrays: Arrays = source.read(data_dir)
-    # Where the source has an ARCHIVE, the checksum is that file's, and `source.read` has compared it.
-    if not hasattr(source, "ARCHIVE"):
+    arrays: Arrays = tokenised.read(name, data_dir) if is_tokenised(name) else source.read(data_dir)
+    # Where the source has an ARCHIVE, the checksum is that file's, and `source.read` has compared it; so it has where
+    # a tokenizer makes something else of its files.
+    if not hasattr(source, "ARCHIVE") and not is_tokenised(name):
         expected: str = source.FACTS.checksum
         digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
         if digest != expected:

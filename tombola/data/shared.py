@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tombola.data import Dataset, facts, is_folder, read
+from tombola.data import Dataset, facts, is_folder, is_tokenised, read
 from tombola.data import folder as photographs
 from tombola.errors import DataError
 
@@ -23,9 +23,9 @@ def publish(name: str, data_dir: Path | None, folder: Path) -> None:
     if is_folder(name):
         photographs.publish(name, _manifest(name, folder))
         return
-    (folder / name).mkdir()
+    (place := _place(name, folder)).mkdir()
     for field, array in zip(_FIELDS, read(name, data_dir), strict=True):
-        np.asarray(array).tofile(folder / name / field)
+        np.asarray(array).tofile(place / field)
 
 
 def attach(name: str, folder: Path) -> Dataset:
@@ -38,12 +38,12 @@ def attach(name: str, folder: Path) -> Dataset:
 
     if is_folder(name):
         return Dataset(*photographs.attach(_manifest(name, folder)))
-    known = facts(name)
+    known, place = facts(name), _place(name, folder)
     pool, test = known.train + known.validation, known.test
     shapes = [(size, *part) for size in (pool, test) for part in (known.input_shape, known.label_shape)]
     kinds = (torch.int64 if known.text else torch.uint8, torch.int64) * 2
     for field, shape, kind in zip(_FIELDS, shapes, kinds, strict=True):  # torch would fill up with zeros
-        file, size = folder / name / field, prod(shape) * kind.itemsize
+        file, size = place / field, prod(shape) * kind.itemsize
         if not file.is_file() or file.stat().st_size != size:
             raise DataError(
                 where=str(file),
@@ -54,10 +54,14 @@ def attach(name: str, folder: Path) -> Dataset:
     return Dataset(
         known,
         *(
-            torch.from_file(str(folder / name / field), shared=True, size=prod(shape), dtype=kind).view(shape)
+            torch.from_file(str(place / field), shared=True, size=prod(shape), dtype=kind).view(shape)
             for field, shape, kind in zip(_FIELDS, shapes, kinds, strict=True)
         ),
     )
+
+
+def _place(name: str, folder: Path) -> Path:
+    return _manifest(name, folder).with_suffix("") if is_tokenised(name) else folder / name  # that may be of a path
 
 
 def _manifest(name: str, folder: Path) -> Path:

@@ -37,6 +37,7 @@ FACTS = Facts(
     checksum="62f4680180d8fe0232ac7c4ffbbab17419bdaa810a942e74a78448a54cf6949d",
 )
 
+Labelled = list[tuple[str, int]]
 Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -48,8 +49,17 @@ def read(data_dir: Path | None) -> Arrays:
     Raises:
         DataError: a file is absent or another one.
     """
+    return arrays(*sentences(data_dir), LENGTH)
+
+
+def sentences(data_dir: Path | None) -> tuple[Labelled, Labelled]:
+    """(sentence, label) of the pool and of the test, from the same files.
+
+    Raises:
+        DataError: as `read`.
+    """
     train, dev, test = (_lines(_checked(name, data_dir)) for name in FILES)
-    return arrays([*train, *dev], test, LENGTH)
+    return [*train, *dev], test
 
 
 def arrays(pool: Sequence[tuple[str, int]], test: Sequence[tuple[str, int]], length: int) -> Arrays:
@@ -82,7 +92,7 @@ def vocabulary(sentences: Iterable[str]) -> dict[str, int]:
     return {word: token for token, word in enumerate(words, start=FIRST)}
 
 
-def _lines(content: bytes) -> list[tuple[str, int]]:
+def _lines(content: bytes) -> Labelled:
     rows = (line.rsplit("\t", 1) for line in content.decode().splitlines())
     return [(sentence, int(label)) for sentence, label in rows]
 

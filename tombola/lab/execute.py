@@ -159,7 +159,7 @@ def _most(engine: Choice, device: str) -> Callable[[Train], int]:
 
     def most(run: Train) -> int:
         recipe = run.recipe
-        if data.is_folder(recipe.data):
+        if data.is_folder(recipe.data) or models.source(recipe.model):
             return 1
         facts = data.facts(recipe.data)
         return at_once(engine, device, models.layers(recipe.model, facts.shape, facts.classes), recipe.batch)

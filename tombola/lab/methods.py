@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from tombola import models
 from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
 from tombola.lab.spec import Spec
 from tombola.recipe import Recipe, at_final_rate
@@ -33,8 +34,8 @@ class Replicate:
 
     @property
     def network(self) -> Network:
-        facts = self.spec.facts
-        return Network(self.spec.recipe.model, facts.shape, facts.classes)
+        facts, model = self.spec.facts, self.spec.recipe.model
+        return Network(model, facts.shape, facts.classes, models.checkpoint(model))
 
     @property
     def rewind_step(self) -> int:
@@ -43,7 +44,9 @@ class Replicate:
 
     def rewind_point(self, init: str = "init") -> Run:
         """theta_k: the initial weights, trained for k steps without a mask; for k = 0 the initial weights alone."""
-        start = Init(self.network, self.spec.recipe.init, init_seed=self.seed(init))
+        how = self.spec.recipe.init
+        # Whatever the seed, pre-trained weights would be the same again: other ones have to be drawn.
+        start = Init(self.network, how if init == "init" else models.drawn(how), init_seed=self.seed(init))
         if self.rewind_step == 0:
             return start
         return replace(self.train(start), begin=0, until=self.rewind_step, keep_optimizer=self.spec.carry_optimizer)

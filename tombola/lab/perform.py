@@ -13,7 +13,7 @@ from tombola.data.augment import generator
 from tombola.data.likeness import alike
 from tombola.data.shared import attach
 from tombola.engine import stacked
-from tombola.errors import Diverged, TombolaError
+from tombola.errors import BadInput, Diverged, TombolaError
 from tombola.evaluate import Evaluation, early_stop, evaluate
 from tombola.lab.runs import (
     Distance,
@@ -161,6 +161,13 @@ def _model(network: Network) -> nn.Module:
 
 def _init(run: Init) -> Outcome:
     network = run.network
+    if network.checkpoint and models.checkpoint(network.model) != network.checkpoint:
+        raise BadInput(
+            where=network.model,
+            expected=f"the checkpoint with SHA-256 {network.checkpoint[:16]}...",
+            found="another one",
+            todo="Somebody changed it while this was at work: run the same command again.",
+        )
     model = models.build(network.model, network.shape, network.classes, run.init, run.init_seed)
     return Outcome(values={}, tensors={"weights": weights.of(model)})
 

@@ -104,7 +104,9 @@ def engine_of(wanted: Plan, measuring: bool = False) -> Foreseen:
     if (world := processes()) > 1:
         return Foreseen("data-parallel", f"{world} processes train together, as torchrun has started them", {})
     device, sized = devices(spec.device)[0], models.layers(recipe.model, spec.facts.shape, spec.facts.classes)
-    together = 1 if data.is_folder(recipe.data) else at_once(spec.engine, device, sized, recipe.batch)
+    # Code that is not ours may ask a tensor for its values, which a stack has none of.
+    single = data.is_folder(recipe.data) or models.source(recipe.model)
+    together = 1 if single else at_once(spec.engine, device, sized, recipe.batch)
     if spec.engine == "auto" and together == 1 and (hindrance := _hindrance(spec)):
         return Foreseen("reference", f"the kernels know no {hindrance}", {})
     layers = models.chain(recipe.model, spec.facts.shape, spec.facts.classes)

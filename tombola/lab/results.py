@@ -181,7 +181,7 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
         "versions": {name: how[name] for name in ("tombola", "git", "torch", "machine") if how.get(name)},
     }
     seed, network = None, Replicate(spec, replicate).network
-    if isinstance(run.start, Init):
+    if isinstance(run.start, Init) and network.checkpoint is None:
         seed = Seed(network.model, network.shape, network.classes, run.start.init, run.start.init_seed)
     return replace(Ticket.of(model, alive, start, origin), seed=seed)
 

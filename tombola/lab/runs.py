@@ -21,11 +21,16 @@ KEY_DIGITS = 20  # 80 bits: a million runs collide with a chance below 1e-12
 
 @dataclass(frozen=True)
 class Network:
-    """A model's name and what goes in and out of it: enough to build it."""
+    """A model's name and what goes in and out of it: enough to build it.
+
+    Attributes:
+        checkpoint: SHA-256 of the pre-trained model that it is; absent from keys where it is none.
+    """
 
     model: str
     shape: tuple[int, ...]
     classes: int
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,7 +82,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Run):
         return value.key
     if isinstance(value, Network):
-        return {"model": value.model, "shape": list(value.shape), "classes": value.classes}
+        plain = {"model": value.model, "shape": list(value.shape), "classes": value.classes}
+        return plain | ({"checkpoint": value.checkpoint} if value.checkpoint else {})
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_none=True)  # as `Run.later`
     if isinstance(value, tuple):

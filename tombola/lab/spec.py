@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from tombola import data, models
-from tombola.data import subset
+from tombola.data import subset, tokenised
 from tombola.data.facts import Facts
 from tombola.engine import Choice, Device
 from tombola.errors import BadInput, DataError, Fault, SpecError
 from tombola.lab import presets
+from tombola.models import hf
 from tombola.names import named
 from tombola.recipe import Count, Number, Optimizer, Rate, Recipe, Schedule, StepField, Value
 from tombola.steps import Step
@@ -406,6 +407,7 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     length = spec.iterations(recipe.length)
     if length == 0:
         yield Fault("recipe.length", "at least one step", repr(str(recipe.length)))
+    yield from _foreign(recipe)
     if recipe.augment and recipe.augment not in (known := data.augmentations(recipe.data)):
         yield Fault(
             "recipe.augment",
@@ -461,6 +463,23 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             repr(spec.method),
             f"method = {spec.method!r} is what `ticket` is",
         )
+
+
+def _foreign(recipe: Recipe) -> Iterable[Fault]:
+    """Checkpoints of other libraries, their tokens and their weights, which belong together."""
+    source = models.source(recipe.model)
+    tokens = recipe.data.partition("@")[2] if data.is_tokenised(recipe.data) else None
+    if source != tokens:
+        yield Fault(
+            "recipe.data",
+            f"sentences in the tokens of its model, like sst2@{source}" if source else "a data set without a tokenizer",
+            repr(recipe.data),
+            "" if source else f"or model = 'hf:{tokens}', whose tokens these are",
+        )
+    elif source and (padding := tokenised.padding(recipe.data)) != (masked := hf.padding(recipe.model)):
+        yield Fault("recipe.model", f"pad_token_id {padding} in its config.json, as its tokenizer pads", str(masked))
+    if recipe.init == "pretrained" and source is None:
+        yield Fault("recipe.init", "a way to draw weights", "'pretrained'", f"{recipe.model} has no checkpoint")
 
 
 def _kept_nothing(spec: Spec) -> Iterable[Fault]:

@@ -3,17 +3,20 @@
 To add a family: write a file like `lenet.py` with `CHAIN`, `FORM`, `check`, `layers`, `build`; name it in `FAMILIES`.
 """
 
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from tombola.models import bert, conv, gpt, imagenet, lenet, resnet, vgg
+from tombola.models import bert, conv, gpt, hf, imagenet, lenet, resnet, vgg
 from tombola.models.layer import Layer
 
 if TYPE_CHECKING:
     from torch import nn
 
-Initialisation = Literal["glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform", "normal-0.02"]
+Initialisation = Literal[
+    "glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform", "normal-0.02", "pretrained"
+]
 
 FAMILIES: dict[str, ModuleType] = {
     "lenet": lenet,
@@ -23,9 +26,10 @@ FAMILIES: dict[str, ModuleType] = {
     "imagenet": imagenet,
     "gpt": gpt,
     "bert": bert,
+    "hf": hf,
 }
 # (shape, classes) of a text that each of these takes; all others read images.
-READ_TEXT: dict[ModuleType, tuple[tuple[int, ...], int]] = {gpt: ((256, 65), 65), bert: ((256, 65), 2)}
+READ_TEXT: dict[ModuleType, tuple[tuple[int, ...], int]] = {gpt: ((256, 65), 65), bert: ((256, 65), 2), hf: ((1, 1), 2)}
 
 
 def family(name: str) -> ModuleType:
@@ -34,7 +38,7 @@ def family(name: str) -> ModuleType:
     Raises:
         ValueError: none does; the message lists the forms that names have.
     """
-    known = FAMILIES.get(name.split("-")[0])
+    known = FAMILIES.get(re.split("[-:]", name)[0])
     if known is None:
         raise ValueError("one of: " + "; ".join(module.FORM for module in FAMILIES.values()))
     return known
@@ -82,13 +86,41 @@ def chain(name: str, shape: tuple[int, ...], classes: int) -> dict[str, tuple[in
     return {weight: layer.sizes for weight, layer in layers(name, shape, classes).items()}
 
 
+def source(name: str) -> str | None:
+    """Where the checkpoint that the model `name` is comes from, a folder or a name on the hub; None for Tombola's own.
+
+    >>> source("hf:bert-base-uncased"), source("bert-4-128")
+    ('bert-base-uncased', None)
+    """
+    return name.removeprefix("hf:") if name.startswith("hf:") else None
+
+
+def checkpoint(name: str) -> str | None:
+    """SHA-256 of the checkpoint that the model `name` is; None for those that Tombola makes by itself.
+
+    Raises:
+        BadInput: there is no such checkpoint, or none whose weights can be read without executing code.
+    """
+    return hf.checkpoint(name) if source(name) else None
+
+
+def drawn(init: Initialisation) -> Initialisation:
+    """What new weights are drawn by where `init` says how they start: the same, but that nothing can be drawn from
+    `pretrained` ones; then it is what a head that the checkpoint lacks is drawn by.
+
+    >>> drawn("glorot-normal"), drawn("pretrained")
+    ('glorot-normal', 'normal-0.02')
+    """
+    return "normal-0.02" if init == "pretrained" else init
+
+
 def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation, init_seed: int) -> "nn.Module":
     """The network `name` with weights drawn by `init` from `init_seed`.
 
     Glorot (Xavier) normal: N(0, 2 / (fan_in + fan_out)); Kaiming normal: N(0, 2 / fan_in); the uniform ones have the
     same variances; normal-0.02: N(0, 0.02^2), as GPT-2 and BERT have it. Biases are 0. Normalisations start as PyTorch
-    makes them, gamma 1, beta 0, running mean 0 and variance 1. The process-wide random state is neither used nor
-    changed.
+    makes them, gamma 1, beta 0, running mean 0 and variance 1. pretrained: what the model's checkpoint has is as it has
+    it, and the rest, a new head, drawn by normal-0.02. The process-wide random state is neither used nor changed.
 
     >>> one, same = (build("lenet-30", (1, 8, 8), 10, "glorot-normal", init_seed=0) for _ in range(2))
     >>> bool((one.fc1.weight == same.fc1.weight).all())
@@ -110,7 +142,7 @@ def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation,
         ),
         "normal-0.02": lambda weight, generator: nn.init.normal_(weight, std=0.02, generator=generator),
     }
-    draw = draws[init]
+    draw = draws[drawn(init)]
     generator = torch.Generator().manual_seed(init_seed)
     # PyTorch's constructors draw from the process-wide generator; ours overwrites every weight they draw.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -121,4 +153,6 @@ def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation,
         for parameter_name, parameter in parameters.items():
             if parameter_name.endswith("bias"):
                 parameter.zero_()
+        if init == "pretrained":
+            family(name).load(name, model)
     return model

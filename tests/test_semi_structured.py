@@ -1,6 +1,7 @@
 """2 of 4: what fits, what torch is asked to convert, and what is said where it cannot be. There is no GPU here."""
 
 import warnings
+from typing import TypeVar
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from tombola import mask, prune, score, weights
 from tombola.cash.semi_structured import fits, semi_structured
 from tombola.errors import BadInput
 from tombola.mask import Mask
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @given(n=st.integers(0, 4), groups=st.integers(1, 3), window=st.sampled_from([(), (3, 3)]), seed=st.integers(0, 99))
@@ -62,7 +65,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return asked
 
 
-def two_of_four(model: nn.Module) -> nn.Module:
+def two_of_four(model: Model) -> Model:
     start = weights.of(model)
     living = prune.n_of_m(score.magnitude(start, mask.prunable(model), 0), mask.full(model), 2, 4)
     weights.put(model, mask.apply(start, living))

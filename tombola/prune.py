@@ -107,7 +107,8 @@ def _best_of_groups(scores: Tensor, alive: Tensor, n: int, m: int) -> Tensor:
     # Sorted upwards and stable, the lower index is the first to go, as everywhere here.
     stays = torch.sort(ranked, dim=-1, stable=True).indices[..., m - n :]
     kept = torch.zeros_like(groups).scatter_(-1, stays, True) & groups
-    return kept.flatten(-2).movedim(-1, 1).contiguous()
+    whole: Tensor = kept.flatten(-2)
+    return whole.movedim(-1, 1).contiguous()
 
 
 def _finite(scores: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,8 @@ from tombola.cash.semi_structured import fits, semi_structured
 from tombola.errors import BadInput
 from tombola.mask import Mask
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 @given(n=st.integers(0, 4), groups=st.integers(1, 3), window=st.sampled_from([(), (3, 3)]), seed=st.integers(0, 99))
 def test_what_n_of_m_leaves_fits_and_one_more_does_not(n: int, groups: int, window: tuple[int, ...], seed: int) -> None:
@@ -63,10 +65,14 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return asked
 
 
+<<<<<<< HEAD
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def two_of_four(model: Module) -> Module:
+=======
+def two_of_four(model: Model) -> Model:
+>>>>>>> cashdocs
     start = weights.of(model)
     living = prune.n_of_m(score.magnitude(start, mask.prunable(model), 0), mask.full(model), 2, 4)
     weights.put(model, mask.apply(start, living))

@@ -110,21 +110,20 @@ class SparseConv2d(nn.Module):
         if maps.dim() != 4 or maps.shape[1] != self.window.inputs:
             raise _misfit(self, f"N x {self.window.inputs} x H x W", " x ".join(map(str, maps.shape)))
         images, _, height, width = maps.shape
-        key = height, width
+        key = height, width, ABREAST if images >= ABREAST else 1
         if key not in kept:
             if len(kept) == MOST_SIZES:
                 self._ready.forget()
                 kept, room = self._ready()
-            kept[key] = self._prepare(height, width, images=1), self._prepare(height, width, images=ABREAST)
-        alone, abreast = kept[key]
-        slide, convolution, size, least, _ = abreast if images >= abreast[1].abreast else alone
+            kept[key] = self._prepare(*key)
+        slide, convolution, size, least, _ = kept[key]
         result = maps.new_empty(images, convolution.outputs, convolution.out_height, convolution.out_width)
         given, made = maps.data_ptr(), result.data_ptr()
         area = convolution.out_height * convolution.out_width
 
         def some(begin: int, end: int) -> None:
             at = given + NUMBER * begin * maps[:1].numel(), made + NUMBER * begin * convolution.outputs * area
-            slide(convolution, at[0], end - begin, at[1], room(size, (*key, convolution.abreast)))
+            slide(convolution, at[0], end - begin, at[1], room(size, key))
 
         _shared(some, images, least)
         return result

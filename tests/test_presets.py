@@ -3,6 +3,7 @@
 import json
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def bert(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Where `bert-base-uncased` is looked for first, a folder of that name, of as much as a plan reads."""
     if "pretrained" in request.node.name:
         pytest.importorskip("transformers")
-    model = {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[PAD]": 0, "[UNK]": 1}}
+    model: dict[str, Any] = {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[PAD]": 0, "[UNK]": 1}}
     model |= {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
     files = {"config.json": {"model_type": "bert"}, "tokenizer.json": {"added_tokens": [], "model": model}}
     folder = tmp_path / "bert-base-uncased"

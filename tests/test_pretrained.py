@@ -83,9 +83,9 @@ def made(folder: Path, seed: int = 1, **changes: Any) -> Path:
     model.save_pretrained(folder)
     words = {word: token for token, word in enumerate(WORDS)}
     tokenizer = Tokenizer(WordPiece(words, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
-    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -353,11 +353,11 @@ def test_keys_follow_the_checkpoints_bytes(bert: Path, reviews: Path, tmp_path: 
     keys = [{run.key for run in plan(spec_of(copy)).runs}]
     known = models.checkpoint(f"hf:{copy}")
     assert known == models.checkpoint(f"hf:{bert}")
-    for file in ("model.safetensors", "config.json"):
-        content = (copy / file).read_bytes()
+    for changed in ("model.safetensors", "config.json"):
+        content = (copy / changed).read_bytes()
         flipped = content[:-4] + bytes([content[-4] ^ 1]) + content[-3:]  # the last bit of the last weight
-        (copy / file).write_bytes(flipped if file == "model.safetensors" else content + b" ")
-        os.utime(copy / file, ns=(1, len(keys)))
+        (copy / changed).write_bytes(flipped if changed == "model.safetensors" else content + b" ")
+        os.utime(copy / changed, ns=(1, len(keys)))
         keys.append({run.key for run in plan(spec_of(copy)).runs})
     assert not keys[0] & keys[1] and not keys[1] & keys[2] and not keys[0] & keys[2]
 

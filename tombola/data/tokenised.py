@@ -84,8 +84,9 @@ def padding(name: str) -> int:
         BadInput: as `facts`.
     """
     path = _file(parts(name)[1])
-    found: int = _tokenizer(str(path), path.stat().st_mtime_ns).padding["pad_id"]
-    return found
+    said = _tokenizer(str(path), path.stat().st_mtime_ns).padding
+    assert said is not None
+    return int(said["pad_id"])
 
 
 def _tokens(labelled: Sequence[tuple[str, int]], tokenizer: "Tokenizer") -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,12 +1,7 @@
 """What cashing in saves: trained tickets in all their forms, and one sparse convolution.
 
-<<<<<<< HEAD
 - LeNet: tickets of the preset lenet-mnist, from a store where it is finished, each form as `tombola cash` measures it:
   compared on all 10,000 test images, timed at batch 1 and 64 beside the masked network in PyTorch and ONNX Runtime.
-=======
-- LeNet: tickets of the preset lenet-mnist from a store in which it is finished, each form as `tombola cash` measures
-  it: compared on all 10,000 test images, timed at batch 1 and 64 beside the masked network in PyTorch and ONNX Runtime.
->>>>>>> cashdocs
 - A convolution, 64 -> 64 channels, 3x3 on 32x32, random weights and masks: `SparseConv2d` beside torch's, its maps
   contiguous and channels last, and ONNX Runtime.
 - A convolutional network: tickets of the preset conv2-cifar10-quick, as LeNet's.

@@ -65,14 +65,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return asked
 
 
-<<<<<<< HEAD
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def two_of_four(model: Module) -> Module:
-=======
 def two_of_four(model: Model) -> Model:
->>>>>>> cashdocs
     start = weights.of(model)
     living = prune.n_of_m(score.magnitude(start, mask.prunable(model), 0), mask.full(model), 2, 4)
     weights.put(model, mask.apply(start, living))

@@ -106,14 +106,9 @@ def _best_of_groups(scores: Tensor, alive: Tensor, n: int, m: int) -> Tensor:
     ranked = scores.movedim(1, -1).unflatten(-1, (-1, m)).double().masked_fill(~groups, -torch.inf)
     # Sorted upwards and stable, the lower index is the first to go, as everywhere here.
     stays = torch.sort(ranked, dim=-1, stable=True).indices[..., m - n :]
-<<<<<<< HEAD
-    kept: Tensor = torch.zeros_like(groups).scatter_(-1, stays, True) & groups
-    return kept.flatten(-2).movedim(-1, 1).contiguous()
-=======
     kept = torch.zeros_like(groups).scatter_(-1, stays, True) & groups
     whole: Tensor = kept.flatten(-2)
     return whole.movedim(-1, 1).contiguous()
->>>>>>> cashdocs
 
 
 def _finite(scores: Mapping[str, Tensor]) -> None:

@@ -371,3 +371,66 @@ def test_sharded_parameters_are_refused(tmp_path: Path) -> None:
             Search(model, torch.optim.SGD(model.parameters(), lr=0.1), levels=1)
     finally:
         distributed.destroy_process_group()
+
+
+class Inherited(torch.optim.Adam):
+    """Its step is its parent's, which has hooks of its own; on request it fails in the midst of it."""
+
+    fails = False
+
+    def step(self, closure: Any = None) -> Any:
+        found = super().step(closure)
+        if self.fails:
+            raise FloatingPointError
+        return found
+
+
+def test_a_step_within_a_step_is_one_step() -> None:  # R6
+    OPTIMISERS["adam"](network().parameters())  # torch gives a class its hooks when the first one is made
+    model = network()
+    optimizer = Inherited(model.parameters(), lr=0.02)
+    search = Search(model, optimizer, levels=1, rate=0.5, rewind="4it")
+    seen: list[Tensor] = []
+    for level in search:
+        for place, (inputs, labels) in enumerate(batches()):
+            if place in (2, 5):
+                optimizer.fails = True
+                with pytest.raises(FloatingPointError):
+                    optimizer.step()
+                optimizer.fails = False
+            optimizer.zero_grad()
+            loss_of(model, inputs, labels).backward()
+            optimizer.step()
+            seen.append(model[0].weight.detach().clone())  # type: ignore[arg-type]
+            level.report(accuracy=0.0)
+    assert [row.step for row in search.history] == [*range(1, STEPS + 1), *range(4, STEPS + 1)]
+    assert torch.equal(search.ticket(0).weights["0.weight"], seen[3])
+
+
+class Ema(nn.Module):
+    """An average as timm has it: a copy in a module of its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(model)
+
+    def update(self, model: nn.Module) -> None:
+        with torch.no_grad():
+            for left, right in zip(self.module.parameters(), model.parameters(), strict=True):
+                left.lerp_(right, 0.2)
+
+    def table(self) -> dict[str, Tensor]:
+        return dict(self.module.named_parameters())
+
+
+def test_tied_weights_are_one_tensor_in_a_ticket(tmp_path: Path) -> None:  # P7
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9, bias=False))
+    model[1].weight = model[0].weight
+    optimizer = OPTIMISERS["adam"](model.parameters())
+    search = Search(model, optimizer, levels=1, rate=0.5)
+    for _ in search:
+        functional.cross_entropy(model(torch.arange(9)), torch.arange(9)).backward()
+        optimizer.step()
+    ticket = search.ticket(1)
+    assert ticket.weights["0.weight"] is ticket.weights["1.weight"]
+    assert ticket.weights["1.weight"].count_nonzero() == 18

@@ -18,7 +18,7 @@ from tombola.search.arms import Arms, Control, Verification, verify
 from tombola.search.course import Course, Level, Report, Rewinding, first
 from tombola.search.edge import Plan, Rate, Scope
 from tombola.search.saved import Progress
-from tombola.search.state import Moment, masked, plain
+from tombola.search.state import Moment
 from tombola.steps import Step
 from tombola.study.verdict import Criteria
 from tombola.ticket import Ticket
@@ -128,7 +128,7 @@ class Search:
             BadInput: it is no search's file, or is one of another model, whose first tensors that differ are named.
         """
         about, progress = saved.read(Path(path), ranks.rank(), ranks.world())
-        weights.fit(weights.of(plain(model)), progress.weights, str(path))
+        weights.fit(weights.of(weights.bare(model)), progress.weights, str(path))
         search = Search(model, optimizer, scheduler=scheduler, score=score, also=also, **about["plan"])
         for what, found in search._about().items():
             if found != about[what]:
@@ -344,7 +344,7 @@ class Search:
             "scope": self._plan.scope,
             "key": _digest(rewind.left["weights"])[:20],
         }
-        return Ticket(living, masked(rewind, living), origin)
+        return Ticket.of(self._loop.model, living, rewind.left["weights"], origin)
 
     def _known(self, level: int, number: int, which: str) -> None:
         if not 0 <= level < number:

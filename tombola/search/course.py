@@ -1,7 +1,9 @@
 """One way through the loop: its steps are seen, and its pruned weights, their gradients and averages held at 0."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -87,17 +89,34 @@ class Steps:
     ) -> None:
         self.begin = self.number = begin
         self._at, self._done, self._followed, self._awaits = at, done, followed, False
+        self._outermost: FrameType | None = None
+        self._depth = 0  # of steps in steps: an optimiser's own may call `super().step()`
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._before()),
             optimizer.register_step_post_hook(lambda optimizer, *_: self._after(optimizer)),
         ]
 
     def _before(self) -> None:
+        # The compiler cannot look at frames; a compiled step that fails within another is not told from one.
+        frame = None if torch.compiler.is_compiling() else inspect.currentframe()
+        if self._depth and frame and not _within(frame, self._outermost):  # that step ended in an exception
+            self._depth = 0
+        if not self._depth:
+            hook = frame and frame.f_back  # the one that called this
+            self._outermost = hook and hook.f_back
+            self._go_on()
+        self._depth += 1
+
+    def _go_on(self) -> None:
         if self._awaits:
             self._awaits = False
             self._followed()
 
     def _after(self, optimizer: Optimizer) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        self._outermost = None
         if _skipped(optimizer):
             return
         self.number += 1
@@ -107,12 +126,18 @@ class Steps:
 
     def close(self) -> None:
         """The loop has ended."""
-        self._before()
+        self._go_on()
 
     def release(self) -> None:
         """Take the hooks off the optimiser."""
         for hook in self._hooks:
             hook.remove()
+
+
+def _within(frame: FrameType | None, outer: FrameType | None) -> bool:
+    while frame is not None and frame is not outer:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _skipped(optimizer: Optimizer) -> bool:
@@ -293,6 +318,7 @@ class Rewinding:
             if fresh is None:
                 loop.put_left(self.moment.left if seed is None else {**self.moment.left, "random": loop.random()})
             hold.hold()
+            hold.mask_averages()  # which may be measured before the loop goes on
 
         def followed() -> None:
             if fresh is None:

@@ -9,11 +9,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tombola import mask, prune
+from tombola import mask, prune, weights
 from tombola.errors import BadInput
 from tombola.mask import Kind, Mask
 from tombola.names import named
-from tombola.search.state import Loop, plain
+from tombola.search.state import Loop
 from tombola.steps import Step
 
 Scope = Literal["layer", "global"]
@@ -167,7 +167,7 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
                 todo="Make it of this one.",
             )
     generators = tuple(thing for thing in also if isinstance(thing, torch.Generator))
-    return Loop(plain(model), optimizer, schedulers, things, generators)
+    return Loop(weights.bare(model), optimizer, schedulers, things, generators)
 
 
 def _not_sharded(model: nn.Module) -> None:

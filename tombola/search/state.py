@@ -10,24 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
-from tombola import mask, weights
-from tombola.mask import Mask
-from tombola.weights import Weights
+from tombola import weights
 
 State = Mapping[str, Any]
-
-
-def plain(model: nn.Module) -> nn.Module:
-    """The model itself, out of what `torch.compile`, parallel training and averaging wrap around it."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod  # type: ignore[assignment]
-        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel | AveragedModel):
-            model = model.module
-        else:
-            return model
 
 
 def copied(value: Any) -> Any:
@@ -143,9 +129,10 @@ class Loop:
             generator.manual_seed(seed)
 
     def averages(self) -> list[nn.Module]:
-        """The modules among `also` that have the model's names and shapes: averages of its weights."""
+        """The modules in `also`, and in these, that have the model's names and shapes: averages of its weights."""
         own = _shapes(self.model)
-        return [plain(thing) for thing in self.also if isinstance(thing, nn.Module) and _shapes(plain(thing)) == own]
+        modules = (part for thing in self.also if isinstance(thing, nn.Module) for part in thing.modules())
+        return [module for module in modules if _shapes(module) == own]
 
     def _unsaved(self) -> dict[str, Tensor]:
         """The buffers that the model keeps out of its state_dict."""
@@ -162,8 +149,3 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in model.state_dict().items()}
-
-
-def masked(moment: Moment, living: Mask) -> Weights:
-    """m ⊙ theta_k."""
-    return mask.apply(moment.left["weights"], living)

@@ -47,7 +47,9 @@ class Search:
         keep: kinds, names or patterns of names that stay dense and are not counted.
         score: one number per weight, the lowest go: `(weights, names, score_seed) -> name -> tensor`.
         also: what else is to be rewound: averaged models, gradient scalers, anything with a state_dict, and the
-            torch.Generators that decide about batches. Averages of the model are held at 0 where it is pruned.
+            torch.Generators that decide about batches. Averages of the model are held at 0 where it is pruned: modules,
+            and modules in these, that have the model's names and shapes; and in the state_dict of what is no module,
+            mappings that have those of the weights that may be pruned. Other averages are rewound, and not held.
         epoch_iterations: optimiser steps in one epoch, for a `rewind` in epochs.
         path: a file to save the search to at the end of each level, for `resume`.
         score_seed: what `score` is given to draw from.
@@ -95,6 +97,7 @@ class Search:
         self._loop = edge.loop_of(model, optimizer, scheduler, also)
         full = self._plan.full(self._loop.model)
         edge.trained(self._loop, full)
+        edge.rewindable(self._loop, k)
         self._score, self._path = score, Path(path) if path else None
         self._progress = Progress((full,))
         self._course: Course | None = None
@@ -285,7 +288,8 @@ class Search:
 
         Args:
             train: the body of the loop over the search: trains the model that the search was given and reports
-                `accuracy`, and `validation_loss` with it where there is an early stop to be found.
+                `accuracy`, and `validation_loss` at the same steps where there is an early stop to be found; where
+                not every arm has two such steps, the accuracy is that at the end.
             controls: `reinit`: the mask on newly drawn weights; `random`: a random mask with the same layer-wise
                 counts; `shuffle`: the mask shuffled in each layer.
             build: makes the model anew, with weights newly drawn; for `reinit`.

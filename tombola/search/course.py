@@ -161,7 +161,9 @@ class Hold:
         self._parameters = {name: loop.model.get_parameter(name) for name in living}
         self._guard = Guard(loop.model, loop.optimizer, living, held)
         self._hooks = [parameter.register_hook(self._masking(dead)) for parameter, dead in self._guard.dead]
-        self._averages: list[nn.Module] = []  # those that are held; only from the step after k on, in a replay
+        # Averages are held only from step k on, in a replay.
+        self._averages: list[nn.Module] = []
+        self._tables_held = False
         if held:
             self.mask_averages()
 
@@ -177,6 +179,11 @@ class Hold:
         self._averages = self._loop.averages()
         for average in self._averages:
             weights.put(average, mask.apply(weights.of(average), self._living))
+        self._loop.put_tables(self._living, self._masked)
+        self._tables_held = True
+
+    def _masked(self, name: str, value: Tensor) -> Tensor:
+        return value.masked_fill(~self._living[name].to(value.device), 0)
 
     def check(self) -> None:
         """Make sure that nothing has escaped.
@@ -193,10 +200,10 @@ class Hold:
         if not self._guard.held:
             return
         self._guard.check()
-        for average in self._averages:
-            state = weights.of(average)
+        tables = self._loop.tables(self._living) if self._tables_held else []
+        for state in [*(weights.of(average) for average in self._averages), *tables]:
             for name, alive in self._living.items():
-                if state[name][~alive].any():
+                if state[name].detach()[~alive.to(state[name].device)].any():
                     raise GuardLost(f"{name}: expected 0 where it is pruned in an average too, found other numbers.")
 
     def release(self) -> None:
@@ -308,6 +315,7 @@ class Rewinding:
         if fresh is not None:
             for model in (loop.model, *loop.averages()):
                 weights.put(model, fresh)
+            loop.put_tables(living, lambda name, value: fresh[name].to(value, copy=True))
         if seed is not None:
             loop.seed(seed)
         if self.k == 0 or not self.replay:

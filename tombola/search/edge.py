@@ -214,6 +214,21 @@ def trained(loop: Loop, full: Mask) -> None:
         )
 
 
+def rewindable(loop: Loop, k: int) -> None:
+    """Make sure that the optimiser's state after step k can be masked.
+
+    Raises:
+        BadInput: it is that of L-BFGS: products of old directions, in which pruned weights have left their part.
+    """
+    if k and isinstance(loop.optimizer, torch.optim.LBFGS):
+        raise BadInput(
+            where="rewind",
+            expected="step 0 with L-BFGS, whose memory of the first k steps is that of the dense network",
+            found=f"{k}it",
+            todo="Rewind to 0it, or use another optimizer.",
+        )
+
+
 def _few(names: Iterable[str]) -> str:
     first, *more = names
     return ", ".join([first, *more[:2]]) + (f" and {len(more) - 2} more" if len(more) > 2 else "")

@@ -1,7 +1,7 @@
 """All that a training loop changes: taken as values, and put back by copy as often as one likes."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola import weights
+from tombola.weights import Weights
 
 State = Mapping[str, Any]
 
@@ -134,6 +135,20 @@ class Loop:
         modules = (part for thing in self.also if isinstance(thing, nn.Module) for part in thing.modules())
         return [module for module in modules if _shapes(module) == own]
 
+    def tables(self, names: Weights) -> list[Weights]:
+        """Averages that are no modules: mappings in the states of `also`, with the names and shapes of `names`."""
+        return [table for thing in self._others() for table in _tables(thing.state_dict(), names)]
+
+    def put_tables(self, names: Weights, change: Callable[[str, Tensor], Tensor]) -> None:
+        """In each of `tables`, what `change` makes of the tensors that `names` names."""
+        for thing in self._others():
+            state = thing.state_dict()
+            if _tables(state, names):
+                thing.load_state_dict(_changed(state, names, change))
+
+    def _others(self) -> list[Any]:
+        return [thing for thing in self.also if not isinstance(thing, nn.Module)]
+
     def _unsaved(self) -> dict[str, Tensor]:
         """The buffers that the model keeps out of its state_dict."""
         saved = self.model.state_dict().keys()
@@ -141,6 +156,25 @@ class Loop:
 
     def _gpus(self) -> list[torch.device]:
         return sorted({p.device for p in self.model.parameters() if p.device.type == "cuda"}, key=str)
+
+
+def _is_table(value: Any, names: Weights) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(found := value.get(name), Tensor) and found.shape == names[name].shape for name in names
+    )
+
+
+def _tables(value: Any, names: Weights) -> list[Weights]:
+    if _is_table(value, names):
+        return [value]
+    parts = value.values() if isinstance(value, Mapping) else ()
+    return [table for part in parts for table in _tables(part, names)]
+
+
+def _changed(value: Any, names: Weights, change: Callable[[str, Tensor], Tensor]) -> Any:
+    if _is_table(value, names):
+        return {**value, **{name: change(name, value[name]) for name in names}}
+    return {key: _changed(part, names, change) for key, part in value.items()} if isinstance(value, Mapping) else value
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:

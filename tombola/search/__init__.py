@@ -1,6 +1,7 @@
 """A ticket of YOUR model in YOUR loop: it runs level by level, and everything it changes is rewound in between."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola import mask, prune, score, weights
-from tombola.errors import BadInput
+from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
 from tombola.search import edge, ranks, saved
 from tombola.search.arms import Arms, Control, Verification, verify
@@ -108,6 +109,13 @@ class Search:
                 found="one that is there already",
                 todo="Search.resume goes on with the search that it holds; or name another one.",
             )
+        if self._path and ranks.rank() == 0 and not os.access(self._path.parent, os.W_OK):
+            raise BadInput(
+                where=str(self._path),
+                expected="a file in a folder that is there and can be written to",
+                found=f"no such folder: {self._path.parent}",
+                todo="Make the folder, or name another one.",
+            )
         if self._path:  # better now than at the end of level 0
             saved.content(self._about(), Progress((full,), start=self._loop.moment()), [])
 
@@ -142,6 +150,28 @@ class Search:
                     todo="Make everything as it was made for the search.",
                 )
         search._progress, search._path = progress, Path(path)
+        return search
+
+    @staticmethod
+    def opened(model: nn.Module, optimizer: Optimizer, scheduler: Any, options: Mapping[str, Any]) -> "Search":
+        """The search that the file `options["path"]` holds, gone on with; a new one where there is none.
+
+        Raises:
+            BadInput: an option does not fit, or is another than the file's.
+        """
+        path = options.get("path")
+        if not path or not Path(path).exists():
+            return Search(model, optimizer, scheduler=scheduler, **options)
+        asked = Search(model, optimizer, scheduler=scheduler, **{**options, "path": None})
+        made = {name: options[name] for name in ("score", "also") if name in options}
+        search = Search.resume(path, model, optimizer, scheduler=scheduler, **made)
+        if search._plan != asked._plan:
+            raise BadInput(
+                where=str(path),
+                expected=f"the options of the search in it: {search._plan.values()}",
+                found=str(asked._plan.values()),
+                todo="Ask for the same, or name another file.",
+            )
         return search
 
     def __iter__(self) -> Iterator[Level]:
@@ -213,6 +243,7 @@ class Search:
         if start:  # it has been left before its end
             self._loop.put(start)
         else:
+            edge.trained(self._loop, self.mask(0))  # as it may have been changed since
             start = self._loop.moment()
         k = self._plan.rewind
         self._progress = replace(self._progress, start=start, rewind=None if k else start)
@@ -253,8 +284,15 @@ class Search:
         if self._path is None:
             return
         randoms = ranks.gathered(saved.random_states(self._progress))
+        failure: TombolaError | None = None
         if ranks.rank() == 0:
-            saved.write(self._path, saved.content(self._about(), self._progress, randoms))
+            try:
+                saved.write(self._path, saved.content(self._about(), self._progress, randoms))
+            except TombolaError as error:
+                failure = error
+        first = ranks.gathered(failure)[0]
+        if first:  # on all processes, lest the others wait for the one that writes
+            raise first
 
     def _about(self) -> dict[str, Any]:
         loop = self._loop

@@ -8,6 +8,7 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from tombola import mask, weights
 from tombola.errors import BadInput, GuardLost
@@ -160,12 +161,18 @@ class Hold:
         self._loop, self._living = loop, living
         self._parameters = {name: loop.model.get_parameter(name) for name in living}
         self._guard = Guard(loop.model, loop.optimizer, living, held)
-        self._hooks = [parameter.register_hook(self._masking(dead)) for parameter, dead in self._guard.dead]
+        self._hooks: list[RemovableHandle] = []
         # Averages are held only from step k on, in a replay.
         self._averages: list[nn.Module] = []
         self._tables_held = False
-        if held:
-            self.mask_averages()
+        try:
+            for parameter, dead in self._guard.dead:
+                self._hooks.append(parameter.register_hook(self._masking(dead)))
+            if held:
+                self.mask_averages()
+        except BaseException:
+            self.release()
+            raise
 
     def _masking(self, dead: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda gradient: gradient.masked_fill(dead, 0) if self._guard.held else gradient
@@ -279,7 +286,8 @@ def first(loop: Loop, living: Mask, k: int, reached: Callable[[Moment], None]) -
     def followed() -> None:
         reached(Moment(left, loop.followed()))
 
-    return Course(0, living, Steps(loop.optimizer, 0, k, done, followed), Hold(loop, living))
+    hold = Hold(loop, living)  # before the hooks of steps, as it may fail
+    return Course(0, living, Steps(loop.optimizer, 0, k, done, followed), hold)
 
 
 @dataclass(frozen=True)
@@ -319,7 +327,8 @@ class Rewinding:
         if seed is not None:
             loop.seed(seed)
         if self.k == 0 or not self.replay:
-            return Course(number, living, Steps(loop.optimizer, self.k, self.k), Hold(loop, living), self.k)
+            hold = Hold(loop, living)
+            return Course(number, living, Steps(loop.optimizer, self.k, self.k), hold, self.k)
 
         # What the first k steps compute is thrown away; they bring the loop's own variables to where they were.
         def done() -> None:

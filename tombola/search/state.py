@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola import weights
+from tombola.errors import BadInput
 from tombola.weights import Weights
 
 State = Mapping[str, Any]
@@ -72,18 +73,30 @@ class Loop:
         return {
             "weights": weights.of(self.model),
             "buffers": copied(self._unsaved()),
+            "requires_grad": [parameter.requires_grad for parameter in self.model.parameters()],
             "training": [module.training for module in self.model.modules()],
             "optimizer": copied(self.optimizer.state_dict()),
             "random": self.random(),
         }
 
     def put_left(self, state: State) -> None:
+        _same("buffers", _sizes(state["buffers"]), _sizes(self._unsaved()))
+        _same("modules", len(state["training"]), sum(1 for _ in self.model.modules()))
+        _same("GPUs", sorted(state["random"]["cuda"]), self._gpus())
         weights.put(self.model, state["weights"])
         for name, buffer in self._unsaved().items():
             buffer.copy_(state["buffers"][name])
+        for parameter, trained in zip(self.model.parameters(), state["requires_grad"], strict=True):
+            parameter.requires_grad_(trained)
         for module, training in zip(self.model.modules(), state["training"], strict=True):
             module.training = training
+        groups = self.optimizer.param_groups
         self.optimizer.load_state_dict(copied(state["optimizer"]))
+        # It makes them anew; who holds the old ones, to set learning rates in them, shall go on to set these.
+        for own, loaded in zip(groups, self.optimizer.param_groups, strict=True):
+            own.clear()
+            own.update(loaded)
+        self.optimizer.param_groups = groups
         self.put_random(state["random"])
 
     def followed(self) -> State:
@@ -108,7 +121,7 @@ class Loop:
             "python": random.getstate(),
             "numpy": np.random.get_state(),
             "torch": torch.get_rng_state(),
-            "cuda": [torch.cuda.get_rng_state(device) for device in self._gpus()],
+            "cuda": {device: torch.cuda.get_rng_state(device) for device in self._gpus()},
             "generators": [generator.get_state() for generator in self.generators],
         }
 
@@ -116,7 +129,7 @@ class Loop:
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])
         torch.set_rng_state(state["torch"])
-        for device, own in zip(self._gpus(), state["cuda"], strict=True):
+        for device, own in state["cuda"].items():
             torch.cuda.set_rng_state(own, device)
         for generator, own in zip(self.generators, state["generators"], strict=True):
             generator.set_state(own)
@@ -154,8 +167,22 @@ class Loop:
         saved = self.model.state_dict().keys()
         return {name: buffer for name, buffer in self.model.named_buffers() if name not in saved}
 
-    def _gpus(self) -> list[torch.device]:
-        return sorted({p.device for p in self.model.parameters() if p.device.type == "cuda"}, key=str)
+    def _gpus(self) -> list[str]:
+        return sorted({str(p.device) for p in self.model.parameters() if p.device.type == "cuda"})
+
+
+def _same(what: str, expected: object, found: object) -> None:
+    if expected != found:
+        raise BadInput(
+            where="the model",
+            expected=f"the {what} that it began the search with: {expected}",
+            found=str(found),
+            todo="Move it, and let it make all that it makes in its first forward pass, before the Search.",
+        )
+
+
+def _sizes(buffers: Weights) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(buffer.shape) for name, buffer in buffers.items()}
 
 
 def _is_table(value: Any, names: Weights) -> bool:

@@ -235,7 +235,8 @@ def test_a_lost_guard_is_found_and_named(
     lose(model, optimizer)
     message = (
         f"0.weight: expected every pruned {what} to be 0, found 12 that are not. "
-        "Something changed them outside of the optimiser's step."
+        "Something changed them outside of the optimiser's step, as loading weights from before the "
+        "rewind point does, a best checkpoint's for one."
     )
     with pytest.raises(GuardLost, match=f"^{re.escape(message)}$") as caught:
         guard.check()

@@ -629,3 +629,68 @@ def test_the_python_of_the_page_runs(
     assert all(float(found) > 0.9 for found in re.findall(r"accuracy (0\.\d+)\n", said))
     assert "this speaks of this ticket, not of others" in said
     assert (tmp_path / "ticket.safetensors").exists() and len(names["search"].history) == 24
+
+
+def test_groups_that_somebody_holds_stay_the_optimisers() -> None:  # R5
+    model = network()
+    optimizer = momentum(model)
+    group, seen = optimizer.param_groups[0], []
+    for _ in Search(model, optimizer, levels=1, rewind="2it"):
+        for step in range(4):
+            group["lr"] = 0.1 / (step + 1)
+            Loop(model, optimizer)(1)
+            seen.append(optimizer.param_groups[0]["lr"])
+    assert seen[:4] == seen[4:] and optimizer.param_groups[0] is group
+
+
+@pytest.mark.parametrize("name", ["conv.weight", "conv.bias"])
+def test_what_is_frozen_on_the_way_is_free_again_at_the_start(name: str) -> None:  # R3
+    model = network()
+    optimizer = momentum(model)
+    for _ in Search(model, optimizer, levels=1):
+        assert model.get_parameter(name).requires_grad
+        Loop(model, optimizer)(2)
+        model.get_parameter(name).requires_grad_(False)
+        Loop(model, optimizer)(2)
+
+
+def test_a_level_that_cannot_begin_leaves_no_hooks() -> None:
+    class Refusing(dict[str, Any]):
+        """An average that takes no masked state."""
+
+        loads = 0
+
+        def state_dict(self) -> dict[str, Any]:
+            return dict(self)
+
+        def load_state_dict(self, state: Any) -> None:
+            self.loads += 1
+            if any(not value.all() for value in state.values()):
+                raise ZeroDivisionError
+
+    model = network()
+    optimizer = momentum(model)
+    average = Refusing({name: value.detach().abs() + 1 for name, value in model.named_parameters()})
+    with pytest.raises(ZeroDivisionError):
+        for _ in Search(model, optimizer, levels=1, also=[average]):
+            Loop(model, optimizer)()
+    assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
+    assert not optimizer._optimizer_load_state_dict_post_hooks and not model.conv.weight._backward_hooks
+
+
+def test_a_buffer_that_comes_later_is_named() -> None:
+    model = network()
+    optimizer = momentum(model)
+    with pytest.raises(BadInput, match=r"expected the buffers that it began the search with: \{'seen': \(\)\}, found"):
+        for _ in Search(model, optimizer, levels=1):
+            Loop(model, optimizer)()
+            model.register_buffer("late", torch.zeros(2), persistent=False)
+
+
+def test_a_model_that_moves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    optimizer = momentum(model)
+    with pytest.raises(BadInput, match=r"expected the GPUs that it began the search with: \[\], found \['cuda:0'\]"):
+        for _ in Search(model, optimizer, levels=1):
+            Loop(model, optimizer)()
+            monkeypatch.setattr("tombola.search.state.Loop._gpus", lambda self: ["cuda:0"])

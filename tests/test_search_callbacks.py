@@ -160,3 +160,51 @@ def test_the_python_of_the_pages_runs(
     names: dict[str, Any] = {}
     exec(example, names)
     assert words in capsys.readouterr().out and names["ticket"].mask.density < 1
+
+
+def test_lightning_goes_on_after_a_crash_and_wants_a_trainer_for_every_level(tmp_path: Path) -> None:  # R9
+    pytest.importorskip("lightning")
+    import lightning.pytorch as lightning
+
+    from tombola.callbacks.lightning import Tickets
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(6, 3)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=0.01)
+
+    def trainer(tickets: Tickets) -> Any:
+        return lightning.Trainer(
+            max_epochs=2, callbacks=[tickets], accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+
+    dataset = torch.utils.data.TensorDataset(INPUTS, LABELS)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=8, shuffle=True)
+    found = []
+    for path, dies in (("whole", False), ("parts", True)):
+        torch.manual_seed(3)
+        module, tickets = Module(), Tickets(levels=2, path=tmp_path / path)
+        assert tickets.left == 3
+        trainer(tickets).fit(module, loader)
+        if dies:  # and is started again, with other weights
+            module, tickets = Module(), Tickets(levels=2, path=tmp_path / path)
+            assert tickets.left == 2
+        while tickets.left:
+            trainer(tickets).fit(module, loader)
+        found.append([tickets.search.trained(number) for number in range(3)])
+    for left, right in zip(*found, strict=True):
+        assert weights.equal(left, right)
+    with pytest.raises(BadInput, match="expected the options of the search in it: .*'levels': 2"):
+        trainer(Tickets(levels=3, path=tmp_path / "parts")).fit(Module(), loader)
+
+    only = trainer(Tickets(levels=1))
+    only.fit(module, loader)
+    with pytest.raises(BadInput, match="expected a Trainer of its own for every level, found one that has taken 8"):
+        only.fit(module, loader)

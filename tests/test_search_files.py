@@ -308,3 +308,8 @@ def test_only_real_dense_numbers_are_kept() -> None:
     for odd in (torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to_sparse()):
         with pytest.raises(BadInput, match="expected a dense tensor of real numbers"):
             encode([odd], {}, "it")
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="expected a file in a folder that is there and can be written to"):
+        finished(tmp_path / "none" / "search")

@@ -283,3 +283,37 @@ def test_a_tensor_is_a_number() -> None:
     search = Search(lab.model, lab.optimizer, levels=0)
     search.begin().report(accuracy=value)
     assert search.history[0].metrics == {"accuracy": 0.5}
+
+
+def reporting(lab: Lab, rows: list[dict[str, float]]) -> None:
+    """Whatever the loop learns, it reports `rows`, one at each of its looks."""
+    looks = iter(rows * 100)
+    lab.evaluate = lambda level: level.report(**next(looks))  # type: ignore[method-assign]
+
+
+def test_an_early_stop_needs_loss_and_accuracy_at_one_step() -> None:
+    lab = Lab()
+    reporting(lab, [{"validation_loss": 3.0}, {"validation_loss": 1.0}, {"validation_loss": 2.0, "accuracy": 0.5}])
+    found = lab.verify(controls=[], replicates=2, criteria=Criteria(0.01, 2))
+    assert not found.criteria.paced and {(trial.step, trial.accuracy) for trial in found.trials} == {(STEPS, 0.5)}
+    assert "Accuracy is that at the end of training" in str(found)
+
+
+def test_a_loss_that_is_no_number_is_no_minimum() -> None:
+    lab, nan = Lab(), float("nan")
+    reporting(lab, [{"validation_loss": loss, "accuracy": 1 / step} for step, loss in ((2, nan), (4, 1.0), (5, 2.0))])
+    found = lab.verify(controls=[], replicates=2)
+    assert found.criteria.paced and {(trial.step, trial.accuracy) for trial in found.trials} == {(4, 0.25)}
+
+
+def test_what_is_reported_of_one_step_is_one_row() -> None:
+    lab = Lab()
+    losses = iter([3.0, 1.0, 2.0] * 100)
+
+    def evaluate(level: Level) -> None:
+        level.report(validation_loss=next(losses))
+        level.report(accuracy=0.5)
+
+    lab.evaluate = evaluate  # type: ignore[method-assign]
+    found = lab.verify(controls=[], replicates=2)
+    assert found.criteria.paced and {(trial.step, trial.censored) for trial in found.trials} == {(4, False)}

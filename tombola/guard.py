@@ -123,7 +123,8 @@ class Guard:
                 if moved:
                     raise GuardLost(
                         f"{name}: expected every pruned {what} to be 0, found {moved} that are not. "
-                        "Something changed them outside of the optimiser's step."
+                        "Something changed them outside of the optimiser's step, as loading weights from before the "
+                        "rewind point does, a best checkpoint's for one."
                     )
 
     def release(self) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tombola.callbacks import levels_left
 from tombola.errors import BadInput
 from tombola.search import Level, Search
 
@@ -30,7 +31,8 @@ class Tickets(Callback):
 
     Args:
         levels: how many times to prune; there are `levels + 1` fits.
-        options: as `Search` has them; optimiser and schedulers are the trainer's.
+        options: as `Search` has them; with a `path` that is there already, its search goes on.
+            Optimiser and schedulers are the trainer's.
 
     Raises:
         BadInput: at the first fit, where an option or the module does not fit, or it has not one optimiser.
@@ -51,7 +53,7 @@ class Tickets(Callback):
     @property
     def left(self) -> int:
         """How many fits there are to come."""
-        return self._search.left if self._search else self._options["levels"] + 1
+        return self._search.left if self._search else levels_left(self._options)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before loaders draw their order, and after optimisers are made."""
@@ -62,12 +64,17 @@ class Tickets(Callback):
                 found=str(len(trainer.optimizers)),
                 todo="Search around a loop of your own instead.",
             )
+        if trainer.global_step:
+            raise BadInput(
+                where="Trainer.fit",
+                expected="a Trainer of its own for every level",
+                found=f"one that has taken {trainer.global_step} steps",
+                todo="Make it inside of the loop over the levels.",
+            )
         optimizer, schedulers = trainer.optimizers[0], [each.scheduler for each in trainer.lr_scheduler_configs]
         if self._search is None:
-            self._search = Search(pl_module, optimizer, scheduler=schedulers, **self._options)
-            self._level = self._search.begin()
-        else:
-            self._level = self._search.begin(optimizer, schedulers)
+            self._search = Search.opened(pl_module, optimizer, schedulers, self._options)
+        self._level = self._search.begin(optimizer, schedulers)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report what was logged."""

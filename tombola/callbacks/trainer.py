@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tombola.callbacks import levels_left
 from tombola.errors import BadInput
 from tombola.search import Level, Search
 
@@ -30,7 +31,8 @@ class Tickets(TrainerCallback):
 
     Args:
         levels: how many times to prune; there are `levels + 1` trainings.
-        options: as `Search` has them; optimiser and scheduler are the trainer's.
+        options: as `Search` has them; with a `path` that is there already, its search goes on.
+            Optimiser and scheduler are the trainer's.
 
     Raises:
         BadInput: at the first training, where an option or the model does not fit.
@@ -51,7 +53,7 @@ class Tickets(TrainerCallback):
     @property
     def left(self) -> int:
         """How many trainings there are to come."""
-        return self._search.left if self._search else self._options["levels"] + 1
+        return self._search.left if self._search else levels_left(self._options)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -60,11 +62,9 @@ class Tickets(TrainerCallback):
         # The trainer wraps its optimiser; steps that the wrapper only counts are not the optimiser's.
         optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
         if self._search is None:
-            self._search = Search(kwargs["model"], optimizer, scheduler=kwargs["lr_scheduler"], **self._options)
-            self._level = self._search.begin()
-        else:
-            self._search.leave()  # a training that failed says nothing
-            self._level = self._search.begin(optimizer, kwargs["lr_scheduler"])
+            self._search = Search.opened(kwargs["model"], optimizer, kwargs["lr_scheduler"], self._options)
+        self._search.leave()  # a training that failed says nothing
+        self._level = self._search.begin(optimizer, kwargs["lr_scheduler"])
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Report what was measured."""

@@ -1,6 +1,7 @@
 """A ticket of YOUR model in YOUR loop: it runs level by level, and everything it changes is rewound in between."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola import mask, prune, score, weights
-from tombola.errors import BadInput
+from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
 from tombola.search import edge, ranks, saved
 from tombola.search.arms import Arms, Control, Verification, verify
 from tombola.search.course import Course, Level, Report, Rewinding, first
 from tombola.search.edge import Plan, Rate, Scope
 from tombola.search.saved import Progress
-from tombola.search.state import Moment, masked, plain
+from tombola.search.state import Moment
 from tombola.steps import Step
 from tombola.study.verdict import Criteria
 from tombola.ticket import Ticket
@@ -47,7 +48,9 @@ class Search:
         keep: kinds, names or patterns of names that stay dense and are not counted.
         score: one number per weight, the lowest go: `(weights, names, score_seed) -> name -> tensor`.
         also: what else is to be rewound: averaged models, gradient scalers, anything with a state_dict, and the
-            torch.Generators that decide about batches. Averages of the model are held at 0 where it is pruned.
+            torch.Generators that decide about batches. Averages of the model are held at 0 where it is pruned: modules,
+            and modules in these, that have the model's names and shapes; and in the state_dict of what is no module,
+            mappings that have those of the weights that may be pruned. Other averages are rewound, and not held.
         epoch_iterations: optimiser steps in one epoch, for a `rewind` in epochs.
         path: a file to save the search to at the end of each level, for `resume`.
         score_seed: what `score` is given to draw from.
@@ -95,6 +98,7 @@ class Search:
         self._loop = edge.loop_of(model, optimizer, scheduler, also)
         full = self._plan.full(self._loop.model)
         edge.trained(self._loop, full)
+        edge.rewindable(self._loop, k)
         self._score, self._path = score, Path(path) if path else None
         self._progress = Progress((full,))
         self._course: Course | None = None
@@ -104,6 +108,13 @@ class Search:
                 expected="a new file",
                 found="one that is there already",
                 todo="Search.resume goes on with the search that it holds; or name another one.",
+            )
+        if self._path and ranks.rank() == 0 and not os.access(self._path.parent, os.W_OK):
+            raise BadInput(
+                where=str(self._path),
+                expected="a file in a folder that is there and can be written to",
+                found=f"no such folder: {self._path.parent}",
+                todo="Make the folder, or name another one.",
             )
         if self._path:  # better now than at the end of level 0
             saved.content(self._about(), Progress((full,), start=self._loop.moment()), [])
@@ -128,7 +139,7 @@ class Search:
             BadInput: it is no search's file, or is one of another model, whose first tensors that differ are named.
         """
         about, progress = saved.read(Path(path), ranks.rank(), ranks.world())
-        weights.fit(weights.of(plain(model)), progress.weights, str(path))
+        weights.fit(weights.of(weights.bare(model)), progress.weights, str(path))
         search = Search(model, optimizer, scheduler=scheduler, score=score, also=also, **about["plan"])
         for what, found in search._about().items():
             if found != about[what]:
@@ -139,6 +150,28 @@ class Search:
                     todo="Make everything as it was made for the search.",
                 )
         search._progress, search._path = progress, Path(path)
+        return search
+
+    @staticmethod
+    def opened(model: nn.Module, optimizer: Optimizer, scheduler: Any, options: Mapping[str, Any]) -> "Search":
+        """The search that the file `options["path"]` holds, gone on with; a new one where there is none.
+
+        Raises:
+            BadInput: an option does not fit, or is another than the file's.
+        """
+        path = options.get("path")
+        if not path or not Path(path).exists():
+            return Search(model, optimizer, scheduler=scheduler, **options)
+        asked = Search(model, optimizer, scheduler=scheduler, **{**options, "path": None})
+        made = {name: options[name] for name in ("score", "also") if name in options}
+        search = Search.resume(path, model, optimizer, scheduler=scheduler, **made)
+        if search._plan != asked._plan:
+            raise BadInput(
+                where=str(path),
+                expected=f"the options of the search in it: {search._plan.values()}",
+                found=str(asked._plan.values()),
+                todo="Ask for the same, or name another file.",
+            )
         return search
 
     def __iter__(self) -> Iterator[Level]:
@@ -210,6 +243,7 @@ class Search:
         if start:  # it has been left before its end
             self._loop.put(start)
         else:
+            edge.trained(self._loop, self.mask(0))  # as it may have been changed since
             start = self._loop.moment()
         k = self._plan.rewind
         self._progress = replace(self._progress, start=start, rewind=None if k else start)
@@ -250,8 +284,15 @@ class Search:
         if self._path is None:
             return
         randoms = ranks.gathered(saved.random_states(self._progress))
+        failure: TombolaError | None = None
         if ranks.rank() == 0:
-            saved.write(self._path, saved.content(self._about(), self._progress, randoms))
+            try:
+                saved.write(self._path, saved.content(self._about(), self._progress, randoms))
+            except TombolaError as error:
+                failure = error
+        first = ranks.gathered(failure)[0]
+        if first:  # on all processes, lest the others wait for the one that writes
+            raise first
 
     def _about(self) -> dict[str, Any]:
         loop = self._loop
@@ -285,7 +326,8 @@ class Search:
 
         Args:
             train: the body of the loop over the search: trains the model that the search was given and reports
-                `accuracy`, and `validation_loss` with it where there is an early stop to be found.
+                `accuracy`, and `validation_loss` at the same steps where there is an early stop to be found; where
+                not every arm has two such steps, the accuracy is that at the end.
             controls: `reinit`: the mask on newly drawn weights; `random`: a random mask with the same layer-wise
                 counts; `shuffle`: the mask shuffled in each layer.
             build: makes the model anew, with weights newly drawn; for `reinit`.
@@ -344,7 +386,7 @@ class Search:
             "scope": self._plan.scope,
             "key": _digest(rewind.left["weights"])[:20],
         }
-        return Ticket(living, masked(rewind, living), origin)
+        return Ticket.of(self._loop.model, living, rewind.left["weights"], origin)
 
     def _known(self, level: int, number: int, which: str) -> None:
         if not 0 <= level < number:

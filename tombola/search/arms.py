@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf, isfinite
 from typing import Literal
 
 import torch
@@ -112,8 +113,9 @@ def verify(
         loop.put(before)
         for parameter, gradient in zip(loop.model.parameters(), gradients, strict=True):
             parameter.grad = gradient
-    trials = tuple(_trial(arm, replicate, reports) for (arm, replicate), reports in found.items())
-    criteria = criteria or _criteria(list(found.values()))
+    rows = {at: _merged(reports) for at, reports in found.items()}
+    criteria = _criteria(criteria, list(rows.values()))
+    trials = tuple(_trial(arm, replicate, of_one, criteria.paced) for (arm, replicate), of_one in rows.items())
     (verdict,) = judge(trials, criteria)
     return Verification(verdict, trials, criteria)
 
@@ -174,28 +176,40 @@ def _differ(ends: list[Weights], end: Weights) -> None:
     ends.append(end)
 
 
-def _trial(arm: str, replicate: int, reports: Sequence[Report]) -> Trial:
-    stop = _stop(reports)
-    censored = stop.step == reports[-1].step
-    return Trial(arm, replicate, stop.level, stop.density, stop.step, stop.metrics["accuracy"], censored)
-
-
-def _stop(reports: Sequence[Report]) -> Report:
-    """The report that counts: that of minimum validation loss, or the last where none is reported."""
-    accurate = [report for report in reports if "accuracy" in report.metrics]
-    if not accurate:
+def _merged(reports: Sequence[Report]) -> list[Report]:
+    """One row for each step, with all that was reported there; at least one has an accuracy."""
+    steps: dict[int, Report] = {}
+    for report in reports:
+        metrics = {**steps[report.step].metrics, **report.metrics} if report.step in steps else report.metrics
+        steps[report.step] = replace(report, metrics=metrics)
+    rows = list(steps.values())
+    if not any("accuracy" in row.metrics for row in rows):
         raise BadInput(
             where="verify",
             expected="level.report(accuracy=...) in what is to train",
             found="none" if not reports else f"only {', '.join(reports[-1].metrics)}",
             todo="Report it after the rewind point, at the end at least.",
         )
-    valid = [report for report in accurate if "validation_loss" in report.metrics]
-    return valid[early_stop([report.metrics["validation_loss"] for report in valid])] if valid else accurate[-1]
+    return rows
 
 
-def _criteria(found: Sequence[Sequence[Report]]) -> Criteria:
+def _looks(rows: Sequence[Report]) -> list[Report]:
+    """The rows among which an early stop is: those with an accuracy and a validation loss that is a number."""
+    return [row for row in rows if "accuracy" in row.metrics and isfinite(row.metrics.get("validation_loss", inf))]
+
+
+def _trial(arm: str, replicate: int, rows: Sequence[Report], paced: bool) -> Trial:
+    """The row that counts: that of minimum validation loss, or where that is not known of all, the last accuracy."""
+    looks = _looks(rows) if paced else [row for row in rows if "accuracy" in row.metrics]
+    stop = looks[early_stop([row.metrics["validation_loss"] for row in looks])] if paced else looks[-1]
+    return Trial(arm, replicate, stop.level, stop.density, stop.step, stop.metrics["accuracy"], stop is looks[-1])
+
+
+def _criteria(asked: Criteria | None, found: Sequence[Sequence[Report]]) -> Criteria:
     """By default: the margins of a spec; steps are compared where every arm has looked for its early stop."""
-    looks = [[report.step for report in reports if "validation_loss" in report.metrics] for reports in found]
+    looks = [[row.step for row in _looks(rows)] for rows in found]
+    paced = all(len(steps) > 1 for steps in looks)
+    if asked:
+        return replace(asked, paced=asked.paced and paced)
     interval = max((later - earlier for steps in looks for earlier, later in pairwise(steps)), default=0)
-    return Criteria(MARGIN, interval, step_grain=interval, paced=all(len(steps) > 1 for steps in looks))
+    return Criteria(MARGIN, interval, step_grain=interval, paced=paced)

@@ -1,11 +1,14 @@
 """One way through the loop: its steps are seen, and its pruned weights, their gradients and averages held at 0."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from tombola import mask, weights
 from tombola.errors import BadInput, GuardLost
@@ -87,17 +90,34 @@ class Steps:
     ) -> None:
         self.begin = self.number = begin
         self._at, self._done, self._followed, self._awaits = at, done, followed, False
+        self._outermost: FrameType | None = None
+        self._depth = 0  # of steps in steps: an optimiser's own may call `super().step()`
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._before()),
             optimizer.register_step_post_hook(lambda optimizer, *_: self._after(optimizer)),
         ]
 
     def _before(self) -> None:
+        # The compiler cannot look at frames; a compiled step that fails within another is not told from one.
+        frame = None if torch.compiler.is_compiling() else inspect.currentframe()
+        if self._depth and frame and not _within(frame, self._outermost):  # that step ended in an exception
+            self._depth = 0
+        if not self._depth:
+            hook = frame and frame.f_back  # the one that called this
+            self._outermost = hook and hook.f_back
+            self._go_on()
+        self._depth += 1
+
+    def _go_on(self) -> None:
         if self._awaits:
             self._awaits = False
             self._followed()
 
     def _after(self, optimizer: Optimizer) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        self._outermost = None
         if _skipped(optimizer):
             return
         self.number += 1
@@ -107,12 +127,18 @@ class Steps:
 
     def close(self) -> None:
         """The loop has ended."""
-        self._before()
+        self._go_on()
 
     def release(self) -> None:
         """Take the hooks off the optimiser."""
         for hook in self._hooks:
             hook.remove()
+
+
+def _within(frame: FrameType | None, outer: FrameType | None) -> bool:
+    while frame is not None and frame is not outer:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _skipped(optimizer: Optimizer) -> bool:
@@ -135,10 +161,18 @@ class Hold:
         self._loop, self._living = loop, living
         self._parameters = {name: loop.model.get_parameter(name) for name in living}
         self._guard = Guard(loop.model, loop.optimizer, living, held)
-        self._hooks = [parameter.register_hook(self._masking(dead)) for parameter, dead in self._guard.dead]
-        self._averages: list[nn.Module] = []  # those that are held; only from the step after k on, in a replay
-        if held:
-            self.mask_averages()
+        self._hooks: list[RemovableHandle] = []
+        # Averages are held only from step k on, in a replay.
+        self._averages: list[nn.Module] = []
+        self._tables_held = False
+        try:
+            for parameter, dead in self._guard.dead:
+                self._hooks.append(parameter.register_hook(self._masking(dead)))
+            if held:
+                self.mask_averages()
+        except BaseException:
+            self.release()
+            raise
 
     def _masking(self, dead: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda gradient: gradient.masked_fill(dead, 0) if self._guard.held else gradient
@@ -152,6 +186,11 @@ class Hold:
         self._averages = self._loop.averages()
         for average in self._averages:
             weights.put(average, mask.apply(weights.of(average), self._living))
+        self._loop.put_tables(self._living, self._masked)
+        self._tables_held = True
+
+    def _masked(self, name: str, value: Tensor) -> Tensor:
+        return value.masked_fill(~self._living[name].to(value.device), 0)
 
     def check(self) -> None:
         """Make sure that nothing has escaped.
@@ -168,10 +207,10 @@ class Hold:
         if not self._guard.held:
             return
         self._guard.check()
-        for average in self._averages:
-            state = weights.of(average)
+        tables = self._loop.tables(self._living) if self._tables_held else []
+        for state in [*(weights.of(average) for average in self._averages), *tables]:
             for name, alive in self._living.items():
-                if state[name][~alive].any():
+                if state[name].detach()[~alive.to(state[name].device)].any():
                     raise GuardLost(f"{name}: expected 0 where it is pruned in an average too, found other numbers.")
 
     def release(self) -> None:
@@ -247,7 +286,8 @@ def first(loop: Loop, living: Mask, k: int, reached: Callable[[Moment], None]) -
     def followed() -> None:
         reached(Moment(left, loop.followed()))
 
-    return Course(0, living, Steps(loop.optimizer, 0, k, done, followed), Hold(loop, living))
+    hold = Hold(loop, living)  # before the hooks of steps, as it may fail
+    return Course(0, living, Steps(loop.optimizer, 0, k, done, followed), hold)
 
 
 @dataclass(frozen=True)
@@ -283,16 +323,19 @@ class Rewinding:
         if fresh is not None:
             for model in (loop.model, *loop.averages()):
                 weights.put(model, fresh)
+            loop.put_tables(living, lambda name, value: fresh[name].to(value, copy=True))
         if seed is not None:
             loop.seed(seed)
         if self.k == 0 or not self.replay:
-            return Course(number, living, Steps(loop.optimizer, self.k, self.k), Hold(loop, living), self.k)
+            hold = Hold(loop, living)
+            return Course(number, living, Steps(loop.optimizer, self.k, self.k), hold, self.k)
 
         # What the first k steps compute is thrown away; they bring the loop's own variables to where they were.
         def done() -> None:
             if fresh is None:
                 loop.put_left(self.moment.left if seed is None else {**self.moment.left, "random": loop.random()})
             hold.hold()
+            hold.mask_averages()  # which may be measured before the loop goes on
 
         def followed() -> None:
             if fresh is None:

@@ -9,11 +9,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tombola import mask, prune
+from tombola import mask, prune, weights
 from tombola.errors import BadInput
 from tombola.mask import Kind, Mask
 from tombola.names import named
-from tombola.search.state import Loop, plain
+from tombola.search.state import Loop
 from tombola.steps import Step
 
 Scope = Literal["layer", "global"]
@@ -167,7 +167,7 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
                 todo="Make it of this one.",
             )
     generators = tuple(thing for thing in also if isinstance(thing, torch.Generator))
-    return Loop(plain(model), optimizer, schedulers, things, generators)
+    return Loop(weights.bare(model), optimizer, schedulers, things, generators)
 
 
 def _not_sharded(model: nn.Module) -> None:
@@ -211,6 +211,21 @@ def trained(loop: Loop, full: Mask) -> None:
             expected="dense gradients",
             found="an embedding with sparse=True",
             todo=f"Build it with sparse=False, or leave it dense: keep={found[:3]}.",
+        )
+
+
+def rewindable(loop: Loop, k: int) -> None:
+    """Make sure that the optimiser's state after step k can be masked.
+
+    Raises:
+        BadInput: it is that of L-BFGS: products of old directions, in which pruned weights have left their part.
+    """
+    if k and isinstance(loop.optimizer, torch.optim.LBFGS):
+        raise BadInput(
+            where="rewind",
+            expected="step 0 with L-BFGS, whose memory of the first k steps is that of the dense network",
+            found=f"{k}it",
+            todo="Rewind to 0it, or use another optimizer.",
         )
 
 

@@ -127,12 +127,31 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
         history = tuple(Report(**row) for row in metadata["history"])
         return metadata["about"], Progress(tuple(masks), trained, start, rewind or start, history)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(
-            where=str(path),
-            expected="the file of a search",
-            found=f"something else ({error})",
-            todo="Search(..., path=...) writes one.",
-        ) from error
+        raise _no_search(path, error) from error
+
+
+def left(path: Path) -> int:
+    """How many levels of the search in a file are not finished.
+
+    Raises:
+        BadInput: it is no search's file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["tombola-search"])
+        levels: int = metadata["about"]["plan"]["levels"]
+        return levels + 1 - int(metadata["finished"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _no_search(path, error) from error
+
+
+def _no_search(path: Path, error: Exception) -> BadInput:
+    return BadInput(
+        where=str(path),
+        expected="the file of a search",
+        found=f"something else ({error})",
+        todo="Search(..., path=...) writes one.",
+    )
 
 
 def _with_random(moment: Any, own: Any) -> Moment | None:

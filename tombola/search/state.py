@@ -1,7 +1,7 @@
 """All that a training loop changes: taken as values, and put back by copy as often as one likes."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -10,24 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
-from tombola import mask, weights
-from tombola.mask import Mask
+from tombola import weights
+from tombola.errors import BadInput
 from tombola.weights import Weights
 
 State = Mapping[str, Any]
-
-
-def plain(model: nn.Module) -> nn.Module:
-    """The model itself, out of what `torch.compile`, parallel training and averaging wrap around it."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod  # type: ignore[assignment]
-        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel | AveragedModel):
-            model = model.module
-        else:
-            return model
 
 
 def copied(value: Any) -> Any:
@@ -85,18 +73,30 @@ class Loop:
         return {
             "weights": weights.of(self.model),
             "buffers": copied(self._unsaved()),
+            "requires_grad": [parameter.requires_grad for parameter in self.model.parameters()],
             "training": [module.training for module in self.model.modules()],
             "optimizer": copied(self.optimizer.state_dict()),
             "random": self.random(),
         }
 
     def put_left(self, state: State) -> None:
+        _same("buffers", _sizes(state["buffers"]), _sizes(self._unsaved()))
+        _same("modules", len(state["training"]), sum(1 for _ in self.model.modules()))
+        _same("GPUs", sorted(state["random"]["cuda"]), self._gpus())
         weights.put(self.model, state["weights"])
         for name, buffer in self._unsaved().items():
             buffer.copy_(state["buffers"][name])
+        for parameter, trained in zip(self.model.parameters(), state["requires_grad"], strict=True):
+            parameter.requires_grad_(trained)
         for module, training in zip(self.model.modules(), state["training"], strict=True):
             module.training = training
+        groups = self.optimizer.param_groups
         self.optimizer.load_state_dict(copied(state["optimizer"]))
+        # It makes them anew; who holds the old ones, to set learning rates in them, shall go on to set these.
+        for own, loaded in zip(groups, self.optimizer.param_groups, strict=True):
+            own.clear()
+            own.update(loaded)
+        self.optimizer.param_groups = groups
         self.put_random(state["random"])
 
     def followed(self) -> State:
@@ -121,7 +121,7 @@ class Loop:
             "python": random.getstate(),
             "numpy": np.random.get_state(),
             "torch": torch.get_rng_state(),
-            "cuda": [torch.cuda.get_rng_state(device) for device in self._gpus()],
+            "cuda": {device: torch.cuda.get_rng_state(device) for device in self._gpus()},
             "generators": [generator.get_state() for generator in self.generators],
         }
 
@@ -129,7 +129,7 @@ class Loop:
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])
         torch.set_rng_state(state["torch"])
-        for device, own in zip(self._gpus(), state["cuda"], strict=True):
+        for device, own in state["cuda"].items():
             torch.cuda.set_rng_state(own, device)
         for generator, own in zip(self.generators, state["generators"], strict=True):
             generator.set_state(own)
@@ -143,17 +143,65 @@ class Loop:
             generator.manual_seed(seed)
 
     def averages(self) -> list[nn.Module]:
-        """The modules among `also` that have the model's names and shapes: averages of its weights."""
+        """The modules in `also`, and in these, that have the model's names and shapes: averages of its weights."""
         own = _shapes(self.model)
-        return [plain(thing) for thing in self.also if isinstance(thing, nn.Module) and _shapes(plain(thing)) == own]
+        modules = (part for thing in self.also if isinstance(thing, nn.Module) for part in thing.modules())
+        return [module for module in modules if _shapes(module) == own]
+
+    def tables(self, names: Weights) -> list[Weights]:
+        """Averages that are no modules: mappings in the states of `also`, with the names and shapes of `names`."""
+        return [table for thing in self._others() for table in _tables(thing.state_dict(), names)]
+
+    def put_tables(self, names: Weights, change: Callable[[str, Tensor], Tensor]) -> None:
+        """In each of `tables`, what `change` makes of the tensors that `names` names."""
+        for thing in self._others():
+            state = thing.state_dict()
+            if _tables(state, names):
+                thing.load_state_dict(_changed(state, names, change))
+
+    def _others(self) -> list[Any]:
+        return [thing for thing in self.also if not isinstance(thing, nn.Module)]
 
     def _unsaved(self) -> dict[str, Tensor]:
         """The buffers that the model keeps out of its state_dict."""
         saved = self.model.state_dict().keys()
         return {name: buffer for name, buffer in self.model.named_buffers() if name not in saved}
 
-    def _gpus(self) -> list[torch.device]:
-        return sorted({p.device for p in self.model.parameters() if p.device.type == "cuda"}, key=str)
+    def _gpus(self) -> list[str]:
+        return sorted({str(p.device) for p in self.model.parameters() if p.device.type == "cuda"})
+
+
+def _same(what: str, expected: object, found: object) -> None:
+    if expected != found:
+        raise BadInput(
+            where="the model",
+            expected=f"the {what} that it began the search with: {expected}",
+            found=str(found),
+            todo="Move it, and let it make all that it makes in its first forward pass, before the Search.",
+        )
+
+
+def _sizes(buffers: Weights) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(buffer.shape) for name, buffer in buffers.items()}
+
+
+def _is_table(value: Any, names: Weights) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(found := value.get(name), Tensor) and found.shape == names[name].shape for name in names
+    )
+
+
+def _tables(value: Any, names: Weights) -> list[Weights]:
+    if _is_table(value, names):
+        return [value]
+    parts = value.values() if isinstance(value, Mapping) else ()
+    return [table for part in parts for table in _tables(part, names)]
+
+
+def _changed(value: Any, names: Weights, change: Callable[[str, Tensor], Tensor]) -> Any:
+    if _is_table(value, names):
+        return {**value, **{name: change(name, value[name]) for name in names}}
+    return {key: _changed(part, names, change) for key, part in value.items()} if isinstance(value, Mapping) else value
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,8 +210,3 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in model.state_dict().items()}
-
-
-def masked(moment: Moment, living: Mask) -> Weights:
-    """m ⊙ theta_k."""
-    return mask.apply(moment.left["weights"], living)

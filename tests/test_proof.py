@@ -288,7 +288,14 @@ def test_files_are_as_large_as_they_were_said_to_be_and_give_the_same_outputs(
         name.replace(" ", "-"): forms[name].disk_bytes for name in forms if name.replace(" ", "-") in sizes
     }
     plain = len(save(weights.of(conv[0])))
-    assert {form.disk_bytes for form in forms.values() if form.baseline} == {plain}
+    onnx = next(path.stat().st_size for path in written if path.suffix == ".onnx")
+    for name, form in forms.items():
+        assert form.baseline or form.disk_bytes <= form.plain_bytes
+        if "ONNX" in name:  # another program's file, with all zeros
+            assert form.disk_bytes == form.plain_bytes and form.disk_bytes > 0.9 * plain
+        elif form.baseline:
+            assert form.disk_bytes == form.plain_bytes == plain
+    assert abs(forms["compact, ONNX Runtime"].disk_bytes - onnx) < 1000  # names in it differ from export to export
     assert forms["compact int8"].disk_bytes < forms["compact"].disk_bytes < plain / 2
     if kernels.sets():
         assert forms["sparse int8"].disk_bytes < forms["sparse"].disk_bytes < plain / 2
@@ -323,7 +330,7 @@ def test_what_cannot_be_written_without_the_extra_is_left_out_and_a_bad_folder_r
 
 def form(name: str, disk_bytes: int, **latency_ms: float) -> Form:
     seconds = {int(batch[1:]): 1e-3 * taken for batch, taken in latency_ms.items()}
-    return Form(name, None, None, 0.0, None, disk_bytes, disk_bytes, 1, seconds)
+    return Form(name, None, None, 0.0, 1.0, None, disk_bytes, disk_bytes, 1, 1, seconds)
 
 
 def test_sentences_compare_with_the_fastest_baseline_of_each_batch_and_say_so_where_nothing_is_won() -> None:

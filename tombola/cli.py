@@ -387,9 +387,21 @@ def cash(
     from tombola.lab.results import trained_of
     from tombola.report.text import forms_record, forms_text
 
+    if spec.endswith(".safetensors"):
+        raise BadInput(
+            where=spec,
+            expected="a preset's name or a TOML file, whose trained tickets are in the store",
+            found="a file of weights",
+            todo="For a model of your own there is `cash.prove` in Python: docs/cashing-in.md.",
+        )
     wanted, store = _existing(spec, common)
-    if threads < 1:
-        raise BadInput(where="--threads", expected="at least 1", found=str(threads), todo="Leave it out for one.")
+    if not 1 <= threads <= (os.cpu_count() or 1):
+        raise BadInput(
+            where="--threads",
+            expected=f"1 to {os.cpu_count() or 1}, the cores there are",
+            found=str(threads),
+            todo="Leave it out for one.",
+        )
     model, alive, run = trained_of(wanted, store, level, replicate)
     dataset = data.load(run.recipe.data, data_dir)
     inputs, labels = dataset.inputs(dataset.test_images), dataset.test_labels

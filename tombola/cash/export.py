@@ -29,7 +29,7 @@ ENTRY = 256  # bytes that two entries take more than one; so a file of few zeros
 SPARSE_BELOW = 1 / 3  # of the weights: a sparse one takes 4 bytes and 8 for its place, a dense one 4
 
 
-def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path, *, sparse: bool = False) -> float:
+def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | Path, *, sparse: bool = False) -> float:
     """Write `model` as one ONNX file for batches of any size; how far ONNX Runtime's outputs are from its own.
 
     They are compared on `example` and on batches of other sizes made of it.
@@ -77,7 +77,7 @@ def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path, 
     return difference
 
 
-def onnx_session(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
+def onnx_session(path: str | Path, threads: int) -> Callable[[Tensor], Tensor]:
     """An ONNX file in ONNX Runtime, as a function of its one input: float32, N x ..., on the CPU.
 
     Raises:
@@ -95,7 +95,7 @@ def onnx_session(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path) -> float:
+def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | Path) -> float:
     """Write `model` with `torch.export.save` for batches of any size; how far the reloaded one is from it.
 
     Load it with `torch.export.load(path).module()`: the class of the model is not needed.
@@ -122,7 +122,7 @@ def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path
     return difference
 
 
-def to_safetensors(model: nn.Module, path: Path) -> None:
+def to_safetensors(model: nn.Module, path: str | Path) -> None:
     """Write all that the state_dict of `model` holds; shared tensors once, zeros not at all where that is less.
 
     Raises:
@@ -149,7 +149,7 @@ def stored(model: nn.Module, *, zeros: bool = False) -> bytes:
     return save(tensors, metadata={"tombola": json.dumps(about, sort_keys=True)} if shapes else None)
 
 
-def from_safetensors(model: nn.Module, path: Path) -> nn.Module:
+def from_safetensors(model: nn.Module, path: str | Path) -> nn.Module:
     """A copy of `model`, in eval mode, with the weights of a file, and as compacted and quantised as they are.
 
     Args:
@@ -293,9 +293,9 @@ def _not_exported(model: nn.Module, error: Exception) -> BadInput:
     )
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: str | Path, content: bytes) -> None:
     try:
-        files.replace(path, content)
+        files.replace(Path(path), content)
     except OSError as error:
         raise BadInput(
             where=str(path),

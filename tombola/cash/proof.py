@@ -41,7 +41,9 @@ class Form:
         stored: the model whose weights its file holds; None where it is another form's.
         difference: the largest absolute one between its outputs and the masked model's, over all inputs.
         accuracy: a fraction; None where there are no labels.
-        disk_bytes: of the file of its weights.
+        largest: the largest absolute output of the masked model on them: what a difference is to be seen beside.
+        disk_bytes: of its file: that of `write`, without zeros where that is less, or an ONNX file.
+        plain_bytes: of the same file with all zeros; they differ by what is owed to the way of storing alone.
         memory_bytes: of its weights while it is at work.
         multiply_adds: for one example.
         latency_s: batch -> median seconds of a call.
@@ -51,8 +53,10 @@ class Form:
     model: nn.Module | None
     stored: nn.Module | None
     difference: float
+    largest: float
     accuracy: float | None
     disk_bytes: int
+    plain_bytes: int
     memory_bytes: int
     multiply_adds: int
     latency_s: Mapping[int, float]
@@ -86,6 +90,13 @@ def prove(
             found=str(len(inputs)),
             todo="Hand in more of them, or smaller batches.",
         )
+    if labels is not None and len(labels) != len(inputs):
+        raise BadInput(
+            where="labels",
+            expected=f"{len(inputs)}, one for each of the inputs",
+            found=str(len(labels)),
+            todo="Hand in those that belong to them.",
+        )
     dense = masked(model, mask)
     candidates = list(_candidates(dense, inputs, max(batches)))
     latency: dict[int, dict[str, float]] = {}
@@ -101,8 +112,10 @@ def prove(
                 model=one.model,
                 stored=one.stored if one.model else None,
                 difference=float((outputs - wanted).abs().max()),
+                largest=float(wanted.abs().max()),
                 accuracy=None if labels is None else _accuracy(outputs, labels),
-                disk_bytes=len(export.stored(one.stored, zeros=one.name.startswith("dense"))),
+                disk_bytes=one.disk_bytes,
+                plain_bytes=one.plain_bytes,
                 memory_bytes=one.memory_bytes,
                 multiply_adds=one.multiply_adds(inputs[:1]),
                 latency_s={batch: latency[batch][one.name] for batch in batches},
@@ -120,6 +133,17 @@ class _Candidate:
     call: Callable[[Tensor], Tensor]
     stored: nn.Module
     model: nn.Module | None = None
+    onnx_bytes: int = 0
+
+    @property
+    def plain_bytes(self) -> int:
+        return self.onnx_bytes or len(export.stored(self.stored, zeros=True))
+
+    @property
+    def disk_bytes(self) -> int:
+        if self.onnx_bytes or self.name.startswith("dense"):
+            return self.plain_bytes
+        return len(export.stored(self.stored))
 
     @property
     def visits_all(self) -> bool:
@@ -151,13 +175,13 @@ def _candidates(dense: nn.Module, inputs: Tensor, batch: int) -> Iterator[_Candi
     if inputs.dim() == 4 and any(isinstance(module, nn.Conv2d) for module in dense.modules()):
         last = copy.deepcopy(dense).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         yield _Candidate(CHANNELS_LAST, last, dense, last)
-    session = _session(dense, example)
+    session, size = _session(dense, example)
     if session:
-        yield _Candidate("dense, ONNX Runtime", session, dense)
+        yield _Candidate("dense, ONNX Runtime", session, dense, onnx_bytes=size)
     yield _Candidate("compact", small, small, small)
-    session = _session(small, example)
+    session, size = _session(small, example)
     if session:
-        yield _Candidate("compact, ONNX Runtime", session, small)
+        yield _Candidate("compact, ONNX Runtime", session, small, onnx_bytes=size)
     if kernels.sets():
         found = sparse(dense, inputs[:batch])
         yield _Candidate("sparse", found, dense, found)
@@ -169,15 +193,15 @@ def _candidates(dense: nn.Module, inputs: Tensor, batch: int) -> Iterator[_Candi
         yield _Candidate("sparse int8", found, rounded, found)
 
 
-def _session(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """The model in ONNX Runtime; None where that is not installed."""
+def _session(model: nn.Module, example: Tensor) -> tuple[Callable[[Tensor], Tensor] | None, int]:
+    """The model in ONNX Runtime and the size of its file; None where that is not installed."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         try:
             export.to_onnx(model, example, path)
         except BadInput:
-            return None
-        return export.onnx_session(path, torch.get_num_threads())
+            return None, 0
+        return export.onnx_session(path, torch.get_num_threads()), path.stat().st_size
 
 
 def _call(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Callable[[], Tensor]:
@@ -194,7 +218,7 @@ def _outputs(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     return torch.cat([function(chunk.contiguous()) for chunk in inputs.split(CHUNK)])
 
 
-def write(forms: Sequence[Form], example: Tensor, folder: Path) -> list[Path]:
+def write(forms: Sequence[Form], example: Tensor, folder: str | Path) -> list[Path]:
     """Write the weights of all forms into `folder`, the compact one also as ONNX, where that is installed, and for
     `torch.export`; the files.
 
@@ -204,6 +228,7 @@ def write(forms: Sequence[Form], example: Tensor, folder: Path) -> list[Path]:
     Raises:
         BadInput: a file cannot be written.
     """
+    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -226,10 +251,10 @@ def write(forms: Sequence[Form], example: Tensor, folder: Path) -> list[Path]:
 def sentences(forms: Sequence[Form]) -> list[str]:
     """What was found, in words: of each form its size, and how much faster it is than the fastest baseline.
 
-    >>> dense = Form("dense", None, None, 0.0, 0.98, 1000, 1000, 500, {1: 2e-5})
-    >>> small = Form("compact", None, None, 1e-7, 0.98, 500, 500, 250, {1: 2e-5})
+    >>> dense = Form("dense", None, None, 0.0, 9.0, 0.98, 1000, 1000, 1000, 500, {1: 2e-5})
+    >>> small = Form("compact", None, None, 1e-7, 9.0, 0.98, 100, 500, 500, 250, {1: 2e-5})
     >>> sentences([dense, small])
-    ['compact: 2.0 times smaller; no faster here at batch 1 (0.020 ms; dense: 0.020 ms).']
+    ['compact: 10.0 times smaller (2.0 with its zeros); no faster here at batch 1 (0.020 ms; dense: 0.020 ms).']
     """
     baselines = [form for form in forms if form.baseline]
     return [
@@ -238,8 +263,9 @@ def sentences(forms: Sequence[Form]) -> list[str]:
 
 
 def _smaller(form: Form, baselines: Sequence[Form]) -> str:
-    ratio = baselines[0].disk_bytes / form.disk_bytes
-    return f"{ratio:.1f} times smaller" if ratio > 1 else "no smaller"
+    ratio, plain = (baselines[0].plain_bytes / size for size in (form.disk_bytes, form.plain_bytes))
+    zeros = f" ({plain:.1f} with its zeros)" if form.plain_bytes != form.disk_bytes else ""
+    return f"{ratio:.1f} times smaller{zeros}" if ratio > 1 else "no smaller"
 
 
 def _faster(form: Form, baselines: Sequence[Form]) -> str:

@@ -171,8 +171,10 @@ def forms_record(
             {
                 "name": form.name,
                 "difference": form.difference,
+                "largest_output": form.largest,
                 "accuracy": form.accuracy,
                 "disk_bytes": form.disk_bytes,
+                "plain_bytes": form.plain_bytes,
                 "memory_bytes": form.memory_bytes,
                 "multiply_adds": form.multiply_adds,
                 "latency_s": {str(batch): taken for batch, taken in form.latency_s.items()},
@@ -201,7 +203,10 @@ def forms_text(record: dict[str, Any], said: Sequence[str]) -> str:
         for form in record["forms"]
     ]
     threads = f"{record['threads']} thread{'' if record['threads'] == 1 else 's'}"
-    where = f"{record['key']}, density {record['density']:.2%}; {record['examples']:,} test examples, {threads}"
+    largest = f"outputs up to {record['forms'][0]['largest_output']:.3g}"
+    where = (
+        f"{record['key']}, density {record['density']:.2%}; {record['examples']:,} test examples, {largest}; {threads}"
+    )
     return "\n".join([where, "", *_columns(head, rows), "", *said, *(f"-> {path}" for path in record["files"])])
 
 

@@ -694,3 +694,45 @@ def test_a_model_that_moves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in Search(model, optimizer, levels=1):
             Loop(model, optimizer)()
             monkeypatch.setattr("tombola.search.state.Loop._gpus", lambda self: ["cuda:0"])
+
+
+def test_a_score_may_work_in_place_and_is_asked_of_what_lives() -> None:
+    model = network()
+    optimizer = momentum(model)
+
+    def change(state: Weights, names: Any, seed: int) -> dict[str, Tensor]:
+        return {name: state[name].abs_() / (state[name] != 0) for name in names}  # 0 / 0 where it is pruned
+
+    search = Search(model, optimizer, levels=2, rate=0.5, score=change)
+    for level in search:
+        Loop(model, optimizer)()
+        if level.number == 1:
+            kept = weights.of(model)
+    assert weights.equal(search.trained(1), kept)
+    with pytest.raises(BadInput, match=r"score of conv\.weight: expected a finite number for each living weight"):
+        for _ in Search(model, optimizer, levels=1, score=lambda state, names, seed: {n: state[n] / 0 for n in names}):
+            Loop(model, optimizer)()
+
+
+def test_a_report_after_its_level_is_refused() -> None:
+    model = network()
+    optimizer = momentum(model)
+    for level in Search(model, optimizer, levels=0):
+        Loop(model, optimizer)()
+    with pytest.raises(BadInput, match=r"level\.report: expected the level to be under way, found level 0"):
+        level.report(accuracy=0.9)
+
+
+def test_one_name_is_a_list_of_one() -> None:
+    model = network()
+    assert "output.weight" not in Search(model, momentum(model), levels=1, keep="output").mask(0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "found"),
+    [(nn.LazyLinear(3), "a lazy layer"), (nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), "a parametrisation")],
+)
+def test_weights_that_are_no_parameters_are_refused(layer: nn.Module, found: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), layer)
+    with pytest.raises(BadInput, match=f"1 of Sequential: expected weights that are parameters .* found {found}"):
+        Search(model, momentum(model), levels=1)

@@ -201,7 +201,7 @@ def test_lightning_goes_on_after_a_crash_and_wants_a_trainer_for_every_level(tmp
         found.append([tickets.search.trained(number) for number in range(3)])
     for left, right in zip(*found, strict=True):
         assert weights.equal(left, right)
-    with pytest.raises(BadInput, match="expected the options of the search in it: .*'levels': 2"):
+    with pytest.raises(BadInput, match=r"expected the options of the search in it: .*'levels': 2"):
         trainer(Tickets(levels=3, path=tmp_path / "parts")).fit(Module(), loader)
 
     only = trainer(Tickets(levels=1))

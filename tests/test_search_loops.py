@@ -405,7 +405,7 @@ def test_a_step_within_a_step_is_one_step() -> None:  # R6
             optimizer.zero_grad()
             loss_of(model, inputs, labels).backward()
             optimizer.step()
-            seen.append(model[0].weight.detach().clone())  # type: ignore[arg-type]
+            seen.append(model.get_parameter("0.weight").detach().clone())
             level.report(accuracy=0.0)
     assert [row.step for row in search.history] == [*range(1, STEPS + 1), *range(4, STEPS + 1)]
     assert torch.equal(search.ticket(0).weights["0.weight"], seen[3])

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -140,6 +142,7 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
         BadInput: something of it cannot be.
     """
     _not_sharded(model)
+    _whole(model)
     if not isinstance(optimizer, Optimizer):
         raise BadInput(
             where="optimizer",
@@ -185,6 +188,20 @@ def _not_sharded(model: nn.Module) -> None:
             found="parameters in shards (FSDP or DTensor)",
             todo="Wrap the model in DistributedDataParallel instead.",
         )
+
+
+def _whole(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        lazy = any(isinstance(each, UninitializedParameter) for each in module.parameters(recurse=False))
+        if lazy or is_parametrized(module) or hasattr(module, "weight_g") or hasattr(module, "weight_orig"):
+            raise BadInput(
+                where=f"{path} of {type(model).__name__}",
+                expected="weights that are parameters with a shape",
+                found="a lazy layer before its first forward pass"
+                if lazy
+                else "a parametrisation (weight_norm, pruning)",
+                todo="Let a batch through it first." if lazy else "Remove the parametrisation before the Search.",
+            )
 
 
 def trained(loop: Loop, full: Mask) -> None:

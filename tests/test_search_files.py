@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import random
 import re
 import signal
 from collections import Counter, OrderedDict
@@ -320,3 +321,11 @@ def test_a_folder_that_is_not_there_is_told_before_anything_is_done(tmp_path: Pa
 def test_tensors_under_names_alike_are_told_apart(value: Any) -> None:
     tensors: dict[str, Tensor] = {}
     assert decode(encode(value, tensors, "it"), tensors) == value
+
+
+def test_generators_of_all_kinds_come_back_from_the_file(tmp_path: Path) -> None:  # R9
+    own = [random.Random(4), np.random.default_rng(5), np.random.Generator(np.random.MT19937(6))]
+    finished(tmp_path / "search", also=own)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    assert Search.resume(tmp_path / "search", model, optimizer, also=own).left == 0

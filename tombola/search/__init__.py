@@ -48,9 +48,10 @@ class Search:
         keep: kinds, names or patterns of names that stay dense and are not counted.
         score: one number per weight, the lowest go: `(weights, names, score_seed) -> name -> tensor`.
         also: what else is to be rewound: averaged models, gradient scalers, anything with a state_dict, and the
-            torch.Generators that decide about batches. Averages of the model are held at 0 where it is pruned: modules,
-            and modules in these, that have the model's names and shapes; and in the state_dict of what is no module,
-            mappings that have those of the weights that may be pruned. Other averages are rewound, and not held.
+            generators (of torch, NumPy or random) that decide about batches. Averages of the model are held at 0 where
+            it is pruned: modules, and modules in these, that have the model's names and shapes; and in the state_dict
+            of what is no module, mappings that have those of the weights that may be pruned. Other averages are
+            rewound, and not held.
         epoch_iterations: optimiser steps in one epoch, for a `rewind` in epochs.
         path: a file to save the search to at the end of each level, for `resume`.
         score_seed: what `score` is given to draw from.

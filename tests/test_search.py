@@ -272,13 +272,15 @@ def test_the_optimiser_is_fresh_at_step_0_and_that_of_step_k_after_it() -> None:
 def test_all_random_states_are_rewound() -> None:  # R12
     model, own = network(), torch.Generator().manual_seed(3)
     optimizer = momentum(model)
+    others: list[Any] = [random.Random(4), np.random.default_rng(5), np.random.Generator(np.random.MT19937(6))]
 
     def draw() -> list[float]:
-        return [random.random(), float(np.random.rand()), float(torch.rand(())), float(torch.rand((), generator=own))]
+        drawn = [float(np.random.rand()), float(torch.rand(())), float(torch.rand((), generator=own))]
+        return [random.random(), *drawn, *(float(other.random()) for other in others)]
 
     for k in (0, 2, 3):
         seen: list[list[list[float]]] = []
-        for _ in Search(model, optimizer, levels=2, rewind=f"{k}it", also=[own]):
+        for _ in Search(model, optimizer, levels=2, rewind=f"{k}it", also=[own, *others]):
             drawn: list[list[float]] = []
             Loop(model, optimizer, after=lambda: drawn.append(draw()))()  # noqa: B023
             seen.append(drawn)
@@ -554,7 +556,7 @@ def of_another(model: Net) -> dict[str, Any]:
         ({"rewind": 500}, "rewind: expected a whole number with a unit"),
         ({"rewind": "2ep"}, "rewind: expected steps, or epoch_iterations beside epochs, found 2ep"),
         ({"scheduler": 3}, "scheduler: expected state_dict and load_state_dict"),
-        ({"also": [3]}, "also: expected state_dict and load_state_dict, or a torch.Generator in `also`, found int"),
+        ({"also": [3]}, "also: expected state_dict and load_state_dict, or a generator of torch, NumPy or random"),
         ({"optimizer": 3}, "optimizer: expected a torch.optim.Optimizer, found int"),
         (frozen, "optimizer: expected every weight that may be pruned among its parameters, with requires_grad, "
          "found without middle.weight"),
@@ -694,3 +696,44 @@ def test_a_model_that_moves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in Search(model, optimizer, levels=1):
             Loop(model, optimizer)()
             monkeypatch.setattr("tombola.search.state.Loop._gpus", lambda self: ["cuda:0"])
+
+
+def test_a_score_may_work_in_place_and_is_asked_of_what_lives() -> None:
+    model = network()
+    optimizer = momentum(model)
+
+    def change(state: Weights, names: Any, seed: int) -> dict[str, Tensor]:
+        return {name: state[name].abs_() / (state[name] != 0) for name in names}  # 0 / 0 where it is pruned
+
+    search = Search(model, optimizer, levels=2, rate=0.5, score=change)
+    for level in search:
+        Loop(model, optimizer)()
+        if level.number == 1:
+            kept = weights.of(model)
+    assert weights.equal(search.trained(1), kept)
+    with pytest.raises(BadInput, match=r"score of conv\.weight: expected a finite number for each living weight"):
+        for _ in Search(model, optimizer, levels=1, score=lambda state, names, seed: {n: state[n] / 0 for n in names}):
+            Loop(model, optimizer)()
+
+
+def test_a_report_after_its_level_is_refused() -> None:
+    model = network()
+    optimizer = momentum(model)
+    (level,) = [(level, Loop(model, optimizer)())[0] for level in Search(model, optimizer, levels=0)]
+    with pytest.raises(BadInput, match=r"level\.report: expected the level to be under way, found level 0"):
+        level.report(accuracy=0.9)
+
+
+def test_one_name_is_a_list_of_one() -> None:
+    model = network()
+    assert "output.weight" not in Search(model, momentum(model), levels=1, keep="output").mask(0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "found"),
+    [(nn.LazyLinear(3), "a lazy layer"), (nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), "a parametrisation")],
+)
+def test_weights_that_are_no_parameters_are_refused(layer: nn.Module, found: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), layer)
+    with pytest.raises(BadInput, match=f"1.weight of Sequential: expected a parameter that has a shape, found {found}"):
+        Search(model, momentum(model), levels=1)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import random
 import re
 import signal
 from collections import Counter, OrderedDict
@@ -266,6 +267,7 @@ def test_a_state_that_only_pickle_could_hold_is_refused_before_anything_is_done(
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_subnormal=False) | st.text()
 KEYS = st.text() | st.integers() | st.sampled_from(["$tensor", "$dict"])
+NAMES = st.sampled_from(["a", "b", "a.b", 0, "0", "b.a'"])
 NESTED: st.SearchStrategy[Any] = st.recursive(
     PLAIN | st.sets(st.integers()) | st.builds(Counter, st.lists(st.integers())),
     lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(KEYS, inner),
@@ -313,3 +315,17 @@ def test_only_real_dense_numbers_are_kept() -> None:
 def test_a_folder_that_is_not_there_is_told_before_anything_is_done(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="expected a file in a folder that is there and can be written to"):
         finished(tmp_path / "none" / "search")
+
+
+@given(st.recursive(st.integers(0, 9).map(torch.tensor), lambda inner: st.dictionaries(NAMES, inner, max_size=4)))
+def test_tensors_under_names_alike_are_told_apart(value: Any) -> None:
+    tensors: dict[str, Tensor] = {}
+    assert decode(encode(value, tensors, "it"), tensors) == value
+
+
+def test_generators_of_all_kinds_come_back_from_the_file(tmp_path: Path) -> None:  # R9
+    own = [random.Random(4), np.random.default_rng(5), np.random.Generator(np.random.MT19937(6))]
+    finished(tmp_path / "search", also=own)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    assert Search.resume(tmp_path / "search", model, optimizer, also=own).left == 0

@@ -317,3 +317,12 @@ def test_what_is_reported_of_one_step_is_one_row() -> None:
     lab.evaluate = evaluate  # type: ignore[method-assign]
     found = lab.verify(controls=[], replicates=2)
     assert found.criteria.paced and {(trial.step, trial.censored) for trial in found.trials} == {(4, False)}
+
+
+def test_a_head_that_begins_at_zero_is_newly_drawn_all_the_same() -> None:
+    def build() -> nn.Module:
+        model = network()
+        nn.init.zeros_(model[4].weight)  # type: ignore[arg-type]
+        return model
+
+    assert Lab().verify(build=build, controls=["reinit"]).trials

@@ -366,3 +366,15 @@ def test_a_model_in_several_processes_takes_it_like_a_bare_one(made: Ticket, tmp
     finally:
         torch.distributed.destroy_process_group()
     assert weights.equal(weights.of(model), made.weights)
+
+
+def test_shapes_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    said = {"digest": "0" * 64, "format": 2, "masks": [["w", [2**43]]], "origin": {}, "seed": None, "tied": {},
+            "weights": ["w"]}  # fmt: skip
+    tensors = {"mask/w": torch.zeros(0, dtype=torch.uint8), "weights/w": torch.zeros(0)}
+    content = save(tensors, metadata={"tombola": json.dumps(said)})
+    place = content.index(b"0" * 64)
+    digest = ticket._digest(content, place).encode()
+    (tmp_path / "huge").write_bytes(content[:place] + digest + content[place + 64 :])
+    with pytest.raises(BadInput, match="found a damaged one"):
+        Ticket.load(tmp_path / "huge")

@@ -285,7 +285,7 @@ def _parsed(content: bytes, where: str) -> Ticket:
                 raise ValueError("its SHA-256 is another than it says")
         tensors = {name: value.clone() for name, value in read_tensors(content).items()}
         return _version_1(said, tensors) if said["format"] == 1 else _version_2(said, tensors, where)
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
         raise _no_ticket(where, f"a damaged one ({error})", "Get it anew.") from error
 
 

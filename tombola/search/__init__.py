@@ -48,9 +48,10 @@ class Search:
         keep: kinds, names or patterns of names that stay dense and are not counted.
         score: one number per weight, the lowest go: `(weights, names, score_seed) -> name -> tensor`.
         also: what else is to be rewound: averaged models, gradient scalers, anything with a state_dict, and the
-            torch.Generators that decide about batches. Averages of the model are held at 0 where it is pruned: modules,
-            and modules in these, that have the model's names and shapes; and in the state_dict of what is no module,
-            mappings that have those of the weights that may be pruned. Other averages are rewound, and not held.
+            generators (of torch, NumPy or random) that decide about batches. Averages of the model are held at 0 where
+            it is pruned: modules, and modules in these, that have the model's names and shapes; and in the state_dict
+            of what is no module, mappings that have those of the weights that may be pruned. Other averages are
+            rewound, and not held.
         epoch_iterations: optimiser steps in one epoch, for a `rewind` in epochs.
         path: a file to save the search to at the end of each level, for `resume`.
         score_seed: what `score` is given to draw from.
@@ -85,7 +86,7 @@ class Search:
         rewind: str | Step = "0it",
         scheduler: Any = None,
         scope: Scope = "layer",
-        keep: Sequence[str] = (),
+        keep: str | Sequence[str] = (),
         score: score.Score = score.magnitude,
         also: Sequence[Any] = (),
         epoch_iterations: int | None = None,
@@ -94,7 +95,8 @@ class Search:
         replay: bool = True,
     ) -> None:
         k, rate = edge.iterations(rewind, epoch_iterations), dict(rate) if isinstance(rate, Mapping) else rate
-        self._plan = Plan(levels, rate, k, scope, tuple(keep), score_seed, replay)
+        keep = (keep,) if isinstance(keep, str) else tuple(keep)
+        self._plan = Plan(levels, rate, k, scope, keep, score_seed, replay)
         self._loop = edge.loop_of(model, optimizer, scheduler, also)
         full = self._plan.full(self._loop.model)
         edge.trained(self._loop, full)
@@ -264,7 +266,8 @@ class Search:
         return Rewinding(start, moment, self._plan.rewind, self._plan.replay)
 
     def _pruned(self, trained: Weights, living: Mask) -> Mask:
-        scores = {name: each.cpu() for name, each in self._score(trained, living, self._plan.score_seed).items()}
+        given = {name: value.clone() for name, value in trained.items()}  # it may work in place
+        scores = {name: each.cpu() for name, each in self._score(given, living, self._plan.score_seed).items()}
         for name, alive in living.items():
             if name not in scores or scores[name].shape != alive.shape:
                 raise BadInput(
@@ -273,6 +276,15 @@ class Search:
                     found=str(tuple(scores[name].shape)) if name in scores else "none",
                     todo="A score is one number for each weight.",
                 )
+            own = self._score is not score.magnitude  # whose scores are finite where the training has not diverged
+            if own and not bool(scores[name][alive].isfinite().all()):
+                raise BadInput(
+                    where=f"score of {name}",
+                    expected="a finite number for each living weight",
+                    found="NaN or infinity",
+                    todo="Let the score give numbers that can be compared.",
+                )
+        scores = {name: each.masked_fill(~living[name], 0) for name, each in scores.items() if name in living}
         if self._plan.scope == "global":
             following = prune.globally(scores, living, self._plan.rate)  # type: ignore[arg-type]  # Plan has checked
         else:

@@ -152,7 +152,8 @@ def _drawn(arms: Arms, build: Callable[[], nn.Module], replicate: int, earlier: 
     arms.loop.seed(arms.seed_of("reinit", replicate))
     fresh = weights.of(build())
     weights.fit(earlier[0], fresh, "what build makes")
-    for name in arms.ticket:
+    drawn = [name for name in arms.ticket if bool((fresh[name] != fresh[name].flatten()[0]).any())]
+    for name in drawn or arms.ticket:  # a weight that begins as a constant is none that is drawn
         if any(torch.equal(fresh[name], other[name]) for other in earlier):
             raise BadInput(
                 where=f"{name} of what build makes",

@@ -39,6 +39,7 @@ def encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         array = np.asarray(value)
         if array.dtype.kind in "biufc":
+            where = _free(where, tensors)
             tensors[where] = torch.from_numpy(np.frombuffer(array.tobytes(), np.uint8).copy())
             return {"$numpy": [where, array.dtype.str, list(array.shape), isinstance(value, np.generic)]}
     if isinstance(value, Counter):
@@ -62,6 +63,12 @@ def encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
     )
 
 
+def _free(where: str, tensors: dict[str, Tensor]) -> str:
+    while where in tensors:  # keys that hold points, or are 0 and "0", may come to one name
+        where += "'"
+    return where
+
+
 def _aside(value: Tensor, tensors: dict[str, Tensor], where: str) -> dict[str, Any]:
     if value.layout != torch.strided or value.is_complex() or value.is_quantized:
         raise BadInput(
@@ -70,6 +77,7 @@ def _aside(value: Tensor, tensors: dict[str, Tensor], where: str) -> dict[str, A
             found=f"{value.layout}, {value.dtype}",
             todo="Give it a state_dict without it, or search without a path.",
         )
+    where = _free(where, tensors)
     tensors[where] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     # Fused optimisers want their state laid out as the weights are, channels last for one.
     stride = torch.empty_like(value, device="meta").stride()

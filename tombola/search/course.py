@@ -237,9 +237,16 @@ class Course:
     def __init__(self, number: int, living: Mask, steps: Steps, hold: Hold, counted_from: int = 0) -> None:
         self.level = Level(number, living, steps.begin, self._report)
         self.reports: list[Report] = []
-        self._steps, self._hold, self._counted_from = steps, hold, counted_from
+        self._steps, self._hold, self._counted_from, self._over = steps, hold, counted_from, False
 
     def _report(self, metrics: Mapping[str, float]) -> None:
+        if self._over:
+            raise BadInput(
+                where="level.report",
+                expected="the level to be under way",
+                found=f"level {self.level.number}, which is over",
+                todo="Report in the body of the loop.",
+            )
         self._hold.check()
         step = self._steps.number
         if step >= self._counted_from:
@@ -271,6 +278,7 @@ class Course:
 
     def release(self) -> None:
         """Take all hooks off."""
+        self._over = True
         self._steps.release()
         self._hold.release()
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -13,7 +14,7 @@ from tombola import mask, prune, weights
 from tombola.errors import BadInput
 from tombola.mask import Kind, Mask
 from tombola.names import named
-from tombola.search.state import Loop
+from tombola.search.state import GENERATORS, Loop
 from tombola.steps import Step
 
 Scope = Literal["layer", "global"]
@@ -140,6 +141,7 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
         BadInput: something of it cannot be.
     """
     _not_sharded(model)
+    _whole(weights.bare(model))
     if not isinstance(optimizer, Optimizer):
         raise BadInput(
             where="optimizer",
@@ -148,12 +150,12 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
             todo="Its step is what the search sees.",
         )
     schedulers = tuple(scheduler) if isinstance(scheduler, list | tuple) else () if scheduler is None else (scheduler,)
-    things = tuple(thing for thing in also if not isinstance(thing, torch.Generator))
+    things = tuple(thing for thing in also if not isinstance(thing, GENERATORS))
     for where, thing in [*(("scheduler", each) for each in schedulers), *(("also", each) for each in things)]:
         if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
             raise BadInput(
                 where=where,
-                expected="state_dict and load_state_dict, or a torch.Generator in `also`",
+                expected="state_dict and load_state_dict, or a generator of torch, NumPy or random in `also`",
                 found=type(thing).__name__,
                 todo="What has no state needs no rewinding.",
             )
@@ -166,7 +168,7 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
                 found="one of another optimizer",
                 todo="Make it of this one.",
             )
-    generators = tuple(thing for thing in also if isinstance(thing, torch.Generator))
+    generators = tuple(thing for thing in also if isinstance(thing, GENERATORS))
     return Loop(weights.bare(model), optimizer, schedulers, things, generators)
 
 
@@ -185,6 +187,19 @@ def _not_sharded(model: nn.Module) -> None:
             found="parameters in shards (FSDP or DTensor)",
             todo="Wrap the model in DistributedDataParallel instead.",
         )
+
+
+def _whole(model: nn.Module) -> None:
+    state = model.state_dict()
+    for name in mask.prunable(model):
+        lazy = isinstance(state.get(name), UninitializedParameter)
+        if name not in state or lazy:
+            raise BadInput(
+                where=f"{name} of {type(model).__name__}",
+                expected="a parameter that has a shape",
+                found="a lazy layer before its first forward pass" if lazy else "a parametrisation (as of weight_norm)",
+                todo="Let a batch through it first." if lazy else "Remove the parametrisation before the Search.",
+            )
 
 
 def trained(loop: Loop, full: Mask) -> None:

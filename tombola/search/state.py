@@ -16,6 +16,8 @@ from tombola.errors import BadInput
 from tombola.weights import Weights
 
 State = Mapping[str, Any]
+Generator = torch.Generator | np.random.Generator | random.Random
+GENERATORS = (torch.Generator, np.random.Generator, random.Random)
 
 
 def copied(value: Any) -> Any:
@@ -56,7 +58,7 @@ class Loop:
     optimizer: Optimizer
     schedulers: Sequence[Any]
     also: Sequence[Any]
-    generators: Sequence[torch.Generator]
+    generators: Sequence[Generator]
 
     def moment(self) -> Moment:
         """Everything, between two steps."""
@@ -122,7 +124,7 @@ class Loop:
             "numpy": np.random.get_state(),
             "torch": torch.get_rng_state(),
             "cuda": {device: torch.cuda.get_rng_state(device) for device in self._gpus()},
-            "generators": [generator.get_state() for generator in self.generators],
+            "generators": [_state(generator) for generator in self.generators],
         }
 
     def put_random(self, state: State) -> None:
@@ -132,7 +134,7 @@ class Loop:
         for device, own in state["cuda"].items():
             torch.cuda.set_rng_state(own, device)
         for generator, own in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(own)
+            _set_state(generator, own)
 
     def seed(self, seed: int) -> None:
         """Begin all random states anew, from one seed."""
@@ -140,7 +142,12 @@ class Loop:
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
         for generator in self.generators:
-            generator.manual_seed(seed)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(seed)
+            elif isinstance(generator, random.Random):
+                generator.seed(seed)
+            else:
+                generator.bit_generator.state = type(generator.bit_generator)(seed).state
 
     def averages(self) -> list[nn.Module]:
         """The modules in `also`, and in these, that have the model's names and shapes: averages of its weights."""
@@ -202,6 +209,21 @@ def _changed(value: Any, names: Weights, change: Callable[[str, Tensor], Tensor]
     if _is_table(value, names):
         return {**value, **{name: change(name, value[name]) for name in names}}
     return {key: _changed(part, names, change) for key, part in value.items()} if isinstance(value, Mapping) else value
+
+
+def _state(generator: Generator) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    return generator.getstate() if isinstance(generator, random.Random) else generator.bit_generator.state
+
+
+def _set_state(generator: Generator, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.bit_generator.state = state
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:

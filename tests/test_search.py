@@ -737,3 +737,19 @@ def test_weights_that_are_no_parameters_are_refused(layer: nn.Module, found: str
     model = nn.Sequential(nn.Linear(3, 3), layer)
     with pytest.raises(BadInput, match=f"1.weight of Sequential: expected a parameter that has a shape, found {found}"):
         Search(model, momentum(model), levels=1)
+
+
+def test_a_scheduler_that_is_not_handed_in_is_missed() -> None:  # R5
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10)
+    with pytest.raises(BadInput, match="found none, though one has been made for it"):
+        Search(model, optimizer, levels=1)
+    for given in (scheduler, [scheduler], []):
+        Search(model, optimizer, levels=1, scheduler=given)
+
+
+def test_an_optimizer_of_another_model_is_called_that() -> None:
+    optimizer = torch.optim.SGD(nn.Linear(4, 2).parameters(), lr=0.1)
+    with pytest.raises(BadInput, match="found those of another one"):
+        Search(nn.Linear(4, 2), optimizer, levels=1)

@@ -261,7 +261,7 @@ def test_a_control_that_the_loop_cannot_train_is_refused() -> None:
 
 def test_nothing_is_verified_within_a_level() -> None:
     lab = Lab()
-    search = Search(lab.model, lab.optimizer, levels=1)
+    search = Search(lab.model, lab.optimizer, levels=1, scheduler=lab.scheduler)
     search.begin()
     with pytest.raises(BadInput, match="expected no level under way, found level 0"):
         search.verify(lab.train, level=1)
@@ -280,7 +280,7 @@ def test_seed_0_is_a_seed_and_another_is_another() -> None:  # K9
 def test_a_tensor_is_a_number() -> None:
     value: Tensor = torch.tensor(0.5, requires_grad=True)
     lab = Lab()
-    search = Search(lab.model, lab.optimizer, levels=0)
+    search = Search(lab.model, lab.optimizer, levels=0, scheduler=lab.scheduler)
     search.begin().report(accuracy=value)
     assert search.history[0].metrics == {"accuracy": 0.5}
 

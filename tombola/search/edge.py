@@ -17,6 +17,8 @@ from tombola.names import named
 from tombola.search.state import GENERATORS, Loop
 from tombola.steps import Step
 
+_SCHEDULED = ("_wrapped_by_lr_sched", "_with_counter")  # what torch's schedulers leave on an optimiser's step
+
 Scope = Literal["layer", "global"]
 Rate = float | Mapping[str, float]
 
@@ -168,6 +170,13 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
                 found="one of another optimizer",
                 todo="Make it of this one.",
             )
+    if scheduler is None and any(hasattr(optimizer.step, mark) for mark in _SCHEDULED):
+        raise BadInput(
+            where="scheduler",
+            expected="the scheduler of the optimizer, which is to be rewound with it",
+            found="none, though one has been made for it",
+            todo="Hand it in: scheduler=scheduler; or scheduler=[] if it is not used any more.",
+        )
     generators = tuple(thing for thing in also if isinstance(thing, GENERATORS))
     return Loop(weights.bare(model), optimizer, schedulers, things, generators)
 
@@ -211,6 +220,13 @@ def trained(loop: Loop, full: Mask) -> None:
     steps = {id(parameter) for group in loop.optimizer.param_groups for parameter in group["params"]}
     parameters = {name: loop.model.get_parameter(name) for name in full}
     still = [name for name, each in parameters.items() if id(each) not in steps or not each.requires_grad]
+    if not any(id(each) in steps for each in loop.model.parameters()):
+        raise BadInput(
+            where="optimizer",
+            expected="the parameters of the model that the search was given",
+            found="those of another one",
+            todo="Make model and optimizer once, before the search: it puts their states back for every level.",
+        )
     if still:
         raise BadInput(
             where="optimizer",

@@ -25,6 +25,7 @@ from tombola.cash.quantise import QuantisedLinear, quantise
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
+from tombola.ticket import Ticket
 
 SHAPE = (3, 8, 8)
 
@@ -300,9 +301,9 @@ def packed(path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], obj
     path.write_bytes(stored(layer))
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
-        about = json.loads(file.metadata()["tombola"])
+        about = json.loads(file.metadata()["tombola-model"])
     change(tensors, about)
-    save_file(tensors, path, {"tombola": json.dumps(about)})
+    save_file(tensors, path, {"tombola-model": json.dumps(about)})
 
 
 @pytest.mark.parametrize("change", [
@@ -335,3 +336,13 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
             from_safetensors(built("lenet-20-10"), tmp_path / "cut.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(content)
     from_safetensors(built("lenet-20-10"), tmp_path / "cut.safetensors")
+
+
+def test_a_ticket_is_no_trained_model_and_is_called_what_it_is(tmp_path: Path) -> None:
+    model, small = ticket("lenet-20-10", density=0.05)
+    Ticket.of(model, masks.full(model), weights.of(model)).save(tmp_path / "ticket.safetensors")
+    with pytest.raises(BadInput, match=r"found something else \(a ticket, which `Ticket.load` reads"):
+        from_safetensors(model, tmp_path / "ticket.safetensors")
+    to_safetensors(small, tmp_path / "small.safetensors")
+    with pytest.raises(BadInput, match="expected a ticket's file, found a safetensors file of something else"):
+        Ticket.load(tmp_path / "small.safetensors")

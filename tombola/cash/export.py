@@ -24,6 +24,7 @@ from tombola.cash.compact import fitted
 from tombola.errors import BadInput
 
 FORMAT = 1
+KEY = "tombola-model"  # in the metadata; "tombola" is a ticket's
 FLAGS, VALUES = ".flags", ".values"
 ENTRY = 256  # bytes that two entries take more than one; so a file of few zeros is one that any program reads
 SPARSE_BELOW = 1 / 3  # of the weights: a sparse one takes 4 bytes and 8 for its place, a dense one 4
@@ -146,7 +147,7 @@ def stored(model: nn.Module, *, zeros: bool = False) -> bytes:
             tensors[name + FLAGS], tensors[name + VALUES] = flags, value[alive]
             shapes[name] = list(value.shape)
     about = {"format": FORMAT, "sparse": shapes}
-    return save(tensors, metadata={"tombola": json.dumps(about, sort_keys=True)} if shapes else None)
+    return save(tensors, metadata={KEY: json.dumps(about, sort_keys=True)} if shapes else None)
 
 
 def from_safetensors(model: nn.Module, path: str | Path) -> nn.Module:
@@ -166,7 +167,10 @@ def from_safetensors(model: nn.Module, path: str | Path) -> nn.Module:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("tombola", "{}"))
+            said = file.metadata() or {}
+            if "tombola" in said:
+                raise ValueError("a ticket, which `Ticket.load` reads: its weights are those before the training")
+            about = json.loads(said.get(KEY, "{}"))
             values: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if about.get("format", FORMAT) != FORMAT:
             raise ValueError(f"of format {about['format']}, from another version of Tombola; this one reads {FORMAT}")

@@ -109,7 +109,7 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["tombola-search"])
+            metadata = json.loads(_said(file))
             names = list(file.keys())
             tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
         _same(path, "format", FORMAT, metadata["format"], "A newer version of Tombola wrote it.")
@@ -138,18 +138,25 @@ def left(path: Path) -> int:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["tombola-search"])
+            metadata = json.loads(_said(file))
         levels: int = metadata["about"]["plan"]["levels"]
         return levels + 1 - int(metadata["finished"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _no_search(path, error) from error
 
 
+def _said(file: Any) -> str:
+    said: dict[str, str] = file.metadata() or {}
+    if "tombola-search" not in said:
+        raise ValueError("a ticket" if "tombola" in said else "a safetensors file of something else")
+    return said["tombola-search"]
+
+
 def _no_search(path: Path, error: Exception) -> BadInput:
     return BadInput(
         where=str(path),
         expected="the file of a search",
-        found=f"something else ({error})",
+        found=f"something else, or a damaged one ({error})",
         todo="Search(..., path=...) writes one.",
     )
 

@@ -51,7 +51,7 @@ def test_mnists_split_is_the_papers() -> None:
 @pytest.mark.parametrize("name", ["imagenet", "", "mnist-", "mnist-x", "-100", "imagenet-100"])
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
     for ask in (data.check, data.facts):
-        with pytest.raises(ValueError, match=r"^one of digits, mnist, .*; NAME-N.*; or folder:PATH"):
+        with pytest.raises(ValueError, match=r"^one of digits, mnist, .*; NAME-N.*; folder:PATH.*; or sst2@"):
             ask(name)
 
 

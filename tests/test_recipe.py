@@ -168,7 +168,7 @@ def test_a_recipe_never_changes() -> None:
         (
             {"init": "glorot"},
             "init",
-            "'glorot-normal', 'xavier-uniform', 'kaiming-normal', 'kaiming-uniform' or 'normal-0.02'",
+            "'glorot-normal', 'xavier-uniform', 'kaiming-normal', 'kaiming-uniform', 'normal-0.02' or 'pretrained'",
         ),
         ({"optimiser": {}}, "optimiser", "Extra inputs are not permitted"),
         ({"optimizer": {"name": "sgd"}}, "optimizer.sgd.lr", "Field required"),

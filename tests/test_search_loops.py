@@ -310,6 +310,7 @@ def one_of_two(rank: int, folder: str) -> None:
         for _ in Search(other, alone, levels=1, rate=0.5):
             other(torch.ones(1, 4)).sum().backward()
             alone.step()
+    distributed.barrier()  # whoever leaves first takes the connections with it
     distributed.destroy_process_group()
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput, TombolaError
-from tombola.mask import Mask
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from tombola.mask import Mask
 
 
 def push(
@@ -135,7 +136,7 @@ def _explained(client: "ModuleType", repo: str, revision: str | None) -> Iterato
         raise TombolaError(f"the hub cannot be reached for {where}: {error}") from error
 
 
-def card(repo: str, title: str, mask: Mask, origin: Mapping[str, Any]) -> str:
+def card(repo: str, title: str, mask: "Mask", origin: Mapping[str, Any]) -> str:
     """The README of a ticket's repository, in Markdown: what it is, its densities, how to load it."""
     known = ("model", "data", "method", "rewind", "level", "replicate")
     rows = [

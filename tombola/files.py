@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from tombola.errors import BadInput
+
 
 def write(path: Path, content: bytes) -> None:
     """Write a file that is on the disk when this returns."""
@@ -24,3 +26,20 @@ def replace(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def deliver(path: str | os.PathLike[str], content: bytes) -> None:
+    """`replace`, where a user has named the file.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    try:
+        replace(Path(path), content)
+    except OSError as error:
+        raise BadInput(
+            where=str(path),
+            expected="a file that can be written",
+            found=str(error.strerror),
+            todo="Name another one.",
+        ) from error

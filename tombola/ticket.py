@@ -129,16 +129,7 @@ class Ticket:
         Raises:
             BadInput: the file cannot be written, the origin is not JSON, or no seed remakes the weights.
         """
-        content = self._content(as_seed)
-        try:
-            files.replace(Path(path), content)
-        except OSError as error:
-            raise BadInput(
-                where=str(path),
-                expected="a file that can be written",
-                found=str(error.strerror),
-                todo="Name another one.",
-            ) from error
+        files.deliver(path, self._content(as_seed))
 
     def _content(self, as_seed: bool = False) -> bytes:
         living, tied = _stored(self.weights, self.mask)

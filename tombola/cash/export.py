@@ -74,7 +74,7 @@ def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | 
         return [torch.from_numpy(value) for value in session.run(None, fed)]
 
     difference = _largest_difference(model, run, example)
-    _write(path, content)
+    files.deliver(path, content)
     return difference
 
 
@@ -119,7 +119,7 @@ def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path
         buffer.seek(0)
         reloaded = torch.export.load(buffer).module()
     difference = _largest_difference(model, reloaded, example)
-    _write(path, buffer.getvalue())
+    files.deliver(path, buffer.getvalue())
     return difference
 
 
@@ -129,7 +129,7 @@ def to_safetensors(model: nn.Module, path: str | Path) -> None:
     Raises:
         BadInput: the file cannot be written.
     """
-    _write(path, stored(model))
+    files.deliver(path, stored(model))
 
 
 def stored(model: nn.Module, *, zeros: bool = False) -> bytes:
@@ -295,15 +295,3 @@ def _not_exported(model: nn.Module, error: Exception) -> BadInput:
         found=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
         todo="`to_safetensors` writes its weights all the same.",
     )
-
-
-def _write(path: str | Path, content: bytes) -> None:
-    try:
-        files.replace(Path(path), content)
-    except OSError as error:
-        raise BadInput(
-            where=str(path),
-            expected="a file that can be written",
-            found=str(error.strerror),
-            todo="Name another one.",
-        ) from error

@@ -281,8 +281,8 @@ def _parsed(content: bytes, where: str) -> Ticket:
 
 
 def _version_1(said: dict[str, Any], tensors: dict[str, Tensor]) -> Ticket:
-    alive = mask.unpack(_below("mask/", tensors), {name: tuple(shape) for name, shape in said["shapes"].items()})
-    return Ticket(alive, mask.expand(_below("weights/", tensors), alive), said["origin"])
+    alive = mask.unpack(weights.below("mask/", tensors), {name: tuple(shape) for name, shape in said["shapes"].items()})
+    return Ticket(alive, mask.expand(weights.below("weights/", tensors), alive), said["origin"])
 
 
 def _version_2(said: dict[str, Any], tensors: dict[str, Tensor], where: str) -> Ticket:
@@ -299,7 +299,7 @@ def _version_2(said: dict[str, Any], tensors: dict[str, Tensor], where: str) -> 
                 todo=f"Load it with the torch ({by}) and on the kind of processor that made it, and save the weights.",
             )
     else:
-        values = mask.expand(_below("weights/", tensors), alive)
+        values = mask.expand(weights.below("weights/", tensors), alive)
     return Ticket(alive, {name: values[said["tied"].get(name, name)] for name in said["weights"]}, said["origin"], seed)
 
 
@@ -331,7 +331,3 @@ def _digest(content: bytes, place: int) -> str:
     found.update(_ZEROS.encode())
     found.update(memoryview(content)[place + 64 :])
     return found.hexdigest()
-
-
-def _below(prefix: str, tensors: Weights) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -97,6 +97,11 @@ def _listed(weights: Weights, names: list[str]) -> str:
     return ", ".join(f"{name} {tuple(weights[name].shape)}" if name in weights else f"no {name}" for name in names[:3])
 
 
+def below(prefix: str, tensors: Weights) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def equal(left: Weights, right: Weights) -> bool:
     """Whether two weights hold the same names and the same numbers, bit for bit but for the sign of 0.
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tombola import files, mask
+from tombola import files, mask, weights
 from tombola.errors import BadInput, NoRoom
 from tombola.mask import Mask
 from tombola.search.coded import decode, encode
@@ -118,12 +118,12 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
         shapes = {name: tuple(shape) for name, shape in metadata["shapes"].items()}
         masks: list[Mask] = []
         while f"mask.{len(masks)}/{next(iter(shapes))}" in tensors:
-            masks.append(mask.unpack(_below(f"mask.{len(masks)}/", tensors), shapes))
+            masks.append(mask.unpack(weights.below(f"mask.{len(masks)}/", tensors), shapes))
         start, rewind = (
             _with_random(decode(metadata[name], tensors), own)
             for name, own in zip(("start", "rewind"), randoms[rank], strict=True)
         )
-        trained = tuple(_below(f"trained.{level}/", tensors) for level in range(metadata["finished"]))
+        trained = tuple(weights.below(f"trained.{level}/", tensors) for level in range(metadata["finished"]))
         history = tuple(Report(**row) for row in metadata["history"])
         return metadata["about"], Progress(tuple(masks), trained, start, rewind or start, history)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -168,10 +168,6 @@ def _with_random(moment: Any, own: Any) -> Moment | None:
 def _same(path: Path, what: str, expected: object, found: object, todo: str) -> None:
     if expected != found:
         raise BadInput(where=str(path), expected=f"{what}: {expected}", found=str(found), todo=todo)
-
-
-def _below(prefix: str, tensors: Weights) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def finished(progress: Progress, trained: Weights, following: Mask | None, reports: Sequence[Report]) -> Progress:

@@ -128,7 +128,9 @@ def test_without_the_extra_onnx_says_what_to_install(tmp_path: Path, monkeypatch
         return plain(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(BadInput, match=r"no package onnxruntime. Install them: pip install 'tombola\[export\]'"):
+    with pytest.raises(
+        BadInput, match=r"onnxruntime, found no such package. Install it: pip install 'tombola\[export\]'"
+    ):
         to_onnx(nn.Linear(2, 2), torch.zeros(1, 2), tmp_path / "model.onnx")
 
 

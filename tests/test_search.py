@@ -426,16 +426,20 @@ def test_without_the_search_pruned_weights_would_have_moved() -> None:  # M8
     assert not model.conv.weight._backward_hooks
 
 
-def another_optimizer(model: Net) -> None:
+def another_optimizer(model: Net, optimizer: torch.optim.Optimizer) -> None:
     Loop(model, momentum(model))()
 
 
-def a_weight_by_hand(model: Net) -> None:
+def a_copy(model: Net, optimizer: torch.optim.Optimizer) -> None:
+    Loop(copy.deepcopy(model), optimizer)()
+
+
+def a_weight_by_hand(model: Net, optimizer: torch.optim.Optimizer) -> None:
     with torch.no_grad():
         model.conv.weight.fill_(1.0)
 
 
-def another_parameter(model: Net) -> None:
+def another_parameter(model: Net, optimizer: torch.optim.Optimizer) -> None:
     model.conv.weight = nn.Parameter(model.conv.weight.detach().clone())
 
 
@@ -443,13 +447,14 @@ def another_parameter(model: Net) -> None:
     ("escape", "first", "message"),
     [
         (another_optimizer, False, "level 1: expected steps of the optimizer that the search was given, found none"),
+        (a_copy, False, "level 1: expected gradients of the model's own parameters, found none in 12 steps. A loop"),
         (a_weight_by_hand, True, "conv.weight: expected every pruned weight to be 0, found"),
         (another_parameter, True, "conv.weight: expected the parameter that the search began with, found another"),
     ],
 )
 @pytest.mark.parametrize("told_by", ["report", "the end"])
 def test_a_loop_that_escapes_is_caught(
-    escape: Callable[[Net], None], first: bool, message: str, told_by: str
+    escape: Callable[[Net, torch.optim.Optimizer], None], first: bool, message: str, told_by: str
 ) -> None:  # M8 M3
     if not first and told_by == "report":
         pytest.skip("a report may come before the first step")
@@ -461,7 +466,7 @@ def test_a_loop_that_escapes_is_caught(
             if level.number == 0 or first:
                 Loop(model, optimizer)()
             if level.number == 1:
-                escape(model)
+                escape(model, optimizer)
                 if told_by == "report":
                     level.report(accuracy=1.0)
                     pytest.fail("the report should have said so")

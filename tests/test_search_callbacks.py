@@ -83,7 +83,7 @@ def test_lightning_fits_level_by_level(k: int, tmp_path: Path) -> None:  # M1 R1
     dataset = torch.utils.data.TensorDataset(INPUTS, LABELS)
     loader = torch.utils.data.DataLoader(dataset, batch_size=8, shuffle=True)
     tickets = Tickets(levels=2, rate=0.5, rewind=f"{k}it")
-    with pytest.raises(BadInput, match="search: expected a fit before, found none"):
+    with pytest.raises(BadInput, match="search: expected a training before, found none"):
         _ = tickets.search
     while tickets.left:
         trainer = lightning.Trainer(

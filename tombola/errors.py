@@ -36,6 +36,20 @@ def _rebuild(kind: type[BadInput], where: str, expected: str, found: str, todo: 
     return kind(where=where, expected=expected, found=found, todo=todo)
 
 
+def not_installed(where: str, package: str, extra: str) -> BadInput:
+    """What to raise where a package is needed that only an extra brings.
+
+    >>> print(not_installed("the hub", "huggingface_hub, its client", "hub"))
+    the hub: expected huggingface_hub, its client, found no such package. Install it: pip install 'tombola[hub]'
+    """
+    return BadInput(
+        where=where,
+        expected=package,
+        found="no such package",
+        todo=f"Install it: pip install 'tombola[{extra}]'",
+    )
+
+
 class DataError(BadInput):
     """A data set is absent, damaged, or not what its name says."""
 

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tombola.errors import BadInput, TombolaError
+from tombola.errors import BadInput, TombolaError, not_installed
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -91,12 +91,7 @@ def _client() -> "ModuleType":
     try:
         import huggingface_hub.errors
     except ImportError as error:
-        raise BadInput(
-            where="the Hugging Face hub",
-            expected="its client library, huggingface_hub",
-            found="none",
-            todo="pip install 'tombola[hub]'",
-        ) from error
+        raise not_installed("the Hugging Face hub", "huggingface_hub, its client library", "hub") from error
     return huggingface_hub
 
 

@@ -4,10 +4,52 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tombola.search import saved
+from torch import nn
+from torch.optim import Optimizer
+
+from tombola.errors import BadInput
+from tombola.search import Level, Search, saved
 
 
-def levels_left(options: Mapping[str, Any]) -> int:
-    """How many trainings a search with these options needs, of which its file may hold some already."""
-    path = options.get("path")
-    return saved.left(Path(path)) if path and Path(path).exists() else int(options["levels"]) + 1
+class Levels:
+    """The levels of a search, each begun and ended from outside: what the callbacks of all libraries have in common.
+
+    Args:
+        levels: how many times to prune; there are `levels + 1` trainings.
+        options: as `Search` has them; with a `path` that is there already, its search goes on.
+    """
+
+    def __init__(self, *, levels: int, **options: Any) -> None:
+        self._options: Mapping[str, Any] = {"levels": levels, **options}
+        self._search: Search | None = None
+        self._level: Level | None = None
+
+    @property
+    def search(self) -> Search:
+        """The search, from the first training on."""
+        if self._search is None:
+            raise BadInput(where="search", expected="a training before", found="none", todo="Start one.")
+        return self._search
+
+    @property
+    def left(self) -> int:
+        """How many trainings there are to come."""
+        if self._search:
+            return self._search.left
+        path = self._options.get("path")
+        return saved.left(Path(path)) if path and Path(path).exists() else int(self._options["levels"]) + 1
+
+    def _begin(self, model: nn.Module, optimizer: Optimizer, schedulers: Any) -> None:
+        if self._search is None:
+            self._search = Search.opened(model, optimizer, schedulers, self._options)
+        self._search.leave()  # some libraries say nothing of a training that failed
+        self._level = self._search.begin(optimizer, schedulers)
+
+    def _end(self) -> None:
+        self._level = None
+        self.search.finish()
+
+    def _leave(self) -> None:
+        self._level = None
+        if self._search:
+            self._search.leave()

@@ -1,23 +1,15 @@
 """Tickets in Lightning: each `Trainer.fit` is one level of a search."""
 
-from typing import Any
-
-from tombola.callbacks import levels_left
-from tombola.errors import BadInput
-from tombola.search import Level, Search
+from tombola.callbacks import Levels
+from tombola.errors import BadInput, not_installed
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError as error:
-    raise BadInput(
-        where="tombola.callbacks.lightning",
-        expected="the package lightning",
-        found="that it is not installed",
-        todo="pip install 'tombola[lightning]'",
-    ) from error
+    raise not_installed("tombola.callbacks.lightning", "lightning", "lightning") from error
 
 
-class Tickets(Callback):
+class Tickets(Levels, Callback):
     """Makes each `fit` one level of a `Search`: rewinds on the way in, holds pruned weights at 0, prunes at the end.
 
     Every level needs a Trainer of its own, which makes optimiser and scheduler as it does anyway:
@@ -38,23 +30,6 @@ class Tickets(Callback):
         BadInput: at the first fit, where an option or the module does not fit, or it has not one optimiser.
     """
 
-    def __init__(self, *, levels: int, **options: Any) -> None:
-        self._options = {"levels": levels, **options}
-        self._search: Search | None = None
-        self._level: Level | None = None
-
-    @property
-    def search(self) -> Search:
-        """The search, from the first fit on."""
-        if self._search is None:
-            raise BadInput(where="search", expected="a fit before", found="none", todo="Call Trainer.fit.")
-        return self._search
-
-    @property
-    def left(self) -> int:
-        """How many fits there are to come."""
-        return self._search.left if self._search else levels_left(self._options)
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before loaders draw their order, and after optimisers are made."""
         if len(trainer.optimizers) != 1:
@@ -71,10 +46,7 @@ class Tickets(Callback):
                 found=f"one that has taken {trainer.global_step} steps",
                 todo="Make it inside of the loop over the levels.",
             )
-        optimizer, schedulers = trainer.optimizers[0], [each.scheduler for each in trainer.lr_scheduler_configs]
-        if self._search is None:
-            self._search = Search.opened(pl_module, optimizer, schedulers, self._options)
-        self._level = self._search.begin(optimizer, schedulers)
+        self._begin(pl_module, trainer.optimizers[0], [each.scheduler for each in trainer.lr_scheduler_configs])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report what was logged."""
@@ -83,11 +55,8 @@ class Tickets(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune."""
-        self._level = None
-        self.search.finish()
+        self._end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the level up."""
-        self._level = None
-        if self._search:
-            self._search.leave()
+        self._leave()

@@ -2,22 +2,16 @@
 
 from typing import Any
 
-from tombola.callbacks import levels_left
-from tombola.errors import BadInput
-from tombola.search import Level, Search
+from tombola.callbacks import Levels
+from tombola.errors import not_installed
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 except ImportError as error:
-    raise BadInput(
-        where="tombola.callbacks.trainer",
-        expected="the packages transformers and accelerate",
-        found="that they are not installed",
-        todo="pip install 'tombola[transformers]'",
-    ) from error
+    raise not_installed("tombola.callbacks.trainer", "transformers and accelerate", "transformers") from error
 
 
-class Tickets(TrainerCallback):
+class Tickets(Levels, TrainerCallback):
     """Makes each `train` one level of a `Search`: rewinds on the way in, holds pruned weights at 0, prunes at the end.
 
     Every level needs a Trainer of its own around the same model, which makes optimiser and scheduler as it does anyway:
@@ -38,33 +32,13 @@ class Tickets(TrainerCallback):
         BadInput: at the first training, where an option or the model does not fit.
     """
 
-    def __init__(self, *, levels: int, **options: Any) -> None:
-        self._options = {"levels": levels, **options}
-        self._search: Search | None = None
-        self._level: Level | None = None
-
-    @property
-    def search(self) -> Search:
-        """The search, from the first training on."""
-        if self._search is None:
-            raise BadInput(where="search", expected="a training before", found="none", todo="Call Trainer.train.")
-        return self._search
-
-    @property
-    def left(self) -> int:
-        """How many trainings there are to come."""
-        return self._search.left if self._search else levels_left(self._options)
-
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """After the optimiser is made, and before loaders draw their order."""
         # The trainer wraps its optimiser; steps that the wrapper only counts are not the optimiser's.
         optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
-        if self._search is None:
-            self._search = Search.opened(kwargs["model"], optimizer, kwargs["lr_scheduler"], self._options)
-        self._search.leave()  # a training that failed says nothing
-        self._level = self._search.begin(optimizer, kwargs["lr_scheduler"])
+        self._begin(kwargs["model"], optimizer, kwargs["lr_scheduler"])
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Report what was measured."""
@@ -76,5 +50,4 @@ class Tickets(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Prune."""
-        self._level = None
-        self.search.finish()
+        self._end()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tombola import coding, files, weights
 from tombola.cash.compact import fitted
-from tombola.errors import BadInput
+from tombola.errors import BadInput, not_installed
 
 FORMAT = 1
 KEY = "tombola-model"  # in the metadata; "tombola" is a ticket's
@@ -208,12 +208,7 @@ def _onnxruntime() -> Any:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise BadInput(
-            where="export to ONNX",
-            expected="onnx, onnxscript and onnxruntime",
-            found=f"no package {error.name}",
-            todo="Install them: pip install 'tombola[export]'",
-        ) from error
+        raise not_installed("export to ONNX", "onnx, onnxscript and onnxruntime", "export") from error
     return onnxruntime
 
 

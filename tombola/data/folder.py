@@ -21,7 +21,7 @@ from tombola import files
 from tombola.data.augment import resized_crop, uniforms
 from tombola.data.download import cache_dir
 from tombola.data.facts import Facts
-from tombola.errors import BadInput, DataError
+from tombola.errors import DataError, not_installed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -373,12 +373,7 @@ def _opened(listing: Listing, checksum: str, size: int) -> tuple[Facts, Any, Any
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise BadInput(
-            where=listing.root,
-            expected="Pillow, which reads images",
-            found="no such package",
-            todo="Install it: pip install 'tombola[images]'",
-        ) from error
+        raise not_installed(listing.root, "Pillow, which reads images", "images") from error
     held: list[Any] = []
     for entries in (listing.pool, listing.test):
         held += [Pictures(Path(listing.root), entries, size), torch.tensor([entry.label for entry in entries])]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tombola import hub
 from tombola.data import sst2, subset
 from tombola.data.facts import Facts
-from tombola.errors import BadInput
+from tombola.errors import BadInput, not_installed
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -112,12 +112,7 @@ def _tokenizer(path: str, changed_ns: int) -> "Tokenizer":
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise BadInput(
-            where=path,
-            expected="tokenizers, the package that reads it",
-            found="none",
-            todo="pip install 'tombola[transformers]'",
-        ) from error
+        raise not_installed(path, "tokenizers, which reads it", "transformers") from error
     tokenizer = Tokenizer.from_file(path)
     said = tokenizer.padding or {}
     known = (said.get("pad_token"), "[PAD]", "<pad>")

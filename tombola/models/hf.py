@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola import hub
-from tombola.errors import BadInput
+from tombola.errors import BadInput, not_installed
 from tombola.models.layer import Layer
 
 if TYPE_CHECKING:
@@ -213,12 +213,7 @@ def _library() -> "ModuleType":
     try:
         import transformers
     except ImportError as error:
-        raise BadInput(
-            where="hf:",
-            expected="transformers, which knows pre-trained models",
-            found="none",
-            todo="pip install 'tombola[transformers]'",
-        ) from error
+        raise not_installed("hf:", "transformers, which knows pre-trained models", "transformers") from error
     library: ModuleType = transformers
     return library
 

@@ -71,7 +71,7 @@ class Steps:
     """Counts the optimiser's steps; says when step `at` is done, and when the one after it begins.
 
     A step that a gradient scaler skips is none. What a loop does between two steps - schedulers, averages, scalers -
-    is over only when the next one begins, or when the loop ends.
+    is over only when the next one begins, or when the loop ends. `along` says whether any step found a gradient.
 
     Args:
         begin: the steps that are done already.
@@ -90,14 +90,16 @@ class Steps:
     ) -> None:
         self.begin = self.number = begin
         self._at, self._done, self._followed, self._awaits = at, done, followed, False
+        self.along = False
         self._outermost: FrameType | None = None
         self._depth = 0  # of steps in steps: an optimiser's own may call `super().step()`
         self._hooks = [
-            optimizer.register_step_pre_hook(lambda *_: self._before()),
+            optimizer.register_step_pre_hook(lambda optimizer, *_: self._before(optimizer)),
             optimizer.register_step_post_hook(lambda optimizer, *_: self._after(optimizer)),
         ]
 
-    def _before(self) -> None:
+    def _before(self, optimizer: Optimizer) -> None:
+        self.along = self.along or _has_gradients(optimizer)
         # The compiler cannot look at frames; a compiled step that fails within another is not told from one.
         frame = None if torch.compiler.is_compiling() else inspect.currentframe()
         if self._depth and frame and not _within(frame, self._outermost):  # that step ended in an exception
@@ -118,6 +120,7 @@ class Steps:
         if self._depth:
             return
         self._outermost = None
+        self.along = self.along or _has_gradients(optimizer)  # made by a closure, in the step
         if _skipped(optimizer):
             return
         self.number += 1
@@ -139,6 +142,10 @@ def _within(frame: FrameType | None, outer: FrameType | None) -> bool:
     while frame is not None and frame is not outer:
         frame = frame.f_back
     return frame is not None
+
+
+def _has_gradients(optimizer: Optimizer) -> bool:
+    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
 
 
 def _skipped(optimizer: Optimizer) -> bool:
@@ -266,6 +273,11 @@ class Course:
             raise GuardLost(
                 f"level {number}: expected steps of the optimizer that the search was given, found none. A loop that "
                 "makes an optimizer of its own escapes: make it once, before the Search."
+            )
+        if not self._steps.along:
+            raise GuardLost(
+                f"level {number}: expected gradients of the model's own parameters, found none in {taken} steps. A "
+                "loop that trains a copy of the model escapes: train the one that the Search was given."
             )
         if self._steps.number < k:
             raise BadInput(

@@ -7,6 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+# Torch asks the same with a function of its own, but has it only since later than 2.6.
+_HOOKS_OF_ALL = (
+    "_global_forward_pre_hooks",
+    "_global_forward_hooks",
+    "_global_backward_pre_hooks",
+    "_global_backward_hooks",
+)
+
 Parts = Sequence[tuple[str, nn.Module | None]]
 
 
@@ -53,7 +61,7 @@ def chain(model: nn.Module, shape: tuple[int, ...]) -> tuple[Layer, ...] | None:
     >>> chain(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), (1, 2, 2)) is None
     True
     """
-    hooked = nn.modules.module._has_any_global_hook()
+    hooked = any(getattr(nn.modules.module, hooks) for hooks in _HOOKS_OF_ALL)
     if hooked or type(model) is not nn.Sequential or any(_altered(module) for module in model.modules()):
         return None
     parts = list(model._modules.items())  # named_children() leaves out what comes twice

@@ -1,7 +1,9 @@
 """2 of 4: what fits, what torch is asked to convert, and what is said where it cannot be. There is no GPU here."""
 
+import copy
 import warnings
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tombola import mask, prune, score, weights
-from tombola.cash.semi_structured import fits, semi_structured
+from tombola import mask, models, prune, score, weights
+from tombola.cash import proof, timing
+from tombola.cash.semi_structured import fits, held_bytes, semi_structured, semi_structured_layers
 from tombola.errors import BadInput
 from tombola.mask import Mask
 
@@ -106,3 +109,136 @@ def test_torch_has_what_is_called_and_refuses_a_cpu() -> None:
         warnings.simplefilter("ignore")  # that the interface is a prototype
         with pytest.raises(RuntimeError, match=r"[Oo]nly CUDA tensors|not supported|CUDA"):
             torch.sparse.to_sparse_semi_structured(two_of_four(nn.Linear(128, 128)).half().weight.detach())
+
+
+# ---------------------------------------------------------------- torch's own code, but for the product of two matrices
+
+
+@pytest.fixture
+def multiplying(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if the CPU multiplied 2 in 4 weights: torch packs them, keeps places and pads batches as it does on GPUs."""
+    from torch.sparse import SparseSemiStructuredTensor, SparseSemiStructuredTensorCUTLASS
+    from torch.sparse._semi_structured_conversions import sparse_semi_structured_to_dense_cutlass
+
+    types: Any = SparseSemiStructuredTensorCUTLASS
+    sizes = types._DTYPE_SHAPE_CONSTRAINTS
+
+    def taken(weight: Tensor) -> None:
+        """What torch asks of a weight, but that it be on a GPU."""
+        least = sizes.get(weight.dtype)
+        if least is None or weight.dim() != 2 or not weight.is_contiguous():
+            raise RuntimeError(f"Error original_tensor {weight.dtype} {weight.shape} is not supported!")
+        if weight.shape[0] % least.sparse_min_rows or weight.shape[1] % least.sparse_min_cols:
+            raise RuntimeError(f"Error original_tensor.shape {weight.shape} is not supported!")
+
+    def product(values: Tensor, places: Tensor, given: Tensor, **_: object) -> Tensor:
+        return plus(torch.zeros(1, dtype=given.dtype), values, places, given)
+
+    def plus(bias: Tensor, values: Tensor, places: Tensor, given: Tensor, **_: object) -> Tensor:
+        assert given.shape[1] % sizes[given.dtype].dense_min_cols == 0, "a GPU takes whole tiles alone"
+        weight: Tensor = sparse_semi_structured_to_dense_cutlass(values, places)
+        return (weight.float() @ given.float() + bias.float()[:, None]).to(given.dtype)
+
+    monkeypatch.setattr(SparseSemiStructuredTensor, "_FORCE_CUTLASS", True)
+    monkeypatch.setattr(types, "_validate_device_dim_dtype_shape", taken)
+    monkeypatch.setattr("tombola.cash.semi_structured._device", lambda model: None)
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_sparse_semi_structured_mm", product, "CPU")
+    library.impl("_sparse_semi_structured_addmm", plus, "CPU")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The PyTorch API of SparseSemiStructuredTensor is in prototype stage")
+        yield
+    library._destroy()
+
+
+@pytest.mark.usefixtures("multiplying")
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_what_is_converted_computes_the_same_on_half_of_the_numbers(kind: torch.dtype, batch: int) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32, bias=False), nn.ReLU(), nn.Linear(32, 10)]
+    model = two_of_four(nn.Sequential(*layers)).to(kind).eval()
+    for parameter in model.parameters():
+        parameter.data = (parameter.data * 8).round()  # small whole numbers: sums are exact in any order
+    small, inputs = semi_structured(model), torch.randint(-1, 2, (batch, 5, 128)).to(kind)
+    assert semi_structured_layers(small) == {"0", "2"} and not semi_structured_layers(model)
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            assert torch.equal(small(inputs), model(inputs)) and torch.equal(small(inputs[0]), model(inputs[0]))
+    for name in ("0", "2"):
+        converted, weight = small.get_submodule(name).weight, model.get_submodule(name).weight
+        assert isinstance(converted, Tensor) and isinstance(weight, Tensor)
+        packed: Tensor = getattr(converted, "packed")  # noqa: B009
+        assert packed.numel() == weight.numel() // 2 and packed.abs().sum() == weight.abs().sum()
+        # 2 bits for each of half of the numbers, which have 16.
+        assert held_bytes(converted) == weight.nbytes // 2 + weight.nbytes // 16
+        assert held_bytes(weight) == weight.nbytes
+
+
+class Turned(nn.Module):
+    """A layer over positions, as in mixers: what it reads lies across memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(64, 32)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.mix(values.transpose(1, 2))  # type: ignore[no-any-return]
+
+
+@pytest.mark.usefixtures("multiplying")
+def test_what_lies_across_memory_is_taken_too() -> None:
+    model = two_of_four(Turned()).half().eval()
+    small, values = semi_structured(model), torch.randn(3, 64, 5).half()
+    with torch.inference_mode():
+        torch.testing.assert_close(small(values), model(values), rtol=0, atol=0.01)
+
+
+@pytest.mark.usefixtures("multiplying")
+def test_a_gpt_of_two_in_four_says_the_same() -> None:
+    model = two_of_four(models.build("gpt-2-64", (16, 65), 65, "normal-0.02", init_seed=0)).bfloat16().eval()
+    small, tokens = semi_structured(model), torch.arange(3 * 16).view(3, 16) % 65
+    assert len(semi_structured_layers(small)) > 8
+    with torch.inference_mode():
+        torch.testing.assert_close(small(tokens), model(tokens), rtol=0, atol=0.02)
+
+
+@pytest.mark.usefixtures("multiplying")
+def test_it_is_proved_beside_the_dense_model_of_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: neither kernels of the CPU nor ONNX Runtime, and what is owed to float16 is told apart."""
+    awaited: list[object] = []
+
+    def seconds(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+        for call in calls.values():
+            call()
+        return dict.fromkeys(calls, 1.0)
+
+    monkeypatch.setattr(timing, "seconds", seconds)
+    monkeypatch.setattr(torch.accelerator, "synchronize", awaited.append)
+    monkeypatch.setattr(proof, "CPU", "not this one")
+    torch.manual_seed(0)
+    model = two_of_four(nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)))
+    before, alive = weights.of(model), mask.full(model)
+    forms = {form.name: form for form in proof.prove(model, alive, torch.randn(70, 128), torch.zeros(70).long())}
+    assert list(forms) == ["dense", "dense, float16", "2:4, float16", "compact", "compact int8"]
+    assert [form.baseline for form in forms.values()] == [True, True, False, False, False]
+    assert awaited == [torch.device("cpu")] * (2 * len(forms)), "a call is over when its outputs are there"
+    dense, half, small = forms["dense"], forms["dense, float16"], forms["2:4, float16"]
+    assert dense.difference == 0 and 0 < half.difference < 0.02 and 0 < small.difference < 0.02
+    assert dense.multiply_adds == 128 * 64 + 64 * 10 == half.multiply_adds
+    assert small.multiply_adds == 128 * 64 // 2 + 64 * 10
+    assert 2 * half.memory_bytes == dense.memory_bytes
+    assert half.memory_bytes - small.memory_bytes == 128 * 64 * 2 // 2 - 128 * 64 * 2 // 16
+    assert small.disk_bytes < small.plain_bytes == half.disk_bytes
+    assert weights.equal(weights.of(model), before)
+    assert copy.deepcopy(small.stored) is not None and small.model is not None
+
+
+@pytest.mark.usefixtures("multiplying")
+def test_it_is_left_out_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "seconds", lambda calls: dict.fromkeys(calls, 1.0))
+    monkeypatch.setattr(proof, "CPU", "not this one")
+    model = nn.Sequential(nn.Linear(128, 64))
+    assert [form.name for form in proof.prove(model, mask.full(model), torch.randn(64, 128))] == [
+        "dense", "compact", "compact int8"
+    ]  # fmt: skip

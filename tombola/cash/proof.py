@@ -1,10 +1,11 @@
 """What each form of a trained ticket is worth: that it computes the same, how large it is, and how fast.
 
-All forms are measured in one run, on as many threads as torch has, beside the masked model itself: in PyTorch and,
-where it is installed, in ONNX Runtime.
+All forms are measured in one run, where the model is: on a CPU on as many threads as torch has, beside the masked
+model itself in PyTorch and, where it is installed, in ONNX Runtime; on a GPU beside it in PyTorch, in float16 too.
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tombola.cash import export, timing
 from tombola.cash.compact import compact, masked
 from tombola.cash.layers import prepared_bytes
 from tombola.cash.quantise import quantise
+from tombola.cash.semi_structured import held_bytes, semi_structured, semi_structured_layers
 from tombola.cash.size import sizes
 from tombola.cash.sparse import sparse
 from tombola.engine import kernels
@@ -28,6 +30,7 @@ from tombola.mask import Mask
 BATCHES = (1, 64)
 CHUNK = 250  # inputs whose outputs are computed at once
 IGNORED = nn.CrossEntropyLoss().ignore_index  # a label of which nothing is asked
+CPU = "cpu"  # where layers are worth being sparse, and ONNX Runtime is asked
 NO_FASTER = 1.05  # less than this is no difference
 
 
@@ -72,8 +75,12 @@ def prove(
 ) -> list[Form]:
     """The forms of a trained ticket, each compared with the masked model and measured; those that are dense first.
 
+    A form that cannot be made here is left out: compact ones where `model` cannot be followed (`compact` says why),
+    sparse ones without compiled kernels, those of ONNX Runtime where that is not installed or cannot take the model,
+    2:4 where no layer is of that pattern, or no GPU multiplies it.
+
     Args:
-        model: trained under `mask`, f(x; m ⊙ theta); it is left as it was.
+        model: trained under `mask`, f(x; m ⊙ theta), on the device to be measured on; it is left as it was.
         mask: of the ticket.
         inputs: real ones, N x ..., as many as the proof is to speak for.
         labels: N, or N x T of a running text; None where no accuracy is asked for.
@@ -81,7 +88,7 @@ def prove(
             sparse.
 
     Raises:
-        BadInput: there are fewer inputs than the largest batch, or `model` cannot be followed (see `compact`).
+        BadInput: there are fewer inputs than the largest batch, or labels than inputs, or the mask is another model's.
     """
     if len(inputs) < max(batches):
         raise BadInput(
@@ -97,14 +104,13 @@ def prove(
             found=str(len(labels)),
             todo="Hand in those that belong to them.",
         )
-    dense = masked(model, mask)
-    candidates = list(_candidates(dense, inputs, max(batches)))
+    candidates = list(_candidates(masked(model, mask), inputs, max(batches)))
     latency: dict[int, dict[str, float]] = {}
     with torch.inference_mode():
-        wanted = _outputs(dense, inputs)
+        wanted = _outputs(candidates[0], inputs)
         for batch in batches:
             given = {one.name: one.laid_out(inputs[:batch]) for one in candidates}
-            calls = {one.name: _call(one.call, given[one.name]) for one in candidates}
+            calls = {one.name: _timed(one, given[one.name]) for one in candidates}
             latency[batch] = timing.seconds(calls)
         return [
             Form(
@@ -121,19 +127,20 @@ def prove(
                 latency_s={batch: latency[batch][one.name] for batch in batches},
             )
             for one in candidates
-            for outputs in [_outputs(one.call, inputs)]
+            for outputs in [_outputs(one, inputs)]
         ]
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A form to be measured: what is called, and the model whose weights its file holds."""
+    """A form to be measured: what is called, the model whose weights its file holds, and its layers of 2 in 4."""
 
     name: str
     call: Callable[[Tensor], Tensor]
     stored: nn.Module
     model: nn.Module | None = None
     onnx_bytes: int = 0
+    halved: frozenset[str] = frozenset()
 
     @property
     def plain_bytes(self) -> int:
@@ -146,20 +153,25 @@ class _Candidate:
         return len(export.stored(self.stored))
 
     @property
-    def visits_all(self) -> bool:
-        return not self.name.startswith("sparse")
-
-    @property
     def memory_bytes(self) -> int:
         held = self.model or self.stored
         distinct = {id(value): value for value in held.state_dict(keep_vars=True).values()}
-        return sum(int(value.nbytes) for value in distinct.values()) + prepared_bytes(held)
+        return sum(held_bytes(value) for value in distinct.values()) + prepared_bytes(held)
 
     def multiply_adds(self, example: Tensor) -> int:
-        found = sizes(self.stored, example).values()
-        return sum(layer.multiply_adds if self.visits_all else layer.living_multiply_adds for layer in found)
+        found = sizes(self.stored, self.laid_out(example))
+        if self.name.startswith("sparse"):
+            return sum(layer.living_multiply_adds for layer in found.values())
+        return sum(layer.multiply_adds // (2 if name in self.halved else 1) for name, layer in found.items())
+
+    @property
+    def place(self) -> torch.device:
+        return next((value.device for value in self.stored.parameters()), torch.device("cpu"))
 
     def laid_out(self, inputs: Tensor) -> Tensor:
+        """As this form takes them: where its weights are, and in their type."""
+        kind = next((value.dtype for value in self.stored.parameters()), inputs.dtype)
+        inputs = inputs.to(self.place, kind if inputs.is_floating_point() else None)
         if self.name == CHANNELS_LAST:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs.contiguous()
@@ -169,28 +181,52 @@ CHANNELS_LAST = "dense, channels last"
 
 
 def _candidates(dense: nn.Module, inputs: Tensor, batch: int) -> Iterator[_Candidate]:
-    example = inputs[:2]
-    small = compact(dense, masks.full(dense), example)
-    yield _Candidate("dense", dense, dense, dense)
+    whole = _Candidate("dense", dense, dense, dense)
+    example = whole.laid_out(inputs[:2])
+    on_cpu = whole.place.type == CPU
+    yield whole
     if inputs.dim() == 4 and any(isinstance(module, nn.Conv2d) for module in dense.modules()):
         last = copy.deepcopy(dense).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         yield _Candidate(CHANNELS_LAST, last, dense, last)
-    session, size = _session(dense, example)
-    if session:
-        yield _Candidate("dense, ONNX Runtime", session, dense, onnx_bytes=size)
-    yield _Candidate("compact", small, small, small)
-    session, size = _session(small, example)
-    if session:
-        yield _Candidate("compact, ONNX Runtime", session, small, onnx_bytes=size)
-    if kernels.sets():
+    if on_cpu:
+        yield from _in_onnx("dense", dense, example)
+    else:
+        yield from _on_gpu(dense)
+    small = _followed(dense, example)
+    if small:
+        yield _Candidate("compact", small, small, small)
+        if on_cpu:
+            yield from _in_onnx("compact", small, example)
+    if on_cpu and kernels.sets():
         found = sparse(dense, inputs[:batch])
         yield _Candidate("sparse", found, dense, found)
-    rounded = quantise(small)
-    yield _Candidate("compact int8", rounded, rounded, rounded)
-    if kernels.sets():
+    rounded = quantise(small or dense)
+    yield _Candidate("compact int8" if small else "int8", rounded, rounded, rounded)
+    if on_cpu and kernels.sets():
         rounded = quantise(dense)
         found = sparse(rounded, inputs[:batch])
         yield _Candidate("sparse int8", found, rounded, found)
+
+
+def _followed(dense: nn.Module, example: Tensor) -> nn.Module | None:
+    with suppress(BadInput):
+        return compact(dense, masks.full(dense), example)
+    return None
+
+
+def _on_gpu(dense: nn.Module) -> Iterator[_Candidate]:
+    """In float16, which 2:4 is measured in: what is owed to the type is told apart."""
+    half = copy.deepcopy(dense).half()
+    with suppress(BadInput):
+        converted = semi_structured(half)
+        yield _Candidate("dense, float16", half, half, half)
+        yield _Candidate("2:4, float16", converted, half, converted, halved=semi_structured_layers(converted))
+
+
+def _in_onnx(name: str, model: nn.Module, example: Tensor) -> Iterator[_Candidate]:
+    session, size = _session(model, example)
+    if session:
+        yield _Candidate(f"{name}, ONNX Runtime", session, model, onnx_bytes=size)
 
 
 def _session(model: nn.Module, example: Tensor) -> tuple[Callable[[Tensor], Tensor] | None, int]:
@@ -204,18 +240,25 @@ def _session(model: nn.Module, example: Tensor) -> tuple[Callable[[Tensor], Tens
         return export.onnx_session(path, torch.get_num_threads()), path.stat().st_size
 
 
-def _call(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Callable[[], Tensor]:
-    return lambda: function(inputs)
+def _timed(one: _Candidate, inputs: Tensor) -> Callable[[], object]:
+    """A call that is over when its outputs are there; a GPU returns before."""
+
+    def awaited() -> None:
+        one.call(inputs)
+        torch.accelerator.synchronize(one.place)
+
+    return awaited if one.place.type != CPU else lambda: one.call(inputs)
 
 
 def _accuracy(outputs: Tensor, labels: Tensor) -> float:
     """Correct answers as a fraction of those asked for: one for each example, or for each of its tokens."""
+    labels = labels.cpu()
     asked = labels != IGNORED
     return float((outputs.argmax(dim=-1) == labels)[asked].double().mean())
 
 
-def _outputs(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    return torch.cat([function(chunk.contiguous()) for chunk in inputs.split(CHUNK)])
+def _outputs(one: _Candidate, inputs: Tensor) -> Tensor:
+    return torch.cat([one.call(one.laid_out(chunk)).cpu() for chunk in inputs.split(CHUNK)])
 
 
 def write(forms: Sequence[Form], example: Tensor, folder: str | Path) -> list[Path]:
@@ -229,6 +272,7 @@ def write(forms: Sequence[Form], example: Tensor, folder: str | Path) -> list[Pa
         BadInput: a file cannot be written.
     """
     folder = Path(folder)
+    example = example.cpu()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -237,13 +281,15 @@ def write(forms: Sequence[Form], example: Tensor, folder: str | Path) -> list[Pa
         ) from error
     written = []
     for form in forms:
-        if form.stored is not None and not form.baseline:
-            written.append(folder / f"{form.name.replace(' ', '-')}.safetensors")
-            export.to_safetensors(form.stored, written[-1])
-        if form.name == "compact" and form.stored is not None:
+        if form.stored is None or form.baseline:
+            continue
+        stored = copy.deepcopy(form.stored).cpu()
+        written.append(folder / f"{re.sub('[^a-z0-9]+', '-', form.name)}.safetensors")
+        export.to_safetensors(stored, written[-1])
+        if form.name == "compact":
             for name, exported in (("compact.onnx", export.to_onnx), ("compact.pt2", export.to_torch_export)):
                 with suppress(BadInput):  # without the extra, or a model that torch.export cannot follow
-                    exported(form.stored, example, folder / name)
+                    exported(stored, example, folder / name)
                     written.append(folder / name)
     return written
 

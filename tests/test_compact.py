@@ -539,7 +539,8 @@ class Text(nn.Module):
         self.output.weight = self.tokens.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        values = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        places = torch.ones_like(tokens).cumsum(1) - 1  # torch.fx follows this in all versions
+        values = self.tokens(tokens) + self.positions(places)
         values = values + self.attention(self.norm1(values))
         values = values + self.contract(F.gelu(self.expand(self.norm2(values))))
         scores: Tensor = self.output(values)

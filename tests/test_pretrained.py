@@ -1,10 +1,10 @@
 """Pre-trained checkpoints: tickets in their weights, on a small BERT that is made here; nothing is ever downloaded."""
 
-import builtins
 import hashlib
 import json
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -390,17 +390,10 @@ def test_pickled_weights_are_not_read(bert: Path, tmp_path: Path) -> None:  # S3
 def test_without_the_extra_it_is_said_what_to_install(
     package: str, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = builtins.__import__
-
-    def absent(name: str, *rest: Any, **more: Any) -> Any:
-        if name.partition(".")[0] == package:
-            raise ImportError(name)
-        return own(name, *rest, **more)
-
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "tokenizer.json").write_bytes((bert / "tokenizer.json").read_bytes())
-    monkeypatch.setattr(builtins, "__import__", absent)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BadInput, match=r"Install it: pip install 'tombola\[transformers\]'"):
         _ = built(bert) if package == "transformers" else data.facts(f"sst2@{copy}")
 

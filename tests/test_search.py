@@ -227,6 +227,7 @@ SCHEDULES: dict[str, tuple[Callable[[Any], Any], int]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # SequentialLR itself, in torch 2.6
 @pytest.mark.parametrize("k", [0, 2, 4, 12])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_learning_rates_and_batches_are_those_of_level_0_at_every_step(schedule: str, k: int) -> None:  # R5 R7 R8 R12

@@ -355,6 +355,7 @@ def cash(
     replicate: int = 0,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     threads: int = 1,
+    device: Literal["cpu", "cuda"] = "cpu",
     common: Common = Common(),
     data_dir: DataDir = None,
     format: Literal["text", "json"] = "text",
@@ -362,7 +363,7 @@ def cash(
     """Make a trained ticket smaller and faster, and measure by how much: compact, sparse, int8, ONNX.
 
     Each form is compared with the masked network on the whole test set, and timed beside it, in PyTorch and, where it
-    is installed, in ONNX Runtime.
+    is installed, in ONNX Runtime. A form that cannot be made is left out.
 
     Parameters
     ----------
@@ -376,6 +377,8 @@ def cash(
         A folder for the files of all forms.
     threads
         Of everything that is timed.
+    device
+        Where it is timed; sparse forms and ONNX Runtime are for CPUs.
     format
         For people or for programs.
     """
@@ -383,6 +386,7 @@ def cash(
 
     import torch
 
+    from tombola.cash.compact import compact
     from tombola.cash.proof import prove, sentences, write
     from tombola.lab.results import trained_of
     from tombola.report.text import forms_record, forms_text
@@ -395,6 +399,7 @@ def cash(
             todo="For a model of your own there is `cash.prove` in Python: docs/cashing-in.md.",
         )
     wanted, store = _existing(spec, common)
+    place = engine.devices(device)[0]
     if not 1 <= threads <= (os.cpu_count() or 1):
         raise BadInput(
             where="--threads",
@@ -408,12 +413,18 @@ def cash(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        forms = prove(model, alive, inputs, labels)
+        forms = prove(model.to(place), alive, inputs, labels)
         written = write(forms, inputs[:2], output) if output else []
     finally:
         torch.set_num_threads(before)
+    said = sentences(forms)
+    if not any(form.name == "compact" for form in forms):
+        try:
+            compact(model.cpu(), alive, inputs[:2])
+        except BadInput as error:
+            said.append(f"compact: not of this model. {error}")
     record = forms_record(forms, run.key, alive.density, len(labels), threads, written)
-    print(json.dumps(record, indent=1) if format == "json" else forms_text(record, sentences(forms)))
+    print(json.dumps(record, indent=1) if format == "json" else forms_text(record, said))
     return 0
 
 

@@ -212,19 +212,27 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
+_TALKATIVE = (
+    "torch.onnx._internal.exporter._registration",  # that torchvision is not installed
+    "onnxscript.optimizer._constant_folding",  # what it could not compute ahead: it is left to be computed
+)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what torch's exporters say about themselves: nothing that a user could change."""
-    registry = logging.getLogger("torch.onnx._internal.exporter._registration")  # that torchvision is not installed
-    disabled = registry.disabled
-    registry.disabled = True
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    disabled = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
     try:
         with warnings.catch_warnings():
             # torch.onnx copies its own structures in a way that torch has deprecated.
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
             yield
     finally:
-        registry.disabled = disabled
+        for logger, before in zip(loggers, disabled, strict=True):
+            logger.disabled = before
 
 
 def _tuple(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -242,7 +250,7 @@ def _two(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _any_batch(example: Tensor | tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=2**31 - 1)  # torch 2.6 otherwise finds that the largest number is left out
     return tuple({0: batch} for _ in _tuple(example))
 
 

@@ -152,6 +152,21 @@ def test_files_are_written_where_it_says_and_are_those_of_the_training(
         torch.testing.assert_close(found, model.eval()(inputs), rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_that_cannot_be_compacted_has_its_other_forms_and_says_why(
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*given: object) -> None:
+        raise BadInput(where="Net", expected="a model that torch.fx can trace", found="another", todo="Sorry.")
+
+    monkeypatch.setattr("tombola.cash.proof.compact", cannot)
+    monkeypatch.setattr("tombola.cash.compact.compact", cannot)
+    status, out, _ = cash(store, capsys, "--level", "1")
+    assert status == 0
+    rows = [re.split(r"\s{2,}", line)[0] for line in out.splitlines()]
+    assert [name.replace("compact int8", "int8") for name in names() if name != "compact"] == rows[3 : 2 + len(names())]
+    assert "compact: not of this model. Net: expected a model that torch.fx can trace, found another. Sorry." in rows
+
+
 def test_the_dense_network_can_be_cashed_in_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = cash(store, capsys, "--level", "0", "--format", "json")
     assert status == 0 and json.loads(out)["density"] == 1
@@ -174,11 +189,18 @@ def test_all_is_timed_on_as_many_threads_as_were_asked_for(
     (["--level", "1", "--replicate", "2"], "--replicate: expected 0 to 1, found 2"),
     (["--level", "1", "--threads", "0"], "--threads: expected 1 to"),
     (["--level", "1", "--format", "xml"], "--format"),
+    (["--level", "1", "--device", "cuda"], "device: expected a GPU that torch can use, found none"),
     ([], "--level"),
 ])  # fmt: skip
 def test_bad_input_ends_with_2_and_writes_nothing(
-    arguments: list[str], said: str, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    said: str,
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     status, out, err = cash(store, capsys, *arguments, "-o", str(tmp_path / "forms"))
     assert (status, out) == (2, "")
     assert said in " ".join(err.split())

@@ -5,6 +5,7 @@ its speed; it knows what a GPU refuses: inside `Elsewhere()` the tensors of `DEV
 go from one to the other. What they compute is the CPU's arithmetic.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+from torch.nn import functional
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+import tombola
+from tombola import cash
+from tombola.cash import timing
 from tombola.lab.execute import alike, do_all, one_thread
 from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, plan
@@ -26,6 +31,7 @@ from tombola.lab.store import Store
 
 NAME = "elsewhere"
 DEVICE = f"{NAME}:0"
+CPU = torch.device("cpu")
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 _setup: Any = getattr(backend_registration, "_setup_privateuseone_for_python_backend", None)
 POSSIBLE = _setup is not None  # torch has it from 2.10 on or so
@@ -97,16 +103,18 @@ def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
     if there and function not in _COPIES and any(tensor.dim() for tensor in here):
         shapes = [(tuple(tensor.shape), str(tensor.device)) for tensor in tensors]
         raise RuntimeError(f"{function}: expected all tensors to be on the same device, found {shapes}")
-    asked = kwargs.get("device")
-    onto_it = torch.device(asked).type == NAME if asked is not None else bool(there)
+    asked = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
+    onto_it = asked[0].type == NAME if asked else bool(there)
     inner_args, inner_kwargs = tree_map(
-        lambda leaf: leaf.held if isinstance(leaf, There) else leaf,
-        (args, dict(kwargs) | ({"device": torch.device("cpu")} if asked is not None else {})),
+        lambda leaf: leaf.held if isinstance(leaf, There) else CPU if isinstance(leaf, torch.device) else leaf,
+        (args, dict(kwargs)),
     )
     made = function(*inner_args, **inner_kwargs)
     if function is torch.ops.aten.copy_.default:
         return args[0]
-    known = {id(tensor.held): tensor for tensor in there} | {id(tensor): tensor for tensor in here}
+    known: dict[int, Tensor] = {id(tensor.held): tensor for tensor in there if onto_it}
+    if not asked:  # what goes from one to the other is another tensor there
+        known |= {id(tensor): tensor for tensor in here}
     return tree_map(
         lambda leaf: known.get(id(leaf), There(leaf) if onto_it else leaf) if isinstance(leaf, Tensor) else leaf, made
     )
@@ -175,6 +183,82 @@ def test_the_made_up_device_refuses_what_a_gpu_refuses() -> None:
 def test_on_another_device_everything_is_as_on_the_cpu(recipe: str, tmp_path: Path) -> None:  # S12
     """One by one, and in stacks."""
     spawn(on_both, (recipe, tmp_path), nprocs=1)
+
+
+def test_a_search_and_its_forms_are_there_as_on_the_cpu(tmp_path: Path) -> None:
+    """Around a loop of one's own: rewound with all its state, averages included, and proved where the model is."""
+    spawn(searched_on_both, (tmp_path,), nprocs=1)
+
+
+def searched_on_both(rank: int, folder: Path) -> None:
+    made_up()
+    here = searched("cpu", folder / "here")
+    with Elsewhere():
+        there = searched(DEVICE, folder / "there")
+    close(here, there)
+
+
+def searched(device: str, path: Path) -> dict[str, Any]:
+    """All that a search gives, as numbers."""
+    torch.manual_seed(3)
+    images, labels = torch.rand(90, 12), torch.arange(90) % 4
+    model = nn.Sequential(nn.Linear(12, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 4)).to(device)
+    average = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.5)
+    options: dict[str, Any] = {"levels": 2, "rate": {"0.*": 0.6, "*": 0.3}, "rewind": "2it"}
+    search = tombola.Search(model, optimizer, scheduler=scheduler, also=[average], path=path, **options)
+
+    def evaluated() -> float:
+        model.eval()
+        with torch.no_grad():
+            return float((model(images.to(device)).argmax(dim=1) == labels.to(device)).double().mean())
+
+    def train(level: tombola.search.Level) -> None:
+        model.train()
+        for places in torch.randperm(90).split(15):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(images[places].to(device)), labels[places].to(device)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            with torch.no_grad():
+                for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+                    kept.lerp_(new, 0.3)
+        level.report(accuracy=evaluated(), validation_loss=1 - evaluated())
+
+    for level in search:
+        train(level)
+        if level.number == 1:
+            break  # and it goes on from its file
+    search = tombola.Search.resume(path, model, optimizer, scheduler=scheduler, also=[average])
+    for level in search:
+        train(level)
+    ticket, last = search.ticket(level=2), search.trained(level=2)
+    fresh = copy.deepcopy(model)
+    ticket.apply(fresh)
+    model.load_state_dict(last)
+    awaited: list[torch.device] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "seconds", lambda calls: {name: float(call() is None) for name, call in calls.items()})
+        patch.setattr(torch.accelerator, "synchronize", awaited.append)
+        forms = {form.name: form for form in cash.prove(model, search.mask(level=2), images, labels)}
+    assert awaited == ([torch.device(device)] * 2 * len(forms) if device == DEVICE else [])
+    same = {"dense", "compact", "compact int8"}
+    assert same <= forms.keys() and (device == "cpu" or same == forms.keys()), forms
+    files = cash.write([forms[name] for name in sorted(same)], images[:2], path.with_suffix(".forms"))
+    verdict = search.verify(train, level=2, replicates=2, controls=["random"])
+    return {
+        "ticket": {name: value.tolist() for name, value in ticket.weights.items()},
+        "applied": {name: value.tolist() for name, value in fresh.state_dict().items()},
+        "trained": {name: value.tolist() for name, value in last.items()},
+        "average": [value.tolist() for value in average.parameters()],
+        "masks": {name: alive.tolist() for name, alive in search.mask(level=2).items()},
+        "reported": [[row.level, row.step, *row.metrics.values()] for row in search.history],
+        "forms": [[forms[name].accuracy, forms[name].memory_bytes, forms[name].multiply_adds] for name in sorted(same)],
+        "files": [file.name for file in files],
+        "verdict": str(verdict),
+    }
 
 
 def on_both(rank: int, recipe: str, folder: Path) -> None:

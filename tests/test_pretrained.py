@@ -15,9 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tombola import data, hub, mask, models, weights
+from tombola import cash, data, hub, mask, models, weights
+from tombola.cash import timing
 from tombola.data import sst2
 from tombola.data.shared import attach, publish
+from tombola.engine import kernels
 from tombola.errors import BadInput, SpecError
 from tombola.lab.execute import do
 from tombola.lab.methods import CONTROLS, METHODS, Replicate
@@ -27,6 +29,7 @@ from tombola.lab.results import results, table, ticket_of
 from tombola.lab.runs import Init
 from tombola.lab.spec import Experiment, read
 from tombola.lab.store import Store
+from tombola.mask import Mask
 from tombola.prune import count
 from tombola.ticket import Seed, Ticket
 
@@ -513,6 +516,25 @@ def test_a_tickets_file_fetches_no_checkpoint() -> None:
 
 
 # ---------------------------------------------------------------- the page
+
+
+@pytest.mark.skipif(not kernels.sets(), reason="no compiled kernels here")
+def test_a_trained_ticket_is_proved_in_all_forms_but_the_compact_ones(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its calls depend on its input's values: torch.fx cannot follow it, and its layers are replaced one by one."""
+    monkeypatch.setattr(timing, "seconds", lambda calls: dict.fromkeys(calls, 1.0))
+    model = models.build(f"hf:{bert}", (16, len(WORDS)), 2, "pretrained", init_seed=0)
+    drawn = torch.Generator().manual_seed(0)
+    alive = Mask({name: torch.rand(flags.shape, generator=drawn) < 0.2 for name, flags in mask.full(model).items()})
+    tokens = torch.randint(len(WORDS), (64, 16), generator=drawn)
+    tokens[:, 9:] = 0  # padding
+    found = {form.name: form for form in cash.prove(model, alive, tokens, tokens[:, 0] % 2)}
+    found.pop("dense, ONNX Runtime", None)
+    assert list(found) == ["dense", "sparse", "int8", "sparse int8"]
+    dense, small = found["dense"], found["sparse"]
+    assert dense.largest > 0 and small.difference < 1e-6 and small.accuracy == dense.accuracy
+    assert 2 * small.disk_bytes < dense.disk_bytes and 4 * small.multiply_adds < dense.multiply_adds
 
 
 def test_the_example_of_the_page_runs(

@@ -106,29 +106,28 @@ def prove(
         )
     candidates = list(_candidates(masked(model, mask), inputs, max(batches)))
     latency: dict[int, dict[str, float]] = {}
-    with torch.inference_mode():
-        wanted = _outputs(candidates[0], inputs)
-        for batch in batches:
-            given = {one.name: one.laid_out(inputs[:batch]) for one in candidates}
-            calls = {one.name: _timed(one, given[one.name]) for one in candidates}
-            latency[batch] = timing.seconds(calls)
-        return [
-            Form(
-                name=one.name,
-                model=one.model,
-                stored=one.stored if one.model else None,
-                difference=float((outputs - wanted).abs().max()),
-                largest=float(wanted.abs().max()),
-                accuracy=None if labels is None else _accuracy(outputs, labels),
-                disk_bytes=one.disk_bytes,
-                plain_bytes=one.plain_bytes,
-                memory_bytes=one.memory_bytes,
-                multiply_adds=one.multiply_adds(inputs[:1]),
-                latency_s={batch: latency[batch][one.name] for batch in batches},
-            )
-            for one in candidates
-            for outputs in [_outputs(one, inputs)]
-        ]
+    wanted = _outputs(candidates[0], inputs)
+    for batch in batches:
+        given = {one.name: one.laid_out(inputs[:batch]) for one in candidates}
+        with torch.inference_mode():
+            latency[batch] = timing.seconds({one.name: _timed(one, given[one.name]) for one in candidates})
+    return [
+        Form(
+            name=one.name,
+            model=one.model,
+            stored=one.stored if one.model else None,
+            difference=float((outputs - wanted).abs().max()),
+            largest=float(wanted.abs().max()),
+            accuracy=None if labels is None else _accuracy(outputs, labels),
+            disk_bytes=one.disk_bytes,
+            plain_bytes=one.plain_bytes,
+            memory_bytes=one.memory_bytes,
+            multiply_adds=one.multiply_adds(inputs[:1]),
+            latency_s={batch: latency[batch][one.name] for batch in batches},
+        )
+        for one in candidates
+        for outputs in [_outputs(one, inputs)]
+    ]
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,8 @@ def _accuracy(outputs: Tensor, labels: Tensor) -> float:
 
 
 def _outputs(one: _Candidate, inputs: Tensor) -> Tensor:
-    return torch.cat([one.call(one.laid_out(chunk)).cpu() for chunk in inputs.split(CHUNK)])
+    with torch.inference_mode():
+        return torch.cat([one.call(one.laid_out(chunk)).cpu() for chunk in inputs.split(CHUNK)])
 
 
 def write(forms: Sequence[Form], example: Tensor, folder: str | Path) -> list[Path]:

@@ -4,6 +4,7 @@ import copy
 import random
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from tombola import data, mask, models, prune, score, weights
@@ -425,6 +427,64 @@ def test_without_the_search_pruned_weights_would_have_moved() -> None:  # M8
     Loop(model, optimizer)()  # after the search nothing is held any more
     assert model.conv.weight[~search.mask(1)["conv.weight"]].count_nonzero() > 0
     assert not model.conv.weight._backward_hooks
+
+
+def test_what_is_measured_is_the_masked_network() -> None:  # M5
+    """After every step and at the end: f(x; m ⊙ theta), whatever was evaluated at the beginning of the level."""
+    model = network()
+    optimizer = momentum(model)
+    measured = []
+
+    def measure(level: Level) -> None:
+        model.eval()
+        with torch.no_grad():
+            masked = functional_call(model, mask.apply(weights.of(model), level.mask), (INPUTS,))
+            assert torch.equal(model(INPUTS), masked)
+        model.train()
+        measured.append(level.number)
+
+    for level in Search(model, optimizer, levels=2, rate=0.5):
+        Loop(model, optimizer, after=partial(measure, level))()
+        measure(level)
+    assert measured == [number for number in range(3) for _ in range(STEPS + 1)]
+
+
+def test_living_weights_train_whatever_their_sign_or_size() -> None:  # M6
+    """A weight that is negative, tiny or 0 is no pruned one, unless the mask says so."""
+    model = network()
+    with torch.no_grad():
+        model.middle.weight[:, :4] = 0.0
+        model.middle.weight[:, 4:8] = -1e-9
+    optimizer = momentum(model)
+    for _ in Search(model, optimizer, levels=1, rate=0.3, keep=["middle*"]):
+        before = model.middle.weight.detach().clone()
+        Loop(model, optimizer)()
+        moved = model.middle.weight.detach() != before
+        assert moved[:, :4].any() and moved[:, 4:8].any() and moved[before < -1e-6].any()
+
+
+def test_momentum_of_what_is_pruned_is_0_before_the_first_step() -> None:  # M12
+    model = network()
+    optimizer = momentum(model)
+    for level in Search(model, optimizer, levels=2, rate=0.5, rewind="4it", replay=False):
+        for name, alive in level.mask.items() if level.number else ():
+            buffer = optimizer.state[model.get_parameter(name)]["momentum_buffer"]
+            assert not buffer[~alive].any() and buffer[alive].any()
+        Loop(model, optimizer)(STEPS - level.begin)
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_a_warm_up_counts_among_the_steps_of_the_rewind_point(replay: bool) -> None:  # R13
+    """Rates by the table; k = 2 lies within a warm-up of 4 steps."""
+    model = network()
+    optimizer = momentum(model)
+    warm = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 4))
+    table = [0.025, 0.05, 0.075, *[0.1] * (STEPS - 3)]
+    for level in Search(model, optimizer, levels=2, rate=0.5, rewind="2it", scheduler=warm, replay=replay):
+        loop = Loop(model, optimizer, warm, 1)
+        loop(STEPS - level.begin)
+        assert level.begin == (2 if level.number and not replay else 0)
+        assert loop.rates == pytest.approx(table[level.begin :])
 
 
 def another_optimizer(model: Net, optimizer: torch.optim.Optimizer) -> None:

@@ -456,10 +456,10 @@ def test_living_weights_train_whatever_their_sign_or_size() -> None:  # M6
         model.middle.weight[:, :4] = 0.0
         model.middle.weight[:, 4:8] = -1e-9
     optimizer = momentum(model)
-    for _ in Search(model, optimizer, levels=1, rate=0.3, keep=["middle*"]):
-        before = model.middle.weight.detach().clone()
+    for level in Search(model, optimizer, levels=2, rate=0.3, score=score.random):
+        before, alive = model.middle.weight.detach().clone(), level.mask["middle.weight"]
         Loop(model, optimizer)()
-        moved = model.middle.weight.detach() != before
+        moved = (model.middle.weight.detach() != before) & alive
         assert moved[:, :4].any() and moved[:, 4:8].any() and moved[before < -1e-6].any()
 
 

@@ -198,16 +198,33 @@ def searched_on_both(rank: int, folder: Path) -> None:
     close(here, there)
 
 
+class Shadow:
+    """An average as everybody writes it, which puts what it is given wherever that is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.shadow = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    def update(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            self.shadow[name].lerp_(parameter.detach(), 0.2)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shadow": self.shadow}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.shadow = dict(state["shadow"])
+
+
 def searched(device: str, path: Path) -> dict[str, Any]:
     """All that a search gives, as numbers."""
     torch.manual_seed(3)
     images, labels = torch.rand(90, 12), torch.arange(90) % 4
     model = nn.Sequential(nn.Linear(12, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 4)).to(device)
-    average = copy.deepcopy(model)
+    average, shadow = copy.deepcopy(model), Shadow(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.5)
     options: dict[str, Any] = {"levels": 2, "rate": {"0.*": 0.6, "*": 0.3}, "rewind": "2it"}
-    search = tombola.Search(model, optimizer, scheduler=scheduler, also=[average], path=path, **options)
+    search = tombola.Search(model, optimizer, scheduler=scheduler, also=[average, shadow], path=path, **options)
 
     def evaluated() -> float:
         model.eval()
@@ -225,13 +242,14 @@ def searched(device: str, path: Path) -> dict[str, Any]:
             with torch.no_grad():
                 for kept, new in zip(average.parameters(), model.parameters(), strict=True):
                     kept.lerp_(new, 0.3)
+            shadow.update(model)
         level.report(accuracy=evaluated(), validation_loss=1 - evaluated())
 
     for level in search:
         train(level)
         if level.number == 1:
             break  # and it goes on from its file
-    search = tombola.Search.resume(path, model, optimizer, scheduler=scheduler, also=[average])
+    search = tombola.Search.resume(path, model, optimizer, scheduler=scheduler, also=[average, shadow])
     for level in search:
         train(level)
     ticket, last = search.ticket(level=2), search.trained(level=2)
@@ -252,7 +270,7 @@ def searched(device: str, path: Path) -> dict[str, Any]:
         "ticket": {name: value.tolist() for name, value in ticket.weights.items()},
         "applied": {name: value.tolist() for name, value in fresh.state_dict().items()},
         "trained": {name: value.tolist() for name, value in last.items()},
-        "average": [value.tolist() for value in average.parameters()],
+        "averages": [value.tolist() for value in [*average.parameters(), *shadow.shadow.values()]],
         "masks": {name: alive.tolist() for name, alive in search.mask(level=2).items()},
         "reported": [[row.level, row.step, *row.metrics.values()] for row in search.history],
         "forms": [[forms[name].accuracy, forms[name].memory_bytes, forms[name].multiply_adds] for name in sorted(same)],

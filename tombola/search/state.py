@@ -115,7 +115,7 @@ class Loop:
             scheduler.load_state_dict(copied(own))
         for thing, own in zip(self.also, state["also"], strict=True):
             if own:  # a GradScaler that is switched off has none, and refuses it
-                thing.load_state_dict(copied(own))
+                thing.load_state_dict(_placed(copied(own), thing.state_dict()))
 
     def random(self) -> State:
         """The random states of Python, NumPy, torch, the model's GPUs, and the generators."""
@@ -209,6 +209,15 @@ def _changed(value: Any, names: Weights, change: Callable[[str, Tensor], Tensor]
     if _is_table(value, names):
         return {**value, **{name: change(name, value[name]) for name in names}}
     return {key: _changed(part, names, change) for key, part in value.items()} if isinstance(value, Mapping) else value
+
+
+def _placed(value: Any, like: Any) -> Any:
+    """Its tensors where those of `like` are: what comes from a file is on the CPU, and not everybody moves it."""
+    if isinstance(value, Tensor) and isinstance(like, Tensor):
+        return value.to(like.device)
+    if isinstance(value, Mapping) and isinstance(like, Mapping):
+        return {key: _placed(part, like.get(key)) for key, part in value.items()}
+    return value
 
 
 def _state(generator: Generator) -> Any:

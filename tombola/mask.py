@@ -108,6 +108,8 @@ def prunable(model: nn.Module) -> dict[str, Kind]:
     last = ""
     for path, module in model.named_modules():
         kind = next((kind for base, kind in _KINDS.items() if isinstance(module, base)), None)
+        if type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers."):
+            kind = "linear"  # GPT-2's, whose weight stands on its side
         names = _ATTENTION if isinstance(module, nn.MultiheadAttention) else ("weight",) if kind else ()
         for name in names:
             parameter = getattr(module, name)

@@ -37,6 +37,8 @@ def bare(model: nn.Module) -> nn.Module:
             model = model.module
         elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # of torch.compile
             model = inner
+        elif type(model).__name__ == "_FabricModule" and isinstance(model.module, nn.Module):  # of Lightning's Fabric
+            model = model.module
         else:
             return model
 

@@ -1,6 +1,7 @@
 """A search in loops of other libraries: each of their trainings is one level."""
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class Levels:
 
     def __init__(self, *, levels: int, **options: Any) -> None:
         self._options: Mapping[str, Any] = {"levels": levels, **options}
+        signature(Search).bind(None, None, **self._options)  # what it does not take it would only say at the first one
         self._search: Search | None = None
         self._level: Level | None = None
 
@@ -37,7 +39,18 @@ class Levels:
         if self._search:
             return self._search.left
         path = self._options.get("path")
-        return saved.left(Path(path)) if path and Path(path).exists() else int(self._options["levels"]) + 1
+        return saved.left(Path(path)) if path and Path(path).exists() else self._options["levels"] + 1
+
+    def _from_step_0(self, training: str, steps: int) -> None:
+        if steps:
+            self._leave()
+            raise BadInput(
+                where=f"Trainer.{training}",
+                expected="a Trainer of its own for every level, from step 0 on",
+                found=f"one that has taken {steps} steps, or goes on from a checkpoint that has",
+                todo="Make it inside of the loop over the levels, and leave checkpoints alone: Tickets(path=...) goes "
+                "on with the level that was under way.",
+            )
 
     def _begin(self, model: nn.Module, optimizer: Optimizer, schedulers: Any) -> None:
         if self._search is None:

@@ -1,5 +1,7 @@
 """Tickets in Lightning: each `Trainer.fit` is one level of a search."""
 
+from typing import Any
+
 from tombola.callbacks import Levels
 from tombola.errors import BadInput, not_installed
 
@@ -39,14 +41,17 @@ class Tickets(Levels, Callback):
                 found=str(len(trainer.optimizers)),
                 todo="Search around a loop of your own instead.",
             )
-        if trainer.global_step:
-            raise BadInput(
-                where="Trainer.fit",
-                expected="a Trainer of its own for every level",
-                found=f"one that has taken {trainer.global_step} steps",
-                todo="Make it inside of the loop over the levels.",
-            )
+        self._from_step_0("fit", trainer.global_step)
         self._begin(pl_module, trainer.optimizers[0], [each.scheduler for each in trainer.lr_scheduler_configs])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """By now a checkpoint would have been put in place."""
+        self._from_step_0("fit", trainer.global_step)
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *which: Any) -> None:
+        """Make sure that it is the ticket which is measured: some callbacks put other weights in its place."""
+        if self._level and not trainer.sanity_checking:
+            self._level.check()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report what was logged."""
@@ -56,6 +61,14 @@ class Tickets(Levels, Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune."""
         self._end()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """What has no training has no end of it."""
+        if self._level:
+            self._leave()
+            raise BadInput(
+                where="Trainer.fit", expected="a training", found="none", todo="max_epochs=1, at least, makes one."
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the level up."""

@@ -36,9 +36,8 @@ class Tickets(Levels, TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """After the optimiser is made, and before loaders draw their order."""
-        # The trainer wraps its optimiser; steps that the wrapper only counts are not the optimiser's.
-        optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
-        self._begin(kwargs["model"], optimizer, kwargs["lr_scheduler"])
+        self._from_step_0("train", state.global_step)
+        self._begin(kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Report what was measured."""

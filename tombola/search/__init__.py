@@ -95,13 +95,16 @@ class Search:
         replay: bool = True,
     ) -> None:
         k, rate = edge.iterations(rewind, epoch_iterations), dict(rate) if isinstance(rate, Mapping) else rate
-        keep = (keep,) if isinstance(keep, str) else tuple(keep)
+        keep = edge.patterns(keep)
+        if not callable(score):
+            raise BadInput(where="score", expected="a function", found=repr(score), todo="score.magnitude is one.")
         self._plan = Plan(levels, rate, k, scope, keep, score_seed, replay)
         self._loop = edge.loop_of(model, optimizer, scheduler, also)
         full = self._plan.full(self._loop.model)
+        edge.warn_of_others(self._loop.model, keep)
         edge.trained(self._loop, full)
         edge.rewindable(self._loop, k)
-        self._score, self._path = score, Path(path) if path else None
+        self._score, self._path = score, Path(path).absolute() if path else None  # wherever the loop may go
         self._progress = Progress((full,))
         self._course: Course | None = None
         if self._path and self._path.exists():
@@ -141,7 +144,7 @@ class Search:
             BadInput: it is no search's file, or is one of another model, whose first tensors that differ are named.
         """
         about, progress = saved.read(Path(path), ranks.rank(), ranks.world())
-        weights.fit(weights.of(weights.bare(model)), progress.weights, str(path))
+        edge.same_types(weights.of(weights.bare(model)), progress.weights, str(path))
         search = Search(model, optimizer, scheduler=scheduler, score=score, also=also, **about["plan"])
         for what, found in search._about().items():
             if found != about[what]:
@@ -151,7 +154,7 @@ class Search:
                     found=str(found),
                     todo="Make everything as it was made for the search.",
                 )
-        search._progress, search._path = progress, Path(path)
+        search._progress, search._path = progress, Path(path).absolute()
         return search
 
     @staticmethod
@@ -358,9 +361,9 @@ class Search:
                 found=f"level {self._course.level.number}",
                 todo="Call it after the loop over the search, not in it.",
             )
-        if level < 1:
+        if type(level) is not int or level < 1:
             raise BadInput(
-                where="level", expected="1 or more", found=str(level), todo="Level 0 is the dense network itself."
+                where="level", expected="1 or more", found=repr(level), todo="Level 0 is the dense network itself."
             )
         arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), seed)
         return verify(arms, train, replicates, controls, build, criteria)
@@ -383,7 +386,8 @@ class Search:
     def trained(self, level: int) -> dict[str, Tensor]:
         """The weights at the end of a finished level: all that the model's state_dict holds."""
         self._known(level, len(self._progress.trained), "that is finished")
-        return mask.expand(self._progress.trained[level], self._progress.masks[level])
+        found = mask.expand(self._progress.trained[level], self._progress.masks[level])
+        return {name: found[name] for name in self._loop.model.state_dict()}  # a file has an order of its own
 
     def ticket(self, level: int) -> Ticket:
         """The ticket that `level` trains: its mask, m ⊙ theta_k, and where they come from."""
@@ -401,11 +405,11 @@ class Search:
         return Ticket.of(self._loop.model, living, rewind.left["weights"], origin)
 
     def _known(self, level: int, number: int, which: str) -> None:
-        if not 0 <= level < number:
+        if type(level) is not int or not 0 <= level < number:
             raise BadInput(
                 where="level",
                 expected=f"one from 0 to {number - 1} {which}" if number else f"one {which}; there is none yet",
-                found=str(level),
+                found=repr(level),
                 todo="A level is finished when the loop over the search comes round again, not by `break`.",
             )
 

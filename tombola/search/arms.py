@@ -121,12 +121,13 @@ def verify(
 
 
 def _check(arms: Arms, replicates: int, controls: Sequence[str], build: object) -> None:
-    unknown = [control for control in controls if control not in ("reinit", "random", "shuffle")]
-    if replicates < 1 or unknown:
+    known = ("reinit", "random", "shuffle")
+    unknown = isinstance(controls, str) or [control for control in controls if control not in known]
+    if type(replicates) is not int or replicates < 1 or unknown:
         raise BadInput(
             where="verify",
             expected="one replicate or more, and controls among reinit, random, shuffle",
-            found=f"{replicates} and {list(controls)}",
+            found=f"{replicates!r} and {controls!r}",
             todo="Five replicates are better than two.",
         )
     if "reinit" not in controls:
@@ -150,7 +151,7 @@ def _check(arms: Arms, replicates: int, controls: Sequence[str], build: object) 
 def _drawn(arms: Arms, build: Callable[[], nn.Module], replicate: int, earlier: list[Weights]) -> Weights:
     """New initial weights, unlike all `earlier` ones, to which they are added."""
     arms.loop.seed(arms.seed_of("reinit", replicate))
-    fresh = weights.of(build())
+    fresh = weights.of(weights.bare(build()))
     weights.fit(earlier[0], fresh, "what build makes")
     drawn = [name for name in arms.ticket if bool((fresh[name] != fresh[name].flatten()[0]).any())]
     for name in drawn or arms.ticket:  # a weight that begins as a constant is none that is drawn

@@ -1,8 +1,9 @@
 """One way through the loop: its steps are seen, and its pruned weights, their gradients and averages held at 0."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from types import FrameType
 
 import torch
@@ -16,6 +17,8 @@ from tombola.guard import Guard
 from tombola.mask import Mask
 from tombola.search.state import Loop, Moment, State
 from tombola.weights import Weights
+
+ROUNDING = 1e-6  # of a mean of ones
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Level:
     mask: Mask
     begin: int
     _report: Callable[[Mapping[str, float]], None] = field(repr=False)
+    _check: Callable[[], None] = field(repr=False)
 
     @property
     def density(self) -> float:
@@ -59,8 +63,34 @@ class Level:
 
         Raises:
             GuardLost: a pruned weight was found alive.
+            BadInput: a metric is no number, or an accuracy no fraction.
         """
-        self._report({name: float(torch.as_tensor(value).detach()) for name, value in metrics.items()})
+        self._report({name: _number(name, value) for name, value in metrics.items()})
+
+    def check(self) -> None:
+        """Make sure that nothing has escaped; `report` does so too.
+
+        Raises:
+            GuardLost: a pruned weight was found alive.
+        """
+        self._check()
+
+
+def _number(name: str, value: float | Tensor) -> float:
+    try:
+        found = float(torch.as_tensor(value).detach())
+    except (TypeError, ValueError, RuntimeError):
+        raise BadInput(
+            where=f"level.report({name}=...)", expected="one number", found=repr(value), todo="Report its mean."
+        ) from None
+    if name == "accuracy" and not -ROUNDING <= found <= 1 + ROUNDING and not isnan(found):
+        raise BadInput(
+            where="level.report(accuracy=...)",
+            expected="a fraction from 0 to 1",
+            found=f"{found:.6g}",
+            todo="Divide per cent by 100; what is no accuracy has another name.",
+        )
+    return found
 
 
 def nothing() -> None:
@@ -76,8 +106,11 @@ class Steps:
     Args:
         begin: the steps that are done already.
         at: k, of which the following are told.
+        begun: called before the first step.
         done: called right after step k, inside of `optimizer.step()`.
         followed: called once after that, before the next step or by `close`.
+        others: optimisers that step in the same loop. One that steps before this one does so before the next step too,
+            and belongs to it.
     """
 
     def __init__(
@@ -85,21 +118,35 @@ class Steps:
         optimizer: Optimizer,
         begin: int,
         at: int,
+        begun: Callable[[], None] = nothing,
         done: Callable[[], None] = nothing,
         followed: Callable[[], None] = nothing,
+        others: Sequence[Optimizer] = (),
     ) -> None:
         self.begin = self.number = begin
         self._at, self._done, self._followed, self._awaits = at, done, followed, False
+        self._begun: Callable[[], None] | None = begun
+        self._earlier: set[Optimizer] = set()
         self.along = False
         self._outermost: FrameType | None = None
         self._depth = 0  # of steps in steps: an optimiser's own may call `super().step()`
         self._hooks = [
             optimizer.register_step_pre_hook(lambda optimizer, *_: self._before(optimizer)),
             optimizer.register_step_post_hook(lambda optimizer, *_: self._after(optimizer)),
+            *(other.register_step_pre_hook(lambda other, *_: self._before_another(other)) for other in others),
         ]
+
+    def _before_another(self, other: Optimizer) -> None:
+        if self._begun:  # no step of the search's own was seen yet
+            self._earlier.add(other)
+        elif other in self._earlier:
+            self._go_on()
 
     def _before(self, optimizer: Optimizer) -> None:
         self.along = self.along or _has_gradients(optimizer)
+        if self._begun:
+            self._begun()
+            self._begun = None
         # The compiler cannot look at frames; a compiled step that fails within another is not told from one.
         frame = None if torch.compiler.is_compiling() else inspect.currentframe()
         if self._depth and frame and not _within(frame, self._outermost):  # that step ended in an exception
@@ -145,7 +192,10 @@ def _within(frame: FrameType | None, outer: FrameType | None) -> bool:
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:
-    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
+    gradients = (parameter.grad for group in optimizer.param_groups for parameter in group["params"])
+    found = (gradient for gradient in gradients if gradient is not None)
+    # The compiler cannot look at numbers.
+    return any(torch.compiler.is_compiling() or gradient.is_sparse or bool(gradient.any()) for gradient in found)
 
 
 def _skipped(optimizer: Optimizer) -> bool:
@@ -174,7 +224,8 @@ class Hold:
         self._tables_held = False
         try:
             for parameter, dead in self._guard.dead:
-                self._hooks.append(parameter.register_hook(self._masking(dead)))
+                if parameter.requires_grad:  # a layer that the loop has frozen before step k
+                    self._hooks.append(parameter.register_hook(self._masking(dead)))
             if held:
                 self.mask_averages()
         except BaseException:
@@ -242,7 +293,7 @@ class Course:
     """
 
     def __init__(self, number: int, living: Mask, steps: Steps, hold: Hold, counted_from: int = 0) -> None:
-        self.level = Level(number, living, steps.begin, self._report)
+        self.level = Level(number, living, steps.begin, self._report, hold.check)
         self.reports: list[Report] = []
         self._steps, self._hold, self._counted_from, self._over = steps, hold, counted_from, False
 
@@ -307,7 +358,7 @@ def first(loop: Loop, living: Mask, k: int, reached: Callable[[Moment], None]) -
         reached(Moment(left, loop.followed()))
 
     hold = Hold(loop, living)  # before the hooks of steps, as it may fail
-    return Course(0, living, Steps(loop.optimizer, 0, k, done, followed), hold)
+    return Course(0, living, Steps(loop.optimizer, 0, k, nothing, done, followed, loop.optimizers), hold)
 
 
 @dataclass(frozen=True)
@@ -348,7 +399,7 @@ class Rewinding:
             loop.seed(seed)
         if self.k == 0 or not self.replay:
             hold = Hold(loop, living)
-            return Course(number, living, Steps(loop.optimizer, self.k, self.k), hold, self.k)
+            return Course(number, living, Steps(loop.optimizer, self.k, self.k, hold.check), hold, self.k)
 
         # What the first k steps compute is thrown away; they bring the loop's own variables to where they were.
         def done() -> None:
@@ -363,4 +414,5 @@ class Rewinding:
             hold.mask_averages()
 
         hold = Hold(loop, living, held=False)
-        return Course(number, living, Steps(loop.optimizer, 0, self.k, done, followed), hold, self.k)
+        steps = Steps(loop.optimizer, 0, self.k, nothing, done, followed, loop.optimizers)
+        return Course(number, living, steps, hold, self.k)

@@ -1,12 +1,13 @@
 """What a search is given, checked once, before anything is done with it."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -16,6 +17,7 @@ from tombola.mask import Kind, Mask
 from tombola.names import named
 from tombola.search.state import GENERATORS, Loop
 from tombola.steps import Step
+from tombola.weights import Weights
 
 _SCHEDULED = ("_wrapped_by_lr_sched", "_with_counter")  # what torch's schedulers leave on an optimiser's step
 
@@ -68,9 +70,11 @@ class Plan:
             BadInput: `keep` or `rate` names nothing of the model, or a weight has no rate.
         """
         kinds = mask.prunable(model)
-        _known(self.keep, kinds, "keep")
-        dense, everything = named(self.keep, kinds), mask.full(model)
-        full = Mask({name: alive for name, alive in everything.items() if name not in dense})
+        _known(self.keep, kinds, "keep", others(model))
+        dense = named(self.keep, kinds)
+        _whole(model, (name for name in kinds if name not in dense))
+        state = model.state_dict()
+        full = Mask({name: torch.ones(state[name].shape, dtype=torch.bool) for name in kinds if name not in dense})
         if not full:
             raise BadInput(
                 where=type(model).__name__,
@@ -104,15 +108,37 @@ class Plan:
         return {name: rate for name, rate in rates.items() if rate is not None}
 
 
-def _known(entries: Iterable[str], kinds: Mapping[str, Kind], where: str) -> None:
+def _known(entries: Iterable[str], kinds: Mapping[str, Kind], where: str, beside: Iterable[str] = ()) -> None:
     for entry in entries:
-        if not named([entry], kinds):
+        if not named([entry], {**dict.fromkeys(beside, ""), **kinds}):
             raise BadInput(
                 where=where,
                 expected=f"kinds ({', '.join(dict.fromkeys(kinds.values()))}), or weights of the model ({_few(kinds)}) "
                 "or patterns of their names",
                 found=repr(entry),
                 todo="* stands for anything, as in *.conv1.weight.",
+            )
+
+
+def patterns(keep: str | Sequence[str]) -> tuple[str, ...]:
+    """`keep` as it is meant: one pattern, or several."""
+    found = (keep,) if isinstance(keep, str) else tuple(keep) if isinstance(keep, list | tuple | set) else (keep,)
+    for entry in found:
+        if not isinstance(entry, str):
+            raise BadInput(where="keep", expected="names or patterns", found=repr(entry), todo="As in ['output'].")
+    return found
+
+
+def same_types(own: Weights, other: Weights, where: str) -> None:
+    """Raise BadInput, naming the first that differ, unless `other` has the names, shapes and types of `own`."""
+    weights.fit(own, other, where)
+    for name, value in own.items():
+        if value.dtype is not other[name].dtype:
+            raise BadInput(
+                where=where,
+                expected=f"{name} of {value.dtype}, as in the model",
+                found=str(other[name].dtype),
+                todo="Bring the model to the type that it had in the search.",
             )
 
 
@@ -126,6 +152,13 @@ def iterations(rewind: str | Step, epoch_iterations: int | None) -> int:
         step = rewind if isinstance(rewind, Step) else Step(rewind)
     except ValueError as error:
         raise BadInput(where="rewind", expected=str(error), found=repr(rewind), todo="0it is the start.") from None
+    if epoch_iterations is not None and (type(epoch_iterations) is not int or epoch_iterations < 1):
+        raise BadInput(
+            where="epoch_iterations",
+            expected="a whole number of steps, 1 or more",
+            found=repr(epoch_iterations),
+            todo="len(loader), mostly.",
+        )
     if step.unit == "ep" and epoch_iterations is None:
         raise BadInput(
             where="rewind",
@@ -142,14 +175,29 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
     Raises:
         BadInput: something of it cannot be.
     """
+    if not isinstance(model, nn.Module):
+        raise BadInput(
+            where="model", expected="a torch.nn.Module", found=type(model).__name__, todo="Its weights are pruned."
+        )
     _not_sharded(model)
-    _whole(weights.bare(model))
+    _plain(weights.bare(model))
+    optimizer = bare(optimizer)
     if not isinstance(optimizer, Optimizer):
         raise BadInput(
             where="optimizer",
             expected="a torch.optim.Optimizer",
             found=type(optimizer).__name__,
             todo="Its step is what the search sees.",
+        )
+    if not isinstance(also, list | tuple):
+        raise BadInput(where="also", expected="a list", found=type(also).__name__, todo="also=[it], for one.")
+    inner = [name for name, value in vars(optimizer).items() if isinstance(value, Optimizer) and value not in also]
+    if inner:
+        raise BadInput(
+            where="optimizer",
+            expected="all of its state in its state_dict",
+            found=f"another optimizer in it ({inner[0]}), whose state is not",
+            todo=f"Have it rewound too: also=[optimizer.{inner[0]}].",
         )
     schedulers = tuple(scheduler) if isinstance(scheduler, list | tuple) else () if scheduler is None else (scheduler,)
     things = tuple(thing for thing in also if not isinstance(thing, GENERATORS))
@@ -181,6 +229,13 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
     return Loop(weights.bare(model), optimizer, schedulers, things, generators)
 
 
+def bare(optimizer: Any) -> Any:
+    """`optimizer` without what accelerate or Fabric wrap around it, which is no optimiser that hooks know."""
+    inner = getattr(optimizer, "optimizer", None)
+    wrapped = isinstance(inner, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks")
+    return inner if wrapped else optimizer
+
+
 def _not_sharded(model: nn.Module) -> None:
     from torch import distributed
 
@@ -198,17 +253,62 @@ def _not_sharded(model: nn.Module) -> None:
         )
 
 
-def _whole(model: nn.Module) -> None:
-    state = model.state_dict()
-    for name in mask.prunable(model):
-        lazy = isinstance(state.get(name), UninitializedParameter)
-        if name not in state or lazy:
+def _plain(model: nn.Module) -> None:
+    """That all its state is tensors, of which each number has a place of its own."""
+    for name, value in {**model.state_dict(), **dict(model.named_buffers())}.items():
+        if wrong := _wrong(value):
+            found, todo = wrong
             raise BadInput(
                 where=f"{name} of {type(model).__name__}",
-                expected="a parameter that has a shape",
-                found="a lazy layer before its first forward pass" if lazy else "a parametrisation (as of weight_norm)",
-                todo="Let a batch through it first." if lazy else "Remove the parametrisation before the Search.",
+                expected="a tensor that has a shape, and memory for each of its numbers",
+                found=found,
+                todo=todo,
             )
+
+
+def _wrong(value: Any) -> tuple[str, str] | None:
+    if not isinstance(value, Tensor):
+        return type(value).__name__, "A search rewinds what a state_dict holds in tensors."
+    if is_lazy(value):
+        return "a lazy layer before its first forward pass", "Let a batch through it first."
+    if any(size > 1 and not stride for size, stride in zip(value.shape, value.stride(), strict=True)):
+        return "an expanded one", "Clone it where it is made."
+    return None
+
+
+def _whole(model: nn.Module, names: Iterable[str]) -> None:
+    state = model.state_dict()
+    for name in names:
+        if name not in state:
+            raise BadInput(
+                where=f"{name} of {type(model).__name__}",
+                expected="a parameter",
+                found="a parametrisation (as of weight_norm)",
+                todo=f"Remove the parametrisation before the Search, or leave the layer dense: keep={[name]}.",
+            )
+
+
+def others(model: nn.Module) -> dict[str, int]:
+    """The matrices that are trained and in no layer that can be pruned: name -> how many weights."""
+    kinds = mask.prunable(model)
+    own = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in kinds}
+    return {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.dim() > 1 and parameter.requires_grad and id(parameter) not in own
+    }
+
+
+def warn_of_others(model: nn.Module, keep: Sequence[str]) -> None:
+    """Say which matrices stay dense and uncounted without `keep` saying so."""
+    found = others(model)
+    unsaid = [name for name in found if name not in named(keep, dict.fromkeys(found, ""))]
+    if unsaid:
+        warnings.warn(
+            f"{sum(found[name] for name in unsaid):,} weights are in no layer that can be pruned, and stay dense and "
+            f"uncounted: {_few(unsaid)}. keep={unsaid[:3]}, or patterns of their names, says that this is meant.",
+            stacklevel=3,
+        )
 
 
 def trained(loop: Loop, full: Mask) -> None:

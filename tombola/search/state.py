@@ -60,6 +60,11 @@ class Loop:
     also: Sequence[Any]
     generators: Sequence[Generator]
 
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Those in `also`, which step in the same loop."""
+        return [thing for thing in self.also if isinstance(thing, Optimizer)]
+
     def moment(self) -> Moment:
         """Everything, between two steps."""
         return Moment(self.left(), self.followed())
@@ -85,6 +90,9 @@ class Loop:
         _same("buffers", _sizes(state["buffers"]), _sizes(self._unsaved()))
         _same("modules", len(state["training"]), sum(1 for _ in self.model.modules()))
         _same("GPUs", sorted(state["random"]["cuda"]), self._gpus())
+        groups = self.optimizer.param_groups
+        parameters = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
+        _same("numbers of parameters in the optimizer's groups", parameters, [len(each["params"]) for each in groups])
         weights.put(self.model, state["weights"])
         for name, buffer in self._unsaved().items():
             buffer.copy_(state["buffers"][name])
@@ -92,13 +100,7 @@ class Loop:
             parameter.requires_grad_(trained)
         for module, training in zip(self.model.modules(), state["training"], strict=True):
             module.training = training
-        groups = self.optimizer.param_groups
-        self.optimizer.load_state_dict(copied(state["optimizer"]))
-        # It makes them anew; who holds the old ones, to set learning rates in them, shall go on to set these.
-        for own, loaded in zip(groups, self.optimizer.param_groups, strict=True):
-            own.clear()
-            own.update(loaded)
-        self.optimizer.param_groups = groups
+        _load(self.optimizer, copied(state["optimizer"]))
         self.put_random(state["random"])
 
     def followed(self) -> State:
@@ -115,7 +117,7 @@ class Loop:
             scheduler.load_state_dict(copied(own))
         for thing, own in zip(self.also, state["also"], strict=True):
             if own:  # a GradScaler that is switched off has none, and refuses it
-                thing.load_state_dict(_placed(copied(own), thing.state_dict()))
+                _load(thing, _placed(copied(own), thing.state_dict()))
 
     def random(self) -> State:
         """The random states of Python, NumPy, torch, the model's GPUs, and the generators."""
@@ -178,13 +180,24 @@ class Loop:
         return sorted({str(p.device) for p in self.model.parameters() if p.device.type == "cuda"})
 
 
+def _load(thing: Any, state: State) -> None:
+    groups = thing.param_groups if isinstance(thing, Optimizer) else []
+    thing.load_state_dict(state)
+    # An optimiser makes them anew; who holds the old ones, to set learning rates in them, shall go on to set these.
+    for own, loaded in zip(groups, thing.param_groups if groups else [], strict=True):
+        own.clear()
+        own.update(loaded)
+    if groups:
+        thing.param_groups = groups
+
+
 def _same(what: str, expected: object, found: object) -> None:
     if expected != found:
         raise BadInput(
             where="the model",
             expected=f"the {what} that it began the search with: {expected}",
             found=str(found),
-            todo="Move it, and let it make all that it makes in its first forward pass, before the Search.",
+            todo="Move it, add to it, and let it make all that it makes in its first forward pass, before the Search.",
         )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tombola import mask, weights
-from tombola.errors import BadInput
+from tombola.errors import BadInput, GuardLost
 from tombola.search import Search
 
 INPUTS = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
@@ -206,5 +206,127 @@ def test_lightning_goes_on_after_a_crash_and_wants_a_trainer_for_every_level(tmp
 
     only = trainer(Tickets(levels=1))
     only.fit(module, loader)
-    with pytest.raises(BadInput, match="expected a Trainer of its own for every level, found one that has taken 8"):
+    taken = "expected a Trainer of its own for every level, from step 0 on, found one that has taken 8 steps"
+    with pytest.raises(BadInput, match=taken):
         only.fit(module, loader)
+
+    only.save_checkpoint(tmp_path / "half-way")
+    tickets = Tickets(levels=1)
+    longer = trainer(tickets)
+    longer.fit_loop.max_epochs = 4
+    with pytest.raises(BadInput, match=taken):
+        longer.fit(module, loader, ckpt_path=tmp_path / "half-way")
+    assert tickets.left == 2
+
+    with pytest.raises(TypeError, match="rates"):
+        Tickets(levels=1, rates=0.2)
+    never = trainer(tickets)
+    never.fit_loop.max_epochs = 0
+    with pytest.raises(BadInput, match=r"Trainer.fit: expected a training, found none. max_epochs=1"):
+        never.fit(module, loader)
+    assert tickets.left == 2
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_other_weights_in_the_tickets_place_are_not_measured(first: bool, tmp_path: Path) -> None:  # M5
+    """A callback that puts an average of the weights into the module while it is measured, dense before step k."""
+    pytest.importorskip("lightning")
+    import lightning.pytorch as lightning
+
+    from tombola.callbacks.lightning import Tickets
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(6, 3)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("accuracy", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    class Average(lightning.Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            self.average = weights.of(module)
+
+        def on_validation_epoch_start(self, trainer: Any, module: Any) -> None:
+            self.own = weights.of(module)
+            if not trainer.sanity_checking:
+                weights.put(module, {name: value + 1 for name, value in self.average.items()})
+
+        def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
+            weights.put(module, self.own)
+
+    dataset = torch.utils.data.TensorDataset(INPUTS, LABELS)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=8, shuffle=True)
+    module, tickets = Module(), Tickets(levels=1, rate=0.5, rewind="2it")
+    with pytest.raises(GuardLost, match=r"net.weight: expected every pruned weight to be 0"):
+        while tickets.left:
+            lightning.Trainer(
+                max_epochs=2, callbacks=[tickets, Average()] if first else [Average(), tickets], accelerator="cpu",
+                logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+                default_root_dir=tmp_path,
+            ).fit(module, loader, loader)  # fmt: skip
+    assert tickets.left == 1 and {row.level for row in tickets.search.history} == {0}
+
+
+def test_a_trainers_checkpoint_of_the_middle_of_a_level_is_refused(tmp_path: Path) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from tombola.callbacks.trainer import Tickets
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(6, 3)
+
+        def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            return {"loss": functional.cross_entropy(self.net(inputs), labels)}
+
+    dataset = [{"inputs": inputs, "labels": label} for inputs, label in zip(INPUTS, LABELS, strict=True)]
+    model, tickets = Net(), Tickets(levels=1)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=2, per_device_train_batch_size=8, use_cpu=True, report_to=[],
+        save_strategy="epoch", disable_tqdm=True, logging_strategy="no",
+    )  # fmt: skip
+    transformers.Trainer(model, arguments, train_dataset=dataset, callbacks=[tickets]).train()
+    again = transformers.Trainer(model, arguments, train_dataset=dataset, callbacks=[tickets])
+    with pytest.raises(BadInput, match="from step 0 on, found one that has taken 4 steps, or goes on"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert tickets.left == 1
+
+
+def accelerated(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any, Any]:
+    accelerate: Any = pytest.importorskip("accelerate")
+    library = accelerate.Accelerator(cpu=True)
+    return *library.prepare(model, optimizer), library.backward
+
+
+def of_fabric(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any, Any]:
+    fabric: Any = pytest.importorskip("lightning.fabric")
+    library = fabric.Fabric(accelerator="cpu", devices=1)
+    return *library.setup(model, optimizer), library.backward
+
+
+@pytest.mark.parametrize("wrapped", [accelerated, of_fabric])
+@pytest.mark.parametrize("k", [0, 2])
+def test_what_a_library_wraps_around_model_and_optimiser_is_looked_through(wrapped: Any, k: int) -> None:  # M7 R7
+    found = []
+    for make in (lambda *plain: (*plain, Tensor.backward), wrapped):
+        torch.manual_seed(5)
+        inner = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+        model, optimizer, backward = make(inner, torch.optim.Adam(inner.parameters(), lr=0.01))
+        search = Search(model, optimizer, levels=2, rate=0.5, rewind=f"{k}it")
+        for _ in search:
+            for places in torch.randperm(32).split(8):
+                optimizer.zero_grad()
+                backward(functional.cross_entropy(model(INPUTS[places]), LABELS[places]))
+                optimizer.step()
+        assert list(search.mask(2)) == ["0.weight", "2.weight"]
+        found.append([search.trained(level) for level in range(3)])
+    for left, right in zip(*found, strict=True):
+        assert weights.equal(left, right)

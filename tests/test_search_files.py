@@ -142,8 +142,32 @@ def test_a_finished_search_is_read_back_whole(tmp_path: Path) -> None:  # R9
     for level in range(3):
         assert again.mask(level) == search.mask(level)
         assert weights.equal(again.trained(level), search.trained(level))
+        assert list(again.trained(level)) == list(search.trained(level)) == list(model.state_dict())
         assert weights.equal(again.ticket(level).weights, search.ticket(level).weights)
         assert again.ticket(level).origin == search.ticket(level).origin
+
+
+def test_the_file_stays_where_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the loop goes to another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in Search(model, optimizer, levels=1, path="search"):
+        train(model, optimizer)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["search"]
+    for _ in Search.resume("search", model, optimizer):
+        pytest.fail("nothing is left")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_model_of_another_type_does_not_go_on(tmp_path: Path) -> None:
+    finished(tmp_path / "search")
+    model = network().double()
+    with pytest.raises(BadInput, match=r"expected 0.weight of torch.float64, as in the model, found torch.float32"):
+        Search.resume(tmp_path / "search", model, torch.optim.SGD(model.parameters(), lr=0.1))
 
 
 def test_the_file_holds_one_line_of_json_and_no_pickle(tmp_path: Path) -> None:  # S3

@@ -241,6 +241,8 @@ def silent(lab: Lab) -> None:
         ({"level": 0}, None, "level: expected 1 or more, found 0"),
         ({"level": 3}, None, "level: expected one from 0 to 2 whose mask is known, found 3"),
         ({"replicates": 0}, None, "verify: expected one replicate or more"),
+        ({"controls": "random"}, None, "verify: expected one replicate or more, and controls among reinit, random"),
+        ({"level": "2"}, None, "level: expected 1 or more, found '2'"),
         ({"controls": ["randm"]}, None, "verify: expected one replicate or more, and controls among reinit, random"),
         ({}, seeding, "verify: expected trainings that depend on the data order"),
         ({}, silent, "verify: expected level.report(accuracy=...) in what is to train, found only validation_loss"),

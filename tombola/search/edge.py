@@ -230,10 +230,9 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
 
 
 def bare(optimizer: Any) -> Any:
-    """`optimizer` without what accelerate or Fabric wrap around it, which is no optimiser that hooks know."""
-    inner = getattr(optimizer, "optimizer", None)
-    wrapped = isinstance(inner, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks")
-    return inner if wrapped else optimizer
+    """`optimizer` without what accelerate or Fabric wrap around it: hooks do not see the wrapper's steps."""
+    wrapped = any(base.__name__ in ("AcceleratedOptimizer", "_FabricOptimizer") for base in type(optimizer).__mro__)
+    return optimizer.optimizer if wrapped else optimizer
 
 
 def _not_sharded(model: nn.Module) -> None:

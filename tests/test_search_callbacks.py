@@ -300,6 +300,25 @@ def test_a_trainers_checkpoint_of_the_middle_of_a_level_is_refused(tmp_path: Pat
     assert tickets.left == 1
 
 
+def test_a_gpt_2_is_pruned_in_all_its_matrices() -> None:  # P1
+    """Its blocks are made of a layer of the library's own."""
+    transformers: Any = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=20, n_embd=8, n_layer=2, n_head=2, n_positions=8)
+    model = transformers.GPT2LMHeadModel(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    tokens = torch.arange(12).view(2, 6)
+    search = Search(model, optimizer, levels=1, rate=0.5, keep=["embedding"])
+    for _ in search:
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(tokens, labels=tokens).loss.backward()
+            optimizer.step()
+    matrices = {name for name, value in model.named_parameters() if value.dim() > 1}
+    assert set(search.mask(1)) == matrices - {"transformer.wpe.weight"}  # the tied one is the output
+    state = search.trained(1)
+    assert all(int(state[name].count_nonzero()) == count for name, count in search.mask(1).counts.items())
+
+
 def accelerated(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any, Any]:
     accelerate: Any = pytest.importorskip("accelerate")
     library = accelerate.Accelerator(cpu=True)

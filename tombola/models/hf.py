@@ -83,7 +83,9 @@ def _layers(name: str, _: tuple[str, int, int], length: int, classes: int) -> di
     with torch.device("meta"):
         model = _classifier(name, classes)
     kinds, parameters = prunable(model), dict(model.named_parameters())
-    others = [key for key, value in parameters.items() if value.dim() > 1 and kinds.get(key, "conv") == "conv"]
+    aside = {f"{path}.weight" for path, module in model.named_modules() if type(module).__name__ == "Conv1D"}  # GPT-2's
+    matrices = [key for key, value in parameters.items() if value.dim() > 1]
+    others = [key for key in matrices if kinds.get(key, "conv") == "conv" or key in aside]
     if others:
         raise ValueError(f"a model whose matrices are in linear layers and embeddings; {name} has {others[0]}")
     inner = f"{model.base_model_prefix}."
@@ -141,12 +143,15 @@ def load(name: str, model: "nn.Module") -> None:
     except Exception as error:  # the library raises whatever its parts do
         raise _bad(name, "the weights that its config.json tells of", f"{type(error).__name__}: {error}") from error
     inner = f"{loaded.base_model_prefix}."
-    lacking = sorted(key for key in report["missing_keys"] if key.startswith(inner) and ".pooler." not in key)
+    own = model.state_dict()
+    # Before its version 5 the library leaves the beginning of a name out where all of a checkpoint's names lack it.
+    missing = {key if key in own else inner + key for key in report["missing_keys"]}
+    lacking = sorted(key for key in missing if key.startswith(inner) and ".pooler." not in key)
     if lacking:
         raise _bad(name, f"weights of a {type(loaded).__name__}", f"no {', '.join(lacking[:3])}")
     has = loaded.state_dict()
-    for key, value in model.state_dict().items():
-        if key not in report["missing_keys"]:
+    for key, value in own.items():
+        if key not in missing:
             value.copy_(has[key])
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -13,6 +14,7 @@ from hypothesis import settings
 from tombola.data import cifar10_jpeg
 from tombola.data.mnist import FILES
 
+np.finfo(np.float32), np.finfo(np.float64)  # NumPy 2.0 looks for denormals once, and warns where there are none
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
 

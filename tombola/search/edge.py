@@ -200,7 +200,7 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
             todo=f"Have it rewound too: also=[optimizer.{inner[0]}].",
         )
     schedulers = tuple(scheduler) if isinstance(scheduler, list | tuple) else () if scheduler is None else (scheduler,)
-    things = tuple(thing for thing in also if not isinstance(thing, GENERATORS))
+    things = tuple(bare(thing) for thing in also if not isinstance(thing, GENERATORS))
     for where, thing in [*(("scheduler", each) for each in schedulers), *(("also", each) for each in things)]:
         if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
             raise BadInput(

@@ -295,9 +295,18 @@ def test_inputs_of_another_size_are_refused() -> None:
         a_chain()(torch.tensor(1.0))
     with pytest.raises(BadInput, match="expected 12 inputs, found 20"):
         SparseChain([nn.Linear(12, 2)], [False], flatten=True)(randn(3, 4, 5))
-    for shape in ((2, 3, 6, 6), (4, 6, 6), (2, 4, 6, 6, 1)):
+    for shape in ((2, 3, 6, 6), (3, 6, 6), (2, 4, 6, 6, 1)):
         with pytest.raises(BadInput, match=f"expected N x 4 x H x W, found {' x '.join(map(str, shape))}"):
             a_convolution()(randn(*shape))
+
+
+def test_one_example_without_a_batch_is_convolved_as_in_torch() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.MaxPool2d(2)).eval()
+    found = sparse(model, randn(2, 6, 6), everywhere=True)
+    assert calls(found) == ["SparseConv2d", "MaxPool2d"]
+    with torch.no_grad():
+        for values in (randn(2, 6, 6), randn(2, 9, 4), randn(3, 2, 6, 6)):
+            torch.testing.assert_close(found(values), model(values), rtol=1e-4, atol=1e-4)
 
 
 @both
@@ -759,9 +768,18 @@ def test_a_pooling_gives_what_torchs_gives(size: int | tuple[int, int], data: st
     assert torch.equal(layer(maps).nan_to_num(9), MaxPool2d(layer)(maps).nan_to_num(9))
 
 
+def test_a_map_smaller_than_the_window_of_a_pooling_is_refused() -> None:
+    for height, width in ((1, 9), (9, 2)):
+        with pytest.raises(
+            BadInput, match=rf"MaxPool2d.*expected maps as large as the window, found {height} x {width}"
+        ):
+            MaxPool2d(nn.MaxPool2d((2, 3)))(randn(1, 1, height, width))
+
+
 def test_poolings_whose_windows_overlap_or_are_padded_stay() -> None:
     poolings = [
         nn.MaxPool2d(3, 2),
+        nn.MaxPool2d(1),  # which copies: what follows may write into it
         nn.MaxPool2d(2, padding=1),
         nn.MaxPool2d(2, dilation=2),
         nn.MaxPool2d(2, ceil_mode=True),

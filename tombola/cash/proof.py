@@ -241,10 +241,12 @@ def _others(whole: _Candidate, inputs: Tensor, batch: int) -> Iterator[_Candidat
         if on_cpu:
             yield from _in_onnx("compact", small, example)
     timed = whole.laid_out(inputs[:batch])
-    yield from _in_kernels("sparse", dense, timed)
+    if on_cpu:
+        yield from _in_kernels("sparse", dense, timed)
     rounded = quantise(small or dense)
     yield _Candidate("compact int8" if small else "int8", rounded, rounded, rounded)
-    yield from _in_kernels("sparse int8", quantise(dense), timed)
+    if on_cpu:
+        yield from _in_kernels("sparse int8", quantise(dense), timed)
 
 
 def _in_kernels(name: str, model: nn.Module, example: Tensor) -> Iterator[_Candidate]:

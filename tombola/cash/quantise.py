@@ -94,7 +94,7 @@ def quantised_layer(module: nn.Module) -> nn.Module:
 
 def restored(layer: QuantisedLinear | QuantisedConv2d) -> Tensor:
     """The weights that it computes with, s q, as floats: not sums are scaled, which do not fit into a float16."""
-    return layer.weight.to(layer.scale.dtype) * layer.scale.view(-1, *[1] * (layer.weight.dim() - 1))
+    return (layer.weight.to(layer.scale.dtype).transpose(0, -1) * layer.scale).transpose(0, -1)
 
 
 def _read(model: nn.Module) -> set[str]:

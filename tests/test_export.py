@@ -117,7 +117,7 @@ def test_outputs_that_are_no_tensors_are_passed_over(other: object, tmp_path: Pa
 
 
 def test_what_onnx_runtime_cannot_run_is_refused_with_its_cause_in_plain_text(tmp_path: Path) -> None:
-    assert to_onnx(Beside(None), torch.ones(2, 3), tmp_path / "model.onnx") < 1e-6
+    assert to_onnx(nn.Linear(3, 2), torch.ones(2, 3), tmp_path / "model.onnx") < 1e-6
     model = nn.Linear(3, 2).bfloat16()
     for one, cause in (
         (model, "bfloat16|NOT_IMPLEMENTED"),

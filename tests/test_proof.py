@@ -355,7 +355,7 @@ def test_files_are_as_large_as_they_were_said_to_be_and_give_the_same_outputs(
             assert form.disk_bytes == form.plain_bytes and form.disk_bytes > 0.9 * plain
         elif form.baseline:
             assert form.disk_bytes == form.plain_bytes == plain
-    assert abs(forms["compact, ONNX Runtime"].disk_bytes - onnx) < 1000  # names in it differ from export to export
+    assert abs(forms["compact, ONNX Runtime"].disk_bytes - onnx) < 2000  # names differ, and how maps lay in memory
     assert forms["compact int8"].disk_bytes < forms["compact"].disk_bytes < plain / 2
     if kernels.sets():
         assert forms["sparse int8"].disk_bytes < forms["sparse"].disk_bytes < plain / 2

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from tombola import mask as masks
 from tombola import models, weights
@@ -22,6 +23,7 @@ from tombola.cash import timing
 from tombola.cash.compact import compact
 from tombola.cash.export import from_safetensors, stored, to_onnx, to_safetensors, to_torch_export
 from tombola.cash.quantise import QuantisedLinear, quantise
+from tombola.cash.sparse import sparse
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -56,6 +58,17 @@ class TwoInputs(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.dropout(self.linear(left)), {"sum": left + right}
+
+
+class Beside(nn.Module):
+    """Gives what is no tensor beside one that is."""
+
+    def __init__(self, other: object) -> None:
+        super().__init__()
+        self.linear, self.other = nn.Linear(3, 2), other
+
+    def forward(self, values: Tensor) -> tuple[object, ...]:
+        return self.other, self.linear(values)
 
 
 class Undecided(nn.Module):
@@ -96,6 +109,42 @@ def test_torch_export_computes_the_same_for_any_batch(tmp_path: Path) -> None:
 def test_several_inputs_and_outputs_are_compared(tmp_path: Path) -> None:
     inputs = torch.ones(1, 5), torch.zeros(1, 5)
     assert to_torch_export(TwoInputs(), inputs, tmp_path / "model.pt2") == 0
+
+
+@pytest.mark.parametrize("other", [None, 7, (), {"none": None}])
+def test_outputs_that_are_no_tensors_are_passed_over(other: object, tmp_path: Path) -> None:
+    assert to_torch_export(Beside(other), torch.ones(2, 3), tmp_path / "model.pt2") == 0
+
+
+def test_what_onnx_runtime_cannot_run_is_refused_with_its_cause_in_plain_text(tmp_path: Path) -> None:
+    assert to_onnx(nn.Linear(3, 2), torch.ones(2, 3), tmp_path / "model.onnx") < 1e-6
+    model = nn.Linear(3, 2).bfloat16()
+    for one, cause in (
+        (model, "bfloat16|NOT_IMPLEMENTED"),
+        (Beside(7), "AttributeError|int"),
+        (Undecided(), "guard|data-dep"),
+    ):
+        example = torch.ones(2, 3, dtype=torch.bfloat16 if one is model else torch.float32)
+        with pytest.raises(BadInput, match=f"{type(one).__name__}: expected a model .*found .*({cause})") as error:
+            to_onnx(one, example, tmp_path / "other.onnx")
+        assert "\x1b" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_what_cannot_be_copied_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    prune.random_unstructured(model[0], "weight", 0.5)
+    model(torch.ones(2, 3))
+    forms: list[Callable[[], object]] = [
+        lambda: compact(model, Mask({}), torch.ones(2, 3)),
+        lambda: quantise(model),
+        *([lambda: sparse(model, torch.ones(2, 3))] if kernels.sets() else []),
+        lambda: to_torch_export(model, torch.ones(2, 3), tmp_path / "model.pt2"),
+        lambda: to_onnx(model, torch.ones(2, 3), tmp_path / "model.onnx"),
+    ]
+    for form in forms:
+        with pytest.raises(BadInput, match=r"Sequential: expected a plain model, .*torch\.nn\.utils\.prune.*`remove`"):
+            form()
 
 
 def test_a_difference_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -94,6 +95,20 @@ def test_every_convolution_is_prunable(conv: type[nn.Module]) -> None:
 def test_the_full_mask_keeps_all() -> None:
     full = mask.full(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)))
     assert (full.alive, full.total, full.density, full.counts) == (8, 8, 1.0, {"0.weight": 6, "1.weight": 2})
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("norm", [
+    nn.utils.weight_norm,
+    nn.utils.spectral_norm,
+    nn.utils.parametrizations.weight_norm,
+    nn.utils.parametrizations.spectral_norm,
+])  # fmt: skip
+def test_a_weight_that_is_computed_from_others_has_no_mask(norm: Callable[[nn.Module], nn.Module]) -> None:
+    with pytest.raises(
+        BadInput, match=r"^1\.weight of Sequential: expected a parameter, found .* computed from others"
+    ):
+        mask.full(nn.Sequential(nn.Linear(3, 4), norm(nn.Linear(4, 2))))
 
 
 # ---------------------------------------------------------------- the value

@@ -128,6 +128,30 @@ def test_a_form_that_cannot_be_made_here_is_left_out(
     assert list(by_name(prove(*lenet, *examples()))) == ["dense", "compact", "compact int8"]
 
 
+class Viewed(nn.Module):
+    """As tutorials write them; of one other type of numbers, or of maps in the other layout, not every form can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.output = nn.Conv2d(1, 3, 3), nn.Linear(3 * 36, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = F.relu(self.conv(images))
+        scores: Tensor = self.output(maps.view(maps.size(0), -1))
+        return scores
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_form_that_cannot_be_called_is_left_out(kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, (images, labels) = Viewed().to(kind), examples()
+    found = by_name(prove(model, masks.full(model), images[:300], labels[:300]))
+    assert "dense, channels last" not in found and {"dense", "compact", "compact int8"} <= {*found}
+    assert ("sparse" in found) == ("sparse int8" in found) == (kind is torch.float32 and bool(kernels.sets()))
+    assert all(form.difference < 0.05 for form in found.values())
+
+
 # ---------------------------------------------------------------- what is proved
 
 
@@ -197,6 +221,50 @@ def test_fewer_inputs_than_the_largest_batch_are_refused(lenet: tuple[nn.Module,
         prove(*lenet, examples()[0][:63])
     with pytest.raises(BadInput, match="expected at least 9, "):
         prove(*lenet, examples()[0][:8], batches=(9, 1))
+
+
+class Giving(nn.Module):
+    """A layer, and what a function makes of its outputs."""
+
+    def __init__(self, function: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.layer, self.function = nn.Linear(6, 4), function
+
+    def forward(self, values: Tensor) -> object:
+        return self.function(self.layer(values))
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+@pytest.mark.parametrize(("function", "found"), [
+    (lambda y: (y, y), "tuple"),
+    (lambda y: {"y": y}, "dict"),
+    (lambda y: y.mean(), r"torch\.float32, one number"),
+    (lambda y: y[0], r"torch\.float32, 4"),
+    (lambda y: y > 0, r"torch\.bool, 9 x 4"),
+])  # fmt: skip
+def test_a_model_that_gives_anything_but_one_tensor_is_refused(
+    function: Callable[[Tensor], object], found: str
+) -> None:
+    model = Giving(function)
+    with pytest.raises(BadInput, match=f"expected one tensor of numbers for 9 inputs, 9 x ..., found {found}"):
+        prove(model, masks.full(model), torch.ones(9, 6), batches=(1, 9))
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_inputs_labels_and_batches_that_do_not_go_together_are_refused() -> None:
+    model, inputs = nn.Linear(6, 4), torch.ones(9, 6)
+    classes = torch.arange(9) % 4
+    for labels in (classes[:, None], F.one_hot(classes), classes.float(), classes > 1, classes.tolist()):
+        with pytest.raises(BadInput, match=r"labels: expected whole numbers, N or N x T.*for outputs of 9 x 4"):
+            prove(model, masks.full(model), inputs, labels, batches=(1, 9))  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"found torch\.int64, 9, for outputs of 9 x 1"):
+        prove(nn.Linear(6, 1), masks.full(nn.Linear(6, 1)), inputs, classes, batches=(1, 9))
+    for several in ((inputs, inputs), list(inputs), torch.tensor(1.0)):
+        with pytest.raises(BadInput, match=r"inputs: expected one tensor, N x \.\.\., found (tuple|list|a number)"):
+            prove(model, masks.full(model), several, batches=(1,))  # type: ignore[arg-type]
+    for batches in ((), (0,), (4, -1)):
+        with pytest.raises(BadInput, match=r"batches: expected one or more sizes, of 1 or more, found \("):
+            prove(model, masks.full(model), inputs, batches=batches)
 
 
 @pytest.mark.usefixtures("without_onnx")
@@ -287,7 +355,7 @@ def test_files_are_as_large_as_they_were_said_to_be_and_give_the_same_outputs(
             assert form.disk_bytes == form.plain_bytes and form.disk_bytes > 0.9 * plain
         elif form.baseline:
             assert form.disk_bytes == form.plain_bytes == plain
-    assert abs(forms["compact, ONNX Runtime"].disk_bytes - onnx) < 1000  # names in it differ from export to export
+    assert abs(forms["compact, ONNX Runtime"].disk_bytes - onnx) < 2000  # names differ, and how maps lay in memory
     assert forms["compact int8"].disk_bytes < forms["compact"].disk_bytes < plain / 2
     if kernels.sets():
         assert forms["sparse int8"].disk_bytes < forms["sparse"].disk_bytes < plain / 2

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +85,58 @@ def test_a_convolution_keeps_its_groups_stride_and_dilation() -> None:  # P4
     assert torch.allclose(small(inputs), layer(inputs), atol=1e-5)
     reflecting = nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect")
     assert type(quantise(reflecting)) is nn.Conv2d
+
+
+class Calls(nn.Module):
+    """A model from two layers and a function."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function, self.one, self.two = function, nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.function(self, values)
+
+
+def doubled(layer: nn.Linear) -> nn.Linear:
+    layer.register_forward_hook(lambda module, given, output: 2 * output)
+    return layer
+
+
+def patched(layer: nn.Linear) -> nn.Linear:
+    layer.forward = torch.sigmoid  # type: ignore[method-assign]
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("model", [
+    doubled(nn.Linear(6, 6)),
+    nn.Sequential(patched(nn.Linear(6, 6))),
+    nn.Sequential(doubled(nn.Linear(6, 6)), nn.ReLU()),
+    nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 6))),
+    nn.TransformerEncoderLayer(6, 2, 12, batch_first=True),
+    nn.Sequential(type("Own", (nn.TransformerEncoderLayer,), {})(6, 2, 12, batch_first=True)),
+    Calls(lambda m, x: m.one(m.two(x).to(m.one.weight.dtype)) @ m.two.weight),
+    Calls(lambda m, x: F.linear(F.relu(m.one(x)), m.one.weight.t(), m.two.bias)),
+])  # fmt: skip
+def test_layers_of_which_more_is_used_than_what_they_give_stay_as_they_are(model: nn.Module) -> None:
+    inputs = torch.randn(3, 5, 6, generator=generator())
+    with torch.no_grad():
+        assert torch.equal(quantise(model)(inputs), model.eval()(inputs))
+
+
+def test_of_a_model_that_reads_some_layers_the_others_are_quantised() -> None:
+    small = quantise(Calls(lambda m, x: (lambda y: m.two(y) if y.sum() > 0 else m.one(y))(x.to(m.one.weight.dtype))))
+    assert [type(layer) for layer in small.children()] == [nn.Linear, QuantisedLinear]
+    assert next(quantise(nn.Linear(2, 2)).parameters()).dtype is torch.float32  # how code asks where a model is
+
+
+def test_sums_fit_into_a_float16_where_those_of_the_layer_do() -> None:
+    for layer, inputs in ((nn.Linear(400, 2), torch.ones(1, 400)), (nn.Conv2d(400, 2, 1), torch.ones(1, 400, 1, 1))):
+        nn.init.constant_(layer.weight, 0.5)
+        half = layer.half()
+        with torch.no_grad():
+            torch.testing.assert_close(quantise(half)(4 * inputs.half()), half(4 * inputs.half()), rtol=1e-2, atol=0)
 
 
 class Tied(nn.Module):

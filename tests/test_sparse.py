@@ -295,9 +295,18 @@ def test_inputs_of_another_size_are_refused() -> None:
         a_chain()(torch.tensor(1.0))
     with pytest.raises(BadInput, match="expected 12 inputs, found 20"):
         SparseChain([nn.Linear(12, 2)], [False], flatten=True)(randn(3, 4, 5))
-    for shape in ((2, 3, 6, 6), (4, 6, 6), (2, 4, 6, 6, 1)):
+    for shape in ((2, 3, 6, 6), (3, 6, 6), (2, 4, 6, 6, 1)):
         with pytest.raises(BadInput, match=f"expected N x 4 x H x W, found {' x '.join(map(str, shape))}"):
             a_convolution()(randn(*shape))
+
+
+def test_one_example_without_a_batch_is_convolved_as_in_torch() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.MaxPool2d(2)).eval()
+    found = sparse(model, randn(2, 6, 6), everywhere=True)
+    assert calls(found) == ["SparseConv2d", "MaxPool2d"]
+    with torch.no_grad():
+        for values in (randn(2, 6, 6), randn(2, 9, 4), randn(3, 2, 6, 6)):
+            torch.testing.assert_close(found(values), model(values), rtol=1e-4, atol=1e-4)
 
 
 @both
@@ -513,7 +522,10 @@ def test_batch_norms_are_folded_where_a_layer_alone_feeds_them() -> None:
     convolution, units = nn.Conv2d(2, 4, 3, bias=False), nn.Linear(6, 6)
     for of_maps in (nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False)):
         agrees(nn.Sequential(convolution, settled(of_maps), nn.ReLU()).train(), randn(2, 2, 6, 6), ["SparseConv2d"])
-    agrees(nn.Sequential(units, settled(nn.BatchNorm1d(6)), nn.ReLU(), linear()), randn(3, 6), ["SparseChain"])
+    for of_units in (nn.BatchNorm1d(6), nn.BatchNorm1d(6, affine=False)):
+        agrees(nn.Sequential(units, settled(of_units), nn.ReLU(), linear()), randn(3, 6), ["SparseChain"])
+    tied = Calls(lambda m, x: F.linear(m.norm(m.one(x)), m.one.weight.t()), one=units, norm=settled(nn.BatchNorm1d(6)))
+    agrees(tied, randn(3, 6), ["SparseChain", "BatchNorm1d", "one.weight", "t", "linear"])  # unfolded
     read_twice = Calls(lambda m, x: (lambda y: m.norm(y).add(y))(m.one(x)), one=units, norm=settled(nn.BatchNorm1d(6)))
     agrees(read_twice, randn(3, 6), ["SparseChain", "BatchNorm1d", "add"])
     called_twice = Calls(lambda m, x: m.one(m.norm(m.one(x))), one=units, norm=settled(nn.BatchNorm1d(6)))
@@ -544,6 +556,75 @@ def test_a_layer_by_itself_and_layers_in_layers_are_replaced() -> None:
     quantised = quantise(linear())
     with torch.no_grad():
         torch.testing.assert_close(sparse(quantised, randn(4, 6), everywhere=True)(randn(4, 6)), quantised(randn(4, 6)))
+
+
+HOOKED = ["", "0", "0.0", "0.1", "0.2", "1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("name", HOOKED)
+@pytest.mark.parametrize("before", [True, False])
+def test_hooks_stay_wherever_they_are(name: str, before: bool) -> None:
+    block = nn.Sequential(thinned(nn.Conv2d(2, 3, 3), 0.5), settled(nn.BatchNorm2d(3)), nn.ReLU())
+    units = thinned(nn.Linear(12, 6), 0.5), settled(nn.BatchNorm1d(6)), linear()
+    model = nn.Sequential(block, nn.MaxPool2d(2), nn.Flatten(), *units)
+    assert sorted(name for name, _ in model.named_modules()) == HOOKED
+    module = model.get_submodule(name)
+    if before:
+        module.register_forward_pre_hook(lambda module, given: (given[0] * 2,))
+    else:
+        module.register_forward_hook(lambda module, given, output: output * 2)
+    agrees(model, randn(3, 2, 6, 6))
+    again = sparse(model, randn(3, 2, 6, 6), everywhere=True)
+    again.get_submodule(name)  # it is there, for its hooks to be removed
+
+
+def tripled(m: Any, x: Tensor) -> Tensor:
+    """Where torch.fx makes a product of its own of what is written in place."""
+    x = x.neg()
+    same = x
+    x *= 3
+    result: Tensor = m.one(x) + m.two(same)
+    return result
+
+
+def counted(m: Any, x: Tensor) -> Tensor:
+    """Whose input, state and random numbers are others at every call."""
+    m.seen += len(x)
+    x += m.seen
+    result: Tensor = m.two(F.dropout(m.one(x), 0.5, training=True))
+    return result
+
+
+@pytest.mark.parametrize("values", [randn(4, 6), torch.zeros(4, 6)])  # of which nothing is seen
+def test_where_a_graph_gives_something_else_layers_are_replaced_one_by_one(values: Tensor) -> None:
+    model = Calls(tripled, one=linear(), two=linear())
+    found = sparse(model, values, everywhere=True)
+    assert type(found) is Calls and type(found.one) is SparseChain
+    with torch.no_grad():
+        torch.testing.assert_close(found(randn(3, 6)), model(randn(3, 6)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("other", [lambda x: x, lambda x: None, lambda x: x / 0, lambda x: x[0], lambda x: x.undefined])
+def test_a_model_that_gives_something_else_in_either_way_is_refused(other: Callable[[Tensor], Tensor]) -> None:
+    unlike = Calls(lambda m, x: other(x) if type(m.one) is SparseChain else m.one(x), one=linear())
+    with pytest.raises(BadInput, match="Calls: expected a model that gives the same when its layers are other modules"):
+        sparse(undecided(unlike), randn(4, 6), everywhere=True)
+
+
+def test_that_it_is_compared_leaves_the_model_its_inputs_and_random_numbers_as_they_were() -> None:
+    model, values, before = Calls(counted, one=linear(), two=linear()).eval(), randn(4, 6), torch.get_rng_state()
+    model.register_buffer("seen", torch.zeros(()))
+    found = sparse(model, values, everywhere=True)
+    assert torch.equal(values, randn(4, 6)) and torch.equal(torch.get_rng_state(), before)
+    assert model.seen == found.seen == 0
+
+
+def test_a_model_of_other_numbers_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"Linear: expected a model of float32 on the CPU, found torch\.float64 on cpu"):
+        sparse(linear().double(), randn(4, 6).double())
+    mixed = nn.Sequential(linear(), Calls(lambda m, x: m.one(x.double()), one=linear().double()))
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(mixed, randn(4, 6), everywhere=True)(randn(4, 6)), mixed(randn(4, 6)))
 
 
 @pytest.mark.parametrize(("seconds", "wanted"), [
@@ -687,9 +768,18 @@ def test_a_pooling_gives_what_torchs_gives(size: int | tuple[int, int], data: st
     assert torch.equal(layer(maps).nan_to_num(9), MaxPool2d(layer)(maps).nan_to_num(9))
 
 
+def test_a_map_smaller_than_the_window_of_a_pooling_is_refused() -> None:
+    for height, width in ((1, 9), (9, 2)):
+        with pytest.raises(
+            BadInput, match=rf"MaxPool2d.*expected maps as large as the window, found {height} x {width}"
+        ):
+            MaxPool2d(nn.MaxPool2d((2, 3)))(randn(1, 1, height, width))
+
+
 def test_poolings_whose_windows_overlap_or_are_padded_stay() -> None:
     poolings = [
         nn.MaxPool2d(3, 2),
+        nn.MaxPool2d(1),  # which copies: what follows may write into it
         nn.MaxPool2d(2, padding=1),
         nn.MaxPool2d(2, dilation=2),
         nn.MaxPool2d(2, ceil_mode=True),

@@ -124,8 +124,20 @@ def prunable(model: nn.Module) -> dict[str, Kind]:
 
 
 def full(model: nn.Module) -> Mask:
-    """The mask of the dense network: every prunable weight alive."""
+    """The mask of the dense network: every prunable weight alive.
+
+    Raises:
+        BadInput: one of them is computed from others, as by weight_norm.
+    """
     state = model.state_dict()
+    computed = next((name for name in prunable(model) if name not in state), None)
+    if computed:
+        raise BadInput(
+            where=f"{computed} of {type(model).__name__}",
+            expected="a parameter",
+            found="a weight that is computed from others (by weight_norm, spectral_norm, torch.nn.utils.prune, ...)",
+            todo="Remove what computes it first, with the `remove` function of what put it there.",
+        )
     return Mask({name: torch.ones(state[name].shape, dtype=torch.bool) for name in prunable(model)})
 
 

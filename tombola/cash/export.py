@@ -4,12 +4,12 @@ A file appears complete or not at all. In a safetensors file a tensor of which m
 its numbers are not 0 (`tombola.coding`), and `NAME.values`, these; its shape is in the metadata.
 """
 
-import copy
 import io
 import json
 import logging
+import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tombola import coding, files, weights
 from tombola.cash.compact import fitted
+from tombola.cash.plain import copied, tensors
 from tombola.errors import BadInput, not_installed
 
 FORMAT = 1
@@ -48,32 +49,29 @@ def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | 
         BadInput: the extra `export` is not installed, the model cannot be exported, or the file cannot be written.
     """
     onnxruntime = _onnxruntime()
-    model = copy.deepcopy(model).eval()
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                model,
-                _two(example),
-                dynamo=True,
-                dynamic_shapes=_any_batch(example),
-                external_data=False,
-                verbose=False,
-            )
-        except Exception as error:  # it runs the model's own code, which may raise anything
-            raise _not_exported(model, error) from error
+    model = copied(model)
+    with _exporting(model):
+        program = torch.onnx.export(
+            model,
+            _two(example),
+            dynamo=True,
+            dynamic_shapes=_any_batch(example),
+            external_data=False,
+            verbose=False,
+        )
         assert program is not None
         proto = program.model_proto
         if sparse:
             _make_sparse(proto)
         content = proto.SerializeToString()
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
+        names = [given.name for given in session.get_inputs()]
 
-    def run(*given: Tensor) -> list[Tensor]:
-        fed = {name: value.cpu().numpy() for name, value in zip(names, given, strict=True)}
-        return [torch.from_numpy(value) for value in session.run(None, fed)]
+        def run(*given: Tensor) -> list[Tensor]:
+            fed = {name: value.cpu().numpy() for name, value in zip(names, given, strict=True)}
+            return [torch.from_numpy(value) for value in session.run(None, fed)]
 
-    difference = _largest_difference(model, run, example)
+        difference = _largest_difference(model, run, example)
     files.deliver(path, content)
     return difference
 
@@ -109,16 +107,13 @@ def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path
     0.0
     """
     buffer = io.BytesIO()
-    model = copy.deepcopy(model).eval()
-    with _quiet():
-        try:
-            program = torch.export.export(model, _two(example), dynamic_shapes=_any_batch(example))
-        except Exception as error:  # it runs the model's own code, which may raise anything
-            raise _not_exported(model, error) from error
+    model = copied(model)
+    with _exporting(model):
+        program = torch.export.export(model, _two(example), dynamic_shapes=_any_batch(example))
         torch.export.save(program, buffer)
         buffer.seek(0)
         reloaded = torch.export.load(buffer).module()
-    difference = _largest_difference(model, reloaded, example)
+        difference = _largest_difference(model, reloaded, example)
     files.deliver(path, buffer.getvalue())
     return difference
 
@@ -214,8 +209,19 @@ def _onnxruntime() -> Any:
 
 _TALKATIVE = (
     "torch.onnx._internal.exporter._registration",  # that torchvision is not installed
+    "torch.onnx._internal.exporter._core",  # that an output is None: a file has none of these
     "onnxscript.optimizer._constant_folding",  # what it could not compute ahead: it is left to be computed
 )
+
+
+@contextmanager
+def _exporting(model: nn.Module) -> Iterator[None]:
+    """Whatever is raised in it is one error that says so."""
+    try:
+        with _quiet():
+            yield
+    except Exception as error:  # it runs the model's own code, which may raise anything
+        raise _not_exported(model, error) from error
 
 
 @contextmanager
@@ -260,20 +266,12 @@ def _largest_difference(model: nn.Module, other: Callable[..., Any], example: Te
     largest = 0.0
     with torch.no_grad():
         for batch in (_batch(example, count) for count in (size, 1, size + 1)):
-            for pair in zip(_tensors(model(*batch)), _tensors(other(*batch)), strict=True):
+            for pair in zip(tensors(model(*batch)), tensors(other(*batch)), strict=True):
                 own, found = (tensor.cpu().double() for tensor in pair)
                 # The same infinity or NaN is no difference; any other is the largest.
                 apart = (own - found).abs().masked_fill((own == found) | (own.isnan() & found.isnan()), 0)
                 largest = max(largest, float(apart.nan_to_num(nan=torch.inf).max()))
     return largest
-
-
-def _tensors(output: Any) -> Iterable[Tensor]:
-    """The tensors of an output, one after another."""
-    if isinstance(output, Tensor):
-        return [output]
-    parts = output.values() if isinstance(output, dict) else output
-    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _make_sparse(proto: Any) -> None:
@@ -291,10 +289,13 @@ def _make_sparse(proto: Any) -> None:
             proto.graph.initializer.remove(tensor)
 
 
-def _not_exported(model: nn.Module, error: Exception) -> BadInput:
+def _not_exported(model: nn.Module, error: BaseException) -> BadInput:
+    while error.__cause__:
+        error = error.__cause__
+    lines = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()  # torch colours what it says
     return BadInput(
         where=type(model).__name__,
         expected="a model that torch.export can follow, for batches of any size",
-        found=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+        found=f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__,
         todo="`to_safetensors` writes its weights all the same.",
     )

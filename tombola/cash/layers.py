@@ -104,7 +104,9 @@ class SparseConv2d(nn.Module):
         self._ready = _Ready(_no_layout_yet)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[N, inputs, H, W] -> [N, outputs, H', W'], float32."""
+        """[N, inputs, H, W] -> [N, outputs, H', W'], float32; of one example without an N too, as in torch."""
+        if maps.dim() == 3 and len(maps) == self.window.inputs:
+            return cast(Tensor, self(maps[None])[0])
         kept, room = self._ready()
         maps = _usable(maps)
         if maps.dim() != 4 or maps.shape[1] != self.window.inputs:
@@ -162,6 +164,8 @@ class MaxPool2d(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[..., H, W] -> [..., H // rows, W // columns]; NaN is greater than any number, as in torch."""
+        if maps.shape[-2] < self.size[0] or maps.shape[-1] < self.size[1]:
+            raise _misfit(self, "maps as large as the window", f"{maps.shape[-2]} x {maps.shape[-1]}")
         for axis, size in zip((-2, -1), self.size, strict=True):
             parts = maps.narrow(axis, 0, maps.shape[axis] // size * size).unflatten(axis, (-1, size)).unbind(axis)
             maps = reduce(torch.maximum, parts)
@@ -177,12 +181,12 @@ def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
 
 
 def tiles(layer: nn.Module) -> bool:
-    """Whether it is a maximum over windows that do not overlap."""
+    """Whether it is a maximum over windows that do not overlap; over one number it would give its input itself."""
     if type(layer) is not nn.MaxPool2d or layer.return_indices or layer.ceil_mode:
         return False
     windows = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     size, stride, padding, dilation = (_pair(each) for each in windows)
-    return size == stride and padding == (0, 0) and dilation == (1, 1)
+    return size == stride != (1, 1) and padding == (0, 0) and dilation == (1, 1)
 
 
 def _padding(layer: Convolved) -> tuple[int, int]:

@@ -23,7 +23,6 @@ from tombola.cash.quantise import quantise
 from tombola.cash.semi_structured import held_bytes, semi_structured, semi_structured_layers
 from tombola.cash.size import sizes
 from tombola.cash.sparse import sparse
-from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
 
@@ -75,9 +74,10 @@ def prove(
 ) -> list[Form]:
     """The forms of a trained ticket, each compared with the masked model and measured; those that are dense first.
 
-    A form that cannot be made here is left out: compact ones where `model` cannot be followed (`compact` says why),
-    sparse ones without compiled kernels, those of ONNX Runtime where that is not installed or cannot take the model,
-    2:4 where no layer is of that pattern, or no GPU multiplies it.
+    A form that cannot be made here, or cannot be called with these inputs, is left out: compact ones where `model`
+    cannot be followed (`compact` says why), sparse ones without compiled kernels or for numbers other than float32,
+    those of ONNX Runtime where that is not installed or cannot take the model, 2:4 where no layer is of that pattern,
+    or no GPU multiplies it.
 
     Args:
         model: trained under `mask`, f(x; m ⊙ theta), on the device to be measured on; it is left as it was.
@@ -88,8 +88,58 @@ def prove(
             sparse.
 
     Raises:
-        BadInput: there are fewer inputs than the largest batch, or labels than inputs, or the mask is another model's.
+        BadInput: there are fewer inputs than the largest batch, or labels than inputs, the mask is another model's, or
+            the model gives anything but one tensor, N x ..., or with labels N x classes or N x T x classes.
     """
+    _belong_together(inputs, labels, batches)
+    whole = masked(model, mask)
+    dense = _Candidate("dense", whole, whole, whole)
+    wanted = _outputs(dense, inputs)
+    if labels is not None:
+        _name_classes(labels, wanted)
+    compared = {dense: _Compared(0.0, None if labels is None else _accuracy(wanted, labels))}
+    for one in _others(dense, inputs, max(batches)):
+        found = _compared(one, wanted, inputs, labels, batches)
+        if found:
+            compared[one] = found
+    latency: dict[int, dict[str, float]] = {}
+    for batch in batches:
+        given = {one.name: one.laid_out(inputs[:batch]) for one in compared}
+        with torch.inference_mode():
+            latency[batch] = timing.seconds({one.name: _timed(one, given[one.name]) for one in compared})
+    return [
+        Form(
+            name=one.name,
+            model=one.model,
+            stored=one.stored if one.model else None,
+            difference=found.difference,
+            largest=float(wanted.abs().max()),
+            accuracy=found.accuracy,
+            disk_bytes=one.disk_bytes,
+            plain_bytes=one.plain_bytes,
+            memory_bytes=one.memory_bytes,
+            multiply_adds=one.multiply_adds(inputs[:1]),
+            latency_s={batch: latency[batch][one.name] for batch in batches},
+        )
+        for one, found in compared.items()
+    ]
+
+
+def _belong_together(inputs: Tensor, labels: Tensor | None, batches: Sequence[int]) -> None:
+    if not isinstance(inputs, Tensor) or not inputs.dim():
+        raise BadInput(
+            where="inputs",
+            expected="one tensor, N x ...",
+            found="a number" if isinstance(inputs, Tensor) else type(inputs).__name__,
+            todo="Hand in one tensor of all of them; a model of several inputs is compared form by form.",
+        )
+    if not batches or min(batches) < 1:
+        raise BadInput(
+            where="batches",
+            expected="one or more sizes, of 1 or more",
+            found=str(tuple(batches)),
+            todo="Leave them out for 1 and 64.",
+        )
     if len(inputs) < max(batches):
         raise BadInput(
             where="inputs",
@@ -104,30 +154,22 @@ def prove(
             found=str(len(labels)),
             todo="Hand in those that belong to them.",
         )
-    candidates = list(_candidates(masked(model, mask), inputs, max(batches)))
-    latency: dict[int, dict[str, float]] = {}
-    wanted = _outputs(candidates[0], inputs)
-    for batch in batches:
-        given = {one.name: one.laid_out(inputs[:batch]) for one in candidates}
-        with torch.inference_mode():
-            latency[batch] = timing.seconds({one.name: _timed(one, given[one.name]) for one in candidates})
-    return [
-        Form(
-            name=one.name,
-            model=one.model,
-            stored=one.stored if one.model else None,
-            difference=float((outputs - wanted).abs().max()),
-            largest=float(wanted.abs().max()),
-            accuracy=None if labels is None else _accuracy(outputs, labels),
-            disk_bytes=one.disk_bytes,
-            plain_bytes=one.plain_bytes,
-            memory_bytes=one.memory_bytes,
-            multiply_adds=one.multiply_adds(inputs[:1]),
-            latency_s={batch: latency[batch][one.name] for batch in batches},
+
+
+def _name_classes(labels: Tensor, outputs: Tensor) -> None:
+    whole = isinstance(labels, Tensor) and not labels.is_floating_point() and labels.dtype is not torch.bool
+    if not whole or labels.shape != outputs.shape[:-1] or outputs.shape[-1] < 2:
+        kind = f"{labels.dtype}, {_shape(labels)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise BadInput(
+            where="labels",
+            expected="whole numbers, N or N x T: of each of the model's outputs, N or N x T x classes, the class",
+            found=f"{kind}, for outputs of {_shape(outputs)}",
+            todo="Flatten or argmax them; without labels no accuracy is asked for.",
         )
-        for one in candidates
-        for outputs in [_outputs(one, inputs)]
-    ]
+
+
+def _shape(values: Tensor) -> str:
+    return " x ".join(map(str, values.shape)) or "one number"
 
 
 @dataclass(frozen=True)
@@ -165,25 +207,27 @@ class _Candidate:
 
     @property
     def place(self) -> torch.device:
-        return next((value.device for value in self.stored.parameters()), torch.device("cpu"))
+        return self._number.device
+
+    @property
+    def _number(self) -> Tensor:
+        """One of those that it computes with."""
+        values = self.stored.state_dict(keep_vars=True).values()
+        return next((value for value in values if value.is_floating_point()), torch.empty(0))
 
     def laid_out(self, inputs: Tensor) -> Tensor:
         """As this form takes them: where its weights are, and in their type."""
-        kind = next((value.dtype for value in self.stored.parameters()), inputs.dtype)
-        inputs = inputs.to(self.place, kind if inputs.is_floating_point() else None)
+        inputs = inputs.to(self.place, self._number.dtype if inputs.is_floating_point() else None)
         if self.name == CHANNELS_LAST:
             return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs.contiguous()
+        return inputs.clone(memory_format=torch.contiguous_format)  # maps of one channel are contiguous in any layout
 
 
 CHANNELS_LAST = "dense, channels last"
 
 
-def _candidates(dense: nn.Module, inputs: Tensor, batch: int) -> Iterator[_Candidate]:
-    whole = _Candidate("dense", dense, dense, dense)
-    example = whole.laid_out(inputs[:2])
-    on_cpu = whole.place.type == CPU
-    yield whole
+def _others(whole: _Candidate, inputs: Tensor, batch: int) -> Iterator[_Candidate]:
+    dense, example, on_cpu = whole.stored, whole.laid_out(inputs[:2]), whole.place.type == CPU
     if inputs.dim() == 4 and any(isinstance(module, nn.Conv2d) for module in dense.modules()):
         last = copy.deepcopy(dense).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         yield _Candidate(CHANNELS_LAST, last, dense, last)
@@ -196,15 +240,19 @@ def _candidates(dense: nn.Module, inputs: Tensor, batch: int) -> Iterator[_Candi
         yield _Candidate("compact", small, small, small)
         if on_cpu:
             yield from _in_onnx("compact", small, example)
-    if on_cpu and kernels.sets():
-        found = sparse(dense, inputs[:batch])
-        yield _Candidate("sparse", found, dense, found)
+    timed = whole.laid_out(inputs[:batch])
+    if on_cpu:
+        yield from _in_kernels("sparse", dense, timed)
     rounded = quantise(small or dense)
     yield _Candidate("compact int8" if small else "int8", rounded, rounded, rounded)
-    if on_cpu and kernels.sets():
-        rounded = quantise(dense)
-        found = sparse(rounded, inputs[:batch])
-        yield _Candidate("sparse int8", found, rounded, found)
+    if on_cpu:
+        yield from _in_kernels("sparse int8", quantise(dense), timed)
+
+
+def _in_kernels(name: str, model: nn.Module, example: Tensor) -> Iterator[_Candidate]:
+    with suppress(BadInput):
+        found = sparse(model, example)
+        yield _Candidate(name, found, model, found)
 
 
 def _followed(dense: nn.Module, example: Tensor) -> nn.Module | None:
@@ -256,9 +304,41 @@ def _accuracy(outputs: Tensor, labels: Tensor) -> float:
     return float((outputs.argmax(dim=-1) == labels)[asked].double().mean())
 
 
+@dataclass(frozen=True)
+class _Compared:
+    difference: float
+    accuracy: float | None
+
+
+def _compared(
+    one: _Candidate, wanted: Tensor, inputs: Tensor, labels: Tensor | None, batches: Sequence[int]
+) -> _Compared | None:
+    """None where it cannot be called with all of them: a `view`, for instance, does not fit every layout of memory."""
+    try:
+        outputs = _outputs(one, inputs)
+        for batch in batches:
+            _outputs(one, inputs[:batch])
+        difference = float((outputs - wanted).abs().max())
+    except Exception:  # it runs the model's own code, which may raise anything
+        return None
+    return _Compared(difference, None if labels is None else _accuracy(outputs, labels))
+
+
 def _outputs(one: _Candidate, inputs: Tensor) -> Tensor:
     with torch.inference_mode():
-        return torch.cat([one.call(one.laid_out(chunk)).cpu() for chunk in inputs.split(CHUNK)])
+        return torch.cat([_of_each(one.call(one.laid_out(chunk)), chunk) for chunk in inputs.split(CHUNK)])
+
+
+def _of_each(outputs: Tensor, inputs: Tensor) -> Tensor:
+    numbers = isinstance(outputs, Tensor) and outputs.dtype is not torch.bool
+    if not numbers or not outputs.dim() or len(outputs) != len(inputs):
+        raise BadInput(
+            where="the model",
+            expected=f"one tensor of numbers for {len(inputs)} inputs, {len(inputs)} x ...",
+            found=f"{outputs.dtype}, {_shape(outputs)}" if isinstance(outputs, Tensor) else type(outputs).__name__,
+            todo="Wrap it in a module that gives the one that matters; its mask has other names then.",
+        )
+    return outputs.cpu()
 
 
 def write(forms: Sequence[Form], example: Tensor, folder: str | Path) -> list[Path]:

@@ -6,18 +6,19 @@ batch 1, half as long at batch 64, with errors of up to 3 % of the outputs' stan
 it is deprecated.
 """
 
-import copy
-from collections import Counter
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+
+from tombola.cash.plain import copied, only_called
 
 LARGEST = 127  # symmetric: -128 is not used
 
 
 class QuantisedLinear(nn.Module):
-    """A linear layer of int8 weights, y = (x Q^T) s + b, with one scale s for each output."""
+    """A linear layer of int8 weights, y = x (s Q)^T + b, with one scale s for each output."""
 
     weight: Tensor
     scale: Tensor
@@ -30,8 +31,7 @@ class QuantisedLinear(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
-        product = F.linear(values, self.weight.to(values.dtype)) * self.scale
-        return product if self.bias is None else product + self.bias
+        return F.linear(values, restored(self), self.bias)
 
     def extra_repr(self) -> str:
         """Its size."""
@@ -39,7 +39,7 @@ class QuantisedLinear(nn.Module):
 
 
 class QuantisedConv2d(nn.Module):
-    """A convolution of int8 weights, y = (x * Q) s + b, with one scale s for each channel that it gives."""
+    """A convolution of int8 weights, y = x * (s Q) + b, with one scale s for each channel that it gives."""
 
     weight: Tensor
     scale: Tensor
@@ -54,10 +54,7 @@ class QuantisedConv2d(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[N, inputs, H, W] -> [N, outputs, H', W']."""
-        weight = self.weight.to(maps.dtype)
-        product = F.conv2d(maps, weight, None, self.stride, self.padding, self.dilation, self.groups)
-        product = product * self.scale[:, None, None]
-        return product if self.bias is None else product + self.bias[:, None, None]
+        return F.conv2d(maps, restored(self), self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """Its size."""
@@ -68,24 +65,22 @@ def quantise(model: nn.Module) -> nn.Module:
     """A copy of `model`, in eval mode, whose linear layers and 2-D convolutions have weights of int8.
 
     q = round(w / s) with s = max |w| / 127 over the weights of one output: |w - s q| <= s / 2, and what is pruned stays
-    exactly 0. Biases, norms and embeddings stay floats, and so do weights that two layers share, and convolutions that
-    pad with anything but zeros.
+    exactly 0. Biases, norms and embeddings stay floats, and so do weights that two layers share, that the model's own
+    code or torch's reads, or whose layer has hooks, and convolutions that pad with anything but zeros.
+
+    Raises:
+        BadInput: the model cannot be copied.
 
     >>> layer = nn.Linear(3, 1, bias=False)
     >>> layer.weight = nn.Parameter(torch.tensor([[-1.0, 0.0, 0.5]]))
     >>> quantise(layer).weight
     tensor([[-127,    0,   64]], dtype=torch.int8)
     """
-    small = copy.deepcopy(model).eval()
-    uses = Counter(id(value) for _, value in small.named_parameters(remove_duplicate=False))
-    made: dict[int, nn.Module] = {}
-    for name, module in list(small.named_modules(remove_duplicate=False)):
-        new = made.setdefault(id(module), quantised_layer(module)) if not _tied(module, uses) else module
-        if new is not module and not name:
-            return new
-        if new is not module:
-            small.set_submodule(name, new)
-    return small
+    small, read = nn.Sequential(copied(model)), _read(model)
+    for name, layer in list(only_called(small, (nn.Linear, nn.Conv2d))):
+        if name not in read:
+            small.set_submodule(name, quantised_layer(layer))
+    return small[0]
 
 
 def quantised_layer(module: nn.Module) -> nn.Module:
@@ -98,13 +93,16 @@ def quantised_layer(module: nn.Module) -> nn.Module:
 
 
 def restored(layer: QuantisedLinear | QuantisedConv2d) -> Tensor:
-    """The weights that it computes with, s q, as floats."""
-    return layer.weight * layer.scale.view(-1, *[1] * (layer.weight.dim() - 1))
+    """The weights that it computes with, s q, as floats: not sums are scaled, which do not fit into a float16."""
+    return (layer.weight.to(layer.scale.dtype).transpose(0, -1) * layer.scale).transpose(0, -1)
 
 
-def _tied(module: nn.Module, uses: Counter[int]) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, nn.Parameter) and uses[id(weight)] > 1
+def _read(model: nn.Module) -> set[str]:
+    """The layers whose numbers the model's code reads, as far as torch.fx can follow it; by name, behind a "0."."""
+    tracer = fx.Tracer()
+    with suppress(Exception):  # it runs the model's own code; what was found until then stays
+        tracer.trace(nn.Sequential(copied(model)))
+    return {str(node.target).rpartition(".")[0] for node in tracer.graph.nodes if node.op == "get_attr"}
 
 
 def _store(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
@@ -113,4 +111,6 @@ def _store(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
     steps = torch.where(scale > 0, scale, 1).view(-1, *[1] * (weight.dim() - 1))
     module.register_buffer("weight", (weight / steps).round().clamp(-LARGEST, LARGEST).to(torch.int8))
     module.register_buffer("scale", scale)
-    module.register_buffer("bias", None if bias is None else bias.detach().clone())
+    # A parameter, so that `next(model.parameters())` still tells device and type.
+    own = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+    module.register_parameter("bias", own)

@@ -3,11 +3,10 @@
 This has not been tried on a GPU: tests do it with torch's own code on a CPU, but for the product of two matrices.
 """
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
+from tombola.cash.plain import copied
 from tombola.errors import BadInput
 
 _Converted = torch.sparse.SparseSemiStructuredTensor
@@ -41,7 +40,7 @@ def semi_structured(model: nn.Module) -> nn.Module:
         BadInput: there is no such device, the model is not on it, or none of its layers can be converted.
     """
     _device(model)
-    small = copy.deepcopy(model).eval()
+    small = copied(model)
     uses = [id(value) for value in small.state_dict(keep_vars=True).values()]
     refused: dict[str, str] = {}
     converted = 0

@@ -4,9 +4,10 @@ At 20 % density and more a dense product is often faster, and then stays.
 """
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -16,9 +17,13 @@ from torch.nn.utils import fusion
 
 from tombola.cash import timing
 from tombola.cash.layers import Connected, Convolved, MaxPool2d, SparseChain, SparseConv2d, convolvable, tiles
+from tombola.cash.plain import copied, hooked, only_called, tensors
 from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear
 from tombola.engine import kernels
 from tombola.errors import BadInput
+
+TOLERANCE = 1e-3  # of the largest output: more is not rounding
+LEAST = 1e-6  # and less than this always is
 
 
 def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere: bool = False) -> nn.Module:
@@ -28,8 +33,9 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
     normalisations are folded into the layers before them, ReLUs become part of these, and fully connected layers with
     nothing but ReLUs between them one call. Outputs are those of `model` up to rounding: sums have another order.
 
-    Where torch.fx cannot follow the model, as its calls depend on its input's values, layers are replaced one by one:
-    those that `example` reaches, whose weights no other layer shares, and of which nothing is read but what they give.
+    Where torch.fx cannot follow the model, as its calls depend on its input's values, or the model has hooks, layers
+    are replaced one by one: those that `example` reaches, whose weights no other layer shares, which have no hooks, and
+    of which nothing is read but what they give. What was made is compared with `model` before it is handed out.
 
     Args:
         model: linear layers and 2-D convolutions, or their quantised forms; all other modules stay as they are.
@@ -38,7 +44,8 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
         everywhere: whether to replace layers also where that is slower.
 
     Raises:
-        BadInput: the kernels were not compiled.
+        BadInput: the kernels were not compiled, no number of the model is a float32 on the CPU, it cannot be copied, or
+            it gives something else when its layers are sparse.
 
     >>> network = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 2))
     >>> sparse(network, torch.zeros(1, 40), everywhere=True)
@@ -51,11 +58,83 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
             found="none: when Tombola was installed there was no C compiler that could do it",
             todo="Install one and Tombola again; `cash.compact` needs none.",
         )
+    _fits(model)
     inputs = example if isinstance(example, tuple) else (example,)
-    traced = _traced(copy.deepcopy(model).eval(), inputs)
-    if traced is None:
-        return _one_by_one(copy.deepcopy(model).eval(), inputs, everywhere)
-    graph = _fused(traced, inputs)
+    makes = (_in_one_graph, _one_by_one)
+    last: Exception | None = None
+    with torch.random.fork_rng(devices=[]):  # a model may draw in eval mode too
+        asked = list(_asked(model, inputs))
+        for make in makes[1:] if any(hooked(module) for module in model.modules()) else makes:
+            try:
+                found = make(copied(model), inputs, everywhere)
+                if _agrees(found, asked):
+                    return found
+                last = None
+            except Exception as error:  # it runs the model's own code, which may raise anything
+                last = error
+    raise BadInput(
+        where=type(model).__name__,
+        expected="a model that gives the same when its layers are other modules, which compute the same",
+        found=f"one that raises {last!r}" if last else "one that gives something else",
+        todo="Code that asks for the class of a layer, or reads what is in it, cannot have it sparse.",
+    ) from last
+
+
+def _fits(model: nn.Module) -> None:
+    kinds = [f"{value.dtype} on {value.device}" for value in model.state_dict().values() if value.is_floating_point()]
+    if kinds and f"{torch.float32} on cpu" not in kinds:
+        raise BadInput(
+            where=type(model).__name__,
+            expected="a model of float32 on the CPU",
+            found=kinds[0],
+            todo="Convert it first: model.cpu().float().",
+        )
+
+
+# ---- whether a model gives the same
+
+
+def _asked(model: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[tuple[tuple[Tensor, ...], list[Tensor]]]:
+    """Inputs, and what the model gives for them: for its example, and for random numbers like it."""
+    yield inputs, _answers(model, inputs)
+    draw = torch.Generator().manual_seed(0)
+    drawn = tuple(
+        torch.randn(each.shape, generator=draw).to(each.dtype) if each.is_floating_point() else each for each in inputs
+    )
+    with suppress(Exception):  # it may have been made for other numbers
+        yield drawn, _answers(model, drawn)
+
+
+def _answers(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """What a copy gives, which may write into its inputs and its own state, with the same random numbers every time."""
+    torch.default_generator.manual_seed(0)
+    with torch.no_grad():
+        return tensors(copied(model)(*(each.clone() for each in inputs)))
+
+
+def _agrees(model: nn.Module, asked: Sequence[tuple[tuple[Tensor, ...], list[Tensor]]]) -> bool:
+    """Whether it gives what is wanted, up to rounding: where that is finite, as 0 times NaN is nothing here."""
+    for inputs, wanted in asked:
+        found = _answers(model, inputs)
+        if [each.shape for each in found] != [each.shape for each in wanted]:
+            return False
+        pairs = [
+            (own.where(own.isfinite(), 0), (one - own).where(own.isfinite(), 0))
+            for one, own in zip(found, wanted, strict=True)
+            if own.is_floating_point() and own.numel()  # a whole number may be the place of one of two that are equal
+        ]
+        largest = max((float(own.abs().max()) for own, _ in pairs), default=0)
+        if not all(float(apart.abs().max()) <= TOLERANCE * largest + LEAST for _, apart in pairs):  # NaN is not
+            return False
+    return True
+
+
+# ---- layers of a graph
+
+
+def _in_one_graph(model: nn.Module, inputs: tuple[Tensor, ...], everywhere: bool) -> nn.Module:
+    """Raises: anything, where there is no one graph for every input, or what was found cannot be run."""
+    graph = _fused(_traced(model), inputs)
     runs = list(_runs(graph))
     given = _given(graph, [run.first for run in runs], inputs)
     for run in runs:
@@ -116,16 +195,10 @@ class _Tracer(fx.Tracer):
         return isinstance(m, QuantisedLinear | QuantisedConv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule | None:
-    """The graph of its calls; None where there is no one graph for every input, or what was found cannot be run."""
+def _traced(model: nn.Module) -> fx.GraphModule:
     if isinstance(model, Connected | Convolved):  # a layer by itself would be looked into
         model = nn.Sequential(model)
-    try:
-        graph = fx.GraphModule(model, _Tracer().trace(model))
-        _given(graph, [], inputs)
-    except Exception:  # it runs the model's own code, which may raise anything
-        return None
-    return graph
+    return fx.GraphModule(model, _Tracer().trace(model))
 
 
 def _fused(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
@@ -134,6 +207,7 @@ def _fused(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     called = [node for node in graph.graph.nodes if node.op == "call_module" and node.args]
     of_units = [node for node in called if isinstance(modules[str(node.target)], nn.BatchNorm1d)]
     given = _given(graph, of_units, inputs) if of_units else {}
+    read = {id(attrgetter(str(node.target))(graph)) for node in graph.graph.nodes if node.op == "get_attr"}
     for node in called:
         before = node.args[0]
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
@@ -143,8 +217,10 @@ def _fused(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
             not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
             or not norm.track_running_stats
             or _calls(graph, before) > 1
+            or any(id(value) in read for value in layer.parameters())
         ):
             continue
+        _make_affine(norm)
         if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
             new: nn.Module = fusion.fuse_conv_bn_eval(layer, norm)
         elif type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d and given[node].dim() == 2:  # else another axis
@@ -157,6 +233,15 @@ def _fused(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
         graph.graph.erase_node(node)
     graph.recompile()
     return graph
+
+
+def _make_affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    """With a scale and a shift that change nothing, where it has none: torch folds no other into linear layers."""
+    assert norm.running_mean is not None
+    if norm.weight is None:
+        norm.weight = nn.Parameter(torch.ones_like(norm.running_mean))
+    if norm.bias is None:
+        norm.bias = nn.Parameter(torch.zeros_like(norm.running_mean))
 
 
 def _calls(graph: fx.GraphModule, node: fx.Node) -> int:
@@ -235,7 +320,7 @@ class _Inputs(fx.Interpreter):
     """Runs a graph and keeps what some of its nodes are called with."""
 
     def __init__(self, graph: fx.GraphModule, wanted: Sequence[fx.Node]) -> None:
-        super().__init__(graph)
+        super().__init__(copy.deepcopy(graph), graph=graph.graph)  # whose state changes with every call, perhaps
         self.wanted, self.found = set(wanted), dict[fx.Node, Tensor]()
 
     def run_node(self, n: fx.Node) -> Any:
@@ -248,7 +333,7 @@ def _given(graph: fx.GraphModule, nodes: Sequence[fx.Node], inputs: tuple[Tensor
     """What each of the nodes is called with."""
     interpreter = _Inputs(graph, nodes)
     with torch.inference_mode():
-        interpreter.run(*inputs)
+        interpreter.run(*(each.clone() for each in inputs))
     return interpreter.found
 
 
@@ -289,38 +374,23 @@ class _Watched(nn.Module):
 
 def _one_by_one(model: nn.Module, inputs: tuple[Tensor, ...], everywhere: bool) -> nn.Module:
     """`model`, its layers replaced where they stand; nothing is folded or fused."""
-    uses = Counter(id(value) for value in model.state_dict(keep_vars=True).values())
-    watched = {name: _Watched(layer) for name, layer in _layers(model) if _replaceable(layer, uses)}
+    whole, tried = nn.Sequential(model), nn.Sequential(copied(model))  # so that `model` may be a layer itself
+    layers = only_called(tried, (nn.Linear, nn.Conv2d, QuantisedLinear, QuantisedConv2d))
+    watched = {name: _Watched(layer) for name, layer in layers if _replaceable(layer)}
     for name, watch in watched.items():
-        model.set_submodule(name, watch)
+        tried.set_submodule(name, watch)
     with torch.no_grad():  # not inference mode: a model may keep what it computes
-        model(*inputs)
+        tried[0](*(each.clone() for each in inputs))
     for name, watch in watched.items():
         layer: Connected | Convolved = watch.layer
-        model.set_submodule(name, layer)
         if watch.given and watch.only_called:
             new = SparseConv2d(layer) if isinstance(layer, Convolved) else SparseChain([layer], [False])
             if everywhere or _faster(new, layer, max(watch.given, key=Tensor.numel)):
-                model.set_submodule(name, new)
-    return model
+                whole.set_submodule(name, new)
+    return whole[0]
 
 
-def _layers(module: nn.Module, path: str = "") -> Iterator[tuple[str, Connected | Convolved]]:
-    """Those that its own code can only call: torch's compound modules reach into theirs."""
-    for name, child in module.named_children():
-        if type(child) in (nn.Linear, nn.Conv2d, QuantisedLinear, QuantisedConv2d):
-            yield path + name, cast("Connected | Convolved", child)
-        elif isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict) or not _of_torch(child):
-            yield from _layers(child, f"{path}{name}.")
-
-
-def _of_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn.")
-
-
-def _replaceable(layer: Connected | Convolved, uses: Counter[int]) -> bool:
-    """Whether it is of float32, unhooked, a convolution that the kernels know, and its weight nobody else's."""
+def _replaceable(layer: Connected | Convolved) -> bool:
+    """Whether it is of float32, and a convolution that the kernels know."""
     numbers = layer.scale if isinstance(layer, QuantisedLinear | QuantisedConv2d) else layer.weight
-    hooked = layer._forward_hooks or layer._forward_pre_hooks
-    known = not isinstance(layer, Convolved) or convolvable(layer)
-    return numbers.dtype is torch.float32 and not hooked and known and uses[id(layer.weight)] == 1
+    return numbers.dtype is torch.float32 and (not isinstance(layer, Convolved) or convolvable(layer))

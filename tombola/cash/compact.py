@@ -16,8 +16,9 @@ from torch import Tensor, fx, nn
 from tombola import mask as masks
 from tombola import weights
 from tombola.cash import flow
-from tombola.cash.flow import Flow, Layer, is_attention
+from tombola.cash.flow import Flow, Layer
 from tombola.cash.quantise import quantised_layer
+from tombola.cash.trace import is_attention
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.weights import Weights
@@ -334,9 +335,12 @@ def _without_written_widths(model: nn.Module, found: Flow, picked: _Picked) -> n
     outdated = [node for node, units in found.flattenings if not picked.stays[units].all()]
     if not outdated:
         return model
+    graph = found.trace.graph
     for node in outdated:
-        with found.graph.inserting_before(node):
-            flat = found.graph.call_function(torch.flatten, (node.all_input_nodes[0], 1))
+        with graph.inserting_before(node):
+            flat = graph.call_function(torch.flatten, (node.all_input_nodes[0], 1))
         node.replace_all_uses_with(flat)
-        found.graph.erase_node(node)
-    return fx.GraphModule(model, found.graph, type(model).__name__)
+        graph.erase_node(node)
+    for name, constant in found.trace.constants.items():
+        setattr(model, name, constant)
+    return fx.GraphModule(model, graph, type(model).__name__)

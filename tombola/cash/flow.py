@@ -21,7 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
-from tombola.errors import BadInput
+from tombola.cash.trace import Trace, is_attention, trace
 
 STAYS = 0  # the unit that stands for all that is not ours to remove; what is tied to it stays
 
@@ -54,7 +54,7 @@ _POINTWISE_CALLS = _functions(
     "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus softsign "
     "logsigmoid tanhshrink threshold clamp abs neg square sqrt exp dropout dropout1d dropout2d dropout3d alpha_dropout "
     "contiguous clone detach"
-) | {operator.neg, operator.truediv, operator.pow}  # with a number: two values are no single source
+) | {operator.neg, operator.truediv, operator.itruediv, operator.pow, operator.ipow}  # with a number only
 _POOL_CALLS = _functions(
     "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
@@ -66,7 +66,6 @@ _RESHAPES = _VIEWS | _functions("flatten squeeze")
 _JOINS = _functions("cat concat")
 _MEANS = _functions("mean")
 _PADS = _functions("pad")
-_IN_PLACE = {operator.iadd, operator.isub, operator.imul}
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +127,7 @@ class Flow:
         attentions: names of the attention modules that may lose heads.
         flattenings: nodes that flatten to a width written into the code, with the units they flatten.
         groups: the group of each unit; units of a group stay or go together, as their channels are added.
-        graph: of the calls.
+        trace: of the calls.
     """
 
     layers: Sequence[Layer]
@@ -136,7 +135,7 @@ class Flow:
     attentions: Sequence[str]
     flattenings: Sequence[tuple[fx.Node, Tensor]]
     groups: Tensor
-    graph: fx.Graph
+    trace: Trace
 
 
 def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
@@ -146,74 +145,20 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
         BadInput: what the model calls depends on its input's values, so that there is no one graph of calls; or it
             cannot be called with `example`.
     """
-    graph = _trace(model)
-    follower = _Follower(model, graph, _shapes(model, graph, example))
-    for node in graph.nodes:
+    found = trace(model, example)
+    follower = _Follower(model, found)
+    for node in found.graph.nodes:
         follower.visit(node)
     return follower.flow()
-
-
-def is_attention(module: nn.Module) -> bool:
-    """Whether it is self-attention whose heads can be told apart, like `tombola.models.transformer.SelfAttention`."""
-    parts = [getattr(module, name, None) for name in ("query", "key", "value", "projection")]
-    sizes = [getattr(module, name, None) for name in ("heads", "head_width")]
-    return all(type(part) is nn.Linear for part in parts) and all(isinstance(size, int) for size in sizes)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_attention(m) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _trace(model: nn.Module) -> fx.Graph:
-    try:
-        return _Tracer().trace(model)
-    except Exception as error:  # it runs the model's own code, which may raise anything
-        raise BadInput(
-            where=type(model).__name__,
-            expected="a model that calls the same modules for every input, as torch.fx can trace it",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            todo="It cannot be compacted; quantised and exported it can be.",
-        ) from error
-
-
-def _shapes(model: nn.Module, graph: fx.Graph, example: tuple[Tensor, ...]) -> dict[fx.Node, tuple[int, ...]]:
-    """The shape of each tensor when the model is called with `example`."""
-    shapes = _Shapes(model, graph)
-    try:
-        with torch.no_grad():
-            shapes.run(*example)
-    except (RuntimeError, TypeError, IndexError) as error:
-        raise BadInput(
-            where="the example",
-            expected=f"what {type(model).__name__} can be called with",
-            found=", ".join(str(tuple(each.shape)) for each in example) + f" ({str(error).splitlines()[0]})",
-            todo="Give it a batch of inputs, as a tensor or a tuple of them.",
-        ) from error
-    return shapes.found
-
-
-class _Shapes(fx.Interpreter):
-    """Runs the graph and keeps the shape of each tensor."""
-
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(model, graph=graph)
-        self.found: dict[fx.Node, tuple[int, ...]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.found[n] = tuple(value.shape)
-        return value
 
 
 class _Follower:
     """Goes from call to call; `values` holds the channels of each value that has some, None behind a barrier."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, shapes: dict[fx.Node, tuple[int, ...]]) -> None:
+    def __init__(self, model: nn.Module, found: Trace) -> None:
         self.modules = dict(model.named_modules())
-        self.graph, self.shapes = graph, shapes
-        self.shared = _shared(model, graph)
+        self.trace, self.shapes = found, found.shapes
+        self.shared = _shared(model, found.graph)
         self.values: dict[fx.Node, Channels | None] = {}
         self.inputs: set[fx.Node] = set()  # the model's own, flattened or not
         self.units = 1  # STAYS
@@ -229,12 +174,12 @@ class _Follower:
         ends = ties.numpy()
         edges = coo_array((np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(self.units, self.units))
         groups = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
-        return Flow(self.layers, self.along, self.attentions, self.flattenings, groups, self.graph)
+        return Flow(self.layers, self.along, self.attentions, self.flattenings, groups, self.trace)
 
     def visit(self, node: fx.Node) -> None:
         """Find the channels of what `node` gives."""
         channels = self._channels(node)
-        if channels is not None and self._overwritten(node):
+        if channels is not None and node in self.trace.overwritten:
             self._keep(channels)
             channels = None
         self.values[node] = channels
@@ -281,19 +226,6 @@ class _Follower:
         if node.op not in ("call_function", "call_method"):
             return None
         return next((known for calls, known in families if node.target in calls), None)
-
-    def _overwritten(self, node: fx.Node) -> bool:
-        """Whether a call overwrites this value in place, so that its other readers find something else."""
-        return len(node.users) > 1 and any(self._overwrites(user, node) for user in node.users)
-
-    def _overwrites(self, user: fx.Node, node: fx.Node) -> bool:
-        """Whether `user` writes into the value of `node`, or gives the same memory to a call that does."""
-        module = self.modules[str(user.target)] if user.op == "call_module" else None
-        if user.target in _RESHAPES or type(module) in (nn.Flatten, nn.Identity, nn.Dropout):
-            return any(self._overwrites(later, user) for later in user.users)
-        method = user.op == "call_method" and str(user.target).endswith("_")
-        function = user.target in _IN_PLACE or bool(user.kwargs.get("inplace"))
-        return _source(user) is node and (method or function or bool(getattr(module, "inplace", False)))
 
     # ---- units
 

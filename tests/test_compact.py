@@ -644,6 +644,41 @@ def test_a_model_whose_calls_depend_on_values_is_refused() -> None:
         compact(Undecided(), Mask({}), torch.zeros(1, 2))
 
 
+class Sized(nn.Module):
+    """Its code looks at its layers."""
+
+    def __init__(self, between: Callable[["Sized", Tensor], Any]) -> None:
+        super().__init__()
+        self.between, self.first, self.last = between, nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, values: Tensor) -> Any:
+        return self.last(self.between(self, self.first(values)))
+
+
+SIZED: dict[str, Callable[[Sized, Tensor], Any]] = {
+    "a size is read": lambda model, inner: inner / model.first.out_features,
+    "a class is asked for": lambda model, inner: inner.tanh() if isinstance(model.first, nn.Linear) else inner,
+    "axes of size 1 are dropped": lambda _, inner: inner.squeeze(),
+}
+
+
+@pytest.mark.parametrize("between", SIZED.values(), ids=SIZED)
+def test_a_model_whose_code_looks_at_its_layers_is_refused(between: Callable[[Sized, Tensor], Any]) -> None:
+    model, mask = drawn(Sized(between), 1.0)
+    mask = channel_dies(model, mask, "first.weight", 0, 1, 2, 3)
+    unread = mask["first.weight"].clone()
+    unread[:, 0] = False
+    with pytest.raises(BadInput, match="Sized: expected the same outputs from smaller layers"):
+        compact(model, Mask({**mask, "first.weight": unread}), examples(3))
+
+
+def test_models_that_draw_random_numbers_are_compared_under_the_same_seed() -> None:
+    model, mask = drawn(Sized(lambda _, inner: F.dropout(inner.relu() + torch.rand_like(inner[:, :1]))), 0.2)
+    before = torch.get_rng_state()
+    compact(model, mask, examples(3))
+    assert before.equal(torch.get_rng_state())
+
+
 def test_a_mask_of_another_model_is_refused() -> None:
     for name, shape in (("0.weight", (3, 2)), ("1.weight", (2, 2))):
         with pytest.raises(BadInput, match="belongs to another model"):

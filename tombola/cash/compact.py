@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from tombola import mask as masks
 from tombola import weights
-from tombola.cash import flow
+from tombola.cash import agreement, flow
 from tombola.cash.flow import Flow, Layer
 from tombola.cash.quantise import quantised_layer
 from tombola.cash.trace import is_attention
@@ -56,15 +56,15 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
     Args:
         model: trained; it is left as it was.
         mask: of the ticket; a weight that is 0 counts as dead too.
-        example: what `model` is called with; only its shape matters.
+        example: what `model` is called with; both models are called with it, and with random numbers of its shape.
 
     Returns:
         A model of the same class, with smaller layers under the same names; only if a width of a layer is written into
         its code, `x.view(-1, 400)`, is it a `torch.fx.GraphModule` instead.
 
     Raises:
-        BadInput: the mask is another model's, the model cannot be called with `example`, or what it calls depends on
-            its input's values.
+        BadInput: the mask is another model's, the model cannot be called with `example`, what it calls depends on its
+            input's values, or what it computes depends on the sizes of its layers.
 
     >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> alive = Mask({"0.weight": torch.tensor([[True, True, False], [False, False, False]])})
@@ -79,7 +79,8 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
     )
     """
     small = masked(model, mask)
-    found = flow.follow(small, example if isinstance(example, tuple) else (example,))
+    example = example if isinstance(example, tuple) else (example,)
+    found = flow.follow(small, example)
     picked = _pick(found)
     for layer in found.layers:
         module = small.get_submodule(layer.name)
@@ -90,7 +91,9 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
         _slice(small.get_submodule(name), picked.stays[units])
     for name in found.attentions:
         _drop_heads(small.get_submodule(name))
-    return _without_written_widths(small, found, picked)
+    small = _without_written_widths(small, found, picked)
+    agreement.check(masked(model, mask), small, example)
+    return small
 
 
 def fitted(model: nn.Module, values: Weights) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from tombola.cash.agreement import seeded
 from tombola.errors import BadInput
 
 
@@ -37,10 +38,15 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
             cannot be called with `example`.
     """
     called = copy.deepcopy(model)
-    graph = _graph(called)
+    with seeded(0):
+        graph = _graph(called)
     run = _Run(called, graph)
     try:
-        with torch.inference_mode(False), torch.no_grad():  # tensors of an inference do not count what is written
+        with (
+            seeded(0),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # tensors of an inference do not count what is written
             run.run(*(each.clone() if isinstance(each, Tensor) else each for each in example))
     except (RuntimeError, TypeError, IndexError) as error:
         raise BadInput(

@@ -397,13 +397,13 @@ def test_a_channel_of_a_product_goes_if_one_side_is_0() -> None:
 class Tapped(nn.Module):
     """A sum, one side of which is read behind a padding too."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.left, self.right, self.last = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 4, 3), nn.Conv2d(4, 2, 1)
-        self.tap = nn.Conv2d(4, 2, 3, padding=1)
+        self.tap, self.norm = nn.Conv2d(4, 2, 3, padding=1), norm or nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
-        left = self.left(maps)
+        left = self.norm(self.left(maps))
         scores: Tensor = self.last(left + self.right(maps)) + self.tap(left)
         return scores
 
@@ -415,6 +415,22 @@ def test_a_channel_that_stays_anyway_carries_the_constants() -> None:
     mask = channel_dies(model, channel_dies(model, mask, "left.weight", 0, 1), "right.weight", 0)
     small = compacted(model, mask, examples(2, 6, 6))
     assert outputs(small, examples(2, 6, 6)) == [3, 3, 2, 2]  # channel 0 is gone, 1 is what `right` varies
+
+
+@pytest.mark.parametrize("tiny", [1e-2, 1e-6])
+def test_a_tiny_constant_carries_no_large_one(tiny: float) -> None:
+    """Through a norm, 0.7 - (0.7 - tiny), where float32 rounds what is left of 0.7."""
+    model = Tapped(nn.BatchNorm2d(4))
+    with torch.no_grad():
+        model.left.bias.copy_(torch.tensor([0.7, 3.0, 3.0, 3.0]))  # type: ignore[union-attr]
+        model.norm.running_mean.copy_(torch.tensor([0.7 - tiny, 0, 0, 0]))  # type: ignore[union-attr, operator]
+    mask = channel_dies(model, channel_dies(model, masks.full(model), "left.weight", 0, 1, 2), "right.weight", 1, 2)
+    inputs = examples(2, 6, 6).float()
+    small = compact(model, mask, inputs[:1])
+    with torch.no_grad():
+        expected, found = masked(model, mask).eval()(inputs), small(inputs)
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4
+    assert outputs(small, inputs)[0] == (2 if tiny > 1e-3 else 3)
 
 
 class Written(nn.Module):

@@ -24,6 +24,7 @@ from tombola.mask import Mask
 from tombola.weights import Weights
 
 _RESIZED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_CARRIES = 1e-3  # of the largest constant
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -224,10 +225,14 @@ def _carries(layer: Layer) -> Tensor:
 
 
 def _carrier(layer: Layer, stays: Tensor) -> int:
-    """The constant into which the others are merged: one that stays anyway if there is any, of these the largest."""
-    able = _carries(layer)
-    anyway = able & stays[layer.reads.units]
-    return int(layer.reads.constants.abs().where(anyway if anyway.any() else able, 0).argmax())
+    """The constant into which the others are merged: the largest that stays anyway, or else the largest of all.
+
+    The others are divided by it, so that its rounding grows with them: one that is much smaller than they are carries
+    nothing.
+    """
+    sizes = layer.reads.constants.abs().where(_carries(layer), 0)
+    anyway = sizes.where(stays[layer.reads.units], 0)
+    return int((anyway if anyway.max() >= _CARRIES * sizes.max() else sizes).argmax())
 
 
 # ---- smaller modules

@@ -562,6 +562,40 @@ def test_layers_that_are_shared_stay_as_they_are() -> None:
     assert len(small.get_parameter("inner.weight")) <= 4
 
 
+class Reused(nn.Module):
+    """As torchvision and tutorials have it: one ReLU, one pooling, one dropout for all; a residual stream among it."""
+
+    def __init__(self, relu: nn.Module) -> None:
+        super().__init__()
+        self.relu, self.pool, self.drop, self.flat = relu, nn.MaxPool2d(2), nn.Dropout(), nn.Flatten()
+        self.first, self.second, self.third = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+        self.hidden, self.output = nn.Linear(6 * 4, 8), nn.Linear(8, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        stream = self.pool(self.relu(self.first(maps)))
+        branch = self.second(stream)
+        branch = self.third(self.relu(branch))
+        branch += stream
+        values = self.drop(self.flat(self.pool(self.relu(branch))))
+        scores: Tensor = self.output(self.drop(self.flat(self.relu(self.hidden(values)))))
+        return scores
+
+
+@pytest.mark.parametrize("relu", [nn.ReLU(), nn.ReLU(inplace=True), nn.Sigmoid()])
+def test_modules_without_weights_are_called_any_number_of_times(relu: nn.Module) -> None:
+    model, mask = drawn(Reused(relu), 1.0)
+    for name in ("first", "second", "third", "hidden"):
+        mask = channel_dies(model, mask, f"{name}.weight", 1, 4)
+    small = compacted(model, mask, examples(2, 10, 10))
+    assert outputs(small, examples(2, 10, 10)) == [4, 4, 4, 6, 3]
+
+
+@pytest.mark.parametrize("density", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_reused_modules_compute_the_same(density: float, seed: int) -> None:
+    compacted(*drawn(Reused(nn.ReLU(inplace=True)), density, seed), examples(2, 10, 10))
+
+
 def test_a_layer_with_a_hook_stays_as_it_is() -> None:
     model, mask = drawn(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2)), 0.0)
     model[0].register_forward_hook(lambda module, given, output: output + given[0].sum())  # type: ignore[index]

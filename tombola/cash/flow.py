@@ -432,14 +432,17 @@ class _Follower:
 
 
 def _shared(model: nn.Module, graph: fx.Graph) -> set[str]:
-    """Modules that are called more than once, or whose parameters something else uses too: tied, or read directly."""
+    """Layers that are called more than once, or whose parameters something else uses too: tied, or read directly.
+
+    A module without parameters and buffers, as ReLU or pooling, treats each of its calls by itself.
+    """
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     parameters = dict(model.named_parameters(remove_duplicate=False))
     uses = Counter(id(value) for value in parameters.values())
     read = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
     uses.update(id(parameters[name]) for name in read if name in parameters)
     tied = {name for name in calls for value in model.get_submodule(name).parameters() if uses[id(value)] > 1}
-    return tied | {name for name, count in calls.items() if count > 1}
+    return tied | {name for name, count in calls.items() if count > 1 and model.get_submodule(name).state_dict()}
 
 
 def _constants(layer: Layer, bias: Tensor | None) -> Tensor:

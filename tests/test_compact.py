@@ -320,6 +320,8 @@ def test_a_compacted_model_is_plain() -> None:  # S10
         if type(module) is nn.BatchNorm2d:
             assert len(module.weight) == module.num_features
     assert not small.training and all(value.requires_grad for value in small.parameters())
+    frozen = compact(model.requires_grad_(False), mask, examples(3, 8, 8))
+    assert not any(value.requires_grad for value in frozen.parameters())
 
 
 def test_sizes_count_weights_and_multiply_adds() -> None:

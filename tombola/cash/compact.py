@@ -288,11 +288,12 @@ def _reshape(module: Any, shapes: Mapping[str, torch.Size]) -> None:
 
 
 def _put(module: Any, name: str, values: Tensor) -> None:
-    """Give a module other values of the same type, on the same device."""
+    """Give a module other values of the same type, on the same device; what was frozen stays so."""
     old = getattr(module, name)
     like = module.weight if old is None else old
     values = values.to(like)
-    setattr(module, name, values if name in module._buffers else nn.Parameter(values.contiguous()))
+    parameter = name not in module._buffers
+    setattr(module, name, nn.Parameter(values.contiguous(), like.requires_grad) if parameter else values)
 
 
 def _tell_sizes(module: Any) -> None:

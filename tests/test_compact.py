@@ -396,6 +396,35 @@ def test_a_channel_of_a_product_goes_if_one_side_is_0() -> None:
     assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]
 
 
+BETWEEN: dict[str, tuple[Any, int, Any]] = {
+    "contiguous": (lambda maps: maps.contiguous(memory_format=torch.channels_last), 2, nn.Conv2d(4, 2, 1)),
+    "clone": (lambda maps: maps.clone(memory_format=torch.channels_last), 2, nn.Conv2d(4, 2, 1)),
+    "Dropout1d": (nn.Dropout1d(), 2, nn.Conv1d(4, 2, 1)),
+    "dropout1d": (lambda maps: F.dropout1d(maps, training=False), 2, nn.Conv1d(4, 2, 1)),
+    "channels are pooled": (nn.MaxPool2d(2), 4, nn.Conv1d(2, 2, 1)),
+    "they too": (nn.AdaptiveAvgPool2d((3, 2)), 4, nn.Conv1d(3, 2, 1)),
+    "and they": (lambda maps: F.max_pool2d(maps, 2), 4, nn.Conv1d(2, 2, 1)),
+}
+
+
+class Between(nn.Module):
+    def __init__(self, call: Callable[[Tensor], Tensor], last: nn.Module) -> None:
+        super().__init__()
+        self.first, self.call, self.last = type(last)(2, 4, 3), call, last
+
+    def forward(self, maps: Tensor) -> Tensor:
+        scores: Tensor = self.last(self.call(self.first(maps)))
+        return scores
+
+
+@pytest.mark.parametrize(("call", "stay", "last"), BETWEEN.values(), ids=BETWEEN)
+def test_what_keeps_channels_apart_keeps_their_constants(call: Any, stay: int, last: nn.Module) -> None:
+    model, mask = drawn(Between(call, last), 1.0)
+    inputs = examples(2, *[6] * (last.weight.dim() - 2))  # type: ignore[operator]
+    small = compacted(model, channel_dies(model, mask, "first.weight", 0, 1), inputs)
+    assert small.get_parameter("first.weight").shape[0] == stay
+
+
 class Tapped(nn.Module):
     """A sum, one side of which is read behind a padding too."""
 
@@ -425,7 +454,7 @@ def test_a_tiny_constant_carries_no_large_one(tiny: float) -> None:
     model = Tapped(nn.BatchNorm2d(4))
     with torch.no_grad():
         model.left.bias.copy_(torch.tensor([0.7, 3.0, 3.0, 3.0]))  # type: ignore[union-attr]
-        model.norm.running_mean.copy_(torch.tensor([0.7 - tiny, 0, 0, 0]))  # type: ignore[union-attr, operator]
+        model.norm.running_mean.copy_(torch.tensor([0.7 - tiny, 0, 0, 0]))  # type: ignore[operator]
     mask = channel_dies(model, channel_dies(model, masks.full(model), "left.weight", 0, 1, 2), "right.weight", 1, 2)
     inputs = examples(2, 6, 6).float()
     small = compact(model, mask, inputs[:1])
@@ -678,6 +707,34 @@ def test_heads_that_say_nothing_go_and_their_constants_stay(dead: dict[str, list
     assert small.get_parameter("output.weight") is small.get_parameter("tokens.weight")
 
 
+class Grouped(nn.Module):
+    """Attention that has fewer keys and values than queries, or squashes its scores by something else than softmax."""
+
+    def __init__(self, shared: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = 4, 2
+        self.query, self.projection = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.key, self.value = nn.Linear(8, 8 // shared), nn.Linear(8, 8 // shared)
+
+    def forward(self, values: Tensor) -> Tensor:
+        parts = (part(values).unflatten(-1, (-1, 2)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        q, k, v = (part.repeat_interleave(4 // part.shape[1], 1) for part in parts)
+        projected: Tensor = self.projection(((q @ k.mT).sigmoid() @ v).transpose(1, 2).flatten(2))
+        return projected
+
+
+def test_attention_of_another_kind_is_left_alone_or_refused() -> None:
+    inputs = examples(5, 8)
+    for shared in (1, 2):
+        model, mask = drawn(nn.Sequential(Grouped(shared), nn.Linear(8, 2)), 1.0)
+        mask = channel_dies(model, mask, "0.value.weight", 0, 1)
+        if shared == 2:
+            assert compacted(model, mask, inputs).get_parameter("0.value.weight").shape == (4, 8)
+            continue
+        with pytest.raises(BadInput, match="Sequential: expected the same outputs"):
+            compact(model, mask, inputs)
+
+
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.3])
 def test_a_transformer_computes_the_same(density: float) -> None:
     compacted(*drawn(Text(), density), TOKENS)
@@ -739,9 +796,19 @@ def test_a_mask_of_another_model_is_refused() -> None:
             )
 
 
-def test_an_example_of_another_shape_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"the example: expected what Sequential can be called with, found \(1, 3\)"):
-        compact(nn.Sequential(nn.Linear(2, 2)), Mask({}), torch.zeros(1, 3))
+@pytest.mark.parametrize(
+    ("example", "found"),
+    [
+        (torch.zeros(1, 3), r"\(1, 3\)"),
+        (torch.zeros(1, 1, 1, 2), r"\(1, 1, 1, 2\) \(expected 2D or 3D"),
+        ([torch.zeros(1, 2)], "list"),
+        (None, "NoneType"),
+        ((), "nothing"),
+    ],
+)
+def test_an_example_that_the_model_does_not_take_is_refused(example: Any, found: str) -> None:
+    with pytest.raises(BadInput, match=f"the example: expected what Sequential can be called with, found {found}"):
+        compact(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), Mask({}), example)
 
 
 def test_a_model_that_torch_has_pruned_is_refused_with_what_to_do() -> None:  # S10

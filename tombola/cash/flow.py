@@ -32,8 +32,8 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POINTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh),
     *(nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Threshold),
-    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
 )
+_SAME_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _POOL_MODULES = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
@@ -52,9 +52,10 @@ def _functions(names: str) -> set[object]:
 
 _POINTWISE_CALLS = _functions(
     "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus softsign "
-    "logsigmoid tanhshrink threshold clamp abs neg square sqrt exp dropout dropout1d dropout2d dropout3d alpha_dropout "
-    "contiguous clone detach"
+    "logsigmoid tanhshrink threshold clamp abs neg square sqrt exp"
 ) | {operator.neg, operator.truediv, operator.itruediv, operator.pow, operator.ipow}  # with a number only
+_DROPOUTS = _functions("dropout dropout1d dropout2d dropout3d alpha_dropout")
+_COPIES = _functions("contiguous clone detach")
 _POOL_CALLS = _functions(
     "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
@@ -208,6 +209,8 @@ class _Follower:
             return self._norm if module.running_mean is not None else None
         if kind in _POINTWISE_MODULES:
             return self._pointwise
+        if kind in _SAME_MODULES:
+            return self._same
         if kind in _POOL_MODULES:
             return self._pool
         return self._reshape if kind is nn.Flatten else None
@@ -216,6 +219,8 @@ class _Follower:
         """What knows the function or method that `node` calls."""
         families: list[tuple[set[object], Function]] = [
             (_POINTWISE_CALLS, self._pointwise),
+            (_DROPOUTS, self._dropout),
+            (_COPIES, self._same),
             (_SUMS | _PRODUCTS, self._arithmetic),
             (_POOL_CALLS, self._pool),
             (_RESHAPES, self._reshape),
@@ -329,10 +334,16 @@ class _Follower:
 
     def _pointwise(self, node: fx.Node) -> Channels | None:
         channels = self.values[_source(node)]
-        drops = node.op == "call_function" and "dropout" in getattr(node.target, "__name__", "")
-        if len(node.all_input_nodes) != 1 or channels is None or (drops and node.kwargs.get("training", True)):
+        if len(node.all_input_nodes) != 1 or channels is None:
             return self._barrier(node)
         return Channels(channels.axis, channels.units, self._evaluated(node, [channels]))
+
+    def _same(self, node: fx.Node) -> Channels | None:
+        return self.values[_source(node)] or self._barrier(node)
+
+    def _dropout(self, node: fx.Node) -> Channels | None:
+        """A function is not told by `eval` that nothing is dropped, but by its argument only."""
+        return self._barrier(node) if node.kwargs.get("training", True) else self._same(node)
 
     def _evaluated(self, node: fx.Node, channels: Sequence[Channels]) -> Tensor:
         """What `node` makes of constant channels, by calling it on them."""
@@ -367,9 +378,9 @@ class _Follower:
         return Channels(left.axis, left.units, constants)
 
     def _pool(self, node: fx.Node) -> Channels | None:
-        channels = self.values[_source(node)]
-        if channels is None or channels.axis != 1 or len(self.shapes[_source(node)]) < 3:
-            return self._barrier(node)
+        channels, axes = self.values[_source(node)], int(_called(node, self.modules)[-2])
+        if channels is None or channels.axis != 1 or len(self.shapes[_source(node)]) != 2 + axes:
+            return self._barrier(node)  # without the axis of a batch it would pool across channels
         constants = channels.constants
         if not _keeps_constants(node, self.modules):
             constants = constants.masked_fill(constants != 0, torch.nan)
@@ -474,9 +485,15 @@ def _keeps_constants(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
             return True
         padding, divisor = module.padding, getattr(module, "divisor_override", None)
         return divisor is None and padding in (0, (0,), (0, 0), (0, 0, 0))
-    name = getattr(node.target, "__name__", str(node.target))
     plain = len(node.args) <= 3 and not set(node.kwargs) - {"kernel_size", "stride", "input"}
-    return not name.startswith("avg") or plain
+    return not _called(node, modules).startswith("avg") or plain
+
+
+def _called(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    """The name of what is called: max_pool2d, MaxPool2d."""
+    if node.op == "call_module":
+        return type(modules[str(node.target)]).__name__
+    return getattr(node.target, "__name__", str(node.target))
 
 
 def _width(node: fx.Node) -> Any:

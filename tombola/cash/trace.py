@@ -48,11 +48,14 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
             torch.no_grad(),
         ):  # tensors of an inference do not count what is written
             run.run(*(each.clone() if isinstance(each, Tensor) else each for each in example))
-    except (RuntimeError, TypeError, IndexError) as error:
+    except Exception as error:  # the model's own code may raise anything
+        given = ", ".join(
+            str(tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__ for each in example
+        )
         raise BadInput(
             where="the example",
             expected=f"what {type(model).__name__} can be called with",
-            found=", ".join(str(tuple(each.shape)) for each in example) + f" ({str(error).splitlines()[0]})",
+            found=f"{given or 'nothing'} ({_first_line(error)})",
             todo="Give it a batch of inputs, as a tensor or a tuple of them.",
         ) from error
     made = {name: each for name, each in vars(called).items() if isinstance(each, Tensor) and name not in vars(model)}
@@ -61,9 +64,12 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
 
 def is_attention(module: nn.Module) -> bool:
     """Whether it is self-attention whose heads can be told apart, like `tombola.models.transformer.SelfAttention`."""
-    parts = [getattr(module, name, None) for name in ("query", "key", "value", "projection")]
-    sizes = [getattr(module, name, None) for name in ("heads", "head_width")]
-    return all(type(part) is nn.Linear for part in parts) and all(isinstance(size, int) for size in sizes)
+    parts: list[Any] = [getattr(module, name, None) for name in ("query", "key", "value", "projection")]
+    heads, width = (getattr(module, name, None) for name in ("heads", "head_width"))
+    if not isinstance(heads, int) or not isinstance(width, int) or any(type(part) is not nn.Linear for part in parts):
+        return False
+    *readers, projection = parts
+    return {part.out_features for part in readers} == {projection.in_features} == {heads * width}
 
 
 def _graph(model: nn.Module) -> fx.Graph:
@@ -73,9 +79,13 @@ def _graph(model: nn.Module) -> fx.Graph:
         raise BadInput(
             where=type(model).__name__,
             expected="a model that calls the same modules for every input, as torch.fx can trace it",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            found=_first_line(error),
             todo="It cannot be compacted; quantised and exported it can be.",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _recorded(function: Callable[[Any, Any], Any]) -> Callable[["_Value", Any], Any]:

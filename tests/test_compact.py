@@ -781,6 +781,25 @@ def test_a_model_whose_code_looks_at_its_layers_is_refused(between: Callable[[Si
         compact(model, Mask({**mask, "first.weight": unread}), examples(3))
 
 
+class Optional(Sized):
+    """What may be left out decides what is called."""
+
+    def forward(self, values: Tensor, scale: Tensor | None = None, *, both: bool = False, sizes: Any = (1, 2)) -> Any:
+        inner = self.between(self, self.first(values)).relu()
+        scores = self.last(inner if scale is None else inner * scale) * sizes[1]
+        return (scores, inner) if both else scores
+
+
+def test_arguments_that_are_left_out_are_what_they_are_by_default() -> None:
+    model, mask = drawn(Optional(lambda _, inner: inner), 1.0)
+    mask = channel_dies(model, mask, "first.weight", 1, 2)
+    assert outputs(compacted(model, mask, examples(3)), examples(3)) == [3, 2]
+    small = compact(model, mask, (examples(3), examples(1)))
+    with torch.no_grad():
+        expected, found = (each(examples(3), examples(1)) for each in (masked(model, mask), small))
+    assert torch.allclose(expected, found)
+
+
 def test_models_that_draw_random_numbers_are_compared_under_the_same_seed() -> None:
     model, mask = drawn(Sized(lambda _, inner: F.dropout(inner.relu() + torch.rand_like(inner[:, :1]))), 0.2)
     before = torch.get_rng_state()

@@ -58,6 +58,7 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
         model: trained; it is left as it was.
         mask: of the ticket; a weight that is 0 counts as dead too.
         example: what `model` is called with; both models are called with it, and with random numbers of its shape.
+            Arguments that it leaves out are followed as what they are by default.
 
     Returns:
         A model of the same class, with smaller layers under the same names; only if a width of a layer is written into

@@ -39,7 +39,7 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
     """
     called = copy.deepcopy(model)
     with seeded(0):
-        graph = _graph(called)
+        graph = _graph(called, len(example))
     run = _Run(called, graph)
     try:
         with (
@@ -72,9 +72,9 @@ def is_attention(module: nn.Module) -> bool:
     return {part.out_features for part in readers} == {projection.in_features} == {heads * width}
 
 
-def _graph(model: nn.Module) -> fx.Graph:
+def _graph(model: nn.Module, given: int) -> fx.Graph:
     try:
-        return _Tracer().trace(model)
+        return _Tracer(given).trace(model)
     except Exception as error:  # it runs the model's own code, which may raise anything
         raise BadInput(
             where=type(model).__name__,
@@ -102,8 +102,21 @@ class _Value(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
+    """Takes arguments that are not `given` for what they are by default."""
+
+    def __init__(self, given: int | None = None) -> None:  # torch.fx makes one without arguments when it unpickles
+        super().__init__()
+        self.given = given
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_attention(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_proxy(self, kind: str, target: Any, args: tuple[Any, ...], *rest: Any, **named: Any) -> Any:
+        if kind == "placeholder" and args and self.given is not None:  # args: its default
+            before = sum(node.op == "placeholder" for node in self.graph.nodes)
+            if before >= self.given and not isinstance(args[0], (list, tuple, dict)):
+                return args[0]
+        return super().create_proxy(kind, target, args, *rest, **named)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Value(node, self)

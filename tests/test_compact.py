@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch.nn.utils.prune import random_unstructured
 
 from tombola import mask as masks
 from tombola import models, weights
+from tombola.cash import export
 from tombola.cash.compact import Inputs, compact
+from tombola.cash.quantise import quantise
 from tombola.cash.size import Size, sizes
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -487,13 +490,26 @@ def computed(values: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("flatten", [lambda values: values.view(-1, 6 * 2 * 2), lambda x: x.reshape((-1, 24)), named])
-def test_a_width_that_is_written_into_the_code_is_rewritten(flatten: Callable[[Tensor], Tensor]) -> None:
+def test_a_width_that_is_written_into_the_code_is_rewritten(
+    flatten: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
     model, mask = drawn(Written(flatten), 1.0)
     assert isinstance(compacted(model, mask, examples(1, 6, 6)), Written)
     small = compacted(model, channel_dies(model, mask, "conv.weight", 1, 4), examples(1, 6, 6))
     assert isinstance(small, fx.GraphModule)
     assert outputs(small, examples(1, 6, 6)) == [4, 8, 3]
     assert [name for name, _ in small.named_parameters()] == list(model.state_dict())
+    for form in (small, quantise(small)):
+        export.to_safetensors(form, tmp_path / "small")
+        again = export.from_safetensors(Written(flatten).double(), tmp_path / "small")
+        assert torch.equal(again(examples(1, 6, 6)), form(examples(1, 6, 6)))
+
+
+def test_with_a_hook_a_model_keeps_the_width_that_is_written_into_its_code() -> None:
+    model, mask = drawn(Written(named), 1.0)
+    model.register_forward_hook(lambda module, given, output: output.softmax(1))
+    small = compacted(model, channel_dies(model, mask, "conv.weight", 1, 4), examples(1, 6, 6))
+    assert isinstance(small, Written) and outputs(small, examples(1, 6, 6)) == [6, 8, 3]
 
 
 def test_a_width_that_is_computed_from_the_channels_keeps_them() -> None:
@@ -798,6 +814,19 @@ def test_arguments_that_are_left_out_are_what_they_are_by_default() -> None:
     with torch.no_grad():
         expected, found = (each(examples(3), examples(1)) for each in (masked(model, mask), small))
     assert torch.allclose(expected, found)
+
+
+class Telling(Sized):
+    def forward(self, values: Tensor) -> Any:
+        inner = self.first(values)
+        return self.last(inner), self.between(self, inner)
+
+
+@pytest.mark.parametrize("size", [lambda _, inner: inner.shape, lambda _, inner: inner.size(1)])
+def test_a_size_that_is_an_output_stays(size: Callable[[Sized, Tensor], Any]) -> None:
+    model, mask = drawn(Telling(size), 1.0)
+    small = compact(model, channel_dies(model, mask, "first.weight", 0), examples(3))
+    assert small(examples(3))[1] == model(examples(3))[1]
 
 
 def test_models_that_draw_random_numbers_are_compared_under_the_same_seed() -> None:

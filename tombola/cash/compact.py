@@ -7,18 +7,19 @@ reader's bias. Both are found together, to a fixpoint, on the graph of `tombola.
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from tombola import mask as masks
 from tombola import weights
-from tombola.cash import agreement, flow
+from tombola.cash import agreement, flow, widths
 from tombola.cash.flow import Flow, Layer
 from tombola.cash.quantise import quantised_layer
-from tombola.cash.trace import is_attention
+from tombola.cash.trace import calls, is_attention
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.weights import Weights
@@ -93,7 +94,9 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
         _slice(small.get_submodule(name), picked.stays[units])
     for name in found.attentions:
         _drop_heads(small.get_submodule(name))
-    small = _without_written_widths(small, found, picked)
+    views = [node for node, units in found.flattenings if not picked.stays[units].all()]
+    if views:
+        small = widths.without(small, found.trace.called, found.trace.graph, views)
     agreement.check(masked(model, mask), small, example)
     return small
 
@@ -101,7 +104,8 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
 def fitted(model: nn.Module, values: Weights) -> nn.Module:
     """A copy of `model`, in eval mode, whose layers have the sizes of `values`, the state of a compacted model.
 
-    Its weights are not those of `values` yet. Layers are quantised where those are.
+    Its weights are not those of `values` yet. Layers are quantised where those are. As with `compact` it is of another
+    class where a width is written into its code.
 
     >>> fitted(nn.Sequential(nn.Linear(30, 20)), {"0.weight": torch.ones(5, 7), "0.bias": torch.zeros(5)})
     Sequential(
@@ -120,6 +124,11 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
             _tell_heads(module, len(values[f"{name}.query.weight"]))
         if f"{name}.scale" in values:
             small.set_submodule(name, quantised_layer(module))
+    with suppress(BadInput):  # what cannot be followed has not been compacted
+        called, graph = calls(model)
+        views = widths.outdated(model, graph, values)
+        if views:
+            return widths.without(small, called, graph, views).eval()
     return small
 
 
@@ -338,19 +347,3 @@ def _drop_heads(attention: Any) -> None:
     _put(projection, "weight", projection.weight.detach()[:, stays])
     _tell_sizes(projection)
     _tell_heads(attention, int(stays.sum()))
-
-
-def _without_written_widths(model: nn.Module, found: Flow, picked: _Picked) -> nn.Module:
-    """The model itself, unless its code flattens to a width that is another one now."""
-    outdated = [node for node, units in found.flattenings if not picked.stays[units].all()]
-    if not outdated:
-        return model
-    graph = found.trace.graph
-    for node in outdated:
-        with graph.inserting_before(node):
-            flat = graph.call_function(torch.flatten, (node.all_input_nodes[0], 1))
-        node.replace_all_uses_with(flat)
-        graph.erase_node(node)
-    for name, constant in found.trace.constants.items():
-        setattr(model, name, constant)
-    return fx.GraphModule(model, graph, type(model).__name__)

@@ -21,6 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
+from tombola.cash import widths
 from tombola.cash.trace import Trace, is_attention, trace
 
 STAYS = 0  # the unit that stands for all that is not ours to remove; what is tied to it stays
@@ -62,8 +63,7 @@ _POOL_CALLS = _functions(
 )
 _SUMS = _functions("add sub") | {operator.add, operator.iadd, operator.sub, operator.isub}
 _PRODUCTS = _functions("mul") | {operator.mul, operator.imul}
-_VIEWS = _functions("view reshape")
-_RESHAPES = _VIEWS | _functions("flatten squeeze")
+_RESHAPES = widths.VIEWS | _functions("flatten squeeze")
 _JOINS = _functions("cat concat")
 _MEANS = _functions("mean")
 _PADS = _functions("pad")
@@ -195,7 +195,7 @@ class _Follower:
     def _of_module(self, node: fx.Node) -> Function | None:
         """What knows the module that `node` calls, if it is plain: of torch's own class, unshared, without hooks."""
         name, module = str(node.target), self.modules[str(node.target)]
-        if name in self.shared or module._forward_hooks or module._forward_pre_hooks:
+        if name in self.shared or _hooked(module):
             return None
         if is_attention(module):
             self.attentions.append(name)
@@ -263,7 +263,7 @@ class _Follower:
             ("call_method", "size", ()),
             ("call_function", getattr, ("shape",)),
         ):
-            picks = [user for user in node.users if user.users]
+            picks = [user for user in node.users if user.users or user.op == "output"]
             if any(pick.target is not operator.getitem for pick in picks):
                 return False
             asked = [pick.args[1] for pick in picks]
@@ -412,7 +412,7 @@ class _Follower:
         """A flattening of all axes but the batch's: a channel becomes as many features as it had positions."""
         source = _source(node)
         before, after = self.shapes[source], self.shapes[node]
-        width = _width(node)
+        width = widths.written(node)
         if len(after) != 2 or before[:1] != after[:1] or not isinstance(width, int):
             return self._barrier(node)
         channels = self.values[source]
@@ -425,6 +425,8 @@ class _Follower:
             places = [-1 if axis == channels.axis else 1 for axis in range(1, len(before))]
             return values.view(places).expand(before[1:]).flatten()
 
+        if width != -1 and _hooked(self.modules[""]):
+            return self._barrier(node)  # the graph that would take the model's place has no hooks
         if width != -1:
             self.flattenings.append((node, channels.units))
         return Channels(1, spread(channels.units), spread(channels.constants))
@@ -454,6 +456,10 @@ def _shared(model: nn.Module, graph: fx.Graph) -> set[str]:
     uses.update(id(parameters[name]) for name in read if name in parameters)
     tied = {name for name in calls for value in model.get_submodule(name).parameters() if uses[id(value)] > 1}
     return tied | {name for name, count in calls.items() if count > 1 and model.get_submodule(name).state_dict()}
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _constants(layer: Layer, bias: Tensor | None) -> Tensor:
@@ -494,15 +500,6 @@ def _called(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     if node.op == "call_module":
         return type(modules[str(node.target)]).__name__
     return getattr(node.target, "__name__", str(node.target))
-
-
-def _width(node: fx.Node) -> Any:
-    """The last size that a view is asked for, -1 where it follows from the others."""
-    if node.target not in _VIEWS:
-        return -1
-    sizes = [*node.args[1:], *node.kwargs.values()]
-    last = sizes[-1]
-    return last[-1] if isinstance(last, (list, tuple)) else last
 
 
 def _source(node: fx.Node) -> fx.Node:

@@ -21,13 +21,13 @@ class Trace:
         graph: of the calls.
         shapes: of each value that is a tensor.
         overwritten: values into whose memory a later call writes, before they are read for the last time.
-        constants: tensors that the calls made of nothing, by the names that the graph has for them.
+        called: the copy of the model that was called; tensors that the calls made of nothing are its attributes.
     """
 
     graph: fx.Graph
     shapes: dict[fx.Node, tuple[int, ...]]
     overwritten: set[fx.Node]
-    constants: dict[str, Tensor]
+    called: nn.Module
 
 
 def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
@@ -37,16 +37,10 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
         BadInput: what the model calls depends on its input's values, so that there is no one graph of calls; or it
             cannot be called with `example`.
     """
-    called = copy.deepcopy(model)
-    with seeded(0):
-        graph = _graph(called, len(example))
+    called, graph = calls(model, len(example))
     run = _Run(called, graph)
     try:
-        with (
-            seeded(0),
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # tensors of an inference do not count what is written
+        with seeded(0), torch.inference_mode(False), torch.no_grad():  # an inference does not count what is written
             run.run(*(each.clone() if isinstance(each, Tensor) else each for each in example))
     except Exception as error:  # the model's own code may raise anything
         given = ", ".join(
@@ -58,8 +52,26 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
             found=f"{given or 'nothing'} ({_first_line(error)})",
             todo="Give it a batch of inputs, as a tensor or a tuple of them.",
         ) from error
-    made = {name: each for name, each in vars(called).items() if isinstance(each, Tensor) and name not in vars(model)}
-    return Trace(graph, run.shapes, run.overwritten(), made)
+    return Trace(graph, run.shapes, run.overwritten(), called)
+
+
+def calls(model: nn.Module, given: int = 0) -> tuple[nn.Module, fx.Graph]:
+    """A copy of `model`, and the graph of its calls; arguments after those `given` are what they are by default.
+
+    Raises:
+        BadInput: what the model calls depends on its input's values.
+    """
+    try:
+        with seeded(0):
+            called = copy.deepcopy(model)
+            return called, _Tracer(given).trace(called)
+    except Exception as error:  # it runs the model's own code, which may raise anything
+        raise BadInput(
+            where=type(model).__name__,
+            expected="a model that calls the same modules for every input, as torch.fx can trace it",
+            found=_first_line(error),
+            todo="It cannot be compacted; quantised and exported it can be.",
+        ) from error
 
 
 def is_attention(module: nn.Module) -> bool:
@@ -70,18 +82,6 @@ def is_attention(module: nn.Module) -> bool:
         return False
     *readers, projection = parts
     return {part.out_features for part in readers} == {projection.in_features} == {heads * width}
-
-
-def _graph(model: nn.Module, given: int) -> fx.Graph:
-    try:
-        return _Tracer(given).trace(model)
-    except Exception as error:  # it runs the model's own code, which may raise anything
-        raise BadInput(
-            where=type(model).__name__,
-            expected="a model that calls the same modules for every input, as torch.fx can trace it",
-            found=_first_line(error),
-            todo="It cannot be compacted; quantised and exported it can be.",
-        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -505,6 +505,26 @@ def test_a_width_that_is_written_into_the_code_is_rewritten(
         assert torch.equal(again(examples(1, 6, 6)), form(examples(1, 6, 6)))
 
 
+class Places(nn.Module):
+    """A view that is a flattening only where there is one place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, values: Tensor) -> Tensor:
+        scores: Tensor = self.last(self.first(values).view(-1, 5))
+        return scores
+
+
+def test_an_example_of_one_place_stands_for_any_number_of_them() -> None:
+    model, mask = drawn(Places(), 1.0)
+    mask = channel_dies(model, mask, "first.weight", 1, 4)
+    small = compact(model, mask, examples(1, 3))
+    assert torch.allclose(small(examples(4, 3)), masked(model, mask)(examples(4, 3)))
+    assert outputs(small, examples(4, 3)) == [3, 2]
+
+
 def test_with_a_hook_a_model_keeps_the_width_that_is_written_into_its_code() -> None:
     model, mask = drawn(Written(named), 1.0)
     model.register_forward_hook(lambda module, given, output: output.softmax(1))

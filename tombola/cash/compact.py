@@ -94,9 +94,9 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
         _slice(small.get_submodule(name), picked.stays[units])
     for name in found.attentions:
         _drop_heads(small.get_submodule(name))
-    views = [node for node, units in found.flattenings if not picked.stays[units].all()]
-    if views:
-        small = widths.without(small, found.trace.called, found.trace.graph, views)
+    other = {node: int(stay.sum()) for node, units in found.flattenings if not (stay := picked.stays[units]).all()}
+    if other:
+        small = widths.rewritten(small, found.trace.called, found.trace.graph, other)
     agreement.check(masked(model, mask), small, example)
     return small
 
@@ -126,9 +126,9 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
             small.set_submodule(name, quantised_layer(module))
     with suppress(BadInput):  # what cannot be followed has not been compacted
         called, graph = calls(model)
-        views = widths.outdated(model, graph, values)
-        if views:
-            return widths.without(small, called, graph, views).eval()
+        other = widths.outdated(model, graph, values)
+        if other:
+            return widths.rewritten(small, called, graph, other)
     return small
 
 

@@ -126,7 +126,7 @@ class Flow:
         layers: in the order in which they are computed.
         along: name and units of each module that treats every channel by itself: norms, depthwise convolutions.
         attentions: names of the attention modules that may lose heads.
-        flattenings: nodes that flatten to a width written into the code, with the units they flatten.
+        flattenings: nodes that flatten to a width written into the code, with the units of what they give.
         groups: the group of each unit; units of a group stay or go together, as their channels are added.
         trace: of the calls.
     """
@@ -427,9 +427,10 @@ class _Follower:
 
         if width != -1 and _hooked(self.modules[""]):
             return self._barrier(node)  # the graph that would take the model's place has no hooks
+        flat = Channels(1, spread(channels.units), spread(channels.constants))
         if width != -1:
-            self.flattenings.append((node, channels.units))
-        return Channels(1, spread(channels.units), spread(channels.constants))
+            self.flattenings.append((node, flat.units))
+        return flat
 
     def _join(self, node: fx.Node) -> Channels | None:
         parts = node.args[0] if node.args else node.kwargs.get("tensors")

@@ -1,6 +1,6 @@
 """Widths that are written into a model's code, `x.view(-1, 400)`, and are others once the model is smaller."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,24 +18,28 @@ def written(node: fx.Node) -> Any:
     return last[-1] if isinstance(last, (list, tuple)) else last
 
 
-def outdated(model: nn.Module, graph: fx.Graph, values: Mapping[str, Tensor]) -> list[fx.Node]:
-    """The views to the width that a linear layer of `model` reads, which with `values` reads another one."""
+def outdated(model: nn.Module, graph: fx.Graph, values: Mapping[str, Tensor]) -> dict[fx.Node, int]:
+    """The views to the width that a linear layer of `model` reads, and the other one that it reads with `values`."""
+    found = {}
+    for node in graph.nodes:
+        for name in _readers(model, node) if node.target in VIEWS else ():
+            weight = values.get(f"{name}.weight")
+            width: int = model.get_submodule(name).in_features  # type: ignore[assignment]
+            if weight is not None and written(node) == width != weight.shape[1]:
+                found[node] = weight.shape[1]
+    return found
 
-    def wrong(node: fx.Node) -> bool:
-        widths = {name: model.get_submodule(name).in_features for name in _readers(model, node)}
-        read = {name: values[f"{name}.weight"].shape[1] for name in widths if f"{name}.weight" in values}
-        return any(widths[name] == written(node) != width for name, width in read.items())
 
-    return [node for node in graph.nodes if node.target in VIEWS and wrong(node)]
-
-
-def without(model: nn.Module, called: nn.Module, graph: fx.Graph, views: Iterable[fx.Node]) -> nn.Module:
-    """`model` as a graph of the calls that were followed in `called`, with flattenings in place of `views`."""
-    for node in views:
-        with graph.inserting_before(node):
-            flat = graph.call_function(torch.flatten, (node.all_input_nodes[0], 1))
-        node.replace_all_uses_with(flat)
-        graph.erase_node(node)
+def rewritten(model: nn.Module, called: nn.Module, graph: fx.Graph, widths: Mapping[fx.Node, int]) -> nn.Module:
+    """`model` as a graph of the calls that were followed in `called`, with other widths written into its views."""
+    for node, width in widths.items():
+        key = list(node.kwargs)[-1] if node.kwargs else None
+        sizes: Any = node.kwargs[key] if key else node.args[-1]
+        sizes = (*sizes[:-1], width) if isinstance(sizes, (list, tuple)) else width
+        if key:
+            node.update_kwarg(key, sizes)
+        else:
+            node.update_arg(len(node.args) - 1, sizes)
     for name, constant in vars(called).items():  # what the calls made of nothing is kept there
         if isinstance(constant, Tensor) and name not in vars(model):
             setattr(model, name, constant)

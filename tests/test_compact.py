@@ -759,16 +759,13 @@ class Grouped(nn.Module):
         return projected
 
 
-def test_attention_of_another_kind_is_left_alone_or_refused() -> None:
-    inputs = examples(5, 8)
-    for shared in (1, 2):
-        model, mask = drawn(nn.Sequential(Grouped(shared), nn.Linear(8, 2)), 1.0)
-        mask = channel_dies(model, mask, "0.value.weight", 0, 1)
-        if shared == 2:
-            assert compacted(model, mask, inputs).get_parameter("0.value.weight").shape == (4, 8)
-            continue
-        with pytest.raises(BadInput, match="Sequential: expected the same outputs"):
-            compact(model, mask, inputs)
+@pytest.mark.parametrize("shared", [1, 2])
+def test_attention_of_another_kind_keeps_its_heads(shared: int) -> None:
+    model, mask = drawn(nn.Sequential(Grouped(shared), nn.Linear(8, 6), nn.Linear(6, 2)), 1.0)
+    mask = channel_dies(model, channel_dies(model, mask, "0.value.weight", 0, 1), "1.weight", 2)
+    small = compacted(model, mask, examples(5, 8))
+    assert small.get_parameter("0.value.weight").shape == (8 // shared, 8)
+    assert small.get_parameter("1.weight").shape == (5, 8)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.3])

@@ -6,7 +6,7 @@ reader's bias. Both are found together, to a fixpoint, on the graph of `tombola.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +85,7 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
     example = example if isinstance(example, tuple) else (example,)
     found = flow.follow(small, example)
     picked = _pick(found)
+    small = _with_fewer_heads(small, found.attentions, example)
     for layer in found.layers:
         module = small.get_submodule(layer.name)
         columns = _shrink(module, layer, picked)
@@ -92,8 +93,6 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
             _put_inputs_before(small, layer.name, columns.nonzero().flatten())
     for name, units in found.along:
         _slice(small.get_submodule(name), picked.stays[units])
-    for name in found.attentions:
-        _drop_heads(small.get_submodule(name))
     other = {node: int(stay.sum()) for node, units in found.flattenings if not (stay := picked.stays[units]).all()}
     if other:
         small = widths.rewritten(small, found.trace.called, found.trace.graph, other)
@@ -322,8 +321,19 @@ def _tell_heads(attention: Any, features: int) -> None:
     attention.heads = features // attention.head_width
 
 
-def _drop_heads(attention: Any) -> None:
-    """Take the heads whose values are constant, or are not read.
+def _with_fewer_heads(model: nn.Module, attentions: Sequence[str], example: tuple[Any, ...]) -> nn.Module:
+    """A copy without heads that say nothing, or `model` itself, if what is called attention in it is something else."""
+    fewer = copy.deepcopy(model)
+    dropped = [_drop_heads(fewer.get_submodule(name)) for name in attentions]
+    if any(dropped):
+        with suppress(BadInput):
+            agreement.check(model, fewer, example)
+            return fewer
+    return model
+
+
+def _drop_heads(attention: Any) -> bool:
+    """Take the heads whose values are constant, or are not read; whether there were any.
 
     The weights of attention add up to 1, so that a constant value comes out of the head as it is: v_h = b_h, and
     W_h b_h goes into the bias of the projection. One head stays in any case.
@@ -333,7 +343,7 @@ def _drop_heads(attention: Any) -> None:
     unread = (projection.weight == 0).all(dim=0)
     gone = (constant | unread).view(attention.heads, attention.head_width).all(dim=1)
     if not gone.any():
-        return
+        return False
     features = gone.repeat_interleave(attention.head_width)
     if value.bias is not None:
         shift = projection.weight.detach().double()[:, features] @ value.bias.detach().double()[features]
@@ -347,3 +357,4 @@ def _drop_heads(attention: Any) -> None:
     _put(projection, "weight", projection.weight.detach()[:, stays])
     _tell_sizes(projection)
     _tell_heads(attention, int(stays.sum()))
+    return True

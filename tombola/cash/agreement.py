@@ -37,7 +37,7 @@ def check(whole: nn.Module, small: nn.Module, example: tuple[Any, ...]) -> None:
         try:
             found = _called(small, inputs)
         except Exception as error:
-            raise _unfit(whole, f"{type(error).__name__} ({error})") from error
+            raise _unfit(whole, type(error).__name__ + ": " + str(error).partition("\n")[0]) from error
         if not _agree(expected, found):
             raise _unfit(whole, "other outputs")
 

@@ -323,7 +323,7 @@ def _tell_heads(attention: Any, features: int) -> None:
 
 def _with_fewer_heads(model: nn.Module, attentions: Sequence[str], example: tuple[Any, ...]) -> nn.Module:
     """A copy without heads that say nothing, or `model` itself, if what is called attention in it is something else."""
-    fewer = copy.deepcopy(model)
+    fewer = copy.deepcopy(model) if attentions else model
     dropped = [_drop_heads(fewer.get_submodule(name)) for name in attentions]
     if any(dropped):
         with suppress(BadInput):

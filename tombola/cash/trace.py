@@ -62,7 +62,7 @@ def calls(model: nn.Module, given: int = 0) -> tuple[nn.Module, fx.Graph]:
         BadInput: what the model calls depends on its input's values.
     """
     try:
-        with seeded(0):
+        with seeded(0), torch.inference_mode(False):
             called = copy.deepcopy(model)
             return called, _Tracer(given).trace(called)
     except Exception as error:  # it runs the model's own code, which may raise anything

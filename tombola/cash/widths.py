@@ -1,6 +1,6 @@
 """Widths that are written into a model's code, `x.view(-1, 400)`, and are others once the model is smaller."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,10 +46,14 @@ def rewritten(model: nn.Module, called: nn.Module, graph: fx.Graph, widths: Mapp
     return fx.GraphModule(model, graph, type(model).__name__)
 
 
-def _readers(model: nn.Module, node: fx.Node) -> Iterator[str]:
+def _readers(model: nn.Module, node: fx.Node) -> set[str]:
     """The linear layers, by name, that the value of `node` comes to first."""
-    for user in node.users:
-        if user.op == "call_module" and type(model.get_submodule(str(user.target))) is nn.Linear:
-            yield str(user.target)
-        else:
-            yield from _readers(model, user)
+    found, seen, ahead = set(), {node}, [node]
+    while ahead:
+        for user in set(ahead.pop().users) - seen:
+            seen.add(user)
+            if user.op == "call_module" and type(model.get_submodule(str(user.target))) is nn.Linear:
+                found.add(str(user.target))
+            else:
+                ahead.append(user)
+    return found

@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch.nn.utils.prune import random_unstructured
 
 from tombola import mask as masks
 from tombola import models, weights
+from tombola.cash import export
 from tombola.cash.compact import Inputs, compact
+from tombola.cash.quantise import quantise
 from tombola.cash.size import Size, sizes
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -320,6 +323,8 @@ def test_a_compacted_model_is_plain() -> None:  # S10
         if type(module) is nn.BatchNorm2d:
             assert len(module.weight) == module.num_features
     assert not small.training and all(value.requires_grad for value in small.parameters())
+    frozen = compact(model.requires_grad_(False), mask, examples(3, 8, 8))
+    assert not any(value.requires_grad for value in frozen.parameters())
 
 
 def test_sizes_count_weights_and_multiply_adds() -> None:
@@ -394,16 +399,45 @@ def test_a_channel_of_a_product_goes_if_one_side_is_0() -> None:
     assert outputs(small, examples(2, 5, 5)) == [3, 3, 2]
 
 
+BETWEEN: dict[str, tuple[Any, int, Any]] = {
+    "contiguous": (lambda maps: maps.contiguous(memory_format=torch.channels_last), 2, nn.Conv2d(4, 2, 1)),
+    "clone": (lambda maps: maps.clone(memory_format=torch.channels_last), 2, nn.Conv2d(4, 2, 1)),
+    "Dropout1d": (nn.Dropout1d(), 2, nn.Conv1d(4, 2, 1)),
+    "dropout1d": (lambda maps: F.dropout1d(maps, training=False), 2, nn.Conv1d(4, 2, 1)),
+    "channels are pooled": (nn.MaxPool2d(2), 4, nn.Conv1d(2, 2, 1)),
+    "they too": (nn.AdaptiveAvgPool2d((3, 2)), 4, nn.Conv1d(3, 2, 1)),
+    "and they": (lambda maps: F.max_pool2d(maps, 2), 4, nn.Conv1d(2, 2, 1)),
+}
+
+
+class Between(nn.Module):
+    def __init__(self, call: Callable[[Tensor], Tensor], last: nn.Module) -> None:
+        super().__init__()
+        self.first, self.call, self.last = type(last)(2, 4, 3), call, last
+
+    def forward(self, maps: Tensor) -> Tensor:
+        scores: Tensor = self.last(self.call(self.first(maps)))
+        return scores
+
+
+@pytest.mark.parametrize(("call", "stay", "last"), BETWEEN.values(), ids=BETWEEN)
+def test_what_keeps_channels_apart_keeps_their_constants(call: Any, stay: int, last: nn.Module) -> None:
+    model, mask = drawn(Between(call, last), 1.0)
+    inputs = examples(2, *[6] * (last.weight.dim() - 2))  # type: ignore[operator]
+    small = compacted(model, channel_dies(model, mask, "first.weight", 0, 1), inputs)
+    assert small.get_parameter("first.weight").shape[0] == stay
+
+
 class Tapped(nn.Module):
     """A sum, one side of which is read behind a padding too."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.left, self.right, self.last = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 4, 3), nn.Conv2d(4, 2, 1)
-        self.tap = nn.Conv2d(4, 2, 3, padding=1)
+        self.tap, self.norm = nn.Conv2d(4, 2, 3, padding=1), norm or nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
-        left = self.left(maps)
+        left = self.norm(self.left(maps))
         scores: Tensor = self.last(left + self.right(maps)) + self.tap(left)
         return scores
 
@@ -417,6 +451,22 @@ def test_a_channel_that_stays_anyway_carries_the_constants() -> None:
     assert outputs(small, examples(2, 6, 6)) == [3, 3, 2, 2]  # channel 0 is gone, 1 is what `right` varies
 
 
+@pytest.mark.parametrize("tiny", [1e-2, 1e-6])
+def test_a_tiny_constant_carries_no_large_one(tiny: float) -> None:
+    """Through a norm, 0.7 - (0.7 - tiny), where float32 rounds what is left of 0.7."""
+    model = Tapped(nn.BatchNorm2d(4))
+    with torch.no_grad():
+        model.left.bias.copy_(torch.tensor([0.7, 3.0, 3.0, 3.0]))  # type: ignore[union-attr]
+        model.norm.running_mean.copy_(torch.tensor([0.7 - tiny, 0, 0, 0]))  # type: ignore[operator]
+    mask = channel_dies(model, channel_dies(model, masks.full(model), "left.weight", 0, 1, 2), "right.weight", 1, 2)
+    inputs = examples(2, 6, 6).float()
+    small = compact(model, mask, inputs[:1])
+    with torch.no_grad():
+        expected, found = masked(model, mask).eval()(inputs), small(inputs)
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4
+    assert outputs(small, inputs)[0] == (2 if tiny > 1e-3 else 3)
+
+
 class Written(nn.Module):
     """As tutorials have it, with the width of the flattening in the code."""
 
@@ -428,7 +478,7 @@ class Written(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         values = self.flatten(F.max_pool2d(F.relu(self.conv(maps)), 2))
         scores: Tensor = self.output(F.relu(self.hidden(values), inplace=True))
-        return scores
+        return scores * torch.tensor(2.0)
 
 
 def named(values: Tensor) -> Tensor:
@@ -440,13 +490,46 @@ def computed(values: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("flatten", [lambda values: values.view(-1, 6 * 2 * 2), lambda x: x.reshape((-1, 24)), named])
-def test_a_width_that_is_written_into_the_code_is_rewritten(flatten: Callable[[Tensor], Tensor]) -> None:
+def test_a_width_that_is_written_into_the_code_is_rewritten(
+    flatten: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
     model, mask = drawn(Written(flatten), 1.0)
     assert isinstance(compacted(model, mask, examples(1, 6, 6)), Written)
     small = compacted(model, channel_dies(model, mask, "conv.weight", 1, 4), examples(1, 6, 6))
     assert isinstance(small, fx.GraphModule)
     assert outputs(small, examples(1, 6, 6)) == [4, 8, 3]
-    assert list(small.state_dict()) == list(model.state_dict())
+    assert [name for name, _ in small.named_parameters()] == list(model.state_dict())
+    for form in (small, quantise(small)):
+        export.to_safetensors(form, tmp_path / "small")
+        again = export.from_safetensors(Written(flatten).double(), tmp_path / "small")
+        assert torch.equal(again(examples(1, 6, 6)), form(examples(1, 6, 6)))
+
+
+class Places(nn.Module):
+    """A view that is a flattening only where there is one place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, values: Tensor) -> Tensor:
+        scores: Tensor = self.last(self.first(values).view(-1, 5))
+        return scores
+
+
+def test_an_example_of_one_place_stands_for_any_number_of_them() -> None:
+    model, mask = drawn(Places(), 1.0)
+    mask = channel_dies(model, mask, "first.weight", 1, 4)
+    small = compact(model, mask, examples(1, 3))
+    assert torch.allclose(small(examples(4, 3)), masked(model, mask)(examples(4, 3)))
+    assert outputs(small, examples(4, 3)) == [3, 2]
+
+
+def test_with_a_hook_a_model_keeps_the_width_that_is_written_into_its_code() -> None:
+    model, mask = drawn(Written(named), 1.0)
+    model.register_forward_hook(lambda module, given, output: output.softmax(1))
+    small = compacted(model, channel_dies(model, mask, "conv.weight", 1, 4), examples(1, 6, 6))
+    assert isinstance(small, Written) and outputs(small, examples(1, 6, 6)) == [6, 8, 3]
 
 
 def test_a_width_that_is_computed_from_the_channels_keeps_them() -> None:
@@ -461,7 +544,7 @@ class Overwriting(nn.Module):
     def __init__(self, overwrite: Callable[[Tensor], object] | None) -> None:
         super().__init__()
         self.first, self.last, self.overwrite = nn.Linear(3, 4), nn.Linear(4, 2), overwrite
-        self.relu = nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True))
+        self.relu = nn.Sequential(nn.Flatten(), nn.AlphaDropout(), nn.ReLU(inplace=True))
 
     def forward(self, values: Tensor) -> Tensor:
         inner = self.first(values)
@@ -470,12 +553,55 @@ class Overwriting(nn.Module):
         return scores
 
 
-@pytest.mark.parametrize("overwrite", [lambda x: x.relu_(), lambda x: F.relu(x, inplace=True), None])
+def halve(values: Tensor) -> None:
+    values /= 2
+
+
+def raise_by_one(values: Tensor) -> None:
+    values += 1
+
+
+OVERWRITES: list[Callable[[Tensor], object] | None] = [
+    *(halve, raise_by_one, torch.sigmoid_, lambda x: x.relu_(), lambda x: F.relu(x, inplace=True), None),
+    *(lambda x: torch.clamp_(x, min=0), lambda x: x.contiguous().relu_(), lambda x: x.detach().sigmoid_()),
+    *(lambda x: x[:, :].sigmoid_(), lambda x: x.chunk(2, dim=1)[0].sigmoid_()),
+    lambda x: F.dropout(x, 0.5, training=False).sigmoid_(),
+]
+
+
+@pytest.mark.parametrize("overwrite", OVERWRITES)
 def test_a_value_that_is_overwritten_in_place_is_not_taken_for_a_constant(
     overwrite: Callable[[Tensor], object] | None,
 ) -> None:
     model, mask = drawn(Overwriting(overwrite), 1.0)
     compacted(model, channel_dies(model, mask, "first.weight", 0, 1, 2), examples(3))
+
+
+class Counting(nn.Module):
+    """Overwrites its input, a buffer, and what it keeps for the next call."""
+
+    calls: Tensor
+    kept: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, values: Tensor) -> Tensor:
+        values.abs_()
+        self.calls += 1
+        self.kept = self.first(values)
+        scores: Tensor = self.last(self.kept)
+        return scores
+
+
+def test_what_a_call_writes_is_not_written_by_compacting() -> None:
+    model, mask = drawn(Counting(), 1.0)
+    example = examples(3)
+    small = compact(model, channel_dies(model, mask, "first.weight", 0), example)
+    assert small.get_buffer("calls").equal(model.get_buffer("calls")) and not hasattr(small, "kept")
+    assert example.equal(examples(3))
 
 
 class Twice(nn.Module):
@@ -497,10 +623,46 @@ class Twice(nn.Module):
 def test_layers_that_are_shared_stay_as_they_are() -> None:
     model, mask = drawn(Twice(), 0.3)
     small = compacted(model, channel_dies(model, mask, "inner.weight", 1, 2), examples(4))
+    with torch.inference_mode():  # whose tensors do not count what is written
+        assert weights.equal(weights.of(compact(small, masks.full(small), examples(4))), weights.of(small))
     for name in ("first", "again", "read", "alias"):
         assert small.get_parameter(f"{name}.weight").shape == (4, 4)
     assert small.get_submodule("alias") is small.get_submodule("first")
     assert len(small.get_parameter("inner.weight")) <= 4
+
+
+class Reused(nn.Module):
+    """As torchvision and tutorials have it: one ReLU, one pooling, one dropout for all; a residual stream among it."""
+
+    def __init__(self, relu: nn.Module) -> None:
+        super().__init__()
+        self.relu, self.pool, self.drop, self.flat = relu, nn.MaxPool2d(2), nn.Dropout(), nn.Flatten()
+        self.first, self.second, self.third = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+        self.hidden, self.output = nn.Linear(6 * 4, 8), nn.Linear(8, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        stream = self.pool(self.relu(self.first(maps)))
+        branch = self.second(stream)
+        branch = self.third(self.relu(branch))
+        branch += stream
+        values = self.drop(self.flat(self.pool(self.relu(branch))))
+        scores: Tensor = self.output(self.drop(self.flat(self.relu(self.hidden(values)))))
+        return scores
+
+
+@pytest.mark.parametrize("relu", [nn.ReLU(), nn.ReLU(inplace=True), nn.Sigmoid()])
+def test_modules_without_weights_are_called_any_number_of_times(relu: nn.Module) -> None:
+    model, mask = drawn(Reused(relu), 1.0)
+    for name in ("first", "second", "third", "hidden"):
+        mask = channel_dies(model, mask, f"{name}.weight", 1, 4)
+    small = compacted(model, mask, examples(2, 10, 10))
+    assert outputs(small, examples(2, 10, 10)) == [4, 4, 4, 6, 3]
+
+
+@pytest.mark.parametrize("density", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_reused_modules_compute_the_same(density: float, seed: int) -> None:
+    compacted(*drawn(Reused(nn.ReLU(inplace=True)), density, seed), examples(2, 10, 10))
 
 
 def test_a_layer_with_a_hook_stays_as_it_is() -> None:
@@ -583,6 +745,31 @@ def test_heads_that_say_nothing_go_and_their_constants_stay(dead: dict[str, list
     assert small.get_parameter("output.weight") is small.get_parameter("tokens.weight")
 
 
+class Grouped(nn.Module):
+    """Attention that has fewer keys and values than queries, or squashes its scores by something else than softmax."""
+
+    def __init__(self, shared: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = 4, 2
+        self.query, self.projection = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.key, self.value = nn.Linear(8, 8 // shared), nn.Linear(8, 8 // shared)
+
+    def forward(self, values: Tensor) -> Tensor:
+        parts = (part(values).unflatten(-1, (-1, 2)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        q, k, v = (part.repeat_interleave(4 // part.shape[1], 1) for part in parts)
+        projected: Tensor = self.projection(((q @ k.mT).sigmoid() @ v).transpose(1, 2).flatten(2))
+        return projected
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_attention_of_another_kind_keeps_its_heads(shared: int) -> None:
+    model, mask = drawn(nn.Sequential(Grouped(shared), nn.Linear(8, 6), nn.Linear(6, 2)), 1.0)
+    mask = channel_dies(model, channel_dies(model, mask, "0.value.weight", 0, 1), "1.weight", 2)
+    small = compacted(model, mask, examples(5, 8))
+    assert small.get_parameter("0.value.weight").shape == (8 // shared, 8)
+    assert small.get_parameter("1.weight").shape == (5, 8)
+
+
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.3])
 def test_a_transformer_computes_the_same(density: float) -> None:
     compacted(*drawn(Text(), density), TOKENS)
@@ -601,6 +788,73 @@ def test_a_model_whose_calls_depend_on_values_is_refused() -> None:
         compact(Undecided(), Mask({}), torch.zeros(1, 2))
 
 
+class Sized(nn.Module):
+    """Its code looks at its layers."""
+
+    def __init__(self, between: Callable[["Sized", Tensor], Any]) -> None:
+        super().__init__()
+        self.between, self.first, self.last = between, nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, values: Tensor) -> Any:
+        return self.last(self.between(self, self.first(values)))
+
+
+SIZED: dict[str, Callable[[Sized, Tensor], Any]] = {
+    "a size is read": lambda model, inner: inner / model.first.out_features,
+    "a class is asked for": lambda model, inner: inner.tanh() if isinstance(model.first, nn.Linear) else inner,
+    "axes of size 1 are dropped": lambda _, inner: inner.squeeze(),
+}
+
+
+@pytest.mark.parametrize("between", SIZED.values(), ids=SIZED)
+def test_a_model_whose_code_looks_at_its_layers_is_refused(between: Callable[[Sized, Tensor], Any]) -> None:
+    model, mask = drawn(Sized(between), 1.0)
+    mask = channel_dies(model, mask, "first.weight", 0, 1, 2, 3)
+    unread = mask["first.weight"].clone()
+    unread[:, 0] = False
+    with pytest.raises(BadInput, match="Sized: expected the same outputs from smaller layers"):
+        compact(model, Mask({**mask, "first.weight": unread}), examples(3))
+
+
+class Optional(Sized):
+    """What may be left out decides what is called."""
+
+    def forward(self, values: Tensor, scale: Tensor | None = None, *, both: bool = False, sizes: Any = (1, 2)) -> Any:
+        inner = self.between(self, self.first(values)).relu()
+        scores = self.last(inner if scale is None else inner * scale) * sizes[1]
+        return (scores, inner) if both else scores
+
+
+def test_arguments_that_are_left_out_are_what_they_are_by_default() -> None:
+    model, mask = drawn(Optional(lambda _, inner: inner), 1.0)
+    mask = channel_dies(model, mask, "first.weight", 1, 2)
+    assert outputs(compacted(model, mask, examples(3)), examples(3)) == [3, 2]
+    small = compact(model, mask, (examples(3), examples(1)))
+    with torch.no_grad():
+        expected, found = (each(examples(3), examples(1)) for each in (masked(model, mask), small))
+    assert torch.allclose(expected, found)
+
+
+class Telling(Sized):
+    def forward(self, values: Tensor) -> Any:
+        inner = self.first(values)
+        return self.last(inner), self.between(self, inner)
+
+
+@pytest.mark.parametrize("size", [lambda _, inner: inner.shape, lambda _, inner: inner.size(1)])
+def test_a_size_that_is_an_output_stays(size: Callable[[Sized, Tensor], Any]) -> None:
+    model, mask = drawn(Telling(size), 1.0)
+    small = compact(model, channel_dies(model, mask, "first.weight", 0), examples(3))
+    assert small(examples(3))[1] == model(examples(3))[1]
+
+
+def test_models_that_draw_random_numbers_are_compared_under_the_same_seed() -> None:
+    model, mask = drawn(Sized(lambda _, inner: F.dropout(inner.relu() + torch.rand_like(inner[:, :1]))), 0.2)
+    before = torch.get_rng_state()
+    compact(model, mask, examples(3))
+    assert before.equal(torch.get_rng_state())
+
+
 def test_a_mask_of_another_model_is_refused() -> None:
     for name, shape in (("0.weight", (3, 2)), ("1.weight", (2, 2))):
         with pytest.raises(BadInput, match="belongs to another model"):
@@ -609,9 +863,19 @@ def test_a_mask_of_another_model_is_refused() -> None:
             )
 
 
-def test_an_example_of_another_shape_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"the example: expected what Sequential can be called with, found \(1, 3\)"):
-        compact(nn.Sequential(nn.Linear(2, 2)), Mask({}), torch.zeros(1, 3))
+@pytest.mark.parametrize(
+    ("example", "found"),
+    [
+        (torch.zeros(1, 3), r"\(1, 3\)"),
+        (torch.zeros(1, 1, 1, 2), r"\(1, 1, 1, 2\) \(expected 2D or 3D"),
+        ([torch.zeros(1, 2)], "list"),
+        (None, "NoneType"),
+        ((), "nothing"),
+    ],
+)
+def test_an_example_that_the_model_does_not_take_is_refused(example: Any, found: str) -> None:
+    with pytest.raises(BadInput, match=f"the example: expected what Sequential can be called with, found {found}"):
+        compact(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), Mask({}), example)
 
 
 def test_a_model_that_torch_has_pruned_is_refused_with_what_to_do() -> None:  # S10

@@ -6,23 +6,26 @@ reader's bias. Both are found together, to a fixpoint, on the graph of `tombola.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from tombola import mask as masks
 from tombola import weights
-from tombola.cash import flow
-from tombola.cash.flow import Flow, Layer, is_attention
+from tombola.cash import agreement, flow, widths
+from tombola.cash.flow import Flow, Layer
 from tombola.cash.quantise import quantised_layer
+from tombola.cash.trace import calls, is_attention
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.weights import Weights
 
 _RESIZED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_CARRIES = 1e-3  # of the largest constant
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -55,15 +58,16 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
     Args:
         model: trained; it is left as it was.
         mask: of the ticket; a weight that is 0 counts as dead too.
-        example: what `model` is called with; only its shape matters.
+        example: what `model` is called with; both models are called with it, and with random numbers of its shape.
+            Arguments that it leaves out are followed as what they are by default.
 
     Returns:
         A model of the same class, with smaller layers under the same names; only if a width of a layer is written into
         its code, `x.view(-1, 400)`, is it a `torch.fx.GraphModule` instead.
 
     Raises:
-        BadInput: the mask is another model's, the model cannot be called with `example`, or what it calls depends on
-            its input's values.
+        BadInput: the mask is another model's, the model cannot be called with `example`, what it calls depends on its
+            input's values, or what it computes depends on the sizes of its layers.
 
     >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> alive = Mask({"0.weight": torch.tensor([[True, True, False], [False, False, False]])})
@@ -78,8 +82,10 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
     )
     """
     small = masked(model, mask)
-    found = flow.follow(small, example if isinstance(example, tuple) else (example,))
+    example = example if isinstance(example, tuple) else (example,)
+    found = flow.follow(small, example)
     picked = _pick(found)
+    small = _with_fewer_heads(small, found.attentions, example)
     for layer in found.layers:
         module = small.get_submodule(layer.name)
         columns = _shrink(module, layer, picked)
@@ -87,15 +93,18 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
             _put_inputs_before(small, layer.name, columns.nonzero().flatten())
     for name, units in found.along:
         _slice(small.get_submodule(name), picked.stays[units])
-    for name in found.attentions:
-        _drop_heads(small.get_submodule(name))
-    return _without_written_widths(small, found, picked)
+    other = {node: int(stay.sum()) for node, units in found.flattenings if not (stay := picked.stays[units]).all()}
+    if other:
+        small = widths.rewritten(small, found.trace.called, found.trace.graph, other)
+    agreement.check(masked(model, mask), small, example)
+    return small
 
 
 def fitted(model: nn.Module, values: Weights) -> nn.Module:
     """A copy of `model`, in eval mode, whose layers have the sizes of `values`, the state of a compacted model.
 
-    Its weights are not those of `values` yet. Layers are quantised where those are.
+    Its weights are not those of `values` yet. Layers are quantised where those are. As with `compact` it is of another
+    class where a width is written into its code.
 
     >>> fitted(nn.Sequential(nn.Linear(30, 20)), {"0.weight": torch.ones(5, 7), "0.bias": torch.zeros(5)})
     Sequential(
@@ -114,6 +123,11 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
             _tell_heads(module, len(values[f"{name}.query.weight"]))
         if f"{name}.scale" in values:
             small.set_submodule(name, quantised_layer(module))
+    with suppress(BadInput):  # what cannot be followed has not been compacted
+        called, graph = calls(model)
+        other = widths.outdated(model, graph, values)
+        if other:
+            return widths.rewritten(small, called, graph, other)
     return small
 
 
@@ -220,10 +234,14 @@ def _carries(layer: Layer) -> Tensor:
 
 
 def _carrier(layer: Layer, stays: Tensor) -> int:
-    """The constant into which the others are merged: one that stays anyway if there is any, of these the largest."""
-    able = _carries(layer)
-    anyway = able & stays[layer.reads.units]
-    return int(layer.reads.constants.abs().where(anyway if anyway.any() else able, 0).argmax())
+    """The constant into which the others are merged: the largest that stays anyway, or else the largest of all.
+
+    The others are divided by it, so that its rounding grows with them: one that is much smaller than they are carries
+    nothing.
+    """
+    sizes = layer.reads.constants.abs().where(_carries(layer), 0)
+    anyway = sizes.where(stays[layer.reads.units], 0)
+    return int((anyway if anyway.max() >= _CARRIES * sizes.max() else sizes).argmax())
 
 
 # ---- smaller modules
@@ -279,11 +297,12 @@ def _reshape(module: Any, shapes: Mapping[str, torch.Size]) -> None:
 
 
 def _put(module: Any, name: str, values: Tensor) -> None:
-    """Give a module other values of the same type, on the same device."""
+    """Give a module other values of the same type, on the same device; what was frozen stays so."""
     old = getattr(module, name)
     like = module.weight if old is None else old
     values = values.to(like)
-    setattr(module, name, values if name in module._buffers else nn.Parameter(values.contiguous()))
+    parameter = name not in module._buffers
+    setattr(module, name, nn.Parameter(values.contiguous(), like.requires_grad) if parameter else values)
 
 
 def _tell_sizes(module: Any) -> None:
@@ -302,8 +321,19 @@ def _tell_heads(attention: Any, features: int) -> None:
     attention.heads = features // attention.head_width
 
 
-def _drop_heads(attention: Any) -> None:
-    """Take the heads whose values are constant, or are not read.
+def _with_fewer_heads(model: nn.Module, attentions: Sequence[str], example: tuple[Any, ...]) -> nn.Module:
+    """A copy without heads that say nothing, or `model` itself, if what is called attention in it is something else."""
+    fewer = copy.deepcopy(model) if attentions else model
+    dropped = [_drop_heads(fewer.get_submodule(name)) for name in attentions]
+    if any(dropped):
+        with suppress(BadInput):
+            agreement.check(model, fewer, example)
+            return fewer
+    return model
+
+
+def _drop_heads(attention: Any) -> bool:
+    """Take the heads whose values are constant, or are not read; whether there were any.
 
     The weights of attention add up to 1, so that a constant value comes out of the head as it is: v_h = b_h, and
     W_h b_h goes into the bias of the projection. One head stays in any case.
@@ -313,7 +343,7 @@ def _drop_heads(attention: Any) -> None:
     unread = (projection.weight == 0).all(dim=0)
     gone = (constant | unread).view(attention.heads, attention.head_width).all(dim=1)
     if not gone.any():
-        return
+        return False
     features = gone.repeat_interleave(attention.head_width)
     if value.bias is not None:
         shift = projection.weight.detach().double()[:, features] @ value.bias.detach().double()[features]
@@ -327,16 +357,4 @@ def _drop_heads(attention: Any) -> None:
     _put(projection, "weight", projection.weight.detach()[:, stays])
     _tell_sizes(projection)
     _tell_heads(attention, int(stays.sum()))
-
-
-def _without_written_widths(model: nn.Module, found: Flow, picked: _Picked) -> nn.Module:
-    """The model itself, unless its code flattens to a width that is another one now."""
-    outdated = [node for node, units in found.flattenings if not picked.stays[units].all()]
-    if not outdated:
-        return model
-    for node in outdated:
-        with found.graph.inserting_before(node):
-            flat = found.graph.call_function(torch.flatten, (node.all_input_nodes[0], 1))
-        node.replace_all_uses_with(flat)
-        found.graph.erase_node(node)
-    return fx.GraphModule(model, found.graph, type(model).__name__)
+    return True

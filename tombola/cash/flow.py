@@ -21,7 +21,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
-from tombola.errors import BadInput
+from tombola.cash import widths
+from tombola.cash.trace import Trace, is_attention, trace
 
 STAYS = 0  # the unit that stands for all that is not ours to remove; what is tied to it stays
 
@@ -32,8 +33,8 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POINTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh),
     *(nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Threshold),
-    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
 )
+_SAME_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _POOL_MODULES = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
@@ -52,21 +53,20 @@ def _functions(names: str) -> set[object]:
 
 _POINTWISE_CALLS = _functions(
     "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus softsign "
-    "logsigmoid tanhshrink threshold clamp abs neg square sqrt exp dropout dropout1d dropout2d dropout3d alpha_dropout "
-    "contiguous clone detach"
-) | {operator.neg, operator.truediv, operator.pow}  # with a number: two values are no single source
+    "logsigmoid tanhshrink threshold clamp abs neg square sqrt exp"
+) | {operator.neg, operator.truediv, operator.itruediv, operator.pow, operator.ipow}  # with a number only
+_DROPOUTS = _functions("dropout dropout1d dropout2d dropout3d alpha_dropout")
+_COPIES = _functions("contiguous clone detach")
 _POOL_CALLS = _functions(
     "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
 )
 _SUMS = _functions("add sub") | {operator.add, operator.iadd, operator.sub, operator.isub}
 _PRODUCTS = _functions("mul") | {operator.mul, operator.imul}
-_VIEWS = _functions("view reshape")
-_RESHAPES = _VIEWS | _functions("flatten squeeze")
+_RESHAPES = widths.VIEWS | _functions("flatten squeeze")
 _JOINS = _functions("cat concat")
 _MEANS = _functions("mean")
 _PADS = _functions("pad")
-_IN_PLACE = {operator.iadd, operator.isub, operator.imul}
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +126,9 @@ class Flow:
         layers: in the order in which they are computed.
         along: name and units of each module that treats every channel by itself: norms, depthwise convolutions.
         attentions: names of the attention modules that may lose heads.
-        flattenings: nodes that flatten to a width written into the code, with the units they flatten.
+        flattenings: nodes that flatten to a width written into the code, with the units of what they give.
         groups: the group of each unit; units of a group stay or go together, as their channels are added.
-        graph: of the calls.
+        trace: of the calls.
     """
 
     layers: Sequence[Layer]
@@ -136,7 +136,7 @@ class Flow:
     attentions: Sequence[str]
     flattenings: Sequence[tuple[fx.Node, Tensor]]
     groups: Tensor
-    graph: fx.Graph
+    trace: Trace
 
 
 def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
@@ -146,74 +146,20 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
         BadInput: what the model calls depends on its input's values, so that there is no one graph of calls; or it
             cannot be called with `example`.
     """
-    graph = _trace(model)
-    follower = _Follower(model, graph, _shapes(model, graph, example))
-    for node in graph.nodes:
+    found = trace(model, example)
+    follower = _Follower(model, found)
+    for node in found.graph.nodes:
         follower.visit(node)
     return follower.flow()
-
-
-def is_attention(module: nn.Module) -> bool:
-    """Whether it is self-attention whose heads can be told apart, like `tombola.models.transformer.SelfAttention`."""
-    parts = [getattr(module, name, None) for name in ("query", "key", "value", "projection")]
-    sizes = [getattr(module, name, None) for name in ("heads", "head_width")]
-    return all(type(part) is nn.Linear for part in parts) and all(isinstance(size, int) for size in sizes)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_attention(m) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _trace(model: nn.Module) -> fx.Graph:
-    try:
-        return _Tracer().trace(model)
-    except Exception as error:  # it runs the model's own code, which may raise anything
-        raise BadInput(
-            where=type(model).__name__,
-            expected="a model that calls the same modules for every input, as torch.fx can trace it",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            todo="It cannot be compacted; quantised and exported it can be.",
-        ) from error
-
-
-def _shapes(model: nn.Module, graph: fx.Graph, example: tuple[Tensor, ...]) -> dict[fx.Node, tuple[int, ...]]:
-    """The shape of each tensor when the model is called with `example`."""
-    shapes = _Shapes(model, graph)
-    try:
-        with torch.no_grad():
-            shapes.run(*example)
-    except (RuntimeError, TypeError, IndexError) as error:
-        raise BadInput(
-            where="the example",
-            expected=f"what {type(model).__name__} can be called with",
-            found=", ".join(str(tuple(each.shape)) for each in example) + f" ({str(error).splitlines()[0]})",
-            todo="Give it a batch of inputs, as a tensor or a tuple of them.",
-        ) from error
-    return shapes.found
-
-
-class _Shapes(fx.Interpreter):
-    """Runs the graph and keeps the shape of each tensor."""
-
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(model, graph=graph)
-        self.found: dict[fx.Node, tuple[int, ...]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.found[n] = tuple(value.shape)
-        return value
 
 
 class _Follower:
     """Goes from call to call; `values` holds the channels of each value that has some, None behind a barrier."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, shapes: dict[fx.Node, tuple[int, ...]]) -> None:
+    def __init__(self, model: nn.Module, found: Trace) -> None:
         self.modules = dict(model.named_modules())
-        self.graph, self.shapes = graph, shapes
-        self.shared = _shared(model, graph)
+        self.trace, self.shapes = found, found.shapes
+        self.shared = _shared(model, found.graph)
         self.values: dict[fx.Node, Channels | None] = {}
         self.inputs: set[fx.Node] = set()  # the model's own, flattened or not
         self.units = 1  # STAYS
@@ -229,12 +175,12 @@ class _Follower:
         ends = ties.numpy()
         edges = coo_array((np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(self.units, self.units))
         groups = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
-        return Flow(self.layers, self.along, self.attentions, self.flattenings, groups, self.graph)
+        return Flow(self.layers, self.along, self.attentions, self.flattenings, groups, self.trace)
 
     def visit(self, node: fx.Node) -> None:
         """Find the channels of what `node` gives."""
         channels = self._channels(node)
-        if channels is not None and self._overwritten(node):
+        if channels is not None and node in self.trace.overwritten:
             self._keep(channels)
             channels = None
         self.values[node] = channels
@@ -249,7 +195,7 @@ class _Follower:
     def _of_module(self, node: fx.Node) -> Function | None:
         """What knows the module that `node` calls, if it is plain: of torch's own class, unshared, without hooks."""
         name, module = str(node.target), self.modules[str(node.target)]
-        if name in self.shared or module._forward_hooks or module._forward_pre_hooks:
+        if name in self.shared or _hooked(module):
             return None
         if is_attention(module):
             self.attentions.append(name)
@@ -263,6 +209,8 @@ class _Follower:
             return self._norm if module.running_mean is not None else None
         if kind in _POINTWISE_MODULES:
             return self._pointwise
+        if kind in _SAME_MODULES:
+            return self._same
         if kind in _POOL_MODULES:
             return self._pool
         return self._reshape if kind is nn.Flatten else None
@@ -271,6 +219,8 @@ class _Follower:
         """What knows the function or method that `node` calls."""
         families: list[tuple[set[object], Function]] = [
             (_POINTWISE_CALLS, self._pointwise),
+            (_DROPOUTS, self._dropout),
+            (_COPIES, self._same),
             (_SUMS | _PRODUCTS, self._arithmetic),
             (_POOL_CALLS, self._pool),
             (_RESHAPES, self._reshape),
@@ -281,19 +231,6 @@ class _Follower:
         if node.op not in ("call_function", "call_method"):
             return None
         return next((known for calls, known in families if node.target in calls), None)
-
-    def _overwritten(self, node: fx.Node) -> bool:
-        """Whether a call overwrites this value in place, so that its other readers find something else."""
-        return len(node.users) > 1 and any(self._overwrites(user, node) for user in node.users)
-
-    def _overwrites(self, user: fx.Node, node: fx.Node) -> bool:
-        """Whether `user` writes into the value of `node`, or gives the same memory to a call that does."""
-        module = self.modules[str(user.target)] if user.op == "call_module" else None
-        if user.target in _RESHAPES or type(module) in (nn.Flatten, nn.Identity, nn.Dropout):
-            return any(self._overwrites(later, user) for later in user.users)
-        method = user.op == "call_method" and str(user.target).endswith("_")
-        function = user.target in _IN_PLACE or bool(user.kwargs.get("inplace"))
-        return _source(user) is node and (method or function or bool(getattr(module, "inplace", False)))
 
     # ---- units
 
@@ -326,7 +263,7 @@ class _Follower:
             ("call_method", "size", ()),
             ("call_function", getattr, ("shape",)),
         ):
-            picks = [user for user in node.users if user.users]
+            picks = [user for user in node.users if user.users or user.op == "output"]
             if any(pick.target is not operator.getitem for pick in picks):
                 return False
             asked = [pick.args[1] for pick in picks]
@@ -397,10 +334,16 @@ class _Follower:
 
     def _pointwise(self, node: fx.Node) -> Channels | None:
         channels = self.values[_source(node)]
-        drops = node.op == "call_function" and "dropout" in getattr(node.target, "__name__", "")
-        if len(node.all_input_nodes) != 1 or channels is None or (drops and node.kwargs.get("training", True)):
+        if len(node.all_input_nodes) != 1 or channels is None:
             return self._barrier(node)
         return Channels(channels.axis, channels.units, self._evaluated(node, [channels]))
+
+    def _same(self, node: fx.Node) -> Channels | None:
+        return self.values[_source(node)] or self._barrier(node)
+
+    def _dropout(self, node: fx.Node) -> Channels | None:
+        """A function is not told by `eval` that nothing is dropped, but by its argument only."""
+        return self._barrier(node) if node.kwargs.get("training", True) else self._same(node)
 
     def _evaluated(self, node: fx.Node, channels: Sequence[Channels]) -> Tensor:
         """What `node` makes of constant channels, by calling it on them."""
@@ -435,9 +378,9 @@ class _Follower:
         return Channels(left.axis, left.units, constants)
 
     def _pool(self, node: fx.Node) -> Channels | None:
-        channels = self.values[_source(node)]
-        if channels is None or channels.axis != 1 or len(self.shapes[_source(node)]) < 3:
-            return self._barrier(node)
+        channels, axes = self.values[_source(node)], int(_called(node, self.modules)[-2])
+        if channels is None or channels.axis != 1 or len(self.shapes[_source(node)]) != 2 + axes:
+            return self._barrier(node)  # without the axis of a batch it would pool across channels
         constants = channels.constants
         if not _keeps_constants(node, self.modules):
             constants = constants.masked_fill(constants != 0, torch.nan)
@@ -469,7 +412,7 @@ class _Follower:
         """A flattening of all axes but the batch's: a channel becomes as many features as it had positions."""
         source = _source(node)
         before, after = self.shapes[source], self.shapes[node]
-        width = _width(node)
+        width = widths.written(node)
         if len(after) != 2 or before[:1] != after[:1] or not isinstance(width, int):
             return self._barrier(node)
         channels = self.values[source]
@@ -482,9 +425,12 @@ class _Follower:
             places = [-1 if axis == channels.axis else 1 for axis in range(1, len(before))]
             return values.view(places).expand(before[1:]).flatten()
 
+        if width != -1 and _hooked(self.modules[""]):
+            return self._barrier(node)  # the graph that would take the model's place has no hooks
+        flat = Channels(1, spread(channels.units), spread(channels.constants))
         if width != -1:
-            self.flattenings.append((node, channels.units))
-        return Channels(1, spread(channels.units), spread(channels.constants))
+            self.flattenings.append((node, flat.units))
+        return flat
 
     def _join(self, node: fx.Node) -> Channels | None:
         parts = node.args[0] if node.args else node.kwargs.get("tensors")
@@ -500,14 +446,21 @@ class _Follower:
 
 
 def _shared(model: nn.Module, graph: fx.Graph) -> set[str]:
-    """Modules that are called more than once, or whose parameters something else uses too: tied, or read directly."""
+    """Layers that are called more than once, or whose parameters something else uses too: tied, or read directly.
+
+    A module without parameters and buffers, as ReLU or pooling, treats each of its calls by itself.
+    """
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     parameters = dict(model.named_parameters(remove_duplicate=False))
     uses = Counter(id(value) for value in parameters.values())
     read = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
     uses.update(id(parameters[name]) for name in read if name in parameters)
     tied = {name for name in calls for value in model.get_submodule(name).parameters() if uses[id(value)] > 1}
-    return tied | {name for name, count in calls.items() if count > 1}
+    return tied | {name for name, count in calls.items() if count > 1 and model.get_submodule(name).state_dict()}
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _constants(layer: Layer, bias: Tensor | None) -> Tensor:
@@ -539,18 +492,15 @@ def _keeps_constants(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
             return True
         padding, divisor = module.padding, getattr(module, "divisor_override", None)
         return divisor is None and padding in (0, (0,), (0, 0), (0, 0, 0))
-    name = getattr(node.target, "__name__", str(node.target))
     plain = len(node.args) <= 3 and not set(node.kwargs) - {"kernel_size", "stride", "input"}
-    return not name.startswith("avg") or plain
+    return not _called(node, modules).startswith("avg") or plain
 
 
-def _width(node: fx.Node) -> Any:
-    """The last size that a view is asked for, -1 where it follows from the others."""
-    if node.target not in _VIEWS:
-        return -1
-    sizes = [*node.args[1:], *node.kwargs.values()]
-    last = sizes[-1]
-    return last[-1] if isinstance(last, (list, tuple)) else last
+def _called(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    """The name of what is called: max_pool2d, MaxPool2d."""
+    if node.op == "call_module":
+        return type(modules[str(node.target)]).__name__
+    return getattr(node.target, "__name__", str(node.target))
 
 
 def _source(node: fx.Node) -> fx.Node:

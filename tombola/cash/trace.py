@@ -1,0 +1,163 @@
+"""The calls that a model makes, as torch.fx sees them, with what they give: its shapes, and who overwrites it."""
+
+import copy
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tombola.cash.agreement import seeded
+from tombola.errors import BadInput
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """The calls of one model.
+
+    Attributes:
+        graph: of the calls.
+        shapes: of each value that is a tensor.
+        overwritten: values into whose memory a later call writes, before they are read for the last time.
+        called: the copy of the model that was called; tensors that the calls made of nothing are its attributes.
+    """
+
+    graph: fx.Graph
+    shapes: dict[fx.Node, tuple[int, ...]]
+    overwritten: set[fx.Node]
+    called: nn.Module
+
+
+def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
+    """Follow one call of `model`; neither it nor `example` changes, whatever the call writes.
+
+    Raises:
+        BadInput: what the model calls depends on its input's values, so that there is no one graph of calls; or it
+            cannot be called with `example`.
+    """
+    called, graph = calls(model, len(example))
+    run = _Run(called, graph)
+    try:
+        with seeded(0), torch.inference_mode(False), torch.no_grad():  # an inference does not count what is written
+            run.run(*(each.clone() if isinstance(each, Tensor) else each for each in example))
+    except Exception as error:  # the model's own code may raise anything
+        given = ", ".join(
+            str(tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__ for each in example
+        )
+        raise BadInput(
+            where="the example",
+            expected=f"what {type(model).__name__} can be called with",
+            found=f"{given or 'nothing'} ({_first_line(error)})",
+            todo="Give it a batch of inputs, as a tensor or a tuple of them.",
+        ) from error
+    return Trace(graph, run.shapes, run.overwritten(), called)
+
+
+def calls(model: nn.Module, given: int = 0) -> tuple[nn.Module, fx.Graph]:
+    """A copy of `model`, and the graph of its calls; arguments after those `given` are what they are by default.
+
+    Raises:
+        BadInput: what the model calls depends on its input's values.
+    """
+    try:
+        with seeded(0), torch.inference_mode(False):
+            called = copy.deepcopy(model)
+            return called, _Tracer(given).trace(called)
+    except Exception as error:  # it runs the model's own code, which may raise anything
+        raise BadInput(
+            where=type(model).__name__,
+            expected="a model that calls the same modules for every input, as torch.fx can trace it",
+            found=_first_line(error),
+            todo="It cannot be compacted; quantised and exported it can be.",
+        ) from error
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether it is self-attention whose heads can be told apart, like `tombola.models.transformer.SelfAttention`."""
+    parts: list[Any] = [getattr(module, name, None) for name in ("query", "key", "value", "projection")]
+    heads, width = (getattr(module, name, None) for name in ("heads", "head_width"))
+    if not isinstance(heads, int) or not isinstance(width, int) or any(type(part) is not nn.Linear for part in parts):
+        return False
+    *readers, projection = parts
+    return {part.out_features for part in readers} == {projection.in_features} == {heads * width}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _recorded(function: Callable[[Any, Any], Any]) -> Callable[["_Value", Any], Any]:
+    return lambda value, other: value.tracer.create_proxy("call_function", function, (value, other), {})
+
+
+class _Value(fx.Proxy):
+    """Records `h += 1` as it is; torch.fx takes it for `h = h + 1`, which would leave what else is called h alone."""
+
+    __iadd__, __isub__, __imul__ = _recorded(operator.iadd), _recorded(operator.isub), _recorded(operator.imul)
+    __itruediv__, __ipow__ = _recorded(operator.itruediv), _recorded(operator.ipow)
+    __ifloordiv__, __imod__ = _recorded(operator.ifloordiv), _recorded(operator.imod)
+    __iand__, __ior__, __ixor__ = _recorded(operator.iand), _recorded(operator.ior), _recorded(operator.ixor)
+
+
+class _Tracer(fx.Tracer):
+    """Takes arguments that are not `given` for what they are by default."""
+
+    def __init__(self, given: int | None = None) -> None:  # torch.fx makes one without arguments when it unpickles
+        super().__init__()
+        self.given = given
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_attention(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_proxy(self, kind: str, target: Any, args: tuple[Any, ...], *rest: Any, **named: Any) -> Any:
+        if kind == "placeholder" and args and self.given is not None:  # args: its default
+            before = sum(node.op == "placeholder" for node in self.graph.nodes)
+            if before >= self.given and not isinstance(args[0], (list, tuple, dict)):
+                return args[0]
+        return super().create_proxy(kind, target, args, *rest, **named)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
+
+
+class _Run(fx.Interpreter):
+    """Runs the graph, and keeps of each tensor the shape, the memory and when that was written to."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(model, graph=graph)
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.memory: dict[fx.Node, int] = {}
+        self.writes: list[tuple[fx.Node, int]] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        given = [self.env[node] for node in n.all_input_nodes if _has_memory(self.env[node])]
+        versions = [each._version for each in given]
+        value = super().run_node(n)
+        for each, version in zip(given, versions, strict=True):
+            if each._version != version:
+                self.writes.append((n, _memory(each)))
+        if isinstance(value, Tensor):
+            self.shapes[n] = tuple(value.shape)
+        if _has_memory(value):
+            self.memory[n] = _memory(value)
+        return value
+
+    def overwritten(self) -> set[fx.Node]:
+        """Values that are read after a later call wrote into their memory: aliases of what it was given are too."""
+        order = {node: place for place, node in enumerate(self.graph.nodes)}
+        return {
+            node
+            for writer, memory in self.writes
+            for node, own in self.memory.items()
+            if own == memory and order[node] < order[writer] < max(order[user] for user in node.users)
+        }
+
+
+def _has_memory(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided
+
+
+def _memory(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr()

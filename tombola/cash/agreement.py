@@ -1,4 +1,4 @@
-"""Whether a compacted model computes what the masked one does, tried out on a few inputs.
+"""Whether a model of other layers computes what the first one does, tried out on a few inputs.
 
 What torch.fx sees of a model is not all that its code may do: it may read the sizes of its layers, ask what class they
 are of, or drop an axis of size 1. Such a model is found out here.
@@ -12,34 +12,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola.errors import BadInput
-
 _SEED = 1  # not the one under which calls are traced: a number drawn there, and frozen, would be drawn here again
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the largest output
 _COARSE = 1e-1  # in half precision, and on devices that may multiply in it
 _SMALL = 1e-3  # what outputs smaller than this differ by is rounding of larger numbers on the way
 
 
-def check(whole: nn.Module, small: nn.Module, example: tuple[Any, ...]) -> None:
-    """Compare outputs on `example`, on random inputs of its shapes, and on batches of 1 and 3.
+def difference(whole: nn.Module, other: nn.Module, example: tuple[Any, ...]) -> str:
+    """What `other` does otherwise on `example`, on random inputs of its shapes, and on batches of 1 and 3; or nothing.
 
-    Inputs that `whole` cannot be called with are left out. The models stay as they are.
-
-    Raises:
-        BadInput: outputs differ by more than rounding, or `small` cannot be called.
+    Inputs that `whole` cannot be called with are left out, and numbers that are not finite: a 0 that is skipped is
+    none that is multiplied with them. The models stay as they are.
     """
-    whole, small = copy.deepcopy(whole), copy.deepcopy(small)
+    whole, other = copy.deepcopy(whole), copy.deepcopy(other)
+    tolerance = _tolerance(whole)
     for inputs in _inputs(example):
         try:
             expected = _called(whole, inputs)
         except Exception:  # the model's own code may raise anything
             continue
         try:
-            found = _called(small, inputs)
+            found = _called(other, inputs)
         except Exception as error:
-            raise _unfit(whole, type(error).__name__ + ": " + str(error).partition("\n")[0]) from error
-        if not _agree(expected, found):
-            raise _unfit(whole, "other outputs")
+            return f"{type(error).__name__} ({error})"
+        if not _agree(expected, found, tolerance):
+            return "other outputs"
+    return ""
 
 
 @contextmanager
@@ -51,16 +49,6 @@ def seeded(seed: int) -> Iterator[None]:
         for gpu in gpus:
             torch.cuda.default_generators[gpu].manual_seed(seed)
         yield
-
-
-def _unfit(model: nn.Module, found: str) -> BadInput:
-    return BadInput(
-        where=type(model).__name__,
-        expected="the same outputs from smaller layers",
-        found=found,
-        todo="It cannot be compacted: its code may read the sizes or classes of its layers, or drop axes of size 1. "
-        "Quantised and exported it can be.",
-    )
 
 
 def _inputs(example: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
@@ -99,18 +87,30 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _agree(expected: list[Any], found: list[Any]) -> bool:
-    return len(expected) == len(found) and all(map(_close, expected, found))
+def _tolerance(model: nn.Module) -> float:
+    """Of the type that it computes in, or the coarsest of these."""
+    state = [value for value in model.state_dict(keep_vars=True).values() if value.is_floating_point()]
+    return max(
+        (_TOLERANCE.get(each.dtype, _COARSE) if each.device.type == "cpu" else _COARSE for each in state),
+        default=_COARSE,
+    )
 
 
-def _close(expected: Any, found: Any) -> bool:
+def _agree(expected: list[Any], found: list[Any], tolerance: float) -> bool:
+    return len(expected) == len(found) and all(
+        _close(left, right, tolerance) for left, right in zip(expected, found, strict=True)
+    )
+
+
+def _close(expected: Any, found: Any, tolerance: float) -> bool:
     if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
         return type(expected) is type(found) and bool(expected == found)
     if (expected.shape, expected.dtype) != (found.shape, found.dtype):
         return False
     if not expected.is_floating_point() or not expected.numel():
         return True  # of numbers that are all but equal, either may be the larger one
-    tolerance = _TOLERANCE.get(expected.dtype, _COARSE) if expected.device.type == "cpu" else _COARSE
     left, right = (each.detach().to_dense().cpu().double() for each in (expected, found))
-    largest = max(float(left.abs().nan_to_num(0, 0).max()), _SMALL)
-    return torch.allclose(left, right, rtol=0, atol=tolerance * largest, equal_nan=True)
+    finite = left.isfinite()
+    left, right = left.where(finite, 0), right.where(finite, 0)
+    largest = max(float(left.abs().max()), _SMALL)
+    return torch.allclose(left, right, rtol=0, atol=tolerance * largest)

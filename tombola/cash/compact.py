@@ -18,6 +18,7 @@ from tombola import mask as masks
 from tombola import weights
 from tombola.cash import agreement, flow, widths
 from tombola.cash.flow import Flow, Layer
+from tombola.cash.plain import copied
 from tombola.cash.quantise import quantised_layer
 from tombola.cash.trace import calls, is_attention
 from tombola.errors import BadInput
@@ -96,7 +97,14 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
     other = {node: int(stay.sum()) for node, units in found.flattenings if not (stay := picked.stays[units]).all()}
     if other:
         small = widths.rewritten(small, found.trace.called, found.trace.graph, other)
-    agreement.check(masked(model, mask), small, example)
+    if apart := agreement.difference(masked(model, mask), small, example):
+        raise BadInput(
+            where=type(model).__name__,
+            expected="the same outputs from smaller layers",
+            found=apart,
+            todo="It cannot be compacted: its code may read the sizes or classes of its layers, or drop axes of size "
+            "1. Quantised and exported it can be.",
+        )
     return small
 
 
@@ -111,7 +119,9 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
       (0): Linear(in_features=7, out_features=5, bias=True)
     )
     """
-    small = copy.deepcopy(model).eval()
+    small = copied(model)
+    if "scale" in values:  # the model is one layer
+        return quantised_layer(small)
     for name, module in list(small.named_modules()):
         if type(module) is nn.Linear and f"{name}.inputs.index" in values:
             _put_inputs_before(small, name, values[f"{name}.inputs.index"])
@@ -133,16 +143,8 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
 
 def masked(model: nn.Module, mask: Mask) -> nn.Module:
     """A copy with m ⊙ theta."""
-    try:
-        copied = copy.deepcopy(model).eval()
-    except RuntimeError as error:  # torch.nn.utils.prune leaves tensors behind that cannot be copied
-        raise BadInput(
-            where=type(model).__name__,
-            expected="a plain model",
-            found=f"one that cannot be copied ({error})",
-            todo="Where torch.nn.utils.prune was used, call its `remove` first.",
-        ) from error
-    values = weights.of(copied)
+    whole = copied(model)
+    values = weights.of(whole)
     wrong = [name for name in mask if name not in values or values[name].shape != mask[name].shape]
     if wrong:
         raise BadInput(
@@ -151,8 +153,8 @@ def masked(model: nn.Module, mask: Mask) -> nn.Module:
             found=f"{tuple(mask[wrong[0]].shape)}",
             todo="This mask belongs to another model.",
         )
-    weights.put(copied, masks.apply(values, mask))
-    return copied
+    weights.put(whole, masks.apply(values, mask))
+    return whole
 
 
 # ---- which units stay
@@ -325,11 +327,7 @@ def _with_fewer_heads(model: nn.Module, attentions: Sequence[str], example: tupl
     """A copy without heads that say nothing, or `model` itself, if what is called attention in it is something else."""
     fewer = copy.deepcopy(model) if attentions else model
     dropped = [_drop_heads(fewer.get_submodule(name)) for name in attentions]
-    if any(dropped):
-        with suppress(BadInput):
-            agreement.check(model, fewer, example)
-            return fewer
-    return model
+    return fewer if any(dropped) and not agreement.difference(model, fewer, example) else model
 
 
 def _drop_heads(attention: Any) -> bool:

@@ -5,7 +5,6 @@ At 20 % density and more a dense product is often faster, and then stays.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, cast
@@ -15,15 +14,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.utils import fusion
 
-from tombola.cash import timing
+from tombola.cash import agreement, timing
 from tombola.cash.layers import Connected, Convolved, MaxPool2d, SparseChain, SparseConv2d, convolvable, tiles
-from tombola.cash.plain import copied, hooked, only_called, tensors
+from tombola.cash.plain import copied, hooked, only_called
 from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear
 from tombola.engine import kernels
 from tombola.errors import BadInput
-
-TOLERANCE = 1e-3  # of the largest output: more is not rounding
-LEAST = 1e-6  # and less than this always is
 
 
 def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere: bool = False) -> nn.Module:
@@ -61,23 +57,35 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
     _fits(model)
     inputs = example if isinstance(example, tuple) else (example,)
     makes = (_in_one_graph, _one_by_one)
-    last: Exception | None = None
-    with torch.random.fork_rng(devices=[]):  # a model may draw in eval mode too
-        asked = list(_asked(model, inputs))
+    with agreement.seeded(0):  # a model may draw in eval mode too
+        _takes(copied(model), inputs)
         for make in makes[1:] if any(hooked(module) for module in model.modules()) else makes:
             try:
                 found = make(copied(model), inputs, everywhere)
-                if _agrees(found, asked):
-                    return found
-                last = None
+                apart = agreement.difference(copied(model), found, inputs)
             except Exception as error:  # it runs the model's own code, which may raise anything
-                last = error
+                apart = f"{type(error).__name__} ({error})"
+            if not apart:
+                return found
     raise BadInput(
         where=type(model).__name__,
         expected="a model that gives the same when its layers are other modules, which compute the same",
-        found=f"one that raises {last!r}" if last else "one that gives something else",
+        found=apart,
         todo="Code that asks for the class of a layer, or reads what is in it, cannot have it sparse.",
-    ) from last
+    )
+
+
+def _takes(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    try:
+        with torch.no_grad():
+            model(*(each.clone() for each in inputs))
+    except Exception as error:  # the model's own code may raise anything
+        raise BadInput(
+            where="the example",
+            expected=f"what {type(model).__name__} can be called with",
+            found=f"{', '.join(str(tuple(each.shape)) for each in inputs)} ({error})",
+            todo="Give it a batch of inputs, as a tensor or a tuple of them.",
+        ) from error
 
 
 def _fits(model: nn.Module) -> None:
@@ -89,44 +97,6 @@ def _fits(model: nn.Module) -> None:
             found=kinds[0],
             todo="Convert it first: model.cpu().float().",
         )
-
-
-# ---- whether a model gives the same
-
-
-def _asked(model: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[tuple[tuple[Tensor, ...], list[Tensor]]]:
-    """Inputs, and what the model gives for them: for its example, and for random numbers like it."""
-    yield inputs, _answers(model, inputs)
-    draw = torch.Generator().manual_seed(0)
-    drawn = tuple(
-        torch.randn(each.shape, generator=draw).to(each.dtype) if each.is_floating_point() else each for each in inputs
-    )
-    with suppress(Exception):  # it may have been made for other numbers
-        yield drawn, _answers(model, drawn)
-
-
-def _answers(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """What a copy gives, which may write into its inputs and its own state, with the same random numbers every time."""
-    torch.default_generator.manual_seed(0)
-    with torch.no_grad():
-        return tensors(copied(model)(*(each.clone() for each in inputs)))
-
-
-def _agrees(model: nn.Module, asked: Sequence[tuple[tuple[Tensor, ...], list[Tensor]]]) -> bool:
-    """Whether it gives what is wanted, up to rounding: where that is finite, as 0 times NaN is nothing here."""
-    for inputs, wanted in asked:
-        found = _answers(model, inputs)
-        if [each.shape for each in found] != [each.shape for each in wanted]:
-            return False
-        pairs = [
-            (own.where(own.isfinite(), 0), (one - own).where(own.isfinite(), 0))
-            for one, own in zip(found, wanted, strict=True)
-            if own.is_floating_point() and own.numel()  # a whole number may be the place of one of two that are equal
-        ]
-        largest = max((float(own.abs().max()) for own, _ in pairs), default=0)
-        if not all(float(apart.abs().max()) <= TOLERANCE * largest + LEAST for _, apart in pairs):  # NaN is not
-            return False
-    return True
 
 
 # ---- layers of a graph

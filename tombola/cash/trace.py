@@ -151,7 +151,7 @@ class _Run(fx.Interpreter):
             node
             for writer, memory in self.writes
             for node, own in self.memory.items()
-            if own == memory and order[node] < order[writer] < max(order[user] for user in node.users)
+            if own == memory and order[node] < order[writer] < max((order[user] for user in node.users), default=0)
         }
 
 
@@ -160,4 +160,7 @@ def _has_memory(value: object) -> bool:
 
 
 def _memory(value: Tensor) -> int:
-    return value.untyped_storage().data_ptr()
+    try:
+        return value.untyped_storage().data_ptr()
+    except RuntimeError:  # a tensor of somebody's own kind, which says itself where it is
+        return value.data_ptr()

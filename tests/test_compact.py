@@ -561,11 +561,16 @@ def raise_by_one(values: Tensor) -> None:
     values += 1
 
 
+def twice(values: Tensor) -> None:
+    values.sigmoid_()
+    values.relu_()
+
+
 OVERWRITES: list[Callable[[Tensor], object] | None] = [
     *(halve, raise_by_one, torch.sigmoid_, lambda x: x.relu_(), lambda x: F.relu(x, inplace=True), None),
     *(lambda x: torch.clamp_(x, min=0), lambda x: x.contiguous().relu_(), lambda x: x.detach().sigmoid_()),
     *(lambda x: x[:, :].sigmoid_(), lambda x: x.chunk(2, dim=1)[0].sigmoid_()),
-    lambda x: F.dropout(x, 0.5, training=False).sigmoid_(),
+    *(lambda x: F.dropout(x, 0.5, training=False).sigmoid_(), twice),
 ]
 
 

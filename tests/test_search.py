@@ -639,7 +639,7 @@ def of_another(model: Net) -> dict[str, Any]:
         ({"levels": -1}, "levels: expected 0 or more, found -1"),
         ({"levels": "3"}, "levels: expected 0 or more, found '3'"),
         ({"rate": "0.2"}, "rate: expected a number, found '0.2'"),
-        ({"rate": 1.5}, "prune: expected a fraction in [0, 1], found 1.5"),
+        ({"rate": 1.5}, "rate: expected a fraction in [0, 1], found 1.5"),
         ({"rate": {"conv": 0.2}}, "rate: expected a rate for every weight that is not in `keep`, found none for"),
         ({"rate": {"cnv": 0.2}}, "rate: expected kinds (conv, linear, output), or weights of the model (conv.weight"),
         ({"rate": {"*": 0.2}, "scope": "global"}, "rate: expected one number in the global scope"),

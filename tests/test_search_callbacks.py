@@ -199,6 +199,8 @@ def test_lightning_goes_on_after_a_crash_and_wants_a_trainer_for_every_level(tmp
         while tickets.left:
             trainer(tickets).fit(module, loader)
         found.append([tickets.search.trained(number) for number in range(3)])
+    with pytest.raises(BadInput, match=r"None is left to start, as its file holds all levels: Search.resume"):
+        _ = Tickets(levels=2, path=tmp_path / "parts").search
     for left, right in zip(*found, strict=True):
         assert weights.equal(left, right)
     with pytest.raises(BadInput, match=r"expected the options of the search in it: .*'levels': 2"):

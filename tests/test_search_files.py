@@ -26,6 +26,7 @@ from tombola import files, score, weights
 from tombola.errors import BadInput, NoRoom
 from tombola.search import Search
 from tombola.search.coded import decode, encode
+from tombola.ticket import Ticket
 
 LEVELS, STEPS = 3, 8
 RATES = {"output": 0.1, "*": 0.3}  # the first that fits holds, whatever a file makes of their order
@@ -145,6 +146,17 @@ def test_a_finished_search_is_read_back_whole(tmp_path: Path) -> None:  # R9
         assert list(again.trained(level)) == list(search.trained(level)) == list(model.state_dict())
         assert weights.equal(again.ticket(level).weights, search.ticket(level).weights)
         assert again.ticket(level).origin == search.ticket(level).origin
+
+
+def test_a_finished_search_is_opened_with_any_optimiser(tmp_path: Path) -> None:
+    """As a trainer's, which makes groups of its own."""
+    search = finished(tmp_path / "search", levels=1)
+    model = network()
+    groups = [{"params": [value]} for value in model.parameters()]
+    again = Search.resume(tmp_path / "search", model, torch.optim.AdamW(groups, lr=0.1))
+    assert weights.equal(again.ticket(1).weights, search.ticket(1).weights)
+    with pytest.raises(BadInput, match="expected a ticket's file, found the file of a search. Search.resume opens it"):
+        Ticket.load(tmp_path / "search")
 
 
 def test_the_file_stays_where_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,6 +249,8 @@ def _about(content: bytes, where: str) -> tuple[dict[str, Any], int]:
         if end > len(content):
             raise ValueError(f"{len(content)} bytes where its first eight announce {end} or more")
         header = json.loads(content[8:end])
+        if "tombola-search" in header.get("__metadata__", {}):
+            raise _no_ticket(where, "the file of a search", "Search.resume opens it; its `ticket(level)` is one.")
         if "tombola" not in header.get("__metadata__", {}):
             names = ", ".join(list(header)[:3])
             raise _no_ticket(where, f"a safetensors file of something else ({names})")

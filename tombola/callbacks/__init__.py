@@ -30,7 +30,9 @@ class Levels:
     def search(self) -> Search:
         """The search, from the first training on."""
         if self._search is None:
-            raise BadInput(where="search", expected="a training before", found="none", todo="Start one.")
+            finished = "its file holds all levels: Search.resume(path, model, optimizer) opens it."
+            todo = "Start one." if self.left else f"None is left to start, as {finished}"
+            raise BadInput(where="search", expected="a training before", found="none", todo=todo)
         return self._search
 
     @property

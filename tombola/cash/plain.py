@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tombola.errors import BadInput
@@ -26,6 +27,24 @@ def copied(model: nn.Module) -> nn.Module:
             expected="a plain model",
             found=f"one that cannot be copied ({error})",
             todo="Where torch.nn.utils.prune was used, call its `remove` first.",
+        ) from error
+
+
+def takes(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Make sure that `model` can be called with `inputs`, which it may overwrite a copy of.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    try:
+        with torch.no_grad():
+            model(*(each.clone() for each in inputs))
+    except Exception as error:  # the model's own code may raise anything
+        raise BadInput(
+            where="the example",
+            expected=f"what {type(model).__name__} can be called with",
+            found=f"{', '.join(str(tuple(each.shape)) for each in inputs)} ({error})",
+            todo="Give it a batch of inputs, as a tensor or a tuple of them.",
         ) from error
 
 

@@ -19,6 +19,7 @@ from tombola import mask as masks
 from tombola.cash import export, timing
 from tombola.cash.compact import compact, masked
 from tombola.cash.layers import prepared_bytes
+from tombola.cash.plain import takes
 from tombola.cash.quantise import quantise
 from tombola.cash.semi_structured import held_bytes, semi_structured, semi_structured_layers
 from tombola.cash.size import sizes
@@ -91,9 +92,12 @@ def prove(
         BadInput: there are fewer inputs than the largest batch, or labels than inputs, the mask is another model's, or
             the model gives anything but one tensor, N x ..., or with labels N x classes or N x T x classes.
     """
+    if not isinstance(mask, Mask):
+        raise BadInput(where="mask", expected="a Mask", found=type(mask).__name__, todo="A ticket's is ticket.mask.")
     _belong_together(inputs, labels, batches)
     whole = masked(model, mask)
     dense = _Candidate("dense", whole, whole, whole)
+    takes(whole, (dense.laid_out(inputs[:1]),))
     wanted = _outputs(dense, inputs)
     if labels is not None:
         _name_classes(labels, wanted)

@@ -16,7 +16,7 @@ from torch.nn.utils import fusion
 
 from tombola.cash import agreement, timing
 from tombola.cash.layers import Connected, Convolved, MaxPool2d, SparseChain, SparseConv2d, convolvable, tiles
-from tombola.cash.plain import copied, hooked, only_called
+from tombola.cash.plain import copied, hooked, only_called, takes
 from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear
 from tombola.engine import kernels
 from tombola.errors import BadInput
@@ -58,7 +58,7 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
     inputs = example if isinstance(example, tuple) else (example,)
     makes = (_in_one_graph, _one_by_one)
     with agreement.seeded(0):  # a model may draw in eval mode too
-        _takes(copied(model), inputs)
+        takes(copied(model), inputs)
         for make in makes[1:] if any(hooked(module) for module in model.modules()) else makes:
             try:
                 found = make(copied(model), inputs, everywhere)
@@ -73,19 +73,6 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
         found=apart,
         todo="Code that asks for the class of a layer, or reads what is in it, cannot have it sparse.",
     )
-
-
-def _takes(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    try:
-        with torch.no_grad():
-            model(*(each.clone() for each in inputs))
-    except Exception as error:  # the model's own code may raise anything
-        raise BadInput(
-            where="the example",
-            expected=f"what {type(model).__name__} can be called with",
-            found=f"{', '.join(str(tuple(each.shape)) for each in inputs)} ({error})",
-            todo="Give it a batch of inputs, as a tensor or a tuple of them.",
-        ) from error
 
 
 def _fits(model: nn.Module) -> None:

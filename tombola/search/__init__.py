@@ -138,7 +138,8 @@ class Search:
 
         Args:
             path: as it was given to `Search`, which wrote it; it will be written again.
-            model, optimizer, scheduler, score, also: made anew, as they were; their states come from the file.
+            model, optimizer, scheduler, score, also: made anew, as they were; their states come from the file. Of a
+                search whose levels are all finished the model alone has to be.
 
         Raises:
             BadInput: it is no search's file, or is one of another model, whose first tensors that differ are named.
@@ -146,8 +147,9 @@ class Search:
         about, progress = saved.read(Path(path), ranks.rank(), ranks.world())
         edge.same_types(weights.of(weights.bare(model)), progress.weights, str(path))
         search = Search(model, optimizer, scheduler=scheduler, score=score, also=also, **about["plan"])
+        finished = len(progress.trained) > search._plan.levels
         for what, found in search._about().items():
-            if found != about[what]:
+            if found != about[what] and not (finished and what not in ("plan", "model")):
                 raise BadInput(
                     where=str(path),
                     expected=f"{what} as in the search: {about[what]}",

@@ -207,7 +207,6 @@ def test_a_form_that_is_wrong_on_one_input_is_found_out(
     assert all(found[name].difference == right[name].difference < 1e-4 for name in others)
 
 
-@pytest.mark.usefixtures("quick", "without_onnx")
 def test_what_is_no_mask_and_what_cannot_be_called_is_said(lenet: tuple[nn.Module, Mask]) -> None:
     images, labels = examples()
     with pytest.raises(BadInput, match=r"mask: expected a Mask, found str. A ticket's is ticket.mask."):
@@ -216,6 +215,7 @@ def test_what_is_no_mask_and_what_cannot_be_called_is_said(lenet: tuple[nn.Modul
         prove(*lenet, images.flatten(1)[:, :7], labels)
 
 
+@pytest.mark.usefixtures("quick", "without_onnx")
 def test_without_labels_there_is_no_accuracy_and_the_model_stays_as_it_was(lenet: tuple[nn.Module, Mask]) -> None:
     model, mask = lenet
     before, images = weights.of(model), examples()[0]

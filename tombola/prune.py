@@ -21,14 +21,19 @@ def count(fraction: float, living: int) -> int:
     >>> [count(fraction, 10) for fraction in (0, 0.1, 0.2, 0.25, 1)]
     [0, 1, 2, 3, 10]
     """
+    check(fraction, "prune")
+    return floor(fraction * living + 0.5)
+
+
+def check(fraction: float, where: str) -> None:
+    """Raise BadInput, which says `where`, unless `fraction` is one."""
     if not 0 <= fraction <= 1:
         raise BadInput(
-            where="prune",
+            where=where,
             expected="a fraction in [0, 1]",
             found=repr(fraction),
             todo="0.2 removes a fifth of the living weights.",
         )
-    return floor(fraction * living + 0.5)
 
 
 def lowest(scores: Tensor, alive: Tensor, remove: int) -> Tensor:

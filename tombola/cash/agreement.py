@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tombola.cash.plain import cloned
+
 _SEED = 1  # not the one under which calls are traced: a number drawn there, and frozen, would be drawn here again
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the largest output
 _COARSE = 1e-1  # in half precision, and on devices that may multiply in it
@@ -73,7 +75,7 @@ def _inputs(example: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 
 def _called(model: nn.Module, inputs: tuple[Any, ...]) -> list[Any]:
     with seeded(_SEED), torch.no_grad():
-        return list(_leaves(model(*(each.clone() if isinstance(each, Tensor) else each for each in inputs))))
+        return list(_leaves(model(*cloned(inputs))))
 
 
 def _leaves(value: Any) -> Iterator[Any]:

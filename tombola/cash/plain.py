@@ -30,7 +30,28 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def takes(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def cloned(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a model may overwrite."""
+    return tuple(each.clone() if isinstance(each, Tensor) else each for each in inputs)
+
+
+def first_line(error: Exception) -> str:
+    """What it says, or of what kind it is."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def not_taken(model: nn.Module, inputs: tuple[Any, ...], error: Exception) -> BadInput:
+    """What to raise where `model` cannot be called with `inputs`."""
+    given = ", ".join(str(tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__ for each in inputs)
+    return BadInput(
+        where="the example",
+        expected=f"what {type(model).__name__} can be called with",
+        found=f"{given or 'nothing'} ({first_line(error)})",
+        todo="Give it a batch of inputs, as a tensor or a tuple of them.",
+    )
+
+
+def takes(model: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Make sure that `model` can be called with `inputs`, which it may overwrite a copy of.
 
     Raises:
@@ -38,14 +59,9 @@ def takes(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """
     try:
         with torch.no_grad():
-            model(*(each.clone() for each in inputs))
+            model(*cloned(inputs))
     except Exception as error:  # the model's own code may raise anything
-        raise BadInput(
-            where="the example",
-            expected=f"what {type(model).__name__} can be called with",
-            found=f"{', '.join(str(tuple(each.shape)) for each in inputs)} ({error})",
-            todo="Give it a batch of inputs, as a tensor or a tuple of them.",
-        ) from error
+        raise not_taken(model, inputs, error) from error
 
 
 def hooked(module: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from torch.nn.utils import fusion
 
 from tombola.cash import agreement, timing
 from tombola.cash.layers import Connected, Convolved, MaxPool2d, SparseChain, SparseConv2d, convolvable, tiles
-from tombola.cash.plain import copied, hooked, only_called, takes
+from tombola.cash.plain import cloned, copied, hooked, only_called, takes
 from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear
 from tombola.engine import kernels
 from tombola.errors import BadInput
@@ -58,11 +58,12 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
     inputs = example if isinstance(example, tuple) else (example,)
     makes = (_in_one_graph, _one_by_one)
     with agreement.seeded(0):  # a model may draw in eval mode too
+        whole = copied(model)
         takes(copied(model), inputs)
         for make in makes[1:] if any(hooked(module) for module in model.modules()) else makes:
             try:
                 found = make(copied(model), inputs, everywhere)
-                apart = agreement.difference(copied(model), found, inputs)
+                apart = agreement.difference(whole, found, inputs)
             except Exception as error:  # it runs the model's own code, which may raise anything
                 apart = f"{type(error).__name__} ({error})"
             if not apart:
@@ -290,7 +291,7 @@ def _given(graph: fx.GraphModule, nodes: Sequence[fx.Node], inputs: tuple[Tensor
     """What each of the nodes is called with."""
     interpreter = _Inputs(graph, nodes)
     with torch.inference_mode():
-        interpreter.run(*(each.clone() for each in inputs))
+        interpreter.run(*cloned(inputs))
     return interpreter.found
 
 
@@ -337,7 +338,7 @@ def _one_by_one(model: nn.Module, inputs: tuple[Tensor, ...], everywhere: bool) 
     for name, watch in watched.items():
         tried.set_submodule(name, watch)
     with torch.no_grad():  # not inference mode: a model may keep what it computes
-        tried[0](*(each.clone() for each in inputs))
+        tried[0](*cloned(inputs))
     for name, watch in watched.items():
         layer: Connected | Convolved = watch.layer
         if watch.given and watch.only_called:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tombola.cash.agreement import seeded
+from tombola.cash.plain import cloned, first_line, not_taken
 from tombola.errors import BadInput
 
 
@@ -41,17 +42,9 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
     run = _Run(called, graph)
     try:
         with seeded(0), torch.inference_mode(False), torch.no_grad():  # an inference does not count what is written
-            run.run(*(each.clone() if isinstance(each, Tensor) else each for each in example))
+            run.run(*cloned(example))
     except Exception as error:  # the model's own code may raise anything
-        given = ", ".join(
-            str(tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__ for each in example
-        )
-        raise BadInput(
-            where="the example",
-            expected=f"what {type(model).__name__} can be called with",
-            found=f"{given or 'nothing'} ({_first_line(error)})",
-            todo="Give it a batch of inputs, as a tensor or a tuple of them.",
-        ) from error
+        raise not_taken(model, example, error) from error
     return Trace(graph, run.shapes, run.overwritten(), called)
 
 
@@ -69,7 +62,7 @@ def calls(model: nn.Module, given: int = 0) -> tuple[nn.Module, fx.Graph]:
         raise BadInput(
             where=type(model).__name__,
             expected="a model that calls the same modules for every input, as torch.fx can trace it",
-            found=_first_line(error),
+            found=first_line(error),
             todo="It cannot be compacted; quantised and exported it can be.",
         ) from error
 
@@ -82,10 +75,6 @@ def is_attention(module: nn.Module) -> bool:
         return False
     *readers, projection = parts
     return {part.out_features for part in readers} == {projection.in_features} == {heads * width}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _recorded(function: Callable[[Any, Any], Any]) -> Callable[["_Value", Any], Any]:

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tombola import mask, weights
+from tombola import mask, prune, weights
 from tombola.errors import BadInput
 from tombola.mask import Kind, Mask
 from tombola.names import named
@@ -57,13 +57,7 @@ class Plan:
         for rate in self.rate.values() if isinstance(self.rate, Mapping) else [self.rate]:
             if isinstance(rate, bool) or not isinstance(rate, int | float):
                 raise BadInput(where="rate", expected="a number", found=repr(rate), todo="0.2 removes a fifth.")
-            if not 0 <= rate <= 1:
-                raise BadInput(
-                    where="rate",
-                    expected="a fraction in [0, 1]",
-                    found=repr(rate),
-                    todo="0.2 removes a fifth of the living weights.",
-                )
+            prune.check(rate, "rate")
 
     def values(self) -> dict[str, Any]:
         """As JSON has it, and `Search` takes it."""

@@ -259,33 +259,44 @@ static void NAME(deal)(const convolution *c, const REAL *block, long rows, long 
     }
 }
 
-/* Outputs of all rows of a band, one output after the other: its few weights are at hand for all of the band. Meanwhile
-   `ahead`, what is laid out next, comes from memory. */
-static void NAME(slide_band)(const convolution *c, const REAL *room, long images, long rows, const char *ahead,
-                             const char *all, REAL *y) {
-    const long share = (all - ahead) / c->out + LINE;
-    const long across = c->pitch / W, map = c->out_height * c->out_width, line = c->line;
+/* Rows `first` to `end` of a band, of one output there. */
+static INLINE void NAME(slide_rows)(const convolution *c, long o, const REAL *room, long images, long first, long end,
+                                    REAL *to) {
+    const long across = c->pitch / W, line = c->line;
     const int straight = c->pitch == c->out_width; /* a row of the map is a row of vectors */
-    for (long o = 0; o < c->out; o++) {
-        REAL *to = y + c->order[o] * map;
-        for (const char *stop = all - ahead < share ? all : ahead + share; ahead < stop; ahead += LINE)
-            __builtin_prefetch(ahead, 0, 2);
-        for (long j = 0, v; j < across; j += v) {
-            v = across - j >= 8 ? 8 : across - j >= 4 ? 4 : across - j >= 2 ? 2 : 1;
-            for (long r = 0, h; r < rows; r += h) {
-                REAL block[8 * W] ALIGNED, *at = straight ? to + r * c->out_width + j * W : block;
-                long width = straight ? c->out_width : v * W;
-                for (h = 8 / v; h > rows - r;) h /= 2;
+    for (long j = 0, v; j < across; j += v) {
+        v = across - j >= 8 ? 8 : across - j >= 4 ? 4 : across - j >= 2 ? 2 : 1;
+        for (long r = first, h; r < end; r += h) {
+            REAL block[8 * W] ALIGNED, *at = straight ? to + r * c->out_width + j * W : block;
+            long width = straight ? c->out_width : v * W;
+            for (h = 8 / v; h > end - r;) h /= 2;
 #define CASE(R, C)                                                                                                         \
     case R * 16 + C:                                                                                                       \
         NAME(slide_##R##_##C)(c, o, room + r * line + j * W, at, width);                                                   \
         break;
-                switch (h * 16 + v) {
-                    CASE(1, 1) CASE(1, 2) CASE(1, 4) CASE(1, 8) CASE(2, 1)
-                    CASE(2, 2) CASE(2, 4) CASE(4, 1) CASE(4, 2) CASE(8, 1)
-                }
-                if (!straight) NAME(deal)(c, block, h, v * W, images, j * W, to + r * c->out_width);
+            switch (h * 16 + v) {
+                CASE(1, 1) CASE(1, 2) CASE(1, 4) CASE(1, 8) CASE(2, 1)
+                CASE(2, 2) CASE(2, 4) CASE(4, 1) CASE(4, 2) CASE(8, 1)
             }
+            if (!straight) NAME(deal)(c, block, h, v * W, images, j * W, to + r * c->out_width);
+        }
+    }
+}
+
+/* A band of all outputs. A few rows of one after the other: what they read is then in the first cache, which it comes to
+   once for all of them. Meanwhile where outputs SOON go, and `ahead`, what is laid out next, come from memory. */
+static void NAME(slide_band)(const convolution *c, const REAL *room, long images, long rows, const char *ahead,
+                             const char *all, REAL *y) {
+    const long map = c->out_height * c->out_width, share = (all - ahead) / (c->out * ((rows + TILE - 1) / TILE)) + LINE;
+    for (long first = 0, end; first < rows; first = end) {
+        end = first + TILE < rows ? first + TILE : rows;
+        const long bytes = sizeof(REAL) * (end - first) * c->out_width;
+        for (long o = 0; o < c->out; o++) {
+            for (const char *stop = all - ahead < share ? all : ahead + share; ahead < stop; ahead += LINE)
+                __builtin_prefetch(ahead, 0, 2);
+            const char *soon = (const char *)(y + c->order[o + SOON < c->out ? o + SOON : o] * map + first * c->out_width);
+            for (long at = 0; at < bytes; at += LINE) PREFETCH(soon + at);
+            NAME(slide_rows)(c, o, room, images, first, end, y + c->order[o] * map);
         }
     }
 }

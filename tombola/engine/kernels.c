@@ -95,6 +95,8 @@ typedef struct {
 } pack;
 
 #define AHEAD (1 << 19) /* bytes that may come to the second cache before they are needed */
+#define TILE 4 /* rows of maps, of which all outputs are made before the next */
+#define SOON 4 /* outputs between the one whose place in memory is asked for and the one that is made */
 #define FEW 2 /* so many examples are not worth turning round */
 
 /* A fully connected layer that is only asked for its outputs: its living weights by rows, and, for single examples, slices

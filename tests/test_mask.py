@@ -130,7 +130,7 @@ def test_a_mask_shares_no_memory_with_what_it_was_made_from() -> None:  # K5
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.int64])
 def test_anything_but_bool_is_refused(dtype: torch.dtype) -> None:  # C14
-    message = f"mask of fc.weight: expected bool, found {dtype}. Compare or convert it first."
+    message = f"mask of fc.weight: expected a tensor of bool, found {dtype}. Compare or convert it first."
     with pytest.raises(BadInput, match=f"^{re.escape(message)}$"):
         Mask({"fc.weight": torch.ones(2, dtype=dtype)})
 

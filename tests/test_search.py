@@ -3,6 +3,7 @@
 import copy
 import random
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -1027,3 +1028,37 @@ def test_an_optimizer_of_another_model_is_called_that() -> None:
     optimizer = torch.optim.SGD(nn.Linear(4, 2).parameters(), lr=0.1)
     with pytest.raises(BadInput, match="found those of another one"):
         Search(nn.Linear(4, 2), optimizer, levels=1)
+
+
+@pytest.mark.parametrize(("lengths", "warned"), [((6, 3, 12), []), ((6, 2), [1]), ((2, 5, 2), [1]), ((9, 9, 1), [2])])
+def test_levels_of_other_lengths_are_warned_of(lengths: tuple[int, ...], warned: list[int], tmp_path: Path) -> None:
+    path, said = tmp_path / "search", list[str]()
+    for at in range(len(lengths)):  # as if interrupted after each level: what level 0 took is in the file
+        model = nn.Linear(8, 4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        search = Search.resume(path, model, optimizer) if at else Search(model, optimizer, levels=2, path=path)
+        level = search.begin()
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            for _ in range(lengths[level.number]):
+                optimizer.zero_grad()
+                model(torch.randn(3, 8)).square().mean().backward()
+                optimizer.step()
+            search.finish()
+        said += [str(each.message) for each in found]
+    assert [one.partition(" took")[0] for one in said] == [f"level {level}" for level in warned]
+
+
+def test_a_layer_in_which_nothing_is_alive_any_more_is_warned_of_once() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    search = Search(model, optimizer, levels=3, rate={"0.*": 1.0, "*": 0.2})
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for _ in search:
+            optimizer.zero_grad()
+            model(torch.randn(3, 4)).square().mean().backward()
+            optimizer.step()
+    assert [str(each.message) for each in found] == [
+        "level 1: nothing is alive any more in 0.weight. Lower the rate, or stop here."
+    ]

@@ -206,6 +206,11 @@ def test_lightning_goes_on_after_a_crash_and_wants_a_trainer_for_every_level(tmp
     with pytest.raises(BadInput, match=r"expected the options of the search in it: .*'levels': 2"):
         trainer(Tickets(levels=3, path=tmp_path / "parts")).fit(Module(), loader)
 
+    trial = lightning.Trainer(fast_dev_run=True, callbacks=[Tickets(levels=2, path=tmp_path / "new")], logger=False)
+    with pytest.raises(BadInput, match=r"whose few steps the file would hold as a level. Leave `path` out of a trial"):
+        trial.fit(Module(), loader)
+    assert not (tmp_path / "new").exists()
+
     only = trainer(Tickets(levels=1))
     only.fit(module, loader)
     taken = "expected a Trainer of its own for every level, from step 0 on, found one that has taken 8 steps"

@@ -188,7 +188,7 @@ def test_the_file_holds_one_line_of_json_and_no_pickle(tmp_path: Path) -> None: 
     finished(tmp_path / "search")
     with safe_open(tmp_path / "search", framework="pt") as file:
         metadata = file.metadata()
-    assert list(metadata) == ["tombola-search"] and json.loads(metadata["tombola-search"])["format"] == 1
+    assert list(metadata) == ["tombola-search"] and json.loads(metadata["tombola-search"])["format"] == 2
 
 
 def test_a_search_never_writes_over_another(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def foreign(content: bytes) -> bytes:
 
 def newer(content: bytes) -> bytes:
     tensors = load(content)
-    return save(tensors, {"tombola-search": json.dumps({"format": 2})})
+    return save(tensors, {"tombola-search": json.dumps({"format": 3})})
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def newer(content: bytes) -> bytes:
     [
         (damaged, "expected the file of a search, found something else"),
         (foreign, "expected the file of a search, found something else"),
-        (newer, "expected format: 1, found 2. A newer version of Tombola wrote it"),
+        (newer, "expected format: 2, found 3. Another version of Tombola wrote it"),
         (None, "expected the file of a search, found something else"),
     ],
 )
@@ -367,3 +367,26 @@ def test_generators_of_all_kinds_come_back_from_the_file(tmp_path: Path) -> None
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     assert Search.resume(tmp_path / "search", model, optimizer, also=own).left == 0
+
+
+def test_a_changed_bit_anywhere_is_found_out(tmp_path: Path) -> None:
+    """As long as what lies there can be read, a damaged weight is a number like any other."""
+    path = tmp_path / "search"
+    finished(path, levels=2)
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    model = network()
+    for place in (content.index(b"0.5"), *range(end, len(content), max(1, (len(content) - end) // 25))):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(BadInput, match="expected the file of a search, found something else, or a damaged one"):
+            Search.resume(path, model, torch.optim.SGD(model.parameters(), lr=0.1))
+    path.write_bytes(content)
+    assert Search.resume(path, model, torch.optim.SGD(model.parameters(), lr=0.1)).left == 0
+
+
+@pytest.mark.parametrize("path", ["", ".", Path("..")])
+def test_a_folder_is_no_file(path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = network()
+    with pytest.raises(BadInput, match="expected a file's name, found a folder"):
+        Search(model, torch.optim.SGD(model.parameters(), lr=0.1), levels=1, path=path)

@@ -328,3 +328,39 @@ def test_a_head_that_begins_at_zero_is_newly_drawn_all_the_same() -> None:
         return model
 
     assert Lab().verify(build=build, controls=["reinit"]).trials
+
+
+def copies(lab: Lab) -> Callable[[], nn.Module]:
+    return lambda: copy.deepcopy(lab.model)
+
+
+def itself(lab: Lab) -> Callable[[], nn.Module]:
+    return lambda: lab.model
+
+
+def the_trained(lab: Lab) -> Callable[[], nn.Module]:
+    trained = copy.deepcopy(lab.model)
+    return lambda: trained
+
+
+def the_rewound(lab: Lab) -> Callable[[], nn.Module]:
+    model = network()
+    lab.search.ticket(0).apply(model)
+    return lambda: model
+
+
+@pytest.mark.parametrize("built", [copies, itself, the_trained, the_rewound])
+@pytest.mark.parametrize("controls", [["reinit"], ["random", "reinit"]])
+def test_a_copy_of_what_is_there_is_not_newly_drawn(built: Any, controls: Any) -> None:  # K4
+    lab = Lab("3it")
+    with pytest.raises(BadInput, match=r"expected weights newly drawn at each call, found the same as before"):
+        lab.verify(build=built(lab), controls=controls, replicates=1)
+
+
+def test_what_is_handed_over_in_place_of_a_function_is_said() -> None:
+    lab = Lab()
+    with pytest.raises(BadInput, match=r"expected build, which makes your model .*, found a Sequential"):
+        lab.verify(build=network())
+    for train in (None, lambda: None, 5):
+        with pytest.raises(BadInput, match=r"expected train, a function of a level"):
+            lab.search.verify(train, level=2, controls=[])  # type: ignore[arg-type]

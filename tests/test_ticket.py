@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tombola import mask, prune, score, ticket, weights
+from tombola import files, mask, prune, score, ticket, weights
 from tombola.errors import BadInput
+from tombola.guard import Guard
 from tombola.mask import Mask
 from tombola.ticket import Seed, Ticket
 
@@ -373,8 +374,26 @@ def test_shapes_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
             "weights": ["w"]}  # fmt: skip
     tensors = {"mask/w": torch.zeros(0, dtype=torch.uint8), "weights/w": torch.zeros(0)}
     content = save(tensors, metadata={"tombola": json.dumps(said)})
-    place = content.index(b"0" * 64)
-    digest = ticket._digest(content, place).encode()
-    (tmp_path / "huge").write_bytes(content[:place] + digest + content[place + 64 :])
+    (tmp_path / "huge").write_bytes(files.sealed(content))
     with pytest.raises(BadInput, match="found a damaged one"):
         Ticket.load(tmp_path / "huge")
+
+
+def test_what_stands_in_the_wrong_place_is_named() -> None:
+    model: Any = nn.Linear(3, 1)
+    alive: Any = Mask({"weight": torch.ones(1, 3, dtype=torch.bool)})
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1)
+    made: Any = Ticket.of(model, alive, weights.of(model))
+    no_mask, no_model = "expected a Mask, found {}. A ticket's is", "expected a model, an nn.Module, found {}"
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: Guard(model, optimizer, made), no_mask.format("Ticket")),
+        (lambda: Guard(optimizer, model, alive), no_model.format("a SGD")),
+        (lambda: Ticket.of(model, {"weight": 1}, weights.of(model)), no_mask.format("dict")),  # type: ignore[arg-type]
+        (lambda: made.transfer(nn.Linear), no_model.format("the class Linear")),
+        (lambda: made.apply(made.weights), no_model.format("a dict")),
+        (lambda: Mask({"weight": "x"}), "expected a tensor of bool, found 'x'"),  # type: ignore[dict-item]
+        (lambda: made.transfer(nn.Linear(4, 1)), "A layer takes a mask of its own shape alone"),
+    ]
+    for call, message in calls:
+        with pytest.raises(BadInput, match=message):
+            call()

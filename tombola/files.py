@@ -1,9 +1,12 @@
-"""Files that are there completely or not at all."""
+"""Files that are there completely or not at all, and say so of themselves."""
 
+import hashlib
 import os
 from pathlib import Path
 
 from tombola.errors import BadInput
+
+ZEROS = "0" * 64  # where the digest of a file stands while the digest is computed
 
 
 def write(path: Path, content: bytes) -> None:
@@ -43,3 +46,23 @@ def deliver(path: str | os.PathLike[str], content: bytes) -> None:
             found=str(error.strerror),
             todo="Name another one.",
         ) from error
+
+
+def sealed(content: bytes) -> bytes:
+    """`content` with its SHA-256 in place of the first 64 zeros in it."""
+    place = content.index(ZEROS.encode())
+    return b"".join((content[:place], _digest(content, place).encode(), memoryview(content)[place + 64 :]))
+
+
+def intact(content: bytes, digest: str) -> bool:
+    """Whether `digest` is what `sealed` has put into the file."""
+    place = content.find(digest.encode())
+    return len(digest) == 64 and place >= 0 and _digest(content, place) == digest
+
+
+def _digest(content: bytes, place: int) -> str:
+    """The SHA-256 of a file whose 64 digits at `place` are zeros."""
+    found = hashlib.sha256(content[:place])
+    found.update(ZEROS.encode())
+    found.update(memoryview(content)[place + 64 :])
+    return found.hexdigest()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tombola import weights
 from tombola.errors import BadInput, Diverged, GuardLost
 from tombola.mask import Mask
 
@@ -40,7 +41,8 @@ class Guard:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, mask: Mask, held: bool = True) -> None:
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        Mask.check(mask)
+        parameters = dict(weights.bare(model).named_parameters(remove_duplicate=False))
         _fits(mask, parameters, model)
         # A full layer needs no guarding, which makes dense training as fast as without a guard.
         self._names = [name for name, alive in mask.items() if not bool(alive.all())]

@@ -29,14 +29,21 @@ class Mask(Mapping[str, Tensor]):
 
     def __init__(self, layers: Mapping[str, Tensor]) -> None:
         for name, alive in layers.items():
-            if alive.dtype != torch.bool:
+            if not isinstance(alive, Tensor) or alive.dtype != torch.bool:
                 raise BadInput(
                     where=f"mask of {name}",
-                    expected="bool",
-                    found=str(alive.dtype),
+                    expected="a tensor of bool",
+                    found=str(alive.dtype) if isinstance(alive, Tensor) else repr(alive),
                     todo="Compare or convert it first.",
                 )
         self._layers = {name: alive.detach().cpu().clone() for name, alive in layers.items()}
+
+    @staticmethod
+    def check(found: object) -> None:
+        """Raise BadInput if it is no mask."""
+        if not isinstance(found, Mask):
+            todo = "A ticket's is ticket.mask."
+            raise BadInput(where="mask", expected="a Mask", found=type(found).__name__, todo=todo)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._layers[name]

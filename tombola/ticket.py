@@ -28,7 +28,6 @@ from tombola.weights import Weights
 
 FORMAT = 2
 FILE = "ticket.safetensors"  # its name in a repository of the hub
-_ZEROS = "0" * 64  # where the digest of a file stands while the digest is computed
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,7 @@ class Ticket:
         >>> Ticket.of(model, Mask({"weight": torch.tensor([[True, False, False]])}), start, {"model": "mine"})
         Ticket(mine, density 0.333, rewind ?, from ?)
         """
+        Mask.check(alive)
         model = weights.bare(model)
         own, tied = model.state_dict(), weights.ties(model)
         weights.fit(own, early, f"weights of {type(model).__name__}")
@@ -137,7 +137,7 @@ class Ticket:
         if not as_seed:
             tensors |= {f"weights/{name}": value for name, value in living.items()}
         said = {
-            "digest": _ZEROS,
+            "digest": files.ZEROS,
             "format": FORMAT,
             "masks": [[name, list(alive.shape)] for name, alive in self.mask.items()],
             "origin": dict(self.origin),
@@ -155,9 +155,7 @@ class Ticket:
                 where="the ticket's origin", expected="JSON values", found=str(error), todo="Convert or leave it out."
             ) from error
         # One key of metadata: with more, the file's bytes depend on the order of a hash map.
-        content = write_tensors(tensors, metadata={"tombola": text})
-        place = content.index(_ZEROS.encode())
-        return content[:place] + _digest(content, place).encode() + content[place + 64 :]
+        return files.sealed(write_tensors(tensors, metadata={"tombola": text}))
 
     def _remade(self) -> str:
         own = _sha256(self.weights, self.mask)
@@ -226,7 +224,7 @@ def about(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         BadInput: it is no ticket.
     """
-    return _about(_read(path), str(path))[0]
+    return _about(_read(path), str(path))
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
@@ -240,8 +238,8 @@ def _no_ticket(where: str, found: str, todo: str = "`tombola ticket` makes one."
     return BadInput(where=where, expected="a ticket's file", found=found, todo=todo)
 
 
-def _about(content: bytes, where: str) -> tuple[dict[str, Any], int]:
-    """What is written under `tombola` in the header, and where the header ends."""
+def _about(content: bytes, where: str) -> dict[str, Any]:
+    """What is written under `tombola` in the header."""
     if content[8:9] != b"{" and content.startswith((b"\x80", b"PK")):
         raise _no_ticket(where, "a pickle, as torch.save writes it", "Tombola reads none: they execute what they hold.")
     end = 8 + int.from_bytes(content[:8], "little")
@@ -257,13 +255,14 @@ def _about(content: bytes, where: str) -> tuple[dict[str, Any], int]:
         said = json.loads(header["__metadata__"]["tombola"])
         if not isinstance(said["format"], int):
             raise TypeError(f"format {said['format']!r}")
-        return said, end
+        found: dict[str, Any] = said
+        return found
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _no_ticket(where, f"something else, or a damaged file ({error})") from error
 
 
 def _parsed(content: bytes, where: str) -> Ticket:
-    said, end = _about(content, where)
+    said = _about(content, where)
     if not 1 <= said["format"] <= FORMAT:
         raise BadInput(
             where=where,
@@ -272,10 +271,8 @@ def _parsed(content: bytes, where: str) -> Ticket:
             todo="A newer version of Tombola wrote it: use that one.",
         )
     try:
-        if said["format"] > 1:
-            place = content.index(said["digest"].encode(), 8, end)
-            if len(said["digest"]) != 64 or _digest(content, place) != said["digest"]:
-                raise ValueError("its SHA-256 is another than it says")
+        if said["format"] > 1 and not files.intact(content, said["digest"]):
+            raise ValueError("its SHA-256 is another than it says")
         tensors = {name: value.clone() for name, value in read_tensors(content).items()}
         return _version_1(said, tensors) if said["format"] == 1 else _version_2(said, tensors, where)
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
@@ -324,12 +321,4 @@ def _sha256(full: Weights, alive: Mask) -> str:
     found = hashlib.sha256()
     for _, value in sorted(_stored(full, alive)[0].items()):
         found.update(value.view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def _digest(content: bytes, place: int) -> str:
-    """The SHA-256 of a file whose 64 digits at `place` are zeros."""
-    found = hashlib.sha256(content[:place])
-    found.update(_ZEROS.encode())
-    found.update(memoryview(content)[place + 64 :])
     return found.hexdigest()

@@ -79,7 +79,8 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
             where=where,
             expected=f"weights that take a mask, of those of {_some(mask)}",
             found=f"none among {_some({name: own[name] for name in masks.prunable(model)})}",
-            todo='Say which is which: rule={"target": "source"}, names of weights or of modules.',
+            todo="A layer takes a mask of its own shape alone. Where names differ, say which is which: "
+            'rule={"target": "source"}, names of weights or of modules.',
         )
     if values:
         with torch.no_grad():

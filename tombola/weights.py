@@ -39,8 +39,11 @@ def bare(model: nn.Module) -> nn.Module:
             model = inner
         elif type(model).__name__ == "_FabricModule" and isinstance(model.module, nn.Module):  # of Lightning's Fabric
             model = model.module
-        else:
+        elif isinstance(model, nn.Module):
             return model
+        else:
+            found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+            raise BadInput(where="model", expected="a model, an nn.Module", found=found, todo="Pass the model itself.")
 
 
 def ties(model: nn.Module) -> dict[str, str]:

@@ -41,6 +41,13 @@ class Tickets(Levels, Callback):
                 found=str(len(trainer.optimizers)),
                 todo="Search around a loop of your own instead.",
             )
+        if getattr(trainer, "fast_dev_run", False) and self._options.get("path"):
+            raise BadInput(
+                where="Tickets(path=...)",
+                expected="a training that is meant",
+                found="Trainer(fast_dev_run=...), whose few steps the file would hold as a level",
+                todo="Leave `path` out of a trial.",
+            )
         self._from_step_0("fit", trainer.global_step)
         self._begin(pl_module, trainer.optimizers[0], [each.scheduler for each in trainer.lr_scheduler_configs])
 

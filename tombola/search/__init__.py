@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from tombola.steps import Step
 from tombola.study.verdict import Criteria
 from tombola.ticket import Ticket
 from tombola.weights import Weights
+
+UNLIKE = 2  # trainings of which one takes so many times as long as the other
 
 __all__ = ["Search", "Level", "Report", "Verification"]
 
@@ -104,9 +107,13 @@ class Search:
         edge.warn_of_others(self._loop.model, keep)
         edge.trained(self._loop, full)
         edge.rewindable(self._loop, k)
-        self._score, self._path = score, Path(path).absolute() if path else None  # wherever the loop may go
+        self._score, self._path = score, None if path is None else Path(path).absolute()  # wherever the loop may go
         self._progress = Progress((full,))
         self._course: Course | None = None
+        if self._path and self._path.is_dir():
+            raise BadInput(
+                where=f"path={path!r}", expected="a file's name", found="a folder", todo="Name a file in it, or None."
+            )
         if self._path and self._path.exists():
             raise BadInput(
                 where=str(self._path),
@@ -235,8 +242,26 @@ class Search:
         self.leave()
         trained = weights.of(self._loop.model)
         following = self._pruned(trained, course.level.mask) if course.level.number < self._plan.levels else None
-        self._progress = saved.finished(self._progress, trained, following, course.reports)
+        self._progress = saved.finished(self._progress, trained, following, course.reports, course.steps)
         self._save()
+        self._warn()
+
+    def _warn(self) -> None:
+        """Of what is no mistake by itself, and makes what comes after it worthless where it is one."""
+        masks, steps = self._progress.masks, self._progress.steps
+        level = len(steps) - 1
+        shorter, longer = sorted((steps[0], steps[level]))
+        if longer > UNLIKE * shorter:
+            warnings.warn(
+                f"level {level} took {steps[level]} optimiser steps and level 0 took {steps[0]}: networks that were "
+                "trained so differently long say little about each other.",
+                stacklevel=3,
+            )
+        if len(masks) > level + 1:
+            ended = [name for name, alive in masks[-1].items() if masks[-2][name].any() and not alive.any()]
+            if ended:
+                said = f"level {level + 1}: nothing is alive any more in {', '.join(ended)}."
+                warnings.warn(f"{said} Lower the rate, or stop here.", stacklevel=3)
 
     def leave(self) -> None:
         """Give up the level under way, if there is one: it is as if it had not begun."""

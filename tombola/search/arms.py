@@ -1,6 +1,7 @@
 """Is this ticket a winning one? The user's own training under the ticket, the dense network and the controls."""
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -97,9 +98,10 @@ def verify(
     criteria: Criteria | None,
 ) -> Verification:
     """As `Search.verify` has it."""
-    _check(arms, replicates, controls, build)
+    _check(arms, train, replicates, controls, build)
     loop, before, gradients = arms.loop, arms.loop.moment(), [p.grad for p in arms.loop.model.parameters()]
-    drawn: list[Weights] = [arms.rewinding.start.left["weights"]]  # all initial weights so far
+    # All initial weights so far, and others that `build` may have kept.
+    drawn: list[Weights] = [at.left["weights"] for at in (arms.rewinding.start, arms.rewinding.moment, before)]
     ends: list[Weights] = []
     found: dict[tuple[str, int], tuple[Report, ...]] = {}
     try:
@@ -120,7 +122,14 @@ def verify(
     return Verification(verdict, trials, criteria)
 
 
-def _check(arms: Arms, replicates: int, controls: Sequence[str], build: object) -> None:
+def _check(arms: Arms, train: object, replicates: int, controls: Sequence[str], build: object) -> None:
+    if not callable(train) or not _takes_one(train):
+        raise BadInput(
+            where="verify",
+            expected="train, a function of a level: the body of the loop over the search",
+            found=repr(train),
+            todo="def train(level): ...",
+        )
     known = ("reinit", "random", "shuffle")
     unknown = isinstance(controls, str) or [control for control in controls if control not in known]
     if type(replicates) is not int or replicates < 1 or unknown:
@@ -132,11 +141,11 @@ def _check(arms: Arms, replicates: int, controls: Sequence[str], build: object) 
         )
     if "reinit" not in controls:
         return
-    if build is None:
+    if not callable(build) or isinstance(build, nn.Module):
         raise BadInput(
             where="verify",
             expected="build, which makes your model with weights newly drawn, for the control reinit",
-            found="none",
+            found="none" if build is None else f"a {type(build).__name__}",
             todo="Pass build=lambda: Net(...), or controls=['random'].",
         )
     if arms.rewinding.k and not arms.rewinding.replay:
@@ -148,6 +157,16 @@ def _check(arms: Arms, replicates: int, controls: Sequence[str], build: object) 
         )
 
 
+def _takes_one(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # of some written in C nothing is known
+        return True
+    return True
+
+
 def _drawn(arms: Arms, build: Callable[[], nn.Module], replicate: int, earlier: list[Weights]) -> Weights:
     """New initial weights, unlike all `earlier` ones, to which they are added."""
     arms.loop.seed(arms.seed_of("reinit", replicate))
@@ -155,12 +174,12 @@ def _drawn(arms: Arms, build: Callable[[], nn.Module], replicate: int, earlier: 
     weights.fit(earlier[0], fresh, "what build makes")
     drawn = [name for name in arms.ticket if bool((fresh[name] != fresh[name].flatten()[0]).any())]
     for name in drawn or arms.ticket:  # a weight that begins as a constant is none that is drawn
-        if any(torch.equal(fresh[name], other[name]) for other in earlier):
+        if any(torch.equal(fresh[name], other[name]) for other in (*earlier, weights.of(arms.loop.model))):
             raise BadInput(
                 where=f"{name} of what build makes",
                 expected="weights newly drawn at each call",
                 found="the same as before",
-                todo="build must neither seed nor load anything.",
+                todo="build must neither seed, load nor copy anything.",
             )
     earlier.append(fresh)
     return fresh

@@ -311,6 +311,11 @@ class Course:
             level, living = self.level.number, self.level.mask
             self.reports.append(Report(level, living.density, living.alive, step, metrics))
 
+    @property
+    def steps(self) -> int:
+        """How many steps are done, those that count as done when the loop starts included."""
+        return self._steps.number
+
     def end(self, k: int) -> None:
         """The loop has ended: make sure that it came past step k, and that nothing escaped.
 

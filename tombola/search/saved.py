@@ -18,7 +18,7 @@ from tombola.search.course import Report
 from tombola.search.state import Moment
 from tombola.weights import Weights
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Progress:
         start: the moment in which level 0 began; None before.
         rewind: the moment to return to; None until level 0 has reached it.
         history: what was reported.
+        steps: how many optimiser steps each finished level took, replayed ones included.
     """
 
     masks: tuple[Mask, ...]
@@ -38,6 +39,7 @@ class Progress:
     start: Moment | None = None
     rewind: Moment | None = None
     history: tuple[Report, ...] = ()
+    steps: tuple[int, ...] = ()
 
     @property
     def weights(self) -> Weights:
@@ -64,17 +66,19 @@ def content(about: Mapping[str, Any], progress: Progress, randoms: Sequence[Any]
         tensors |= {f"trained.{level}/{name}": value for name, value in trained.items()}
     again = progress.rewind is progress.start  # once is enough
     metadata = {
+        "digest": files.ZEROS,  # before anything else that could be zeros
         "format": FORMAT,
         "about": about,
         "shapes": {name: list(alive.shape) for name, alive in progress.masks[0].items()},
         "finished": len(progress.trained),
         "history": [vars(report) for report in progress.history],
+        "steps": progress.steps,
         "start": encode(_without_random(progress.start), tensors, "start"),
         "rewind": None if again else encode(_without_random(progress.rewind), tensors, "rewind"),
         "random": encode(list(randoms), tensors, "random"),
     }
     # One key of metadata: with more, the file's bytes depend on the order of a hash map.
-    return save(tensors, metadata={"tombola-search": json.dumps(metadata)})
+    return files.sealed(save(tensors, metadata={"tombola-search": json.dumps(metadata)}))
 
 
 def write(path: Path, content: bytes) -> None:
@@ -112,7 +116,9 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
             metadata = json.loads(_said(file))
             names = list(file.keys())
             tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
-        _same(path, "format", FORMAT, metadata["format"], "A newer version of Tombola wrote it.")
+        _same(path, "format", FORMAT, metadata["format"], "Another version of Tombola wrote it: use that one.")
+        if not files.intact(path.read_bytes(), metadata["digest"]):
+            raise ValueError("its SHA-256 is another than it says")
         randoms = decode(metadata["random"], tensors)
         _same(path, "a search of as many processes", world, len(randoms), "Start as many as before.")
         shapes = {name: tuple(shape) for name, shape in metadata["shapes"].items()}
@@ -124,8 +130,8 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
             for name, own in zip(("start", "rewind"), randoms[rank], strict=True)
         )
         trained = tuple(weights.below(f"trained.{level}/", tensors) for level in range(metadata["finished"]))
-        history = tuple(Report(**row) for row in metadata["history"])
-        return metadata["about"], Progress(tuple(masks), trained, start, rewind or start, history)
+        history, steps = tuple(Report(**row) for row in metadata["history"]), tuple(metadata["steps"])
+        return metadata["about"], Progress(tuple(masks), trained, start, rewind or start, history, steps)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _no_search(path, error) from error
 
@@ -170,9 +176,15 @@ def _same(path: Path, what: str, expected: object, found: object, todo: str) -> 
         raise BadInput(where=str(path), expected=f"{what}: {expected}", found=str(found), todo=todo)
 
 
-def finished(progress: Progress, trained: Weights, following: Mask | None, reports: Sequence[Report]) -> Progress:
+def finished(
+    progress: Progress, trained: Weights, following: Mask | None, reports: Sequence[Report], steps: int
+) -> Progress:
     """One level further: its trained weights and reports are kept, and the next level's mask, if there is one."""
     living = mask.compress(trained, progress.masks[-1])
-    masks = progress.masks + ((following,) if following else ())
-    history = (*progress.history, *reports)
-    return replace(progress, masks=masks, trained=(*progress.trained, living), history=history)
+    return replace(
+        progress,
+        masks=progress.masks + ((following,) if following else ()),
+        trained=(*progress.trained, living),
+        history=(*progress.history, *reports),
+        steps=(*progress.steps, steps),
+    )

@@ -1062,3 +1062,17 @@ def test_a_layer_in_which_nothing_is_alive_any_more_is_warned_of_once() -> None:
     assert [str(each.message) for each in found] == [
         "level 1: nothing is alive any more in 0.weight. Lower the rate, or stop here."
     ]
+
+
+def test_gradients_of_before_the_search_are_in_no_level() -> None:  # R7
+    """As in a loop that zeroes them after each step, and not before it."""
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.ones(2, 4)).sum().backward()
+    search = Search(model, optimizer, levels=1, rate=0.0)
+    for _ in search:
+        for _ in range(3):
+            model(torch.randn(5, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert weights.equal(search.trained(0), search.trained(1))

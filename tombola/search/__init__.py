@@ -277,6 +277,7 @@ class Search:
         else:
             edge.trained(self._loop, self.mask(0))  # as it may have been changed since
             start = self._loop.moment()
+            self._loop.forget_gradients()  # as at every later level: they belong to what came before
         k = self._plan.rewind
         self._progress = replace(self._progress, start=start, rewind=None if k else start)
         return first(self._loop, self.mask(0), k, self._reached)

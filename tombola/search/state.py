@@ -73,6 +73,9 @@ class Loop:
         """Everything back; gradients are forgotten."""
         self.put_left(moment.left)
         self.put_followed(moment.followed)
+        self.forget_gradients()
+
+    def forget_gradients(self) -> None:
         for parameter in self.model.parameters():
             parameter.grad = None
 

@@ -238,6 +238,29 @@ def test_tied_weights_are_written_once_and_stay_tied(tmp_path: Path) -> None:
     assert again.get_parameter("output.weight") is again.get_parameter("tokens.weight")
 
 
+class Scaled(nn.Module):
+    """With a `scale` of its own, as quantised layers have one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.scale = nn.Linear(64, 30), nn.Linear(30, 10), nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = self.two(self.one(values).relu()) * self.scale
+        return result
+
+
+@pytest.mark.parametrize("change", [lambda small: small, quantise])
+def test_a_model_with_a_scale_of_its_own_comes_back(tmp_path: Path, change: Callable[[nn.Module], nn.Module]) -> None:
+    model, values = Scaled(), torch.randn(3, 64)
+    alive = {name: each.clone() for name, each in masks.full(model).items()}
+    alive["two.weight"][:, :9] = False
+    small = change(compact(model, Mask(alive), values))
+    to_safetensors(small, tmp_path / "model.safetensors")
+    again = from_safetensors(Scaled(), tmp_path / "model.safetensors")
+    assert str(again) == str(small) and torch.equal(again(values), small(values))
+
+
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     to_safetensors(ticket("lenet-20-10")[1], tmp_path / "gathered.safetensors")
     to_safetensors(nn.Sequential(nn.Conv2d(2, 2, 3)), tmp_path / "model.safetensors")

@@ -120,7 +120,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     )
     """
     small = copied(model)
-    if "scale" in values:  # the model is one layer
+    if "scale" in values and type(model) in (nn.Linear, nn.Conv2d):  # other models have a `scale` of their own
         return quantised_layer(small)
     for name, module in list(small.named_modules()):
         if type(module) is nn.Linear and f"{name}.inputs.index" in values:

@@ -619,6 +619,23 @@ def test_that_it_is_compared_leaves_the_model_its_inputs_and_random_numbers_as_t
     assert model.seen == found.seen == 0
 
 
+def test_a_layer_that_stays_dense_asks_for_no_gradient() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.Flatten(), nn.Linear(108, 4))
+    found = sparse(model, randn(2, 2, 6, 6), everywhere=True)
+    assert calls(found) == ["Conv2d", "SparseChain"]
+    assert not found(randn(2, 2, 6, 6)).requires_grad  # and is no error
+    assert all(value.requires_grad for value in model.parameters())
+
+
+def test_under_autocast_it_says_so() -> None:
+    found = sparse(linear(), randn(4, 6), everywhere=True)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(BadInput, match=r"bfloat16 on cpu, under torch\.auto"),
+    ):
+        found(F.linear(randn(4, 6), randn(6, 6)))
+
+
 def test_a_model_of_other_numbers_is_refused() -> None:
     with pytest.raises(BadInput, match=r"Linear: expected a model of float32 on the CPU, found torch\.float64 on cpu"):
         sparse(linear().double(), randn(4, 6).double())

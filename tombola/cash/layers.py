@@ -281,11 +281,17 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def _usable(values: Tensor) -> Tensor:
     if values.dtype is not torch.float32 or not values.is_cpu or (values.requires_grad and torch.is_grad_enabled()):
         kind = f"{values.dtype} on {values.device}"
+        todo = "Sparse layers only infer: train the masked model, and call this one under torch.inference_mode()."
+        if torch.is_autocast_enabled("cpu"):
+            kind, todo = (
+                f"{kind}, under torch.autocast",
+                "Call it outside of torch.autocast, or where that is disabled.",
+            )
         raise BadInput(
             where="a sparse layer",
             expected="float32 on the CPU that asks for no gradient",
             found=f"{kind} that asks for one" if values.requires_grad else kind,
-            todo="Sparse layers only infer: train the masked model, and call this one under torch.inference_mode().",
+            todo=todo,
         )
     return values.contiguous()
 

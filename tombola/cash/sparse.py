@@ -31,7 +31,8 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
 
     Where torch.fx cannot follow the model, as its calls depend on its input's values, or the model has hooks, layers
     are replaced one by one: those that `example` reaches, whose weights no other layer shares, which have no hooks, and
-    of which nothing is read but what they give. What was made is compared with `model` before it is handed out.
+    of which nothing is read but what they give. What was made is compared with `model` before it is handed out. It only
+    infers: no parameter that is left in it asks for a gradient.
 
     Args:
         model: linear layers and 2-D convolutions, or their quantised forms; all other modules stay as they are.
@@ -67,7 +68,7 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
             except Exception as error:  # it runs the model's own code, which may raise anything
                 apart = f"{type(error).__name__} ({error})"
             if not apart:
-                return found
+                return found.requires_grad_(False)
     raise BadInput(
         where=type(model).__name__,
         expected="a model that gives the same when its layers are other modules, which compute the same",

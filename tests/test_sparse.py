@@ -629,10 +629,8 @@ def test_a_layer_that_stays_dense_asks_for_no_gradient() -> None:
 
 def test_under_autocast_it_says_so() -> None:
     found = sparse(linear(), randn(4, 6), everywhere=True)
-    with (
-        torch.autocast("cpu", dtype=torch.bfloat16),
-        pytest.raises(BadInput, match=r"bfloat16 on cpu, under torch\.auto"),
-    ):
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+    with autocast, pytest.raises(BadInput, match=r"found torch\.bfloat16 on cpu, under torch\.autocast"):
         found(F.linear(randn(4, 6), randn(6, 6)))
 
 

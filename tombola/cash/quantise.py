@@ -66,8 +66,8 @@ def quantise(model: nn.Module) -> nn.Module:
 
     q = round(w / s) with s = max |w| / 127 over the weights of one output: |w - s q| <= s / 2, and what is pruned stays
     exactly 0. Biases, norms and embeddings stay floats, and so do weights that two layers share, that the model's own
-    code or torch's reads, or whose layer has hooks, and convolutions that pad with anything but zeros. No parameter that
-    is left asks for a gradient.
+    code or torch's reads, or whose layer has hooks, and convolutions that pad with anything but zeros. No parameter
+    that is left asks for a gradient.
 
     Raises:
         BadInput: the model cannot be copied.

@@ -168,6 +168,19 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not kernels.sets(), reason="no kernels were compiled")
+def test_a_sparse_model_is_not_written_and_the_message_says_what_is(tmp_path: Path) -> None:
+    model, values = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 4)), examples(2)
+    for one in (model, model[:1]):
+        fast = sparse(one, values, everywhere=True)
+        for export in (to_onnx, to_torch_export):
+            with pytest.raises(BadInput, match=r"without sparse layers.* cannot be exported.*compact form.*d`\.$"):
+                export(fast, values, tmp_path / "model")
+        with pytest.raises(BadInput, match=r"without sparse layers.* Write the model that they were made of.*d`\.$"):
+            to_safetensors(fast, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_the_extra_onnx_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(

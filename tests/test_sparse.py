@@ -288,6 +288,37 @@ def test_inputs_that_it_cannot_use_are_refused_with_what_to_do(make: Make) -> No
         assert torch.equal(module(wanting), module(maps()))
 
 
+@both
+def test_what_is_no_tensor_is_refused(make: Make) -> None:
+    with pytest.raises(BadInput, match=r"a sparse layer: expected float32.*, found ndarray\. .*torch\.from_numpy"):
+        make()(maps().numpy())
+    own: Tensor = maps().as_subclass(type("Own", (Tensor,), {}))
+    assert torch.equal(make()(own).as_subclass(Tensor), make()(maps()))
+
+
+@both
+def test_a_compiler_calls_it_between_its_graphs(make: Make) -> None:
+    model = nn.Sequential(nn.Sigmoid(), make(), nn.Sigmoid()).eval()
+    compiled = torch.compile(model, backend="eager")
+    for batch in (3, 1):
+        for ready in (False, True):
+            with torch.inference_mode(ready):
+                assert torch.equal(compiled(maps(batch)), model(maps(batch)))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace.*deprecated:DeprecationWarning")
+@both
+def test_what_makes_one_graph_of_a_model_is_refused(make: Make) -> None:
+    model = nn.Sequential(make(), nn.Sigmoid()).eval()
+    ready = copy.deepcopy(model)
+    ready(maps())
+    for one in (model, ready):
+        with pytest.raises(BadInput, match=r"cannot be exported, found sparse ones\. .*compact form"):
+            torch.export.export(one, (maps(),), strict=False)
+        with pytest.raises(BadInput, match=r"cannot be exported, found sparse ones\. .*compact form"):
+            torch.jit.trace(one, maps())
+
+
 def test_inputs_of_another_size_are_refused() -> None:
     with pytest.raises(BadInput, match=r"SparseChain\(6 -> 18 -> 4, density 0\.\d+\): expected 6 inputs, found 7"):
         a_chain()(randn(2, 7))

@@ -147,6 +147,26 @@ def test_what_cannot_be_copied_is_refused_with_what_to_do(tmp_path: Path) -> Non
             form()
 
 
+def test_arguments_that_have_changed_places_are_said(tmp_path: Path) -> None:
+    model, values = nn.Linear(3, 2), torch.ones(2, 3)
+    mask: Any = masks.full(model)
+    forms: list[tuple[str, Callable[[], object]]] = [
+        ("Mask", lambda: compact(mask, model, values)),  # type: ignore[arg-type]
+        ("Tensor", lambda: quantise(values)),  # type: ignore[arg-type]
+        ("Mask", lambda: to_torch_export(mask, values, tmp_path / "model.pt2")),
+        (r"\w*Path", lambda: to_safetensors(tmp_path, model)),  # type: ignore[arg-type]
+        *([("Tensor", lambda: sparse(values, model))] if kernels.sets() else []),  # type: ignore[arg-type]
+    ]
+    for kind, form in forms:
+        with pytest.raises(BadInput, match=rf"the model: expected a torch\.nn\.Module, found {kind}\. .*comes first"):
+            form()
+    with pytest.raises(BadInput, match="mask: expected a Mask, found Tensor"):
+        compact(model, values, mask)  # type: ignore[arg-type]
+    for swapped in ((mask, values), (values, mask), (mask,)):
+        with pytest.raises(BadInput, match=r"cash\.sparsified: expected a model and an example, .*`cash\.compacted"):
+            sparse(model, *swapped)
+
+
 def test_a_difference_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(2, 2)
     load = torch.export.load

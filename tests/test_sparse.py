@@ -703,7 +703,7 @@ def test_a_layer_stays_dense_where_that_is_faster_in_either_layout(
 
 def test_without_kernels_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "sets", lambda: ())
-    with pytest.raises(BadInput, match=r"cash\.sparse: expected compiled kernels, found none: .*C compiler"):
+    with pytest.raises(BadInput, match=r"cash\.sparsified: expected compiled kernels, found none: .*C compiler"):
         sparse(linear(), randn(1, 6))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tombola import coding, files, weights
 from tombola.cash.compact import fitted
 from tombola.cash.layers import has_kernels, not_exported
-from tombola.cash.plain import copied, tensors
+from tombola.cash.plain import check, copied, tensors
 from tombola.errors import BadInput, not_installed
 
 FORMAT = 1
@@ -126,8 +126,9 @@ def to_safetensors(model: nn.Module, path: str | Path) -> None:
     sizes came of it, those that pay on this machine.
 
     Raises:
-        BadInput: the model is a sparse one, or the file cannot be written.
+        BadInput: the model is a sparse one or none, or the file cannot be written.
     """
+    check(model)
     if has_kernels(model):
         raise BadInput(
             where=type(model).__name__,

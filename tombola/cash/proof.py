@@ -92,8 +92,6 @@ def prove(
         BadInput: there are no inputs, fewer than the largest of `batches`, or not as many labels; the mask is another
             model's; or the model gives anything but one tensor, N x ..., or with labels N x classes or N x T x classes.
     """
-    if not isinstance(mask, Mask):
-        raise BadInput(where="mask", expected="a Mask", found=type(mask).__name__, todo="A ticket's is ticket.mask.")
     _belong_together(inputs, labels, batches)
     whole = masked(model, mask)
     dense = _Candidate("dense", whole, whole, whole)

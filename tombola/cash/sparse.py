@@ -1,6 +1,7 @@
 """Which layers of a model are worth being sparse: measured, layer by layer, on what each is given.
 
-At 20 % density and more a dense product is often faster, and then stays.
+At 20 % density and more a dense product is often faster, and then stays. That each layer is faster by itself does not
+promise that the whole model is.
 """
 
 import copy
@@ -36,6 +37,8 @@ def sparse(
     are replaced one by one: those that `example` reaches, whose weights no other layer shares, which have no hooks, and
     of which nothing is read but what they give. What was made is compared with `model` before it is handed out. It only
     infers: no parameter that is left in it asks for a gradient.
+
+    This takes seconds, as layers are timed: about one for each, or for each run of fully connected ones.
 
     Args:
         model: linear layers and 2-D convolutions, or their quantised forms; all other modules stay as they are.

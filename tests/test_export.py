@@ -147,6 +147,26 @@ def test_what_cannot_be_copied_is_refused_with_what_to_do(tmp_path: Path) -> Non
             form()
 
 
+def test_arguments_that_have_changed_places_are_said(tmp_path: Path) -> None:
+    model, values = nn.Linear(3, 2), torch.ones(2, 3)
+    mask: Any = masks.full(model)
+    forms: list[tuple[str, Callable[[], object]]] = [
+        ("Mask", lambda: compact(mask, model, values)),  # type: ignore[arg-type]
+        ("Tensor", lambda: quantise(values)),  # type: ignore[arg-type]
+        ("Mask", lambda: to_torch_export(mask, values, tmp_path / "model.pt2")),
+        (r"\w*Path", lambda: to_safetensors(tmp_path, model)),  # type: ignore[arg-type]
+        *([("Tensor", lambda: sparse(values, model))] if kernels.sets() else []),  # type: ignore[arg-type]
+    ]
+    for kind, form in forms:
+        with pytest.raises(BadInput, match=rf"the model: expected a torch\.nn\.Module, found {kind}\. .*comes first"):
+            form()
+    with pytest.raises(BadInput, match="mask: expected a Mask, found Tensor"):
+        compact(model, values, mask)  # type: ignore[arg-type]
+    for swapped in ((mask, values), (values, mask), (mask,)):
+        with pytest.raises(BadInput, match=r"cash\.sparsified: expected a model and an example, .*`cash\.compacted"):
+            sparse(model, *swapped)
+
+
 def test_a_difference_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(2, 2)
     load = torch.export.load
@@ -165,6 +185,19 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path: Pat
         to_torch_export(Undecided(), torch.zeros(2, 3), tmp_path / "model.pt2")
     with pytest.raises(BadInput, match="expected a file that can be written"):
         to_safetensors(nn.Linear(2, 2), tmp_path / "absent" / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not kernels.sets(), reason="no kernels were compiled")
+def test_a_sparse_model_is_not_written_and_the_message_says_what_is(tmp_path: Path) -> None:
+    model, values = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 4)), examples(2)
+    for one in (model, model[:1]):
+        fast = sparse(one, values, everywhere=True)
+        for export in (to_onnx, to_torch_export):
+            with pytest.raises(BadInput, match=r"without sparse layers.* cannot be exported.*compact form.*d`\.$"):
+                export(fast, values, tmp_path / "model")
+        with pytest.raises(BadInput, match=r"without sparse layers.* Write the model that they were made of.*d`\.$"):
+            to_safetensors(fast, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -236,6 +269,29 @@ def test_tied_weights_are_written_once_and_stay_tied(tmp_path: Path) -> None:
     again = from_safetensors(other, tmp_path / "model.safetensors")
     assert weights.equal(weights.of(again), weights.of(one))
     assert again.get_parameter("output.weight") is again.get_parameter("tokens.weight")
+
+
+class Scaled(nn.Module):
+    """With a `scale` of its own, as quantised layers have one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.scale = nn.Linear(64, 30), nn.Linear(30, 10), nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = self.two(self.one(values).relu()) * self.scale
+        return result
+
+
+@pytest.mark.parametrize("change", [lambda small: small, quantise])
+def test_a_model_with_a_scale_of_its_own_comes_back(tmp_path: Path, change: Callable[[nn.Module], nn.Module]) -> None:
+    model, values = Scaled(), torch.randn(3, 64)
+    alive = {name: each.clone() for name, each in masks.full(model).items()}
+    alive["two.weight"][:, :9] = False
+    small = change(compact(model, Mask(alive), values))
+    to_safetensors(small, tmp_path / "model.safetensors")
+    again = from_safetensors(Scaled(), tmp_path / "model.safetensors")
+    assert str(again) == str(small) and torch.equal(again(values), small(values))
 
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:

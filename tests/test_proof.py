@@ -225,10 +225,25 @@ def test_without_labels_there_is_no_accuracy_and_the_model_stays_as_it_was(lenet
 
 @pytest.mark.usefixtures("quick")
 def test_fewer_inputs_than_the_largest_batch_are_refused(lenet: tuple[nn.Module, Mask]) -> None:
-    with pytest.raises(BadInput, match="inputs: expected at least 64, the largest batch that is timed, found 63"):
+    with pytest.raises(BadInput, match=r"inputs: expected at least 64, .* found 63\. .*batches=\(1, 63\)\."):
         prove(*lenet, examples()[0][:63])
     with pytest.raises(BadInput, match="expected at least 9, "):
         prove(*lenet, examples()[0][:8], batches=(9, 1))
+
+
+@pytest.mark.usefixtures("quick")
+def test_other_mistakes_are_said_before_that_there_are_too_few_inputs(lenet: tuple[nn.Module, Mask]) -> None:
+    (model, mask), (images, labels) = lenet, examples()
+    with pytest.raises(BadInput, match="This mask belongs to another model"):
+        prove(nn.Linear(3, 2), mask, images[:9], labels[:9])
+    with pytest.raises(BadInput, match="labels: expected 9, one for each of the inputs, found 8"):
+        prove(model, mask, images[:9], labels[:8])
+    with pytest.raises(BadInput, match=r"inputs: expected one tensor, N x \.\.\., found an empty one"):
+        prove(model, mask, images[:0], labels[:0])
+    with pytest.raises(BadInput, match="the example: expected what Sequential can be called with"):
+        prove(model, mask, images[:9].flatten(1)[:, :7])
+    with pytest.raises(BadInput, match=r"labels: expected whole numbers, .* found torch\.int64, one number"):
+        prove(model, mask, images[:9], labels[0])
 
 
 class Giving(nn.Module):

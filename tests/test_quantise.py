@@ -125,6 +125,12 @@ def test_layers_of_which_more_is_used_than_what_they_give_stay_as_they_are(model
         assert torch.equal(quantise(model)(inputs), model.eval()(inputs))
 
 
+def test_what_is_left_in_floats_asks_for_no_gradient() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6))
+    assert not quantise(model)(torch.ones(2, 6)).requires_grad
+    assert all(value.requires_grad for value in model.parameters())
+
+
 def test_of_a_model_that_reads_some_layers_the_others_are_quantised() -> None:
     small = quantise(Calls(lambda m, x: (lambda y: m.two(y) if y.sum() > 0 else m.one(y))(x.to(m.one.weight.dtype))))
     assert [type(layer) for layer in small.children()] == [nn.Linear, QuantisedLinear]

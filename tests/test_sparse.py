@@ -288,6 +288,37 @@ def test_inputs_that_it_cannot_use_are_refused_with_what_to_do(make: Make) -> No
         assert torch.equal(module(wanting), module(maps()))
 
 
+@both
+def test_what_is_no_tensor_is_refused(make: Make) -> None:
+    with pytest.raises(BadInput, match=r"a sparse layer: expected float32.*, found ndarray\. .*torch\.from_numpy"):
+        make()(maps().numpy())
+    own: Tensor = maps().as_subclass(type("Own", (Tensor,), {}))
+    assert torch.equal(make()(own).as_subclass(Tensor), make()(maps()))
+
+
+@both
+def test_a_compiler_calls_it_between_its_graphs(make: Make) -> None:
+    model = nn.Sequential(nn.Sigmoid(), make(), nn.Sigmoid()).eval()
+    compiled = torch.compile(model, backend="eager")
+    for batch in (3, 1):
+        for ready in (False, True):
+            with torch.inference_mode(ready):
+                assert torch.equal(compiled(maps(batch)), model(maps(batch)))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace.*deprecated:DeprecationWarning")
+@both
+def test_what_makes_one_graph_of_a_model_is_refused(make: Make) -> None:
+    model = nn.Sequential(make(), nn.Sigmoid()).eval()
+    ready = copy.deepcopy(model)
+    ready(maps())
+    for one in (model, ready):
+        with pytest.raises(BadInput, match=r"cannot be exported, found sparse ones\. .*compact form"):
+            torch.export.export(one, (maps(),), strict=False)
+        with pytest.raises(BadInput, match=r"cannot be exported, found sparse ones\. .*compact form"):
+            torch.jit.trace(one, maps())
+
+
 def test_inputs_of_another_size_are_refused() -> None:
     with pytest.raises(BadInput, match=r"SparseChain\(6 -> 18 -> 4, density 0\.\d+\): expected 6 inputs, found 7"):
         a_chain()(randn(2, 7))
@@ -619,6 +650,21 @@ def test_that_it_is_compared_leaves_the_model_its_inputs_and_random_numbers_as_t
     assert model.seen == found.seen == 0
 
 
+def test_a_layer_that_stays_dense_asks_for_no_gradient() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.Flatten(), nn.Linear(108, 4))
+    found = sparse(model, randn(2, 2, 6, 6), everywhere=True)
+    assert calls(found) == ["Conv2d", "SparseChain"]
+    assert not found(randn(2, 2, 6, 6)).requires_grad  # and is no error
+    assert all(value.requires_grad for value in model.parameters())
+
+
+def test_under_autocast_it_says_so() -> None:
+    found = sparse(linear(), randn(4, 6), everywhere=True)
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+    with autocast, pytest.raises(BadInput, match=r"found torch\.bfloat16 on cpu, under torch\.autocast"):
+        found(F.linear(randn(4, 6), randn(6, 6)))
+
+
 def test_a_model_of_other_numbers_is_refused() -> None:
     with pytest.raises(BadInput, match=r"Linear: expected a model of float32 on the CPU, found torch\.float64 on cpu"):
         sparse(linear().double(), randn(4, 6).double())
@@ -657,7 +703,7 @@ def test_a_layer_stays_dense_where_that_is_faster_in_either_layout(
 
 def test_without_kernels_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "sets", lambda: ())
-    with pytest.raises(BadInput, match=r"cash\.sparse: expected compiled kernels, found none: .*C compiler"):
+    with pytest.raises(BadInput, match=r"cash\.sparsified: expected compiled kernels, found none: .*C compiler"):
         sparse(linear(), randn(1, 6))
 
 

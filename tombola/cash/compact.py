@@ -120,7 +120,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     )
     """
     small = copied(model)
-    if "scale" in values:  # the model is one layer
+    if "scale" in values and type(model) in (nn.Linear, nn.Conv2d):  # other models have a `scale` of their own
         return quantised_layer(small)
     for name, module in list(small.named_modules()):
         if type(module) is nn.Linear and f"{name}.inputs.index" in values:
@@ -144,6 +144,8 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
 def masked(model: nn.Module, mask: Mask) -> nn.Module:
     """A copy with m ⊙ theta."""
     whole = copied(model)
+    if not isinstance(mask, Mask):
+        raise BadInput(where="mask", expected="a Mask", found=type(mask).__name__, todo="A ticket's is ticket.mask.")
     values = weights.of(whole)
     wrong = [name for name in mask if name not in values or values[name].shape != mask[name].shape]
     if wrong:

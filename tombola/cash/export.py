@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from tombola import coding, files, weights
 from tombola.cash.compact import fitted
-from tombola.cash.plain import copied, tensors
+from tombola.cash.layers import has_kernels, not_exported
+from tombola.cash.plain import check, copied, tensors
 from tombola.errors import BadInput, not_installed
 
 FORMAT = 1
@@ -121,9 +122,21 @@ def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path
 def to_safetensors(model: nn.Module, path: str | Path) -> None:
     """Write all that the state_dict of `model` holds; shared tensors once, zeros not at all where that is less.
 
+    Of a sparse model, which `sparse` makes, the one that it was made of is to be written: layers of other names and
+    sizes came of it, those that pay on this machine.
+
     Raises:
-        BadInput: the file cannot be written.
+        BadInput: the model is a sparse one or none, or the file cannot be written.
     """
+    check(model)
+    if has_kernels(model):
+        raise BadInput(
+            where=type(model).__name__,
+            expected="a model without sparse layers, whose weights its own class can read",
+            found="sparse ones, of which some names are gone",
+            todo="Write the model that they were made of, without its zeros too, and make them anew of what is read: "
+            "`cash.sparsified`.",
+        )
     files.deliver(path, stored(model))
 
 
@@ -217,6 +230,8 @@ _TALKATIVE = (
 @contextmanager
 def _exporting(model: nn.Module) -> Iterator[None]:
     """Whatever is raised in it is one error that says so."""
+    if has_kernels(model):
+        raise not_exported(type(model).__name__)
     try:
         with _quiet():
             yield
@@ -296,6 +311,6 @@ def _not_exported(model: nn.Module, error: BaseException) -> BadInput:
     return BadInput(
         where=type(model).__name__,
         expected="a model that torch.export can follow, for batches of any size",
-        found=f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__,
+        found=f"{type(error).__name__}: {lines[0].removesuffix('.')}" if lines else type(error).__name__,
         todo="`to_safetensors` writes its weights all the same.",
     )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from tombola import coding
 from tombola.cash.layout import Layout, Window, convolution_of, layouts, stages_of, up
@@ -31,7 +32,22 @@ Connected = nn.Linear | QuantisedLinear
 Convolved = nn.Conv2d | QuantisedConv2d
 
 
-class SparseChain(nn.Module):
+class _Sparse(nn.Module):
+    """A layer around a kernel: what it is handed is made of its buffers when it is first called."""
+
+    _ready: "_Ready"
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        _make_room(self, state, prefix)
+        super()._load_from_state_dict(state, prefix, *args)
+        self._ready.forget()
+
+    def _slow_forward(self, *given: Any, **named: Any) -> Any:
+        """What torch calls in place of `forward` while torch.jit traces, which sees nothing of what a kernel writes."""
+        raise not_exported(type(self).__name__)
+
+
+class SparseChain(_Sparse):
     """Fully connected layers, y = max(0, W x + b) each, at the cost of the weights that are not 0.
 
     Args:
@@ -61,8 +77,10 @@ class SparseChain(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs], float32."""
-        infer, stages, size, least, _, room = self._ready()
+        if is_dynamo_compiling():
+            return _uncompiled(self, values)
         values = _usable(values)
+        infer, stages, size, least, _, room = self._ready()
         axes, shape = 1 if self.flatten else -1, values.shape
         examples, inputs = shape[:axes], shape[axes:].numel()
         if inputs != self.sizes[0]:
@@ -77,18 +95,13 @@ class SparseChain(nn.Module):
         _shared(some, examples.numel(), least)
         return result
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        _make_room(self, state, prefix)
-        super()._load_from_state_dict(state, prefix, *args)
-        self._ready.forget()
-
     def extra_repr(self) -> str:
         """Its sizes and its density."""
         places = sum(into * out for into, out in pairwise(self.sizes))
         return f"{' -> '.join(map(str, self.sizes))}, density {_alive(self) / places:.3g}"
 
 
-class SparseConv2d(nn.Module):
+class SparseConv2d(_Sparse):
     """A convolution, y = max(0, W * x + b), at the cost of the weights that are not 0.
 
     Args:
@@ -105,10 +118,12 @@ class SparseConv2d(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[N, inputs, H, W] -> [N, outputs, H', W'], float32; of one example without an N too, as in torch."""
+        if is_dynamo_compiling():
+            return _uncompiled(self, maps)
+        maps = _usable(maps)
         if maps.dim() == 3 and len(maps) == self.window.inputs:
             return cast(Tensor, self(maps[None])[0])
         kept, room = self._ready()
-        maps = _usable(maps)
         if maps.dim() != 4 or maps.shape[1] != self.window.inputs:
             raise _misfit(self, f"N x {self.window.inputs} x H x W", " x ".join(map(str, maps.shape)))
         images, _, height, width = maps.shape
@@ -140,11 +155,6 @@ class SparseConv2d(nn.Module):
         room = convolution.rows * self.window.stride * convolution.line
         least = layout.abreast + SHARE // max(1, _alive(self) * layout.out_height * layout.out_width)
         return best.slide, convolution, room, least, held
-
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        _make_room(self, state, prefix)
-        super()._load_from_state_dict(state, prefix, *args)
-        self._ready.forget()
 
     def extra_repr(self) -> str:
         """Its sizes and its density."""
@@ -208,8 +218,12 @@ def convolvable(layer: Convolved) -> bool:
 
 def prepared_bytes(model: nn.Module) -> int:
     """What the sparse layers of `model` hold beside their buffers: the same weights as the kernels want them."""
-    ready = [module._ready for module in model.modules() if isinstance(module, SparseChain | SparseConv2d)]
-    return sum(one.nbytes for one in ready)
+    return sum(module._ready.nbytes for module in model.modules() if isinstance(module, _Sparse))
+
+
+def has_kernels(model: nn.Module) -> bool:
+    """Whether any of its layers calls a kernel: it computes on this machine, and has weights of other names."""
+    return any(isinstance(module, _Sparse) for module in model.modules())
 
 
 class _Ready:
@@ -278,16 +292,53 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="tombola")
 
 
+def _uncompiled(layer: nn.Module, values: Tensor) -> Tensor:
+    """What torch.compile calls between its graphs.
+
+    Not a decorator of `forward`: for that torch imports its compiler, for a second, and each call takes longer.
+    """
+    result: Tensor = torch.compiler.disable(type(layer).forward)(layer, values)
+    return result
+
+
+def not_exported(model: str) -> BadInput:
+    """What to raise where a model with sparse layers is to become a file that computes the same elsewhere."""
+    return BadInput(
+        where=model,
+        expected="a model without sparse layers: these call kernels of this machine, and cannot be exported",
+        found="sparse ones",
+        todo="Export what they were made of, or its compact form: `cash.compacted`.",
+    )
+
+
 def _usable(values: Tensor) -> Tensor:
-    if values.dtype is not torch.float32 or not values.is_cpu or (values.requires_grad and torch.is_grad_enabled()):
-        kind = f"{values.dtype} on {values.device}"
-        raise BadInput(
-            where="a sparse layer",
-            expected="float32 on the CPU that asks for no gradient",
-            found=f"{kind} that asks for one" if values.requires_grad else kind,
-            todo="Sparse layers only infer: train the masked model, and call this one under torch.inference_mode().",
-        )
+    if (
+        type(values) is not Tensor
+        or values.dtype is not torch.float32
+        or not values.is_cpu
+        or (values.requires_grad and torch.is_grad_enabled())
+    ):
+        _check(values)
     return values.contiguous()
+
+
+def _check(values: Tensor) -> None:
+    """Raise what is wrong with them; tensors of somebody's own kind may be as they should."""
+    if is_compiling():
+        raise not_exported("a sparse layer")
+    todo = "Sparse layers only infer: train the masked model, and call this one under torch.inference_mode()."
+    if not isinstance(values, Tensor):
+        found, todo = type(values).__name__, "Hand in a tensor: torch.from_numpy makes one of an array."
+    elif values.requires_grad and torch.is_grad_enabled():
+        found = f"{values.dtype} on {values.device} that asks for one"
+    elif values.dtype is torch.float32 and values.is_cpu:
+        return
+    else:
+        found = f"{values.dtype} on {values.device}"
+        if torch.is_autocast_enabled("cpu"):
+            found, todo = f"{found}, under torch.autocast", "Call it outside of that, or where it is disabled."
+    expected = "float32 on the CPU that asks for no gradient"
+    raise BadInput(where="a sparse layer", expected=expected, found=found, todo=todo)
 
 
 def _misfit(module: nn.Module, expected: str, found: str) -> BadInput:

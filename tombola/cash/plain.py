@@ -13,12 +13,24 @@ from tombola.errors import BadInput
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
+def check(model: nn.Module) -> None:
+    """Raise BadInput unless it is a model: what else is handed in has changed places with it, mostly."""
+    if not isinstance(model, nn.Module):
+        raise BadInput(
+            where="the model",
+            expected="a torch.nn.Module",
+            found=type(model).__name__,
+            todo="The model comes first, then its mask where there is one, then what it is called with.",
+        )
+
+
 def copied(model: nn.Module) -> nn.Module:
     """A copy of `model` in eval mode.
 
     Raises:
-        BadInput: it cannot be copied.
+        BadInput: it is no model, or cannot be copied.
     """
+    check(model)
     try:
         return copy.deepcopy(model).eval()
     except RuntimeError as error:  # torch.nn.utils.prune leaves tensors behind that cannot be copied

@@ -89,11 +89,9 @@ def prove(
             sparse.
 
     Raises:
-        BadInput: there are fewer inputs than the largest batch, or labels than inputs, the mask is another model's, or
-            the model gives anything but one tensor, N x ..., or with labels N x classes or N x T x classes.
+        BadInput: there are no inputs, fewer than the largest of `batches`, or not as many labels; the mask is another
+            model's; or the model gives anything but one tensor, N x ..., or with labels N x classes or N x T x classes.
     """
-    if not isinstance(mask, Mask):
-        raise BadInput(where="mask", expected="a Mask", found=type(mask).__name__, todo="A ticket's is ticket.mask.")
     _belong_together(inputs, labels, batches)
     whole = masked(model, mask)
     dense = _Candidate("dense", whole, whole, whole)
@@ -101,6 +99,7 @@ def prove(
     wanted = _outputs(dense, inputs)
     if labels is not None:
         _name_classes(labels, wanted)
+    _fill_a_batch(inputs, batches)
     compared = {dense: _Compared(0.0, None if labels is None else _accuracy(wanted, labels))}
     for one in _others(dense, inputs, max(batches)):
         found = _compared(one, wanted, inputs, labels, batches)
@@ -130,11 +129,12 @@ def prove(
 
 
 def _belong_together(inputs: Tensor, labels: Tensor | None, batches: Sequence[int]) -> None:
-    if not isinstance(inputs, Tensor) or not inputs.dim():
+    if not isinstance(inputs, Tensor) or not inputs.dim() or not len(inputs):
+        empty = "an empty one" if isinstance(inputs, Tensor) and inputs.dim() else "a number"
         raise BadInput(
             where="inputs",
             expected="one tensor, N x ...",
-            found="a number" if isinstance(inputs, Tensor) else type(inputs).__name__,
+            found=empty if isinstance(inputs, Tensor) else type(inputs).__name__,
             todo="Hand in one tensor of all of them; a model of several inputs is compared form by form.",
         )
     if not batches or min(batches) < 1:
@@ -144,19 +144,22 @@ def _belong_together(inputs: Tensor, labels: Tensor | None, batches: Sequence[in
             found=str(tuple(batches)),
             todo="Leave them out for 1 and 64.",
         )
-    if len(inputs) < max(batches):
-        raise BadInput(
-            where="inputs",
-            expected=f"at least {max(batches)}, the largest batch that is timed",
-            found=str(len(inputs)),
-            todo="Hand in more of them, or smaller batches.",
-        )
-    if labels is not None and len(labels) != len(inputs):
+    if isinstance(labels, Tensor) and labels.dim() and len(labels) != len(inputs):
         raise BadInput(
             where="labels",
             expected=f"{len(inputs)}, one for each of the inputs",
             found=str(len(labels)),
             todo="Hand in those that belong to them.",
+        )
+
+
+def _fill_a_batch(inputs: Tensor, batches: Sequence[int]) -> None:
+    if len(inputs) < max(batches):
+        raise BadInput(
+            where="inputs",
+            expected=f"at least {max(batches)}, the largest of the `batches` that are timed",
+            found=str(len(inputs)),
+            todo=f"Hand in more of them, or smaller batches: batches=(1, {len(inputs)}).",
         )
 
 

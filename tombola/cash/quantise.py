@@ -66,7 +66,8 @@ def quantise(model: nn.Module) -> nn.Module:
 
     q = round(w / s) with s = max |w| / 127 over the weights of one output: |w - s q| <= s / 2, and what is pruned stays
     exactly 0. Biases, norms and embeddings stay floats, and so do weights that two layers share, that the model's own
-    code or torch's reads, or whose layer has hooks, and convolutions that pad with anything but zeros.
+    code or torch's reads, or whose layer has hooks, and convolutions that pad with anything but zeros. No parameter
+    that is left asks for a gradient.
 
     Raises:
         BadInput: the model cannot be copied.
@@ -80,7 +81,7 @@ def quantise(model: nn.Module) -> nn.Module:
     for name, layer in list(only_called(small, (nn.Linear, nn.Conv2d))):
         if name not in read:
             small.set_submodule(name, quantised_layer(layer))
-    return small[0]
+    return small[0].requires_grad_(False)
 
 
 def quantised_layer(module: nn.Module) -> nn.Module:

@@ -1,13 +1,14 @@
 """Which layers of a model are worth being sparse: measured, layer by layer, on what each is given.
 
-At 20 % density and more a dense product is often faster, and then stays.
+At 20 % density and more a dense product is often faster, and then stays. That each layer is faster by itself does not
+promise that the whole model is.
 """
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,13 +17,16 @@ from torch.nn.utils import fusion
 
 from tombola.cash import agreement, timing
 from tombola.cash.layers import Connected, Convolved, MaxPool2d, SparseChain, SparseConv2d, convolvable, tiles
-from tombola.cash.plain import cloned, copied, hooked, only_called, takes
+from tombola.cash.plain import check, cloned, copied, hooked, only_called, takes
 from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear
 from tombola.engine import kernels
 from tombola.errors import BadInput
+from tombola.mask import Mask
 
 
-def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere: bool = False) -> nn.Module:
+def sparse(
+    model: nn.Module, example: Tensor | tuple[Tensor, ...], *more: NoReturn, everywhere: bool = False
+) -> nn.Module:
     """A copy of `model`, in eval mode, whose layers are sparse where that is faster on inputs like `example`.
 
     What is 0 in a weight is left out: hand in a trained ticket, whole or compacted, its weights m ⊙ theta. Batch
@@ -31,29 +35,42 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
 
     Where torch.fx cannot follow the model, as its calls depend on its input's values, or the model has hooks, layers
     are replaced one by one: those that `example` reaches, whose weights no other layer shares, which have no hooks, and
-    of which nothing is read but what they give. What was made is compared with `model` before it is handed out.
+    of which nothing is read but what they give. What was made is compared with `model` before it is handed out. It only
+    infers: no parameter that is left in it asks for a gradient.
+
+    This takes seconds, as layers are timed: about one for each, or for each run of fully connected ones.
 
     Args:
         model: linear layers and 2-D convolutions, or their quantised forms; all other modules stay as they are.
         example: what the model is called with, N x ...; layers are timed on what it becomes on its way. Its N is the
             batch to be fast at.
+        more: nothing; a mask is refused here, as `compact` and `prove` ask for one.
         everywhere: whether to replace layers also where that is slower.
 
     Raises:
-        BadInput: the kernels were not compiled, no number of the model is a float32 on the CPU, it cannot be copied, or
-            it gives something else when its layers are sparse.
+        BadInput: the kernels were not compiled, no number of the model is a float32 on the CPU, it cannot be copied,
+            it gives something else when its layers are sparse, or a mask is handed in.
 
     >>> network = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 2))
     >>> sparse(network, torch.zeros(1, 40), everywhere=True)
     SparseChain(40 -> 30 -> 2, density 1)
     """
+    if more or isinstance(example, Mask):
+        raise BadInput(
+            where="cash.sparsified",
+            expected="a model and an example",
+            found=", ".join(type(each).__name__ for each in (model, example, *more)),
+            todo="It takes no mask: what is 0 in the model's weights is left out. Hand in the masked model, or what "
+            "`cash.compacted(model, mask, example)` made of it.",
+        )
     if not kernels.sets():
         raise BadInput(
-            where="cash.sparse",
+            where="cash.sparsified",
             expected="compiled kernels",
             found="none: when Tombola was installed there was no C compiler that could do it",
-            todo="Install one and Tombola again; `cash.compact` needs none.",
+            todo="Install one and Tombola again; `cash.compacted` needs none.",
         )
+    check(model)
     _fits(model)
     inputs = example if isinstance(example, tuple) else (example,)
     makes = (_in_one_graph, _one_by_one)
@@ -67,7 +84,7 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
             except Exception as error:  # it runs the model's own code, which may raise anything
                 apart = f"{type(error).__name__} ({error})"
             if not apart:
-                return found
+                return found.requires_grad_(False)
     raise BadInput(
         where=type(model).__name__,
         expected="a model that gives the same when its layers are other modules, which compute the same",

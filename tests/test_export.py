@@ -158,13 +158,12 @@ def test_arguments_that_have_changed_places_are_said(tmp_path: Path) -> None:
         *([("Tensor", lambda: sparse(values, model))] if kernels.sets() else []),  # type: ignore[arg-type]
     ]
     for kind, form in forms:
-        with pytest.raises(BadInput, match=rf"the model: expected a torch\.nn\.Module, found {kind}\. .*comes first"):
+        with pytest.raises(BadInput, match=rf"model: expected a model, an nn\.Module, found a {kind}\. .*comes first"):
             form()
     with pytest.raises(BadInput, match="mask: expected a Mask, found Tensor"):
         compact(model, values, mask)  # type: ignore[arg-type]
-    for swapped in ((mask, values), (values, mask), (mask,)):
-        with pytest.raises(BadInput, match=r"cash\.sparsified: expected a model and an example, .*`cash\.compacted"):
-            sparse(model, *swapped)
+    with pytest.raises(BadInput, match=r"cash\.sparsified: expected a model and an example, .*`cash\.compacted"):
+        sparse(model, mask)
 
 
 def test_a_difference_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

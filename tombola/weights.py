@@ -39,11 +39,20 @@ def bare(model: nn.Module) -> nn.Module:
             model = inner
         elif type(model).__name__ == "_FabricModule" and isinstance(model.module, nn.Module):  # of Lightning's Fabric
             model = model.module
-        elif isinstance(model, nn.Module):
-            return model
         else:
-            found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-            raise BadInput(where="model", expected="a model, an nn.Module", found=found, todo="Pass the model itself.")
+            check(model)
+            return model
+
+
+def check(model: object) -> None:
+    """Raise BadInput unless it is a model: what else is handed in has changed places with it, mostly."""
+    if not isinstance(model, nn.Module):
+        raise BadInput(
+            where="model",
+            expected="a model, an nn.Module",
+            found=f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}",
+            todo="The model itself comes first, then what belongs to it.",
+        )
 
 
 def ties(model: nn.Module) -> dict[str, str]:

@@ -144,8 +144,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
 def masked(model: nn.Module, mask: Mask) -> nn.Module:
     """A copy with m ⊙ theta."""
     whole = copied(model)
-    if not isinstance(mask, Mask):
-        raise BadInput(where="mask", expected="a Mask", found=type(mask).__name__, todo="A ticket's is ticket.mask.")
+    Mask.check(mask)
     values = weights.of(whole)
     wrong = [name for name in mask if name not in values or values[name].shape != mask[name].shape]
     if wrong:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tombola import coding, files, weights
 from tombola.cash.compact import fitted
 from tombola.cash.layers import has_kernels, not_exported
-from tombola.cash.plain import check, copied, tensors
+from tombola.cash.plain import copied, tensors
 from tombola.errors import BadInput, not_installed
 
 FORMAT = 1
@@ -128,7 +128,7 @@ def to_safetensors(model: nn.Module, path: str | Path) -> None:
     Raises:
         BadInput: the model is a sparse one or none, or the file cannot be written.
     """
-    check(model)
+    weights.check(model)
     if has_kernels(model):
         raise BadInput(
             where=type(model).__name__,

@@ -8,20 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tombola import weights
 from tombola.errors import BadInput
 
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-def check(model: nn.Module) -> None:
-    """Raise BadInput unless it is a model: what else is handed in has changed places with it, mostly."""
-    if not isinstance(model, nn.Module):
-        raise BadInput(
-            where="the model",
-            expected="a torch.nn.Module",
-            found=type(model).__name__,
-            todo="The model comes first, then its mask where there is one, then what it is called with.",
-        )
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -30,7 +20,7 @@ def copied(model: nn.Module) -> nn.Module:
     Raises:
         BadInput: it is no model, or cannot be copied.
     """
-    check(model)
+    weights.check(model)
     try:
         return copy.deepcopy(model).eval()
     except RuntimeError as error:  # torch.nn.utils.prune leaves tensors behind that cannot be copied

@@ -8,25 +8,24 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.utils import fusion
 
+from tombola import weights
 from tombola.cash import agreement, timing
 from tombola.cash.layers import Connected, Convolved, MaxPool2d, SparseChain, SparseConv2d, convolvable, tiles
-from tombola.cash.plain import check, cloned, copied, hooked, only_called, takes
+from tombola.cash.plain import cloned, copied, hooked, only_called, takes
 from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
 
 
-def sparse(
-    model: nn.Module, example: Tensor | tuple[Tensor, ...], *more: NoReturn, everywhere: bool = False
-) -> nn.Module:
+def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere: bool = False) -> nn.Module:
     """A copy of `model`, in eval mode, whose layers are sparse where that is faster on inputs like `example`.
 
     What is 0 in a weight is left out: hand in a trained ticket, whole or compacted, its weights m ⊙ theta. Batch
@@ -44,7 +43,6 @@ def sparse(
         model: linear layers and 2-D convolutions, or their quantised forms; all other modules stay as they are.
         example: what the model is called with, N x ...; layers are timed on what it becomes on its way. Its N is the
             batch to be fast at.
-        more: nothing; a mask is refused here, as `compact` and `prove` ask for one.
         everywhere: whether to replace layers also where that is slower.
 
     Raises:
@@ -55,11 +53,11 @@ def sparse(
     >>> sparse(network, torch.zeros(1, 40), everywhere=True)
     SparseChain(40 -> 30 -> 2, density 1)
     """
-    if more or isinstance(example, Mask):
+    if isinstance(example, Mask):
         raise BadInput(
             where="cash.sparsified",
             expected="a model and an example",
-            found=", ".join(type(each).__name__ for each in (model, example, *more)),
+            found="a model and its mask",
             todo="It takes no mask: what is 0 in the model's weights is left out. Hand in the masked model, or what "
             "`cash.compacted(model, mask, example)` made of it.",
         )
@@ -70,7 +68,7 @@ def sparse(
             found="none: when Tombola was installed there was no C compiler that could do it",
             todo="Install one and Tombola again; `cash.compacted` needs none.",
         )
-    check(model)
+    weights.check(model)
     _fits(model)
     inputs = example if isinstance(example, tuple) else (example,)
     makes = (_in_one_graph, _one_by_one)

@@ -218,6 +218,14 @@ def test_images_in_folders_below_that_of_their_class_are_found(root: Path) -> No
     assert data.facts(named(root)).train == 14 - 1 + 1
 
 
+@pytest.mark.parametrize("target", [".", "..", "deep", "../../..", "deep/../deep"])
+def test_every_folder_is_counted_once_wherever_links_lead(root: Path, target: str) -> None:
+    put(root / "train" / "cat" / "deep" / "0.png", 30)
+    (root / "train" / "cat" / "also").symlink_to(target)
+    assert [entry.path for entry in folder.listed(root).pool if "deep" in entry.path] == ["train/cat/deep/0.png"]
+    assert len(folder.listed(root).pool) == 13
+
+
 def test_a_spec_with_a_folder_that_is_none_has_a_fault(root: Path, tmp_path: Path) -> None:
     given = ["recipe.model=conv-2", "levels=1"]
     assert read("digits", [f"recipe.data={named(root, 16)}", "recipe.batch=5", *given]).spec.facts.classes == 2

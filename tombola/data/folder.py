@@ -156,10 +156,11 @@ def _images(root: Path, place: Path, label: int) -> list[Entry]:
     def unreadable(error: OSError) -> None:
         raise error
 
-    entries, passed = [], 0
+    entries, passed, own = [], 0, place.resolve()
+    seen = {own, *own.parents}
     try:
         for folder, below, names in os.walk(place, onerror=unreadable, followlinks=True):
-            below[:] = [name for name in below if not name.startswith(".")]
+            below[:] = _unseen(folder, below, seen)
             for name in names:
                 path = Path(folder, name)
                 if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
@@ -175,6 +176,20 @@ def _images(root: Path, place: Path, label: int) -> list[Entry]:
         found = f"no image among {passed} files" if passed else "nothing"
         raise _wrong(place, "images, with a suffix like .jpg or .png", found)
     return entries
+
+
+def _unseen(folder: str, names: Iterable[str], seen: set[Path]) -> list[str]:
+    """Those whose folders are not yet in `seen`, to which they are added: links can lead to one twice, or in a circle.
+
+    Links come last, so that what is there by itself is known by its own name.
+    """
+    unseen = []
+    for path in sorted((Path(folder, name) for name in names), key=lambda path: (path.is_symlink(), path.name)):
+        real = path.resolve()
+        if not path.name.startswith(".") and real not in seen:
+            seen.add(real)
+            unseen.append(path.name)
+    return unseen
 
 
 def _wrong(place: Path, expected: str, found: str) -> DataError:

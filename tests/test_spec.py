@@ -247,6 +247,14 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("study.connectivity={levels=[1], points=1}", "study.connectivity.points", "a number >= 2", "1", ""),
         ("study.conectivity={levels=[1]}", "study.conectivity", "a known field", "", "did you mean connectivity?"),
         ("study.stability={levels=[1,1]}", "study.stability.levels", "each level once", "1 2 times", ""),
+        (
+            "study.connectivity={levels=[1], arms=['random', 'random']}",
+            "study.connectivity.arms",
+            "each arm once",
+            "random 2 times",
+            "",
+        ),
+        ("study.connectivity={levels=[1], arms=[]}", "study.connectivity.arms", "at least", "[]", ""),
         ("evaluate.every=1.5ep", "evaluate.every", "like '500it'", "'1.5ep'", ""),
         # together
         ("rewind=40it", "rewind", "before the end of the training, 40it", "'40it'", ""),

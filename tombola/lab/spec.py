@@ -3,7 +3,8 @@
 import difflib
 import hashlib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -122,7 +123,9 @@ class ConnectivitySpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: Annotated[tuple[Literal["ticket", "random", "reinit"], ...], BeforeValidator(_listed)] = ("ticket",)
+    arms: Annotated[tuple[Literal["ticket", "random", "reinit"], ...], BeforeValidator(_listed)] = Field(
+        default=("ticket",), min_length=1
+    )
     orders: Count = Field(default=3, ge=2)
     points: Count = Field(default=30, ge=2)
     examples: Annotated[Count, Field(gt=0)] | None = None
@@ -426,8 +429,7 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     for text, step in zip(spec.rewind, points, strict=True):
         if step >= max(length, 1):
             yield Fault("rewind", f"steps before the end of the training, {recipe.length}", repr(str(text)))
-    for step in sorted({step for step in points if points.count(step) > 1}):
-        yield Fault("rewind", "each step once", f"{step} iterations {points.count(step)} times")
+    yield from _repeated("rewind", "step", points, "iterations ")
     if spec.iterations(recipe.warmup) > length:
         yield Fault("recipe.warmup", f"at most recipe.length, {recipe.length}", repr(str(recipe.warmup)))
     for name in ("every", "test_every"):
@@ -454,8 +456,7 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     yield from _misplaced_studies(spec)
     if "ticket" not in spec.arms:
         yield Fault("arms", "ticket among them", repr(list(spec.arms)), "the other arms are compared with it")
-    for arm in sorted({arm for arm in spec.arms if spec.arms.count(arm) > 1}):
-        yield Fault("arms", "each arm once", f"{arm} {spec.arms.count(arm)} times")
+    yield from _repeated("arms", "arm", spec.arms)
     if spec.method in spec.arms:
         yield Fault(
             "arms",
@@ -463,6 +464,13 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             repr(spec.method),
             f"method = {spec.method!r} is what `ticket` is",
         )
+
+
+def _repeated(path: str, what: str, given: Sequence[str | int], unit: str = "") -> Iterable[Fault]:
+    """What a list has several times: its answers would count as several, too."""
+    for one, times in Counter(given).items():
+        if times > 1:
+            yield Fault(path, f"each {what} once", f"{one} {unit}{times} times")
 
 
 def _foreign(recipe: Recipe) -> Iterable[Fault]:
@@ -513,9 +521,10 @@ def _misplaced_studies(spec: Spec) -> Iterable[Fault]:
         for level in study.levels:
             if not least <= level <= spec.levels:
                 yield Fault(f"study.{name}.levels", f"levels from {least} to {spec.levels}, the spec's", str(level))
-        for level in sorted({level for level in study.levels if study.levels.count(level) > 1}):
-            yield Fault(f"study.{name}.levels", "each level once", f"{level} {study.levels.count(level)} times")
+        yield from _repeated(f"study.{name}.levels", "level", study.levels)
         if spec.method in KEEP_TRAINED_WEIGHTS:
             yield Fault(f"study.{name}", "a method that rewinds to early weights", repr(spec.method), "or no study")
+    if spec.study.connectivity:
+        yield from _repeated("study.connectivity.arms", "arm", spec.study.connectivity.arms)
     if spec.study.overlap and spec.replicates < 2:
         yield Fault("study.overlap", "two replicates at least, whose masks are compared", str(spec.replicates))

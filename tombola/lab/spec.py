@@ -336,6 +336,8 @@ def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
             return Fault(path, "a table", found, _example(path))
         case "tuple_type":
             return Fault(path, "a list", found)
+        case "too_short":
+            return Fault(path, "a list with at least one entry", found)
     message = detail["msg"].removeprefix("Input should be ")
     for words, sign in _SIGNS.items():
         message = message.replace(words, f"a number {sign}")
@@ -437,7 +439,7 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             yield Fault(f"evaluate.{name}", "at least one step", repr(str(getattr(spec.evaluate, name))))
     if spec.carry_optimizer and 0 in points:
         yield Fault("carry_optimizer", "false where rewind is 0it", "true", "before the first step there is no state")
-    yield from _kept_nothing(spec)
+    yield from _misnamed_layers(spec)
     if spec.method in KEEP_TRAINED_WEIGHTS:
         for control in (arm for arm in spec.arms if arm in get_args(Control)):
             why = f"{spec.method} goes on from trained weights, of which this control would ask nothing"
@@ -490,22 +492,27 @@ def _foreign(recipe: Recipe) -> Iterable[Fault]:
         yield Fault("recipe.init", "a way to draw weights", "'pretrained'", f"{recipe.model} has no checkpoint")
 
 
-def _kept_nothing(spec: Spec) -> Iterable[Fault]:
-    """What `prune.keep` names that the model does not have."""
+def _misnamed_layers(spec: Spec) -> Iterable[Fault]:
+    """What `prune.keep` names that the model does not have; or all that it has."""
     layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes)
     kinds = {name: layer.kind for name, layer in layers.items()}
     known = [kind for kind, _ in spec.prune.rates]
     first, *_, last = layers
+    if named(spec.prune.keep, kinds) == kinds.keys():
+        found = f"{', '.join(spec.prune.keep)}, which keeps all {len(layers)} layers"
+        yield Fault("prune.keep", "a layer that is left to prune", found, "--set prune.keep=none prunes all layers")
     for entry in spec.prune.keep:
         if entry in known or named([entry], kinds):
             continue
-        longer = [wider for wider in (f"{entry}.weight", f"{entry}*", f"*{entry}*") if named([wider], kinds)]
-        close = longer[:1] or difflib.get_close_matches(entry, [*known, *layers], n=1)
+        longer = (f"{entry}.weight", f"{entry}*", f"*{entry}*")
+        fitting = [wider for wider in longer if named([wider], kinds) not in (set(), kinds.keys())]
+        close = fitting[:1] or difflib.get_close_matches(entry, [*known, *layers], n=1)
+        meant = f"did you mean {close[0]}?" if close else "* stands for anything, as in *.conv1.weight"
         yield Fault(
             "prune.keep",
             f"kinds ({', '.join(known)}), or weights of the model ({first}, ..., {last}) or patterns of their names",
             repr(entry),
-            f"did you mean {close[0]}?" if close else "* stands for anything, as in *.conv1.weight",
+            meant if entry else "--set prune.keep=none prunes all layers",
         )
 
 

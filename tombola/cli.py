@@ -3,6 +3,7 @@
 Exit status: 0 done (a losing ticket is an answer), 1 something failed, 2 bad input, 130 interrupted and resumable.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -56,6 +57,8 @@ class Common:
     store: Annotated[Path, Parameter(name="--store", env_var="TOMBOLA_STORE")] = Path("tombola-store")
 
 
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 DataDir = Annotated[Path | None, Parameter(name="--data-dir", env_var="TOMBOLA_DATA")]
 Workers = Annotated[int | None, Parameter(name="--workers")]
 
@@ -93,13 +96,19 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
         return status
 
 
+class _Patient(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on, as after `| head`: what was asked for is done all the same, its report too."""
+        _silence()
+
+
 def _run(
     wanted: Plan, common: Common, data_dir: Path | None, crew: int, devices: tuple[str, ...], execute: "Execute"
 ) -> int:
     from tombola.report.text import Watcher, plan_text
 
     store = Store(common.store).open()
-    console = Console(stderr=False)
+    console = _Patient(stderr=False)
     lacking = missing(wanted, store)
     if lacking:
         if engine_of(wanted).unmeasured:
@@ -529,10 +538,15 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _silence() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     try:
         status = app(arguments, exit_on_error=False, print_error=False)
+        print(end="", flush=True)  # while it can still be told that it fails
         return status if isinstance(status, int) else 0
     except CycloptsError as error:
         sys.stderr.write(f"tombola: {error}\nSee tombola --help.\n")
@@ -547,5 +561,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write("\ninterrupted; what is finished is kept\n")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITTEN:  # it is about something else
+            raise
+        _silence()
+        sys.stderr.write(f"tombola: the output cannot be written: {error.strerror}. What is finished is kept.\n")
+        return 1

@@ -1,5 +1,6 @@
 """Specs: checked once, every fault told at once with its path, what was expected, what came and what to do."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,21 @@ def test_a_file_becomes_an_experiment_named_after_it(write: Write) -> None:
     experiment = read(write(GOOD))
     assert experiment.name == "mine" and experiment.spec.about == "a tiny one"
     assert experiment.spec.recipe.model == "lenet-20-10" and experiment.spec.facts.name == "digits"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_spec(tmp_path: Path) -> None:
+    """Some editors begin a file of UTF-8 with one."""
+    (tmp_path / "mine.toml").write_text(GOOD, encoding="utf-8-sig")
+    assert read(str(tmp_path / "mine.toml")).spec.about == "a tiny one"
+
+
+@pytest.mark.parametrize("name", ["...toml", "..toml", ".toml", "a.b.toml"])
+@pytest.mark.parametrize("changes", [(), ("levels=1",)])
+def test_a_report_goes_into_a_folder_of_its_own(tmp_path: Path, name: str, changes: tuple[str, ...]) -> None:
+    (tmp_path / name).write_text(GOOD)
+    reports = Path("/store/reports")
+    place = Path(os.path.normpath(reports / read(str(tmp_path / name), changes).folder))
+    assert place.parent == reports and not place.name.startswith(".")
 
 
 def test_what_is_left_out_has_its_default(write: Write) -> None:

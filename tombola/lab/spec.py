@@ -194,9 +194,10 @@ class Experiment(Value):
     @property
     def folder(self) -> str:
         """Where its report goes: a changed spec does not write over the report of the one it came from."""
+        name = self.name.lstrip(".") or "spec"  # never `..`, as a file `...toml` would have it, nor hidden
         if not self.changes:
-            return self.name
-        return f"{self.name}-{hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()[:8]}"
+            return name
+        return f"{name}-{hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()[:8]}"
 
 
 def read(source: str, changes: Iterable[str] = ()) -> Experiment:
@@ -240,7 +241,7 @@ def _text(source: str) -> tuple[str, str]:
     if source in presets.names():
         return source, presets.text(source)
     try:
-        return path.stem, path.read_text(encoding="utf-8")
+        return path.stem, path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         close = difflib.get_close_matches(source, presets.names(), n=1)
         known, meant = "one of the presets " + ", ".join(presets.names()), ""

@@ -137,6 +137,17 @@ def test_the_report_is_one_file_that_needs_no_network(store: Path, capsys: pytes
     assert "early_stop_step" in (page.parent / "table.csv").read_text()
 
 
+def test_specs_of_one_name_have_a_report_each(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.toml").write_text(presets.text("digits"))
+    first, second, again = (
+        ask(capsys, "report", str(tmp_path / folder / "mine.toml"), "--store", str(store), *TINY)[1]
+        for folder in ("a", "b", "a")
+    )
+    assert first == again != second and Path(first.strip()).is_file() and Path(second.strip()).is_file()
+
+
 def test_beginning_and_end_are_no_curve(store: Path, tmp_path: Path) -> None:
     wanted = plan(read("digits", [change for change in TINY if change != "--set"]))
     found = results(wanted, Store(store))

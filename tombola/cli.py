@@ -4,6 +4,7 @@ Exit status: 0 done (a losing ticket is an answer), 1 something failed, 2 bad in
 """
 
 import errno
+import hashlib
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from tombola import __version__, data, engine
+from tombola import __version__, data, engine, files
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.plan import Plan, engine_of, missing, plan, run_seconds, summary
@@ -518,8 +519,13 @@ def _write_report(
     from tombola.report import page
 
     folder = store.root / "reports" / wanted.experiment.folder
+    origin = os.fsencode(wanted.experiment.origin)
     try:
-        return page.write(wanted, store, found, judged, answers, folder)
+        if (claimed := folder / "source.txt").is_file() and claimed.read_bytes() != origin:
+            folder = folder.with_name(f"{folder.name}-{hashlib.sha256(origin).hexdigest()[:8]}")
+        written = page.write(wanted, store, found, judged, answers, folder)
+        files.replace(folder / "source.txt", origin)
+        return written
     except OSError as error:
         raise NoRoom(f"no report in {folder}: {error}. The runs are kept: see to it, then `tombola report`.") from error
 

@@ -192,6 +192,11 @@ class Experiment(Value):
         return self.source or self.name
 
     @property
+    def origin(self) -> str:
+        """What tells it from others of its name: where its file lies; a preset's name."""
+        return self.asked_by if self.asked_by in presets.names() else str(Path(self.asked_by).resolve())
+
+    @property
     def folder(self) -> str:
         """Where its report goes: a changed spec does not write over the report of the one it came from."""
         name = self.name.lstrip(".") or "spec"  # never `..`, as a file `...toml` would have it, nor hidden

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -133,6 +135,17 @@ def test_the_report_is_one_file_that_needs_no_network(store: Path, capsys: pytes
     assert (page.parent / "figures" / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
     assert "weights remaining (%)" in text and "training steps" in text  # axes named with units
     assert "early_stop_step" in (page.parent / "table.csv").read_text()
+
+
+def test_specs_of_one_name_have_a_report_each(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.toml").write_text(presets.text("digits"))
+    first, second, again = (
+        ask(capsys, "report", str(tmp_path / folder / "mine.toml"), "--store", str(store), *TINY)[1]
+        for folder in ("a", "b", "a")
+    )
+    assert first == again != second and Path(first.strip()).is_file() and Path(second.strip()).is_file()
 
 
 def test_beginning_and_end_are_no_curve(store: Path, tmp_path: Path) -> None:
@@ -269,6 +282,31 @@ def test_damaged_data_are_met_before_anything_is_trained(tmp_path: Path) -> None
     assert done.returncode == 2
     assert "train-images-idx3-ubyte" in done.stderr and "expected" in done.stderr and "remove it" in done.stderr
     assert not list((tmp_path / "store" / "runs").glob("train-*"))
+
+
+def test_a_run_whose_output_nobody_reads_any_more_goes_on_to_its_report(store: Path, tmp_path: Path) -> None:
+    """As under `| head -1`."""
+    root = shutil.copytree(store, tmp_path / "store")
+    shutil.rmtree(root / "reports")
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "tombola", "run", "digits", "--store", str(root), *TINY]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, timeout=300)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (0, "") and list((root / "reports").glob("*/report.html"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("asked", [["table", "--format", "json"], ["verdict"], ["run"]])
+def test_output_that_cannot_be_written_is_told_in_a_sentence(store: Path, asked: list[str], buffered: bool) -> None:
+    unbuffered = [] if buffered else ["-u"]
+    command = [sys.executable, *unbuffered, "-m", "tombola", *asked, "digits", "--store", str(store), *TINY]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == "tombola: the output cannot be written: No space left on device. What is finished is kept.\n"
 
 
 def test_help_answers_without_importing_torch() -> None:

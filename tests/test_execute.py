@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 from tombola.errors import TombolaError
-from tombola.lab.execute import Event, Result, do, execute
+from tombola.lab.execute import Event, Result, Work, _dismiss, _fill, _Place, _unheard, do, execute
 from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, missing, plan
 from tombola.lab.runs import Run, Train
@@ -279,6 +280,32 @@ def test_ctrl_c_passes_on_and_what_is_done_is_kept(store: Store, expected: dict[
     assert outcomes(store.root).items() <= expected.items()
     execute(missing(wanted, store), Store(store.root).open(), None, 2, quietly)
     assert outcomes(store.root) == expected and tidy(store)
+
+
+@posix
+def test_a_worker_does_not_hear_ctrl_c_even_before_it_can_say_so(
+    store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From its first instant on, as the terminal sends it to the whole group."""
+    work, crew = Work([planned().runs[0]], store, quietly), list[Any]()
+    _fill(crew, work, 1, _Place(store.root, None, "reference", store.root, ("cpu",)))
+    for _ in range(100):
+        os.kill(crew[0].process.pid, signal.SIGINT)
+        time.sleep(0.02)
+    alive = crew[0].process.is_alive()
+    _dismiss(crew)
+    assert alive and capfd.readouterr().err == ""
+
+
+@posix
+def test_ctrl_c_that_comes_while_a_worker_is_hired_is_heard_afterwards() -> None:
+    seen = []
+    with pytest.raises(KeyboardInterrupt), _unheard():
+        signal.raise_signal(signal.SIGINT)
+        seen.append("the rest of it")
+    assert seen == ["the rest of it"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 @posix

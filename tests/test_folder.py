@@ -218,6 +218,14 @@ def test_images_in_folders_below_that_of_their_class_are_found(root: Path) -> No
     assert data.facts(named(root)).train == 14 - 1 + 1
 
 
+@pytest.mark.parametrize("target", [".", "..", "deep", "../../..", "deep/../deep"])
+def test_every_folder_is_counted_once_wherever_links_lead(root: Path, target: str) -> None:
+    put(root / "train" / "cat" / "deep" / "0.png", 30)
+    (root / "train" / "cat" / "also").symlink_to(target)
+    assert [entry.path for entry in folder.listed(root).pool if "deep" in entry.path] == ["train/cat/deep/0.png"]
+    assert len(folder.listed(root).pool) == 13
+
+
 def test_a_spec_with_a_folder_that_is_none_has_a_fault(root: Path, tmp_path: Path) -> None:
     given = ["recipe.model=conv-2", "levels=1"]
     assert read("digits", [f"recipe.data={named(root, 16)}", "recipe.batch=5", *given]).spec.facts.classes == 2
@@ -396,19 +404,38 @@ def test_what_is_ready_for_one_is_not_given_to_another(root: Path) -> None:
     assert not torch.equal(alone[1], alone[2])
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
 def test_every_kind_of_image_becomes_rgb(root: Path, mode: str) -> None:
     place = root / "val" / "cat" / ("0.png" if mode != "CMYK" else "0.jpg")
     (root / "val" / "cat" / "0.png").unlink()
-    if mode == "I;16":
-        Image.fromarray(np.full((16, 20), 200, np.uint16)).save(place)
-    else:
-        picture(9).convert(mode).save(place)
+    picture(9).convert(mode).save(place)
     with Image.open(place) as image:
         assert image.mode == mode
         wanted = pixels(image.convert("RGB"))[:, 1:15, 3:17]
     dataset = data.load(named(root))
     assert np.array_equal(dataset.test_images.index_select(0, torch.tensor([0]))[0].numpy(), wanted)
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("png", "I;16"), ("tiff", "I;16"), ("tiff", "I;16B"), ("pgm", "I")])
+def test_16_bits_become_the_nearest_8(tmp_path: Path, suffix: str, mode: str) -> None:
+    place, values = tmp_path / f"0.{suffix}", np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(values.astype(">u2") if mode == "I;16B" else values).save(place)
+    with Image.open(place) as image:
+        assert image.mode == mode
+        found = np.array(folder._in_8_bits(image, place)).astype(float)
+    assert found.shape == (256, 256, 3) and found.min() == 0 and found.max() == 255
+    assert np.abs(found - values[..., None] / 65535 * 255).max() < 0.5
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_numbers_of_unknown_range_are_refused(root: Path, kind: Any) -> None:
+    place = root / "val" / "cat" / "0.tiff"
+    Image.fromarray(np.full((16, 20), 70_000, kind)).save(place)
+    dataset = data.load(named(root))
+    mode = "I" if kind is np.int32 else "F"
+    message = f"^{re.escape(str(place))}: expected an image of 8 or 16 bits per channel, found Pillow's mode {mode},"
+    with pytest.raises(DataError, match=message):
+        dataset.test_images.index_select(0, torch.arange(5))
 
 
 def jpeg() -> bytes:

@@ -1,5 +1,6 @@
 """Specs: checked once, every fault told at once with its path, what was expected, what came and what to do."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,21 @@ def test_a_file_becomes_an_experiment_named_after_it(write: Write) -> None:
     experiment = read(write(GOOD))
     assert experiment.name == "mine" and experiment.spec.about == "a tiny one"
     assert experiment.spec.recipe.model == "lenet-20-10" and experiment.spec.facts.name == "digits"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_spec(tmp_path: Path) -> None:
+    """Some editors begin a file of UTF-8 with one."""
+    (tmp_path / "mine.toml").write_text(GOOD, encoding="utf-8-sig")
+    assert read(str(tmp_path / "mine.toml")).spec.about == "a tiny one"
+
+
+@pytest.mark.parametrize("name", ["...toml", "..toml", ".toml", "a.b.toml"])
+@pytest.mark.parametrize("changes", [(), ("levels=1",)])
+def test_a_report_goes_into_a_folder_of_its_own(tmp_path: Path, name: str, changes: tuple[str, ...]) -> None:
+    (tmp_path / name).write_text(GOOD)
+    reports = Path("/store/reports")
+    place = Path(os.path.normpath(reports / read(str(tmp_path / name), changes).folder))
+    assert place.parent == reports and not place.name.startswith(".")
 
 
 def test_what_is_left_out_has_its_default(write: Write) -> None:
@@ -247,6 +263,14 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("study.connectivity={levels=[1], points=1}", "study.connectivity.points", "a number >= 2", "1", ""),
         ("study.conectivity={levels=[1]}", "study.conectivity", "a known field", "", "did you mean connectivity?"),
         ("study.stability={levels=[1,1]}", "study.stability.levels", "each level once", "1 2 times", ""),
+        (
+            "study.connectivity={levels=[1], arms=['random', 'random']}",
+            "study.connectivity.arms",
+            "each arm once",
+            "random 2 times",
+            "",
+        ),
+        ("study.connectivity={levels=[1], arms=[]}", "study.connectivity.arms", "at least", "[]", ""),
         ("evaluate.every=1.5ep", "evaluate.every", "like '500it'", "'1.5ep'", ""),
         # together
         ("rewind=40it", "rewind", "before the end of the training, 40it", "'40it'", ""),
@@ -267,6 +291,13 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("prune.keep=c1.w", "prune.keep", "patterns of their names", "'c1.w'", "did you mean *c1.w*?"),
         ("prune.keep=outptu", "prune.keep", "linear, conv, embedding, output", "'outptu'", "did you mean output?"),
         ("prune.keep=output,*.shortcut.*", "prune.keep", "patterns", "'*.shortcut.*'", "* stands for anything"),
+        ("prune.keep=", "prune.keep", "kinds", "''", "--set prune.keep=none prunes all layers"),
+        ("prune.keep=weight", "prune.keep", "kinds", "'weight'", "did you mean fc2.weight?"),
+        ("prune.keep=*", "prune.keep", "a layer that is left to prune", "all 3 layers", "--set prune.keep=none"),
+        ("prune.keep=linear,*.weight", "prune.keep", "a layer that is left", "all 3 layers", ""),
+        ("prune.keep=linear,output", "prune.keep", "a layer that is left", "all 3 layers", ""),
+        ("arms=[]", "arms", "a list with at least one entry", "[]", ""),
+        ("rewind=[]", "rewind", "a list with at least one entry", "[]", ""),
         ("arms=reinit", "arms", "ticket among them", "['reinit']", ""),
         ("arms=ticket,ticket", "arms", "each arm once", "ticket 2 times", ""),
         ("arms=ticket,iterative", "arms", "other methods", "'iterative'", ""),

@@ -21,11 +21,13 @@ from tombola.engine import Choice
 from tombola.errors import DataError, SpecError
 from tombola.evaluate import evaluate
 from tombola.lab.execute import do, do_all
+from tombola.lab.findings import Answer, _connected
 from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, plan
 from tombola.lab.results import criteria, results, table, ticket_of
 from tombola.lab.spec import Experiment, Spec, read
 from tombola.lab.store import Store
+from tombola.study.verdict import paired
 from tombola.train import cross_entropy
 
 PLAY = (b"to be or not to be, that is the question: whether 'tis nobler in the mind to suffer\n" * 40)[:3000]
@@ -352,3 +354,22 @@ def test_a_spec_of_texts_has_its_faults_told(tmp_path: Path) -> None:
     assert "1 fault" in faults("gpt-1-32", "shakespear") and "did you mean shakespeare?" in faults(
         "gpt-1-32", "shakespear"
     )
+
+
+@pytest.mark.parametrize("examples", [3, None])
+def test_a_barrier_on_a_text_is_known_to_an_answer(examples: int | None) -> None:
+    """Barriers that agree have the interval of what one answer, not one example, can be out by."""
+    study = {"connectivity": {"levels": [0], "orders": 2, "examples": examples}}
+    wanted = planned("shakespeare", study=study, replicates=2)
+    facts = wanted.experiment.spec.facts
+    each = {"train": 0.1, "test": 0.1}
+    values: dict[str, Any] = {
+        "alphas": [0, 1],
+        "errors": {"none": {on: [0.1, 0.1] for on in each}},
+        "barriers": {"none": each},
+    }
+    answers = [Answer(question, 1.0, values) for question in wanted.questions]
+    found = {one.on: one.found.barrier for one in _connected(answers, wanted)}
+    sizes = {"train": examples or facts.train, "test": examples or facts.test}
+    length = facts.shape[0]
+    assert length > 1 and found == {on: paired([0.1, 0.1], 0.95, 1 / (size * length)) for on, size in sizes.items()}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tombola import files, mask, prune, score, ticket, weights
+from tombola import files, mask, models, prune, score, ticket, weights
 from tombola.errors import BadInput
 from tombola.guard import Guard
 from tombola.mask import Mask
@@ -196,11 +196,25 @@ def test_a_seed_remakes_the_weights(tmp_path: Path) -> None:
     assert (tmp_path / "t").read_bytes() == (tmp_path / "again").read_bytes()
 
 
+@pytest.mark.parametrize("model", ["gpt-1-32", "bert-1-32"])
+@pytest.mark.parametrize("rate", [0.0, 0.7])
+def test_a_seed_remakes_weights_that_are_tied(model: str, rate: float, tmp_path: Path) -> None:
+    seed = Seed(model, (8, 11), 11 if model.startswith("gpt") else 2, "glorot-normal", 3)
+    built = models.build(seed.model, seed.shape, seed.classes, seed.init, seed.init_seed)
+    made = replace(pruned(built, rate), seed=seed)
+    made.save(tmp_path / "t", as_seed=True)
+    loaded = Ticket.load(tmp_path / "t")
+    assert same(loaded, made)
+    loaded.save(tmp_path / "again", as_seed=True)
+    assert (tmp_path / "t").read_bytes() == (tmp_path / "again").read_bytes()
+
+
 def test_a_torch_that_draws_other_numbers_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lenet(rounds=3).save(tmp_path / "t", as_seed=True)
-    drawn = LENET.weights()
-    drawn["fc2.weight"][drawn["fc2.weight"].abs().argmax() // 300, drawn["fc2.weight"].abs().argmax() % 300] *= 1 + 1e-6
-    monkeypatch.setattr(Seed, "weights", lambda self: drawn)
+    drawn = models.build("lenet-300-100", (1, 28, 28), 10, "glorot-normal", 3)
+    largest = drawn.get_parameter("fc2.weight").data.view(-1)
+    largest[largest.abs().argmax()] *= 1 + 1e-6
+    monkeypatch.setattr(models, "build", lambda *arguments: drawn)
     with pytest.raises(
         BadInput, match=r"t: expected the weights whose SHA-256 .* drawn by torch .*Load it with the torch"
     ):

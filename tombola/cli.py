@@ -3,6 +3,8 @@
 Exit status: 0 done (a losing ticket is an answer), 1 something failed, 2 bad input, 130 interrupted and resumable.
 """
 
+import errno
+import hashlib
 import os
 import signal
 import sys
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from tombola import __version__, data, engine
+from tombola import __version__, data, engine, files
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.plan import Plan, engine_of, missing, plan, run_seconds, summary
@@ -56,6 +58,8 @@ class Common:
     store: Annotated[Path, Parameter(name="--store", env_var="TOMBOLA_STORE")] = Path("tombola-store")
 
 
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 DataDir = Annotated[Path | None, Parameter(name="--data-dir", env_var="TOMBOLA_DATA")]
 Workers = Annotated[int | None, Parameter(name="--workers")]
 
@@ -93,13 +97,19 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
         return status
 
 
+class _Patient(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on, as after `| head`: what was asked for is done all the same, its report too."""
+        _silence()
+
+
 def _run(
     wanted: Plan, common: Common, data_dir: Path | None, crew: int, devices: tuple[str, ...], execute: "Execute"
 ) -> int:
     from tombola.report.text import Watcher, plan_text
 
     store = Store(common.store).open()
-    console = Console(stderr=False)
+    console = _Patient(stderr=False)
     lacking = missing(wanted, store)
     if lacking:
         if engine_of(wanted).unmeasured:
@@ -509,8 +519,13 @@ def _write_report(
     from tombola.report import page
 
     folder = store.root / "reports" / wanted.experiment.folder
+    origin = os.fsencode(wanted.experiment.origin)
     try:
-        return page.write(wanted, store, found, judged, answers, folder)
+        if (claimed := folder / "source.txt").is_file() and claimed.read_bytes() != origin:
+            folder = folder.with_name(f"{folder.name}-{hashlib.sha256(origin).hexdigest()[:8]}")
+        written = page.write(wanted, store, found, judged, answers, folder)
+        files.replace(folder / "source.txt", origin)
+        return written
     except OSError as error:
         raise NoRoom(f"no report in {folder}: {error}. The runs are kept: see to it, then `tombola report`.") from error
 
@@ -529,10 +544,15 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _silence() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     try:
         status = app(arguments, exit_on_error=False, print_error=False)
+        print(end="", flush=True)  # while it can still be told that it fails
         return status if isinstance(status, int) else 0
     except CycloptsError as error:
         sys.stderr.write(f"tombola: {error}\nSee tombola --help.\n")
@@ -547,5 +567,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write("\ninterrupted; what is finished is kept\n")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITTEN:  # it is about something else
+            raise
+        _silence()
+        sys.stderr.write(f"tombola: the output cannot be written: {error.strerror}. What is finished is kept.\n")
+        return 1

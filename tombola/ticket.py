@@ -47,7 +47,15 @@ class Seed:
 
     def weights(self) -> dict[str, Tensor]:
         """theta_0, drawn anew; before any mask."""
-        return weights.of(models.build(self.model, self.shape, self.classes, self.init, self.init_seed))
+        return weights.of(self._model())
+
+    def masked(self, alive: Mask) -> Weights:
+        """m ⊙ theta_0 as a ticket has it: tied weights, of which the model tells, are masked and shared."""
+        model = self._model()
+        return Ticket.of(model, alive, weights.of(model)).weights
+
+    def _model(self) -> nn.Module:
+        return models.build(self.model, self.shape, self.classes, self.init, self.init_seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +169,7 @@ class Ticket:
         own = _sha256(self.weights, self.mask)
         if self.seed is None:
             found = "a ticket without one"
-        elif _sha256(mask.apply(self.seed.weights(), self.mask), self.mask) != own:
+        elif _sha256(self.seed.masked(self.mask), self.mask) != own:
             found = "a seed that makes other weights"
         else:
             return own
@@ -288,7 +296,7 @@ def _version_2(said: dict[str, Any], tensors: dict[str, Tensor], where: str) -> 
     alive = Mask({name: coding.decode(tensors[f"mask/{name}"], shape) for name, shape in said["masks"]})
     seed = Seed(**said["seed"] | {"shape": tuple(said["seed"]["shape"])}) if said["seed"] else None
     if seed and "weights_sha256" in said:
-        values = mask.apply(seed.weights(), alive)
+        values = seed.masked(alive)
         if _sha256(values, alive) != said["weights_sha256"]:
             by = said["origin"].get("versions", {}).get("torch", "of its time")
             raise BadInput(

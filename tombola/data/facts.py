@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from math import prod
 
 IGNORED = -100  # a label of which nothing is asked, as torch has it
 
@@ -55,6 +56,10 @@ class Facts:
     def label_shape(self) -> tuple[int, ...]:
         """Of an example's labels: one, or one for each token."""
         return self.shape[:1] if self.running else ()
+
+    def grain(self, examples: int) -> float:
+        """How exactly a fraction of right answers over so many examples is known: the share of one answer."""
+        return 1 / (examples * prod(self.label_shape))
 
     def epoch_iterations(self, batch: int) -> int:
         """Optimiser steps in one pass over the training set, a smaller last batch included."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FORM = "folder:PATH or folder:PATH@SIZE"
 SIZE = 224  # pixels, where the name has none
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+OF_16_BITS = {"PNG", "PPM"}  # formats whose images of mode I, elsewhere of 32 bits, have 16
 MOST_VALIDATION = 10_000
 MOST_READY = 6  # batches decoded ahead: beyond that the oldest is given up, as nobody came for it
 
@@ -155,10 +156,11 @@ def _images(root: Path, place: Path, label: int) -> list[Entry]:
     def unreadable(error: OSError) -> None:
         raise error
 
-    entries, passed = [], 0
+    entries, passed, own = [], 0, place.resolve()
+    seen = {own, *own.parents}
     try:
         for folder, below, names in os.walk(place, onerror=unreadable, followlinks=True):
-            below[:] = [name for name in below if not name.startswith(".")]
+            below[:] = _unseen(folder, below, seen)
             for name in names:
                 path = Path(folder, name)
                 if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
@@ -174,6 +176,20 @@ def _images(root: Path, place: Path, label: int) -> list[Entry]:
         found = f"no image among {passed} files" if passed else "nothing"
         raise _wrong(place, "images, with a suffix like .jpg or .png", found)
     return entries
+
+
+def _unseen(folder: str, names: Iterable[str], seen: set[Path]) -> list[str]:
+    """Those whose folders are not yet in `seen`, to which they are added: links can lead to one twice, or in a circle.
+
+    Links come last, so that what is there by itself is known by its own name.
+    """
+    unseen = []
+    for path in sorted((Path(folder, name) for name in names), key=lambda path: (path.is_symlink(), path.name)):
+        real = path.resolve()
+        if not path.name.startswith(".") and real not in seen:
+            seen.add(real)
+            unseen.append(path.name)
+    return unseen
 
 
 def _wrong(place: Path, expected: str, found: str) -> DataError:
@@ -313,8 +329,8 @@ def _decoded(path: Path, size: int, draws: tuple[int, int, int] | None) -> "Imag
 
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except MemoryError:
+            image = _in_8_bits(opened, path)
+    except (MemoryError, DataError):
         raise
     except Exception as error:  # Pillow's readers raise whatever the bytes lead them to
         raise DataError(
@@ -324,6 +340,24 @@ def _decoded(path: Path, size: int, draws: tuple[int, int, int] | None) -> "Imag
             todo="Replace it, or remove it: then it is another data set, with other keys.",
         ) from error
     return trained_on(image, size, *draws) if draws else evaluated_on(image, size)
+
+
+def _in_8_bits(opened: "Image.Image", path: Path) -> "Image.Image":
+    """The image in red, green and blue; of 16 bits the brightest stays the brightest, where `convert` would clip."""
+    from PIL import Image
+
+    if opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in OF_16_BITS):
+        import numpy as np
+
+        return Image.fromarray(np.round(np.asarray(opened) / 257).astype(np.uint8)).convert("RGB")
+    if opened.mode in ("I", "F"):
+        raise DataError(
+            where=str(path),
+            expected="an image of 8 or 16 bits per channel",
+            found=f"Pillow's mode {opened.mode}, numbers of which nothing says how large the brightest is",
+            todo="Save it with 8 or 16 bits, all images scaled alike.",
+        )
+    return opened.convert("RGB")
 
 
 def evaluated_on(image: "Image.Image", size: int) -> "Image.Image":

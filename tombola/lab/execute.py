@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -185,7 +186,30 @@ def _dismiss(crew: list[_Worker]) -> None:
 def _fill(crew: list[_Worker], work: "Work", workers: int, place: "_Place") -> None:
     while len(crew) < min(workers, work.left) and work.ready:
         busy = [worker.device for worker in crew]
-        crew.append(_hire(place, min(place.devices, key=busy.count)))
+        with _unheard():
+            crew.append(_hire(place, min(place.devices, key=busy.count)))
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """A Ctrl-C in here is heard at the end; processes that are started in here never hear one.
+
+    It reaches the whole group, and a new process would die of it, loudly, before its first line could ignore it.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which unblocks SIGINT when it starts
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))  # of what other threads receive
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which children inherit, unlike the handler
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 class Work:
@@ -369,7 +393,7 @@ def _hire(place: _Place, device: str) -> _Worker:
 
 def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) -> None:
     """A worker's life: take a run, do it, say so, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for good, and where `_unheard` could not see to it
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     store = Store(place.root)
     with store.claim(Stored(log.name)):  # else another process would take the log for a leftover

@@ -155,7 +155,7 @@ def _connected(answers: Sequence[Answer], wanted: Plan) -> Iterator[Connected]:
                     barriers,
                     statistics,
                     confidence=criteria(wanted).confidence,
-                    grain=1 / min(study.examples or all_of_them, all_of_them),
+                    grain=facts.grain(min(study.examples or all_of_them, all_of_them)),
                     error=f"{on} error",
                 )
                 lines = tuple(tuple(answer.values["errors"][statistics][on]) for answer in group)

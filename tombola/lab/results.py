@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput, StoreError
@@ -85,7 +84,7 @@ def criteria(wanted: Plan) -> Criteria:
         accuracy_margin=spec.verdict.accuracy_margin,
         step_margin=spec.iterations(spec.verdict.step_margin) if spec.verdict.step_margin else every,
         confidence=spec.verdict.confidence,
-        accuracy_grain=1 / (spec.facts.test * prod(spec.facts.label_shape)),
+        accuracy_grain=spec.facts.grain(spec.facts.test),
         step_grain=every,
         isolated=spec.method not in KEEP_TRAINED_WEIGHTS,
         paced=spec.verdict.at == "early-stop",

@@ -3,7 +3,8 @@
 import difflib
 import hashlib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -122,7 +123,9 @@ class ConnectivitySpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: Annotated[tuple[Literal["ticket", "random", "reinit"], ...], BeforeValidator(_listed)] = ("ticket",)
+    arms: Annotated[tuple[Literal["ticket", "random", "reinit"], ...], BeforeValidator(_listed)] = Field(
+        default=("ticket",), min_length=1
+    )
     orders: Count = Field(default=3, ge=2)
     points: Count = Field(default=30, ge=2)
     examples: Annotated[Count, Field(gt=0)] | None = None
@@ -189,11 +192,17 @@ class Experiment(Value):
         return self.source or self.name
 
     @property
+    def origin(self) -> str:
+        """What tells it from others of its name: where its file lies; a preset's name."""
+        return self.asked_by if self.asked_by in presets.names() else str(Path(self.asked_by).resolve())
+
+    @property
     def folder(self) -> str:
         """Where its report goes: a changed spec does not write over the report of the one it came from."""
+        name = self.name.lstrip(".") or "spec"  # never `..`, as a file `...toml` would have it, nor hidden
         if not self.changes:
-            return self.name
-        return f"{self.name}-{hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()[:8]}"
+            return name
+        return f"{name}-{hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()[:8]}"
 
 
 def read(source: str, changes: Iterable[str] = ()) -> Experiment:
@@ -237,7 +246,7 @@ def _text(source: str) -> tuple[str, str]:
     if source in presets.names():
         return source, presets.text(source)
     try:
-        return path.stem, path.read_text(encoding="utf-8")
+        return path.stem, path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         close = difflib.get_close_matches(source, presets.names(), n=1)
         known, meant = "one of the presets " + ", ".join(presets.names()), ""
@@ -333,6 +342,8 @@ def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
             return Fault(path, "a table", found, _example(path))
         case "tuple_type":
             return Fault(path, "a list", found)
+        case "too_short":
+            return Fault(path, "a list with at least one entry", found)
     message = detail["msg"].removeprefix("Input should be ")
     for words, sign in _SIGNS.items():
         message = message.replace(words, f"a number {sign}")
@@ -426,8 +437,7 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     for text, step in zip(spec.rewind, points, strict=True):
         if step >= max(length, 1):
             yield Fault("rewind", f"steps before the end of the training, {recipe.length}", repr(str(text)))
-    for step in sorted({step for step in points if points.count(step) > 1}):
-        yield Fault("rewind", "each step once", f"{step} iterations {points.count(step)} times")
+    yield from _repeated("rewind", "step", points, "iterations ")
     if spec.iterations(recipe.warmup) > length:
         yield Fault("recipe.warmup", f"at most recipe.length, {recipe.length}", repr(str(recipe.warmup)))
     for name in ("every", "test_every"):
@@ -435,7 +445,7 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             yield Fault(f"evaluate.{name}", "at least one step", repr(str(getattr(spec.evaluate, name))))
     if spec.carry_optimizer and 0 in points:
         yield Fault("carry_optimizer", "false where rewind is 0it", "true", "before the first step there is no state")
-    yield from _kept_nothing(spec)
+    yield from _misnamed_layers(spec)
     if spec.method in KEEP_TRAINED_WEIGHTS:
         for control in (arm for arm in spec.arms if arm in get_args(Control)):
             why = f"{spec.method} goes on from trained weights, of which this control would ask nothing"
@@ -454,8 +464,7 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     yield from _misplaced_studies(spec)
     if "ticket" not in spec.arms:
         yield Fault("arms", "ticket among them", repr(list(spec.arms)), "the other arms are compared with it")
-    for arm in sorted({arm for arm in spec.arms if spec.arms.count(arm) > 1}):
-        yield Fault("arms", "each arm once", f"{arm} {spec.arms.count(arm)} times")
+    yield from _repeated("arms", "arm", spec.arms)
     if spec.method in spec.arms:
         yield Fault(
             "arms",
@@ -463,6 +472,13 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             repr(spec.method),
             f"method = {spec.method!r} is what `ticket` is",
         )
+
+
+def _repeated(path: str, what: str, given: Sequence[str | int], unit: str = "") -> Iterable[Fault]:
+    """What a list has several times: its answers would count as several, too."""
+    for one, times in Counter(given).items():
+        if times > 1:
+            yield Fault(path, f"each {what} once", f"{one} {unit}{times} times")
 
 
 def _foreign(recipe: Recipe) -> Iterable[Fault]:
@@ -482,22 +498,27 @@ def _foreign(recipe: Recipe) -> Iterable[Fault]:
         yield Fault("recipe.init", "a way to draw weights", "'pretrained'", f"{recipe.model} has no checkpoint")
 
 
-def _kept_nothing(spec: Spec) -> Iterable[Fault]:
-    """What `prune.keep` names that the model does not have."""
+def _misnamed_layers(spec: Spec) -> Iterable[Fault]:
+    """What `prune.keep` names that the model does not have; or all that it has."""
     layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes)
     kinds = {name: layer.kind for name, layer in layers.items()}
     known = [kind for kind, _ in spec.prune.rates]
     first, *_, last = layers
+    if named(spec.prune.keep, kinds) == kinds.keys():
+        found = f"{', '.join(spec.prune.keep)}, which keeps all {len(layers)} layers"
+        yield Fault("prune.keep", "a layer that is left to prune", found, "--set prune.keep=none prunes all layers")
     for entry in spec.prune.keep:
         if entry in known or named([entry], kinds):
             continue
-        longer = [wider for wider in (f"{entry}.weight", f"{entry}*", f"*{entry}*") if named([wider], kinds)]
-        close = longer[:1] or difflib.get_close_matches(entry, [*known, *layers], n=1)
+        longer = (f"{entry}.weight", f"{entry}*", f"*{entry}*")
+        fitting = [wider for wider in longer if named([wider], kinds) not in (set(), kinds.keys())]
+        close = fitting[:1] or difflib.get_close_matches(entry, [*known, *layers], n=1)
+        meant = f"did you mean {close[0]}?" if close else "* stands for anything, as in *.conv1.weight"
         yield Fault(
             "prune.keep",
             f"kinds ({', '.join(known)}), or weights of the model ({first}, ..., {last}) or patterns of their names",
             repr(entry),
-            f"did you mean {close[0]}?" if close else "* stands for anything, as in *.conv1.weight",
+            meant if entry else "--set prune.keep=none prunes all layers",
         )
 
 
@@ -513,9 +534,10 @@ def _misplaced_studies(spec: Spec) -> Iterable[Fault]:
         for level in study.levels:
             if not least <= level <= spec.levels:
                 yield Fault(f"study.{name}.levels", f"levels from {least} to {spec.levels}, the spec's", str(level))
-        for level in sorted({level for level in study.levels if study.levels.count(level) > 1}):
-            yield Fault(f"study.{name}.levels", "each level once", f"{level} {study.levels.count(level)} times")
+        yield from _repeated(f"study.{name}.levels", "level", study.levels)
         if spec.method in KEEP_TRAINED_WEIGHTS:
             yield Fault(f"study.{name}", "a method that rewinds to early weights", repr(spec.method), "or no study")
+    if spec.study.connectivity:
+        yield from _repeated("study.connectivity.arms", "arm", spec.study.connectivity.arms)
     if spec.study.overlap and spec.replicates < 2:
         yield Fault("study.overlap", "two replicates at least, whose masks are compared", str(spec.replicates))

@@ -173,7 +173,7 @@ def judge(
         step: k, the step whose weights both trainings start from.
         barriers: fractions, by initialisation and then by pair.
         confidence: of the Student t interval, in (0, 1).
-        grain: how exactly an error is known, one example's share; see `paired`.
+        grain: how exactly an error is known, one answer's share; see `paired`.
         error: which error it is, for the sentence.
 
     Raises:

@@ -47,7 +47,7 @@ class Criteria:
         accuracy_margin: a' may lie this far (a fraction) below a.
         step_margin: j' may lie this many steps after j.
         confidence: of every interval.
-        accuracy_grain, step_grain: how exactly an accuracy and an early stop are known: one test example, one interval
+        accuracy_grain, step_grain: how exactly an accuracy and an early stop are known: one test answer, one interval
             between two looks. Replicates that agree by chance do not know better than that.
         isolated: whether the ticket trains from its early weights; one that goes on from trained weights cannot win.
         paced: whether steps are compared: not where accuracy is that at the end, after as many steps for all.

@@ -15,6 +15,7 @@ from torch.nn.utils import prune as torch_prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tombola import mask, weights
+from tombola.engine.parallel import leave
 from tombola.errors import BadInput, GuardLost, TombolaError
 from tombola.mask import Mask
 from tombola.search import Search
@@ -311,7 +312,7 @@ def one_of_two(rank: int, folder: str) -> None:
             other(torch.ones(1, 4)).sum().backward()
             alone.step()
     distributed.barrier()  # whoever leaves first takes the connections with it
-    distributed.destroy_process_group()
+    leave()
 
 
 def searched_by_two(rank: int, path: Path, stop: int | None) -> dict[str, Any]:
@@ -375,7 +376,7 @@ def test_sharded_parameters_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=r"found parameters in shards \(FSDP or DTensor\)"):
             Search(model, torch.optim.SGD(model.parameters(), lr=0.1), levels=1)
     finally:
-        distributed.destroy_process_group()
+        leave()
 
 
 class Inherited(torch.optim.Adam):

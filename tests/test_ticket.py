@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tombola import files, mask, models, prune, score, ticket, weights
+from tombola.engine.parallel import leave
 from tombola.errors import BadInput
 from tombola.guard import Guard
 from tombola.mask import Mask
@@ -379,7 +380,7 @@ def test_a_model_in_several_processes_takes_it_like_a_bare_one(made: Ticket, tmp
     try:
         made.apply(nn.parallel.DistributedDataParallel(model))
     finally:
-        torch.distributed.destroy_process_group()
+        leave()
     assert weights.equal(weights.of(model), made.weights)
 
 

@@ -18,7 +18,7 @@ from tombola import data, mask, models, weights
 from tombola.data import Batches, Dataset, share
 from tombola.data.augment import Augmentation
 from tombola.data.facts import IGNORED, Facts
-from tombola.engine.parallel import Crew, Parallel, whole_batches
+from tombola.engine.parallel import Crew, Parallel, leave, whole_batches
 from tombola.engine.reference import Reference
 from tombola.errors import StoreError, TombolaError
 from tombola.evaluate import Evaluation
@@ -100,7 +100,7 @@ def group(rank: int, where: str, world: int = WORLD) -> Iterator[Crew]:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=world)
     yield Crew(rank, world, "cpu")
-    distributed.destroy_process_group()
+    leave()
 
 
 def one_of_the_crew(rank: int, folder: str) -> None:

@@ -5,6 +5,7 @@ the mean over all of them, whatever the shares are. Batch normalisations take th
 comes out is, up to the order of sums, what one process makes of the same batches.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,6 +99,16 @@ def joined(devices: Sequence[str]) -> Iterator[Crew]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
     yield Crew(distributed.get_rank(), distributed.get_world_size(), devices[local] if on_gpus else "cpu")
     # Not where something went wrong: the others may wait in the midst of something, and torchrun ends them all.
+    leave()
+
+
+def leave() -> None:
+    """Leave the others, and wait for the threads that talked to them.
+
+    What still refers to them, such as a training's buckets in a circle of references, would keep them alive until
+    Python itself ends; a thread that then asks for Python's lock ends the process with SIGABRT.
+    """
+    gc.collect()
     distributed.destroy_process_group()
 
 

@@ -1046,7 +1046,7 @@ def test_levels_of_other_lengths_are_warned_of(lengths: tuple[int, ...], warned:
                 optimizer.step()
             search.finish()
         said += [str(each.message) for each in found]
-    assert [one.partition(" took")[0] for one in said] == [f"level {level}" for level in warned]
+    assert [one.partition(" ended")[0] for one in said] == [f"level {level}" for level in warned]
 
 
 def test_a_layer_in_which_nothing_is_alive_any_more_is_warned_of_once() -> None:
@@ -1059,6 +1059,7 @@ def test_a_layer_in_which_nothing_is_alive_any_more_is_warned_of_once() -> None:
             optimizer.zero_grad()
             model(torch.randn(3, 4)).square().mean().backward()
             optimizer.step()
+    assert all(each.filename == __file__ for each in found)
     assert [str(each.message) for each in found] == [
         "level 1: nothing is alive any more in 0.weight. Lower the rate, or stop here."
     ]

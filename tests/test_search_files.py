@@ -376,7 +376,8 @@ def test_a_changed_bit_anywhere_is_found_out(tmp_path: Path) -> None:
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     model = network()
-    for place in (content.index(b"0.5"), *range(end, len(content), max(1, (len(content) - end) // 25))):
+    said = [content.index(some) + 1 for some in (b"0.5", b'\\"format', b'\\"digest\\": \\"', b"SGD")]
+    for place in (*said, *range(end, len(content), max(1, (len(content) - end) // 25))):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         with pytest.raises(BadInput, match="expected the file of a search, found something else, or a damaged one"):
             Search.resume(path, model, torch.optim.SGD(model.parameters(), lr=0.1))

@@ -357,6 +357,17 @@ def test_a_copy_of_what_is_there_is_not_newly_drawn(built: Any, controls: Any) -
         lab.verify(build=built(lab), controls=controls, replicates=1)
 
 
+def test_the_model_itself_may_be_drawn_anew_in_place() -> None:
+    lab = Lab()
+
+    def build() -> nn.Module:
+        for layer in lab.model:
+            getattr(layer, "reset_parameters", lambda: None)()
+        return lab.model
+
+    assert lab.verify(build=build, controls=["reinit"]).trials
+
+
 def test_what_is_handed_over_in_place_of_a_function_is_said() -> None:
     lab = Lab()
     with pytest.raises(BadInput, match=r"expected build, which makes your model .*, found a Sequential"):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from tombola import __version__, data, engine, files
+from tombola import __version__, data, engine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.plan import Plan, engine_of, missing, plan, run_seconds, summary
@@ -58,7 +58,7 @@ class Common:
     store: Annotated[Path, Parameter(name="--store", env_var="TOMBOLA_STORE")] = Path("tombola-store")
 
 
-_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 DataDir = Annotated[Path | None, Parameter(name="--data-dir", env_var="TOMBOLA_DATA")]
 Workers = Annotated[int | None, Parameter(name="--workers")]
@@ -513,6 +513,18 @@ def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -
     console.print(f"\nReport: {written}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _claimed(folder: Path, origin: bytes) -> bool:
+    """Whether the folder's report is of the spec at `origin`, which takes it where it is nobody's yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / "source.txt"
+    try:
+        with source.open("xb") as file:
+            file.write(origin)
+    except FileExistsError:
+        return source.read_bytes() == origin
+    return True
+
+
 def _write_report(
     wanted: Plan, store: Store, found: "list[Result]", judged: "list[Verdict]", answers: "list[Finding]"
 ) -> Path:
@@ -521,11 +533,9 @@ def _write_report(
     folder = store.root / "reports" / wanted.experiment.folder
     origin = os.fsencode(wanted.experiment.origin)
     try:
-        if (claimed := folder / "source.txt").is_file() and claimed.read_bytes() != origin:
+        if not _claimed(folder, origin):
             folder = folder.with_name(f"{folder.name}-{hashlib.sha256(origin).hexdigest()[:8]}")
-        written = page.write(wanted, store, found, judged, answers, folder)
-        files.replace(folder / "source.txt", origin)
-        return written
+        return page.write(wanted, store, found, judged, answers, folder)
     except OSError as error:
         raise NoRoom(f"no report in {folder}: {error}. The runs are kept: see to it, then `tombola report`.") from error
 

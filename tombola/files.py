@@ -54,10 +54,12 @@ def sealed(content: bytes) -> bytes:
     return b"".join((content[:place], _digest(content, place).encode(), memoryview(content)[place + 64 :]))
 
 
-def intact(content: bytes, digest: str) -> bool:
+def intact(content: bytes, digest: object) -> bool:
     """Whether `digest` is what `sealed` has put into the file."""
+    if not isinstance(digest, str) or len(digest) != 64:
+        return False
     place = content.find(digest.encode())
-    return len(digest) == 64 and place >= 0 and _digest(content, place) == digest
+    return place >= 0 and _digest(content, place) == digest
 
 
 def _digest(content: bytes, place: int) -> str:

@@ -335,7 +335,7 @@ def _check(values: Tensor) -> None:
         return
     else:
         found = f"{values.dtype} on {values.device}"
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled("cpu") and values.is_cpu and values.dtype == torch.get_autocast_dtype("cpu"):
             found, todo = f"{found}, under torch.autocast", "Call it outside of that, or where it is disabled."
     expected = "float32 on the CPU that asks for no gradient"
     raise BadInput(where="a sparse layer", expected=expected, found=found, todo=todo)

@@ -37,7 +37,7 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
     of which nothing is read but what they give. What was made is compared with `model` before it is handed out. It only
     infers: no parameter that is left in it asks for a gradient.
 
-    This takes seconds, as layers are timed: about one for each, or for each run of fully connected ones.
+    This takes seconds, as layers are timed: one for each or for each run of fully connected ones, of large ones more.
 
     Args:
         model: linear layers and 2-D convolutions, or their quantised forms; all other modules stay as they are.

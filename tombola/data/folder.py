@@ -156,11 +156,9 @@ def _images(root: Path, place: Path, label: int) -> list[Entry]:
     def unreadable(error: OSError) -> None:
         raise error
 
-    entries, passed, own = [], 0, place.resolve()
-    seen = {own, *own.parents}
+    entries, passed = [], 0
     try:
-        for folder, below, names in os.walk(place, onerror=unreadable, followlinks=True):
-            below[:] = _unseen(folder, below, seen)
+        for folder, names in _folders_below(place, unreadable):
             for name in names:
                 path = Path(folder, name)
                 if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
@@ -178,18 +176,25 @@ def _images(root: Path, place: Path, label: int) -> list[Entry]:
     return entries
 
 
-def _unseen(folder: str, names: Iterable[str], seen: set[Path]) -> list[str]:
-    """Those whose folders are not yet in `seen`, to which they are added: links can lead to one twice, or in a circle.
+def _folders_below(place: Path, unreadable: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder below a class's with the names of its files, once: links can lead to one twice, or in a circle.
 
-    Links come last, so that what is there by itself is known by its own name.
+    Links are followed last, so that what is there by itself is known by its own name; one to a folder above the class
+    leads nowhere.
     """
-    unseen = []
-    for path in sorted((Path(folder, name) for name in names), key=lambda path: (path.is_symlink(), path.name)):
-        real = path.resolve()
-        if not path.name.startswith(".") and real not in seen:
-            seen.add(real)
-            unseen.append(path.name)
-    return unseen
+    seen, places = set(place.resolve().parents), [place]
+    while places:
+        links = []
+        for start in places:
+            if start.resolve() in seen:
+                continue
+            for folder, below, names in os.walk(start, onerror=unreadable):
+                seen.add(Path(folder).resolve())
+                yield folder, names
+                paths = [Path(folder, name) for name in sorted(below) if not name.startswith(".")]
+                links += [path for path in paths if path.is_symlink()]
+                below[:] = [path.name for path in paths if not path.is_symlink() and path.resolve() not in seen]
+        places = links
 
 
 def _wrong(place: Path, expected: str, found: str) -> DataError:
@@ -343,7 +348,7 @@ def _decoded(path: Path, size: int, draws: tuple[int, int, int] | None) -> "Imag
 
 
 def _in_8_bits(opened: "Image.Image", path: Path) -> "Image.Image":
-    """The image in red, green and blue; of 16 bits the brightest stays the brightest, where `convert` would clip."""
+    """The image in red, green and blue; of 16 bits of grey the brightest stays so, where `convert` would clip."""
     from PIL import Image
 
     if opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in OF_16_BITS):

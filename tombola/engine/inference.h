@@ -247,7 +247,6 @@ SLIDE(2, 2)
 SLIDE(2, 4)
 SLIDE(4, 1)
 SLIDE(4, 2)
-SLIDE(8, 1)
 
 /* Rows of a block that begins at `column` go to the images side by side that they belong to. */
 static void NAME(deal)(const convolution *c, const REAL *block, long rows, long columns, long images, long column, REAL *y) {
@@ -276,7 +275,7 @@ static INLINE void NAME(slide_rows)(const convolution *c, long o, const REAL *ro
         break;
             switch (h * 16 + v) {
                 CASE(1, 1) CASE(1, 2) CASE(1, 4) CASE(1, 8) CASE(2, 1)
-                CASE(2, 2) CASE(2, 4) CASE(4, 1) CASE(4, 2) CASE(8, 1)
+                CASE(2, 2) CASE(2, 4) CASE(4, 1) CASE(4, 2)
             }
             if (!straight) NAME(deal)(c, block, h, v * W, images, j * W, to + r * c->out_width);
         }

@@ -194,7 +194,7 @@ class Search:
             level = self.begin()
             try:
                 yield level
-                self.finish()
+                self._finish()
             finally:
                 self.leave()
 
@@ -233,6 +233,9 @@ class Search:
         Raises:
             GuardLost: a pruned weight was found alive, or the loop stepped another optimiser.
         """
+        self._finish()
+
+    def _finish(self) -> None:
         course = self._course
         if course is None:
             raise BadInput(
@@ -244,7 +247,8 @@ class Search:
         following = self._pruned(trained, course.level.mask) if course.level.number < self._plan.levels else None
         self._progress = saved.finished(self._progress, trained, following, course.reports, course.steps)
         self._save()
-        self._warn()
+        if ranks.rank() == 0:
+            self._warn()
 
     def _warn(self) -> None:
         """Of what is no mistake by itself, and makes what comes after it worthless where it is one."""
@@ -253,15 +257,15 @@ class Search:
         shorter, longer = sorted((steps[0], steps[level]))
         if longer > UNLIKE * shorter:
             warnings.warn(
-                f"level {level} took {steps[level]} optimiser steps and level 0 took {steps[0]}: networks that were "
-                "trained so differently long say little about each other.",
-                stacklevel=3,
+                f"level {level} ended after {steps[level]} optimiser steps and level 0 after {steps[0]}: networks that "
+                "were trained so differently long say little about each other.",
+                stacklevel=4,  # where the loop is, or `finish` is called
             )
         if len(masks) > level + 1:
             ended = [name for name, alive in masks[-1].items() if masks[-2][name].any() and not alive.any()]
             if ended:
                 said = f"level {level + 1}: nothing is alive any more in {', '.join(ended)}."
-                warnings.warn(f"{said} Lower the rate, or stop here.", stacklevel=3)
+                warnings.warn(f"{said} Lower the rate, or stop here.", stacklevel=4)
 
     def leave(self) -> None:
         """Give up the level under way, if there is one: it is as if it had not begun."""

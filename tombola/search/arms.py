@@ -170,11 +170,12 @@ def _takes_one(function: Callable[..., object]) -> bool:
 def _drawn(arms: Arms, build: Callable[[], nn.Module], replicate: int, earlier: list[Weights]) -> Weights:
     """New initial weights, unlike all `earlier` ones, to which they are added."""
     arms.loop.seed(arms.seed_of("reinit", replicate))
+    now = weights.of(arms.loop.model)  # a copy of it is none that is drawn
     fresh = weights.of(weights.bare(build()))
     weights.fit(earlier[0], fresh, "what build makes")
     drawn = [name for name in arms.ticket if bool((fresh[name] != fresh[name].flatten()[0]).any())]
     for name in drawn or arms.ticket:  # a weight that begins as a constant is none that is drawn
-        if any(torch.equal(fresh[name], other[name]) for other in (*earlier, weights.of(arms.loop.model))):
+        if any(torch.equal(fresh[name], other[name]) for other in (*earlier, now)):
             raise BadInput(
                 where=f"{name} of what build makes",
                 expected="weights newly drawn at each call",

@@ -31,7 +31,7 @@ class Progress:
         start: the moment in which level 0 began; None before.
         rewind: the moment to return to; None until level 0 has reached it.
         history: what was reported.
-        steps: how many optimiser steps each finished level took, replayed ones included.
+        steps: how many optimiser steps were done at the end of each finished level.
     """
 
     masks: tuple[Mask, ...]
@@ -109,16 +109,16 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
     """What `write` wrote: what the search is of, and how far it is, with the random states of process `rank`.
 
     Raises:
-        BadInput: it is no search's file, is damaged, or is that of other processes or of a newer version.
+        BadInput: it is no search's file, is damaged, or is that of other processes or of another version.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads(_said(file))
             names = list(file.keys())
             tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
-        _same(path, "format", FORMAT, metadata["format"], "Another version of Tombola wrote it: use that one.")
-        if not files.intact(path.read_bytes(), metadata["digest"]):
+        if "digest" in metadata and not files.intact(path.read_bytes(), metadata["digest"]):
             raise ValueError("its SHA-256 is another than it says")
+        _same(path, "format", FORMAT, metadata["format"], "Another version of Tombola wrote it: use that one.")
         randoms = decode(metadata["random"], tensors)
         _same(path, "a search of as many processes", world, len(randoms), "Start as many as before.")
         shapes = {name: tuple(shape) for name, shape in metadata["shapes"].items()}

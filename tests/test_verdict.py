@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from tombola.study.verdict import (
+    ACCURACY,
     Comparison,
     Criteria,
     Difference,
+    Metric,
     Trial,
+    amount,
     compare,
     decide,
     holm,
@@ -225,3 +228,70 @@ def test_where_paces_are_not_compared_a_ticket_matches_and_says_nothing_of_steps
     assert verdict.verdict == "matching" and "stop" not in verdict.reason
     said = " ".join(sentences([verdict], unpaced))
     assert "trained for as many steps" in said and "the end of training" in said and "stop" not in said
+
+
+# ---------------------------------------------------------------- other metrics
+
+LOSS = Metric("loss", higher_is_better=False)
+BY_LOSS = Criteria(accuracy_margin=0.05, step_margin=100, metric=LOSS)
+
+
+def by_loss(losses: list[float], steps: list[int]) -> list[Trial]:
+    dense = trials("dense", 0, [1.50, 1.51, 1.52, 1.50, 1.51], [4000, 4100, 4200, 4000, 4100], density=1.0)
+    return [*dense, *trials("ticket", 1, losses, steps)]
+
+
+@pytest.mark.parametrize(("losses", "expected"), [
+    ([1.30, 1.31, 1.33, 1.31, 1.30], "winning"),
+    ([1.70, 1.71, 1.72, 1.71, 1.70], "losing"),
+    ([1.53, 1.54, 1.55, 1.53, 1.54], "winning"),
+    ([1.30, 1.80, 1.50, 1.60, 1.40], "not decided"),
+])  # fmt: skip
+def test_of_a_loss_less_is_better(losses: list[float], expected: str) -> None:
+    (verdict,) = judge(by_loss(losses, [3000, 3100, 3200, 3000, 3100]), BY_LOSS)
+    assert verdict.verdict == expected
+
+
+@given(
+    st.lists(st.tuples(UNIT, UNIT), min_size=2, max_size=6),
+    st.lists(st.tuples(UNIT, UNIT), min_size=2, max_size=6),
+    st.floats(0, 0.5, allow_subnormal=False),
+)
+@settings(derandomize=True, deadline=None)
+def test_a_metric_and_its_negative_get_the_same_words(
+    dense: list[tuple[float, float]], ticket: list[tuple[float, float]], margin: float
+) -> None:
+    words = []
+    for sign in (1, -1):
+        criteria = Criteria(margin, 100, metric=Metric("it", higher_is_better=sign == 1))
+        rows = [Trial("dense", n, 0, 1.0, 9, sign * one) for n, (one, _) in enumerate(dense)]
+        rows += [Trial("ticket", n, 1, 0.5, 9, sign * one) for n, (one, _) in enumerate(ticket)]
+        rows += [Trial("reinit", n, 1, 0.5, 9, sign * two) for n, (_, two) in enumerate(ticket)]
+        (verdict,) = judge(rows, criteria)
+        words.append((verdict.verdict, verdict.dense.result, verdict.controls[0].result))
+    assert words[0] == words[1]
+
+
+def test_sentences_about_a_loss_read_as_of_a_loss() -> None:
+    rows = by_loss([1.53, 1.54, 1.55, 1.53, 1.54], [3000, 3100, 3200, 3000, 3100])
+    rows += trials("reinit", 1, [1.70, 1.75, 1.72, 1.71, 1.73], [3000, 3100, 3200, 3000, 3100])
+    (verdict,) = judge(rows, BY_LOSS)
+    assert verdict.reason.startswith("loss +0.030 [") and "the loss is no more than 0.05 higher" in verdict.reason
+    said = " ".join(sentences([verdict], BY_LOSS))
+    assert "the ticket's loss is lower than that of the same mask on newly drawn weights" in said
+    assert "The loss is that at" in said and "not more than 0.05 above dense" in said
+    assert "accura" not in said + verdict.reason and "points" not in said + verdict.reason
+    (worse,) = judge(by_loss([1.70, 1.71, 1.72, 1.71, 1.70], [1, 1, 1, 1, 1]), BY_LOSS)
+    assert "the loss is more than 0.05 higher" in worse.reason
+
+
+@pytest.mark.parametrize(("difference", "metric", "expected"), [
+    (Difference(0.0012, -0.0005, 0.0029, 5), ACCURACY, "+0.12 [-0.05, +0.29] points"),
+    (Difference(-0.213, -0.4, -0.026, 5), Metric("psnr", unit="dB"), "-0.21 [-0.40, -0.03] dB"),
+    (Difference(1532.4, 1322.0, 1742.8, 5), Metric("episode_return"), "+1,532 [+1,322, +1,743]"),
+    (Difference(3e-9, 1e-9, 5e-9, 5), Metric("dice"), "+0.0000000030 [+0.0000000010, +0.0000000050]"),
+    (Difference(0.25, -inf, inf, 1), Metric("r2"), "+0.25"),
+    (Difference(0.0, 0.0, 0.0, 3), Metric("r2"), "+0.0 [+0.0, +0.0]"),
+])  # fmt: skip
+def test_a_difference_has_two_digits_of_its_interval(difference: Difference, metric: Metric, expected: str) -> None:
+    assert amount(difference, metric) == expected

@@ -14,7 +14,7 @@ replicates share. The intervals hold level by level; what is said of all levels 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from math import inf, sqrt
+from math import floor, inf, isfinite, log10, sqrt
 from statistics import mean, stdev
 from typing import Literal
 
@@ -22,11 +22,46 @@ Word = Literal["winning", "matching", "losing", "not decided"]
 
 
 @dataclass(frozen=True)
+class Metric:
+    """What is compared: accuracy, or a loss, a return, PSNR, R2, a hit rate.
+
+    Attributes:
+        name: as it is reported.
+        higher_is_better: of a loss it is not.
+        unit: written after its numbers; `points`: it is a fraction, written in hundredths.
+    """
+
+    name: str
+    higher_is_better: bool = True
+    unit: str = ""
+
+    @property
+    def scale(self) -> int:
+        """The factor between a value and the number that is shown."""
+        return 100 if self.unit == "points" else 1
+
+    @property
+    def label(self) -> str:
+        """Its name in a sentence."""
+        return self.name.replace("_", " ")
+
+    def gain(self, difference: "Difference") -> "Difference":
+        """The same difference, counted so that more is better."""
+        if self.higher_is_better:
+            return difference
+        return replace(difference, mean=-difference.mean, low=-difference.high, high=-difference.low)
+
+
+ACCURACY = Metric("accuracy", unit="points")
+
+
+@dataclass(frozen=True)
 class Trial:
     """One training's result: where it belongs, its early-stop step and its test accuracy (a fraction) there.
 
-    `censored`: the early stop is the last step of the training, so the minimum may lie behind it. `rewind`: the step
-    that the ticket returned to; what was rewound to different steps is of different experiments.
+    `accuracy` is the value of another metric where the criteria name one. `censored`: the early stop is the last step
+    of the training, so the minimum may lie behind it. `rewind`: the step that the ticket returned to; what was rewound
+    to different steps is of different experiments.
     """
 
     arm: str
@@ -44,13 +79,14 @@ class Criteria:
     """What counts as as good and as fast.
 
     Attributes:
-        accuracy_margin: a' may lie this far (a fraction) below a.
+        accuracy_margin: a' may be this much worse than a, in the metric's own unit: of accuracy a fraction.
         step_margin: j' may lie this many steps after j.
         confidence: of every interval.
         accuracy_grain, step_grain: how exactly an accuracy and an early stop are known: one test answer, one interval
             between two looks. Replicates that agree by chance do not know better than that.
         isolated: whether the ticket trains from its early weights; one that goes on from trained weights cannot win.
         paced: whether steps are compared: not where accuracy is that at the end, after as many steps for all.
+        metric: what is compared; `accuracy` in the other names stands for it.
     """
 
     accuracy_margin: float
@@ -60,6 +96,7 @@ class Criteria:
     step_grain: float = 0.0
     isolated: bool = True
     paced: bool = True
+    metric: Metric = ACCURACY
 
 
 @dataclass(frozen=True)
@@ -78,7 +115,8 @@ class Comparison:
     """One arm less another at one level: of test accuracy at the early stop, and of the early-stop step.
 
     Attributes:
-        result: whether the ticket is `better`, `worse`, or `not shown` to be either, by test accuracy.
+        accuracy: of the metric that the criteria name, in its own direction: of a loss less is better.
+        result: whether the ticket is `better`, `worse`, or `not shown` to be either, by the metric.
         censored: whether an early stop of the ticket is the last step of its training.
     """
 
@@ -159,8 +197,9 @@ def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria)
     accuracy = paired(accuracies, criteria.confidence, criteria.accuracy_grain)
     later = [_step(left[number]) - _step(right[number]) for number in shared]
     steps = paired(later, criteria.confidence, criteria.step_grain)
+    gain = criteria.metric.gain(accuracy)
     result: Literal["better", "worse", "not shown"] = (
-        "better" if accuracy.low > 0 else "worse" if accuracy.high < 0 else "not shown"
+        "better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown"
     )
     censored = any(trial.censored for number in shared for trial in left[number])
     return Comparison(right[shared[0]][0].arm, accuracy, steps, result, censored)
@@ -215,32 +254,35 @@ def decide(dense: Comparison, criteria: Criteria) -> Word:
 
     winning: the whole interval of a' - a lies above -margin, that of j' - j below its margin, and every j' is a
     minimum that was passed; matching: the first alone, all there is to know where steps are not compared; losing: the
-    whole interval of a' - a lies below -margin; else, and always for n = 1, not decided.
+    whole interval of a' - a lies below -margin; else, and always for n = 1, not decided. Where less is better, a - a'.
     """
-    if dense.accuracy.n < 2:
+    gain = criteria.metric.gain(dense.accuracy)
+    if gain.n < 2:
         return "not decided"
-    if dense.accuracy.low >= -criteria.accuracy_margin:
+    if gain.low >= -criteria.accuracy_margin:
         fast = criteria.paced and dense.steps.high <= criteria.step_margin and not dense.censored
         return "winning" if fast and criteria.isolated else "matching"
-    return "losing" if dense.accuracy.high < -criteria.accuracy_margin else "not decided"
+    return "losing" if gain.high < -criteria.accuracy_margin else "not decided"
 
 
 def _reason(word: Word, dense: Comparison, criteria: Criteria) -> str:
-    margin = _margin(criteria)
+    metric, margin = criteria.metric, _margin(criteria)
     pace = f", early stop {whole(dense.steps)} steps" if criteria.paced else ""
-    numbers = f"accuracy {points(dense.accuracy)} points{pace} against dense, n = {dense.accuracy.n}"
+    numbers = f"{metric.label} {amount(dense.accuracy, metric)}{pace} against dense, n = {dense.accuracy.n}"
+    worse, beyond = ("lower", "below") if metric.higher_is_better else ("higher", "above")
     if dense.accuracy.n < 2:
         return f"{numbers}: one replicate has no interval"
     if word == "losing":
-        return f"{numbers}: the accuracy is more than {margin} lower"
+        return f"{numbers}: the {metric.label} is more than {margin} {worse}"
     if word == "not decided":
-        return f"{numbers}: the interval reaches from more than {margin} below dense to less"
-    return f"{numbers}: the accuracy holds within {margin}{_pace(word, dense, criteria)}"
+        return f"{numbers}: the interval reaches from more than {margin} {beyond} dense to less"
+    holds = f"holds within {margin}" if metric.higher_is_better else f"is no more than {margin} higher"
+    return f"{numbers}: the {metric.label} {holds}{_pace(word, dense, criteria)}"
 
 
 def _margin(criteria: Criteria) -> str:
-    margin = 100 * criteria.accuracy_margin
-    return f"{margin:g} point{'s' if margin != 1 else ''}"
+    margin, unit = criteria.metric.scale * criteria.accuracy_margin, criteria.metric.unit
+    return f"{margin:g} {unit.removesuffix('s') if unit == 'points' and margin == 1 else unit}".rstrip()
 
 
 def _pace(word: Word, dense: Comparison, criteria: Criteria) -> str:
@@ -268,6 +310,23 @@ def points(difference: Difference) -> str:
     return f"{100 * difference.mean:+.2f}{interval}"
 
 
+def amount(difference: Difference, metric: Metric) -> str:
+    """A difference of any metric with its interval and unit, two digits of half the interval's width kept.
+
+    >>> amount(Difference(0.0512, 0.0391, 0.0633, 5), Metric("loss", higher_is_better=False))
+    '+0.051 [+0.039, +0.063]'
+    >>> amount(Difference(0.0012, -0.0005, 0.0029, 5), ACCURACY)
+    '+0.12 [-0.05, +0.29] points'
+    """
+    if metric.unit == "points":
+        return f"{points(difference)} points"
+    known = (difference.high - difference.low) / 2
+    finest = next((each for each in (known, abs(difference.mean)) if 0 < each < inf), 1.0)
+    digits = max(0, 1 - floor(log10(finest)))
+    ends = f" [{difference.low:+,.{digits}f}, {difference.high:+,.{digits}f}]" if isfinite(known) else ""
+    return f"{difference.mean:+,.{digits}f}{ends} {metric.unit}".rstrip()
+
+
 def whole(difference: Difference) -> str:
     """A step difference with its interval."""
     interval = f" [{difference.low:+,.0f}, {difference.high:+,.0f}]" if difference.n > 1 else ""
@@ -284,7 +343,7 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
         here = [verdict for verdict in verdicts if verdict.rewind == step]
         others = dict.fromkeys(control.against for verdict in here for control in verdict.controls)
         which = f"Rewound to step {step:,}: " if len(steps) > 1 else ""
-        against = [_against(name, here, _signs(name, verdicts, criteria)) for name in others]
+        against = [_against(name, here, _signs(name, verdicts, criteria), criteria.metric) for name in others]
         said += [which + line for line in (_tickets(here, criteria), *against)]
     levels = len({verdict.level for verdict in verdicts})
     tried = f"{levels} level{'s' if levels > 1 else ''}" + (f" at {len(steps)} rewind steps" if len(steps) > 1 else "")
@@ -297,31 +356,43 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
     said.append(
         f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals; winning "
         f"and matching are decided level by level, the statements about other arms are corrected for {tried} "
-        f"(Holm). Accuracy is that at {_where(criteria)}, and "
-        f"holds if not more than {_margin(criteria)} below dense."
+        f"(Holm). {_subject(criteria.metric)} is that at {_where(criteria)}, and "
+        f"holds if not more than {_margin(criteria)} {'below' if criteria.metric.higher_is_better else 'above'} dense."
     )
     return said
+
+
+def _subject(metric: Metric) -> str:
+    return "Accuracy" if metric == ACCURACY else f"The {metric.label}"
+
+
+def _as_good(metric: Metric) -> str:
+    return "as accurate" if metric == ACCURACY else "as good"
 
 
 def _where(criteria: Criteria) -> str:
     return "the step of minimum validation loss" if criteria.paced else "the end of training, as long for all"
 
 
-_MEANINGS: dict[Word, str] = {
-    "winning": "winning (as accurate as the dense network, in at most as many steps)",
-    "matching": "matching (as accurate, not shown to be as fast)",
-    "losing": "losing",
-    "not decided": "not decided",
-}
+def _meanings(criteria: Criteria) -> dict[Word, str]:
+    good = _as_good(criteria.metric)
+    speed = "not shown to be as fast" if criteria.paced else "trained for as many steps"
+    return {
+        "winning": f"winning ({good} as the dense network, in at most as many steps)",
+        "matching": f"matching ({good}, {speed})",
+        "losing": "losing",
+        "not decided": "not decided",
+    }
 
 
 def _tickets(verdicts: Sequence[Verdict], criteria: Criteria) -> str:
-    found = {word: [verdict for verdict in verdicts if verdict.verdict == word] for word in _MEANINGS}
+    meanings = _meanings(criteria)
+    found = {word: [verdict for verdict in verdicts if verdict.verdict == word] for word in meanings}
     best = next((word for word in ("winning", "matching") if found[word]), None)
     opening = f"{best.capitalize()} tickets are found" if best else "No winning ticket is shown"
     if best and not criteria.isolated:
-        opening = "Sparse networks as accurate as the dense one are found (from trained weights, so no tickets)"
-    meanings = _MEANINGS | ({} if criteria.paced else {"matching": "matching (as accurate, trained for as many steps)"})
+        good = _as_good(criteria.metric)
+        opening = f"Sparse networks {good} as the dense one are found (from trained weights, so no tickets)"
     parts = [f"{meanings[word]} at {_spans(at, verdicts)}" for word, at in found.items() if at]
     return f"{opening}. Of the densities tried, {'; '.join(parts)}."
 
@@ -348,16 +419,16 @@ Signs = Mapping[tuple[int, int], tuple[int, int]]
 
 
 def _signs(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> Signs:
-    """(rewind step, level) -> the signs of the differences from an arm, in accuracy and in pace, that are shown when
-    all steps and levels are looked at together; 0 where none is."""
+    """(rewind step, level) -> the signs of the differences from an arm, in the metric (1 is better) and in pace, that
+    are shown when all steps and levels are looked at together; 0 where none is."""
     pairs = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
-    accuracy = _shown([control.accuracy for _, control in pairs], criteria)
+    accuracy = _shown([criteria.metric.gain(control.accuracy) for _, control in pairs], criteria)
     pace = _shown([control.steps for _, control in pairs], criteria) if criteria.paced else [0] * len(pairs)
     places = [(verdict.rewind, verdict.level) for verdict, _ in pairs]
     return dict(zip(places, zip(accuracy, pace, strict=True), strict=True))
 
 
-def _against(name: str, verdicts: Sequence[Verdict], signs: Signs) -> str:
+def _against(name: str, verdicts: Sequence[Verdict], signs: Signs, metric: Metric) -> str:
     """How the ticket compares with another arm at one rewind step."""
 
     def at(which: int, sign: int) -> list[Verdict]:
@@ -365,15 +436,19 @@ def _against(name: str, verdicts: Sequence[Verdict], signs: Signs) -> str:
 
     better, worse, earlier, later = at(0, 1), at(0, -1), at(1, -1), at(1, 1)
     claim, what = _OWED.get(name, ("", name))
-    accurate = _listed({"more": better, "less": worse}, f"{{}} accurate than {what}", verdicts)
+    subject, form, up, down = "the ticket is", f"{{}} accurate than {what}", "more", "less"
+    if metric != ACCURACY:
+        subject, form = f"the ticket's {metric.label} is", f"{{}} than that of {what}"
+        up, down = ("higher", "lower") if metric.higher_is_better else ("lower", "higher")
+    accurate = _listed({up: better, down: worse}, form, verdicts)
     early = _listed({"earlier": earlier, "later": later}, "{}", verdicts)
     if not accurate and not early:
         same = f"no difference between the ticket and {what} is shown."
         return f"That {claim} stays open: {same}" if claim else same.capitalize()
-    said = [f"the ticket is {accurate}"] if accurate else []
+    said = [f"{subject} {accurate}"] if accurate else []
     if early:
         said.append(f"its early stop comes {early}" if accurate else f"against {what}, the ticket stops {early}")
-    opening = "" if not claim else f"{claim}: " if better else f"that {claim} is not shown by accuracy: "
+    opening = "" if not claim else f"{claim}: " if better else f"that {claim} is not shown by {metric.label}: "
     sentence = f"{opening}{'; '.join(said)}."
     return sentence[0].upper() + sentence[1:]
 

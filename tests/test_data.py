@@ -5,6 +5,7 @@ import hashlib
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -210,6 +211,29 @@ def test_inputs_are_normalised_per_channel(channels: int) -> None:
     inputs = dataset.inputs(dataset.images)
     assert inputs.dtype == torch.float32 and torch.allclose(inputs.double(), (pixels - mean) / std, atol=1e-6)
     assert torch.equal(dataset.images, toy(channels=channels).images), "the bytes stay"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_inputs_in_range_are_pixels_from_0_to_1(channels: int) -> None:
+    dataset = toy(channels=channels).normalised("range")
+    inputs = dataset.inputs(dataset.images)
+    assert inputs.dtype == torch.float32 and torch.allclose(inputs, dataset.images / 100, atol=1e-7)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_inputs_of_unit_length_have_it_over_all_channels_and_a_black_image_stays_black(channels: int) -> None:
+    dataset = toy(channels=channels).normalised("unit")
+    inputs = dataset.inputs(dataset.images).double()
+    lengths = inputs.flatten(1).norm(dim=1)
+    assert lengths[0] == 0 and torch.allclose(lengths[1:], torch.ones(len(lengths) - 1, dtype=torch.float64))
+    directions = dataset.images.double() / dataset.images.double().flatten(1).norm(dim=1).clamp(min=1).view(-1, 1, 1, 1)
+    assert torch.allclose(inputs, directions, atol=1e-7)
+
+
+def test_a_normalisation_stays_on_the_way_to_a_device_and_standard_is_none_given() -> None:
+    unit = toy().normalised("unit")
+    assert unit.to("meta").normalisation == "unit"
+    assert unit.normalised(None) == replace(unit, normalisation="standard")
 
 
 # ---------------------------------------------------------------- the split

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrizations
 from tombola import data, engine, files, weights
 from tombola.data import Batches, Dataset
 from tombola.data.facts import Facts
+from tombola.data.normalise import Normalisation
 from tombola.engine import forms, kernels, measure
 from tombola.engine.chain import chain
 from tombola.engine.compact import live_units
@@ -187,6 +188,28 @@ def test_every_instruction_set_and_batch_size(digits: Dataset, instructions: str
     fast.train(Batches(digits, places, batch, 5), lambda step: 0.02, 0, 40, [], unwatched)
     by_hand(model, alive, optimizer, Batches(digits, places, batch, 5), lambda step: 0.02, 40)
     assert farthest(fast.weights(), weights.of(model)) < 1e-9
+
+
+@needs_kernels
+@pytest.mark.parametrize("how", ["range", "unit"])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("instructions", kernels.sets())
+def test_every_normalisation_is_the_plain_loops(
+    digits: Dataset, instructions: str, form: forms.Form, how: Normalisation
+) -> None:
+    black = digits.images.clone()
+    black[:3] = 0  # has no length to be divided by
+    dataset = replace(digits, images=black).normalised(how)
+    for model, alive in ((network(), masks(network())["dead units"]), (maps(), map_masks(maps())["dead channels"])):
+        batches = Batches(dataset, torch.arange(1000), BATCH, 5)
+        fast = native(model, alive, OPTIMIZERS["momentum"], dataset, form, instructions=instructions)
+        fast.train(batches, lambda step: 0.02, 0, 40, [], unwatched)
+        by_hand(model, alive, OPTIMIZERS["momentum"], batches, lambda step: 0.02, 40)
+        assert farthest(fast.weights(), weights.of(model)) < 1e-9
+        outputs = model(dataset.inputs(dataset.test_images).double()).detach()
+        loss = float(nn.functional.cross_entropy(outputs, dataset.test_labels))
+        seen = fast.repeatedly(dataset.test_images, dataset.test_labels)()
+        assert seen.loss == pytest.approx(loss, rel=1e-9)
 
 
 @needs_kernels

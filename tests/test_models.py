@@ -14,7 +14,13 @@ from tombola.models import Initialisation, conv, imagenet, lenet, residual, resn
 from tombola.models.modules import Basic, Bottleneck
 
 MNIST, DIGITS, CIFAR = (1, 28, 28), (1, 8, 8), (3, 32, 32)
-INITIALISATIONS: tuple[Initialisation, ...] = ("glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform")
+INITIALISATIONS: tuple[Initialisation, ...] = (
+    "glorot-normal",
+    "xavier-uniform",
+    "kaiming-normal",
+    "kaiming-uniform",
+    "glorot-truncated",
+)
 
 
 def built(name: str = "lenet-300-100", init: Initialisation = "glorot-normal", init_seed: int = 0) -> nn.Module:
@@ -424,12 +430,17 @@ def test_every_name_has_the_distribution_its_initialisation_says(init: Initialis
             assert not value.any(), "an initialiser of weights has no business with biases"
             continue
         fan_out, fan_in = value.shape
-        variance = 2 / (fan_in + fan_out) if init in ("glorot-normal", "xavier-uniform") else 2 / fan_in
+        variance = (
+            2 / (fan_in + fan_out) if init in ("glorot-normal", "xavier-uniform", "glorot-truncated") else 2 / fan_in
+        )
         spread = 6 / math.sqrt(2 * value.numel())  # six standard errors of an estimated standard deviation
         assert float(value.std()) == pytest.approx(math.sqrt(variance), rel=spread)
         assert abs(float(value.mean())) < 6 * math.sqrt(variance / value.numel())
         beyond = float((value.abs() > math.sqrt(3 * variance)).double().mean())
-        if init.endswith("uniform"):
+        if init == "glorot-truncated":
+            end = 2 * math.sqrt(variance) / 0.8796256610342398
+            assert 0.99 * end < float(value.abs().max()) <= end * (1 + 1e-6), "two deviations of what is cut off"
+        elif init.endswith("uniform"):
             assert beyond < 1e-5, "sqrt(3) sigma is where a uniform distribution ends; float32 may round across"
         else:
             assert beyond == pytest.approx(math.erfc(math.sqrt(3 / 2)), rel=0.3)

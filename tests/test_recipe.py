@@ -168,7 +168,8 @@ def test_a_recipe_never_changes() -> None:
         (
             {"init": "glorot"},
             "init",
-            "'glorot-normal', 'xavier-uniform', 'kaiming-normal', 'kaiming-uniform', 'normal-0.02' or 'pretrained'",
+            "'glorot-normal', 'xavier-uniform', 'kaiming-normal', 'kaiming-uniform', 'normal-0.02', 'pretrained' or "
+            "'glorot-truncated'",
         ),
         ({"optimiser": {}}, "optimiser", "Extra inputs are not permitted"),
         ({"optimizer": {"name": "sgd"}}, "optimizer.sgd.lr", "Field required"),
@@ -201,6 +202,12 @@ def test_a_bad_value_is_refused_with_its_path(changes: dict[str, Any], path: str
     (fault,) = caught.value.errors()
     assert ".".join(str(part) for part in fault["loc"]) == path
     assert message in fault["msg"]
+
+
+def test_the_normalisation_that_was_always_there_is_absent() -> None:
+    """So that the keys of what was published stay, whether it is named or not."""
+    assert recipe(normalise="standard") == recipe() != recipe(normalise="unit")
+    assert "normalise" not in recipe(normalise="standard").model_dump(mode="json", exclude_none=True)
 
 
 def test_every_missing_field_is_named_at_once() -> None:

@@ -351,6 +351,7 @@ def test_a_spec_of_texts_has_its_faults_told(tmp_path: Path) -> None:
     assert "an input of sst2 is 48 x 7751" in faults("lenet-300-100", "sst2")
     assert "a model for images; gpt-1-32 reads texts" in faults("gpt-1-32", "mnist")
     assert "expected none, as texts are not changed" in faults("bert-1-32", "sst2", "recipe.augment=flip-crop")
+    assert "expected none, as texts are not changed" in faults("bert-1-32", "sst2", "recipe.normalise=unit")
     assert "1 fault" in faults("gpt-1-32", "shakespear") and "did you mean shakespeare?" in faults(
         "gpt-1-32", "shakespear"
     )

@@ -418,7 +418,7 @@ def cash(
             todo="Leave it out for one.",
         )
     model, alive, run = trained_of(wanted, store, level, replicate)
-    dataset = data.load(run.recipe.data, data_dir)
+    dataset = data.load(run.recipe.data, data_dir).normalised(run.recipe.normalise)
     inputs, labels = dataset.inputs(dataset.test_images), dataset.test_labels
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

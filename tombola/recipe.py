@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainSerializer
 
 from tombola.data.augment import Augmentation
+from tombola.data.normalise import Normalisation
 from tombola.models import Initialisation
 from tombola.steps import Step
 
@@ -25,6 +26,11 @@ class Value(BaseModel):
     """A frozen record that refuses unknown names and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _absent_if_standard(value: Any) -> Any:
+    # The one that was always there is absent, as all later fields are where they have their old meaning.
+    return None if value == "standard" else value
 
 
 class SGD(Value):
@@ -101,6 +107,8 @@ class Recipe(Value):
         augment: how training images are changed from pass to pass, as `data.augment` has it; None for not at all.
         precision: what products are computed in, forward and backward, while weights and sums stay float32 (mixed
             precision); None for float32, of which a GPU shortens the factors of convolutions as torch lets it (TF32).
+        normalise: how the bytes of an image become inputs, as `data.normalise` has it; None, and in words `standard`,
+            for the data set's mean and deviation.
     """
 
     model: str
@@ -113,6 +121,7 @@ class Recipe(Value):
     warmup: StepField = Step("0it")
     augment: Augmentation | None = None
     precision: Precision | None = None
+    normalise: Annotated[Normalisation | None, BeforeValidator(_absent_if_standard)] = None
 
 
 def learning_rate(recipe: Recipe, step: int, epoch_iterations: int) -> float:

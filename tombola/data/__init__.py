@@ -7,8 +7,7 @@ To add a data set: write a file like `digits.py` with `FACTS` and `read`, and na
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from tombola.data import (
     digits,
     folder,
     mnist,
+    normalise,
     shakespeare64,
     sst2,
     subset,
@@ -31,6 +31,7 @@ from tombola.data import (
 )
 from tombola.data.augment import Augmentation, flip_crop, flip_crop_draws, generator
 from tombola.data.facts import IGNORED, Facts
+from tombola.data.normalise import Normalisation
 from tombola.errors import DataError
 
 if TYPE_CHECKING:  # torch takes 2 s to import; facts are asked for by commands that never touch a tensor
@@ -121,6 +122,9 @@ class Dataset:
     Images are bytes, N x C x H x W; `inputs` makes them normalised floats, a batch at a time. In place of a tensor of
     images there may be `folder.Pictures`, which have its `len` and `index_select`, or texts: tokens, N x T, which are
     inputs as they are. Labels are one number for each example, or for each token of a running text.
+
+    Attributes:
+        normalisation: how bytes become inputs.
     """
 
     facts: Facts
@@ -128,16 +132,15 @@ class Dataset:
     labels: "Tensor"
     test_images: "Tensor"
     test_labels: "Tensor"
+    normalisation: Normalisation = "standard"
 
     def inputs(self, images: "Tensor") -> "Tensor":
-        """(x / white - mean) / std as float32, per channel, on the device where the images are; texts as they are."""
-        if self.facts.text:
-            return images
-        if len(self.facts.std) == 1:
-            scale, shift = _affine(self.facts)
-            return images.float().mul_(scale[0]).add_(shift[0])
-        scales, shifts = _affine_on(self.facts, str(images.device))
-        return images.float().mul_(scales).add_(shifts)
+        """Images normalised, as float32 on the device where they are; texts as they are."""
+        return images if self.facts.text else normalise.inputs(images, self.facts, self.normalisation)
+
+    def normalised(self, how: Normalisation | None) -> "Dataset":
+        """The same images under another normalisation; None is `standard`."""
+        return replace(self, normalisation=how or "standard")
 
     def to(self, device: str) -> "Dataset":
         """The same with its labels, and images that are a tensor, on `device`; itself if they are there already."""
@@ -146,21 +149,7 @@ class Dataset:
         if self.labels.device == torch.empty(0, device=device).device:  # "cuda" is "cuda:0", or another one
             return self
         tensors = (self.images, self.labels, self.test_images, self.test_labels)
-        return Dataset(self.facts, *(tensor.to(device) for tensor in tensors))
-
-
-def _affine(facts: Facts) -> tuple[list[float], list[float]]:
-    scale = [1 / (facts.white * std) for std in facts.std]
-    return scale, [-mean / std for mean, std in zip(facts.mean, facts.std, strict=True)]
-
-
-@lru_cache(maxsize=8)
-def _affine_on(facts: Facts, device: str) -> "tuple[Tensor, Tensor]":
-    # Kept: sending them to an accelerator again at every step would make each step wait for it.
-    import torch
-
-    scale, shift = (torch.tensor(numbers, device=device).view(-1, 1, 1) for numbers in _affine(facts))
-    return scale, shift
+        return Dataset(self.facts, *(tensor.to(device) for tensor in tensors), self.normalisation)
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:

@@ -72,7 +72,8 @@ typedef struct {
 } optimiser;
 
 typedef struct {
-    int32_t n_layers, inputs, pixels, batch, rows, padding;
+    int32_t n_layers, inputs, pixels, batch, rows;
+    int32_t unit; /* whether each image is divided by its length, instead of scaled and shifted */
     const layer *layers;
     const int32_t *pixel, *row; /* which pixel each input is, and in which of the `rows` rows of x it goes */
     const float *scale, *shift;

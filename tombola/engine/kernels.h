@@ -336,11 +336,32 @@ static void NAME(learn)(const layer *l, const REAL *x, long examples, long panel
 
 /* ---- inputs and loss ---------------------------------------------------------------------------------------------- */
 
+/* x[i, lane] = image[pixel[i]] / the length of the whole image, rounded in float32 as torch does it; 0 of a black one. */
+static void NAME(gather_unit)(const network *n, REAL *x) {
+    int64_t squares[P] = {0};
+    float length[P];
+    for (long i = 0; i < n->pixels; i++)
+        for (int lane = 0; lane < P; lane++) {
+            int32_t byte = n->bytes[i * P + lane];
+            squares[lane] += byte * byte;
+        }
+    for (int lane = 0; lane < P; lane++) length[lane] = (float)(1 / sqrt(squares[lane] ? (double)squares[lane] : 1.0));
+    for (long i = 0; i < n->inputs; i++) {
+        const uint8_t *from = n->bytes + (long)n->pixel[i] * P;
+        REAL *to = x + (long)n->row[i] * P;
+        for (int lane = 0; lane < P; lane++) to[lane] = (REAL)((float)from[lane] * length[lane]);
+    }
+}
+
 /* x[i, lane] = scale[i] image[pixel[i]] + shift[i], rounded after each of the two, in float32, as torch does. */
 static void NAME(gather)(const network *n, const uint8_t *images, const int64_t *places, long examples, long panels) {
     for (long p = 0; p < panels; p++) {
         turn_panel(images, places + p * P, examples - p * P, n->pixels, n->bytes, P);
         REAL *x = (REAL *)n->x + p * n->rows * P;
+        if (n->unit) {
+            NAME(gather_unit)(n, x);
+            continue;
+        }
         for (long i = 0; i < n->inputs; i++) {
             const uint8_t *from = n->bytes + (long)n->pixel[i] * P;
             REAL *to = x + (long)n->row[i] * P;

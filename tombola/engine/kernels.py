@@ -56,7 +56,7 @@ class Network(Structure):
     """`network` of kernels.c."""
 
     _fields_ = [
-        *_integers("n_layers inputs pixels batch rows padding"),
+        *_integers("n_layers inputs pixels batch rows unit"),
         ("layers", POINTER(Layer)),
         *_pointers("pixel row scale shift bytes x scratch"),
         ("idle", c_int64),

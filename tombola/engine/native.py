@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tombola import weights
 from tombola.data import Batches, Dataset
+from tombola.data.normalise import affine
 from tombola.engine import kernels
 from tombola.engine.chain import Layer
 from tombola.engine.compact import Flags, live_units
@@ -184,13 +185,15 @@ class Native:
         facts, panel, inputs, first = self._facts, self._kernels.panel, self._live_inputs, layers[0]
         channels, height, width = facts.shape
         pixels = channels * height * width
-        # Each of the two in float32, as `Dataset.inputs` has them.
-        scale = np.repeat(np.array([1 / (facts.white * std) for std in facts.std], np.float32), height * width)
-        lowest = [-mean / std for mean, std in zip(facts.mean, facts.std, strict=True)]
-        shift = np.repeat(np.array(lowest, np.float32), height * width)
+        # Each of the two in float32, as `normalise.inputs` has them.
+        scale, shift = (
+            np.repeat(np.array(numbers, np.float32), height * width)
+            for numbers in affine(facts, self._dataset.normalisation)
+        )
         network = kernels.Network()
         network.n_layers, network.inputs, network.pixels, network.batch = len(layers), len(inputs), pixels, self._batch
         network.rows = first.inputs * first.plane
+        network.unit = self._dataset.normalisation == "unit"
         network.layers = ctypes.cast(layers, ctypes.POINTER(kernels.Layer))
         self._held.append(layers)
         network.pixel = self._pointer(inputs.astype(np.int32))
@@ -280,7 +283,7 @@ class Native:
         Where images that follow each other leave pixels at zero in common, the first layer's weights need not be
         visited: y = W (x - x0) + (W x0 + b), where x0 is the input of a zero byte. `data.likeness` has the order.
         """
-        if self._convolves or self._dtype != torch.float32:
+        if self._convolves or self._dtype != torch.float32 or self._dataset.normalisation == "unit":
             return lambda: self.evaluate(images, labels, places)
         chosen = np.arange(len(labels)) if places is None else places.contiguous().numpy()
         panel = self._kernels.panel

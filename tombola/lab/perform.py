@@ -95,11 +95,11 @@ class Bench:
             self._datasets[name] = attach(name, self._shared) if self._shared else data.load(name, self._data_dir)
         return self._datasets[name]
 
-    def placed(self, name: str) -> data.Dataset:
-        """The data set on the bench's device, moved there once."""
-        if name not in self._placed:
-            self._placed[name] = self.dataset(name).to(self.device)
-        return self._placed[name]
+    def placed(self, recipe: Recipe) -> data.Dataset:
+        """The recipe's data set, normalised as it says, on the bench's device, moved there once."""
+        if recipe.data not in self._placed:
+            self._placed[recipe.data] = self.dataset(recipe.data).to(self.device)
+        return self._placed[recipe.data].normalised(recipe.normalise)
 
     def split(self, recipe: Recipe, split_seed: int) -> tuple[Tensor, Tensor]:
         """As `data.split` has it, the validation images in the order in which the model evaluates them fastest."""
@@ -215,7 +215,7 @@ class _Start:
 
 
 def _start(run: Train, bench: Bench) -> _Start:
-    store, facts = bench.store, bench.placed(run.recipe.data).facts
+    store, facts = bench.store, bench.placed(run.recipe).facts
     model = _model(Network(run.recipe.model, facts.shape, facts.classes))
     living = store.mask(run.mask) if run.mask else mask.full(model)
     halted = _halted(run, bench)
@@ -259,7 +259,7 @@ def _alone(start: _Start, bench: Bench, tell: Tell) -> Outcome:
         start.living,
         recipe.optimizer,
         start.state,
-        bench.placed(recipe.data),
+        bench.placed(recipe),
         recipe.batch,
         bench.device,
         recipe.precision,
@@ -309,7 +309,7 @@ def _pays(starts: Sequence[_Start], bench: Bench) -> bool:
             [start.living for start in starts],
             recipe.optimizer,
             [_batches(start.run, bench) for start in starts],
-            bench.placed(recipe.data),
+            bench.placed(recipe),
             bench.device,
             recipe.precision,
         )
@@ -325,7 +325,7 @@ def _stack(starts: Sequence[_Start], bench: Bench, tells: Sequence[Tell]) -> lis
         [start.living for start in starts],
         recipe.optimizer,
         [start.state for start in starts],
-        bench.placed(recipe.data),
+        bench.placed(recipe),
         bench.device,
         recipe.precision,
     )
@@ -345,7 +345,7 @@ def _stack(starts: Sequence[_Start], bench: Bench, tells: Sequence[Tell]) -> lis
 def _batches(run: Train, bench: Bench) -> data.Batches:
     recipe = run.recipe
     return data.Batches(
-        bench.placed(recipe.data),
+        bench.placed(recipe),
         bench.split(recipe, run.split_seed)[0],
         recipe.batch,
         run.order_seed,
@@ -357,7 +357,7 @@ def _batches(run: Train, bench: Bench) -> data.Batches:
 
 
 def _rates(run: Train, bench: Bench) -> Callable[[int], float]:
-    per_epoch = bench.placed(run.recipe.data).facts.epoch_iterations(run.recipe.batch)
+    per_epoch = bench.placed(run.recipe).facts.epoch_iterations(run.recipe.batch)
     return lambda step: learning_rate(run.recipe, step, per_epoch)
 
 
@@ -381,7 +381,7 @@ def _distance(run: Distance, store: Store) -> Outcome:
 
 def _line(run: Line, bench: Bench, tell: Tell) -> Outcome:
     """The error on training and test images at each point, the running statistics treated in both ways."""
-    recipe, dataset = run.recipe, bench.placed(run.recipe.data)
+    recipe, dataset = run.recipe, bench.placed(run.recipe)
     facts = dataset.facts
     model = _model(Network(recipe.model, facts.shape, facts.classes))
     model.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -441,7 +441,7 @@ class _Looks:
         self, start: _Start, training: engine.Held, name: str, bench: Bench, tell: Tell, interval: _Interval
     ) -> None:
         run = start.run
-        dataset = bench.placed(run.recipe.data)
+        dataset = bench.placed(run.recipe)
         self._run, self._training, self._dataset, self._bench, self._tell = run, training, dataset, bench, tell
         self._interval = interval
         self._train_places, validation_places = bench.split(run.recipe, run.split_seed)

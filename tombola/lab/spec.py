@@ -426,6 +426,8 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             repr(recipe.augment),
             "resized-crop is for folders of pictures",
         )
+    if recipe.normalise and facts.text:
+        yield Fault("recipe.normalise", "none, as texts are not changed", repr(recipe.normalise))
     for milestone in getattr(recipe.schedule, "milestones", ()):
         if spec.iterations(milestone) >= max(length, 1):
             yield Fault(

@@ -5,6 +5,7 @@ To add a family: write a file like `lenet.py` with `CHAIN`, `FORM`, `check`, `la
 
 import re
 from collections.abc import Callable
+from math import prod, sqrt
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
@@ -12,10 +13,16 @@ from tombola.models import bert, conv, gpt, hf, imagenet, lenet, resnet, vgg
 from tombola.models.layer import Layer
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Generator, Tensor, nn
 
 Initialisation = Literal[
-    "glorot-normal", "xavier-uniform", "kaiming-normal", "kaiming-uniform", "normal-0.02", "pretrained"
+    "glorot-normal",
+    "xavier-uniform",
+    "kaiming-normal",
+    "kaiming-uniform",
+    "normal-0.02",
+    "pretrained",
+    "glorot-truncated",
 ]
 
 FAMILIES: dict[str, ModuleType] = {
@@ -118,9 +125,11 @@ def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation,
     """The network `name` with weights drawn by `init` from `init_seed`.
 
     Glorot (Xavier) normal: N(0, 2 / (fan_in + fan_out)); Kaiming normal: N(0, 2 / fan_in); the uniform ones have the
-    same variances; normal-0.02: N(0, 0.02^2), as GPT-2 and BERT have it. Biases are 0. Normalisations start as PyTorch
-    makes them, gamma 1, beta 0, running mean 0 and variance 1. pretrained: what the model's checkpoint has is as it has
-    it, and the rest, a new head, drawn by normal-0.02. The process-wide random state is neither used nor changed.
+    same variances; glorot-truncated: Glorot normal cut off at two of its deviations and widened to the same variance,
+    as the framework of the first paper's authors has it; normal-0.02: N(0, 0.02^2), as GPT-2 and BERT have it. Biases
+    are 0. Normalisations start as PyTorch makes them, gamma 1, beta 0, running mean 0 and variance 1. pretrained: what
+    the model's checkpoint has is as it has it, and the rest, a new head, drawn by normal-0.02. The process-wide random
+    state is neither used nor changed.
 
     >>> one, same = (build("lenet-30", (1, 8, 8), 10, "glorot-normal", init_seed=0) for _ in range(2))
     >>> bool((one.fc1.weight == same.fc1.weight).all())
@@ -140,6 +149,7 @@ def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation,
         "kaiming-uniform": lambda weight, generator: nn.init.kaiming_uniform_(
             weight, nonlinearity="relu", generator=generator
         ),
+        "glorot-truncated": _glorot_truncated,
         "normal-0.02": lambda weight, generator: nn.init.normal_(weight, std=0.02, generator=generator),
     }
     draw = draws[drawn(init)]
@@ -156,3 +166,16 @@ def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation,
         if init == "pretrained":
             family(name).load(name, model)
     return model
+
+
+# Of a normal distribution of deviation 1 that is cut off at two: sqrt(1 - 4 phi(2) / (2 Phi(2) - 1)).
+_CUT_DEVIATION = 0.87962566103423978
+
+
+def _glorot_truncated(weight: "Tensor", generator: "Generator") -> "Tensor":
+    from torch import nn
+
+    outputs, *inputs = weight.shape
+    area = prod(inputs[1:])
+    cut = sqrt(2 / ((inputs[0] + outputs) * area)) / _CUT_DEVIATION
+    return nn.init.trunc_normal_(weight, std=cut, a=-2 * cut, b=2 * cut, generator=generator)

@@ -92,6 +92,55 @@ def test_every_convolution_is_prunable(conv: type[nn.Module]) -> None:
     assert mask.prunable(conv(2, 2, 3)) == {"weight": "conv"}
 
 
+class Graph(nn.Module):
+    """Two graph layers as they are published, H' = A H W + b, a stack of experts, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = (nn.ParameterDict({"W": torch.ones(3, 4), "b": torch.ones(4)}) for _ in range(2))
+        self.experts = nn.Parameter(torch.ones(2, 4, 5))
+        self.output = nn.Linear(5, 2)
+
+
+def test_parameters_that_are_named_are_prunable_too() -> None:
+    assert mask.prunable(Graph()) == {"output.weight": "output"}
+    named = {"experts": "named", "one.W": "named", "two.W": "named", "output.weight": "output"}
+    assert mask.prunable(Graph(), ["*.W", "exp*"]) == named
+    assert list(mask.prunable(Graph(), ["*"])) == list(named), "a pattern means matrices alone"
+    assert mask.prunable(Graph(), ["two.b", "output.bias"]) == {
+        "two.b": "named",
+        "output.weight": "output",
+        "output.bias": "named",
+    }
+    assert mask.full(Graph(), ["one.*"]).counts == {"one.W": 12, "output.weight": 10}
+
+
+def test_what_is_named_and_tied_counts_once_and_what_is_listed_keeps_its_kind() -> None:
+    model = Graph()
+    model.two["W"] = model.one["W"]
+    assert list(mask.prunable(model, ["two.W"])) == ["one.W", "output.weight"]
+    assert mask.prunable(nn.Linear(2, 2), ["weight"]) == {"weight": "output"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("one.V", r"'one.V', which names nothing. Did you mean one.W"),
+        ("*.b", r"'\*.b', which names only vectors. Name each vector by its whole name, as one.b"),
+        ("zzzz", r"'zzzz', which names nothing. \* stands for anything"),
+    ],
+)
+def test_an_entry_that_names_no_matrix_is_refused(entry: str, said: str) -> None:
+    with pytest.raises(BadInput, match=f"^prune: expected names of parameters of Graph, .*, found {said}"):
+        mask.prunable(Graph(), ["*.W", entry])
+
+
+def test_weights_that_are_computed_are_told_apart() -> None:
+    norm = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(*(norm(nn.Linear(2, 2)) for _ in range(6)))
+    assert list(mask.prunable(model)) == [f"{place}.weight" for place in range(6)]
+
+
 def test_the_full_mask_keeps_all() -> None:
     full = mask.full(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)))
     assert (full.alive, full.total, full.density, full.counts) == (8, 8, 1.0, {"0.weight": 6, "1.weight": 2})

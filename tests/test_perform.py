@@ -272,6 +272,23 @@ def test_in_the_global_scope_layers_compete(bench: Bench) -> None:
     assert bench.store.weights(run)["output.weight"].count_nonzero() == 100, "what is kept is not pruned at all"
 
 
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_parameters_that_are_included_are_pruned_counted_and_held(bench: Bench, scope: str) -> None:
+    asked = {"rate": 0.5, "scope": scope, "keep": ["fc2.*"], "include": ["fc1.bias", "fc2.bias"]}
+    wanted = planned(prune=asked, levels=2)
+    accomplish(list(wanted.runs), bench)
+    total = {"fc1.weight": 1280, "fc1.bias": 20, "output.weight": 100}
+    dense, *sparse = tickets(wanted)
+    assert dense.mask and bench.store.mask(dense.mask).counts == total
+    for level, run in enumerate(sparse, start=1):
+        assert run.mask
+        living = bench.store.mask(run.mask)
+        assert living.counts.keys() == total.keys() and living.alive == 1400 // 2**level
+        if scope == "layer":
+            assert living.counts["fc1.bias"] == 20 // 2**level
+        assert not any(bench.store.weights(run)[name][~alive].any() for name, alive in living.items())
+
+
 @pytest.mark.parametrize("keep", [["output", "*.shortcut.*"], ["stage[12].*", "output.weight"], ["conv"], []])
 def test_kinds_names_and_patterns_keep_weights_out_of_the_masks(bench: Bench, keep: list[str]) -> None:
     recipe = RECIPE | {"model": "resnet-20-w1", "length": "2it"}

@@ -754,6 +754,7 @@ def test_matrices_that_stay_dense_are_told_unless_that_is_meant() -> None:  # P1
     with pytest.warns(UserWarning, match=r"84 weights are in no layer that can be pruned.*: lstm.weight_ih_l0, lstm"):
         Search(model, momentum(model), levels=1)
     assert Search(model, momentum(model), levels=1, keep=["lstm.*"]).mask(0).total == 6
+    assert Search(model, momentum(model), levels=1, prune="lstm.*").mask(0).total == 84 + 6
 
 
 def test_a_parametrised_layer_may_stay_dense() -> None:

@@ -288,6 +288,8 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
             "did you mean",
         ),
         ("prune.keep=fc1", "prune.keep", "weights of the model", "'fc1'", "did you mean fc1.weight?"),
+        ("prune.include=fc1.bais", "prune.include", "names of parameters", "'fc1.bais', which", "fc1."),
+        ("prune.include=*.bias", "prune.include", "names of parameters", "only vectors", "as fc1.bias."),
         ("prune.keep=c1.w", "prune.keep", "patterns of their names", "'c1.w'", "did you mean *c1.w*?"),
         ("prune.keep=outptu", "prune.keep", "linear, conv, embedding, output", "'outptu'", "did you mean output?"),
         ("prune.keep=output,*.shortcut.*", "prune.keep", "patterns", "'*.shortcut.*'", "* stands for anything"),

@@ -4,17 +4,18 @@ A mask is a value beside a plain `nn.Module`: no wrapper, no buffer, no renamed 
 and must not be written to; pruning makes another one.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Literal
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tombola import layers
 from tombola.errors import BadInput
+from tombola.layers import Kind
+from tombola.names import named
 from tombola.weights import Weights
-
-Kind = Literal["linear", "conv", "embedding", "output"]
 
 
 class Mask(Mapping[str, Tensor]):
@@ -87,57 +88,80 @@ class Mask(Mapping[str, Tensor]):
         return {name: int(alive.sum()) for name, alive in self._layers.items()}
 
 
-_KINDS: dict[type[nn.Module], Kind] = {
-    nn.Linear: "linear",
-    nn.Conv1d: "conv",
-    nn.Conv2d: "conv",
-    nn.Conv3d: "conv",
-    nn.ConvTranspose1d: "conv",
-    nn.ConvTranspose2d: "conv",
-    nn.ConvTranspose3d: "conv",
-    nn.Embedding: "embedding",
-}
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-
-
-def prunable(model: nn.Module) -> dict[str, Kind]:
+def prunable(model: nn.Module, include: Sequence[str] = ()) -> dict[str, Kind]:
     """The weights of `model` that may be pruned, each with its kind, in the order of its modules.
 
-    Weights of linear, convolution, embedding and attention-projection layers; never biases, never norms. A tensor
-    that two names share (tied weights) counts once, under its first name. The last linear layer is the `output`, also
-    where its weight is an embedding's: then that has its kind.
+    Weights of linear, convolution, embedding and attention-projection layers (`tombola.layers`); never norms or biases
+    that are not named. Rows of an embedding that stand for padding are among them, 0 from the start and so the first
+    to go. A tensor that two names share (tied weights) counts once, under its first name. The linear layer that is
+    registered last is the `output`, also where its weight is an embedding's: then that has its kind.
+
+    Args:
+        include: parameters of other modules that may be pruned too, of kind `named`: recurrent weights, a graph
+            layer's, a stack of experts. Names, or patterns of the names of those with two dimensions or more.
+
+    Raises:
+        BadInput: an entry of `include` names no such parameter.
 
     >>> prunable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 2)))
     {'0.weight': 'conv', '3.weight': 'linear', '4.weight': 'output'}
+    >>> prunable(nn.GRU(2, 3), include=["weight_*"])
+    {'weight_ih_l0': 'named', 'weight_hh_l0': 'named'}
     """
     found: dict[str, Kind] = {}
-    first: dict[int, str] = {}  # the name under which a tensor was met first
+    # The name under which a tensor was met first; and the tensor, lest another one that is computed has its identity.
+    first: dict[int, tuple[str, Tensor]] = {}
     last = ""
+    more = _included(model, include)
     for path, module in model.named_modules():
-        kind = next((kind for base, kind in _KINDS.items() if isinstance(module, base)), None)
-        if type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers."):
-            kind = "linear"  # GPT-2's, whose weight stands on its side
-        names = _ATTENTION if isinstance(module, nn.MultiheadAttention) else ("weight",) if kind else ()
-        for name in names:
-            parameter = getattr(module, name)
+        row = layers.row(module)
+        # A weight that is computed from others is an attribute and no parameter.
+        own = {name: getattr(module, name) for name in row.weights} if row else {}
+        own |= {name: value for name, value in module.named_parameters(recurse=False) if id(value) in more}
+        for name, parameter in own.items():
             if parameter is None:
                 continue
-            full_name = first.setdefault(id(parameter), f"{path}.{name}" if path else name)
-            found.setdefault(full_name, kind or "linear")
-            last = full_name if kind in (None, "linear") else last
+            listed = row and name in row.weights
+            full_name, _ = first.setdefault(id(parameter), (f"{path}.{name}" if path else name, parameter))
+            found.setdefault(full_name, row.kind if row and listed else "named")
+            last = full_name if row and listed and row.kind == "linear" else last
     if last:
         found[last] = "output"
     return found
 
 
-def full(model: nn.Module) -> Mask:
-    """The mask of the dense network: every prunable weight alive.
+def _included(model: nn.Module, include: Sequence[str]) -> set[int]:
+    """The parameters that are named, by identity."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    more: set[int] = set()
+    for entry in include:
+        meant = named([entry], {name: "" for name, each in parameters.items() if each.dim() > 1 or name == entry})
+        if not meant:
+            vectors = named([entry], dict.fromkeys(parameters, ""))
+            matrices = [name for name, each in parameters.items() if each.dim() > 1]
+            close = difflib.get_close_matches(entry, matrices, n=3, cutoff=0.4)
+            raise BadInput(
+                where="prune",
+                expected=f"names of parameters of {type(model).__name__}, or patterns of names of matrices",
+                found=f"{entry!r}, which names {'only vectors' if vectors else 'nothing'}",
+                todo=f"Name each vector by its whole name, as {min(vectors)}."
+                if vectors
+                else f"Did you mean {' or '.join(close)}?"
+                if close
+                else "* stands for anything, as in gru.*",
+            )
+        more |= {id(parameters[name]) for name in meant}
+    return more
+
+
+def full(model: nn.Module, include: Sequence[str] = ()) -> Mask:
+    """The mask of the dense network: every prunable weight alive, those that `include` names too.
 
     Raises:
-        BadInput: one of them is computed from others, as by weight_norm.
+        BadInput: one of them is computed from others, as by weight_norm; or `include` names nothing.
     """
-    state = model.state_dict()
-    computed = next((name for name in prunable(model) if name not in state), None)
+    state, names = model.state_dict(), prunable(model, include)
+    computed = next((name for name in names if name not in state), None)
     if computed:
         raise BadInput(
             where=f"{computed} of {type(model).__name__}",
@@ -145,7 +169,7 @@ def full(model: nn.Module) -> Mask:
             found="a weight that is computed from others (by weight_norm, spectral_norm, torch.nn.utils.prune, ...)",
             todo="Remove what computes it first, with the `remove` function of what put it there.",
         )
-    return Mask({name: torch.ones(state[name].shape, dtype=torch.bool) for name in prunable(model)})
+    return Mask({name: torch.ones(state[name].shape, dtype=torch.bool) for name in names})
 
 
 def nested(inner: Mask, outer: Mask) -> bool:

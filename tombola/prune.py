@@ -1,11 +1,11 @@
 """Which weights stay: an exact count, in a scope.
 
-The count rule: of n living weights a fraction f removes floor(f n + 1/2). The tie rule: among equal scores the earlier
-tensor goes first, and in a tensor the lower flat index. So a fraction of 0 removes none, 1 removes all, and the masks
-of successive rounds nest.
+The count rule: of n living weights a fraction f removes floor(f n + 1/2), computed in floating point. The tie rule:
+among equal scores the earlier tensor goes first, and in a tensor the lower flat index. So a fraction of 0 removes none,
+1 removes all, and the masks of successive rounds nest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import floor
 
 import torch
@@ -13,13 +13,18 @@ from torch import Tensor
 
 from tombola.errors import BadInput
 from tombola.mask import Mask
+from tombola.stacks import join, split
 
 
 def count(fraction: float, living: int) -> int:
-    """How many of `living` weights a `fraction` in [0, 1] removes: floor(fraction * living + 1/2).
+    """How many of `living` weights a `fraction` in [0, 1] removes: floor(fraction * living + 1/2), in floating point.
+
+    So 0.29 of 50 are 14 and not 15: the product in floating point is 14.499999999999998.
 
     >>> [count(fraction, 10) for fraction in (0, 0.1, 0.2, 0.25, 1)]
     [0, 1, 2, 3, 10]
+    >>> count(0.29, 50)
+    14
     """
     check(fraction, "prune")
     return floor(fraction * living + 0.5)
@@ -45,22 +50,29 @@ def lowest(scores: Tensor, alive: Tensor, remove: int) -> Tensor:
     return survivors.view_as(alive)
 
 
-def by_layer(scores: Mapping[str, Tensor], mask: Mask, rates: Mapping[str, float]) -> Mask:
+def by_layer(
+    scores: Mapping[str, Tensor], mask: Mask, rates: Mapping[str, float], stacks: Collection[str] = ()
+) -> Mask:
     """In each layer, remove that layer's rate of its living weights, those of lowest score.
 
     Args:
         scores: a number per weight; what is alive and scores low goes.
         mask: what is alive before; pruned weights stay pruned.
         rates: the fraction of its living weights that each layer loses, in [0, 1].
+        stacks: layers of which each leading index loses that fraction by itself.
 
     >>> mask = Mask({"w": torch.ones(5, dtype=torch.bool)})
     >>> by_layer({"w": torch.tensor([3.0, 1.0, 2.0, 1.0, 5.0])}, mask, {"w": 0.2})["w"]
     tensor([ True, False,  True,  True,  True])
     """
     _finite(scores)
-    return Mask(
-        {name: lowest(scores[name], alive, count(rates[name], int(alive.sum()))) for name, alive in mask.items()}
-    )
+    rate = {part: rates[name] for name in mask for part in split({name: mask[name]}, stacks)}
+    own = split({name: scores[name] for name in mask}, stacks)
+    kept = {
+        part: lowest(own[part], alive, count(rate[part], int(alive.sum())))
+        for part, alive in split(mask, stacks).items()
+    }
+    return join(kept, mask, stacks)
 
 
 def globally(scores: Mapping[str, Tensor], mask: Mask, rate: float) -> Mask:

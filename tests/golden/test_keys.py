@@ -38,6 +38,7 @@ EXTRA = {
     "digits, global": ("digits", ["prune={scope='global', rate=0.3, score='random'}", "seed=1"]),
     "digits, output kept": ("digits", ["prune={rate=0.35, keep='output'}"]),
     "digits, of unit length": ("digits", ["recipe.normalise=unit", "recipe.init=glorot-truncated"]),
+    "digits, with biases": ("digits", ["prune.include=fc1.bias,output.bias"]),
     "digits, scheduled": ("digits", ["recipe.optimizer={name='sgd', lr=0.1}", "recipe.schedule={name='cosine'}"]),
 }
 VALUES: list[type[Value]] = [

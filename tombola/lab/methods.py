@@ -53,8 +53,9 @@ class Replicate:
 
     @property
     def full_mask(self) -> Run | None:
-        """What level 0 trains under: nothing, unless `prune.keep` takes layers out of the count."""
-        return FullMask(self.network, self.spec.prune.keep) if self.spec.prune.keep else None
+        """What level 0 trains under: nothing, unless `prune.keep` or `prune.include` changes what is counted."""
+        keep, include = self.spec.prune.keep, self.spec.prune.include
+        return FullMask(self.network, keep, include or None) if keep or include else None
 
     def train(self, start: Run, mask: Run | None = None, recipe: Recipe | None = None) -> Train:
         """From `start`, taken as the state at step k, to the end under `mask`, by default under the full one."""
@@ -93,6 +94,7 @@ class Replicate:
             prune.rates,
             prune.keep,
             score_seed=self.seed("score"),
+            include=prune.include or None,
         )
 
 

@@ -28,6 +28,7 @@ from tombola.lab.runs import (
     Train,
 )
 from tombola.lab.store import Outcome, Store
+from tombola.layers import Kind
 from tombola.names import named
 from tombola.recipe import Recipe, learning_rate
 from tombola.study import connectivity, stability
@@ -142,7 +143,7 @@ def perform(run: Run, bench: Bench, tell: Tell = lambda done, total, loss: None)
         case Prune():
             return _prune(run, bench.store)
         case FullMask():
-            return _mask(_prunable(run.network, run.keep)[0])
+            return _mask(_prunable(run)[0])
         case RandomMask():
             return _mask(mask.random_like(bench.store.mask(run.like), run.mask_seed))
         case ShuffledMask():
@@ -173,7 +174,7 @@ def _init(run: Init) -> Outcome:
 
 
 def _prune(run: Prune, store: Store) -> Outcome:
-    everything, kinds = _prunable(run.network, run.keep)
+    everything, kinds = _prunable(run)
     # The store lists layers by the alphabet; among equal scores the earlier layer of the model goes first.
     stored = store.mask(run.mask) if run.mask else everything
     before = mask.Mask({name: stored[name] for name in everything})
@@ -181,14 +182,14 @@ def _prune(run: Prune, store: Store) -> Outcome:
     rates = dict(run.rates)
     if run.scope == "global":
         return _mask(prune.globally(scores, before, rates["linear"]))
-    return _mask(prune.by_layer(scores, before, {name: rates[kinds[name]] for name in before}))
+    return _mask(prune.by_layer(scores, before, {name: rates.get(kinds[name], rates["linear"]) for name in before}))
 
 
-def _prunable(network: Network, keep: tuple[str, ...]) -> tuple[mask.Mask, dict[str, mask.Kind]]:
+def _prunable(run: Prune | FullMask) -> tuple[mask.Mask, dict[str, Kind]]:
     """The full mask over what may be pruned and is not kept, and the kinds of its layers."""
-    model = _model(network)
-    kinds, full = mask.prunable(model), mask.full(model)
-    dense = named(keep, kinds)
+    model, include = _model(run.network), run.include or ()
+    kinds, full = mask.prunable(model, include), mask.full(model, include)
+    dense = named(run.keep, kinds)
     return mask.Mask({name: full[name] for name in kinds if name not in dense}), kinds
 
 

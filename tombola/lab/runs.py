@@ -152,10 +152,12 @@ class Prune(Run):
         rates: (kind, fraction) for the kinds linear, conv, embedding, output.
         keep: kinds, names, and patterns of names that are never pruned and not counted; see `names.named`.
         score_seed: for scores that draw.
+        include: names and patterns of names of parameters that are pruned too, by `rates["linear"]`; None for none.
     """
 
     kind = "prune"
     version = 1
+    later = frozenset({"include"})
 
     network: Network
     trained: Run
@@ -165,17 +167,20 @@ class Prune(Run):
     rates: tuple[tuple[str, float], ...]
     keep: tuple[str, ...]
     score_seed: int
+    include: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FullMask(Run):
-    """Everything alive that may be pruned at all: what level 0 counts where `keep` takes layers out of the count."""
+    """Everything alive that may be pruned at all: what level 0 counts where `keep` or `include` change the count."""
 
     kind = "full"
     version = 1
+    later = frozenset({"include"})
 
     network: Network
     keep: tuple[str, ...]
+    include: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -53,6 +53,8 @@ class PruneSpec(Value):
         conv_rate, output_rate: of convolutions and of the last linear layer; like `rate` where absent; layer scope.
         keep: kinds (`output`, `conv`, ...), names of weights or patterns of names (`*.shortcut.*`) that are never
             pruned and not counted.
+        include: parameters that are pruned and counted beside the weights of layers, at `rate`: names, or patterns of
+            names of matrices; what `keep` names too stays dense.
         score: what decides.
     """
 
@@ -61,6 +63,7 @@ class PruneSpec(Value):
     conv_rate: Rate | None = None
     output_rate: Rate | None = None
     keep: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    include: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     score: Literal["magnitude", "random"] = "magnitude"
 
     @property
@@ -501,9 +504,13 @@ def _foreign(recipe: Recipe) -> Iterable[Fault]:
 
 
 def _misnamed_layers(spec: Spec) -> Iterable[Fault]:
-    """What `prune.keep` names that the model does not have; or all that it has."""
-    layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    kinds = {name: layer.kind for name, layer in layers.items()}
+    """What `prune.include` and `prune.keep` name that the model does not have; or all that it has."""
+    try:
+        kinds = models.kinds(spec.recipe.model, spec.facts.shape, spec.facts.classes, spec.prune.include)
+    except BadInput as error:
+        yield Fault("prune.include", error.expected, error.found, error.todo)
+        return
+    layers = list(kinds)
     known = [kind for kind, _ in spec.prune.rates]
     first, *_, last = layers
     if named(spec.prune.keep, kinds) == kinds.keys():

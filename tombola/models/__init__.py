@@ -4,7 +4,7 @@ To add a family: write a file like `lenet.py` with `CHAIN`, `FORM`, `check`, `la
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod, sqrt
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +14,8 @@ from tombola.models.layer import Layer
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
+
+    from tombola.layers import Kind
 
 Initialisation = Literal[
     "glorot-normal",
@@ -72,6 +74,28 @@ def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
     """
     found: dict[str, Layer] = family(name).layers(name, shape, classes)
     return found
+
+
+def kinds(name: str, shape: tuple[int, ...], classes: int, include: Sequence[str] = ()) -> "dict[str, Kind]":
+    """The kind of each weight of the model that may be pruned, by its name; see `tombola.mask.prunable`.
+
+    Args:
+        include: parameters that may be pruned too. Where there are none the model is not built.
+
+    Raises:
+        BadInput: an entry of `include` names nothing.
+
+    >>> list(kinds("lenet-5", (1, 8, 8), 10, include=["fc1.bias"]))
+    ['fc1.weight', 'fc1.bias', 'output.weight']
+    """
+    if not include:
+        return {weight: layer.kind for weight, layer in layers(name, shape, classes).items()}
+    import torch
+
+    from tombola.mask import prunable
+
+    with torch.device("meta"):  # without memory for its weights
+        return prunable(family(name).build(name, shape, classes), include)
 
 
 def weight_counts(name: str, shape: tuple[int, ...], classes: int) -> dict[str, int]:

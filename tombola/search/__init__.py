@@ -48,7 +48,12 @@ class Search:
         rewind: step k, as `500it` or `2ep`; 0 is the original hypothesis.
         scheduler: one or several.
         scope: `layer`: each layer loses its rate; `global`: all together do.
-        keep: kinds, names or patterns of names that stay dense and are not counted.
+        keep: kinds, names or patterns of names that stay dense and are not counted; of what `prune` names, too.
+        prune: parameters that are pruned and counted beside the weights of linear, convolution, embedding and attention
+            layers: names or patterns of names of matrices, `["gru.*", "*.W"]`; a vector by its whole name. Their kind
+            is `named`.
+        stacks: names or patterns of names of weights like [experts, outputs, inputs], of which each leading index is a
+            layer of its own: in the scope `layer` it loses its own rate, and random controls keep its count.
         score: one number per weight, the lowest go: `(weights, names, score_seed) -> name -> tensor`.
         also: what else is to be rewound: averaged models, gradient scalers, anything with a state_dict, and the
             generators (of torch, NumPy or random) that decide about batches. Averages of the model are held at 0 where
@@ -90,6 +95,8 @@ class Search:
         scheduler: Any = None,
         scope: Scope = "layer",
         keep: str | Sequence[str] = (),
+        prune: str | Sequence[str] = (),
+        stacks: str | Sequence[str] = (),
         score: score.Score = score.magnitude,
         also: Sequence[Any] = (),
         epoch_iterations: int | None = None,
@@ -98,13 +105,13 @@ class Search:
         replay: bool = True,
     ) -> None:
         k, rate = edge.iterations(rewind, epoch_iterations), dict(rate) if isinstance(rate, Mapping) else rate
-        keep = edge.patterns(keep)
+        named = edge.patterns(prune, "prune"), edge.patterns(stacks, "stacks")
         if not callable(score):
             raise BadInput(where="score", expected="a function", found=repr(score), todo="score.magnitude is one.")
-        self._plan = Plan(levels, rate, k, scope, keep, score_seed, replay)
+        self._plan = Plan(levels, rate, k, scope, edge.patterns(keep, "keep"), score_seed, replay, *named)
         self._loop = edge.loop_of(model, optimizer, scheduler, also)
         full = self._plan.full(self._loop.model)
-        edge.warn_of_others(self._loop.model, keep)
+        edge.warn_of_others(self._loop.model, self._plan)
         edge.trained(self._loop, full)
         edge.rewindable(self._loop, k)
         self._score, self._path = score, None if path is None else Path(path).absolute()  # wherever the loop may go
@@ -323,7 +330,8 @@ class Search:
         if self._plan.scope == "global":
             following = prune.globally(scores, living, self._plan.rate)  # type: ignore[arg-type]  # Plan has checked
         else:
-            following = prune.by_layer(scores, living, self._plan.rates(self._loop.model))
+            model = self._loop.model
+            following = prune.by_layer(scores, living, self._plan.rates(model), self._plan.stacked(model))
         ranks.agree(_digest(mask.pack(following)), "the mask of the next level")
         return following
 
@@ -397,7 +405,8 @@ class Search:
             raise BadInput(
                 where="level", expected="1 or more", found=repr(level), todo="Level 0 is the dense network itself."
             )
-        arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), seed)
+        stacks = self._plan.stacked(self._loop.model)
+        arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), seed, stacks)
         return verify(arms, train, replicates, controls, build, criteria)
 
     @property

@@ -18,6 +18,7 @@ from tombola.mask import Mask
 from tombola.search import ranks
 from tombola.search.course import Level, Report, Rewinding
 from tombola.search.state import Loop
+from tombola.stacks import join, split
 from tombola.study.verdict import Criteria, Trial, Verdict, judge, sentences
 from tombola.weights import Weights
 
@@ -48,6 +49,7 @@ class Arms:
 
     Attributes:
         dense, ticket: the masks of level 0 and of `level`.
+        stacks: weights of which each leading index is a layer of its own.
     """
 
     loop: Loop
@@ -56,6 +58,7 @@ class Arms:
     dense: Mask
     ticket: Mask
     seed: int
+    stacks: frozenset[str] = frozenset()
 
     def seed_of(self, what: str, replicate: int) -> int:
         """The seed that governs `what` in a replicate, of all its arms; 0 <= seed < 2^63."""
@@ -68,10 +71,14 @@ class Arms:
             case "dense":
                 return self.dense
             case "random":
-                return mask.random_like(self.ticket, self.seed_of("random mask", replicate))
+                return self._in_parts(mask.random_like, self.seed_of("random mask", replicate))
             case "shuffle":
-                return mask.shuffle(self.ticket, self.seed_of("shuffled mask", replicate))
+                return self._in_parts(mask.shuffle, self.seed_of("shuffled mask", replicate))
         return self.ticket
+
+    def _in_parts(self, control: Callable[[Mask, int], Mask], mask_seed: int) -> Mask:
+        parts = control(Mask(split(self.ticket, self.stacks)), mask_seed)
+        return join(parts, self.ticket, self.stacks)
 
     def train(
         self, train: Callable[[Level], object], arm: str, replicate: int, fresh: Weights | None

@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tombola import mask, prune, weights
 from tombola.errors import BadInput
-from tombola.mask import Kind, Mask
+from tombola.layers import Kind
+from tombola.mask import Mask
 from tombola.names import named
 from tombola.search.state import GENERATORS, Loop
 from tombola.steps import Step
@@ -32,6 +33,8 @@ class Plan:
     Attributes:
         rewind: k, in optimiser steps.
         replay: whether the loop starts from its own beginning at every level.
+        prune: what else may be pruned, by names or patterns of names.
+        stacks: weights of which each leading index is a layer of its own.
     """
 
     levels: int
@@ -41,6 +44,8 @@ class Plan:
     keep: tuple[str, ...]
     score_seed: int
     replay: bool
+    prune: tuple[str, ...] = ()
+    stacks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if type(self.levels) is not int or self.levels < 0:
@@ -60,17 +65,19 @@ class Plan:
             prune.check(rate, "rate")
 
     def values(self) -> dict[str, Any]:
-        """As JSON has it, and `Search` takes it."""
-        return asdict(self) | {"keep": list(self.keep), "rewind": f"{self.rewind}it"}
+        """As JSON has it, and `Search` takes it; what older searches lack is absent where it is empty."""
+        later = {name: list(getattr(self, name)) for name in ("prune", "stacks") if getattr(self, name)}
+        plain = {name: value for name, value in asdict(self).items() if name not in ("prune", "stacks")}
+        return plain | {"keep": list(self.keep), "rewind": f"{self.rewind}it"} | later
 
     def full(self, model: nn.Module) -> Mask:
         """What level 0 counts: all that may be pruned and is not kept dense.
 
         Raises:
-            BadInput: `keep` or `rate` names nothing of the model, or a weight has no rate.
+            BadInput: `keep`, `rate`, `prune` or `stacks` names nothing of the model, or a weight has no rate.
         """
-        kinds = mask.prunable(model)
-        _known(self.keep, kinds, "keep", others(model))
+        kinds = mask.prunable(model, self.prune)
+        _known(self.keep, kinds, "keep", others(model, self.prune))
         dense = named(self.keep, kinds)
         _whole(model, (name for name in kinds if name not in dense))
         state = model.state_dict()
@@ -80,14 +87,28 @@ class Plan:
                 where=type(model).__name__,
                 expected="a weight that may be pruned: of a linear, convolution, embedding or attention layer",
                 found=f"none that keep={list(self.keep)} leaves" if kinds else "none",
-                todo="Build layers of torch.nn, and keep fewer of them.",
+                todo="Build layers of torch.nn, or name others: prune=['*.W']; and keep fewer of them.",
             )
         self.rates(model)
+        _known(self.stacks, kinds, "stacks")
+        flat = [name for name in self.stacked(model) if state[name].dim() < 2]
+        if flat:
+            raise BadInput(
+                where="stacks",
+                expected="weights with two dimensions or more, like [experts, outputs, inputs]",
+                found=f"{_few(flat)}, a vector",
+                todo="Name stacks alone.",
+            )
         return full
+
+    def stacked(self, model: nn.Module) -> frozenset[str]:
+        """The weights that are stacks."""
+        kinds = mask.prunable(model, self.prune)
+        return frozenset(named(self.stacks, kinds) - named(self.keep, kinds))
 
     def rates(self, model: nn.Module) -> dict[str, float]:
         """The rate of each weight that is not kept dense: that of the first entry that names it or its kind."""
-        kinds = mask.prunable(model)
+        kinds = mask.prunable(model, self.prune)
         if not isinstance(self.rate, Mapping):
             return dict.fromkeys(kinds, self.rate)
         _known(self.rate, kinds, "rate")
@@ -120,12 +141,12 @@ def _known(entries: Iterable[str], kinds: Mapping[str, Kind], where: str, beside
             )
 
 
-def patterns(keep: str | Sequence[str]) -> tuple[str, ...]:
-    """`keep` as it is meant: one pattern, or several."""
-    found = (keep,) if isinstance(keep, str) else tuple(keep) if isinstance(keep, list | tuple | set) else (keep,)
+def patterns(given: str | Sequence[str], where: str) -> tuple[str, ...]:
+    """What was given for `where` as it is meant: one pattern, or several."""
+    found = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple | set) else (given,)
     for entry in found:
         if not isinstance(entry, str):
-            raise BadInput(where="keep", expected="names or patterns", found=repr(entry), todo="As in ['output'].")
+            raise BadInput(where=where, expected="names or patterns", found=repr(entry), todo="As in ['encoder.*'].")
     return found
 
 
@@ -287,9 +308,9 @@ def _whole(model: nn.Module, names: Iterable[str]) -> None:
             )
 
 
-def others(model: nn.Module) -> dict[str, int]:
-    """The matrices that are trained and in no layer that can be pruned: name -> how many weights."""
-    kinds = mask.prunable(model)
+def others(model: nn.Module, include: Sequence[str] = ()) -> dict[str, int]:
+    """The matrices that are trained, in no layer that can be pruned, and not included: name -> how many weights."""
+    kinds = mask.prunable(model, include)
     own = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in kinds}
     return {
         name: parameter.numel()
@@ -298,14 +319,15 @@ def others(model: nn.Module) -> dict[str, int]:
     }
 
 
-def warn_of_others(model: nn.Module, keep: Sequence[str]) -> None:
+def warn_of_others(model: nn.Module, plan: Plan) -> None:
     """Say which matrices stay dense and uncounted without `keep` saying so."""
-    found = others(model)
+    found, keep = others(model, plan.prune), plan.keep
     unsaid = [name for name in found if name not in named(keep, dict.fromkeys(found, ""))]
     if unsaid:
         warnings.warn(
             f"{sum(found[name] for name in unsaid):,} weights are in no layer that can be pruned, and stay dense and "
-            f"uncounted: {_few(unsaid)}. keep={unsaid[:3]}, or patterns of their names, says that this is meant.",
+            f"uncounted: {_few(unsaid)}. prune={unsaid[:3]} prunes and counts them; keep={unsaid[:3]} says that this "
+            "is meant. Both take patterns of names.",
             stacklevel=3,
         )
 

@@ -1,0 +1,76 @@
+"""Which layers have weights that may be pruned, of which kind, and along which axes their inputs and outputs stand.
+
+One table: what is pruned, what is counted and what is drawn of a ticket read it. To add a layer, add a row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+Kind = Literal["linear", "conv", "embedding", "output", "named"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Along which axes of a weight its inputs and outputs stand.
+
+    Attributes:
+        inputs, outputs: 0 and 1, or 1 and 0.
+        groups: of a convolution: axis 1 has as many units in each of them.
+
+    >>> Layout(groups=2).units((4, 1, 3, 3)), Layout(inputs=0, outputs=1).units((3, 5))
+    ((2, 4), (3, 5))
+    """
+
+    inputs: int = 1
+    outputs: int = 0
+    groups: int = 1
+
+    def units(self, shape: Sequence[int]) -> tuple[int, int]:
+        """(inputs, outputs), how many there are in a weight of this shape."""
+        along = shape[0], shape[1] * self.groups
+        return along[self.inputs], along[self.outputs]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says of a layer: the kind of its weights, their names in it, and how they are laid out."""
+
+    kind: Kind
+    weights: tuple[str, ...] = ("weight",)
+    layout: Layout = Layout()
+
+
+_SIDEWAYS = Layout(inputs=0, outputs=1)
+
+_ROWS: dict[type[nn.Module], Row] = {
+    nn.Linear: Row("linear"),
+    nn.Conv1d: Row("conv"),
+    nn.Conv2d: Row("conv"),
+    nn.Conv3d: Row("conv"),
+    nn.ConvTranspose1d: Row("conv", layout=_SIDEWAYS),
+    nn.ConvTranspose2d: Row("conv", layout=_SIDEWAYS),
+    nn.ConvTranspose3d: Row("conv", layout=_SIDEWAYS),
+    nn.Embedding: Row("embedding", layout=_SIDEWAYS),
+    nn.MultiheadAttention: Row("linear", ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
+}
+_CONV1D = Row("linear", layout=_SIDEWAYS)  # GPT-2's, of `transformers`
+
+
+def row(module: nn.Module) -> Row | None:
+    """What the table says of `module`: the row of the first class there that it is of; None where it is of none.
+
+    >>> row(nn.ConvTranspose2d(4, 6, 3, groups=2))
+    Row(kind='conv', weights=('weight',), layout=Layout(inputs=0, outputs=1, groups=2))
+    """
+    kind = type(module)
+    if kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):
+        return _CONV1D
+    found = next((each for base, each in _ROWS.items() if isinstance(module, base)), None)
+    groups = getattr(module, "groups", 1)
+    if found and found.kind == "conv" and groups != 1:
+        layout = Layout(found.layout.inputs, found.layout.outputs, groups)
+        return Row(found.kind, found.weights, layout)
+    return found

@@ -405,3 +405,37 @@ def test_after_kill_9_two_processes_at_once_go_on_and_make_the_bytes_of_an_undis
     undone = [run for run in planned().runs if isinstance(run, Train) and f"runs/{run.key}/outcome.json" not in before]
     assert begun == Counter(run.key for run in undone), "each once in all"
     assert tidy(Store(root)) and not list((root / "failed").iterdir())
+
+
+# ---------------------------------------------------------------- scheduling
+
+
+def calls_to_schedule(replicates: int, together: int, store: Store) -> tuple[int, int]:
+    """How many runs there are, and how many functions are called, to give them all out and hear that they are stored.
+
+    The comparisons of runs in lists are among the calls, and the steps of generators.
+    """
+    wanted = planned(replicates=replicates, levels=1)
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work = Work(list(wanted.runs), store, quietly)
+        while given := work.next(lambda run: together):
+            for run in given:
+                work.stored(run)
+    finally:
+        sys.setprofile(None)
+    assert work.over and work.result.done == len(wanted.runs)
+    return len(wanted.runs), calls
+
+
+@pytest.mark.parametrize("together", [1, 16])
+def test_a_run_costs_the_scheduler_the_same_however_many_there_are(together: int, store: Store) -> None:
+    few, calls_of_few = calls_to_schedule(4, together, store)
+    many, calls_of_many = calls_to_schedule(64, together, store)
+    assert calls_of_many / many < 1.5 * calls_of_few / few

@@ -16,10 +16,12 @@ import sys
 import threading
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain, islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -212,6 +214,83 @@ def _unheard() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
+_Queue = OrderedDict[str, Run]  # by key
+
+
+class _Ready:
+    """The runs that can be done now, in the order in which they go; nothing in here looks at all of them.
+
+    Those whose worker died go first, then what others wait for - so that the many controls at the end fill every worker
+    evenly -, then all else, and last what another process is at, once it is time to look again.
+    """
+
+    def __init__(self) -> None:
+        # Ordered, as the first of a plain dict is found by walking over all that was there before it.
+        self._again: _Queue = OrderedDict()
+        self._needed: _Queue = OrderedDict()
+        self._leaves: _Queue = OrderedDict()
+        self._quick: _Queue = OrderedDict()  # of the needed and the leaves, all that is no training
+        self._trainings: dict[tuple[Any, ...], _Queue] = {}  # of the same, by what is alike
+        self._elsewhere: OrderedDict[str, tuple[Run, float]] = OrderedDict()  # and when to look again, earliest first
+
+    def __bool__(self) -> bool:
+        return bool(self._again or self._needed or self._leaves or self._elsewhere)
+
+    def add(self, run: Run, leaf: bool) -> None:
+        (self._leaves if leaf else self._needed)[run.key] = run
+        if isinstance(run, Train):
+            self._trainings.setdefault(alike(run), OrderedDict())[run.key] = run
+        else:
+            self._quick[run.key] = run
+
+    def again(self, run: Run) -> None:
+        """Its worker died."""
+        self._again[run.key] = run
+        self._again.move_to_end(run.key, last=False)
+
+    def elsewhere(self, run: Run) -> None:
+        """Another process is at it."""
+        self._elsewhere[run.key] = run, time.monotonic() + BUSY_POLL_S
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another process is at any of them."""
+        return bool(self._elsewhere)
+
+    def first(self) -> Run | None:
+        """The one that goes first; None if all are elsewhere."""
+        for queue in (self._again, self._needed, self._leaves):
+            if queue:
+                return next(iter(queue.values()))
+        return next(self._back(), None)
+
+    def _back(self) -> Iterator[Run]:
+        now = time.monotonic()
+        for run, until in self._elsewhere.values():
+            if until > now:
+                return
+            yield run
+
+    def quick(self) -> Run | None:
+        """One that is no training."""
+        return next(iter(self._quick.values()), None)
+
+    def like(self, run: Train) -> tuple[int, Iterator[Run]]:
+        """How many other trainings are alike, but for those whose worker died, and which."""
+        same = self._trainings.get(alike(run), {})
+        back = [each for each in self._back() if isinstance(each, Train) and alike(each) == alike(run)]
+        others = (each for each in chain(same.values(), back) if each != run)
+        return len(same) - (run.key in same) + len(back) - (run in back), others
+
+    def take(self, run: Run) -> bool:
+        """Take it out; whether it was elsewhere before."""
+        for queue in (self._again, self._needed, self._leaves, self._quick):
+            queue.pop(run.key, None)
+        if isinstance(run, Train):
+            self._trainings.get(alike(run), {}).pop(run.key, None)
+        return self._elsewhere.pop(run.key, None) is not None
+
+
 class Work:
     """Which runs are waiting, ready, out and over."""
 
@@ -223,14 +302,15 @@ class Work:
         for run in runs:
             for needed in self._inputs[run.key]:
                 self._dependants[needed].append(run)
-        # What others wait for goes first: then the many controls at the end fill every worker evenly.
-        self.ready = sorted((run for run in runs if not self._inputs[run.key]), key=self._leaf)
+        self.ready = _Ready()
+        for run in runs:
+            if not self._inputs[run.key]:
+                self._is_ready(run)
         self._tried: set[str] = set()
-        self._elsewhere: dict[str, float] = {}
         self.result = Result()
 
-    def _leaf(self, run: Run) -> bool:
-        return not self._dependants[run.key]
+    def _is_ready(self, run: Run) -> None:
+        self.ready.add(run, leaf=not self._dependants[run.key])
 
     @property
     def left(self) -> int:
@@ -248,7 +328,7 @@ class Work:
     @property
     def pause_s(self) -> float | None:
         """How long to listen: until something happens, or until a run that another process has may be done."""
-        return BUSY_POLL_S if self._elsewhere else None
+        return BUSY_POLL_S if self.ready.is_elsewhere else None
 
     def next(self, most: Callable[[Train], int] = lambda run: 1, idle: int = 1) -> list[Run]:
         """What to do now: a run, or trainings that are `alike`, `most` of them at most; nothing if all are elsewhere.
@@ -257,32 +337,26 @@ class Work:
         that many are ready. One whose worker died is done alone: if it was to blame, it takes no others along a second
         time.
         """
-        now = time.monotonic()
-        free = (run for run in self.ready if self._elsewhere.get(run.key, 0) <= now)
-        first = next(free, None)
+        first = self.ready.first()
         if first is None:
             return []
         given = [first]
         if isinstance(first, Train) and first.key not in self._tried and (count := most(first)) > 1:
-            others = list(free)
-            quick = next((run for run in others if not isinstance(run, Train)), None)
-            same = [
-                run
-                for run in others
-                if isinstance(run, Train) and run.key not in self._tried and alike(run) == alike(first)
-            ]
-            share = -(-(1 + len(same)) // idle)
-            given = [quick] if quick else [first, *same[: min(count, share) - 1]]
+            if quick := self.ready.quick():
+                given = [quick]
+            else:
+                number, same = self.ready.like(first)
+                share = -(-(1 + number) // idle)
+                untried = (run for run in same if run.key not in self._tried)
+                given = [first, *islice(untried, min(count, share) - 1)]
         for run in given:
-            if self._elsewhere.pop(run.key, None) is None:
+            if not self.ready.take(run):
                 self._tell(Event("started", run))
-            self.ready.remove(run)
         return given
 
     def elsewhere(self, run: Run) -> None:
         """Another process is at it: look again a little later."""
-        self._elsewhere[run.key] = time.monotonic() + BUSY_POLL_S
-        self.ready.append(run)
+        self.ready.elsewhere(run)
 
     def looked(self, run: Run, done: int, total: int, loss: float) -> None:
         self._tell(Event("looked", run, done, total, loss))
@@ -297,9 +371,7 @@ class Work:
         for dependant in self._dependants[run.key]:
             self._inputs[dependant.key].discard(run.key)
             if not self._inputs[dependant.key] and dependant.key in self._waiting:
-                # Before the leaves, in the plan's order among its like.
-                place = len(self.ready) if self._leaf(dependant) else sum(not self._leaf(other) for other in self.ready)
-                self.ready.insert(place, dependant)
+                self._is_ready(dependant)
 
     def died(self, run: Run, reason: str, log: str) -> None:
         if run.key in self._tried:
@@ -307,7 +379,7 @@ class Work:
             return
         self._tried.add(run.key)
         self._tell(Event("retried", run, note=reason))
-        self.ready.insert(0, run)
+        self.ready.again(run)
 
     def failed(self, run: Run, reason: str, log: str) -> None:
         try:

@@ -350,7 +350,8 @@ class Watcher:
         # In seconds as they were estimated: a step at a low density is a fraction of one at a high density.
         self._expected = {run.key: run_seconds(run) for run in runs}
         self._left = dict(self._expected)
-        self._all = max(sum(self._left.values()), 1e-9)
+        self._sum = sum(self._left.values())  # kept up to date: there may be a hundred thousand of them
+        self._all = max(self._sum, 1e-9)
         self._count, self._done = len(runs), 0
         self._now: dict[str, str] = {}
         self._began = self._spoke = time.monotonic()
@@ -377,7 +378,7 @@ class Watcher:
         key = event.run.key
         match event.what:
             case "looked":
-                self._left[key] = self._expected[key] * (1 - event.done / max(event.total, 1))
+                self._leaves(key, self._expected[key] * (1 - event.done / max(event.total, 1)))
                 name = self._names.get(key, key)
                 if isinstance(event.run, Line):
                     self._now[key] = f"{name}: {event.done} of {event.total} points"
@@ -385,7 +386,7 @@ class Watcher:
                     self._now[key] = f"{name}: validation loss {event.loss:.3f} at step {event.done}"
             case "stored" | "failed" | "skipped":
                 self._done += event.what == "stored"
-                self._left.pop(key, None)
+                self._leaves(key, 0.0)
                 self._now.pop(key, None)
         if event.what in _TROUBLE:
             what = _TROUBLE[event.what]
@@ -393,8 +394,12 @@ class Watcher:
             self._console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
         self._show()
 
+    def _leaves(self, key: str, left: float) -> None:
+        self._sum += left - self._left.get(key, 0.0)
+        self._left[key] = left
+
     def _show(self) -> None:
-        left = sum(self._left.values())
+        left = max(self._sum, 0.0)
         runs = f"{self._done}/{self._count} runs"
         rest = f"{self._left_text(left)}  {'; '.join(list(self._now.values())[:2])}"
         if self._console.is_terminal:

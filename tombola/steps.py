@@ -13,7 +13,8 @@ class Step:
             the training set).
 
     Raises:
-        ValueError: the text is anything else; a bare number is refused, since its unit would be a guess.
+        ValueError: the text is anything else; a bare number is refused, since its unit would be a guess, and one of
+            more than 15 digits as well.
 
     >>> Step("500it").iterations(epoch_iterations=917)
     500
@@ -26,6 +27,8 @@ class Step:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not re.fullmatch(r"(0|[1-9]\d*)(it|ep)", self.text):
             raise ValueError("a whole number with a unit, like '500it' (iterations) or '2ep' (epochs)")
+        if len(self.text) > 17:
+            raise ValueError("a whole number of at most 15 digits with its unit, like '500it'")
 
     @property
     def count(self) -> int:

@@ -29,6 +29,9 @@ Arm = Literal["ticket", "reinit", "random", "shuffle", "iterative", "continued",
 # weights and the mask are worth by themselves, ask nothing of them.
 KEEP_TRAINED_WEIGHTS: tuple[Method, ...] = ("lr-rewind", "fine-tune")
 
+MOST = 1_000_000  # of anything that is counted, and of trainings and measurements in one plan
+MOST_STEPS = 100_000_000  # of one training
+
 
 def _listed(value: Any) -> Any:
     # `--set arms=ticket` and `--set arms=ticket,reinit` mean a list.
@@ -111,7 +114,7 @@ class StabilitySpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    orders: Count = Field(default=2, ge=2)
+    orders: Count = Field(default=2, ge=2, le=MOST)
 
 
 class ConnectivitySpec(Value):
@@ -129,9 +132,9 @@ class ConnectivitySpec(Value):
     arms: Annotated[tuple[Literal["ticket", "random", "reinit"], ...], BeforeValidator(_listed)] = Field(
         default=("ticket",), min_length=1
     )
-    orders: Count = Field(default=3, ge=2)
-    points: Count = Field(default=30, ge=2)
-    examples: Annotated[Count, Field(gt=0)] | None = None
+    orders: Count = Field(default=3, ge=2, le=MOST)
+    points: Count = Field(default=30, ge=2, le=MOST)
+    examples: Annotated[Count, Field(gt=0, le=MOST_STEPS)] | None = None
 
 
 class OverlapSpec(Value):
@@ -152,15 +155,15 @@ class Spec(Value):
     """One experiment. What each field is for is told in `docs/spec.md`."""
 
     about: str = ""
-    replicates: Count = Field(default=3, ge=1)
-    levels: Count = Field(default=20, ge=0)
+    replicates: Count = Field(default=3, ge=1, le=MOST)
+    levels: Count = Field(default=20, ge=0, le=MOST)
     arms: Annotated[tuple[Arm, ...], BeforeValidator(_listed)] = Field(
         default=("ticket", "reinit", "random"), min_length=1
     )
     method: Method = "iterative"
     rewind: Annotated[tuple[StepField, ...], BeforeValidator(_listed)] = Field(default=(Step("0it"),), min_length=1)
-    reinits: Count = Field(default=1, ge=1)
-    randoms: Count = Field(default=1, ge=1)
+    reinits: Count = Field(default=1, ge=1, le=MOST)
+    randoms: Count = Field(default=1, ge=1, le=MOST)
     seed: Count = Field(default=0, ge=0)
     carry_optimizer: bool = False
     engine: Choice = "auto"
@@ -223,7 +226,7 @@ def read(source: str, changes: Iterable[str] = ()) -> Experiment:
     changes = tuple(changes)
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a number of more digits than Python reads is none of TOML's own
         raise BadInput(
             where=source, expected="TOML", found=f"a syntax error: {error}", todo="See docs/spec.md for an example."
         ) from error
@@ -275,7 +278,7 @@ def _change(table: dict[str, Any], change: str) -> Fault | None:
         return Fault(f"--set {change}", "path=value", repr(change), "like --set recipe.length=1000it")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         value = text.strip()
     *parents, last = path.strip().split(".")
     for parent in parents:
@@ -419,8 +422,10 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
     """What each field alone allows and all together do not."""
     recipe, facts = spec.recipe, spec.facts
     length = spec.iterations(recipe.length)
-    if length == 0:
-        yield Fault("recipe.length", "at least one step", repr(str(recipe.length)))
+    if not 0 < length <= MOST_STEPS:
+        bound = "at least one step" if length == 0 else f"at most {MOST_STEPS:,} steps"
+        yield Fault("recipe.length", bound, repr(str(recipe.length)))
+    yield from _endless(spec)
     yield from _foreign(recipe)
     if recipe.augment and recipe.augment not in (known := data.augmentations(recipe.data)):
         yield Fault(
@@ -477,6 +482,35 @@ def _contradictions(spec: Spec) -> Iterable[Fault]:
             repr(spec.method),
             f"method = {spec.method!r} is what `ticket` is",
         )
+
+
+def _endless(spec: Spec) -> Iterable[Fault]:
+    """A plan that nobody could carry out, nor even list."""
+    tables = spec.replicates * len(spec.rewind)
+    draws = {"reinit": spec.reinits, "random": spec.randoms}
+    rows = tables * (1 + spec.levels * sum(draws.get(arm, 1) for arm in spec.arms))
+    if rows > MOST:
+        counts = {name: getattr(spec, name) for name in ("replicates", "levels", "reinits", "randoms")}
+        largest = max(counts, key=counts.__getitem__)
+        yield Fault(
+            largest,
+            f"a plan of at most {MOST:,} trainings",
+            f"{counts[largest]:,}, with which there are {rows:,}",
+            "they are counted over replicates, rewind steps, levels, arms and their draws",
+        )
+    for name in ("stability", "connectivity"):
+        study = getattr(spec.study, name)
+        if study is None:
+            continue
+        arms = 2 if name == "stability" else len(study.arms)
+        asked = tables * len(study.levels) * arms * (study.orders * (study.orders - 1) // 2)
+        if asked > MOST:
+            yield Fault(
+                f"study.{name}.orders",
+                f"a study of at most {MOST:,} measurements",
+                f"{study.orders:,}, with which there are {asked:,}",
+                "every two data orders are a measurement, at each level, in each replicate",
+            )
 
 
 def _repeated(path: str, what: str, given: Sequence[str | int], unit: str = "") -> Iterable[Fault]:

@@ -137,7 +137,7 @@ def plan_text(summary: dict[str, Any]) -> str:
         lines.append(
             f"To do: {summary['training_steps_missing']:,} training steps, "
             f"{guessed}about {duration(summary['estimated_seconds'])} "
-            f"with {summary['workers']} worker{'s' if summary['workers'] > 1 else ''}."
+            f"with {summary['workers']} worker{'s' if summary['workers'] > 1 else ''} on a machine that is idle."
         )
     else:
         lines.append("Nothing to do: everything is stored.")

@@ -12,16 +12,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tombola import engine, models
+from tombola.engine import kernels, measure
+from tombola.engine.chain import chain
+from tombola.engine.forms import Times
 from tombola.errors import TombolaError
-from tombola.lab.execute import Event, Result, Work, _dismiss, _fill, _Place, _unheard, do, execute
+from tombola.lab.execute import Event, Result, Work, _dismiss, _fill, _Place, _shapes, _unheard, do, execute
 from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, missing, plan
+from tombola.lab.results import conclusions, results, verdicts
 from tombola.lab.runs import Run, Train
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Outcome, Store
@@ -288,7 +294,7 @@ def test_a_worker_does_not_hear_ctrl_c_even_before_it_can_say_so(
 ) -> None:
     """From its first instant on, as the terminal sends it to the whole group."""
     work, crew = Work([planned().runs[0]], store, quietly), list[Any]()
-    _fill(crew, work, 1, _Place(store.root, None, "reference", store.root, ("cpu",)))
+    _fill(crew, work, 1, _Place(store.root, None, "reference", store.root, ("cpu",), {}))
     for _ in range(100):
         os.kill(crew[0].process.pid, signal.SIGINT)
         time.sleep(0.02)
@@ -405,6 +411,69 @@ def test_after_kill_9_two_processes_at_once_go_on_and_make_the_bytes_of_an_undis
     undone = [run for run in planned().runs if isinstance(run, Train) and f"runs/{run.key}/outcome.json" not in before]
     assert begun == Counter(run.key for run in undone), "each once in all"
     assert tidy(Store(root)) and not list((root / "failed").iterdir())
+
+
+# ---------------------------------------------------------------- one measurement
+
+
+ALWAYS = {form: Times(dense, (1.0,) * 4, 9.0, 9.0) for form, dense in (("dense", 0.5), ("sparse", 2.0))}
+
+
+def faked(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on this process measures that `form` is the faster one; others find what is kept."""
+    monkeypatch.setattr(measure, "times", lambda shapes: dict.fromkeys(shapes, ALWAYS[form]))
+
+
+@pytest.mark.skipif(not kernels.sets(), reason="the kernels were not compiled here")
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_workers_go_by_the_measurement_of_the_command(
+    form: str, store: Store, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faked(form, monkeypatch)
+    wanted = planned(levels=1, arms=["ticket"])
+    execute(missing(wanted, store), store, None, 2, quietly)
+    hows = [store.provenance(row.run) for row in wanted.rows]
+    assert len(hows) == 2
+    for how in hows:
+        assert how["engine"].endswith(f"fc1 {form}, fc2 {form}, output {form}")
+        assert how["measurement"] == hows[0]["measurement"] and how["processor"] == hows[0]["processor"]
+    assert hows[0]["measurement"]["seconds"]["64 to 20, first, batch 60"]["dense"] == ALWAYS[form].dense
+
+
+@pytest.mark.skipif(not kernels.sets(), reason="the kernels were not compiled here")
+def test_a_table_of_several_measurements_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = planned(levels=1, arms=["ticket"])
+    said = {}
+    for form, levels in (("dense", 0), ("sparse", 1)):
+        faked(form, monkeypatch)
+        bench = Bench(store, None, measured=measure.times(_shapes([wanted.experiment.spec.recipe], "auto", ("cpu",))))
+        for run in planned(levels=levels, arms=["ticket"]).runs:
+            do(run, bench, lambda *seen: None)
+        found = results(wanted, store)
+        said[form] = conclusions(wanted, found, verdicts(wanted, found), store)[-1]
+    assert said["sparse"].startswith("These trainings were made by 2 measurements of the engine: the same training")
+    assert "measurements of the engine" not in said["dense"]
+    found = [replace(each, how=each.how | {"processor": f"number {each.row.level}"}) for each in found]
+    said["both"] = conclusions(wanted, found, verdicts(wanted, found), store)[-1]
+    assert "made by 2 measurements of the engine and 2 processors: " in said["both"]
+
+
+@pytest.mark.skipif(not kernels.sets(), reason="the kernels were not compiled here")
+@pytest.mark.parametrize("model", ["lenet-20-10", "conv-2", "conv-4", "conv-6"])
+def test_what_the_driver_measures_is_what_the_kernels_ask_for(model: str) -> None:
+    """A shape that was not sent along would be assumed, not measured."""
+    recipe = planned(recipe=SPEC["recipe"] | {"model": model, "data": "cifar10"}).experiment.spec.recipe
+    layers = chain(models.build(model, (3, 32, 32), 10, recipe.init, 0), (3, 32, 32))
+    assert layers
+    asked = engine.shapes_of({layer.weight: engine._sizes(layer) for layer in layers}, recipe.batch)
+    assert set(_shapes([recipe], "auto", ("cpu",))) == set(asked.values())
+
+
+def test_whether_a_stack_pays_is_measured_once_by_all_workers(store: Store, tmp_path: Path) -> None:
+    answers = iter([True, False, False])
+    benches = [Bench(store, None, shared=tmp_path) for _ in range(2)]
+    assert [bench.pays("recipe", 4, lambda: next(answers)) for bench in benches] == [True, True]
+    assert not benches[0].pays("recipe", 5, lambda: next(answers)), "another stack is measured by itself"
 
 
 # ---------------------------------------------------------------- scheduling

@@ -306,7 +306,13 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("reinits=0", "reinits", ">= 1", "0", ""),
         # what no machine could do
         ("replicates=100000000", "replicates", "a number <= 1000000", "100000000", ""),
-        ("replicates=99999", "replicates", "at most 1,000,000 trainings", "99,999, with which there are", "counted over"),
+        (
+            "replicates=99999",
+            "replicates",
+            "at most 1,000,000 trainings",
+            "99,999, with which there are",
+            "counted over",
+        ),
         ("levels=1000000", "levels", "at most 1,000,000 trainings", "1,000,000, with which there are", ""),
         ("reinits=999999", "reinits", "at most 1,000,000 trainings", "999,999, with which there are", ""),
         ("randoms=99999999999999999999", "randoms", "a number <= 1000000", "99999999999999999999", ""),
@@ -317,7 +323,13 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
             "99999999999999999999",
             "",
         ),
-        ("study.connectivity={levels=[1], orders=9999}", "study.connectivity.orders", "measurements", "9,999, with", ""),
+        (
+            "study.connectivity={levels=[1], orders=9999}",
+            "study.connectivity.orders",
+            "measurements",
+            "9,999, with",
+            "",
+        ),
         (
             "study.connectivity={levels=[1], points=99999999999999999999}",
             "study.connectivity.points",

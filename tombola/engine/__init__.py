@@ -5,7 +5,7 @@ Whatever the kernels cannot do exactly goes to the plain loop. All engines compu
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ctypes.util import find_library
 from dataclasses import dataclass
 from math import prod
@@ -88,6 +88,7 @@ def begin(
     precision: "Precision | None" = None,
     augmented: bool = False,
     crew: "Crew | None" = None,
+    times: Callable[[Iterable[forms.Shape]], Mapping[forms.Shape, forms.Times]] = measure.times,
 ) -> tuple[Engine, str]:
     """The engine that trains `model`, and its name for the record.
 
@@ -102,6 +103,7 @@ def begin(
         precision: of the forward pass; the kernels know None only.
         augmented: whether batches are changed on their way, which the kernels, who read images by their places, miss.
         crew: the processes that train together; None where this one trains alone.
+        times: asked, where the kernels may train, for how long layers of some shapes take.
     """
     from tombola import weights
     from tombola.engine.chain import chain
@@ -122,7 +124,7 @@ def begin(
     if not layers or not _suits(layers, mask, dataset):
         return plain()
     shapes = shapes_of({layer.weight: _sizes(layer) for layer in layers}, batch)
-    measured = measure.times(shapes.values())
+    measured = times(shapes.values())
     counts = mask.counts
     densities = {name: counts.get(name, 1) / (mask[name].numel() if name in mask else 1) for name in shapes}
     by_kernels, by_torch = forms.network_seconds((measured[shape], densities[name]) for name, shape in shapes.items())

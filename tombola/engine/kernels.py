@@ -226,10 +226,12 @@ def version() -> str:
     """Changes whenever the kernels do, or the processor: what was measured then holds no more."""
     spec = find_spec("tombola.engine._kernels")
     code = Path(spec.origin).read_bytes() if spec and spec.origin else b""
-    return hashlib.sha256(code + f"{platform.machine()} {_processor()} {sets()[-1:]}".encode()).hexdigest()[:16]
+    return hashlib.sha256(code + f"{platform.machine()} {processor()} {sets()[-1:]}".encode()).hexdigest()[:16]
 
 
-def _processor() -> str:
+@cache
+def processor() -> str:
+    """The processor's name; empty where the machine does not say it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux

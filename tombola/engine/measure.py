@@ -9,12 +9,13 @@ holds as long as the processor, the kernels, torch and this file are the same.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 
 ROUNDS, STEPS = 9, 10  # of a fully connected layer
 ROUNDS_OF_MAPS, STEPS_OF_MAPS = 3, 1  # of a convolution, which takes a hundred times longer
-ASSUMED_BREAK_EVEN = 0.4  # where the machine's own cannot be kept
+ASSUMED = Times(0.4, DENSITIES)  # where the machine's own cannot be kept: a break-even of 0.4
 
 
 def times(shapes: Iterable[Shape]) -> dict[Shape, Times]:
     """The times of layers of these shapes on this machine; what is not kept yet is measured now and kept.
 
-    Where nothing can be kept nothing is measured either: the times then say no more than `ASSUMED_BREAK_EVEN`.
+    Where nothing can be kept nothing is measured either: the times are then `ASSUMED`.
     """
     wanted = list(dict.fromkeys(shapes))
     kept = _read()
@@ -50,7 +51,7 @@ def times(shapes: Iterable[Shape]) -> dict[Shape, Times]:
                 kept |= {shape.name: _measured(shape) for shape in wanted if shape.name not in kept}
                 files.replace(path, _written(kept))
         except (OSError, RuntimeError, NotImplementedError):  # no room, no right, no home, no locks
-            return dict.fromkeys(wanted, Times(ASSUMED_BREAK_EVEN, DENSITIES))
+            return dict.fromkeys(wanted, ASSUMED)
     return {shape: kept[shape.name] for shape in wanted}
 
 
@@ -58,6 +59,17 @@ def known(shapes: Iterable[Shape]) -> dict[Shape, Times]:
     """What of it is kept from earlier; nothing is measured."""
     kept = _read()
     return {shape: kept[shape.name] for shape in shapes if shape.name in kept}
+
+
+def record(found: Mapping[Shape, Times]) -> dict[str, Any]:
+    """What the record of a training says of the times that its engine was chosen by: all of them, under one `id`."""
+    seconds = {shape.name: _plain(times) for shape, times in found.items()}
+    named = hashlib.sha256(json.dumps(seconds, sort_keys=True).encode()).hexdigest()[:12]
+    return {"id": named, "seconds": seconds}
+
+
+def _plain(times: Times) -> dict[str, Any]:
+    return {name: seconds for name, seconds in vars(times).items() if seconds != inf}
 
 
 def _path() -> Path:

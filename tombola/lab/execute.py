@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,10 +29,12 @@ from typing import Any, Protocol
 
 from tombola import data, models
 from tombola.data.shared import publish
-from tombola.engine import Choice, at_once
+from tombola.engine import Choice, at_once, kernels, measure, shapes_of
+from tombola.engine.forms import Shape, Times
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
 from tombola.lab.runs import Line, Run, Stored, Train, data_sets, shallow
 from tombola.lab.store import Failure, Outcome, Store
+from tombola.recipe import Recipe
 
 BUSY_POLL_S = 0.2
 GRACE_S = 5
@@ -97,6 +99,7 @@ class _Place:
     engine: Choice
     shared: Path
     devices: tuple[str, ...]
+    measured: Mapping[Shape, Times]
 
 
 @dataclass(eq=False)
@@ -137,7 +140,9 @@ def execute(
         stack.callback(_dismiss, crew)
         try:
             shared = stack.enter_context(store.scratch("data"))
-            place = _Place(store.root, data_dir, engine, shared, devices)
+            # Here, and sent along: a second measurement may choose other forms, which give other last bits.
+            measured = measure.times(_shapes(work.recipes, engine, devices))
+            place = _Place(store.root, data_dir, engine, shared, devices, measured)
             _fill(crew, work, workers, place)
             for name in work.data_sets:  # once for all workers, while they start
                 publish(name, data_dir, shared)
@@ -168,6 +173,19 @@ def _most(engine: Choice, device: str) -> Callable[[Train], int]:
         return at_once(engine, device, models.layers(recipe.model, facts.shape, facts.classes), recipe.batch)
 
     return most
+
+
+def _shapes(recipes: Iterable[Recipe], engine: Choice, devices: tuple[str, ...]) -> list[Shape]:
+    """What the kernels may be asked to train, where they may be asked."""
+    if engine != "auto" or "cpu" not in devices or not kernels.sets():
+        return []
+    shapes: list[Shape] = []
+    for recipe in recipes:
+        if not (recipe.augment or recipe.precision or data.is_folder(recipe.data) or models.source(recipe.model)):
+            facts = data.facts(recipe.data)
+            layers = models.chain(recipe.model, facts.shape, facts.classes)
+            shapes += shapes_of(layers, recipe.batch).values()
+    return shapes
 
 
 def alike(run: Train) -> tuple[Any, ...]:
@@ -320,6 +338,11 @@ class Work:
     def data_sets(self) -> list[str]:
         """The names of those that trainings need."""
         return data_sets(self._waiting.values())
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """The recipes of trainings."""
+        return list(dict.fromkeys(run.recipe for run in self._waiting.values() if isinstance(run, Train)))
 
     @property
     def over(self) -> bool:
@@ -481,7 +504,15 @@ def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) 
             _warm_up()
         from tombola.lab.perform import Bench
 
-        bench = Bench(store, place.data_dir, place.engine, place.shared, device, time.perf_counter)
+        bench = Bench(
+            store,
+            place.data_dir,
+            place.engine,
+            place.shared,
+            device,
+            time.perf_counter,
+            measured=place.measured,
+        )
         while True:
             try:
                 runs = pipe.recv()
@@ -643,6 +674,7 @@ def provenance(seconds: float) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
+        "processor": kernels.processor(),
     }
 
 

@@ -1,18 +1,22 @@
 """Do one run: from the outcomes of its inputs to its own outcome. One function per kind of run."""
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
-from tombola import data, engine, mask, models, prune, score, weights
+from tombola import data, engine, files, mask, models, prune, score, weights
 from tombola.data.augment import generator
 from tombola.data.likeness import alike
 from tombola.data.shared import attach
-from tombola.engine import stacked
+from tombola.engine import measure, stacked
+from tombola.engine.forms import Shape, Times
 from tombola.errors import BadInput, Diverged, TombolaError
 from tombola.evaluate import Evaluation, early_stop, evaluate
 from tombola.lab.runs import (
@@ -71,6 +75,8 @@ class Bench:
         device: where it trains.
         clock: the time in seconds; one that stands still keeps no checkpoints.
         crew: the processes that do every training together; None where this one trains alone.
+        measured: how long layers take, of which one measurement holds for all that a command trains; None where this
+            bench is all there is, and measures for itself.
     """
 
     def __init__(
@@ -82,10 +88,12 @@ class Bench:
         device: str = "cpu",
         clock: Callable[[], float] = lambda: 0.0,
         crew: "Crew | None" = None,
+        measured: Mapping[Shape, Times] | None = None,
     ) -> None:
+        self._measured, self._measures = dict(measured or {}), measured is None
         self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
         self.device, self.clock, self.crew = device, clock, crew
-        self.stacks: dict[tuple[str, int], bool] = {}  # recipe, how many -> whether they pay, where it is measured
+        self._stacks: dict[tuple[str, int], bool] = {}  # recipe, how many -> whether they pay, where it is measured
         self._datasets: dict[str, data.Dataset] = {}
         self._placed: dict[str, data.Dataset] = {}
         self._tests: dict[tuple[str, bool], Tensor] = {}
@@ -101,6 +109,31 @@ class Bench:
         if recipe.data not in self._placed:
             self._placed[recipe.data] = self.dataset(recipe.data).to(self.device)
         return self._placed[recipe.data].normalised(recipe.normalise)
+
+    def times(self, shapes: Iterable[Shape]) -> dict[Shape, Times]:
+        """How long layers of these shapes take, from the one measurement there is."""
+        wanted = list(shapes)
+        if self._measures:
+            found = measure.times([shape for shape in wanted if shape not in self._measured])
+            self._measured = found | self._measured
+        return {shape: self._measured.get(shape, measure.ASSUMED) for shape in wanted}
+
+    def pays(self, recipe: str, count: int, measured: Callable[[], bool]) -> bool:
+        """Whether so many trainings of a recipe are faster in a stack; measured once, by the first worker that asks."""
+        if (recipe, count) not in self._stacks:
+            self._stacks[recipe, count] = False  # what cannot be measured, for lack of memory say, is not tried again
+            self._stacks[recipe, count] = self._agreed(f"{recipe} {count}", measured)
+        return self._stacks[recipe, count]
+
+    def _agreed(self, name: str, measured: Callable[[], bool]) -> bool:
+        """What the first worker of several finds."""
+        if not self._shared:
+            return measured()
+        path = self._shared / f"pays-{hashlib.sha256(name.encode()).hexdigest()[:20]}.json"
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                files.replace(path, json.dumps(measured()).encode())
+            return bool(json.loads(path.read_text(encoding="utf-8")))
 
     def split(self, recipe: Recipe, split_seed: int) -> tuple[Tensor, Tensor]:
         """As `data.split` has it, the validation images in the order in which the model evaluates them fastest."""
@@ -254,6 +287,12 @@ def _train(run: Train, bench: Bench, tell: Tell) -> Outcome:
 
 def _alone(start: _Start, bench: Bench, tell: Tell) -> Outcome:
     run, recipe = start.run, start.run.recipe
+    consulted: dict[Shape, Times] = {}
+
+    def times(shapes: Iterable[Shape]) -> dict[Shape, Times]:
+        consulted.update(bench.times(shapes))
+        return consulted
+
     training, name = engine.begin(
         bench.engine,
         start.model,
@@ -266,8 +305,10 @@ def _alone(start: _Start, bench: Bench, tell: Tell) -> Outcome:
         recipe.precision,
         augmented=recipe.augment is not None,
         crew=bench.crew,
+        times=times,
     )
     looks = _Looks(start, training, name, bench, tell, _Interval(bench.clock))
+    looks.how |= {"measurement": measure.record(consulted)} if consulted else {}
     training.train(_batches(run, bench), _rates(run, bench), looks.begin, run.until, looks.ahead, looks)
     return _trained(start, training, looks, bench)
 
@@ -298,14 +339,13 @@ def perform_together(runs: Sequence[Train], bench: Bench, tells: Sequence[Tell])
 
 
 def _pays(starts: Sequence[_Start], bench: Bench) -> bool:
-    """Whether so many such trainings are faster in a stack; measured once by each worker."""
+    """Whether so many such trainings are faster in a stack."""
     if bench.engine == "stacked":
         return True
     recipe = starts[0].run.recipe
-    key = recipe.model_dump_json(), len(starts)
-    if key not in bench.stacks:
-        bench.stacks[key] = False  # what cannot be measured, for lack of memory say, is not tried again
-        bench.stacks[key] = stacked.pays(
+
+    def measured() -> bool:
+        return stacked.pays(
             [start.model for start in starts],
             [start.living for start in starts],
             recipe.optimizer,
@@ -314,7 +354,8 @@ def _pays(starts: Sequence[_Start], bench: Bench) -> bool:
             bench.device,
             recipe.precision,
         )
-    return bench.stacks[key]
+
+    return bench.pays(recipe.model_dump_json(), len(starts), measured)
 
 
 def _stack(starts: Sequence[_Start], bench: Bench, tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
@@ -506,7 +547,7 @@ class _Looks:
         self.begin = values["step"]
         self._began -= values["seconds"]
         self.engines = [*values["engines"], *self.engines]
-        self.how = {"resumed": [*values["resumed"], self.begin], "seconds_before": values["seconds"]}
+        self.how |= {"resumed": [*values["resumed"], self.begin], "seconds_before": values["seconds"]}
         now = self._training.snapshot()
         self._training.load(kept.tensors["best"])
         self._best = self._training.snapshot()

@@ -41,21 +41,22 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Result:
-    """A row of the plan and what its training gave: `values` as the run made them, `seconds` it took."""
+    """A row of the plan and what its training gave: `values` as the run made them, and `how` that came about."""
 
     row: Row
     values: dict[str, Any]
-    seconds: float
+    how: dict[str, Any]
+
+    @property
+    def seconds(self) -> float:
+        """That the training took."""
+        return float(self.how["seconds"])
 
 
 def results(wanted: Plan, store: Store) -> list[Result]:
     """The finished rows of a plan, in its order."""
     done = store.keys()
-    return [
-        Result(row, store.values(row.run), store.provenance(row.run)["seconds"])
-        for row in wanted.rows
-        if row.run.key in done
-    ]
+    return [Result(row, store.values(row.run), store.provenance(row.run)) for row in wanted.rows if row.run.key in done]
 
 
 def table(wanted: Plan, found: list[Result]) -> list[dict[str, Any]]:
@@ -100,7 +101,22 @@ def conclusions(wanted: Plan, found: Sequence[Result], judged: Sequence[Verdict]
     """The verdicts in plain sentences."""
     partial = f"{len(found)} of {len(wanted.rows)} trainings are finished; what follows is about these."
     said = sentences(judged, criteria(wanted))
-    return [*([partial] if len(found) < len(wanted.rows) else []), *said, *_failures(wanted, store)]
+    partly = [partial] if len(found) < len(wanted.rows) else []
+    return [*partly, *said, *_failures(wanted, store), *_made_by(found)]
+
+
+def _made_by(found: Sequence[Result]) -> list[str]:
+    """That the trainings do not come of one measurement on one processor, where that is so."""
+    processors = {how.get("gpu") or how["processor"] for each in found if (how := each.how).get("processor")}
+    measurements = {each.how["measurement"]["id"] for each in found if "measurement" in each.how}
+    counts = {"measurements of the engine": len(measurements), "processors": len(processors)}
+    several = " and ".join(f"{count} {what}" for what, count in counts.items() if count > 1)
+    if not several:
+        return []
+    return [
+        f"These trainings were made by {several}: the same training made by another one may end with other last "
+        f"digits, and now and then with another early stop."
+    ]
 
 
 def _failures(wanted: Plan, store: Store) -> list[str]:

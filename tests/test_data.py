@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import re
 import socket
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tombola import data
-from tombola.data import Batches, Dataset, mnist, subset
+from tombola.data import Batches, Dataset, cifar10, mnist, subset
 from tombola.data.augment import flip_crop, flip_crop_draws
 from tombola.data.facts import Facts
 from tombola.data.shared import attach, publish
@@ -429,7 +430,7 @@ def plain(content: bytes) -> bytes:
 
 
 @pytest.mark.usefixtures("small_mnist")
-@pytest.mark.parametrize("below", ["", "mnist"])
+@pytest.mark.parametrize("below", ["", "mnist", "MNIST/raw"])
 @pytest.mark.parametrize(("suffix", "wrap"), [(".gz", gzip.compress), ("", plain), ("", gzip.compress), (".gz", plain)])
 def test_files_are_found_plain_or_gz_in_the_folder_or_below(
     tmp_path: Path, below: str, suffix: str, wrap: Callable[[bytes], bytes]
@@ -466,7 +467,7 @@ def test_a_truncated_gz_is_named_and_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_mnist")
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", gzip.compress(b"other"), idx("t10k-labels-idx1-ubyte")])
+@pytest.mark.parametrize("content", [b"", b"<html/>", gzip.compress(b"other"), idx("t10k-labels-idx1-ubyte")])
 def test_another_content_is_named_and_refused(tmp_path: Path, content: bytes) -> None:
     wrong = fill(tmp_path) / "train-labels-idx1-ubyte.gz"
     wrong.write_bytes(content)
@@ -491,6 +492,49 @@ def test_a_damaged_gz_is_named_and_refused(tmp_path: Path, damage: Callable[[byt
         match=f"^{re.escape(str(wrong))}: expected the decompressed bytes of t10k-images-idx3-ubyte .* remove it",
     ):
         mnist.read(tmp_path)
+
+
+@pytest.mark.usefixtures("small_mnist")
+@pytest.mark.parametrize("wrap", [gzip.compress, plain])
+def test_a_file_takes_no_more_memory_than_its_data_set_has(tmp_path: Path, wrap: Callable[[bytes], bytes]) -> None:
+    """However much a few bytes unpack to, and whatever their header claims."""
+    bomb = fill(tmp_path) / "train-images-idx3-ubyte.gz"
+    bomb.write_bytes(wrap(idx("train-images-idx3-ubyte") + bytes(40_000_000)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=rf"^{re.escape(str(bomb))}: expected .*, found more than 2,368 bytes\."):
+        mnist.read(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("shakespeare", "text/tinyshakespeare.txt"),
+        ("sst2", "sst2/train.tsv"),
+        ("cifar10-jpeg", "cifar-10-batches-bin/data_batch_1.bin"),
+    ],
+)
+def test_a_file_is_not_read_beyond_the_length_that_is_known(tmp_path: Path, name: str, file: str) -> None:
+    place = tmp_path / file
+    place.parent.mkdir()
+    for each in (*cifar10.TRAIN, *cifar10.TEST) if place.name in cifar10.TRAIN else (place.name,):
+        with (place.parent / each).open("wb") as sparse:
+            sparse.truncate(1 << 28)
+    tracemalloc.start()
+    with pytest.raises(DataError):
+        data.load(name, tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 28
+    tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("small_mnist")
+def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+    place = tmp_path / "nope"
+    message = f"{place}: expected a folder for data sets, found none. Make it, or name another one with --data-dir or"
+    with pytest.raises(DataError, match=f"^{re.escape(message)}"):
+        data.load("mnist", place)
+    assert not place.exists()
 
 
 @pytest.mark.usefixtures("small_mnist")

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -28,9 +29,11 @@ from tombola.data.shared import attach, publish
 from tombola.errors import BadInput, DataError
 from tombola.evaluate import evaluate
 from tombola.lab.perform import Bench
+from tombola.lab.plan import plan, summary
 from tombola.lab.spec import read
 from tombola.lab.store import Store
 from tombola.recipe import SGD, Recipe
+from tombola.report.text import plan_text
 
 SIZE = 14  # of which 256 / 224 are 16
 
@@ -184,7 +187,7 @@ def emptied(root: Path, path: str) -> None:
         (
             lambda root: [path.rename(path.with_suffix(".txt")) for path in (root / "train/dog").iterdir()],
             "train/dog",
-            "with a suffix like .jpg or .png, found no image among 6 files.",
+            "with a suffix like .jpg or .png, found only 6 .txt.",
         ),
         (lambda root: (root / "train/dog/x.jpg").symlink_to("nothing"), "train/dog/x.jpg", "found No such file"),
     ],
@@ -224,6 +227,78 @@ def test_every_folder_is_counted_once_wherever_links_lead(root: Path, target: st
     (root / "train" / "cat" / "also").symlink_to(target)
     assert [entry.path for entry in folder.listed(root).pool if "deep" in entry.path] == ["train/cat/deep/inner/0.png"]
     assert len(folder.listed(root).pool) == 13
+
+
+def test_what_is_not_taken_for_an_image_is_counted_by_its_suffix(root: Path, tmp_path: Path) -> None:
+    for name in ("train/cat/a.avif", "train/dog/b.AVIF", "val/cat/c.jp2", "val/cat/d"):
+        (root / name).write_bytes(b"")
+    first = again(root)
+    assert data.passed_over(named(root)) == {".avif": 2, ".txt": 1, ".jp2": 1, "without a suffix": 1}
+    wanted = plan(read("digits", [f"recipe.data={named(root, 16)}", "recipe.batch=5", "recipe.model=conv-2"]))
+    said = plan_text(summary(wanted, Store(tmp_path / "store"), 1))
+    assert "\nNot taken for images: 2 .avif, 1 .txt, 1 .jp2, 1 without a suffix.\n" in said
+    for name in ("train/cat/a.avif", "val/cat/d"):
+        (root / name).unlink()
+    assert again(root) == first, "what is passed over is in no key"
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "JPE"])
+def test_jpegs_of_rarer_suffixes_are_images(root: Path, suffix: str) -> None:
+    (root / "train" / "cat" / "02.jpg").rename(root / "train" / "cat" / f"02.{suffix}")
+    assert data.facts(named(root)).train == 11
+
+
+@pytest.mark.parametrize("size", [4097, 10**9])
+def test_no_image_is_made_larger_than_memory_allows(root: Path, size: int) -> None:
+    with pytest.raises(ValueError, match="folder:PATH@SIZE with SIZE up to 4,096 pixels"):
+        data.check(named(root, size))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "said"),
+    [
+        (9_500, 9_500, "9,500 x 9,500"),
+        (20_000, 20_000, "more (Image size (400000000 pixels) exceeds limit"),
+        (400_000, 1, "400,000 x 1, whose shorter side is brought to 16"),
+        (1, 400_000, "1 x 400,000, whose shorter side is brought to 16"),
+    ],
+)
+@pytest.mark.parametrize("augment", [None, "resized-crop"])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_that_would_take_gigabytes_is_named_and_not_decoded(
+    root: Path, width: int, height: int, said: str, augment: Any
+) -> None:
+    place = root / "train" / "cat" / "00.PNG"
+    place.write_bytes(png(width, height))
+    dataset = data.load(named(root))
+    message = f"{place}: expected an image of at most 89,478,485 pixels, found {said}"
+    with pytest.raises(DataError, match=f"^{re.escape(message)}.* Make it smaller, or remove it"):
+        Batches(dataset, torch.tensor([0]), 1, 0, augment)(0)
+
+
+def png(width: int, height: int) -> bytes:
+    """A file that says it is that large, and has one line of it."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
+    lines = zlib.compress(bytes((width + 1) * (height if width == 1 else 1)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+
+
+def test_pixels_are_as_the_file_has_them_whichever_way_the_camera_was_held(root: Path) -> None:
+    place = root / "val" / "cat" / "0.png"
+    upright = data.load(named(root)).test_images.index_select(0, torch.tensor([0]))
+    with Image.open(place) as image:
+        tags = image.getexif()
+        tags[0x0112] = 6  # to be turned by a quarter
+        image.load()
+    image.save(place, exif=tags)
+    with Image.open(place) as image:
+        assert image.getexif()[0x0112] == 6
+    folder._known.cache_clear()
+    assert torch.equal(data.load(named(root)).test_images.index_select(0, torch.tensor([0])), upright)
 
 
 def test_a_spec_with_a_folder_that_is_none_has_a_fault(root: Path, tmp_path: Path) -> None:

@@ -237,6 +237,7 @@ def test_a_damaged_text_is_refused(small: Path) -> None:
 
 def test_shakespeare_is_fetched_from_its_home(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, empty = tmp_path / "home", tmp_path / "empty"
+    empty.mkdir()
     home.mkdir()
     (home / text.FILE).write_bytes(PLAY)
     monkeypatch.setattr(text, "HOMES", (f"{home.as_uri()}/",))

@@ -9,6 +9,16 @@ from tombola.errors import BadInput
 ZEROS = "0" * 64  # where the digest of a file stands while the digest is computed
 
 
+def beginning(path: Path, size: int) -> bytes:
+    """The first `size` bytes of a file, or all where it has fewer; what is beyond them is not read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(size)
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file that is on the disk when this returns."""
     with path.open("wb") as file:

@@ -94,6 +94,18 @@ def facts(name: str) -> Facts:
     return subset.facts(known, size) if size else known
 
 
+def passed_over(name: str) -> dict[str, int]:
+    """How many files of which suffix are in the folder that `name` names and not taken for images; else nothing.
+
+    Raises:
+        ValueError, DataError: as `facts`.
+
+    >>> passed_over("digits")
+    {}
+    """
+    return dict(folder.passed_over(name)) if is_folder(name) else {}
+
+
 def is_folder(name: str) -> bool:
     """Whether `name` is that of a folder of photographs, by its form."""
     return name.partition(":")[0] == "folder"

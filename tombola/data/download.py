@@ -28,8 +28,16 @@ def fetch(folder: str, name: str, homes: Sequence[str], data_dir: Path | None, c
         check: raises `DataError` for a file that is not the expected one.
 
     Raises:
-        DataError: no home gave the expected file; says which were asked and what each answered.
+        DataError: no home gave the expected file; says which were asked and what each answered. Or there is no
+            `data_dir`: a misspelt name would get a second copy of everything.
     """
+    if data_dir and not data_dir.exists():
+        raise DataError(
+            where=str(data_dir),
+            expected="a folder for data sets",
+            found="none",
+            todo="Make it, or name another one with --data-dir or TOMBOLA_DATA. Without a name the user's cache is it.",
+        )
     target = (data_dir or cache_dir()) / folder / name
     part = target.with_name(name + ".part")
     answers = []

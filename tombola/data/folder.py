@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
 
 FORM = "folder:PATH or folder:PATH@SIZE"
 SIZE = 224  # pixels, where the name has none
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+MOST_SIZE = 4096
+JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
+SUFFIXES = JPEG | {".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 OF_16_BITS = {"PNG", "PPM"}  # formats whose images of mode I, elsewhere of 32 bits, have 16
+MOST_PIXELS = 89_478_485  # of an image, where Pillow begins to warn; 270 MB, several of which are read at once
 MOST_VALIDATION = 10_000
 MOST_READY = 6  # batches decoded ahead: beyond that the oldest is given up, as nobody came for it
 
@@ -49,12 +53,17 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder: its classes, and its images in the order of their paths."""
+    """What lies in a folder: its classes, and its images in the order of their paths.
+
+    Attributes:
+        passed: (suffix, how many) of the files that are not taken for images, the most frequent first.
+    """
 
     root: str
     classes: tuple[str, ...]
     pool: tuple[Entry, ...]
     test: tuple[Entry, ...]
+    passed: tuple[tuple[str, int], ...] = field(default=(), compare=False)
 
     @property
     def entries(self) -> Iterable[Entry]:
@@ -75,6 +84,8 @@ def parts(name: str) -> tuple[Path, int]:
     found = re.fullmatch(r"folder:(.+?)(?:@([1-9][0-9]*))?", name)
     if not found:
         raise ValueError(FORM)
+    if int(found[2] or SIZE) > MOST_SIZE:
+        raise ValueError(f"{FORM} with SIZE up to {MOST_SIZE:,} pixels")
     return Path(found[1]).expanduser().resolve(), int(found[2] or SIZE)
 
 
@@ -90,6 +101,18 @@ def facts(name: str) -> Facts:
     """
     root, size = parts(name)
     return _facts(*_known(root), size)
+
+
+def passed_over(name: str) -> tuple[tuple[str, int], ...]:
+    """(suffix, how many) of the files below the class folders that are not taken for images, the most frequent first.
+
+    Names that begin with a dot are not counted.
+
+    Raises:
+        ValueError, DataError: as `facts`.
+    """
+    listing, _ = _known(parts(name)[0])
+    return listing.passed
 
 
 def _facts(listing: Listing, checksum: str, size: int) -> Facts:
@@ -120,8 +143,8 @@ def _known(root: Path) -> tuple[Listing, str]:
 def listed(root: Path) -> Listing:
     """The images below `root`: the pool in train/, the test set in val/, or in test/ where there is no val/.
 
-    Images are told by their suffix, in folders of any depth below that of their class; other files and names that begin
-    with a dot are passed over.
+    Images are known by their suffix, in folders of any depth below that of their class. Names that begin with a dot are
+    passed over; so are other files, which are counted.
 
     Raises:
         DataError: no such folders, not the same classes in both, or a class without an image.
@@ -137,11 +160,10 @@ def listed(root: Path) -> Listing:
         only += [f"{name} in {held.name} only" for name in others if name not in classes]
         more = f" and {len(only) - 5} more" if len(only) > 5 else ""
         raise _wrong(held, f"the classes of {train}", ", ".join(only[:5]) + more)
-    pool, test = (
-        tuple(sorted(entry for label, name in enumerate(classes) for entry in _images(root, place / name, label)))
-        for place in (train, held)
-    )
-    return Listing(str(root), tuple(classes), pool, test)
+    found = [[_images(root, place / name, label) for label, name in enumerate(classes)] for place in (train, held)]
+    pool, test = (tuple(sorted(entry for entries, _ in part for entry in entries)) for part in found)
+    passed = sum((others for part in found for _, others in part), Counter[str]())
+    return Listing(str(root), tuple(classes), pool, test, tuple(passed.most_common()))
 
 
 def _folders(place: Path) -> list[str]:
@@ -152,17 +174,22 @@ def _folders(place: Path) -> list[str]:
         raise _wrong(place, "a folder with a folder for each class", error.strerror or str(error)) from error
 
 
-def _images(root: Path, place: Path, label: int) -> list[Entry]:
+def _images(root: Path, place: Path, label: int) -> tuple[list[Entry], Counter[str]]:
+    """The images of a class, and how many other files of which suffix there are."""
+
     def unreadable(error: OSError) -> None:
         raise error
 
-    entries, passed = [], 0
+    entries: list[Entry] = []
+    passed: Counter[str] = Counter()
     try:
         for folder, names in _folders_below(place, unreadable):
             for name in names:
                 path = Path(folder, name)
-                if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-                    passed += 1
+                if name.startswith("."):
+                    continue
+                if (suffix := path.suffix.lower()) not in SUFFIXES:
+                    passed[suffix or "without a suffix"] += 1
                     continue
                 state = path.stat()
                 entries.append(
@@ -171,9 +198,20 @@ def _images(root: Path, place: Path, label: int) -> list[Entry]:
     except OSError as error:
         raise _wrong(Path(error.filename), "a file or folder that can be read", error.strerror or str(error)) from error
     if not entries:
-        found = f"no image among {passed} files" if passed else "nothing"
+        found = f"only {counted(passed)}" if passed else "nothing"
         raise _wrong(place, "images, with a suffix like .jpg or .png", found)
-    return entries
+    return entries, passed
+
+
+def counted(passed: Mapping[str, int]) -> str:
+    """How many files of which suffix, for people.
+
+    >>> counted({".avif": 1200, ".txt": 1})
+    '1,200 .avif, 1 .txt'
+    """
+    most = sorted(passed.items(), key=lambda item: -item[1])
+    more = f" and {sum(number for _, number in most[5:]):,} others" if len(most) > 5 else ""
+    return ", ".join(f"{number:,} {suffix}" for suffix, number in most[:5]) + more
 
 
 def _folders_below(place: Path, unreadable: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
@@ -334,9 +372,12 @@ def _decoded(path: Path, size: int, draws: tuple[int, int, int] | None) -> "Imag
 
     try:
         with Image.open(path) as opened:
+            _check_pixels(opened.size, size, path)
             image = _in_8_bits(opened, path)
     except (MemoryError, DataError):
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(path, f"more ({error})") from error
     except Exception as error:  # Pillow's readers raise whatever the bytes lead them to
         raise DataError(
             where=str(path),
@@ -345,6 +386,28 @@ def _decoded(path: Path, size: int, draws: tuple[int, int, int] | None) -> "Imag
             todo="Replace it, or remove it: then it is another data set, with other keys.",
         ) from error
     return trained_on(image, size, *draws) if draws else evaluated_on(image, size)
+
+
+def _check_pixels(sides: tuple[int, int], size: int, path: Path) -> None:
+    """Raise DataError where the image, or what an evaluation makes of it, would take gigabytes: a line, for one."""
+    width, height = sides
+    if width * height > MOST_PIXELS:
+        raise _too_large(path, f"{width:,} x {height:,}")
+    if _shorter(size) ** 2 * max(sides) > MOST_PIXELS * min(sides):
+        raise _too_large(path, f"{width:,} x {height:,}, whose shorter side is brought to {_shorter(size):,}")
+
+
+def _too_large(path: Path, found: str) -> DataError:
+    return DataError(
+        where=str(path),
+        expected=f"an image of at most {MOST_PIXELS:,} pixels",
+        found=found,
+        todo="Make it smaller, or remove it: then it is another data set, with other keys.",
+    )
+
+
+def _shorter(size: int) -> int:
+    return round(size * 256 / 224)
 
 
 def _in_8_bits(opened: "Image.Image", path: Path) -> "Image.Image":
@@ -369,7 +432,7 @@ def evaluated_on(image: "Image.Image", size: int) -> "Image.Image":
     """The middle square of `image`, its shorter side first brought to 256 / 224 of `size` pixels."""
     from PIL import Image
 
-    shorter, (width, height) = round(size * 256 / 224), image.size
+    shorter, (width, height) = _shorter(size), image.size
     least = min(width, height)
     width, height = shorter * width // least, shorter * height // least
     left, top = round((width - size) / 2), round((height - size) / 2)

@@ -6,6 +6,7 @@ Gradient-Based Learning Applied to Document Recognition (LeCun, Bottou, Bengio &
 import gzip
 import hashlib
 import zlib
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,9 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[
 def read(data_dir: Path | None) -> Arrays:
     """Training images and labels, test images and labels.
 
-    Looks for the four files, plain or `.gz`, in `data_dir` and in `data_dir/mnist`; what is absent is downloaded into
-    `data_dir/mnist`, or into the user's cache where no folder is given.
+    Looks for the four files, plain or `.gz`, in `data_dir`, in `data_dir/mnist` and in `data_dir/MNIST/raw`, where
+    torchvision puts them; what is absent is downloaded into `data_dir/mnist`, or into the user's cache where no folder
+    is given.
 
     Raises:
         DataError: a file is damaged or another one, or is absent and cannot be downloaded.
@@ -59,7 +61,7 @@ def read(data_dir: Path | None) -> Arrays:
 
 
 def _raw(name: str, data_dir: Path | None) -> bytes:
-    folders = [data_dir, data_dir / "mnist"] if data_dir else []
+    folders = [data_dir, data_dir / "mnist", data_dir / "MNIST" / "raw"] if data_dir else []
     for path in (folder / (name + suffix) for folder in folders for suffix in ("", ".gz")):
         if path.is_file():
             return _checked(path, name)
@@ -68,23 +70,30 @@ def _raw(name: str, data_dir: Path | None) -> bytes:
 
 def _checked(path: Path, name: str) -> bytes:
     expected = f"the decompressed bytes of {name} with SHA-256 {FILES[name][0][:16]}..."
+    size = _header(name) + prod(FILES[name][1])
     try:
-        content = path.read_bytes()
-        raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            raw = (gzip.GzipFile(fileobj=file) if zipped else file).read(size + 1)  # however much it unpacks to
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             where=str(path), expected=expected, found=f"a file that cannot be read ({error})", todo=_TODO
         ) from error
     digest = hashlib.sha256(raw).hexdigest()
     if digest != FILES[name][0]:
-        raise DataError(where=str(path), expected=expected, found=f"{len(raw):,} bytes with {digest[:16]}", todo=_TODO)
+        found = f"more than {size:,} bytes" if len(raw) > size else f"{len(raw):,} bytes with {digest[:16]}"
+        raise DataError(where=str(path), expected=expected, found=found, todo=_TODO)
     return raw
 
 
 _TODO = "The file is damaged or another one: remove it, and it is downloaded again."
 
 
-def _parse(raw: bytes, name: str) -> NDArray[np.uint8]:
+def _header(name: str) -> int:
     # idx: two zero bytes, the type, the number of dimensions, each as a big-endian 4-byte number, then the data.
-    shape = FILES[name][1]
-    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    return 4 + 4 * len(FILES[name][1])
+
+
+def _parse(raw: bytes, name: str) -> NDArray[np.uint8]:
+    return np.frombuffer(raw, dtype=np.uint8, offset=_header(name)).reshape(FILES[name][1])

@@ -209,6 +209,7 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
             }
             for kind in kinds
         },
+        "files_passed_over": data.passed_over(wanted.experiment.spec.recipe.data),
         "failed_last_time": len(store.failed() & {run.key for run in absent}),
         "total": {"wanted": len(wanted.runs), "stored": stored.total(), "missing": len(absent)},
         "training_steps_missing": sum(run.until - run.begin for run in trainings),

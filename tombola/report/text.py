@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from tombola.data.folder import counted
 from tombola.lab.execute import Event
 from tombola.lab.plan import Plan, Row
 from tombola.lab.results import ACCURACY, COLUMNS, Result
@@ -129,6 +130,8 @@ def plan_text(summary: dict[str, Any]) -> str:
         f"stored {count['stored']:>6,}   to do {count['missing']:>6,}"
         for kind, count in summary["runs"].items()
     ]
+    if summary["files_passed_over"]:
+        lines.append(f"Not taken for images: {counted(summary['files_passed_over'])}.")
     if summary["failed_last_time"]:
         lines.append(f"{summary['failed_last_time']} of them failed last time and are tried again.")
     if summary["total"]["missing"]:

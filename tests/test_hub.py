@@ -179,13 +179,10 @@ def test_what_is_pushed_again_takes_the_place_of_the_first(server: StandIn, tick
 def test_a_pull_comes_from_the_cache_where_there_is_no_network(
     server: StandIn, ticket: Ticket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        time, "sleep", lambda seconds: None
-    )  # the library waits half a minute in all before it gives up
     ticket.push("user/lenet", endpoint=server.address)
     Ticket.pull("user/lenet", endpoint=server.address)
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    nowhere = closed()
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the library waits, to try again"))
     assert Ticket.pull("user/lenet", endpoint=nowhere).origin == ticket.origin
     for call in (
         lambda: Ticket.pull("user/other", endpoint=nowhere),
@@ -194,6 +191,37 @@ def test_a_pull_comes_from_the_cache_where_there_is_no_network(
         with pytest.raises(TombolaError, match="the hub cannot be reached for user/") as caught:
             call()
         assert not isinstance(caught.value, BadInput)
+
+
+def closed() -> str:
+    """An address at which nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_checkpoint_that_cannot_be_fetched_is_said_at_once(
+    server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the library waits, to try again"))
+    monkeypatch.setattr(constants, "ENDPOINT", closed())
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    with pytest.raises(
+        BadInput,
+        match=r"the hub's user/none: expected a, found no copy of it here, and no way to the hub \(.*refused.*\)",
+    ):
+        hub.found("user/none", "a")
+
+
+@pytest.mark.parametrize("offline", [{}, {"HF_HUB_OFFLINE": "1"}])
+def test_without_a_network_show_says_it_in_a_sentence(tmp_path: Path, offline: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "tombola", "show", "hub:user/none"]
+    place = {"HF_ENDPOINT": closed(), "HF_HUB_CACHE": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | place | offline)
+    assert done.returncode == 1
+    begins = "tombola: the hub cannot be reached for user/none, and nothing of it is kept here: "
+    assert done.stderr.startswith(begins) and done.stderr.count("\n") == 1
 
 
 def test_what_the_hub_refuses_is_said_with_what_to_do(

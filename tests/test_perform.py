@@ -112,7 +112,9 @@ def loss_of(state: dict[str, Tensor], run: Train, bench: Bench) -> float:
     dataset = bench.dataset("digits")
     model = models.build(run.recipe.model, dataset.facts.shape, dataset.facts.classes, "glorot-normal", init_seed=0)
     weights.put(model, state)
-    _, validation = bench.split(run.recipe, run.split_seed)  # in its order: on some processors a sum's last bits have it
+    _, validation = bench.split(
+        run.recipe, run.split_seed
+    )  # in its order: on some processors a sum's last bits have it
     assert sorted(validation.tolist()) == sorted(data.split(dataset, run.split_seed)[1].tolist())
     return evaluate(model, dataset, dataset.images, dataset.labels, validation).loss
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tombola.mask import Mask
 
 
+ANSWERS_WITHIN_S = 5
+
+
 def push(
     repo: str,
     content: Mapping[str, bytes],
@@ -47,7 +50,15 @@ def pull(repo: str, file: str, *, revision: str | None = None, endpoint: str | N
     """
     client = _client()
     with _explained(client, repo, revision):
-        return Path(client.hf_hub_download(repo, file, revision=revision, endpoint=endpoint))
+        away = _away(client, client.hf_hub_url(repo, file, revision=revision, endpoint=endpoint))
+        try:
+            kept = away is not None
+            return Path(client.hf_hub_download(repo, file, revision=revision, endpoint=endpoint, local_files_only=kept))
+        except client.errors.LocalEntryNotFoundError as error:
+            raise TombolaError(
+                f"the hub cannot be reached for {_named(repo, revision)}, and nothing of it is kept here: "
+                f"{away or error}"
+            ) from error
 
 
 def found(source: str, *files: str) -> Path | None:
@@ -63,9 +74,12 @@ def found(source: str, *files: str) -> Path | None:
     if folder.is_dir():
         return next((folder / file for file in files if (folder / file).is_file()), None)
     client = _client()
+    away: Exception | None = None
     with _explained(client, source, None):
         for kept, file in product((True, False), files):
             try:
+                if not kept and (away := _away(client, client.hf_hub_url(source, file))):
+                    break
                 return Path(client.hf_hub_download(source, file, local_files_only=kept))
             except client.errors.HFValidationError as error:
                 raise BadInput(
@@ -76,15 +90,39 @@ def found(source: str, *files: str) -> Path | None:
                 ) from error
             except client.errors.LocalEntryNotFoundError as error:
                 if not kept:
-                    raise BadInput(
-                        where=f"the hub's {source}",
-                        expected=" or ".join(files),
-                        found="no copy of it here, and no way to the hub",
-                        todo=f"`hf download {source}` where there is one, or name a folder that save_pretrained wrote.",
-                    ) from error
+                    away = error
+                    break
             except client.errors.EntryNotFoundError:
                 continue
+        if away:
+            raise BadInput(
+                where=f"the hub's {source}",
+                expected=" or ".join(files),
+                found=f"no copy of it here, and no way to the hub ({away})",
+                todo=f"`hf download {source}` where there is one, or name a folder that save_pretrained wrote.",
+            ) from away
     return None
+
+
+def _away(client: "ModuleType", address: str) -> Exception | None:
+    """Why the hub cannot be reached; None where it answers, whatever it says.
+
+    One short try, as the library makes six over half a minute, with a line for each, before it looks into its cache.
+    """
+    try:
+        client.utils.get_session().head(address, timeout=ANSWERS_WITHIN_S)
+    except _unreachable(client) as error:
+        return error
+    return None
+
+
+def _unreachable(client: "ModuleType") -> tuple[type[Exception], ...]:
+    # What cannot be reached is said by the HTTP library under the client, which has changed twice: by its root error.
+    return OSError, client.errors.OfflineModeIsEnabled, client.errors.HfHubHTTPError.__bases__[0]
+
+
+def _named(repo: str, revision: str | None) -> str:
+    return f"{repo}@{revision}" if revision else repo
 
 
 def _client() -> "ModuleType":
@@ -97,10 +135,7 @@ def _client() -> "ModuleType":
 
 @contextmanager
 def _explained(client: "ModuleType", repo: str, revision: str | None) -> Iterator[None]:
-    known = client.errors
-    # What cannot be reached is said by the HTTP library under the client, which has changed twice: by its root error.
-    unreachable = (OSError, known.OfflineModeIsEnabled, known.HfHubHTTPError.__bases__[0])
-    where = f"{repo}@{revision}" if revision else repo
+    known, where = client.errors, _named(repo, revision)
 
     def bad(expected: str, found: str, todo: str) -> BadInput:
         return BadInput(where=f"the hub's {where}", expected=expected, found=found, todo=todo)
@@ -116,8 +151,6 @@ def _explained(client: "ModuleType", repo: str, revision: str | None) -> Iterato
         raise bad("a repository", "none that you may see", f"Check the name; where it is private: {login}") from error
     except known.RevisionNotFoundError as error:
         raise bad("a branch, tag or commit", "none", "Check its name; a branch to push to must exist.") from error
-    except known.LocalEntryNotFoundError as error:
-        raise TombolaError(f"the hub cannot be reached for {where}, and nothing of it is kept here: {error}") from error
     except known.EntryNotFoundError as error:
         raise bad("a ticket's file", "a repository without one", "`Ticket.push` puts one there.") from error
     except known.HfHubHTTPError as error:
@@ -127,7 +160,7 @@ def _explained(client: "ModuleType", repo: str, revision: str | None) -> Iterato
         raise TombolaError(f"the hub answers for {where}: {error}") from error
     except known.LocalTokenNotFoundError as error:
         raise bad("a token", "none", login) from error
-    except unreachable as error:
+    except _unreachable(client) as error:
         raise TombolaError(f"the hub cannot be reached for {where}: {error}") from error
 
 

@@ -32,6 +32,12 @@ TINY = [
 ]
 
 
+def tiny(*changes: str) -> list[str]:
+    """TINY with these changes in place of its own of the same fields."""
+    kept = [one for one in TINY[1::2] if one.partition("=")[0] not in {each.partition("=")[0] for each in changes}]
+    return [argument for change in (*kept, *changes) for argument in ("--set", change)]
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which a tiny experiment is finished, done as a person does it: by the command, in its own process."""
@@ -101,15 +107,13 @@ def test_the_verdict_as_json_has_differences_intervals_n_and_reasons(
 def test_one_replicate_has_null_for_the_ends_of_its_interval(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # K15
-    status, out, _ = ask(
-        capsys, "verdict", "digits", "--store", str(store), *TINY, "--set", "replicates=1", "--format", "json"
-    )
+    status, out, _ = ask(capsys, "verdict", "digits", "--store", str(store), *tiny("replicates=1"), "--format", "json")
     level = json.loads(out)["levels"][0]
     assert (status, level["verdict"], level["dense"]["accuracy"]["low"]) == (0, "not decided", None)
 
 
 def test_the_plan_counts_what_is_wanted_stored_and_missing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = ask(capsys, "plan", "digits", "--store", str(store), *TINY, "--set", "levels=3", "--format", "json")
+    _, out, _ = ask(capsys, "plan", "digits", "--store", str(store), *tiny("levels=3"), "--format", "json")
     content = json.loads(out)
     assert content["runs"]["train"] == {"asked": 32, "wanted": 26, "stored": 18, "missing": 8}
     assert content["estimated_seconds"] > 0
@@ -214,9 +218,22 @@ def test_presets_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> N
     (["plan", "digits", "--format", "xml"], "--format"),
     (["plan"], "requires an argument"),
     (["nonsense"], "Unknown command"),
+    (["digits"], "digits: expected a command, found an experiment. Did you mean `tombola run digits`?"),
+    (["mine.toml"], "Did you mean `tombola run mine.toml`?"),
+    (["plan", "digits", "--set", "about=two", "words"], "found 'words' besides. Each change takes a --set of its own"),
+    (["plan", "digits", "--set", "seed=1", "--set", "seed=2"], "--set seed: expected one value, found --set seed=1 before"),
+    (["plan", "mine.toml"], "mine.toml: expected a preset or a TOML file, found no such file. `tombola presets` lists"),
+    (["plan", "resnet50-imagenet-rewind"], "imagenet/train, found No such file or directory (--set recipe.data=folder:PATH"),
+    (["show", "table.csv"], "table.csv: expected a ticket's file, which is one of safetensors, found a .csv file."),
+    (["show", "digits"], "found a preset. `tombola ticket digits --level 5 -o ticket.safetensors` writes one."),
+    (["ticket", "digits", "--level", "1", "-o", "t.pt"], "found t.pt. .pt stands for another format: -o t.safetensors."),
+    (
+        ["ticket", "resnet20-cifar10-rewind", "--level", "1", "-o", "t", "--set", "rewind=7it"],
+        "--set rewind: expected a step of the sweep: 0it, 100it, 500it, 1000it, 2000it, found 7it. Take one of these, or",
+    ),
     (["run", "digits", "--workers", "0"], "--workers: expected at least 1, found 0"),
     (["table", "digits", "--store", "nowhere"], "expected finished runs of digits, found none"),
-    (["presets", "nonsense"], "expected a TOML file or one of the presets"),
+    (["presets", "nonsense"], "expected a preset or a TOML file, found no such file"),
 ])  # fmt: skip
 def test_bad_input_ends_with_2_says_what_to_do_and_leaves_nothing(
     arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -226,6 +243,12 @@ def test_bad_input_ends_with_2_says_what_to_do_and_leaves_nothing(
     assert (status, out) == (2, "")
     assert said in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for asked, same in ((["help"], ["--help"]), (["help", "plan"], ["plan", "--help"])):
+        status, out, _ = ask(capsys, *asked)
+        assert (status, out) == (0, ask(capsys, *same)[1]) and "Usage: tombola" in out
 
 
 def test_a_level_or_replicate_that_is_not_there_is_refused(
@@ -334,8 +357,8 @@ def test_methods_that_keep_trained_weights_have_no_ticket_and_no_controls(
 
 def test_failed_trainings_are_named_in_the_verdict_and_the_plan(tmp_path: Path) -> None:
     """A learning rate that diverges: the dense training fails, what needs it is left out, and everything says so."""
-    command = [sys.executable, "-m", "tombola", "run", "digits", "--store", str(tmp_path / "store"), *TINY]
-    command += ["--set", "replicates=1", "--set", "levels=1", "--set", "recipe.optimizer={name='sgd', lr=1e30}"]
+    command = [sys.executable, "-m", "tombola", "run", "digits", "--store", str(tmp_path / "store")]
+    command += tiny("replicates=1", "levels=1", "recipe.optimizer={name='sgd', lr=1e30}")
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "failed: the validation loss is nan" in done.stderr

@@ -7,6 +7,7 @@ import socket
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -177,6 +178,17 @@ def test_another_content_than_the_checksums_is_refused(monkeypatch: pytest.Monke
         DataError,
         match=f"^{re.escape(begins)}[0-9a-f]{{64}}\\. The source has changed; results would not compare.$",
     ):
+        data.load("digits")
+
+
+def test_without_a_checksum_the_one_that_was_found_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = data.SOURCES["digits"]
+    known = source.FACTS.checksum
+    monkeypatch.setattr(source, "FACTS", replace(source.FACTS, checksum=""))
+    message = (
+        f'digits: expected a checksum in its FACTS, found none. Where what was read is right, write checksum="{known}".'
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         data.load("digits")
 
 

@@ -175,7 +175,7 @@ def test_an_image_too_small_to_be_halved_is_refused() -> None:
         models.check("conv-6", (1, 7, 9), 10)
 
 
-@pytest.mark.parametrize("name", ["", "ResNet-20", "LeNet-300-100", "net-lenet", "300-100"])
+@pytest.mark.parametrize("name", ["", "net-lenet", "300-100"])
 def test_an_unknown_model_is_refused_with_the_forms_there_are(name: str) -> None:
     with pytest.raises(
         ValueError, match=r"^one of: .*lenet-W1-W2-\.\.\., hidden widths from the input on, like lenet-300-100"

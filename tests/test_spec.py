@@ -130,9 +130,26 @@ def test_set_of_a_length(write: Write) -> None:
     assert str(read(write(GOOD), ["recipe.length=1000it"]).spec.recipe.length) == "1000it"
 
 
-def test_set_may_repeat_and_the_last_holds(write: Write) -> None:
-    spec = read(write(GOOD), ["levels=1", "recipe.batch=50", "levels=2"]).spec
-    assert (spec.levels, spec.recipe.batch) == (2, 50)
+def test_set_may_repeat_for_other_fields(write: Write) -> None:
+    spec = read(
+        write(GOOD), ["levels=1", "recipe.batch=50", "recipe.optimizer={name='sgd'}", "recipe.optimizer.lr=1.0"]
+    ).spec
+    assert (spec.levels, spec.recipe.batch, spec.recipe.optimizer.lr) == (1, 50, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("seed=1", "seed=2"),
+        ("seed=1", " seed = 1"),
+        ("recipe.optimizer.lr=1.0", "recipe.optimizer={name='sgd', lr=0.1}"),
+    ],
+)
+def test_no_change_is_taken_back_in_silence(write: Write, first: str, second: str) -> None:
+    faults = faults_of(write(GOOD), first, "levels=1", second)
+    ((path, fault),) = faults.items()
+    assert path == f"--set {second.partition('=')[0].strip()}"
+    assert (fault.expected, fault.found) == ("one value", f"--set {first} before it")
 
 
 def test_set_may_complete_a_file(write: Write) -> None:
@@ -219,10 +236,37 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
             "did you mean betas?",
         ),
         ("prune.ratio=0.2", "prune.ratio", "a known field", "'ratio'", "rate"),
+        ("length=40it", "length", "a known field", "'length'", "did you mean recipe.length?"),
+        ("recipe.lr=0.1", "recipe.lr", "a known field", "'lr'", "did you mean recipe.optimizer.lr?"),
+        ("rate=0.1", "rate", "a known field", "'rate'", "did you mean prune.rate?"),
+        ("recipe.levels=3", "recipe.levels", "a known field", "'levels'", "did you mean levels?"),
+        ("batch_size=60", "batch_size", "a known field", "'batch_size'", "did you mean recipe.batch?"),
+        (
+            "recipe.optimizer.momentum=0.9",
+            "recipe.optimizer.momentum",
+            "a known field",
+            "'momentum'",
+            "Adam's is the first of betas, 0.9 in betas = [0.9, 0.999]",
+        ),
         ("zzz=1", "zzz", "a known field", "'zzz'", "known are about, arms"),
         ("zzz.length=1", "zzz", "a known field", "'zzz'", "known are about, arms"),
         ("recipe.data=mnst", "recipe.data", "digits, mnist", "'mnst'", "did you mean mnist?"),
-        ("recipe.model=resnt", "recipe.model", "lenet-W1-W2", "'resnt'", ""),
+        ("recipe.model=resnt", "recipe.model", "resnet-8, -14", "'resnt'", ""),
+        ("recipe.model=cnn", "recipe.model", "one of: lenet-W1-W2-", "'cnn'", ""),
+        ("recipe.model=resnet20", "recipe.model", "resnet-8, -14", "'resnet20'", "did you mean resnet-20?"),
+        ("recipe.model=vgg16_w16", "recipe.model", "vgg-11", "'vgg16_w16'", "did you mean vgg-16-w16?"),
+        ("recipe.model=resnet18", "recipe.model", "ResNet-18 for CIFAR-10 is resnet-20", "'resnet18'", ""),
+        ("recipe.model=LeNet-300-100", "recipe.model", "lenet-W1", "'LeNet-300-100'", "did you mean lenet-300-100?"),
+        ("recipe.data=cifar-10", "recipe.data", "cifar10", "'cifar-10'", "did you mean cifar10?"),
+        ("recipe.data=CIFAR-100-500", "recipe.data", "cifar10", "'CIFAR-100-500'", "did you mean cifar100-500?"),
+        ("recipe.data=MNIST", "recipe.data", "mnist", "'MNIST'", "did you mean mnist?"),
+        (
+            "recipe.data=imagenet",
+            "recipe.data",
+            "folder:PATH",
+            "'imagenet'",
+            "recipe.data=folder:PATH reads PATH/train",
+        ),
         ("recipe.model=resnet-18", "recipe.model", "ResNet-18 for CIFAR-10 is resnet-20", "'resnet-18'", "1 x 8 x 8"),
         ("recipe.data=cifar1O-jpeg-5000", "recipe.data", "; NAME-N", "", "did you mean cifar10-jpeg-5000?"),
         ("recipe.data=digits-99", "recipe.data", "digits-N with N from 100 to 1,199", "'digits-99'", ""),
@@ -406,13 +450,24 @@ def test_a_misspelt_preset_is_guessed(given: str, meant: str) -> None:
     with pytest.raises(BadInput, match=f"Did you mean {meant}") as caught:
         read(given)
     assert "no such file" in str(caught.value) and str(caught.value).count("lenet") <= 2, "one guess and no list"
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(
+        BadInput, match="^something-else: expected a preset or a TOML file, found no such file"
+    ) as caught:
         read("something-else")
     assert all(name in str(caught.value) for name in presets.names())
+
+
+@pytest.mark.parametrize("given", ["mine.toml", "specs/mine"])
+def test_a_file_that_is_not_there_is_said_without_a_list_of_presets(given: str) -> None:
+    message = (
+        "expected a preset or a TOML file, found no such file. `tombola presets` lists the experiments that come along."
+    )
+    with pytest.raises(BadInput, match=f"^{given}: {message}$"):
+        read(given)
 
 
 def test_a_folder_and_a_file_of_bytes_are_no_specs(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
     for bad in (tmp_path, tmp_path / "bytes.toml"):
-        with pytest.raises(BadInput, match="expected a TOML file or one of the presets"):
+        with pytest.raises(BadInput, match=r"expected a preset or a TOML file, found a (folder|file that is not text)"):
             read(str(bad))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
 from rich.console import Console
 
 from tombola import __version__, data, engine
@@ -324,8 +324,18 @@ def ticket(
     """
     from tombola.lab.results import ticket_of
 
+    if output.suffix.lower() in _OTHER_FORMATS:
+        raise BadInput(
+            where="--output",
+            expected="the name of a safetensors file",
+            found=str(output),
+            todo=f"{output.suffix} stands for another format: -o {output.with_suffix('.safetensors')}.",
+        )
     wanted, store = _existing(spec, common)
-    made = ticket_of(wanted, store, level, replicate)
+    try:
+        made = ticket_of(wanted, store, level, replicate)
+    except StoreError as error:
+        raise _outside(wanted, error) from error
     made.save(output, as_seed=as_seed)
     print(f"{made!r} -> {output}")
     return 0
@@ -348,6 +358,15 @@ def show(file: str, /, *, format: Literal["text", "json"] = "text") -> int:
     from tombola import ticket as tickets
     from tombola.report.text import ticket_record, ticket_text
 
+    preset = file in preset_files.names()
+    if preset or (Path(file).suffix.lower() in _TEXTS and not file.startswith("hub:")):
+        made_of = file if preset or file.endswith(".toml") else "SPEC"
+        raise BadInput(
+            where=file,
+            expected="a ticket's file, which is one of safetensors",
+            found="a preset" if preset else f"a {Path(file).suffix} file",
+            todo=f"`tombola ticket {made_of} --level 5 -o ticket.safetensors` writes one.",
+        )
     repo, _, revision = file.removeprefix("hub:").partition("@")
     path = hub.pull(repo, tickets.FILE, revision=revision or None) if file.startswith("hub:") else Path(file)
     loaded = tickets.Ticket.load(path)
@@ -458,6 +477,25 @@ def presets(name: str | None = None, /) -> int:
     return 0
 
 
+_TEXTS = {".csv", ".html", ".json", ".md", ".png", ".svg", ".toml", ".txt"}
+_OTHER_FORMATS = _TEXTS | {".bin", ".ckpt", ".h5", ".npy", ".npz", ".onnx", ".pkl", ".pt", ".pt2", ".pth"}
+
+
+def _outside(wanted: Plan, error: StoreError) -> BadInput:
+    """What to say where runs are not there: of a sweep, that the step asked for is none of it, if it is so."""
+    experiment = wanted.experiment
+    others = [change for change in experiment.changes if change.partition("=")[0].strip() != "rewind"]
+    swept = read(experiment.asked_by, others).spec.rewind
+    if len(swept) < 2 or set(experiment.spec.rewind) <= set(swept):
+        return error
+    return BadInput(
+        where="--set rewind",
+        expected=f"a step of the sweep: {', '.join(map(str, swept))}",
+        found=", ".join(map(str, experiment.spec.rewind)),
+        todo=f"Take one of these, or `tombola run` {experiment.asked_by} with this --set first.",
+    )
+
+
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
@@ -558,14 +596,30 @@ def _silence() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _misread(error: CycloptsError) -> str:
+    """What is wrong with a command line, with what may have been meant."""
+    first, *_ = error.unused_tokens or [""]
+    if isinstance(error, UnusedCliTokensError):
+        return (
+            f"expected one SPEC, and options, found {' '.join(error.unused_tokens or [])!r} besides. Each change takes a "
+            "--set of its own, and quotes where it has spaces: --set levels=3 --set 'about=two words'."
+        )
+    if isinstance(error, UnknownCommandError) and (first in preset_files.names() or first.endswith(".toml")):
+        return f"{first}: expected a command, found an experiment. Did you mean `tombola run {first}`?"
+    return str(error)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     try:
         status = app(arguments, exit_on_error=False, print_error=False)
         print(end="", flush=True)  # while it can still be told that it fails
         return status if isinstance(status, int) else 0
     except CycloptsError as error:
-        sys.stderr.write(f"tombola: {error}\nSee tombola --help.\n")
+        sys.stderr.write(f"tombola: {_misread(error)}\nSee tombola --help.\n")
         return 2
     except BadInput as error:
         sys.stderr.write(f"tombola: {error}\n")

@@ -200,6 +200,13 @@ def read(name: str, data_dir: Path | None) -> Arrays:
     if not hasattr(source, "ARCHIVE") and not is_tokenised(name):
         expected: str = source.FACTS.checksum
         digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+        if not expected:
+            raise DataError(
+                where=whole,
+                expected="a checksum in its FACTS",
+                found="none",
+                todo=f'Where what was read is right, write checksum="{digest}".',
+            )
         if digest != expected:
             raise DataError(
                 where=whole,

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -230,7 +231,7 @@ def read(source: str, changes: Iterable[str] = ()) -> Experiment:
         raise BadInput(
             where=source, expected="TOML", found=f"a syntax error: {error}", todo="See docs/spec.md for an example."
         ) from error
-    faults = [fault for change in changes if (fault := _change(table, change))]
+    faults = [fault for change in changes if (fault := _change(table, change))] or list(_undone(changes))
     if faults:
         raise SpecError(source, faults)
     try:
@@ -254,10 +255,11 @@ def _text(source: str) -> tuple[str, str]:
     try:
         return path.stem, path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        close = difflib.get_close_matches(source, presets.names(), n=1)
-        known, meant = "one of the presets " + ", ".join(presets.names()), ""
-        if close:
-            known, meant = "a preset", f"Did you mean {close[0]}? "
+        todo = "`tombola presets` lists the experiments that come along"
+        if close := difflib.get_close_matches(source.lower(), presets.names(), n=1):
+            todo = f"Did you mean {close[0]}? {todo}."
+        else:
+            todo += "." if path.suffix or path.parent.name else ": " + ", ".join(presets.names()) + "."
         kinds = {
             FileNotFoundError: "no such file",
             IsADirectoryError: "a folder",
@@ -266,9 +268,9 @@ def _text(source: str) -> tuple[str, str]:
         reason = kinds.get(type(error), str(error))
         raise BadInput(
             where=source,
-            expected=f"a TOML file or {known}",
+            expected="a preset or a TOML file",
             found=reason,
-            todo=meant + "`tombola presets` says what each is.",
+            todo=todo,
         ) from error
 
 
@@ -290,6 +292,15 @@ def _change(table: dict[str, Any], change: str) -> Fault | None:
     else:
         table[last] = value
     return None
+
+
+def _undone(changes: Sequence[str]) -> Iterable[Fault]:
+    """Changes that a later one takes back: one of the same field, or of the table that it is in."""
+    paths = [change.partition("=")[0].strip() for change in changes]
+    for number, path in enumerate(paths):
+        for earlier, change in zip(paths[:number], changes, strict=False):
+            if earlier == path or earlier.startswith(f"{path}."):
+                yield Fault(f"--set {path}", "one value", f"--set {change} before it", "leave one of them out")
 
 
 _MODELS: dict[str, type[BaseModel]] = {
@@ -326,14 +337,7 @@ def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
         case "missing":
             return Fault(path, "a value", "nothing", _example(path))
         case "extra_forbidden":
-            fields = _fields(where[:-1], table)
-            close = difflib.get_close_matches(where[-1], fields, n=1)
-            return Fault(
-                path,
-                "a known field",
-                f"the unknown field {where[-1]!r}",
-                f"did you mean {close[0]}?" if close else "known are " + ", ".join(sorted(fields)),
-            )
+            return Fault(path, "a known field", f"the unknown field {where[-1]!r}", _hint(where, table))
         case "union_tag_invalid" | "union_tag_not_found":
             return Fault(
                 f"{path}.name",
@@ -353,7 +357,7 @@ def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
     message = detail["msg"].removeprefix("Input should be ")
     for words, sign in _SIGNS.items():
         message = message.replace(words, f"a number {sign}")
-    return Fault(path, message.split(",")[0], found)
+    return Fault(path, message.split(",")[0].replace("a valid integer", "an integer").replace("a valid", "a"), found)
 
 
 _SIGNS = {
@@ -375,6 +379,42 @@ def _example(path: str) -> str:
         "recipe.schedule": 'schedule = {name = "cosine"}',
     }
     return examples.get(path, "")
+
+
+def _hint(where: list[str], table: Mapping[str, Any]) -> str:
+    """What somebody may have meant by an unknown field: one nearby of a similar name, or one of its name elsewhere."""
+    *parents, name = where
+    fields = _fields(parents, table)
+    if name == "momentum" and "betas" in fields:
+        return "Adam's is the first of betas, 0.9 in betas = [0.9, 0.999]"
+    paths = {path.rpartition(".")[2]: path for path in sorted(_paths(), key=lambda path: -path.count("."))} | _SYNONYMS
+    if close := difflib.get_close_matches(name, fields, n=1):
+        return f"did you mean {close[0]}?"
+    if elsewhere := difflib.get_close_matches(name.lower(), set(paths) - {"name"}, n=1, cutoff=0.9):
+        return f"did you mean {paths[elsewhere[0]]}?"
+    return "known are " + ", ".join(sorted(fields))
+
+
+# What other programs call it.
+_SYNONYMS = {
+    "batch_size": "recipe.batch",
+    "dataset": "recipe.data",
+    "epochs": "recipe.length",
+    "iterations": "recipe.length",
+    "learning_rate": "recipe.optimizer.lr",
+    "rewind_step": "rewind",
+    "rounds": "levels",
+    "seeds": "replicates",
+    "steps": "recipe.length",
+}
+
+
+def _paths() -> Iterable[str]:
+    """The path of every field that a spec can have."""
+    for parent, model in _MODELS.items():
+        yield from (f"{parent}.{name}".lstrip(".") for name in model.model_fields)
+    for field, members in _MEMBERS.items():
+        yield from (f"recipe.{field}.{name}" for member in members.values() for name in member.model_fields)
 
 
 def _fields(parents: list[str], table: Mapping[str, Any]) -> set[str]:
@@ -403,15 +443,29 @@ def _unknown(table: Mapping[str, Any]) -> Iterable[Fault]:
         try:
             models.check(model, *((facts.shape, facts.classes) if facts else models.taken(model)))
         except ValueError as error:
-            yield Fault("recipe.model", str(error), repr(model), what)
+            meant = models.meant(model)
+            yield Fault("recipe.model", str(error), repr(model), f"did you mean {meant}?" if meant else what)
 
 
 def _meant(name: str) -> str:
     """Which data set somebody who wrote `name` may have meant; of as many examples, where it asks for a part."""
+    if name.lower() in ("imagenet", "imagenet-1k", "ilsvrc2012"):
+        return (
+            "ImageNet is not downloaded: recipe.data=folder:PATH reads PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg"
+        )
     whole, size = subset.parts(name)
-    close = difflib.get_close_matches(whole, data.SOURCES, n=1)
+    same = {_bare(source): source for source in data.SOURCES}
+    if _bare(name) in same:  # cifar-10 is no part of ten examples
+        return f"did you mean {same[_bare(name)]}?"
+    close = (
+        [same[_bare(whole)]] if _bare(whole) in same else difflib.get_close_matches(whole.lower(), data.SOURCES, n=1)
+    )
     meant = close[0] + (f"-{size}" if size else "") if close else ""
     return f"did you mean {meant}?" if meant not in ("", name) else ""
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.lower())
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -125,11 +125,17 @@ class Store:
                 todo='If the folder runs/ is fine, write {"format": 1} into it.',
             ) from error
         if found != FORMAT:
+            newer = isinstance(found, int) and found > FORMAT
+            made = (
+                "A newer version of Tombola made it: use that one"
+                if newer
+                else "That format is unknown: correct store.json"
+            )
             raise StoreError(
                 where=str(self.root),
                 expected=f"a store of format {FORMAT}",
                 found=f"format {found}",
-                todo="A newer version of Tombola made it: use that one, or name another folder with --store.",
+                todo=f"{made}; or name another folder with --store.",
             )
 
     def _may_become_one(self) -> bool:

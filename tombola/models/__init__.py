@@ -3,8 +3,10 @@
 To add a family: write a file like `lenet.py` with `CHAIN`, `FORM`, `check`, `layers`, `build`; name it in `FAMILIES`.
 """
 
+import difflib
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import prod, sqrt
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
@@ -45,12 +47,46 @@ def family(name: str) -> ModuleType:
     """The file that knows the model `name`.
 
     Raises:
-        ValueError: none does; the message lists the forms that names have.
+        ValueError: none does; the message lists the forms that names have, or that of the family it is close to.
     """
     known = FAMILIES.get(re.split("[-:]", name)[0])
     if known is None:
-        raise ValueError("one of: " + "; ".join(module.FORM for module in FAMILIES.values()))
+        raise ValueError(_expected(name))
     return known
+
+
+def meant(name: str) -> str:
+    """The model that somebody who wrote `name` may have meant: in small letters, with hyphens; "" where there is none.
+
+    >>> meant("ResNet20"), meant("LeNet_300_100"), meant("resnet18"), meant("resnet-20")
+    ('resnet-20', 'lenet-300-100', '', '')
+    """
+    tidy = _tidied(name)
+    if tidy == name or source(tidy):
+        return ""
+    with suppress(ValueError):
+        check(tidy, *taken(tidy))
+        return tidy
+    return ""
+
+
+def _tidied(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?<!-w)(?=[0-9])", "-", re.sub("[-_ ]+", "-", name.lower()))
+
+
+def _expected(name: str) -> str:
+    """What is expected in place of a name of no family: what its own says where it is only written otherwise."""
+    tidy, close = _tidied(name), difflib.get_close_matches(_tidied(name).split("-")[0], FAMILIES, n=1, cutoff=0.85)
+    if not close:
+        return "one of: " + "; ".join(module.FORM for module in FAMILIES.values())
+    form: str = FAMILIES[close[0]].FORM
+    if tidy.split("-")[0] != close[0] or source(tidy):
+        return form
+    try:
+        check(tidy, *taken(tidy))
+    except ValueError as error:
+        return str(error)
+    return form
 
 
 def taken(name: str) -> tuple[tuple[int, ...], int]:

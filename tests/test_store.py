@@ -286,6 +286,13 @@ def test_a_newer_format_is_refused(store: Store, act: str) -> None:
     assert "--store" in caught.value.todo and files(store.root) == before
 
 
+@pytest.mark.parametrize("found", ["0", "-1", '"two"', "null", "1.5"])
+def test_a_format_that_never_was_is_not_called_newer(store: Store, found: str) -> None:
+    (store.root / "store.json").write_text(f'{{"format": {found}}}')
+    with pytest.raises(StoreError, match=r"That format is unknown: correct store\.json; or name another folder"):
+        store.check()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3"])
 def test_a_damaged_marker_is_told(store: Store, text: str) -> None:
     (store.root / "store.json").write_text(text)

@@ -7,7 +7,6 @@ import socket
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal

@@ -451,7 +451,7 @@ def test_a_misspelt_preset_is_guessed(given: str, meant: str) -> None:
         read(given)
     assert "no such file" in str(caught.value) and str(caught.value).count("lenet") <= 2, "one guess and no list"
     with pytest.raises(
-        BadInput, match="^something-else: expected a preset or a TOML file, found no such file"
+        BadInput, match=r"^something-else: expected a preset or a TOML file, found no such file"
     ) as caught:
         read("something-else")
     assert all(name in str(caught.value) for name in presets.names())

@@ -601,8 +601,8 @@ def _misread(error: CycloptsError) -> str:
     first, *_ = error.unused_tokens or [""]
     if isinstance(error, UnusedCliTokensError):
         return (
-            f"expected one SPEC, and options, found {' '.join(error.unused_tokens or [])!r} besides. Each change takes a "
-            "--set of its own, and quotes where it has spaces: --set levels=3 --set 'about=two words'."
+            f"expected one SPEC, and options, found {' '.join(error.unused_tokens or [])!r} besides. Each change takes "
+            "a --set of its own, and quotes where it has spaces: --set levels=3 --set 'about=two words'."
         )
     if isinstance(error, UnknownCommandError) and (first in preset_files.names() or first.endswith(".toml")):
         return f"{first}: expected a command, found an experiment. Did you mean `tombola run {first}`?"

@@ -952,6 +952,7 @@ def test_a_level_that_cannot_begin_leaves_no_hooks() -> None:
     with pytest.raises(ZeroDivisionError):
         for _ in Search(model, optimizer, levels=1, also=[average]):
             Loop(model, optimizer)()
+            average.update({name: value + 1 for name, value in average.items()})
     assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
     assert not optimizer._optimizer_load_state_dict_post_hooks and not model.conv.weight._backward_hooks
 

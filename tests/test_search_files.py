@@ -188,7 +188,7 @@ def test_the_file_holds_one_line_of_json_and_no_pickle(tmp_path: Path) -> None: 
     finished(tmp_path / "search")
     with safe_open(tmp_path / "search", framework="pt") as file:
         metadata = file.metadata()
-    assert list(metadata) == ["tombola-search"] and json.loads(metadata["tombola-search"])["format"] == 2
+    assert list(metadata) == ["tombola-search"] and json.loads(metadata["tombola-search"])["format"] == 3
 
 
 def test_a_search_never_writes_over_another(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def foreign(content: bytes) -> bytes:
 
 def newer(content: bytes) -> bytes:
     tensors = load(content)
-    return save(tensors, {"tombola-search": json.dumps({"format": 3})})
+    return save(tensors, {"tombola-search": json.dumps({"format": 4})})
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def newer(content: bytes) -> bytes:
     [
         (damaged, "expected the file of a search, found something else"),
         (foreign, "expected the file of a search, found something else"),
-        (newer, "expected format: 2, found 3. Another version of Tombola wrote it"),
+        (newer, "expected format: 3, found 4. Another version of Tombola wrote it"),
         (None, "expected the file of a search, found something else"),
     ],
 )

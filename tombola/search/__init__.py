@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from tombola import mask, prune, score, weights
 from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
-from tombola.search import edge, ranks, saved
+from tombola.search import averages, edge, ranks, saved
 from tombola.search.arms import Arms, Control, Verification, verify
 from tombola.search.course import Course, Level, Report, Rewinding, first
 from tombola.search.edge import Plan, Rate, Scope
@@ -55,15 +55,18 @@ class Search:
         stacks: names or patterns of names of weights like [experts, outputs, inputs], of which each leading index is a
             layer of its own: in the scope `layer` it loses its own rate, and random controls keep its count.
         score: one number per weight, the lowest go: `(weights, names, score_seed) -> name -> tensor`.
-        also: what else is to be rewound: averaged models, gradient scalers, anything with a state_dict, and the
-            generators (of torch, NumPy or random) that decide about batches. Averages of the model are held at 0 where
-            it is pruned: modules, and modules in these, that have the model's names and shapes; and in the state_dict
-            of what is no module, mappings that have those of the weights that may be pruned. Other averages are
-            rewound, and not held.
+        also: what else is to be rewound: averaged models, gradient scalers, anything with a state_dict; the generators
+            (of torch, NumPy or random) that decide about batches; and pairs of functions `(get, set)`, of which one
+            returns a state and the other takes it back. Averages of the model, or of a part of it, are held at 0 where
+            it is pruned: tensors that no optimiser trains, that begin with the numbers of a weight and change in
+            level 0, here or in the model itself; all of torch's AveragedModel; and mappings of the model's names that
+            are made on the way. A teacher, which does not change, and a twin, which is in an optimiser, are left whole.
         epoch_iterations: optimiser steps in one epoch, for a `rewind` in epochs.
         path: a file to save the search to at the end of each level, for `resume`.
         score_seed: what `score` is given to draw from.
         replay: False for a loop that starts by itself at `level.begin`, which saves the replay.
+        mask: what is alive in level 0; None is all that may be pruned. The network under it is then what tickets are
+            compared to, where otherwise the dense one is. Weights that it does not name stay dense and uncounted.
 
     Raises:
         BadInput: something of this does not fit; nothing was changed.
@@ -103,6 +106,7 @@ class Search:
         path: str | Path | None = None,
         score_seed: int = 0,
         replay: bool = True,
+        mask: Mask | None = None,
     ) -> None:
         k, rate = edge.iterations(rewind, epoch_iterations), dict(rate) if isinstance(rate, Mapping) else rate
         named = edge.patterns(prune, "prune"), edge.patterns(stacks, "stacks")
@@ -110,13 +114,14 @@ class Search:
             raise BadInput(where="score", expected="a function", found=repr(score), todo="score.magnitude is one.")
         self._plan = Plan(levels, rate, k, scope, edge.patterns(keep, "keep"), score_seed, replay, *named)
         self._loop = edge.loop_of(model, optimizer, scheduler, also)
-        full = self._plan.full(self._loop.model)
+        full = self._plan.full(self._loop, mask)
         edge.warn_of_others(self._loop.model, self._plan)
         edge.trained(self._loop, full)
         edge.rewindable(self._loop, k)
         self._score, self._path = score, None if path is None else Path(path).absolute()  # wherever the loop may go
         self._progress = Progress((full,))
         self._course: Course | None = None
+        self._held: list[Weights] = []  # what level 0 began with, while it is under way
         if self._path and self._path.is_dir():
             raise BadInput(
                 where=f"path={path!r}", expected="a file's name", found="a folder", todo="Name a file in it, or None."
@@ -160,7 +165,8 @@ class Search:
         """
         about, progress = saved.read(Path(path), ranks.rank(), ranks.world())
         edge.same_types(weights.of(weights.bare(model)), progress.weights, str(path))
-        search = Search(model, optimizer, scheduler=scheduler, score=score, also=also, **about["plan"])
+        begun = progress.masks[0]
+        search = Search(model, optimizer, scheduler=scheduler, score=score, also=also, mask=begun, **about["plan"])
         finished = len(progress.trained) > search._plan.levels
         for what, found in search._about().items():
             if found != about[what] and not (finished and what not in ("plan", "model")):
@@ -250,6 +256,8 @@ class Search:
             )
         course.end(self._plan.rewind)
         self.leave()
+        if course.level.number == 0:
+            self._follow()
         trained = weights.of(self._loop.model)
         following = self._pruned(trained, course.level.mask) if course.level.number < self._plan.levels else None
         self._progress = saved.finished(self._progress, trained, following, course.reports, course.steps)
@@ -257,9 +265,23 @@ class Search:
         if ranks.rank() == 0:
             self._warn()
 
+    def _follow(self) -> None:
+        """Sort, after level 0, what follows the weights from what only looks as if it did."""
+        own, before = self._loop.model.state_dict(), self._held
+        names = {name: own[name] for name in self.mask(0)}
+        found = averages.followed(self._progress.averages, self._loop, before, names)
+        self._progress, self._held = replace(self._progress, averages=found), []
+        for number in averages.unlike(found, self._loop, before):
+            warnings.warn(
+                f"also[{number}] ({type(self._loop.also[number]).__name__}) has the names and shapes of the model, "
+                "changed in level 0 and is in no optimiser, but began with other weights: it is not taken for an "
+                "average, and is not held at 0. If it is one, let it begin with the model's weights.",
+                stacklevel=4,
+            )
+
     def _warn(self) -> None:
         """Of what is no mistake by itself, and makes what comes after it worthless where it is one."""
-        masks, steps = self._progress.masks, self._progress.steps
+        living, steps = self._progress.masks, self._progress.steps
         level = len(steps) - 1
         shorter, longer = sorted((steps[0], steps[level]))
         if longer > UNLIKE * shorter:
@@ -268,8 +290,8 @@ class Search:
                 "were trained so differently long say little about each other.",
                 stacklevel=4,  # where the loop is, or `finish` is called
             )
-        if len(masks) > level + 1:
-            ended = [name for name, alive in masks[-1].items() if masks[-2][name].any() and not alive.any()]
+        if len(living) > level + 1:
+            ended = [name for name, alive in living[-1].items() if living[-2][name].any() and not alive.any()]
             if ended:
                 said = f"level {level + 1}: nothing is alive any more in {', '.join(ended)}."
                 warnings.warn(f"{said} Lower the rate, or stop here.", stacklevel=4)
@@ -289,9 +311,10 @@ class Search:
             edge.trained(self._loop, self.mask(0))  # as it may have been changed since
             start = self._loop.moment()
             self._loop.forget_gradients()  # as at every later level: they belong to what came before
-        k = self._plan.rewind
-        self._progress = replace(self._progress, start=start, rewind=None if k else start)
-        return first(self._loop, self.mask(0), k, self._reached)
+        k, found = self._plan.rewind, averages.begun(self._loop, list(self.mask(0)))
+        self._progress = replace(self._progress, start=start, rewind=None if k else start, averages=found)
+        self._held = averages.held(found, self._loop)
+        return first(self._loop, self.mask(0), found, k, self._reached)
 
     def _reached(self, moment: Moment) -> None:
         self._progress = replace(self._progress, rewind=moment)
@@ -305,7 +328,8 @@ class Search:
                 found="that it has not",
                 todo="Let the loop run first.",
             )
-        return Rewinding(start, moment, self._plan.rewind, self._plan.replay)
+        begun, found = self._progress.masks[0], self._progress.averages
+        return Rewinding(start, moment, self._plan.rewind, self._plan.replay, begun, found)
 
     def _pruned(self, trained: Weights, living: Mask) -> Mask:
         given = {name: value.clone() for name, value in trained.items()}  # it may work in place

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from tombola import mask, weights
+from tombola import weights
 from tombola.errors import BadInput, GuardLost
 from tombola.guard import Guard
 from tombola.mask import Mask
+from tombola.search import averages
+from tombola.search.averages import Average
 from tombola.search.state import Loop, Moment, State
 from tombola.weights import Weights
 
@@ -47,6 +49,15 @@ class Level:
     begin: int
     _report: Callable[[Mapping[str, float]], None] = field(repr=False)
     _check: Callable[[], None] = field(repr=False)
+    _held: Callable[[], bool] = field(repr=False)
+
+    @property
+    def held(self) -> bool:
+        """Whether the model is this level's network now; False in a replay, before the rewind point.
+
+        A loop that keeps its best weights looks at it: those of a replay are the dense network's.
+        """
+        return self._held()
 
     @property
     def density(self) -> float:
@@ -211,18 +222,21 @@ class Hold:
     training sends that; the rest is `Guard`'s.
 
     Args:
-        held: False for the first steps of a loop that is to be rewound after them: they are the dense network's.
+        averages: what follows the weights in no optimiser's hands.
+        begun: for the first steps of a loop that is to be rewound after them, the mask of level 0, whose they are.
     """
 
-    def __init__(self, loop: Loop, living: Mask, held: bool = True) -> None:
-        self._loop, self._living = loop, living
+    def __init__(self, loop: Loop, living: Mask, averages: Sequence[Average] = (), begun: Mask | None = None) -> None:
+        held = begun is None
+        self._loop, self._living, self._averages = loop, living, averages
+        self._before: Hold | None = None
         self._parameters = {name: loop.model.get_parameter(name) for name in living}
         self._guard = Guard(loop.model, loop.optimizer, living, held)
         self._hooks: list[RemovableHandle] = []
-        # Averages are held only from step k on, in a replay.
-        self._averages: list[nn.Module] = []
-        self._tables_held = False
+        self._replayed, self._averages_held = not held, False
         try:
+            if begun and begun.alive < begun.total:
+                self._before = Hold(loop, begun, averages)
             for parameter, dead in self._guard.dead:
                 if parameter.requires_grad:  # a layer that the loop has frozen before step k
                     self._hooks.append(parameter.register_hook(self._masking(dead)))
@@ -237,18 +251,22 @@ class Hold:
 
     def hold(self) -> None:
         """From now on, pruned is pruned."""
+        if self._before:
+            self._before.release()
         self._guard.hold()
+
+    @property
+    def held(self) -> bool:
+        """Whether pruned is pruned."""
+        return self._guard.held
 
     def mask_averages(self) -> None:
         """Zero in an average stays zero; this makes it so."""
-        self._averages = self._loop.averages()
-        for average in self._averages:
-            weights.put(average, mask.apply(weights.of(average), self._living))
-        self._loop.put_tables(self._living, self._masked)
-        self._tables_held = True
+        averages.change(self._averages, self._loop, self._masked)
+        self._averages_held = True
 
-    def _masked(self, name: str, value: Tensor) -> Tensor:
-        return value.masked_fill(~self._living[name].to(value.device), 0)
+    def _masked(self, name: str, value: Tensor) -> Tensor | None:
+        return value.masked_fill(~self._living[name].to(value.device), 0) if name in self._living else None
 
     def check(self) -> None:
         """Make sure that nothing has escaped.
@@ -263,16 +281,30 @@ class Hold:
                     "Load weights into it, or make the Search after the model is complete."
                 )
         if not self._guard.held:
+            if self._before:
+                self._before.check()
             return
+        if self._replayed:
+            self._check_for_the_replays()
         self._guard.check()
-        tables = self._loop.tables(self._living) if self._tables_held else []
-        for state in [*(weights.of(average) for average in self._averages), *tables]:
-            for name, alive in self._living.items():
-                if state[name].detach()[~alive.to(state[name].device)].any():
-                    raise GuardLost(f"{name}: expected 0 where it is pruned in an average too, found other numbers.")
+        for name, value in averages.tensors(self._averages, self._loop) if self._averages_held else ():
+            if name in self._living and value[~self._living[name].to(value.device)].any():
+                raise GuardLost(f"{name}: expected 0 where it is pruned in an average too, found other numbers.")
+
+    def _check_for_the_replays(self) -> None:
+        pruned = sum(int(dead.sum()) for _, dead in self._guard.dead)
+        alive = sum(int(parameter.detach()[dead].count_nonzero()) for parameter, dead in self._guard.dead)
+        if 2 * alive > pruned:
+            raise GuardLost(
+                f"expected {pruned:,} pruned weights to be 0, found {alive:,} that are not: weights of the dense "
+                "network were loaded, as of a best checkpoint from before the rewind point, where the loop is a "
+                "replay of level 0. Keep the best only where `level.held`, or search with replay=False."
+            )
 
     def release(self) -> None:
         """Take all hooks off."""
+        if self._before:
+            self._before.release()
         self._guard.release()
         for hook in self._hooks:
             hook.remove()
@@ -293,7 +325,7 @@ class Course:
     """
 
     def __init__(self, number: int, living: Mask, steps: Steps, hold: Hold, counted_from: int = 0) -> None:
-        self.level = Level(number, living, steps.begin, self._report, hold.check)
+        self.level = Level(number, living, steps.begin, self._report, hold.check, lambda: hold.held)
         self.reports: list[Report] = []
         self._steps, self._hold, self._counted_from, self._over = steps, hold, counted_from, False
 
@@ -351,8 +383,8 @@ class Course:
         self._hold.release()
 
 
-def first(loop: Loop, living: Mask, k: int, reached: Callable[[Moment], None]) -> Course:
-    """The dense network's way, from how everything is; `reached` is given the moment after step k, if k > 0."""
+def first(loop: Loop, living: Mask, averages: Sequence[Average], k: int, reached: Callable[[Moment], None]) -> Course:
+    """The way of level 0, from how everything is; `reached` is given the moment after step k, if k > 0."""
     left: State = {}
 
     def done() -> None:
@@ -362,7 +394,7 @@ def first(loop: Loop, living: Mask, k: int, reached: Callable[[Moment], None]) -
     def followed() -> None:
         reached(Moment(left, loop.followed()))
 
-    hold = Hold(loop, living)  # before the hooks of steps, as it may fail
+    hold = Hold(loop, living, averages)  # before the hooks of steps, as it may fail
     return Course(0, living, Steps(loop.optimizer, 0, k, nothing, done, followed, loop.optimizers), hold)
 
 
@@ -375,12 +407,16 @@ class Rewinding:
         moment: that after step k.
         k: steps.
         replay: whether the loop starts from its own beginning; else it starts at step k by itself.
+        begun: the mask of level 0, under which a replay is.
+        averages: what follows the weights in no optimiser's hands.
     """
 
     start: Moment
     moment: Moment
     k: int
     replay: bool
+    begun: Mask
+    averages: Sequence[Average] = ()
 
     def course(
         self, loop: Loop, number: int, living: Mask, seed: int | None = None, fresh: Weights | None = None
@@ -389,21 +425,21 @@ class Rewinding:
 
         Args:
             seed: of a data order, and whatever else is random, of its own; None for those of level 0.
-            fresh: initial weights to take instead, which the first k steps, dense, then train: no replay, but all that
-                is known of them.
+            fresh: initial weights to take instead, which the first k steps then train under the mask of level 0: no
+                replay, but all that is known of them.
         """
         if self.replay:
             loop.put(self.start)
         else:
             loop.put(self.moment)
         if fresh is not None:
-            for model in (loop.model, *loop.averages()):
-                weights.put(model, fresh)
-            loop.put_tables(living, lambda name, value: fresh[name].to(value, copy=True))
+            weights.put(loop.model, fresh)
+            begun = [average for average in self.averages if average.begins]
+            averages.change(begun, loop, lambda name, value: fresh[name].to(value, copy=True))
         if seed is not None:
             loop.seed(seed)
         if self.k == 0 or not self.replay:
-            hold = Hold(loop, living)
+            hold = Hold(loop, living, self.averages)
             return Course(number, living, Steps(loop.optimizer, self.k, self.k, hold.check), hold, self.k)
 
         # What the first k steps compute is thrown away; they bring the loop's own variables to where they were.
@@ -418,6 +454,6 @@ class Rewinding:
                 loop.put_followed(self.moment.followed)
             hold.mask_averages()
 
-        hold = Hold(loop, living, held=False)
+        hold = Hold(loop, living, self.averages, self.begun)
         steps = Steps(loop.optimizer, 0, self.k, nothing, done, followed, loop.optimizers)
         return Course(number, living, steps, hold, self.k)

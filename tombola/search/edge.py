@@ -16,7 +16,8 @@ from tombola.errors import BadInput
 from tombola.layers import Kind
 from tombola.mask import Mask
 from tombola.names import named
-from tombola.search.state import GENERATORS, Loop
+from tombola.search import averages
+from tombola.search.state import GENERATORS, Loop, Pair
 from tombola.steps import Step
 from tombola.weights import Weights
 
@@ -70,18 +71,26 @@ class Plan:
         plain = {name: value for name, value in asdict(self).items() if name not in ("prune", "stacks")}
         return plain | {"keep": list(self.keep), "rewind": f"{self.rewind}it"} | later
 
-    def full(self, model: nn.Module) -> Mask:
-        """What level 0 counts: all that may be pruned and is not kept dense.
+    def full(self, loop: Loop, given: Mask | None = None) -> Mask:
+        """What level 0 counts: all that may be pruned, is not kept dense and is no average of what is.
+
+        Args:
+            given: the mask of level 0, where it is another.
 
         Raises:
-            BadInput: `keep`, `rate`, `prune` or `stacks` names nothing of the model, or a weight has no rate.
+            BadInput: `keep`, `rate`, `prune` or `stacks` names nothing of the model, a weight has no rate, or the mask
+                does not fit.
         """
+        model = loop.model
         kinds = mask.prunable(model, self.prune)
         _known(self.keep, kinds, "keep", others(model, self.prune))
         dense = named(self.keep, kinds)
         _whole(model, (name for name in kinds if name not in dense))
         state = model.state_dict()
         full = Mask({name: torch.ones(state[name].shape, dtype=torch.bool) for name in kinds if name not in dense})
+        own = [name for name in full if id(model.get_parameter(name)) in loop.trained]
+        beside = {path for average in averages.within(loop, own) for path in average.sources}
+        full = Mask({name: alive for name, alive in full.items() if name not in beside})
         if not full:
             raise BadInput(
                 where=type(model).__name__,
@@ -99,7 +108,7 @@ class Plan:
                 found=f"{_few(flat)}, a vector",
                 todo="Name stacks alone.",
             )
-        return full
+        return full if given is None else _given(given, full)
 
     def stacked(self, model: nn.Module) -> frozenset[str]:
         """The weights that are stacks."""
@@ -127,6 +136,21 @@ class Plan:
                 todo="'*', as the last entry, stands for all others.",
             )
         return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _given(given: Mask, full: Mask) -> Mask:
+    Mask.check(given)
+    for name, alive in given.items():
+        if name not in full or full[name].shape != alive.shape:
+            raise BadInput(
+                where=f"mask of {name}",
+                expected=f"the shape {tuple(full[name].shape)}" if name in full else "a weight that may be pruned",
+                found=f"{tuple(alive.shape)}" if name in full else "none of that name",
+                todo="Give a mask of this model, without what `keep` names.",
+            )
+    if not given.alive:
+        raise BadInput(where="mask", expected="weights that are alive", found="none", todo="Give a mask that has some.")
+    return given
 
 
 def _known(entries: Iterable[str], kinds: Mapping[str, Kind], where: str, beside: Iterable[str] = ()) -> None:
@@ -221,14 +245,14 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
             todo=f"Have it rewound too: also=[optimizer.{inner[0]}].",
         )
     schedulers = tuple(scheduler) if isinstance(scheduler, list | tuple) else () if scheduler is None else (scheduler,)
-    things = tuple(bare(thing) for thing in also if not isinstance(thing, GENERATORS))
+    things = tuple(_with_state(thing) for thing in also if not isinstance(thing, GENERATORS))
     for where, thing in [*(("scheduler", each) for each in schedulers), *(("also", each) for each in things)]:
         if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
             raise BadInput(
                 where=where,
                 expected="state_dict and load_state_dict, or a generator of torch, NumPy or random in `also`",
                 found=type(thing).__name__,
-                todo="What has no state needs no rewinding.",
+                todo="What has a state of another kind is handed over as two functions: also=[(get, set)].",
             )
     for each in schedulers:
         # By its groups: some libraries hand a scheduler a wrapper around the optimiser.
@@ -248,6 +272,12 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
         )
     generators = tuple(thing for thing in also if isinstance(thing, GENERATORS))
     return Loop(weights.bare(model), optimizer, schedulers, things, generators)
+
+
+def _with_state(thing: Any) -> Any:
+    if isinstance(thing, tuple) and len(thing) == 2 and all(callable(part) for part in thing):
+        return Pair(*thing)
+    return bare(thing)
 
 
 def bare(optimizer: Any) -> Any:

@@ -13,12 +13,13 @@ from torch import Tensor
 from tombola import files, mask, weights
 from tombola.errors import BadInput, NoRoom
 from tombola.mask import Mask
+from tombola.search.averages import Average, coded, decoded
 from tombola.search.coded import decode, encode
 from tombola.search.course import Report
 from tombola.search.state import Moment
 from tombola.weights import Weights
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Progress:
         rewind: the moment to return to; None until level 0 has reached it.
         history: what was reported.
         steps: how many optimiser steps were done at the end of each finished level.
+        averages: what follows the weights; known once level 0 has begun, for certain once it is finished.
     """
 
     masks: tuple[Mask, ...]
@@ -40,6 +42,7 @@ class Progress:
     rewind: Moment | None = None
     history: tuple[Report, ...] = ()
     steps: tuple[int, ...] = ()
+    averages: tuple[Average, ...] = ()
 
     @property
     def weights(self) -> Weights:
@@ -76,6 +79,7 @@ def content(about: Mapping[str, Any], progress: Progress, randoms: Sequence[Any]
         "start": encode(_without_random(progress.start), tensors, "start"),
         "rewind": None if again else encode(_without_random(progress.rewind), tensors, "rewind"),
         "random": encode(list(randoms), tensors, "random"),
+        "averages": coded(progress.averages),
     }
     # One key of metadata: with more, the file's bytes depend on the order of a hash map.
     return files.sealed(save(tensors, metadata={"tombola-search": json.dumps(metadata)}))
@@ -131,7 +135,8 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
         )
         trained = tuple(weights.below(f"trained.{level}/", tensors) for level in range(metadata["finished"]))
         history, steps = tuple(Report(**row) for row in metadata["history"]), tuple(metadata["steps"])
-        return metadata["about"], Progress(tuple(masks), trained, start, rewind or start, history, steps)
+        found = decoded(metadata["averages"])
+        return metadata["about"], Progress(tuple(masks), trained, start, rewind or start, history, steps, found)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _no_search(path, error) from error
 

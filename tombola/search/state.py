@@ -16,8 +16,8 @@ from tombola.errors import BadInput
 from tombola.weights import Weights
 
 State = Mapping[str, Any]
-Generator = torch.Generator | np.random.Generator | random.Random
-GENERATORS = (torch.Generator, np.random.Generator, random.Random)
+Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 def copied(value: Any) -> Any:
@@ -28,6 +28,25 @@ def copied(value: Any) -> Any:
         parts = [copied(part) for part in (value.values() if isinstance(value, dict) else value)]
         return dict(zip(value, parts, strict=True)) if isinstance(value, dict) else type(value)(parts)
     return deepcopy(value)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two functions that stand for something with a state: one returns it, the other takes it back.
+
+    Attributes:
+        get: the state, which is copied: plain Python values, arrays and tensors.
+        set: puts such a copy in place.
+    """
+
+    get: Callable[[], Any]
+    set: Callable[[Any], object]
+
+    def state_dict(self) -> State:
+        return {"state": self.get()}
+
+    def load_state_dict(self, state: State) -> None:
+        self.set(state["state"])
 
 
 @dataclass(frozen=True)
@@ -65,6 +84,17 @@ class Loop:
         """Those in `also`, which step in the same loop."""
         return [thing for thing in self.also if isinstance(thing, Optimizer)]
 
+    @property
+    def trained(self) -> set[int]:
+        """The ids of the parameters that an optimiser trains."""
+        optimizers = (self.optimizer, *self.optimizers)
+        return {id(each) for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]}
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The model, and the modules in `also`."""
+        return [self.model, *(thing for thing in self.also if isinstance(thing, nn.Module))]
+
     def moment(self) -> Moment:
         """Everything, between two steps."""
         return Moment(self.left(), self.followed())
@@ -76,33 +106,26 @@ class Loop:
         self.forget_gradients()
 
     def forget_gradients(self) -> None:
-        for parameter in self.model.parameters():
-            parameter.grad = None
+        for module in self.modules:
+            for parameter in module.parameters():
+                parameter.grad = None
 
     def left(self) -> State:
         return {
             "weights": weights.of(self.model),
-            "buffers": copied(self._unsaved()),
-            "requires_grad": [parameter.requires_grad for parameter in self.model.parameters()],
-            "training": [module.training for module in self.model.modules()],
+            **_beside(self.model),
             "optimizer": copied(self.optimizer.state_dict()),
             "random": self.random(),
         }
 
     def put_left(self, state: State) -> None:
-        _same("buffers", _sizes(state["buffers"]), _sizes(self._unsaved()))
-        _same("modules", len(state["training"]), sum(1 for _ in self.model.modules()))
+        _same_beside("", self.model, state)
         _same("GPUs", sorted(state["random"]["cuda"]), self._gpus())
         groups = self.optimizer.param_groups
         parameters = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
         _same("numbers of parameters in the optimizer's groups", parameters, [len(each["params"]) for each in groups])
         weights.put(self.model, state["weights"])
-        for name, buffer in self._unsaved().items():
-            buffer.copy_(state["buffers"][name])
-        for parameter, trained in zip(self.model.parameters(), state["requires_grad"], strict=True):
-            parameter.requires_grad_(trained)
-        for module, training in zip(self.model.modules(), state["training"], strict=True):
-            module.training = training
+        _put_beside(self.model, state)
         _load(self.optimizer, copied(state["optimizer"]))
         self.put_random(state["random"])
 
@@ -111,9 +134,13 @@ class Loop:
             "groups": [copied(_options(group)) for group in self.optimizer.param_groups],
             "schedulers": [copied(scheduler.state_dict()) for scheduler in self.schedulers],
             "also": [copied(dict(thing.state_dict())) for thing in self.also],
+            "beside": [_beside(thing) if isinstance(thing, nn.Module) else None for thing in self.also],
         }
 
     def put_followed(self, state: State) -> None:
+        for thing, own in zip(self.also, state["beside"], strict=True):
+            if own:
+                _same_beside(f" of the {type(thing).__name__} in `also`", thing, own)
         for group, options in zip(self.optimizer.param_groups, state["groups"], strict=True):
             group.update(copied(options))
         for scheduler, own in zip(self.schedulers, state["schedulers"], strict=True):
@@ -121,6 +148,9 @@ class Loop:
         for thing, own in zip(self.also, state["also"], strict=True):
             if own:  # a GradScaler that is switched off has none, and refuses it
                 _load(thing, _placed(copied(own), thing.state_dict()))
+        for thing, own in zip(self.also, state["beside"], strict=True):
+            if own:
+                _put_beside(thing, own)
 
     def random(self) -> State:
         """The random states of Python, NumPy, torch, the model's GPUs, and the generators."""
@@ -151,36 +181,42 @@ class Loop:
                 generator.manual_seed(seed)
             elif isinstance(generator, random.Random):
                 generator.seed(seed)
+            elif isinstance(generator, np.random.RandomState):
+                generator.seed(seed % 2**32)
             else:
                 generator.bit_generator.state = type(generator.bit_generator)(seed).state
 
-    def averages(self) -> list[nn.Module]:
-        """The modules in `also`, and in these, that have the model's names and shapes: averages of its weights."""
-        own = _shapes(self.model)
-        modules = (part for thing in self.also if isinstance(thing, nn.Module) for part in thing.modules())
-        return [module for module in modules if _shapes(module) == own]
-
-    def tables(self, names: Weights) -> list[Weights]:
-        """Averages that are no modules: mappings in the states of `also`, with the names and shapes of `names`."""
-        return [table for thing in self._others() for table in _tables(thing.state_dict(), names)]
-
-    def put_tables(self, names: Weights, change: Callable[[str, Tensor], Tensor]) -> None:
-        """In each of `tables`, what `change` makes of the tensors that `names` names."""
-        for thing in self._others():
-            state = thing.state_dict()
-            if _tables(state, names):
-                thing.load_state_dict(_changed(state, names, change))
-
-    def _others(self) -> list[Any]:
-        return [thing for thing in self.also if not isinstance(thing, nn.Module)]
-
-    def _unsaved(self) -> dict[str, Tensor]:
-        """The buffers that the model keeps out of its state_dict."""
-        saved = self.model.state_dict().keys()
-        return {name: buffer for name, buffer in self.model.named_buffers() if name not in saved}
-
     def _gpus(self) -> list[str]:
         return sorted({str(p.device) for p in self.model.parameters() if p.device.type == "cuda"})
+
+
+def _beside(module: nn.Module) -> dict[str, Any]:
+    """What of a module's state is not in its state_dict."""
+    return {
+        "buffers": copied(_unsaved(module)),
+        "requires_grad": [parameter.requires_grad for parameter in module.parameters()],
+        "training": [each.training for each in module.modules()],
+    }
+
+
+def _same_beside(whose: str, module: nn.Module, state: State) -> None:
+    _same(f"buffers{whose}", _sizes(state["buffers"]), _sizes(_unsaved(module)))
+    _same(f"modules{whose}", len(state["training"]), sum(1 for _ in module.modules()))
+
+
+def _put_beside(module: nn.Module, state: State) -> None:
+    for name, buffer in _unsaved(module).items():
+        buffer.copy_(state["buffers"][name])
+    for parameter, trained in zip(module.parameters(), state["requires_grad"], strict=True):
+        parameter.requires_grad_(trained)
+    for each, training in zip(module.modules(), state["training"], strict=True):
+        each.training = training
+
+
+def _unsaved(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that a module keeps out of its state_dict."""
+    saved = module.state_dict().keys()
+    return {name: buffer for name, buffer in module.named_buffers() if name not in saved}
 
 
 def _load(thing: Any, state: State) -> None:
@@ -208,25 +244,6 @@ def _sizes(buffers: Weights) -> dict[str, tuple[int, ...]]:
     return {name: tuple(buffer.shape) for name, buffer in buffers.items()}
 
 
-def _is_table(value: Any, names: Weights) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(found := value.get(name), Tensor) and found.shape == names[name].shape for name in names
-    )
-
-
-def _tables(value: Any, names: Weights) -> list[Weights]:
-    if _is_table(value, names):
-        return [value]
-    parts = value.values() if isinstance(value, Mapping) else ()
-    return [table for part in parts for table in _tables(part, names)]
-
-
-def _changed(value: Any, names: Weights, change: Callable[[str, Tensor], Tensor]) -> Any:
-    if _is_table(value, names):
-        return {**value, **{name: change(name, value[name]) for name in names}}
-    return {key: _changed(part, names, change) for key, part in value.items()} if isinstance(value, Mapping) else value
-
-
 def _placed(value: Any, like: Any) -> Any:
     """Its tensors where those of `like` are: what comes from a file is on the CPU, and not everybody moves it."""
     if isinstance(value, Tensor) and isinstance(like, Tensor):
@@ -239,6 +256,8 @@ def _placed(value: Any, like: Any) -> Any:
 def _state(generator: Generator) -> Any:
     if isinstance(generator, torch.Generator):
         return generator.get_state()
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state()
     return generator.getstate() if isinstance(generator, random.Random) else generator.bit_generator.state
 
 
@@ -247,13 +266,11 @@ def _set_state(generator: Generator, state: Any) -> None:
         generator.set_state(state)
     elif isinstance(generator, random.Random):
         generator.setstate(state)
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(state)
     else:
         generator.bit_generator.state = state
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name != "params"}
-
-
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in model.state_dict().items()}

@@ -285,20 +285,21 @@ class Hold:
                 self._before.check()
             return
         if self._replayed:
-            self._check_for_the_replays()
+            self._check_for_dense_weights()
         self._guard.check()
         for name, value in averages.tensors(self._averages, self._loop) if self._averages_held else ():
             if name in self._living and value[~self._living[name].to(value.device)].any():
                 raise GuardLost(f"{name}: expected 0 where it is pruned in an average too, found other numbers.")
 
-    def _check_for_the_replays(self) -> None:
+    def _check_for_dense_weights(self) -> None:
         pruned = sum(int(dead.sum()) for _, dead in self._guard.dead)
         alive = sum(int(parameter.detach()[dead].count_nonzero()) for parameter, dead in self._guard.dead)
         if 2 * alive > pruned:
+            first = next(name for name, alive in self._living.items() if not alive.all())
             raise GuardLost(
-                f"expected {pruned:,} pruned weights to be 0, found {alive:,} that are not: weights of the dense "
-                "network were loaded, as of a best checkpoint from before the rewind point, where the loop is a "
-                "replay of level 0. Keep the best only where `level.held`, or search with replay=False."
+                f"{first}: expected every pruned weight to be 0, found a dense network's: {alive:,} of {pruned:,} are "
+                "not. The loop has loaded weights from before the rewind point, where it replays level 0, as those of "
+                "a best checkpoint or an average. Keep the best only where `level.held`, or search with replay=False."
             )
 
     def release(self) -> None:

@@ -19,7 +19,7 @@ from torch.nn.utils.prune import random_unstructured
 from tombola import mask as masks
 from tombola import models, weights
 from tombola.cash import export
-from tombola.cash.compact import Inputs, compact
+from tombola.cash.compact import Inputs, compact, fitted
 from tombola.cash.quantise import quantise
 from tombola.cash.size import Size, sizes
 from tombola.errors import BadInput
@@ -887,5 +887,102 @@ def test_a_model_that_torch_has_pruned_is_refused_with_what_to_do() -> None:  # 
     model = nn.Sequential(nn.Linear(2, 2))
     random_unstructured(model[0], "weight", amount=1)
     model(torch.zeros(1, 2))
-    with pytest.raises(BadInput, match="call its `remove` first"):
+    with pytest.raises(BadInput, match=r"Call torch\.nn\.utils\.prune\.remove\(layer, 'weight'\) first"):
         compact(model, Mask({}), torch.zeros(1, 2))
+
+
+class Asserting(nn.Module):
+    """As tutorials write them."""
+
+    def __init__(self, check: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.linear, self.check = nn.Linear(3, 2), check
+
+    def forward(self, values: Tensor) -> Tensor:
+        self.check(values)
+        scores: Tensor = self.linear(values)
+        return scores
+
+
+def asserted(values: Tensor) -> None:
+    assert values.shape[1] == 3
+
+
+def numpy_notation(values: Tensor) -> None:
+    np.asarray(values)
+
+
+@pytest.mark.parametrize(("check", "found", "todo"), [
+    (asserted, r"decision by .*, in an assertion \(HERE: `assert values\.shape\[1\] == 3`\)", r"call torch\._assert"),
+    (len, r"len\(x\), .* \(HERE: `self\.check\(values\)`\)", r"Write x\.shape\[0\] for len\(x\)\."),
+    (numpy_notation, r"(Type|Value)Error: .* \(HERE: `np\.asarray\(values\)`\)", "quantised and exported"),
+])  # fmt: skip
+def test_what_stops_the_trace_is_said_with_its_line(check: Callable[[Tensor], object], found: str, todo: str) -> None:
+    found = found.replace("HERE", r"test_compact\.py, line \d+")
+    with pytest.raises(BadInput, match=f"Asserting: expected .* whose calls torch.fx can follow, .*{found}.*{todo}"):
+        compact(Asserting(check), masks.full(Asserting(check)), torch.ones(2, 3))
+
+
+class NamedLinear(nn.Linear):
+    """Subclasses that add nothing to what is computed."""
+
+
+class NamedConv(nn.Conv2d):
+    pass
+
+
+class NamedNorm(nn.BatchNorm2d):
+    pass
+
+
+def test_subclasses_that_add_nothing_are_compacted_as_their_base() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(NamedConv(1, 4, 3), NamedNorm(4), nn.ReLU(), nn.Flatten(), NamedLinear(16, 3)).eval()
+    alive = {name: flags.clone() for name, flags in masks.full(model).items()}
+    alive["0.weight"][1] = False
+    small, images = compact(model, Mask(alive), torch.ones(2, 1, 4, 4)), torch.randn(5, 1, 4, 4)
+    assert [type(layer) for layer in small.children()] == [type(layer) for layer in model]
+    assert {name: size.outputs for name, size in sizes(small, images).items()} == {"0": 3, "4": 3}
+    assert sum(value.numel() for value in small.parameters()) < sum(value.numel() for value in model.parameters())
+    torch.testing.assert_close(small(images), masked(model, Mask(alive))(images), rtol=1e-4, atol=1e-5)
+    again = fitted(copy.deepcopy(model), small.state_dict())
+    assert {name: value.shape for name, value in again.state_dict().items()} == {
+        name: value.shape for name, value in small.state_dict().items()
+    }
+
+
+def test_an_adjacency_matrix_that_is_sparse_stays_as_it_is() -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
+            found: Tensor = torch.sparse.mm(adjacency, self.two(torch.relu(self.one(nodes))))
+            return found
+
+    torch.manual_seed(0)
+    model, nodes = Graph(), torch.rand(5, 3)
+    adjacency = (torch.rand(5, 5) < 0.5).float().to_sparse()
+    alive = {name: flags.clone() for name, flags in masks.full(model).items()}
+    alive["two.weight"][:, ::2] = False
+    small = compact(model, Mask(alive), (nodes, adjacency))
+    assert small.get_submodule("one").out_features == 4
+    wanted = masked(model, Mask(alive))(nodes, adjacency)
+    torch.testing.assert_close(small(nodes, adjacency), wanted, rtol=1e-4, atol=1e-5)
+    indexing = Asserting(lambda values: values[torch.arange(2)])  # torch names every backend that could, in one line
+    with pytest.raises(BadInput, match=r"expected what Asserting can be called with, found .*aten::index") as error:
+        compact(indexing, masks.full(indexing), adjacency)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.filterwarnings("ignore:.*(weight|spectral)_norm:FutureWarning")
+@pytest.mark.parametrize(("change", "todo"), [
+    (nn.utils.weight_norm, r"Sequential, 0: .* Call torch\.nn\.utils\.remove_weight_norm\(layer\) first"),
+    (lambda layer: setattr(layer, "kept", layer.weight * 2), r"Sequential, 0: .* Keep `kept` as `kept\.detach\(\)`"),
+])  # fmt: skip
+def test_what_cannot_be_copied_is_named_with_what_ends_it(change: Callable[[nn.Module], object], todo: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    change(model[0])
+    with pytest.raises(BadInput, match=todo):
+        compact(model, Mask({}), torch.ones(2, 3))

@@ -143,7 +143,7 @@ def test_what_cannot_be_copied_is_refused_with_what_to_do(tmp_path: Path) -> Non
         lambda: to_onnx(model, torch.ones(2, 3), tmp_path / "model.onnx"),
     ]
     for form in forms:
-        with pytest.raises(BadInput, match=r"Sequential: expected a plain model, .*torch\.nn\.utils\.prune.*`remove`"):
+        with pytest.raises(BadInput, match=r"Sequential, 0: expected a plain model, .*torch\.nn\.utils\.prune\.remove"):
             form()
 
 
@@ -176,7 +176,77 @@ def test_a_difference_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return program
 
     monkeypatch.setattr(torch.export, "load", damaged)
-    assert to_torch_export(model, torch.zeros(3, 2), tmp_path / "model.pt2") == pytest.approx(0.5)
+    with pytest.raises(BadInput, match=r"the torch\.export file within .* found a difference of 0\.5"):
+        to_torch_export(model, torch.zeros(3, 2), tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AvgPool2d(2, divisor_override=3))  # which ONNX does not have
+    with pytest.raises(BadInput, match=r"Sequential: expected outputs of the ONNX file within .* a difference of"):
+        to_onnx(model, torch.rand(4, 1, 8, 8), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+    assert to_torch_export(model, torch.rand(4, 1, 8, 8), tmp_path / "model.pt2") < 1e-6
+
+
+@pytest.mark.parametrize("export", [to_onnx, to_torch_export])
+def test_a_number_among_the_inputs_is_refused(export: Callable[..., float], tmp_path: Path) -> None:
+    example: Any = torch.ones(2, 5), 0.5
+    with pytest.raises(BadInput, match=r"the example: .*found float as input 1\. .*self\.model\(x, 0\.5"):
+        export(TwoInputs(), example, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Counted(nn.Module):
+    """Takes its batch for a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, values: Tensor) -> Tensor:
+        scores: Tensor = self.linear(values).view(len(values), 2)
+        return scores
+
+
+@pytest.mark.parametrize("export", [to_onnx, to_torch_export])
+def test_a_batch_that_is_taken_for_a_number_is_said_with_what_to_write(
+    export: Callable[..., float], tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=r"batches of any size.*write `x\.shape\[0\]` for `len\(x\)`"):
+        export(Counted(), torch.zeros(4, 3), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Nodes(nn.Module):
+    """A layer of a graph network: nodes, and which are beside which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, values: Tensor, beside: Tensor) -> Tensor:
+        found: Tensor = beside @ self.linear(values)
+        return found
+
+
+def test_only_inputs_that_have_the_batch_are_of_any_size(tmp_path: Path) -> None:
+    graphs, table = torch.rand(6, 4, 3), torch.rand(4, 4)
+    assert to_torch_export(Nodes(), (graphs, table), tmp_path / "model.pt2") < 1e-6
+    reloaded = torch.export.load(tmp_path / "model.pt2").module()
+    assert reloaded(torch.rand(9, 4, 3), table).shape == (9, 4, 2)
+    assert to_torch_export(Nodes(), (graphs[0], table), tmp_path / "one.pt2", batch_axes=(None, None)) < 1e-6
+    assert torch.export.load(tmp_path / "one.pt2").module()(graphs[1], table).shape == (4, 2)
+    last = graphs.movedim(0, 2)  # 4 x 3 x N
+    model = nn.Sequential(nn.Linear(3, 2), nn.Flatten(2, -1))
+    assert to_torch_export(model, graphs.movedim(0, 1), tmp_path / "time-first.pt2", batch_axes=(1,)) < 1e-6
+    assert torch.export.load(tmp_path / "time-first.pt2").module()(torch.rand(4, 9, 3)).shape == (4, 9, 2)
+    for axes in ((0,), (0, 2), (0, 0), (3, None)):
+        with pytest.raises(BadInput, match="batch_axes: expected for each of the 2 inputs the axis of the batch"):
+            to_torch_export(Nodes(), (last, torch.rand(6, 6)), tmp_path / "not.pt2", batch_axes=axes)
+    assert not (tmp_path / "not.pt2").exists()
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tombola import mask as masks
 from tombola import models
-from tombola.cash.compact import compact
+from tombola.cash.compact import compact, fitted
 from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear, quantise, restored
 from tombola.cash.size import sizes
 from tombola.mask import Mask
@@ -185,3 +185,33 @@ def test_compacted_models_are_quantised(name: str) -> None:
     assert {
         value.dtype for name, value in rounded.state_dict().items() if f"{name[:-6]}scale" in rounded.state_dict()
     } == {torch.int8}
+
+
+class Named(nn.Linear):
+    """A subclass that adds nothing to what is computed."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.tag = "first"
+
+
+class Scaled(nn.Linear):
+    """A subclass that computes something else."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return 2 * super().forward(values)
+
+
+def test_a_subclass_that_adds_nothing_is_quantised_as_its_base_and_one_with_a_forward_of_its_own_is_not() -> None:
+    model = nn.Sequential(Named(6, 5), nn.ReLU(), Scaled(5, 4), type("Conv", (nn.Conv2d,), {})(1, 1, 1))
+    assert [type(layer) for layer in quantise(model).children()] == [QuantisedLinear, nn.ReLU, Scaled, QuantisedConv2d]
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), nn.Conv1d(4, 6, 5)])
+def test_a_convolution_over_lines_is_quantised(layer: nn.Conv1d) -> None:
+    small, lines = quantise(nn.Sequential(layer)).get_submodule("0"), torch.randn(2, 4, 11, generator=generator())
+    exact = copy.deepcopy(layer)
+    with torch.no_grad():
+        exact.weight.copy_(restored(small))  # type: ignore[arg-type]
+    assert small.weight.dtype is torch.int8 and torch.allclose(small(lines), exact(lines), atol=1e-5)
+    assert type(fitted(copy.deepcopy(layer), small.state_dict())) is type(small)

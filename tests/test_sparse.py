@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from tombola import mask as masks
 from tombola import models, weights
 from tombola.cash import timing
-from tombola.cash.layers import MaxPool2d, SparseChain, SparseConv2d, prepared_bytes
+from tombola.cash.layers import MaxPool2d, SparseChain, SparseConv1d, SparseConv2d, prepared_bytes
 from tombola.cash.quantise import quantise
 from tombola.cash.sparse import sparse
 from tombola.engine import kernels
@@ -30,7 +30,7 @@ from tombola.mask import Mask
 pytestmark = pytest.mark.skipif(not kernels.sets(), reason="no compiled kernels here")
 each_set = pytest.mark.parametrize("set_name", kernels.sets())
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d)
 SIZES = [1, 2, 15, 16, 17, 33, 100]
 BATCHES = [(0,), (1,), (2,), (3,), (15,), (16,), (17,), (63,), (64,), (65,), (130,), (), (2, 3), (1, 1, 2), (5, 0)]
 OUTLYING = 0.02  # the density at which one row is longer than all others
@@ -851,3 +851,57 @@ def test_several_threads_give_what_one_gives(data: st.DataObject) -> None:
         finally:
             torch.set_num_threads(before)
     assert torch.equal(shared[0], alone[0]) and torch.equal(shared[1], alone[1])
+
+
+class Named(nn.Linear):
+    """A subclass that adds nothing to what is computed."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.tag = "first"
+
+
+class Scaled(nn.Linear):
+    """A subclass that computes something else."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return 2 * super().forward(values)
+
+
+@pytest.mark.parametrize("fork", [False, True], ids=["one graph", "one by one"])
+def test_a_subclass_that_adds_nothing_is_sparse_and_one_with_a_forward_of_its_own_is_not(fork: bool) -> None:
+    class Model(nn.Sequential):
+        def forward(self, values: Tensor) -> Tensor:
+            for layer in self:
+                values = layer(values)
+            return -values if fork and values.sum() > 1e9 else values
+
+    model = Model(Named(6, 5), nn.ReLU(), Scaled(5, 4), nn.ReLU(), Named(4, 3))
+    found = sparse(model, randn(3, 6), everywhere=True)
+    kinds = [type(module).__name__ for module in found.modules()]
+    assert kinds.count("SparseChain") == 2 and "Named" not in kinds
+    torch.testing.assert_close(found(randn(7, 6)), model(randn(7, 6)).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kwargs", [
+    {}, {"stride": 2}, {"padding": 2}, {"padding": "same"}, {"dilation": 3, "padding": 3}, {"groups": 2},
+    {"bias": False},
+])  # fmt: skip
+@pytest.mark.parametrize("length", [5, 40, 300])
+def test_a_convolution_over_lines_gives_what_its_layer_gives(kwargs: dict[str, Any], length: int) -> None:
+    layer = thinned(nn.Conv1d(4, 6, 3, **({"padding": 1} | kwargs)), 0.3)
+    lines = randn(2, 4, max(length, 7))
+    for one in (layer, quantise(nn.Sequential(layer)).get_submodule("0")):
+        found = SparseConv1d(one)  # type: ignore[arg-type]
+        torch.testing.assert_close(found(lines), one(lines).detach(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found(lines[0]), one(lines[0]).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_models_of_convolutions_over_lines_agree_with_their_sparse_form() -> None:
+    layer, last = thinned(nn.Conv1d(4, 6, 3), 0.3), nn.Linear(6 * 18, 3)
+    model = settled(nn.Sequential(layer, nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(), last))
+    found = sparse(model, randn(3, 4, 20), everywhere=True)
+    assert calls(found) == ["SparseConv1d", "SparseChain"]
+    torch.testing.assert_close(found(randn(5, 4, 20)), model(randn(5, 4, 20)).detach(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(BadInput, match="expected N x 4 x L, found 2 x 5 x 20"):
+        SparseConv1d(nn.Conv1d(4, 6, 3))(randn(2, 5, 20))

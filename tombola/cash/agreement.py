@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola.cash.plain import cloned
+from tombola.cash.plain import cloned, first_line, in_batch
 
 _SEED = 1  # not the one under which calls are traced: a number drawn there, and frozen, would be drawn here again
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the largest output
@@ -36,7 +36,7 @@ def difference(whole: nn.Module, other: nn.Module, example: tuple[Any, ...]) -> 
         try:
             found = _called(other, inputs)
         except Exception as error:
-            return f"{type(error).__name__} ({error})"
+            return f"{type(error).__name__} ({first_line(error)})"
         if not _agree(expected, found, tolerance):
             return "other outputs"
     return ""
@@ -54,23 +54,22 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _inputs(example: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """The example, random inputs of its shapes, and batches of these of other sizes."""
+    """The example, random inputs of its shapes, and batches of these of other sizes; what is sparse stays as it is."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout is not torch.strided:
             return value
         return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
 
     def batch(value: Any, size: int) -> Any:
-        if not isinstance(value, Tensor) or not value.dim() or not len(value):
-            return value
-        return value[torch.arange(size, device=value.device) % len(value)]
+        return value[torch.arange(size, device=value.device) % len(value)] if len(value) else value
 
     yield example
     yield tuple(drawn(value) for value in example)
+    cut = in_batch(example)
     for size in (1, 3):
-        yield tuple(drawn(batch(value, size)) for value in example)
+        yield tuple(drawn(batch(value, size) if of else value) for value, of in zip(example, cut, strict=True))
 
 
 def _called(model: nn.Module, inputs: tuple[Any, ...]) -> list[Any]:
@@ -87,6 +86,11 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(each)
     elif isinstance(value, (Tensor, int, float)):
         yield value
+
+
+def allowed(model: nn.Module, largest: float) -> float:
+    """What outputs up to `largest` may differ by where another form of `model` computes them."""
+    return _tolerance(model) * max(largest, _SMALL)
 
 
 def _tolerance(model: nn.Module) -> float:
@@ -114,5 +118,4 @@ def _close(expected: Any, found: Any, tolerance: float) -> bool:
     left, right = (each.detach().to_dense().cpu().double() for each in (expected, found))
     finite = left.isfinite()
     left, right = left.where(finite, 0), right.where(finite, 0)
-    largest = max(float(left.abs().max()), _SMALL)
-    return torch.allclose(left, right, rtol=0, atol=tolerance * largest)
+    return torch.allclose(left, right, rtol=0, atol=tolerance * max(float(left.abs().max()), _SMALL))

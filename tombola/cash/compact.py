@@ -18,14 +18,13 @@ from tombola import mask as masks
 from tombola import weights
 from tombola.cash import agreement, flow, widths
 from tombola.cash.flow import Flow, Layer
-from tombola.cash.plain import copied
-from tombola.cash.quantise import quantised_layer
+from tombola.cash.plain import LAYERS, copied, kind_of
+from tombola.cash.quantise import QUANTISED, quantised_layer
 from tombola.cash.trace import calls, is_attention
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.weights import Weights
 
-_RESIZED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _CARRIES = 1e-3  # of the largest constant
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
 
@@ -120,13 +119,13 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     )
     """
     small = copied(model)
-    if "scale" in values and type(model) in (nn.Linear, nn.Conv2d):  # other models have a `scale` of their own
+    if "scale" in values and kind_of(model) in QUANTISED:  # other models have a `scale` of their own
         return quantised_layer(small)
     for name, module in list(small.named_modules()):
-        if type(module) is nn.Linear and f"{name}.inputs.index" in values:
+        if kind_of(module) is nn.Linear and f"{name}.inputs.index" in values:
             _put_inputs_before(small, name, values[f"{name}.inputs.index"])
     for name, module in list(small.named_modules()):
-        if type(module) in _RESIZED:
+        if kind_of(module) in LAYERS:
             shapes = {part: values[f"{name}.{part}"].shape for part in _TENSORS if f"{name}.{part}" in values}
             _reshape(module, shapes)
         if is_attention(module) and f"{name}.query.weight" in values:

@@ -9,8 +9,9 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tombola import coding, files, weights
+from tombola.cash import agreement
 from tombola.cash.compact import fitted
 from tombola.cash.layers import has_kernels, not_exported
-from tombola.cash.plain import copied, tensors
+from tombola.cash.plain import cloned, copied, first_line, in_batch, line_of, tensors
 from tombola.errors import BadInput, not_installed
 
 FORMAT = 1
@@ -32,14 +34,22 @@ ENTRY = 256  # bytes that two entries take more than one; so a file of few zeros
 SPARSE_BELOW = 1 / 3  # of the weights: a sparse one takes 4 bytes and 8 for its place, a dense one 4
 
 
-def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | Path, *, sparse: bool = False) -> float:
+Example = Tensor | tuple[Tensor, ...]
+Axes = Sequence[int | None]
+
+
+def to_onnx(
+    model: nn.Module, example: Example, path: str | Path, *, sparse: bool = False, batch_axes: Axes | None = None
+) -> float:
     """Write `model` as one ONNX file for batches of any size; how far ONNX Runtime's outputs are from its own.
 
     They are compared on `example` and on batches of other sizes made of it.
 
     Args:
         model: exported in eval mode; it is left as it was.
-        example: what it is called with; the first axis of each tensor is the batch.
+        example: what it is called with.
+        batch_axes: of each input the axis that is the batch, or None where it has none; left out, the first axis of
+            each input that is as long as that of the first. (None,) is for a graph that is one example: its size stays.
         sparse: whether tensors with less than a third of their numbers alive are stored as sparse initializers. The
             file is smaller; ONNX Runtime makes them dense when it loads them, so it is as fast and as large in memory.
 
@@ -47,16 +57,18 @@ def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | 
         The largest absolute difference.
 
     Raises:
-        BadInput: the extra `export` is not installed, the model cannot be exported, or the file cannot be written.
+        BadInput: the extra `export` is not installed, the model cannot be exported, the file would compute something
+            else, or it cannot be written.
     """
     onnxruntime = _onnxruntime()
     model = copied(model)
+    inputs = _Inputs.of(example, batch_axes)
     with _exporting(model):
         program = torch.onnx.export(
             model,
-            _two(example),
+            inputs.two(),
             dynamo=True,
-            dynamic_shapes=_any_batch(example),
+            dynamic_shapes=inputs.any_batch(),
             external_data=False,
             verbose=False,
         )
@@ -72,7 +84,7 @@ def to_onnx(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | 
             fed = {name: value.cpu().numpy() for name, value in zip(names, given, strict=True)}
             return [torch.from_numpy(value) for value in session.run(None, fed)]
 
-        difference = _largest_difference(model, run, example)
+        difference = _largest_difference(model, run, inputs, "the ONNX file")
     files.deliver(path, content)
     return difference
 
@@ -95,7 +107,7 @@ def onnx_session(path: str | Path, threads: int) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: str | Path) -> float:
+def to_torch_export(model: nn.Module, example: Example, path: str | Path, *, batch_axes: Axes | None = None) -> float:
     """Write `model` with `torch.export.save` for batches of any size; how far the reloaded one is from it.
 
     Load it with `torch.export.load(path).module()`: the class of the model is not needed.
@@ -109,12 +121,13 @@ def to_torch_export(model: nn.Module, example: Tensor | tuple[Tensor, ...], path
     """
     buffer = io.BytesIO()
     model = copied(model)
+    inputs = _Inputs.of(example, batch_axes)
     with _exporting(model):
-        program = torch.export.export(model, _two(example), dynamic_shapes=_any_batch(example))
+        program = torch.export.export(model, inputs.two(), dynamic_shapes=inputs.any_batch())
         torch.export.save(program, buffer)
         buffer.seek(0)
         reloaded = torch.export.load(buffer).module()
-        difference = _largest_difference(model, reloaded, example)
+        difference = _largest_difference(model, reloaded, inputs, "the torch.export file")
     files.deliver(path, buffer.getvalue())
     return difference
 
@@ -220,6 +233,11 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
+_FIXED_BATCH = ("Constraints violated", "Got invalid dimensions", "inferred to be a constant")
+_FREE_BATCH = (
+    "Its code takes the size of the batch for one number: write `x.shape[0]` for `len(x)`, and -1 or `x.shape[0]` for "
+    "numbers in a `view`; `batch_axes` says which inputs have a batch at all. "
+)
 _TALKATIVE = (
     "torch.onnx._internal.exporter._registration",  # that torchvision is not installed
     "torch.onnx._internal.exporter._core",  # that an output is None: a file has none of these
@@ -235,6 +253,8 @@ def _exporting(model: nn.Module) -> Iterator[None]:
     try:
         with _quiet():
             yield
+    except BadInput:
+        raise
     except Exception as error:  # it runs the model's own code, which may raise anything
         raise _not_exported(model, error) from error
 
@@ -256,36 +276,96 @@ def _quiet() -> Iterator[None]:
             logger.disabled = before
 
 
-def _tuple(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return example if isinstance(example, tuple) else (example,)
+@dataclass(frozen=True)
+class _Inputs:
+    """What a model is called with, and of each the axis that is the batch."""
+
+    values: tuple[Tensor, ...]
+    axes: tuple[int | None, ...]
+
+    @staticmethod
+    def of(example: Example, axes: Axes | None) -> "_Inputs":
+        """Raises: BadInput, where they are no tensors, or the axes are not theirs."""
+        values = example if isinstance(example, tuple) else (example,)
+        other = next((place for place, each in enumerate(values) if not isinstance(each, Tensor)), None)
+        if other is not None or not values:
+            raise BadInput(
+                where="the example",
+                expected="a tensor or a tuple of tensors",
+                found=f"{type(values[other]).__name__} as input {other}" if other is not None else "nothing",
+                todo="Wrap the model in a module that fixes what is no tensor: `return self.model(x, 0.5)`.",
+            )
+        if axes is None:
+            return _Inputs(values, tuple(0 if of else None for of in in_batch(values)))
+        sizes = {
+            each.shape[axis] for each, axis in zip(values, axes, strict=False) if axis is not None and _has(each, axis)
+        }
+        fits = all(axis is None or _has(each, axis) for each, axis in zip(values, axes, strict=False))
+        if len(axes) != len(values) or not fits or len(sizes) > 1:
+            raise BadInput(
+                where="batch_axes",
+                expected=f"for each of the {len(values)} inputs the axis of the batch, of one size in all, or None",
+                found=f"{tuple(axes)} for {', '.join(str(tuple(each.shape)) for each in values)}",
+                todo="Leave them out where the batch is the first axis.",
+            )
+        places = (None if axis is None else axis % each.dim() for each, axis in zip(values, axes, strict=True))
+        return _Inputs(values, tuple(places))
+
+    @property
+    def size(self) -> int:
+        """Of the batch; 1 where there is none."""
+        return next(
+            (each.shape[axis] for each, axis in zip(self.values, self.axes, strict=True) if axis is not None), 1
+        )
+
+    def batch(self, size: int) -> tuple[Tensor, ...]:
+        """The first `size` examples, from the start again where there are fewer."""
+        return tuple(
+            each if axis is None else each.index_select(axis, torch.arange(size, device=each.device) % self.size)
+            for each, axis in zip(self.values, self.axes, strict=True)
+        )
+
+    def two(self) -> tuple[Tensor, ...]:
+        """Two examples at least: torch.export takes a batch of one for a model that knows no other."""
+        return self.batch(max(2, self.size))
+
+    def any_batch(self) -> tuple[dict[int, Any], ...]:
+        batch = torch.export.Dim("batch", max=2**31 - 1)  # torch 2.6 otherwise finds the largest number left out
+        return tuple({} if axis is None else {axis: batch} for axis in self.axes)
 
 
-def _batch(example: Tensor | tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
-    """The first `size` examples, from the start again where there are fewer."""
-    return tuple(each[torch.arange(size) % len(each)] for each in _tuple(example))
+def _has(value: Tensor, axis: int) -> bool:
+    return -value.dim() <= axis < value.dim()
 
 
-def _two(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Two examples at least: torch.export takes a batch of one for a model that knows no other."""
-    return _batch(example, max(2, len(_tuple(example)[0])))
+def _largest_difference(model: nn.Module, other: Callable[..., Any], inputs: _Inputs, what: str) -> float:
+    """max |model(x) - other(x)| over batches of three sizes.
 
-
-def _any_batch(example: Tensor | tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
-    batch = torch.export.Dim("batch", max=2**31 - 1)  # torch 2.6 otherwise finds that the largest number is left out
-    return tuple({0: batch} for _ in _tuple(example))
-
-
-def _largest_difference(model: nn.Module, other: Callable[..., Any], example: Tensor | tuple[Tensor, ...]) -> float:
-    """max |model(x) - other(x)| over batches of three sizes."""
-    size = len(_tuple(example)[0])
-    largest = 0.0
+    Raises:
+        BadInput: it is more than `agreement` allows.
+    """
+    largest, outputs = 0.0, 0.0
     with torch.no_grad():
-        for batch in (_batch(example, count) for count in (size, 1, size + 1)):
-            for pair in zip(tensors(model(*batch)), tensors(other(*batch)), strict=True):
+        for batch in (inputs.batch(count) for count in (inputs.size, 1, inputs.size + 1)):
+            with agreement.seeded(0):
+                wanted = tensors(model(*cloned(batch)))
+            with agreement.seeded(0):
+                given = tensors(other(*cloned(batch)))
+            for pair in zip(wanted, given, strict=True):
                 own, found = (tensor.cpu().double() for tensor in pair)
                 # The same infinity or NaN is no difference; any other is the largest.
                 apart = (own - found).abs().masked_fill((own == found) | (own.isnan() & found.isnan()), 0)
                 largest = max(largest, float(apart.nan_to_num(nan=torch.inf).max()))
+                outputs = max(outputs, float(own.nan_to_num(0, 0, 0).abs().max()))
+    allowed = agreement.allowed(model, outputs)
+    if largest > allowed:
+        raise BadInput(
+            where=type(model).__name__,
+            expected=f"outputs of {what} within {allowed:.1g} of the model's own",
+            found=f"a difference of {largest:.2g}, of outputs up to {outputs:.2g}",
+            todo="Nothing was written: the exporter translates some call of this model to another one, or the model "
+            "draws random numbers. `to_safetensors` writes its weights all the same.",
+        )
     return largest
 
 
@@ -307,10 +387,12 @@ def _make_sparse(proto: Any) -> None:
 def _not_exported(model: nn.Module, error: BaseException) -> BadInput:
     while error.__cause__:
         error = error.__cause__
-    lines = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()  # torch colours what it says
+    said = re.sub(r"\x1b\[[\d;]*m", "", first_line(error)).removesuffix(".")  # torch colours what it says
+    fixed = any(sign in str(error) for sign in _FIXED_BATCH)
+    place, code = line_of(error)
     return BadInput(
         where=type(model).__name__,
         expected="a model that torch.export can follow, for batches of any size",
-        found=f"{type(error).__name__}: {lines[0].removesuffix('.')}" if lines else type(error).__name__,
-        todo="`to_safetensors` writes its weights all the same.",
+        found=f"{type(error).__name__}: {said}{place and f' ({place}: `{code}`)'}",
+        todo=f"{_FREE_BATCH if fixed else ''}`to_safetensors` writes its weights all the same.",
     )

@@ -22,13 +22,14 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
 from tombola.cash import widths
+from tombola.cash.plain import kind_of
 from tombola.cash.trace import Trace, is_attention, trace
 
 STAYS = 0  # the unit that stands for all that is not ours to remove; what is tied to it stays
 
 Function = Callable[..., Any]
 
-_CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}  # to the axes of their windows
+_CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}  # to the axes of their windows
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POINTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh),
@@ -200,7 +201,7 @@ class _Follower:
         if is_attention(module):
             self.attentions.append(name)
             return None
-        kind = type(module)
+        kind = kind_of(module)
         if kind is nn.Linear:
             return self._linear
         if kind in _CONVOLUTIONS:
@@ -290,7 +291,7 @@ class _Follower:
 
     def _convolution(self, node: fx.Node) -> Channels | None:
         module = self.modules[str(node.target)]
-        if len(self.shapes[_source(node)]) != 2 + _CONVOLUTIONS[type(module)]:
+        if len(self.shapes[_source(node)]) != 2 + _CONVOLUTIONS[kind_of(module)]:
             return self._barrier(node)  # one example, without the axis of a batch
         if module.groups == module.in_channels == module.out_channels and module.groups > 1:
             return self._depthwise(node)

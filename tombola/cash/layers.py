@@ -29,7 +29,7 @@ SHARE = 2**22  # multiplications, as many as a thread is worth waking for
 MOST_SIZES = 8  # of maps, that a convolution is prepared for at once
 
 Connected = nn.Linear | QuantisedLinear
-Convolved = nn.Conv2d | QuantisedConv2d
+Convolved = nn.Conv1d | nn.Conv2d | QuantisedConv2d
 
 
 class _Sparse(nn.Module):
@@ -105,14 +105,16 @@ class SparseConv2d(_Sparse):
     """A convolution, y = max(0, W * x + b), at the cost of the weights that are not 0.
 
     Args:
-        layer: with zeros as padding and the same stride both ways.
+        layer: with zeros as padding and the same stride both ways; one over lines has windows of one row.
         relu: whether a ReLU follows.
     """
 
     def __init__(self, layer: Convolved, relu: bool = False) -> None:
         super().__init__()
-        shape, sides = tuple(layer.weight.shape), (_padding(layer), tuple(layer.dilation))
-        self.window, self.relu = Window(shape, layer.in_channels, layer.groups, layer.stride[0], *sides), relu
+        (outputs, inputs, *sides), row = layer.weight.shape, len(layer.kernel_size) == 1
+        shape, dilation = (outputs, inputs, *[1] * row, *sides), (*[1] * row, *layer.dilation)
+        self.window = Window(shape, layer.in_channels, layer.groups, layer.stride[0], _padding(layer), dilation)
+        self.relu = relu
         _store(self, layer, "0")
         self._ready = _Ready(_no_layout_yet)
 
@@ -165,6 +167,30 @@ class SparseConv2d(_Sparse):
         )
 
 
+class SparseConv1d(nn.Module):
+    """A convolution over lines, as one over maps of one row.
+
+    Args:
+        layer: with zeros as padding.
+        relu: whether a ReLU follows.
+    """
+
+    def __init__(self, layer: Convolved, relu: bool = False) -> None:
+        super().__init__()
+        self.maps = SparseConv2d(layer, relu)
+
+    def forward(self, lines: Tensor) -> Tensor:
+        """[N, inputs, L] -> [N, outputs, L'], float32; of one example without an N too, as in torch."""
+        if lines.dim() not in (2, 3) or lines.shape[-2] != self.maps.window.inputs:
+            raise _misfit(self, f"N x {self.maps.window.inputs} x L", " x ".join(map(str, lines.shape)))
+        return cast(Tensor, self.maps(lines.unsqueeze(-2))).squeeze(-2)
+
+
+def sparse_convolution(layer: Convolved, relu: bool = False) -> SparseConv1d | SparseConv2d:
+    """The sparse form of a convolution over lines or maps."""
+    return (SparseConv1d if len(layer.kernel_size) == 1 else SparseConv2d)(layer, relu)
+
+
 class MaxPool2d(nn.Module):
     """torch's, of windows that do not overlap, as maxima of whole slices: up to nine times as fast on N x C x H x W."""
 
@@ -200,20 +226,19 @@ def tiles(layer: nn.Module) -> bool:
 
 
 def _padding(layer: Convolved) -> tuple[int, int]:
+    """Above and beside; over lines nothing is above."""
     if layer.padding == "same":
-        down, across = (step * (size - 1) // 2 for step, size in zip(layer.dilation, layer.kernel_size, strict=True))
-        return down, across
-    if layer.padding == "valid":
-        return 0, 0
-    down, across = cast("tuple[int, int]", layer.padding)
-    return down, across
+        sides = [step * (size - 1) // 2 for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+    else:
+        sides = [0, 0] if layer.padding == "valid" else [int(side) for side in layer.padding]
+    return (0 if len(layer.kernel_size) == 1 else sides[0]), sides[-1]
 
 
 def convolvable(layer: Convolved) -> bool:
     """Whether it pads with zeros, as much on either side, and its stride is the same both ways."""
     window = zip(layer.kernel_size, layer.dilation, strict=True)
     even = layer.padding != "same" or all((size - 1) * step % 2 == 0 for size, step in window)
-    return getattr(layer, "padding_mode", "zeros") == "zeros" and layer.stride[0] == layer.stride[1] and even
+    return getattr(layer, "padding_mode", "zeros") == "zeros" and len(set(layer.stride)) == 1 and even
 
 
 def prepared_bytes(model: nn.Module) -> int:

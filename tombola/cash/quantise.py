@@ -7,14 +7,16 @@ it is deprecated.
 """
 
 from contextlib import suppress
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from tombola.cash.plain import copied, only_called
+from tombola.cash.plain import copied, is_layer, kind_of, only_called
 
 LARGEST = 127  # symmetric: -128 is not used
+QUANTISED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 class QuantisedLinear(nn.Module):
@@ -45,7 +47,7 @@ class QuantisedConv2d(nn.Module):
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, layer: nn.Conv2d) -> None:
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.kernel_size = layer.in_channels, layer.out_channels, layer.kernel_size
         self.stride, self.padding = layer.stride, layer.padding
@@ -61,8 +63,16 @@ class QuantisedConv2d(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
 
 
+class QuantisedConv1d(QuantisedConv2d):
+    """The same over lines."""
+
+    def forward(self, lines: Tensor) -> Tensor:
+        """[N, inputs, L] -> [N, outputs, L']."""
+        return F.conv1d(lines, restored(self), self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
 def quantise(model: nn.Module) -> nn.Module:
-    """A copy of `model`, in eval mode, whose linear layers and 2-D convolutions have weights of int8.
+    """A copy of `model`, in eval mode, whose linear layers and 1-D and 2-D convolutions have weights of int8.
 
     q = round(w / s) with s = max |w| / 127 over the weights of one output: |w - s q| <= s / 2, and what is pruned stays
     exactly 0. Biases, norms and embeddings stay floats, and so do weights that two layers share, that the model's own
@@ -78,7 +88,7 @@ def quantise(model: nn.Module) -> nn.Module:
     tensor([[-127,    0,   64]], dtype=torch.int8)
     """
     small, read = nn.Sequential(copied(model)), _read(model)
-    for name, layer in list(only_called(small, (nn.Linear, nn.Conv2d))):
+    for name, layer in list(only_called(small, QUANTISED)):
         if name not in read:
             small.set_submodule(name, quantised_layer(layer))
     return small[0].requires_grad_(False)
@@ -86,10 +96,12 @@ def quantise(model: nn.Module) -> nn.Module:
 
 def quantised_layer(module: nn.Module) -> nn.Module:
     """The layer with weights of int8; any other module as it is."""
-    if type(module) is nn.Linear:
-        return QuantisedLinear(module)
-    if type(module) is nn.Conv2d and module.padding_mode == "zeros":
-        return QuantisedConv2d(module)
+    kind = kind_of(module)
+    if kind is nn.Linear:
+        return QuantisedLinear(cast(nn.Linear, module))
+    if kind in QUANTISED and module.padding_mode == "zeros":
+        made = QuantisedConv2d if kind is nn.Conv2d else QuantisedConv1d
+        return made(cast(nn.Conv2d, module))
     return module
 
 
@@ -98,9 +110,16 @@ def restored(layer: QuantisedLinear | QuantisedConv2d) -> Tensor:
     return (layer.weight.to(layer.scale.dtype).transpose(0, -1) * layer.scale).transpose(0, -1)
 
 
+class _Tracer(fx.Tracer):
+    """Subclasses that add nothing to torch's layers are layers too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_layer(m) or super().is_leaf_module(m, module_qualified_name)
+
+
 def _read(model: nn.Module) -> set[str]:
     """The layers whose numbers the model's code reads, as far as torch.fx can follow it; by name, behind a "0."."""
-    tracer = fx.Tracer()
+    tracer = _Tracer()
     with suppress(Exception):  # it runs the model's own code; what was found until then stays
         tracer.trace(nn.Sequential(copied(model)))
     return {str(node.target).rpartition(".")[0] for node in tracer.graph.nodes if node.op == "get_attr"}

@@ -6,7 +6,7 @@ This has not been tried on a GPU: tests do it with torch's own code on a CPU, bu
 import torch
 from torch import Tensor, nn
 
-from tombola.cash.plain import copied
+from tombola.cash.plain import copied, kind_of
 from tombola.errors import BadInput
 
 _Converted = torch.sparse.SparseSemiStructuredTensor
@@ -45,7 +45,7 @@ def semi_structured(model: nn.Module) -> nn.Module:
     refused: dict[str, str] = {}
     converted = 0
     for name, layer in small.named_modules():
-        if type(layer) is not nn.Linear:
+        if kind_of(layer) is not nn.Linear:
             continue
         if not fits(layer.weight):
             refused[name] = "more than 2 of 4 weights are not 0"

@@ -17,12 +17,14 @@ from torch.nn.utils import fusion
 
 from tombola import weights
 from tombola.cash import agreement, timing
-from tombola.cash.layers import Connected, Convolved, MaxPool2d, SparseChain, SparseConv2d, convolvable, tiles
-from tombola.cash.plain import cloned, copied, hooked, only_called, takes
-from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear
+from tombola.cash.layers import Connected, Convolved, MaxPool2d, SparseChain, convolvable, sparse_convolution, tiles
+from tombola.cash.plain import cloned, copied, first_line, hooked, is_layer, kind_of, only_called, takes
+from tombola.cash.quantise import QuantisedConv1d, QuantisedConv2d, QuantisedLinear
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
+
+KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, QuantisedLinear, QuantisedConv1d, QuantisedConv2d)
 
 
 def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere: bool = False) -> nn.Module:
@@ -40,7 +42,7 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
     This takes seconds, as layers are timed: one for each or for each run of fully connected ones, of large ones more.
 
     Args:
-        model: linear layers and 2-D convolutions, or their quantised forms; all other modules stay as they are.
+        model: linear layers and 1-D and 2-D convolutions, or their quantised forms; all other modules stay as they are.
         example: what the model is called with, N x ...; layers are timed on what it becomes on its way. Its N is the
             batch to be fast at.
         everywhere: whether to replace layers also where that is slower.
@@ -80,7 +82,7 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
                 found = make(copied(model), inputs, everywhere)
                 apart = agreement.difference(whole, found, inputs)
             except Exception as error:  # it runs the model's own code, which may raise anything
-                apart = f"{type(error).__name__} ({error})"
+                apart = f"{type(error).__name__} ({first_line(error)})"
             if not apart:
                 return found.requires_grad_(False)
     raise BadInput(
@@ -132,8 +134,8 @@ class _Run:
     flatten: bool = False
 
     def sparse(self) -> nn.Module:
-        if isinstance(self.layers[0], nn.Conv2d | QuantisedConv2d):
-            return SparseConv2d(self.layers[0], self.relu[0])
+        if isinstance(self.layers[0], Convolved):
+            return sparse_convolution(self.layers[0], self.relu[0])
         if isinstance(self.layers[0], nn.MaxPool2d):
             return MaxPool2d(self.layers[0])
         return SparseChain(self.layers, self.relu, self.flatten)  # type: ignore[arg-type]
@@ -162,10 +164,11 @@ class _Run:
 
 
 class _Tracer(fx.Tracer):
-    """Quantised layers are layers, as torch's own are."""
+    """Quantised layers are layers, as torch's own and subclasses that add nothing to them are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, QuantisedLinear | QuantisedConv2d) or super().is_leaf_module(m, module_qualified_name)
+        layer = isinstance(m, QuantisedLinear | QuantisedConv2d) or is_layer(m)
+        return layer or super().is_leaf_module(m, module_qualified_name)
 
 
 def _traced(model: nn.Module) -> fx.GraphModule:
@@ -194,9 +197,10 @@ def _fused(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
         ):
             continue
         _make_affine(norm)
-        if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
+        pair = kind_of(layer), kind_of(norm)
+        if pair in ((nn.Conv2d, nn.BatchNorm2d), (nn.Conv1d, nn.BatchNorm1d)):
             new: nn.Module = fusion.fuse_conv_bn_eval(layer, norm)
-        elif type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d and given[node].dim() == 2:  # else another axis
+        elif pair == (nn.Linear, nn.BatchNorm1d) and given[node].dim() == 2:  # else another axis
             new = fusion.fuse_linear_bn_eval(layer, norm)
         else:
             continue
@@ -229,9 +233,9 @@ def _runs(graph: fx.GraphModule) -> Iterator[_Run]:
         if layer is not None and tiles(layer) and len(node.args) == 1:
             yield _Run((str(node.target),), (cast(nn.MaxPool2d, layer),), (False,), node, node)
             continue
-        if not isinstance(layer, nn.Linear | nn.Conv2d | QuantisedLinear | QuantisedConv2d) or len(node.args) != 1:
+        if layer is None or kind_of(layer) not in KINDS or len(node.args) != 1:
             continue
-        if isinstance(layer, nn.Conv2d | QuantisedConv2d):
+        if isinstance(layer, Convolved):
             if convolvable(layer):
                 last, positive = _through_relu(node, modules)
                 yield _Run((str(node.target),), (layer,), (positive,), node, last)
@@ -246,7 +250,7 @@ def _runs(graph: fx.GraphModule) -> Iterator[_Run]:
             relu.append(positive)
             after = _only_user(last)
             joins = after is not None and after.op == "call_module" and len(after.args) == 1
-            linear = joins and after is not None and isinstance(modules[str(after.target)], nn.Linear | QuantisedLinear)
+            linear = joins and after is not None and kind_of(modules[str(after.target)]) in (nn.Linear, QuantisedLinear)
             following = after if linear else None
         before = node.args[0]
         flat = isinstance(before, fx.Node) and len(before.users) == 1 and _is_flatten(before, modules)
@@ -348,7 +352,7 @@ class _Watched(nn.Module):
 def _one_by_one(model: nn.Module, inputs: tuple[Tensor, ...], everywhere: bool) -> nn.Module:
     """`model`, its layers replaced where they stand; nothing is folded or fused."""
     whole, tried = nn.Sequential(model), nn.Sequential(copied(model))  # so that `model` may be a layer itself
-    layers = only_called(tried, (nn.Linear, nn.Conv2d, QuantisedLinear, QuantisedConv2d))
+    layers = only_called(tried, KINDS)
     watched = {name: _Watched(layer) for name, layer in layers if _replaceable(layer)}
     for name, watch in watched.items():
         tried.set_submodule(name, watch)
@@ -357,7 +361,7 @@ def _one_by_one(model: nn.Module, inputs: tuple[Tensor, ...], everywhere: bool) 
     for name, watch in watched.items():
         layer: Connected | Convolved = watch.layer
         if watch.given and watch.only_called:
-            new = SparseConv2d(layer) if isinstance(layer, Convolved) else SparseChain([layer], [False])
+            new = sparse_convolution(layer) if isinstance(layer, Convolved) else SparseChain([layer], [False])
             if everywhere or _faster(new, layer, max(watch.given, key=Tensor.numel)):
                 whole.set_submodule(name, new)
     return whole[0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tombola.cash.agreement import seeded
-from tombola.cash.plain import cloned, first_line, not_taken
+from tombola.cash.plain import cloned, first_line, is_layer, kind_of, line_of, not_taken
 from tombola.errors import BadInput
 
 
@@ -59,19 +59,33 @@ def calls(model: nn.Module, given: int = 0) -> tuple[nn.Module, fx.Graph]:
             called = copy.deepcopy(model)
             return called, _Tracer(given).trace(called)
     except Exception as error:  # it runs the model's own code, which may raise anything
-        raise BadInput(
-            where=type(model).__name__,
-            expected="a model that calls the same modules for every input, as torch.fx can trace it",
-            found=first_line(error),
-            todo="It cannot be compacted; quantised and exported it can be.",
-        ) from error
+        raise _not_followed(model, error) from error
+
+
+def _not_followed(model: nn.Module, error: Exception) -> BadInput:
+    """What stopped torch.fx, and in which line of the model's code."""
+    place, code = line_of(error)
+    found, todo = f"{type(error).__name__}: {first_line(error)}", ""
+    if "'len' is not supported" in found:
+        found, todo = "len(x), which has to be a number", "Write x.shape[0] for len(x). "
+    elif isinstance(error, fx.proxy.TraceError) and "control flow" in found:
+        found = "a decision by a value or a size that differs from input to input"
+        if code.startswith("assert "):
+            found, todo = f"{found}, in an assertion", "Leave it out, or call torch._assert(condition, message). "
+    return BadInput(
+        where=type(model).__name__,
+        expected="a model whose calls torch.fx can follow, the same ones for every input",
+        found=f"{found}{place and f' ({place}: `{code}`)'}",
+        todo=todo + "As it is, it cannot be compacted; quantised and exported it can be.",
+    )
 
 
 def is_attention(module: nn.Module) -> bool:
     """Whether it is self-attention whose heads can be told apart, like `tombola.models.transformer.SelfAttention`."""
     parts: list[Any] = [getattr(module, name, None) for name in ("query", "key", "value", "projection")]
     heads, width = (getattr(module, name, None) for name in ("heads", "head_width"))
-    if not isinstance(heads, int) or not isinstance(width, int) or any(type(part) is not nn.Linear for part in parts):
+    linear = all(isinstance(part, nn.Linear) and kind_of(part) is nn.Linear for part in parts)
+    if not isinstance(heads, int) or not isinstance(width, int) or not linear:
         return False
     *readers, projection = parts
     return {part.out_features for part in readers} == {projection.in_features} == {heads * width}
@@ -98,7 +112,7 @@ class _Tracer(fx.Tracer):
         self.given = given
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_attention(m) or super().is_leaf_module(m, module_qualified_name)
+        return is_attention(m) or is_layer(m) or super().is_leaf_module(m, module_qualified_name)
 
     def create_proxy(self, kind: str, target: Any, args: tuple[Any, ...], *rest: Any, **named: Any) -> Any:
         if kind == "placeholder" and args and self.given is not None:  # args: its default

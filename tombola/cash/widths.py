@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from tombola.cash.plain import kind_of
+
 VIEWS: set[object] = {"view", "reshape", torch.reshape}
 
 
@@ -52,7 +54,7 @@ def _readers(model: nn.Module, node: fx.Node) -> set[str]:
     while ahead:
         for user in set(ahead.pop().users) - seen:
             seen.add(user)
-            if user.op == "call_module" and type(model.get_submodule(str(user.target))) is nn.Linear:
+            if user.op == "call_module" and kind_of(model.get_submodule(str(user.target))) is nn.Linear:
                 found.add(str(user.target))
             else:
                 ahead.append(user)

@@ -23,7 +23,7 @@ TEXT = torch.arange(60).remainder(7)
 class Characters(nn.Module):
     """A recurrent character model."""
 
-    def __init__(self, cell: type[nn.RNNBase]) -> None:
+    def __init__(self, cell: type[nn.LSTM | nn.GRU]) -> None:
         super().__init__()
         self.embedding, self.output = nn.Embedding(7, 4), nn.Linear(5, 7)
         self.cell = cell(4, 5, num_layers=2, batch_first=True)
@@ -43,7 +43,8 @@ class GraphLayer(nn.Module):
         nn.init.xavier_uniform_(self.W)
 
     def forward(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
-        return adjacency @ (nodes @ self.W) + self.b
+        out: Tensor = adjacency @ (nodes @ self.W) + self.b
+        return out
 
 
 class GraphNetwork(nn.Module):
@@ -71,7 +72,8 @@ class Experts(nn.Module):
     def loss(self) -> Tensor:
         inputs = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
         each = torch.einsum("eoi,ni->neo", self.experts, inputs)
-        return (self.gate(inputs).softmax(1).unsqueeze(2) * each).sum(1).square().mean()
+        loss: Tensor = (self.gate(inputs).softmax(1).unsqueeze(2) * each).sum(1).square().mean()
+        return loss
 
 
 Made = tuple[Any, torch.optim.Optimizer]

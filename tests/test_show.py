@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from tombola import mask, models
+from tombola import mask, models, weights
 from tombola.cli import main
+from tombola.layers import Layout, layouts
 from tombola.mask import Mask
 from tombola.study import anatomy
 from tombola.ticket import Seed, Ticket
@@ -118,7 +120,64 @@ def test_what_is_no_ticket_ends_with_2_and_says_what_it_is(tmp_path: Path, capsy
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3), st.integers(0, 2**32 - 1))
 def test_idle_units_are_those_without_a_living_weight(outputs: int, inputs: int, window: int, seed: int) -> None:
     alive = np.random.default_rng(seed).random((outputs, inputs, window)) < 0.3
-    assert anatomy.idle(alive) == (
+    assert anatomy.idle(alive, Layout()) == (
         sum(not any(alive[o, i, w] for i in range(inputs) for w in range(window)) for o in range(outputs)),
         sum(not any(alive[o, i, w] for o in range(outputs) for w in range(window)) for i in range(inputs)),
     )
+
+
+class Table(nn.Module):
+    """A layer of each layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.up = nn.Linear(4, 3), nn.ConvTranspose2d(4, 6, 3, groups=2)
+        self.grouped, self.words = nn.Conv2d(4, 6, 3, groups=2), nn.Embedding(5, 3)
+        self.own = nn.ParameterDict({"W": torch.ones(4, 3)})
+
+
+def felt(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """Which outputs depend on which inputs, [outputs, inputs], where no weight is negative."""
+    inputs = shape[0]
+    each = torch.eye(inputs).view(inputs, inputs, *[1] * (len(shape) - 1)).expand(inputs, *shape)
+    answers: Tensor = layer(each) - layer(torch.zeros_like(each))
+    return answers.flatten(2).any(2).T if answers.dim() > 2 else answers.bool().T
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_idle_and_unread_units_are_those_of_what_the_layer_computes(seed: int) -> None:
+    model, generator = Table(), torch.Generator().manual_seed(seed)
+    shapes = {"plain": (4,), "up": (4, 3, 3), "grouped": (4, 5, 5)}
+    for name, shape in shapes.items():
+        weight = model.get_parameter(f"{name}.weight")
+        alive = torch.rand(weight.shape, generator=generator) < 0.05
+        weight.data = alive.float()
+        links = felt(model.get_submodule(name), shape)
+        wanted = int((~links.any(1)).sum()), int((~links.any(0)).sum())
+        assert anatomy.idle(alive.numpy(), layouts(model)[f"{name}.weight"]) == wanted
+
+
+def test_a_ticket_says_how_its_weights_are_laid_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Table()
+    full = mask.full(model, ["own.W"])
+    alive = {name: torch.zeros_like(each) for name, each in full.items()}
+    for name in alive:
+        alive[name][0] = True
+    Ticket.of(model, Mask(alive), weights.of(model)).save(tmp_path / "t")
+    record = json.loads(ask(capsys, str(tmp_path / "t"), "--format", "json")[1])
+    found = {layer["name"]: (layer["idle_outputs"], layer["unread_inputs"]) for layer in record["layers"]}
+    assert found == {
+        "plain.weight": (2, 0),
+        "up.weight": (3, 3),  # the first input feeds the outputs of its group alone
+        "grouped.weight": (5, 2),
+        "words.weight": (0, 4),
+        "own.W": (None, None),
+    }
+    plain = nn.Sequential(nn.Linear(2, 2), nn.Conv2d(1, 1, 1))
+    assert Ticket.of(plain, mask.full(plain), weights.of(plain), {"model": "mine"}).origin == {"model": "mine"}
+
+
+@pytest.mark.parametrize("said", [3, {"w": 3}, {"w": {"inputs": 5}}, {"w": {"groups": 0}}, {"w": {"inputs": []}}])
+def test_a_layout_that_is_none_is_passed_over(said: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Ticket(Mask({"w": torch.ones(3, 2).bool()}), {"w": torch.ones(3, 2)}, {"layouts": said}).save(tmp_path / "t")
+    assert ask(capsys, str(tmp_path / "t"))[0] == 0

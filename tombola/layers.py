@@ -59,6 +59,26 @@ _ROWS: dict[type[nn.Module], Row] = {
 _CONV1D = Row("linear", layout=_SIDEWAYS)  # GPT-2's, of `transformers`
 
 
+def layouts(model: nn.Module) -> dict[str, Layout]:
+    """How each weight of the layers in the table is laid out, under each of its names.
+
+    A table of embeddings that is an output's weight too is laid out as that.
+
+    >>> layouts(nn.Sequential(nn.Linear(2, 3), nn.GRU(3, 3)))
+    {'0.weight': Layout(inputs=1, outputs=0, groups=1)}
+    """
+    found: dict[int, Layout] = {}
+    for module in model.modules():
+        each = row(module)
+        if each is None:
+            continue
+        for parameter in (getattr(module, name) for name in each.weights):
+            if isinstance(parameter, nn.Parameter) and not (each.kind == "embedding" and id(parameter) in found):
+                found[id(parameter)] = each.layout
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {name: found[id(each)] for name, each in parameters if id(each) in found}
+
+
 def row(module: nn.Module) -> Row | None:
     """What the table says of `module`: the row of the first class there that it is of; None where it is of none.
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tombola import coding, files, hub, mask, models, weights
 from tombola.errors import BadInput
+from tombola.layers import Layout, layouts
 from tombola.mask import Mask
 from tombola.models import Initialisation
 from tombola.transfer import Rule, Transfer, transfer
@@ -103,7 +104,8 @@ class Ticket:
         own, tied = model.state_dict(), weights.ties(model)
         weights.fit(own, early, f"weights of {type(model).__name__}")
         masked = mask.apply(early, alive)
-        return Ticket(alive, {name: masked[tied.get(name, name)] for name in own}, origin or {})
+        origin = {**(origin or {}), **_laid_out(model, alive)}
+        return Ticket(alive, {name: masked[tied.get(name, name)] for name in own}, origin)
 
     def apply(self, model: nn.Module) -> None:
         """Put the ticket's weights into `model`, by copy; train it under `mask` from there.
@@ -308,6 +310,17 @@ def _version_2(said: dict[str, Any], tensors: dict[str, Tensor], where: str) -> 
     else:
         values = mask.expand(weights.below("weights/", tensors), alive)
     return Ticket(alive, {name: values[said["tied"].get(name, name)] for name in said["weights"]}, said["origin"], seed)
+
+
+def _laid_out(model: nn.Module, alive: Mask) -> dict[str, Any]:
+    """How those weights are laid out that are not outputs x inputs, if there are any: their shapes do not show it.
+
+    None stands for a weight of which it is not known, as that of a layer of the user's own.
+    """
+    known = layouts(model)
+    matrices = [name for name, each in alive.items() if each.dim() > 1]
+    other = {name: known.get(name) for name in matrices if known.get(name) != Layout()}
+    return {"layouts": {name: layout and asdict(layout) for name, layout in other.items()}} if other else {}
 
 
 def _stored(full: Weights, alive: Mask) -> tuple[dict[str, Tensor], dict[str, str]]:

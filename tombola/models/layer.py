@@ -1,7 +1,10 @@
 """What is known of a layer before the network is built."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tombola.layers import Kind
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Layer:
     (1728, 1769472)
     """
 
-    kind: Literal["linear", "conv", "embedding", "output"]
+    kind: "Kind"
     inputs: int
     outputs: int
     window: int = 1

@@ -26,6 +26,8 @@ from tombola.study.verdict import Criteria, Verdict
 if TYPE_CHECKING:  # it needs torch, which takes two seconds to import
     from pathlib import Path
 
+    from torch import Tensor
+
     from tombola.cash.proof import Form
     from tombola.lab.findings import Finding
     from tombola.ticket import Ticket
@@ -234,8 +236,9 @@ def ticket_record(ticket: "Ticket", file: str, size: int, about: dict[str, Any])
         size: the file's length in bytes.
         about: what the file says of itself.
     """
-    from tombola.study.anatomy import idle
-
+    said = ticket.origin.get("layouts")
+    layouts = said if isinstance(said, dict) else {}
+    idle = {name: _idle(alive, layouts.get(name, {})) for name, alive in ticket.mask.items()}
     layers = [
         {
             "name": name,
@@ -243,8 +246,8 @@ def ticket_record(ticket: "Ticket", file: str, size: int, about: dict[str, Any])
             "alive": int(alive.sum()),
             "total": alive.numel(),
             "density": int(alive.sum()) / alive.numel() if alive.numel() else 1.0,
-            "idle_outputs": idle(alive.numpy())[0] if alive.ndim > 1 else None,
-            "unread_inputs": idle(alive.numpy())[1] if alive.ndim > 1 else None,
+            "idle_outputs": idle[name][0],
+            "unread_inputs": idle[name][1],
         }
         for name, alive in ticket.mask.items()
     ]
@@ -262,6 +265,24 @@ def ticket_record(ticket: "Ticket", file: str, size: int, about: dict[str, Any])
         "layers": layers,
         "origin": dict(ticket.origin),
     }
+
+
+def _idle(alive: "Tensor", said: Any) -> tuple[int | None, int | None]:
+    """Idle outputs and unread inputs of a layer; None where it has none, or what the file says of them is no layout.
+
+    Args:
+        said: how its weight is laid out: a layout's fields, those of an ordinary one left out; None if it is not known.
+    """
+    from tombola.layers import Layout
+    from tombola.study.anatomy import idle
+
+    try:
+        layout = Layout(**said)
+        if alive.ndim < 2 or {layout.inputs, layout.outputs} != {0, 1}:
+            return None, None
+        return idle(alive.numpy(), layout)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None, None
 
 
 _PLACE = ("experiment", "model", "data", "method", "rewind", "level", "replicate", "made")

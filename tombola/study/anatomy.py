@@ -1,9 +1,13 @@
 """What a ticket looks like inside."""
 
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tombola.layers import Layout
 
 
 def input_survivors(first: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.float64] | None:
@@ -26,17 +30,23 @@ def input_survivors(first: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray
     return per_input
 
 
-def idle(alive: NDArray[np.bool_]) -> tuple[int, int]:
+def idle(alive: NDArray[np.bool_], layout: "Layout") -> tuple[int, int]:
     """How many outputs of a layer have no living weight, and how many of its inputs are read by none.
 
     An output without a living weight is its bias, whatever comes in. The outputs and inputs of a convolution are its
     channels. Of other layers nothing is asked: more may be dead that only feeds what is dead.
 
     Args:
-        alive: the layer's mask, outputs x inputs x whatever else.
+        alive: the layer's mask, of two axes or more.
+        layout: which of them are its outputs and its inputs. In each group of a convolution there are others along
+            axis 1.
 
-    >>> idle(np.array([[1, 0, 0], [0, 0, 0]], bool))
-    (1, 2)
+    >>> from tombola.layers import Layout
+    >>> alive = np.array([[1, 0, 0], [0, 0, 0]], bool)
+    >>> idle(alive, Layout()), idle(alive, Layout(inputs=0, outputs=1)), idle(alive, Layout(groups=2))
+    ((1, 2), (2, 1), (1, 5))
     """
     links = np.asarray(alive.any(axis=tuple(range(2, alive.ndim))))
-    return int((~links.any(axis=1)).sum()), int((~links.any(axis=0)).sum())
+    groups, rows, columns = layout.groups, *links.shape
+    dead = [int((~each).sum()) for each in (links.any(1), links.reshape(groups, rows // groups, columns).any(1))]
+    return dead[layout.outputs], dead[layout.inputs]

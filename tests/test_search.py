@@ -475,6 +475,7 @@ def test_momentum_of_what_is_pruned_is_0_before_the_first_step() -> None:  # M12
         Loop(model, optimizer)(STEPS - level.begin)
 
 
+@pytest.mark.filterwarnings("ignore:level 1. the first batch is not that of level 0")  # without a replay, it shuffles
 @pytest.mark.parametrize("replay", [True, False])
 def test_a_warm_up_counts_among_the_steps_of_the_rewind_point(replay: bool) -> None:  # R13
     """Rates by the table; k = 2 lies within a warm-up of 4 steps."""
@@ -1079,3 +1080,82 @@ def test_gradients_of_before_the_search_are_in_no_level() -> None:  # R7
             optimizer.step()
             optimizer.zero_grad()
     assert weights.equal(search.trained(0), search.trained(1))
+
+
+class Annealed(nn.Module):
+    """Three numbers that a forward pass changes, and one that it keeps."""
+
+    kept = 2.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.temperature, self.calls, self.ready = 1.0, 0, False
+        self.mean = torch.zeros(4)
+        self.set_by_the_loop = 0
+        self.width = 4
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.temperature *= 0.9
+        self.calls += 1
+        self.ready = True
+        self.set_by_the_loop += 1
+        self.mean = 0.9 * self.mean + 0.1 * inputs.mean(0)
+        self.last = inputs
+        outputs: Tensor = self.layer(inputs) / self.temperature
+        return outputs
+
+
+@pytest.mark.parametrize(("k", "replay"), [(0, True), (2, True), (2, False)])
+def test_numbers_in_modules_that_nobody_registered_are_warned_of(k: int, replay: bool) -> None:
+    torch.manual_seed(0)
+    model = Annealed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    calls = (lambda: model.calls, lambda calls: setattr(model, "calls", calls))
+    also = [calls] if replay else []
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for level in Search(model, optimizer, levels=2, rewind=f"{k}it", also=also, replay=replay):
+            model.set_by_the_loop = level.begin
+            for _ in range(level.begin, 4):
+                optimizer.zero_grad()
+                model(torch.randn(3, 4)).square().mean().backward()
+                optimizer.step()
+    said = [str(warning.message).split(" is not what it was")[0] for warning in found]
+    expected = ["temperature", "ready", "mean"] if replay else ["temperature", "calls", "mean", "last"]
+    assert said == [f"level 1: {name} of Annealed" for name in expected]
+
+
+def loaded(seed: int, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+    dataset = torch.utils.data.TensorDataset(torch.randn(24, 4, generator=torch.Generator().manual_seed(seed)))
+    for (inputs,) in torch.utils.data.DataLoader(dataset, batch_size=6, shuffle=True, generator=generator):
+        optimizer.zero_grad()
+        model(inputs).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("k", [0, 2])
+@pytest.mark.parametrize("rewound", [True, False])
+def test_a_loaders_generator_that_is_not_rewound_is_warned_of(rewound: bool, k: int) -> None:
+    torch.manual_seed(0)
+    model, generator = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.Generator().manual_seed(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    search = Search(model, optimizer, levels=2, rewind=f"{k}it", also=[generator] if rewound else [])
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for _ in search:
+            loaded(0, model, optimizer, generator)
+    said = [str(each.message).split(".")[0] for each in found]
+    assert said == ([] if rewound else ["level 1: the first batch is not that of level 0"])
+
+
+def test_a_look_leaves_nothing_in_copies_and_files(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in Search(model, optimizer, levels=1):
+        torch.save(model, tmp_path / "model.pt")
+        for each in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+            each(torch.ones(1, 4))
+        model(torch.ones(1, 4)).sum().backward()
+        assert not model._forward_pre_hooks
+        optimizer.step()

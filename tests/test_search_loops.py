@@ -246,6 +246,7 @@ def test_another_module_is_rewound_and_left_whole() -> None:
     assert other.weight.count_nonzero() == other.weight.numel()
 
 
+@pytest.mark.filterwarnings("ignore:level 1. the first batch is not that of level 0")
 def test_a_replay_that_goes_astray_ends_in_step_k_all_the_same() -> None:  # R6 R8
     """Where the replay is not what level 0 did, as sums on a GPU may not be, the state of step k is put in place."""
     model = network()

@@ -21,6 +21,7 @@ from tombola.search.course import Course, Level, Report, Rewinding, first
 from tombola.search.edge import Plan, Rate, Scope
 from tombola.search.saved import Progress
 from tombola.search.state import Moment
+from tombola.search.watch import Watch
 from tombola.steps import Step
 from tombola.study.verdict import Criteria
 from tombola.ticket import Ticket
@@ -121,6 +122,7 @@ class Search:
         self._score, self._path = score, None if path is None else Path(path).absolute()  # wherever the loop may go
         self._progress = Progress((full,))
         self._course: Course | None = None
+        self._watch = Watch(self._loop)
         self._held: list[Weights] = []  # what level 0 began with, while it is under way
         if self._path and self._path.is_dir():
             raise BadInput(
@@ -237,8 +239,14 @@ class Search:
             also = [*self._loop.also, *self._loop.generators]
             self._loop = edge.loop_of(self._loop.model, optimizer, scheduler, also)
             edge.trained(self._loop, self.mask(0))
-        self._course = self._rewinding().course(self._loop, number, self.mask(number)) if number else self._first()
+        self._course = self._next(number) if number else self._first()
+        self._watch.look(number, self._course.level.begin)
         return self._course.level
+
+    def _next(self, number: int) -> Course:
+        return self._rewinding().course(
+            self._loop, number, self.mask(number), passed=lambda: self._watch.look(number, self._plan.rewind)
+        )
 
     def finish(self) -> None:
         """End the level under way: check that nothing escaped, keep what it trained, prune, save.
@@ -300,6 +308,7 @@ class Search:
         """Give up the level under way, if there is one: it is as if it had not begun."""
         if self._course:
             self._course.release()
+            self._watch.release()
             self._course = None
 
     def _first(self) -> Course:
@@ -314,7 +323,7 @@ class Search:
         k, found = self._plan.rewind, averages.begun(self._loop, list(self.mask(0)))
         self._progress = replace(self._progress, start=start, rewind=None if k else start, averages=found)
         self._held = averages.held(found, self._loop)
-        return first(self._loop, self.mask(0), found, k, self._reached)
+        return first(self._loop, self.mask(0), found, k, self._reached, lambda: self._watch.look(0, k))
 
     def _reached(self, moment: Moment) -> None:
         self._progress = replace(self._progress, rewind=moment)

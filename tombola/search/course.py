@@ -384,13 +384,25 @@ class Course:
         self._hold.release()
 
 
-def first(loop: Loop, living: Mask, averages: Sequence[Average], k: int, reached: Callable[[Moment], None]) -> Course:
-    """The way of level 0, from how everything is; `reached` is given the moment after step k, if k > 0."""
+def first(
+    loop: Loop,
+    living: Mask,
+    averages: Sequence[Average],
+    k: int,
+    reached: Callable[[Moment], None],
+    passed: Callable[[], None] = nothing,
+) -> Course:
+    """The way of level 0, from how everything is; `reached` is given the moment after step k, if k > 0.
+
+    Args:
+        passed: called right after step k, if k > 0.
+    """
     left: State = {}
 
     def done() -> None:
         nonlocal left
         left = loop.left()
+        passed()
 
     def followed() -> None:
         reached(Moment(left, loop.followed()))
@@ -420,12 +432,19 @@ class Rewinding:
     averages: Sequence[Average] = ()
 
     def course(
-        self, loop: Loop, number: int, living: Mask, seed: int | None = None, fresh: Weights | None = None
+        self,
+        loop: Loop,
+        number: int,
+        living: Mask,
+        seed: int | None = None,
+        fresh: Weights | None = None,
+        passed: Callable[[], None] = nothing,
     ) -> Course:
         """Put everything in place for a way through the loop from step k on, under the mask `living`.
 
         Args:
             seed: of a data order, and whatever else is random, of its own; None for those of level 0.
+            passed: called right after step k, at the end of a replay.
             fresh: initial weights to take instead, which the first k steps then train under the mask of level 0: no
                 replay, but all that is known of them.
         """
@@ -449,6 +468,7 @@ class Rewinding:
                 loop.put_left(self.moment.left if seed is None else {**self.moment.left, "random": loop.random()})
             hold.hold()
             hold.mask_averages()  # which may be measured before the loop goes on
+            passed()
 
         def followed() -> None:
             if fresh is None:

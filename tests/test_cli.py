@@ -14,15 +14,17 @@ from typing import Any
 
 import altair
 import pytest
+from rich.console import Console
 
 from tombola import models, weights
 from tombola.cli import main
 from tombola.lab import presets
 from tombola.lab.plan import plan
-from tombola.lab.results import COLUMNS, results
+from tombola.lab.results import COLUMNS, results, verdicts
 from tombola.lab.spec import read
 from tombola.lab.store import Store
 from tombola.report import figures
+from tombola.report.text import summary_table
 from tombola.ticket import Ticket
 
 TINY = [
@@ -58,6 +60,7 @@ def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def test_a_run_ends_with_table_verdict_and_the_report_s_path(store: Path) -> None:
     output = (store.parent / "output.txt").read_text()
     assert "verdict" in output and "corrected for 2 levels (Holm)" in output.replace("\n", " ")
+    assert "lenet-20-10, 1,580 weights" in output and "rounds the last bits otherwise" in output.replace("\n", " ")
     assert Path(re.findall(r"Report: (.*)", output)[0]).is_file()
     assert "\x1b" not in output  # readable when piped to a file
 
@@ -97,7 +100,10 @@ def test_the_verdict_as_json_has_differences_intervals_n_and_reasons(
     _, out, _ = ask(capsys, "verdict", "digits", "--store", str(store), *TINY, "--format", "json")
     content = json.loads(out)
     first = content["levels"][0]
-    assert set(first) == {"arm", "level", "density", "verdict", "reason", "dense", "controls", "rewind"}
+    names = {"arm", "level", "density", "verdict", "reason", "dense", "controls", "rewind", "pace", "more_replicates"}
+    assert set(first) == names
+    assert (content["network"], content["weights"]) == ("lenet-20-10, 1,580 weights", 1580)
+    assert [contrast["against"] for contrast in content["contrasts"]] == ["reinit", "random", "shuffle"]
     assert first["dense"]["accuracy"]["n"] == 2
     assert first["dense"]["accuracy"]["low"] <= first["dense"]["accuracy"]["mean"] <= first["dense"]["accuracy"]["high"]
     assert [control["against"] for control in first["controls"]] == ["reinit", "random", "shuffle"]
@@ -110,6 +116,34 @@ def test_one_replicate_has_null_for_the_ends_of_its_interval(
     status, out, _ = ask(capsys, "verdict", "digits", "--store", str(store), *tiny("replicates=1"), "--format", "json")
     level = json.loads(out)["levels"][0]
     assert (status, level["verdict"], level["dense"]["accuracy"]["low"]) == (0, "not decided", None)
+
+
+def test_networks_that_learned_nothing_get_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wild = [*TINY, "--set", "recipe.optimizer.lr=1e4", "--set", "arms=ticket", "--set", "replicates=3"]
+    status, out, _ = ask(capsys, "run", "digits", "--store", str(tmp_path / "store"), *wild, "--workers", "1")
+    said = out.replace("\n", " ")
+    assert status == 0 and "not learned" in out and "tickets are found" not in said
+    assert "No verdict: the dense network learned nothing in 3 of 3 replicates" in said
+
+
+def test_no_levels_show_the_dense_network(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--set", "levels=0", "--set", "replicates=1"]
+    _, out, _ = ask(capsys, "run", "digits", "--store", str(store), *TINY, *few)
+    assert "digits: 1 training compared, 2 runs in all" in out
+    (row,) = (line for line in out.splitlines() if line.split()[:2] == ["0", "100.0"])
+    assert re.fullmatch(r"\s*0 +100\.0 +\d+\.\d\d +\d+ +dense\s*", row)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_table_leaves_out_columns_before_it_cuts_a_number(store: Path, width: int) -> None:
+    wanted = plan(read("digits", TINY[1::2]))
+    found = results(wanted, Store(store))
+    judged = verdicts(wanted, found)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(summary_table(found, judged, "early-stop", width))
+    shown = console.export_text()
+    assert "…" not in shown and judged[0].label in shown
+    assert shown.count("shuffle") == {60: 1, 80: 1, 200: 2}[width], "its accuracy stays, its early stop where it fits"
 
 
 def test_the_plan_counts_what_is_wanted_stored_and_missing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tombola import weights
 from tombola.study.connectivity import BOUND, Line, alphas, barrier, decide, judge, line, recompute_statistics
-from tombola.study.verdict import Difference
+from tombola.study.paired import Difference
 
 SEEDS = st.integers(0, 2**16)
 ERRORS = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=2, max_size=30)

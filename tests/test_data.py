@@ -59,6 +59,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
 
 def test_every_source_knows_its_own_name() -> None:
     assert all(data.facts(name).name == name for name in data.SOURCES)
+    assert all(1 / data.facts(name).classes <= data.facts(name).chance < 0.6 for name in data.SOURCES)
     assert len({data.facts(name).fingerprint for name in data.SOURCES}) == len(data.SOURCES)
 
 
@@ -146,6 +147,7 @@ def test_digits_are_what_their_facts_say() -> None:
     assert digits.images.dtype == torch.uint8 and digits.labels.dtype == torch.int64
     assert sorted(set(digits.labels.tolist())) == sorted(set(digits.test_labels.tolist())) == list(range(10))
     assert int(digits.images.max()) == digits.facts.white == 16
+    assert digits.facts.chance == int(digits.test_labels.bincount().max()) / 597
 
 
 def test_pool_and_test_set_share_no_example() -> None:  # E2
@@ -571,6 +573,7 @@ def test_mnist_is_what_its_facts_say(mnist_dir: Path) -> None:
     dataset = data.load("mnist", mnist_dir)
     assert dataset.images.shape == (60_000, 1, 28, 28) and dataset.test_images.shape == (10_000, 1, 28, 28)
     assert torch.bincount(dataset.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert dataset.facts.chance == int(dataset.test_labels.bincount().max()) / 10_000
     assert dataset.labels[:5].tolist() == [5, 0, 4, 1, 9] and dataset.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
     inputs = dataset.inputs(dataset.images[:, :, ::4, ::4])
     assert inputs.shape == (60_000, 1, 7, 7) and float(dataset.inputs(dataset.images[:6000]).mean()) == pytest.approx(

@@ -95,6 +95,13 @@ def test_a_tenth_is_for_validation_and_at_most_10000(images: int, validation: in
     assert (known.train, known.validation) == (images - validation, validation)
 
 
+@given(st.lists(st.integers(0, 2), min_size=1))
+def test_guessing_gives_the_share_of_the_most_frequent_class(labels: list[int]) -> None:
+    entries = tuple(folder.Entry(f"val/{number}.jpg", label, 1, 1) for number, label in enumerate(labels))
+    known = folder._facts(folder.Listing("/", ("a", "b", "c"), entries, entries), "", 224)
+    assert known.chance == max(labels.count(label) for label in range(3)) / len(labels)
+
+
 def test_the_checksum_is_of_paths_sizes_and_contents(root: Path) -> None:
     """By an independent walk."""
     total = sha256()

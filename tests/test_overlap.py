@@ -97,3 +97,5 @@ def test_the_sentence_says_how_much_against_chance_and_where() -> None:
     assert sentence("tickets", 0.5, [one]) == (
         "At 50.0%, the masks of tickets overlap by 0.50 where chance gives 0.10, over 1 pair."
     )
+    alike = [Overlap("fc1", 0.034, 0.03), Overlap("fc2", 0.02, 0.024), Overlap("all", 0.03, 0.03)]
+    assert sentence("tickets", 0.03, [alike]).endswith("over 1 pair: in no layer more than chance, to two digits.")

@@ -297,6 +297,9 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("recipe.batch=0", "recipe.batch", "> 0", "0", ""),
         ("seed=-1", "seed", ">= 0", "-1", ""),
         ("verdict.confidence=1", "verdict.confidence", "< 1", "1", ""),
+        ("verdict.accuracy_margin=1", "verdict.accuracy_margin", "0.01 is one point", "1", ""),
+        ("verdict.accuracy_margin=0.2", "verdict.accuracy_margin", "at most 0.1", "0.2", ""),
+        ("verdict.accuracy_margin=20pt", "verdict.accuracy_margin", "points like 1pt", "'20pt'", ""),
         # steps
         ("recipe.length=40", "recipe.length", "like '500it' (iterations) or '2ep'", "40", ""),
         ("recipe.length=40 it", "recipe.length", "like '500it'", "'40 it'", ""),
@@ -471,3 +474,8 @@ def test_a_folder_and_a_file_of_bytes_are_no_specs(tmp_path: Path) -> None:
     for bad in (tmp_path, tmp_path / "bytes.toml"):
         with pytest.raises(BadInput, match=r"expected a preset or a TOML file, found a (folder|file that is not text)"):
             read(str(bad))
+
+
+@pytest.mark.parametrize(("asked", "margin"), [("1pt", 0.01), ("0.5 pt", 0.005), ("0.01", 0.01), ("0", 0.0)])
+def test_a_margin_may_be_given_in_points(asked: str, margin: float) -> None:
+    assert read("digits", [f"verdict.accuracy_margin={asked}"]).spec.verdict.accuracy_margin == margin

@@ -11,8 +11,8 @@ from scipy.stats import ttest_rel
 from torch import Tensor
 
 from tombola.mask import Mask
+from tombola.study.paired import Difference
 from tombola.study.stability import Distances, angle, decide, distance, distances, judge
-from tombola.study.verdict import Difference
 
 SEEDS = st.integers(0, 2**16)
 

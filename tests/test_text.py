@@ -27,7 +27,7 @@ from tombola.lab.plan import Plan, plan
 from tombola.lab.results import criteria, results, table, ticket_of
 from tombola.lab.spec import Experiment, Spec, read
 from tombola.lab.store import Store
-from tombola.study.verdict import paired
+from tombola.study.paired import paired
 from tombola.train import cross_entropy
 
 PLAY = (b"to be or not to be, that is the question: whether 'tis nobler in the mind to suffer\n" * 40)[:3000]
@@ -114,6 +114,8 @@ def test_a_text_is_what_its_facts_say(name: str, text_dir: Path) -> None:
     assert len(dataset.test_images) == facts.test
     assert int(dataset.images.max()) == facts.shape[1] - 1, "every token is there"
     assert set(dataset.labels.unique().tolist()) - {IGNORED} == set(range(facts.classes))
+    answers = dataset.test_labels[dataset.test_labels != IGNORED]
+    assert facts.chance == pytest.approx(int(answers.bincount().max()) / len(answers))
     assert dataset.inputs(dataset.images) is dataset.images
 
 

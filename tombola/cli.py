@@ -219,7 +219,7 @@ def verdict(
     format
         Sentences for people; json has every paired difference with its interval.
     """
-    from tombola.lab.results import conclusions, criteria, verdicts
+    from tombola.lab.results import conclusions, criteria, network, verdicts
     from tombola.report.text import verdict_json
 
     wanted, store = _existing(spec, common)
@@ -227,12 +227,13 @@ def verdict(
     judged = verdicts(wanted, found)
     said = conclusions(wanted, found, judged, store)
     if format == "json":
-        print(verdict_json(wanted.experiment.name, judged, said, criteria(wanted)))
+        print(verdict_json(wanted.experiment.name, found, judged, said, criteria(wanted)))
     else:
-        several = len({one.rewind for one in judged}) > 1
+        print(f"{wanted.experiment.name}: {network(found)}\n")
+        several, width = len({one.rewind for one in judged}) > 1, max((len(one.label) for one in judged), default=0)
         for one in judged:
             step = f"k = {one.rewind:<7,}  " if several else ""
-            print(f"{step}{one.density:>7.1%}  {one.verdict:<11}  {one.reason}")
+            print(f"{step}{one.density:>7.1%}  {one.label:<{width}}  {one.reason}")
         print("\n" + "\n".join(said))
     return 0
 
@@ -539,7 +540,7 @@ def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -
     from tombola.report.text import summary_table
 
     judged = verdicts(wanted, found)
-    console.print(summary_table(found, judged, wanted.experiment.spec.verdict.at))
+    console.print(summary_table(found, judged, wanted.experiment.spec.verdict.at, console.width))
     answers = findings(wanted, store)
     said = [*conclusions(wanted, found, judged, store), *map(sentence, first := headlines(answers))]
     for line in said:

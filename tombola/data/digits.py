@@ -25,6 +25,7 @@ FACTS = Facts(
     std=(0.3759,),
     white=16,
     checksum="85ebd8ba4351ade706d3b67dae6ded0e75ab28486c9eb3e5a155865c6db73432",
+    most_frequent=68 / 597,
 )
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]

@@ -19,6 +19,7 @@ class Facts:
         mean, std: per channel, of pixels in [0, 1]; of a text nothing.
         white: the pixel value that stands for 1.
         checksum: SHA-256 over all images and labels, or of the archive that holds them.
+        most_frequent: the share of the test set's answers that are the most frequent one; 0 where all are as frequent.
     """
 
     name: str
@@ -31,11 +32,18 @@ class Facts:
     std: tuple[float, ...] = ()
     white: int = 1
     checksum: str = ""
+    most_frequent: float = 0.0
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all of this, checksum included: what the key of every run on this data has of it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        content = {name: value for name, value in asdict(self).items() if name != "most_frequent"}  # the labels say it
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def chance(self) -> float:
+        """The accuracy on the test set of whoever always gives the same answer, the best one."""
+        return max(self.most_frequent, 1 / self.classes)
 
     @property
     def text(self) -> bool:

@@ -128,6 +128,7 @@ def _facts(listing: Listing, checksum: str, size: int) -> Facts:
         std=STD,
         white=255,
         checksum=checksum,
+        most_frequent=max(Counter(entry.label for entry in listing.test).values()) / len(listing.test),
     )
 
 

@@ -28,6 +28,7 @@ FACTS = Facts(
     std=(0.3081,),
     white=255,
     checksum="1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b",
+    most_frequent=1_135 / 10_000,
 )
 
 HOMES = (

@@ -37,6 +37,7 @@ FACTS = Facts(
     validation=872,
     test=1_821,
     checksum="62f4680180d8fe0232ac7c4ffbbab17419bdaa810a942e74a78448a54cf6949d",
+    most_frequent=912 / 1_821,
 )
 
 Labelled = list[tuple[str, int]]

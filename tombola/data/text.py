@@ -33,6 +33,7 @@ FACTS = Facts(
     validation=218,
     test=436,
     checksum="a6e94049eba002a63b0610ed6a8de5d6c4f576f21fd55872c65785c814422c7a",
+    most_frequent=16_617 / 111_539,
 )
 
 Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]

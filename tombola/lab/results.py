@@ -11,7 +11,9 @@ from tombola.lab.plan import Plan, Row
 from tombola.lab.runs import Init, Run, Train
 from tombola.lab.spec import KEEP_TRAINED_WEIGHTS
 from tombola.lab.store import Store
-from tombola.study.verdict import Criteria, Trial, Verdict, judge, sentences
+from tombola.study.sentences import sentences
+from tombola.study.smoothed import smoothed_early_stop
+from tombola.study.verdict import Criteria, Trial, Verdict, judge
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,6 +91,7 @@ def criteria(wanted: Plan) -> Criteria:
         step_grain=every,
         isolated=spec.method not in KEEP_TRAINED_WEIGHTS,
         paced=spec.verdict.at == "early-stop",
+        chance=spec.facts.chance,
     )
 
 
@@ -101,8 +104,9 @@ def conclusions(wanted: Plan, found: Sequence[Result], judged: Sequence[Verdict]
     """The verdicts in plain sentences."""
     partial = f"{len(found)} of {len(wanted.rows)} trainings are finished; what follows is about these."
     said = sentences(judged, criteria(wanted))
+    close = [_LAST_BITS] if any(verdict.dense.accuracy.n > 1 for verdict in judged) else []
     partly = [partial] if len(found) < len(wanted.rows) else []
-    return [*partly, *said, *_failures(wanted, store), *_made_by(found)]
+    return [*partly, *said, *close, *_failures(wanted, store), *_made_by(found)]
 
 
 def _made_by(found: Sequence[Result]) -> list[str]:
@@ -117,6 +121,23 @@ def _made_by(found: Sequence[Result]) -> list[str]:
         f"These trainings were made by {several}: the same training made by another one may end with other last "
         f"digits, and now and then with another early stop."
     ]
+
+
+_LAST_BITS = (
+    "Another machine or engine rounds the last bits otherwise and makes other trainings of the same seeds: a verdict "
+    "whose interval ends near its margin may come out otherwise there."
+)
+
+
+def network(found: Sequence[Result]) -> str:
+    """The network of an experiment's results by its name and its prunable weights: `resnet-20, 0.27 M weights`."""
+    model, count = found[0].row.run.recipe.model, weights_of(found)
+    return f"{model}, {f'{count / 1e6:.2g} M' if count >= 100_000 else f'{count:,}'} weights"
+
+
+def weights_of(found: Sequence[Result]) -> int:
+    """How many prunable weights the network has."""
+    return int(found[0].values["total"])
 
 
 def _failures(wanted: Plan, store: Store) -> list[str]:
@@ -145,15 +166,19 @@ ACCURACY = {"early-stop": "early_stop_test_accuracy", "end": "final_test_accurac
 
 def _trial(result: Result, at: str) -> Trial:
     row, values = result.row, result.values
+    step, curve = values["early_stop_step"], values["curve"]
     return Trial(
         arm=row.arm,
         replicate=row.replicate,
         level=row.level,
         density=values["density"],
-        step=values["early_stop_step"],
+        step=step,
         accuracy=values[ACCURACY[at]],
-        censored=values["early_stop_step"] == row.run.until,
+        censored=step == row.run.until,
         rewind=row.rewind,
+        first=step == row.run.begin,
+        smoothed=smoothed_early_stop(curve["step"], curve["validation_loss"]),
+        before=curve["test_accuracy"][0] if curve["test_step"][0] == 0 else None,
     )
 
 

@@ -34,6 +34,9 @@ MOST = 1_000_000  # of anything that is counted, and of trainings and measuremen
 MOST_STEPS = 100_000_000  # of one training
 
 
+MOST_MARGIN = 0.1  # of accuracy: whoever asks for more means points
+
+
 def _listed(value: Any) -> Any:
     # `--set arms=ticket` and `--set arms=ticket,reinit` mean a list.
     if isinstance(value, str):
@@ -46,6 +49,15 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, str) and all(part.strip().isdecimal() for part in value.split(",")):
         return [int(part) for part in value.split(",")]
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _points(value: Any) -> Any:
+    # `1pt` is one percentage point: 0.01.
+    if isinstance(value, str) and (found := re.fullmatch(r"([0-9]*\.?[0-9]+) *pt", value)):
+        value = float(found[1]) / 100
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > MOST_MARGIN:
+        raise ValueError(f"a fraction of at most {MOST_MARGIN:g} (0.01 is one point), or points like 1pt")
+    return value
 
 
 class PruneSpec(Value):
@@ -91,14 +103,15 @@ class VerdictSpec(Value):
     Attributes:
         at: where in a training accuracy is compared: at the `early-stop`, whose step is compared too, or at the `end`,
             where learning rates fall late and the two cannot be told apart (VGG and ResNets in the papers).
-        accuracy_margin: test accuracy (a fraction) that a ticket may lie below the dense network and still match it.
+        accuracy_margin: test accuracy (a fraction; `1pt` is 0.01) that a ticket may lie below the dense network and
+            still match it.
         step_margin: steps by which its early stop may come later; by default one interval between two looks, as an
             early stop is not known more exactly.
         confidence: of every interval.
     """
 
     at: Literal["early-stop", "end"] = "early-stop"
-    accuracy_margin: Number = Field(default=0.002, ge=0, le=1)
+    accuracy_margin: Annotated[Number, BeforeValidator(_points)] = Field(default=0.002, ge=0, le=MOST_MARGIN)
     step_margin: StepField | None = None
     confidence: Number = Field(default=0.95, gt=0.5, lt=1)
 

@@ -75,10 +75,11 @@ def all_figures(
             "Test accuracy during training, mean over replicates, at a few densities; each panel is an arm.",
         )
     if survivors:
+        step = f", rewound to step {min(result.row.rewind for result in found):,}" if several else ""
         figures["survivors"] = (
             _survivors(survivors),
             "What survives of the first layer, as an image of the input: living weights of each pixel, "
-            "relative to the layer's mean (replicate 0).",
+            f"relative to the layer's mean (replicate 0{step}).",
         )
     return figures
 

@@ -13,7 +13,7 @@ from altair.utils.schemapi import debug_mode
 from tombola import files
 from tombola.lab.findings import Finding, headlines, sentence
 from tombola.lab.plan import Plan
-from tombola.lab.results import ACCURACY, Result, conclusions, criteria, table
+from tombola.lab.results import ACCURACY, Result, conclusions, criteria, network, table
 from tombola.lab.runs import Prune
 from tombola.lab.store import Store
 from tombola.report import figures
@@ -56,7 +56,10 @@ def write(
 
 
 def _survivors(wanted: Plan, store: Store, found: Sequence[Result]) -> list[tuple[float, list[list[float]]]]:
-    tickets = [result for result in found if result.row.arm == "ticket" and result.row.replicate == 0]
+    step = min((result.row.rewind for result in found), default=0)  # one search: that of the first rewind step
+    tickets = [
+        result for result in found if (result.row.arm, result.row.replicate, result.row.rewind) == ("ticket", 0, step)
+    ]
     spread = sorted({round(place * (len(tickets) - 1) / (IMAGES - 1)) for place in range(IMAGES)}) if tickets else []
     images = []
     for result in (tickets[place] for place in spread):
@@ -92,13 +95,14 @@ def _page(
         f"<a href='figures/{name}.png'>PNG</a> <a href='figures/{name}.svg'>SVG</a></figcaption></figure>"
         for name, svg, caption in drawn
     )
+    title = f"{experiment.name}: {network(found)}"
     spec = json.dumps(experiment.spec.model_dump(mode="json"), indent=1)
     return f"""<!doctype html>
 <html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
-<title>{html.escape(experiment.name)} - Tombola</title>
+<title>{html.escape(title)} - Tombola</title>
 <style>{_STYLE}</style>
 <main>
-<h1>{html.escape(experiment.name)}</h1>
+<h1>{html.escape(title)}</h1>
 <p class=about>{html.escape(experiment.spec.about)}</p>
 {state}
 <h2>Verdict</h2>
@@ -138,7 +142,7 @@ def _told(at: str) -> str:
 
 def _table(found: Sequence[Result], judged: Sequence[Verdict], at: str) -> str:
     arms = arms_of(found)
-    words = {(verdict.rewind, verdict.level): verdict.verdict for verdict in judged}
+    words = {(verdict.rewind, verdict.level): verdict for verdict in judged}
     places = sorted({(result.row.rewind, result.row.level) for result in found})
     several = len({rewind for rewind, _ in places}) > 1
     rows = []
@@ -147,16 +151,17 @@ def _table(found: Sequence[Result], judged: Sequence[Verdict], at: str) -> str:
         groups = [[result for result in here if level == 0 or result.row.arm == arm] for arm in arms]
         cells = "".join(_cell(group, at) for group in groups)
         density = mean(result.values["density"] for result in here)
-        word = words.get((rewind, level), "dense" if level == 0 else "")
+        verdict = words.get((rewind, level))
+        word = _word(verdict) if verdict else f"<td>{'dense' if level == 0 else ''}"
         step = f"<td>{rewind:,}" if several else ""
-        rows.append(f"<tr>{step}<td>{level}<td>{density:.1%}<td>{here[0].values['alive']:,}{cells}{_word(word)}")
+        rows.append(f"<tr>{step}<td>{level}<td>{density:.1%}<td>{here[0].values['alive']:,}{cells}{word}")
     head = "".join(f"<th>{html.escape(arm)}" for arm in arms)
     head = f"{'<th>rewind step' if several else ''}<th>level<th>density<th>weights{head}<th>verdict"
     return f"<div class=wide><table><thead><tr>{head}<tbody>{''.join(rows)}</table></div>"
 
 
-def _word(word: str) -> str:
-    return f"<td class='{word.replace(' ', '-')}'>{word}"
+def _word(verdict: Verdict) -> str:
+    return f"<td class='{verdict.verdict.replace(' ', '-')}'>{verdict.label}"
 
 
 def _cell(group: Sequence[Result], at: str) -> str:
@@ -175,17 +180,17 @@ def _reasons(judged: Sequence[Verdict], margin: float, paced: bool) -> str:
         controls = "; ".join(
             f"ticket minus {html.escape(control.against)}: accuracy {points(control.accuracy)} points"
             + (f", early stop {whole(control.steps)} steps" if paced else "")
-            + f" ({control.result})"
+            + f" ({control.result}; Holm: {control.result_holm})"
             for control in verdict.controls
         )
         step = f"{verdict.rewind:,}: " if several else ""
         lines.append(
-            f"<tr><td>{step}{verdict.density:.1%}{_word(verdict.verdict)}<td>{html.escape(verdict.reason)}<td>{controls}"
+            f"<tr><td>{step}{verdict.density:.1%}{_word(verdict)}<td>{html.escape(verdict.reason)}<td>{controls}"
         )
     return (
         f"<div class=wide><table class=reasons><thead><tr><th>{'rewind step: ' if several else ''}density<th>verdict"
         f"<th>against the dense network (margin {100 * margin:g} points)"
-        "<th>ticket against its controls (each level by itself, not corrected for their number)"
+        "<th>ticket against its controls (the level by itself; then with Holm's correction for all levels)"
         f"<tbody>{''.join(lines)}</table></div>"
     )
 
@@ -221,6 +226,6 @@ table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-num
 td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #e4e4e4;vertical-align:top}
 th{border-bottom:2px solid #999}.reasons td:nth-child(n+3){text-align:left}
 small{color:#666}.wide{overflow-x:auto}pre{background:#f6f6f6;padding:.8rem;overflow-x:auto;font-size:.8rem}
-.winning{color:#00643c;font-weight:600}.matching{color:#00509e;font-weight:600}.losing{color:#a03000}.not-decided{color:#666}
+.winning{color:#00643c;font-weight:600}.matching{color:#00509e;font-weight:600}.losing{color:#a03000}.not-decided,.not-learned{color:#666}
 @media print{main{max-width:none;margin:0}figure,tr{break-inside:avoid}details{display:block}}
 """

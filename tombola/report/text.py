@@ -18,10 +18,10 @@ from rich.table import Table
 from tombola.data.folder import counted
 from tombola.lab.execute import Event
 from tombola.lab.plan import Plan, Row
-from tombola.lab.results import ACCURACY, COLUMNS, Result
+from tombola.lab.results import ACCURACY, COLUMNS, Result, network, weights_of
 from tombola.lab.runs import Distance, Line, Run
 from tombola.lab.studies import Question
-from tombola.study.verdict import Criteria, Verdict
+from tombola.study.verdict import Criteria, Verdict, contrast_record, contrasts, record
 
 if TYPE_CHECKING:  # it needs torch, which takes two seconds to import
     from pathlib import Path
@@ -37,20 +37,37 @@ _TROUBLE = {"failed": "failed", "retried": "tried once more", "apart": "not in a
 
 
 def arms_of(found: Sequence[Result]) -> list[str]:
-    """The arms that have results beside the dense one, in the plan's order."""
-    return list(dict.fromkeys(result.row.arm for result in found if result.row.arm != "dense"))
+    """The arms that have results beside the dense one, in the plan's order; the dense one where there is no other."""
+    return list(dict.fromkeys(result.row.arm for result in found if result.row.arm != "dense")) or ["dense"]
 
 
-def summary_table(found: Sequence[Result], verdicts: Sequence[Verdict], at: str = "early-stop") -> Table:
+def summary_table(
+    found: Sequence[Result], verdicts: Sequence[Verdict], at: str = "early-stop", width: int | None = None
+) -> Table:
     """One line per rewind step and level: density, each arm's mean test accuracy, its mean early stop, the verdict.
 
-    Accuracies are those that the verdict is about, `at` the early stop or at the end, where no stop is shown.
+    Accuracies are those that the verdict is about, `at` the early stop or at the end, where no stop is shown. Where
+    `width` characters do not hold all, the last columns of early stops are left out, then those of accuracies.
     """
-    arms = arms_of(found)
-    words = {(verdict.rewind, verdict.level): verdict.verdict for verdict in verdicts}
+    arms, stops = arms_of(found), arms_of(found) if at == "early-stop" else []
+    table = _summary_table(found, verdicts, at, arms, stops)
+    while width and len(arms) > 1 and _width(table) > width:
+        arms, stops = (arms, stops[:-1]) if stops else (arms[:-1], stops)
+        table = _summary_table(found, verdicts, at, arms, stops)
+    return table
+
+
+def _width(table: Table) -> int:
+    return Console(width=10_000).measure(table).maximum
+
+
+def _summary_table(
+    found: Sequence[Result], verdicts: Sequence[Verdict], at: str, arms: Sequence[str], stops: Sequence[str]
+) -> Table:
+    words = {(verdict.rewind, verdict.level): verdict.label for verdict in verdicts}
     places = sorted({(result.row.rewind, result.row.level) for result in found})
-    several, stops = len({rewind for rewind, _ in places}) > 1, arms if at == "early-stop" else []
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    several = len({rewind for rewind, _ in places}) > 1
+    table = Table(title=network(found), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     names = [*(["rewind\nstep"] if several else []), "level", "dens-\nity %", *(f"{arm}\nacc. %" for arm in arms)]
     for name in (*names, *(f"{arm}\nstop" for arm in stops)):
         table.add_column(name, justify="right", no_wrap=True)
@@ -94,14 +111,20 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def verdict_json(experiment: str, verdicts: Sequence[Verdict], said: Sequence[str], criteria: Criteria) -> str:
+def verdict_json(
+    experiment: str, found: Sequence[Result], verdicts: Sequence[Verdict], said: Sequence[str], criteria: Criteria
+) -> str:
     """The verdict for programs: per level the paired differences with intervals, n, the word, the reason."""
     content = {
         "experiment": experiment,
+        "network": network(found),
+        "model": found[0].row.run.recipe.model,
+        "weights": weights_of(found),
         "method": "paired differences, Student t interval",
         "criteria": asdict(criteria),
         "sentences": list(said),
-        "levels": [asdict(verdict) for verdict in verdicts],
+        "contrasts": [contrast_record(contrast, criteria.metric) for contrast in contrasts(verdicts, criteria)],
+        "levels": [record(verdict, criteria.metric) for verdict in verdicts],
     }
     return json.dumps(_finite(content), indent=1, allow_nan=False)
 
@@ -126,7 +149,11 @@ def _finite(value: Any) -> Any:
 
 def plan_text(summary: dict[str, Any]) -> str:
     """What a plan amounts to, for people."""
-    lines = [f"{summary['experiment']}: {summary['rows']} trainings compared, {summary['total']['wanted']} runs in all"]
+    rows, runs = summary["rows"], summary["total"]["wanted"]
+    lines = [
+        f"{summary['experiment']}: {rows} training{'s' if rows != 1 else ''} compared, "
+        f"{runs} run{'s' if runs != 1 else ''} in all"
+    ]
     lines += [
         f"  {kind:<8} asked for {count['asked']:>6,}   distinct {count['wanted']:>6,}   "
         f"stored {count['stored']:>6,}   to do {count['missing']:>6,}"

@@ -19,7 +19,8 @@ from tombola.search import ranks
 from tombola.search.course import Level, Report, Rewinding
 from tombola.search.state import Loop
 from tombola.stacks import join, split
-from tombola.study.verdict import Criteria, Trial, Verdict, judge, sentences
+from tombola.study.sentences import sentences
+from tombola.study.verdict import Criteria, Trial, Verdict, judge
 from tombola.weights import Weights
 
 Control = Literal["reinit", "random", "shuffle"]

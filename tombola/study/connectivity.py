@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tombola.study.verdict import Difference, paired
+from tombola.study.paired import Difference, paired
 from tombola.weights import Weights, interpolate
 
 POINTS = 30

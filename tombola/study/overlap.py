@@ -109,6 +109,8 @@ def sentence(group: str, density: float, pairs: Sequence[Sequence[Overlap]]) -> 
     if len(layers) < 2:
         return f"{said}."
     ordered = sorted(layers, key=lambda layer: layer.overlap - layer.chance)
+    if f"{ordered[-1].overlap:.2f}" <= f"{ordered[-1].chance:.2f}":
+        return f"{said}: in no layer more than chance, to two digits."
     most, least = (
         f"{layer.name} ({layer.overlap:.2f} against {layer.chance:.2f})" for layer in (ordered[-1], ordered[0])
     )

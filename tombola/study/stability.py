@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tombola.study.verdict import Difference, paired
+from tombola.study.paired import Difference, paired
 from tombola.weights import Weights
 
 Kind = Literal["pruning", "data order"]

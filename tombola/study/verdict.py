@@ -4,21 +4,29 @@ The formal definition (The Lottery Ticket Hypothesis, Frankle & Carbin, 2019): t
 its minimum validation loss at step j' with test accuracy a', the dense network at j with a; it wins if j' <= j and
 a' >= a.
 
-Every replicate compares its own arms, which share all but the declared factor, so the differences are paired. Their
-mean has a Student t interval over the n replicates (The Probable Error of a Mean, Student, 1908); several draws of a
-control are averaged inside their replicate first. They speak of other seeds, not of another test set, which all
-replicates share. The intervals hold level by level; what is said of all levels together is corrected for their number
-(A Simple Sequentially Rejective Multiple Test Procedure, Holm, 1979).
+Every replicate compares its own arms, which share all but the declared factor, so the differences are `paired`; several
+draws of a control are averaged inside their replicate first. The intervals speak of other seeds, not of another test
+set, which all replicates share. The words hold level by level. What is said of a control is one contrast fixed
+beforehand, over all levels of low density together; what is said of its single levels is corrected for their number.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
-from math import floor, inf, isfinite, log10, sqrt
-from statistics import mean, stdev
-from typing import Literal
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import floor, inf, isfinite, log, log10, sqrt
+from statistics import mean
+from typing import Any, Literal
 
-Word = Literal["winning", "matching", "losing", "not decided"]
+from tombola.study.paired import Difference, Ratio, holm, more_replicates, paired, ratio
+from tombola.study.smoothed import LOOKS, NAME, Stop
+
+Word = Literal["winning", "matching", "losing", "not decided", "not learned"]
+Pace = Literal["as fast", "slower", "speed open"]
+Result = Literal["better", "worse", "not shown"]
+
+REPLICATES = 5  # that winning takes: over fewer the spread of the differences is hardly known
+LOW_DENSITY = 0.3  # the contrast with a control is over the levels below it
+NOTHING = 1e-6  # a metric that is better when higher, and not above this, is that of a network that finds nothing
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,15 @@ class Metric:
         """Its name in a sentence."""
         return self.name.replace("_", " ")
 
-    def gain(self, difference: "Difference") -> "Difference":
+    def gain(self, difference: Difference) -> Difference:
         """The same difference, counted so that more is better."""
         if self.higher_is_better:
             return difference
         return replace(difference, mean=-difference.mean, low=-difference.high, high=-difference.low)
+
+    def shown(self, value: float) -> str:
+        """A value for people: 97.62%, 0.9762, 27.3 dB."""
+        return f"{value:.2%}" if self.unit == "points" else f"{value:.4g} {self.unit}".rstrip()
 
 
 ACCURACY = Metric("accuracy", unit="points")
@@ -59,9 +71,13 @@ ACCURACY = Metric("accuracy", unit="points")
 class Trial:
     """One training's result: where it belongs, its early-stop step and its test accuracy (a fraction) there.
 
-    `accuracy` is the value of another metric where the criteria name one. `censored`: the early stop is the last step
-    of the training, so the minimum may lie behind it. `rewind`: the step that the ticket returned to; what was rewound
-    to different steps is of different experiments.
+    Attributes:
+        accuracy: the value of another metric where the criteria name one.
+        censored: whether the early stop is the last evaluation of the training, so the minimum may lie behind it.
+        rewind: the step that the ticket returned to; what was rewound to different steps is of different experiments.
+        first: whether the early stop is the first evaluation, so the minimum may lie before it.
+        smoothed: the early stop in its second reading, where the validation curve is long enough.
+        before: the accuracy before the first training step, where that is known.
     """
 
     arm: str
@@ -72,6 +88,9 @@ class Trial:
     accuracy: float
     censored: bool = False
     rewind: int = 0
+    first: bool = False
+    smoothed: Stop | None = None
+    before: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,7 @@ class Criteria:
         isolated: whether the ticket trains from its early weights; one that goes on from trained weights cannot win.
         paced: whether steps are compared: not where accuracy is that at the end, after as many steps for all.
         metric: what is compared; `accuracy` in the other names stands for it.
+        chance: the accuracy of guessing: the share of the most frequent class; None where that is not known.
     """
 
     accuracy_margin: float
@@ -97,17 +117,30 @@ class Criteria:
     isolated: bool = True
     paced: bool = True
     metric: Metric = ACCURACY
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The mean of n paired differences, its interval (infinite where n = 1), and the p-value of no difference."""
+class Pair:
+    """One replicate's share in a comparison: accuracy and early stop of the ticket and of the other, draws averaged."""
 
-    mean: float
-    low: float
-    high: float
-    n: int
-    p: float = 1.0
+    replicate: int
+    accuracy: tuple[float, float]
+    steps: tuple[float, float]
+
+    @property
+    def gap(self) -> float:
+        """a' - a."""
+        return self.accuracy[0] - self.accuracy[1]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The early stop read in another way: its differences, its ratios, and what they say of the pace."""
+
+    steps: Difference
+    ratio: Ratio
+    pace: Pace
 
 
 @dataclass(frozen=True)
@@ -116,15 +149,28 @@ class Comparison:
 
     Attributes:
         accuracy: of the metric that the criteria name, in its own direction: of a loss less is better.
-        result: whether the ticket is `better`, `worse`, or `not shown` to be either, by the metric.
-        censored: whether an early stop of the ticket is the last step of its training.
+        result: whether the ticket is `better`, `worse`, or `not shown` to be either, by the metric, at this level by
+            itself: not corrected for the number of levels.
+        censored: whether an early stop of the ticket is at an end of its training, or one of the other at the first
+            evaluation: it is then not known how early the ticket stops beside the other.
+        ratio: j' / j. A stop at step j counts as j + g, g the interval between two evaluations: it lies somewhere
+            between two of them, and a stop at step 0 has a logarithm.
+        pairs: what the means are over.
+        second: the smoothed early stop's differences, which no word rests on.
+        result_holm, earlier_holm: for controls, whether the ticket is better or worse, and stops earlier or later,
+            corrected by Holm for all levels and rewind steps of that control; None for the dense network.
     """
 
     against: str
     accuracy: Difference
     steps: Difference
-    result: Literal["better", "worse", "not shown"]
+    result: Result
     censored: bool = False
+    ratio: Ratio | None = None
+    pairs: tuple[Pair, ...] = ()
+    second: Reading | None = None
+    result_holm: Result | None = None
+    earlier_holm: Literal["earlier", "later", "not shown"] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +180,9 @@ class Verdict:
     Attributes:
         dense: the comparison with the dense network, which decides the verdict.
         controls: the comparisons with the other arms, which say what the accuracy is owed to.
+        pace: what is shown of the early stop beside the dense network's; None where steps are not compared.
+        more_replicates: how many more would decide, by the spread found, where the word is `not decided`; None where
+            that is not known or there is no reasonable number.
     """
 
     arm: str
@@ -144,43 +193,32 @@ class Verdict:
     dense: Comparison
     controls: tuple[Comparison, ...]
     rewind: int = 0
+    pace: Pace | None = None
+    more_replicates: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The word, and of a ticket that matches what is known of its speed."""
+        return f"{self.verdict}, {self.pace}" if self.verdict == "matching" and self.pace else self.verdict
 
 
-def paired(differences: Sequence[float], confidence: float, grain: float = 0.0) -> Difference:
-    """The mean of paired differences with its Student t interval, mean ± t s / sqrt(n) with n - 1 degrees of freedom.
+@dataclass(frozen=True)
+class Contrast:
+    """The ticket less a control over several levels together: in each replicate the mean over them, then `paired`.
 
-    The standard deviation s is taken to be at least grain / sqrt(6), that of the difference of two values which are
-    rounded to `grain`: differences that agree by rounding are no certainty.
-
-    >>> paired([1.0, 2.0, 3.0], confidence=0.95)
-    Difference(mean=2.0, low=-0.484..., high=4.484..., n=3, p=0.0741...)
+    Attributes:
+        levels, densities: those below `LOW_DENSITY`, or all where none is.
+        result, earlier: what is shown; corrected by Holm for the number of rewind steps, 1 in most experiments.
     """
-    n, middle = len(differences), mean(differences)
-    if n < 2:
-        return Difference(middle, -inf, inf, n)
-    from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to import
 
-    error = max(stdev(differences), grain / sqrt(6)) / sqrt(n)
-    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
-    p = 2 * float(stdtr(n - 1, -abs(middle) / error)) if error else float(middle == 0)
-    return Difference(middle, middle - half, middle + half, n, p)
-
-
-def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
-    """Which of several hypotheses are rejected when all are tested at level `alpha` together.
-
-    A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979): the i-th smallest of m p-values is held
-    against alpha / (m - i), i from 0, until the first that is larger.
-
-    >>> holm([0.01, 0.04, 0.03], alpha=0.05)
-    [True, False, False]
-    """
-    rejected = [False] * len(p_values)
-    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        if p_values[index] > alpha / (len(p_values) - place):
-            break
-        rejected[index] = True
-    return rejected
+    against: str
+    rewind: int
+    levels: tuple[int, ...]
+    densities: tuple[float, ...]
+    accuracy: Difference
+    ratio: Ratio
+    result: Result = "not shown"
+    earlier: Literal["earlier", "later", "not shown"] = "not shown"
 
 
 def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria) -> Comparison:
@@ -193,16 +231,63 @@ def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria)
     shared = sorted(left.keys() & right.keys())
     if not shared:
         raise ValueError("expected a replicate that both arms have, found none")
-    accuracies = [_accuracy(left[number]) - _accuracy(right[number]) for number in shared]
-    accuracy = paired(accuracies, criteria.confidence, criteria.accuracy_grain)
-    later = [_step(left[number]) - _step(right[number]) for number in shared]
-    steps = paired(later, criteria.confidence, criteria.step_grain)
+    sides = [(left[number], right[number]) for number in shared]
+    pairs = [
+        Pair(number, (_accuracy(one), _accuracy(another)), _steps(one, another, lambda trial: trial.step))
+        for number, (one, another) in zip(shared, sides, strict=True)
+    ]
+    accuracy = paired([pair.gap for pair in pairs], criteria.confidence, criteria.accuracy_grain)
     gain = criteria.metric.gain(accuracy)
-    result: Literal["better", "worse", "not shown"] = (
-        "better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown"
+    result: Result = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown"
+    steps = [pair.steps for pair in pairs]
+    censored = any(trial.censored or trial.first for one, _ in sides for trial in one)
+    censored = censored or any(trial.first for _, another in sides for trial in another)
+    return Comparison(
+        against=right[shared[0]][0].arm,
+        accuracy=accuracy,
+        steps=_later(steps, criteria),
+        result=result,
+        censored=censored,
+        ratio=_ratio(_logarithms(steps, criteria), steps, criteria),
+        pairs=tuple(pairs),
+        second=_second(sides, criteria),
     )
-    censored = any(trial.censored for number in shared for trial in left[number])
-    return Comparison(right[shared[0]][0].arm, accuracy, steps, result, censored)
+
+
+Steps = Sequence[tuple[float, float]]  # of each replicate the early stop of the ticket and that of the other
+
+
+def _steps(one: Sequence[Trial], another: Sequence[Trial], step: Callable[[Trial], int]) -> tuple[float, float]:
+    return mean(step(trial) for trial in one), mean(step(trial) for trial in another)
+
+
+def _later(steps: Steps, criteria: Criteria) -> Difference:
+    return paired([one - another for one, another in steps], criteria.confidence, criteria.step_grain)
+
+
+def _logarithms(steps: Steps, criteria: Criteria) -> list[float]:
+    """log((j' + g) / (j + g)) of each replicate."""
+    grain = criteria.step_grain or 1
+    return [log((one + grain) / (another + grain)) for one, another in steps]
+
+
+def _ratio(logarithms: Sequence[float], steps: Steps, criteria: Criteria) -> Ratio:
+    """Of the logarithms, which are known as exactly as the steps, each to the grain."""
+    grain = criteria.step_grain
+    squares = mean((one + (grain or 1)) ** -2 + (another + (grain or 1)) ** -2 for one, another in steps)
+    return ratio(logarithms, criteria.confidence, grain * sqrt(squares / 2))
+
+
+def _second(sides: Sequence[tuple[Sequence[Trial], Sequence[Trial]]], criteria: Criteria) -> Reading | None:
+    known = {id(trial): trial.smoothed for arms in sides for arm in arms for trial in arm}
+    if not criteria.paced or None in known.values():
+        return None
+    stops = {of: stop for of, stop in known.items() if stop}
+    steps = [_steps(one, another, lambda trial: stops[id(trial)].step) for one, another in sides]
+    later = _later(steps, criteria)
+    open_ended = any(stops[id(trial)].first or stops[id(trial)].last for one, _ in sides for trial in one)
+    open_ended = open_ended or any(stops[id(trial)].first for _, another in sides for trial in another)
+    return Reading(later, _ratio(_logarithms(steps, criteria), steps, criteria), _pace(later, open_ended, criteria))
 
 
 def judge(trials: Sequence[Trial], criteria: Criteria, arm: str = "ticket") -> list[Verdict]:
@@ -217,7 +302,7 @@ def judge(trials: Sequence[Trial], criteria: Criteria, arm: str = "ticket") -> l
         first = [replace(trial, arm=rewound(steps[0])) for trial in trials if trial.arm == arm]
         earlier = [trial for trial in first if trial.rewind == steps[0] != step]
         verdicts += _judged([trial for trial in trials if trial.rewind == step] + earlier, criteria, arm, step)
-    return verdicts
+    return _corrected(verdicts, criteria)
 
 
 def rewound(step: int) -> str:
@@ -227,6 +312,7 @@ def rewound(step: int) -> str:
 
 def _judged(trials: Sequence[Trial], criteria: Criteria, arm: str, rewind: int) -> list[Verdict]:
     dense = [trial for trial in trials if trial.arm == "dense"]
+    unlearned = _unlearned(dense, criteria)
     verdicts = []
     for level in sorted({trial.level for trial in trials if trial.arm == arm}):
         here = [trial for trial in trials if trial.level == level]
@@ -241,63 +327,211 @@ def _judged(trials: Sequence[Trial], criteria: Criteria, arm: str, rewind: int) 
             if _by_replicate(those := [trial for trial in here if trial.arm == other]).keys()
             & _by_replicate(tickets).keys()
         )
-        word = decide(against_dense, criteria)
         density = mean(trial.density for trial in tickets)
-        verdicts.append(
-            Verdict(arm, level, density, word, _reason(word, against_dense, criteria), against_dense, controls, rewind)
-        )
+        word = "not learned" if unlearned else decide(against_dense, criteria)
+        gain, more = criteria.metric.gain(against_dense.accuracy), None
+        if word == "not decided" and gain.n > 1:
+            more = more_replicates(gain, -criteria.accuracy_margin, criteria.confidence)
+        speed = pace(against_dense, criteria)
+        reason = unlearned or _reason(word, against_dense, criteria, more)
+        verdicts.append(Verdict(arm, level, density, word, reason, against_dense, controls, rewind, speed, more))
     return verdicts
+
+
+def _unlearned(dense: Sequence[Trial], criteria: Criteria) -> str:
+    """Why the dense network is no bar: in half of its replicates, or more, it learned nothing. Empty where it did."""
+    reasons = [reason for trial in dense if (reason := _untaught(trial, criteria))]
+    if not reasons or 2 * len(reasons) < len(dense):
+        return ""
+    (why, _), *_ = Counter(reasons).most_common(1)
+    found = criteria.metric.shown(mean(trial.accuracy for trial in dense))
+    where = f"in {len(reasons)} of {len(dense)} replicates" if len(dense) > 1 else "in the one replicate"
+    return f"the dense network learned nothing {where} ({criteria.metric.label} {found} on average): {why}"
+
+
+def _untaught(trial: Trial, criteria: Criteria) -> str:
+    metric, value = criteria.metric, trial.accuracy
+    if criteria.chance is not None and not _above_chance(value, criteria.chance, criteria):
+        return f"its {metric.label} is not above that of guessing, {metric.shown(criteria.chance)}"
+    if criteria.paced and trial.step == 0:
+        return "its validation loss is smallest before the first step of training"
+    if metric.higher_is_better and 0 <= value <= NOTHING:
+        return f"its {metric.label} is 0"
+    if trial.before is not None:
+        better = value - trial.before if metric.higher_is_better else trial.before - value
+        if better <= criteria.accuracy_grain:
+            return f"its {metric.label} is no better than before training"
+    return ""
+
+
+def _above_chance(accuracy: float, chance: float, criteria: Criteria) -> bool:
+    """Whether so many right answers, or more, would come of guessing with probability 1 - confidence at most."""
+    if not criteria.accuracy_grain:
+        return accuracy > chance
+    from scipy.special import bdtrc
+
+    examples = round(1 / criteria.accuracy_grain)
+    right = round(accuracy * examples)
+    by_luck = float(bdtrc(right - 1, examples, chance)) if right else 1.0
+    return by_luck <= 1 - criteria.confidence
+
+
+def _corrected(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Verdict]:
+    """The verdicts with what holds of each control at all levels and rewind steps together."""
+    names = dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)
+    shown: dict[tuple[str, int, int], Comparison] = {}
+    for name in names:
+        places = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
+        better = _shown([criteria.metric.gain(control.accuracy) for _, control in places], criteria)
+        later = _shown([control.steps for _, control in places], criteria) if criteria.paced else [0] * len(places)
+        for (verdict, control), gain, delay in zip(places, better, later, strict=True):
+            shown[name, verdict.rewind, verdict.level] = replace(
+                control, result_holm=_RESULTS[gain], earlier_holm=_PACES[delay]
+            )
+    return [
+        replace(
+            verdict,
+            controls=tuple(shown[control.against, verdict.rewind, verdict.level] for control in verdict.controls),
+        )
+        for verdict in verdicts
+    ]
+
+
+_RESULTS: dict[int, Result] = {1: "better", -1: "worse", 0: "not shown"}
+_PACES: dict[int, Literal["earlier", "later", "not shown"]] = {-1: "earlier", 1: "later", 0: "not shown"}
+
+
+def _shown(differences: Sequence[Difference], criteria: Criteria) -> list[int]:
+    """The sign of each difference that is shown when all of them are looked at together, else 0."""
+    rejected = holm([difference.p for difference in differences], alpha=1 - criteria.confidence)
+    return [(1 if each.mean > 0 else -1) if sure else 0 for each, sure in zip(differences, rejected, strict=True)]
+
+
+def contrasts(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Contrast]:
+    """What is said of each control at each rewind step: one contrast, fixed before any result is seen.
+
+    In each replicate the differences are averaged over the levels below 30 % density, over all levels where none lies
+    below; their mean over the replicates has its interval. Replicates that lack one of these levels are left out.
+    """
+    made: list[Contrast] = []
+    for name in dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls):
+        mine = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
+        steps = dict.fromkeys(verdict.rewind for verdict, _ in mine)
+        found = [_contrast(name, [each for each in mine if each[0].rewind == step], criteria) for step in steps]
+        complete = [each for each in found if each]
+        better = _shown([criteria.metric.gain(each.accuracy) for each in complete], criteria)
+        later = _shown([_logarithmic(each.ratio) for each in complete], criteria)
+        made += [
+            replace(each, result=_RESULTS[gain], earlier=_PACES[delay if criteria.paced else 0])
+            for each, gain, delay in zip(complete, better, later, strict=True)
+        ]
+    return made
+
+
+def _contrast(name: str, levels: Sequence[tuple[Verdict, Comparison]], criteria: Criteria) -> Contrast | None:
+    low = [each for each in levels if each[0].density < LOW_DENSITY] or levels
+    counts = Counter(pair.replicate for _, control in low for pair in control.pairs)
+    complete = [
+        [pair for _, control in low for pair in control.pairs if pair.replicate == number]
+        for number in sorted(counts)
+        if counts[number] == len(low)
+    ]
+    if not complete:
+        return None
+    steps = [pair.steps for pairs in complete for pair in pairs]
+    logarithms = [mean(_logarithms([pair.steps for pair in pairs], criteria)) for pairs in complete]
+    return Contrast(
+        name,
+        low[0][0].rewind,
+        tuple(verdict.level for verdict, _ in low),
+        tuple(verdict.density for verdict, _ in low),
+        paired([mean(pair.gap for pair in pairs) for pairs in complete], criteria.confidence, criteria.accuracy_grain),
+        _ratio(logarithms, steps, criteria),
+    )
+
+
+def _logarithmic(found: Ratio) -> Difference:
+    return Difference(log(found.mean), -inf, inf, found.n, found.p)
 
 
 def decide(dense: Comparison, criteria: Criteria) -> Word:
     """The word for a comparison with the dense network.
 
-    winning: the whole interval of a' - a lies above -margin, that of j' - j below its margin, and every j' is a
-    minimum that was passed; matching: the first alone, all there is to know where steps are not compared; losing: the
-    whole interval of a' - a lies below -margin; else, and always for n = 1, not decided. Where less is better, a - a'.
+    winning: the whole interval of a' - a lies above -margin, that of j' - j below its margin, every j' is a minimum
+    that was passed, and there are five replicates or more; matching: the first alone, all there is to know where steps
+    are not compared; losing: the whole interval of a' - a lies below -margin; else, and always for n = 1, not decided.
+    Where less is better, a - a'.
     """
     gain = criteria.metric.gain(dense.accuracy)
     if gain.n < 2:
         return "not decided"
     if gain.low >= -criteria.accuracy_margin:
-        fast = criteria.paced and dense.steps.high <= criteria.step_margin and not dense.censored
+        fast = pace(dense, criteria) == "as fast" and gain.n >= REPLICATES
         return "winning" if fast and criteria.isolated else "matching"
     return "losing" if gain.high < -criteria.accuracy_margin else "not decided"
 
 
-def _reason(word: Word, dense: Comparison, criteria: Criteria) -> str:
-    metric, margin = criteria.metric, _margin(criteria)
-    pace = f", early stop {whole(dense.steps)} steps" if criteria.paced else ""
-    numbers = f"{metric.label} {amount(dense.accuracy, metric)}{pace} against dense, n = {dense.accuracy.n}"
+def pace(dense: Comparison, criteria: Criteria) -> Pace | None:
+    """What the early stops show: the whole interval of j' - j above the margin, or below it, or neither.
+
+    None where steps are not compared.
+    """
+    return _pace(dense.steps, dense.censored, criteria) if criteria.paced else None
+
+
+def _pace(steps: Difference, censored: bool, criteria: Criteria) -> Pace:
+    if steps.low > criteria.step_margin:
+        return "slower"
+    return "as fast" if steps.high <= criteria.step_margin and not censored else "speed open"
+
+
+def _reason(word: Word, dense: Comparison, criteria: Criteria, more: int | None) -> str:
+    metric, margin = criteria.metric, margin_of(criteria)
+    stop = f", early stop {whole(dense.steps)} steps{_times(dense.ratio)}" if criteria.paced else ""
+    numbers = f"{metric.label} {amount(dense.accuracy, metric)}{stop} against dense, n = {dense.accuracy.n}"
     worse, beyond = ("lower", "below") if metric.higher_is_better else ("higher", "above")
     if dense.accuracy.n < 2:
         return f"{numbers}: one replicate has no interval"
     if word == "losing":
         return f"{numbers}: the {metric.label} is more than {margin} {worse}"
     if word == "not decided":
-        return f"{numbers}: the interval reaches from more than {margin} {beyond} dense to less"
+        return f"{numbers}: the interval reaches from more than {margin} {beyond} dense to less{_needed(more)}"
     holds = f"holds within {margin}" if metric.higher_is_better else f"is no more than {margin} higher"
-    return f"{numbers}: the {metric.label} {holds}{_pace(word, dense, criteria)}"
+    return f"{numbers}: the {metric.label} {holds}{_speed(dense, criteria)}"
 
 
-def _margin(criteria: Criteria) -> str:
-    margin, unit = criteria.metric.scale * criteria.accuracy_margin, criteria.metric.unit
-    return f"{margin:g} {unit.removesuffix('s') if unit == 'points' and margin == 1 else unit}".rstrip()
+def _times(found: Ratio | None) -> str:
+    return f" ({times(found)})" if found else ""
 
 
-def _pace(word: Word, dense: Comparison, criteria: Criteria) -> str:
-    margin = f"(margin {criteria.step_margin} steps)"
-    if word == "winning":
-        return f" and the early stop is no later {margin}"
+def _needed(more: int | None) -> str:
+    if more is None:
+        return ""
+    return f"; with this mean and spread, about {more} more replicate{'s' if more > 1 else ''} would decide"
+
+
+def _speed(dense: Comparison, criteria: Criteria) -> str:
+    margin, shown = f"(margin {criteria.step_margin} steps)", pace(dense, criteria)
     if not criteria.isolated:
         return " and it goes on from trained weights, so it is no ticket"
-    if not criteria.paced:
-        return ""
-    if dense.steps.low > criteria.step_margin:
-        return f" and the early stop is later {margin}"
+    match shown:
+        case None:
+            return ""
+        case "slower":
+            return f" and the early stop is later {margin}"
+        case "as fast" if dense.accuracy.n < REPLICATES:
+            return f" and the early stop is no later {margin}; winning takes five replicates"
+        case "as fast":
+            return f" and the early stop is no later {margin}"
     if dense.censored:
-        return " and its early stop is the end of the training in some replicate, so how early it comes is not known"
+        return " and an early stop lies at an end of the training in some replicate, so how early it comes is not known"
     return f" and the early stop is not shown to be as early {margin}"
+
+
+def margin_of(criteria: Criteria) -> str:
+    """The margin for people: `0.2 points`, `0.05`, `0.3 dB`."""
+    margin, unit = criteria.metric.scale * criteria.accuracy_margin, criteria.metric.unit
+    return f"{margin:g} {unit.removesuffix('s') if unit == 'points' and margin == 1 else unit}".rstrip()
 
 
 def points(difference: Difference) -> str:
@@ -333,137 +567,36 @@ def whole(difference: Difference) -> str:
     return f"{difference.mean:+,.0f}{interval}"
 
 
-def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
-    """What a person wants to know, in plain sentences."""
-    if not verdicts:
-        return ["No level has both a ticket and a dense network yet."]
-    steps = sorted({verdict.rewind for verdict in verdicts})
-    said = []
-    for step in steps:
-        here = [verdict for verdict in verdicts if verdict.rewind == step]
-        others = dict.fromkeys(control.against for verdict in here for control in verdict.controls)
-        which = f"Rewound to step {step:,}: " if len(steps) > 1 else ""
-        against = [_against(name, here, _signs(name, verdicts, criteria), criteria.metric) for name in others]
-        said += [which + line for line in (_tickets(here, criteria), *against)]
-    levels = len({verdict.level for verdict in verdicts})
-    tried = f"{levels} level{'s' if levels > 1 else ''}" + (f" at {len(steps)} rewind steps" if len(steps) > 1 else "")
-    counts = sorted({verdict.dense.accuracy.n for verdict in verdicts})
-    if counts[-1] < 2:
-        return [*said, "One replicate decides nothing: run at least two, better five."]
-    if counts[-1] == 2:
-        said.append("Two replicates give wide intervals that one more may move far: better five.")
-    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    said.append(
-        f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals; winning "
-        f"and matching are decided level by level, the statements about other arms are corrected for {tried} "
-        f"(Holm). {_subject(criteria.metric)} is that at {_where(criteria)}, and "
-        f"holds if not more than {_margin(criteria)} {'below' if criteria.metric.higher_is_better else 'above'} dense."
-    )
-    return said
+def times(found: Ratio) -> str:
+    """A ratio of steps with its interval.
+
+    >>> times(Ratio(0.594, 0.521, 0.678, 5))
+    '0.59 [0.52, 0.68] times'
+    """
+    interval = f" [{found.low:.2f}, {found.high:.2f}]" if found.n > 1 else ""
+    return f"{found.mean:.2f}{interval} times"
 
 
-def _subject(metric: Metric) -> str:
-    return "Accuracy" if metric == ACCURACY else f"The {metric.label}"
+def contrast_record(contrast: Contrast, metric: Metric) -> dict[str, Any]:
+    """A contrast as JSON values, the metric under its own name."""
+    content = asdict(contrast)
+    content[metric.name] = content.pop("accuracy")
+    return content
 
 
-def _as_good(metric: Metric) -> str:
-    return "as accurate" if metric == ACCURACY else "as good"
-
-
-def _where(criteria: Criteria) -> str:
-    return "the step of minimum validation loss" if criteria.paced else "the end of training, as long for all"
-
-
-def _meanings(criteria: Criteria) -> dict[Word, str]:
-    good = _as_good(criteria.metric)
-    speed = "not shown to be as fast" if criteria.paced else "trained for as many steps"
-    return {
-        "winning": f"winning ({good} as the dense network, in at most as many steps)",
-        "matching": f"matching ({good}, {speed})",
-        "losing": "losing",
-        "not decided": "not decided",
-    }
-
-
-def _tickets(verdicts: Sequence[Verdict], criteria: Criteria) -> str:
-    meanings = _meanings(criteria)
-    found = {word: [verdict for verdict in verdicts if verdict.verdict == word] for word in meanings}
-    best = next((word for word in ("winning", "matching") if found[word]), None)
-    opening = f"{best.capitalize()} tickets are found" if best else "No winning ticket is shown"
-    if best and not criteria.isolated:
-        good = _as_good(criteria.metric)
-        opening = f"Sparse networks {good} as the dense one are found (from trained weights, so no tickets)"
-    parts = [f"{meanings[word]} at {_spans(at, verdicts)}" for word, at in found.items() if at]
-    return f"{opening}. Of the densities tried, {'; '.join(parts)}."
-
-
-def _spans(levels: Sequence[Verdict], everything: Sequence[Verdict]) -> str:
-    order = [verdict.level for verdict in everything]
-    places = [order.index(verdict.level) for verdict in levels]
-    spans = []  # neighbouring levels as one span
-    for _, group in groupby(enumerate(places), key=lambda pair: pair[1] - pair[0]):
-        members = [everything[place] for _, place in group]
-        first, last = members[0], members[-1]
-        spans.append(f"{first.density:.1%}" if first is last else f"{first.density:.1%} to {last.density:.1%}")
-    return ", ".join(spans)
-
-
-_OWED = {
-    "reinit": ("the initialisation matters", "the same mask on newly drawn weights (reinit)"),
-    "random": ("it matters which weights are kept", "a random mask with the same layer-wise counts"),
-    "shuffle": ("it matters where in a layer the weights are kept", "the same mask shuffled inside each layer"),
-}
-
-
-Signs = Mapping[tuple[int, int], tuple[int, int]]
-
-
-def _signs(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> Signs:
-    """(rewind step, level) -> the signs of the differences from an arm, in the metric (1 is better) and in pace, that
-    are shown when all steps and levels are looked at together; 0 where none is."""
-    pairs = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
-    accuracy = _shown([criteria.metric.gain(control.accuracy) for _, control in pairs], criteria)
-    pace = _shown([control.steps for _, control in pairs], criteria) if criteria.paced else [0] * len(pairs)
-    places = [(verdict.rewind, verdict.level) for verdict, _ in pairs]
-    return dict(zip(places, zip(accuracy, pace, strict=True), strict=True))
-
-
-def _against(name: str, verdicts: Sequence[Verdict], signs: Signs, metric: Metric) -> str:
-    """How the ticket compares with another arm at one rewind step."""
-
-    def at(which: int, sign: int) -> list[Verdict]:
-        return [verdict for verdict in verdicts if signs.get((verdict.rewind, verdict.level), (0, 0))[which] == sign]
-
-    better, worse, earlier, later = at(0, 1), at(0, -1), at(1, -1), at(1, 1)
-    claim, what = _OWED.get(name, ("", name))
-    subject, form, up, down = "the ticket is", f"{{}} accurate than {what}", "more", "less"
-    if metric != ACCURACY:
-        subject, form = f"the ticket's {metric.label} is", f"{{}} than that of {what}"
-        up, down = ("higher", "lower") if metric.higher_is_better else ("lower", "higher")
-    accurate = _listed({up: better, down: worse}, form, verdicts)
-    early = _listed({"earlier": earlier, "later": later}, "{}", verdicts)
-    if not accurate and not early:
-        same = f"no difference between the ticket and {what} is shown."
-        return f"That {claim} stays open: {same}" if claim else same.capitalize()
-    said = [f"{subject} {accurate}"] if accurate else []
-    if early:
-        said.append(f"its early stop comes {early}" if accurate else f"against {what}, the ticket stops {early}")
-    opening = "" if not claim else f"{claim}: " if better else f"that {claim} is not shown by {metric.label}: "
-    sentence = f"{opening}{'; '.join(said)}."
-    return sentence[0].upper() + sentence[1:]
-
-
-def _listed(groups: Mapping[str, Sequence[Verdict]], form: str, everything: Sequence[Verdict]) -> str:
-    """Which word holds where: `more accurate than ... at 5.6% to 3.6%`; empty where none holds anywhere."""
-    return ", ".join(
-        f"{form.format(word)} at {_spans(levels, everything)}" for word, levels in groups.items() if levels
-    )
-
-
-def _shown(differences: Sequence[Difference], criteria: Criteria) -> list[int]:
-    """The sign of each difference that is shown when all levels are looked at together, else 0."""
-    rejected = holm([difference.p for difference in differences], alpha=1 - criteria.confidence)
-    return [(1 if each.mean > 0 else -1) if sure else 0 for each, sure in zip(differences, rejected, strict=True)]
+def record(verdict: Verdict, metric: Metric) -> dict[str, Any]:
+    """A verdict as JSON values: the metric under its own name, and each result with the correction that it has."""
+    content = asdict(verdict)
+    for comparison in (content["dense"], *content["controls"]):
+        second = comparison.pop("second")
+        comparison["second_reading"] = {"name": NAME, "evaluations": LOOKS, **second} if second else None
+        comparison["correction"] = {"result": "none", "result_holm": "Holm", "earlier_holm": "Holm"}
+        if comparison["result_holm"] is None:
+            for name in ("result_holm", "earlier_holm"):
+                del comparison[name], comparison["correction"][name]
+        for each in (comparison, *comparison["pairs"]):
+            each[metric.name] = each.pop("accuracy")
+    return content
 
 
 def _by_replicate(trials: Iterable[Trial]) -> dict[int, list[Trial]]:
@@ -475,7 +608,3 @@ def _by_replicate(trials: Iterable[Trial]) -> dict[int, list[Trial]]:
 
 def _accuracy(draws: Sequence[Trial]) -> float:
     return mean(trial.accuracy for trial in draws)
-
-
-def _step(draws: Sequence[Trial]) -> float:
-    return mean(trial.step for trial in draws)

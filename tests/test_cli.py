@@ -119,7 +119,7 @@ def test_one_replicate_has_null_for_the_ends_of_its_interval(
 
 
 def test_networks_that_learned_nothing_get_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wild = [*TINY, "--set", "recipe.optimizer.lr=1e4", "--set", "arms=ticket", "--set", "replicates=3"]
+    wild = tiny("recipe.optimizer.lr=1e4", "arms=ticket", "replicates=3")
     status, out, _ = ask(capsys, "run", "digits", "--store", str(tmp_path / "store"), *wild, "--workers", "1")
     said = out.replace("\n", " ")
     assert status == 0 and "not learned" in out and "tickets are found" not in said
@@ -127,8 +127,7 @@ def test_networks_that_learned_nothing_get_no_verdict(tmp_path: Path, capsys: py
 
 
 def test_no_levels_show_the_dense_network(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = ["--set", "levels=0", "--set", "replicates=1"]
-    _, out, _ = ask(capsys, "run", "digits", "--store", str(store), *TINY, *few)
+    _, out, _ = ask(capsys, "run", "digits", "--store", str(store), *tiny("levels=0", "replicates=1"))
     assert "digits: 1 training compared, 2 runs in all" in out
     (row,) = (line for line in out.splitlines() if line.split()[:2] == ["0", "100.0"])
     assert re.fullmatch(r"\s*0 +100\.0 +\d+\.\d\d +\d+ +dense\s*", row)

@@ -19,6 +19,7 @@ from tombola.search import averages, edge, ranks, saved
 from tombola.search.arms import Arms, Control, Verification, verify
 from tombola.search.course import Course, Level, Report, Rewinding, first
 from tombola.search.edge import Plan, Rate, Scope
+from tombola.search.heads import Heads
 from tombola.search.saved import Progress
 from tombola.search.state import Moment
 from tombola.search.watch import Watch
@@ -45,7 +46,8 @@ class Search:
         optimizer: any of torch.optim, over all weights that may be pruned. Its steps are seen by hooks.
         levels: how many times to prune; the loop runs `levels + 1` times.
         rate: the fraction of the living weights that each pruning removes, in [0, 1]; or one for each kind, name or
-            pattern of names, of which the first that fits holds: `{"output": 0.1, "*": 0.2}`.
+            pattern of names, of which the first that fits holds: `{"output": 0.1, "*": 0.2}`. The kind `output` is the
+            linear layer registered last; where the first forward pass shows another one, the search warns.
         rewind: step k, as `500it` or `2ep`; 0 is the original hypothesis.
         scheduler: one or several.
         scope: `layer`: each layer loses its rate; `global`: all together do.
@@ -123,6 +125,7 @@ class Search:
         self._progress = Progress((full,))
         self._course: Course | None = None
         self._watch = Watch(self._loop)
+        self._heads: Heads | None = None
         self._held: list[Weights] = []  # what level 0 began with, while it is under way
         if self._path and self._path.is_dir():
             raise BadInput(
@@ -306,6 +309,9 @@ class Search:
 
     def leave(self) -> None:
         """Give up the level under way, if there is one: it is as if it had not begun."""
+        if self._heads:
+            self._heads.release()
+            self._heads = None
         if self._course:
             self._course.release()
             self._watch.release()
@@ -323,7 +329,10 @@ class Search:
         k, found = self._plan.rewind, averages.begun(self._loop, list(self.mask(0)))
         self._progress = replace(self._progress, start=start, rewind=None if k else start, averages=found)
         self._held = averages.held(found, self._loop)
-        return first(self._loop, self.mask(0), found, k, self._reached, lambda: self._watch.look(0, k))
+        course = first(self._loop, self.mask(0), found, k, self._reached, lambda: self._watch.look(0, k))
+        if self._plan.asks_for_output and ranks.rank() == 0:
+            self._heads = Heads(self._loop.model)
+        return course
 
     def _reached(self, moment: Moment) -> None:
         self._progress = replace(self._progress, rewind=moment)

@@ -110,6 +110,11 @@ class Plan:
             )
         return full if given is None else _given(given, full)
 
+    @property
+    def asks_for_output(self) -> bool:
+        """Whether the kind `output` decides about anything."""
+        return "output" in self.keep or (isinstance(self.rate, Mapping) and "output" in self.rate)
+
     def stacked(self, model: nn.Module) -> frozenset[str]:
         """The weights that are stacks."""
         kinds = mask.prunable(model, self.prune)

@@ -1082,6 +1082,32 @@ def test_gradients_of_before_the_search_are_in_no_level() -> None:  # R7
     assert weights.equal(search.trained(0), search.trained(1))
 
 
+@pytest.mark.parametrize("replay", [True, False])
+def test_a_loop_that_keeps_its_best_weights_asks_whether_they_are_the_levels(replay: bool) -> None:
+    model = network()
+    optimizer = momentum(model)
+    for level in Search(model, optimizer, levels=1, rate=0.5, rewind="3it", replay=replay):
+        loop, held, best = Loop(model, optimizer), [], None
+        for _ in range(level.begin, 6):
+            loop(1)
+            held.append(level.held)
+            best = best or (weights.of(model) if level.held else None)
+        assert held == ([False, False, True, True, True, True] if level.number and replay else [True] * len(held))
+        assert best
+        weights.put(model, best)
+        level.report(accuracy=0.5)
+    search = Search(model, optimizer, levels=1, rate=0.5, rewind="3it")
+    with pytest.raises(
+        GuardLost, match=r"found a dense network's: \d+ of \d+ are not. The loop has loaded weights from"
+    ):
+        for _ in search:
+            loop = Loop(model, optimizer)
+            loop(1)
+            best = weights.of(model)
+            loop(5)
+            weights.put(model, best)
+
+
 class Annealed(nn.Module):
     """Three numbers that a forward pass changes, and one that it keeps."""
 

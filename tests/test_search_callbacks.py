@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from tombola import mask, weights
 from tombola.errors import BadInput, GuardLost
+from tombola.mask import Mask
 from tombola.search import Search
 
 INPUTS = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
@@ -199,8 +200,9 @@ def test_lightning_goes_on_after_a_crash_and_wants_a_trainer_for_every_level(tmp
         while tickets.left:
             trainer(tickets).fit(module, loader)
         found.append([tickets.search.trained(number) for number in range(3)])
-    with pytest.raises(BadInput, match=r"None is left to start, as its file holds all levels: Search.resume"):
-        _ = Tickets(levels=2, path=tmp_path / "parts").search
+    again = Tickets(levels=2, path=tmp_path / "parts")  # as where the script runs once more
+    assert not again.left and weights.equal(again.search.trained(2), found[1][2])
+    assert again.search.ticket(2).mask == tickets.search.mask(2)
     for left, right in zip(*found, strict=True):
         assert weights.equal(left, right)
     with pytest.raises(BadInput, match=r"expected the options of the search in it: .*'levels': 2"):
@@ -279,6 +281,94 @@ def test_other_weights_in_the_tickets_place_are_not_measured(first: bool, tmp_pa
                 default_root_dir=tmp_path,
             ).fit(module, loader, loader)  # fmt: skip
     assert tickets.left == 1 and {row.level for row in tickets.search.history} == {0}
+
+
+def test_the_best_checkpoint_of_lightning_is_the_tickets(tmp_path: Path) -> None:
+    """Validations end worse and worse: the best one of a whole training is in the replay, before step 5."""
+    pytest.importorskip("lightning")
+    import lightning.pytorch as lightning
+
+    from tombola.callbacks.lightning import Tickets
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(6, 3)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("worse", float(self.global_step))
+
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            tested.append(weights.of(self.net))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    tested: list[dict[str, Tensor]] = []
+    dataset = torch.utils.data.TensorDataset(INPUTS, LABELS)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=8, shuffle=True)
+    whole = torch.utils.data.DataLoader(dataset, batch_size=32)
+    module, tickets = Module(), Tickets(levels=1, rate=0.5, rewind="5it")
+    dense = ""
+    while tickets.left:
+        best = lightning.callbacks.ModelCheckpoint(tmp_path / str(tickets.left), monitor="worse", mode="min")
+        trainer = lightning.Trainer(
+            max_epochs=3, callbacks=[tickets, best], accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(module, loader, whole)
+        trainer.test(module, whole, ckpt_path="best", verbose=False)
+        assert best.best_model_score == (8 if dense else 4)
+        dense = dense or best.best_model_path
+    assert weights.equal(tested[1], mask.apply(tested[1], Mask({"weight": tickets.search.mask(1)["net.weight"]})))
+    with pytest.raises(GuardLost, match="level 1: expected every pruned weight to be 0 in what is measured after it"):
+        trainer.test(module, whole, ckpt_path=dense, verbose=False)
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "best"])
+def test_the_best_model_of_the_trainer_is_the_tickets(strategy: str, tmp_path: Path) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from tombola.callbacks.trainer import Tickets
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(6, 3)
+
+        def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            loss = functional.cross_entropy(self.net(inputs), labels)
+            return {"loss": loss, "logits": self.net(inputs)}
+
+    dataset = [{"inputs": inputs, "labels": label} for inputs, label in zip(INPUTS, LABELS, strict=True)]
+    model, tickets = Net(), Tickets(levels=1, rate=0.5, rewind="5it")
+    found = []
+    while tickets.left:
+        evaluated = iter(range(9))
+        arguments = transformers.TrainingArguments(
+            output_dir=str(tmp_path / str(tickets.left)), num_train_epochs=3, per_device_train_batch_size=8,
+            learning_rate=0.1, use_cpu=True, report_to=[], save_strategy=strategy, eval_strategy="epoch",
+            load_best_model_at_end=True, metric_for_best_model="worse", greater_is_better=False, disable_tqdm=True,
+            logging_strategy="no",
+        )  # fmt: skip
+        trainer = transformers.Trainer(
+            model, arguments, train_dataset=dataset, eval_dataset=dataset, callbacks=[tickets],
+            compute_metrics=lambda _, evaluated=evaluated: {"worse": float(next(evaluated))},
+        )  # fmt: skip
+        trainer.train()
+        trainer.evaluate()
+        found.append((trainer.state.best_global_step, trainer.state.best_metric))
+    assert found == [(4, 0.0), (8, 1.0)]
+    living = tickets.search.mask(1)
+    assert weights.equal(weights.of(model), mask.apply(weights.of(model), living))
+    with torch.no_grad():
+        model.net.weight.fill_(1.0)
+    for measure in (trainer.evaluate, lambda: trainer.predict(dataset)):
+        with pytest.raises(GuardLost, match="level 1: expected every pruned weight to be 0 in what is measured"):
+            measure()
 
 
 def test_a_trainers_checkpoint_of_the_middle_of_a_level_is_refused(tmp_path: Path) -> None:

@@ -141,7 +141,9 @@ def test_a_finished_search_is_read_back_whole(tmp_path: Path) -> None:  # R9
     model = network()
     again = Search.resume(tmp_path / "search", model, torch.optim.SGD(model.parameters(), lr=0.3))
     assert repr(again) == repr(search) == "Search(Sequential, 3 of 3 levels finished, rewind 2it)"
-    assert list(again) == [] and again.history == search.history
+    with pytest.warns(UserWarning, match="All 3 levels of search are finished: nothing is trained"):
+        assert list(again) == []
+    assert again.history == search.history
     for level in range(3):
         assert again.mask(level) == search.mask(level)
         assert weights.equal(again.trained(level), search.trained(level))
@@ -172,8 +174,7 @@ def test_the_file_stays_where_it_was_named(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["search"]
-    for _ in Search.resume("search", model, optimizer):
-        pytest.fail("nothing is left")
+    assert not Search.resume("search", model, optimizer).left
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -194,9 +195,46 @@ def test_the_file_holds_one_line_of_json_and_no_pickle(tmp_path: Path) -> None: 
 def test_a_search_never_writes_over_another(tmp_path: Path) -> None:
     finished(tmp_path / "search")
     content = (tmp_path / "search").read_bytes()
-    with pytest.raises(BadInput, match="expected a new file, found one that is there already"):
-        finished(tmp_path / "search")
+    for change in ({"levels": 2}, {"keep": "output"}, {"also": [torch.Generator()]}):
+        with pytest.raises(BadInput, match="expected a new file, or that of this search with all levels finished"):
+            finished(tmp_path / "search", **change)
+    with pytest.raises(BadInput, match="expected a new file, or that of this search with all levels finished"):
+        Search(model := network(), torch.optim.SGD(model.parameters(), lr=0.1), levels=1, path=__file__)
+    finished(tmp_path / "left", until=1)
+    with pytest.raises(BadInput, match=r"Search\.resume goes on with the search that it holds"):
+        finished(tmp_path / "left")
     assert (tmp_path / "search").read_bytes() == content
+
+
+def test_a_script_whose_search_is_finished_runs_again_and_trains_nothing(tmp_path: Path) -> None:
+    search = finished(tmp_path / "search")
+    content = (tmp_path / "search").read_bytes()
+    with pytest.warns(UserWarning, match="All 2 levels of search are finished: nothing is trained"):
+        again = finished(tmp_path / "search")
+    for found in (again, Search.resume(tmp_path / "search"), Search.resume(tmp_path / "search", network())):
+        assert found.history == search.history and not found.left and str(found) == str(search)
+        for level in range(2):
+            assert weights.equal(found.trained(level), search.trained(level))
+            assert found.ticket(level).origin == search.ticket(level).origin
+            assert weights.equal(found.ticket(level).weights, search.ticket(level).weights)
+    with pytest.raises(BadInput, match="expected the model and optimizer of the search, found none"):
+        found.verify(lambda level: None, level=1)
+    with pytest.raises(BadInput, match=r"0\.weight \(9, 6\)"):
+        Search.resume(tmp_path / "search", network(9))
+    assert (tmp_path / "search").read_bytes() == content
+    finished(tmp_path / "left", until=1)
+    with pytest.raises(BadInput, match="expected the search's model and optimizer, or all of its levels finished"):
+        Search.resume(tmp_path / "left")
+
+
+def test_a_search_prints_as_a_table_of_its_levels(tmp_path: Path) -> None:
+    assert str(finished(tmp_path / "search", levels=2, until=2, rate=0.5)).splitlines() == [
+        "Search(Sequential, 2 of 3 levels finished, rewind 2it)",
+        "level  density  weights remaining         steps  accuracy",
+        "    0   1.0000                 72             4       0.5",
+        "    1   0.5000                 36             4       0.5",
+        "    2   0.2500                 18  not finished",
+    ]
 
 
 def adam(model: nn.Module) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from tombola.errors import BadInput
+from tombola import weights
+from tombola.errors import BadInput, GuardLost
 from tombola.search import Level, Search, saved
 
 
@@ -28,11 +29,11 @@ class Levels:
 
     @property
     def search(self) -> Search:
-        """The search, from the first training on."""
+        """The search, from the first training on; where its file holds all levels already, that of the file."""
+        if self._search is None and not self.left:
+            self._search = Search.resume(self._options["path"])
         if self._search is None:
-            finished = "its file holds all levels: Search.resume(path, model, optimizer) opens it."
-            todo = "Start one." if self.left else f"None is left to start, as {finished}"
-            raise BadInput(where="search", expected="a training before", found="none", todo=todo)
+            raise BadInput(where="search", expected="a training before", found="none", todo="Start one.")
         return self._search
 
     @property
@@ -52,6 +53,28 @@ class Levels:
                 found=f"one that has taken {steps} steps, or goes on from a checkpoint that has",
                 todo="Make it inside of the loop over the levels, and leave checkpoints alone: Tickets(path=...) goes "
                 "on with the level that was under way.",
+            )
+
+    @property
+    def _replays(self) -> bool:
+        """Whether the training is a replay of level 0's first steps, of which no best weights are to be kept."""
+        return self._level is not None and not self._level.held
+
+    def _check_loaded(self, model: nn.Module) -> None:
+        """After a training: make sure that what is measured is the network of its level."""
+        if self._level or self._search is None:
+            return
+        number = self._options["levels"] - self._search.left
+        if number < 0:
+            return
+        state = weights.bare(model).state_dict()
+        living = {name: alive for name, alive in self._search.mask(number).items() if name in state}
+        found = sum(int(state[name][~alive.to(state[name].device)].count_nonzero()) for name, alive in living.items())
+        if found:
+            raise GuardLost(
+                f"level {number}: expected every pruned weight to be 0 in what is measured after it, found {found:,} "
+                "that are not. These are weights from before the rewind point, where the training replays level 0, or "
+                "of another level, as those of a best checkpoint. Measure what this level's training has kept."
             )
 
     def _begin(self, model: nn.Module, optimizer: Optimizer, schedulers: Any) -> None:

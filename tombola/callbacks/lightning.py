@@ -1,5 +1,6 @@
 """Tickets in Lightning: each `Trainer.fit` is one level of a search."""
 
+from copy import deepcopy
 from typing import Any
 
 from tombola.callbacks import Levels
@@ -32,6 +33,8 @@ class Tickets(Levels, Callback):
         BadInput: at the first fit, where an option or the module does not fit, or it has not one optimiser.
     """
 
+    _before: list[Any] | None = None
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before loaders draw their order, and after optimisers are made."""
         if len(trainer.optimizers) != 1:
@@ -52,8 +55,22 @@ class Tickets(Levels, Callback):
         self._begin(pl_module, trainer.optimizers[0], [each.scheduler for each in trainer.lr_scheduler_configs])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """By now a checkpoint would have been put in place."""
+        """By now a checkpoint would have been put in place, and the callbacks that keep the best know their folder."""
         self._from_step_0("fit", trainer.global_step)
+        self._before = [deepcopy(each.state_dict()) for each in trainer.checkpoint_callbacks] if self._replays else None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *which: Any) -> None:
+        """At the rewind point: what was best in the replay of level 0 is not this level's best."""
+        if self._before is not None and not self._replays:
+            for callback, state in zip(trainer.checkpoint_callbacks, self._before, strict=True):
+                callback.load_state_dict(state)
+            self._before = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Outside of a training: look whether it is the ticket that was loaded."""
+        self._check_loaded(pl_module)
+
+    on_test_start = on_predict_start = on_validation_start
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *which: Any) -> None:
         """Make sure that it is the ticket which is measured: some callbacks put other weights in its place."""

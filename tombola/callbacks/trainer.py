@@ -32,6 +32,8 @@ class Tickets(Levels, TrainerCallback):
         BadInput: at the first training, where an option or the model does not fit.
     """
 
+    _replayed = False
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -39,11 +41,39 @@ class Tickets(Levels, TrainerCallback):
         self._from_step_0("train", state.global_step)
         self._begin(kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note whether this step is one of the replay."""
+        self._replayed = self._replays
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Of a replay of level 0 nothing is kept, and nothing was best."""
+        if self._replays:
+            control.should_save = False
+        elif self._replayed:
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """As `on_step_end`."""
+        if self._replays:
+            control.should_save = False
+
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Report what was measured."""
         if self._level:
             metrics = {name.removeprefix("eval_"): value for name, value in kwargs["metrics"].items()}
             self._level.report(**{name: value for name, value in metrics.items() if isinstance(value, int | float)})
+        else:
+            self._check_loaded(kwargs["model"])
+
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
+    ) -> None:
+        """Look whether it is the ticket that was loaded."""
+        self._check_loaded(kwargs["model"])
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -21,7 +21,7 @@ from tombola.search.course import Course, Level, Report, Rewinding, first
 from tombola.search.edge import Plan, Rate, Scope
 from tombola.search.heads import Heads
 from tombola.search.saved import Progress
-from tombola.search.state import Moment
+from tombola.search.state import Loop, Moment
 from tombola.search.watch import Watch
 from tombola.steps import Step
 from tombola.study.verdict import Criteria
@@ -116,7 +116,7 @@ class Search:
         if not callable(score):
             raise BadInput(where="score", expected="a function", found=repr(score), todo="score.magnitude is one.")
         self._plan = Plan(levels, rate, k, scope, edge.patterns(keep, "keep"), score_seed, replay, *named)
-        self._loop = edge.loop_of(model, optimizer, scheduler, also)
+        self._given: Loop | None = edge.loop_of(model, optimizer, scheduler, also)
         full = self._plan.full(self._loop, mask)
         edge.warn_of_others(self._loop.model, self._plan)
         edge.trained(self._loop, full)
@@ -127,17 +127,14 @@ class Search:
         self._watch = Watch(self._loop)
         self._heads: Heads | None = None
         self._held: list[Weights] = []  # what level 0 began with, while it is under way
+        self._about = self._asked()
         if self._path and self._path.is_dir():
             raise BadInput(
                 where=f"path={path!r}", expected="a file's name", found="a folder", todo="Name a file in it, or None."
             )
         if self._path and self._path.exists():
-            raise BadInput(
-                where=str(self._path),
-                expected="a new file",
-                found="one that is there already",
-                todo="Search.resume goes on with the search that it holds; or name another one.",
-            )
+            self._progress = self._finished_in(self._path, given=mask)
+            return
         if self._path and ranks.rank() == 0 and not os.access(self._path.parent, os.W_OK):
             raise BadInput(
                 where=str(self._path),
@@ -146,13 +143,31 @@ class Search:
                 todo="Make the folder, or name another one.",
             )
         if self._path:  # better now than at the end of level 0
-            saved.content(self._about(), Progress((full,), start=self._loop.moment()), [])
+            saved.content(self._about, Progress((full,), start=self._loop.moment()), [])
+
+    def _finished_in(self, path: Path, given: Mask | None) -> Progress:
+        """The progress of this very search, from the file that it wrote when the same script ran before."""
+        try:
+            about, progress = saved.read(path, ranks.rank(), ranks.world())
+            asked = all(about[what] == found for what, found in self._asked().items())
+            levels = about["plan"]["levels"] + 1
+        except BadInput:
+            asked, levels = False, 0
+        if not asked or len(progress.trained) < levels or given not in (None, progress.masks[0]):
+            raise BadInput(
+                where=str(path),
+                expected="a new file, or that of this search with all levels finished",
+                found="one that is there already",
+                todo="Search.resume goes on with the search that it holds; or name another one.",
+            )
+        edge.same_types(weights.of(self._loop.model), progress.weights, str(path))
+        return progress
 
     @staticmethod
     def resume(
         path: str | Path,
-        model: nn.Module,
-        optimizer: Optimizer,
+        model: nn.Module | None = None,
+        optimizer: Optimizer | None = None,
         *,
         scheduler: Any = None,
         score: score.Score = score.magnitude,
@@ -163,17 +178,21 @@ class Search:
         Args:
             path: as it was given to `Search`, which wrote it; it will be written again.
             model, optimizer, scheduler, score, also: made anew, as they were; their states come from the file. Of a
-                search whose levels are all finished the model alone has to be.
+                search whose levels are all finished, `verify` alone wants model and optimizer.
 
         Raises:
             BadInput: it is no search's file, or is one of another model, whose first tensors that differ are named.
         """
         about, progress = saved.read(Path(path), ranks.rank(), ranks.world())
+        if model is None or optimizer is None:
+            if model is not None:
+                edge.same_types(weights.of(weights.bare(model)), progress.weights, str(path))
+            return Search._read(Path(path), about, progress)
         edge.same_types(weights.of(weights.bare(model)), progress.weights, str(path))
         begun = progress.masks[0]
         search = Search(model, optimizer, scheduler=scheduler, score=score, also=also, mask=begun, **about["plan"])
         finished = len(progress.trained) > search._plan.levels
-        for what, found in search._about().items():
+        for what, found in search._about.items():
             if found != about[what] and not (finished and what not in ("plan", "model")):
                 raise BadInput(
                     where=str(path),
@@ -183,6 +202,34 @@ class Search:
                 )
         search._progress, search._path = progress, Path(path).absolute()
         return search
+
+    @staticmethod
+    def _read(path: Path, about: dict[str, Any], progress: Progress) -> "Search":
+        """A finished search, from its file alone."""
+        left = about["plan"]["levels"] + 1 - len(progress.trained)
+        if left:
+            raise BadInput(
+                where=str(path),
+                expected="the search's model and optimizer, or all of its levels finished",
+                found=f"{left} that are not",
+                todo="Search.resume(path, model, optimizer) goes on with it.",
+            )
+        search = Search.__new__(Search)
+        search._plan, search._given = Plan.of(about["plan"]), None
+        search._progress, search._about, search._path = progress, about, path.absolute()
+        search._course = search._heads = None
+        return search
+
+    @property
+    def _loop(self) -> Loop:
+        if self._given is None:
+            raise BadInput(
+                where="Search",
+                expected="the model and optimizer of the search",
+                found="none, as its file was opened without them",
+                todo="Search.resume(path, model, optimizer) opens it with both.",
+            )
+        return self._given
 
     @staticmethod
     def opened(model: nn.Module, optimizer: Optimizer, scheduler: Any, options: Mapping[str, Any]) -> "Search":
@@ -208,6 +255,13 @@ class Search:
 
     def __iter__(self) -> Iterator[Level]:
         """The levels that are not finished, each to be trained in the body of the loop."""
+        if not self.left:
+            of = f" of {self._path.name}" if self._path else ""
+            warnings.warn(
+                f"All {self._plan.levels + 1} levels{of} are finished: nothing is trained, and the results are those "
+                "that it has. A new search is a new Search, with another path.",
+                stacklevel=2,
+            )
         while self.left:
             level = self.begin()
             try:
@@ -240,7 +294,7 @@ class Search:
             )
         if optimizer is not None:
             also = [*self._loop.also, *self._loop.generators]
-            self._loop = edge.loop_of(self._loop.model, optimizer, scheduler, also)
+            self._given = edge.loop_of(self._loop.model, optimizer, scheduler, also)
             edge.trained(self._loop, self.mask(0))
         self._course = self._next(number) if number else self._first()
         self._watch.look(number, self._course.level.begin)
@@ -384,18 +438,20 @@ class Search:
         failure: TombolaError | None = None
         if ranks.rank() == 0:
             try:
-                saved.write(self._path, saved.content(self._about(), self._progress, randoms))
+                saved.write(self._path, saved.content(self._about, self._progress, randoms))
             except TombolaError as error:
                 failure = error
         first = ranks.gathered(failure)[0]
         if first:  # on all processes, lest the others wait for the one that writes
             raise first
 
-    def _about(self) -> dict[str, Any]:
+    def _asked(self) -> dict[str, Any]:
+        """What the search is of, as JSON has it."""
         loop = self._loop
         return {
             "plan": self._plan.values(),
             "model": type(loop.model).__name__,
+            "tied": weights.ties(loop.model),
             "optimizer": type(loop.optimizer).__name__,
             "parameters": [len(group["params"]) for group in loop.optimizer.param_groups],
             "schedulers": [type(each).__name__ for each in loop.schedulers],
@@ -470,14 +526,14 @@ class Search:
         """The weights at the end of a finished level: all that the model's state_dict holds."""
         self._known(level, len(self._progress.trained), "that is finished")
         found = mask.expand(self._progress.trained[level], self._progress.masks[level])
-        return {name: found[name] for name in self._loop.model.state_dict()}  # a file has an order of its own
+        return {name: found[name] for name in self._progress.weights}  # a file has an order of its own
 
     def ticket(self, level: int) -> Ticket:
         """The ticket that `level` trains: its mask, m ⊙ theta_k, and where they come from."""
         living = self.mask(level)
         rewind = self._rewinding().moment
         origin = {
-            "model": type(self._loop.model).__name__,
+            "model": self._about["model"],
             "level": level,
             "density": living.density,
             "rewind": f"{self._plan.rewind}it",
@@ -485,7 +541,8 @@ class Search:
             "scope": self._plan.scope,
             "key": _digest(rewind.left["weights"])[:20],
         }
-        return Ticket.of(self._loop.model, living, rewind.left["weights"], origin)
+        early = mask.apply(rewind.left["weights"], living)
+        return Ticket(living, {name: early[self._about["tied"].get(name, name)] for name in early}, origin)
 
     def _known(self, level: int, number: int, which: str) -> None:
         if type(level) is not int or not 0 <= level < number:
@@ -498,8 +555,23 @@ class Search:
 
     def __repr__(self) -> str:
         done = len(self._progress.trained)
-        model, k = type(self._loop.model).__name__, self._plan.rewind
-        return f"Search({model}, {done} of {self._plan.levels + 1} levels finished, rewind {k}it)"
+        of, k = f"{done} of {self._plan.levels + 1} levels finished", self._plan.rewind
+        return f"Search({self._about['model']}, {of}, rewind {k}it)"
+
+    def __str__(self) -> str:
+        """A table of its levels, with what was reported last in each."""
+        last = {row.level: row.metrics for row in self.history}
+        names = list(dict.fromkeys(name for metrics in last.values() for name in metrics))
+        rows = [["level", "density", "weights remaining", "steps", *names]]
+        for level, living in enumerate(self._progress.masks):
+            done = level < len(self._progress.steps)
+            steps = f"{self._progress.steps[level]:,}" if done else "not finished"
+            metrics = last.get(level, {})
+            numbers = [f"{metrics[name]:.4g}" if name in metrics else "" for name in names]
+            rows.append([str(level), f"{living.density:.4f}", f"{living.alive:,}", steps, *numbers])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join([repr(self), *(line.rstrip() for line in lines)])
 
 
 def _digest(tensors: Weights) -> str:

@@ -71,6 +71,12 @@ class Plan:
         plain = {name: value for name, value in asdict(self).items() if name not in ("prune", "stacks")}
         return plain | {"keep": list(self.keep), "rewind": f"{self.rewind}it"} | later
 
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> "Plan":
+        """The inverse of `values`."""
+        lists = {name: tuple(values[name]) for name in ("keep", "prune", "stacks") if name in values}
+        return Plan(**{**values, **lists, "rewind": Step(values["rewind"]).iterations(1)})
+
     def full(self, loop: Loop, given: Mask | None = None) -> Mask:
         """What level 0 counts: all that may be pruned, is not kept dense and is no average of what is.
 

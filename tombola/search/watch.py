@@ -1,4 +1,4 @@
-"""What goes on from level to level where nobody looks: batches of a generator that is not rewound, numbers in modules."""
+"""What goes on from level to level where nobody looks: batches of a generator of its own, numbers in modules."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping

@@ -889,6 +889,7 @@ def test_tied_weights_are_pruned_once() -> None:  # P7
     assert int(search.trained(1)["2.weight"].count_nonzero()) == 8
 
 
+@pytest.mark.filterwarnings("ignore:All 4 levels of search.safetensors are finished")  # which the page goes on with
 def test_the_python_of_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

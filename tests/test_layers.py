@@ -13,7 +13,8 @@ PACKAGE = Path(tombola.__file__).parent
 
 # A room may import the rooms of the layers above its line here, and those to its left in its own.
 LAYERS = [
-    ["errors", "files", "steps", "names", "coding", "weights", "layers", "mask", "stacks", "transfer", "hub"],
+    ["errors", "files", "steps", "names", "container", "coding", "weights", "layers", "mask", "stacks"],
+    ["effective", "transfer", "hub"],
     ["score", "prune", "guard", "models", "ticket", "data", "recipe", "train", "evaluate", "engine"],
     ["study", "search", "callbacks", "cash"],
     ["lab"],

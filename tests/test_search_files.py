@@ -382,10 +382,9 @@ def test_tensors_and_arrays_come_back_as_they_were() -> None:
     assert back["flags"].tolist() == [True, False] and torch.equal(back["shared"][1], image)
 
 
-def test_only_real_dense_numbers_are_kept() -> None:
-    for odd in (torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to_sparse()):
-        with pytest.raises(BadInput, match="expected a dense tensor of real numbers"):
-            encode([odd], {}, "it")
+def test_only_dense_numbers_are_kept() -> None:
+    with pytest.raises(BadInput, match="expected a dense tensor of numbers"):
+        encode([torch.zeros(2).to_sparse()], {}, "it")
 
 
 def test_a_folder_that_is_not_there_is_told_before_anything_is_done(tmp_path: Path) -> None:

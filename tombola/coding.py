@@ -13,9 +13,12 @@ below a density of an eighth. Bytes, for 300 x 784 random flags:
 
 Nothing is deflated: beside values of four bytes each it would save some five per cent, and zlib's bytes depend on who
 built it, while the same flags should be the same bytes everywhere.
+
+Gaps take no byte for what is unset after the last set flag, and so claim any number of flags; a file that claims more
+than it could have been made of is not read (`affordable`), nor written (`encoded`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -23,6 +26,7 @@ import torch
 from torch import Tensor
 
 MORE = 255
+LEAST, PER_BYTE = 2**24, 2**10  # flags that any file may claim, and more for each of its bytes
 
 
 def encode(alive: Tensor) -> Tensor:
@@ -51,6 +55,38 @@ def encode(alive: Tensor) -> Tensor:
             code[places] = gaps % MORE
             return torch.from_numpy(code)
     return torch.from_numpy(np.packbits(flags))
+
+
+def encoded(flags: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The codes of all flags that go into one file: bits for all of them where gaps would be too few to be read again.
+
+    They are where some ten million flags are unset and next to none is set.
+    """
+    codes = {name: encode(alive) for name, alive in flags.items()}
+    try:
+        affordable((alive.shape for alive in flags.values()), sum(code.numel() for code in codes.values()))
+        return codes
+    except ValueError:
+        return {name: torch.from_numpy(np.packbits(alive.flatten().numpy())) for name, alive in flags.items()}
+
+
+def affordable(shapes: Iterable[Sequence[int]], size: int) -> None:
+    """Make sure that a file of `size` bytes can be of tensors of these shapes, before there are any.
+
+    Raises:
+        ValueError: these are no shapes, or those of far more numbers than such a file has been made of.
+
+    >>> affordable([(30000, 60000)], size=815)
+    Traceback (most recent call last):
+    ValueError: 1,800,000,000 weights in a file of 815 bytes
+    """
+    count = 0
+    for shape in shapes:
+        if not all(type(each) is int and each >= 0 for each in shape):
+            raise ValueError(f"{list(shape)!r:.60} where a shape should be")
+        count += prod(shape)
+    if count > LEAST + PER_BYTE * size:
+        raise ValueError(f"{count:,} weights in a file of {size:,} bytes")
 
 
 def decode(code: Tensor, shape: Sequence[int]) -> Tensor:

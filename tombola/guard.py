@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tombola import mask as masks
 from tombola import weights
-from tombola.errors import BadInput, Diverged, GuardLost
+from tombola.errors import Diverged, GuardLost
 from tombola.mask import Mask
 
 _ZERO_STAYS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -41,12 +42,14 @@ class Guard:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, mask: Mask, held: bool = True) -> None:
-        Mask.check(mask)
-        parameters = dict(weights.bare(model).named_parameters(remove_duplicate=False))
-        _fits(mask, parameters, model)
+        mask = masks.checked(mask, model)
+        # Several parameters over one memory have a gradient and a state each, and are all to be guarded.
+        tied = weights.ties(weights.bare(model))
+        parameters = [(tied.get(name, name), each) for name, each in weights.bare(model).named_parameters()]
         # A full layer needs no guarding, which makes dense training as fast as without a guard.
-        self._names = [name for name, alive in mask.items() if not bool(alive.all())]
-        self._parameters = [parameters[name] for name in self._names]
+        dead = {name for name, alive in mask.items() if not bool(alive.all())}
+        self._names = [name for name, _ in parameters if name in dead]
+        self._parameters = [parameter for name, parameter in parameters if name in dead]
         self._optimizer = optimizer
         # Laid out in memory as the weights are, for one pass over both.
         pairs = zip(self._names, self._parameters, strict=True)
@@ -133,15 +136,3 @@ class Guard:
         """Take the hooks off the optimiser."""
         for hook in self._hooks:
             hook.remove()
-
-
-def _fits(mask: Mask, parameters: dict[str, nn.Parameter], model: nn.Module) -> None:
-    for name, alive in mask.items():
-        if name not in parameters or parameters[name].shape != alive.shape:
-            found = f"{tuple(parameters[name].shape)}" if name in parameters else "no such weight"
-            raise BadInput(
-                where=f"{name} of {type(model).__name__}",
-                expected=f"a weight of the mask's shape {tuple(alive.shape)}",
-                found=found,
-                todo="The mask belongs to another model.",
-            )

@@ -5,13 +5,16 @@ and must not be written to; pruning makes another one.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tombola import layers
+from tombola import weights as states
 from tombola.errors import BadInput
 from tombola.layers import Kind
 from tombola.names import named
@@ -109,8 +112,8 @@ def prunable(model: nn.Module, include: Sequence[str] = ()) -> dict[str, Kind]:
     {'weight_ih_l0': 'named', 'weight_hh_l0': 'named'}
     """
     found: dict[str, Kind] = {}
-    # The name under which a tensor was met first; and the tensor, lest another one that is computed has its identity.
-    first: dict[int, tuple[str, Tensor]] = {}
+    # The name under which a tensor was met first; and the tensor, lest another one that is computed takes its place.
+    first: dict[Hashable, tuple[str, Tensor]] = {}
     last = ""
     more = _included(model, include)
     for path, module in model.named_modules():
@@ -122,7 +125,7 @@ def prunable(model: nn.Module, include: Sequence[str] = ()) -> dict[str, Kind]:
             if parameter is None:
                 continue
             listed = row and name in row.weights
-            full_name, _ = first.setdefault(id(parameter), (f"{path}.{name}" if path else name, parameter))
+            full_name, _ = first.setdefault(states.place(parameter), (f"{path}.{name}" if path else name, parameter))
             found.setdefault(full_name, row.kind if row and listed else "named")
             last = full_name if row and listed and row.kind == "linear" else last
     if last:
@@ -160,16 +163,98 @@ def full(model: nn.Module, include: Sequence[str] = ()) -> Mask:
     Raises:
         BadInput: one of them is computed from others, as by weight_norm; or `include` names nothing.
     """
-    state, names = model.state_dict(), prunable(model, include)
-    computed = next((name for name in names if name not in state), None)
-    if computed:
-        raise BadInput(
-            where=f"{computed} of {type(model).__name__}",
-            expected="a parameter",
-            found="a weight that is computed from others (by weight_norm, spectral_norm, torch.nn.utils.prune, ...)",
-            todo="Remove what computes it first, with the `remove` function of what put it there.",
-        )
-    return Mask({name: torch.ones(state[name].shape, dtype=torch.bool) for name in names})
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names = prunable(model, include)
+    if computed := next((name for name in names if name not in parameters), None):
+        raise _computed(model, computed)
+    return checked(Mask({name: torch.ones(parameters[name].shape, dtype=torch.bool) for name in names}), model)
+
+
+def checked(mask: Mask, model: nn.Module) -> Mask:
+    """`mask`, once it is found to be one of `model`, under the first name of each weight that has several.
+
+    Every door that takes a mask beside a model asks here, and goes on with what it is given back.
+
+    Args:
+        mask: over all parameters of `model` that may be pruned, or over some.
+        model: as it is, compiled, or wrapped for several processes.
+
+    Raises:
+        BadInput: the mask names what is no parameter of the model, or not of its shape; two masks of one tied weight
+            differ; or a weight shares a part of its memory with another.
+
+    >>> model = nn.Sequential(nn.Embedding(2, 1), nn.Linear(1, 2, bias=False))
+    >>> model[1].weight = model[0].weight
+    >>> list(checked(Mask({"1.weight": torch.tensor([[True], [False]])}), model))
+    ['0.weight']
+    """
+    Mask.check(mask)
+    model = states.bare(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, alive in mask.items():
+        if name not in parameters and _is_computed(model, name):
+            raise _computed(model, name)
+        if name not in parameters or is_lazy(parameters[name]) or parameters[name].shape != alive.shape:
+            raise _foreign(f"a weight of {type(model).__name__}", name, alive, parameters)
+    tied = states.ties(model)
+    found: dict[str, Tensor] = {}
+    for name, alive in mask.items():
+        first = tied.get(name, name)
+        if not torch.equal(found.setdefault(first, alive), alive):
+            raise BadInput(
+                where=f"mask of {name}",
+                expected=f"the mask of {first}, as both are names of one tensor",
+                found="another one",
+                todo="Give one mask, under either name.",
+            )
+    for left, right in states.overlapping(model):
+        if not found.keys().isdisjoint((tied.get(left, left), tied.get(right, right))):
+            raise BadInput(
+                where=f"{right} of {type(model).__name__}",
+                expected="weights with memory of their own",
+                found=f"a view into that of {left}: to prune one prunes the other",
+                todo="Share the Parameter itself, and transpose or cut it in forward; or clone it.",
+            )
+    return mask if found.keys() == mask.keys() else Mask(found)
+
+
+def _computed(model: nn.Module, name: str) -> BadInput:
+    return BadInput(
+        where=f"{name} of {type(model).__name__}",
+        expected="a parameter",
+        found="a weight that is computed from others (by weight_norm, spectral_norm, torch.nn.utils.prune, ...)",
+        todo="Remove what computes it first, with the `remove` function of what put it there.",
+    )
+
+
+def _is_computed(model: nn.Module, name: str) -> bool:
+    path, _, own = name.rpartition(".")
+    module = dict(model.named_modules()).get(path)
+    if module is None:
+        return False
+    return own in getattr(module, "parametrizations", ()) or any(
+        f"{own}{end}" in module._parameters
+        for end in ("_orig", "_g")  # as torch.nn.utils leaves them
+    )
+
+
+def _foreign(expected: str, name: str, alive: Tensor, known: Mapping[str, Tensor]) -> BadInput:
+    shape = f"{name} {tuple(alive.shape)}"
+    if name not in known:
+        names = ", ".join(list(known)[:3]) + (", ..." if len(known) > 3 else "")
+        found = f"{shape}, where the names are {names}" if known else f"{shape}, where there are none"
+    else:
+        own = known[name]
+        found = f"{shape}, which is {'lazy' if is_lazy(own) else tuple(own.shape)} there"
+    todo = "The mask belongs to another model."
+    return BadInput(where=f"mask of {name}", expected=expected, found=found, todo=todo)
+
+
+def suits(mask: Mask, weights: Weights) -> None:
+    """Raise BadInput unless all that `mask` names is in `weights`, in its shape: nothing broadcasts, or is left out."""
+    for name, alive in mask.items():
+        if name not in weights or weights[name].shape != alive.shape:
+            raise _foreign("one of the weights", name, alive, weights)
 
 
 def nested(inner: Mask, outer: Mask) -> bool:
@@ -218,25 +303,44 @@ def random_like(mask: Mask, mask_seed: int) -> Mask:
 
 
 def apply(weights: Weights, mask: Mask) -> dict[str, Tensor]:
-    """m ⊙ theta: a copy of `weights` in which every pruned weight is exactly +0."""
+    """m ⊙ theta: a copy of `weights` in which every pruned weight is exactly +0.
+
+    Raises:
+        BadInput: the mask names what is not among the weights, or not of its shape.
+    """
+    suits(mask, weights)
     return {
         name: value.masked_fill(~mask[name], 0) if name in mask else value.clone() for name, value in weights.items()
     }
 
 
 def compress(weights: Weights, mask: Mask) -> dict[str, Tensor]:
-    """Only what lives: each masked weight as the vector of its living values, in flat order."""
+    """Only what lives: each masked weight as the vector of its living values, in flat order.
+
+    Raises:
+        BadInput: the mask names what is not among the weights, or not of its shape.
+    """
+    suits(mask, weights)
     return {name: value[mask[name]] if name in mask else value for name, value in weights.items()}
 
 
 def expand(living: Weights, mask: Mask) -> dict[str, Tensor]:
-    """The inverse of `compress`: full tensors again, exactly 0 where pruned."""
+    """The inverse of `compress`: full tensors again, exactly 0 where pruned.
+
+    Raises:
+        ValueError: there are fewer values than places, or more, or none at all for a mask.
+    """
 
     def restored(name: str, values: Tensor) -> Tensor:
         if name not in mask:
             return values
+        places = int(mask[name].sum())
+        if values.shape != (places,):
+            raise ValueError(f"expected {places} values for the mask of {name}, found {tuple(values.shape)}")
         return torch.zeros(mask[name].shape, dtype=values.dtype).masked_scatter(mask[name], values)
 
+    if missing := mask.keys() - living.keys():
+        raise ValueError(f"expected values for the mask of {min(missing)}, found none")
     return {name: restored(name, values) for name, values in living.items()}
 
 
@@ -253,9 +357,9 @@ def unpack(packed: Weights, shapes: Mapping[str, tuple[int, ...]]) -> Mask:
     """
 
     def flags(name: str) -> Tensor:
-        size = int(np.prod(shapes[name]))
-        if len(packed[name]) != -(-size // 8):
-            raise ValueError(f"expected {size} bits for the mask of {name}, found {8 * len(packed[name])}")
+        size = prod(shapes[name])
+        if packed[name].shape != (-(-size // 8),):  # before anything is made of that size
+            raise ValueError(f"expected {size} bits for the mask of {name}, found {8 * packed[name].numel()}")
         bits = np.unpackbits(packed[name].numpy(), count=size)
         return torch.from_numpy(bits.astype(bool)).reshape(shapes[name])
 

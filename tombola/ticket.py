@@ -8,18 +8,17 @@ builder would make everybody who loads a ticket know which of the two kinds it i
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as read_tensors
-from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
-from tombola import coding, files, hub, mask, models, weights
+from tombola import coding, container, files, hub, mask, models, weights
 from tombola.errors import BadInput
 from tombola.layers import Layout, layouts
 from tombola.mask import Mask
@@ -28,6 +27,7 @@ from tombola.transfer import Rule, Transfer, transfer
 from tombola.weights import Weights
 
 FORMAT = 2
+KEY = "tombola"  # of what is said in the header
 FILE = "ticket.safetensors"  # its name in a repository of the hub
 
 
@@ -45,6 +45,18 @@ class Seed:
         # A file that somebody loads must not make it fetch a checkpoint of the file's choosing.
         if models.source(self.model):
             raise ValueError(f"expected a model of Tombola's own, found {self.model}")
+        sizes = (*self.shape, self.classes)
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError(f"expected sizes, found {sizes}")
+
+    def counts(self) -> dict[str, int]:
+        """How many weights each layer that may be pruned has, without the model being built.
+
+        Raises:
+            ValueError: there is no such model.
+        """
+        models.check(self.model, self.shape, self.classes)
+        return models.weight_counts(self.model, self.shape, self.classes)
 
     def weights(self) -> dict[str, Tensor]:
         """theta_0, drawn anew; before any mask."""
@@ -69,12 +81,28 @@ class Ticket:
             under each of its names, as `of` makes them.
         origin: where it comes from, as JSON: model, data, density, rewind, level, replicate, the keys of its runs.
         seed: what remakes theta_k, known only where k = 0 and the model is one of Tombola's.
+
+    Raises:
+        BadInput: the mask is not one of these weights, one of them is sparse, or the origin is no mapping.
     """
 
     mask: Mask
     weights: Weights
     origin: Mapping[str, Any] = field(default_factory=dict)
     seed: Seed | None = None
+
+    def __post_init__(self) -> None:
+        Mask.check(self.mask)
+        mask.suits(self.mask, self.weights)
+        for name, value in self.weights.items():
+            weights.check_dense("the ticket", name, value)
+        if not isinstance(self.origin, Mapping):
+            raise BadInput(
+                where="the ticket's origin",
+                expected="a mapping of names to JSON values",
+                found=repr(self.origin),
+                todo='{"model": "mine"}, for one.',
+            )
 
     def __repr__(self) -> str:
         origin = self.origin
@@ -92,20 +120,19 @@ class Ticket:
             origin: what to remember of where it comes from; JSON values.
 
         Raises:
-            BadInput: the weights are those of another model.
+            BadInput: the weights or the mask are those of another model.
 
         >>> model = nn.Linear(3, 1)
         >>> start = weights.of(model)
         >>> Ticket.of(model, Mask({"weight": torch.tensor([[True, False, False]])}), start, {"model": "mine"})
         Ticket(mine, density 0.333, rewind ?, from ?)
         """
-        Mask.check(alive)
-        model = weights.bare(model)
+        alive, model = mask.checked(alive, model), weights.bare(model)
         own, tied = model.state_dict(), weights.ties(model)
         weights.fit(own, early, f"weights of {type(model).__name__}")
         masked = mask.apply(early, alive)
-        origin = {**(origin or {}), **_laid_out(model, alive)}
-        return Ticket(alive, {name: masked[tied.get(name, name)] for name in own}, origin)
+        made = Ticket(alive, {name: masked[tied.get(name, name)] for name in own}, {} if origin is None else origin)
+        return replace(made, origin={**made.origin, **_laid_out(model, alive)})
 
     def apply(self, model: nn.Module) -> None:
         """Put the ticket's weights into `model`, by copy; train it under `mask` from there.
@@ -114,7 +141,7 @@ class Ticket:
             model: as it is, compiled, or wrapped for several processes.
 
         Raises:
-            BadInput: it is another model; the first tensors that differ are named.
+            BadInput: it is another model, whose first tensors that differ are named; or one that cannot be written to.
         """
         weights.put(weights.bare(model), self.weights)
 
@@ -143,10 +170,12 @@ class Ticket:
 
     def _content(self, as_seed: bool = False) -> bytes:
         living, tied = _stored(self.weights, self.mask)
-        tensors = {f"mask/{name}": coding.encode(alive) for name, alive in self.mask.items()}
+        codes = coding.encoded(self.mask)
+        tensors = {f"mask/{name}": code for name, code in codes.items()}
         if not as_seed:
             tensors |= {f"weights/{name}": value for name, value in living.items()}
         said = {
+            # The first key in the order of the alphabet, so that its zeros are the first ones in the file.
             "digest": files.ZEROS,
             "format": FORMAT,
             "masks": [[name, list(alive.shape)] for name, alive in self.mask.items()],
@@ -158,14 +187,12 @@ class Ticket:
         if as_seed:
             said["weights_sha256"] = self._remade()
         try:
-            # `digest` is the first key in the order of the alphabet, so that its zeros are the first ones in the file.
-            text = json.dumps(said, sort_keys=True)
+            json.dumps(said, sort_keys=True)
         except (TypeError, ValueError) as error:
             raise BadInput(
                 where="the ticket's origin", expected="JSON values", found=str(error), todo="Convert or leave it out."
             ) from error
-        # One key of metadata: with more, the file's bytes depend on the order of a hash map.
-        return files.sealed(write_tensors(tensors, metadata={"tombola": text}))
+        return container.content(tensors, KEY, said, sort_keys=True)
 
     def _remade(self) -> str:
         own = _sha256(self.weights, self.mask)
@@ -252,22 +279,19 @@ def _about(content: bytes, where: str) -> dict[str, Any]:
     """What is written under `tombola` in the header."""
     if content[8:9] != b"{" and content.startswith((b"\x80", b"PK")):
         raise _no_ticket(where, "a pickle, as torch.save writes it", "Tombola reads none: they execute what they hold.")
-    end = 8 + int.from_bytes(content[:8], "little")
     try:
-        if end > len(content):
-            raise ValueError(f"{len(content)} bytes where its first eight announce {end} or more")
-        header = json.loads(content[8:end])
-        if "tombola-search" in header.get("__metadata__", {}):
+        metadata, names = container.header(content)
+        if "tombola-search" in metadata:
             raise _no_ticket(where, "the file of a search", "Search.resume opens it; its `ticket(level)` is one.")
-        if "tombola" not in header.get("__metadata__", {}):
-            names = ", ".join(list(header)[:3])
-            raise _no_ticket(where, f"a safetensors file of something else ({names})")
-        said = json.loads(header["__metadata__"]["tombola"])
+        if KEY not in metadata:
+            raise _no_ticket(where, f"a safetensors file of something else ({', '.join(names[:3])})")
+        said = container.said(metadata, KEY)
         if not isinstance(said["format"], int):
             raise TypeError(f"format {said['format']!r}")
-        found: dict[str, Any] = said
-        return found
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if not isinstance(said["origin"], dict):
+            raise TypeError(f"origin {said['origin']!r:.60}")
+        return said
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _no_ticket(where, f"something else, or a damaged file ({error})") from error
 
 
@@ -281,24 +305,32 @@ def _parsed(content: bytes, where: str) -> Ticket:
             todo="A newer version of Tombola wrote it: use that one.",
         )
     try:
-        if said["format"] > 1 and not files.intact(content, said["digest"]):
-            raise ValueError("its SHA-256 is another than it says")
-        tensors = {name: value.clone() for name, value in read_tensors(content).items()}
-        return _version_1(said, tensors) if said["format"] == 1 else _version_2(said, tensors, where)
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
+        return _version_1(said, content) if said["format"] == 1 else _version_2(said, content, where)
+    except _DAMAGED as error:
         raise _no_ticket(where, f"a damaged one ({error})", "Get it anew.") from error
 
 
-def _version_1(said: dict[str, Any], tensors: dict[str, Tensor]) -> Ticket:
-    alive = mask.unpack(weights.below("mask/", tensors), {name: tuple(shape) for name, shape in said["shapes"].items()})
+_DAMAGED = (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError, OverflowError)
+
+
+def _version_1(said: dict[str, Any], content: bytes) -> Ticket:
+    shapes = {name: tuple(shape) for name, shape in said["shapes"].items()}
+    coding.affordable(shapes.values(), len(content))
+    tensors = container.tensors(content)
+    alive = mask.unpack(weights.below("mask/", tensors), shapes)
     return Ticket(alive, mask.expand(weights.below("weights/", tensors), alive), said["origin"])
 
 
-def _version_2(said: dict[str, Any], tensors: dict[str, Tensor], where: str) -> Ticket:
-    alive = Mask({name: coding.decode(tensors[f"mask/{name}"], shape) for name, shape in said["masks"]})
+def _version_2(said: dict[str, Any], content: bytes, where: str) -> Ticket:
+    tensors = container.sealed(content, said)
+    coding.affordable((shape for _, shape in said["masks"]), len(content))
     seed = Seed(**said["seed"] | {"shape": tuple(said["seed"]["shape"])}) if said["seed"] else None
-    if seed and "weights_sha256" in said:
-        values = seed.masked(alive)
+    remade = seed if "weights_sha256" in said else None
+    if remade:
+        _remakes(remade, dict(said["masks"]), len(content))
+    alive = Mask({name: coding.decode(tensors[f"mask/{name}"], shape) for name, shape in said["masks"]})
+    if remade:
+        values = remade.masked(alive)
         if _sha256(values, alive) != said["weights_sha256"]:
             by = said["origin"].get("versions", {}).get("torch", "of its time")
             raise BadInput(
@@ -308,8 +340,19 @@ def _version_2(said: dict[str, Any], tensors: dict[str, Tensor], where: str) -> 
                 todo=f"Load it with the torch ({by}) and on the kind of processor that made it, and save the weights.",
             )
     else:
-        values = mask.expand(weights.below("weights/", tensors), alive)
+        # Of a tied weight that has a mask under each of its names the values are there once; older files have such.
+        stored = Mask({name: each for name, each in alive.items() if name not in said["tied"]})
+        values = mask.expand(weights.below("weights/", tensors), stored)
     return Ticket(alive, {name: values[said["tied"].get(name, name)] for name in said["weights"]}, said["origin"], seed)
+
+
+def _remakes(seed: Seed, shapes: Mapping[str, list[int]], size: int) -> None:
+    """Raise ValueError, before anything is built, unless the model of `seed` has the layers of these masks."""
+    counts = seed.counts()
+    coding.affordable([(count,) for count in counts.values()], size)
+    for name, shape in shapes.items():
+        if counts.get(name) != prod(shape):
+            raise ValueError(f"{seed.model} has {counts.get(name, 0):,} weights in {name}, its mask {prod(shape):,}")
 
 
 def _laid_out(model: nn.Module, alive: Mask) -> dict[str, Any]:
@@ -325,11 +368,12 @@ def _laid_out(model: nn.Module, alive: Mask) -> dict[str, Any]:
 
 def _stored(full: Weights, alive: Mask) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What of the weights goes into a file, each tensor of its own memory; and which names are others' tensors."""
-    first: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], str] = {}
+    first: dict[Hashable, str] = {}
     tied: dict[str, str] = {}
-    for name, value in full.items():
-        place = value.data_ptr(), value.shape, value.stride(), value.dtype
-        if value.numel() and first.setdefault(place, name) != name:
+    # A mask stands under one of the names of a tied weight, which is the one that is kept.
+    for name in sorted(full, key=lambda name: name not in alive):
+        place = weights.place(full[name])
+        if full[name].numel() and first.setdefault(place, name) != name and name not in alive:
             tied[name] = first[place]
     living = mask.compress({name: value for name, value in full.items() if name not in tied}, alive)
     return {

@@ -1,6 +1,6 @@
 """A mask, and the weights with it, carried over to another model: one with a new head, or with other names."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,7 +55,8 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
         The mask to train `model` under, and what it took.
 
     Raises:
-        BadInput: no mask goes anywhere, or what the rule names is not there or has another shape. Nothing is written.
+        BadInput: no mask goes anywhere, what the rule names is not there or has another shape, the mask is not one of
+            the weights, or the model cannot be written to. Nothing is written.
 
     >>> old, new = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 9))
     >>> half = Mask({"0.weight": torch.tensor([[True, False, True], [False, True, False]])})
@@ -63,17 +64,20 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
     1 of 2 layers took their mask, density now 0.875
     dense: 1.weight, (9, 2) where the ticket has (2, 2)
     """
-    own = model.state_dict()
+    Mask.check(mask)
+    masks.suits(mask, weights)
+    own = states.own(model)
     where = f"transfer to {type(model).__name__}"
     if isinstance(rule, str) and rule != "matching":
         raise BadInput(where="rule", expected="'matching' or a mapping", found=repr(rule), todo="{'target': 'source'}")
     pairs = _matching(own, weights) if isinstance(rule, str) else _named(own, weights, rule, where)
-    tied = states.ties(model)  # of the names of one tensor the first decides, where the rule has it
-    pairs = {tied[name]: source for name, source in pairs.items() if name in tied} | {
-        name: source for name, source in pairs.items() if name not in tied
-    }
-    first = {id(weights[name]): name for name in mask if name in weights}  # tied weights have their mask under one name
-    taken = {name: first[id(weights[source])] for name, source in pairs.items() if id(weights[source]) in first}
+    first: dict[Hashable, str] = {}  # tied weights have their mask under one name, mostly
+    for name, alive in mask.items():
+        if not torch.equal(mask[first.setdefault(states.place(weights[name]), name)], alive):
+            raise _two_masks(where, name, first[states.place(weights[name])])
+    masked_as = {name: first[place] for name, value in weights.items() if (place := states.place(value)) in first}
+    pairs = _by_first_name(pairs, states.ties(model), masked_as, mask, where)
+    taken = {name: masked_as[source] for name, source in pairs.items() if source in masked_as}
     if not taken:
         raise BadInput(
             where=where,
@@ -82,17 +86,44 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
             todo="A layer takes a mask of its own shape alone. Where names differ, say which is which: "
             'rule={"target": "source"}, names of weights or of modules.',
         )
+    names = dict.fromkeys([*masks.prunable(model), *taken])
+    layers = {n: mask[taken[n]] if n in taken else torch.ones(own[n].shape, dtype=torch.bool) for n in names}
+    made = masks.checked(Mask(layers), model)
     if values:
         with torch.no_grad():
             for name, source in pairs.items():
                 own[name].copy_(weights[source])
-    names = dict.fromkeys([*masks.prunable(model), *taken])
     return Transfer(
-        mask=Mask({n: mask[taken[n]] if n in taken else torch.ones(own[n].shape, dtype=torch.bool) for n in names}),
+        mask=made,
         taken=taken,
         dense={name: _why(name, own[name], weights, pairs) for name in names if name not in taken},
         values=tuple(pairs) if values else (),
         unused=tuple(name for name in mask if name not in taken.values()),
+    )
+
+
+def _by_first_name(
+    pairs: Mapping[str, str], tied: Mapping[str, str], masked_as: Mapping[str, str], mask: Mask, where: str
+) -> dict[str, str]:
+    """`pairs` with one target for each tensor of the model; of several sources for it the first that has a mask."""
+    sources: dict[str, list[str]] = {}
+    for name, source in sorted(pairs.items(), key=lambda pair: pair[0] in tied):
+        sources.setdefault(tied.get(name, name), []).append(source)
+    for several in sources.values():
+        named = [source for source in several if source in masked_as]
+        for source in named[1:]:
+            if not torch.equal(mask[masked_as[source]], mask[masked_as[named[0]]]):
+                raise _two_masks(where, source, named[0])
+        several[:] = [*named, *several]
+    return {name: several[0] for name, several in sources.items()}
+
+
+def _two_masks(where: str, name: str, other: str) -> BadInput:
+    return BadInput(
+        where=where,
+        expected=f"one mask for {other} and {name}, which are names of one tensor",
+        found="two that differ",
+        todo="Leave one of them out.",
     )
 
 

@@ -1,9 +1,11 @@
 """The state of a model as a value: name -> tensor, parameters and buffers, everything a state_dict holds."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from itertools import chain, combinations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tombola.errors import BadInput
 
@@ -13,6 +15,9 @@ Weights = Mapping[str, Tensor]
 def of(model: nn.Module) -> dict[str, Tensor]:
     """A copy of everything `model.state_dict()` holds, on the CPU, sharing no memory with the model.
 
+    Raises:
+        BadInput: some of it is no dense tensor with numbers in it: lazy, sparse, on the meta device.
+
     >>> model = nn.Linear(2, 1)
     >>> before = of(model)
     >>> _ = nn.init.zeros_(model.weight)
@@ -20,9 +25,103 @@ def of(model: nn.Module) -> dict[str, Tensor]:
     False
     """
     return {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in model.state_dict().items()
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in _state(model).items()
     }
+
+
+def own(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of `model.state_dict()`, which are the model's: what is written to them arrives.
+
+    Raises:
+        BadInput: some are copies, as a hook on state_dict may give, or nothing that can be written to.
+    """
+    state = _state(model)
+    registered = {place(value) for _, value in _registered(model)}
+    again: Weights = {}
+    for name, value in state.items():
+        check_memory(model, name, value)
+        here = place(value)
+        if here not in registered and isinstance(here, tuple):
+            again = again or model.state_dict()  # a tensor that is kept, if not registered, is given each time
+            if place(again[name]) != here:
+                raise BadInput(
+                    where=f"state_dict of {type(model).__name__}",
+                    expected=f"the model's own tensors, so that {name} can be put back",
+                    found="a copy, as of a hook that casts or offloads it",
+                    todo="Take off what changes the state_dict, or hand in the module that holds the weights.",
+                )
+    return state
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Its state_dict, in which each entry is a dense tensor that has numbers."""
+    state: dict[str, Tensor] = dict(model.state_dict())
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise _unusable(
+                type(model).__name__, name, type(value).__name__, "Keep out of the state_dict what is no tensor."
+            )
+        if is_lazy(value):
+            raise _unusable(type(model).__name__, name, *_LAZY)
+        check_dense(type(model).__name__, name, value)
+        if value.is_meta:
+            raise _unusable(type(model).__name__, name, *_META)
+    return state
+
+
+_LAZY = ("a lazy layer before its first forward pass", "Let a batch through it first.")
+_META = ("one on the meta device, without numbers", "Load the model, or stop offloading it, first.")
+
+
+def check_dense(owner: str, name: str, value: Tensor) -> None:
+    """Raise BadInput if `value`, the tensor `name` of `owner`, is a sparse one, or of another layout of its own."""
+    if value.layout is not torch.strided:
+        raise _unusable(
+            owner,
+            name,
+            f"one of the layout {str(value.layout).removeprefix('torch.')}",
+            "Keep it out of the state_dict: register_buffer(name, value, persistent=False).",
+        )
+
+
+def check_memory(model: nn.Module, name: str, value: Tensor) -> None:
+    """Raise BadInput unless `value`, the tensor `name` of `model`, has memory for each of its numbers."""
+    if is_lazy(value):
+        raise _unusable(type(model).__name__, name, *_LAZY)
+    if value.is_meta:
+        raise _unusable(type(model).__name__, name, *_META)
+    strided = value.layout is torch.strided
+    if strided and any(size > 1 and not stride for size, stride in zip(value.shape, value.stride(), strict=True)):
+        raise _unusable(type(model).__name__, name, "an expanded one", "Clone it where it is made.")
+
+
+def _unusable(owner: str, name: str, found: str, todo: str) -> BadInput:
+    expected = "a tensor that has a shape, and memory for each of its numbers"
+    return BadInput(where=f"{name} of {owner}", expected=expected, found=found, todo=todo)
+
+
+def place(tensor: Tensor) -> Hashable:
+    """Where the numbers of a tensor are: two tensors of one place are one, whichever objects hold them.
+
+    It is a tuple, of the address, the shape and the strides; where there is no address, one of the object alone.
+
+    >>> one = torch.zeros(2, 2)
+    >>> place(one) == place(one.detach()), place(one) == place(one.t())
+    (True, False)
+    """
+    try:
+        if tensor.layout is torch.strided and not is_lazy(tensor) and tensor.numel():
+            # Without numbers, on the meta device, there is still one storage for all views of it.
+            address = tensor.data_ptr() or (tensor.untyped_storage()._cdata, tensor.storage_offset())
+            stride = tuple(step for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
+            return address, str(tensor.device), tensor.shape, stride, tensor.dtype
+    except (RuntimeError, NotImplementedError):  # some subclasses of tensors have no storage
+        pass
+    return id(tensor)
+
+
+def _registered(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -58,16 +157,59 @@ def check(model: object) -> None:
 def ties(model: nn.Module) -> dict[str, str]:
     """Each further name of a tied tensor of `model` -> its first name, under which a mask has it.
 
+    Tied are names of one tensor, and of several over one memory, of one shape and one order in it.
+
     >>> model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
     >>> model[1].weight = model[0].weight
     >>> ties(model)
     {'1.weight': '0.weight'}
     """
-    first: dict[int, str] = {}
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    own = model.state_dict().keys()  # which has no buffers that are not to be saved
-    kept = ((name, id(value)) for name, value in named if name in own)
-    return {name: first[value] for name, value in kept if first.setdefault(value, name) != name}
+    first: dict[Hashable, str] = {}
+    saved = model.state_dict().keys()  # which has no buffers that are not to be saved
+    kept = ((name, place(value)) for name, value in _registered(model) if name in saved)
+    return {name: first[where] for name, where in kept if first.setdefault(where, name) != name}
+
+
+def overlapping(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Pairs of parameters of `model` that share some of their memory without being tied, by their names.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    >>> model[1].weight = nn.Parameter(model[0].weight.detach().t())
+    >>> list(overlapping(model))
+    [('0.weight', '1.weight')]
+    """
+    stored: dict[Hashable, list[tuple[str, Tensor]]] = {}
+    for name, value in model.named_parameters():
+        if isinstance(place(value), tuple):
+            storage = value.untyped_storage()
+            stored.setdefault(storage.data_ptr() or storage._cdata, []).append((name, value))
+    for together in stored.values():
+        for (left, one), (right, other) in combinations(together, 2):
+            if place(one) != place(other) and _meet(one, other):
+                yield left, right
+
+
+def _meet(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one storage have a byte in common."""
+    (start, end), (begin, stop) = (_extent(each) for each in (one, other))
+    if end <= begin or stop <= start:
+        return False
+    taken = torch.zeros(max(end, stop) - min(start, begin), dtype=torch.bool)
+    for each in (one, other):
+        size = each.element_size()
+        steps = [stride * size for stride in each.stride()]
+        mine = taken.as_strided((*each.shape, size), (*steps, 1), _extent(each)[0] - min(start, begin))
+        if each is other:
+            return bool(mine.any())
+        mine.fill_(True)
+    return False
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """The first byte of it in its storage, and the one behind its last."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = int(tensor.storage_offset()) * tensor.element_size()
+    return start, start + (last + 1) * tensor.element_size()
 
 
 def put(model: nn.Module, weights: Weights) -> None:
@@ -77,17 +219,16 @@ def put(model: nn.Module, weights: Weights) -> None:
     weights can be put back any number of times.
 
     Raises:
-        BadInput: names or shapes differ; the first that differs are named.
+        BadInput: names or shapes differ, of which the first are named; or what is written would not arrive.
     """
-    own = model.state_dict()
-    fit(own, weights, f"weights of {type(model).__name__}")
-    written: set[tuple[int, torch.Size]] = set()
+    mine = own(model)
+    fit(mine, weights, f"weights of {type(model).__name__}")
+    written: set[Hashable] = set()
     with torch.no_grad():
-        for name, value in own.items():
+        for name, value in mine.items():
             # Tied weights are one tensor under several names; it takes what its first name says, as a mask does.
-            place = value.data_ptr(), value.shape
-            if place not in written or not value.numel():
-                written.add(place)
+            if place(value) not in written:
+                written.add(place(value))
                 value.copy_(weights[name])
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tombola import effective, weights
 from tombola import mask as masks
-from tombola import weights
 from tombola.cash import agreement, flow, widths
 from tombola.cash.flow import Flow, Layer
 from tombola.cash.plain import LAYERS, copied, kind_of
@@ -143,17 +143,11 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
 def masked(model: nn.Module, mask: Mask) -> nn.Module:
     """A copy with m ⊙ theta."""
     whole = copied(model)
-    Mask.check(mask)
-    values = weights.of(whole)
-    wrong = [name for name in mask if name not in values or values[name].shape != mask[name].shape]
-    if wrong:
-        raise BadInput(
-            where=f"mask of {wrong[0]}",
-            expected=f"the weights of {type(model).__name__}",
-            found=f"{tuple(mask[wrong[0]].shape)}",
-            todo="This mask belongs to another model.",
-        )
-    weights.put(whole, masks.apply(values, mask))
+    mask, tied = masks.checked(mask, model), weights.ties(model)
+    effective.warn(whole, [name for name, alive in mask.items() if not alive.all()], stacklevel=3)
+    values = masks.apply(weights.of(whole), mask)
+    # A copy shares the parameters that are shared, and no longer memory that several parameters were over.
+    weights.put(whole, {name: values[tied.get(name, name)] for name in values})
     return whole
 
 

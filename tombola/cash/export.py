@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tombola import coding, files, weights
+from tombola import coding, container, files, weights
+from tombola import mask as masks
 from tombola.cash import agreement
 from tombola.cash.compact import fitted
 from tombola.cash.layers import has_kernels, not_exported
 from tombola.cash.plain import cloned, copied, first_line, in_batch, line_of, tensors
 from tombola.errors import BadInput, not_installed
+from tombola.mask import Mask
 
 FORMAT = 1
 KEY = "tombola-model"  # in the metadata; "tombola" is a ticket's
@@ -158,14 +160,15 @@ def stored(model: nn.Module, *, zeros: bool = False) -> bytes:
     values, first = weights.of(model), _first_names(model)
     tensors: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
+    # -0 comes back as 0: a product with a mask is full of them
+    alive = {} if zeros else {name: values[name] != 0 for name in dict.fromkeys(first.values())}
+    flags = coding.encoded(alive)
     for name in dict.fromkeys(first.values()):
         value = values[name]
-        alive = value != 0  # -0 comes back as 0: a product with a mask is full of them
-        flags = coding.encode(alive)
-        if zeros or len(flags) + int(alive.sum()) * value.itemsize + ENTRY >= value.nbytes:
+        if zeros or len(flags[name]) + int(alive[name].sum()) * value.itemsize + ENTRY >= value.nbytes:
             tensors[name] = value
         else:
-            tensors[name + FLAGS], tensors[name + VALUES] = flags, value[alive]
+            tensors[name + FLAGS], tensors[name + VALUES] = flags[name], value[alive[name]]
             shapes[name] = list(value.shape)
     about = {"format": FORMAT, "sparse": shapes}
     return save(tensors, metadata={KEY: json.dumps(about, sort_keys=True)} if shapes else None)
@@ -187,19 +190,19 @@ def from_safetensors(model: nn.Module, path: str | Path) -> nn.Module:
     Linear(in_features=3, out_features=2, bias=True)
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
-            if "tombola" in said:
-                raise ValueError("a ticket, which `Ticket.load` reads: its weights are those before the training")
-            about = json.loads(said.get(KEY, "{}"))
-            values: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        content = Path(path).read_bytes()
+        said, _ = container.header(content)
+        if "tombola" in said:
+            raise ValueError("a ticket, which `Ticket.load` reads: its weights are those before the training")
+        about = container.said(said, KEY) if KEY in said else {}
         if about.get("format", FORMAT) != FORMAT:
             raise ValueError(f"of format {about['format']}, from another version of Tombola; this one reads {FORMAT}")
-        for name, shape in about.get("sparse", {}).items():
+        values = container.tensors(content)
+        shapes = about.get("sparse", {})
+        coding.affordable(shapes.values(), len(content))
+        for name, shape in shapes.items():
             alive, living = coding.decode(values.pop(name + FLAGS), shape), values.pop(name + VALUES)
-            if len(living) != int(alive.sum()):
-                raise ValueError(f"{name}: {len(living)} values for {int(alive.sum())} places")
-            values[name] = torch.zeros(shape, dtype=living.dtype).masked_scatter_(alive, living)
+            values |= masks.expand({name: living}, Mask({name: alive}))
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise BadInput(
             where=str(path),

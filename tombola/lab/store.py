@@ -210,9 +210,13 @@ class Store:
         path = self.root / "runs" / run.key / "mask.safetensors"
         try:
             packed = load_file(path)
+            shapes = self.values(run)["shapes"]
+            for name, shape in shapes.items():
+                if packed[name].shape != (-(-prod(shape) // 8),):  # else it would be made of what is not there
+                    raise ValueError(f"{name}: {packed[name].size} bytes for {prod(shape)} flags")
             return {
                 name: np.unpackbits(packed[name], count=prod(shape)).astype(bool).reshape(shape)
-                for name, shape in self.values(run)["shapes"].items()
+                for name, shape in shapes.items()
             }
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise self._damaged(path, error) from error
@@ -223,7 +227,10 @@ class Store:
 
         living = self.tensors(run, "weights")
         mask_key = self._read(run.key, "outcome.json")["run"].get("mask")
-        return mask.expand(living, self.mask(Stored(mask_key))) if mask_key else living
+        try:
+            return mask.expand(living, self.mask(Stored(mask_key))) if mask_key else living
+        except ValueError as error:
+            raise self._damaged(self.root / "runs" / run.key / "weights.safetensors", error) from error
 
     def tensors(self, run: Run, name: str) -> dict[str, "Tensor"]:
         """The file of tensors `name` of a finished run."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tombola import mask, prune, score, weights
+from tombola import effective, mask, prune, score, weights
 from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
 from tombola.search import averages, edge, ranks, saved
@@ -119,6 +119,7 @@ class Search:
         self._given: Loop | None = edge.loop_of(model, optimizer, scheduler, also)
         full = self._plan.full(self._loop, mask)
         edge.warn_of_others(self._loop.model, self._plan)
+        effective.warn(self._loop.model, full, stacklevel=2)
         edge.trained(self._loop, full)
         edge.rewindable(self._loop, k)
         self._score, self._path = score, None if path is None else Path(path).absolute()  # wherever the loop may go

@@ -70,10 +70,10 @@ def _free(where: str, tensors: dict[str, Tensor]) -> str:
 
 
 def _aside(value: Tensor, tensors: dict[str, Tensor], where: str) -> dict[str, Any]:
-    if value.layout != torch.strided or value.is_complex() or value.is_quantized:
+    if value.layout != torch.strided or value.is_quantized:
         raise BadInput(
             where=where,
-            expected="a dense tensor of real numbers",
+            expected="a dense tensor of numbers",
             found=f"{value.layout}, {value.dtype}",
             todo="Give it a state_dict without it, or search without a path.",
         )
@@ -92,7 +92,7 @@ def decode(code: Any, tensors: dict[str, Tensor]) -> Any:
         return code
     match code:
         case {"$tensor": name, "$stride": stride}:
-            return torch.empty_strided(tensors[name].shape, stride, dtype=tensors[name].dtype).copy_(tensors[name])
+            return _laid_out(tensors[name], stride)
         case {"$tensor": name}:
             return tensors[name]
         case {"$numpy": [name, dtype, shape, scalar]}:
@@ -107,3 +107,10 @@ def decode(code: Any, tensors: dict[str, Tensor]) -> Any:
         case {"$set": parts}:
             return set(decode(parts, tensors))
     return {key: decode(part, tensors) for key, part in code.items()}
+
+
+def _laid_out(value: Tensor, stride: list[int]) -> Tensor:
+    """`value` in memory as it was, which was no larger than it is: `empty_like` leaves no gaps."""
+    if 1 + sum((size - 1) * step for size, step in zip(value.shape, stride, strict=True)) > max(1, value.numel()):
+        raise ValueError(f"strides {stride} for a tensor of shape {tuple(value.shape)}")
+    return torch.empty_strided(value.shape, stride, dtype=value.dtype).copy_(value)

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -89,8 +88,8 @@ class Plan:
         """
         model = loop.model
         kinds = mask.prunable(model, self.prune)
-        _known(self.keep, kinds, "keep", others(model, self.prune))
-        dense = named(self.keep, kinds)
+        _known(self.keep, _alike(model, kinds), "keep", others(model, self.prune))
+        dense = _meant(self.keep, model, kinds)
         _whole(model, (name for name in kinds if name not in dense))
         state = model.state_dict()
         full = Mask({name: torch.ones(state[name].shape, dtype=torch.bool) for name in kinds if name not in dense})
@@ -105,7 +104,7 @@ class Plan:
                 todo="Build layers of torch.nn, or name others: prune=['*.W']; and keep fewer of them.",
             )
         self.rates(model)
-        _known(self.stacks, kinds, "stacks")
+        _known(self.stacks, _alike(model, kinds), "stacks")
         flat = [name for name in self.stacked(model) if state[name].dim() < 2]
         if flat:
             raise BadInput(
@@ -114,7 +113,7 @@ class Plan:
                 found=f"{_few(flat)}, a vector",
                 todo="Name stacks alone.",
             )
-        return full if given is None else _given(given, full)
+        return mask.checked(full, model) if given is None else _given(mask.checked(given, model), full)
 
     @property
     def asks_for_output(self) -> bool:
@@ -124,17 +123,17 @@ class Plan:
     def stacked(self, model: nn.Module) -> frozenset[str]:
         """The weights that are stacks."""
         kinds = mask.prunable(model, self.prune)
-        return frozenset(named(self.stacks, kinds) - named(self.keep, kinds))
+        return frozenset(_meant(self.stacks, model, kinds) - _meant(self.keep, model, kinds))
 
     def rates(self, model: nn.Module) -> dict[str, float]:
         """The rate of each weight that is not kept dense: that of the first entry that names it or its kind."""
         kinds = mask.prunable(model, self.prune)
         if not isinstance(self.rate, Mapping):
             return dict.fromkeys(kinds, self.rate)
-        _known(self.rate, kinds, "rate")
-        dense = named(self.keep, kinds)
+        _known(self.rate, _alike(model, kinds), "rate")
+        dense = _meant(self.keep, model, kinds)
         rates = {
-            name: next((rate for entry, rate in self.rate.items() if name in named([entry], kinds)), None)
+            name: next((rate for entry, rate in self.rate.items() if name in _meant([entry], model, kinds)), None)
             for name in kinds
             if name not in dense
         }
@@ -150,18 +149,28 @@ class Plan:
 
 
 def _given(given: Mask, full: Mask) -> Mask:
-    Mask.check(given)
-    for name, alive in given.items():
-        if name not in full or full[name].shape != alive.shape:
+    for name in given:
+        if name not in full:
             raise BadInput(
                 where=f"mask of {name}",
-                expected=f"the shape {tuple(full[name].shape)}" if name in full else "a weight that may be pruned",
-                found=f"{tuple(alive.shape)}" if name in full else "none of that name",
+                expected="a weight that may be pruned",
+                found="none of that name",
                 todo="Give a mask of this model, without what `keep` names.",
             )
     if not given.alive:
         raise BadInput(where="mask", expected="weights that are alive", found="none", todo="Give a mask that has some.")
     return given
+
+
+def _alike(model: nn.Module, kinds: Mapping[str, Kind]) -> dict[str, Kind]:
+    """The kind of each weight under each of its names."""
+    return {**kinds, **{name: kinds[first] for name, first in weights.ties(model).items() if first in kinds}}
+
+
+def _meant(entries: Iterable[str], model: nn.Module, kinds: Mapping[str, Kind]) -> set[str]:
+    """The weights that `entries` name, whichever of their names they have there, by the first of these."""
+    tied = weights.ties(model)
+    return {tied.get(name, name) for name in named(entries, _alike(model, kinds))}
 
 
 def _known(entries: Iterable[str], kinds: Mapping[str, Kind], where: str, beside: Iterable[str] = ()) -> None:
@@ -315,26 +324,11 @@ def _not_sharded(model: nn.Module) -> None:
 
 
 def _plain(model: nn.Module) -> None:
-    """That all its state is tensors, of which each number has a place of its own."""
-    for name, value in {**model.state_dict(), **dict(model.named_buffers())}.items():
-        if wrong := _wrong(value):
-            found, todo = wrong
-            raise BadInput(
-                where=f"{name} of {type(model).__name__}",
-                expected="a tensor that has a shape, and memory for each of its numbers",
-                found=found,
-                todo=todo,
-            )
-
-
-def _wrong(value: Any) -> tuple[str, str] | None:
-    if not isinstance(value, Tensor):
-        return type(value).__name__, "A search rewinds what a state_dict holds in tensors."
-    if is_lazy(value):
-        return "a lazy layer before its first forward pass", "Let a batch through it first."
-    if any(size > 1 and not stride for size, stride in zip(value.shape, value.stride(), strict=True)):
-        return "an expanded one", "Clone it where it is made."
-    return None
+    """That all its state is tensors, of which each number has a place of its own, and can be put back."""
+    saved = weights.own(model)
+    for name, value in model.named_buffers():
+        if name not in saved:
+            weights.check_memory(model, name, value)
 
 
 def _whole(model: nn.Module, names: Iterable[str]) -> None:

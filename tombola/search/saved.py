@@ -1,16 +1,14 @@
 """The file of a search: all that its unfinished levels need, and all that the finished ones found. No pickle."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
-from tombola import files, mask, weights
+from tombola import container, files, mask, weights
 from tombola.errors import BadInput, NoRoom
 from tombola.mask import Mask
 from tombola.search.averages import Average, coded, decoded
@@ -20,6 +18,7 @@ from tombola.search.state import Moment
 from tombola.weights import Weights
 
 FORMAT = 3
+KEY = "tombola-search"  # of what is said in the header
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,7 @@ def content(about: Mapping[str, Any], progress: Progress, randoms: Sequence[Any]
         "random": encode(list(randoms), tensors, "random"),
         "averages": coded(progress.averages),
     }
-    # One key of metadata: with more, the file's bytes depend on the order of a hash map.
-    return files.sealed(save(tensors, metadata={"tombola-search": json.dumps(metadata)}))
+    return container.content(tensors, KEY, metadata)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -116,28 +114,29 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
         BadInput: it is no search's file, is damaged, or is that of other processes or of another version.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads(_said(file))
-            names = list(file.keys())
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
-        if "digest" in metadata and not files.intact(path.read_bytes(), metadata["digest"]):
-            raise ValueError("its SHA-256 is another than it says")
+        content = path.read_bytes()
+        metadata = _said(content)
         _same(path, "format", FORMAT, metadata["format"], "Another version of Tombola wrote it: use that one.")
+        tensors = container.sealed(content, metadata)
         randoms = decode(metadata["random"], tensors)
         _same(path, "a search of as many processes", world, len(randoms), "Start as many as before.")
         shapes = {name: tuple(shape) for name, shape in metadata["shapes"].items()}
-        masks: list[Mask] = []
-        while f"mask.{len(masks)}/{next(iter(shapes))}" in tensors:
-            masks.append(mask.unpack(weights.below(f"mask.{len(masks)}/", tensors), shapes))
+        finished = metadata["finished"]
+        if not shapes or type(finished) is not int or finished > len(tensors):
+            raise ValueError(f"{finished!r:.60} levels, of masks of {len(shapes)} weights")
+        packed = (weights.below(f"mask.{level}/", tensors) for level in range(finished + 1))
+        masks = tuple(mask.unpack(bits, shapes) for bits in packed if bits)
+        trained = tuple(weights.below(f"trained.{level}/", tensors) for level in range(finished))
+        for living, each in zip(trained, masks, strict=False):
+            mask.expand(living, each)
         start, rewind = (
             _with_random(decode(metadata[name], tensors), own)
             for name, own in zip(("start", "rewind"), randoms[rank], strict=True)
         )
-        trained = tuple(weights.below(f"trained.{level}/", tensors) for level in range(metadata["finished"]))
         history, steps = tuple(Report(**row) for row in metadata["history"]), tuple(metadata["steps"])
         found = decoded(metadata["averages"])
-        return metadata["about"], Progress(tuple(masks), trained, start, rewind or start, history, steps, found)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        return metadata["about"], Progress(masks, trained, start, rewind or start, history, steps, found)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise _no_search(path, error) from error
 
 
@@ -148,19 +147,18 @@ def left(path: Path) -> int:
         BadInput: it is no search's file.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads(_said(file))
+        metadata = _said(container.beginning(path))
         levels: int = metadata["about"]["plan"]["levels"]
         return levels + 1 - int(metadata["finished"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise _no_search(path, error) from error
 
 
-def _said(file: Any) -> str:
-    said: dict[str, str] = file.metadata() or {}
-    if "tombola-search" not in said:
-        raise ValueError("a ticket" if "tombola" in said else "a safetensors file of something else")
-    return said["tombola-search"]
+def _said(content: bytes) -> dict[str, Any]:
+    metadata, _ = container.header(content)
+    if KEY not in metadata:
+        raise ValueError("a ticket" if "tombola" in metadata else "a safetensors file of something else")
+    return container.said(metadata, KEY)
 
 
 def _no_search(path: Path, error: Exception) -> BadInput:

@@ -153,6 +153,24 @@ def test_the_plan_counts_what_is_wanted_stored_and_missing(store: Path, capsys: 
     assert content["total"]["missing"] == 8 + 2 + 2 + 2  # and a mask each of ticket, random and shuffle, per replicate
 
 
+@pytest.mark.parametrize(
+    ("asked", "first", "gpu"),
+    [
+        (["digits"], "140 trainings of 400 steps to do: ", False),
+        (["digits", "--set", "rewind=100it"], "150 trainings of 100 to 300 steps to do: ", False),
+        (["digits", "--set", "levels=0", "--set", "replicates=1"], "1 training of 400 steps to do: ", False),
+        (["vgg16-cifar10-rewind", "--set", "device=cpu"], "984 trainings of ", True),
+    ],
+)
+def test_the_plan_begins_with_what_it_costs(
+    asked: list[str], first: str, gpu: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = ask(capsys, "plan", *asked, "--store", str(tmp_path / "new"), "--workers", "2")
+    assert out.startswith(first)
+    assert re.search(r"about .* with 2 workers on a machine that is idle\.$", out.splitlines()[0])
+    assert ("An experiment of this size is for a GPU, and torch finds none here." in out) == gpu
+
+
 def test_a_plan_starts_nothing_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(capsys, "plan", "lenet-mnist", "--store", str(tmp_path / "new"))[0] == 0
     assert list(tmp_path.iterdir()) == []
@@ -394,7 +412,8 @@ def test_failed_trainings_are_named_in_the_verdict_and_the_plan(tmp_path: Path) 
     command += tiny("replicates=1", "levels=1", "recipe.optimizer={name='sgd', lr=1e30}")
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert "failed: the validation loss is nan" in done.stderr
+    assert "failed: dense 0 of replicate 0: the validation loss is nan" in done.stderr
+    assert (done.stdout + done.stderr).count("the validation loss is nan") == 1, "once"
     log = re.findall(r"log: (.*)", done.stderr)[0]
     assert "Diverged" in Path(log).read_text()
     plan = subprocess.run(

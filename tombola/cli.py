@@ -132,13 +132,13 @@ def _run(
             )
             return 130
         failed = len(result.failed)
-        for bad, failure in result.failed.items():
-            sys.stderr.write(f"{bad.key} failed: {failure.reason}\n  log: {failure.log}\n")
-        if failed:
+        if failed:  # why is said when it happens
             sys.stderr.write(
                 f"{failed} of {len(lacking)} runs failed, "
                 f"{len(result.skipped)} that need them were left out, {result.done} are done.\n"
             )
+        for failure in result.failed.values():
+            sys.stderr.write(f"  log: {failure.log}\n")
     found = _found(wanted, store, allow_none=bool(failed))
     if found:
         _show(wanted, store, found, console)

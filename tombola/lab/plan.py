@@ -213,6 +213,8 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
         "failed_last_time": len(store.failed() & {run.key for run in absent}),
         "total": {"wanted": len(wanted.runs), "stored": stored.total(), "missing": len(absent)},
         "training_steps_missing": sum(run.until - run.begin for run in trainings),
+        "training_lengths_missing": sorted({run.until - run.begin for run in trainings}),
+        "devices": list(devices(wanted.experiment.spec.device)),
         "engine": {
             "name": engine.name,
             "why": engine.why,

@@ -165,15 +165,30 @@ def plan_text(summary: dict[str, Any]) -> str:
         lines.append(f"{summary['failed_last_time']} of them failed last time and are tried again.")
     if summary["total"]["missing"]:
         lines.append(_engine_text(**summary["engine"]))
-        guessed = "by the plain loop " if summary["engine"]["unmeasured"] else ""
-        lines.append(
-            f"To do: {summary['training_steps_missing']:,} training steps, "
-            f"{guessed}about {duration(summary['estimated_seconds'])} "
-            f"with {summary['workers']} worker{'s' if summary['workers'] > 1 else ''} on a machine that is idle."
-        )
+        lines.insert(0, _cost_text(summary))
     else:
         lines.append("Nothing to do: everything is stored.")
     return "\n".join(lines)
+
+
+GPU_FROM_S = 3 * 24 * 3600
+
+
+def _cost_text(summary: dict[str, Any]) -> str:
+    """What is to be done and how long it takes, which is what a person asks first."""
+    trainings, lengths = summary["runs"].get("train", {}).get("missing", 0), summary["training_lengths_missing"]
+    what = f"{summary['total']['missing']:,} run{'s' if summary['total']['missing'] > 1 else ''} to do"
+    if trainings:
+        steps = f"{lengths[-1]:,} steps" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,} steps"
+        what = f"{trainings:,} training{'s' if trainings > 1 else ''} of {steps} to do"
+    guessed = "by the plain loop " if summary["engine"]["unmeasured"] else ""
+    text = (
+        f"{what}: {guessed}about {duration(summary['estimated_seconds'])} with {summary['workers']} "
+        f"worker{'s' if summary['workers'] > 1 else ''} on a machine that is idle."
+    )
+    if summary["estimated_seconds"] >= GPU_FROM_S and summary["devices"] == ["cpu"]:
+        text += "\nAn experiment of this size is for a GPU, and torch finds none here. Presets in -quick are for CPUs."
+    return text
 
 
 def _engine_text(name: str, why: str, unmeasured: bool, sparse_below: dict[str, float]) -> str:
@@ -442,7 +457,8 @@ class Watcher:
         if event.what in _TROUBLE:
             what = _TROUBLE[event.what]
             line = f"{what}: {self._names.get(key, key)}: {event.note}"
-            self._console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            place = Console(stderr=True) if event.what == "failed" else self._console
+            place.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
         self._show()
 
     def _leaves(self, key: str, left: float) -> None:

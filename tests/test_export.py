@@ -273,7 +273,7 @@ def test_a_sparse_model_is_not_written_and_the_message_says_what_is(tmp_path: Pa
 def test_without_the_extra_onnx_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
-        BadInput, match=r"onnxruntime, found no such package. Install it: pip install 'tombola\[export\]'"
+        BadInput, match=r"onnxruntime, found no such package. Install it: pip install '\.\[export\]'"
     ):
         to_onnx(nn.Linear(2, 2), torch.zeros(1, 2), tmp_path / "model.onnx")
 

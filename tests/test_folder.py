@@ -320,7 +320,7 @@ def test_without_pillow_one_is_told_how_to_get_it(root: Path, monkeypatch: pytes
     known = data.facts(named(root))
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(BadInput, match=r"expected Pillow, .* pip install 'tombola\[images\]'"):
+    with pytest.raises(BadInput, match=r"expected Pillow, .* pip install '\.\[images\]'"):
         data.load(named(root))
     assert data.facts(named(root)) == known
 

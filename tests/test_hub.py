@@ -263,5 +263,5 @@ def test_show_reads_from_the_hub(server: StandIn, ticket: Ticket) -> None:
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(BadInput, match=r"pip install 'tombola\[hub\]'"):
+    with pytest.raises(BadInput, match=r"pip install '\.\[hub\]'"):
         hub.pull("user/lenet", FILE)

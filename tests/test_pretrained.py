@@ -397,7 +397,7 @@ def test_without_the_extra_it_is_said_what_to_install(
     copy.mkdir()
     (copy / "tokenizer.json").write_bytes((bert / "tokenizer.json").read_bytes())
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(BadInput, match=r"Install it: pip install 'tombola\[transformers\]'"):
+    with pytest.raises(BadInput, match=r"Install it: pip install '\.\[transformers\]'"):
         _ = built(bert) if package == "transformers" else data.facts(f"sst2@{copy}")
 
 

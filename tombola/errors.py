@@ -40,13 +40,13 @@ def not_installed(where: str, package: str, extra: str) -> BadInput:
     """What to raise where a package is needed that only an extra brings.
 
     >>> print(not_installed("the hub", "huggingface_hub, its client", "hub"))
-    the hub: expected huggingface_hub, its client, found no such package. Install it: pip install 'tombola[hub]'
+    the hub: expected huggingface_hub, its client, found no such package. Install it: pip install '.[hub]' in a clone.
     """
     return BadInput(
         where=where,
         expected=package,
         found="no such package",
-        todo=f"Install it: pip install 'tombola[{extra}]'",
+        todo=f"Install it: pip install '.[{extra}]' in a clone.",
     )
 
 

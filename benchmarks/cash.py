@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from tombola import data
 from tombola.cash import export, timing
+from tombola.cash.form import Form
 from tombola.cash.layers import SparseConv2d
-from tombola.cash.proof import BATCHES, Form, prove
+from tombola.cash.proof import BATCHES, prove
 from tombola.lab.plan import plan
 from tombola.lab.results import trained_of
 from tombola.lab.spec import read
@@ -39,7 +40,7 @@ CONV_LEVELS = (2, 4, 6)
 CHANNELS, WINDOW, SIDE = 64, 3, 32
 DENSITIES = (0.2, 0.1, 0.05, 0.02)
 
-Proofs = list[list[Form]]  # of one level: a proof for each replicate
+Proofs = list[Sequence[Form]]  # of one level: a proof for each replicate
 
 
 def proofs(
@@ -60,7 +61,7 @@ def of(found: Proofs, name: str, value: Callable[[Form], float]) -> float:
     return median(value(next(form for form in forms if form.name == name)) for forms in found)
 
 
-def fastest(forms: list[Form], batch: int) -> float:
+def fastest(forms: Sequence[Form], batch: int) -> float:
     """Seconds of the fastest of the dense baselines."""
     return min(form.latency_s[batch] for form in forms if form.baseline)
 
@@ -129,7 +130,7 @@ def convolution(density: float, batch: int, rounds: int) -> dict[str, float]:
             "channels last": lambda: last(maps_last),
             "ONNX Runtime": lambda: session(maps),
         }
-        return timing.seconds(calls, rounds)
+        return {name: taken.median_s for name, taken in timing.timed(calls, rounds).items()}
 
 
 def convolution_gain(taken: dict[str, float]) -> float:

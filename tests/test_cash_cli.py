@@ -13,6 +13,7 @@ from torch import Tensor
 from tombola import data, models
 from tombola.cash import export, timing
 from tombola.cash.export import from_safetensors
+from tombola.cash.timing import Timing
 from tombola.cli import main
 from tombola.engine import kernels
 from tombola.errors import BadInput
@@ -50,14 +51,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Nothing is timed; with how many threads it would have been. And nothing is exported to ONNX: it takes long."""
     threads: list[int] = []
 
-    def seconds(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:
+    def timed(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, Timing]:
         threads.append(torch.get_num_threads())
-        return {name: 1e-3 if name == "dense" else 2e-3 if name.startswith("compact") else 2.5e-4 for name in calls}
+        taken = {name: 1e-3 if name == "dense" else 2e-3 if name.startswith("compact") else 2.5e-4 for name in calls}
+        return {name: Timing(each, (each, each), (each,)) for name, each in taken.items()}
 
-    def without(*given: object) -> None:
+    def without(*given: object, **named: object) -> None:
         raise BadInput(where="export to ONNX", expected="onnx", found="no package onnx", todo="Install it.")
 
-    monkeypatch.setattr(timing, "seconds", seconds)
+    monkeypatch.setattr(timing, "timed", timed)
     monkeypatch.setattr(export, "to_onnx", without)
     return threads
 
@@ -82,7 +84,8 @@ def test_as_json_it_gives_every_number_with_its_unit(store: Path, capsys: pytest
     status, out, _ = cash(store, capsys, "--level", "1", "--replicate", "1", "--format", "json")
     record: dict[str, Any] = json.loads(out)
     assert status == 0
-    assert set(record) == {"key", "density", "examples", "threads", "forms", "files"}
+    assert set(record) == {"key", "density", "examples", "threads", "forms", "left_out", "itself", "files"}
+    assert set(record["left_out"]) >= {"dense, ONNX Runtime", "compact, ONNX Runtime"} and record["itself"] == 0
     model, alive, run = trained_of(plan(read("digits", CHANGES)), Store(store), 1, 1)
     assert (record["key"], record["density"]) == (run.key, alive.density)  # C11: a fraction
     assert (record["examples"], record["threads"], record["files"]) == (TEST_SET, 1, [])
@@ -99,7 +102,7 @@ def test_as_json_it_gives_every_number_with_its_unit(store: Path, capsys: pytest
                 "memory_bytes",
                 "multiply_adds",
             ),
-            *("latency_s", "examples_per_s"),
+            *("latency_s", "quartiles_s", "rounds_s", "unchanged", "examples_per_s"),
         }
         assert set(form["latency_s"]) == {"1", "64"}
         assert form["examples_per_s"]["64"] == pytest.approx(64 / form["latency_s"]["64"])
@@ -159,12 +162,30 @@ def test_a_model_that_cannot_be_compacted_has_its_other_forms_and_says_why(
         raise BadInput(where="Net", expected="a model that torch.fx can trace", found="another", todo="Sorry.")
 
     monkeypatch.setattr("tombola.cash.proof.compact", cannot)
-    monkeypatch.setattr("tombola.cash.compact.compact", cannot)
     status, out, _ = cash(store, capsys, "--level", "1")
     assert status == 0
     rows = [re.split(r"\s{2,}", line)[0] for line in out.splitlines()]
     assert [name.replace("compact int8", "int8") for name in names() if name != "compact"] == rows[3 : 2 + len(names())]
-    assert "compact: not of this model. Net: expected a model that torch.fx can trace, found another. Sorry." in rows
+    assert "compact: left out. Net: expected a model that torch.fx can trace, found another. Sorry." in rows
+    assert "compact, ONNX Runtime: left out. There is no compact form." in rows
+
+
+def test_it_ends_with_which_form_to_take_and_how_to_load_it(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "forms"
+    _, out, _ = cash(store, capsys, "--level", "1", "-o", str(folder))
+    lines = out.splitlines()
+    (smallest,) = (line for line in lines if line.startswith("Smallest: "))
+    name, size = re.findall(r"Smallest: ([a-z0-9 ]+), ([\d,]+) bytes", smallest)[0]
+    path = folder / f"{name.replace(' ', '-')}.safetensors"
+    assert f'cash.from_safetensors(network, "{path}")' in smallest
+    others = [each.stat().st_size for each in folder.iterdir() if each.suffix == ".safetensors"]
+    assert path.stat().st_size == int(size.replace(",", "")) == min(others)
+    fastest = "sparse" if kernels.sets() else "dense"
+    assert [line for line in lines if line.startswith(f"Fastest at batch 64: {fastest}, ")]
+    assert [line for line in lines if line.startswith("Most portable: compact, ") and f"{folder}/compact.pt2" in line]
+    assert "compact.onnx: not written. export to ONNX: expected onnx, found no package onnx. Install it." in lines
 
 
 def test_the_dense_network_can_be_cashed_in_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +210,7 @@ def test_all_is_timed_on_as_many_threads_as_were_asked_for(
     (["--level", "1", "--replicate", "2"], "--replicate: expected 0 to 1, found 2"),
     (["--level", "1", "--threads", "0"], "--threads: expected 1 to"),
     (["--level", "1", "--format", "xml"], "--format"),
-    (["--level", "1", "--device", "cuda"], "device: expected a GPU that torch can use, found none"),
+    (["--level", "1", "--device", "cuda"], "--device: expected a GPU that torch can use, found none. Leave it out"),
     ([], "--level"),
 ])  # fmt: skip
 def test_bad_input_ends_with_2_and_writes_nothing(
@@ -222,9 +243,20 @@ def test_a_training_that_is_not_finished_is_refused_with_the_command_that_does_i
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for level, where in ((1, tmp_path / "new"), (2, store)):
-        status, out, err = cash(
-            where, capsys, "--set", "levels=2", "--level", str(level), "-o", str(tmp_path / "forms")
-        )
+        given = [argument.replace("levels=1", "levels=2") for argument in TINY]
+        rest = ["--store", str(where), *given, "--level", str(level), "-o", str(tmp_path / "forms")]
+        status, out, err = ask(capsys, "cash", "digits", *rest)
         assert (status, out) == (2, "")
         assert "tombola run digits" in " ".join(err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_of_a_file_is_no_folder(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = cash(store, capsys, "--level", "1", "-o", str(tmp_path / "x.pt"))
+    assert (status, out) == (2, "") and "--output: expected a folder" in err and "x.pt" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_has_a_text_for_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ask(capsys, "cash", "--help")
+    assert "Where data sets lie" in " ".join(out.split())

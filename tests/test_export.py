@@ -281,7 +281,7 @@ def test_without_the_extra_onnx_says_what_to_install(tmp_path: Path, monkeypatch
 @pytest.mark.skipif(not kernels.sets(), reason="no compiled kernels here")
 def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(timing, "seconds", partial(timing.seconds, rounds=1, round_s=0.001))
+    monkeypatch.setattr(timing, "timed", partial(timing.timed, rounds=1, round_s=0.001))
     page = Path(__file__).parents[1] / "docs" / "cashing-in.md"
     names: dict[str, Any] = {}
     own, read_back, one_form = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)

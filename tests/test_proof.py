@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,11 @@ from tombola import mask as masks
 from tombola.cash import proof, timing
 from tombola.cash.compact import compact, masked
 from tombola.cash.export import from_safetensors
+from tombola.cash.form import Form, advice, notes, sentences
 from tombola.cash.layers import SparseChain, SparseConv2d, prepared_bytes
-from tombola.cash.proof import CHUNK, Form, prove, sentences, write
+from tombola.cash.proof import CHUNK, prove, write
 from tombola.cash.sparse import sparse
+from tombola.cash.timing import Timing
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -29,8 +32,13 @@ needs_kernels = pytest.mark.skipif(not kernels.sets(), reason="no compiled kerne
 Timed = list[tuple[list[str], list[int]]]
 
 
-def fake_seconds(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:
-    return {name: SECONDS.get(name, 2e-4) for name in calls}
+def lasting(*rounds: float) -> Timing:
+    """What is timed where a call takes so long in each round."""
+    return Timing(float(np.median(rounds)), (min(rounds), max(rounds)), rounds)
+
+
+def fake_seconds(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, Timing]:
+    return {name: lasting(SECONDS.get(name, 2e-4)) for name in calls}
 
 
 def examples() -> tuple[Tensor, Tensor]:
@@ -71,7 +79,7 @@ def conv() -> tuple[nn.Module, Mask]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is timed."""
-    monkeypatch.setattr(timing, "seconds", fake_seconds)
+    monkeypatch.setattr(timing, "timed", fake_seconds)
 
 
 @pytest.fixture
@@ -85,7 +93,7 @@ def forms(conv: tuple[nn.Module, Mask]) -> Iterator[dict[str, Form]]:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "seconds", fake_seconds)
+        patch.setattr(timing, "timed", fake_seconds)
         yield {form.name: form for form in prove(*conv, *examples())}
 
 
@@ -117,7 +125,7 @@ def test_the_masked_model_comes_first_in_every_layout_and_runtime(forms: dict[st
 
 
 @pytest.mark.usefixtures("quick", "without_onnx")
-def test_a_form_that_cannot_be_made_here_is_left_out(
+def test_a_form_that_cannot_be_made_here_is_left_out_with_the_reason(
     lenet: tuple[nn.Module, Mask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kernels.sets():
@@ -125,7 +133,11 @@ def test_a_form_that_cannot_be_made_here_is_left_out(
             "dense", "compact", "sparse", "compact int8", "sparse int8"
         ]  # fmt: skip
     monkeypatch.setattr(kernels, "sets", lambda: ())
-    assert list(by_name(prove(*lenet, *examples()))) == ["dense", "compact", "compact int8"]
+    found = prove(*lenet, *examples())
+    assert list(by_name(found)) == ["dense", "compact", "compact int8"]
+    onnx = {"dense, ONNX Runtime", "compact, ONNX Runtime"}
+    assert set(found.left_out) == onnx | {"2:4, float16", "sparse", "sparse int8"}
+    assert "tombola[export]" in found.left_out["compact, ONNX Runtime"] and "C compiler" in found.left_out["sparse"]
 
 
 class Viewed(nn.Module):
@@ -146,8 +158,11 @@ class Viewed(nn.Module):
 def test_a_form_that_cannot_be_called_is_left_out(kind: torch.dtype) -> None:
     torch.manual_seed(0)
     model, (images, labels) = Viewed().to(kind), examples()
-    found = by_name(prove(model, masks.full(model), images[:300], labels[:300]))
-    assert "dense, channels last" not in found and {"dense", "compact", "compact int8"} <= {*found}
+    proof = prove(model, masks.full(model), images[:300], labels[:300])
+    found = by_name(proof)
+    assert "cannot be called with these inputs: RuntimeError (view size" in proof.left_out["dense, channels last"]
+    assert proof.left_out["compact"] == "No unit, channel or head is dead under this mask."
+    assert {"dense", "int8"} <= {*found} and not {"dense, channels last", "compact"} & {*found}
     assert ("sparse" in found) == ("sparse int8" in found) == (kind is torch.float32 and bool(kernels.sets()))
     assert all(form.difference < 0.05 for form in found.values())
 
@@ -238,7 +253,7 @@ def test_other_mistakes_are_said_before_that_there_are_too_few_inputs(lenet: tup
         prove(nn.Linear(3, 2), mask, images[:9], labels[:9])
     with pytest.raises(BadInput, match="labels: expected 9, one for each of the inputs, found 8"):
         prove(model, mask, images[:9], labels[:8])
-    with pytest.raises(BadInput, match=r"inputs: expected one tensor, N x \.\.\., found an empty one"):
+    with pytest.raises(BadInput, match=r"inputs: expected one tensor, N x \.\.\., .* found an empty one"):
         prove(model, mask, images[:0], labels[:0])
     with pytest.raises(BadInput, match="the example: expected what Sequential can be called with"):
         prove(model, mask, images[:9].flatten(1)[:, :7])
@@ -282,8 +297,8 @@ def test_inputs_labels_and_batches_that_do_not_go_together_are_refused() -> None
             prove(model, masks.full(model), inputs, labels, batches=(1, 9))  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=r"found torch\.int64, 9, for outputs of 9 x 1"):
         prove(nn.Linear(6, 1), masks.full(nn.Linear(6, 1)), inputs, classes, batches=(1, 9))
-    for several in ((inputs, inputs), list(inputs), torch.tensor(1.0)):
-        with pytest.raises(BadInput, match=r"inputs: expected one tensor, N x \.\.\., found (tuple|list|a number)"):
+    for several in ((), list(inputs), torch.tensor(1.0)):
+        with pytest.raises(BadInput, match=r"inputs: expected one tensor, N x \.\.\., .* found (tuple|list|a number)"):
             prove(model, masks.full(model), several, batches=(1,))  # type: ignore[arg-type]
     for batches in ((), (0,), (4, -1)):
         with pytest.raises(BadInput, match=r"batches: expected one or more sizes, of 1 or more, found \("):
@@ -296,11 +311,11 @@ def test_calls_are_timed_at_the_asked_batches_all_in_one_run(
 ) -> None:
     timed: Timed = []
 
-    def seconds(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:
+    def seconds(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, Timing]:
         timed.append((list(calls), [len(call()) for call in calls.values()]))
-        return {name: len(timed) + place / 10 for place, name in enumerate(calls)}
+        return {name: lasting(len(timed) + place / 10) for place, name in enumerate(calls)}
 
-    monkeypatch.setattr(timing, "seconds", seconds)
+    monkeypatch.setattr(timing, "timed", seconds)
     found = prove(*conv, examples()[0][:9], batches=(2, 9))
     for_layers, (first, second) = timed[:-2], timed[-2:]
     names = [form.name for form in found]
@@ -412,7 +427,7 @@ def test_what_cannot_be_written_without_the_extra_is_left_out_and_a_bad_folder_r
 
 
 def form(name: str, disk_bytes: int, **latency_ms: float) -> Form:
-    seconds = {int(batch[1:]): 1e-3 * taken for batch, taken in latency_ms.items()}
+    seconds = {int(batch[1:]): lasting(1e-3 * taken) for batch, taken in latency_ms.items()}
     return Form(name, None, None, 0.0, 1.0, None, disk_bytes, disk_bytes, 1, 1, seconds)
 
 
@@ -428,6 +443,227 @@ def test_sentences_compare_with_the_fastest_baseline_of_each_batch_and_say_so_wh
     (said,) = sentences([dense, last, neither])
     assert said.startswith("neither: no smaller; no faster here at batch 1 (0.960 ms;")
     assert "no faster here at batch 64 (7.000 ms; dense, channels last: 6.000 ms)." in said
-    one_of_two = replace(neither, latency_s={1: 1e-3, 64: 1e-3})
+    one_of_two = replace(neither, timing={1: lasting(1e-3), 64: lasting(1e-3)})
     assert "no faster here at batch 1 " in sentences([dense, last, one_of_two])[0]
     assert "6.0 times faster at batch 64 " in sentences([dense, last, one_of_two])[0]
+
+
+def test_where_rounds_disagree_about_who_is_faster_it_is_said() -> None:
+    def of(name: str, *rounds_ms: float) -> Form:
+        return replace(form(name, 100), timing={1: lasting(*(1e-3 * each for each in rounds_ms))})
+
+    dense = of("dense", 2.0, 2.0, 2.0, 2.0)
+    (said,) = sentences([dense, of("both", 1.0, 1.0, 1.0, 4.0)])
+    assert "2.0 times faster at batch 1 (1.000 [1.000, 4.000] ms; dense: 2.000 ms)" in said
+    (said,) = sentences([dense, of("neither", 1.0, 1.0, 4.0, 4.0)])
+    assert "no faster here at batch 1 (2.500 [1.000, 4.000] ms; dense: 2.000 ms; rounds disagree: 2 of 4 bear" in said
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_a_proof_prints_a_table_with_what_was_left_out_and_a_form_does_not_print_its_model(
+    lenet: tuple[nn.Module, Mask],
+) -> None:
+    proof = prove(*lenet, *examples())
+    head, *rows = str(proof).splitlines()
+    assert head.split()[:3] == ["form", "accuracy", "difference"]
+    assert [row[: len(form.name)] for row, form in zip(rows, proof, strict=False)] == [form.name for form in proof]
+    assert "dense, ONNX Runtime: left out. export to ONNX: expected" in str(proof)
+    assert len(repr(proof[0])) < 200 and "Linear" not in repr(proof) + repr(proof[0])
+    assert list(proof) == [proof[place] for place in range(len(proof))] and proof[:2] == proof.forms[:2]
+
+
+# ---------------------------------------------------------------- what was built, and what was not
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_what_stays_dense_is_counted_as_dense_and_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not kernels.sets():
+        pytest.skip("no compiled kernels here")
+
+    class Own(nn.Linear):
+        def forward(self, values: Tensor) -> Tensor:
+            return super().forward(values) * 2
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv1d(3, 8, 3, padding=1, padding_mode="circular"), nn.Flatten(), nn.Linear(8 * 9, 5), nn.Tanh(), Own(5, 4)
+    )
+    alive = Mask({name: torch.rand(flags.shape) < 0.2 for name, flags in masks.full(model).items()})
+    form = by_name(prove(model, alive, torch.randn(70, 3, 9)))["sparse"]
+    assert form.multiply_adds == 9 * 8 * 3 * 3 + int(alive["2.weight"].sum()) + 5 * 4
+    assert set(form.unchanged) == {"0", "4"}
+    assert "pads" in form.unchanged["0"] and "class Own, which computes something of its own" in form.unchanged["4"]
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_a_form_that_changes_nothing_is_not_offered() -> None:
+    model = nn.Sequential(nn.ConvTranspose1d(2, 3, 3), nn.Flatten())
+    proof = prove(model, masks.full(model), torch.randn(70, 2, 9))
+    assert [form.name for form in proof] == ["dense"]
+    assert "0 (of class ConvTranspose1d: no form of it is made)" in proof.left_out["int8"]
+    assert proof.left_out["compact"] == "No unit, channel or head is dead under this mask."
+    if kernels.sets():
+        assert "0 (of class ConvTranspose1d" in proof.left_out["sparse"]
+    assert all(name in str(proof) for name in proof.left_out)
+
+
+class Dropping(nn.Module):
+    """Draws random numbers in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(64, 30), nn.Linear(30, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = F.dropout(F.relu(self.one(images.flatten(1))), 0.5, training=True)
+        scores: Tensor = self.two(hidden)
+        return scores
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_exact_forms_of_a_model_that_draws_random_numbers_are_exact() -> None:
+    torch.manual_seed(0)
+    model, (images, labels) = Dropping(), examples()
+    before = torch.get_rng_state()
+    alive = Mask({name: torch.rand(flags.shape) < 0.2 for name, flags in masks.full(model).items()})
+    torch.set_rng_state(before)
+    proof = prove(model, alive, images, labels)
+    assert torch.equal(torch.get_rng_state(), before) and proof.itself == 0
+    assert all(form.difference < 1e-4 for form in proof if "int8" not in form.name)
+    assert kernels.sets() == () or "sparse" in by_name(proof)
+
+
+class Counting(nn.Module):
+    """Gives something else with every call, whatever torch's random numbers are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(6, 4), 0
+
+    def forward(self, values: Tensor) -> Tensor:
+        self.calls += 1
+        scores: Tensor = self.layer(values) + self.calls
+        return scores
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_a_model_that_differs_from_itself_is_said_to() -> None:
+    model = Counting()
+    proof = prove(model, masks.full(model), torch.ones(70, 6))
+    assert proof.itself >= 1
+    assert "The masked model differs from itself by up to" in str(proof) and notes(proof)[-1] in str(proof)
+
+
+# ---------------------------------------------------------------- metrics, several inputs, graphs, one logit
+
+
+class Pairs(nn.Module):
+    """Takes two tensors, a table that has no batch, and a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.out = nn.Linear(6, 8), nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, left: Tensor, right: Tensor, table: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        hidden = F.relu(self.left(left) + self.right(right))
+        scores: Tensor = scale * self.out(hidden)
+        return scores if table is None else scores @ table
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_several_inputs_may_be_a_tuple_or_have_names() -> None:
+    torch.manual_seed(0)
+    model = Pairs()
+    alive = {name: flags.clone() for name, flags in masks.full(model).items()}
+    alive["out.weight"][:, ::2] = False
+    left, right, table = torch.randn(300, 6), torch.randn(300, 5), torch.randn(3, 3)
+    whole = masked(model, Mask(alive))
+    ways: list[tuple[tuple[Tensor, ...] | dict[str, Tensor], Tensor]] = [
+        ((left, right), whole(left, right)),
+        ((left, right, table), whole(left, right, table)),
+        ({"right": right, "left": left}, whole(left, right)),
+        ({"scale": torch.tensor(2.0), "table": table, "right": right, "left": left}, whole(left, right, table, 2.0)),
+    ]
+    for inputs, wanted in ways:
+        found = by_name(prove(model, Mask(alive), inputs, wanted.argmax(dim=1)))
+        assert found["dense"].accuracy == 1 and found["compact"].accuracy == 1 and found["compact"].difference < 1e-5
+    for wrong in ({"left": left}, {"left": left, "right": right, "middle": left}):
+        with pytest.raises(
+            BadInput, match=r"inputs: expected names that Pairs.forward takes.*: left, right, table, sc"
+        ):
+            prove(model, Mask(alive), wrong)
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_a_metric_of_ones_own_is_asked_of_every_form() -> None:
+    torch.manual_seed(0)
+    model, left, right = Pairs(), torch.randn(300, 6), torch.randn(300, 5)
+    target = model(left, right).detach()
+
+    def psnr(form: Callable[..., Tensor], left: Tensor, right: Tensor) -> Tensor:
+        loss: Tensor = (form(right=right, left=left) - target).square().mean()
+        return -10 * loss.log10()
+
+    proof = prove(model, masks.full(model), (left, right), metric=psnr)
+    assert proof.metric == "psnr" and "psnr" in str(proof).splitlines()[0]
+    form = by_name(proof)["int8"]
+    assert form.model and form.metric == pytest.approx(float(psnr(form.model, left, right)), rel=1e-4)
+    named = prove(model, masks.full(model), {"left": left, "right": right}, metric=psnr)
+    assert [each.metric for each in named] == [each.metric for each in proof]
+    with pytest.raises(BadInput, match="metric psnr: expected one number, found 300 x 3"):
+        prove(model, masks.full(model), (left, right), metric=type("psnr", (), {"__call__": lambda s, f, *x: f(*x)})())
+
+
+class Graph(nn.Module):
+    """A graph network of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 16), nn.Linear(16, 4)
+
+    def forward(self, nodes: Tensor, beside: Tensor) -> Tensor:
+        hidden = F.relu(self.one(nodes))
+        scores: Tensor = torch.sparse.mm(beside, self.two(hidden))
+        return scores
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+@pytest.mark.parametrize("sparse_adjacency", [True, False])
+def test_one_graph_is_proved_whole(sparse_adjacency: bool) -> None:
+    torch.manual_seed(0)
+    model, nodes = Graph(), torch.randn(300, 6)
+    beside = (torch.rand(300, 300) < 0.02).float()
+    alive = {name: flags.clone() for name, flags in masks.full(model).items()}
+    alive["two.weight"][:, ::2] = False
+    wanted = masked(model, Mask(alive))(nodes, beside)
+    labels = wanted.argmax(dim=1)
+    labels[::2] = -100  # of a part of the nodes alone
+    given = nodes, beside.to_sparse() if sparse_adjacency else beside
+    proof = prove(model, Mask(alive), given, labels, whole=True)
+    found = by_name(proof)
+    assert list(found["compact"].timing) == [300] and found["compact"].accuracy == 1
+    assert found["compact"].difference < 1e-4
+    assert kernels.sets() == () or "sparse" in found
+    assert all(len(why) < 1000 for why in proof.left_out.values())
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_one_logit_answers_by_its_sign() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(90, 6)
+    for model in (nn.Sequential(nn.Linear(6, 1)), nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))):
+        right = (model(inputs) > 0).reshape(-1)
+        right[:9] = ~right[:9]
+        for labels in (right.long(), right, right.float(), *([right.float()[:, None]] if len(model) == 1 else [])):
+            assert prove(model, masks.full(model), inputs, labels)[0].accuracy == pytest.approx(0.9)
+
+
+def test_advice_names_the_smallest_the_fastest_and_the_most_portable() -> None:
+    dense, small = form("dense", 1000, b1=1.0), replace(form("compact", 100, b1=2.0), stored=nn.Linear(1, 1))
+    quick = replace(form("sparse int8", 50, b1=0.5), stored=nn.Linear(1, 1))
+    smallest, fastest, portable = advice([dense, small, quick], "out")
+    assert smallest.startswith("Smallest: sparse int8, 50 bytes: ") and "out/sparse-int8.safetensors" in smallest
+    assert (
+        fastest.startswith("Fastest at batch 1: sparse int8, 0.500 ms: cash.sparsified(") and "compact.pt2" in portable
+    )
+    assert advice([dense]) == ["No form is worth more here than the masked network itself."]

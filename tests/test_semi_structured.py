@@ -19,6 +19,8 @@ from tombola.mask import Mask
 
 Model = TypeVar("Model", bound=nn.Module)
 
+SECOND = timing.Timing(1.0, (1.0, 1.0), (1.0,))
+
 
 @given(n=st.integers(0, 4), groups=st.integers(1, 3), window=st.sampled_from([(), (3, 3)]), seed=st.integers(0, 99))
 def test_what_n_of_m_leaves_fits_and_one_more_does_not(n: int, groups: int, window: tuple[int, ...], seed: int) -> None:
@@ -235,16 +237,19 @@ def test_it_is_proved_beside_the_dense_model_of_its_type(monkeypatch: pytest.Mon
     """As on a GPU: neither kernels of the CPU nor ONNX Runtime, and what is owed to float16 is told apart."""
     awaited: list[object] = []
 
-    def seconds(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    def timed(calls: Mapping[str, Callable[[], object]]) -> dict[str, timing.Timing]:
         for call in calls.values():
             call()
-        return dict.fromkeys(calls, 1.0)
+        return dict.fromkeys(calls, SECOND)
 
-    monkeypatch.setattr(timing, "seconds", seconds)
+    monkeypatch.setattr(timing, "timed", timed)
     monkeypatch.setattr(torch.accelerator, "synchronize", awaited.append)
     monkeypatch.setattr(proof, "CPU", "not this one")
     torch.manual_seed(0)
-    model = two_of_four(nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)))
+    last = nn.Linear(64, 10)
+    model = two_of_four(nn.Sequential(nn.Linear(128, 64), nn.ReLU(), last))
+    with torch.no_grad():
+        last.weight[:, 5] = 0  # a unit that nobody reads
     before, alive = weights.of(model), mask.full(model)
     forms = {form.name: form for form in proof.prove(model, alive, torch.randn(70, 128), torch.zeros(70).long())}
     assert list(forms) == ["dense", "dense, float16", "2:4, float16", "compact", "compact int8"]
@@ -263,9 +268,10 @@ def test_it_is_proved_beside_the_dense_model_of_its_type(monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("multiplying")
 def test_it_is_left_out_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "seconds", lambda calls: dict.fromkeys(calls, 1.0))
+    monkeypatch.setattr(timing, "timed", lambda calls: dict.fromkeys(calls, SECOND))
     monkeypatch.setattr(proof, "CPU", "not this one")
     model = nn.Sequential(nn.Linear(128, 64))
-    assert [form.name for form in proof.prove(model, mask.full(model), torch.randn(64, 128))] == [
-        "dense", "compact", "compact int8"
-    ]  # fmt: skip
+    found = proof.prove(model, mask.full(model), torch.randn(64, 128))
+    assert [form.name for form in found] == ["dense", "int8"]
+    assert "none; 0: more than 2 of 4 weights are not 0" in found.left_out["2:4, float16"]
+    assert found.left_out["sparse"] == "It is measured on CPUs, and the model is on cpu."

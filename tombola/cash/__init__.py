@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tombola.cash.compact import compact as compacted
     from tombola.cash.export import from_safetensors, to_onnx, to_safetensors, to_torch_export
-    from tombola.cash.proof import Form, prove, sentences, write
+    from tombola.cash.form import Form, Proof, advice, sentences
+    from tombola.cash.proof import prove, write
     from tombola.cash.quantise import quantise as quantised
     from tombola.cash.semi_structured import fits
     from tombola.cash.semi_structured import semi_structured as on_gpu
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "prove",
+    "Proof",
     "Form",
     "sentences",
+    "advice",
     "write",
     "compacted",
     "sparsified",
@@ -44,8 +47,10 @@ __all__ = [
 
 _HOMES = {
     "prove": "proof",
-    "Form": "proof",
-    "sentences": "proof",
+    "Proof": "form",
+    "Form": "form",
+    "sentences": "form",
+    "advice": "form",
     "write": "proof",
     "compacted": "compact.compact",
     "sparsified": "sparse.sparse",

@@ -88,6 +88,13 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
+def apart(own: Tensor, found: Tensor) -> float:
+    """The largest |own - found|; the same infinity or NaN is no difference, any other is the largest."""
+    own, found = (tensor.detach().cpu().double() for tensor in (own, found))
+    gaps = (own - found).abs().masked_fill((own == found) | (own.isnan() & found.isnan()), 0)
+    return float(gaps.nan_to_num(nan=torch.inf).max()) if gaps.numel() else 0.0
+
+
 def allowed(model: nn.Module, largest: float) -> float:
     """What outputs up to `largest` may differ by where another form of `model` computes them."""
     return _tolerance(model) * max(largest, _SMALL)

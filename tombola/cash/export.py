@@ -91,8 +91,8 @@ def to_onnx(
     return difference
 
 
-def onnx_session(path: str | Path, threads: int) -> Callable[[Tensor], Tensor]:
-    """An ONNX file in ONNX Runtime, as a function of its one input: float32, N x ..., on the CPU.
+def onnx_session(path: str | Path, threads: int) -> Callable[..., Tensor]:
+    """An ONNX file in ONNX Runtime, as a function of its inputs, on the CPU, that gives its first output.
 
     Raises:
         BadInput: the extra `export` is not installed.
@@ -101,10 +101,11 @@ def onnx_session(path: str | Path, threads: int) -> Callable[[Tensor], Tensor]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    names = [given.name for given in session.get_inputs()]
 
-    def run(values: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: values.numpy()})[0])
+    def run(*values: Tensor) -> Tensor:
+        fed = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+        return torch.from_numpy(session.run(None, fed)[0])
 
     return run
 
@@ -354,12 +355,9 @@ def _largest_difference(model: nn.Module, other: Callable[..., Any], inputs: _In
                 wanted = tensors(model(*cloned(batch)))
             with agreement.seeded(0):
                 given = tensors(other(*cloned(batch)))
-            for pair in zip(wanted, given, strict=True):
-                own, found = (tensor.cpu().double() for tensor in pair)
-                # The same infinity or NaN is no difference; any other is the largest.
-                apart = (own - found).abs().masked_fill((own == found) | (own.isnan() & found.isnan()), 0)
-                largest = max(largest, float(apart.nan_to_num(nan=torch.inf).max()))
-                outputs = max(outputs, float(own.nan_to_num(0, 0, 0).abs().max()))
+            for own, found in zip(wanted, given, strict=True):
+                largest = max(largest, agreement.apart(own, found))
+                outputs = max(outputs, float(own.double().nan_to_num(0, 0, 0).abs().max()))
     allowed = agreement.allowed(model, outputs)
     if largest > allowed:
         raise BadInput(

@@ -5,25 +5,27 @@ model itself in PyTorch and, where it is installed, in ONNX Runtime; on a GPU be
 """
 
 import copy
-import re
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tombola import mask as masks
-from tombola.cash import export, timing
+from tombola.cash import agreement, export, timing
 from tombola.cash.compact import compact, masked
-from tombola.cash.layers import prepared_bytes
-from tombola.cash.plain import takes
-from tombola.cash.quantise import quantise
+from tombola.cash.form import Form, Proof, file_name, listed
+from tombola.cash.layers import has_kernels, prepared_bytes
+from tombola.cash.plain import cloned, first_line, in_batch, takes
+from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear, quantise
 from tombola.cash.semi_structured import held_bytes, semi_structured, semi_structured_layers
 from tombola.cash.size import sizes
 from tombola.cash.sparse import sparse
+from tombola.cash.unchanged import dense_layers, float_layers, sparse_layers
 from tombola.errors import BadInput
 from tombola.mask import Mask
 
@@ -31,86 +33,82 @@ BATCHES = (1, 64)
 CHUNK = 250  # inputs whose outputs are computed at once
 IGNORED = nn.CrossEntropyLoss().ignore_index  # a label of which nothing is asked
 CPU = "cpu"  # where layers are worth being sparse, and ONNX Runtime is asked
-NO_FASTER = 1.05  # less than this is no difference
+CHANNELS_LAST = "dense, channels last"
 
-
-@dataclass(frozen=True)
-class Form:
-    """One form of a ticket, measured.
-
-    Attributes:
-        name: `compact`, `sparse`, `int8`, ...; baselines are called `dense`.
-        model: to be used; None where ONNX Runtime runs it.
-        stored: the model whose weights its file holds; None where it is another form's.
-        difference: the largest absolute one between its outputs and the masked model's, over all inputs.
-        accuracy: a fraction; None where there are no labels.
-        largest: the largest absolute output of the masked model on them: what a difference is to be seen beside.
-        disk_bytes: of its file: that of `write`, without zeros where that is less, or an ONNX file.
-        plain_bytes: of the same file with all zeros; they differ by what is owed to the way of storing alone.
-        memory_bytes: of its weights while it is at work.
-        multiply_adds: for one example.
-        latency_s: batch -> median seconds of a call.
-    """
-
-    name: str
-    model: nn.Module | None
-    stored: nn.Module | None
-    difference: float
-    largest: float
-    accuracy: float | None
-    disk_bytes: int
-    plain_bytes: int
-    memory_bytes: int
-    multiply_adds: int
-    latency_s: Mapping[int, float]
-
-    @property
-    def baseline(self) -> bool:
-        """Whether it is the masked model, which has nothing of its zeros."""
-        return self.name.startswith("dense")
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+Metric = Callable[..., float | Tensor]
 
 
 def prove(
-    model: nn.Module, mask: Mask, inputs: Tensor, labels: Tensor | None = None, batches: Sequence[int] = BATCHES
-) -> list[Form]:
-    """The forms of a trained ticket, each compared with the masked model and measured; those that are dense first.
+    model: nn.Module,
+    mask: Mask,
+    inputs: Inputs,
+    labels: Tensor | None = None,
+    batches: Sequence[int] = BATCHES,
+    *,
+    metric: Metric | None = None,
+    whole: bool = False,
+) -> Proof:
+    """The forms of a trained ticket, each compared with the masked model and measured; printed, a table.
 
-    A form that cannot be made here, or cannot be called with these inputs, is left out: compact ones where `model`
-    cannot be followed (`compact` says why), sparse ones without compiled kernels or for numbers other than float32,
-    those of ONNX Runtime where that is not installed or cannot take the model, 2:4 where no layer is of that pattern,
-    or no GPU multiplies it.
+    A form that cannot be made here, cannot be called with these inputs, or changes nothing is in `left_out` with the
+    reason. Random numbers that a model draws are the same for every form: each chunk of inputs begins at a seed.
 
     Args:
         model: trained under `mask`, f(x; m ⊙ theta), on the device to be measured on; it is left as it was.
         mask: of the ticket.
-        inputs: real ones, N x ..., as many as the proof is to speak for.
-        labels: N, or N x T of a running text; None where no accuracy is asked for.
+        inputs: real ones, N x ..., as many as the proof is to speak for; a tuple where the model takes several, a
+            mapping where it takes them by name. Those whose first axis is as long as the first's are cut into batches.
+        labels: N, or N x T of a running text; of a model with one logit 0 and 1; None where no accuracy is asked for.
         batches: sizes at which calls are timed, on the first inputs; at the largest it is decided which layers become
             sparse.
+        metric: f(form, *inputs), or f(form, **inputs) where these are a mapping: one number, from calls of `form` with
+            whatever inputs. Its `__name__` heads its column.
+        whole: whether `inputs` are one example that is not cut, as a graph is; then `batches` are not asked for.
 
     Raises:
         BadInput: there are no inputs, fewer than the largest of `batches`, or not as many labels; the mask is another
-            model's; or the model gives anything but one tensor, N x ..., or with labels N x classes or N x T x classes.
+            model's; the model gives anything but one tensor, N x ..., or with labels N x classes, N x T x classes, N or
+            N x 1; or the metric gives no number.
     """
-    _belong_together(inputs, labels, batches)
-    whole = masked(model, mask)
-    dense = _Candidate("dense", whole, whole, whole)
-    takes(whole, (dense.laid_out(inputs[:1]),))
-    wanted = _outputs(dense, inputs)
-    if labels is not None:
-        _name_classes(labels, wanted)
-    _fill_a_batch(inputs, batches)
-    compared = {dense: _Compared(0.0, None if labels is None else _accuracy(wanted, labels))}
-    for one in _others(dense, inputs, max(batches)):
-        found = _compared(one, wanted, inputs, labels, batches)
-        if found:
-            compared[one] = found
-    latency: dict[int, dict[str, float]] = {}
-    for batch in batches:
-        given = {one.name: one.laid_out(inputs[:batch]) for one in compared}
-        with torch.inference_mode():
-            latency[batch] = timing.seconds({one.name: _timed(one, given[one.name]) for one in compared})
-    return [
+    given = _given(model, inputs, whole)
+    batches = (given.count,) if whole else tuple(batches)
+    _belong_together(given, labels, batches)
+    with agreement.seeded(0):  # a model may draw random numbers in eval mode too
+        return _proved(masked(model, mask), given, labels, batches, metric and _Metric(metric, model, inputs))
+
+
+def _proved(
+    model: nn.Module,
+    given: "_Given",
+    labels: Tensor | None,
+    batches: Sequence[int],
+    metric: "_Metric | None",
+) -> Proof:
+    dense = _Candidate("dense", model, model, model)
+    takes(model, dense.laid_out(given.first(1)))
+    wanted = _outputs(dense, given)
+    correct = None if labels is None else _marker(labels, wanted)
+    _fill_a_batch(given, batches)
+    itself = agreement.apart(wanted, _outputs(dense, given))
+
+    def judged(one: _Candidate, outputs: Tensor) -> _Compared:
+        accuracy = None if correct is None else correct(outputs)
+        return _Compared(agreement.apart(wanted, outputs), accuracy, metric(one) if metric else None)
+
+    compared, left_out = {dense: judged(dense, wanted)}, dict[str, str]()
+    for name, made in _others(dense, given, max(batches)):
+        if isinstance(made, str):
+            left_out[name] = made
+            continue
+        try:
+            for batch in batches:
+                _call(made, given.first(batch))
+            compared[made] = judged(made, _outputs(made, given))
+        except Exception as error:  # it runs the model's own code, which may raise anything
+            left_out[name] = f"It cannot be called with these inputs: {type(error).__name__} ({first_line(error)})."
+    taken = {batch: _times([*compared], given.first(batch)) for batch in batches}
+    forms = [
         Form(
             name=one.name,
             model=one.model,
@@ -121,22 +119,76 @@ def prove(
             disk_bytes=one.disk_bytes,
             plain_bytes=one.plain_bytes,
             memory_bytes=one.memory_bytes,
-            multiply_adds=one.multiply_adds(inputs[:1]),
-            latency_s={batch: latency[batch][one.name] for batch in batches},
+            multiply_adds=one.multiply_adds(given.first(1)),
+            timing={batch: taken[batch][one.name] for batch in batches},
+            metric=found.metric,
+            unchanged=one.unchanged,
         )
         for one, found in compared.items()
     ]
+    return Proof(tuple(forms), left_out, itself, metric.name if metric else "")
 
 
-def _belong_together(inputs: Tensor, labels: Tensor | None, batches: Sequence[int]) -> None:
-    if not isinstance(inputs, Tensor) or not inputs.dim() or not len(inputs):
-        empty = "an empty one" if isinstance(inputs, Tensor) and inputs.dim() else "a number"
+# ---- what is handed in
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the model is called with: positional arguments, and which of them are cut along their first axis."""
+
+    values: tuple[Any, ...]
+    cut: tuple[bool, ...]
+    count: int
+
+    def part(self, begin: int, end: int) -> tuple[Any, ...]:
+        return tuple(each[begin:end] if cut else each for each, cut in zip(self.values, self.cut, strict=True))
+
+    def first(self, size: int) -> tuple[Any, ...]:
+        return self.part(0, size)
+
+    def chunks(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """Each with how many examples it has."""
+        step = CHUNK if any(self.cut) else self.count
+        for begin in range(0, self.count, step):
+            yield min(step, self.count - begin), self.part(begin, begin + step)
+
+
+def _given(model: nn.Module, inputs: Inputs, whole: bool) -> _Given:
+    values = _positional(model, inputs) if isinstance(inputs, Mapping) else inputs
+    values = values if isinstance(values, tuple) else (values,)
+    first = next((each for each in values if isinstance(each, Tensor)), None)
+    if first is None or not first.dim() or not len(first):
+        empty = "an empty one" if first is not None and first.dim() else "a number"
         raise BadInput(
             where="inputs",
-            expected="one tensor, N x ...",
-            found=empty if isinstance(inputs, Tensor) else type(inputs).__name__,
-            todo="Hand in one tensor of all of them; a model of several inputs is compared form by form.",
+            expected="one tensor, N x ..., or a tuple or mapping of them",
+            found=type(inputs).__name__ if first is None else empty,
+            todo="Hand in all inputs at once, as the model takes them: a tensor, a tuple, or a dict of names.",
         )
+    return _Given(values, tuple(of and not whole for of in in_batch(values)), len(first))
+
+
+def _positional(model: nn.Module, inputs: Mapping[str, Any], first: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    """Arguments behind the `first` in the order of `forward`, those between that are not given as by default."""
+    takes = {
+        name: each
+        for name, each in inspect.signature(model.forward).parameters.items()
+        if each.kind is each.POSITIONAL_OR_KEYWORD
+    }
+    inputs = {**dict(zip(takes, first, strict=False)), **inputs}
+    values = {name: inputs.get(name, each.default) for name, each in takes.items()}
+    if set(inputs) - set(takes) or any(value is inspect.Parameter.empty for value in values.values()):
+        raise BadInput(
+            where="inputs",
+            expected=f"names that {type(model).__name__}.forward takes, all that it needs: {', '.join(takes)}",
+            found=", ".join(map(str, inputs)),
+            todo="Wrap the model in a module that takes these.",
+        )
+    last = max(place for place, name in enumerate(takes) if name in inputs)
+    return tuple(values.values())[: last + 1]
+
+
+def _belong_together(given: _Given, labels: Tensor | None, batches: Sequence[int]) -> None:
     if not batches or min(batches) < 1:
         raise BadInput(
             where="batches",
@@ -144,35 +196,55 @@ def _belong_together(inputs: Tensor, labels: Tensor | None, batches: Sequence[in
             found=str(tuple(batches)),
             todo="Leave them out for 1 and 64.",
         )
-    if isinstance(labels, Tensor) and labels.dim() and len(labels) != len(inputs):
+    if any(given.cut) and isinstance(labels, Tensor) and labels.dim() and len(labels) != given.count:
         raise BadInput(
             where="labels",
-            expected=f"{len(inputs)}, one for each of the inputs",
+            expected=f"{given.count}, one for each of the inputs",
             found=str(len(labels)),
             todo="Hand in those that belong to them.",
         )
 
 
-def _fill_a_batch(inputs: Tensor, batches: Sequence[int]) -> None:
-    if len(inputs) < max(batches):
+def _fill_a_batch(given: _Given, batches: Sequence[int]) -> None:
+    if given.count < max(batches):
         raise BadInput(
             where="inputs",
             expected=f"at least {max(batches)}, the largest of the `batches` that are timed",
-            found=str(len(inputs)),
-            todo=f"Hand in more of them, or smaller batches: batches=(1, {len(inputs)}).",
+            found=str(given.count),
+            todo=f"Hand in more of them, or smaller batches: batches=(1, {given.count}).",
         )
 
 
-def _name_classes(labels: Tensor, outputs: Tensor) -> None:
-    whole = isinstance(labels, Tensor) and not labels.is_floating_point() and labels.dtype is not torch.bool
-    if not whole or labels.shape != outputs.shape[:-1] or outputs.shape[-1] < 2:
-        kind = f"{labels.dtype}, {_shape(labels)}" if isinstance(labels, Tensor) else type(labels).__name__
+# ---- what is asked of outputs
+
+
+def _marker(labels: Tensor, outputs: Tensor) -> Callable[[Tensor], float]:
+    """Outputs -> correct answers as a fraction of those asked for: one for each example, or for each of its tokens.
+
+    One logit answers by its sign, where labels are 0 and 1; several by the largest.
+    """
+    tensor = isinstance(labels, Tensor)
+    if tensor and _one_logit(labels, outputs):
+        right = labels.reshape(-1).cpu() > 0.5
+        return lambda found: float(((found.reshape(-1) > 0) == right).double().mean())
+    numbers = tensor and not labels.is_floating_point() and labels.dtype is not torch.bool
+    if not numbers or labels.shape != outputs.shape[:-1] or outputs.shape[-1] < 2:
         raise BadInput(
             where="labels",
-            expected="whole numbers, N or N x T: of each of the model's outputs, N or N x T x classes, the class",
-            found=f"{kind}, for outputs of {_shape(outputs)}",
+            expected="whole numbers, N or N x T: of each of the model's outputs, N or N x T x classes, the class; or 0 "
+            "and 1 for outputs N or N x 1, one logit each",
+            found=f"{f'{labels.dtype}, {_shape(labels)}' if tensor else type(labels).__name__}, "
+            f"for outputs of {_shape(outputs)}",
             todo="Flatten or argmax them; without labels no accuracy is asked for.",
         )
+    classes = labels.cpu()
+    asked = classes != IGNORED
+    return lambda found: float((found.argmax(dim=-1) == classes)[asked].double().mean())
+
+
+def _one_logit(labels: Tensor, outputs: Tensor) -> bool:
+    alike = len(outputs) == outputs.numel() == labels.numel() and labels.dim() in (1, outputs.dim())
+    return alike and bool(((labels == 0) | (labels == 1)).all())
 
 
 def _shape(values: Tensor) -> str:
@@ -180,15 +252,102 @@ def _shape(values: Tensor) -> str:
 
 
 @dataclass(frozen=True)
+class _Metric:
+    """The caller's own metric, and what it is handed beside a form."""
+
+    function: Metric
+    model: nn.Module
+    inputs: Inputs
+
+    @property
+    def name(self) -> str:
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return "metric" if name == "<lambda>" else str(name)
+
+    def __call__(self, one: "_Candidate") -> float:
+        def form(*values: Any, **named: Any) -> Tensor:
+            values = _positional(self.model, named, values) if named else values
+            return _call(one, values).cpu()
+
+        named = self.inputs if isinstance(self.inputs, Mapping) else {}
+        args = self.inputs if isinstance(self.inputs, tuple) else () if named else (self.inputs,)
+        with agreement.seeded(0), torch.inference_mode():
+            found = self.function(form, *args, **named)
+        try:
+            return float(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(
+                where=f"metric {self.name}",
+                expected="one number",
+                found=_shape(found) if isinstance(found, Tensor) else type(found).__name__,
+                todo="Return a float: the mean over the inputs, for instance.",
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Compared:
+    difference: float
+    accuracy: float | None
+    metric: float | None
+
+
+def _call(one: "_Candidate", values: tuple[Any, ...]) -> Tensor:
+    with torch.inference_mode():
+        return one.call(*one.laid_out(values))
+
+
+def _outputs(one: "_Candidate", given: _Given) -> Tensor:
+    """Of all inputs, each chunk under random numbers of its own, the same ones for every form."""
+    found = []
+    for seed, (size, chunk) in enumerate(given.chunks()):
+        with agreement.seeded(seed):
+            found.append(_of_each(_call(one, chunk), size if any(given.cut) else None))
+    return torch.cat(found)
+
+
+def _of_each(outputs: Tensor, size: int | None) -> Tensor:
+    numbers = isinstance(outputs, Tensor) and outputs.dtype is not torch.bool
+    if not numbers or not outputs.dim() or (size is not None and len(outputs) != size):
+        raise BadInput(
+            where="the model",
+            expected="one tensor of numbers" + (f" for {size} inputs, {size} x ..." if size else ", N x ..."),
+            found=f"{outputs.dtype}, {_shape(outputs)}" if isinstance(outputs, Tensor) else type(outputs).__name__,
+            todo="Wrap it in a module that gives the one that matters; its mask has other names then.",
+        )
+    return outputs.cpu()
+
+
+def _times(candidates: Sequence["_Candidate"], values: tuple[Any, ...]) -> dict[str, timing.Timing]:
+    """A call is over when its outputs are there; a GPU returns before."""
+
+    def timed(one: "_Candidate") -> Callable[[], object]:
+        laid_out = one.laid_out(values)
+
+        def awaited() -> None:
+            one.call(*laid_out)
+            torch.accelerator.synchronize(one.place)
+
+        return awaited if one.place.type != CPU else lambda: one.call(*laid_out)
+
+    with torch.inference_mode():
+        return timing.timed({one.name: timed(one) for one in candidates})
+
+
+# ---- the forms
+
+
+@dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A form to be measured: what is called, the model whose weights its file holds, and its layers of 2 in 4."""
+    """A form to be measured: what is called, whose weights its file holds, layers of 2 in 4, sparse ones."""
 
     name: str
-    call: Callable[[Tensor], Tensor]
+    call: Callable[..., Tensor]
     stored: nn.Module
     model: nn.Module | None = None
     onnx_bytes: int = 0
     halved: frozenset[str] = frozenset()
+    sparse: frozenset[str] = frozenset()
+    unchanged: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def plain_bytes(self) -> int:
@@ -206,11 +365,14 @@ class _Candidate:
         distinct = {id(value): value for value in held.state_dict(keep_vars=True).values()}
         return sum(held_bytes(value) for value in distinct.values()) + prepared_bytes(held)
 
-    def multiply_adds(self, example: Tensor) -> int:
-        found = sizes(self.stored, self.laid_out(example))
-        if self.name.startswith("sparse"):
-            return sum(layer.living_multiply_adds for layer in found.values())
-        return sum(layer.multiply_adds // (2 if name in self.halved else 1) for name, layer in found.items())
+    def multiply_adds(self, example: tuple[Any, ...]) -> int:
+        """Of layers that are sparse in what was built those of living weights; of all others all of them."""
+        return sum(
+            layer.living_multiply_adds
+            if name in self.sparse
+            else layer.multiply_adds // (2 if name in self.halved else 1)
+            for name, layer in sizes(self.stored, self.laid_out(example)).items()
+        )
 
     @property
     def place(self) -> torch.device:
@@ -222,192 +384,174 @@ class _Candidate:
         values = self.stored.state_dict(keep_vars=True).values()
         return next((value for value in values if value.is_floating_point()), torch.empty(0))
 
-    def laid_out(self, inputs: Tensor) -> Tensor:
-        """As this form takes them: where its weights are, and in their type."""
-        inputs = inputs.to(self.place, self._number.dtype if inputs.is_floating_point() else None)
-        if self.name == CHANNELS_LAST:
-            return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs.clone(memory_format=torch.contiguous_format)  # maps of one channel are contiguous in any layout
+    def laid_out(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """As this form takes them: where its weights are, and in their type; a copy, which it may overwrite."""
+        return cloned(tuple(self._laid_out(each) for each in values))
+
+    def _laid_out(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        value = value.to(self.place, self._number.dtype if value.is_floating_point() else None)
+        if value.layout is not torch.strided:
+            return value
+        if self.name == CHANNELS_LAST and value.dim() == 4:
+            return value.contiguous(memory_format=torch.channels_last)
+        return value.clone(memory_format=torch.contiguous_format)  # maps of one channel are contiguous in any layout
 
 
-CHANNELS_LAST = "dense, channels last"
+Made = tuple[str, _Candidate | str]  # a form, or why there is none
 
 
-def _others(whole: _Candidate, inputs: Tensor, batch: int) -> Iterator[_Candidate]:
-    dense, example, on_cpu = whole.stored, whole.laid_out(inputs[:2]), whole.place.type == CPU
-    if inputs.dim() == 4 and any(isinstance(module, nn.Conv2d) for module in dense.modules()):
+def _others(whole: _Candidate, given: _Given, batch: int) -> Iterator[Made]:
+    dense, example, on_cpu = whole.stored, whole.laid_out(given.first(2)), whole.place.type == CPU
+    maps = any(isinstance(each, Tensor) and each.dim() == 4 for each in example)
+    if maps and any(isinstance(module, nn.Conv2d) for module in dense.modules()):
         last = copy.deepcopy(dense).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        yield _Candidate(CHANNELS_LAST, last, dense, last)
+        yield CHANNELS_LAST, _Candidate(CHANNELS_LAST, last, dense, last)
+    axes = None if any(given.cut) else (None,) * len(example)
+    elsewhere = f"It is measured on CPUs, and the model is on {whole.place}."
     if on_cpu:
-        yield from _in_onnx("dense", dense, example)
+        yield _in_onnx("dense", dense, example, axes)
+        yield "2:4, float16", "It is for GPUs, and the model is on the CPU."
     else:
+        yield "dense, ONNX Runtime", elsewhere
         yield from _on_gpu(dense)
-    small = _followed(dense, example)
-    if small:
-        yield _Candidate("compact", small, small, small)
-        if on_cpu:
-            yield from _in_onnx("compact", small, example)
-    timed = whole.laid_out(inputs[:batch])
-    if on_cpu:
-        yield from _in_kernels("sparse", dense, timed)
-    rounded = quantise(small or dense)
-    yield _Candidate("compact int8" if small else "int8", rounded, rounded, rounded)
-    if on_cpu:
-        yield from _in_kernels("sparse int8", quantise(dense), timed)
+    small = _compacted(dense, example)
+    if isinstance(small, str):
+        yield "compact", small
+        yield "compact, ONNX Runtime", "There is no compact form."
+    else:
+        yield "compact", _Candidate("compact", small, small, small)
+        yield _in_onnx("compact", small, example, axes) if on_cpu else ("compact, ONNX Runtime", elsewhere)
+    timed = whole.laid_out(given.first(batch))
+    yield _in_kernels("sparse", dense, timed) if on_cpu else ("sparse", elsewhere)
+    base = dense if isinstance(small, str) else small
+    name = "int8" if base is dense else "compact int8"
+    rounded = quantise(base)
+    unchanged = float_layers(base, rounded)
+    if not _has_eight_bits(rounded):
+        yield name, f"No weight has become int8: {listed(unchanged)}."
+        yield "sparse int8", "No weight has become int8."
+        return
+    yield name, _Candidate(name, rounded, rounded, rounded, unchanged=unchanged)
+    yield _in_kernels("sparse int8", quantise(dense), timed) if on_cpu else ("sparse int8", elsewhere)
 
 
-def _in_kernels(name: str, model: nn.Module, example: Tensor) -> Iterator[_Candidate]:
-    with suppress(BadInput):
+def _has_eight_bits(model: nn.Module) -> bool:
+    return any(isinstance(module, QuantisedLinear | QuantisedConv2d) for module in model.modules())
+
+
+def _compacted(dense: nn.Module, example: tuple[Any, ...]) -> nn.Module | str:
+    try:
+        small = compact(dense, masks.full(dense), example)
+    except BadInput as error:
+        return str(error)
+    shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (dense, small)]
+    return small if shapes[0] != shapes[1] else "No unit, channel or head is dead under this mask."
+
+
+def _in_kernels(name: str, model: nn.Module, example: tuple[Any, ...]) -> Made:
+    try:
         found = sparse(model, example)
-        yield _Candidate(name, found, model, found)
+    except BadInput as error:
+        return name, str(error)
+    unchanged = dense_layers(model, found)
+    if not has_kernels(found):
+        return name, f"No layer has become sparse: {listed(unchanged) or 'it has none'}."
+    layers = sparse_layers(model, found)
+    return name, _Candidate(name, found, model, found, sparse=layers, unchanged=unchanged)
 
 
-def _followed(dense: nn.Module, example: Tensor) -> nn.Module | None:
-    with suppress(BadInput):
-        return compact(dense, masks.full(dense), example)
-    return None
-
-
-def _on_gpu(dense: nn.Module) -> Iterator[_Candidate]:
-    """In float16, which 2:4 is measured in: what is owed to the type is told apart."""
+def _on_gpu(dense: nn.Module) -> Iterator[Made]:
+    """In float16, which 2:4 is measured in: what is due to the type is told apart."""
     half = copy.deepcopy(dense).half()
-    with suppress(BadInput):
+    name = "2:4, float16"
+    try:
         converted = semi_structured(half)
-        yield _Candidate("dense, float16", half, half, half)
-        yield _Candidate("2:4, float16", converted, half, converted, halved=semi_structured_layers(converted))
+    except BadInput as error:
+        yield name, str(error)
+        return
+    yield "dense, float16", _Candidate("dense, float16", half, half, half)
+    yield name, _Candidate(name, converted, half, converted, halved=semi_structured_layers(converted))
 
 
-def _in_onnx(name: str, model: nn.Module, example: Tensor) -> Iterator[_Candidate]:
-    session, size = _session(model, example)
-    if session:
-        yield _Candidate(f"{name}, ONNX Runtime", session, model, onnx_bytes=size)
-
-
-def _session(model: nn.Module, example: Tensor) -> tuple[Callable[[Tensor], Tensor] | None, int]:
-    """The model in ONNX Runtime and the size of its file; None where that is not installed."""
+def _in_onnx(name: str, model: nn.Module, example: tuple[Any, ...], axes: export.Axes | None) -> Made:
+    """The model in ONNX Runtime."""
+    name = f"{name}, ONNX Runtime"
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         try:
-            export.to_onnx(model, example, path)
-        except BadInput:
-            return None, 0
-        return export.onnx_session(path, torch.get_num_threads()), path.stat().st_size
+            export.to_onnx(model, example, path, batch_axes=axes)
+        except BadInput as error:
+            return name, str(error)
+        session, size = export.onnx_session(path, torch.get_num_threads()), path.stat().st_size
+    return name, _Candidate(name, session, model, onnx_bytes=size)
 
 
-def _timed(one: _Candidate, inputs: Tensor) -> Callable[[], object]:
-    """A call that is over when its outputs are there; a GPU returns before."""
-
-    def awaited() -> None:
-        one.call(inputs)
-        torch.accelerator.synchronize(one.place)
-
-    return awaited if one.place.type != CPU else lambda: one.call(inputs)
-
-
-def _accuracy(outputs: Tensor, labels: Tensor) -> float:
-    """Correct answers as a fraction of those asked for: one for each example, or for each of its tokens."""
-    labels = labels.cpu()
-    asked = labels != IGNORED
-    return float((outputs.argmax(dim=-1) == labels)[asked].double().mean())
+# ---- files
 
 
 @dataclass(frozen=True)
-class _Compared:
-    difference: float
-    accuracy: float | None
+class Files(Sequence[Path]):
+    """The files that `write` has written.
+
+    Attributes:
+        paths: of them.
+        left_out: names of files that were not written, and why.
+    """
+
+    paths: tuple[Path, ...]
+    left_out: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.paths[place]
 
 
-def _compared(
-    one: _Candidate, wanted: Tensor, inputs: Tensor, labels: Tensor | None, batches: Sequence[int]
-) -> _Compared | None:
-    """None where it cannot be called with all of them: a `view`, for instance, does not fit every layout of memory."""
-    try:
-        outputs = _outputs(one, inputs)
-        for batch in batches:
-            _outputs(one, inputs[:batch])
-        difference = float((outputs - wanted).abs().max())
-    except Exception:  # it runs the model's own code, which may raise anything
-        return None
-    return _Compared(difference, None if labels is None else _accuracy(outputs, labels))
-
-
-def _outputs(one: _Candidate, inputs: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return torch.cat([_of_each(one.call(one.laid_out(chunk)), chunk) for chunk in inputs.split(CHUNK)])
-
-
-def _of_each(outputs: Tensor, inputs: Tensor) -> Tensor:
-    numbers = isinstance(outputs, Tensor) and outputs.dtype is not torch.bool
-    if not numbers or not outputs.dim() or len(outputs) != len(inputs):
-        raise BadInput(
-            where="the model",
-            expected=f"one tensor of numbers for {len(inputs)} inputs, {len(inputs)} x ...",
-            found=f"{outputs.dtype}, {_shape(outputs)}" if isinstance(outputs, Tensor) else type(outputs).__name__,
-            todo="Wrap it in a module that gives the one that matters; its mask has other names then.",
-        )
-    return outputs.cpu()
-
-
-def write(forms: Sequence[Form], example: Tensor, folder: str | Path) -> list[Path]:
+def write(
+    forms: Sequence[Form],
+    example: Tensor | tuple[Any, ...],
+    folder: str | Path,
+    *,
+    batch_axes: export.Axes | None = None,
+) -> Files:
     """Write the weights of all forms into `folder`, the compact one also as ONNX, where that is installed, and for
     `torch.export`; the files.
 
     A sparse form's file holds the weights of the whole network, without its zeros: `export.from_safetensors` reads it
     back, and `sparse` makes the layers anew, as which of them pay depends on the machine.
 
+    Args:
+        example: what the model is called with.
+        batch_axes: as `export.to_onnx` takes them.
+
     Raises:
         BadInput: a file cannot be written.
     """
     folder = Path(folder)
-    example = example.cpu()
+    values = example if isinstance(example, tuple) else (example,)
+    values = tuple(each.cpu() if isinstance(each, Tensor) else each for each in values)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(
             where=str(folder), expected="a folder to write to", found=str(error.strerror), todo="Name another one."
         ) from error
-    written = []
+    written, left_out = [], {}
     for form in forms:
         if form.stored is None or form.baseline:
             continue
         stored = copy.deepcopy(form.stored).cpu()
-        written.append(folder / f"{re.sub('[^a-z0-9]+', '-', form.name)}.safetensors")
+        written.append(folder / file_name(form))
         export.to_safetensors(stored, written[-1])
         if form.name == "compact":
             for name, exported in (("compact.onnx", export.to_onnx), ("compact.pt2", export.to_torch_export)):
-                with suppress(BadInput):  # without the extra, or a model that torch.export cannot follow
-                    exported(stored, example, folder / name)
+                try:
+                    exported(stored, values, folder / name, batch_axes=batch_axes)
+                except BadInput as error:  # without the extra, or a model that torch.export cannot follow
+                    left_out[name] = str(error)
+                else:
                     written.append(folder / name)
-    return written
-
-
-def sentences(forms: Sequence[Form]) -> list[str]:
-    """What was found, in words: of each form its size, and how much faster it is than the fastest baseline.
-
-    >>> dense = Form("dense", None, None, 0.0, 9.0, 0.98, 1000, 1000, 1000, 500, {1: 2e-5})
-    >>> small = Form("compact", None, None, 1e-7, 9.0, 0.98, 100, 500, 500, 250, {1: 2e-5})
-    >>> sentences([dense, small])
-    ['compact: 10.0 times smaller (2.0 with its zeros); no faster here at batch 1 (0.020 ms; dense: 0.020 ms).']
-    """
-    baselines = [form for form in forms if form.baseline]
-    return [
-        f"{form.name}: {_smaller(form, baselines)}; {_faster(form, baselines)}." for form in forms if not form.baseline
-    ]
-
-
-def _smaller(form: Form, baselines: Sequence[Form]) -> str:
-    ratio, plain = (baselines[0].plain_bytes / size for size in (form.disk_bytes, form.plain_bytes))
-    zeros = f" ({plain:.1f} with its zeros)" if form.plain_bytes != form.disk_bytes else ""
-    return f"{ratio:.1f} times smaller{zeros}" if ratio > 1 else "no smaller"
-
-
-def _faster(form: Form, baselines: Sequence[Form]) -> str:
-    said = []
-    for batch, taken in form.latency_s.items():
-        best = min(baselines, key=lambda one: one.latency_s[batch])
-        ratio = best.latency_s[batch] / taken
-        what = f"{ratio:.1f} times faster" if ratio >= NO_FASTER else "no faster here"
-        said.append(
-            f"{what} at batch {batch} ({1e3 * taken:.3f} ms; {best.name}: {1e3 * best.latency_s[batch]:.3f} ms)"
-        )
-    return ", ".join(said)
+    return Files(tuple(written), left_out)

@@ -321,8 +321,8 @@ def _faster(new: nn.Module, dense: Callable[[Tensor], Tensor], values: Tensor) -
         if values.dim() == 4:
             last = values.contiguous(memory_format=torch.channels_last)
             calls["channels last"] = lambda: dense(last)
-        taken = timing.seconds(calls)
-    return min(taken, key=taken.__getitem__) == "sparse"
+        taken = timing.timed(calls)
+    return min(taken, key=lambda name: taken[name].median_s) == "sparse"
 
 
 # ---- layers of a model without a graph

@@ -24,11 +24,10 @@ from tombola.lab.studies import Question
 from tombola.study.verdict import Criteria, Verdict, contrast_record, contrasts, record
 
 if TYPE_CHECKING:  # it needs torch, which takes two seconds to import
-    from pathlib import Path
-
     from torch import Tensor
 
-    from tombola.cash.proof import Form
+    from tombola.cash.form import Proof
+    from tombola.cash.proof import Files
     from tombola.lab.findings import Finding
     from tombola.ticket import Ticket
 
@@ -200,7 +199,7 @@ def _engine_text(name: str, why: str, unmeasured: bool, sparse_below: dict[str, 
 
 
 def forms_record(
-    forms: "Sequence[Form]", key: str, density: float, examples: int, threads: int, written: "Sequence[Path]"
+    proof: "Proof", key: str, density: float, examples: int, threads: int, written: "Files | None"
 ) -> dict[str, Any]:
     """What `tombola cash` found, as JSON values.
 
@@ -225,36 +224,33 @@ def forms_record(
                 "memory_bytes": form.memory_bytes,
                 "multiply_adds": form.multiply_adds,
                 "latency_s": {str(batch): taken for batch, taken in form.latency_s.items()},
+                "quartiles_s": {str(batch): timing.quartiles_s for batch, timing in form.timing.items()},
+                "rounds_s": {str(batch): timing.rounds_s for batch, timing in form.timing.items()},
+                "unchanged": dict(form.unchanged),
                 "examples_per_s": {str(batch): batch / taken for batch, taken in form.latency_s.items()},
             }
-            for form in forms
+            for form in proof
         ],
-        "files": [str(path) for path in written],
+        "left_out": dict(proof.left_out) | (dict(written.left_out) if written else {}),
+        "itself": proof.itself,
+        "files": [str(path) for path in written or ()],
     }
 
 
-def forms_text(record: dict[str, Any], said: Sequence[str]) -> str:
-    """The same for people, with what was found in words."""
-    batches = list(record["forms"][0]["latency_s"])
-    head = ["form", "accuracy", "difference", "on disk", "in memory", "mult.-adds"]
-    head += [f"batch {batch}: ms" for batch in batches] + [f"a second at {batches[-1]}"]
-    rows = [
-        [
-            form["name"],
-            "-" if form["accuracy"] is None else f"{form['accuracy']:.2%}",
-            f"{form['difference']:.1g}",
-            *(f"{form[name]:,}" for name in ("disk_bytes", "memory_bytes", "multiply_adds")),
-            *(f"{1e3 * form['latency_s'][batch]:.3f}" for batch in batches),
-            f"{form['examples_per_s'][batches[-1]]:,.0f}",
-        ]
-        for form in record["forms"]
-    ]
+def forms_text(record: dict[str, Any], proof: "Proof", written: "Files | None") -> str:
+    """The same for people: a table, what was found in words, what was left out and why, and what to take."""
+    from tombola.cash.form import advice, notes, sentences, table
+
     threads = f"{record['threads']} thread{'' if record['threads'] == 1 else 's'}"
-    largest = f"outputs up to {record['forms'][0]['largest_output']:.3g}"
+    largest = f"outputs up to {proof[0].largest:.3g}"
     where = (
         f"{record['key']}, density {record['density']:.2%}; {record['examples']:,} test examples, {largest}; {threads}"
     )
-    return "\n".join([where, "", *_columns(head, rows), "", *said, *(f"-> {path}" for path in record["files"])])
+    missing = [f"{name}: not written. {why}" for name, why in (written.left_out if written else {}).items()]
+    files = [f"-> {path}" for path in written or ()]
+    folder = str(written[0].parent) if written else "FOLDER"
+    blocks = [[where], table(proof), sentences(proof), notes(proof) + missing, advice(proof, folder), files]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,0 +1,230 @@
+"""The forms of a ticket as they were measured, and what to say of them: a table, sentences, which to take."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+from torch import nn
+
+from tombola.cash.timing import Timing
+
+NO_FASTER = 1.05  # less than this is no difference
+AGREE = 0.75  # of the rounds: where fewer say what their median says, they disagree
+
+
+@dataclass(frozen=True, repr=False)
+class Form:
+    """One form of a ticket, measured.
+
+    Attributes:
+        name: `compact`, `sparse`, `int8`, ...; baselines are called `dense`.
+        model: to be used; None where ONNX Runtime runs it.
+        stored: the model whose weights its file holds; None where it is another form's.
+        difference: the largest absolute one between its outputs and the masked model's, over all inputs.
+        largest: the largest absolute output of the masked model on them: what a difference is to be seen beside.
+        accuracy: a fraction; None where there are no labels.
+        disk_bytes: of its file: that of `write`, without zeros where that is less, or an ONNX file.
+        plain_bytes: of the same file with all zeros; they differ by what is due to the way of storing alone.
+        memory_bytes: of its weights while it is at work.
+        multiply_adds: for one example.
+        timing: batch -> how long a call takes.
+        metric: what the caller's own metric gives; None where there is none.
+        unchanged: layers that this form leaves as they were, and why.
+    """
+
+    name: str
+    model: nn.Module | None
+    stored: nn.Module | None
+    difference: float
+    largest: float
+    accuracy: float | None
+    disk_bytes: int
+    plain_bytes: int
+    memory_bytes: int
+    multiply_adds: int
+    timing: Mapping[int, Timing]
+    metric: float | None = None
+    unchanged: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it is the masked model, which has nothing of its zeros."""
+        return self.name.startswith("dense")
+
+    @property
+    def latency_s(self) -> Mapping[int, float]:
+        """Batch -> median seconds of a call."""
+        return {batch: timing.median_s for batch, timing in self.timing.items()}
+
+    def __repr__(self) -> str:
+        times = ", ".join(f"batch {batch}: {timing.text} ms" for batch, timing in self.timing.items())
+        return f"Form({self.name!r}, difference {self.difference:.1g}, {self.disk_bytes:,} bytes, {times})"
+
+
+@dataclass(frozen=True, repr=False)
+class Proof(Sequence[Form]):
+    """The forms of one ticket, those that are dense first; printed, a table of them.
+
+    Attributes:
+        forms: that were measured.
+        left_out: forms that were not made, or change nothing, and why.
+        itself: the largest difference between two calls of the masked model under the same random numbers: where it is
+            not 0, differences of its forms say no more than that.
+        metric: the name of the caller's own metric, or "".
+    """
+
+    forms: tuple[Form, ...]
+    left_out: Mapping[str, str]
+    itself: float = 0.0
+    metric: str = ""
+
+    def __len__(self) -> int:
+        return len(self.forms)
+
+    @overload
+    def __getitem__(self, place: int) -> Form: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Form]: ...
+    def __getitem__(self, place: int | slice) -> Form | Sequence[Form]:
+        return self.forms[place]
+
+    def __repr__(self) -> str:
+        return f"Proof({', '.join(repr(form.name) for form in self)})"
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [*table(self), *(f"\n{line}" if place == 0 else line for place, line in enumerate(notes(self)))]
+        )
+
+
+def table(forms: Sequence[Form]) -> list[str]:
+    """Lines of a table: of each form what it computes, its sizes, and how long a call takes, with the quartiles."""
+    metric = forms.metric if isinstance(forms, Proof) else ""
+    columns: dict[str, Callable[[Form], str]] = {"form": lambda form: form.name}
+    if forms[0].accuracy is not None:
+        columns["accuracy"] = lambda form: f"{form.accuracy:.2%}"
+    if metric:
+        columns[metric] = lambda form: f"{form.metric:.6g}"
+    columns |= {
+        "difference": lambda form: f"{form.difference:.1g}",
+        "on disk": lambda form: f"{form.disk_bytes:,}",
+        "in memory": lambda form: f"{form.memory_bytes:,}",
+        "mult.-adds": lambda form: f"{form.multiply_adds:,}",
+    }
+    for batch in forms[0].timing:
+        columns[f"batch {batch}: ms"] = lambda form, batch=batch: form.timing[batch].text  # type: ignore[misc]
+    rows = [[*columns], *([cell(form) for cell in columns.values()] for form in forms)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
+    return [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def notes(proof: Proof) -> list[str]:
+    """What a reader of the table has to know: what was not made, what stayed as it was, and why."""
+    said = [f"{form.name}: leaves as they were {listed(form.unchanged)}." for form in proof if form.unchanged]
+    said += [f"{name}: left out. {why}" for name, why in proof.left_out.items()]
+    if proof.itself:
+        said.append(
+            f"The masked model differs from itself by up to {proof.itself:.1g} from call to call, under the same "
+            "random numbers of torch: differences of this size say nothing about a form."
+        )
+    return said
+
+
+def listed(reasons: Mapping[str, str]) -> str:
+    """Layers by their reason, the first three of each by name.
+
+    >>> listed({"a": "slow", "b": "slow", "c": "tied"})
+    'a, b (slow); c (tied)'
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        by_reason.setdefault(why, []).append(name or "the layer")
+    return "; ".join(
+        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''} ({why})"
+        for why, names in by_reason.items()
+    )
+
+
+def sentences(forms: Sequence[Form]) -> list[str]:
+    """What was found, in words: of each form its size, and how much faster it is than the fastest baseline.
+
+    A statement about speed that less than three quarters of the rounds bear out says that the rounds disagree.
+
+    >>> def ms(*rounds): return {1: Timing(1e-3 * rounds[0], (1e-3 * rounds[0],) * 2, tuple(1e-3 * r for r in rounds))}
+    >>> dense = Form("dense", None, None, 0.0, 9.0, 0.98, 1000, 1000, 1000, 500, ms(0.02, 0.02))
+    >>> small = Form("compact", None, None, 1e-7, 9.0, 0.98, 100, 500, 500, 250, ms(0.01, 0.03))
+    >>> sentences([dense, small])
+    ['compact: 10.0 times smaller (2.0 with its zeros); 2.0 times faster at batch 1 (0.010 ms; dense: 0.020 ms; \
+rounds disagree: 1 of 2 bear this out).']
+    """
+    baselines = [form for form in forms if form.baseline]
+    return [
+        f"{form.name}: {_smaller(form, baselines)}; {_faster(form, baselines)}." for form in forms if not form.baseline
+    ]
+
+
+def advice(forms: Sequence[Form], folder: str = "FOLDER") -> list[str]:
+    """Which form is the smallest, which the fastest, which runs elsewhere, and how each is loaded.
+
+    Args:
+        folder: where `write` has put them.
+    """
+    small = [form for form in forms if not form.baseline and form.stored is not None]
+    if not small:
+        return ["No form is worth more here than the masked network itself."]
+    smallest = min(small, key=lambda form: form.disk_bytes)
+    said = [
+        f"Smallest: {smallest.name}, {smallest.disk_bytes:,} bytes: "
+        f'cash.from_safetensors(network, "{folder}/{file_name(smallest)}").'
+    ]
+    for batch in forms[0].timing:
+        fastest = min(forms, key=lambda form, batch=batch: form.latency_s[batch])  # type: ignore[misc]
+        how = ""
+        if fastest.name.startswith("sparse"):
+            how = f': cash.sparsified(cash.from_safetensors(network, "{folder}/{file_name(fastest)}"), example)'
+        elif not fastest.baseline and fastest.stored is not None:
+            how = f': cash.from_safetensors(network, "{folder}/{file_name(fastest)}")'
+        said.append(f"Fastest at batch {batch}: {fastest.name}, {fastest.timing[batch].text} ms{how}.")
+    if any(form.name == "compact" for form in forms):
+        said.append(
+            f"Most portable: compact, without Tombola and the network's class: "
+            f'torch.export.load("{folder}/compact.pt2").module(), or compact.onnx in ONNX Runtime.'
+        )
+    return said
+
+
+def file_name(form: Form) -> str:
+    """Of the weights of a form.
+
+    >>> file_name(Form("2:4, float16", None, None, 0.0, 1.0, None, 1, 1, 1, 1, {}))
+    '2-4-float16.safetensors'
+    """
+    return "-".join("".join(each if each.isalnum() else " " for each in form.name).split()) + ".safetensors"
+
+
+def _smaller(form: Form, baselines: Sequence[Form]) -> str:
+    ratio, plain = (baselines[0].plain_bytes / size for size in (form.disk_bytes, form.plain_bytes))
+    zeros = f" ({plain:.1f} with its zeros)" if form.plain_bytes != form.disk_bytes else ""
+    return f"{ratio:.1f} times smaller{zeros}" if ratio > 1 else "no smaller"
+
+
+def _faster(form: Form, baselines: Sequence[Form]) -> str:
+    said = []
+    for batch, taken in form.timing.items():
+        best = min(baselines, key=lambda one, batch=batch: one.latency_s[batch])  # type: ignore[misc]
+        ratio = best.timing[batch].median_s / taken.median_s
+        what = f"{ratio:.1f} times faster" if ratio >= NO_FASTER else "no faster here"
+        rounds = [
+            (dense >= NO_FASTER * own) == (ratio >= NO_FASTER)
+            for dense, own in zip(best.timing[batch].rounds_s, taken.rounds_s, strict=True)
+        ]
+        apart = f"; rounds disagree: {sum(rounds)} of {len(rounds)} bear this out"
+        agreed = "" if sum(rounds) >= AGREE * len(rounds) else apart
+        said.append(f"{what} at batch {batch} ({taken.text} ms; {best.name}: {best.timing[batch].text} ms{agreed})")
+    return ", ".join(said)

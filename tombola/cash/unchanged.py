@@ -1,0 +1,85 @@
+"""Which layers a form leaves as they were, and why."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from tombola.cash import quantise, sparse
+from tombola.cash.layers import Convolved, convolvable, has_kernels
+from tombola.cash.plain import hooked, kind_of, only_called
+
+SLOWER = "a dense product is faster here, or it is not called"
+READ = "its weight is read by code"
+
+
+def dense_layers(model: nn.Module, made: nn.Module) -> dict[str, str]:
+    """The layers of `model` that are dense in `made`, its sparse form, and why."""
+    state = made.state_dict() if has_kernels(made) else model.state_dict()
+    reasons = _reasons(model, sparse.KINDS)
+    found = {}
+    for name, layer, weight in _layers(model):
+        if weight in state:
+            why = reasons.get(name, SLOWER)
+            if isinstance(layer, Convolved) and not convolvable(layer):
+                why = "it pads with other numbers than 0, more on one side, or strides differently down and across"
+            found[name] = why
+    return found
+
+
+def sparse_layers(model: nn.Module, made: nn.Module) -> frozenset[str]:
+    """The layers of `model` that are sparse in `made`, its sparse form."""
+    state = made.state_dict() if has_kernels(made) else model.state_dict()
+    return frozenset(name for name, _, weight in _layers(model) if weight not in state)
+
+
+def float_layers(model: nn.Module, made: nn.Module) -> dict[str, str]:
+    """The layers of `model` whose weights are floats in `made`, its quantised form, and why."""
+    state, reasons = made.state_dict(), _reasons(model, quantise.QUANTISED)
+    found = {}
+    for name, layer, weight in _layers(model):
+        if weight not in state or state[weight].dtype is not torch.int8:
+            pads = isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.padding_mode != "zeros"
+            found[name] = reasons.get(name, "it pads with other numbers than 0" if pads else READ)
+    return found
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """What multiplies with a matrix of its own, by name, and the name of that; embeddings look rows up."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            continue
+        own = [*module.named_parameters(recurse=False), *_eight_bits(module)]
+        first = next((each for each, value in own if value.dim() > 1), None)
+        if first is not None:
+            yield name, module, f"{name}.{first}".lstrip(".")
+
+
+def _eight_bits(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(module, quantise.QuantisedLinear | quantise.QuantisedConv2d):
+        yield "weight", module.weight
+
+
+def _reasons(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, str]:
+    """Why layers are of no kind that can become another form; those that can are not among them."""
+    whole = nn.Sequential(model)  # so that `model` may be a layer itself
+    fit = {layer for _, layer in only_called(whole, kinds)}
+    uses = Counter(id(value) for value in model.state_dict(keep_vars=True).values())
+    found = {}
+    for name, layer, _ in _layers(model):
+        if layer in fit:
+            continue
+        weight = getattr(layer, "weight", None)
+        if kind_of(layer) not in kinds:
+            torchs = type(layer).__module__.startswith("torch.nn.")
+            own = isinstance(layer, kinds) and not torchs
+            kind = f"of class {type(layer).__name__}"
+            found[name] = f"{kind}, which computes something of its own" if own else f"{kind}: no form of it is made"
+        elif hooked(layer):
+            found[name] = "it has hooks"
+        elif weight is not None and uses[id(weight)] > 1:
+            found[name] = "its weight is another layer's too"
+        else:
+            found[name] = "code of torch reads its weight"
+    return found

@@ -1,9 +1,11 @@
 """Controls are the result: they differ from the ticket in what they declare, and in nothing else."""
 
 import copy
+import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ from torch.nn import functional
 from tombola import mask, weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
-from tombola.search import Level, Search, Verification
-from tombola.study.verdict import Criteria
+from tombola.search import Level, Report, Search, Verification
+from tombola.search.grain import grain
+from tombola.search.question import Question, criteria_of, trial_of
+from tombola.study.verdict import Criteria, Metric, judge
 
 STEPS = 6
 INPUTS = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
@@ -125,7 +129,7 @@ def test_a_loop_that_starts_at_step_k_is_verified_from_there() -> None:
 
 def test_a_control_that_is_the_ticket_is_not_found_different() -> None:
     lab = Lab(rate=0.0, levels=2)
-    found = lab.verify(controls=["random", "shuffle"], replicates=3)
+    found = lab.verify(controls=["random", "shuffle"], replicates=3, margin=0.02)
     by_arm = {
         arm: [(t.accuracy, t.step) for t in found.trials if t.arm == arm] for arm in ("dense", "ticket", "random")
     }
@@ -175,7 +179,7 @@ def test_the_early_stop_is_the_step_of_minimum_validation_loss() -> None:
     found = lab.verify(controls=[], replicates=2)
     stops = [(trial.arm, trial.step, round(trial.accuracy, 3), trial.censored) for trial in found.trials]
     assert stops == [("dense", 4, 0.1, False), ("ticket", 6, 0.1, True)] * 2
-    assert found.criteria == Criteria(0.002, 2, step_grain=2, paced=True)
+    assert found.criteria == Criteria(0.002, 2, accuracy_grain=0.1, step_grain=2, paced=True)
     lab.evaluate = lambda level: level.report(accuracy=0.5)  # type: ignore[method-assign]
     unpaced = lab.verify(controls=[], replicates=2)
     assert not unpaced.criteria.paced and {trial.step for trial in unpaced.trials} == {STEPS}
@@ -246,6 +250,18 @@ def silent(lab: Lab) -> None:
         ({"controls": ["randm"]}, None, "verify: expected one replicate or more, and controls among reinit, random"),
         ({}, seeding, "verify: expected trainings that depend on the data order"),
         ({}, silent, "verify: expected level.report(accuracy=...) in what is to train, found only validation_loss"),
+        ({"metric": "psnr"}, None, "verify(metric='psnr'): expected higher_is_better=True or False"),
+        ({"metric": "psnr", "higher_is_better": 1}, None, "verify(metric='psnr'): expected higher_is_better=True or"),
+        ({"metric": "loss"}, None, "verify(metric='loss', margin=...): expected how much worse than dense is as good"),
+        ({"metric": "loss", "margin": -0.1}, None, "verify(metric='loss', margin=...): expected how much worse"),
+        ({"metric": "loss", "margin": float("nan")}, None, "verify(metric='loss', margin=...): expected how much"),
+        ({"metric": ""}, None, "verify(metric=...): expected the name under which level.report gets it, found ''"),
+        ({"margin": 2}, None, "verify(metric='accuracy', margin=...): expected a fraction from 0 to 1, found 2"),
+        ({"examples": 0}, None, "verify(examples=...): expected the number of examples in the test set, found 0"),
+        ({"examples": 200.0}, None, "verify(examples=...): expected the number of examples in the test set"),
+        ({"chance": 10}, None, "verify(chance=...): expected the accuracy of guessing, a fraction from 0 to 1"),
+        ({"criteria": Criteria(0.1, 2), "margin": 0.2}, None, "verify(criteria=...): expected criteria alone"),
+        ({"metric": "loss", "margin": 1, "controls": []}, None, "verify: expected level.report(loss=...) in what is"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_judged_is_refused(options: Any, change: Any, message: str) -> None:  # K9 K11
@@ -279,12 +295,22 @@ def test_seed_0_is_a_seed_and_another_is_another() -> None:  # K9
     assert found[0] == found[1] != found[2]
 
 
-def test_a_tensor_is_a_number() -> None:
-    value: Tensor = torch.tensor(0.5, requires_grad=True)
+def test_numbers_are_kept_as_they_came() -> None:
     lab = Lab()
     search = Search(lab.model, lab.optimizer, levels=0, scheduler=lab.scheduler)
-    search.begin().report(accuracy=value)
-    assert search.history[0].metrics == {"accuracy": 0.5}
+    level = search.begin()
+    level.report(
+        accuracy=0.9, steps=10**15 + 1, psnr=np.float64(0.1), hits=np.array([0.3]), loss=torch.tensor(0.1).double()
+    )
+    single = torch.tensor(0.9, requires_grad=True)
+    level.report(accuracy=single, loss=torch.tensor([0.7], dtype=torch.float64))
+    assert [report.metrics for report in search.history] == [
+        {"accuracy": 0.9, "steps": 1e15 + 1, "psnr": 0.1, "hits": 0.3, "loss": float(torch.tensor(0.1))},
+        {"accuracy": float(single.detach()), "loss": 0.7},
+    ]
+    for bad in ("0.9", [0.9, 0.8], torch.zeros(2), np.zeros(3), None, 1j, torch.zeros(1, device="meta")):
+        with pytest.raises(BadInput, match=r"level.report\(psnr=...\): expected one number"):
+            level.report(psnr=bad)  # type: ignore[arg-type]
 
 
 def reporting(lab: Lab, rows: list[dict[str, float]]) -> None:
@@ -328,6 +354,40 @@ def test_a_head_that_begins_at_zero_is_newly_drawn_all_the_same() -> None:
         return model
 
     assert Lab().verify(build=build, controls=["reinit"]).trials
+
+
+def identity() -> nn.Module:
+    model = network()
+    nn.init.eye_(model[0].weight)  # type: ignore[arg-type]
+    return model
+
+
+def all_fixed() -> nn.Module:
+    model = identity()
+    nn.init.eye_(model[4].weight)  # type: ignore[index, arg-type]
+    return model
+
+
+def test_an_initialisation_that_draws_nothing_is_no_copy() -> None:
+    found = Lab().verify(build=identity, controls=["reinit"])
+    assert "The control reinit leaves 0.weight as at the start: `build` makes the same at each call." in found.sentences
+    assert not Lab().verify(controls=["reinit"]).notes, "all is drawn"
+    with pytest.raises(BadInput, match=r"expected weights newly drawn at each call, found the same as before"):
+        Lab().verify(build=all_fixed, controls=["reinit"])
+
+
+def test_a_part_that_was_trained_is_a_copy_though_another_is_drawn() -> None:
+    lab = Lab()
+    trained = lab.model[0].weight.detach().clone()
+
+    def build() -> nn.Module:
+        model = network()
+        with torch.no_grad():
+            model[0].weight.copy_(trained)
+        return model
+
+    with pytest.raises(BadInput, match=r"0.weight of what build makes: expected weights newly drawn at each call"):
+        lab.verify(build=build, controls=["reinit"])
 
 
 def copies(lab: Lab) -> Callable[[], nn.Module]:
@@ -375,3 +435,205 @@ def test_what_is_handed_over_in_place_of_a_function_is_said() -> None:
     for train in (None, lambda: None, 5):
         with pytest.raises(BadInput, match=r"expected train, a function of a level"):
             lab.search.verify(train, level=2, controls=[])  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- how exactly a metric is known
+
+
+def reports(values: Sequence[float], level: int) -> list[Report]:
+    return [Report(level, 1.0, 1, step, {"accuracy": value}) for step, value in enumerate(values)]
+
+
+def share_of_statements(grained: bool, examples: int = 200, replicates: int = 2) -> float:
+    """How often a ticket that is as good as the dense network is called better or worse, in simulated replicates.
+
+    Networks disagree about an answer or two of a test set that all share.
+    """
+    draw = np.random.default_rng(0)
+    question, stated, times = Question.of("accuracy", None, None, None, None, None), 0, 400
+    for _ in range(times):
+        shared = np.round(0.93 * examples + draw.normal(size=(replicates, 1, 1)))
+        right = np.minimum(shared + np.round(draw.normal(size=(replicates, 2, 6))), examples)
+        rows = {
+            (arm, replicate): reports((right[replicate, number] / examples).tolist(), 1)
+            for replicate in range(replicates)
+            for number, arm in enumerate(("dense", "ticket"))
+        }
+        criteria = criteria_of(question, list(rows.values()))
+        criteria = criteria if grained else replace(criteria, accuracy_grain=0.0)
+        trials = [trial_of(*at, of_one, criteria) for at, of_one in rows.items()]
+        (verdict,) = judge(trials, criteria)
+        stated += verdict.dense.result != "not shown"
+    return stated / times
+
+
+def test_two_equal_differences_of_whole_answers_are_no_certainty() -> None:
+    assert share_of_statements(grained=False) > 0.08 and share_of_statements(grained=True) < 0.015
+    lab = Lab()
+    answers = {"dense": iter([160, 170, 181] * 2), "ticket": iter([160, 170, 183] * 2)}
+    lab.accuracy = lambda level: next(answers["ticket" if level.number else "dense"]) / 200
+    found = lab.verify(controls=[], replicates=2)
+    assert found.criteria.accuracy_grain == 1 / 200
+    assert found.verdict.dense.result == "not shown" and found.verdict.dense.accuracy.p > 0.05
+
+
+@pytest.mark.parametrize("examples", [1, 7, 64, 200, 400, 10_000, 99_991])
+@pytest.mark.parametrize("single", [False, True])
+def test_the_grain_is_one_example(examples: int, single: bool) -> None:
+    counts = np.random.default_rng(0).integers(0, examples + 1, 30)
+    values = (counts.astype(np.float32) / np.float32(examples) if single else counts / examples).astype(float)
+    assert grain([*values, 1.0]) == 1 / examples
+    few = [float(value) for value in values[:2]]
+    assert grain(few, examples=examples) == 1 / examples, "as stated, though few values would show less"
+
+
+def test_what_comes_in_no_steps_has_no_grain() -> None:
+    draw = np.random.default_rng(0)
+    assert grain(draw.normal(30, 1, 40).tolist()) == 0 and grain(draw.normal(0, 1e9, 40).tolist()) == 0
+    assert grain([195.0, 200.0, 21.0]) == 1, "returns, counted in whole steps"
+    assert grain([0.123, 0.7071067], examples=50) == 1 / 50, "means over batches of unequal sizes"
+
+
+# ---------------------------------------------------------------- any metric
+
+
+def scoring(lab: Lab, score: Callable[[Level], dict[str, float]]) -> None:
+    lab.evaluate = lambda level: level.report(**score(level))  # type: ignore[method-assign]
+
+
+def luck() -> float:
+    return torch.initial_seed() % 1009 / 1009
+
+
+@pytest.mark.parametrize(
+    ("metric", "options", "sign"),
+    [
+        ("psnr", {"higher_is_better": True, "margin": 0.2}, 1),
+        ("loss", {"margin": 0.2}, -1),
+        ("validation_loss", {"margin": 0.2}, -1),
+        ("error", {"higher_is_better": False, "margin": 0.2}, -1),
+    ],
+)
+def test_any_metric_is_judged_in_its_direction(metric: str, options: Any, sign: int) -> None:
+    lab = Lab()
+    ticket = lab.search.mask(2)
+    for ticket_is_good, word in ((True, "matching"), (False, "losing")):
+        scoring(lab, lambda level, good=ticket_is_good: {  # type: ignore[misc]
+            metric: 30 + sign * (3 + luck() + (0.1 if level.mask == ticket and good else 0)) * (
+                1 if level.number == 0 or (level.mask == ticket and good) else 0.1)
+        })  # fmt: skip
+        found = lab.verify(metric=metric, controls=["random"], replicates=3, **options)
+        assert found.verdict.verdict == word and found.criteria.metric.name == metric
+        assert found.criteria.metric.higher_is_better == (sign > 0)
+        assert found.criteria.paced == (metric == "validation_loss"), "which has a minimum to stop at"
+        (control,) = found.verdict.controls
+        assert (control.result == "better") == ticket_is_good
+
+
+def test_an_early_stop_is_looked_for_whatever_the_metric() -> None:
+    lab = Lab()
+    reporting(lab, [{"validation_loss": loss, "psnr": 20 + step} for step, loss in ((2, 2.0), (4, 1.0), (6, 2.0))])
+    found = lab.verify(metric="psnr", higher_is_better=True, margin=0.2, controls=[])
+    assert found.criteria.paced and {(trial.step, trial.accuracy) for trial in found.trials} == {(4, 24.0)}
+
+
+def test_criteria_may_name_the_metric() -> None:
+    lab = Lab()
+    scoring(lab, lambda level: {"psnr": 30 + luck()})
+    criteria = Criteria(0.2, 0, confidence=0.9, metric=Metric("psnr", unit="dB"))
+    found = lab.verify(criteria=criteria, controls=[])
+    assert (
+        found.criteria == replace(criteria, paced=False, accuracy_grain=found.criteria.accuracy_grain)
+        and "psnr dB" in str(found).splitlines()[0]
+    )
+    assert lab.verify(metric=Metric("psnr", unit="dB"), margin=0.2, controls=[]).criteria.metric.unit == "dB"
+
+
+def test_what_ended_in_no_number_is_left_out_aloud() -> None:
+    lab = Lab()
+    worst: dict[str, float] = {"random": float("nan")}
+    ticket = lab.search.mask(2)
+    scoring(lab, lambda level: {"loss": luck() if level.mask in (ticket, lab.search.mask(0)) else worst["random"]})
+    found = lab.verify(metric="loss", margin=0.2, controls=["random"], replicates=2)
+    assert {trial.arm for trial in found.trials} == {"dense", "ticket"}
+    assert "2 of 2 trainings of random ended in no number, and are left out of every comparison." in found.sentences
+    scoring(lab, lambda level: {"loss": float("inf") if level.mask == ticket else luck()})
+    with pytest.raises(
+        BadInput, match=r"the loss of ticket and dense network is a number, found 2 of ticket that is no"
+    ):
+        lab.verify(metric="loss", margin=0.2, controls=["random"], replicates=2)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "options"),
+    [
+        ("accuracy", 0.0, {}),
+        ("accuracy", 0.1, {"chance": 0.1}),
+        ("dice", 1e-8, {"higher_is_better": True, "margin": 0.01}),
+    ],
+)
+def test_where_nothing_was_learned_there_is_no_verdict(metric: str, value: float, options: Any) -> None:
+    lab = Lab()
+    scoring(lab, lambda level: {metric: value, "validation_loss": luck()})
+    found = lab.verify(metric=metric, controls=["random"], **options)
+    assert found.verdict.verdict == "not learned"
+    assert found.sentences[0].startswith("No verdict: the dense network learned nothing in 2 of 2 replicates")
+
+
+def test_a_metric_that_is_as_before_training_has_learned_nothing() -> None:
+    lab = Lab()
+    plain = lab.train
+
+    def train(level: Level) -> None:
+        if level.begin == 0:
+            level.report(returns=21.0 + luck())
+        plain(level)
+
+    scoring(lab, lambda level: {"returns": 21.0 + luck()})
+    found = lab.search.verify(
+        train, level=2, replicates=2, controls=[], metric="returns", higher_is_better=True, margin=1
+    )
+    assert found.verdict.verdict == "not learned" and "no better than before training" in found.verdict.reason
+
+
+def test_a_second_reading_of_the_early_stop_is_there_where_the_curve_is_long_enough() -> None:
+    lab = Lab()
+    curve = [1.0, 0.2, *[0.6, 0.55, 0.5, 0.45, 0.4, 0.45] * 3]
+    looks = iter([{"accuracy": 0.5 + step / 100, "validation_loss": loss} for step, loss in enumerate(curve)] * 4)
+
+    def train(level: Level) -> None:
+        for _ in curve:
+            lab.optimizer.zero_grad()
+            places = torch.randint(len(INPUTS), (16,))
+            functional.cross_entropy(lab.model(INPUTS[places]), LABELS[places]).backward()
+            lab.optimizer.step()
+            level.report(**next(looks))
+
+    found = lab.search.verify(train, level=2, replicates=2, controls=[])
+    assert all(trial.step == 2 and not trial.first and trial.smoothed for trial in found.trials)
+    assert found.verdict.dense.second and "Second reading, on which no word rests" in str(found)
+
+
+def test_a_verification_is_a_table_then_sentences_and_json() -> None:
+    lab = Lab()
+    lab.accuracy = planted(lab, lab.search.mask(2))
+    found = lab.verify(controls=["random"], replicates=3)
+    head, *rows = str(found).split("\n\n")[0].splitlines()
+    assert head.split() == ["arm", "accuracy", "%", "early", "stop", "n"]
+    assert [row.split()[0] for row in rows] == ["dense", "ticket", "random"]
+    for row, means in zip(rows, found.means, strict=True):
+        values = [trial.accuracy for trial in found.trials if trial.arm == means.arm]
+        assert means.metric == pytest.approx(sum(values) / 3) and row.split()[-1] == "3" == str(means.n)
+        assert row.split()[1] == f"{100 * means.metric:.2f}"
+    record = json.loads(json.dumps(found.record(), allow_nan=False))
+    assert record["verdict"]["verdict"] == found.verdict.verdict and record["means"][0]["arm"] == "dense"
+    assert record["sentences"] == list(found.sentences) and len(record["trials"]) == 9
+    one = lab.verify(controls=[], replicates=1)
+    assert json.loads(json.dumps(one.record(), allow_nan=False))["verdict"]["dense"]["accuracy"]["low"] is None
+
+
+def test_a_test_set_too_small_for_the_margin_is_said() -> None:
+    found = Lab().verify(controls=[], replicates=2)
+    assert found.criteria.accuracy_grain == 1 / 64
+    said = "The accuracy is known in steps of 1.56 points, wider than the margin of 0.2 points"
+    assert any(sentence.startswith(said) for sentence in found.sentences)

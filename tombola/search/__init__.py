@@ -16,15 +16,17 @@ from tombola import effective, mask, prune, score, weights
 from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
 from tombola.search import averages, edge, ranks, saved
-from tombola.search.arms import Arms, Control, Verification, verify
+from tombola.search.arms import Arms, Control, verify
 from tombola.search.course import Course, Level, Report, Rewinding, first
 from tombola.search.edge import Plan, Rate, Scope
 from tombola.search.heads import Heads
+from tombola.search.question import Question
 from tombola.search.saved import Progress
 from tombola.search.state import Loop, Moment
+from tombola.search.verification import Verification
 from tombola.search.watch import Watch
 from tombola.steps import Step
-from tombola.study.verdict import Criteria
+from tombola.study.verdict import Criteria, Metric
 from tombola.ticket import Ticket
 from tombola.weights import Weights
 
@@ -469,6 +471,11 @@ class Search:
         replicates: int = 5,
         controls: Sequence[Control] = ("reinit", "random"),
         build: Callable[[], nn.Module] | None = None,
+        metric: str | Metric = "accuracy",
+        higher_is_better: bool | None = None,
+        margin: float | None = None,
+        examples: int | None = None,
+        chance: float | None = None,
         criteria: Criteria | None = None,
         seed: int = 0,
     ) -> Verification:
@@ -480,18 +487,25 @@ class Search:
 
         Args:
             train: the body of the loop over the search: trains the model that the search was given and reports
-                `accuracy`, and `validation_loss` at the same steps where there is an early stop to be found; where
-                not every arm has two such steps, the accuracy is that at the end.
+                `metric`, and `validation_loss` at the same steps where there is an early stop to be found; where
+                not every arm has two such steps, the metric is that at the end.
             controls: `reinit`: the mask on newly drawn weights; `random`: a random mask with the same layer-wise
                 counts; `shuffle`: the mask shuffled in each layer.
             build: makes the model anew, with weights newly drawn; for `reinit`.
-            criteria: what counts as as good; by default 0.2 points of accuracy, and for the early stop one interval
-                between two reports.
+            metric: the name under which `level.report` gets what is judged.
+            higher_is_better: which way is better; known of `accuracy` and of what is called a loss, else to be stated.
+            margin: how much worse than dense, in the metric's own unit, is as good; by default 0.002, that is 0.2
+                points, of accuracy, else to be stated. For the early stop it is one interval between two reports.
+            examples: in the test set: how exactly the metric is known, where it is a fraction of them. By default
+                that is seen from the values that were reported.
+            chance: the accuracy of guessing, the share of the most frequent class: a dense network that is not above
+                it learned nothing, and no ticket of it gets a verdict.
+            criteria: all of this at once, with the confidence, in place of metric, higher_is_better, margin and chance.
             seed: decides all data orders, masks and draws.
 
         Raises:
-            BadInput: nothing that could be judged: no accuracy was reported, the replicates do not differ, or `build`
-                does not draw weights anew.
+            BadInput: nothing that could be judged: the metric was not reported, or it is not known which way it is
+                better or by how much; the replicates do not differ, or `build` does not draw weights anew.
         """
         if self._course:
             raise BadInput(
@@ -506,7 +520,8 @@ class Search:
             )
         stacks = self._plan.stacked(self._loop.model)
         arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), seed, stacks)
-        return verify(arms, train, replicates, controls, build, criteria)
+        wanted = Question.of(metric, higher_is_better, margin, examples, chance, criteria)
+        return verify(arms, train, replicates, controls, build, wanted)
 
     @property
     def left(self) -> int:

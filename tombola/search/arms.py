@@ -2,10 +2,10 @@
 
 import hashlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from math import inf, isfinite
+from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 import torch
@@ -13,35 +13,17 @@ from torch import nn
 
 from tombola import mask, weights
 from tombola.errors import BadInput
-from tombola.evaluate import early_stop
 from tombola.mask import Mask
 from tombola.search import ranks
 from tombola.search.course import Level, Report, Rewinding
+from tombola.search.question import Question, criteria_of, rows_of, trial_of
 from tombola.search.state import Loop
+from tombola.search.verification import Verification
 from tombola.stacks import join, split
-from tombola.study.sentences import sentences
-from tombola.study.verdict import Criteria, Trial, Verdict, judge
+from tombola.study.verdict import judge
 from tombola.weights import Weights
 
 Control = Literal["reinit", "random", "shuffle"]
-
-MARGIN = 0.002  # of accuracy, as in a spec
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What came out: the verdict on the ticket, and the trainings that it rests on."""
-
-    verdict: Verdict
-    trials: tuple[Trial, ...]
-    criteria: Criteria
-
-    def __str__(self) -> str:
-        """In plain sentences."""
-        n = self.verdict.dense.accuracy.n
-        orders = f"{n} data orders" if n > 1 else "one data order"
-        about = f"The replicates are {orders} of one initialisation: this speaks of this ticket, not of others."
-        return "\n".join([*sentences([self.verdict], self.criteria), about])
 
 
 @dataclass(frozen=True)
@@ -103,19 +85,21 @@ def verify(
     replicates: int,
     controls: Sequence[Control],
     build: Callable[[], nn.Module] | None,
-    criteria: Criteria | None,
+    question: Question,
 ) -> Verification:
     """As `Search.verify` has it."""
     _check(arms, train, replicates, controls, build)
     loop, before, gradients = arms.loop, arms.loop.moment(), [p.grad for p in arms.loop.model.parameters()]
-    # All initial weights so far, and others that `build` may have kept.
-    drawn: list[Weights] = [at.left["weights"] for at in (arms.rewinding.start, arms.rewinding.moment, before)]
+    drawn = Draws(
+        initial=[arms.rewinding.start.left["weights"]],
+        later=[arms.rewinding.moment.left["weights"], before.left["weights"]],
+    )
     ends: list[Weights] = []
     found: dict[tuple[str, int], tuple[Report, ...]] = {}
     try:
         for replicate in range(replicates):
             for arm in ("dense", "ticket", *controls):
-                fresh = _drawn(arms, build, replicate, drawn) if arm == "reinit" and build else None
+                fresh = drawn.another(arms, build, replicate) if arm == "reinit" and build else None
                 found[arm, replicate] = arms.train(train, arm, replicate, fresh)
                 if arm == "dense":
                     _differ(ends, weights.of(loop.model))
@@ -123,11 +107,29 @@ def verify(
         loop.put(before)
         for parameter, gradient in zip(loop.model.parameters(), gradients, strict=True):
             parameter.grad = gradient
-    rows = {at: _merged(reports) for at, reports in found.items()}
-    criteria = _criteria(criteria, list(rows.values()))
-    trials = tuple(_trial(arm, replicate, of_one, criteria.paced) for (arm, replicate), of_one in rows.items())
-    (verdict,) = judge(trials, criteria)
-    return Verification(verdict, trials, criteria)
+    name = question.metric.name
+    rows = {at: rows_of(reports, name) for at, reports in found.items()}
+    criteria = criteria_of(question, list(rows.values()))
+    trials = [trial_of(arm, replicate, of_one, criteria) for (arm, replicate), of_one in rows.items()]
+    finite = tuple(trial for trial in trials if isfinite(trial.accuracy))
+    lost = Counter(trial.arm for trial in trials if not isfinite(trial.accuracy))
+    verdicts = judge(finite, criteria)
+    if not verdicts:
+        raise BadInput(
+            where="verify",
+            expected=f"a replicate in which the {question.metric.label} of ticket and dense network is a number",
+            found=", ".join(f"{count} of {arm} that is none" for arm, count in lost.items()),
+            todo="Lower the learning rate, or judge an earlier step.",
+        )
+    notes = [
+        f"{count} of {replicates} trainings of {arm} ended in no number, and are left out of every comparison."
+        for arm, count in lost.items()
+    ]
+    if drawn.fixed:
+        notes.append(
+            f"The control reinit leaves {', '.join(drawn.fixed)} as at the start: `build` makes the same at each call."
+        )
+    return Verification(verdicts[0], finite, criteria, tuple(notes))
 
 
 def _check(arms: Arms, train: object, replicates: int, controls: Sequence[str], build: object) -> None:
@@ -175,23 +177,50 @@ def _takes_one(function: Callable[..., object]) -> bool:
     return True
 
 
-def _drawn(arms: Arms, build: Callable[[], nn.Module], replicate: int, earlier: list[Weights]) -> Weights:
-    """New initial weights, unlike all `earlier` ones, to which they are added."""
-    arms.loop.seed(arms.seed_of("reinit", replicate))
-    now = weights.of(arms.loop.model)  # a copy of it is none that is drawn
-    fresh = weights.of(weights.bare(build()))
-    weights.fit(earlier[0], fresh, "what build makes")
-    drawn = [name for name in arms.ticket if bool((fresh[name] != fresh[name].flatten()[0]).any())]
-    for name in drawn or arms.ticket:  # a weight that begins as a constant is none that is drawn
-        if any(torch.equal(fresh[name], other[name]) for other in (*earlier, now)):
+@dataclass
+class Draws:
+    """The weights that `build` has drawn.
+
+    Attributes:
+        initial: those at the start of the search, and all that were drawn so far.
+        later: others that `build` may have kept, which were trained.
+        fixed: names of weights that are the same at each call, though others are not: an initialisation that draws
+            nothing, as of an identity, or a part that is pre-trained.
+    """
+
+    initial: list[Weights]
+    later: list[Weights]
+    fixed: tuple[str, ...] = ()
+
+    def another(self, arms: Arms, build: Callable[[], nn.Module], replicate: int) -> Weights:
+        """New initial weights, unlike all earlier ones, to which they are added.
+
+        Raises:
+            BadInput: `build` seeds, loads or copies.
+        """
+        arms.loop.seed(arms.seed_of("reinit", replicate))
+        now = weights.of(arms.loop.model)  # a copy of it is none that is drawn
+        fresh = weights.of(weights.bare(build()))
+        weights.fit(self.initial[0], fresh, "what build makes")
+        varied = [name for name in arms.ticket if bool((fresh[name] != fresh[name].flatten()[0]).any())]
+        names = varied or list(arms.ticket)  # a weight that begins as a constant is none that is drawn
+        known = [name for name in names if _among(self.initial, name, fresh)]
+        trained = [name for name in names if name not in known and _among([*self.later, now], name, fresh)]
+        if trained or len(known) == len(names):
             raise BadInput(
-                where=f"{name} of what build makes",
+                where=f"{(trained or known)[0]} of what build makes",
                 expected="weights newly drawn at each call",
                 found="the same as before",
-                todo="build must neither seed, load nor copy anything.",
+                todo="build must neither seed, load nor copy anything; where all weights begin as fixed numbers there "
+                "is no control reinit.",
             )
-    earlier.append(fresh)
-    return fresh
+        self.fixed = tuple(dict.fromkeys([*self.fixed, *known]))
+        self.initial.append(fresh)
+        return fresh
+
+
+def _among(several: Sequence[Weights], name: str, fresh: Weights) -> bool:
+    return any(torch.equal(fresh[name], other[name]) for other in several)
 
 
 def _differ(ends: list[Weights], end: Weights) -> None:
@@ -204,42 +233,3 @@ def _differ(ends: list[Weights], end: Weights) -> None:
             todo="Let `train` seed nothing by itself, and name the generators of your loaders in `also`.",
         )
     ends.append(end)
-
-
-def _merged(reports: Sequence[Report]) -> list[Report]:
-    """One row for each step, with all that was reported there; at least one has an accuracy."""
-    steps: dict[int, Report] = {}
-    for report in reports:
-        metrics = {**steps[report.step].metrics, **report.metrics} if report.step in steps else report.metrics
-        steps[report.step] = replace(report, metrics=metrics)
-    rows = list(steps.values())
-    if not any("accuracy" in row.metrics for row in rows):
-        raise BadInput(
-            where="verify",
-            expected="level.report(accuracy=...) in what is to train",
-            found="none" if not reports else f"only {', '.join(reports[-1].metrics)}",
-            todo="Report it after the rewind point, at the end at least.",
-        )
-    return rows
-
-
-def _looks(rows: Sequence[Report]) -> list[Report]:
-    """The rows among which an early stop is: those with an accuracy and a validation loss that is a number."""
-    return [row for row in rows if "accuracy" in row.metrics and isfinite(row.metrics.get("validation_loss", inf))]
-
-
-def _trial(arm: str, replicate: int, rows: Sequence[Report], paced: bool) -> Trial:
-    """The row that counts: that of minimum validation loss, or where that is not known of all, the last accuracy."""
-    looks = _looks(rows) if paced else [row for row in rows if "accuracy" in row.metrics]
-    stop = looks[early_stop([row.metrics["validation_loss"] for row in looks])] if paced else looks[-1]
-    return Trial(arm, replicate, stop.level, stop.density, stop.step, stop.metrics["accuracy"], stop is looks[-1])
-
-
-def _criteria(asked: Criteria | None, found: Sequence[Sequence[Report]]) -> Criteria:
-    """By default: the margins of a spec; steps are compared where every arm has looked for its early stop."""
-    looks = [[row.step for row in _looks(rows)] for rows in found]
-    paced = all(len(steps) > 1 for steps in looks)
-    if asked:
-        return replace(asked, paced=asked.paced and paced)
-    interval = max((later - earlier for steps in looks for earlier, later in pairwise(steps)), default=0)
-    return Criteria(MARGIN, interval, step_grain=interval, paced=paced)

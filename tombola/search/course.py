@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from types import FrameType
+from typing import SupportsFloat
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -70,7 +72,8 @@ class Level:
         What is reported of a replay, before the rewind point, is the dense network's, and was noted at level 0.
 
         Args:
-            metrics: `accuracy` as a fraction and `validation_loss` are what `Search.verify` looks at.
+            metrics: any, by any names: `loss=`, `psnr=`, `returns=`. `Search.verify` judges one of them, `accuracy` by
+                default, a fraction, at the minimum of `validation_loss` where that is reported too.
 
         Raises:
             GuardLost: a pruned weight was found alive.
@@ -89,7 +92,7 @@ class Level:
 
 def _number(name: str, value: float | Tensor) -> float:
     try:
-        found = float(torch.as_tensor(value).detach())
+        found = _plain(value)
     except (TypeError, ValueError, RuntimeError):
         raise BadInput(
             where=f"level.report({name}=...)", expected="one number", found=repr(value), todo="Report its mean."
@@ -102,6 +105,17 @@ def _number(name: str, value: float | Tensor) -> float:
             todo="Divide per cent by 100; what is no accuracy has another name.",
         )
     return found
+
+
+def _plain(value: object) -> float:
+    """The number as it came: torch and NumPy give what they hold, in their own precision."""
+    if isinstance(value, Tensor):
+        return float(value.detach().item())
+    if isinstance(value, np.ndarray):
+        return float(value.item())
+    if not isinstance(value, SupportsFloat):  # a text that float() would read is none
+        raise TypeError(f"expected a number, found {value!r}")
+    return float(value)
 
 
 def nothing() -> None:

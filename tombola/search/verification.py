@@ -1,0 +1,120 @@
+"""What a verification came to: a verdict, the means of all arms, and the sentences that a person wants."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from statistics import mean
+from typing import Any
+
+from tombola.study.sentences import sentences
+from tombola.study.verdict import Criteria, Trial, Verdict
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What one arm came to.
+
+    Attributes:
+        arm: `dense`, `ticket` or a control.
+        metric: its mean over the replicates.
+        early_stop: the mean of the steps of minimum validation loss; None where there is none to be found.
+        n: replicates that ended in numbers.
+    """
+
+    arm: str
+    metric: float
+    early_stop: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came out: the verdict on the ticket, and the trainings that it rests on.
+
+    Attributes:
+        notes: what else has to be known, in sentences: which trainings are left out, as they ended in no number; which
+            weights the control reinit leaves as they were.
+    """
+
+    verdict: Verdict
+    trials: tuple[Trial, ...]
+    criteria: Criteria
+    notes: tuple[str, ...] = ()
+
+    @property
+    def means(self) -> tuple[Mean, ...]:
+        """Arm by arm, the dense network first."""
+        arms = {arm: [trial for trial in self.trials if trial.arm == arm] for arm in _arms(self.trials)}
+        return tuple(
+            Mean(
+                arm,
+                mean(trial.accuracy for trial in found),
+                mean(trial.step for trial in found) if self.criteria.paced else None,
+                len(found),
+            )
+            for arm, found in arms.items()
+        )
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The verdict and what it rests on, for people."""
+        metric, n, coarse = self.criteria.metric, self.verdict.dense.accuracy.n, []
+        if self.criteria.accuracy_grain > self.criteria.accuracy_margin > 0:
+            step, margin = (
+                f"{metric.scale * each:.3g} {metric.unit}".rstrip()
+                for each in (self.criteria.accuracy_grain, self.criteria.accuracy_margin)
+            )
+            coarse = [
+                f"The {metric.label} is known in steps of {step}, wider than the margin of {margin}: a larger test set "
+                "decides more."
+            ]
+        orders = f"{n} data orders" if n > 1 else "one data order"
+        about = f"The replicates are {orders} of one initialisation: this speaks of this ticket, not of others."
+        return (*sentences([self.verdict], self.criteria), *coarse, *self.notes, about)
+
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON values; an interval without ends has None for them."""
+        found = {
+            "criteria": asdict(self.criteria),
+            "means": [asdict(each) for each in self.means],
+            "verdict": asdict(self.verdict),
+            "trials": [asdict(trial) for trial in self.trials],
+            "sentences": list(self.sentences),
+        }
+        plain: dict[str, Any] = _finite(found)
+        return plain
+
+    def __str__(self) -> str:
+        """A table of means, arm by arm, then plain sentences."""
+        metric, paced = self.criteria.metric, self.criteria.paced
+        unit = {"points": " %", "": ""}.get(metric.unit, f" {metric.unit}")
+        head = ["arm", metric.label + unit, *(["early stop"] if paced else []), "n"]
+        rows = [
+            [
+                each.arm,
+                f"{100 * each.metric:.2f}" if metric.unit == "points" else f"{each.metric:.5g}",
+                *([] if each.early_stop is None else [f"{each.early_stop:,.0f}"]),
+                str(each.n),
+            ]
+            for each in self.means
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(
+                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            )
+            for row in (head, *rows)
+        ]
+        return "\n".join([*lines, "", *self.sentences])
+
+
+def _arms(trials: Sequence[Trial]) -> list[str]:
+    return list(dict.fromkeys(trial.arm for trial in trials))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

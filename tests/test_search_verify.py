@@ -300,7 +300,11 @@ def test_numbers_are_kept_as_they_came() -> None:
     search = Search(lab.model, lab.optimizer, levels=0, scheduler=lab.scheduler)
     level = search.begin()
     level.report(
-        accuracy=0.9, steps=10**15 + 1, psnr=np.float64(0.1), hits=np.array([0.3]), loss=torch.tensor(0.1).double()
+        accuracy=0.9,
+        steps=10**15 + 1,
+        psnr=np.float64(0.1),
+        hits=np.array([0.3]).mean(),
+        loss=torch.tensor(0.1).double(),
     )
     single = torch.tensor(0.9, requires_grad=True)
     level.report(accuracy=single, loss=torch.tensor([0.7], dtype=torch.float64))
@@ -356,15 +360,15 @@ def test_a_head_that_begins_at_zero_is_newly_drawn_all_the_same() -> None:
     assert Lab().verify(build=build, controls=["reinit"]).trials
 
 
-def identity() -> nn.Module:
+def identity() -> nn.Sequential:
     model = network()
     nn.init.eye_(model[0].weight)  # type: ignore[arg-type]
     return model
 
 
-def all_fixed() -> nn.Module:
+def all_fixed() -> nn.Sequential:
     model = identity()
-    nn.init.eye_(model[4].weight)  # type: ignore[index, arg-type]
+    nn.init.eye_(model[4].weight)  # type: ignore[arg-type]
     return model
 
 
@@ -378,12 +382,12 @@ def test_an_initialisation_that_draws_nothing_is_no_copy() -> None:
 
 def test_a_part_that_was_trained_is_a_copy_though_another_is_drawn() -> None:
     lab = Lab()
-    trained = lab.model[0].weight.detach().clone()
+    trained = lab.model.get_parameter("0.weight").detach().clone()
 
     def build() -> nn.Module:
         model = network()
         with torch.no_grad():
-            model[0].weight.copy_(trained)
+            model.get_parameter("0.weight").copy_(trained)
         return model
 
     with pytest.raises(BadInput, match=r"0.weight of what build makes: expected weights newly drawn at each call"):

@@ -244,10 +244,10 @@ class _Ready:
 
     def __init__(self) -> None:
         # Ordered, as the first of a plain dict is found by walking over all that was there before it.
-        self._again: _Queue = OrderedDict()
-        self._needed: _Queue = OrderedDict()
-        self._leaves: _Queue = OrderedDict()
-        self._quick: _Queue = OrderedDict()  # of the needed and the leaves, all that is no training
+        self._again = _Queue()
+        self._needed = _Queue()
+        self._leaves = _Queue()
+        self._quick = _Queue()  # of the needed and the leaves, all that is no training
         self._trainings: dict[tuple[Any, ...], _Queue] = {}  # of the same, by what is alike
         self._elsewhere: OrderedDict[str, tuple[Run, float]] = OrderedDict()  # and when to look again, earliest first
 
@@ -257,7 +257,7 @@ class _Ready:
     def add(self, run: Run, leaf: bool) -> None:
         (self._leaves if leaf else self._needed)[run.key] = run
         if isinstance(run, Train):
-            self._trainings.setdefault(alike(run), OrderedDict())[run.key] = run
+            self._trainings.setdefault(alike(run), _Queue())[run.key] = run
         else:
             self._quick[run.key] = run
 
@@ -295,7 +295,7 @@ class _Ready:
 
     def like(self, run: Train) -> tuple[int, Iterator[Run]]:
         """How many other trainings are alike, but for those whose worker died, and which."""
-        same = self._trainings.get(alike(run), {})
+        same = self._trainings.get(alike(run), _Queue())
         back = [each for each in self._back() if isinstance(each, Train) and alike(each) == alike(run)]
         others = (each for each in chain(same.values(), back) if each != run)
         return len(same) - (run.key in same) + len(back) - (run in back), others
@@ -305,7 +305,7 @@ class _Ready:
         for queue in (self._again, self._needed, self._leaves, self._quick):
             queue.pop(run.key, None)
         if isinstance(run, Train):
-            self._trainings.get(alike(run), {}).pop(run.key, None)
+            self._trainings.get(alike(run), _Queue()).pop(run.key, None)
         return self._elsewhere.pop(run.key, None) is not None
 
 

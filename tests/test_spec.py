@@ -469,6 +469,12 @@ def test_a_file_that_is_not_there_is_said_without_a_list_of_presets(given: str) 
         read(given)
 
 
+@pytest.mark.parametrize("text", ["levels = " + "9" * 5000, "x = " + "[" * 5000 + "]" * 5000])
+def test_what_python_cannot_read_is_no_toml(write: Write, text: str) -> None:
+    with pytest.raises(BadInput, match=r"mine.toml: expected TOML, found a syntax error"):
+        read(write(text))
+
+
 def test_a_folder_and_a_file_of_bytes_are_no_specs(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
     for bad in (tmp_path, tmp_path / "bytes.toml"):

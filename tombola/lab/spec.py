@@ -240,7 +240,7 @@ def read(source: str, changes: Iterable[str] = ()) -> Experiment:
     changes = tuple(changes)
     try:
         table = tomllib.loads(text)
-    except ValueError as error:  # a number of more digits than Python reads is none of TOML's own
+    except (ValueError, RecursionError) as error:  # too many digits and too many brackets are none of TOML's own
         raise BadInput(
             where=source, expected="TOML", found=f"a syntax error: {error}", todo="See docs/spec.md for an example."
         ) from error
@@ -293,7 +293,7 @@ def _change(table: dict[str, Any], change: str) -> Fault | None:
         return Fault(f"--set {change}", "path=value", repr(change), "like --set recipe.length=1000it")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text.strip()
     *parents, last = path.strip().split(".")
     for parent in parents:

@@ -20,7 +20,7 @@ from torch.nn.utils import prune
 from tombola import mask as masks
 from tombola import models, weights
 from tombola.cash import timing
-from tombola.cash.compact import compact
+from tombola.cash.compact import compact, masked
 from tombola.cash.export import from_safetensors, stored, to_onnx, to_safetensors, to_torch_export
 from tombola.cash.quantise import QuantisedLinear, quantise
 from tombola.cash.sparse import sparse
@@ -272,19 +272,19 @@ def test_a_sparse_model_is_not_written_and_the_message_says_what_is(tmp_path: Pa
 
 def test_without_the_extra_onnx_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(
-        BadInput, match=r"onnxruntime, found no such package. Install it: pip install '\.\[export\]'"
-    ):
+    with pytest.raises(BadInput, match=r"onnxruntime, found no such package. Install it: pip install '\.\[export\]'"):
         to_onnx(nn.Linear(2, 2), torch.zeros(1, 2), tmp_path / "model.onnx")
 
 
 @pytest.mark.skipif(not kernels.sets(), reason="no compiled kernels here")
-def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_docs_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(timing, "timed", partial(timing.timed, rounds=1, round_s=0.001))
     page = Path(__file__).parents[1] / "docs" / "cashing-in.md"
     names: dict[str, Any] = {}
-    own, read_back, one_form = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    own, read_back, one_form, channels = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     exec(own, names)
     accuracy = {form.name: form.accuracy for form in names["forms"]}
     assert accuracy["dense"] > 0.9 and accuracy["compact"] == accuracy["sparse"] == accuracy["dense"]
@@ -296,6 +296,13 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     exec(one_form, names)
     assert names["difference"] < 1e-6
     assert names["small"].fc1.out_features == 150 and type(names["again"].fc1) is QuantisedLinear
+    exec(channels, names)
+    assert f"{names['before']:,} -> {names['after']:,} parameters" in capsys.readouterr().out
+    assert f"# {names['before']:,} -> {names['after']:,}" in channels
+    images = torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        wanted = masked(names["model"], names["channels"])(images)
+        torch.testing.assert_close(names["small"](images), wanted, rtol=1e-4, atol=1e-4)
 
 
 # ---------------------------------------------------------------- safetensors

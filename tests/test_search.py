@@ -517,6 +517,7 @@ def another_parameter(model: Net, optimizer: torch.optim.Optimizer) -> None:
     ],
 )
 @pytest.mark.parametrize("told_by", ["report", "the end"])
+@pytest.mark.filterwarnings("ignore:an optimizer that the search was not given")
 def test_a_loop_that_escapes_is_caught(
     escape: Callable[[Net, torch.optim.Optimizer], None], first: bool, message: str, told_by: str
 ) -> None:  # M8 M3

@@ -498,3 +498,300 @@ def test_tied_weights_are_one_tensor_in_a_ticket(tmp_path: Path) -> None:  # P7
     ticket = search.ticket(1)
     assert ticket.weights["0.weight"] is ticket.weights["1.weight"]
     assert ticket.weights["1.weight"].count_nonzero() == 18
+
+
+class ActorAndCritic(nn.Module):
+    """Two heads over one encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.encoder, self.actor, self.critic = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 1)
+
+    def trained_by(self, head: nn.Module) -> list[nn.Parameter]:
+        return [*self.encoder.parameters(), *head.parameters()]
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.encoder(inputs).tanh()
+        return self.actor(hidden), self.critic(hidden)
+
+
+def in_turns(model: nn.Module, actor: torch.optim.Optimizer, critic: torch.optim.Optimizer) -> list[float]:
+    """Each has a forward pass, and a noise, of its own."""
+    losses = []
+    for inputs, labels in batches():
+        for optimizer, place in ((actor, 0), (critic, 1)):
+            optimizer.zero_grad()
+            outputs = model(inputs + 0.1 * torch.randn_like(inputs))[place]
+            loss = outputs.square().mean() if place else functional.cross_entropy(outputs, labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+def both_before_both(model: nn.Module, actor: torch.optim.Optimizer, critic: torch.optim.Optimizer) -> list[float]:
+    """Both have their gradients before either steps."""
+    losses = []
+    for inputs, labels in batches():
+        model.zero_grad()
+        scores, value = model(inputs)
+        loss = functional.cross_entropy(scores, labels) + value.square().mean()
+        loss.backward()
+        actor.step()
+        critic.step()
+        losses.append(loss.item())
+    return losses
+
+
+def critic_first(model: nn.Module, actor: torch.optim.Optimizer, critic: torch.optim.Optimizer) -> list[float]:
+    return in_turns(model, critic, actor)
+
+
+def pair(model: ActorAndCritic) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    actor = torch.optim.Adam(model.trained_by(model.actor), lr=0.02)
+    return actor, torch.optim.SGD(model.trained_by(model.critic), lr=0.1, momentum=0.9, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("k", [0, 1, 3])
+@pytest.mark.parametrize("loop", [in_turns, both_before_both, critic_first])
+@pytest.mark.parametrize("listed", [True, False])
+def test_two_optimisers_over_one_encoder_are_both_held_and_rewound(listed: bool, loop: Any, k: int) -> None:
+    # M1 M2 R1 R3
+    model = ActorAndCritic()
+    actor, critic = pair(model)
+    seen: list[int] = []  # how many pruned weights were alive, in each forward pass
+    keep = () if listed else ("critic.weight",)
+    given: Any = {"optimizer": [actor, critic]} if listed else {"optimizer": actor, "also": [critic]}
+    search = Search(model, levels=2, rate=0.5, rewind=f"{k}it", keep=keep, **given)
+    for level in search:
+
+        def look(*_: object, living: Mask = level.mask) -> None:
+            seen.append(sum(int(model.get_parameter(n)[~alive].count_nonzero()) for n, alive in living.items()))
+
+        handle = model.register_forward_pre_hook(look)
+        loop(model, actor, critic)
+        handle.remove()
+        passes = len(seen) // STEPS
+        alive = [sum(seen[step * passes : (step + 1) * passes]) for step in range(STEPS)]
+        assert not any(alive[k:]) and (not level.number or all(alive[:k]))
+        for optimizer in (actor, critic):
+            own = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+            check_zeros(
+                model, optimizer, Mask({n: alive for n, alive in level.mask.items() if model.get_parameter(n) in own})
+            )
+        seen.clear()
+
+
+@pytest.mark.parametrize("k", [0, 1, 3])
+@pytest.mark.parametrize("loop", [in_turns, both_before_both, critic_first])
+def test_where_nothing_is_pruned_a_level_is_level_0_to_the_bit(loop: Any, k: int, tmp_path: Path) -> None:
+    # R1 R2 R3 R6
+    model = ActorAndCritic()
+    optimizers = pair(model)
+    search = Search(model, optimizers, levels=2, rate=0.0, rewind=f"{k}it", path=tmp_path / "search")
+    losses = []
+    for level in search:
+        losses.append(loop(model, *optimizers))
+        if level.number == 1:
+            break
+    model = ActorAndCritic()
+    optimizers = pair(model)
+    search = Search.resume(tmp_path / "search", model, optimizers)
+    losses += [loop(model, *optimizers) for _ in search]
+    assert losses[0] == losses[1] == losses[2] == losses[3]
+    assert all(weights.equal(search.trained(0), search.trained(level)) for level in (1, 2))
+
+
+@pytest.mark.parametrize("loop", [in_turns, both_before_both])
+def test_a_ticket_of_two_optimisers_begins_with_what_both_left_at_step_k(loop: Any) -> None:  # R1 R6
+    model = ActorAndCritic()
+    actor, critic = pair(model)
+    left: list[dict[str, Tensor]] = []
+    search = Search(model, [actor, critic], levels=1, rate=0.5, rewind="3it")
+    critic.register_step_post_hook(lambda *_: left.append(weights.of(model)))
+    for _ in search:
+        loop(model, actor, critic)
+    assert weights.equal(dict(search.ticket(0).weights), left[2])
+    assert weights.equal(mask.apply(left[2], search.mask(1)), left[STEPS + 2])
+
+
+def test_adam_first_and_lbfgs_after_it() -> None:  # M1 M2
+    model = network()
+    for module in model:
+        module.train(False)  # L-BFGS takes one function
+    adam, lbfgs = OPTIMISERS["adam"](model.parameters()), OPTIMISERS["lbfgs"](model.parameters())
+
+    def descend(first: int) -> list[float]:
+        for _ in range(first):
+            adam.zero_grad()
+            loss_of(model, INPUTS, LABELS).backward()
+            adam.step()
+
+        def closure() -> Tensor:
+            lbfgs.zero_grad()
+            loss = loss_of(model, INPUTS, LABELS)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        return [lbfgs.step(closure).item() for _ in range(4)]  # type: ignore[attr-defined, arg-type]
+
+    found = []
+    for _ in Search(model, [adam, lbfgs], levels=2, rate=0.0, rewind="3it"):
+        found.append(descend(STEPS))
+    assert found[0] == found[1] == found[2]
+    lbfgs.state.clear()
+    for level in Search(model, [adam, lbfgs], levels=2, rate=0.5, rewind="3it"):
+        descend(STEPS)
+        check_zeros(model, adam, level.mask)
+    lbfgs.state.clear()
+    with pytest.raises(BadInput, match="an L-BFGS that has not stepped by step 8"):
+        for _ in Search(model, [adam, lbfgs], levels=1, rewind="8it"):
+            descend(STEPS)
+    with pytest.raises(BadInput, match="an L-BFGS that has not stepped by step 0"):
+        Search(model, [adam, lbfgs], levels=1)
+
+
+def test_an_optimiser_that_nobody_named_is_warned_of_where_it_goes_on() -> None:
+    model, other = network(), nn.Linear(2, 2)
+    optimizer, unnamed = OPTIMISERS["sgd"](model.parameters()), OPTIMISERS["adam"](other.parameters())
+
+    def both(second: torch.optim.Optimizer) -> None:
+        plain(model, optimizer)
+        second.step()
+
+    with pytest.warns(UserWarning, match=r"not given, Adam, steps in the loop and trains 2 that are none") as caught:
+        for _ in Search(model, optimizer, levels=2):
+            both(unnamed)
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match=r"not given, AdamW, steps in the loop and trains 8 parameters of the model"):
+        for _ in Search(model, optimizer, levels=0):
+            both(OPTIMISERS["adamw"](model.parameters()))
+    for _ in Search(model, optimizer, levels=2):  # each made in the loop, for what was made there
+        both(OPTIMISERS["adam"](nn.Linear(2, 2).parameters()))
+    for _ in Search(model, [optimizer, unnamed], levels=2):
+        both(unnamed)
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_what_an_optimiser_trains_outside_of_every_module_is_rewound(k: int, tmp_path: Path) -> None:  # R3
+    model, balance = network(), torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.Adam([*model.parameters(), balance], lr=0.02)
+
+    def weighted() -> list[list[float]]:
+        seen = []
+        for inputs, labels in batches():
+            seen.append(balance.tolist())
+            optimizer.zero_grad()
+            (loss_of(model, inputs, labels) * balance[0].exp() + balance.square().sum()).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return seen
+
+    found = []
+    for _ in Search(model, optimizer, levels=1, rate=0.5, rewind=f"{k}it", path=tmp_path / "search"):
+        found.append(weighted())
+    assert found[1][: k + 1] == found[0][: k + 1] and found[0][0] == [1.0, 1.0] != found[0][-1]
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_an_optimiser_keeps_its_state_in_the_type_that_it_has(k: int) -> None:  # R3
+    """Weights in bfloat16 with a momentum in float32, as master copies have it."""
+    model = nn.Sequential(nn.Linear(6, 3)).to(torch.bfloat16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def stepped(sgd: torch.optim.Optimizer, *_: object) -> None:
+        for parameter in model.parameters():
+            momentum = sgd.state[parameter].setdefault("master", torch.zeros(parameter.shape))
+            momentum.mul_(0.9).add_(torch.randn(momentum.shape))
+
+    optimizer.register_step_post_hook(stepped)
+    found: list[list[Tensor]] = []
+    for _ in Search(model, optimizer, levels=1, rate=0.0, rewind=f"{k}it"):
+        for inputs, labels in batches():
+            optimizer.zero_grad()
+            loss_of(model, inputs, labels).backward()
+            optimizer.step()
+            found.append([state["master"].clone() for state in optimizer.state.values()])
+    for first, second in zip(found[:STEPS], found[STEPS:], strict=True):
+        assert all(torch.equal(left, right) for left, right in zip(first, second, strict=True))
+        assert all(value.dtype is torch.float32 for value in second)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_compiled_step_goes_on_at_every_level() -> None:  # S10
+    torch.compiler.reset()
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    step = torch.compile(optimizer.step, backend="eager")
+    for level in Search(model, optimizer, levels=6, rewind="2it"):
+        for inputs, labels in batches(4):
+            optimizer.zero_grad()
+            loss_of(model, inputs, labels).backward()
+            step()
+        check_zeros(model, optimizer, level.mask)
+
+
+class Sam(torch.optim.Optimizer):
+    """Sharpness-aware minimisation in two parts, as it is published: its base optimiser takes the step."""
+
+    def __init__(self, parameters: Any, base: Any, **options: Any) -> None:
+        super().__init__(parameters, {})
+        self.base_optimizer = base(self.param_groups, **options)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["old"] = parameter.clone()
+            parameter.add_(parameter.grad, alpha=0.05)
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.copy_(self.state[parameter]["old"])
+        self.base_optimizer.step()
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_an_optimiser_in_two_parts_is_searched_by_the_one_that_steps(k: int) -> None:
+    model = network()
+    sam = Sam(model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
+
+    def sharp() -> None:
+        for inputs, labels in batches():
+            for part in (sam.first_step, sam.second_step):
+                sam.zero_grad()
+                loss_of(model, inputs, labels).backward()
+                part()
+
+    with pytest.raises(GuardLost, match=r"found none. SGD in `also` stepped: search that one, as sam.base_optimizer"):
+        for _ in Search(model, sam, levels=1, also=[sam.base_optimizer]):
+            sharp()
+    search = Search(model, sam.base_optimizer, levels=1, rate=0.5, rewind=f"{k}it", also=[sam])
+    for level in search:
+        sharp()
+        check_zeros(model, sam.base_optimizer, level.mask)
+
+
+class Noisy(torch.optim.SGD):
+    """0 does not stay 0."""
+
+    def step(self, closure: Any = None) -> Any:
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter.add_(0.1 - 0.1 * parameter.grad)
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_hooks_of_the_users_own_see_what_is_pruned_at_0(k: int) -> None:  # M1
+    model = network()
+    optimizer = Noisy(model.parameters(), lr=0.1)
+    alive: list[int] = []
+    pruned: dict[str, Tensor] = {}
+    optimizer.register_step_post_hook(
+        lambda *_: alive.append(sum(int(model.get_parameter(n)[gone].count_nonzero()) for n, gone in pruned.items()))
+    )
+    for level in Search(model, optimizer, levels=1, rate=0.5, rewind=f"{k}it"):
+        pruned.update({name: ~living for name, living in level.mask.items()})
+        plain(model, optimizer)
+    assert not any(alive[:STEPS]) and not any(alive[STEPS + max(k - 1, 0) :]) and all(alive[STEPS : STEPS + k - 1])

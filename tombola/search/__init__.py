@@ -45,7 +45,9 @@ class Search:
 
     Args:
         model: any module; what torch.compile or DistributedDataParallel wrap around it is looked through.
-        optimizer: any of torch.optim, over all weights that may be pruned. Its steps are seen by hooks.
+        optimizer: any of torch.optim, over all weights that may be pruned. Its steps are seen by hooks. Or a list of
+            all that step in the loop, which train these weights together: the steps of the first are counted, and
+            what the others do after its step k and before the next belongs to step k.
         levels: how many times to prune; the loop runs `levels + 1` times.
         rate: the fraction of the living weights that each pruning removes, in [0, 1]; or one for each kind, name or
             pattern of names, of which the first that fits holds: `{"output": 0.1, "*": 0.2}`. The kind `output` is the
@@ -60,7 +62,8 @@ class Search:
         stacks: names or patterns of names of weights like [experts, outputs, inputs], of which each leading index is a
             layer of its own: in the scope `layer` it loses its own rate, and random controls keep its count.
         score: one number per weight, the lowest go: `(weights, names, score_seed) -> name -> tensor`.
-        also: what else is to be rewound: averaged models, gradient scalers, anything with a state_dict; the generators
+        also: what else is to be rewound: averaged models, gradient scalers, other optimisers (held like those in the
+            list, where they train what is pruned), anything with a state_dict; the generators
             (of torch, NumPy or random) that decide about batches; and pairs of functions `(get, set)`, of which one
             returns a state and the other takes it back. Averages of the model, or of a part of it, are held at 0 where
             it is pruned: tensors that no optimiser trains, that begin with the numbers of a weight and change in
@@ -95,7 +98,7 @@ class Search:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         *,
         levels: int,
         rate: Rate = 0.2,
@@ -124,6 +127,7 @@ class Search:
         effective.warn(self._loop.model, full, stacklevel=2)
         edge.trained(self._loop, full)
         edge.rewindable(self._loop, k)
+        edge.gathered(self._loop, full, 0)
         self._score, self._path = score, None if path is None else Path(path).absolute()  # wherever the loop may go
         self._progress = Progress((full,))
         self._course: Course | None = None
@@ -131,6 +135,7 @@ class Search:
         self._heads: Heads | None = None
         self._held: list[Weights] = []  # what level 0 began with, while it is under way
         self._about = self._asked()
+        self._strangers = edge.Strangers()
         if self._path and self._path.is_dir():
             raise BadInput(
                 where=f"path={path!r}", expected="a file's name", found="a folder", todo="Name a file in it, or None."
@@ -170,7 +175,7 @@ class Search:
     def resume(
         path: str | Path,
         model: nn.Module | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
         *,
         scheduler: Any = None,
         score: score.Score = score.magnitude,
@@ -235,7 +240,9 @@ class Search:
         return self._given
 
     @staticmethod
-    def opened(model: nn.Module, optimizer: Optimizer, scheduler: Any, options: Mapping[str, Any]) -> "Search":
+    def opened(
+        model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], scheduler: Any, options: Mapping[str, Any]
+    ) -> "Search":
         """The search that the file `options["path"]` holds, gone on with; a new one where there is none.
 
         Raises:
@@ -273,7 +280,7 @@ class Search:
             finally:
                 self.leave()
 
-    def begin(self, optimizer: Optimizer | None = None, scheduler: Any = None) -> Level:
+    def begin(self, optimizer: Optimizer | Sequence[Optimizer] | None = None, scheduler: Any = None) -> Level:
         """Put everything in place for the first unfinished level; `finish` ends it. For loops in other hands.
 
         Args:
@@ -296,8 +303,16 @@ class Search:
                 todo="Ask the search for a ticket.",
             )
         if optimizer is not None:
-            also = [*self._loop.also, *self._loop.generators]
-            self._given = edge.loop_of(self._loop.model, optimizer, scheduler, also)
+            old = self._loop
+            loop = edge.loop_of(old.model, optimizer, scheduler, [*old.also[old.listed :], *old.generators])
+            if loop.listed != old.listed:
+                raise BadInput(
+                    where="Search.begin",
+                    expected=f"as many optimizers as the search was given, {old.listed + 1}",
+                    found=f"{loop.listed + 1}",
+                    todo="Hand over one for each, in the same order.",
+                )
+            self._given = loop
             edge.trained(self._loop, self.mask(0))
         self._course = self._next(number) if number else self._first()
         self._watch.look(number, self._course.level.begin)
@@ -305,7 +320,11 @@ class Search:
 
     def _next(self, number: int) -> Course:
         return self._rewinding().course(
-            self._loop, number, self.mask(number), passed=lambda: self._watch.look(number, self._plan.rewind)
+            self._loop,
+            number,
+            self.mask(number),
+            passed=lambda: self._watch.look(number, self._plan.rewind),
+            unnamed=self._strangers.at(number, self._loop.model),
         )
 
     def finish(self) -> None:
@@ -386,12 +405,14 @@ class Search:
         k, found = self._plan.rewind, averages.begun(self._loop, list(self.mask(0)))
         self._progress = replace(self._progress, start=start, rewind=None if k else start, averages=found)
         self._held = averages.held(found, self._loop)
-        course = first(self._loop, self.mask(0), found, k, self._reached, lambda: self._watch.look(0, k))
+        watch, unnamed = lambda: self._watch.look(0, k), self._strangers.at(0, self._loop.model)
+        course = first(self._loop, self.mask(0), found, k, self._reached, unnamed, watch)
         if self._plan.asks_for_output and ranks.rank() == 0:
             self._heads = Heads(self._loop.model)
         return course
 
     def _reached(self, moment: Moment) -> None:
+        edge.gathered(self._loop, self.mask(0), self._plan.rewind)
         self._progress = replace(self._progress, rewind=moment)
 
     def _rewinding(self) -> Rewinding:

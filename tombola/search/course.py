@@ -5,21 +5,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from types import FrameType
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from tombola import weights
 from tombola.errors import BadInput, GuardLost
-from tombola.guard import Guard
+from tombola.guard import Guard, ahead, opaque
 from tombola.mask import Mask
 from tombola.search import averages
 from tombola.search.averages import Average
-from tombola.search.state import Loop, Moment, State
+from tombola.search.state import Loop, Moment
 from tombola.weights import Weights
 
 ROUNDING = 1e-6  # of a mean of ones
@@ -135,7 +136,9 @@ class Steps:
         done: called right after step k, inside of `optimizer.step()`.
         followed: called once after that, before the next step or by `close`.
         others: optimisers that step in the same loop. One that steps before this one does so before the next step too,
-            and belongs to it.
+            and belongs to it. One that steps after it belongs to the step before: after step k `done` is called once
+            more when each has stepped.
+        unnamed: called with every optimiser that steps and is none of these.
     """
 
     def __init__(
@@ -147,38 +150,49 @@ class Steps:
         done: Callable[[], None] = nothing,
         followed: Callable[[], None] = nothing,
         others: Sequence[Optimizer] = (),
+        unnamed: Callable[[Optimizer], None] | None = None,
     ) -> None:
         self.begin = self.number = begin
         self._at, self._done, self._followed, self._awaits = at, done, followed, False
         self._begun: Callable[[], None] | None = begun
         self._earlier: set[Optimizer] = set()
+        self._later: set[Optimizer] = set()  # that have stepped since step k
+        self.stepped: set[str] = set()  # the classes of others that have
         self.along = False
         self._outermost: FrameType | None = None
         self._depth = 0  # of steps in steps: an optimiser's own may call `super().step()`
         self._hooks = [
-            optimizer.register_step_pre_hook(lambda optimizer, *_: self._before(optimizer)),
-            optimizer.register_step_post_hook(lambda optimizer, *_: self._after(optimizer)),
-            *(other.register_step_pre_hook(lambda other, *_: self._before_another(other)) for other in others),
+            optimizer.register_step_pre_hook(opaque(lambda optimizer, *_: self._before(optimizer))),
+            ahead(optimizer, lambda optimizer, *_: self._after(optimizer)),
+            *(other.register_step_pre_hook(opaque(lambda other, *_: self._before_another(other))) for other in others),
+            *(ahead(other, lambda other, *_: self._after_another(other)) for other in others),
         ]
+        if unnamed:
+            groups = [each.param_groups for each in (optimizer, *others)]
+            self._hooks.append(register_optimizer_step_post_hook(opaque(_strangers(groups, unnamed))))
 
     def _before_another(self, other: Optimizer) -> None:
         if self._begun:  # no step of the search's own was seen yet
             self._earlier.add(other)
-        elif other in self._earlier:
+        elif other in self._earlier or other in self._later:
             self._go_on()
+
+    def _after_another(self, other: Optimizer) -> None:
+        self.stepped.add(type(other).__name__)
+        if self._awaits:
+            self._later.add(other)
+            self._done()
 
     def _before(self, optimizer: Optimizer) -> None:
         self.along = self.along or _has_gradients(optimizer)
         if self._begun:
             self._begun()
             self._begun = None
-        # The compiler cannot look at frames; a compiled step that fails within another is not told from one.
-        frame = None if torch.compiler.is_compiling() else inspect.currentframe()
-        if self._depth and frame and not _within(frame, self._outermost):  # that step ended in an exception
+        frame = inspect.currentframe()
+        if self._depth and not _within(frame, self._outermost):  # that step ended in an exception
             self._depth = 0
         if not self._depth:
-            hook = frame and frame.f_back  # the one that called this
-            self._outermost = hook and hook.f_back
+            self._outermost = _step_of(frame)
             self._go_on()
         self._depth += 1
 
@@ -210,6 +224,13 @@ class Steps:
             hook.remove()
 
 
+def _step_of(frame: FrameType | None) -> FrameType | None:
+    """That of torch's which calls the hooks of a step."""
+    while frame is not None and frame.f_globals.get("__name__") != Optimizer.__module__:
+        frame = frame.f_back
+    return frame
+
+
 def _within(frame: FrameType | None, outer: FrameType | None) -> bool:
     while frame is not None and frame is not outer:
         frame = frame.f_back
@@ -219,8 +240,17 @@ def _within(frame: FrameType | None, outer: FrameType | None) -> bool:
 def _has_gradients(optimizer: Optimizer) -> bool:
     gradients = (parameter.grad for group in optimizer.param_groups for parameter in group["params"])
     found = (gradient for gradient in gradients if gradient is not None)
-    # The compiler cannot look at numbers.
-    return any(torch.compiler.is_compiling() or gradient.is_sparse or bool(gradient.any()) for gradient in found)
+    return any(gradient.is_sparse or bool(gradient.any()) for gradient in found)
+
+
+def _strangers(
+    groups: Sequence[object], unnamed: Callable[[Optimizer], None]
+) -> Callable[[Optimizer, object, object], None]:
+    def stepped(optimizer: Optimizer, *_: object) -> None:
+        if not any(optimizer.param_groups is own for own in groups):  # wrappers share them with what they wrap
+            unnamed(optimizer)
+
+    return stepped
 
 
 def _skipped(optimizer: Optimizer) -> bool:
@@ -245,13 +275,17 @@ class Hold:
         self._loop, self._living, self._averages = loop, living, averages
         self._before: Hold | None = None
         self._parameters = {name: loop.model.get_parameter(name) for name in living}
-        self._guard = Guard(loop.model, loop.optimizer, living, held)
+        self.held = held
+        self._guards: list[Guard] = []
         self._hooks: list[RemovableHandle] = []
         self._replayed, self._averages_held = not held, False
         try:
             if begun and begun.alive < begun.total:
                 self._before = Hold(loop, begun, averages)
-            for parameter, dead in self._guard.dead:
+            for optimizer in loop.optimizers:
+                own = _trained_by(optimizer, self._parameters, living)
+                self._guards.append(Guard(loop.model, optimizer, own, held))
+            for parameter, dead in self._dead:
                 if parameter.requires_grad:  # a layer that the loop has frozen before step k
                     self._hooks.append(parameter.register_hook(self._masking(dead)))
             if held:
@@ -261,18 +295,21 @@ class Hold:
             raise
 
     def _masking(self, dead: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda gradient: gradient.masked_fill(dead, 0) if self._guard.held else gradient
+        return lambda gradient: gradient.masked_fill(dead, 0) if self.held else gradient
 
     def hold(self) -> None:
         """From now on, pruned is pruned."""
         if self._before:
             self._before.release()
-        self._guard.hold()
+        self.held = True
+        for guard in self._guards:
+            guard.hold()
 
     @property
-    def held(self) -> bool:
-        """Whether pruned is pruned."""
-        return self._guard.held
+    def _dead(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each parameter that is not wholly alive, once, however many optimisers train it."""
+        pairs = (pair for guard in self._guards for pair in guard.dead)
+        return list({id(parameter): (parameter, dead) for parameter, dead in pairs}.values())
 
     def mask_averages(self) -> None:
         """Zero in an average stays zero; this makes it so."""
@@ -294,20 +331,21 @@ class Hold:
                     f"{name}: expected the parameter that the search began with, found another object in its place. "
                     "Load weights into it, or make the Search after the model is complete."
                 )
-        if not self._guard.held:
+        if not self.held:
             if self._before:
                 self._before.check()
             return
         if self._replayed:
             self._check_for_dense_weights()
-        self._guard.check()
+        for guard in self._guards:
+            guard.check()
         for name, value in averages.tensors(self._averages, self._loop) if self._averages_held else ():
             if name in self._living and value[~self._living[name].to(value.device)].any():
                 raise GuardLost(f"{name}: expected 0 where it is pruned in an average too, found other numbers.")
 
     def _check_for_dense_weights(self) -> None:
-        pruned = sum(int(dead.sum()) for _, dead in self._guard.dead)
-        alive = sum(int(parameter.detach()[dead].count_nonzero()) for parameter, dead in self._guard.dead)
+        pruned = sum(int(dead.sum()) for _, dead in self._dead)
+        alive = sum(int(parameter.detach()[dead].count_nonzero()) for parameter, dead in self._dead)
         if 2 * alive > pruned:
             first = next(name for name, alive in self._living.items() if not alive.all())
             raise GuardLost(
@@ -320,9 +358,15 @@ class Hold:
         """Take all hooks off."""
         if self._before:
             self._before.release()
-        self._guard.release()
+        for guard in self._guards:
+            guard.release()
         for hook in self._hooks:
             hook.remove()
+
+
+def _trained_by(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], living: Mask) -> Mask:
+    own = {parameter.data_ptr() for group in optimizer.param_groups for parameter in group["params"]}
+    return Mask({name: alive for name, alive in living.items() if parameters[name].data_ptr() in own})
 
 
 def _found(model: nn.Module, name: str) -> object:
@@ -373,9 +417,15 @@ class Course:
         self._steps.close()
         number, taken = self.level.number, self._steps.number - self._steps.begin
         if taken == 0:
+            others = sorted(self._steps.stepped)
             raise GuardLost(
-                f"level {number}: expected steps of the optimizer that the search was given, found none. A loop that "
-                "makes an optimizer of its own escapes: make it once, before the Search."
+                f"level {number}: expected steps of the optimizer that the search was given, found none. "
+                + (
+                    f"{' and '.join(others)} in `also` stepped: search that one, as sam.base_optimizer where another "
+                    "one, sam, wraps it and steps in two parts, Search(model, sam.base_optimizer, also=[sam])."
+                    if others
+                    else "A loop that makes an optimizer of its own escapes: make it once, before the Search."
+                )
             )
         if not self._steps.along:
             raise GuardLost(
@@ -404,25 +454,28 @@ def first(
     averages: Sequence[Average],
     k: int,
     reached: Callable[[Moment], None],
+    unnamed: Callable[[Optimizer], None],
     passed: Callable[[], None] = nothing,
 ) -> Course:
     """The way of level 0, from how everything is; `reached` is given the moment after step k, if k > 0.
 
     Args:
+        unnamed: is given each optimiser that steps and that the loop was not given.
         passed: called right after step k, if k > 0.
     """
-    left: State = {}
+    left: dict[str, Any] = {}
 
     def done() -> None:
         nonlocal left
-        left = loop.left()
-        passed()
+        if not left:
+            passed()
+        left = loop.left() | ({"steps": left.get("steps", 1) + 1} if left else {})
 
     def followed() -> None:
         reached(Moment(left, loop.followed()))
 
     hold = Hold(loop, living, averages)  # before the hooks of steps, as it may fail
-    return Course(0, living, Steps(loop.optimizer, 0, k, nothing, done, followed, loop.optimizers), hold)
+    return Course(0, living, Steps(loop.optimizer, 0, k, nothing, done, followed, loop.others, unnamed), hold)
 
 
 @dataclass(frozen=True)
@@ -453,6 +506,7 @@ class Rewinding:
         seed: int | None = None,
         fresh: Weights | None = None,
         passed: Callable[[], None] = nothing,
+        unnamed: Callable[[Optimizer], None] | None = None,
     ) -> Course:
         """Put everything in place for a way through the loop from step k on, under the mask `living`.
 
@@ -461,6 +515,7 @@ class Rewinding:
             passed: called right after step k, at the end of a replay.
             fresh: initial weights to take instead, which the first k steps then train under the mask of level 0: no
                 replay, but all that is known of them.
+            unnamed: is given each optimiser that steps and that the loop was not given.
         """
         if self.replay:
             loop.put(self.start)
@@ -474,21 +529,31 @@ class Rewinding:
             loop.seed(seed)
         if self.k == 0 or not self.replay:
             hold = Hold(loop, living, self.averages)
-            return Course(number, living, Steps(loop.optimizer, self.k, self.k, hold.check), hold, self.k)
+            steps = Steps(loop.optimizer, self.k, self.k, hold.check, others=loop.others, unnamed=unnamed)
+            return Course(number, living, steps, hold, self.k)
+
+        several = left = self.moment.left.get("steps", 1)  # of the optimisers of step k that are to come
 
         # What the first k steps compute is thrown away; they bring the loop's own variables to where they were.
         def done() -> None:
-            if fresh is None:
+            nonlocal left
+            first, left = left == several, left - 1
+            if fresh is None and left == 0:
                 loop.put_left(self.moment.left if seed is None else {**self.moment.left, "random": loop.random()})
             hold.hold()
             hold.mask_averages()  # which may be measured before the loop goes on
-            passed()
+            if first:
+                passed()
 
         def followed() -> None:
+            nonlocal left
+            if left > 0:  # some have not stepped this time
+                left = 1
+                done()
             if fresh is None:
                 loop.put_followed(self.moment.followed)
             hold.mask_averages()
 
         hold = Hold(loop, living, self.averages, self.begun)
-        steps = Steps(loop.optimizer, 0, self.k, nothing, done, followed, loop.optimizers)
+        steps = Steps(loop.optimizer, 0, self.k, nothing, done, followed, loop.others, unnamed)
         return Course(number, living, steps, hold, self.k)

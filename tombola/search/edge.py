@@ -1,9 +1,10 @@
 """What a search is given, checked once, before anything is done with it."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tombola import mask, prune, weights
 from tombola.errors import BadInput
+from tombola.guard import UNKNOWN, check_watchable, keeping
 from tombola.layers import Kind
 from tombola.mask import Mask
 from tombola.names import named
@@ -234,7 +236,7 @@ def iterations(rewind: str | Step, epoch_iterations: int | None) -> int:
     return step.iterations(epoch_iterations or 1)
 
 
-def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequence[Any]) -> Loop:
+def loop_of(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], scheduler: Any, also: Sequence[Any]) -> Loop:
     """What is to be rewound, sorted.
 
     Raises:
@@ -246,16 +248,10 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
         )
     _not_sharded(model)
     _plain(weights.bare(model))
-    optimizer = bare(optimizer)
-    if not isinstance(optimizer, Optimizer):
-        raise BadInput(
-            where="optimizer",
-            expected="a torch.optim.Optimizer",
-            found=type(optimizer).__name__,
-            todo="Its step is what the search sees.",
-        )
+    optimizer, *more = _optimizers(optimizer)
     if not isinstance(also, list | tuple):
         raise BadInput(where="also", expected="a list", found=type(also).__name__, todo="also=[it], for one.")
+    also = [*more, *(thing for thing in also if not any(thing is each for each in (optimizer, *more)))]
     inner = [name for name, value in vars(optimizer).items() if isinstance(value, Optimizer) and value not in also]
     if inner:
         raise BadInput(
@@ -274,24 +270,42 @@ def loop_of(model: nn.Module, optimizer: Optimizer, scheduler: Any, also: Sequen
                 found=type(thing).__name__,
                 todo="What has a state of another kind is handed over as two functions: also=[(get, set)].",
             )
+    generators = tuple(thing for thing in also if isinstance(thing, GENERATORS))
+    loop = Loop(weights.bare(model), optimizer, schedulers, things, generators, len(more))
     for each in schedulers:
         # By its groups: some libraries hand a scheduler a wrapper around the optimiser.
-        if isinstance(each, LRScheduler) and each.optimizer.param_groups is not optimizer.param_groups:
+        own = isinstance(each, LRScheduler) and each.optimizer.param_groups
+        if own and not any(optimizer.param_groups is own for optimizer in loop.optimizers):
             raise BadInput(
                 where="scheduler",
                 expected="one of the optimizer that is given",
                 found="one of another optimizer",
-                todo="Make it of this one.",
+                todo="Make it of this one, or hand over the other one too: Search(model, [optimizer, other]).",
             )
-    if scheduler is None and any(hasattr(optimizer.step, mark) for mark in _SCHEDULED):
+    scheduled = (hasattr(optimizer.step, mark) for optimizer in loop.optimizers for mark in _SCHEDULED)
+    if scheduler is None and any(scheduled):
         raise BadInput(
             where="scheduler",
             expected="the scheduler of the optimizer, which is to be rewound with it",
             found="none, though one has been made for it",
             todo="Hand it in: scheduler=scheduler; or scheduler=[] if it is not used any more.",
         )
-    generators = tuple(thing for thing in also if isinstance(thing, GENERATORS))
-    return Loop(weights.bare(model), optimizer, schedulers, things, generators)
+    return loop
+
+
+def _optimizers(given: Any) -> list[Optimizer]:
+    found = [bare(each) for each in (given if isinstance(given, list | tuple) else [given])]
+    wrong = [type(each).__name__ for each in found if not isinstance(each, Optimizer)]
+    if wrong or not found or len({id(each) for each in found}) < len(found):
+        raise BadInput(
+            where="optimizer",
+            expected="a torch.optim.Optimizer" + (", or several, each once" if isinstance(given, list | tuple) else ""),
+            found=wrong[0] if wrong else "one of them twice" if found else "an empty list",
+            todo="Its step is what the search sees.",
+        )
+    for each in found:
+        check_watchable(each)
+    return found
 
 
 def _with_state(thing: Any) -> Any:
@@ -368,12 +382,13 @@ def warn_of_others(model: nn.Module, plan: Plan) -> None:
 
 
 def trained(loop: Loop, full: Mask) -> None:
-    """Make sure that the optimiser trains, with dense gradients, what the search would prune.
+    """Make sure that the optimisers train, with dense gradients, what the search would prune.
 
     Raises:
-        BadInput: it does not; the weights are named.
+        BadInput: they do not; the weights are named.
     """
-    steps = {id(parameter) for group in loop.optimizer.param_groups for parameter in group["params"]}
+    groups = [group for optimizer in loop.optimizers for group in optimizer.param_groups]
+    steps = {id(parameter) for group in groups for parameter in group["params"]}
     parameters = {name: loop.model.get_parameter(name) for name in full}
     still = [name for name, each in parameters.items() if id(each) not in steps or not each.requires_grad]
     if not any(id(each) in steps for each in loop.model.parameters()):
@@ -414,6 +429,74 @@ def rewindable(loop: Loop, k: int) -> None:
             found=f"{k}it",
             todo="Rewind to 0it, or use another optimizer.",
         )
+
+
+def gathered(loop: Loop, full: Mask, k: int) -> None:
+    """Look at what the optimisers have gathered by the moment after step k, which every level returns to.
+
+    Raises:
+        BadInput: one of them is L-BFGS, and has; as in `rewindable`.
+    """
+    parameters = [loop.model.get_parameter(name) for name in full]
+    distinct = {id(optimizer.param_groups): optimizer for optimizer in reversed(loop.optimizers)}  # no wrappers
+    for optimizer in distinct.values():
+        own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        kind = type(optimizer).__name__
+        if isinstance(optimizer, torch.optim.LBFGS):
+            if any(_holds(optimizer.state.get(parameter)) for parameter in own):
+                raise BadInput(
+                    where="rewind",
+                    expected=f"an L-BFGS that has not stepped by step {k}, as its memory is that of the dense network",
+                    found="one that has",
+                    todo="Rewind to a step before its first one, or use another optimizer.",
+                )
+        elif keeping(optimizer) == UNKNOWN and any(_holds(optimizer.state.get(parameter)) for parameter in parameters):
+            warnings.warn(
+                f"{kind}: what its state holds of each weight is not known, and stays at every level as the dense "
+                f"network left it at step {k}, pruned weights included. These and their gradients are held at 0, and "
+                "the others may be moved by what they have left; an optimizer made anew and rewind='0it' leave none.",
+                stacklevel=2,
+            )
+
+
+def _holds(state: Any) -> bool:
+    """Whether a state holds more than counters."""
+    if isinstance(state, Mapping | list | tuple):
+        return any(_holds(part) for part in (state.values() if isinstance(state, Mapping) else state))
+    return isinstance(state, Tensor) and state.numel() > 1
+
+
+class Strangers:
+    """The optimisers that step in the loop and that nobody handed over: of each class it warns once.
+
+    One that was made in the loop and trains what was made there needs no rewinding. One that trains the model does, and
+    one that comes back at a later level, where it goes on from what an earlier one left.
+    """
+
+    def __init__(self) -> None:
+        self._since: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
+        self._warned: set[type] = set()
+
+    def at(self, level: int, model: nn.Module) -> Callable[[Optimizer], None]:
+        """Given each one that steps at `level`."""
+        own = {id(parameter) for parameter in model.parameters()}
+
+        def stepped(optimizer: Optimizer) -> None:
+            since, kind = self._since.setdefault(optimizer, level), type(optimizer)
+            trains = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+            inside = sum(place in own for place in trains)
+            if kind in self._warned or not (inside or since < level):
+                return
+            self._warned.add(kind)
+            what = f"{inside} parameters of the model" if inside else f"{len(trains)} that are none of the model's"
+            warnings.warn(
+                f"an optimizer that the search was not given, {kind.__name__}, steps in the loop and trains {what}: "
+                "neither its state nor what else it trains is rewound. Hand it over, Search(model, [optimizer, "
+                "other]), and in `also` what it trains beside the model.",
+                stacklevel=2,
+            )
+
+        return stepped
 
 
 def _few(names: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from tombola import weights
 from tombola.errors import BadInput
+from tombola.guard import watchable
 from tombola.weights import Weights
 
 State = Mapping[str, Any]
@@ -54,7 +55,8 @@ class Moment:
     """A training after some step.
 
     Attributes:
-        left: what the optimiser's step itself left: weights, buffers, the optimiser's state, random states.
+        left: what the optimiser's step itself left: weights, buffers, the optimiser's state, random states. Where
+            others step after it, what the last of them left, and of how many `steps` that is.
         followed: what the loop did after the step and before the next one: schedulers, averages, scalers, and the
             learning rates they set. Known only when the next step begins.
     """
@@ -69,7 +71,7 @@ class Loop:
 
     Attributes:
         model: the plain one, without wrappers.
-        also: further things with a `state_dict`.
+        also: further things with a `state_dict`; the first `listed` of them are optimisers given beside `optimizer`.
         generators: random generators beside torch's own.
     """
 
@@ -78,17 +80,24 @@ class Loop:
     schedulers: Sequence[Any]
     also: Sequence[Any]
     generators: Sequence[Generator]
+    listed: int = 0
+
+    @property
+    def others(self) -> list[Optimizer]:
+        """The optimisers in `also`, which step in the same loop."""
+        return [thing for thing in self.also if isinstance(thing, Optimizer) and watchable(thing)]
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """Those in `also`, which step in the same loop."""
-        return [thing for thing in self.also if isinstance(thing, Optimizer)]
+        """All of them, first the one whose steps are counted."""
+        return [self.optimizer, *self.others]
 
     @property
     def trained(self) -> set[int]:
         """The ids of the parameters that an optimiser trains."""
-        optimizers = (self.optimizer, *self.optimizers)
-        return {id(each) for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]}
+        return {
+            id(each) for optimizer in self.optimizers for group in optimizer.param_groups for each in group["params"]
+        }
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -106,16 +115,22 @@ class Loop:
         self.forget_gradients()
 
     def forget_gradients(self) -> None:
-        for module in self.modules:
-            for parameter in module.parameters():
-                parameter.grad = None
+        for parameter in (*(each for module in self.modules for each in module.parameters()), *self.outside()):
+            parameter.grad = None
 
-    def left(self) -> State:
+    def outside(self) -> list[Tensor]:
+        """What the optimisers train that is in no module given: a loss's weights, coefficients of an equation."""
+        own = {id(parameter) for module in self.modules for parameter in module.parameters()}
+        found = (each for optimizer in self.optimizers for group in optimizer.param_groups for each in group["params"])
+        return list({id(parameter): parameter for parameter in found if id(parameter) not in own}.values())
+
+    def left(self) -> dict[str, Any]:
         return {
             "weights": weights.of(self.model),
             **_beside(self.model),
             "optimizer": copied(self.optimizer.state_dict()),
             "random": self.random(),
+            **({"outside": outside} if (outside := [copied(parameter) for parameter in self.outside()]) else {}),
         }
 
     def put_left(self, state: State) -> None:
@@ -124,6 +139,11 @@ class Loop:
         groups = self.optimizer.param_groups
         parameters = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
         _same("numbers of parameters in the optimizer's groups", parameters, [len(each["params"]) for each in groups])
+        if "outside" in state:
+            outside = [tuple(value.shape) for value in state["outside"]]
+            _same("shapes of parameters in no module", outside, [tuple(each.shape) for each in self.outside()])
+            for parameter, value in zip(self.outside(), state["outside"], strict=True):
+                parameter.data.copy_(value)
         weights.put(self.model, state["weights"])
         _put_beside(self.model, state)
         _load(self.optimizer, copied(state["optimizer"]))
@@ -221,13 +241,39 @@ def _unsaved(module: nn.Module) -> dict[str, Tensor]:
 
 def _load(thing: Any, state: State) -> None:
     groups = thing.param_groups if isinstance(thing, Optimizer) else []
-    thing.load_state_dict(state)
+    if groups and watchable(thing):  # before the hooks of a guard, which masks what it finds
+        hook = thing.register_load_state_dict_post_hook(lambda _: _put_types(thing, state), prepend=True)
+        try:
+            thing.load_state_dict(state)
+        finally:
+            hook.remove()
+    else:
+        thing.load_state_dict(state)
     # An optimiser makes them anew; who holds the old ones, to set learning rates in them, shall go on to set these.
     for own, loaded in zip(groups, thing.param_groups if groups else [], strict=True):
         own.clear()
         own.update(loaded)
     if groups:
         thing.param_groups = groups
+
+
+def _put_types(optimizer: Optimizer, saved: State) -> None:
+    """The state in the types that it had: torch's loading casts it to those of the weights."""
+    places = [place for group in saved["param_groups"] for place in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for place, parameter in zip(places, parameters, strict=True):
+        if place in saved["state"] and parameter in optimizer.state:
+            optimizer.state[parameter] = _typed(optimizer.state[parameter], saved["state"][place])
+
+
+def _typed(value: Any, like: Any) -> Any:
+    if isinstance(value, Tensor) and isinstance(like, Tensor):
+        return value if value.dtype is like.dtype else like.to(value.device)
+    if type(value) is dict and isinstance(like, Mapping):
+        return {key: _typed(part, like.get(key)) for key, part in value.items()}
+    if type(value) is list and isinstance(like, list | tuple) and len(value) == len(like):
+        return [_typed(part, own) for part, own in zip(value, like, strict=True)]
+    return value
 
 
 def _same(what: str, expected: object, found: object) -> None:

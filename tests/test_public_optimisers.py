@@ -67,7 +67,7 @@ def step(name: str, model: nn.Module, optimizer: Any, before: Callable[[], None]
         with torch.enable_grad():
             optimizer.zero_grad()
             loss: Tensor = model(INPUTS).square().mean()
-            loss.backward(create_graph=name in ("adahessian", "sophiah"))  # type: ignore[no-untyped-call]
+            loss.backward(create_graph=name in ("adahessian", "sophiah"))
         before()
         return loss
 

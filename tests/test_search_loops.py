@@ -524,7 +524,7 @@ def in_turns(model: nn.Module, actor: torch.optim.Optimizer, critic: torch.optim
             optimizer.zero_grad()
             outputs = model(inputs + 0.1 * torch.randn_like(inputs))[place]
             loss = outputs.square().mean() if place else functional.cross_entropy(outputs, labels)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             losses.append(loss.item())
     return losses
@@ -631,7 +631,7 @@ def test_adam_first_and_lbfgs_after_it() -> None:  # M1 M2
         def closure() -> Tensor:
             lbfgs.zero_grad()
             loss = loss_of(model, INPUTS, LABELS)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
         return [lbfgs.step(closure).item() for _ in range(4)]  # type: ignore[attr-defined, arg-type]
@@ -683,7 +683,7 @@ def test_what_an_optimiser_trains_outside_of_every_module_is_rewound(k: int, tmp
         for inputs, labels in batches():
             seen.append(balance.tolist())
             optimizer.zero_grad()
-            (loss_of(model, inputs, labels) * balance[0].exp() + balance.square().sum()).backward()  # type: ignore[no-untyped-call]
+            (loss_of(model, inputs, labels) * balance[0].exp() + balance.square().sum()).backward()
             optimizer.step()
         return seen
 

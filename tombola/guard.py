@@ -80,7 +80,8 @@ def keeping(optimizer: Optimizer) -> Keeping:
     >>> sorted(keeping(torch.optim.SGD([torch.zeros(1)], momentum=0.9)).per_weight)
     ['momentum_buffer']
     """
-    for kind in type(optimizer).__mro__:
+    kinds: tuple[Any, ...] = type(optimizer).__mro__
+    for kind in kinds:
         if found := KNOWN.get(f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"):
             # Torch wraps the step of a class when its first object is made.
             same = inspect.unwrap(type(optimizer).step) is inspect.unwrap(kind.step)
@@ -241,7 +242,8 @@ def check_watchable(optimizer: Optimizer) -> None:
 def ahead(optimizer: Optimizer, hook: Callable[..., None]) -> RemovableHandle:
     """Call `hook` right after each step of `optimizer`, before all hooks that are registered already."""
     handle = optimizer.register_step_post_hook(opaque(hook))
-    optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)
+    hooks: Any = optimizer._optimizer_step_post_hooks  # an OrderedDict
+    hooks.move_to_end(handle.id, last=False)
     return handle
 
 

@@ -8,7 +8,6 @@ from types import FrameType
 from typing import Any, SupportsFloat
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook

@@ -1,6 +1,7 @@
 """Studies for real, on digits: what they ask, what of it is shared with the table, and what the answers are made of."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -391,6 +392,9 @@ def test_the_command_shows_them(lab: Lab, tmp_path: Path, capsys: pytest.Capture
     assert all(
         f"<figure id={name}>" in page for name in ("rewinding", "connectivity", "barriers", "stability", "overlap")
     )
+    assert "(replicate 0, rewound to step 0)" in page, "what survives is of one search"
+    (images,) = re.findall(r"<figure id=survivors>.*?</figure>", page, re.DOTALL)
+    assert images.count("% remain") == 2 * 2, "one image for each level, its title once more as its label"
     assert main(["study", *where, "--set", "study=none"]) == 2
     assert "no [study] table" in capsys.readouterr().err
     assert main(["ticket", *where, "--level", "1", "-o", str(tmp_path / "t")]) == 2

@@ -211,6 +211,18 @@ def test_beginning_and_end_are_no_curve(store: Path, tmp_path: Path) -> None:
     assert "curves" not in figures.all_figures(ends, [])
 
 
+def test_curves_of_all_panels_have_one_axis(store: Path) -> None:
+    wanted = plan(read("digits", [change for change in TINY if change != "--set"]))
+    late = {"curve": {"test_step": [30, 35, 40], "test_accuracy": [0.5, 0.6, 0.7]}}  # as of a later rewind step
+    found = [
+        replace(one, values=one.values | late) if one.row.arm == "ticket" else one
+        for one in results(wanted, Store(store))
+    ]
+    chart, _ = figures.all_figures(found, [])["curves"]
+    axes = [panel["encoding"]["x"]["scale"]["domain"] for panel in chart["concat"]]
+    assert axes == [[0, 40]] * 4
+
+
 def test_a_ticket_is_the_mask_and_the_early_weights_not_the_trained_ones(  # R10 C14 S8
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

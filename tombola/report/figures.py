@@ -176,7 +176,7 @@ def _curves(found: Sequence[Result]) -> Spec:
     curves = {arm: [_curve(results, arm, level) for level in levels] for arm, results in arms.items()}
     records = [record for of_arm in curves.values() for curve in of_arm for record in curve]
     order = list(dict.fromkeys(record["density"] for record in records))
-    last = max(record["step"] for record in records)
+    first, last = (which(record["step"] for record in records) for which in (min, max))
     ends = [record["accuracy"] for record in records if record["step"] == last]
     high = max(record["accuracy"] for record in records)
     low = max(min(ends) - 1, high - 15)  # the steep beginning would flatten everything that can be told apart
@@ -185,7 +185,12 @@ def _curves(found: Sequence[Result]) -> Spec:
         alt.Chart(alt.NamedData(arm), title=arm)
         .mark_line(strokeWidth=1.8)
         .encode(
-            x=alt.X("step:Q", title="training steps", axis=alt.Axis(tickCount=5)),
+            x=alt.X(
+                "step:Q",
+                title="training steps",
+                axis=alt.Axis(tickCount=5),
+                scale=alt.Scale(domain=[first, last], nice=False),  # one for all panels, wherever their curves begin
+            ),
             y=alt.Y("accuracy:Q", title="test accuracy (%)", scale=alt.Scale(domain=[low, high + 0.2], nice=False)),
             color=alt.Color(
                 "density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order, scheme="viridis")

@@ -13,6 +13,8 @@ import tombola
 from tombola import cash
 from tombola.errors import SpecError
 from tombola.lab import presets, spec
+from tombola.lab.plan import plan, summary
+from tombola.lab.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,6 +76,17 @@ def test_the_readme_names_every_command_and_preset_that_it_shows() -> None:
         assert used in presets.names()
     for command in ("run", "plan", "table", "verdict", "study", "report", "ticket", "show", "cash", "presets"):
         assert f"`tombola {command}" in readme
+
+
+def test_the_readme_counts_trainings_as_the_plan_does(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    more = dict(re.findall(r"tombola run (\S+) --set (replicates=\d+)", readme))
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| .* \| ([0-9]+) \| [^|]+ \|$", readme, re.MULTILINE)
+    counted = [(name, count) for name, count in rows if name in presets.names()]
+    assert len(counted) == 10
+    for name, count in counted:
+        wanted = plan(spec.read(name, [more[name]] if name in more else []))
+        assert summary(wanted, Store(tmp_path / "none"), 1)["runs"]["train"]["missing"] == int(count), name
 
 
 def test_modules_that_the_docs_name_exist() -> None:

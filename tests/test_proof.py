@@ -353,6 +353,29 @@ def test_multiply_adds_are_those_of_the_formula(forms: dict[str, Form], conv: tu
         assert 0.8 * living < forms["sparse int8"].multiply_adds <= living
 
 
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_weights_in_no_layer_of_their_own_stay_dense_and_are_counted() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.attention = nn.GRU(3, 8, batch_first=True), nn.MultiheadAttention(8, 2, batch_first=True)
+            self.W, self.output = nn.Parameter(torch.randn(8, 6)), nn.Linear(6, 4)
+
+        def forward(self, values: Tensor) -> Tensor:
+            states = self.gru(values)[0]
+            read = self.attention(states, states, states, need_weights=False)[0].mean(1)
+            out: Tensor = self.output((read @ self.W).relu())
+            return out
+
+    torch.manual_seed(0)
+    model = Mixed().eval()
+    full = masks.full(model, ["gru.weight_*", "W"])
+    alive = Mask({name: torch.rand(flags.shape) < 0.3 for name, flags in full.items()})
+    dense = next(iter(prove(model, alive, torch.randn(70, 5, 3))))
+    recurrent, attention = 5 * 24 * (3 + 8), 5 * (4 * 8 * 8 + 2 * 5 * 8)
+    assert dense.multiply_adds == recurrent + attention + 8 * 6 + 6 * 4  # by names that are no modules'
+
+
 def test_memory_is_that_of_the_weights_as_they_are_held(forms: dict[str, Form], conv: tuple[nn.Module, Mask]) -> None:
     parameters = sum(value.numel() for value in conv[0].parameters())
     assert {form.memory_bytes for form in forms.values() if form.baseline} == {4 * parameters}

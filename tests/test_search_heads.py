@@ -33,6 +33,7 @@ IN, MID, OUT = (4, 3), (3, 3), (3, 2)
 HEAD_FIRST = Block(lambda of, x: of["head"](of["body"](x).relu()), head=OUT, body=IN)
 TWO_HEADS = Block(lambda of, x: (of["a"](h := of["body"](x)), of["b"](h)), body=IN, a=OUT, b=OUT)
 BOTH_SQUASHED = Block(lambda of, x: [of["a"](h := of["body"](x)).exp(), of["b"](h).exp()], body=IN, a=OUT, b=OUT)
+APART = Block(lambda of, x: (of["a"](x), of["b"](of["body"](x).relu())), body=IN, a=(4, 2), b=OUT)
 IN_ORDER = Block(lambda of, x: {"logits": of["b"](of["a"](x)).view(-1)}, a=IN, b=OUT)
 SQUASHED = Block(lambda of, x: of["b"](of["a"](x)).log_softmax(1), a=IN, b=OUT)
 GATED = Block(experts, one=(4, 2), two=(4, 2), gate=(4, 2))
@@ -57,6 +58,7 @@ def searched(model: nn.Module, **options: Any) -> None:
         (HEAD_FIRST, "'output' means layers.body.weight, .* answers come from layers.head.weight. In keep"),
         (TWO_HEADS, "'output' means layers.b.weight, .* answers come from layers.a.weight too. In keep"),
         (BOTH_SQUASHED, "'output' means layers.b.weight, .* answers come from layers.a.weight too. In keep"),
+        (APART, "'output' means layers.b.weight, .* answers come from layers.a.weight too. In keep"),
         (GATED, "'output' means layers.gate.weight, .* answers come from layers.one.weight, layers.two.weight too"),
     ],
 )

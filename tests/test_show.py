@@ -177,6 +177,13 @@ def test_a_ticket_says_how_its_weights_are_laid_out(tmp_path: Path, capsys: pyte
     assert Ticket.of(plain, mask.full(plain), weights.of(plain), {"model": "mine"}).origin == {"model": "mine"}
 
 
+def test_a_table_of_embeddings_that_is_an_outputs_weight_is_laid_out_as_that() -> None:
+    output, table = nn.Linear(4, 7, bias=False), nn.Embedding(7, 4)
+    output.weight = table.weight
+    for model in (nn.ModuleList([output, table]), nn.ModuleList([table, output])):
+        assert layouts(model) == {"0.weight": Layout(), "1.weight": Layout()}
+
+
 @pytest.mark.parametrize("said", [3, {"w": 3}, {"w": {"inputs": 5}}, {"w": {"groups": 0}}, {"w": {"inputs": []}}])
 def test_a_layout_that_is_none_is_passed_over(said: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Ticket(Mask({"w": torch.ones(3, 2).bool()}), {"w": torch.ones(3, 2)}, {"layouts": said}).save(tmp_path / "t")

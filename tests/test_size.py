@@ -1,6 +1,7 @@
 """How many multiply-adds an example takes, by what is called: torch counts operations in its own way, two for each."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -232,6 +233,20 @@ def test_of_tied_weights_each_use_is_under_the_layer_that_uses_it() -> None:
             return out
 
     assert sizes(Tied(), torch.zeros(2, 5, dtype=torch.long)) == {"output": Size(4, 7, 28, 28, 5)}
+
+
+def test_products_after_a_layer_that_failed_belong_to_who_makes_them() -> None:
+    class Lenient(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, values: Tensor) -> Tensor:
+            with suppress(RuntimeError):
+                values = self.layer(values)
+            return values @ values.T
+
+    assert sizes(Lenient(), torch.rand(2, 4)) == {"": Size(0, 0, 0, 0, 0, products=8)}
 
 
 def test_nothing_is_left_on_a_model_that_fails() -> None:

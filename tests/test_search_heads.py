@@ -48,7 +48,7 @@ def searched(model: nn.Module, **options: Any) -> None:
         for _ in range(2):
             answers = model(torch.rand(5, 4))
             parts = answers.values() if isinstance(answers, dict) else answers
-            sum(part.square().mean() for part in parts).backward()  # type: ignore[union-attr]
+            sum(part.square().mean() for part in parts).backward()
             optimizer.step()
 
 

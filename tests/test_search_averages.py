@@ -234,6 +234,19 @@ def test_layers_that_begin_alike_are_told_apart_by_their_names() -> None:
                     assert held[dead].count_nonzero() == 0 and held[~dead].all()
 
 
+def test_zeros_are_nobodys_average() -> None:
+    model, other = network(), nn.Linear(12, 3)
+    optimizer = momentum(model)
+    nn.init.zeros_(model[3].weight)
+    nn.init.zeros_(other.weight)
+    for _ in Search(model, optimizer, levels=1, rate=0.5, also=[other]):
+        for _ in range(STEPS):
+            step(optimizer, functional.cross_entropy(model(INPUTS), LABELS))
+            with torch.no_grad():
+                other.weight += 0.5
+    assert other.weight.all()
+
+
 def test_what_follows_and_began_elsewhere_is_said() -> None:
     model, average = network(), network(8)
     optimizer = momentum(model)

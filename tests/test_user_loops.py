@@ -27,7 +27,7 @@ class Task:
     """A model, what trains it, and a loop that returns its losses."""
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | list[torch.optim.Optimizer]
     train: Callable[[Level], list[float]]
     options: dict[str, Any] = field(default_factory=dict)
     others: list[nn.Module] = field(default_factory=list)  # whose ends are compared too
@@ -144,6 +144,38 @@ def adversarial() -> Task:
     return Task(generator, optimizer, train, {"also": [critic, another]}, [critic])
 
 
+class ActorCritic(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.actor, self.critic = nn.Linear(8, 16), nn.Linear(16, 2), nn.Linear(16, 1)
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.encoder(states).tanh()
+        return self.actor(hidden), self.critic(hidden)[:, 0]
+
+
+def actor_and_critic() -> Task:
+    """Two optimisers that train one encoder."""
+    model = ActorCritic()
+    optimizer, another = adam(model.encoder, model.actor), adam(model.encoder, model.critic, lr=0.02)
+
+    def train(level: Level) -> list[float]:
+        losses = []
+        for _ in range(STEPS):
+            states = torch.randint(8, (16,))
+            chances, values = model(functional.one_hot(states, 8).float())
+            chosen = torch.distributions.Categorical(logits=chances)
+            actions = chosen.sample()
+            rewards = (actions == states % 2).float()
+            losses.append(stepped(another, functional.mse_loss(values, rewards)))
+            chances, values = model(functional.one_hot(states, 8).float())
+            gained = torch.distributions.Categorical(logits=chances).log_prob(actions) * (rewards - values.detach())
+            losses.append(stepped(optimizer, -gained.mean()))
+        return losses
+
+    return Task(model, [optimizer, another], train)
+
+
 class Byol(nn.Module):
     """Bootstrap your own latent: a target encoder that follows the online one, within the model."""
 
@@ -206,7 +238,7 @@ def q_learning() -> Task:
 
 
 def diffusion() -> Task:
-    model = nn.Sequential(nn.Linear(65, 32), nn.SiLU(), nn.Linear(32, 64))
+    model: Any = nn.Sequential(nn.Linear(65, 32), nn.SiLU(), nn.Linear(32, 64))
     nn.init.zeros_(model[2].weight)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
     optimizer = adam(model)
@@ -234,7 +266,8 @@ class Vae(nn.Module):
         mean, log_variance = self.encoder(inputs).chunk(2, 1)
         made = self.decoder(mean + torch.randn_like(mean) * (log_variance / 2).exp())
         divergence = (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
-        return functional.binary_cross_entropy_with_logits(made, inputs) + 0.01 * divergence
+        loss: Tensor = functional.binary_cross_entropy_with_logits(made, inputs) + 0.01 * divergence
+        return loss
 
 
 def variational() -> Task:
@@ -382,8 +415,8 @@ def teacher() -> Task:
 TASKS = {
     make.__name__: make
     for make in (
-        plain, accumulating_clipped_bfloat16, stochastic_weight_averaging, adversarial, bootstrapped, q_learning,
-        diffusion, variational, language, graph, mixture_of_experts, ends_early_and_keeps_the_best, teacher,
+        plain, accumulating_clipped_bfloat16, stochastic_weight_averaging, adversarial, actor_and_critic, bootstrapped,
+        q_learning, diffusion, variational, language, graph, mixture_of_experts, ends_early_and_keeps_the_best, teacher,
     )
 }  # fmt: skip
 

@@ -113,8 +113,8 @@ class Guard:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, mask: Mask, held: bool = True) -> None:
-        check_watchable(optimizer)
         mask = masks.checked(mask, model)
+        check_watchable(optimizer)
         # Several parameters over one memory have a gradient and a state each, and are all to be guarded.
         tied = weights.ties(weights.bare(model))
         parameters = [(tied.get(name, name), each) for name, each in weights.bare(model).named_parameters()]

@@ -360,11 +360,11 @@ def _whole(model: nn.Module, names: Iterable[str]) -> None:
 def others(model: nn.Module, include: Sequence[str] = ()) -> dict[str, int]:
     """The matrices that are trained, in no layer that can be pruned, and not included: name -> how many weights."""
     kinds = mask.prunable(model, include)
-    own = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in kinds}
+    own = {weights.place(each) for name, each in model.named_parameters(remove_duplicate=False) if name in kinds}
     return {
         name: parameter.numel()
         for name, parameter in model.named_parameters()
-        if parameter.dim() > 1 and parameter.requires_grad and id(parameter) not in own
+        if parameter.dim() > 1 and parameter.requires_grad and weights.place(parameter) not in own
     }
 
 

@@ -1,6 +1,6 @@
 """Paired statistics: intervals, ratios, several hypotheses together, and how many replicates would decide."""
 
-from math import exp, log
+from math import exp, inf, log, nan
 
 import pytest
 from hypothesis import given, settings
@@ -76,3 +76,9 @@ def test_where_nothing_is_known_of_the_spread_no_number_is_given() -> None:
     assert more_replicates(paired([0.1], 0.95), -0.2, 0.95) is None
     assert more_replicates(Difference(0.0, 0.0, 0.0, 3), -0.2, 0.95) is None
     assert more_replicates(paired([0.1, -0.1], 0.95), 0.0, 0.95) is None, "the mean is on the bound"
+
+
+@pytest.mark.parametrize("differences", [[nan, 0.1, 0.2], [inf, 0.1, 0.2], [inf, -inf]])
+def test_differences_that_are_no_numbers_show_nothing(differences: list[float]) -> None:
+    found = paired(differences, 0.95)
+    assert (found.low, found.high, found.p) == (-inf, inf, 1.0)

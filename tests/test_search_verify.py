@@ -631,6 +631,7 @@ def test_a_verification_is_a_table_then_sentences_and_json() -> None:
         assert row.split()[1] == f"{100 * means.metric:.2f}"
     record = json.loads(json.dumps(found.record(), allow_nan=False))
     assert record["verdict"]["verdict"] == found.verdict.verdict and record["means"][0]["arm"] == "dense"
+    assert record["verdict"]["dense"]["correction"] == {"result": "none"}
     assert record["sentences"] == list(found.sentences) and len(record["trials"]) == 9
     one = lab.verify(controls=[], replicates=1)
     assert json.loads(json.dumps(one.record(), allow_nan=False))["verdict"]["dense"]["accuracy"]["low"] is None

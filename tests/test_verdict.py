@@ -1,7 +1,7 @@
 """The verdict: formal definition, margins, intervals, pairing, and what it refuses to say."""
 
 from dataclasses import replace
-from math import inf, log
+from math import inf, log, nan
 from statistics import mean
 
 import pytest
@@ -355,6 +355,17 @@ def test_a_metric_that_is_what_it_was_is_no_learning(metric: Metric, value: floa
     more = {} if before is None else {"before": before}
     word, _, said = untaught([value] * 5, [300, 400, 300, 400, 350], replace(CRITERIA, metric=metric), **more)
     assert word == "not learned" and said[0].startswith("No verdict: the dense network learned nothing")
+
+
+def test_a_metric_that_is_no_number_is_no_learning_and_no_difference() -> None:
+    criteria = replace(CRITERIA, accuracy_grain=1 / 597, chance=0.1)
+    word, reason, _ = untaught([nan] * 5, [300] * 5, criteria)
+    assert word == "not learned" and "no number" in reason
+    (verdict,) = judge(
+        [*DENSE, *trials("ticket", 1, [nan] * 5, [300] * 5), *trials("reinit", 1, FIVE, [300] * 5)], criteria
+    )
+    assert verdict.verdict == "not decided" and verdict.more_replicates is None
+    assert (verdict.controls[0].result, verdict.controls[0].result_holm) == ("not shown", "not shown")
 
 
 def test_one_dense_network_of_five_that_learned_nothing_is_left_to_the_interval() -> None:

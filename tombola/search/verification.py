@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from tombola.study.sentences import sentences
-from tombola.study.verdict import Criteria, Trial, Verdict
+from tombola.study.verdict import Criteria, Trial, Verdict, record
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Verification:
         found = {
             "criteria": asdict(self.criteria),
             "means": [asdict(each) for each in self.means],
-            "verdict": asdict(self.verdict),
+            "verdict": record(self.verdict, self.criteria.metric),
             "trials": [asdict(trial) for trial in self.trials],
             "sentences": list(self.sentences),
         }

@@ -8,7 +8,7 @@ A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979).
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, inf, isfinite, sqrt
+from math import exp, inf, isfinite, nan, sqrt
 from statistics import mean, stdev
 
 POWER = 0.8
@@ -41,13 +41,14 @@ def paired(differences: Sequence[float], confidence: float, grain: float = 0.0) 
     """The mean of paired differences with its Student t interval, mean ± t s / sqrt(n) with n - 1 degrees of freedom.
 
     The standard deviation s is taken to be at least grain / sqrt(6), that of the difference of two values which are
-    rounded to `grain`: differences that agree by rounding are no certainty.
+    rounded to `grain`: differences that agree by rounding are no certainty. Where one is no number, nor is the mean,
+    and the interval is infinite.
 
     >>> paired([1.0, 2.0, 3.0], confidence=0.95)
     Difference(mean=2.0, low=-0.484..., high=4.484..., n=3, p=0.0741...)
     """
-    n, middle = len(differences), mean(differences)
-    if n < 2:
+    n, middle = len(differences), mean(differences) if all(map(isfinite, differences)) else nan
+    if n < 2 or not isfinite(middle):
         return Difference(middle, -inf, inf, n)
     from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to import
 

@@ -351,6 +351,8 @@ def _unlearned(dense: Sequence[Trial], criteria: Criteria) -> str:
 
 def _untaught(trial: Trial, criteria: Criteria) -> str:
     metric, value = criteria.metric, trial.accuracy
+    if not isfinite(value):
+        return f"its {metric.label} is no number"
     if criteria.chance is not None and not _above_chance(value, criteria.chance, criteria):
         return f"its {metric.label} is not above that of guessing, {metric.shown(criteria.chance)}"
     if criteria.paced and trial.step == 0:

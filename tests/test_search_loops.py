@@ -795,3 +795,63 @@ def test_hooks_of_the_users_own_see_what_is_pruned_at_0(k: int) -> None:  # M1
         pruned.update({name: ~living for name, living in level.mask.items()})
         plain(model, optimizer)
     assert not any(alive[:STEPS]) and not any(alive[STEPS + max(k - 1, 0) :]) and all(alive[STEPS : STEPS + k - 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128])
+def test_the_gradient_of_what_is_pruned_is_0_as_it_is_made_even_where_it_is_infinite(dtype: torch.dtype) -> None:  # M9
+    model = nn.Linear(8, 4, bias=False, dtype=dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    factors = torch.randn(4, 8).to(dtype)
+    for level in Search(model, optimizer, levels=1, rate=0.5):
+        dead, made = ~level.mask["weight"], factors.clone()
+        (model.weight * factors).sum().abs().backward()
+        optimizer.step()
+        if level.number:
+            optimizer.zero_grad()
+            made.masked_fill_(dead, -torch.inf)
+            model.weight.backward(made)
+            assert model.weight.grad is not None and not model.weight.grad[dead].any()
+            assert torch.equal(model.weight.grad[~dead], factors[~dead])
+            (first,) = torch.autograd.grad(model.weight.abs().pow(3).sum(), model.weight, create_graph=True)
+            assert first.requires_grad and not first[dead].any()
+            (second,) = torch.autograd.grad(first.abs().sum(), model.weight)
+            assert second[~dead].any() and not second[dead].any()
+            model.weight.grad.zero_()
+
+
+def test_of_several_steps_of_another_optimiser_the_first_one_belongs_to_step_k() -> None:  # R1 R6
+    model = ActorAndCritic()
+    actor, critic = pair(model)
+    left: list[dict[str, Tensor]] = []
+    critic.register_step_post_hook(lambda *_: left.append(weights.of(model)))
+    search = Search(model, [actor, critic], levels=1, rate=0.0, rewind="3it")
+    for _ in search:
+        for inputs, labels in batches():
+            for optimizer, place in ((actor, 0), (critic, 1), (critic, 1)):
+                optimizer.zero_grad()
+                outputs = model(inputs)[place]
+                loss = outputs.square().mean() if place else functional.cross_entropy(outputs, labels)
+                loss.backward()
+                optimizer.step()
+    assert weights.equal(dict(search.ticket(0).weights), left[2 * 2])
+    assert all(weights.equal(*both) for both in zip(left[: 2 * STEPS], left[2 * STEPS :], strict=True))
+
+
+def test_state_that_comes_back_in_another_type_is_masked_in_it() -> None:  # M2 R3
+    model = ActorAndCritic().to(torch.bfloat16)
+    actor = torch.optim.SGD(model.trained_by(model.actor), lr=0.1)
+    critic = torch.optim.SGD(model.trained_by(model.critic), lr=0.1, momentum=0.9)
+
+    def widened(*_: object) -> None:
+        for state in critic.state.values():
+            state["momentum_buffer"] = state["momentum_buffer"].float()
+
+    critic.register_step_post_hook(widened)
+    for level in Search(model, [actor, critic], levels=1, rate=0.5, rewind="3it"):
+        for inputs, _ in batches():
+            for optimizer, place in ((actor, 0), (critic, 1)):
+                optimizer.zero_grad()
+                model(inputs.bfloat16())[place].square().mean().backward()
+                optimizer.step()
+        momentum = critic.state[model.encoder.weight]["momentum_buffer"]
+        assert momentum.dtype is torch.float32 and not momentum[~level.mask["encoder.weight"]].any()

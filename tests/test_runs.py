@@ -117,6 +117,7 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
             "warmup": "1it",
             "augment": "flip-crop",
             "precision": "bfloat16",
+            "normalise": "unit",
         },
     ),
     SGD: (

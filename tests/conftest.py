@@ -22,6 +22,11 @@ settings.register_profile("tombola", derandomize=True, deadline=None, max_exampl
 settings.load_profile("tombola")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-cases", type=int, default=1000, help="random inputs for tests/fuzz, in all")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="the first one's seed")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What the engines measure is kept for this session, and not among the user's own caches."""

@@ -226,7 +226,11 @@ def foreign_files(draw: Random, folder: Path) -> None:
 
 def toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {toml(each)}" for key, each in value.items() if each is not None) + "}"
+        return (
+            "{"
+            + ", ".join(f"{json.dumps(key)} = {toml(each)}" for key, each in value.items() if each is not None)
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(toml(each) for each in value if each is not None) + "]"
     return json.dumps(value)
@@ -326,14 +330,18 @@ def shared_memory(draw: Random) -> nn.Module:
 def masks(draw: Random, folder: Path) -> None:
     """A mask at each door of a model: taken at all of them where it is right, at none where it is not."""
     torch.manual_seed(draw.randrange(2**31))
-    model = draw.choice(
+    build, example = draw.choice(
         [
-            lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)),
-            lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)),
-            lambda: nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)),
-            lambda: shared_memory(draw),
+            (lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(4, 6)),
+            (
+                lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)),
+                torch.randn(4, 2, 4, 4),
+            ),
+            (lambda: nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)), torch.randint(7, (4, 3))),
+            (lambda: shared_memory(draw), torch.randn(4, 4)),
         ]
-    )()
+    )
+    model = build()
     try:
         full = mask.full(model)
     except BadInput:
@@ -374,7 +382,7 @@ def masks(draw: Random, folder: Path) -> None:
         return weights.of(other)
 
     def through_compacted() -> dict[str, Tensor]:
-        cash.compacted(model, chosen)
+        cash.compacted(model, chosen, example)
         return mask.apply(start, chosen)
 
     for door in (through_ticket, through_guard, through_transfer, through_compacted):

@@ -28,7 +28,7 @@
 
 _Static_assert(sizeof(long) == 8, "indices are of 64 bits"); /* elsewhere the installation goes on without kernels */
 
-#define VERSION 3 /* the same as in kernels.py: it changes with any meaning of what follows */
+#define VERSION 4 /* the same as in kernels.py: it changes with any meaning of what follows */
 
 #define NEAR 96 /* rows of inputs that stay in the first cache while all outputs pass over them */
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 3  # of what Python and the kernels say to each other: it changes with any meaning, here and in kernels.c
+VERSION = 4  # of what Python and the kernels say to each other: it changes with any meaning, here and in kernels.c
 SETS = ("portable", "avx2", "avx512")
 DENSE, SPARSE = range(2)
 SGD, MOMENTUM, NESTEROV, ADAM, ADAMW = range(5)

@@ -86,6 +86,20 @@ def test_the_table_has_the_promised_columns_one_row_per_training(
     assert len(out.splitlines()) == 1 + len(rows)
 
 
+def test_trainings_of_several_processors_are_called_so_beside_the_table_and_once_in_the_verdict(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, alone = ask(capsys, "table", "digits", "--store", str(store), *TINY)
+    mixed = shutil.copytree(store, tmp_path / "store")
+    how = next(mixed.glob("runs/train-*/provenance.json"))
+    how.write_text(json.dumps(json.loads(how.read_text()) | {"processor": "another one"}))
+    _, out, beside = ask(capsys, "table", "digits", "--store", str(mixed), *TINY, "--format", "csv")
+    assert alone == "" and "2 processors" in beside and "processors" not in out
+    _, out, _ = ask(capsys, "verdict", "digits", "--store", str(mixed), *TINY, "--format", "json")
+    (said,) = [line for line in json.loads(out)["sentences"] if "last digits" in line or "last bits" in line]
+    assert "2 processors" in said and "interval ends near its margin" in said
+
+
 def test_arms_of_a_level_have_the_same_number_of_living_weights(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # K2

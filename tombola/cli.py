@@ -187,6 +187,8 @@ def table(
 ) -> int:
     """Print one row per replicate, arm and level of what is finished; accuracies are fractions.
 
+    Where several measurements of the engine or several processors made the trainings, standard error says so.
+
     Parameters
     ----------
     spec
@@ -194,11 +196,15 @@ def table(
     format
         Text for people; csv or json for programs.
     """
+    from tombola.lab.results import made_by_several
     from tombola.lab.results import table as records
     from tombola.report.text import records_text
 
     wanted, store = _existing(spec, common)
-    print(records_text(records(wanted, _found(wanted, store)), format))
+    found = _found(wanted, store)
+    print(records_text(records(wanted, found), format))
+    if several := made_by_several(found):
+        sys.stderr.write(f"{several}\n")
     return 0
 
 

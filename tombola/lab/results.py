@@ -104,28 +104,35 @@ def conclusions(wanted: Plan, found: Sequence[Result], judged: Sequence[Verdict]
     """The verdicts in plain sentences."""
     partial = f"{len(found)} of {len(wanted.rows)} trainings are finished; what follows is about these."
     said = sentences(judged, criteria(wanted))
-    close = [_LAST_BITS] if any(verdict.dense.accuracy.n > 1 for verdict in judged) else []
+    near = any(verdict.dense.accuracy.n > 1 for verdict in judged)
+    close = made_by_several(found, near) or (_LAST_BITS if near else "")
     partly = [partial] if len(found) < len(wanted.rows) else []
-    return [*partly, *said, *close, *_failures(wanted, store), *_made_by(found)]
+    return [*partly, *said, *([close] if close else []), *_failures(wanted, store)]
 
 
-def _made_by(found: Sequence[Result]) -> list[str]:
-    """That the trainings do not come of one measurement on one processor, where that is so."""
+def made_by_several(found: Sequence[Result], verdict: bool = False) -> str:
+    """A sentence where several measurements of the engine or several processors made the trainings, else nothing.
+
+    Args:
+        found: the trainings.
+        verdict: whether the sentence adds what that means for a verdict.
+    """
     processors = {how.get("gpu") or how["processor"] for each in found if (how := each.how).get("processor")}
     measurements = {each.how["measurement"]["id"] for each in found if "measurement" in each.how}
     counts = {"measurements of the engine": len(measurements), "processors": len(processors)}
     several = " and ".join(f"{count} {what}" for what, count in counts.items() if count > 1)
     if not several:
-        return []
-    return [
-        f"These trainings were made by {several}: the same training made by another one may end with other last "
-        f"digits, and now and then with another early stop."
-    ]
+        return ""
+    return (
+        f"These trainings were made by {several}: the same training made by another one may end with other last digits, "
+        "and now and then with another early stop" + (f", so {_NEAR} may come out otherwise there." if verdict else ".")
+    )
 
 
+_NEAR = "a verdict whose interval ends near its margin"
 _LAST_BITS = (
-    "Another machine or engine rounds the last bits otherwise and makes other trainings of the same seeds: a verdict "
-    "whose interval ends near its margin may come out otherwise there."
+    "Another machine or engine rounds the last bits otherwise and makes other trainings of the same seeds: "
+    f"{_NEAR} may come out otherwise there."
 )
 
 

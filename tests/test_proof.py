@@ -300,9 +300,9 @@ def test_inputs_labels_and_batches_that_do_not_go_together_are_refused() -> None
     for several in ((), list(inputs), torch.tensor(1.0)):
         with pytest.raises(BadInput, match=r"inputs: expected one tensor, N x \.\.\., .* found (tuple|list|a number)"):
             prove(model, masks.full(model), several, batches=(1,))  # type: ignore[arg-type]
-    for batches in ((), (0,), (4, -1)):
-        with pytest.raises(BadInput, match=r"batches: expected one or more sizes, of 1 or more, found \("):
-            prove(model, masks.full(model), inputs, batches=batches)
+    for batches in ((), (0,), (4, -1), 9):
+        with pytest.raises(BadInput, match=r"batches: expected one or more sizes, of 1 or more, found [(9]"):
+            prove(model, masks.full(model), inputs, batches=batches)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("without_onnx")
@@ -679,6 +679,26 @@ def test_one_logit_answers_by_its_sign() -> None:
         right[:9] = ~right[:9]
         for labels in (right.long(), right, right.float(), *([right.float()[:, None]] if len(model) == 1 else [])):
             assert prove(model, masks.full(model), inputs, labels)[0].accuracy == pytest.approx(0.9)
+
+
+def test_no_inputs_by_name_are_refused_where_the_model_needs_none() -> None:
+    class Optional(nn.Linear):
+        def forward(self, x: Tensor | None = None) -> Tensor:
+            return super().forward(torch.zeros(9, 6) if x is None else x)
+
+    model = Optional(6, 3)
+    with pytest.raises(
+        BadInput, match="inputs: expected one tensor, N x ..., or a tuple or mapping of them, found dict"
+    ):
+        prove(model, masks.full(model), {}, batches=(1, 9))
+
+
+def test_advice_knows_files_that_were_not_written_and_forms_that_are_no_smaller() -> None:
+    dense, small = form("dense", 1000, b1=1.0), replace(form("compact", 1200, b1=2.0), stored=nn.Linear(1, 1))
+    smallest, _, portable = advice([dense, small], "out", ["compact.onnx"])
+    assert smallest == "Smallest: dense, 1,000 bytes: no form takes less."
+    assert portable.endswith('torch.export.load("out/compact.pt2").module().')
+    assert len(advice([dense, small], "out", ["compact.onnx", "compact.pt2"])) == 2
 
 
 def test_advice_names_the_smallest_the_fastest_and_the_most_portable() -> None:

@@ -1,6 +1,6 @@
 """The forms of a ticket as they were measured, and what to say of them: a table, sentences, which to take."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
@@ -169,11 +169,12 @@ rounds disagree: 1 of 2 bear this out).']
     ]
 
 
-def advice(forms: Sequence[Form], folder: str = "FOLDER") -> list[str]:
+def advice(forms: Sequence[Form], folder: str = "FOLDER", left_out: Container[str] = ()) -> list[str]:
     """Which form is the smallest, which the fastest, which runs elsewhere, and how each is loaded.
 
     Args:
         folder: where `write` has put them.
+        left_out: names of files that `write` has left out.
     """
     small = [form for form in forms if not form.baseline and form.stored is not None]
     if not small:
@@ -182,6 +183,8 @@ def advice(forms: Sequence[Form], folder: str = "FOLDER") -> list[str]:
     said = [
         f"Smallest: {smallest.name}, {smallest.disk_bytes:,} bytes: "
         f'cash.from_safetensors(network, "{folder}/{file_name(smallest)}").'
+        if smallest.disk_bytes < forms[0].disk_bytes
+        else f"Smallest: {forms[0].name}, {forms[0].disk_bytes:,} bytes: no form takes less."
     ]
     for batch in forms[0].timing:
         fastest = min(forms, key=lambda form, batch=batch: form.latency_s[batch])  # type: ignore[misc]
@@ -191,11 +194,13 @@ def advice(forms: Sequence[Form], folder: str = "FOLDER") -> list[str]:
         elif not fastest.baseline and fastest.stored is not None:
             how = f': cash.from_safetensors(network, "{folder}/{file_name(fastest)}")'
         said.append(f"Fastest at batch {batch}: {fastest.name}, {fastest.timing[batch].text} ms{how}.")
-    if any(form.name == "compact" for form in forms):
-        said.append(
-            f"Most portable: compact, without Tombola and the network's class: "
-            f'torch.export.load("{folder}/compact.pt2").module(), or compact.onnx in ONNX Runtime.'
-        )
+    portable = {
+        "compact.pt2": f'torch.export.load("{folder}/compact.pt2").module()',
+        "compact.onnx": "compact.onnx in ONNX Runtime",
+    }
+    there = [how for name, how in portable.items() if name not in left_out]
+    if there and any(form.name == "compact" for form in forms):
+        said.append(f"Most portable: compact, without Tombola and the network's class: {', or '.join(there)}.")
     return said
 
 

@@ -72,8 +72,8 @@ def prove(
             N x 1; or the metric gives no number.
     """
     given = _given(model, inputs, whole)
-    batches = (given.count,) if whole else tuple(batches)
-    _belong_together(given, labels, batches)
+    batches = (given.count,) if whole else _sizes(batches)
+    _belong_together(given, labels)
     with agreement.seeded(0):  # a model may draw random numbers in eval mode too
         return _proved(masked(model, mask), given, labels, batches, metric and _Metric(metric, model, inputs))
 
@@ -184,18 +184,23 @@ def _positional(model: nn.Module, inputs: Mapping[str, Any], first: tuple[Any, .
             found=", ".join(map(str, inputs)),
             todo="Wrap the model in a module that takes these.",
         )
-    last = max(place for place, name in enumerate(takes) if name in inputs)
+    last = max((place for place, name in enumerate(takes) if name in inputs), default=-1)
     return tuple(values.values())[: last + 1]
 
 
-def _belong_together(given: _Given, labels: Tensor | None, batches: Sequence[int]) -> None:
-    if not batches or min(batches) < 1:
+def _sizes(batches: Sequence[int]) -> tuple[int, ...]:
+    sizes = () if isinstance(batches, int) else tuple(batches)
+    if not sizes or min(sizes) < 1:
         raise BadInput(
             where="batches",
             expected="one or more sizes, of 1 or more",
-            found=str(tuple(batches)),
+            found=str(batches),
             todo="Leave them out for 1 and 64.",
         )
+    return sizes
+
+
+def _belong_together(given: _Given, labels: Tensor | None) -> None:
     if any(given.cut) and isinstance(labels, Tensor) and labels.dim() and len(labels) != given.count:
         raise BadInput(
             where="labels",

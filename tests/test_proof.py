@@ -137,7 +137,7 @@ def test_a_form_that_cannot_be_made_here_is_left_out_with_the_reason(
     assert list(by_name(found)) == ["dense", "compact", "compact int8"]
     onnx = {"dense, ONNX Runtime", "compact, ONNX Runtime"}
     assert set(found.left_out) == onnx | {"2:4, float16", "sparse", "sparse int8"}
-    assert "tombola[export]" in found.left_out["compact, ONNX Runtime"] and "C compiler" in found.left_out["sparse"]
+    assert "'.[export]' in a clone" in found.left_out["compact, ONNX Runtime"] and "C compiler" in found.left_out["sparse"]
 
 
 class Viewed(nn.Module):
@@ -249,7 +249,7 @@ def test_fewer_inputs_than_the_largest_batch_are_refused(lenet: tuple[nn.Module,
 @pytest.mark.usefixtures("quick")
 def test_other_mistakes_are_said_before_that_there_are_too_few_inputs(lenet: tuple[nn.Module, Mask]) -> None:
     (model, mask), (images, labels) = lenet, examples()
-    with pytest.raises(BadInput, match="This mask belongs to another model"):
+    with pytest.raises(BadInput, match="The mask belongs to another model"):
         prove(nn.Linear(3, 2), mask, images[:9], labels[:9])
     with pytest.raises(BadInput, match="labels: expected 9, one for each of the inputs, found 8"):
         prove(model, mask, images[:9], labels[:8])

@@ -137,7 +137,8 @@ def test_a_form_that_cannot_be_made_here_is_left_out_with_the_reason(
     assert list(by_name(found)) == ["dense", "compact", "compact int8"]
     onnx = {"dense, ONNX Runtime", "compact, ONNX Runtime"}
     assert set(found.left_out) == onnx | {"2:4, float16", "sparse", "sparse int8"}
-    assert "'.[export]' in a clone" in found.left_out["compact, ONNX Runtime"] and "C compiler" in found.left_out["sparse"]
+    assert "pip install '.[export]'" in found.left_out["compact, ONNX Runtime"]
+    assert "C compiler" in found.left_out["sparse"]
 
 
 class Viewed(nn.Module):
@@ -687,9 +688,7 @@ def test_no_inputs_by_name_are_refused_where_the_model_needs_none() -> None:
             return super().forward(torch.zeros(9, 6) if x is None else x)
 
     model = Optional(6, 3)
-    with pytest.raises(
-        BadInput, match="inputs: expected one tensor, N x ..., or a tuple or mapping of them, found dict"
-    ):
+    with pytest.raises(BadInput, match=r"inputs: expected one tensor, .* or mapping of them, found dict"):
         prove(model, masks.full(model), {}, batches=(1, 9))
 
 

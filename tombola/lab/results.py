@@ -124,8 +124,8 @@ def made_by_several(found: Sequence[Result], verdict: bool = False) -> str:
     if not several:
         return ""
     return (
-        f"These trainings were made by {several}: the same training made by another one may end with other last digits, "
-        "and now and then with another early stop" + (f", so {_NEAR} may come out otherwise there." if verdict else ".")
+        f"These trainings were made by {several}: the same training made by another one may end with other last "
+        f"digits, and now and then with another early stop{f', so {_NEAR} may come out otherwise' if verdict else ''}."
     )
 
 

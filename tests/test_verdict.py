@@ -499,3 +499,14 @@ def test_json_has_the_metric_under_its_name() -> None:
     rows = [*by_loss([1.53] * 5, [3000] * 5), *trials("reinit", 1, [1.6] * 5, [3000] * 5)]
     (found,) = contrasts(judge(rows, BY_LOSS), BY_LOSS)
     assert contrast_record(found, LOSS)["loss"]["n"] == 5
+
+
+def test_a_ticket_that_stops_at_its_first_evaluation_is_not_said_to_stop_earlier() -> None:
+    lost = [0.10, 0.11, 0.10, 0.09, 0.10]
+    control = trials("random", 1, lost[::-1], [900, 1000, 1100, 1000, 950], density=0.1)
+    for first, expected in ((False, "earlier"), (True, "not shown")):
+        tickets = [replace(each, first=first) for each in trials("ticket", 1, lost, [0] * 5, density=0.1)]
+        verdicts = judge([*DENSE, *tickets, *control], CRITERIA)
+        (contrast,), (alone,) = contrasts(verdicts, CRITERIA), verdicts[0].controls
+        assert (contrast.earlier, alone.earlier_holm) == (expected, expected)
+        assert ("stops earlier" in " ".join(sentences(verdicts, CRITERIA))) == (not first)

@@ -23,6 +23,7 @@ from tombola.study.smoothed import LOOKS, NAME, Stop
 Word = Literal["winning", "matching", "losing", "not decided", "not learned"]
 Pace = Literal["as fast", "slower", "speed open"]
 Result = Literal["better", "worse", "not shown"]
+Earlier = Literal["earlier", "later", "not shown"]
 
 REPLICATES = 5  # that winning takes: over fewer the spread of the differences is hardly known
 LOW_DENSITY = 0.3  # the contrast with a control is over the levels below it
@@ -153,6 +154,8 @@ class Comparison:
             itself: not corrected for the number of levels.
         censored: whether an early stop of the ticket is at an end of its training, or one of the other at the first
             evaluation: it is then not known how early the ticket stops beside the other.
+        unmoved: whether an early stop of the ticket is at its first evaluation: no step after it made the validation
+            loss smaller, and to stop there is not to be earlier.
         ratio: j' / j. A stop at step j counts as j + g, g the interval between two evaluations: it lies somewhere
             between two of them, and a stop at step 0 has a logarithm.
         pairs: what the means are over.
@@ -166,11 +169,12 @@ class Comparison:
     steps: Difference
     result: Result
     censored: bool = False
+    unmoved: bool = False
     ratio: Ratio | None = None
     pairs: tuple[Pair, ...] = ()
     second: Reading | None = None
     result_holm: Result | None = None
-    earlier_holm: Literal["earlier", "later", "not shown"] | None = None
+    earlier_holm: Earlier | None = None
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ class Contrast:
     accuracy: Difference
     ratio: Ratio
     result: Result = "not shown"
-    earlier: Literal["earlier", "later", "not shown"] = "not shown"
+    earlier: Earlier = "not shown"
 
 
 def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria) -> Comparison:
@@ -240,7 +244,8 @@ def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria)
     gain = criteria.metric.gain(accuracy)
     result: Result = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown"
     steps = [pair.steps for pair in pairs]
-    censored = any(trial.censored or trial.first for one, _ in sides for trial in one)
+    unmoved = any(trial.first for one, _ in sides for trial in one)
+    censored = unmoved or any(trial.censored for one, _ in sides for trial in one)
     censored = censored or any(trial.first for _, another in sides for trial in another)
     return Comparison(
         against=right[shared[0]][0].arm,
@@ -248,6 +253,7 @@ def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria)
         steps=_later(steps, criteria),
         result=result,
         censored=censored,
+        unmoved=unmoved,
         ratio=_ratio(_logarithms(steps, criteria), steps, criteria),
         pairs=tuple(pairs),
         second=_second(sides, criteria),
@@ -279,14 +285,18 @@ def _ratio(logarithms: Sequence[float], steps: Steps, criteria: Criteria) -> Rat
 
 
 def _second(sides: Sequence[tuple[Sequence[Trial], Sequence[Trial]]], criteria: Criteria) -> Reading | None:
-    known = {id(trial): trial.smoothed for arms in sides for arm in arms for trial in arm}
-    if not criteria.paced or None in known.values():
+    trials = [trial for arms in sides for arm in arms for trial in arm]
+    if not criteria.paced or any(trial.smoothed is None for trial in trials):
         return None
-    stops = {of: stop for of, stop in known.items() if stop}
-    steps = [_steps(one, another, lambda trial: stops[id(trial)].step) for one, another in sides]
+
+    def stop(trial: Trial) -> Stop:
+        assert trial.smoothed
+        return trial.smoothed
+
+    steps = [_steps(one, another, lambda trial: stop(trial).step) for one, another in sides]
     later = _later(steps, criteria)
-    open_ended = any(stops[id(trial)].first or stops[id(trial)].last for one, _ in sides for trial in one)
-    open_ended = open_ended or any(stops[id(trial)].first for _, another in sides for trial in another)
+    open_ended = any(stop(trial).first or stop(trial).last for one, _ in sides for trial in one)
+    open_ended = open_ended or any(stop(trial).first for _, another in sides for trial in another)
     return Reading(later, _ratio(_logarithms(steps, criteria), steps, criteria), _pace(later, open_ended, criteria))
 
 
@@ -388,7 +398,7 @@ def _corrected(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Verdict]
         later = _shown([control.steps for _, control in places], criteria) if criteria.paced else [0] * len(places)
         for (verdict, control), gain, delay in zip(places, better, later, strict=True):
             shown[name, verdict.rewind, verdict.level] = replace(
-                control, result_holm=_RESULTS[gain], earlier_holm=_PACES[delay]
+                control, result_holm=_RESULTS[gain], earlier_holm=_earlier(delay, control.unmoved)
             )
     return [
         replace(
@@ -400,7 +410,12 @@ def _corrected(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Verdict]
 
 
 _RESULTS: dict[int, Result] = {1: "better", -1: "worse", 0: "not shown"}
-_PACES: dict[int, Literal["earlier", "later", "not shown"]] = {-1: "earlier", 1: "later", 0: "not shown"}
+_PACES: dict[int, Earlier] = {-1: "earlier", 1: "later", 0: "not shown"}
+
+
+def _earlier(delay: int, unmoved: bool) -> Earlier:
+    """The word for the sign of j' - j that is shown."""
+    return "not shown" if delay < 0 and unmoved else _PACES[delay]
 
 
 def _shown(differences: Sequence[Difference], criteria: Criteria) -> list[int]:
@@ -423,9 +438,11 @@ def contrasts(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Contrast]
         complete = [each for each in found if each]
         better = _shown([criteria.metric.gain(each.accuracy) for each in complete], criteria)
         later = _shown([_logarithmic(each.ratio) for each in complete], criteria)
+        unmoved = {(verdict.rewind, verdict.level) for verdict, control in mine if control.unmoved}
+        still = [any((each.rewind, level) in unmoved for level in each.levels) for each in complete]
         made += [
-            replace(each, result=_RESULTS[gain], earlier=_PACES[delay if criteria.paced else 0])
-            for each, gain, delay in zip(complete, better, later, strict=True)
+            replace(each, result=_RESULTS[gain], earlier=_earlier(delay if criteria.paced else 0, stuck))
+            for each, gain, delay, stuck in zip(complete, better, later, still, strict=True)
         ]
     return made
 

@@ -315,33 +315,30 @@ def digit_files(draw: Random, folder: Path) -> None:
 
 
 def shared_memory(draw: Random) -> nn.Module:
-    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Tanh(), nn.Linear(4, 4, bias=False))
+    first, last = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
     action = draw.choice(["tied", "same memory", "transposed", "apart"])
-    first, _, last = model
     if action == "tied":
         last.weight = first.weight
     elif action == "same memory":
-        last.weight.data = first.weight.data  # type: ignore[union-attr,operator]
+        last.weight.data = first.weight.data
     elif action == "transposed":
-        last.weight = nn.Parameter(first.weight.detach().t())  # type: ignore[union-attr,operator]
+        last.weight.data = first.weight.data
     return model
 
 
 def masks(draw: Random, folder: Path) -> None:
     """A mask at each door of a model: taken at all of them where it is right, at none where it is not."""
     torch.manual_seed(draw.randrange(2**31))
-    build, example = draw.choice(
-        [
-            (lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(4, 6)),
-            (
-                lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)),
-                torch.randn(4, 2, 4, 4),
-            ),
-            (lambda: nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)), torch.randint(7, (4, 3))),
-            (lambda: shared_memory(draw), torch.randn(4, 4)),
-        ]
-    )
-    model = build()
+    models_of: list[tuple[nn.Module, Tensor]] = [
+        (nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(4, 6)),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)),
+            torch.randn(4, 2, 4, 4),
+        ),
+        (nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)), torch.randint(7, (4, 3))),
+        (shared_memory(draw), torch.randn(4, 4)),
+    ]
+    model, example = draw.choice(models_of)
     try:
         full = mask.full(model)
     except BadInput:

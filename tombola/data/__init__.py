@@ -7,7 +7,7 @@ To add a data set: write a file like `digits.py` with `FACTS` and `read`, and na
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -144,7 +144,7 @@ class Dataset:
     labels: "Tensor"
     test_images: "Tensor"
     test_labels: "Tensor"
-    normalisation: Normalisation = "standard"
+    normalisation: Normalisation = field(default="standard", kw_only=True)
 
     def inputs(self, images: "Tensor") -> "Tensor":
         """Images normalised, as float32 on the device where they are; texts as they are."""
@@ -161,7 +161,7 @@ class Dataset:
         if self.labels.device == torch.empty(0, device=device).device:  # "cuda" is "cuda:0", or another one
             return self
         tensors = (self.images, self.labels, self.test_images, self.test_labels)
-        return Dataset(self.facts, *(tensor.to(device) for tensor in tensors), self.normalisation)
+        return Dataset(self.facts, *(tensor.to(device) for tensor in tensors), normalisation=self.normalisation)
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:

@@ -161,9 +161,9 @@ def listed(root: Path) -> Listing:
         only += [f"{name} in {held.name} only" for name in others if name not in classes]
         more = f" and {len(only) - 5} more" if len(only) > 5 else ""
         raise _wrong(held, f"the classes of {train}", ", ".join(only[:5]) + more)
-    found = [[_images(root, place / name, label) for label, name in enumerate(classes)] for place in (train, held)]
-    pool, test = (tuple(sorted(entry for entries, _ in part for entry in entries)) for part in found)
-    passed = sum((others for part in found for _, others in part), Counter[str]())
+    listing = [[_images(root, place / name, label) for label, name in enumerate(classes)] for place in (train, held)]
+    pool, test = (tuple(sorted(entry for entries, _ in part for entry in entries)) for part in listing)
+    passed = sum((counted for part in listing for _, counted in part), Counter[str]())
     return Listing(str(root), tuple(classes), pool, test, tuple(passed.most_common()))
 
 

@@ -241,6 +241,7 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("rate=0.1", "rate", "a known field", "'rate'", "did you mean prune.rate?"),
         ("recipe.levels=3", "recipe.levels", "a known field", "'levels'", "did you mean levels?"),
         ("batch_size=60", "batch_size", "a known field", "'batch_size'", "did you mean recipe.batch?"),
+        ("rounds=3", "rounds", "a known field", "'rounds'", "did you mean levels?"),
         (
             "recipe.optimizer.momentum=0.9",
             "recipe.optimizer.momentum",

@@ -57,7 +57,7 @@ def prove(
     Args:
         model: trained under `mask`, f(x; m ⊙ theta), on the device to be measured on; it is left as it was.
         mask: of the ticket.
-        inputs: real ones, N x ..., as many as the proof is to speak for; a tuple where the model takes several, a
+        inputs: real ones, N x ..., as many as the proof is to be about; a tuple where the model takes several, a
             mapping where it takes them by name. Those whose first axis is as long as the first's are cut into batches.
         labels: N, or N x T of a running text; of a model with one logit 0 and 1; None where no accuracy is asked for.
         batches: sizes at which calls are timed, on the first inputs; at the largest it is decided which layers become
@@ -468,7 +468,7 @@ def _in_kernels(name: str, model: nn.Module, example: tuple[Any, ...]) -> Made:
 
 
 def _on_gpu(dense: nn.Module) -> Iterator[Made]:
-    """In float16, which 2:4 is measured in: what is due to the type is told apart."""
+    """In float16, which 2:4 is measured in: the type has a row of its own."""
     half = copy.deepcopy(dense).half()
     name = "2:4, float16"
     try:

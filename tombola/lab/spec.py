@@ -166,7 +166,7 @@ class StudySpec(Value):
 
 
 class Spec(Value):
-    """One experiment. What each field is for is told in `docs/spec.md`."""
+    """One experiment; `docs/spec.md` explains each field."""
 
     about: str = ""
     replicates: Count = Field(default=3, ge=1, le=MOST)
@@ -400,6 +400,8 @@ def _hint(where: list[str], table: Mapping[str, Any]) -> str:
     fields = _fields(parents, table)
     if name == "momentum" and "betas" in fields:
         return "Adam's is the first of betas, 0.9 in betas = [0.9, 0.999]"
+    if name in _SYNONYMS:
+        return f"did you mean {_SYNONYMS[name]}?"
     paths = {path.rpartition(".")[2]: path for path in sorted(_paths(), key=lambda path: -path.count("."))} | _SYNONYMS
     if close := difflib.get_close_matches(name, fields, n=1):
         return f"did you mean {close[0]}?"

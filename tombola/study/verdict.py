@@ -5,8 +5,8 @@ its minimum validation loss at step j' with test accuracy a', the dense network 
 a' >= a.
 
 Every replicate compares its own arms, which share all but the declared factor, so the differences are `paired`; several
-draws of a control are averaged inside their replicate first. The intervals speak of other seeds, not of another test
-set, which all replicates share. The words hold level by level. What is said of a control is one contrast fixed
+draws of a control are averaged inside their replicate first. The intervals are about other seeds, not about another
+test set, which all replicates share. The words hold level by level. What is said of a control is one contrast fixed
 beforehand, over all levels of low density together; what is said of its single levels is corrected for their number.
 """
 

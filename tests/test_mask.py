@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tombola import mask
+from tombola import layers, mask
 from tombola.errors import BadInput
 from tombola.mask import Mask
 
@@ -293,3 +293,9 @@ def test_pack_puts_the_first_flag_into_the_highest_bit() -> None:  # C14
         [False, False, False],
         [False, True, True],
     ]
+
+
+def test_an_output_over_the_memory_of_an_embedding_is_laid_out_as_an_output() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    model[1].weight.data = model[0].weight.data
+    assert set(layers.layouts(model).values()) == {layers.Layout()}

@@ -1187,3 +1187,16 @@ def test_a_look_leaves_nothing_in_copies_and_files(tmp_path: Path) -> None:
         model(torch.ones(1, 4)).sum().backward()
         assert not model._forward_pre_hooks
         optimizer.step()
+
+
+@pytest.mark.parametrize("held", [
+    float("nan"), np.array([np.nan]), torch.empty(2, device="meta"), torch.tensor([True]), 10**40,
+    torch.ones(2).to(torch.float8_e4m3fn), torch.ones(2, dtype=torch.uint16), torch.ones(2, dtype=torch.complex64),
+])  # fmt: skip
+def test_what_a_module_holds_may_be_of_any_type(held: Any) -> None:
+    model = nn.Linear(3, 2)
+    model.held = held
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in Search(model, optimizer, levels=1):  # without a warning
+        model(torch.ones(2, 3)).square().sum().backward()
+        optimizer.step()

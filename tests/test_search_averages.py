@@ -384,3 +384,68 @@ def test_a_mask_of_another_model_is_refused(given: Any, message: str) -> None:
         Search(model, momentum(model), levels=1, mask=begun)
     with pytest.raises(BadInput, match="mask: expected weights that are alive, found none"):
         Search(model, momentum(model), levels=1, mask=Mask({"0.weight": torch.zeros(12, 6, dtype=torch.bool)}))
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+def test_a_teacher_beside_a_mask_is_whole_or_refused(seed: int) -> None:
+    model, teacher = network(), network(seed).requires_grad_(False).eval()
+    whole = weights.of(teacher)
+    optimizer = momentum(model)
+    begun = Mask({"0.weight": torch.arange(72).view(12, 6) % 2 == 0})
+    search = Search(model, optimizer, levels=1, also=[teacher], mask=begun, keep="output")
+
+    def run() -> None:
+        for _ in search:
+            step(optimizer, (model(INPUTS) - teacher(INPUTS) - 1).square().mean())
+
+    if seed == 7:  # as an average begins
+        with pytest.raises(BadInput, match=r"also\[0\] \(Sequential\): .* stays as it is, as a teacher does"):
+            run()
+        assert not search.history and len(search._progress.trained) == 0
+    else:
+        run()
+        assert weights.equal(weights.of(teacher), whole)
+
+
+class Online(nn.Module):
+    """A network and one that follows it, which begins with weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.online, self.target = network(7), network(8)
+
+    def forward(self, values: Tensor) -> Tensor:
+        wanted: Tensor = self.online(values) - self.target(values).detach()
+        return wanted
+
+
+def test_keep_is_not_all_the_advice_where_an_average_within_the_model_began_elsewhere() -> None:
+    model = Online()
+    optimizer = momentum(model.online)
+    with pytest.raises(
+        BadInput, match=r"keep=\['target\.\*'\]\. Or, if target follows online .* target\.load_state_dict"
+    ):
+        Search(model, optimizer, levels=1)
+    with pytest.warns(UserWarning, match="target has the names and shapes of online, changed in level 0"):
+        for _ in Search(model, optimizer, levels=0, keep="target.*"):
+            step(optimizer, model(INPUTS).square().mean())
+            follow(model.target.parameters(), model.online)
+
+
+def test_a_frozen_part_of_the_same_shapes_is_nothing_to_speak_of() -> None:
+    model = Online()
+    optimizer = momentum(model.online)
+    for _ in Search(model, optimizer, levels=0, keep="target.*"):
+        step(optimizer, model(INPUTS).square().mean())
+
+
+def test_of_two_parameters_over_one_memory_the_optimiser_may_have_either() -> None:
+    model, other = network(), network(9)
+    model[3].weight.data = other[3].weight.data
+    both = nn.ModuleDict({"first": other, "second": model})
+    optimizer = torch.optim.SGD([*other[0].parameters(), *model.parameters()], lr=0.1)
+    search = Search(both, optimizer, levels=1, rate=0.5)
+    for _ in search:
+        step(optimizer, model(other[0](INPUTS)[:, :6]).square().mean())
+    alive = search.mask(1)["first.3.weight"]
+    assert alive.sum() == 18 and torch.equal(other[3].weight == 0, ~alive)

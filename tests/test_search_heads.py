@@ -1,5 +1,7 @@
 """`output` is the linear layer registered last; where the first call shows another one, the search says so."""
 
+import copy
+import io
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.search import Search
+from tombola.search.watch import no_look
 
 
 class Block(nn.Module):
@@ -114,3 +117,23 @@ def test_tied_and_attending_models_are_understood() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             searched(model, rate={"output": 0.1, "*": 0.2})
+
+
+@pytest.mark.parametrize("taken", ["copied", "saved"])
+def test_a_copy_of_the_model_is_watched_by_nobody(taken: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    search = Search(model, torch.optim.SGD(model.parameters(), lr=0.1), levels=1, keep="output")
+    search.begin()
+    if taken == "copied":
+        twin = copy.deepcopy(model)
+    else:
+        file = io.BytesIO()
+        torch.save(model, file)
+        assert b"heads" not in file.getvalue() and b"Search" not in file.getvalue()
+        twin = torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+    assert not [hook for module in twin.modules() for hook in module._forward_hooks.values() if hook is not no_look]
+    search.leave()
+
+
+def test_layers_that_are_called_by_keyword_do_not_stand_side_by_side() -> None:
+    searched(Block(lambda of, x: of["b"](input=of["a"](input=x)).exp(), a=IN, b=OUT), keep="output")

@@ -1,6 +1,8 @@
 """Recurrent weights, a graph layer's, stacks of experts: what is pruned by its name is pruned as all else is."""
 
+import ast
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola import prune, weights
+from tombola import mask, prune, weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.search import Level, Search
@@ -235,3 +237,69 @@ def test_what_names_nothing_is_refused(options: dict[str, Any], said: str) -> No
     model, optimizer = made(lambda: Characters(nn.GRU))
     with pytest.raises(BadInput, match=said):
         Search(model, optimizer, levels=1, keep="cell.*" if "prune" not in options else (), **options)
+
+
+def test_of_two_parameters_over_one_memory_either_may_be_named() -> None:
+    one, other = GraphLayer(3, 3), GraphLayer(3, 3)
+    other.W.data = one.W.data
+    model = nn.Sequential(one, other)
+    assert list(mask.full(model, ["1.W"])) == ["0.W"]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    search = Search(model, optimizer, levels=1, prune=["1.W"], rate=0.5)
+    for _ in search:
+        optimizer.zero_grad()
+        one.W.square().sum().backward()
+        optimizer.step()
+    assert list(search.mask(1)) == ["0.W"] and search.mask(1).alive == 4
+
+
+def test_weights_of_complex_numbers_are_held_where_their_gradients_are_conjugate_views() -> None:
+    weight = nn.Parameter(torch.randn(3, 3, dtype=torch.complex64))
+    model = nn.ParameterDict({"W": weight})
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    inputs = torch.randn(2, 3, dtype=torch.complex64)
+    for level in Search(model, optimizer, levels=2, prune=["W"], rate=0.5):
+        for _ in range(2):
+            optimizer.zero_grad()
+            (inputs @ weight.conj().t()).abs().sum().backward()
+            optimizer.step()
+        assert torch.equal(weight == 0, ~level.mask["W"])
+
+
+class Lora(nn.Module):
+    """A layer that is not trained, and what is added to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = nn.Linear(4, 4).requires_grad_(False)
+        self.lora_A, self.lora_B = nn.Linear(4, 2, bias=False), nn.Linear(2, 4, bias=False)
+
+
+def test_what_is_advised_to_keep_names_all_that_is_meant() -> None:
+    model = nn.Sequential(*(Lora() for _ in range(6)), nn.Linear(4, 2).requires_grad_(False))
+    optimizer = torch.optim.SGD((each for each in model.parameters() if each.requires_grad), lr=0.1)
+    with pytest.raises(BadInput, match=r"and 4 more\. .*: keep=\['\*\.base_layer\.\*', '6\.weight'\]\.$"):
+        Search(model, optimizer, levels=1)
+    search = Search(model, optimizer, levels=1, keep=["*.base_layer.*", "6.weight"])
+    assert all("lora" in name for name in search.mask(0)) and len(search.mask(0)) == 12
+
+
+def test_what_is_advised_for_other_matrices_names_them_all_and_nothing_else() -> None:
+    model = nn.Sequential(*(GraphLayer(3, 3) for _ in range(5)), nn.Linear(3, 3), Characters(nn.LSTM))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match=r"prune=(\[.*\]) prunes and counts them; keep=\1 says") as found:
+        Search(model, optimizer, levels=1)
+    entries = ast.literal_eval(re.findall(r"keep=(\[.*?\])", str(found[0].message))[0])
+    assert len(entries) < 9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Search(model, optimizer, levels=1, keep=entries).mask(0).keys() == mask.full(model).keys()
+        assert len(Search(model, optimizer, levels=1, prune=entries).mask(0)) == 3 + 5 + 4
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+def test_a_weight_that_is_computed_is_kept_with_all_that_it_is_computed_of(normed: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), normed(nn.Linear(3, 3)))
+    search = Search(model, torch.optim.SGD(model.parameters(), lr=0.1), levels=1, keep=["1.weight"])
+    assert list(search.mask(0)) == ["0.weight"]

@@ -155,3 +155,12 @@ def test_what_is_no_rule_is_refused() -> None:
     wrong: Any = "matchin"
     with pytest.raises(BadInput, match="rule: expected 'matching' or a mapping, found 'matchin'"):
         ticket_of(Masked()).transfer(Judge("bert"), wrong)
+
+
+def test_a_weight_that_is_computed_stays_dense() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
+    taken = ticket_of(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))).transfer(model)
+    assert list(taken.mask) == ["0.weight"] and taken.unused == ("1.weight",)
+    assert taken.dense == {"1.weight": "which is computed from others, as by weight_norm, and has no mask"}
+    with pytest.raises(BadInput, match=r"none among 0\.weight"):
+        ticket_of(nn.Sequential(nn.Linear(4, 4))).transfer(model)

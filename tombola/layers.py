@@ -3,11 +3,13 @@
 One table: what is pruned, what is counted and what is drawn of a ticket read it. To add a layer, add a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
+
+from tombola.weights import place
 
 Kind = Literal["linear", "conv", "embedding", "output", "named"]
 
@@ -67,16 +69,16 @@ def layouts(model: nn.Module) -> dict[str, Layout]:
     >>> layouts(nn.Sequential(nn.Linear(2, 3), nn.GRU(3, 3)))
     {'0.weight': Layout(inputs=1, outputs=0, groups=1)}
     """
-    found: dict[int, Layout] = {}
+    found: dict[Hashable, Layout] = {}  # by the place of the weight
     for module in model.modules():
         each = row(module)
         if each is None:
             continue
         for parameter in (getattr(module, name) for name in each.weights):
-            if isinstance(parameter, nn.Parameter) and not (each.kind == "embedding" and id(parameter) in found):
-                found[id(parameter)] = each.layout
+            if isinstance(parameter, nn.Parameter) and not (each.kind == "embedding" and place(parameter) in found):
+                found[place(parameter)] = each.layout
     parameters = model.named_parameters(remove_duplicate=False)
-    return {name: found[id(each)] for name, each in parameters if id(each) in found}
+    return {name: found[place(each)] for name, each in parameters if place(each) in found}
 
 
 def row(module: nn.Module) -> Row | None:

@@ -120,7 +120,7 @@ def prunable(model: nn.Module, include: Sequence[str] = ()) -> dict[str, Kind]:
         row = layers.row(module)
         # A weight that is computed from others is an attribute and no parameter.
         own = {name: getattr(module, name) for name in row.weights} if row else {}
-        own |= {name: value for name, value in module.named_parameters(recurse=False) if id(value) in more}
+        own |= {name: value for name, value in module.named_parameters(recurse=False) if states.place(value) in more}
         for name, parameter in own.items():
             if parameter is None:
                 continue
@@ -133,10 +133,10 @@ def prunable(model: nn.Module, include: Sequence[str] = ()) -> dict[str, Kind]:
     return found
 
 
-def _included(model: nn.Module, include: Sequence[str]) -> set[int]:
-    """The parameters that are named, by identity."""
+def _included(model: nn.Module, include: Sequence[str]) -> set[Hashable]:
+    """The places of the parameters that are named."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    more: set[int] = set()
+    more: set[Hashable] = set()
     for entry in include:
         meant = named([entry], {name: "" for name, each in parameters.items() if each.dim() > 1 or name == entry})
         if not meant:
@@ -153,7 +153,7 @@ def _included(model: nn.Module, include: Sequence[str]) -> set[int]:
                 if close
                 else "* stands for anything, as in gru.*",
             )
-        more |= {id(parameters[name]) for name in meant}
+        more |= {states.place(parameters[name]) for name in meant}
     return more
 
 

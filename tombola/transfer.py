@@ -82,12 +82,16 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
         raise BadInput(
             where=where,
             expected=f"weights that take a mask, of those of {_some(mask)}",
-            found=f"none among {_some({name: own[name] for name in masks.prunable(model)})}",
+            found=f"none among {_some({name: own[name] for name in masks.prunable(model) if name in own})}",
             todo="A layer takes a mask of its own shape alone. Where names differ, say which is which: "
             'rule={"target": "source"}, names of weights or of modules.',
         )
     names = dict.fromkeys([*masks.prunable(model), *taken])
-    layers = {n: mask[taken[n]] if n in taken else torch.ones(own[n].shape, dtype=torch.bool) for n in names}
+    layers = {
+        name: mask[taken[name]] if name in taken else torch.ones(own[name].shape, dtype=torch.bool)
+        for name in names
+        if name in own
+    }
     made = masks.checked(Mask(layers), model)
     if values:
         with torch.no_grad():
@@ -96,7 +100,7 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
     return Transfer(
         mask=made,
         taken=taken,
-        dense={name: _why(name, own[name], weights, pairs) for name in names if name not in taken},
+        dense={name: _why(name, own, weights, pairs) for name in names if name not in taken},
         values=tuple(pairs) if values else (),
         unused=tuple(name for name in mask if name not in taken.values()),
     )
@@ -156,11 +160,13 @@ def _inside(name: str, target: str) -> bool:
     return name == target or not target or name.startswith(f"{target}.")
 
 
-def _why(name: str, own: Tensor, weights: Weights, pairs: Mapping[str, str]) -> str:
+def _why(name: str, own: Weights, weights: Weights, pairs: Mapping[str, str]) -> str:
+    if name not in own:
+        return "which is computed from others, as by weight_norm, and has no mask"
     if name in pairs:
         return "which has no mask in the ticket"
-    if name in weights and weights[name].shape != own.shape:
-        return f"{tuple(own.shape)} where the ticket has {tuple(weights[name].shape)}"
+    if name in weights and weights[name].shape != own[name].shape:
+        return f"{tuple(own[name].shape)} where the ticket has {tuple(weights[name].shape)}"
     return "which the rule leaves out" if name in weights else "which the ticket has not"
 
 

@@ -17,6 +17,7 @@ from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
 from tombola.search import averages, edge, ranks, saved
 from tombola.search.arms import Arms, Control, verify
+from tombola.search.averages import Average
 from tombola.search.course import Course, Level, Report, Rewinding, first
 from tombola.search.edge import Plan, Rate, Scope
 from tombola.search.heads import Heads
@@ -134,6 +135,7 @@ class Search:
         self._watch = Watch(self._loop)
         self._heads: Heads | None = None
         self._held: list[Weights] = []  # what level 0 began with, while it is under way
+        self._masked: list[Average] = []  # what its mask has changed of that
         self._about = self._asked()
         self._strangers = edge.Strangers()
         if self._path and self._path.is_dir():
@@ -358,11 +360,18 @@ class Search:
         names = {name: own[name] for name in self.mask(0)}
         found = averages.followed(self._progress.averages, self._loop, before, names)
         self._progress, self._held = replace(self._progress, averages=found), []
-        for number in averages.unlike(found, self._loop, before):
+        if teachers := [average for average in self._masked if average not in found]:
+            raise BadInput(
+                where=f"mask=..., {averages.place_of(teachers[0], self._loop)}",
+                expected="an average, which begins with the numbers of the weights and follows them",
+                found="what stays as it is, as a teacher does: where the mask of level 0 prunes, it was held at 0",
+                todo="Leave it out of the model and out of `also`: what does not change needs no rewinding.",
+            )
+        for what, whose in averages.unlike(found, self._loop, before).items():
             warnings.warn(
-                f"also[{number}] ({type(self._loop.also[number]).__name__}) has the names and shapes of the model, "
-                "changed in level 0 and is in no optimiser, but began with other weights: it is not taken for an "
-                "average, and is not held at 0. If it is one, let it begin with the model's weights.",
+                f"{what} has the names and shapes {whose}, changed in level 0 and is in no optimiser, but began with "
+                "other weights: it is not taken for an average, and is not held at 0. If it is one, let it begin with "
+                "the same weights.",
                 stacklevel=4,
             )
 
@@ -404,9 +413,11 @@ class Search:
             self._loop.forget_gradients()  # as at every later level: they belong to what came before
         k, found = self._plan.rewind, averages.begun(self._loop, list(self.mask(0)))
         self._progress = replace(self._progress, start=start, rewind=None if k else start, averages=found)
-        self._held = averages.held(found, self._loop)
+        before = averages.held(found, self._loop)
         watch, unnamed = lambda: self._watch.look(0, k), self._strangers.at(0, self._loop.model)
         course = first(self._loop, self.mask(0), found, k, self._reached, unnamed, watch)
+        self._masked = [average for average in found if averages.has_moved(average, self._loop, before)]
+        self._held = averages.held(found, self._loop)
         if self._plan.asks_for_output and ranks.rank() == 0:
             self._heads = Heads(self._loop.model)
         return course

@@ -4,7 +4,7 @@ An average follows weights without an optimiser: an EMA, a target network, a mom
 model's names and shapes too, and so has a twin that an optimiser trains; neither is one.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from tombola import weights
 from tombola.search.state import Loop
 from tombola.weights import Weights
 
@@ -61,7 +62,7 @@ def within(loop: Loop, names: Sequence[str]) -> tuple[Average, ...]:
 
 
 def _found(
-    number: int | None, thing: Any, model: nn.Module, names: Sequence[str], trained: set[int]
+    number: int | None, thing: Any, model: nn.Module, names: Sequence[str], trained: Set[Hashable]
 ) -> Iterator[Average]:
     own = places(model)
     sources = {name: own[name] for name in model.state_dict() if name in own}  # buffers that are not saved are its own
@@ -77,11 +78,12 @@ def _found(
     yield from _by_value(number, {p: v for p, v in theirs.items() if p not in taken}, sources, names)
 
 
-def _free(thing: Any, trained: set[int]) -> dict[str, Tensor]:
+def _free(thing: Any, trained: Set[Hashable]) -> dict[str, Tensor]:
     """The tensors of `thing` that no optimiser trains."""
     found = places(thing)
     if isinstance(thing, nn.Module):
-        held = {path for path, value in thing.named_parameters(remove_duplicate=False) if id(value) in trained}
+        own = thing.named_parameters(remove_duplicate=False)
+        held = {path for path, value in own if weights.place(value) in trained}
         found = {path: value for path, value in found.items() if path not in held}
     return {path: value for path, value in found.items() if value.layout is torch.strided}
 
@@ -179,27 +181,39 @@ def followed(averages: Sequence[Average], loop: Loop, before: Sequence[Weights],
     Args:
         before: what each of `also` held when level 0 began, and at last the model; see `held`.
     """
-    moved = [each for each in averages if each.known or _moved(each, loop, before)]
+    moved = [each for each in averages if each.known or has_moved(each, loop, before)]
     for number, thing in enumerate(loop.also):
         if not isinstance(thing, nn.Module | Optimizer):
             taken = {path for average in moved if average.thing == number for path in average.sources}
             rest = {path: value for path, value in places(thing).items() if path not in taken}
             others = (Average(number, found, begins=False) for found in _tables(rest, names))
-            moved += [each for each in others if _moved(each, loop, before)]
+            moved += [each for each in others if has_moved(each, loop, before)]
     return tuple(moved)
 
 
 def held(averages: Sequence[Average], loop: Loop) -> list[Weights]:
     """Copies of what each of `also` holds, and at last of what the model does, where an average may be in it."""
-    own = any(average.thing is None for average in averages)
+    own = any(average.thing is None for average in averages) or bool(twins(loop))
     things = [{} if isinstance(thing, Optimizer) else places(thing) for thing in loop.also]
     held = [*things, places(loop.model) if own else {}]
     return [{path: value.clone() for path, value in each.items()} for each in held]
 
 
-def _moved(average: Average, loop: Loop, before: Sequence[Weights]) -> bool:
+def has_moved(average: Average, loop: Loop, before: Sequence[Weights]) -> bool:
+    """Whether it holds other numbers than `before`, as `held` has them."""
     then, now = before[-1 if average.thing is None else average.thing], places(_thing(average, loop))
     return any(path in now and not (path in then and torch.equal(now[path], then[path])) for path in average.sources)
+
+
+def place_of(average: Average, loop: Loop) -> str:
+    """Where it is, for people."""
+    if average.thing is None:
+        return next(iter(average.sources))
+    return _also(average.thing, loop)
+
+
+def _also(number: int, loop: Loop) -> str:
+    return f"also[{number - loop.listed}] ({type(loop.also[number]).__name__})"
 
 
 def _thing(average: Average, loop: Loop) -> Any:
@@ -217,18 +231,46 @@ def _tables(found: Weights, names: Weights) -> Iterator[dict[str, str]]:
                 yield sources
 
 
-def unlike(averages: Sequence[Average], loop: Loop, before: Sequence[Weights]) -> list[int]:
-    """Those of `also` that are no average as they began, and yet follow something: nobody's, of the model's shapes."""
+def twins(loop: Loop) -> dict[str, str]:
+    """Parts of the model that no optimiser trains -> another part, of the same names and shapes, that is trained.
+
+    Single layers are none, and those of a list neither: some of these may be frozen.
+    """
+    trained, ours, theirs = loop.trained, dict[str, dict[str, torch.Size]](), dict[str, dict[str, torch.Size]]()
+    for path, module in loop.model.named_modules():
+        own = {weights.place(parameter) for parameter in module.parameters()}
+        if own and any(module.children()) and not path.rpartition(".")[2].isdigit():
+            (theirs if own.isdisjoint(trained) else ours)[path] = _shapes(module)
+    pairs = ((part, path) for part, shapes in theirs.items() for path, other in ours.items() if shapes == other)
+    return dict(reversed(list(pairs)))
+
+
+def unlike(averages: Sequence[Average], loop: Loop, before: Sequence[Weights]) -> dict[str, str]:
+    """What is no average as it began, and yet follows something: nobody trains it, and it has changed.
+
+    Returns:
+        what it is -> whose names and shapes it has.
+    """
     shapes = _shapes(loop.model)
-    return [
+    beside = [
         number
         for number, thing in enumerate(loop.also)
         if isinstance(thing, nn.Module)
         and not any(average.thing == number for average in averages)
         and any(_shapes(part) == shapes for part in thing.modules())
-        and not any(id(parameter) in loop.trained for parameter in thing.parameters())
+        and loop.trained.isdisjoint(map(weights.place, thing.parameters()))
         and any(not torch.equal(value, before[number][path]) for path, value in thing.named_parameters())
     ]
+    taken = {path for average in averages if average.thing is None for path in average.sources}
+    changed = [
+        name
+        for name, value in loop.model.named_parameters()
+        if name not in taken and name in before[-1] and not torch.equal(value, before[-1][name])
+    ]
+    inside = {
+        part: f"of {path}" for part, path in twins(loop).items() if any(name.startswith(f"{part}.") for name in changed)
+    }
+    return {_also(number, loop): "of the model" for number in beside} | inside
 
 
 def change(averages: Sequence[Average], loop: Loop, made: Callable[[str, Tensor], Tensor | None]) -> None:

@@ -132,7 +132,7 @@ class Steps:
 
     Args:
         begin: the steps that are done already.
-        at: k, of which the following are told.
+        at: k.
         begun: called before the first step.
         done: called right after step k, inside of `optimizer.step()`.
         followed: called once after that, before the next step or by `close`.
@@ -255,7 +255,7 @@ def _strangers(
 
 
 def _skipped(optimizer: Optimizer) -> bool:
-    # A fused optimiser is asked to step even where gradients overflowed, and told so; others are not asked.
+    # A fused optimiser is asked to step where gradients overflowed, too, and skips that itself; others are not asked.
     overflowed = getattr(optimizer, "found_inf", None)
     return overflowed is not None and bool(overflowed)
 
@@ -303,7 +303,8 @@ class Hold:
             if not self.held:
                 return gradient
             size = gradient.element_size()
-            if gradient.requires_grad or size not in _INTEGERS:  # second derivatives are not of bits
+            lazy = gradient.is_conj() or gradient.is_neg()  # of complex weights: their bits are yet to be flipped
+            if gradient.requires_grad or lazy or size not in _INTEGERS:  # second derivatives are not of bits
                 return gradient.masked_fill(dead, 0)
             if size not in bits:
                 bits[size] = dead.logical_not().to(_INTEGERS[size]).neg()

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tombola import mask, prune, weights
+from tombola import layers, mask, prune, weights
 from tombola.errors import BadInput
 from tombola.guard import UNKNOWN, check_watchable, keeping
 from tombola.layers import Kind
 from tombola.mask import Mask
-from tombola.names import named
+from tombola.names import covering, named
 from tombola.search import averages
 from tombola.search.state import GENERATORS, Loop, Pair
 from tombola.steps import Step
@@ -95,7 +95,7 @@ class Plan:
         _whole(model, (name for name in kinds if name not in dense))
         state = model.state_dict()
         full = Mask({name: torch.ones(state[name].shape, dtype=torch.bool) for name in kinds if name not in dense})
-        own = [name for name in full if id(model.get_parameter(name)) in loop.trained]
+        own = [name for name in full if weights.place(model.get_parameter(name)) in loop.trained]
         beside = {path for average in averages.within(loop, own) for path in average.sources}
         full = Mask({name: alive for name, alive in full.items() if name not in beside})
         if not full:
@@ -134,12 +134,10 @@ class Plan:
             return dict.fromkeys(kinds, self.rate)
         _known(self.rate, _alike(model, kinds), "rate")
         dense = _meant(self.keep, model, kinds)
-        rates = {
-            name: next((rate for entry, rate in self.rate.items() if name in _meant([entry], model, kinds)), None)
-            for name in kinds
-            if name not in dense
-        }
-        without = [name for name, rate in rates.items() if rate is None]
+        rates: dict[str, float] = {}
+        for entry, rate in reversed(list(self.rate.items())):  # the first that names it has the last word
+            rates |= dict.fromkeys(_meant([entry], model, kinds), rate)
+        without = [name for name in kinds if name not in dense and name not in rates]
         if without:
             raise BadInput(
                 where="rate",
@@ -147,7 +145,7 @@ class Plan:
                 found=f"none for {_few(without)}",
                 todo="'*', as the last entry, stands for all others.",
             )
-        return {name: rate for name, rate in rates.items() if rate is not None}
+        return {name: rates[name] for name in kinds if name not in dense}
 
 
 def _given(given: Mask, full: Mask) -> Mask:
@@ -251,7 +249,7 @@ def loop_of(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], schedu
     optimizer, *more = _optimizers(optimizer)
     if not isinstance(also, list | tuple):
         raise BadInput(where="also", expected="a list", found=type(also).__name__, todo="also=[it], for one.")
-    also = [*more, *(thing for thing in also if not any(thing is each for each in (optimizer, *more)))]
+    also = [*more, *(thing for thing in map(bare, also) if not any(thing is each for each in (optimizer, *more)))]
     inner = [name for name, value in vars(optimizer).items() if isinstance(value, Optimizer) and value not in also]
     if inner:
         raise BadInput(
@@ -371,14 +369,28 @@ def others(model: nn.Module, include: Sequence[str] = ()) -> dict[str, int]:
 def warn_of_others(model: nn.Module, plan: Plan) -> None:
     """Say which matrices stay dense and uncounted without `keep` saying so."""
     found, keep = others(model, plan.prune), plan.keep
-    unsaid = [name for name in found if name not in named(keep, dict.fromkeys(found, ""))]
+    said = named(keep, dict.fromkeys(found, ""))
+    unsaid = [name for name in found if name not in said and not _original(model, name)]
     if unsaid:
+        matrices = (name for name, each in model.named_parameters() if each.dim() > 1)
+        entries = covering(unsaid, (name for name in matrices if name not in unsaid))
         warnings.warn(
             f"{sum(found[name] for name in unsaid):,} weights are in no layer that can be pruned, and stay dense and "
-            f"uncounted: {_few(unsaid)}. prune={unsaid[:3]} prunes and counts them; keep={unsaid[:3]} says that this "
-            "is meant. Both take patterns of names.",
+            f"uncounted: {_few(unsaid)}. prune={entries} prunes and counts them; keep={entries} says that this is "
+            "meant. Both take patterns of names.",
             stacklevel=3,
         )
+
+
+def _original(model: nn.Module, name: str) -> bool:
+    """Whether the weight of a layer is computed of the parameter `name`: then `keep` is asked about the weight."""
+    path, _, own = f".{name}".rpartition(".")
+    owner, inside, weight = path.rpartition(".parametrizations.")
+    if not inside:
+        owner, weight = path, own.rpartition("_")[0]  # weight_g, weight_v, weight_orig
+    module = model.get_submodule(owner.removeprefix("."))
+    row = layers.row(module)
+    return bool(row and weight in row.weights and weight not in module._parameters)
 
 
 def trained(loop: Loop, full: Mask) -> None:
@@ -387,11 +399,10 @@ def trained(loop: Loop, full: Mask) -> None:
     Raises:
         BadInput: they do not; the weights are named.
     """
-    groups = [group for optimizer in loop.optimizers for group in optimizer.param_groups]
-    steps = {id(parameter) for group in groups for parameter in group["params"]}
+    steps = loop.trained
     parameters = {name: loop.model.get_parameter(name) for name in full}
-    still = [name for name, each in parameters.items() if id(each) not in steps or not each.requires_grad]
-    if not any(id(each) in steps for each in loop.model.parameters()):
+    still = [name for name, each in parameters.items() if weights.place(each) not in steps or not each.requires_grad]
+    if steps.isdisjoint(map(weights.place, loop.model.parameters())):
         raise BadInput(
             where="optimizer",
             expected="the parameters of the model that the search was given",
@@ -403,7 +414,8 @@ def trained(loop: Loop, full: Mask) -> None:
             where="optimizer",
             expected="every weight that may be pruned among its parameters, with requires_grad",
             found=f"without {_few(still)}",
-            todo=f"Train them, or leave them dense and uncounted: keep={still[:3]}.",
+            todo=f"Train them, or leave them dense and uncounted: keep={covering(still, full.keys() - still)}."
+            + _if_followed(loop, still),
         )
     modules = loop.model.named_modules()
     sparse = {f"{path}.weight" for path, module in modules if isinstance(module, nn.Embedding) and module.sparse}
@@ -412,8 +424,20 @@ def trained(loop: Loop, full: Mask) -> None:
             where=_few(found),
             expected="dense gradients",
             found="an embedding with sparse=True",
-            todo=f"Build it with sparse=False, or leave it dense: keep={found[:3]}.",
+            todo=f"Build it with sparse=False, or leave it dense: keep={covering(found, full.keys() - found)}.",
         )
+
+
+def _if_followed(loop: Loop, names: Sequence[str]) -> str:
+    """What else to do where a part of the model that nobody trains is shaped like one that is trained."""
+    for part, trained in averages.twins(loop).items():
+        if any(name.startswith(f"{part}.") for name in names):
+            return (
+                f" Or, if {part} follows {trained} as a target network or a momentum encoder does, let it begin with "
+                f"the same weights, {part}.load_state_dict({trained}.state_dict()): it is then held at 0 where "
+                f"{trained} is pruned, which keep= would not do."
+            )
+    return ""
 
 
 def rewindable(loop: Loop, k: int) -> None:

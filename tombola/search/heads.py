@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tombola import layers
 from tombola.mask import prunable
+from tombola.search.watch import Look
 
 
 class Heads:
@@ -34,25 +35,22 @@ class Heads:
                 weight = "out_proj.weight" if isinstance(module, nn.MultiheadAttention) else "weight"
                 if found.kind == "linear":
                     note = partial(self._note, f"{path}.{weight}" if path else weight)
-                    self._hooks.append(module.register_forward_hook(note))
-        self._hooks.append(model.register_forward_hook(self._over))
+                    self._hooks.append(module.register_forward_hook(Look(note)))
+        self._hooks.append(model.register_forward_hook(Look(self._over)))
 
     def _note(self, name: str, module: nn.Module, given: tuple[Any, ...], gave: Any) -> None:
-        if not torch.compiler.is_compiling():
-            self._calls.append((name, next(iter(given), None), gave[0] if isinstance(gave, tuple) else gave))
+        self._calls.append((name, next(iter(given), None), gave[0] if isinstance(gave, tuple) else gave))
 
     def _over(self, module: nn.Module, given: tuple[Any, ...], answers: Any) -> None:
-        if torch.compiler.is_compiling() or not self._hooks:
-            return
         calls = self._calls
         self.release()
         if not calls:
             return
         places = {_place(answer) for answer in _tensors(answers)}
         heads = {name for name, _, gave in calls if isinstance(gave, Tensor) and _place(gave) in places}
-        _, last, _ = calls[-1]
-        side_by_side = takewhile(lambda call: call[1] is last, reversed(calls))
-        self._compare(heads or {name for name, *_ in side_by_side})
+        name, last, _ = calls[-1]
+        side_by_side = takewhile(lambda call: call[1] is last, reversed(calls)) if last is not None else ()
+        self._compare(heads or {name, *(beside for beside, *_ in side_by_side)})
 
     def _compare(self, heads: set[str]) -> None:
         kinds = prunable(self._model)

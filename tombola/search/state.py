@@ -1,7 +1,7 @@
 """All that a training loop changes: taken as values, and put back by copy as often as one likes."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -93,11 +93,10 @@ class Loop:
         return [self.optimizer, *self.others]
 
     @property
-    def trained(self) -> set[int]:
-        """The ids of the parameters that an optimiser trains."""
-        return {
-            id(each) for optimizer in self.optimizers for group in optimizer.param_groups for each in group["params"]
-        }
+    def trained(self) -> set[Hashable]:
+        """The places of the parameters that an optimiser trains, whichever objects it has over them."""
+        groups = (group for optimizer in self.optimizers for group in optimizer.param_groups)
+        return {weights.place(each) for group in groups for each in group["params"]}
 
     @property
     def modules(self) -> list[nn.Module]:

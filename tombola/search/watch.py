@@ -34,14 +34,14 @@ class Sight:
 
 
 class Look:
-    """A hook for the next forward pass of any module of a model. In a copy of the model, or a file, it is nothing."""
+    """A hook of a module that looks and changes nothing. In a copy of the model, or a file, it is nothing."""
 
-    def __init__(self, see: Callable[[nn.Module, Any], None]) -> None:
+    def __init__(self, see: Callable[..., None]) -> None:
         self._see = see
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def __call__(self, *given: Any) -> None:
         if not torch.compiler.is_compiling():
-            self._see(module, (args, kwargs))
+            self._see(*given)
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[()]]:
         return nothing, ()
@@ -71,7 +71,7 @@ class Watch:
         self.release()
         self._names = {module: name for name, module in self._loop.model.named_modules()}
 
-        def see(module: nn.Module, given: Any) -> None:
+        def see(module: nn.Module, *given: Any) -> None:
             if module not in self._names:
                 return
             sight = Sight(self._names[module], tuple(_tensors(given)), dict(_numbers(self._loop)))
@@ -113,7 +113,7 @@ class Watch:
 
 def _tensors(given: Any) -> Iterator[Tensor]:
     if isinstance(given, Tensor):
-        if given.layout is torch.strided and not given.is_meta:
+        if _readable(given):
             yield _few(given)
     elif isinstance(given, Mapping):
         for part in given.values():
@@ -134,8 +134,12 @@ def _numbers(loop: Loop) -> Iterator[tuple[str, Any]]:
                     yield own, value
                 elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
                     yield own, value.copy()
-                elif isinstance(value, Tensor) and value.grad_fn is None and value.layout is torch.strided:
+                elif isinstance(value, Tensor) and value.grad_fn is None and _readable(value):
                     yield own, _few(value)
+
+
+def _readable(value: Tensor) -> bool:
+    return value.layout is torch.strided and not value.is_meta and not value.is_quantized
 
 
 def _few(value: Tensor) -> Tensor:
@@ -148,9 +152,17 @@ def _same(left: Any, right: Any) -> bool:
         return False
     if isinstance(left, Tensor):
         same = left.shape == right.shape and left.dtype == right.dtype
+        left, right = _wide(left), _wide(right)
         return same and torch.allclose(left, right, rtol=NEAR, atol=NEAR * _size(left), equal_nan=True)
-    return bool(np.array_equal(left, right))
+    if isinstance(left, int):  # of any length
+        return bool(left == right)
+    return bool(np.array_equal(left, right, equal_nan=True))
+
+
+def _wide(value: Tensor) -> Tensor:
+    """In a type that torch computes with: it does not with all short ones."""
+    return value if value.is_complex() else value.double()
 
 
 def _size(value: Tensor) -> float:
-    return float(value.abs().float().mean()) if value.numel() and value.dtype is not torch.bool else 0.0
+    return float(value.abs().mean()) if value.numel() else 0.0

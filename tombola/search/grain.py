@@ -22,7 +22,7 @@ def grain(values: Iterable[float], examples: int | None = None) -> float:
     0.125
     >>> grain([0.5, 0.75, 0.875], examples=400)
     0.0025
-    >>> grain([0.1234567891, 3.0])
+    >>> grain([0.31415926, 0.27182818, 0.70710678])
     0.0
     """
     distinct = sorted({abs(value) for value in values})

@@ -322,8 +322,8 @@ def shared_memory(draw: Random) -> nn.Module:
     elif action == "same memory":
         last.weight.data = first.weight.data
     elif action == "transposed":
-        last.weight.data = first.weight.data
-    return model
+        last.weight = nn.Parameter(first.weight.detach().t())
+    return nn.Sequential(first, nn.Tanh(), last)
 
 
 def masks(draw: Random, folder: Path) -> None:

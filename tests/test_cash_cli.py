@@ -251,9 +251,12 @@ def test_a_training_that_is_not_finished_is_refused_with_the_command_that_does_i
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_name_of_a_file_is_no_folder(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = cash(store, capsys, "--level", "1", "-o", str(tmp_path / "x.pt"))
-    assert (status, out) == (2, "") and "--output: expected a folder" in err and "x.pt" in err
+@pytest.mark.parametrize("name", ["x.pt", "x.ONNX", "x.pkl"])
+def test_the_name_of_a_file_is_no_folder(
+    name: str, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = cash(store, capsys, "--level", "1", "-o", str(tmp_path / name))
+    assert (status, out) == (2, "") and "--output: expected a folder" in err and name in err
     assert list(tmp_path.iterdir()) == []
 
 

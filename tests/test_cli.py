@@ -156,7 +156,9 @@ def test_a_table_leaves_out_columns_before_it_cuts_a_number(store: Path, width: 
     console.print(summary_table(found, judged, "early-stop", width))
     shown = console.export_text()
     assert "…" not in shown and judged[0].label in shown
-    assert shown.count("shuffle") == {60: 1, 80: 1, 200: 2}[width], "its accuracy stays, its early stop where it fits"
+    head, _, left_out = shown.partition("No room for ")
+    assert head.count("shuffle") == {60: 1, 80: 1, 200: 2}[width], "its accuracy stays, its early stop where it fits"
+    assert ("shuffle stop" in left_out) == (width < 200), "what is left out is named"
 
 
 def test_the_plan_counts_what_is_wanted_stored_and_missing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from tombola.lab.results import Result
     from tombola.study.verdict import Verdict
 
+# Endings that say of a file what it is.
+_TEXTS = {".csv", ".html", ".json", ".md", ".png", ".svg", ".toml", ".txt"}
+_MODEL_FILES = {".bin", ".ckpt", ".h5", ".npy", ".npz", ".onnx", ".pkl", ".pt", ".pt2", ".pth"}  # beside safetensors
+
 app = App(
     name="tombola",
     help="Find winning lottery tickets, prove them, show why, and cash them in.",
@@ -331,7 +335,7 @@ def ticket(
     """
     from tombola.lab.results import ticket_of
 
-    if output.suffix.lower() in _OTHER_FORMATS:
+    if output.suffix.lower() in _TEXTS | _MODEL_FILES:
         raise BadInput(
             where="--output",
             expected="the name of a safetensors file",
@@ -436,7 +440,7 @@ def cash(
             found="a file of weights",
             todo="For a model of your own there is `cash.prove` in Python: docs/cashing-in.md.",
         )
-    if output is not None and output.suffix in MODEL_FILES:
+    if output is not None and output.suffix.lower() in _MODEL_FILES | {".safetensors"}:
         raise BadInput(
             where="--output",
             expected="a folder, in which each form has its file",
@@ -465,9 +469,6 @@ def cash(
     record = forms_record(proof, run.key, alive.density, len(labels), threads, written)
     print(json.dumps(record, indent=1) if format == "json" else forms_text(record, proof, written))
     return 0
-
-
-MODEL_FILES = (".pt", ".pth", ".pt2", ".onnx", ".safetensors", ".bin", ".ckpt")
 
 
 def _timed_on(device: Literal["cpu", "cuda"]) -> str:
@@ -501,10 +502,6 @@ def presets(name: str | None = None, /) -> int:
         read(name)  # says which there are
     print(preset_files.text(name), end="")
     return 0
-
-
-_TEXTS = {".csv", ".html", ".json", ".md", ".png", ".svg", ".toml", ".txt"}
-_OTHER_FORMATS = _TEXTS | {".bin", ".ckpt", ".h5", ".npy", ".npz", ".onnx", ".pkl", ".pt", ".pt2", ".pth"}
 
 
 def _outside(wanted: Plan, error: StoreError) -> BadInput:

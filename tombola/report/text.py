@@ -46,13 +46,17 @@ def summary_table(
     """One line per rewind step and level: density, each arm's mean test accuracy, its mean early stop, the verdict.
 
     Accuracies are those that the verdict is about, `at` the early stop or at the end, where no stop is shown. Where
-    `width` characters do not hold all, the last columns of early stops are left out, then those of accuracies.
+    `width` characters do not hold all, the last columns of early stops are left out, then those of accuracies, and a
+    line below names them.
     """
     arms, stops = arms_of(found), arms_of(found) if at == "early-stop" else []
-    table = _summary_table(found, verdicts, at, arms, stops)
+    table, left_out = _summary_table(found, verdicts, at, arms, stops), list[str]()
     while width and len(arms) > 1 and _width(table) > width:
+        left_out.insert(0, f"{stops[-1]} stop" if stops else f"{arms[-1]} acc.")
         arms, stops = (arms, stops[:-1]) if stops else (arms[:-1], stops)
         table = _summary_table(found, verdicts, at, arms, stops)
+    if left_out:
+        table.caption, table.caption_justify = f"No room for {', '.join(left_out)}: `tombola table` has all.", "left"
     return table
 
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from tombola import files, score, weights
+from tombola import container, files, score, weights
 from tombola.errors import BadInput, NoRoom
-from tombola.search import Search
+from tombola.search import Search, saved
 from tombola.search.coded import decode, encode
 from tombola.ticket import Ticket
 
@@ -302,6 +302,46 @@ def test_what_is_no_search_is_refused(change: Any, message: str, tmp_path: Path)
     model = network()
     with pytest.raises(BadInput, match=re.escape(str(path)) + ".*" + message):
         Search.resume(path, model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("about",), None),
+        (("about", "plan"), {}),
+        (("about", "plan", "levels"), "x"),
+        (("about", "plan", "rewind"), 3),
+        (("about", "plan", "keep"), None),
+        (("about", "tied"), []),
+        (("about", "model"), None),
+        (("about", "parameters"), 5),
+        (("shapes",), None),
+        (("steps", 0), "x"),
+        (("steps",), [1]),
+        (("history", 0, "density"), None),
+        (("history", 0, "metrics"), [1]),
+        (("start",), None),
+        (("start",), {}),
+        (("start", "left"), {}),
+        (("start", "left", "weights"), None),
+        (("start", "left", "weights", "0.weight"), [30000, 60000]),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused(place: tuple[Any, ...], value: Any, tmp_path: Path) -> None:
+    """Complete, with a digest that is right, and what is said of another type: errors of Python's own came out of it."""
+    path = tmp_path / "search"
+    finished(path, levels=1)
+    metadata, _ = container.header(path.read_bytes())
+    said = container.said(metadata, saved.KEY)
+    holder = said
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    said["digest"] = files.ZEROS
+    path.write_bytes(container.content(container.tensors(path.read_bytes()), saved.KEY, said))
+    for given in ((), (model := network(), torch.optim.SGD(model.parameters(), lr=0.1))):
+        with pytest.raises(BadInput, match=r"expected the file of a search|levels: expected"):
+            Search.resume(path, *given)
 
 
 def test_a_full_disk_ends_the_search_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,6 +259,7 @@ def silent(lab: Lab) -> None:
         ({"margin": 2}, None, "verify(metric='accuracy', margin=...): expected a fraction from 0 to 1, found 2"),
         ({"examples": 0}, None, "verify(examples=...): expected the number of examples in the test set, found 0"),
         ({"examples": 200.0}, None, "verify(examples=...): expected the number of examples in the test set"),
+        ({"metric": "loss", "margin": 1, "chance": float("nan")}, None, "verify(chance=...): expected the loss of guessi"),
         ({"chance": 10}, None, "verify(chance=...): expected the accuracy of guessing, a fraction from 0 to 1"),
         ({"criteria": Criteria(0.1, 2), "margin": 0.2}, None, "verify(criteria=...): expected criteria alone"),
         ({"metric": "loss", "margin": 1, "controls": []}, None, "verify: expected level.report(loss=...) in what is"),
@@ -574,6 +575,7 @@ def test_what_ended_in_no_number_is_left_out_aloud() -> None:
         ("accuracy", 0.0, {}),
         ("accuracy", 0.1, {"chance": 0.1}),
         ("dice", 1e-8, {"higher_is_better": True, "margin": 0.01}),
+        ("loss", 4.25, {"margin": 0.01, "chance": 4.17}),
     ],
 )
 def test_where_nothing_was_learned_there_is_no_verdict(metric: str, value: float, options: Any) -> None:

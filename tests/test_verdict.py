@@ -328,7 +328,7 @@ def test_networks_that_guess_have_no_verdict() -> None:
     """lr = 1e4: ten classes, 597 test examples, 9.5 % right; they "matched"."""
     criteria = Criteria(0.01, 10, accuracy_grain=1 / 597, step_grain=10, chance=0.1139)
     word, reason, said = untaught([0.095, 0.102, 0.085, 0.097, 0.099], [40, 50, 60, 40, 50], criteria)
-    assert word == "not learned" and "not above that of guessing, 11.39%" in reason
+    assert word == "not learned" and "no better than that of guessing, 11.39%" in reason
     assert said == [f"No verdict: {reason}."]
 
 
@@ -337,6 +337,24 @@ def test_what_guessing_gives_with_probability_5_percent_is_no_learning(right: in
     criteria = Criteria(0.01, 10, accuracy_grain=1 / 597, chance=0.1139)
     word, *_ = untaught([right / 597] * 5, [500, 900, 40, 80, 230], criteria)
     assert (word == "not learned") == (binom.sf(right - 1, 597, 0.1139) > 0.05)
+
+
+@pytest.mark.parametrize(("metric", "grain", "learned", "guessing"), [
+    (Metric("error", higher_is_better=False), 0.0, 0.05, 0.9),
+    (Metric("error", higher_is_better=False), 1 / 200, 0.05, 0.9),
+    (Metric("loss", higher_is_better=False), 0.0, 1.5, 4.17),
+    (Metric("return"), 1.0, 203.0, 21.0),
+    (Metric("return"), 1.0, -110.0, -200.0),
+    (Metric("r2"), 0.0, 0.9, 0.0),
+])  # fmt: skip
+def test_guessing_is_on_the_worse_side_of_learning_whatever_the_metric(
+    metric: Metric, grain: float, learned: float, guessing: float
+) -> None:
+    """An error rate of 0.05 beside one of 0.9 for guessing was "not above that of guessing"."""
+    criteria = replace(CRITERIA, metric=metric, accuracy_grain=grain, chance=guessing)
+    assert untaught([learned] * 5, [500] * 5, criteria)[0] != "not learned"
+    word, reason, _ = untaught([guessing] * 5, [500] * 5, criteria)
+    assert word == "not learned" and "no better than that of guessing" in reason
 
 
 def test_a_minimum_before_the_first_step_is_no_learning() -> None:

@@ -530,8 +530,8 @@ class Search:
                 points, of accuracy, else to be stated. For the early stop it is one interval between two reports.
             examples: in the test set: how exactly the metric is known, where it is a fraction of them. By default
                 that is seen from the values that were reported.
-            chance: the accuracy of guessing, the share of the most frequent class: a dense network that is not above
-                it learned nothing, and no ticket of it gets a verdict.
+            chance: the metric of guessing, in its own unit; of accuracy the share of the most frequent class. A dense
+                network that is no better learned nothing, and no ticket of it gets a verdict.
             criteria: all of this at once, with the confidence, in place of metric, higher_is_better, margin and chance.
             seed: decides all data orders, masks and draws.
 

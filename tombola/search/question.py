@@ -23,7 +23,7 @@ class Question:
         metric: what is judged.
         margin: how much worse than dense, in the metric's own unit, is as good.
         examples: that the metric is a fraction of, where that is known.
-        chance: the metric of guessing, where that is known.
+        chance: the metric of guessing, in its own unit, where that is known.
         criteria: all else that counts, where it is given.
     """
 
@@ -55,13 +55,6 @@ class Question:
                 found=repr(examples),
                 todo="Leave it out where the metric is no fraction of examples.",
             )
-        if chance is not None and not (isinstance(chance, int | float) and 0 <= chance <= 1):
-            raise BadInput(
-                where="verify(chance=...)",
-                expected="the accuracy of guessing, a fraction from 0 to 1",
-                found=repr(chance),
-                todo="Of ten classes of one size it is 0.1.",
-            )
         if criteria:
             beside = higher_is_better, margin, chance
             if metric not in ("accuracy", criteria.metric) or any(each is not None for each in beside):
@@ -76,6 +69,7 @@ class Question:
         if judged.unit == "points" and margin is None:
             margin = MARGIN
         _margin(judged, margin)
+        _chance(judged, chance)
         assert margin is not None
         return cls(judged, margin, examples, chance, None)
 
@@ -111,6 +105,19 @@ def _margin(metric: Metric, margin: float | None) -> None:
         expected="a fraction from 0 to 1" if metric.unit == "points" else "how much worse than dense is as good, >= 0",
         found="none" if margin is None else repr(margin),
         todo="0.002 is 0.2 points." if metric.unit == "points" else "State it in the metric's own unit.",
+    )
+
+
+def _chance(metric: Metric, chance: float | None) -> None:
+    fraction = metric.unit == "points"
+    number = isinstance(chance, int | float) and type(chance) is not bool and isfinite(chance)
+    if chance is None or (number and (not fraction or 0 <= chance <= 1)):
+        return
+    raise BadInput(
+        where="verify(chance=...)",
+        expected=f"the {metric.label} of guessing, " + ("a fraction from 0 to 1" if fraction else "in its own unit"),
+        found=repr(chance),
+        todo="Of ten classes of one size it is 0.1." if fraction else "Leave it out where it is not known.",
     )
 
 

@@ -14,6 +14,7 @@ from tombola.mask import Mask
 from tombola.search.averages import Average, coded, decoded
 from tombola.search.coded import decode, encode
 from tombola.search.course import Report
+from tombola.search.edge import Plan
 from tombola.search.state import Moment
 from tombola.weights import Weights
 
@@ -135,9 +136,61 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
         )
         history, steps = tuple(Report(**row) for row in metadata["history"]), tuple(metadata["steps"])
         found = decoded(metadata["averages"])
-        return metadata["about"], Progress(masks, trained, start, rewind or start, history, steps, found)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
+        progress = Progress(masks, trained, start, rewind or start, history, steps, found)
+        _checked(metadata["about"], progress)
+        return metadata["about"], progress
+    except _DAMAGED as error:
         raise _no_search(path, error) from error
+
+
+_DAMAGED = (
+    OSError,
+    SafetensorError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RuntimeError,
+    RecursionError,
+)
+_ABOUT = {
+    "model": str,
+    "tied": dict,
+    "optimizer": str,
+    "parameters": list,
+    "schedulers": list,
+    "also": list,
+    "generators": int,
+    "score": str,
+}
+
+
+def _checked(about: Mapping[str, Any], progress: Progress) -> None:
+    """Raise an error unless what a file says has the types, and as many levels, as what `content` writes.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError, BadInput: it has others.
+    """
+    Plan.of(about["plan"])
+    begun = progress.start.left["weights"] if progress.start else None
+    of_it = {
+        **{name: type(about[name]) is kind for name, kind in _ABOUT.items()},
+        "start": isinstance(begun, dict) and all(isinstance(value, Tensor) for value in begun.values()),
+        "steps": len(progress.steps) == len(progress.trained) and all(type(each) is int for each in progress.steps),
+        "history": all(map(_is_report, progress.history)),
+    }
+    for name, right in of_it.items():
+        if not right:
+            raise ValueError(f"{name} of another type, or for other levels, than is written")
+    if unknown := set(about["tied"].values()) - set(progress.weights):
+        raise ValueError(f"weights tied to {unknown}")
+
+
+def _is_report(report: Report) -> bool:
+    whole = all(type(each) is int for each in (report.level, report.alive, report.step))
+    numbers = [report.density, *report.metrics.values()]
+    return whole and all(isinstance(each, int | float) for each in numbers)
 
 
 def left(path: Path) -> int:

@@ -107,7 +107,7 @@ class Criteria:
         isolated: whether the ticket trains from its early weights; one that goes on from trained weights cannot win.
         paced: whether steps are compared: not where accuracy is that at the end, after as many steps for all.
         metric: what is compared; `accuracy` in the other names stands for it.
-        chance: the accuracy of guessing: the share of the most frequent class; None where that is not known.
+        chance: the metric of guessing, of accuracy the share of the most frequent class; None where that is not known.
     """
 
     accuracy_margin: float
@@ -363,8 +363,8 @@ def _untaught(trial: Trial, criteria: Criteria) -> str:
     metric, value = criteria.metric, trial.accuracy
     if not isfinite(value):
         return f"its {metric.label} is no number"
-    if criteria.chance is not None and not _above_chance(value, criteria.chance, criteria):
-        return f"its {metric.label} is not above that of guessing, {metric.shown(criteria.chance)}"
+    if criteria.chance is not None and not _beyond_chance(value, criteria.chance, criteria):
+        return f"its {metric.label} is no better than that of guessing, {metric.shown(criteria.chance)}"
     if criteria.paced and trial.step == 0:
         return "its validation loss is smallest before the first step of training"
     if metric.higher_is_better and 0 <= value <= NOTHING:
@@ -376,15 +376,23 @@ def _untaught(trial: Trial, criteria: Criteria) -> str:
     return ""
 
 
-def _above_chance(accuracy: float, chance: float, criteria: Criteria) -> bool:
-    """Whether so many right answers, or more, would come of guessing with probability 1 - confidence at most."""
-    if not criteria.accuracy_grain:
-        return accuracy > chance
+def _beyond_chance(value: float, chance: float, criteria: Criteria) -> bool:
+    """Whether a value is better than that of guessing.
+
+    One that is a fraction of examples has to be so much better that as many right answers, or more, come of guessing
+    with probability 1 - confidence at most.
+    """
+    right, guessed = (value, chance) if criteria.metric.higher_is_better else (-value, -chance)
+    grain = criteria.accuracy_grain
+    if not (0 < grain < 1 and 0 <= value <= 1 and 0 <= chance <= 1):
+        return right > guessed
     from scipy.special import bdtrc
 
-    examples = round(1 / criteria.accuracy_grain)
-    right = round(accuracy * examples)
-    by_luck = float(bdtrc(right - 1, examples, chance)) if right else 1.0
+    if not criteria.metric.higher_is_better:  # a fraction of wrong answers
+        right, guessed = 1 - value, 1 - chance
+    examples = round(1 / grain)
+    count = round(right * examples)
+    by_luck = float(bdtrc(count - 1, examples, guessed)) if count else 1.0
     return by_luck <= 1 - criteria.confidence
 
 

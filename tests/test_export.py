@@ -258,6 +258,17 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(tmp_path: Pat
 
 
 @pytest.mark.skipif(not kernels.sets(), reason="no kernels were compiled")
+@pytest.mark.parametrize("export", [to_onnx, to_torch_export])
+def test_torch_says_nothing_on_the_way(
+    export: Callable[..., float], tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    """It printed sixty lines of graphs where a call decides by values, and warned of axes where inputs are two."""
+    with pytest.raises(BadInput, match="data-dependent"):
+        export(Undecided(), torch.ones(3, 2), tmp_path / "file")
+    export(TwoInputs(), (torch.ones(3, 5), torch.ones(3, 5)), tmp_path / "file")
+    assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
 def test_a_sparse_model_is_not_written_and_the_message_says_what_is(tmp_path: Path) -> None:
     model, values = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 4)), examples(2)
     for one in (model, model[:1]):

@@ -328,7 +328,7 @@ def test_what_is_no_search_is_refused(change: Any, message: str, tmp_path: Path)
     ],
 )
 def test_a_file_that_says_something_else_is_refused(place: tuple[Any, ...], value: Any, tmp_path: Path) -> None:
-    """Complete, with a digest that is right, and what is said of another type: errors of Python's own came out of it."""
+    """Complete, with the right digest, and a value of another type: errors of Python's own came out of it."""
     path = tmp_path / "search"
     finished(path, levels=1)
     metadata, _ = container.header(path.read_bytes())
@@ -339,9 +339,9 @@ def test_a_file_that_says_something_else_is_refused(place: tuple[Any, ...], valu
     holder[place[-1]] = value
     said["digest"] = files.ZEROS
     path.write_bytes(container.content(container.tensors(path.read_bytes()), saved.KEY, said))
-    for given in ((), (model := network(), torch.optim.SGD(model.parameters(), lr=0.1))):
+    for made in ((), (model := network(), torch.optim.SGD(model.parameters(), lr=0.1))):
         with pytest.raises(BadInput, match=r"expected the file of a search|levels: expected"):
-            Search.resume(path, *given)
+            Search.resume(path, *made)
 
 
 def test_a_full_disk_ends_the_search_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,7 +259,7 @@ def silent(lab: Lab) -> None:
         ({"margin": 2}, None, "verify(metric='accuracy', margin=...): expected a fraction from 0 to 1, found 2"),
         ({"examples": 0}, None, "verify(examples=...): expected the number of examples in the test set, found 0"),
         ({"examples": 200.0}, None, "verify(examples=...): expected the number of examples in the test set"),
-        ({"metric": "loss", "margin": 1, "chance": float("nan")}, None, "verify(chance=...): expected the loss of guessi"),
+        ({"metric": "loss", "margin": 1, "chance": float("nan")}, None, "verify(chance=...): expected the loss of gu"),
         ({"chance": 10}, None, "verify(chance=...): expected the accuracy of guessing, a fraction from 0 to 1"),
         ({"criteria": Criteria(0.1, 2), "margin": 0.2}, None, "verify(criteria=...): expected criteria alone"),
         ({"metric": "loss", "margin": 1, "controls": []}, None, "verify: expected level.report(loss=...) in what is"),

@@ -10,7 +10,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,6 +246,7 @@ _TALKATIVE = (
     "torch.onnx._internal.exporter._registration",  # that torchvision is not installed
     "torch.onnx._internal.exporter._core",  # that an output is None: a file has none of these
     "onnxscript.optimizer._constant_folding",  # what it could not compute ahead: it is left to be computed
+    "torch.fx.experimental.symbolic_shapes",  # where a call decides by values, which the error says too
 )
 
 
@@ -274,7 +275,11 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # torch.onnx copies its own structures in a way that torch has deprecated.
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
-            yield
+            # Where the axis of the batch is that of several inputs it has one name.
+            warnings.filterwarnings("ignore", message=r"# The axis name: ", category=UserWarning)
+            # What cannot be exported it prints, as far as it came.
+            with redirect_stderr(io.StringIO()):
+                yield
     finally:
         for logger, before in zip(loggers, disabled, strict=True):
             logger.disabled = before

@@ -301,8 +301,8 @@ def test_inputs_labels_and_batches_that_do_not_go_together_are_refused() -> None
     for several in ((), list(inputs), torch.tensor(1.0)):
         with pytest.raises(BadInput, match=r"inputs: expected one tensor, N x \.\.\., .* found (tuple|list|a number)"):
             prove(model, masks.full(model), several, batches=(1,))  # type: ignore[arg-type]
-    for batches in ((), (0,), (4, -1), 9):
-        with pytest.raises(BadInput, match=r"batches: expected one or more sizes, of 1 or more, found [(9]"):
+    for batches in ((), (0,), (4, -1), 9, (1.5,), "ab"):
+        with pytest.raises(BadInput, match=r"batches: expected one or more sizes, of 1 or more, found [(9']"):
             prove(model, masks.full(model), inputs, batches=batches)  # type: ignore[arg-type]
 
 
@@ -690,6 +690,16 @@ def test_no_inputs_by_name_are_refused_where_the_model_needs_none() -> None:
     model = Optional(6, 3)
     with pytest.raises(BadInput, match=r"inputs: expected one tensor, .* or mapping of them, found dict"):
         prove(model, masks.full(model), {}, batches=(1, 9))
+
+
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_outputs_and_labels_that_prove_nothing_are_refused() -> None:
+    model, inputs = nn.Sequential(nn.Linear(6, 3)), torch.ones(9, 6)
+    with pytest.raises(BadInput, match="the model: expected outputs that are numbers, found infinities and NaN alone"):
+        prove(model, masks.full(model), inputs * torch.nan, batches=(1, 9))
+    for label, found in ((3, "3 to 3"), (-1, "-1 to -1"), (-100, "-100 alone")):
+        with pytest.raises(BadInput, match=rf"labels: expected classes from 0 to 2, .* found {found}\."):
+            prove(model, masks.full(model), inputs, torch.full((9,), label), batches=(1, 9))
 
 
 def test_advice_knows_files_that_were_not_written_and_forms_that_are_no_smaller() -> None:

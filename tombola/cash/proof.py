@@ -8,6 +8,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -88,6 +89,7 @@ def _proved(
     dense = _Candidate("dense", model, model, model)
     takes(model, dense.laid_out(given.first(1)))
     wanted = _outputs(dense, given)
+    _are_numbers(wanted)
     correct = None if labels is None else _marker(labels, wanted)
     _fill_a_batch(given, batches)
     itself = agreement.apart(wanted, _outputs(dense, given))
@@ -189,12 +191,15 @@ def _positional(model: nn.Module, inputs: Mapping[str, Any], first: tuple[Any, .
 
 
 def _sizes(batches: Sequence[int]) -> tuple[int, ...]:
-    sizes = () if isinstance(batches, int) else tuple(batches)
+    try:
+        sizes = tuple(map(index, batches))
+    except TypeError:  # a bare number, or none
+        sizes = ()
     if not sizes or min(sizes) < 1:
         raise BadInput(
             where="batches",
             expected="one or more sizes, of 1 or more",
-            found=str(batches),
+            found=repr(batches),
             todo="Leave them out for 1 and 64.",
         )
     return sizes
@@ -223,6 +228,17 @@ def _fill_a_batch(given: _Given, batches: Sequence[int]) -> None:
 # ---- what is asked of outputs
 
 
+def _are_numbers(outputs: Tensor) -> None:
+    """Raises: BadInput, where no output is: all forms would agree that there is none."""
+    if not outputs.isfinite().any():
+        raise BadInput(
+            where="the model",
+            expected="outputs that are numbers",
+            found="infinities and NaN alone" if outputs.numel() else "none at all",
+            todo="Look for them among the inputs and the trained weights.",
+        )
+
+
 def _marker(labels: Tensor, outputs: Tensor) -> Callable[[Tensor], float]:
     """Outputs -> correct answers as a fraction of those asked for: one for each example, or for each of its tokens.
 
@@ -242,8 +258,15 @@ def _marker(labels: Tensor, outputs: Tensor) -> Callable[[Tensor], float]:
             f"for outputs of {_shape(outputs)}",
             todo="Flatten or argmax them; without labels no accuracy is asked for.",
         )
-    classes = labels.cpu()
+    classes, count = labels.cpu(), outputs.shape[-1]
     asked = classes != IGNORED
+    if not asked.any() or bool(((classes < 0) | (classes >= count))[asked].any()):
+        raise BadInput(
+            where="labels",
+            expected=f"classes from 0 to {count - 1}, or {IGNORED} where nothing is asked",
+            found=f"{int(classes[asked].min())} to {int(classes[asked].max())}" if asked.any() else f"{IGNORED} alone",
+            todo="Hand in the labels of this model's classes; without labels no accuracy is asked for.",
+        )
     return lambda found: float((found.argmax(dim=-1) == classes)[asked].double().mean())
 
 

@@ -191,10 +191,15 @@ class Contrast(nn.Module):
         return functional.cross_entropy(one @ other.T, torch.arange(len(inputs)))
 
 
+def everything(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
 @pytest.mark.parametrize("k", [0, 3])
-def test_an_average_within_the_model_is_neither_counted_nor_left_dense(k: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trained_by", [momentum, everything])  # MoCo's own script hands over what has no gradient too
+def test_an_average_within_the_model_is_neither_counted_nor_left_dense(k: int, trained_by: Any, tmp_path: Path) -> None:
     model = Contrast()
-    optimizer = momentum(model)
+    optimizer = trained_by(model)
     path = tmp_path / "search"
     search = Search(model, optimizer, levels=2, rate=0.5, rewind=f"{k}it", path=path)
     assert list(search.mask(0)) == ["query.0.weight", "query.2.weight"]
@@ -209,10 +214,25 @@ def test_an_average_within_the_model_is_neither_counted_nor_left_dense(k: int, t
             step(optimizer, loss)
         assert model.key[0].weight[level.mask["query.0.weight"]].all()
     model = Contrast()
-    for level in Search.resume(path, model, optimizer := momentum(model)):
+    for level in Search.resume(path, model, optimizer := trained_by(model)):
         for _ in range(STEPS):
             step(optimizer, model(batch()[0]))
         assert model.key[0].weight[~level.mask["query.0.weight"]].count_nonzero() == 0
+
+
+def test_what_is_frozen_at_first_and_trained_later_is_no_average() -> None:
+    torch.manual_seed(0)
+    block = nn.Linear(6, 6)
+    model: Any = nn.Sequential(block, copy.deepcopy(block), nn.Linear(6, 3))
+    model[0].requires_grad_(False)
+    optimizer = everything(model)
+    search = Search(model, optimizer, levels=1, rate=0.5)
+    assert list(search.mask(0)) == ["1.weight", "2.weight"]
+    for _ in search:
+        for place in range(STEPS):
+            model[0].requires_grad_(place > 1)
+            step(optimizer, functional.cross_entropy(model(INPUTS), LABELS))
+    assert model[0].weight.all()
 
 
 def test_layers_that_begin_alike_are_told_apart_by_their_names() -> None:

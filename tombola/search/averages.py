@@ -201,7 +201,8 @@ def held(averages: Sequence[Average], loop: Loop) -> list[Weights]:
 
 def has_moved(average: Average, loop: Loop, before: Sequence[Weights]) -> bool:
     """Whether it holds other numbers than `before`, as `held` has them."""
-    then, now = before[-1 if average.thing is None else average.thing], places(_thing(average, loop))
+    then = before[-1 if average.thing is None else average.thing]
+    now = _free(_thing(average, loop), loop.trained)  # without what was frozen at first, and is trained by now
     return any(path in now and not (path in then and torch.equal(now[path], then[path])) for path in average.sources)
 
 

@@ -94,9 +94,12 @@ class Loop:
 
     @property
     def trained(self) -> set[Hashable]:
-        """The places of the parameters that an optimiser trains, whichever objects it has over them."""
+        """The places of the parameters that an optimiser trains, whichever objects it has over them.
+
+        It may be given others too, which have no gradient.
+        """
         groups = (group for optimizer in self.optimizers for group in optimizer.param_groups)
-        return {weights.place(each) for group in groups for each in group["params"]}
+        return {weights.place(each) for group in groups for each in group["params"] if each.requires_grad}
 
     @property
     def modules(self) -> list[nn.Module]:

@@ -253,6 +253,41 @@ class Padded(nn.Conv2d):
         return super().forward(functional.pad(values, (1, 1, 1, 1)))
 
 
+class Product(nn.Linear):
+    """It multiplies as `multiply` does with what it makes of its parameter."""
+
+    def __init__(self, multiply: Callable[[Tensor, Tensor], Tensor], shift: float) -> None:
+        super().__init__(4, 3, bias=False)
+        self.beside = nn.Parameter(torch.ones(3, 4))
+        self.multiply, self.shift = multiply, shift
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.multiply(values, self.weight + self.shift) + self.multiply(values, self.beside)
+
+
+def by_operator(values: Tensor, weight: Tensor) -> Tensor:
+    return values @ weight.t()
+
+
+def from_the_left(values: Tensor, weight: Tensor) -> Tensor:
+    return (weight @ values.t()).t()
+
+
+def by_einsum(values: Tensor, weight: Tensor) -> Tensor:
+    return torch.einsum("bi,oi->bo", values, weight)
+
+
+def by_mm(values: Tensor, weight: Tensor) -> Tensor:
+    return torch.addmm(torch.zeros(3), values, weight.t())
+
+
+@pytest.mark.parametrize("multiply", [functional.linear, by_operator, from_the_left, by_einsum, by_mm])
+def test_products_are_seen_however_they_are_written(multiply: Any) -> None:
+    """And another parameter of the layer, of the same shape, is no weight made of this one."""
+    assert effective.remade(nn.Sequential(Product(multiply, 1.0)), ["0.weight"]) == ["0.weight"]
+    assert effective.remade(nn.Sequential(Product(multiply, 0.0)), ["0.weight"]) == []
+
+
 def test_a_layer_that_makes_its_weight_of_its_parameter_is_warned_of() -> None:
     model = nn.Sequential(Standardised(1, 2, 3), Padded(2, 2, 3), nn.Flatten(), Equalised(8, 4), Binarised(4, 3))
     before, random = weights.of(model), torch.get_rng_state()

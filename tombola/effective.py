@@ -6,7 +6,7 @@ forward of its own may standardise, binarise or shift it first: then its mask sa
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,33 +14,51 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-_PRODUCTS: dict[Callable[..., Any], int] = {  # and which of its arguments the weight is
-    functional.linear: 1,
-    functional.conv1d: 1,
-    functional.conv2d: 1,
-    functional.conv3d: 1,
-    functional.conv_transpose1d: 1,
-    functional.conv_transpose2d: 1,
-    functional.conv_transpose3d: 1,
-    functional.embedding: 1,
-}
+_PRODUCTS: frozenset[Callable[..., Any]] = frozenset(
+    {
+        functional.linear,
+        functional.conv1d,
+        functional.conv2d,
+        functional.conv3d,
+        functional.conv_transpose1d,
+        functional.conv_transpose2d,
+        functional.conv_transpose3d,
+        functional.embedding,
+        torch.matmul,
+        torch.mm,
+        torch.addmm,
+        torch.einsum,
+        Tensor.matmul,
+        Tensor.__matmul__,
+        Tensor.__rmatmul__,
+        Tensor.mm,
+        Tensor.addmm,
+    }
+)
 
 
 class _Products(TorchFunctionMode):
-    """Notes the weights of all products while it is entered."""
+    """Notes the tensors of all products while it is entered, the weights among them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weights: list[Tensor] = []
+        self.tensors: list[Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if (place := _PRODUCTS.get(func)) is not None:
-            weight = kwargs["weight"] if "weight" in kwargs else args[place]
-            self.weights.append(weight.detach())
+        if func in _PRODUCTS:
+            self.tensors += [each.detach() for each in _tensors([*args, *kwargs.values()])]
         return func(*args, **kwargs)
+
+
+def _tensors(given: Sequence[Any]) -> Iterator[Tensor]:
+    for each in given:
+        if isinstance(each, list | tuple):
+            yield from _tensors(each)
+        elif isinstance(each, Tensor):
+            yield each
 
 
 def remade(model: nn.Module, names: Iterable[str]) -> list[str]:
@@ -86,10 +104,13 @@ def _remakes(layer: Any, name: str) -> bool:
             own = getattr(layer, name)
             dead = torch.arange(own.numel(), device=own.device).view(own.shape) % 2 == 0
             own.masked_fill_(dead, 0)
+            parameters = {parameter.data_ptr() for parameter in layer.parameters()}
             layer(_input(layer, own))
         except Exception:  # it runs the layer's own code, which may want to be called otherwise
             return False
-    return any(each.shape == dead.shape and bool((each[dead] != 0).any()) for each in seen.weights)
+    made = [each for each in seen.tensors if each.data_ptr() not in parameters]
+    transposed = [each.t() for each in made if each.dim() == 2]
+    return any(each.shape == dead.shape and bool((each[dead] != 0).any()) for each in [*made, *transposed])
 
 
 def _input(layer: Any, weight: Tensor) -> Tensor:

@@ -1154,6 +1154,38 @@ def test_numbers_in_modules_that_nobody_registered_are_warned_of(k: int, replay:
     assert said == [f"level 1: {name} of Annealed" for name in expected]
 
 
+class Stored(nn.Module):
+    """Numbers in containers, and one that the first forward pass makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.scale, self.several = {"scale": 1.0, "width": 4}, [(torch.zeros(4), 3)]
+        self.losses: list[float] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.scale["scale"] *= 0.9
+        self.several[0][0].add_(inputs.mean(0))
+        self.made = getattr(self, "made", 1.0) * 0.9
+        self.losses.append(0.5)
+        outputs: Tensor = self.layer(inputs) * self.scale["scale"] * self.made
+        return outputs
+
+
+def test_numbers_in_containers_and_numbers_made_on_the_way_are_warned_of() -> None:
+    torch.manual_seed(0)
+    model = Stored()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for _ in Search(model, optimizer, levels=2):
+            optimizer.zero_grad()
+            model(torch.randn(3, 4)).square().mean().backward()
+            optimizer.step()
+    said = [str(warning.message).split(" is not what it was")[0] for warning in found]
+    assert said == ["level 1: scale['scale'] of Stored", "level 1: several[0][0] of Stored", "level 2: made of Stored"]
+
+
 def loaded(seed: int, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
     dataset = torch.utils.data.TensorDataset(torch.randn(24, 4, generator=torch.Generator().manual_seed(seed)))
     for (inputs,) in torch.utils.data.DataLoader(dataset, batch_size=6, shuffle=True, generator=generator):

@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from tombola.search.state import Loop
 
 MANY = 100_000  # numbers of a tensor that are looked at
+LONG, DEEP = 100, 2  # entries of a dictionary or list that are looked at, and how many of these within another
 NEAR = 1e-3  # what one computes from the same numbers on a GPU is not the same to the last bit
 
 _TORCHS_OWN = frozenset(vars(nn.Module()))
@@ -79,7 +81,9 @@ class Watch:
             if level == 0:
                 self._known[step] = sight
             elif step in self._known:
-                self._compare(level, self._known[step], sight)
+                first = self._known[step]
+                self._compare(level, first, sight)
+                self._known[step] = replace(first, numbers={**sight.numbers, **first.numbers})  # some were made since
 
         hook = Look(see)
         modules = (module for module in self._names if not isinstance(module, torch.jit.ScriptModule))
@@ -96,7 +100,7 @@ class Watch:
             if name in first.numbers and not _same(first.numbers[name], value) and name not in self._warned:
                 self._warned.add(name)
                 warnings.warn(
-                    f"level {level}: {name} is not what it was in level 0: it changes in the loop and is not rewound. "
+                    f"level {level}: {name} is not what it was before: it changes in the loop and is not rewound. "
                     f"Make it a buffer (register_buffer), set it in the loop, or name it: also=[(get, set)].",
                     stacklevel=2,
                 )
@@ -129,13 +133,22 @@ def _numbers(loop: Loop) -> Iterator[tuple[str, Any]]:
             for name, value in vars(module).items():
                 if name in _TORCHS_OWN:
                     continue
-                own = f"{name} of {type(module).__name__}" + (f" at {path}" if path else "")
-                if isinstance(value, bool | int | float | complex | np.generic):
-                    yield own, value
-                elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-                    yield own, value.copy()
-                elif isinstance(value, Tensor) and value.grad_fn is None and _readable(value):
-                    yield own, _few(value)
+                where = f" of {type(module).__name__}" + (f" at {path}" if path else "")
+                yield from ((f"{own}{where}", number) for own, number in _in(name, value))
+
+
+def _in(name: str, value: Any, depth: int = DEEP) -> Iterator[tuple[str, Any]]:
+    """The numbers in what an attribute holds, each with its name."""
+    if isinstance(value, bool | int | float | complex | np.generic):
+        yield name, value
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        yield name, value.copy()
+    elif isinstance(value, Tensor) and value.grad_fn is None and _readable(value):
+        yield name, _few(value)
+    elif isinstance(value, dict | list | tuple) and depth:
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in islice(parts, LONG):
+            yield from _in(f"{name}[{key!r}]", part, depth - 1)
 
 
 def _readable(value: Tensor) -> bool:

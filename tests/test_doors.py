@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -171,6 +172,16 @@ def test_parameters_in_one_memory_that_do_not_meet_are_their_own() -> None:
     for layer, part in zip(model, (flat[::2], flat[1::2]), strict=True):
         layer.weight = nn.Parameter(part.view(2, 2))
     assert list(mask.full(model)) == ["0.weight", "1.weight"]
+
+
+def test_views_into_memory_that_is_not_torchs_are_seen_too() -> None:
+    """Each tensor made of a NumPy array has a storage of its own."""
+    rows = np.ones((6, 4), np.float32)
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    for layer, part in zip(model, (rows[:4], rows[2:]), strict=True):
+        layer.weight = nn.Parameter(torch.from_numpy(part))
+    with pytest.raises(BadInput, match="found a view into that of 0.weight"):
+        mask.full(model)
 
 
 @st.composite

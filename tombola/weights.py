@@ -1,7 +1,7 @@
 """The state of a model as a value: name -> tensor, parameters and buffers, everything a state_dict holds."""
 
 from collections.abc import Hashable, Iterator, Mapping
-from itertools import chain, combinations
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -180,17 +180,21 @@ def overlapping(model: nn.Module) -> Iterator[tuple[str, str]]:
     """
     stored: dict[Hashable, list[tuple[str, Tensor]]] = {}
     for name, value in model.named_parameters():
-        if isinstance(place(value), tuple):
-            storage = value.untyped_storage()
-            stored.setdefault(storage.data_ptr() or storage._cdata, []).append((name, value))
+        if isinstance(place(value), tuple):  # by address, as several storages may be over one memory: NumPy's for one
+            where = str(value.device) if value.data_ptr() else value.untyped_storage()._cdata
+            stored.setdefault(where, []).append((name, value))
     for together in stored.values():
-        for (left, one), (right, other) in combinations(together, 2):
-            if place(one) != place(other) and _meet(one, other):
-                yield left, right
+        before: list[tuple[str, Tensor]] = []
+        for right, other in sorted(together, key=lambda pair: _extent(pair[1])[0]):
+            before = [(left, one) for left, one in before if _extent(one)[1] > _extent(other)[0]]
+            for left, one in before:
+                if place(one) != place(other) and _meet(one, other):
+                    yield left, right
+            before.append((right, other))
 
 
 def _meet(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one storage have a byte in common."""
+    """Whether two tensors on one device have a byte in common."""
     (start, end), (begin, stop) = (_extent(each) for each in (one, other))
     if end <= begin or stop <= start:
         return False
@@ -206,9 +210,9 @@ def _meet(one: Tensor, other: Tensor) -> bool:
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
-    """The first byte of it in its storage, and the one behind its last."""
+    """The address of its first byte, and of the one behind its last; without numbers, in its storage."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    start = int(tensor.storage_offset()) * tensor.element_size()
+    start = int(tensor.data_ptr() or tensor.storage_offset() * tensor.element_size())
     return start, start + (last + 1) * tensor.element_size()
 
 

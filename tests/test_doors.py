@@ -180,8 +180,22 @@ def test_views_into_memory_that_is_not_torchs_are_seen_too() -> None:
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     for layer, part in zip(model, (rows[:4], rows[2:]), strict=True):
         layer.weight = nn.Parameter(torch.from_numpy(part))
-    with pytest.raises(BadInput, match="found a view into that of 0.weight"):
+    with pytest.raises(BadInput, match=r"found a view into that of 0\.weight"):
         mask.full(model)
+
+
+def test_views_without_numbers_meet_where_their_storage_is_one() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    rows, others = torch.empty(8, 4, device="meta"), torch.empty(8, 4, device="meta")
+    for one, other, meet, tied in (
+        (rows[:4], rows[3:7], True, False),
+        (rows[:4], rows[4:], False, False),
+        (rows[4:], rows[4:], False, True),
+        (rows[4:], others[4:], False, False),
+    ):
+        for layer, part in zip(model, (one, other), strict=True):
+            layer.weight = nn.Parameter(part)
+        assert bool(list(weights.overlapping(model))) == meet and bool(weights.ties(model)) == tied
 
 
 @st.composite

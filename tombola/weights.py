@@ -103,7 +103,7 @@ def _unusable(owner: str, name: str, found: str, todo: str) -> BadInput:
 def place(tensor: Tensor) -> Hashable:
     """Where the numbers of a tensor are: two tensors of one place are one, whichever objects hold them.
 
-    It is a tuple, of the address, the shape and the strides; where there is no address, one of the object alone.
+    It is a tuple, of the address, the shape and the strides; where a tensor has no storage, it is of the object alone.
 
     >>> one = torch.zeros(2, 2)
     >>> place(one) == place(one.detach()), place(one) == place(one.t())
@@ -111,10 +111,8 @@ def place(tensor: Tensor) -> Hashable:
     """
     try:
         if tensor.layout is torch.strided and not is_lazy(tensor) and tensor.numel():
-            # Without numbers, on the meta device, there is still one storage for all views of it.
-            address = tensor.data_ptr() or (tensor.untyped_storage()._cdata, tensor.storage_offset())
             stride = tuple(step for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
-            return address, str(tensor.device), tensor.shape, stride, tensor.dtype
+            return _memory(tensor), _extent(tensor)[0], tensor.shape, stride, tensor.dtype
     except (RuntimeError, NotImplementedError):  # some subclasses of tensors have no storage
         pass
     return id(tensor)
@@ -180,9 +178,8 @@ def overlapping(model: nn.Module) -> Iterator[tuple[str, str]]:
     """
     stored: dict[Hashable, list[tuple[str, Tensor]]] = {}
     for name, value in model.named_parameters():
-        if isinstance(place(value), tuple):  # by address, as several storages may be over one memory: NumPy's for one
-            where = str(value.device) if value.data_ptr() else value.untyped_storage()._cdata
-            stored.setdefault(where, []).append((name, value))
+        if isinstance(place(value), tuple):
+            stored.setdefault(_memory(value), []).append((name, value))
     for together in stored.values():
         before: list[tuple[str, Tensor]] = []
         for right, other in sorted(together, key=lambda pair: _extent(pair[1])[0]):
@@ -209,11 +206,20 @@ def _meet(one: Tensor, other: Tensor) -> bool:
     return False
 
 
+def _memory(tensor: Tensor) -> Hashable:
+    """In what its bytes are: a device, over one memory of which may be several storages, as NumPy's; or one storage."""
+    return str(tensor.device) if _has_address(tensor) else tensor.untyped_storage()._cdata
+
+
 def _extent(tensor: Tensor) -> tuple[int, int]:
-    """The address of its first byte, and of the one behind its last; without numbers, in its storage."""
+    """Where in that its first byte is, and the one behind its last."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    start = int(tensor.data_ptr() or tensor.storage_offset() * tensor.element_size())
+    start = int(tensor.data_ptr() if _has_address(tensor) else tensor.storage_offset() * tensor.element_size())
     return start, start + (last + 1) * tensor.element_size()
+
+
+def _has_address(tensor: Tensor) -> bool:
+    return not tensor.is_meta and tensor.data_ptr() != 0
 
 
 def put(model: nn.Module, weights: Weights) -> None:

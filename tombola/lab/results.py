@@ -104,7 +104,7 @@ def conclusions(wanted: Plan, found: Sequence[Result], judged: Sequence[Verdict]
     """The verdicts in plain sentences."""
     partial = f"{len(found)} of {len(wanted.rows)} trainings are finished; what follows is about these."
     said = sentences(judged, criteria(wanted))
-    near = any(verdict.dense.accuracy.n > 1 for verdict in judged)
+    near = any(verdict.dense.accuracy.n > 1 and verdict.verdict != "not learned" for verdict in judged)
     close = made_by_several(found, near) or (_LAST_BITS if near else "")
     partly = [partial] if len(found) < len(wanted.rows) else []
     return [*partly, *said, *([close] if close else []), *_failures(wanted, store)]

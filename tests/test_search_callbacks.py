@@ -203,6 +203,9 @@ def test_lightning_goes_on_after_a_crash_and_wants_a_trainer_for_every_level(tmp
     again = Tickets(levels=2, path=tmp_path / "parts")  # as where the script runs once more
     assert not again.left and weights.equal(again.search.trained(2), found[1][2])
     assert again.search.ticket(2).mask == tickets.search.mask(2)
+    for options in ({"levels": 3}, {"levels": 2, "rate": 0.5}, {"levels": 2, "rewind": "1it"}):
+        with pytest.raises(BadInput, match=r"parts: expected the options of the search in it: .*'levels': 2"):
+            _ = Tickets(path=tmp_path / "parts", **options).left
     for left, right in zip(*found, strict=True):
         assert weights.equal(left, right)
     with pytest.raises(BadInput, match=r"expected the options of the search in it: .*'levels': 2"):

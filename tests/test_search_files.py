@@ -124,9 +124,9 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
 
 
-def finished(path: Path, levels: int = 1, until: int | None = None, **options: Any) -> Search:
+def finished(path: Path, levels: int = 1, until: int | None = None, lr: float = 0.1, **options: Any) -> Search:
     model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     search = Search(model, optimizer, levels=levels, path=path, rewind="2it", **options)
     for level in search:
         if level.number == until:
@@ -204,6 +204,14 @@ def test_a_search_never_writes_over_another(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"Search\.resume goes on with the search that it holds"):
         finished(tmp_path / "left")
     assert (tmp_path / "search").read_bytes() == content
+
+
+@pytest.mark.filterwarnings("ignore:All 2 levels")
+def test_a_finished_search_of_other_settings_is_named_so(tmp_path: Path) -> None:
+    finished(tmp_path / "search")
+    said = r"search: the search in it had lr=0\.1, and this optimizer has lr=0\.01: the results are of the first"
+    with pytest.warns(UserWarning, match=said):
+        finished(tmp_path / "search", lr=0.01)
 
 
 def test_a_script_whose_search_is_finished_runs_again_and_trains_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from tombola import weights
 from tombola.errors import BadInput, GuardLost
-from tombola.search import Level, Search, saved
+from tombola.search import Level, Search, edge, saved
+from tombola.search.edge import Plan
 
 
 class Levels:
@@ -23,7 +24,8 @@ class Levels:
 
     def __init__(self, *, levels: int, **options: Any) -> None:
         self._options: Mapping[str, Any] = {"levels": levels, **options}
-        signature(Search).bind(None, None, **self._options)  # what it does not take it would only say at the first one
+        self._asked = signature(Search).bind(None, None, **self._options)  # what it does not take is said at once
+        self._asked.apply_defaults()
         self._search: Search | None = None
         self._level: Level | None = None
 
@@ -38,11 +40,19 @@ class Levels:
 
     @property
     def left(self) -> int:
-        """How many trainings there are to come."""
+        """How many trainings there are to come.
+
+        Raises:
+            BadInput: the file holds a search of other options.
+        """
         if self._search:
             return self._search.left
         path = self._options.get("path")
-        return saved.left(Path(path)) if path and Path(path).exists() else self._options["levels"] + 1
+        if not path or not Path(path).exists():
+            return int(self._options["levels"]) + 1
+        left, plan = saved.left(Path(path))
+        edge.same_plan(str(path), plan, Plan.asked(**self._asked.arguments))
+        return left
 
     def _from_step_0(self, training: str, steps: int) -> None:
         if steps:

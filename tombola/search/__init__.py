@@ -117,17 +117,18 @@ class Search:
         replay: bool = True,
         mask: Mask | None = None,
     ) -> None:
-        k, rate = edge.iterations(rewind, epoch_iterations), dict(rate) if isinstance(rate, Mapping) else rate
-        named = edge.patterns(prune, "prune"), edge.patterns(stacks, "stacks")
+        self._plan = Plan.asked(
+            levels=levels, rate=rate, rewind=rewind, epoch_iterations=epoch_iterations, scope=scope, keep=keep,
+            score_seed=score_seed, replay=replay, prune=prune, stacks=stacks,
+        )  # fmt: skip
         if not callable(score):
             raise BadInput(where="score", expected="a function", found=repr(score), todo="score.magnitude is one.")
-        self._plan = Plan(levels, rate, k, scope, edge.patterns(keep, "keep"), score_seed, replay, *named)
         self._given: Loop | None = edge.loop_of(model, optimizer, scheduler, also)
         full = self._plan.full(self._loop, mask)
         edge.warn_of_others(self._loop.model, self._plan)
         effective.warn(self._loop.model, full, stacklevel=2)
         edge.trained(self._loop, full)
-        edge.rewindable(self._loop, k)
+        edge.rewindable(self._loop, self._plan.rewind)
         edge.gathered(self._loop, full, 0)
         self._score, self._path = score, None if path is None else Path(path).absolute()  # wherever the loop may go
         self._progress = Progress((full,))
@@ -171,6 +172,8 @@ class Search:
                 todo="Search.resume goes on with the search that it holds; or name another one.",
             )
         edge.same_types(weights.of(self._loop.model), progress.weights, str(path))
+        assert progress.start
+        edge.warn_of_settings(self._loop, progress.start.followed["groups"], path.name)
         return progress
 
     @staticmethod
@@ -256,13 +259,7 @@ class Search:
         asked = Search(model, optimizer, scheduler=scheduler, **{**options, "path": None})
         made = {name: options[name] for name in ("score", "also") if name in options}
         search = Search.resume(path, model, optimizer, scheduler=scheduler, **made)
-        if search._plan != asked._plan:
-            raise BadInput(
-                where=str(path),
-                expected=f"the options of the search in it: {search._plan.values()}",
-                found=str(asked._plan.values()),
-                todo="Ask for the same, or name another file.",
-            )
+        edge.same_plan(str(path), search._plan, asked._plan)
         return search
 
     def __iter__(self) -> Iterator[Level]:

@@ -73,6 +73,30 @@ class Plan:
         return plain | {"keep": list(self.keep), "rewind": f"{self.rewind}it"} | later
 
     @staticmethod
+    def asked(
+        *,
+        levels: int,
+        rate: Rate,
+        rewind: str | Step,
+        epoch_iterations: int | None,
+        scope: Scope,
+        keep: str | Sequence[str],
+        score_seed: int,
+        replay: bool,
+        prune: str | Sequence[str],
+        stacks: str | Sequence[str],
+        **_: object,
+    ) -> "Plan":
+        """What the arguments of a `Search` ask for, which may all be given.
+
+        Raises:
+            BadInput: one of them does not fit.
+        """
+        k, rate = iterations(rewind, epoch_iterations), dict(rate) if isinstance(rate, Mapping) else rate
+        named = patterns(prune, "prune"), patterns(stacks, "stacks")
+        return Plan(levels, rate, k, scope, patterns(keep, "keep"), score_seed, replay, *named)
+
+    @staticmethod
     def of(values: Mapping[str, Any]) -> "Plan":
         """The inverse of `values`."""
         lists = {name: tuple(values[name]) for name in ("keep", "prune", "stacks") if name in values}
@@ -192,6 +216,30 @@ def patterns(given: str | Sequence[str], where: str) -> tuple[str, ...]:
         if not isinstance(entry, str):
             raise BadInput(where=where, expected="names or patterns", found=repr(entry), todo="As in ['encoder.*'].")
     return found
+
+
+def same_plan(path: str, plan: Plan, asked: Plan) -> None:
+    """Raise BadInput unless the search in `path`, which is of `plan`, is that which is asked for."""
+    if plan != asked:
+        raise BadInput(
+            where=path,
+            expected=f"the options of the search in it: {plan.values()}",
+            found=str(asked.values()),
+            todo="Ask for the same, or name another file.",
+        )
+
+
+def warn_of_settings(loop: Loop, groups: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Say where the search in a file began with other settings of its optimiser than this one has."""
+    for own, then in zip(loop.optimizer.param_groups, groups, strict=True):
+        differing = [name for name in own if name in then and repr(own[name]) != repr(then[name])]
+        if differing:
+            theirs, ours = (", ".join(f"{name}={group[name]}" for name in differing) for group in (then, own))
+            warnings.warn(
+                f"{where}: the search in it had {theirs}, and this optimizer has {ours}: the results are of the first.",
+                stacklevel=4,
+            )
+            return
 
 
 def same_types(own: Weights, other: Weights, where: str) -> None:

@@ -193,17 +193,17 @@ def _is_report(report: Report) -> bool:
     return whole and all(isinstance(each, int | float) for each in numbers)
 
 
-def left(path: Path) -> int:
-    """How many levels of the search in a file are not finished.
+def left(path: Path) -> tuple[int, Plan]:
+    """How many levels of the search in a file are not finished, and what its plan is.
 
     Raises:
         BadInput: it is no search's file.
     """
     try:
         metadata = _said(container.beginning(path))
-        levels: int = metadata["about"]["plan"]["levels"]
-        return levels + 1 - int(metadata["finished"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        plan = Plan.of(metadata["about"]["plan"])
+        return plan.levels + 1 - int(metadata["finished"]), plan
+    except _DAMAGED as error:
         raise _no_search(path, error) from error
 
 

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tombola import weights
 from tombola.search.state import Loop
 
 MANY = 100_000  # numbers of a tensor that are looked at
@@ -128,23 +129,27 @@ def _tensors(given: Any) -> Iterator[Tensor]:
 
 
 def _numbers(loop: Loop) -> Iterator[tuple[str, Any]]:
+    registered = (each for root in loop.modules for each in chain(root.parameters(), root.buffers()))
+    rewound = {weights.place(each) for each in chain(registered, loop.outside())}  # LSTMs keep a list of theirs
     for root in loop.modules:
         for path, module in root.named_modules():
             for name, value in vars(module).items():
                 if name in _TORCHS_OWN:
                     continue
                 where = f" of {type(module).__name__}" + (f" at {path}" if path else "")
-                yield from ((f"{own}{where}", number) for own, number in _in(name, value))
+                for own, found in _in(name, value):
+                    if not (isinstance(found, Tensor) and weights.place(found) in rewound):
+                        yield f"{own}{where}", _few(found) if isinstance(found, Tensor) else found
 
 
 def _in(name: str, value: Any, depth: int = DEEP) -> Iterator[tuple[str, Any]]:
-    """The numbers in what an attribute holds, each with its name."""
+    """The numbers and tensors in what an attribute holds, each with its name."""
     if isinstance(value, bool | int | float | complex | np.generic):
         yield name, value
     elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         yield name, value.copy()
     elif isinstance(value, Tensor) and value.grad_fn is None and _readable(value):
-        yield name, _few(value)
+        yield name, value
     elif isinstance(value, dict | list | tuple) and depth:
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         for key, part in islice(parts, LONG):

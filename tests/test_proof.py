@@ -248,6 +248,20 @@ def test_fewer_inputs_than_the_largest_batch_are_refused(lenet: tuple[nn.Module,
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (nn.TransformerEncoderLayer(4, 2, 6), torch.rand(9, 5, 4)),
+        (nn.TransformerEncoderLayer(4, 2, 6), torch.rand(9, 2, 4)),
+        (nn.Sequential(nn.Embedding(7, 4), nn.TransformerEncoderLayer(4, 2, 6)), torch.randint(7, (9, 5))),
+    ],
+)
+def test_a_model_that_takes_time_first_is_refused_and_not_cut_in_time(model: nn.Module, inputs: Tensor) -> None:
+    """Nine tokens of five texts were nine examples."""
+    with pytest.raises(BadInput, match=r"inputs: expected examples along the first axis, found time, for .*self_attn"):
+        prove(model.eval(), masks.full(model), inputs, batches=(1,))
+
+
 def test_other_mistakes_are_said_before_that_there_are_too_few_inputs(lenet: tuple[nn.Module, Mask]) -> None:
     (model, mask), (images, labels) = lenet, examples()
     with pytest.raises(BadInput, match="The mask belongs to another model"):

@@ -179,9 +179,37 @@ def test_three_texts_of_ten_tokens_have_ten_positions_each(model: nn.Module) -> 
     assert sizes(model, torch.rand(3, 10, 4))["layer"].positions == 10
 
 
-def test_who_takes_time_first_says_how_many_examples_there_are() -> None:
-    found = sizes(nn.LSTM(4, 6), torch.rand(10, 3, 4), examples=3)
-    assert found == {"weight_ih_l0": Size(4, 24, 96, 96, 10), "weight_hh_l0": Size(6, 24, 144, 144, 10)}
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (nn.LSTM(4, 6), torch.rand(10, 3, 4)),
+        (nn.TransformerEncoderLayer(4, 2, 6), torch.rand(10, 3, 4)),
+        (nn.Sequential(nn.Embedding(7, 4), nn.GRU(4, 6)), torch.randint(7, (10, 3))),
+    ],
+)
+def test_three_texts_whose_time_is_first_are_three(model: nn.Module, inputs: Tensor) -> None:
+    """They were taken for ten, with three positions each, as long as nobody said how many there are."""
+    found = sizes(model, inputs)
+    assert found == sizes(model, inputs, examples=3)
+    assert all(size.positions in (10, 0) for size in found.values()) and len(found) > 1
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(4, 6), nn.LSTM(4, 6, batch_first=True)])
+def test_one_text_without_a_batch_is_one(layer: nn.LSTM) -> None:
+    assert sizes(layer, torch.rand(10, 4))["weight_ih_l0"].positions == 10
+
+
+def test_an_lstm_behind_a_transposition_is_given_its_own_order() -> None:
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(4, 6)
+
+        def forward(self, values: Tensor) -> Tensor:
+            out: Tensor = self.lstm(values.transpose(0, 1))[0]
+            return out.transpose(0, 1)
+
+    assert sizes(Transposed(), torch.rand(3, 10, 4))["lstm.weight_ih_l0"].positions == 10
 
 
 def test_of_packed_texts_the_steps_that_there_are_count() -> None:

@@ -24,7 +24,7 @@ from tombola.cash.layers import has_kernels, prepared_bytes
 from tombola.cash.plain import cloned, first_line, in_batch, takes
 from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear, quantise
 from tombola.cash.semi_structured import held_bytes, semi_structured, semi_structured_layers
-from tombola.cash.size import sizes
+from tombola.cash.size import sizes, time_first
 from tombola.cash.sparse import sparse
 from tombola.cash.unchanged import dense_layers, float_layers, sparse_layers
 from tombola.errors import BadInput
@@ -88,6 +88,7 @@ def _proved(
 ) -> Proof:
     dense = _Candidate("dense", model, model, model)
     takes(model, dense.laid_out(given.first(1)))
+    _cuts_no_time(dense, given)
     wanted = _outputs(dense, given)
     _are_numbers(wanted)
     correct = None if labels is None else _marker(labels, wanted)
@@ -212,6 +213,19 @@ def _belong_together(given: _Given, labels: Tensor | None) -> None:
             expected=f"{given.count}, one for each of the inputs",
             found=str(len(labels)),
             todo="Hand in those that belong to them.",
+        )
+
+
+def _cuts_no_time(dense: "_Candidate", given: _Given) -> None:
+    first = next(each for each in given.values if isinstance(each, Tensor))
+    size = 1 if first.shape[1:2] == (2,) else 2  # not as many as there are on the second axis
+    layer = time_first(dense.stored, dense.laid_out(given.first(size))) if any(given.cut) else None
+    if layer:
+        raise BadInput(
+            where="inputs",
+            expected="examples along the first axis",
+            found=f"time, for {layer}, which takes them as they are without batch_first=True",
+            todo="Make the layer with batch_first=True, or wrap the model in a module that hands on x.transpose(0, 1).",
         )
 
 

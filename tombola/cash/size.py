@@ -56,17 +56,26 @@ def sizes(model: nn.Module, example: Tensor | tuple[Tensor, ...], examples: int 
 
     Args:
         example: a batch of inputs.
-        examples: how many are in it; by default the length of the first of `example`.
+        examples: how many are in it; by default the length of the first of `example`, or of its second axis where a
+            recurrent layer or attention that is handed it as it is takes time first.
 
     >>> sizes(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), torch.zeros(5, 1, 6, 6))
     {'0': Size(inputs=1, outputs=2, weights=18, living=18, positions=16, products=0)}
     """
     given = example if isinstance(example, tuple) else (example,)
-    count = examples or len(next((each for each in given if isinstance(each, Tensor) and each.dim()), ())) or 1
-    watch = _Watch(model)
-    with torch.no_grad(), _one_by_one(), watch.looking():
-        model(*given)
+    watch = _watched(model, given)
+    count = examples or (watch.sequences[1] if watch.sequences else len(watch.first)) or 1
     return {name: used.size(count) for name, used in watch.found.items()}
+
+
+def time_first(model: nn.Module, example: tuple[Any, ...]) -> str | None:
+    """The layer that takes the first axis of `example` for time, and not for that of the batch; None where none does.
+
+    >>> time_first(nn.LSTM(4, 6), (torch.zeros(10, 3, 4),))
+    'LSTM'
+    """
+    sequences = _watched(model, example).sequences
+    return sequences[0] if sequences else None
 
 
 def compare(model: nn.Module, small: nn.Module, example: Tensor | tuple[Tensor, ...]) -> dict[str, tuple[Size, Size]]:
@@ -80,6 +89,13 @@ def compare(model: nn.Module, small: nn.Module, example: Tensor | tuple[Tensor, 
     before, after = sizes(model, example), sizes(small, example)
     # Behind `Inputs` a layer has another name; their order is the same.
     return dict(zip(before, zip(before.values(), after.values(), strict=True), strict=True))
+
+
+def _watched(model: nn.Module, given: tuple[Any, ...]) -> "_Watch":
+    watch = _Watch(model, next((each for each in given if isinstance(each, Tensor) and each.dim()), torch.empty(0)))
+    with torch.no_grad(), _one_by_one(), watch.looking():
+        model(*given)
+    return watch
 
 
 @contextmanager
@@ -161,9 +177,16 @@ def _product(name: str, args: Sequence[Any], out: Any) -> _Product | None:
 
 @dataclass
 class _Watch:
-    """Sees what a model multiplies while it is called, and in which of its modules."""
+    """Sees what a model multiplies while it is called, and in which of its modules.
+
+    Attributes:
+        first: of the inputs.
+        sequences: which layer has time for the first axis of that, and how many sequences there are in it.
+    """
 
     model: nn.Module
+    first: Tensor
+    sequences: tuple[str, int] | None = None
     found: dict[str, _Used] = field(default_factory=dict)
     within: list[tuple[str, nn.Module]] = field(default_factory=list)
 
@@ -179,8 +202,12 @@ class _Watch:
     def _hooks(self, path: str, module: nn.Module) -> Iterator[torch.utils.hooks.RemovableHandle]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.within.append((path, module))
+            values = args[0] if args else next(iter(kwargs.values()), None)
+            if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and isinstance(values, Tensor):
+                count = _sequences(values, self.first, module.batch_first)
+                self.sequences = self.sequences or (count and (path or type(module).__name__, count))
             if isinstance(module, nn.RNNBase):
-                self._steps(path, module, args[0] if args else kwargs["input"])
+                self._steps(path, module, values)
 
         yield module.register_forward_pre_hook(enter, with_kwargs=True)
         yield module.register_forward_hook(lambda *_: self.within.pop() and None, always_call=True)
@@ -231,6 +258,14 @@ class _Watch:
             layout = layout or layers.Layout(inputs=0, outputs=1)  # as x W has them
             used.units = layout.units(shape)
         return self.found[short]
+
+
+def _sequences(values: Tensor, example: Tensor, batch_first: bool) -> int | None:
+    """How many sequences are in `values`, where these lie as `example` does and their first axis is time."""
+    axes = values.dim() - 1
+    if example.dim() not in (axes, axes + 1) or example.shape[:axes] != values.shape[:axes]:
+        return None
+    return 1 if axes == 1 else None if batch_first else values.shape[1]
 
 
 def _named(path: str, name: str) -> str:

@@ -908,7 +908,7 @@ def test_the_python_of_the_page_runs(
         ("3", "0.26"),
     ]
     assert all(float(found) > 0.9 for found in re.findall(r"accuracy (0\.\d+)\n", said))
-    assert "this speaks of this ticket, not of others" in said
+    assert "this is about this ticket, not about others" in said
     assert (tmp_path / "ticket.safetensors").exists() and len(names["search"].history) == 24
 
 

@@ -333,6 +333,8 @@ def test_what_is_no_search_is_refused(change: Any, message: str, tmp_path: Path)
         (("start", "left"), {}),
         (("start", "left", "weights"), None),
         (("start", "left", "weights", "0.weight"), [30000, 60000]),
+        (("rewind", "left", "weights", "0.weight"), 1),
+        (("finished",), -1),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(place: tuple[Any, ...], value: Any, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_ticket_that_is_better_than_chance_is_found_so() -> None:  # K15
     lines = str(found).splitlines()
     assert "It matters which weights are kept: the ticket is more accurate than a random mask" in " ".join(lines)
     assert lines[-1] == (
-        "The replicates are 3 data orders of one initialisation: this speaks of this ticket, not of others."
+        "The replicates are 3 data orders of one initialisation: this is about this ticket, not about others."
     )
     lab.accuracy = planted(lab, mask.random_like(lab.search.mask(2), 0))
     assert lab.verify(controls=["random"], replicates=3).verdict.verdict == "losing"
@@ -644,3 +644,26 @@ def test_a_test_set_too_small_for_the_margin_is_said() -> None:
     assert found.criteria.accuracy_grain == 1 / 64
     said = "The accuracy is known in steps of 1.56 points, wider than the margin of 0.2 points"
     assert any(sentence.startswith(said) for sentence in found.sentences)
+
+
+def test_afterwards_gradients_beside_the_model_are_as_they_were() -> None:
+    head, scale = nn.Linear(12, 3), nn.Parameter(torch.ones(1))
+    body = nn.Sequential(nn.Linear(6, 12), nn.ReLU())
+    optimizer = torch.optim.SGD([*body.parameters(), *head.parameters(), scale], lr=0.1)
+    search = Search(body, optimizer, levels=1, also=[head])
+
+    def train(level: Level) -> None:
+        for _ in range(2):
+            places = torch.randint(len(INPUTS), (16,))
+            optimizer.zero_grad()
+            (scale * functional.cross_entropy(head(body(INPUTS[places])), LABELS[places])).backward()
+            optimizer.step()
+        level.report(accuracy=0.5)
+
+    for level in search:
+        train(level)
+    beside = [*head.parameters(), scale]
+    before = [copy.deepcopy(parameter.grad) for parameter in beside]
+    search.verify(train, level=1, replicates=1, controls=["random"])
+    for parameter, gradient in zip(beside, before, strict=True):
+        assert parameter.grad is not None and gradient is not None and torch.equal(parameter.grad, gradient)

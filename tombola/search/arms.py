@@ -89,7 +89,7 @@ def verify(
 ) -> Verification:
     """As `Search.verify` has it."""
     _check(arms, train, replicates, controls, build)
-    loop, before, gradients = arms.loop, arms.loop.moment(), [p.grad for p in arms.loop.model.parameters()]
+    loop, before, gradients = arms.loop, arms.loop.moment(), [p.grad for p in arms.loop.parameters()]
     drawn = Draws(
         initial=[arms.rewinding.start.left["weights"]],
         later=[arms.rewinding.moment.left["weights"], before.left["weights"]],
@@ -105,7 +105,7 @@ def verify(
                     _differ(ends, weights.of(loop.model))
     finally:
         loop.put(before)
-        for parameter, gradient in zip(loop.model.parameters(), gradients, strict=True):
+        for parameter, gradient in zip(loop.parameters(), gradients, strict=True):
             parameter.grad = gradient
     name = question.metric.name
     rows = {at: rows_of(reports, name) for at, reports in found.items()}

@@ -298,7 +298,8 @@ def loop_of(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], schedu
     if not isinstance(also, list | tuple):
         raise BadInput(where="also", expected="a list", found=type(also).__name__, todo="also=[it], for one.")
     also = [*more, *(thing for thing in map(bare, also) if not any(thing is each for each in (optimizer, *more)))]
-    inner = [name for name, value in vars(optimizer).items() if isinstance(value, Optimizer) and value not in also]
+    within = (pair for each in (optimizer, *more) for pair in vars(each).items())
+    inner = [name for name, value in within if isinstance(value, Optimizer) and value not in (optimizer, *also)]
     if inner:
         raise BadInput(
             where="optimizer",

@@ -123,7 +123,7 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
         _same(path, "a search of as many processes", world, len(randoms), "Start as many as before.")
         shapes = {name: tuple(shape) for name, shape in metadata["shapes"].items()}
         finished = metadata["finished"]
-        if not shapes or type(finished) is not int or finished > len(tensors):
+        if not shapes or type(finished) is not int or not 0 <= finished <= len(tensors):
             raise ValueError(f"{finished!r:.60} levels, of masks of {len(shapes)} weights")
         packed = (weights.below(f"mask.{level}/", tensors) for level in range(finished + 1))
         masks = tuple(mask.unpack(bits, shapes) for bits in packed if bits)
@@ -173,10 +173,11 @@ def _checked(about: Mapping[str, Any], progress: Progress) -> None:
         KeyError, TypeError, ValueError, AttributeError, BadInput: it has others.
     """
     Plan.of(about["plan"])
-    begun = progress.start.left["weights"] if progress.start else None
+    begun, later = (moment.left["weights"] if moment else None for moment in (progress.start, progress.rewind))
     of_it = {
         **{name: type(about[name]) is kind for name, kind in _ABOUT.items()},
-        "start": isinstance(begun, dict) and all(isinstance(value, Tensor) for value in begun.values()),
+        "start": _are_weights(begun),
+        "rewind": _are_weights(later),
         "steps": len(progress.steps) == len(progress.trained) and all(type(each) is int for each in progress.steps),
         "history": all(map(_is_report, progress.history)),
     }
@@ -185,6 +186,10 @@ def _checked(about: Mapping[str, Any], progress: Progress) -> None:
             raise ValueError(f"{name} of another type, or for other levels, than is written")
     if unknown := set(about["tied"].values()) - set(progress.weights):
         raise ValueError(f"weights tied to {unknown}")
+
+
+def _are_weights(found: Any) -> bool:
+    return isinstance(found, dict) and all(isinstance(value, Tensor) for value in found.values())
 
 
 def _is_report(report: Report) -> bool:

@@ -117,8 +117,12 @@ class Loop:
         self.forget_gradients()
 
     def forget_gradients(self) -> None:
-        for parameter in (*(each for module in self.modules for each in module.parameters()), *self.outside()):
+        for parameter in self.parameters():
             parameter.grad = None
+
+    def parameters(self) -> list[Tensor]:
+        """All that have a gradient: of the modules, and what the optimisers train beside them."""
+        return [*(each for module in self.modules for each in module.parameters()), *self.outside()]
 
     def outside(self) -> list[Tensor]:
         """What the optimisers train that is in no module given: a loss's weights, coefficients of an equation."""

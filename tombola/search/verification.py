@@ -69,7 +69,7 @@ class Verification:
                 "decides more."
             ]
         orders = f"{n} data orders" if n > 1 else "one data order"
-        about = f"The replicates are {orders} of one initialisation: this speaks of this ticket, not of others."
+        about = f"The replicates are {orders} of one initialisation: this is about this ticket, not about others."
         return (*sentences([self.verdict], self.criteria), *coarse, *self.notes, about)
 
     def record(self) -> dict[str, Any]:

@@ -239,7 +239,7 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
         ("length=40it", "length", "a known field", "'length'", "did you mean recipe.length?"),
         ("recipe.lr=0.1", "recipe.lr", "a known field", "'lr'", "did you mean recipe.optimizer.lr?"),
         ("rate=0.1", "rate", "a known field", "'rate'", "did you mean prune.rate?"),
-        ("recipe.levels=3", "recipe.levels", "a known field", "'levels'", "did you mean levels?"),
+        ("recipe.levels=3", "recipe.levels", "a known field", "'levels'", "did you mean levels, at the top?"),
         ("batch_size=60", "batch_size", "a known field", "'batch_size'", "did you mean recipe.batch?"),
         ("rounds=3", "rounds", "a known field", "'rounds'", "did you mean levels?"),
         (

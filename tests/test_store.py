@@ -293,7 +293,7 @@ def test_a_format_that_never_was_is_not_called_newer(store: Store, found: str) -
         store.check()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", "[" * 100_000])
 def test_a_damaged_marker_is_told(store: Store, text: str) -> None:
     (store.root / "store.json").write_text(text)
     with pytest.raises(StoreError, match=r"store\.json: expected the store's format, found an unreadable file"):
@@ -328,11 +328,12 @@ def test_a_folder_without_the_right_to_write_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["outcome.json", "provenance.json"])
-@pytest.mark.parametrize("damage", ["truncated", "removed"])
+@pytest.mark.parametrize("damage", ["truncated", "removed", "[" * 100_000, "[]", "3"])
 def test_a_damaged_outcome_says_which_and_what_to_do(store: Store, name: str, damage: str) -> None:
     store.save(RUN, OUTCOME, PROVENANCE)
     path = store.root / "runs" / RUN.key / name
-    path.write_bytes(path.read_bytes()[:10]) if damage == "truncated" else path.unlink()
+    text = path.read_text()[:10] if damage == "truncated" else damage
+    path.unlink() if damage == "removed" else path.write_text(text)
     with pytest.raises(StoreError, match="expected a complete outcome, found a damaged one") as caught:
         store.values(RUN) if name == "outcome.json" else store.provenance(RUN)
     assert caught.value.where == str(path) and f"Remove the folder {path.parent}" in caught.value.todo

@@ -57,10 +57,7 @@ def header(content: bytes) -> tuple[dict[str, str], list[str]]:
     end = 8 + int.from_bytes(content[:8], "little")
     if end > len(content):
         raise ValueError(f"{len(content)} bytes where its first eight announce {end} or more")
-    try:
-        found = json.loads(content[8:end])
-    except RecursionError as error:
-        raise ValueError("a header too deep to be read") from error
+    found = files.parsed(content[8:end])
     metadata = found.pop("__metadata__", {}) if isinstance(found, dict) else None
     if not isinstance(metadata, dict):
         raise ValueError("a header that is no table")
@@ -74,8 +71,8 @@ def said(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
         ValueError: nothing is, or no table.
     """
     try:
-        found = json.loads(metadata[key])
-    except (KeyError, TypeError, RecursionError) as error:
+        found = files.parsed(metadata[key])
+    except (KeyError, TypeError) as error:
         raise ValueError(f"nothing to be read under {key} in its header") from error
     if not isinstance(found, dict):
         raise ValueError(f"{key} in its header is no table")

@@ -1,8 +1,10 @@
 """Files that are there completely or not at all, and say so of themselves."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from tombola.errors import BadInput
 
@@ -17,6 +19,18 @@ def beginning(path: Path, size: int) -> bytes:
     """
     with path.open("rb") as file:
         return file.read(size)
+
+
+def parsed(text: str | bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is none, or has more brackets in each other than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON too deep to be read") from error
 
 
 def write(path: Path, content: bytes) -> None:

@@ -202,10 +202,10 @@ class _Watch:
     def _hooks(self, path: str, module: nn.Module) -> Iterator[torch.utils.hooks.RemovableHandle]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.within.append((path, module))
-            values = args[0] if args else next(iter(kwargs.values()), None)
+            values: Any = args[0] if args else next(iter(kwargs.values()), None)
             if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and isinstance(values, Tensor):
                 count = _sequences(values, self.first, module.batch_first)
-                self.sequences = self.sequences or (count and (path or type(module).__name__, count))
+                self.sequences = self.sequences or ((path or type(module).__name__, count) if count else None)
             if isinstance(module, nn.RNNBase):
                 self._steps(path, module, values)
 

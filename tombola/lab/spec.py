@@ -406,7 +406,8 @@ def _hint(where: list[str], table: Mapping[str, Any]) -> str:
     if close := difflib.get_close_matches(name, fields, n=1):
         return f"did you mean {close[0]}?"
     if elsewhere := difflib.get_close_matches(name.lower(), set(paths) - {"name"}, n=1, cutoff=0.9):
-        return f"did you mean {paths[elsewhere[0]]}?"
+        meant = paths[elsewhere[0]]
+        return f"did you mean {meant}{', at the top' if parents and '.' not in meant else ''}?"
     return "known are " + ", ".join(sorted(fields))
 
 

@@ -109,7 +109,7 @@ class Store:
                         todo="Name another folder with --store.",
                     )
                 return
-            found = json.loads(marker.read_text())["format"]
+            found = files.parsed(marker.read_text())["format"]
         except OSError as error:
             raise StoreError(
                 where=str(self.root),
@@ -182,11 +182,14 @@ class Store:
     def failure(self, run: Run) -> str | None:
         """Why the last attempt at `run` failed; None if there was none."""
         path = self.root / "failed" / run.key / "outcome.json"
-        return json.loads(path.read_text())["reason"] if path.is_file() else None
+        try:
+            return str(files.parsed(path.read_text())["reason"]) if path.is_file() else None
+        except (ValueError, KeyError, TypeError):
+            return f"{path} is damaged and does not say it"
 
     def values(self, run: Run) -> dict[str, Any]:
         """The numbers of a finished run."""
-        values: dict[str, Any] = self._read(run.key, "outcome.json")["values"]
+        values = self._read(run.key, "outcome.json", "values")
         return values
 
     def provenance(self, run: Run) -> dict[str, Any]:
@@ -226,7 +229,7 @@ class Store:
         from tombola import mask
 
         living = self.tensors(run, "weights")
-        mask_key = self._read(run.key, "outcome.json")["run"].get("mask")
+        mask_key = self._read(run.key, "outcome.json", "run").get("mask")
         try:
             return mask.expand(living, self.mask(Stored(mask_key))) if mask_key else living
         except ValueError as error:
@@ -285,7 +288,7 @@ class Store:
                 for path in file.keys():  # noqa: SIM118  a file has no iterator
                     group, _, name = path.partition(":")
                     tensors.setdefault(group, {})[name] = file.get_tensor(path).clone()
-                return Outcome(json.loads(file.metadata()["values"]), tensors)
+                return Outcome(files.parsed(file.metadata()["values"]), tensors)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
 
@@ -350,12 +353,15 @@ class Store:
             with self.claim(Stored(lock.stem)):
                 pass  # giving it back removes the file
 
-    def _read(self, key: str, name: str) -> dict[str, Any]:
+    def _read(self, key: str, name: str, part: str | None = None) -> dict[str, Any]:
         path = self.root / "runs" / key / name
         try:
-            content: dict[str, Any] = json.loads(path.read_text())
-            return content
-        except (OSError, ValueError) as error:
+            content = files.parsed(path.read_text())
+            found = content if part is None else content[part]
+            if not isinstance(found, dict):
+                raise ValueError(f"no table, but {found!r:.60}")
+            return found
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(path, error) from error
 
     def _damaged(self, path: Path, error: Exception) -> StoreError:

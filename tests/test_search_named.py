@@ -303,3 +303,12 @@ def test_a_weight_that_is_computed_is_kept_with_all_that_it_is_computed_of(norme
     model = nn.Sequential(nn.Linear(3, 3), normed(nn.Linear(3, 3)))
     search = Search(model, torch.optim.SGD(model.parameters(), lr=0.1), levels=1, keep=["1.weight"])
     assert list(search.mask(0)) == ["0.weight"]
+
+
+def test_a_sparse_gradient_of_what_is_named_is_refused() -> None:
+    table = nn.Parameter(torch.randn(5, 3))
+    optimizer = torch.optim.SGD([table], lr=0.1)
+    with pytest.raises(BadInput, match=r"shape \(5, 3\): expected a dense one, found a sparse one"):
+        for _ in Search(nn.ParameterDict({"W": table}), optimizer, levels=1, prune=["W"]):
+            functional.embedding(torch.tensor([0, 1]), table, sparse=True).square().sum().backward()
+            optimizer.step()

@@ -302,6 +302,13 @@ class Hold:
         def masked(gradient: Tensor) -> Tensor:
             if not self.held:
                 return gradient
+            if gradient.layout is not torch.strided:
+                raise BadInput(
+                    where=f"gradient of a pruned weight of shape {tuple(gradient.shape)}",
+                    expected="a dense one",
+                    found="a sparse one",
+                    todo="Call functional.embedding with sparse=False, or keep the weight dense.",
+                )
             size = gradient.element_size()
             lazy = gradient.is_conj() or gradient.is_neg()  # of complex weights: their bits are yet to be flipped
             if gradient.requires_grad or lazy or size not in _INTEGERS:  # second derivatives are not of bits

@@ -76,6 +76,10 @@ def test_a_mask_of_another_model_is_refused_at_every_door(name: str, shape: tupl
         with pytest.raises(BadInput, match=r"mask of .*another model"):
             call()
             pytest.fail(f"{door} took it")
+    plain: Any = dict(mask.full(model))
+    for call in (of_a_model(model, plain, torch.zeros(2, 3)) | of_weights(model, plain)).values():
+        with pytest.raises(BadInput, match="mask: expected a Mask, found dict"):
+            call()
 
 
 def test_a_tied_weight_is_masked_at_every_door_whichever_of_its_names_the_mask_has() -> None:
@@ -402,6 +406,8 @@ def test_a_sparse_buffer_in_the_state_is_refused_and_beside_it_put_back(made: Ca
         with pytest.raises(BadInput, match=r"edges of .*persistent=False"):
             call()
     model = Graph(saved=False)
+    small = cash.compact.masked(model, alive)
+    assert torch.equal(small.get_buffer("edges").to_dense(), torch.eye(3)) and small.edges is not model.edges
     optimizer = sgd(model)
     for _ in Search(model, optimizer, levels=1):
         assert torch.equal(model.edges.to_dense(), torch.eye(3))

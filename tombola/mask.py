@@ -252,6 +252,7 @@ def _foreign(expected: str, name: str, alive: Tensor, known: Mapping[str, Tensor
 
 def suits(mask: Mask, weights: Weights) -> None:
     """Raise BadInput unless all that `mask` names is in `weights`, in its shape: nothing broadcasts, or is left out."""
+    Mask.check(mask)
     for name, alive in mask.items():
         if name not in weights or weights[name].shape != alive.shape:
             raise _foreign("one of the weights", name, alive, weights)

@@ -92,7 +92,6 @@ class Ticket:
     seed: Seed | None = None
 
     def __post_init__(self) -> None:
-        Mask.check(self.mask)
         mask.suits(self.mask, self.weights)
         for name, value in self.weights.items():
             weights.check_dense("the ticket", name, value)

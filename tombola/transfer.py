@@ -64,7 +64,6 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
     1 of 2 layers took their mask, density now 0.875
     dense: 1.weight, (9, 2) where the ticket has (2, 2)
     """
-    Mask.check(mask)
     masks.suits(mask, weights)
     own = states.own(model)
     where = f"transfer to {type(model).__name__}"

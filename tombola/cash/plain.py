@@ -60,7 +60,7 @@ def copied(model: nn.Module) -> nn.Module:
     """
     weights.check(model)
     try:
-        return copy.deepcopy(model).eval()
+        return copy.deepcopy(model, _sparse(model)).eval()
     except RuntimeError as error:  # tensors that were computed, and are kept, cannot be copied
         name, todo = _uncopied(model)
         raise BadInput(
@@ -69,6 +69,12 @@ def copied(model: nn.Module) -> nn.Module:
             found="one that keeps what it has computed" if name else f"one that cannot be copied ({first_line(error)})",
             todo=todo,
         ) from error
+
+
+def _sparse(model: nn.Module) -> dict[int, Tensor]:
+    """Copies of what it holds in other layouts than the strided one, not all of which torch copies by itself."""
+    held = (value for module in model.modules() for value in (*module._buffers.values(), *vars(module).values()))
+    return {id(each): each.clone() for each in held if isinstance(each, Tensor) and each.layout is not torch.strided}
 
 
 def _uncopied(model: nn.Module) -> tuple[str, str]:

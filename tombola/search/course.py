@@ -373,7 +373,8 @@ class Hold:
             raise GuardLost(
                 f"{first}: expected every pruned weight to be 0, found a dense network's: {alive:,} of {pruned:,} are "
                 "not. The loop has loaded weights from before the rewind point, where it replays level 0, as those of "
-                "a best checkpoint or an average. Keep the best only where `level.held`, or search with replay=False."
+                "a best checkpoint or an average, or an optimizer that the search was not given has trained them. Keep "
+                "the best only where `level.held`, or search with replay=False; name all optimizers that step."
             )
 
     def release(self) -> None:

@@ -318,13 +318,14 @@ def test_the_best_checkpoint_of_lightning_is_the_tickets(tmp_path: Path) -> None
     dense = ""
     while tickets.left:
         best = lightning.callbacks.ModelCheckpoint(tmp_path / str(tickets.left), monitor="worse", mode="min")
+        stopping = lightning.callbacks.EarlyStopping(monitor="worse", mode="min", patience=9)
         trainer = lightning.Trainer(
-            max_epochs=3, callbacks=[tickets, best], accelerator="cpu", logger=False, enable_progress_bar=False,
+            max_epochs=3, callbacks=[tickets, best, stopping], accelerator="cpu", logger=False, enable_progress_bar=False,
             enable_model_summary=False, default_root_dir=tmp_path,
         )  # fmt: skip
         trainer.fit(module, loader, whole)
         trainer.test(module, whole, ckpt_path="best", verbose=False)
-        assert best.best_model_score == (8 if dense else 4)
+        assert best.best_model_score == stopping.best_score == (8 if dense else 4)
         dense = dense or best.best_model_path
     assert weights.equal(tested[1], mask.apply(tested[1], Mask({"weight": tickets.search.mask(1)["net.weight"]})))
     with pytest.raises(GuardLost, match="level 1: expected every pruned weight to be 0 in what is measured after it"):

@@ -855,3 +855,29 @@ def test_state_that_comes_back_in_another_type_is_masked_in_it() -> None:  # M2 
                 optimizer.step()
         momentum = critic.state[model.encoder.weight]["momentum_buffer"]
         assert momentum.dtype is torch.float32 and not momentum[~level.mask["encoder.weight"]].any()
+
+
+def test_a_state_that_is_not_known_is_warned_of_once() -> None:
+    """Also where an optimiser has some before its first step."""
+
+    class Marked(torch.optim.Optimizer):
+        def __init__(self, parameters: Any) -> None:
+            super().__init__(parameters, {})
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    self.state[parameter]["marks"] = torch.rand_like(parameter)
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:
+            for parameter, state in self.state.items():
+                parameter -= 0.1 * state["marks"] * parameter.grad
+
+    model = nn.Linear(4, 2)
+    optimizer = Marked(model.parameters())
+    with pytest.warns(UserWarning, match="Marked: what its state holds") as found:
+        for _ in Search(model, optimizer, levels=1, rewind="2it"):
+            for _ in range(4):
+                optimizer.zero_grad()
+                model(torch.randn(3, 4)).square().mean().backward()
+                optimizer.step()
+    assert len(found) == 1 and "left it at step 2" in str(found[0].message)

@@ -57,12 +57,12 @@ class Tickets(Levels, Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """By now a checkpoint would have been put in place, and the callbacks that keep the best know their folder."""
         self._from_step_0("fit", trainer.global_step)
-        self._before = [deepcopy(each.state_dict()) for each in trainer.checkpoint_callbacks] if self._replays else None
+        self._before = [deepcopy(each.state_dict()) for each in _comparing(trainer)] if self._replays else None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *which: Any) -> None:
         """At the rewind point: what was best in the replay of level 0 is not this level's best."""
         if self._before is not None and not self._replays:
-            for callback, state in zip(trainer.checkpoint_callbacks, self._before, strict=True):
+            for callback, state in zip(_comparing(trainer), self._before, strict=True):
                 callback.load_state_dict(state)
             self._before = None
 
@@ -97,3 +97,8 @@ class Tickets(Levels, Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the level up."""
         self._leave()
+
+
+def _comparing(trainer: Trainer) -> list[Any]:
+    """The callbacks that know what was best so far."""
+    return [*trainer.checkpoint_callbacks, *trainer.early_stopping_callbacks]

@@ -129,7 +129,8 @@ class Search:
         effective.warn(self._loop.model, full, stacklevel=2)
         edge.trained(self._loop, full)
         edge.rewindable(self._loop, self._plan.rewind)
-        edge.gathered(self._loop, full, 0)
+        if not self._plan.rewind:  # else it is looked at there
+            edge.gathered(self._loop, full, 0)
         self._score, self._path = score, None if path is None else Path(path).absolute()  # wherever the loop may go
         self._progress = Progress((full,))
         self._course: Course | None = None

@@ -82,6 +82,16 @@ def test_a_mask_of_another_model_is_refused_at_every_door(name: str, shape: tupl
             call()
 
 
+def test_a_model_that_torch_wraps_is_masked_as_what_is_in_it() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    alive = Mask({"0.weight": torch.tensor([[True, False, True], [False, False, False]])})
+    wanted = cash.compacted(model, alive, torch.zeros(2, 3))
+    for wrapped in (torch.compile(model, backend="eager"), nn.DataParallel(model)):
+        assert isinstance(wrapped, nn.Module)
+        Guard(wrapped, sgd(model), alive).release()
+        assert repr(cash.compacted(wrapped, alive, torch.zeros(2, 3))) == repr(wanted)
+
+
 def test_a_tied_weight_is_masked_at_every_door_whichever_of_its_names_the_mask_has() -> None:
     for name in ("words.weight", "head.weight"):
         model, alive = Tied(), Mask({name: HALF})

@@ -320,8 +320,8 @@ def test_the_best_checkpoint_of_lightning_is_the_tickets(tmp_path: Path) -> None
         best = lightning.callbacks.ModelCheckpoint(tmp_path / str(tickets.left), monitor="worse", mode="min")
         stopping = lightning.callbacks.EarlyStopping(monitor="worse", mode="min", patience=9)
         trainer = lightning.Trainer(
-            max_epochs=3, callbacks=[tickets, best, stopping], accelerator="cpu", logger=False, enable_progress_bar=False,
-            enable_model_summary=False, default_root_dir=tmp_path,
+            max_epochs=3, callbacks=[tickets, best, stopping], accelerator="cpu", logger=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
         )  # fmt: skip
         trainer.fit(module, loader, whole)
         trainer.test(module, whole, ckpt_path="best", verbose=False)

@@ -141,7 +141,8 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
 
 
 def masked(model: nn.Module, mask: Mask) -> nn.Module:
-    """A copy with m ⊙ theta."""
+    """A copy with m ⊙ theta, of what torch may have wrapped."""
+    model = weights.bare(model)
     whole = copied(model)
     mask, tied = masks.checked(mask, model), weights.ties(model)
     effective.warn(whole, [name for name, alive in mask.items() if not alive.all()], stacklevel=3)

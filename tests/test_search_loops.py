@@ -868,7 +868,7 @@ def test_a_state_that_is_not_known_is_warned_of_once() -> None:
                     self.state[parameter]["marks"] = torch.rand_like(parameter)
 
         @torch.no_grad()
-        def step(self, closure: Any = None) -> None:
+        def step(self, closure: Any = None) -> Any:
             for parameter, state in self.state.items():
                 parameter -= 0.1 * state["marks"] * parameter.grad
 

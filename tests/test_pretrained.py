@@ -389,6 +389,14 @@ def test_pickled_weights_are_not_read(bert: Path, tmp_path: Path) -> None:  # S3
             ask()
 
 
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
+def test_a_damaged_index_of_shards_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(BadInput, match=r"model\.safetensors\.index\.json, a table of shards, found a damaged one"):
+        models.checkpoint(f"hf:{tmp_path}")
+
+
 @pytest.mark.parametrize("package", ["transformers", "tokenizers"])
 def test_without_the_extra_it_is_said_what_to_install(
     package: str, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

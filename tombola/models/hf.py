@@ -5,14 +5,13 @@ repository of the hub; it is read as safetensors alone, and none of its code is 
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tombola import hub
+from tombola import files, hub
 from tombola.errors import BadInput, not_installed
 from tombola.models.layer import Layer
 
@@ -180,7 +179,13 @@ def _weights(name: str) -> list[Path]:
     if path and path.name == WEIGHTS:
         return [path]
     if path:
-        shards = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            named = {*files.parsed(path.read_text(encoding="utf-8"))["weight_map"].values()}
+            shards = sorted(each for each in named if isinstance(each, str))
+            if len(shards) != len(named):
+                raise TypeError("shards without names")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _bad(name, f"{INDEX}, a table of shards", f"a damaged one ({error})") from error
         return [path, *(_found(name, shard) for shard in shards)]
     raise BadInput(
         where=name,

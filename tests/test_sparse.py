@@ -673,6 +673,11 @@ def test_a_model_of_other_numbers_is_refused() -> None:
         torch.testing.assert_close(sparse(mixed, randn(4, 6), everywhere=True)(randn(4, 6)), mixed(randn(4, 6)))
 
 
+def lasting(seconds: float) -> timing.Timing:
+    """Each time as long."""
+    return timing.Timing(seconds, (seconds, seconds), (seconds,))
+
+
 @pytest.mark.parametrize(("seconds", "wanted"), [
     ({"sparse": 1.0, "dense": 2.0, "channels last": 3.0}, ["SparseConv2d", "MaxPool2d", "SparseChain"]),
     ({"sparse": 2.0, "dense": 1.0, "channels last": 3.0}, ["Conv2d", "ReLU", "MaxPool2d", "Flatten", "Linear"]),
@@ -685,15 +690,15 @@ def test_a_layer_stays_dense_where_that_is_faster_in_either_layout(
     values = randn(5, 2, 6, 6)
     compared = []
 
-    def measured(calls: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
+    def measured(calls: dict[str, Callable[[], Tensor]]) -> dict[str, timing.Timing]:
         outputs = [call() for call in calls.values()]
         compared.append(list(calls))
         for output in outputs:  # what is timed is the same
             assert len(output) == 5
             torch.testing.assert_close(output.contiguous(), outputs[0])
-        return {name: seconds[name] for name in calls}
+        return {name: lasting(seconds[name]) for name in calls}
 
-    monkeypatch.setattr(timing, "seconds", measured)
+    monkeypatch.setattr(timing, "timed", measured)
     found = sparse(model, values)
     assert calls(found) == wanted
     assert compared == 3 * [["sparse", "dense", "channels last"]]  # all are given maps
@@ -759,13 +764,13 @@ def test_without_a_graph_too_a_layer_stays_dense_where_that_is_faster(monkeypatc
     model = undecided(Calls(lambda m, x: m.two(m.one(x))[:1] + m.two(x[:5])[:1], one=linear(), two=wider)).eval()
     timed = []
 
-    def measured(calls: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
+    def measured(calls: dict[str, Callable[[], Tensor]]) -> dict[str, timing.Timing]:
         outputs = [call() for call in calls.values()]
         timed.append(outputs[0].shape)
         torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-4)
-        return {"sparse": 1.0, "dense": 2.0 if outputs[0].shape[1] == 7 else 0.5}
+        return {"sparse": lasting(1.0), "dense": lasting(2.0 if outputs[0].shape[1] == 7 else 0.5)}
 
-    monkeypatch.setattr(timing, "seconds", measured)
+    monkeypatch.setattr(timing, "timed", measured)
     found = sparse(model, randn(9, 6))
     assert isinstance(found.get_submodule("model.one"), nn.Linear)
     assert isinstance(found.get_submodule("model.two"), SparseChain)

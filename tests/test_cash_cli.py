@@ -40,7 +40,7 @@ TEST_SET = data.facts("digits").test
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which a tiny experiment is finished."""
     root = tmp_path_factory.mktemp("cash") / "store"
-    opened, wanted = Store(root).open(), plan(read("digits", CHANGES))
+    opened, wanted = Store(root).open(), plan(read("digits-lenet", CHANGES))
     execute(missing(wanted, opened), opened, None, 1, lambda event: None, "reference")
     assert not missing(wanted, opened)
     return root
@@ -71,7 +71,7 @@ def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def cash(store: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    return ask(capsys, "cash", "digits", "--store", str(store), *TINY, *arguments)
+    return ask(capsys, "cash", "digits-lenet", "--store", str(store), *TINY, *arguments)
 
 
 def names() -> list[str]:
@@ -86,7 +86,7 @@ def test_as_json_it_gives_every_number_with_its_unit(store: Path, capsys: pytest
     assert status == 0
     assert set(record) == {"key", "density", "examples", "threads", "forms", "left_out", "itself", "files"}
     assert set(record["left_out"]) >= {"dense, ONNX Runtime", "compact, ONNX Runtime"} and record["itself"] == 0
-    model, alive, run = trained_of(plan(read("digits", CHANGES)), Store(store), 1, 1)
+    model, alive, run = trained_of(plan(read("digits-lenet", CHANGES)), Store(store), 1, 1)
     assert (record["key"], record["density"]) == (run.key, alive.density)  # C11: a fraction
     assert (record["examples"], record["threads"], record["files"]) == (TEST_SET, 1, [])
     assert [form["name"] for form in record["forms"]] == names()
@@ -146,7 +146,7 @@ def test_files_are_written_where_it_says_and_are_those_of_the_training(
     wanted = {"compact.safetensors", "compact.pt2", "compact-int8.safetensors"}
     wanted |= {"sparse.safetensors", "sparse-int8.safetensors"} if kernels.sets() else set()
     assert {path.name for path in listed} == wanted
-    model, _, _ = trained_of(plan(read("digits", CHANGES)), Store(store), 1, 0)
+    model, _, _ = trained_of(plan(read("digits-lenet", CHANGES)), Store(store), 1, 0)
     digits = data.load("digits", None)
     inputs = digits.inputs(digits.test_images)
     fresh = models.build("lenet-30-20", (1, 8, 8), 10, "kaiming-normal", init_seed=5)

@@ -44,7 +44,7 @@ def tiny(*changes: str) -> list[str]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which a tiny experiment is finished, done as a person does it: by the command, in its own process."""
     root = tmp_path_factory.mktemp("cli") / "store"
-    command = [sys.executable, "-m", "tombola", "run", "digits", "--store", str(root), *TINY]
+    command = [sys.executable, "-m", "tombola", "run", "digits-lenet", "--store", str(root), *TINY]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (root.parent / "output.txt").write_text(done.stdout)
@@ -66,7 +66,7 @@ def test_a_run_ends_with_table_verdict_and_the_report_s_path(store: Path) -> Non
 
 
 def test_a_second_run_does_nothing_and_says_so(store: Path, capsys: pytest.CaptureFixture[str]) -> None:  # S5
-    status, out, _ = ask(capsys, "run", "digits", "--store", str(store), *TINY)
+    status, out, _ = ask(capsys, "run", "digits-lenet", "--store", str(store), *TINY)
     assert status == 0
     assert "Nothing to do: everything is stored." in out
 
@@ -74,28 +74,28 @@ def test_a_second_run_does_nothing_and_says_so(store: Path, capsys: pytest.Captu
 def test_the_table_has_the_promised_columns_one_row_per_training(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, out, _ = ask(capsys, "table", "digits", "--store", str(store), *TINY, "--format", "csv")
+    _, out, _ = ask(capsys, "table", "digits-lenet", "--store", str(store), *TINY, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert tuple(rows[0]) == COLUMNS
     assert len(rows) == 2 * (1 + 2 * 4)
     assert {row["arm"] for row in rows} == {"dense", "ticket", "reinit", "random", "shuffle"}
     assert all(0 <= float(row["final_test_accuracy"]) <= 1 for row in rows)  # C11: fractions
-    _, out, _ = ask(capsys, "table", "digits", "--store", str(store), *TINY, "--format", "json")
+    _, out, _ = ask(capsys, "table", "digits-lenet", "--store", str(store), *TINY, "--format", "json")
     assert [row["key"] for row in json.loads(out)] == [row["key"] for row in rows]
-    _, out, _ = ask(capsys, "table", "digits", "--store", str(store), *TINY)
+    _, out, _ = ask(capsys, "table", "digits-lenet", "--store", str(store), *TINY)
     assert len(out.splitlines()) == 1 + len(rows)
 
 
 def test_trainings_of_several_processors_are_called_so_beside_the_table_and_once_in_the_verdict(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, _, alone = ask(capsys, "table", "digits", "--store", str(store), *TINY)
+    _, _, alone = ask(capsys, "table", "digits-lenet", "--store", str(store), *TINY)
     mixed = shutil.copytree(store, tmp_path / "store")
     how = next(mixed.glob("runs/train-*/provenance.json"))
     how.write_text(json.dumps(json.loads(how.read_text()) | {"processor": "another one"}))
-    _, out, beside = ask(capsys, "table", "digits", "--store", str(mixed), *TINY, "--format", "csv")
+    _, out, beside = ask(capsys, "table", "digits-lenet", "--store", str(mixed), *TINY, "--format", "csv")
     assert alone == "" and "2 processors" in beside and "processors" not in out
-    _, out, _ = ask(capsys, "verdict", "digits", "--store", str(mixed), *TINY, "--format", "json")
+    _, out, _ = ask(capsys, "verdict", "digits-lenet", "--store", str(mixed), *TINY, "--format", "json")
     (said,) = [line for line in json.loads(out)["sentences"] if "last digits" in line or "last bits" in line]
     assert "2 processors" in said and "interval ends near its margin" in said
 
@@ -103,7 +103,7 @@ def test_trainings_of_several_processors_are_called_so_beside_the_table_and_once
 def test_arms_of_a_level_have_the_same_number_of_living_weights(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # K2
-    _, out, _ = ask(capsys, "table", "digits", "--store", str(store), *TINY, "--format", "json")
+    _, out, _ = ask(capsys, "table", "digits-lenet", "--store", str(store), *TINY, "--format", "json")
     for level in (1, 2):
         assert len({row["alive"] for row in json.loads(out) if row["level"] == level}) == 1
 
@@ -111,7 +111,7 @@ def test_arms_of_a_level_have_the_same_number_of_living_weights(
 def test_the_verdict_as_json_has_differences_intervals_n_and_reasons(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, out, _ = ask(capsys, "verdict", "digits", "--store", str(store), *TINY, "--format", "json")
+    _, out, _ = ask(capsys, "verdict", "digits-lenet", "--store", str(store), *TINY, "--format", "json")
     content = json.loads(out)
     first = content["levels"][0]
     names = {"arm", "level", "density", "verdict", "reason", "dense", "controls", "rewind", "pace", "more_replicates"}
@@ -127,14 +127,16 @@ def test_the_verdict_as_json_has_differences_intervals_n_and_reasons(
 def test_one_replicate_has_null_for_the_ends_of_its_interval(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # K15
-    status, out, _ = ask(capsys, "verdict", "digits", "--store", str(store), *tiny("replicates=1"), "--format", "json")
+    status, out, _ = ask(
+        capsys, "verdict", "digits-lenet", "--store", str(store), *tiny("replicates=1"), "--format", "json"
+    )
     level = json.loads(out)["levels"][0]
     assert (status, level["verdict"], level["dense"]["accuracy"]["low"]) == (0, "not decided", None)
 
 
 def test_networks_that_learned_nothing_get_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wild = tiny("recipe.optimizer.lr=1e4", "arms=ticket", "replicates=3")
-    status, out, _ = ask(capsys, "run", "digits", "--store", str(tmp_path / "store"), *wild, "--workers", "1")
+    status, out, _ = ask(capsys, "run", "digits-lenet", "--store", str(tmp_path / "store"), *wild, "--workers", "1")
     said = out.replace("\n", " ")
     assert status == 0 and "not learned" in out and "tickets are found" not in said
     assert "interval ends near its margin" not in said, "where there is no verdict, none is near its margin"
@@ -142,15 +144,15 @@ def test_networks_that_learned_nothing_get_no_verdict(tmp_path: Path, capsys: py
 
 
 def test_no_levels_show_the_dense_network(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = ask(capsys, "run", "digits", "--store", str(store), *tiny("levels=0", "replicates=1"))
-    assert "digits: 1 training compared, 2 runs in all" in out
+    _, out, _ = ask(capsys, "run", "digits-lenet", "--store", str(store), *tiny("levels=0", "replicates=1"))
+    assert "digits-lenet: 1 training compared, 2 runs in all" in out
     (row,) = (line for line in out.splitlines() if line.split()[:2] == ["0", "100.0"])
     assert re.fullmatch(r"\s*0 +100\.0 +\d+\.\d\d +\d+ +dense\s*", row)
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_a_table_leaves_out_columns_before_it_cuts_a_number(store: Path, width: int) -> None:
-    wanted = plan(read("digits", TINY[1::2]))
+    wanted = plan(read("digits-lenet", TINY[1::2]))
     found = results(wanted, Store(store))
     judged = verdicts(wanted, found)
     console = Console(width=width, record=True, file=io.StringIO())
@@ -163,7 +165,7 @@ def test_a_table_leaves_out_columns_before_it_cuts_a_number(store: Path, width: 
 
 
 def test_the_plan_counts_what_is_wanted_stored_and_missing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = ask(capsys, "plan", "digits", "--store", str(store), *tiny("levels=3"), "--format", "json")
+    _, out, _ = ask(capsys, "plan", "digits-lenet", "--store", str(store), *tiny("levels=3"), "--format", "json")
     content = json.loads(out)
     assert content["runs"]["train"] == {"asked": 32, "wanted": 26, "stored": 18, "missing": 8}
     assert content["estimated_seconds"] > 0
@@ -173,9 +175,9 @@ def test_the_plan_counts_what_is_wanted_stored_and_missing(store: Path, capsys: 
 @pytest.mark.parametrize(
     ("asked", "first", "gpu"),
     [
-        (["digits"], "140 trainings of 400 steps to do: ", False),
-        (["digits", "--set", "rewind=100it"], "150 trainings of 100 to 300 steps to do: ", False),
-        (["digits", "--set", "levels=0", "--set", "replicates=1"], "1 training of 400 steps to do: ", False),
+        (["digits-lenet"], "140 trainings of 400 steps to do: ", False),
+        (["digits-lenet", "--set", "rewind=100it"], "150 trainings of 100 to 300 steps to do: ", False),
+        (["digits-lenet", "--set", "levels=0", "--set", "replicates=1"], "1 training of 400 steps to do: ", False),
         (["vgg16-cifar10-rewind", "--set", "device=cpu"], "984 trainings of ", True),
     ],
 )
@@ -194,7 +196,7 @@ def test_a_plan_starts_nothing_and_writes_nothing(tmp_path: Path, capsys: pytest
 
 
 def test_the_report_is_one_file_that_needs_no_network(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = ask(capsys, "report", "digits", "--store", str(store), *TINY)
+    status, out, _ = ask(capsys, "report", "digits-lenet", "--store", str(store), *TINY)
     page = Path(out.strip())
     text = page.read_text()
     assert status == 0
@@ -212,7 +214,7 @@ def test_the_report_is_one_file_that_needs_no_network(store: Path, capsys: pytes
 def test_specs_of_one_name_have_a_report_each(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "mine.toml").write_text(presets.text("digits"))
+        (tmp_path / folder / "mine.toml").write_text(presets.text("digits-lenet"))
     first, second, again = (
         ask(capsys, "report", str(tmp_path / folder / "mine.toml"), "--store", str(store), *TINY)[1]
         for folder in ("a", "b", "a")
@@ -221,7 +223,7 @@ def test_specs_of_one_name_have_a_report_each(store: Path, tmp_path: Path, capsy
 
 
 def test_beginning_and_end_are_no_curve(store: Path, tmp_path: Path) -> None:
-    wanted = plan(read("digits", [change for change in TINY if change != "--set"]))
+    wanted = plan(read("digits-lenet", [change for change in TINY if change != "--set"]))
     found = results(wanted, Store(store))
     assert "curves" in figures.all_figures(found, [])
     ends = [replace(one, values=one.values | {"curve": {"test_step": [0, 40]}}) for one in found]
@@ -229,7 +231,7 @@ def test_beginning_and_end_are_no_curve(store: Path, tmp_path: Path) -> None:
 
 
 def test_curves_of_all_panels_have_one_axis(store: Path) -> None:
-    wanted = plan(read("digits", [change for change in TINY if change != "--set"]))
+    wanted = plan(read("digits-lenet", [change for change in TINY if change != "--set"]))
     late = {"curve": {"test_step": [30, 35, 40], "test_accuracy": [0.5, 0.6, 0.7]}}  # as of a later rewind step
     found = [
         replace(one, values=one.values | late) if one.row.arm == "ticket" else one
@@ -245,7 +247,18 @@ def test_a_ticket_is_the_mask_and_the_early_weights_not_the_trained_ones(  # R10
 ) -> None:
     file = tmp_path / "t.safetensors"
     status, out, _ = ask(
-        capsys, "ticket", "digits", "--level", "2", "--replicate", "1", "-o", str(file), "--store", str(store), *TINY
+        capsys,
+        "ticket",
+        "digits-lenet",
+        "--level",
+        "2",
+        "--replicate",
+        "1",
+        "-o",
+        str(file),
+        "--store",
+        str(store),
+        *TINY,
     )
     ticket = Ticket.load(file)
     assert status == 0
@@ -265,7 +278,7 @@ def test_a_ticket_knows_its_origin_and_can_be_kept_as_a_seed(
     made = {}
     for name, more in (("whole", []), ("seed", ["--as-seed"])):
         where = ["-o", str(tmp_path / name), "--store", str(store)]
-        assert ask(capsys, "ticket", "digits", "--level", "2", *where, *more, *TINY)[0] == 0
+        assert ask(capsys, "ticket", "digits-lenet", "--level", "2", *where, *more, *TINY)[0] == 0
         made[name] = Ticket.load(tmp_path / name)
     assert (tmp_path / "seed").stat().st_size < (tmp_path / "whole").stat().st_size
     assert made["seed"].mask == made["whole"].mask
@@ -339,7 +352,7 @@ def test_a_level_or_replicate_that_is_not_there_is_refused(
         (["--level", "1", "--replicate", "7"], "expected 0 to 1, found 7"),
     ):
         status, _, err = ask(
-            capsys, "ticket", "digits", *wrong, "-o", str(tmp_path / "t"), "--store", str(store), *TINY
+            capsys, "ticket", "digits-lenet", *wrong, "-o", str(tmp_path / "t"), "--store", str(store), *TINY
         )
         assert status == 2
         assert said in err
@@ -393,7 +406,7 @@ def test_a_run_whose_output_nobody_reads_any_more_goes_on_to_its_report(store: P
     shutil.rmtree(root / "reports")
     reads, writes = os.pipe()
     os.close(reads)
-    command = [sys.executable, "-m", "tombola", "run", "digits", "--store", str(root), *TINY]
+    command = [sys.executable, "-m", "tombola", "run", "digits-lenet", "--store", str(root), *TINY]
     done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, timeout=300)
     os.close(writes)
     assert (done.returncode, done.stderr) == (0, "") and list((root / "reports").glob("*/report.html"))
@@ -404,7 +417,7 @@ def test_a_run_whose_output_nobody_reads_any_more_goes_on_to_its_report(store: P
 @pytest.mark.parametrize("asked", [["table", "--format", "json"], ["verdict"], ["run"]])
 def test_output_that_cannot_be_written_is_told_in_a_sentence(store: Path, asked: list[str], buffered: bool) -> None:
     unbuffered = [] if buffered else ["-u"]
-    command = [sys.executable, *unbuffered, "-m", "tombola", *asked, "digits", "--store", str(store), *TINY]
+    command = [sys.executable, *unbuffered, "-m", "tombola", *asked, "digits-lenet", "--store", str(store), *TINY]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, env=environment)
@@ -427,10 +440,10 @@ def test_methods_that_keep_trained_weights_have_no_ticket_and_no_controls(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # R10 K3
     changes = ["--set", "method=fine-tune", "--set", "arms=ticket"]
-    status, _, err = ask(capsys, "ticket", "digits", "--level", "1", "-o", str(tmp_path / "t"), *changes)
+    status, _, err = ask(capsys, "ticket", "digits-lenet", "--level", "1", "-o", str(tmp_path / "t"), *changes)
     assert status == 2
     assert "there is no ticket to write" in err
-    status, _, err = ask(capsys, "plan", "digits", *changes[:2], "--set", "arms=ticket,reinit")
+    status, _, err = ask(capsys, "plan", "digits-lenet", *changes[:2], "--set", "arms=ticket,reinit")
     assert status == 2
     assert "goes on from trained weights" in err
 
@@ -452,7 +465,7 @@ def test_failed_trainings_are_named_in_the_verdict_and_the_plan(tmp_path: Path) 
 
 
 def test_the_figures_hold_to_the_schema(store: Path) -> None:  # `report` itself leaves the check out, for speed
-    wanted = plan(read("digits", TINY[1::2]))
+    wanted = plan(read("digits-lenet", TINY[1::2]))
     found = results(wanted, Store(store))
     for spec, caption in figures.all_figures(found, [(0.5, [[0.0, 1.0]])]).values():
         assert altair.Chart.from_dict(spec, validate=True) and caption.endswith(".")

@@ -1,6 +1,7 @@
 """The presets: each reads, plans, runs, and is the experiment that it says it is."""
 
 import json
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tombola.models.lenet import sizes
 from tombola.names import named
 from tombola.prune import count
 
+ROOT = Path(__file__).parents[1]
 every_preset = pytest.mark.parametrize("name", presets.names())
 
 
@@ -126,9 +128,15 @@ def test_lenets_levels_have_the_papers_densities() -> None:
 
 
 def test_digits_needs_no_download_and_goes_deep() -> None:
-    spec, found = read("digits").spec, densities("digits")
-    assert spec.recipe.data == "digits" and spec.replicates == 5
-    assert found[-1] < 3 and len(plan(read("digits")).rows) == 5 * (1 + 9 * 3)
+    spec, found = read("digits-lenet").spec, densities("digits-lenet")
+    assert spec.recipe.data == read("digits").spec.recipe.data == "digits" and spec.replicates == 5
+    assert found[-1] < 3 and len(plan(read("digits-lenet")).rows) == 5 * (1 + 9 * 3)
+
+
+def test_the_first_look_is_on_replicates_on_which_nothing_was_tried_out() -> None:
+    """results/digits.md lists the seeds with which its recipe was found."""
+    tried = {int(seed) for seed in re.findall(r"`seed=(\d+)`", (ROOT / "results" / "digits.md").read_text())}
+    assert len(tried) > 5 and read("digits").spec.seed not in tried
 
 
 def test_the_one_shot_preset_compares_it_with_the_iterative_search() -> None:

@@ -466,7 +466,7 @@ def test_models_of_ones_own_have_no_checkpoint() -> None:
     with pytest.raises(
         SpecError, match=r"recipe.init: expected a way to draw weights, found 'pretrained' \(lenet-20-10"
     ):
-        read("digits", ["recipe.model=lenet-20-10", "recipe.init=pretrained"])
+        read("digits-lenet", ["recipe.model=lenet-20-10", "recipe.init=pretrained"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is public, and what the README and the docs promise."""
 
-import importlib
+import importlib.util
+import json
 import re
 import sys
 import tomllib
@@ -87,6 +88,17 @@ def test_the_readme_counts_trainings_as_the_plan_does(tmp_path: Path) -> None:
     for name, count in counted:
         wanted = plan(spec.read(name, [more[name]] if name in more else []))
         assert summary(wanted, Store(tmp_path / "none"), 1)["runs"]["train"]["missing"] == int(count), name
+
+
+def test_the_readmes_first_look_is_what_the_command_prints_of_the_numbers_that_are_kept(tmp_path: Path) -> None:
+    """Its sentences are today's code's; its numbers those of the run that results/digits.md reports."""
+    made = importlib.util.spec_from_file_location("first_look", ROOT / "benchmarks" / "first_look.py")
+    assert made and made.loader
+    first_look = importlib.util.module_from_spec(made)
+    made.loader.exec_module(first_look)
+    block = first_look.BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    records = json.loads((ROOT / "results" / "digits.json").read_text(encoding="utf-8"))
+    assert block and block[0] == first_look.printed(records, Store(tmp_path / "none"))
 
 
 def test_modules_that_the_docs_name_exist() -> None:

@@ -85,7 +85,7 @@ def test_steps_may_be_epochs(write: Write) -> None:
 def test_a_preset_is_read_by_name_even_where_a_file_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("digits").write_text("replicates = 77")
-    assert read("digits").spec.replicates == 5
+    assert read("digits").spec.replicates == 24
 
 
 @pytest.mark.parametrize(

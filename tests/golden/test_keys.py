@@ -34,12 +34,12 @@ FILE = Path(__file__).with_name("keys.json")
 PINNED: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"keys": {}, "defaults": {}}
 # Beside the presets, what none of them uses.
 EXTRA = {
-    "digits, rewound": ("digits", ["rewind=40it", "carry_optimizer=true"]),
-    "digits, global": ("digits", ["prune={scope='global', rate=0.3, score='random'}", "seed=1"]),
-    "digits, output kept": ("digits", ["prune={rate=0.35, keep='output'}"]),
-    "digits, of unit length": ("digits", ["recipe.normalise=unit", "recipe.init=glorot-truncated"]),
-    "digits, with biases": ("digits", ["prune.include=fc1.bias,output.bias"]),
-    "digits, scheduled": ("digits", ["recipe.optimizer={name='sgd', lr=0.1}", "recipe.schedule={name='cosine'}"]),
+    "digits, rewound": ("digits-lenet", ["rewind=40it", "carry_optimizer=true"]),
+    "digits, global": ("digits-lenet", ["prune={scope='global', rate=0.3, score='random'}", "seed=1"]),
+    "digits, output kept": ("digits-lenet", ["prune={rate=0.35, keep='output'}"]),
+    "digits, of unit length": ("digits-lenet", ["recipe.normalise=unit", "recipe.init=glorot-truncated"]),
+    "digits, with biases": ("digits-lenet", ["prune.include=fc1.bias,output.bias"]),
+    "digits, scheduled": ("digits-lenet", ["recipe.optimizer={name='sgd', lr=0.1}", "recipe.schedule={name='cosine'}"]),
 }
 VALUES: list[type[Value]] = [
     Spec,

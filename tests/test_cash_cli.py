@@ -84,7 +84,7 @@ def test_as_json_it_gives_every_number_with_its_unit(store: Path, capsys: pytest
     status, out, _ = cash(store, capsys, "--level", "1", "--replicate", "1", "--format", "json")
     record: dict[str, Any] = json.loads(out)
     assert status == 0
-    assert set(record) == {"key", "density", "examples", "threads", "forms", "left_out", "itself", "files"}
+    assert set(record) == {"key", "density", "examples", "threads", "forms", "left_out", "itself", "drawn", "files"}
     assert set(record["left_out"]) >= {"dense, ONNX Runtime", "compact, ONNX Runtime"} and record["itself"] == 0
     model, alive, run = trained_of(plan(read("digits-lenet", CHANGES)), Store(store), 1, 1)
     assert (record["key"], record["density"]) == (run.key, alive.density)  # C11: a fraction

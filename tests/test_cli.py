@@ -148,6 +148,8 @@ def test_no_levels_show_the_dense_network(store: Path, capsys: pytest.CaptureFix
     assert "digits-lenet: 1 training compared, 2 runs in all" in out
     (row,) = (line for line in out.splitlines() if line.split()[:2] == ["0", "100.0"])
     assert re.fullmatch(r"\s*0 +100\.0 +\d+\.\d\d +\d+ +dense\s*", row)
+    assert "the spec has no level of pruning (levels = 0)" in " ".join(out.split())
+    assert "yet" not in out
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])

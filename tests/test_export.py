@@ -243,9 +243,9 @@ def test_only_inputs_that_have_the_batch_are_of_any_size(tmp_path: Path) -> None
     model = nn.Sequential(nn.Linear(3, 2), nn.Flatten(2, -1))
     assert to_torch_export(model, graphs.movedim(0, 1), tmp_path / "time-first.pt2", batch_axes=(1,)) < 1e-6
     assert torch.export.load(tmp_path / "time-first.pt2").module()(torch.rand(4, 9, 3)).shape == (4, 9, 2)
-    for axes in ((0,), (0, 2), (0, 0), (3, None)):
+    for axes in ((0,), (0, 2), (0, 0), (3, None), ("a", 0), 5):
         with pytest.raises(BadInput, match="batch_axes: expected for each of the 2 inputs the axis of the batch"):
-            to_torch_export(Nodes(), (last, torch.rand(6, 6)), tmp_path / "not.pt2", batch_axes=axes)
+            to_torch_export(Nodes(), (last, torch.rand(6, 6)), tmp_path / "not.pt2", batch_axes=axes)  # type: ignore[arg-type]
     assert not (tmp_path / "not.pt2").exists()
 
 

@@ -266,6 +266,23 @@ def test_apply_zeroes_what_is_pruned_and_copies_the_rest() -> None:  # M5 R10
     assert given["bias"][0] == 5.0 and given["a"][0] == -1.0
 
 
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"])
+def test_numbers_of_eight_bits_are_masked_as_others_are(name: str) -> None:
+    given, alive = torch.tensor([[-1.5, 2.0], [math.nan, -0.5]]).to(getattr(torch, name)), flags("10").expand(2, 2)
+    masked = mask.apply({"a": given}, Mask({"a": alive}))["a"]
+    assert masked.dtype == given.dtype and masked.view(torch.uint8)[:, 1].tolist() == [0, 0]
+    assert torch.equal(masked.view(torch.uint8)[:, 0], given.view(torch.uint8)[:, 0])
+    again = mask.expand(mask.compress({"a": given}, Mask({"a": alive})), Mask({"a": alive}))["a"]
+    assert again.dtype == given.dtype and torch.equal(again.view(torch.uint8), masked.view(torch.uint8))
+
+
+@pytest.mark.skipif(not hasattr(torch, "float8_e8m0fnu"), reason="this torch has no such type")
+def test_a_type_that_has_no_0_is_refused_by_name() -> None:
+    powers = torch.ones(2).to(torch.float8_e8m0fnu)
+    with pytest.raises(BadInput, match=r"mask of a: expected a weight of a type that has a number 0, .*e8m0fnu"):
+        mask.apply({"a": powers}, Mask({"a": flags("10")}))
+
+
 def test_an_alive_zero_stays_alive() -> None:  # C8
     living = Mask({"a": flags("110")})
     weights = {"a": torch.tensor([0.0, 2.0, 3.0])}

@@ -362,13 +362,23 @@ def test_vgg_11_computes_what_its_description_says() -> None:
     ("name", "form"),
     [
         *((name, vgg.FORM) for name in ("vgg", "vgg-12", "vgg-16-", "vgg-16-16", "vgg-16-w0", "vgg-16-w10000")),
-        *((name, resnet.FORM) for name in ("resnet", "resnet-21", "resnet-20-32", "resnet-20-w", "resnet-20-w04")),
+        *(
+            (name, resnet.FORM)
+            for name in ("resnet", "resnet-21", "resnet-20-32", "resnet-20-w", "resnet-20-w04", "resnet-20-w99999999")
+        ),
         *((name, imagenet.FORM) for name in ("imagenet", "imagenet-resnet-20", "imagenet-vgg-16")),
     ],
 )
 def test_a_bad_deep_model_is_refused_with_its_form(name: str, form: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(form)}$"):
         models.check(name, (3, 64, 64), 10)
+
+
+@pytest.mark.parametrize("name", ["resnet-20", "imagenet-resnet-18", "vgg-16", "conv-4"])
+def test_a_width_that_is_too_large_is_refused_with_the_largest(name: str) -> None:
+    models.check(f"{name}-w9999", (3, 64, 64), 10)
+    with pytest.raises(ValueError, match=r"\(1 to 9999\)"):
+        models.check(f"{name}-w99999999", (3, 64, 64), 10)
 
 
 def test_who_asks_for_the_papers_resnet_18_is_told_its_name() -> None:

@@ -567,6 +567,7 @@ def test_exact_forms_of_a_model_that_draws_random_numbers_are_exact() -> None:
     torch.set_rng_state(before)
     proof = prove(model, alive, images, labels)
     assert torch.equal(torch.get_rng_state(), before) and proof.itself == 0
+    assert proof.drawn and "The model draws random numbers of torch in its forward" in str(proof)
     assert all(form.difference < 1e-4 for form in proof if "int8" not in form.name)
     assert kernels.sets() == () or "sparse" in by_name(proof)
 
@@ -588,7 +589,7 @@ class Counting(nn.Module):
 def test_a_model_that_differs_from_itself_is_said_to() -> None:
     model = Counting()
     proof = prove(model, masks.full(model), torch.ones(70, 6))
-    assert proof.itself >= 1
+    assert proof.itself >= 1 and not proof.drawn and "draws" not in str(proof)
     assert "The masked model differs from itself by up to" in str(proof) and notes(proof)[-1] in str(proof)
 
 
@@ -652,6 +653,19 @@ def test_a_metric_of_ones_own_is_asked_of_every_form() -> None:
         prove(model, masks.full(model), (left, right), metric=type("psnr", (), {"__call__": lambda s, f, *x: f(*x)})())
 
 
+@pytest.mark.usefixtures("quick", "without_onnx")
+def test_what_is_no_metric_and_what_one_raises_is_said() -> None:
+    model = nn.Linear(6, 3)
+
+    def psnr(form: Callable[..., Tensor], values: Tensor) -> float:
+        raise IndexError("no target here")
+
+    with pytest.raises(BadInput, match=r"metric: expected a function, f\(form, \*inputs\), found 5\."):
+        prove(model, masks.full(model), torch.ones(9, 6), batches=(1,), metric=5)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"metric psnr: expected one number, found IndexError \(no target here\)"):
+        prove(model, masks.full(model), torch.ones(9, 6), batches=(1,), metric=psnr)
+
+
 class Graph(nn.Module):
     """A graph network of two layers."""
 
@@ -677,6 +691,8 @@ def test_one_graph_is_proved_whole(sparse_adjacency: bool) -> None:
     labels = wanted.argmax(dim=1)
     labels[::2] = -100  # of a part of the nodes alone
     given = nodes, beside.to_sparse() if sparse_adjacency else beside
+    with pytest.raises(BadInput, match=r"inputs: expected examples .*found 300 that it takes together.* whole=True\."):
+        prove(model, Mask(alive), given, labels)
     proof = prove(model, Mask(alive), given, labels, whole=True)
     found = by_name(proof)
     assert list(found["compact"].timing) == [300] and found["compact"].accuracy == 1

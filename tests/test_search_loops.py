@@ -872,12 +872,14 @@ def test_a_state_that_is_not_known_is_warned_of_once() -> None:
             for parameter, state in self.state.items():
                 parameter -= 0.1 * state["marks"] * parameter.grad
 
-    model = nn.Linear(4, 2)
-    optimizer = Marked(model.parameters())
-    with pytest.warns(UserWarning, match="Marked: what its state holds") as found:
-        for _ in Search(model, optimizer, levels=1, rewind="2it"):
-            for _ in range(4):
-                optimizer.zero_grad()
-                model(torch.randn(3, 4)).square().mean().backward()
-                optimizer.step()
-    assert len(found) == 1 and "left it at step 2" in str(found[0].message)
+    for k in (2, 0):
+        model = nn.Linear(4, 2)
+        optimizer = Marked(model.parameters())
+        with pytest.warns(UserWarning, match="Marked: what its state holds") as found:
+            for _ in Search(model, optimizer, levels=1, rewind=f"{k}it"):
+                for _ in range(4):
+                    optimizer.zero_grad()
+                    model(torch.randn(3, 4)).square().mean().backward()
+                    optimizer.step()
+        assert len(found) == 1 and f"left it at step {k}" in str(found[0].message)
+        assert ("rewind='0it' leave none" in str(found[0].message)) == (k > 0), "else it is made anew already"

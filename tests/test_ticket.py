@@ -222,6 +222,28 @@ def test_a_torch_that_draws_other_numbers_is_found_out(tmp_path: Path, monkeypat
         Ticket.load(tmp_path / "t")
 
 
+def test_a_ticket_of_weights_of_eight_bits_is_saved_and_loaded(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2).to(torch.float8_e4m3fn)
+    alive = Mask({"weight": torch.tensor([[True, False, True, True], [False, True, True, False]])})
+    made = Ticket.of(model, alive, weights.of(model))
+    made.save(tmp_path / "ticket")
+    loaded = Ticket.load(tmp_path / "ticket").weights["weight"]
+    assert loaded.dtype == torch.float8_e4m3fn and alike(loaded, made.weights["weight"])
+    assert not loaded.float()[~alive["weight"]].any()
+
+
+def test_a_name_of_any_length_is_shown_in_part() -> None:
+    long = "lenet-" + "9" * 40_000
+    made = Ticket(Mask({}), {}, {"model": long, "key": long})
+    assert len(repr(made)) < 300 and "lenet-999" in repr(made)
+    with pytest.raises(ValueError, match="expected a model of Tombola's own, found hf:lenet-999") as found:
+        Seed(f"hf:{long}", (1, 8, 8), 10, "kaiming-normal", 0)
+    assert len(str(found.value)) < 200
+    with pytest.raises(BadInput, match="expected a mapping of names to JSON values") as refused:
+        Ticket(Mask({}), {}, long)  # type: ignore[arg-type]
+    assert len(str(refused.value)) < 300
+
+
 def test_a_seed_that_does_not_remake_the_weights_is_not_saved_for_them(made: Ticket, tmp_path: Path) -> None:  # R10
     later = lenet(rounds=3)
     changed = {name: value * 2 for name, value in later.weights.items()}

@@ -50,6 +50,16 @@ def not_installed(where: str, package: str, extra: str) -> BadInput:
     )
 
 
+def shown(value: object, most: int = 100) -> str:
+    """`value` as a message has it: its first `most` characters, however long a file or a caller has made it.
+
+    >>> shown("resnet-20"), shown(10**9, most=4)
+    ('resnet-20', '1000...')
+    """
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 class DataError(BadInput):
     """A data set is absent, damaged, or not what its name says."""
 

@@ -20,6 +20,8 @@ from tombola.layers import Kind
 from tombola.names import named
 from tombola.weights import Weights
 
+WITHOUT_ZERO = ("float8_e8m0fnu", "float4_e2m1fn_x2")  # powers of 2 alone; two numbers in one place
+
 
 class Mask(Mapping[str, Tensor]):
     """An immutable map from the name of a weight to a bool tensor of its shape, True where it is alive.
@@ -256,6 +258,13 @@ def suits(mask: Mask, weights: Weights) -> None:
     for name, alive in mask.items():
         if name not in weights or weights[name].shape != alive.shape:
             raise _foreign("one of the weights", name, alive, weights)
+        if str(weights[name].dtype).removeprefix("torch.") in WITHOUT_ZERO:
+            raise BadInput(
+                where=f"mask of {name}",
+                expected="a weight of a type that has a number 0, each in its own place",
+                found=str(weights[name].dtype),
+                todo="Convert it first, or keep it out of the mask.",
+            )
 
 
 def nested(inner: Mask, outer: Mask) -> bool:
@@ -311,8 +320,14 @@ def apply(weights: Weights, mask: Mask) -> dict[str, Tensor]:
     """
     suits(mask, weights)
     return {
-        name: value.masked_fill(~mask[name], 0) if name in mask else value.clone() for name, value in weights.items()
+        name: _bits(value).masked_fill(~mask[name], 0).view(value.dtype) if name in mask else value.clone()
+        for name, value in weights.items()
     }
+
+
+def _bits(value: Tensor) -> Tensor:
+    """`value`, or where torch fills and scatters no such type the bytes of its numbers: all bits of +0 are 0."""
+    return value.view(torch.uint8) if str(value.dtype).startswith("torch.float8_") else value
 
 
 def compress(weights: Weights, mask: Mask) -> dict[str, Tensor]:
@@ -338,7 +353,8 @@ def expand(living: Weights, mask: Mask) -> dict[str, Tensor]:
         places = int(mask[name].sum())
         if values.shape != (places,):
             raise ValueError(f"expected {places} values for the mask of {name}, found {tuple(values.shape)}")
-        return torch.zeros(mask[name].shape, dtype=values.dtype).masked_scatter(mask[name], values)
+        full = torch.zeros(mask[name].shape, dtype=_bits(values).dtype)
+        return full.masked_scatter(mask[name], _bits(values)).view(values.dtype)
 
     if missing := mask.keys() - living.keys():
         raise ValueError(f"expected values for the mask of {min(missing)}, found none")

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tombola import coding, container, files, hub, mask, models, weights
-from tombola.errors import BadInput
+from tombola.errors import BadInput, shown
 from tombola.layers import Layout, layouts
 from tombola.mask import Mask
 from tombola.models import Initialisation
@@ -28,6 +28,7 @@ from tombola.weights import Weights
 
 FORMAT = 2
 KEY = "tombola"  # of what is said in the header
+LONGEST = 300  # characters of what a file says of itself, in a message
 FILE = "ticket.safetensors"  # its name in a repository of the hub
 
 
@@ -44,10 +45,10 @@ class Seed:
     def __post_init__(self) -> None:
         # A file that somebody loads must not make it fetch a checkpoint of the file's choosing.
         if models.source(self.model):
-            raise ValueError(f"expected a model of Tombola's own, found {self.model}")
+            raise ValueError(f"expected a model of Tombola's own, found {shown(self.model)}")
         sizes = (*self.shape, self.classes)
         if not all(type(size) is int and size > 0 for size in sizes):
-            raise ValueError(f"expected sizes, found {sizes}")
+            raise ValueError(f"expected sizes, found {shown(sizes)}")
 
     def counts(self) -> dict[str, int]:
         """How many weights each layer that may be pruned has, without the model being built.
@@ -99,13 +100,13 @@ class Ticket:
             raise BadInput(
                 where="the ticket's origin",
                 expected="a mapping of names to JSON values",
-                found=repr(self.origin),
+                found=shown(repr(self.origin)),
                 todo='{"model": "mine"}, for one.',
             )
 
     def __repr__(self) -> str:
         origin = self.origin
-        model, rewind, key = (origin.get(name, "?") for name in ("model", "rewind", "key"))
+        model, rewind, key = (shown(origin.get(name, "?")) for name in ("model", "rewind", "key"))
         return f"Ticket({model}, density {self.mask.density:.3g}, rewind {rewind}, from {key})"
 
     @staticmethod
@@ -291,7 +292,7 @@ def _about(content: bytes, where: str) -> dict[str, Any]:
             raise TypeError(f"origin {said['origin']!r:.60}")
         return said
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _no_ticket(where, f"something else, or a damaged file ({error})") from error
+        raise _no_ticket(where, f"something else, or a damaged file ({shown(error, LONGEST)})") from error
 
 
 def _parsed(content: bytes, where: str) -> Ticket:
@@ -306,7 +307,7 @@ def _parsed(content: bytes, where: str) -> Ticket:
     try:
         return _version_1(said, content) if said["format"] == 1 else _version_2(said, content, where)
     except _DAMAGED as error:
-        raise _no_ticket(where, f"a damaged one ({error})", "Get it anew.") from error
+        raise _no_ticket(where, f"a damaged one ({shown(error, LONGEST)})", "Get it anew.") from error
 
 
 _DAMAGED = (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError, OverflowError)
@@ -331,11 +332,11 @@ def _version_2(said: dict[str, Any], content: bytes, where: str) -> Ticket:
     if remade:
         values = remade.masked(alive)
         if _sha256(values, alive) != said["weights_sha256"]:
-            by = said["origin"].get("versions", {}).get("torch", "of its time")
+            by = shown(said["origin"].get("versions", {}).get("torch", "of its time"))
             raise BadInput(
                 where=where,
                 expected="the weights whose SHA-256 the file has",
-                found=f"others, drawn by torch {torch.__version__} on this processor from {seed}",
+                found=f"others, drawn by torch {torch.__version__} on this processor from {shown(seed, LONGEST)}",
                 todo=f"Load it with the torch ({by}) and on the kind of processor that made it, and save the weights.",
             )
     else:
@@ -351,7 +352,9 @@ def _remakes(seed: Seed, shapes: Mapping[str, list[int]], size: int) -> None:
     coding.affordable([(count,) for count in counts.values()], size)
     for name, shape in shapes.items():
         if counts.get(name) != prod(shape):
-            raise ValueError(f"{seed.model} has {counts.get(name, 0):,} weights in {name}, its mask {prod(shape):,}")
+            raise ValueError(
+                f"{shown(seed.model)} has {counts.get(name, 0):,} weights in {name}, its mask {prod(shape):,}"
+            )
 
 
 def _laid_out(model: nn.Module, alive: Mask) -> dict[str, Any]:

@@ -53,6 +53,12 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def random_states() -> list[Tensor]:
+    """Where torch's random numbers are, on the CPU and on each GPU that is in use."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *gpus]
+
+
 def _inputs(example: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     """The example, random inputs of its shapes, and batches of these of other sizes; what is sparse stays as it is."""
     generator = torch.Generator().manual_seed(0)

@@ -26,7 +26,7 @@ from tombola.cash import agreement
 from tombola.cash.compact import fitted
 from tombola.cash.layers import has_kernels, not_exported
 from tombola.cash.plain import cloned, copied, first_line, in_batch, line_of, tensors
-from tombola.errors import BadInput, not_installed
+from tombola.errors import BadInput, not_installed, shown
 from tombola.mask import Mask
 
 FORMAT = 1
@@ -306,17 +306,14 @@ class _Inputs:
             )
         if axes is None:
             return _Inputs(values, tuple(0 if of else None for of in in_batch(values)))
+        if not isinstance(axes, Sequence) or not all(axis is None or type(axis) is int for axis in axes):
+            raise _no_axes(values, axes)
         sizes = {
             each.shape[axis] for each, axis in zip(values, axes, strict=False) if axis is not None and _has(each, axis)
         }
         fits = all(axis is None or _has(each, axis) for each, axis in zip(values, axes, strict=False))
         if len(axes) != len(values) or not fits or len(sizes) > 1:
-            raise BadInput(
-                where="batch_axes",
-                expected=f"for each of the {len(values)} inputs the axis of the batch, of one size in all, or None",
-                found=f"{tuple(axes)} for {', '.join(str(tuple(each.shape)) for each in values)}",
-                todo="Leave them out where the batch is the first axis.",
-            )
+            raise _no_axes(values, tuple(axes))
         places = (None if axis is None else axis % each.dim() for each, axis in zip(values, axes, strict=True))
         return _Inputs(values, tuple(places))
 
@@ -341,6 +338,15 @@ class _Inputs:
     def any_batch(self) -> tuple[dict[int, Any], ...]:
         batch = torch.export.Dim("batch", max=2**31 - 1)  # torch 2.6 otherwise finds the largest number left out
         return tuple({} if axis is None else {axis: batch} for axis in self.axes)
+
+
+def _no_axes(values: tuple[Tensor, ...], found: object) -> BadInput:
+    return BadInput(
+        where="batch_axes",
+        expected=f"for each of the {len(values)} inputs the axis of the batch, of one size in all, or None",
+        found=f"{shown(repr(found))} for {', '.join(str(tuple(each.shape)) for each in values)}",
+        todo="Leave them out where the batch is the first axis.",
+    )
 
 
 def _has(value: Tensor, axis: int) -> bool:

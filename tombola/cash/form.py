@@ -71,12 +71,14 @@ class Proof(Sequence[Form]):
         itself: the largest difference between two calls of the masked model under the same random numbers: where it is
             not 0, differences of its forms say no more than that.
         metric: the name of the caller's own metric, or "".
+        drawn: whether the model draws random numbers of torch in a call, which are the same for every form.
     """
 
     forms: tuple[Form, ...]
     left_out: Mapping[str, str]
     itself: float = 0.0
     metric: str = ""
+    drawn: bool = False
 
     def __len__(self) -> int:
         return len(self.forms)
@@ -128,6 +130,10 @@ def notes(proof: Proof) -> list[str]:
     """What a reader of the table has to know: what was not made, what stayed as it was, and why."""
     said = [f"{form.name}: leaves as they were {listed(form.unchanged)}." for form in proof if form.unchanged]
     said += [f"{name}: left out. {why}" for name, why in proof.left_out.items()]
+    if proof.drawn:
+        said.append(
+            "The model draws random numbers of torch in its forward: every form is compared under the same ones."
+        )
     if proof.itself:
         said.append(
             f"The masked model differs from itself by up to {proof.itself:.1g} from call to call, under the same "

@@ -17,6 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from tombola import weights
 from tombola.errors import BadInput
+from tombola.mask import Mask
 
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -134,6 +135,18 @@ def not_taken(model: nn.Module, inputs: tuple[Any, ...], error: Exception) -> Ba
         found=f"{given or 'nothing'} ({first_line(error)})",
         todo="Give it a batch of inputs, as a tensor or a tuple of them.",
     )
+
+
+def no_mask(where: str, example: object) -> None:
+    """Raise BadInput where a mask is handed in as the example."""
+    if isinstance(example, Mask):
+        raise BadInput(
+            where=where,
+            expected="a model and an example",
+            found="a model and its mask",
+            todo="It takes no mask: what is 0 is seen in the model's weights. Hand in the masked model, or what "
+            "`cash.compacted(model, mask, example)` made of it.",
+        )
 
 
 def takes(model: nn.Module, inputs: tuple[Any, ...]) -> None:

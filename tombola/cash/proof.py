@@ -27,7 +27,7 @@ from tombola.cash.semi_structured import held_bytes, semi_structured, semi_struc
 from tombola.cash.size import sizes, time_first
 from tombola.cash.sparse import sparse
 from tombola.cash.unchanged import dense_layers, float_layers, sparse_layers
-from tombola.errors import BadInput
+from tombola.errors import BadInput, shown
 from tombola.mask import Mask
 
 BATCHES = (1, 64)
@@ -70,9 +70,16 @@ def prove(
     Raises:
         BadInput: there are no inputs, fewer than the largest of `batches`, or not as many labels; the mask is another
             model's; the model gives anything but one tensor, N x ..., or with labels N x classes, N x T x classes, N or
-            N x 1; or the metric gives no number.
+            N x 1; or the metric is no function, raises anything on the masked model, or gives no number.
     """
     given = _given(model, inputs, whole)
+    if metric is not None and not callable(metric):
+        raise BadInput(
+            where="metric",
+            expected="a function, f(form, *inputs)",
+            found=shown(repr(metric)),
+            todo="It is handed each form, and returns one number.",
+        )
     batches = (given.count,) if whole else _sizes(batches)
     _belong_together(given, labels)
     with agreement.seeded(0):  # a model may draw random numbers in eval mode too
@@ -87,7 +94,7 @@ def _proved(
     metric: "_Metric | None",
 ) -> Proof:
     dense = _Candidate("dense", model, model, model)
-    takes(model, dense.laid_out(given.first(1)))
+    drawn = _takes_one(dense, given)
     _cuts_no_time(dense, given)
     wanted = _outputs(dense, given)
     _are_numbers(wanted)
@@ -129,7 +136,7 @@ def _proved(
         )
         for one, found in compared.items()
     ]
-    return Proof(tuple(forms), left_out, itself, metric.name if metric else "")
+    return Proof(tuple(forms), left_out, itself, metric.name if metric else "", drawn)
 
 
 # ---- what is handed in
@@ -239,6 +246,31 @@ def _fill_a_batch(given: _Given, batches: Sequence[int]) -> None:
         )
 
 
+def _takes_one(dense: "_Candidate", given: _Given) -> bool:
+    """Make sure that the model can be called with one example; whether it draws random numbers of torch in that."""
+    before = agreement.random_states()
+    try:
+        takes(dense.stored, dense.laid_out(given.first(1)))
+    except BadInput as error:
+        if any(given.cut) and given.count > 1 and _taken(dense, given.values):
+            raise BadInput(
+                where="inputs",
+                expected=f"examples along the first axis, each of which {type(dense.stored).__name__} takes by itself",
+                found=f"{given.count} that it takes together alone",
+                todo="If they are one example, as a graph is, prove it with whole=True.",
+            ) from error
+        raise
+    return any(not torch.equal(*pair) for pair in zip(before, agreement.random_states(), strict=True))
+
+
+def _taken(dense: "_Candidate", values: tuple[Any, ...]) -> bool:
+    try:
+        takes(dense.stored, dense.laid_out(values))
+    except BadInput:
+        return False
+    return True
+
+
 # ---- what is asked of outputs
 
 
@@ -314,7 +346,17 @@ class _Metric:
         named = self.inputs if isinstance(self.inputs, Mapping) else {}
         args = self.inputs if isinstance(self.inputs, tuple) else () if named else (self.inputs,)
         with agreement.seeded(0), torch.inference_mode():
-            found = self.function(form, *args, **named)
+            try:
+                found = self.function(form, *args, **named)
+            except BadInput:
+                raise
+            except Exception as error:  # the caller's own code may raise anything
+                raise BadInput(
+                    where=f"metric {self.name}",
+                    expected="one number",
+                    found=f"{type(error).__name__} ({first_line(error)})",
+                    todo="It is called as f(form, *inputs), or f(form, **inputs) where these are a mapping.",
+                ) from error
         try:
             return float(found)
         except (TypeError, ValueError, RuntimeError) as error:

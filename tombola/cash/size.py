@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tombola import layers
+from tombola import layers, weights
+from tombola.cash.plain import no_mask
 from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear
 
 
@@ -59,9 +60,14 @@ def sizes(model: nn.Module, example: Tensor | tuple[Tensor, ...], examples: int 
         examples: how many are in it; by default the length of the first of `example`, or of its second axis where a
             recurrent layer or attention that is handed it as it is takes time first.
 
+    Raises:
+        BadInput: a mask is handed in, or the first is no model.
+
     >>> sizes(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), torch.zeros(5, 1, 6, 6))
     {'0': Size(inputs=1, outputs=2, weights=18, living=18, positions=16, products=0)}
     """
+    weights.check(model)
+    no_mask("cash.sizes", example)
     given = example if isinstance(example, tuple) else (example,)
     watch = _watched(model, given)
     count = examples or (watch.sequences[1] if watch.sequences else len(watch.first)) or 1

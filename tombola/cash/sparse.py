@@ -18,11 +18,10 @@ from torch.nn.utils import fusion
 from tombola import weights
 from tombola.cash import agreement, timing
 from tombola.cash.layers import Connected, Convolved, MaxPool2d, SparseChain, convolvable, sparse_convolution, tiles
-from tombola.cash.plain import cloned, copied, first_line, hooked, is_layer, kind_of, only_called, takes
+from tombola.cash.plain import cloned, copied, first_line, hooked, is_layer, kind_of, no_mask, only_called, takes
 from tombola.cash.quantise import QuantisedConv1d, QuantisedConv2d, QuantisedLinear
 from tombola.engine import kernels
 from tombola.errors import BadInput
-from tombola.mask import Mask
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, QuantisedLinear, QuantisedConv1d, QuantisedConv2d)
 
@@ -55,14 +54,7 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
     >>> sparse(network, torch.zeros(1, 40), everywhere=True)
     SparseChain(40 -> 30 -> 2, density 1)
     """
-    if isinstance(example, Mask):
-        raise BadInput(
-            where="cash.sparsified",
-            expected="a model and an example",
-            found="a model and its mask",
-            todo="It takes no mask: what is 0 in the model's weights is left out. Hand in the masked model, or what "
-            "`cash.compacted(model, mask, example)` made of it.",
-        )
+    no_mask("cash.sparsified", example)
     if not kernels.sets():
         raise BadInput(
             where="cash.sparsified",

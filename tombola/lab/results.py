@@ -103,7 +103,7 @@ def verdicts(wanted: Plan, found: Sequence[Result]) -> list[Verdict]:
 def conclusions(wanted: Plan, found: Sequence[Result], judged: Sequence[Verdict], store: Store) -> list[str]:
     """The verdicts in plain sentences."""
     partial = f"{len(found)} of {len(wanted.rows)} trainings are finished; what follows is about these."
-    said = sentences(judged, criteria(wanted))
+    said = sentences(judged, criteria(wanted)) if wanted.experiment.spec.levels else [_NO_LEVEL]
     near = any(verdict.dense.accuracy.n > 1 and verdict.verdict != "not learned" for verdict in judged)
     close = made_by_several(found, near) or (_LAST_BITS if near else "")
     partly = [partial] if len(found) < len(wanted.rows) else []
@@ -129,6 +129,7 @@ def made_by_several(found: Sequence[Result], verdict: bool = False) -> str:
     )
 
 
+_NO_LEVEL = "No verdict: the spec has no level of pruning (levels = 0), so there is no ticket to judge."
 _NEAR = "a verdict whose interval ends near its margin"
 _LAST_BITS = (
     "Another machine or engine rounds the last bits otherwise and makes other trainings of the same seeds: "

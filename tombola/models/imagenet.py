@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 CHAIN = False
 FORM = (
-    "imagenet-resnet-18, imagenet-resnet-34 or imagenet-resnet-50, with other channels than 64 in the first stage like "
-    "imagenet-resnet-18-w32"
+    "imagenet-resnet-18, imagenet-resnet-34 or imagenet-resnet-50, with other channels than 64 (1 to 9999) in the "
+    "first stage like imagenet-resnet-18-w32"
 )
 DEPTHS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 6, 3)}
 HALVINGS = 5  # the stem's convolution, its pooling, and the stages after the first

@@ -33,7 +33,7 @@ def form(family: str) -> str:
     """What is said when a name is not understood."""
     return (
         f"{family}-LAYERS-WIDTH, like {family}-4-128, with other heads than one for every {HEAD} units "
-        f"like {family}-4-128-h2"
+        f"like {family}-4-128-h2; up to 99 layers, width 99999 and 999 heads"
     )
 
 

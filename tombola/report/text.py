@@ -237,6 +237,7 @@ def forms_record(
         ],
         "left_out": dict(proof.left_out) | (dict(written.left_out) if written else {}),
         "itself": proof.itself,
+        "drawn": proof.drawn,
         "files": [str(path) for path in written or ()],
     }
 

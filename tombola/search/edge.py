@@ -524,10 +524,11 @@ def gathered(loop: Loop, full: Mask, k: int) -> None:
                     todo="Rewind to a step before its first one, or use another optimizer.",
                 )
         elif keeping(optimizer) == UNKNOWN and any(_holds(optimizer.state.get(parameter)) for parameter in parameters):
+            otherwise = "; an optimizer made anew and rewind='0it' leave none" if k else ""
             warnings.warn(
                 f"{kind}: what its state holds of each weight is not known, and stays at every level as the dense "
                 f"network left it at step {k}, pruned weights included. These and their gradients are held at 0, and "
-                "the others may be moved by what they have left; an optimizer made anew and rewind='0it' leave none.",
+                f"the others may be moved by what they have left{otherwise}.",
                 stacklevel=2,
             )
 

@@ -257,8 +257,13 @@ def searched(device: str, path: Path) -> dict[str, Any]:
     ticket.apply(fresh)
     model.load_state_dict(last)
     awaited: list[torch.device] = []
+
+    def timed(calls: dict[str, Callable[[], object]]) -> dict[str, timing.Timing]:
+        taken = {name: float(call() is None) for name, call in calls.items()}
+        return {name: timing.Timing(each, (each, each), (each,)) for name, each in taken.items()}
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "seconds", lambda calls: {name: float(call() is None) for name, call in calls.items()})
+        patch.setattr(timing, "timed", timed)
         patch.setattr(torch.accelerator, "synchronize", awaited.append)
         forms = {form.name: form for form in cash.prove(model, search.mask(level=2), images, labels)}
     assert awaited == ([torch.device(device)] * 2 * len(forms) if device == DEVICE else [])

@@ -121,6 +121,7 @@ def test_a_recipe_says_all_it_decides() -> None:  # K8 S9
         "warmup": "0it",
         "augment": None,
         "precision": None,
+        "normalise": None,
     }
 
 

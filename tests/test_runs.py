@@ -95,8 +95,9 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "rates": (("linear", 0.2), ("output", 0.2)),
         "keep": ("output",),
         "score_seed": 4,
+        "include": ("fc1.bias",),
     },
-    FULL: {"network": replace(NETWORK, model="lenet-20"), "keep": ()},
+    FULL: {"network": replace(NETWORK, model="lenet-20"), "keep": (), "include": ("fc1.bias",)},
     RANDOM: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
     SHUFFLED: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
 }
@@ -162,6 +163,7 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
     "prune.conv_rate": (0.3, PRUNED),
     "prune.output_rate": (0.3, PRUNED),
     "prune.keep": (["output"], ALL),
+    "prune.include": (["fc1.bias"], ALL),
     "prune.score": ("random", PRUNED),
 }
 

@@ -290,7 +290,11 @@ def _within(factor: Tensor, parameter: Tensor) -> bool:
     """Whether `factor` is a view of `parameter`, or of a part of it."""
     if factor.layout is not torch.strided or parameter.layout is not torch.strided:
         return factor is parameter
-    if factor.untyped_storage().data_ptr() != parameter.untyped_storage().data_ptr() or not factor.numel():
+    try:
+        memory, own = factor.untyped_storage().data_ptr(), parameter.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # some subclasses of tensors have no storage
+        return factor is parameter
+    if memory != own or not factor.numel():
         return False
     begin = parameter.storage_offset()
     return begin <= factor.storage_offset() < begin + parameter.numel()

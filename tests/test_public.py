@@ -130,7 +130,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     from tombola.ticket import Ticket
 
     monkeypatch.chdir(tmp_path)
-    model = models.build("lenet-300-100", (1, 8, 8), 10, "glorot-normal", init_seed=1)
+    model = models.build("conv-2-w8", (1, 8, 8), 10, "glorot-normal", init_seed=1)
     Ticket(mask.full(model), weights.of(model), {}).save(tmp_path / "ticket.safetensors")
     example = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
     names: dict[str, object] = {}

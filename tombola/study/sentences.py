@@ -47,12 +47,23 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     said.append(
         f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals; winning "
-        f"and matching are decided level by level; of another arm the mean over the levels below {LOW_DENSITY:.0%} is "
-        f"the contrast fixed beforehand, and single levels are corrected for {tried} (Holm). "
+        f"and matching are decided level by level{_fixed(made, tried)}. "
         f"{_subject(criteria.metric)} is that at {_where(criteria)}, and holds if not more than "
         f"{margin_of(criteria)} {beyond} dense."
     )
     return said
+
+
+def _fixed(made: Sequence[Contrast], tried: str) -> str:
+    """What was fixed beforehand of the other arms, where there are any."""
+    if not made:
+        return ""
+    low = any(max(contrast.densities) < LOW_DENSITY for contrast in made)
+    over = f"the levels below {LOW_DENSITY:.0%}" if low else "all levels"
+    return (
+        f"; of another arm the mean over {over} is the contrast fixed beforehand, and single levels are corrected for "
+        f"{tried} (Holm)"
+    )
 
 
 def _at_one_step(verdicts: Sequence[Verdict], made: Sequence[Contrast], criteria: Criteria) -> list[str]:

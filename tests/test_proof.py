@@ -749,3 +749,28 @@ def test_advice_names_the_smallest_the_fastest_and_the_most_portable() -> None:
         fastest.startswith("Fastest at batch 1: sparse int8, 0.500 ms: cash.sparsified(") and "compact.pt2" in portable
     )
     assert advice([dense]) == ["No form is worth more here than the masked network itself."]
+
+
+def test_advice_names_no_onnx_file_where_the_compact_form_was_not_measured_in_onnx_runtime() -> None:
+    dense, small = form("dense", 1000, b1=1.0), replace(form("compact", 100, b1=2.0), stored=nn.Linear(1, 1))
+    assert "onnx" not in advice([dense, small])[-1] and "compact.pt2" in advice([dense, small])[-1]
+    there = form("compact, ONNX Runtime", 100, b1=2.0)
+    assert advice([dense, small, there])[-1].endswith(", or compact.onnx in ONNX Runtime.")
+    assert "onnx" not in advice([dense, small, there], left_out=["compact.onnx"])[-1]
+    assert "onnx" in advice([dense, small], left_out=[])[-1]
+
+
+def test_advice_of_forms_as_fast_as_each_other_is_the_exact_one() -> None:
+    def took(median_ms: float, low_ms: float, high_ms: float) -> dict[int, Timing]:
+        return {1: Timing(1e-3 * median_ms, (1e-3 * low_ms, 1e-3 * high_ms), (1e-3 * median_ms,))}
+
+    dense = form("dense", 1000, b1=1.0)
+    exact = replace(form("sparse", 100, b1=1.0), stored=nn.Linear(1, 1), difference=3e-6, largest=20.8)
+    lossy = replace(exact, name="sparse int8", difference=0.04, timing=took(0.0349, 0.035, 0.036))
+    fastest = advice([dense, replace(exact, timing=took(0.0352, 0.035, 0.036)), lossy])[1]
+    assert fastest.startswith(
+        "Fastest at batch 1: sparse, 0.035 [0.035, 0.036] ms, as fast as sparse int8 and closer to the masked network: "
+        'cash.sparsified(cash.from_safetensors(network, "FOLDER/sparse.safetensors"), '
+    )
+    slower = replace(exact, timing=took(0.038, 0.037, 0.039))
+    assert advice([dense, slower, lossy])[1].startswith("Fastest at batch 1: sparse int8, 0.035 [0.035, 0.036] ms: ")

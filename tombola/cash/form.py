@@ -10,6 +10,7 @@ from tombola.cash.timing import Timing
 
 NO_FASTER = 1.05  # less than this is no difference
 AGREE = 0.75  # of the rounds: where fewer say what their median says, they disagree
+ROUNDING = 1e-4  # of the largest output: forms that compute the same differ by less, int8 and float16 by more
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,6 +51,11 @@ class Form:
     def baseline(self) -> bool:
         """Whether it is the masked model, which has nothing of its zeros."""
         return self.name.startswith("dense")
+
+    @property
+    def exact(self) -> bool:
+        """Whether its outputs are the masked model's up to the rounding of float32."""
+        return self.difference <= ROUNDING * self.largest
 
     @property
     def latency_s(self) -> Mapping[int, float]:
@@ -175,13 +181,18 @@ rounds disagree: 1 of 2 bear this out).']
     ]
 
 
-def advice(forms: Sequence[Form], folder: str = "FOLDER", left_out: Container[str] = ()) -> list[str]:
+def advice(forms: Sequence[Form], folder: str = "FOLDER", left_out: Container[str] | None = None) -> list[str]:
     """Which form is the smallest, which the fastest, which runs elsewhere, and how each is loaded.
+
+    Of forms that are as fast as each other, as far as their quartiles show, one that is exact comes first.
 
     Args:
         folder: where `write` has put them.
-        left_out: names of files that `write` has left out.
+        left_out: names of files that `write` has left out, as it returns them; by default the one for ONNX, unless the
+            compact form was measured in ONNX Runtime.
     """
+    if left_out is None:
+        left_out = () if any(form.name == "compact, ONNX Runtime" for form in forms) else ("compact.onnx",)
     small = [form for form in forms if not form.baseline and form.stored is not None]
     if not small:
         return ["No form is worth more here than the masked network itself."]
@@ -193,13 +204,13 @@ def advice(forms: Sequence[Form], folder: str = "FOLDER", left_out: Container[st
         else f"Smallest: {forms[0].name}, {forms[0].disk_bytes:,} bytes: no form takes less."
     ]
     for batch in forms[0].timing:
-        fastest = min(forms, key=lambda form, batch=batch: form.latency_s[batch])  # type: ignore[misc]
+        fastest, tied = _fastest(forms, batch)
         how = ""
         if fastest.name.startswith("sparse"):
             how = f': cash.sparsified(cash.from_safetensors(network, "{folder}/{file_name(fastest)}"), example)'
         elif not fastest.baseline and fastest.stored is not None:
             how = f': cash.from_safetensors(network, "{folder}/{file_name(fastest)}")'
-        said.append(f"Fastest at batch {batch}: {fastest.name}, {fastest.timing[batch].text} ms{how}.")
+        said.append(f"Fastest at batch {batch}: {fastest.name}, {fastest.timing[batch].text} ms{tied}{how}.")
     portable = {
         "compact.pt2": f'torch.export.load("{folder}/compact.pt2").module()',
         "compact.onnx": "compact.onnx in ONNX Runtime",
@@ -208,6 +219,16 @@ def advice(forms: Sequence[Form], folder: str = "FOLDER", left_out: Container[st
     if there and any(form.name == "compact" for form in forms):
         said.append(f"Most portable: compact, without Tombola and the network's class: {', or '.join(there)}.")
     return said
+
+
+def _fastest(forms: Sequence[Form], batch: int) -> tuple[Form, str]:
+    """The fastest form, and what it is beside one of lower median whose quartiles overlap and which is not exact."""
+    first, *others = sorted(forms, key=lambda form: form.latency_s[batch])
+    if not first.exact:
+        for other in others:
+            if other.exact and other.timing[batch].overlaps(first.timing[batch]):
+                return other, f", as fast as {first.name} and closer to the masked network"
+    return first, ""
 
 
 def file_name(form: Form) -> str:

@@ -42,6 +42,15 @@ class Timing:
         middle, low, high = (f"{1e3 * each:.3f}" for each in (self.median_s, *self.quartiles_s))
         return middle if low == high else f"{middle} [{low}, {high}]"
 
+    def overlaps(self, other: "Timing") -> bool:
+        """Whether their quartiles overlap, in the digits that `text` shows.
+
+        >>> Timing(5.1e-6, (5.1e-6, 5.1e-6), ()).overlaps(Timing(5.3e-6, (5.3e-6, 5.4e-6), ()))
+        True
+        """
+        (low, high), (lower, higher) = ([round(1e3 * each, 3) for each in one.quartiles_s] for one in (self, other))
+        return low <= higher and lower <= high
+
 
 def timed(
     calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, round_s: float = ROUND_S

@@ -251,8 +251,8 @@ def forms_text(record: dict[str, Any], proof: "Proof", written: "Files | None") 
     where = (
         f"{record['key']}, density {record['density']:.2%}; {record['examples']:,} test examples, {largest}; {threads}"
     )
-    left_out = written.left_out if written else {}
-    missing = [f"{name}: not written. {why}" for name, why in left_out.items()]
+    left_out = written.left_out if written else None
+    missing = [f"{name}: not written. {why}" for name, why in (left_out or {}).items()]
     files = [f"-> {path}" for path in written or ()]
     folder = str(written[0].parent) if written else "FOLDER"
     blocks = [[where], table(proof), sentences(proof), notes(proof) + missing, advice(proof, folder, left_out), files]

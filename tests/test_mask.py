@@ -4,7 +4,9 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -182,6 +184,21 @@ def test_anything_but_bool_is_refused(dtype: torch.dtype) -> None:  # C14
     message = f"mask of fc.weight: expected a tensor of bool, found {dtype}. Compare or convert it first."
     with pytest.raises(BadInput, match=f"^{re.escape(message)}$"):
         Mask({"fc.weight": torch.ones(2, dtype=dtype)})
+
+
+def test_what_is_no_mask_is_named_briefly_with_what_makes_one_of_it() -> None:
+    wrong: Any = [1]
+    with pytest.raises(BadInput, match=r"^Mask: expected a mapping from names of weights to tensors .*, found list\."):
+        Mask(wrong)
+    array: Any = {"w": np.ones((30, 30), dtype=bool)}
+    with pytest.raises(BadInput, match=r"mask of w: .* found an array of NumPy, bool\. torch\.from_numpy\("):
+        Mask(array)
+    with pytest.raises(BadInput) as caught:
+        Mask({"w": [[True] * 300]})  # type: ignore[dict-item]
+    assert len(str(caught.value)) < 200
+    plain: Any = {"weight": torch.ones(2, 2, dtype=torch.bool)}
+    with pytest.raises(BadInput, match=r"mask: expected a Mask, found dict\. tombola\.Mask\(it\) makes one\."):
+        Mask.check(plain)
 
 
 def test_masks_are_equal_when_names_order_and_flags_are() -> None:

@@ -392,6 +392,22 @@ def test_a_score_that_leaves_a_weight_out_is_refused() -> None:
             Loop(model, optimizer)()
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (0.5, "score: expected a function that returns a mapping from names .*, found one that returns float"),
+        ({"conv.weight": 0.5}, r"score of conv.weight: expected a tensor of shape \(4, 1, 3, 3\), found float"),
+    ],
+)  # fmt: skip
+def test_a_score_that_returns_no_tensors_by_name_is_refused(returned: Any, message: str) -> None:
+    model = network()
+    optimizer = momentum(model)
+    search = Search(model, optimizer, levels=1, score=lambda state, names, seed: returned)
+    with pytest.raises(BadInput, match=message):
+        for _ in search:
+            Loop(model, optimizer)()
+
+
 def test_reports_are_kept_with_their_step_and_density() -> None:  # C11 C13
     model = network()
     optimizer = momentum(model)
@@ -632,6 +648,10 @@ def sam(model: Net) -> dict[str, Any]:
     return {"optimizer": Sam(model.parameters())}
 
 
+def an_optimizer(model: Net) -> dict[str, Any]:
+    return {"scheduler": momentum(model)}
+
+
 def of_another(model: Net) -> dict[str, Any]:
     return {"scheduler": torch.optim.lr_scheduler.StepLR(momentum(model), 1)}
 
@@ -639,8 +659,10 @@ def of_another(model: Net) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"levels": -1}, "levels: expected 0 or more, found -1"),
-        ({"levels": "3"}, "levels: expected 0 or more, found '3'"),
+        ({"levels": -1}, "levels: expected a whole number, 0 or more, found -1"),
+        ({"levels": "3"}, "levels: expected a whole number, 0 or more, found '3'"),
+        ({"levels": 2.5}, "levels: expected a whole number, 0 or more, found 2.5"),
+        ({"levels": True}, "levels: expected a whole number, 0 or more, found True"),
         ({"rate": "0.2"}, "rate: expected a number, found '0.2'"),
         ({"rate": 1.5}, "rate: expected a fraction in [0, 1], found 1.5"),
         ({"rate": {"conv": 0.2}}, "rate: expected a rate for every weight that is not in `keep`, found none for"),
@@ -666,6 +688,7 @@ def of_another(model: Net) -> dict[str, Any]:
          "found without middle.weight"),
         (left_out, "optimizer: expected every weight that may be pruned among its parameters, with requires_grad, "
          "found without output.weight"),
+        (an_optimizer, "scheduler: expected a scheduler, as of torch.optim.lr_scheduler, found an optimizer, "),
         (of_another, "scheduler: expected one of the optimizer that is given, found one of another optimizer"),
     ],
 )  # fmt: skip

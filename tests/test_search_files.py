@@ -192,6 +192,18 @@ def test_the_file_holds_one_line_of_json_and_no_pickle(tmp_path: Path) -> None: 
     assert list(metadata) == ["tombola-search"] and json.loads(metadata["tombola-search"])["format"] == 3
 
 
+def test_a_file_that_is_not_there_or_holds_no_search_is_named_so(tmp_path: Path) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with_both: tuple[Any, ...] = (model, optimizer)
+    for beside in ((), with_both):
+        with pytest.raises(BadInput, match=r"expected the file of a search, found no such file\. "):
+            Search.resume(tmp_path / "missing", *beside)
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(range(256)))
+    with pytest.raises(BadInput, match=r"found one that is there already, and holds no search\. Name another one\.$"):
+        Search(model, optimizer, levels=1, path=tmp_path / "photo.jpg")
+
+
 def test_a_search_never_writes_over_another(tmp_path: Path) -> None:
     finished(tmp_path / "search")
     content = (tmp_path / "search").read_bytes()
@@ -299,7 +311,7 @@ def newer(content: bytes) -> bytes:
         (damaged, "expected the file of a search, found something else"),
         (foreign, "expected the file of a search, found something else"),
         (newer, "expected format: 3, found 4. Another version of Tombola wrote it"),
-        (None, "expected the file of a search, found something else"),
+        (None, "expected the file of a search, found no such file"),
     ],
 )
 def test_what_is_no_search_is_refused(change: Any, message: str, tmp_path: Path) -> None:

@@ -235,6 +235,20 @@ def silent(lab: Lab) -> None:
     lab.evaluate = lambda level: level.report(validation_loss=1.0)  # type: ignore[method-assign]
 
 
+def nothing(lab: Lab) -> None:
+    lab.evaluate = lambda level: level.report()  # type: ignore[method-assign]
+
+
+def also_psnr(lab: Lab) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    lab.search = Search(model, optimizer, levels=2)
+    for level in lab.search:
+        functional.cross_entropy(model(INPUTS), LABELS).backward()
+        optimizer.step()
+        level.report(psnr=20.0)
+
+
 @pytest.mark.parametrize(
     ("options", "change", "message"),
     [
@@ -245,12 +259,16 @@ def silent(lab: Lab) -> None:
         ({"level": 0}, None, "level: expected 1 or more, found 0"),
         ({"level": 3}, None, "level: expected one from 0 to 2 whose mask is known, found 3"),
         ({"replicates": 0}, None, "verify: expected one replicate or more"),
-        ({"controls": "random"}, None, "verify: expected one replicate or more, and controls among reinit, random"),
+        ({"controls": "random"}, None, "verify: expected controls among reinit, random, shuffle, found 'random'."),
         ({"level": "2"}, None, "level: expected 1 or more, found '2'"),
-        ({"controls": ["randm"]}, None, "verify: expected one replicate or more, and controls among reinit, random"),
+        ({"controls": ["rand"]}, None, "verify: expected controls among reinit, random, shuffle, found ['rand']. Did "),
+        ({"controls": 3}, None, "verify: expected controls among reinit, random, shuffle, found 3."),
         ({}, seeding, "verify: expected trainings that depend on the data order"),
         ({}, silent, "verify: expected level.report(accuracy=...) in what is to train, found only validation_loss"),
-        ({"metric": "psnr"}, None, "verify(metric='psnr'): expected higher_is_better=True or False"),
+        ({}, nothing, "verify: expected level.report(accuracy=...) in what is to train, found none. Report it after"),
+        ({"metric": "acuracy"}, None, "verify(metric=...): expected the name of a metric that was reported "
+         "(accuracy, validation_loss), or higher_is_better=True or False beside another, found 'acuracy'. Did you me"),
+        ({"metric": "psnr"}, also_psnr, "verify(metric='psnr'): expected higher_is_better=True or False"),
         ({"metric": "psnr", "higher_is_better": 1}, None, "verify(metric='psnr'): expected higher_is_better=True or"),
         ({"metric": "loss"}, None, "verify(metric='loss', margin=...): expected how much worse than dense is as good"),
         ({"metric": "loss", "margin": -0.1}, None, "verify(metric='loss', margin=...): expected how much worse"),

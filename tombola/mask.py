@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from tombola import layers
 from tombola import weights as states
-from tombola.errors import BadInput
+from tombola.errors import BadInput, shown
 from tombola.layers import Kind
 from tombola.names import named
 from tombola.weights import Weights
@@ -34,13 +34,25 @@ class Mask(Mapping[str, Tensor]):
     __slots__ = ("_layers",)
 
     def __init__(self, layers: Mapping[str, Tensor]) -> None:
+        if not isinstance(layers, Mapping):
+            raise BadInput(
+                where="Mask",
+                expected="a mapping from names of weights to tensors of bool",
+                found=type(layers).__name__,
+                todo="Mask({'fc.weight': alive}), for one.",
+            )
         for name, alive in layers.items():
             if not isinstance(alive, Tensor) or alive.dtype != torch.bool:
+                array = isinstance(alive, np.ndarray)
                 raise BadInput(
                     where=f"mask of {name}",
                     expected="a tensor of bool",
-                    found=str(alive.dtype) if isinstance(alive, Tensor) else repr(alive),
-                    todo="Compare or convert it first.",
+                    found=f"an array of NumPy, {alive.dtype}"
+                    if array
+                    else str(alive.dtype)
+                    if isinstance(alive, Tensor)
+                    else shown(repr(alive)),
+                    todo="torch.from_numpy(array != 0) makes one." if array else "Compare or convert it first.",
                 )
         self._layers = {name: alive.detach().cpu().clone() for name, alive in layers.items()}
 
@@ -48,7 +60,7 @@ class Mask(Mapping[str, Tensor]):
     def check(found: object) -> None:
         """Raise BadInput if it is no mask."""
         if not isinstance(found, Mask):
-            todo = "A ticket's is ticket.mask."
+            todo = "tombola.Mask(it) makes one." if isinstance(found, Mapping) else "A ticket's is ticket.mask."
             raise BadInput(where="mask", expected="a Mask", found=type(found).__name__, todo=todo)
 
     def __getitem__(self, name: str) -> Tensor:

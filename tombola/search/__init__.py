@@ -166,11 +166,14 @@ class Search:
         except BadInput:
             asked, levels = False, 0
         if not asked or len(progress.trained) < levels or given not in (None, progress.masks[0]):
+            held = saved.holds(path)
             raise BadInput(
                 where=str(path),
                 expected="a new file, or that of this search with all levels finished",
-                found="one that is there already",
-                todo="Search.resume goes on with the search that it holds; or name another one.",
+                found="one that is there already" + ("" if held else ", and holds no search"),
+                todo="Search.resume goes on with the search that it holds; or name another one."
+                if held
+                else "Name another one.",
             )
         edge.same_types(weights.of(self._loop.model), progress.weights, str(path))
         assert progress.start
@@ -438,15 +441,29 @@ class Search:
 
     def _pruned(self, trained: Weights, living: Mask) -> Mask:
         given = {name: value.clone() for name, value in trained.items()}  # it may work in place
-        scores = {name: each.cpu() for name, each in self._score(given, living, self._plan.score_seed).items()}
+        found = self._score(given, living, self._plan.score_seed)
+        if not isinstance(found, Mapping):
+            raise BadInput(
+                where="score",
+                expected="a function that returns a mapping from names of weights to tensors of their shapes",
+                found=f"one that returns {type(found).__name__}",
+                todo="return {name: weights[name].abs() for name in names} is that of score.magnitude.",
+            )
         for name, alive in living.items():
-            if name not in scores or scores[name].shape != alive.shape:
+            each = found.get(name)
+            if not isinstance(each, Tensor) or each.shape != alive.shape:
                 raise BadInput(
                     where=f"score of {name}",
                     expected=f"a tensor of shape {tuple(alive.shape)}",
-                    found=str(tuple(scores[name].shape)) if name in scores else "none",
+                    found=str(tuple(each.shape))
+                    if isinstance(each, Tensor)
+                    else type(each).__name__
+                    if name in found
+                    else "none",
                     todo="A score is one number for each weight.",
                 )
+        scores = {name: each.cpu() for name, each in found.items() if name in living}
+        for name, alive in living.items():
             own = self._score is not score.magnitude  # whose scores are finite where the training has not diverged
             if own and not bool(scores[name][alive].isfinite().all()):
                 raise BadInput(
@@ -455,7 +472,7 @@ class Search:
                     found="NaN or infinity",
                     todo="Let the score give numbers that can be compared.",
                 )
-        scores = {name: each.masked_fill(~living[name], 0) for name, each in scores.items() if name in living}
+        scores = {name: each.masked_fill(~living[name], 0) for name, each in scores.items()}
         if self._plan.scope == "global":
             following = prune.globally(scores, living, self._plan.rate)  # type: ignore[arg-type]  # Plan has checked
         else:
@@ -550,7 +567,8 @@ class Search:
             )
         stacks = self._plan.stacked(self._loop.model)
         arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), seed, stacks)
-        wanted = Question.of(metric, higher_is_better, margin, examples, chance, criteria)
+        reported = list(dict.fromkeys(name for report in self.history for name in report.metrics))
+        wanted = Question.of(metric, higher_is_better, margin, examples, chance, criteria, reported)
         return verify(arms, train, replicates, controls, build, wanted)
 
     @property

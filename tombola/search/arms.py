@@ -3,8 +3,9 @@
 import hashlib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from math import isfinite
 from typing import Literal
 
@@ -141,13 +142,22 @@ def _check(arms: Arms, train: object, replicates: int, controls: Sequence[str], 
             todo="def train(level): ...",
         )
     known = ("reinit", "random", "shuffle")
-    unknown = isinstance(controls, str) or [control for control in controls if control not in known]
-    if type(replicates) is not int or replicates < 1 or unknown:
+    if type(replicates) is not int or replicates < 1:
         raise BadInput(
             where="verify",
-            expected="one replicate or more, and controls among reinit, random, shuffle",
-            found=f"{replicates!r} and {controls!r}",
+            expected="one replicate or more",
+            found=repr(replicates),
             todo="Five replicates are better than two.",
+        )
+    several = isinstance(controls, Collection) and not isinstance(controls, str)
+    unknown = [control for control in controls if control not in known] if several else [controls]
+    if unknown:
+        close = get_close_matches(str(unknown[0]), known, n=1)
+        raise BadInput(
+            where="verify",
+            expected=f"controls among {', '.join(known)}",
+            found=repr(controls),
+            todo=f"Did you mean controls=[{close[0]!r}]?" if close else "controls=['random'], for one.",
         )
     if "reinit" not in controls:
         return

@@ -51,7 +51,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         if type(self.levels) is not int or self.levels < 0:
-            raise BadInput(where="levels", expected="0 or more", found=repr(self.levels), todo="10 prunes ten times.")
+            raise BadInput(
+                where="levels",
+                expected="a whole number, 0 or more",
+                found=repr(self.levels),
+                todo="10 prunes ten times.",
+            )
         if self.scope not in ("layer", "global"):
             raise BadInput(where="scope", expected="'layer' or 'global'", found=repr(self.scope), todo="Name one.")
         if self.scope == "global" and isinstance(self.rate, Mapping):
@@ -308,6 +313,13 @@ def loop_of(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], schedu
             todo=f"Have it rewound too: also=[optimizer.{inner[0]}].",
         )
     schedulers = tuple(scheduler) if isinstance(scheduler, list | tuple) else () if scheduler is None else (scheduler,)
+    if wrong := [type(each).__name__ for each in map(bare, schedulers) if isinstance(each, Optimizer)]:
+        raise BadInput(
+            where="scheduler",
+            expected="a scheduler, as of torch.optim.lr_scheduler",
+            found=f"an optimizer, {wrong[0]}",
+            todo="Several optimizers are Search(model, [optimizer, other]); without a scheduler, leave it out.",
+        )
     things = tuple(_with_state(thing) for thing in also if not isinstance(thing, GENERATORS))
     for where, thing in [*(("scheduler", each) for each in schedulers), *(("also", each) for each in things)]:
         if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import pairwise
 from math import inf, isfinite, nan
 
@@ -42,8 +43,12 @@ class Question:
         examples: int | None,
         chance: float | None,
         criteria: Criteria | None,
+        reported: Sequence[str] = (),
     ) -> "Question":
         """As `Search.verify` is given it.
+
+        Args:
+            reported: names of what the search's levels reported.
 
         Raises:
             BadInput: it is not known which way the metric is better, or what is as good; or it is said twice.
@@ -65,7 +70,7 @@ class Question:
                     todo="Criteria(accuracy_margin=0.2, step_margin=100, metric=Metric('psnr', unit='dB')).",
                 )
             return cls(criteria.metric, criteria.accuracy_margin, examples, criteria.chance, criteria)
-        judged = metric if isinstance(metric, Metric) else _metric(metric, higher_is_better)
+        judged = metric if isinstance(metric, Metric) else _metric(metric, higher_is_better, reported)
         if judged.unit == "points" and margin is None:
             margin = MARGIN
         _margin(judged, margin)
@@ -74,7 +79,7 @@ class Question:
         return cls(judged, margin, examples, chance, None)
 
 
-def _metric(name: str, higher_is_better: bool | None) -> Metric:
+def _metric(name: str, higher_is_better: bool | None, reported: Sequence[str]) -> Metric:
     if not isinstance(name, str) or not name:
         raise BadInput(
             where="verify(metric=...)",
@@ -86,6 +91,15 @@ def _metric(name: str, higher_is_better: bool | None) -> Metric:
         return ACCURACY
     if higher_is_better is None and (name == "loss" or name.endswith("_loss")):
         return Metric(name, higher_is_better=False)
+    if higher_is_better is None and reported and name not in reported:
+        close = get_close_matches(name, reported, n=1)
+        raise BadInput(
+            where="verify(metric=...)",
+            expected=f"the name of a metric that was reported ({', '.join(reported)}), or higher_is_better=True or "
+            "False beside another",
+            found=repr(name),
+            todo=f"Did you mean {close[0]}?" if close else "Name one of them.",
+        )
     if type(higher_is_better) is not bool:
         raise BadInput(
             where=f"verify(metric={name!r})",
@@ -129,13 +143,13 @@ def rows_of(reports: Sequence[Report], metric: str) -> list[Report]:
         steps[report.step] = replace(report, metrics=metrics)
     rows = list(steps.values())
     if not any(metric in row.metrics for row in rows):
-        other = next(iter(reports[-1].metrics), None) if reports else None
+        others = list(dict.fromkeys(name for row in rows for name in row.metrics))
         raise BadInput(
             where="verify",
             expected=f"level.report({metric}=...) in what is to train",
-            found="none" if not reports else f"only {', '.join(reports[-1].metrics)}",
+            found=f"only {', '.join(others)}" if others else "none",
             todo="Report it after the rewind point, at the end at least"
-            + (f"; or judge what is reported: verify(metric={other!r}, margin=...)." if other else "."),
+            + (f"; or judge what is reported: verify(metric={others[0]!r}, margin=...)." if others else "."),
         )
     return rows
 

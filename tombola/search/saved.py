@@ -212,6 +212,15 @@ def left(path: Path) -> tuple[int, Plan]:
         raise _no_search(path, error) from error
 
 
+def holds(path: Path) -> bool:
+    """Whether a file says that it is a search's."""
+    try:
+        left(path)
+    except BadInput:
+        return False
+    return True
+
+
 def _said(content: bytes) -> dict[str, Any]:
     metadata, _ = container.header(content)
     if KEY not in metadata:
@@ -223,7 +232,7 @@ def _no_search(path: Path, error: Exception) -> BadInput:
     return BadInput(
         where=str(path),
         expected="the file of a search",
-        found=f"something else, or a damaged one ({error})",
+        found="no such file" if isinstance(error, FileNotFoundError) else f"something else, or a damaged one ({error})",
         todo="Search(..., path=...) writes one.",
     )
 

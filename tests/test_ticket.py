@@ -425,7 +425,10 @@ def test_what_stands_in_the_wrong_place_is_named() -> None:
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: Guard(model, optimizer, made), no_mask.format("Ticket")),
         (lambda: Guard(optimizer, model, alive), no_model.format("a SGD")),
-        (lambda: Ticket.of(model, {"weight": 1}, weights.of(model)), no_mask.format("dict")),  # type: ignore[arg-type]
+        (
+            lambda: Ticket.of(model, {"weight": 1}, weights.of(model)),  # type: ignore[arg-type]
+            r"expected a Mask, found dict. tombola.Mask\(it\) makes one",
+        ),
         (lambda: made.transfer(nn.Linear), no_model.format("the class Linear")),
         (lambda: made.apply(made.weights), no_model.format("a dict")),
         (lambda: Mask({"weight": "x"}), "expected a tensor of bool, found 'x'"),  # type: ignore[dict-item]

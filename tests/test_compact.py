@@ -986,3 +986,12 @@ def test_what_cannot_be_copied_is_named_with_what_ends_it(change: Callable[[nn.M
     change(model[0])
     with pytest.raises(BadInput, match=todo):
         compact(model, Mask({}), torch.ones(2, 3))
+
+
+def test_a_layer_whose_weight_and_bias_disagree_is_of_no_model() -> None:
+    """As a damaged file may have it, whose shapes nothing seals."""
+    values = {"0.weight": torch.ones(100, 3), "0.bias": torch.zeros(50)}
+    with pytest.raises(
+        BadInput, match=r"0: expected a bias with a number for each output .* \(100, 3\) and .* \(50,\)"
+    ):
+        fitted(nn.Sequential(nn.Linear(3, 50)), values)

@@ -127,6 +127,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     for name, module in list(small.named_modules()):
         if kind_of(module) in LAYERS:
             shapes = {part: values[f"{name}.{part}"].shape for part in _TENSORS if f"{name}.{part}" in values}
+            _agreeing(name, module, shapes)
             _reshape(module, shapes)
         if is_attention(module) and f"{name}.query.weight" in values:
             _tell_heads(module, len(values[f"{name}.query.weight"]))
@@ -138,6 +139,19 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
         if other:
             return widths.rewritten(small, called, graph, other)
     return small
+
+
+def _agreeing(name: str, module: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
+    """Raise BadInput unless a layer's weight has as many outputs as its bias has numbers: a file may say anything."""
+    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and {"weight", "bias"} <= shapes.keys():
+        weight, bias = shapes["weight"], shapes["bias"]
+        if not weight or bias != weight[:1]:
+            raise BadInput(
+                where=name,
+                expected="a bias with a number for each output of its weight",
+                found=f"a weight of {tuple(weight)} and a bias of {tuple(bias)}",
+                todo="These weights are of no model: get the file anew.",
+            )
 
 
 def masked(model: nn.Module, mask: Mask) -> nn.Module:

@@ -29,7 +29,7 @@ from tombola.cash.layers import SparseConv2d
 from tombola.cash.proof import BATCHES, prove
 from tombola.lab.plan import plan
 from tombola.lab.results import trained_of
-from tombola.lab.spec import read
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 
 PAGE = ROOT / "results" / "cash.md"

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tombola.lab.plan import plan
 from tombola.lab.results import Result, conclusions, results, verdicts
-from tombola.lab.spec import read
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.report.text import summary_table
 

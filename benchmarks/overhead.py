@@ -49,7 +49,7 @@ from tombola import data
 from tombola.data.likeness import alike
 from tombola.lab.plan import Plan, plan
 from tombola.lab.runs import Run, Train
-from tombola.lab.spec import read
+from tombola.lab.spec_file import read
 from tombola.lab.store import Outcome, Store
 
 LEVELS = (0, 1, 3, 5, 7, 10, 12, 15, 18, 20)

@@ -20,7 +20,7 @@ from tombola.errors import BadInput
 from tombola.lab.execute import execute
 from tombola.lab.plan import missing, plan
 from tombola.lab.results import trained_of
-from tombola.lab.spec import read
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 
 CHANGES = [

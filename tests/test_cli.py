@@ -21,7 +21,7 @@ from tombola.cli import main
 from tombola.lab import presets
 from tombola.lab.plan import plan
 from tombola.lab.results import COLUMNS, results, verdicts
-from tombola.lab.spec import read
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.report import figures
 from tombola.report.text import summary_table

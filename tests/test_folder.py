@@ -30,7 +30,7 @@ from tombola.errors import BadInput, DataError
 from tombola.evaluate import evaluate
 from tombola.lab.perform import Bench
 from tombola.lab.plan import plan, summary
-from tombola.lab.spec import read
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.recipe import SGD, Recipe
 from tombola.report.text import plan_text

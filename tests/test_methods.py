@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tombola.lab.methods import CONTROLS, METHODS, Replicate
+from tombola.lab.methods import CONTROLS, METHODS
 from tombola.lab.plan import plan
+from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Init, Prune, Run, Train, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.recipe import Constant, Recipe, learning_rate

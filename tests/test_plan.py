@@ -189,7 +189,7 @@ def test_a_plan_is_made_without_torch(tmp_path: Path) -> None:
     """Which takes 2 s to import: a plan is text, compiled before anything is touched."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from tombola.lab.plan import plan, summary; from tombola.lab.spec import read\n"
+        "from tombola.lab.plan import plan, summary; from tombola.lab.spec_file import read\n"
         "from tombola.lab.store import Store\n"
         "summary(plan(read('digits')), Store(Path(sys.argv[1])), 1); print('torch' in sys.modules)"
     )

@@ -13,7 +13,7 @@ from tombola.lab.execute import do
 from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, missing, plan
 from tombola.lab.results import results, table, verdicts
-from tombola.lab.spec import read
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.models import layers, weight_counts
 from tombola.models.lenet import sizes

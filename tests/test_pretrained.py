@@ -22,12 +22,14 @@ from tombola.data.shared import attach, publish
 from tombola.engine import kernels
 from tombola.errors import BadInput, SpecError
 from tombola.lab.execute import do
-from tombola.lab.methods import CONTROLS, METHODS, Replicate
+from tombola.lab.methods import CONTROLS, METHODS
 from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, engine_of, plan
+from tombola.lab.replicate import Replicate
 from tombola.lab.results import results, table, ticket_of
 from tombola.lab.runs import Init
-from tombola.lab.spec import Experiment, read
+from tombola.lab.spec import Experiment
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.mask import Mask
 from tombola.prune import count

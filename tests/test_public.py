@@ -13,7 +13,7 @@ import pytest
 import tombola
 from tombola import cash
 from tombola.errors import SpecError
-from tombola.lab import presets, spec
+from tombola.lab import presets, spec, spec_file
 from tombola.lab.plan import plan, summary
 from tombola.lab.store import Store
 
@@ -49,7 +49,7 @@ def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
         r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE
     )  # what is not there by default is shown, but commented out
     (tmp_path / "all.toml").write_text(text)
-    shown = spec.read(str(tmp_path / "all.toml")).spec
+    shown = spec_file.read(str(tmp_path / "all.toml")).spec
     table = tomllib.loads(text)
     assert set(table) == set(spec.Spec.model_fields)
     for part in ("recipe", "prune", "evaluate", "verdict"):
@@ -57,10 +57,10 @@ def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
     for study, asked in shown.study:
         assert set(table["study"][study]) == set(type(asked).model_fields)
     (tmp_path / "least.toml").write_text(least)
-    plain = spec.read(str(tmp_path / "least.toml")).spec
+    plain = spec_file.read(str(tmp_path / "least.toml")).spec
     for field in tomllib.loads(least)["recipe"]:
         with pytest.raises(SpecError, match=f"recipe.{field}: expected a value, found nothing"):
-            spec.read(str(tmp_path / "least.toml"), [f"recipe.{field}=none"])
+            spec_file.read(str(tmp_path / "least.toml"), [f"recipe.{field}=none"])
     same = shown.model_dump(mode="json"), plain.model_dump(mode="json")
     for each in same:  # shown with the value they come to, which a default leaves open
         for part, name in (("prune", "conv_rate"), ("prune", "output_rate"), ("verdict", "step_margin")):
@@ -86,7 +86,7 @@ def test_the_readme_counts_trainings_as_the_plan_does(tmp_path: Path) -> None:
     counted = [(name, count) for name, count in rows if name in presets.names()]
     assert len(counted) == 10
     for name, count in counted:
-        wanted = plan(spec.read(name, [more[name]] if name in more else []))
+        wanted = plan(spec_file.read(name, [more[name]] if name in more else []))
         assert summary(wanted, Store(tmp_path / "none"), 1)["runs"]["train"]["missing"] == int(count), name
 
 

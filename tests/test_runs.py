@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tombola.data import digits
-from tombola.lab.methods import METHODS, Replicate
+from tombola.lab.methods import METHODS
 from tombola.lab.plan import plan
+from tombola.lab.replicate import Replicate
 from tombola.lab.runs import (
     Distance,
     FullMask,

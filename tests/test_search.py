@@ -20,9 +20,9 @@ from torch.nn import functional
 from tombola import data, mask, models, prune, score, weights
 from tombola.errors import BadInput, GuardLost
 from tombola.lab.execute import do
-from tombola.lab.methods import Replicate
 from tombola.lab.perform import Bench
 from tombola.lab.plan import plan
+from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Train, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store

@@ -8,7 +8,8 @@ import pytest
 
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
-from tombola.lab.spec import Experiment, Spec, read
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.spec_file import read
 from tombola.steps import Step
 
 GOOD = """

@@ -25,7 +25,8 @@ from tombola.lab.findings import Answer, _connected
 from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, plan
 from tombola.lab.results import criteria, results, table, ticket_of
-from tombola.lab.spec import Experiment, Spec, read
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.study.paired import paired
 from tombola.train import cross_entropy

@@ -28,7 +28,7 @@ from tombola.lab.execute import do
 from tombola.lab.perform import Bench
 from tombola.lab.plan import plan
 from tombola.lab.runs import Stored
-from tombola.lab.spec import read
+from tombola.lab.spec_file import read
 from tombola.lab.store import Outcome, Store
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, Optimizer

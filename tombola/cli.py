@@ -22,7 +22,7 @@ from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.plan import Plan, engine_of, missing, plan, run_seconds, summary
 from tombola.lab.runs import data_sets
-from tombola.lab.spec import read
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from tombola.errors import BadInput, Diverged
 from tombola.guard import Guard
 from tombola.lab import presets
 from tombola.lab.plan import plan
-from tombola.lab.spec import read
+from tombola.lab.spec_file import read
 from tombola.mask import Mask
 from tombola.transfer import transfer
 

@@ -15,7 +15,8 @@ import pytest
 from pydantic_core import to_jsonable_python
 
 from tombola.lab import presets, runs
-from tombola.lab.methods import CONTROLS, METHODS, Replicate
+from tombola.lab.methods import CONTROLS, METHODS
+from tombola.lab.replicate import Replicate
 from tombola.lab.spec import (
     ConnectivitySpec,
     EvaluateSpec,
@@ -25,8 +26,8 @@ from tombola.lab.spec import (
     StabilitySpec,
     StudySpec,
     VerdictSpec,
-    read,
 )
+from tombola.lab.spec_file import read
 from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps, Value
 from tombola.steps import Step
 

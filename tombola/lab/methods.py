@@ -3,99 +3,12 @@
 To add a method: write a generator like `iterative`, name it in `METHODS` and in `lab.spec.Method` and `Arm`.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from tombola import models
-from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
-from tombola.lab.spec import Spec
-from tombola.recipe import Recipe, at_final_rate
-from tombola.steps import Step
-
-
-@dataclass(frozen=True)
-class Replicate:
-    """One independent repetition of a spec: its own seeds, and the runs built with them.
-
-    Attributes:
-        number: from 0.
-        rewind: the step k that its tickets return to; by default the spec's first.
-    """
-
-    spec: Spec
-    number: int
-    rewind: Step | None = None
-
-    def seed(self, name: str) -> int:
-        """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
-        digest = hashlib.sha256(f"{name}/{self.spec.seed}/{self.number}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") >> 1
-
-    @property
-    def network(self) -> Network:
-        facts, model = self.spec.facts, self.spec.recipe.model
-        return Network(model, facts.shape, facts.classes, models.checkpoint(model))
-
-    @property
-    def rewind_step(self) -> int:
-        """k, in optimiser steps."""
-        return self.spec.iterations(self.rewind or self.spec.rewind[0])
-
-    def rewind_point(self, init: str = "init") -> Run:
-        """theta_k: the initial weights, trained for k steps without a mask; for k = 0 the initial weights alone."""
-        how = self.spec.recipe.init
-        # Whatever the seed, pre-trained weights would be the same again: other ones have to be drawn.
-        start = Init(self.network, how if init == "init" else models.drawn(how), init_seed=self.seed(init))
-        if self.rewind_step == 0:
-            return start
-        return replace(self.train(start), begin=0, until=self.rewind_step, keep_optimizer=self.spec.carry_optimizer)
-
-    @property
-    def full_mask(self) -> Run | None:
-        """What level 0 trains under: nothing, unless `prune.keep` or `prune.include` changes what is counted."""
-        keep, include = self.spec.prune.keep, self.spec.prune.include
-        return FullMask(self.network, keep, include or None) if keep or include else None
-
-    def train(self, start: Run, mask: Run | None = None, recipe: Recipe | None = None) -> Train:
-        """From `start`, taken as the state at step k, to the end under `mask`, by default under the full one."""
-        spec = self.spec
-        return Train(
-            start=start,
-            mask=mask or self.full_mask,
-            recipe=recipe or spec.recipe,
-            data_fingerprint=spec.facts.fingerprint,
-            split_seed=self.seed("split"),
-            order_seed=self.seed("order"),
-            begin=self.rewind_step,
-            until=spec.iterations(spec.recipe.length),
-            evaluate_every=spec.iterations(spec.evaluate.every),
-            test_every=spec.iterations(spec.evaluate.test_every),
-            optimizer_state="carried" if isinstance(start, Train) and start.keep_optimizer else "fresh",
-            augment_seed=self.seed("augment") if spec.recipe.augment else None,
-        )
-
-    def reordered(self, training: Train, order: int) -> Train:
-        """The same training in another data order, with other augmentation; order 0 is the training itself."""
-        if not order:
-            return training
-        augment = self.seed(f"augment {order}") if training.augment_seed is not None else None
-        return replace(training, order_seed=self.seed(f"order {order}"), augment_seed=augment)
-
-    def prune(self, trained: Train, mask: Run | None) -> Prune:
-        """One round more: what is left of `mask` after the lowest-scoring weights of `trained` have gone."""
-        prune = self.spec.prune
-        return Prune(
-            self.network,
-            trained,
-            mask,
-            prune.score,
-            prune.scope,
-            prune.rates,
-            prune.keep,
-            score_seed=self.seed("score"),
-            include=prune.include or None,
-        )
+from tombola.lab.replicate import Replicate
+from tombola.lab.runs import RandomMask, ShuffledMask, Train
+from tombola.recipe import at_final_rate
 
 
 def iterative(replicate: Replicate, levels: int) -> Iterator[Train]:

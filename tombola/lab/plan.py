@@ -9,7 +9,8 @@ from typing import Any
 
 from tombola import data, models
 from tombola.engine import Foreseen, at_once, devices, foresee, processes
-from tombola.lab.methods import CONTROLS, METHODS, Replicate
+from tombola.lab.methods import CONTROLS, METHODS
+from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Line, Run, Train, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput, StoreError
-from tombola.lab.methods import Replicate
 from tombola.lab.plan import Plan, Row
+from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Init, Run, Train
 from tombola.lab.spec import KEEP_TRAINED_WEIGHTS
 from tombola.lab.store import Store

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from tombola.lab.methods import CONTROLS, Replicate
+from tombola.lab.methods import CONTROLS
+from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Distance, Line, Run, Train
 
 

@@ -1,0 +1,268 @@
+"""What a spec asks for that each field alone allows and all together do not: small functions, each a kind of fault."""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from tombola import data, models
+from tombola.data import subset, tokenised
+from tombola.errors import BadInput, DataError, Fault
+from tombola.lab.spec import KEEP_TRAINED_WEIGHTS, MOST, MOST_STEPS, Control, Spec
+from tombola.models import hf
+from tombola.names import named
+
+
+def unknown_names(table: Mapping[str, Any]) -> Iterable[Fault]:
+    """Names in the recipe, as it was written, that no data set and no model has; a model that the data do not fit."""
+    recipe = table.get("recipe")
+    name, model = (recipe.get("data"), recipe.get("model")) if isinstance(recipe, dict) else (None, None)
+    facts, what = None, ""
+    if isinstance(name, str):
+        try:
+            facts = data.facts(name)
+            what = f"an input of {facts.name} is {_by(facts.shape)}"
+        except ValueError as error:
+            yield Fault("recipe.data", str(error), repr(name), _meant(name))
+        except DataError as error:
+            yield Fault("recipe.data", f"{error.expected} in {error.where}", error.found, error.todo)
+    if isinstance(model, str):
+        try:
+            models.check(model, *((facts.shape, facts.classes) if facts else models.taken(model)))
+        except ValueError as error:
+            meant = models.meant(model)
+            yield Fault("recipe.model", str(error), repr(model), f"did you mean {meant}?" if meant else what)
+
+
+def _meant(name: str) -> str:
+    """Which data set somebody who wrote `name` may have meant; of as many examples, where it asks for a part."""
+    if name.lower() in ("imagenet", "imagenet-1k", "ilsvrc2012"):
+        return (
+            "ImageNet is not downloaded: recipe.data=folder:PATH reads PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg"
+        )
+    whole, size = subset.parts(name)
+    same = {_bare(source): source for source in data.SOURCES}
+    if _bare(name) in same:  # cifar-10 is no part of ten examples
+        return f"did you mean {same[_bare(name)]}?"
+    close = (
+        [same[_bare(whole)]] if _bare(whole) in same else difflib.get_close_matches(whole.lower(), data.SOURCES, n=1)
+    )
+    meant = close[0] + (f"-{size}" if size else "") if close else ""
+    return f"did you mean {meant}?" if meant not in ("", name) else ""
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.lower())
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def contradictions(spec: Spec) -> Iterable[Fault]:
+    """What each field alone allows and all together do not."""
+    for check in _CHECKS:
+        yield from check(spec)
+
+
+def _length(spec: Spec) -> Iterable[Fault]:
+    length = spec.iterations(spec.recipe.length)
+    if not 0 < length <= MOST_STEPS:
+        bound = "at least one step" if length == 0 else f"at most {MOST_STEPS:,} steps"
+        yield Fault("recipe.length", bound, repr(str(spec.recipe.length)))
+
+
+def _data(spec: Spec) -> Iterable[Fault]:
+    recipe, facts = spec.recipe, spec.facts
+    if recipe.augment and recipe.augment not in (known := data.augmentations(recipe.data)):
+        yield Fault(
+            "recipe.augment",
+            " or ".join(known) or "none, as texts are not changed",
+            repr(recipe.augment),
+            "resized-crop is for folders of pictures",
+        )
+    if recipe.normalise and facts.text:
+        yield Fault("recipe.normalise", "none, as texts are not changed", repr(recipe.normalise))
+    if recipe.batch > facts.train:
+        yield Fault("recipe.batch", f"at most the {facts.train:,} training examples of {facts.name}", str(recipe.batch))
+
+
+def _steps(spec: Spec) -> Iterable[Fault]:
+    """Steps that lie beyond the training, or are none."""
+    recipe, length = spec.recipe, spec.iterations(spec.recipe.length)
+    for milestone in getattr(recipe.schedule, "milestones", ()):
+        if spec.iterations(milestone) >= max(length, 1):
+            yield Fault(
+                "recipe.schedule.milestones", f"steps before recipe.length, {recipe.length}", repr(str(milestone))
+            )
+    if spec.iterations(recipe.warmup) > length:
+        yield Fault("recipe.warmup", f"at most recipe.length, {recipe.length}", repr(str(recipe.warmup)))
+    for name in ("every", "test_every"):
+        if spec.iterations(getattr(spec.evaluate, name)) == 0:
+            yield Fault(f"evaluate.{name}", "at least one step", repr(str(getattr(spec.evaluate, name))))
+
+
+def _rewinding(spec: Spec) -> Iterable[Fault]:
+    points = [spec.iterations(step) for step in spec.rewind]
+    length = spec.iterations(spec.recipe.length)
+    for text, step in zip(spec.rewind, points, strict=True):
+        if step >= max(length, 1):
+            yield Fault("rewind", f"steps before the end of the training, {spec.recipe.length}", repr(str(text)))
+    yield from _repeated("rewind", "step", points, "iterations ")
+    if spec.carry_optimizer and 0 in points:
+        yield Fault("carry_optimizer", "false where rewind is 0it", "true", "before the first step there is no state")
+
+
+def _optimizer(spec: Spec) -> Iterable[Fault]:
+    optimizer = spec.recipe.optimizer
+    if optimizer.name == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
+        yield Fault("recipe.optimizer.momentum", "more than 0, as Nesterov's step needs it", "0.0")
+
+
+def _scope(spec: Spec) -> Iterable[Fault]:
+    if spec.prune.scope != "global":
+        return
+    for name in ("conv_rate", "output_rate"):
+        if (rate := getattr(spec.prune, name)) is not None:
+            yield Fault(
+                f"prune.{name}",
+                "absent in the global scope",
+                str(rate),
+                f"--set prune.{name}=none leaves it out; prune.keep leaves layers dense",
+            )
+
+
+def _arms(spec: Spec) -> Iterable[Fault]:
+    if spec.method in KEEP_TRAINED_WEIGHTS:
+        for control in (arm for arm in spec.arms if arm in get_args(Control)):
+            why = f"{spec.method} goes on from trained weights, of which this control would ask nothing"
+            yield Fault("arms", "only ticket and other methods", repr(control), why)
+    if "ticket" not in spec.arms:
+        yield Fault("arms", "ticket among them", repr(list(spec.arms)), "the other arms are compared with it")
+    yield from _repeated("arms", "arm", spec.arms)
+    if spec.method in spec.arms:
+        yield Fault(
+            "arms",
+            "other methods than the one of the ticket arm",
+            repr(spec.method),
+            f"method = {spec.method!r} is what `ticket` is",
+        )
+
+
+def _endless(spec: Spec) -> Iterable[Fault]:
+    """A plan that nobody could carry out, nor even list."""
+    tables = spec.replicates * len(spec.rewind)
+    draws = {"reinit": spec.reinits, "random": spec.randoms}
+    rows = tables * (1 + spec.levels * sum(draws.get(arm, 1) for arm in spec.arms))
+    if rows > MOST:
+        counts = {name: getattr(spec, name) for name in ("replicates", "levels", "reinits", "randoms")}
+        largest = max(counts, key=counts.__getitem__)
+        yield Fault(
+            largest,
+            f"a plan of at most {MOST:,} trainings",
+            f"{counts[largest]:,}, with which there are {rows:,}",
+            "they are counted over replicates, rewind steps, levels, arms and their draws",
+        )
+    for name in ("stability", "connectivity"):
+        study = getattr(spec.study, name)
+        if study is None:
+            continue
+        arms = 2 if name == "stability" else len(study.arms)
+        asked = tables * len(study.levels) * arms * (study.orders * (study.orders - 1) // 2)
+        if asked > MOST:
+            yield Fault(
+                f"study.{name}.orders",
+                f"a study of at most {MOST:,} measurements",
+                f"{study.orders:,}, with which there are {asked:,}",
+                "every two data orders are a measurement, at each level, in each replicate",
+            )
+
+
+def _repeated(path: str, what: str, given: Sequence[str | int], unit: str = "") -> Iterable[Fault]:
+    """What a list has several times: its answers would count as several, too."""
+    for one, times in Counter(given).items():
+        if times > 1:
+            yield Fault(path, f"each {what} once", f"{one} {unit}{times} times")
+
+
+def _foreign(spec: Spec) -> Iterable[Fault]:
+    """Checkpoints of other libraries, their tokens and their weights, which belong together."""
+    recipe = spec.recipe
+    source = models.source(recipe.model)
+    tokens = recipe.data.partition("@")[2] if data.is_tokenised(recipe.data) else None
+    if source != tokens:
+        yield Fault(
+            "recipe.data",
+            f"sentences in the tokens of its model, like sst2@{source}" if source else "a data set without a tokenizer",
+            repr(recipe.data),
+            "" if source else f"or model = 'hf:{tokens}', whose tokens these are",
+        )
+    elif source and (padding := tokenised.padding(recipe.data)) != (masked := hf.padding(recipe.model)):
+        yield Fault("recipe.model", f"pad_token_id {padding} in its config.json, as its tokenizer pads", str(masked))
+    if recipe.init == "pretrained" and source is None:
+        yield Fault("recipe.init", "a way to draw weights", "'pretrained'", f"{recipe.model} has no checkpoint")
+
+
+def _misnamed_layers(spec: Spec) -> Iterable[Fault]:
+    """What `prune.include` and `prune.keep` name that the model does not have; or all that it has."""
+    try:
+        kinds = models.kinds(spec.recipe.model, spec.facts.shape, spec.facts.classes, spec.prune.include)
+    except BadInput as error:
+        yield Fault("prune.include", error.expected, error.found, error.todo)
+        return
+    layers = list(kinds)
+    known = [kind for kind, _ in spec.prune.rates]
+    first, *_, last = layers
+    if named(spec.prune.keep, kinds) == kinds.keys():
+        found = f"{', '.join(spec.prune.keep)}, which keeps all {len(layers)} layers"
+        yield Fault("prune.keep", "a layer that is left to prune", found, "--set prune.keep=none prunes all layers")
+    for entry in spec.prune.keep:
+        if entry in known or named([entry], kinds):
+            continue
+        longer = (f"{entry}.weight", f"{entry}*", f"*{entry}*")
+        fitting = [wider for wider in longer if named([wider], kinds) not in (set(), kinds.keys())]
+        close = fitting[:1] or difflib.get_close_matches(entry, [*known, *layers], n=1)
+        meant = f"did you mean {close[0]}?" if close else "* stands for anything, as in *.conv1.weight"
+        yield Fault(
+            "prune.keep",
+            f"kinds ({', '.join(known)}), or weights of the model ({first}, ..., {last}) or patterns of their names",
+            repr(entry),
+            meant if entry else "--set prune.keep=none prunes all layers",
+        )
+
+
+def _misplaced_studies(spec: Spec) -> Iterable[Fault]:
+    """Studies of levels or arms that the experiment does not have."""
+    for name, study in spec.study:
+        if study is None:
+            continue
+        least = 0 if name == "connectivity" else 1
+        if spec.levels < least:
+            yield Fault(f"study.{name}", "a spec with levels >= 1, as it is about tickets", f"levels = {spec.levels}")
+            continue
+        for level in study.levels:
+            if not least <= level <= spec.levels:
+                yield Fault(f"study.{name}.levels", f"levels from {least} to {spec.levels}, the spec's", str(level))
+        yield from _repeated(f"study.{name}.levels", "level", study.levels)
+        if spec.method in KEEP_TRAINED_WEIGHTS:
+            yield Fault(f"study.{name}", "a method that rewinds to early weights", repr(spec.method), "or no study")
+    if spec.study.connectivity:
+        yield from _repeated("study.connectivity.arms", "arm", spec.study.connectivity.arms)
+    if spec.study.overlap and spec.replicates < 2:
+        yield Fault("study.overlap", "two replicates at least, whose masks are compared", str(spec.replicates))
+
+
+_CHECKS = (
+    _length,
+    _endless,
+    _foreign,
+    _data,
+    _steps,
+    _rewinding,
+    _misnamed_layers,
+    _optimizer,
+    _scope,
+    _misplaced_studies,
+    _arms,
+)

@@ -1,0 +1,242 @@
+"""A spec as it is written: a TOML file and `--set`, read once, every fault told at once with its path and a hint."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from tombola.errors import BadInput, Fault, SpecError
+from tombola.lab import presets
+from tombola.lab.spec import (
+    ConnectivitySpec,
+    EvaluateSpec,
+    Experiment,
+    OverlapSpec,
+    PruneSpec,
+    Spec,
+    StabilitySpec,
+    StudySpec,
+    VerdictSpec,
+)
+from tombola.lab.spec_checks import contradictions, unknown_names
+from tombola.recipe import Optimizer, Recipe, Schedule
+
+
+def read(source: str, changes: Iterable[str] = ()) -> Experiment:
+    """The experiment that `source` names, with `changes` made to it.
+
+    Args:
+        source: a preset's name, or the path of a TOML file.
+        changes: `path=value` each, like `recipe.length=1000it`; values are written as in TOML, quotes may be left out.
+
+    Raises:
+        SpecError: it has faults; all of them are listed.
+        BadInput: there is no such preset or file, or it is not TOML.
+    """
+    name, text = _text(source)
+    changes = tuple(changes)
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # too many digits and too many brackets are none of TOML's own
+        raise BadInput(
+            where=source, expected="TOML", found=f"a syntax error: {error}", todo="See docs/spec.md for an example."
+        ) from error
+    faults = [fault for change in changes if (fault := _change(table, change))] or list(_undone(changes))
+    if faults:
+        raise SpecError(source, faults)
+    try:
+        spec = Spec.model_validate(table)
+    except ValidationError as error:
+        details = error.errors()
+        # A list of which every element is wrong is not also too short.
+        elements = {detail["loc"][:-1] for detail in details if isinstance(detail["loc"][-1], int)}
+        real = [detail for detail in details if not (detail["type"] == "too_short" and detail["loc"] in elements)]
+        raise SpecError(source, [*(_fault(detail, table) for detail in real), *unknown_names(table)]) from None
+    faults = list(unknown_names(table)) or list(contradictions(spec))
+    if faults:
+        raise SpecError(source, faults)
+    return Experiment(name=name, spec=spec, changes=changes, source=source)
+
+
+def _text(source: str) -> tuple[str, str]:
+    path = Path(source)
+    if source in presets.names():
+        return source, presets.text(source)
+    try:
+        return path.stem, path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        todo = "`tombola presets` lists the experiments that come along"
+        if close := difflib.get_close_matches(source.lower(), presets.names(), n=1):
+            todo = f"Did you mean {close[0]}? {todo}."
+        else:
+            todo += "." if path.suffix or path.parent.name else ": " + ", ".join(presets.names()) + "."
+        kinds = {
+            FileNotFoundError: "no such file",
+            IsADirectoryError: "a folder",
+            UnicodeDecodeError: "a file that is not text",
+        }
+        reason = kinds.get(type(error), str(error))
+        raise BadInput(
+            where=source,
+            expected="a preset or a TOML file",
+            found=reason,
+            todo=todo,
+        ) from error
+
+
+def _change(table: dict[str, Any], change: str) -> Fault | None:
+    path, equals, text = change.partition("=")
+    if not equals or not path.strip():
+        return Fault(f"--set {change}", "path=value", repr(change), "like --set recipe.length=1000it")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        value = text.strip()
+    *parents, last = path.strip().split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            return Fault(path, f"a table at {parent}", repr(table), "only tables have fields")
+    if value == "none":  # TOML has no word for what is absent
+        table.pop(last, None)
+    else:
+        table[last] = value
+    return None
+
+
+def _undone(changes: Sequence[str]) -> Iterable[Fault]:
+    """Changes that a later one takes back: one of the same field, or of the table that it is in."""
+    paths = [change.partition("=")[0].strip() for change in changes]
+    for number, path in enumerate(paths):
+        for earlier, change in zip(paths[:number], changes, strict=False):
+            if earlier == path or earlier.startswith(f"{path}."):
+                yield Fault(f"--set {path}", "one value", f"--set {change} before it", "leave one of them out")
+
+
+_MODELS: dict[str, type[BaseModel]] = {
+    "": Spec,
+    "recipe": Recipe,
+    "prune": PruneSpec,
+    "evaluate": EvaluateSpec,
+    "verdict": VerdictSpec,
+    "study": StudySpec,
+    "study.stability": StabilitySpec,
+    "study.connectivity": ConnectivitySpec,
+    "study.overlap": OverlapSpec,
+}
+
+
+def _members(union: Any) -> dict[str, type[BaseModel]]:
+    """name -> model of a union whose members are told apart by their `name`."""
+    return {get_args(member.model_fields["name"].annotation)[0]: member for member in get_args(get_args(union)[0])}
+
+
+_MEMBERS = {"optimizer": _members(Optimizer), "schedule": _members(Schedule)}
+
+
+def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
+    """One of pydantic's errors in our words."""
+    # Inside a union pydantic's path holds the member's tag, which the reader never wrote.
+    where = [
+        str(part)
+        for place, part in enumerate(detail["loc"])
+        if not (place and part in _MEMBERS.get(detail["loc"][place - 1], {}))
+    ]
+    path, found = ".".join(where), repr(detail["input"])
+    match detail["type"]:
+        case "missing":
+            return Fault(path, "a value", "nothing", _example(path))
+        case "extra_forbidden":
+            return Fault(path, "a known field", f"the unknown field {where[-1]!r}", _hint(where, table))
+        case "union_tag_invalid" | "union_tag_not_found":
+            return Fault(
+                f"{path}.name",
+                detail["ctx"].get("expected_tags", "a name, like {name = 'adam', lr = 1.2e-3}").replace("'", ""),
+                repr(detail["input"].get("name")) if isinstance(detail["input"], dict) else found,
+            )
+        case "literal_error":
+            return Fault(path, "one of " + detail["ctx"]["expected"].replace("'", ""), found)
+        case "value_error":
+            return Fault(path, str(detail["ctx"]["error"]), found)
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return Fault(path, "a table", found, _example(path))
+        case "tuple_type":
+            return Fault(path, "a list", found)
+        case "too_short":
+            return Fault(path, "a list with at least one entry", found)
+    message = detail["msg"].removeprefix("Input should be ")
+    for words, sign in _SIGNS.items():
+        message = message.replace(words, f"a number {sign}")
+    return Fault(path, message.split(",")[0].replace("a valid integer", "an integer").replace("a valid", "a"), found)
+
+
+_SIGNS = {
+    "greater than or equal to": ">=",
+    "less than or equal to": "<=",
+    "greater than": ">",
+    "less than": "<",
+}
+
+
+def _example(path: str) -> str:
+    examples = {
+        "recipe": "a table like that of `tombola presets digits`",
+        "recipe.model": 'model = "lenet-300-100"',
+        "recipe.data": 'data = "mnist"',
+        "recipe.length": 'length = "5000it"',
+        "recipe.batch": "batch = 60",
+        "recipe.optimizer": 'optimizer = {name = "adam", lr = 1.2e-3}',
+        "recipe.schedule": 'schedule = {name = "cosine"}',
+    }
+    return examples.get(path, "")
+
+
+def _hint(where: list[str], table: Mapping[str, Any]) -> str:
+    """What somebody may have meant by an unknown field: one nearby of a similar name, or one of its name elsewhere."""
+    *parents, name = where
+    fields = _fields(parents, table)
+    if name == "momentum" and "betas" in fields:
+        return "Adam's is the first of betas, 0.9 in betas = [0.9, 0.999]"
+    if name in _SYNONYMS:
+        return f"did you mean {_SYNONYMS[name]}?"
+    paths = {path.rpartition(".")[2]: path for path in sorted(_paths(), key=lambda path: -path.count("."))} | _SYNONYMS
+    if close := difflib.get_close_matches(name, fields, n=1):
+        return f"did you mean {close[0]}?"
+    if elsewhere := difflib.get_close_matches(name.lower(), set(paths) - {"name"}, n=1, cutoff=0.9):
+        meant = paths[elsewhere[0]]
+        return f"did you mean {meant}{', at the top' if parents and '.' not in meant else ''}?"
+    return "known are " + ", ".join(sorted(fields))
+
+
+# What other programs call it.
+_SYNONYMS = {
+    "batch_size": "recipe.batch",
+    "dataset": "recipe.data",
+    "epochs": "recipe.length",
+    "iterations": "recipe.length",
+    "learning_rate": "recipe.optimizer.lr",
+    "rewind_step": "rewind",
+    "rounds": "levels",
+    "seeds": "replicates",
+    "steps": "recipe.length",
+}
+
+
+def _paths() -> Iterable[str]:
+    """The path of every field that a spec can have."""
+    for parent, model in _MODELS.items():
+        yield from (f"{parent}.{name}".lstrip(".") for name in model.model_fields)
+    for field, members in _MEMBERS.items():
+        yield from (f"recipe.{field}.{name}" for member in members.values() for name in member.model_fields)
+
+
+def _fields(parents: list[str], table: Mapping[str, Any]) -> set[str]:
+    """The fields known below `parents`, as far as that can be told."""
+    if ".".join(parents) in _MODELS:
+        return set(_MODELS[".".join(parents)].model_fields)
+    inner = table.get("recipe", {}).get(parents[-1], {})
+    chosen = _MEMBERS.get(parents[-1], {}).get(inner.get("name", "") if isinstance(inner, dict) else "")
+    return set(chosen.model_fields) if chosen else set()

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from tombola import data
 from tombola.cash import export, timing
+from tombola.cash.comparison import BATCHES, prove
 from tombola.cash.form import Form
-from tombola.cash.layers import SparseConv2d
-from tombola.cash.proof import BATCHES, prove
+from tombola.cash.sparse_layers import SparseConv2d
 from tombola.lab.plan import plan
 from tombola.lab.results import trained_of
 from tombola.lab.spec_file import read

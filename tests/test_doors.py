@@ -48,7 +48,7 @@ def of_a_model(model: nn.Module, alive: Mask, example: Tensor) -> dict[str, Call
     return {
         "Guard": lambda: Guard(model, sgd(model), alive),
         "Ticket.of": lambda: Ticket.of(model, alive, weights.of(model)),
-        "cash.compacted": lambda: cash.compacted(model, alive, example),
+        "cash.compact": lambda: cash.compact(model, alive, example),
         "cash.prove": lambda: cash.prove(model, alive, example, batches=(1,)),
     }
 
@@ -85,11 +85,11 @@ def test_a_mask_of_another_model_is_refused_at_every_door(name: str, shape: tupl
 def test_a_model_that_torch_wraps_is_masked_as_what_is_in_it() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
     alive = Mask({"0.weight": torch.tensor([[True, False, True], [False, False, False]])})
-    wanted = cash.compacted(model, alive, torch.zeros(2, 3))
+    wanted = cash.compact(model, alive, torch.zeros(2, 3))
     for wrapped in (torch.compile(model, backend="eager"), nn.DataParallel(model)):
         assert isinstance(wrapped, nn.Module)
         Guard(wrapped, sgd(model), alive).release()
-        assert repr(cash.compacted(wrapped, alive, torch.zeros(2, 3))) == repr(wanted)
+        assert repr(cash.compact(wrapped, alive, torch.zeros(2, 3))) == repr(wanted)
 
 
 def test_a_tied_weight_is_masked_at_every_door_whichever_of_its_names_the_mask_has() -> None:
@@ -99,7 +99,7 @@ def test_a_tied_weight_is_masked_at_every_door_whichever_of_its_names_the_mask_h
         assert list(made.mask) == ["words.weight"]
         for each in ("words.weight", "head.weight"):
             assert not made.weights[each][~HALF].any()
-        small = cash.compacted(model, alive, TOKENS)
+        small = cash.compact(model, alive, TOKENS)
         assert not small.get_parameter("words.weight")[~HALF].any()
         taken = transfer(alive, weights.of(model), Tied(), "matching")
         assert taken.mask.counts["words.weight"] == 14 and taken.taken == {"words.weight": name}
@@ -157,7 +157,7 @@ def test_two_parameters_over_one_memory_count_once_and_are_guarded_both() -> Non
         guard.check()
         assert torch.equal(model.get_parameter("0.weight") != 0, alive)
     guard.release()
-    small = cash.compacted(shared(lambda weight: weight), Mask({"2.weight": ~torch.eye(4).bool()}), torch.zeros(2, 4))
+    small = cash.compact(shared(lambda weight: weight), Mask({"2.weight": ~torch.eye(4).bool()}), torch.zeros(2, 4))
     assert all(torch.equal(value == 0, torch.eye(4).bool()) for value in small.parameters())
     for level in Search(model, optimizer, levels=1, rate=0.5):
         optimizer.zero_grad()
@@ -338,7 +338,7 @@ def test_a_layer_that_makes_its_weight_of_its_parameter_is_warned_of() -> None:
     assert found[0].filename == __file__
     alive = Mask({name: torch.rand(each.shape) > 0.5 for name, each in mask.full(model).items()})
     with pytest.warns(UserWarning, match=said):
-        cash.compacted(model, alive, torch.zeros(1, 1, 4, 4))
+        cash.compact(model, alive, torch.zeros(1, 1, 4, 4))
     with warnings.catch_warnings():  # what stays dense has no density
         warnings.simplefilter("error")
         Search(model, sgd(model), levels=1, keep=["0.weight", "4.weight"])
@@ -375,7 +375,7 @@ def test_weights_that_would_not_arrive_are_refused(tmp_path: Path) -> None:
             lambda odd=odd: made.apply(odd),
             lambda odd=odd: made.transfer(odd),
             lambda odd=odd: cash.export.from_safetensors(odd, tmp_path / "it"),
-            lambda odd=odd: cash.compacted(odd, made.mask, torch.zeros(1, 3)),
+            lambda odd=odd: cash.compact(odd, made.mask, torch.zeros(1, 3)),
             lambda odd=odd: Search(odd, sgd(odd), levels=1),
         ):
             with not_written(odd, said):
@@ -416,7 +416,7 @@ def test_a_sparse_buffer_in_the_state_is_refused_and_beside_it_put_back(made: Ca
         with pytest.raises(BadInput, match=r"edges of .*persistent=False"):
             call()
     model = Graph(saved=False)
-    small = cash.compact.masked(model, alive)
+    small = cash.compaction.masked(model, alive)
     assert torch.equal(small.get_buffer("edges").to_dense(), torch.eye(3)) and small.edges is not model.edges
     optimizer = sgd(model)
     for _ in Search(model, optimizer, levels=1):

@@ -20,10 +20,10 @@ from torch.nn.utils import prune
 from tombola import mask as masks
 from tombola import models, weights
 from tombola.cash import timing
-from tombola.cash.compact import compact, masked
+from tombola.cash.compaction import compact, masked
 from tombola.cash.export import from_safetensors, stored, to_onnx, to_safetensors, to_torch_export
-from tombola.cash.quantise import QuantisedLinear, quantise
-from tombola.cash.sparse import sparse
+from tombola.cash.quantization import QuantisedLinear, quantize
+from tombola.cash.sparsification import sparsify
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -79,7 +79,7 @@ class Undecided(nn.Module):
 def test_onnx_runtime_computes_the_same_for_any_batch(tmp_path: Path) -> None:
     import onnxruntime
 
-    model = quantise(ticket("lenet-20-10")[1])
+    model = quantize(ticket("lenet-20-10")[1])
     assert to_onnx(model, examples(1), tmp_path / "model.onnx") < 1e-4
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     for size in (1, 2, 33):
@@ -137,8 +137,8 @@ def test_what_cannot_be_copied_is_refused_with_what_to_do(tmp_path: Path) -> Non
     model(torch.ones(2, 3))
     forms: list[Callable[[], object]] = [
         lambda: compact(model, Mask({}), torch.ones(2, 3)),
-        lambda: quantise(model),
-        *([lambda: sparse(model, torch.ones(2, 3))] if kernels.sets() else []),
+        lambda: quantize(model),
+        *([lambda: sparsify(model, torch.ones(2, 3))] if kernels.sets() else []),
         lambda: to_torch_export(model, torch.ones(2, 3), tmp_path / "model.pt2"),
         lambda: to_onnx(model, torch.ones(2, 3), tmp_path / "model.onnx"),
     ]
@@ -152,18 +152,18 @@ def test_arguments_that_have_changed_places_are_said(tmp_path: Path) -> None:
     mask: Any = masks.full(model)
     forms: list[tuple[str, Callable[[], object]]] = [
         ("Mask", lambda: compact(mask, model, values)),  # type: ignore[arg-type]
-        ("Tensor", lambda: quantise(values)),  # type: ignore[arg-type]
+        ("Tensor", lambda: quantize(values)),  # type: ignore[arg-type]
         ("Mask", lambda: to_torch_export(mask, values, tmp_path / "model.pt2")),
         (r"\w*Path", lambda: to_safetensors(tmp_path, model)),  # type: ignore[arg-type]
-        *([("Tensor", lambda: sparse(values, model))] if kernels.sets() else []),  # type: ignore[arg-type]
+        *([("Tensor", lambda: sparsify(values, model))] if kernels.sets() else []),  # type: ignore[arg-type]
     ]
     for kind, form in forms:
         with pytest.raises(BadInput, match=rf"model: expected a model, an nn\.Module, found a {kind}\. .*comes first"):
             form()
     with pytest.raises(BadInput, match="mask: expected a Mask, found Tensor"):
         compact(model, values, mask)  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match=r"cash\.sparsified: expected a model and an example, .*`cash\.compacted"):
-        sparse(model, mask)
+    with pytest.raises(BadInput, match=r"cash\.sparsify: expected a model and an example, .*`cash\.compact"):
+        sparsify(model, mask)
 
 
 def test_a_difference_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,9 +272,9 @@ def test_torch_says_nothing_on_the_way(
 def test_a_sparse_model_is_not_written_and_the_message_says_what_is(tmp_path: Path) -> None:
     model, values = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 4)), examples(2)
     for one in (model, model[:1]):
-        fast = sparse(one, values, everywhere=True)
+        fast = sparsify(one, values, everywhere=True)
         for export in (to_onnx, to_torch_export):
-            with pytest.raises(BadInput, match=r"without sparse layers.* cannot be exported.*compact form.*d`\.$"):
+            with pytest.raises(BadInput, match=r"without sparse layers.* cannot be exported.*compact form.*t`\.$"):
                 export(fast, values, tmp_path / "model")
         with pytest.raises(BadInput, match=r"without sparse layers.* Write the model that they were made of.*d`\.$"):
             to_safetensors(fast, tmp_path / "model")
@@ -323,7 +323,7 @@ def test_the_examples_of_the_docs_run(
 @pytest.mark.parametrize("eight_bits", [False, True])
 def test_a_compacted_model_comes_back_from_its_file_alone(name: str, eight_bits: bool, tmp_path: Path) -> None:  # R10
     model, small = ticket(name, density=0.03)
-    small = quantise(small) if eight_bits else small
+    small = quantize(small) if eight_bits else small
     to_safetensors(small, tmp_path / "model.safetensors")
     again = from_safetensors(built(name, init_seed=1), tmp_path / "model.safetensors")
     assert str(again) == str(small) and not again.training
@@ -370,7 +370,7 @@ class Scaled(nn.Module):
         return result
 
 
-@pytest.mark.parametrize("change", [lambda small: small, quantise])
+@pytest.mark.parametrize("change", [lambda small: small, quantize])
 def test_a_model_with_a_scale_of_its_own_comes_back(tmp_path: Path, change: Callable[[nn.Module], nn.Module]) -> None:
     model, values = Scaled(), torch.randn(3, 64)
     alive = {name: each.clone() for name, each in masks.full(model).items()}

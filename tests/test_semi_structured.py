@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tombola import mask, models, prune, score, weights
-from tombola.cash import proof, timing
+from tombola.cash import comparison, timing
 from tombola.cash.semi_structured import fits, held_bytes, semi_structured, semi_structured_layers
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -43,7 +43,7 @@ def test_groups_are_whole_and_along_the_inputs() -> None:
 def test_without_a_gpu_of_that_kind_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     expected = r"semi_structured: expected a model on a CUDA device of capability 8\.0 or higher, found "
-    with pytest.raises(BadInput, match=expected + r"no CUDA device\. On a CPU `cash\.sparsified`"):
+    with pytest.raises(BadInput, match=expected + r"no CUDA device\. On a CPU `cash\.sparsify`"):
         semi_structured(nn.Linear(4, 4))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(BadInput, match=expected + r"a model on cpu\. Move it: model\.cuda\(\)\."):
@@ -244,14 +244,14 @@ def test_it_is_proved_beside_the_dense_model_of_its_type(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(timing, "timed", timed)
     monkeypatch.setattr(torch.accelerator, "synchronize", awaited.append)
-    monkeypatch.setattr(proof, "CPU", "not this one")
+    monkeypatch.setattr(comparison, "CPU", "not this one")
     torch.manual_seed(0)
     last = nn.Linear(64, 10)
     model = two_of_four(nn.Sequential(nn.Linear(128, 64), nn.ReLU(), last))
     with torch.no_grad():
         last.weight[:, 5] = 0  # a unit that nobody reads
     before, alive = weights.of(model), mask.full(model)
-    forms = {form.name: form for form in proof.prove(model, alive, torch.randn(70, 128), torch.zeros(70).long())}
+    forms = {form.name: form for form in comparison.prove(model, alive, torch.randn(70, 128), torch.zeros(70).long())}
     assert list(forms) == ["dense", "dense, float16", "2:4, float16", "compact", "compact int8"]
     assert [form.baseline for form in forms.values()] == [True, True, False, False, False]
     assert awaited == [torch.device("cpu")] * (2 * len(forms)), "a call is over when its outputs are there"
@@ -269,9 +269,9 @@ def test_it_is_proved_beside_the_dense_model_of_its_type(monkeypatch: pytest.Mon
 @pytest.mark.usefixtures("multiplying")
 def test_it_is_left_out_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "timed", lambda calls: dict.fromkeys(calls, SECOND))
-    monkeypatch.setattr(proof, "CPU", "not this one")
+    monkeypatch.setattr(comparison, "CPU", "not this one")
     model = nn.Sequential(nn.Linear(128, 64))
-    found = proof.prove(model, mask.full(model), torch.randn(64, 128))
+    found = comparison.prove(model, mask.full(model), torch.randn(64, 128))
     assert [form.name for form in found] == ["dense", "int8"]
     assert "none; 0: more than 2 of 4 weights are not 0" in found.left_out["2:4, float16"]
     assert found.left_out["sparse"] == "It is measured on CPUs, and the model is on cpu."

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tombola import mask as masks
 from tombola import models
-from tombola.cash.quantise import quantise
+from tombola.cash.quantization import quantize
 from tombola.cash.size import Size, sizes
 from tombola.errors import BadInput
 
@@ -131,7 +131,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
     "folded": (Folded, (torch.rand(3, 10, 4),)),
     "called twice": (lambda: nn.Sequential(shared, nn.ReLU(), shared), (torch.rand(3, 4),)),
     "weight norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)), (torch.rand(3, 4),)),
-    "int8": (lambda: quantise(nn.Sequential(nn.Linear(4, 2))), (torch.rand(3, 4),)),
+    "int8": (lambda: quantize(nn.Sequential(nn.Linear(4, 2))), (torch.rand(3, 4),)),
     "gpt": (
         lambda: models.build("gpt-2-64", (16, 65), 65, "normal-0.02", init_seed=0),
         (torch.zeros(2, 16, dtype=torch.long),),

@@ -429,7 +429,7 @@ def cash(
 
     import torch
 
-    from tombola.cash.proof import prove, write
+    from tombola.cash.comparison import prove, write
     from tombola.lab.results import trained_of
     from tombola.report.text import forms_record, forms_text
 

@@ -387,7 +387,7 @@ def masks(draw: Random, folder: Path) -> None:
         return weights.of(other)
 
     def through_compacted() -> dict[str, Tensor]:
-        cash.compacted(model, chosen, example)
+        cash.compact(model, chosen, example)
         return mask.apply(start, chosen)
 
     for door in (through_ticket, through_guard, through_transfer, through_compacted):

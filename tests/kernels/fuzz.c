@@ -1,4 +1,4 @@
-/* Random networks through the kernels, each buffer exactly as large as engine/native.py and cash/sparse.py make it and
+/* Random networks through the kernels, each buffer exactly as large as engine/native.py and cash/sparsification.py make it and
    allocated on its own, so that the address sanitizer sees whatever is read or written beside one; and the results against
    the plainest loops.
 
@@ -797,7 +797,7 @@ static void check_pool(const layer *one, const plain *l) {
         })
 }
 
-/* ---- outputs alone, as cash/sparse.py asks for them: float, and never a gradient ---------------------------------------- */
+/* ---- outputs alone, as cash/sparsification.py asks for them: float, and never a gradient ------------------------------ */
 
 static void *array(size_t size) { return vectors((size + 63) / 64 * 64, 0); } /* as `kernels.together` pads it */
 
@@ -846,7 +846,7 @@ static void same_outputs(const char *name, const float *found, const double *wan
             fail("%s: output %ld is %.9g and should be %.9g", name, k, (double)found[k], wanted[k]);
 }
 
-/* A layer as `sparse._stages` describes it; `place` is where the one before puts its outputs, and then where this one does. */
+/* A layer as `kernel_packing.stages_of` describes it; `place` is where the one before puts its outputs, and then where this one does. */
 static stage stage_of(const float *w, const float *bias, long in, long out, long *place) {
     long *counts = exact(sizeof *counts * (size_t)out), slices = (out + width - 1) / width, count = 0, in_slices = 0;
     int32_t *order = by_length(w, out, in, counts), *slice = array(sizeof *slice * (size_t)slices);
@@ -922,7 +922,7 @@ static side side_of(long stride, long most) {
     return s;
 }
 
-/* As `sparse._convolution` describes it, but for how much is laid out at once: bands of any height, any number abreast. */
+/* As `kernel_packing.convolution_of` describes it, but for how much is laid out at once: bands of any height, any number abreast. */
 static void check_slide(void) {
     long stride = between(1, 3), in = between(1, 4), out = chance(0.2) ? between(10, 20) : between(1, 9);
     side down = side_of(stride, 14), across = side_of(stride, chance(0.5) ? 40 : 9);

@@ -1,12 +1,11 @@
 """What becomes of a trained ticket: a smaller, faster model, with proof that it computes the same.
 
-The public names are those of `__all__`, and the modules they come from. What has a module's own name there is a
-participle here, `cash.compacted` for `cash.compact.compact`: a package cannot have both under one name. They are
-imported when they are first used, as `tombola`'s are.
+The public names are those of `__all__`, and the modules they come from; what is done is a verb, `cash.compact`, and its
+module a noun, `cash.compaction`. They are imported when they are first used, as `tombola`'s are.
 
 >>> from torch import nn
 >>> from tombola import cash
->>> cash.quantised(nn.Linear(3, 2))
+>>> cash.quantize(nn.Linear(3, 2))
 QuantisedLinear(in_features=3, out_features=2, bias=True)
 """
 
@@ -14,15 +13,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tombola.cash.compact import compact as compacted
+    from tombola.cash.compaction import compact
+    from tombola.cash.comparison import prove, write
     from tombola.cash.export import from_safetensors, to_onnx, to_safetensors, to_torch_export
     from tombola.cash.form import Form, Proof, advice, sentences
-    from tombola.cash.proof import prove, write
-    from tombola.cash.quantise import quantise as quantised
+    from tombola.cash.quantization import quantize
     from tombola.cash.semi_structured import fits
     from tombola.cash.semi_structured import semi_structured as on_gpu
     from tombola.cash.size import Size, compare, sizes
-    from tombola.cash.sparse import sparse as sparsified
+    from tombola.cash.sparsification import sparsify
 
 __all__ = [
     "prove",
@@ -31,9 +30,9 @@ __all__ = [
     "sentences",
     "advice",
     "write",
-    "compacted",
-    "sparsified",
-    "quantised",
+    "compact",
+    "sparsify",
+    "quantize",
     "on_gpu",
     "fits",
     "to_onnx",
@@ -46,15 +45,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "prove": "proof",
+    "prove": "comparison",
     "Proof": "form",
     "Form": "form",
     "sentences": "form",
     "advice": "form",
-    "write": "proof",
-    "compacted": "compact.compact",
-    "sparsified": "sparse.sparse",
-    "quantised": "quantise.quantise",
+    "write": "comparison",
+    "compact": "compaction",
+    "sparsify": "sparsification",
+    "quantize": "quantization",
     "on_gpu": "semi_structured.semi_structured",
     "fits": "semi_structured",
     "to_onnx": "export",

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from tombola import coding, container, files, weights
 from tombola import mask as masks
-from tombola.cash import agreement
-from tombola.cash.compact import fitted
-from tombola.cash.layers import has_kernels, not_exported
-from tombola.cash.plain import cloned, copied, first_line, in_batch, line_of, tensors
+from tombola.cash import equivalence
+from tombola.cash.compaction import fitted
+from tombola.cash.replaceable import cloned, copied, first_line, in_batch, line_of, tensors
+from tombola.cash.sparse_layers import has_kernels, not_exported
 from tombola.errors import BadInput, not_installed, shown
 from tombola.mask import Mask
 
@@ -151,7 +151,7 @@ def to_safetensors(model: nn.Module, path: str | Path) -> None:
             expected="a model without sparse layers, whose weights its own class can read",
             found="sparse ones, of which some names are gone",
             todo="Write the model that they were made of, without its zeros too, and make them anew of what is read: "
-            "`cash.sparsified`.",
+            "`cash.sparsify`.",
         )
     files.deliver(path, stored(model))
 
@@ -357,19 +357,19 @@ def _largest_difference(model: nn.Module, other: Callable[..., Any], inputs: _In
     """max |model(x) - other(x)| over batches of three sizes.
 
     Raises:
-        BadInput: it is more than `agreement` allows.
+        BadInput: it is more than `equivalence` allows.
     """
     largest, outputs = 0.0, 0.0
     with torch.no_grad():
         for batch in (inputs.batch(count) for count in (inputs.size, 1, inputs.size + 1)):
-            with agreement.seeded(0):
+            with equivalence.seeded(0):
                 wanted = tensors(model(*cloned(batch)))
-            with agreement.seeded(0):
+            with equivalence.seeded(0):
                 given = tensors(other(*cloned(batch)))
             for own, found in zip(wanted, given, strict=True):
-                largest = max(largest, agreement.apart(own, found))
+                largest = max(largest, equivalence.apart(own, found))
                 outputs = max(outputs, float(own.double().nan_to_num(0, 0, 0).abs().max()))
-    allowed = agreement.allowed(model, outputs)
+    allowed = equivalence.allowed(model, outputs)
     if largest > allowed:
         raise BadInput(
             where=type(model).__name__,

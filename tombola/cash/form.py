@@ -207,7 +207,7 @@ def advice(forms: Sequence[Form], folder: str = "FOLDER", left_out: Container[st
         fastest, tied = _fastest(forms, batch)
         how = ""
         if fastest.name.startswith("sparse"):
-            how = f': cash.sparsified(cash.from_safetensors(network, "{folder}/{file_name(fastest)}"), example)'
+            how = f': cash.sparsify(cash.from_safetensors(network, "{folder}/{file_name(fastest)}"), example)'
         elif not fastest.baseline and fastest.stored is not None:
             how = f': cash.from_safetensors(network, "{folder}/{file_name(fastest)}")'
         said.append(f"Fastest at batch {batch}: {fastest.name}, {fastest.timing[batch].text} ms{tied}{how}.")

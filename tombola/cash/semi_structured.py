@@ -6,7 +6,7 @@ This has not been tried on a GPU: tests do it with torch's own code on a CPU, bu
 import torch
 from torch import Tensor, nn
 
-from tombola.cash.plain import copied, kind_of
+from tombola.cash.replaceable import copied, kind_of
 from tombola.errors import BadInput
 
 _Converted = torch.sparse.SparseSemiStructuredTensor
@@ -98,7 +98,7 @@ def _device(model: nn.Module) -> None:
     Raises:
         BadInput: it is not.
     """
-    todo = "On a CPU `cash.sparsified` is what makes zeros pay."
+    todo = "On a CPU `cash.sparsify` is what makes zeros pay."
     if not torch.cuda.is_available():
         found = "no CUDA device"
     else:

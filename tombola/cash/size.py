@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tombola import layers, weights
-from tombola.cash.plain import no_mask
-from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear
+from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear
+from tombola.cash.replaceable import no_mask
 
 
 @dataclass(frozen=True)

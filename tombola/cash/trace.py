@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.cash.agreement import seeded
-from tombola.cash.plain import cloned, first_line, is_layer, kind_of, line_of, not_taken
+from tombola.cash.equivalence import seeded
+from tombola.cash.replaceable import cloned, first_line, is_layer, kind_of, line_of, not_taken
 from tombola.errors import BadInput
 
 

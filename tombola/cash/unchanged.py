@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from tombola.cash import quantise, sparse
-from tombola.cash.layers import Convolved, convolvable, has_kernels
-from tombola.cash.plain import hooked, kind_of, only_called
+from tombola.cash import quantization, sparsification
+from tombola.cash.replaceable import hooked, kind_of, only_called
+from tombola.cash.sparse_layers import Convolved, convolvable, has_kernels
 
 SLOWER = "a dense product is faster here, or it is not called"
 READ = "its weight is read by code"
@@ -17,7 +17,7 @@ READ = "its weight is read by code"
 def dense_layers(model: nn.Module, made: nn.Module) -> dict[str, str]:
     """The layers of `model` that are dense in `made`, its sparse form, and why."""
     state = made.state_dict() if has_kernels(made) else model.state_dict()
-    reasons = _reasons(model, sparse.KINDS)
+    reasons = _reasons(model, sparsification.KINDS)
     found = {}
     for name, layer, weight in _layers(model):
         if weight in state:
@@ -36,7 +36,7 @@ def sparse_layers(model: nn.Module, made: nn.Module) -> frozenset[str]:
 
 def float_layers(model: nn.Module, made: nn.Module) -> dict[str, str]:
     """The layers of `model` whose weights are floats in `made`, its quantised form, and why."""
-    state, reasons = made.state_dict(), _reasons(model, quantise.QUANTISED)
+    state, reasons = made.state_dict(), _reasons(model, quantization.QUANTISED)
     found = {}
     for name, layer, weight in _layers(model):
         if weight not in state or state[weight].dtype is not torch.int8:
@@ -57,7 +57,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 def _eight_bits(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(module, quantise.QuantisedLinear | quantise.QuantisedConv2d):
+    if isinstance(module, quantization.QuantisedLinear | quantization.QuantisedConv2d):
         yield "weight", module.weight
 
 

@@ -26,8 +26,8 @@ from tombola.study.verdict import Criteria, Verdict, contrast_record, contrasts,
 if TYPE_CHECKING:  # it needs torch, which takes two seconds to import
     from torch import Tensor
 
+    from tombola.cash.comparison import Files
     from tombola.cash.form import Proof
-    from tombola.cash.proof import Files
     from tombola.lab.findings import Finding
     from tombola.ticket import Ticket
 

@@ -145,7 +145,7 @@ def no_mask(where: str, example: object) -> None:
             expected="a model and an example",
             found="a model and its mask",
             todo="It takes no mask: what is 0 is seen in the model's weights. Hand in the masked model, or what "
-            "`cash.compacted(model, mask, example)` made of it.",
+            "`cash.compact(model, mask, example)` made of it.",
         )
 
 

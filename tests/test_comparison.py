@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from tombola import data, models, weights
 from tombola import mask as masks
-from tombola.cash import proof, timing
-from tombola.cash.compact import compact, masked
+from tombola.cash import comparison, timing
+from tombola.cash.compaction import compact, masked
+from tombola.cash.comparison import CHUNK, prove, write
 from tombola.cash.export import from_safetensors
 from tombola.cash.form import Form, advice, notes, sentences
-from tombola.cash.layers import SparseChain, SparseConv2d, prepared_bytes
-from tombola.cash.proof import CHUNK, prove, write
-from tombola.cash.sparse import sparse
+from tombola.cash.sparse_layers import SparseChain, SparseConv2d, prepared_bytes
+from tombola.cash.sparsification import sparsify
 from tombola.cash.timing import Timing
 from tombola.engine import kernels
 from tombola.errors import BadInput
@@ -211,7 +211,7 @@ def test_a_form_that_is_wrong_on_one_input_is_found_out(
 ) -> None:
     images, labels = examples()
     right = by_name(prove(*lenet, images, labels))
-    monkeypatch.setattr(proof, "compact", lambda *given: Wrong(compact(*given), images[place]))
+    monkeypatch.setattr(comparison, "compact", lambda *given: Wrong(compact(*given), images[place]))
     found = by_name(prove(*lenet, images, labels))
     alike = int((images == images[place]).flatten(1).all(dim=1).sum())
     for name in ("compact", "compact int8"):
@@ -443,7 +443,7 @@ def test_files_are_as_large_as_they_were_said_to_be_and_give_the_same_outputs(
         again, form = from_safetensors(fresh, path), forms[path.stem.replace("-int8", " int8")]
         assert form.model
         if path.stem.startswith("sparse"):
-            again = sparse(again, images[:2], everywhere=True)
+            again = sparsify(again, images[:2], everywhere=True)
         torch.testing.assert_close(outputs(again, images), outputs(form.model, images), rtol=1e-4, atol=1e-4)
     exported = torch.export.load(tmp_path / "new" / "folder" / "compact.pt2").module()
     torch.testing.assert_close(exported(images), outputs(masked(*conv), images), rtol=1e-4, atol=1e-4)
@@ -745,9 +745,7 @@ def test_advice_names_the_smallest_the_fastest_and_the_most_portable() -> None:
     quick = replace(form("sparse int8", 50, b1=0.5), stored=nn.Linear(1, 1))
     smallest, fastest, portable = advice([dense, small, quick], "out")
     assert smallest.startswith("Smallest: sparse int8, 50 bytes: ") and "out/sparse-int8.safetensors" in smallest
-    assert (
-        fastest.startswith("Fastest at batch 1: sparse int8, 0.500 ms: cash.sparsified(") and "compact.pt2" in portable
-    )
+    assert fastest.startswith("Fastest at batch 1: sparse int8, 0.500 ms: cash.sparsify(") and "compact.pt2" in portable
     assert advice([dense]) == ["No form is worth more here than the masked network itself."]
 
 
@@ -770,7 +768,7 @@ def test_advice_of_forms_as_fast_as_each_other_is_the_exact_one() -> None:
     fastest = advice([dense, replace(exact, timing=took(0.0352, 0.035, 0.036)), lossy])[1]
     assert fastest.startswith(
         "Fastest at batch 1: sparse, 0.035 [0.035, 0.036] ms, as fast as sparse int8 and closer to the masked network: "
-        'cash.sparsified(cash.from_safetensors(network, "FOLDER/sparse.safetensors"), '
+        'cash.sparsify(cash.from_safetensors(network, "FOLDER/sparse.safetensors"), '
     )
     slower = replace(exact, timing=took(0.038, 0.037, 0.039))
     assert advice([dense, slower, lossy])[1].startswith("Fastest at batch 1: sparse int8, 0.035 [0.035, 0.036] ms: ")

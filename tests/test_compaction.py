@@ -19,8 +19,8 @@ from torch.nn.utils.prune import random_unstructured
 from tombola import mask as masks
 from tombola import models, weights
 from tombola.cash import export
-from tombola.cash.compact import Inputs, compact, fitted
-from tombola.cash.quantise import quantise
+from tombola.cash.compaction import Inputs, compact, fitted
+from tombola.cash.quantization import quantize
 from tombola.cash.size import Size, sizes
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -499,7 +499,7 @@ def test_a_width_that_is_written_into_the_code_is_rewritten(
     assert isinstance(small, fx.GraphModule)
     assert outputs(small, examples(1, 6, 6)) == [4, 8, 3]
     assert [name for name, _ in small.named_parameters()] == list(model.state_dict())
-    for form in (small, quantise(small)):
+    for form in (small, quantize(small)):
         export.to_safetensors(form, tmp_path / "small")
         again = export.from_safetensors(Written(flatten).double(), tmp_path / "small")
         assert torch.equal(again(examples(1, 6, 6)), form(examples(1, 6, 6)))
@@ -918,7 +918,7 @@ def numpy_notation(values: Tensor) -> None:
     (numpy_notation, r"(Type|Value)Error: .* \(HERE: `np\.asarray\(values\)`\)", "quantised and exported"),
 ])  # fmt: skip
 def test_what_stops_the_trace_is_said_with_its_line(check: Callable[[Tensor], object], found: str, todo: str) -> None:
-    found = found.replace("HERE", r"test_compact\.py, line \d+")
+    found = found.replace("HERE", r"test_compaction\.py, line \d+")
     with pytest.raises(BadInput, match=f"Asserting: expected .* whose calls torch.fx can follow, .*{found}.*{todo}"):
         compact(Asserting(check), masks.full(Asserting(check)), torch.ones(2, 3))
 

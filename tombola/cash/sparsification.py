@@ -16,17 +16,25 @@ from torch.nn import functional
 from torch.nn.utils import fusion
 
 from tombola import weights
-from tombola.cash import agreement, timing
-from tombola.cash.layers import Connected, Convolved, MaxPool2d, SparseChain, convolvable, sparse_convolution, tiles
-from tombola.cash.plain import cloned, copied, first_line, hooked, is_layer, kind_of, no_mask, only_called, takes
-from tombola.cash.quantise import QuantisedConv1d, QuantisedConv2d, QuantisedLinear
+from tombola.cash import equivalence, timing
+from tombola.cash.quantization import QuantisedConv1d, QuantisedConv2d, QuantisedLinear
+from tombola.cash.replaceable import cloned, copied, first_line, hooked, is_layer, kind_of, no_mask, only_called, takes
+from tombola.cash.sparse_layers import (
+    Connected,
+    Convolved,
+    MaxPool2d,
+    SparseChain,
+    convolvable,
+    sparse_convolution,
+    tiles,
+)
 from tombola.engine import kernels
 from tombola.errors import BadInput
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, QuantisedLinear, QuantisedConv1d, QuantisedConv2d)
 
 
-def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere: bool = False) -> nn.Module:
+def sparsify(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere: bool = False) -> nn.Module:
     """A copy of `model`, in eval mode, whose layers are sparse where that is faster on inputs like `example`.
 
     What is 0 in a weight is left out: hand in a trained ticket, whole or compacted, its weights m ⊙ theta. Batch
@@ -51,28 +59,28 @@ def sparse(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere
             it gives something else when its layers are sparse, or a mask is handed in.
 
     >>> network = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 2))
-    >>> sparse(network, torch.zeros(1, 40), everywhere=True)
+    >>> sparsify(network, torch.zeros(1, 40), everywhere=True)
     SparseChain(40 -> 30 -> 2, density 1)
     """
-    no_mask("cash.sparsified", example)
+    no_mask("cash.sparsify", example)
     if not kernels.sets():
         raise BadInput(
-            where="cash.sparsified",
+            where="cash.sparsify",
             expected="compiled kernels",
             found="none: when Tombola was installed there was no C compiler that could do it",
-            todo="Install one and Tombola again; `cash.compacted` needs none.",
+            todo="Install one and Tombola again; `cash.compact` needs none.",
         )
     weights.check(model)
     _fits(model)
     inputs = example if isinstance(example, tuple) else (example,)
     makes = (_in_one_graph, _one_by_one)
-    with agreement.seeded(0):  # a model may draw in eval mode too
+    with equivalence.seeded(0):  # a model may draw in eval mode too
         whole = copied(model)
         takes(copied(model), inputs)
         for make in makes[1:] if any(hooked(module) for module in model.modules()) else makes:
             try:
                 found = make(copied(model), inputs, everywhere)
-                apart = agreement.difference(whole, found, inputs)
+                apart = equivalence.difference(whole, found, inputs)
             except Exception as error:  # it runs the model's own code, which may raise anything
                 apart = f"{type(error).__name__} ({first_line(error)})"
             if not apart:

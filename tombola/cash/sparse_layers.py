@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from tombola import coding
-from tombola.cash.layout import Layout, Window, convolution_of, layouts, stages_of, up
-from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear
+from tombola.cash.kernel_packing import Layout, Window, convolution_of, layouts, stages_of, up
+from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear
 from tombola.engine import kernels
 from tombola.errors import BadInput
 
@@ -332,7 +332,7 @@ def not_exported(model: str) -> BadInput:
         where=model,
         expected="a model without sparse layers: these call kernels of this machine, and cannot be exported",
         found="sparse ones",
-        todo="Export what they were made of, or its compact form: `cash.compacted`.",
+        todo="Export what they were made of, or its compact form: `cash.compact`.",
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.cash.plain import kind_of
+from tombola.cash.replaceable import kind_of
 
 VIEWS: set[object] = {"view", "reshape", torch.reshape}
 

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from tombola import mask as masks
-from tombola.cash import agreement, export, timing
-from tombola.cash.compact import compact, masked
+from tombola.cash import equivalence, export, timing
+from tombola.cash.compaction import compact, masked
 from tombola.cash.form import Form, Proof, file_name, listed
-from tombola.cash.layers import has_kernels, prepared_bytes
-from tombola.cash.plain import cloned, first_line, in_batch, takes
-from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear, quantise
+from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear, quantize
+from tombola.cash.replaceable import cloned, first_line, in_batch, takes
 from tombola.cash.semi_structured import held_bytes, semi_structured, semi_structured_layers
 from tombola.cash.size import sizes, time_first
-from tombola.cash.sparse import sparse
+from tombola.cash.sparse_layers import has_kernels, prepared_bytes
+from tombola.cash.sparsification import sparsify
 from tombola.cash.unchanged import dense_layers, float_layers, sparse_layers
 from tombola.errors import BadInput, shown
 from tombola.mask import Mask
@@ -82,7 +82,7 @@ def prove(
         )
     batches = (given.count,) if whole else _sizes(batches)
     _belong_together(given, labels)
-    with agreement.seeded(0):  # a model may draw random numbers in eval mode too
+    with equivalence.seeded(0):  # a model may draw random numbers in eval mode too
         return _proved(masked(model, mask), given, labels, batches, metric and _Metric(metric, model, inputs))
 
 
@@ -100,11 +100,11 @@ def _proved(
     _are_numbers(wanted)
     correct = None if labels is None else _marker(labels, wanted)
     _fill_a_batch(given, batches)
-    itself = agreement.apart(wanted, _outputs(dense, given))
+    itself = equivalence.apart(wanted, _outputs(dense, given))
 
     def judged(one: _Candidate, outputs: Tensor) -> _Compared:
         accuracy = None if correct is None else correct(outputs)
-        return _Compared(agreement.apart(wanted, outputs), accuracy, metric(one) if metric else None)
+        return _Compared(equivalence.apart(wanted, outputs), accuracy, metric(one) if metric else None)
 
     compared, left_out = {dense: judged(dense, wanted)}, dict[str, str]()
     for name, made in _others(dense, given, max(batches)):
@@ -248,7 +248,7 @@ def _fill_a_batch(given: _Given, batches: Sequence[int]) -> None:
 
 def _takes_one(dense: "_Candidate", given: _Given) -> bool:
     """Make sure that the model can be called with one example; whether it draws random numbers of torch in that."""
-    before = agreement.random_states()
+    before = equivalence.random_states()
     try:
         takes(dense.stored, dense.laid_out(given.first(1)))
     except BadInput as error:
@@ -260,7 +260,7 @@ def _takes_one(dense: "_Candidate", given: _Given) -> bool:
                 todo="If they are one example, as a graph is, prove it with whole=True.",
             ) from error
         raise
-    after = agreement.random_states()  # of more GPUs, where the call was the first to use one
+    after = equivalence.random_states()  # of more GPUs, where the call was the first to use one
     return any(not torch.equal(*pair) for pair in zip(before, after, strict=False))
 
 
@@ -346,7 +346,7 @@ class _Metric:
 
         named = self.inputs if isinstance(self.inputs, Mapping) else {}
         args = self.inputs if isinstance(self.inputs, tuple) else () if named else (self.inputs,)
-        with agreement.seeded(0), torch.inference_mode():
+        with equivalence.seeded(0), torch.inference_mode():
             try:
                 found = self.function(form, *args, **named)
             except BadInput:
@@ -385,7 +385,7 @@ def _outputs(one: "_Candidate", given: _Given) -> Tensor:
     """Of all inputs, each chunk under random numbers of its own, the same ones for every form."""
     found = []
     for seed, (size, chunk) in enumerate(given.chunks()):
-        with agreement.seeded(seed):
+        with equivalence.seeded(seed):
             found.append(_of_each(_call(one, chunk), size if any(given.cut) else None))
     return torch.cat(found)
 
@@ -512,14 +512,14 @@ def _others(whole: _Candidate, given: _Given, batch: int) -> Iterator[Made]:
     yield _in_kernels("sparse", dense, timed) if on_cpu else ("sparse", elsewhere)
     base = dense if isinstance(small, str) else small
     name = "int8" if base is dense else "compact int8"
-    rounded = quantise(base)
+    rounded = quantize(base)
     unchanged = float_layers(base, rounded)
     if not _has_eight_bits(rounded):
         yield name, f"No weight has become int8: {listed(unchanged)}."
         yield "sparse int8", "No weight has become int8."
         return
     yield name, _Candidate(name, rounded, rounded, rounded, unchanged=unchanged)
-    yield _in_kernels("sparse int8", quantise(dense), timed) if on_cpu else ("sparse int8", elsewhere)
+    yield _in_kernels("sparse int8", quantize(dense), timed) if on_cpu else ("sparse int8", elsewhere)
 
 
 def _has_eight_bits(model: nn.Module) -> bool:
@@ -537,7 +537,7 @@ def _compacted(dense: nn.Module, example: tuple[Any, ...]) -> nn.Module | str:
 
 def _in_kernels(name: str, model: nn.Module, example: tuple[Any, ...]) -> Made:
     try:
-        found = sparse(model, example)
+        found = sparsify(model, example)
     except BadInput as error:
         return name, str(error)
     unchanged = dense_layers(model, found)
@@ -606,7 +606,7 @@ def write(
     `torch.export`; the files.
 
     A sparse form's file holds the weights of the whole network, without its zeros: `export.from_safetensors` reads it
-    back, and `sparse` makes the layers anew, as which of them pay depends on the machine.
+    back, and `sparsify` makes the layers anew, as which of them pay depends on the machine.
 
     Args:
         example: what the model is called with.

@@ -1,7 +1,7 @@
 """A ticket without its dead units, channels and attention heads: a smaller model that computes the same.
 
 A unit goes if nothing living reads it, or if what reads it reads a constant: then the constant is folded into the
-reader's bias. Both are found together, to a fixpoint, on the graph of `tombola.cash.flow`.
+reader's bias. Both are found together, to a fixpoint, on the graph of `tombola.cash.channels`.
 """
 
 import copy
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from tombola import effective, weights
 from tombola import mask as masks
-from tombola.cash import agreement, flow, widths
-from tombola.cash.flow import Flow, Layer
-from tombola.cash.plain import LAYERS, copied, kind_of
-from tombola.cash.quantise import QUANTISED, quantised_layer
+from tombola.cash import channels, equivalence, hardcoded_sizes
+from tombola.cash.channels import Flow, Layer
+from tombola.cash.quantization import QUANTISED, quantised_layer
+from tombola.cash.replaceable import LAYERS, copied, kind_of
 from tombola.cash.trace import calls, is_attention
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -53,7 +53,7 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
     The outputs are those of the masked model on every input, up to rounding. Outputs of the model all stay. Of a linear
     layer that reads the model's own input, features that no unit reads are left out by an `Inputs` in front of it. A
     layer of which nothing lives keeps one unit, whose weights are 0. Layers that share parameters, or are called twice,
-    stay as they are, and so do the channels around layers that are not known (see `tombola.cash.flow`).
+    stay as they are, and so do the channels around layers that are not known (see `tombola.cash.channels`).
 
     Args:
         model: trained; it is left as it was.
@@ -83,7 +83,7 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
     """
     small = masked(model, mask)
     example = example if isinstance(example, tuple) else (example,)
-    found = flow.follow(small, example)
+    found = channels.follow(small, example)
     picked = _pick(found)
     small = _with_fewer_heads(small, found.attentions, example)
     for layer in found.layers:
@@ -95,8 +95,8 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
         _slice(small.get_submodule(name), picked.stays[units])
     other = {node: int(stay.sum()) for node, units in found.flattenings if not (stay := picked.stays[units]).all()}
     if other:
-        small = widths.rewritten(small, found.trace.called, found.trace.graph, other)
-    if apart := agreement.difference(masked(model, mask), small, example):
+        small = hardcoded_sizes.rewritten(small, found.trace.called, found.trace.graph, other)
+    if apart := equivalence.difference(masked(model, mask), small, example):
         raise BadInput(
             where=type(model).__name__,
             expected="the same outputs from smaller layers",
@@ -135,9 +135,9 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
             small.set_submodule(name, quantised_layer(module))
     with suppress(BadInput):  # what cannot be followed has not been compacted
         called, graph = calls(model)
-        other = widths.outdated(model, graph, values)
+        other = hardcoded_sizes.outdated(model, graph, values)
         if other:
-            return widths.rewritten(small, called, graph, other)
+            return hardcoded_sizes.rewritten(small, called, graph, other)
     return small
 
 
@@ -205,7 +205,7 @@ def _pick(found: Flow) -> _Picked:
     sum_i w_i c_i = (sum_i w_i c_i / c_0) c_0.
     """
     needed = torch.zeros(int(found.groups.max()) + 1, dtype=torch.bool)
-    needed[found.groups[flow.STAYS]] = True
+    needed[found.groups[channels.STAYS]] = True
     carriers: dict[str, int] = {}
     while True:
         _close(found, needed)
@@ -336,7 +336,7 @@ def _with_fewer_heads(model: nn.Module, attentions: Sequence[str], example: tupl
     """A copy without heads that say nothing, or `model` itself, if what is called attention in it is something else."""
     fewer = copy.deepcopy(model) if attentions else model
     dropped = [_drop_heads(fewer.get_submodule(name)) for name in attentions]
-    return fewer if any(dropped) and not agreement.difference(model, fewer, example) else model
+    return fewer if any(dropped) and not equivalence.difference(model, fewer, example) else model
 
 
 def _drop_heads(attention: Any) -> bool:

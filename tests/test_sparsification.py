@@ -20,9 +20,9 @@ from torch import Tensor, fx, nn
 from tombola import mask as masks
 from tombola import models, weights
 from tombola.cash import timing
-from tombola.cash.layers import MaxPool2d, SparseChain, SparseConv1d, SparseConv2d, prepared_bytes
-from tombola.cash.quantise import quantise
-from tombola.cash.sparse import sparse
+from tombola.cash.quantization import quantize
+from tombola.cash.sparse_layers import MaxPool2d, SparseChain, SparseConv1d, SparseConv2d, prepared_bytes
+from tombola.cash.sparsification import sparsify
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -333,7 +333,7 @@ def test_inputs_of_another_size_are_refused() -> None:
 
 def test_one_example_without_a_batch_is_convolved_as_in_torch() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.MaxPool2d(2)).eval()
-    found = sparse(model, randn(2, 6, 6), everywhere=True)
+    found = sparsify(model, randn(2, 6, 6), everywhere=True)
     assert calls(found) == ["SparseConv2d", "MaxPool2d"]
     with torch.no_grad():
         for values in (randn(2, 6, 6), randn(2, 9, 4), randn(3, 2, 6, 6)):
@@ -423,10 +423,10 @@ def test_prepared_bytes_are_those_of_the_living_weights_as_the_kernels_want_them
 @given(drawn=convolutions(), density=st.sampled_from(DENSITIES))
 def test_quantised_layers_give_what_they_gave(drawn: tuple[nn.Conv2d, tuple[int, int]], density: float) -> None:
     layer, size = drawn
-    small, values = quantise(layer), randn(2, layer.in_channels, *size)
+    small, values = quantize(layer), randn(2, layer.in_channels, *size)
     torch.testing.assert_close(SparseConv2d(small)(values), small(values), rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
     chain = nn.Sequential(thinned(nn.Linear(17, 5), density), nn.ReLU(), thinned(nn.Linear(5, 33), density))
-    small = quantise(chain)
+    small = quantize(chain)
     module = SparseChain([small[0], small[2]], [True, False])  # type: ignore[index]
     torch.testing.assert_close(module(randn(4, 17)), small(randn(4, 17)), rtol=1e-4, atol=1e-5)
     assert {value.dtype for name, value in module.named_buffers() if "values" in name} == {torch.int8}
@@ -472,7 +472,7 @@ def calls(model: nn.Module) -> list[str]:
 def agrees(model: nn.Module, values: Tensor, wanted: list[str] | None = None) -> None:
     """The sparse form gives what the model gives, in eval mode, calls what is `wanted`, and leaves the model alone."""
     state, training, text = weights.of(model), model.training, str(model)
-    found = sparse(model, values, everywhere=True)
+    found = sparsify(model, values, everywhere=True)
     assert model.training == training and str(model) == text and weights.equal(weights.of(model), state)
     model.eval()
     with torch.no_grad():
@@ -494,12 +494,14 @@ def agrees(model: nn.Module, values: Tensor, wanted: list[str] | None = None) ->
 def test_every_model_that_can_be_built_agrees_with_its_sparse_form(name: str, side: int) -> None:
     model, values = ticket(name, (3, side, side)), randn(3, 3, side, side)
     agrees(model, values)
-    found = sparse(model, values, everywhere=True)
+    found = sparsify(model, values, everywhere=True)
     kinds = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
     assert not any(isinstance(module, kinds) for module in found.modules()), "all of them were replaced, or folded"
-    small = quantise(model)
+    small = quantize(model)
     with torch.no_grad():
-        torch.testing.assert_close(sparse(small, values, everywhere=True)(values), small(values), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            sparsify(small, values, everywhere=True)(values), small(values), rtol=1e-4, atol=1e-4
+        )
 
 
 class Calls(nn.Module):
@@ -563,7 +565,7 @@ def test_batch_norms_are_folded_where_a_layer_alone_feeds_them() -> None:
     agrees(called_twice, randn(3, 6), ["SparseChain", "BatchNorm1d", "SparseChain"])
     of_each_batch = nn.Sequential(units, nn.BatchNorm1d(6, track_running_stats=False)).eval()
     with torch.no_grad():
-        found = sparse(of_each_batch, randn(3, 6), everywhere=True)
+        found = sparsify(of_each_batch, randn(3, 6), everywhere=True)
         torch.testing.assert_close(found(randn(9, 6)), of_each_batch(randn(9, 6)), rtol=1e-4, atol=1e-4)
     for tokens in (6, 5):  # it norms these, not the units
         norm = settled(nn.BatchNorm1d(tokens))
@@ -584,9 +586,11 @@ def test_a_layer_by_itself_and_layers_in_layers_are_replaced() -> None:
     agrees(linear(), randn(4, 6), ["SparseChain"])
     agrees(nn.Conv2d(2, 3, 3), randn(4, 2, 6, 6), ["SparseConv2d"])
     agrees(nn.Sequential(nn.Sequential(linear(), nn.ReLU()), nn.Sequential(linear())), randn(4, 6), ["SparseChain"])
-    quantised = quantise(linear())
+    quantised = quantize(linear())
     with torch.no_grad():
-        torch.testing.assert_close(sparse(quantised, randn(4, 6), everywhere=True)(randn(4, 6)), quantised(randn(4, 6)))
+        torch.testing.assert_close(
+            sparsify(quantised, randn(4, 6), everywhere=True)(randn(4, 6)), quantised(randn(4, 6))
+        )
 
 
 HOOKED = ["", "0", "0.0", "0.1", "0.2", "1", "2", "3", "4", "5"]
@@ -605,7 +609,7 @@ def test_hooks_stay_wherever_they_are(name: str, before: bool) -> None:
     else:
         module.register_forward_hook(lambda module, given, output: output * 2)
     agrees(model, randn(3, 2, 6, 6))
-    again = sparse(model, randn(3, 2, 6, 6), everywhere=True)
+    again = sparsify(model, randn(3, 2, 6, 6), everywhere=True)
     again.get_submodule(name)  # it is there, for its hooks to be removed
 
 
@@ -629,7 +633,7 @@ def counted(m: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("values", [randn(4, 6), torch.zeros(4, 6)])  # of which nothing is seen
 def test_where_a_graph_gives_something_else_layers_are_replaced_one_by_one(values: Tensor) -> None:
     model = Calls(tripled, one=linear(), two=linear())
-    found = sparse(model, values, everywhere=True)
+    found = sparsify(model, values, everywhere=True)
     assert type(found) is Calls and type(found.one) is SparseChain
     with torch.no_grad():
         torch.testing.assert_close(found(randn(3, 6)), model(randn(3, 6)), rtol=1e-4, atol=1e-4)
@@ -639,27 +643,27 @@ def test_where_a_graph_gives_something_else_layers_are_replaced_one_by_one(value
 def test_a_model_that_gives_something_else_in_either_way_is_refused(other: Callable[[Tensor], Tensor]) -> None:
     unlike = Calls(lambda m, x: other(x) if type(m.one) is SparseChain else m.one(x), one=linear())
     with pytest.raises(BadInput, match="Calls: expected a model that gives the same when its layers are other modules"):
-        sparse(undecided(unlike), randn(4, 6), everywhere=True)
+        sparsify(undecided(unlike), randn(4, 6), everywhere=True)
 
 
 def test_that_it_is_compared_leaves_the_model_its_inputs_and_random_numbers_as_they_were() -> None:
     model, values, before = Calls(counted, one=linear(), two=linear()).eval(), randn(4, 6), torch.get_rng_state()
     model.register_buffer("seen", torch.zeros(()))
-    found = sparse(model, values, everywhere=True)
+    found = sparsify(model, values, everywhere=True)
     assert torch.equal(values, randn(4, 6)) and torch.equal(torch.get_rng_state(), before)
     assert model.seen == found.seen == 0
 
 
 def test_a_layer_that_stays_dense_asks_for_no_gradient() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.Flatten(), nn.Linear(108, 4))
-    found = sparse(model, randn(2, 2, 6, 6), everywhere=True)
+    found = sparsify(model, randn(2, 2, 6, 6), everywhere=True)
     assert calls(found) == ["Conv2d", "SparseChain"]
     assert not found(randn(2, 2, 6, 6)).requires_grad  # and is no error
     assert all(value.requires_grad for value in model.parameters())
 
 
 def test_under_autocast_it_says_so() -> None:
-    found = sparse(linear(), randn(4, 6), everywhere=True)
+    found = sparsify(linear(), randn(4, 6), everywhere=True)
     autocast = torch.autocast("cpu", dtype=torch.bfloat16)
     with autocast, pytest.raises(BadInput, match=r"found torch\.bfloat16 on cpu, under torch\.autocast"):
         found(F.linear(randn(4, 6), randn(6, 6)))
@@ -667,10 +671,10 @@ def test_under_autocast_it_says_so() -> None:
 
 def test_a_model_of_other_numbers_is_refused() -> None:
     with pytest.raises(BadInput, match=r"Linear: expected a model of float32 on the CPU, found torch\.float64 on cpu"):
-        sparse(linear().double(), randn(4, 6).double())
+        sparsify(linear().double(), randn(4, 6).double())
     mixed = nn.Sequential(linear(), Calls(lambda m, x: m.one(x.double()), one=linear().double()))
     with torch.no_grad():
-        torch.testing.assert_close(sparse(mixed, randn(4, 6), everywhere=True)(randn(4, 6)), mixed(randn(4, 6)))
+        torch.testing.assert_close(sparsify(mixed, randn(4, 6), everywhere=True)(randn(4, 6)), mixed(randn(4, 6)))
 
 
 def lasting(seconds: float) -> timing.Timing:
@@ -699,7 +703,7 @@ def test_a_layer_stays_dense_where_that_is_faster_in_either_layout(
         return {name: lasting(seconds[name]) for name in calls}
 
     monkeypatch.setattr(timing, "timed", measured)
-    found = sparse(model, values)
+    found = sparsify(model, values)
     assert calls(found) == wanted
     assert compared == 3 * [["sparse", "dense", "channels last"]]  # all are given maps
     with torch.no_grad():
@@ -708,8 +712,8 @@ def test_a_layer_stays_dense_where_that_is_faster_in_either_layout(
 
 def test_without_kernels_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "sets", lambda: ())
-    with pytest.raises(BadInput, match=r"cash\.sparsified: expected compiled kernels, found none: .*C compiler"):
-        sparse(linear(), randn(1, 6))
+    with pytest.raises(BadInput, match=r"cash\.sparsify: expected compiled kernels, found none: .*C compiler"):
+        sparsify(linear(), randn(1, 6))
 
 
 # ---------------------------------------------------------------- models without a graph
@@ -725,7 +729,7 @@ def found_in(model: nn.Module, values: Tensor | tuple[Tensor, ...]) -> dict[str,
     inputs = values if isinstance(values, tuple) else (values,)
     model.eval()
     text = str(model)
-    found = sparse(model, values, everywhere=True)
+    found = sparsify(model, values, everywhere=True)
     assert str(model) == text and type(found) is type(model) and not found.training
     with torch.no_grad():
         torch.testing.assert_close(found(*inputs), model(*inputs), rtol=1e-4, atol=1e-4)
@@ -736,7 +740,7 @@ def found_in(model: nn.Module, values: Tensor | tuple[Tensor, ...]) -> dict[str,
 def test_a_model_that_cannot_be_followed_has_its_layers_replaced_one_by_one() -> None:
     model = ticket("conv-2-w8", (3, 12, 12))
     assert set(found_in(undecided(model), randn(3, 3, 12, 12)).values()) == {"SparseConv2d", "SparseChain"}
-    assert set(found_in(undecided(quantise(model)), randn(3, 3, 12, 12)).values()) == {"SparseConv2d", "SparseChain"}
+    assert set(found_in(undecided(quantize(model)), randn(3, 3, 12, 12)).values()) == {"SparseConv2d", "SparseChain"}
     lists = nn.ModuleList([nn.Sequential(linear()), nn.ModuleDict({"one": linear()})])
     branching = Calls(lambda m, x: m.layers[1]["one"](m.layers[0](x)) if x.sum() > -99 else x, layers=lists)
     assert set(found_in(branching, randn(4, 6)).values()) == {"SparseChain"}
@@ -771,7 +775,7 @@ def test_without_a_graph_too_a_layer_stays_dense_where_that_is_faster(monkeypatc
         return {"sparse": lasting(1.0), "dense": lasting(2.0 if outputs[0].shape[1] == 7 else 0.5)}
 
     monkeypatch.setattr(timing, "timed", measured)
-    found = sparse(model, randn(9, 6))
+    found = sparsify(model, randn(9, 6))
     assert isinstance(found.get_submodule("model.one"), nn.Linear)
     assert isinstance(found.get_submodule("model.two"), SparseChain)
     assert timed == [(9, 6), (9, 7)]
@@ -789,7 +793,7 @@ def test_a_bert_of_transformers_keeps_its_class_and_what_it_gives() -> None:
         weight.data *= torch.rand(weight.shape, generator=generator()) < 0.2
     words = torch.randint(1, 20, (4, 8), generator=generator())
     seen = (torch.rand(4, 8, generator=generator()) < 0.8).long()
-    found = sparse(model, (words, seen), everywhere=True)
+    found = sparsify(model, (words, seen), everywhere=True)
     assert type(found) is type(model) and isinstance(found.get_submodule("cls.predictions.decoder"), nn.Linear)
     layers = [
         module
@@ -804,7 +808,7 @@ def test_a_bert_of_transformers_keeps_its_class_and_what_it_gives() -> None:
 
 def test_random_numbers_are_left_alone() -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
-    sparse(ticket("lenet-30-20", (1, 8, 8)), randn(2, 1, 8, 8), everywhere=True)(randn(2, 1, 8, 8))
+    sparsify(ticket("lenet-30-20", (1, 8, 8)), randn(2, 1, 8, 8), everywhere=True)(randn(2, 1, 8, 8))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
 
@@ -836,9 +840,9 @@ def test_poolings_whose_windows_overlap_or_are_padded_stay() -> None:
         nn.MaxPool2d(2, ceil_mode=True),
     ]
     for pooling in poolings:
-        found = sparse(nn.Sequential(nn.Conv2d(1, 1, 3), pooling), torch.zeros(1, 1, 9, 9), everywhere=True)
+        found = sparsify(nn.Sequential(nn.Conv2d(1, 1, 3), pooling), torch.zeros(1, 1, 9, 9), everywhere=True)
         assert not any(isinstance(module, MaxPool2d) for module in found.modules()), pooling
-    found = sparse(nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2)), torch.zeros(1, 1, 9, 9), everywhere=True)
+    found = sparsify(nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2)), torch.zeros(1, 1, 9, 9), everywhere=True)
     assert any(isinstance(module, MaxPool2d) for module in found.modules())
 
 
@@ -882,7 +886,7 @@ def test_a_subclass_that_adds_nothing_is_sparse_and_one_with_a_forward_of_its_ow
             return -values if fork and values.sum() > 1e9 else values
 
     model = Model(Named(6, 5), nn.ReLU(), Scaled(5, 4), nn.ReLU(), Named(4, 3))
-    found = sparse(model, randn(3, 6), everywhere=True)
+    found = sparsify(model, randn(3, 6), everywhere=True)
     kinds = [type(module).__name__ for module in found.modules()]
     assert kinds.count("SparseChain") == 2 and "Named" not in kinds
     torch.testing.assert_close(found(randn(7, 6)), model(randn(7, 6)).detach(), rtol=1e-4, atol=1e-4)
@@ -896,7 +900,7 @@ def test_a_subclass_that_adds_nothing_is_sparse_and_one_with_a_forward_of_its_ow
 def test_a_convolution_over_lines_gives_what_its_layer_gives(kwargs: dict[str, Any], length: int) -> None:
     layer = thinned(nn.Conv1d(4, 6, 3, **({"padding": 1} | kwargs)), 0.3)
     lines = randn(2, 4, max(length, 7))
-    for one in (layer, quantise(nn.Sequential(layer)).get_submodule("0")):
+    for one in (layer, quantize(nn.Sequential(layer)).get_submodule("0")):
         found = SparseConv1d(one)  # type: ignore[arg-type]
         torch.testing.assert_close(found(lines), one(lines).detach(), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(found(lines[0]), one(lines[0]).detach(), rtol=1e-4, atol=1e-4)
@@ -905,7 +909,7 @@ def test_a_convolution_over_lines_gives_what_its_layer_gives(kwargs: dict[str, A
 def test_models_of_convolutions_over_lines_agree_with_their_sparse_form() -> None:
     layer, last = thinned(nn.Conv1d(4, 6, 3), 0.3), nn.Linear(6 * 18, 3)
     model = settled(nn.Sequential(layer, nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(), last))
-    found = sparse(model, randn(3, 4, 20), everywhere=True)
+    found = sparsify(model, randn(3, 4, 20), everywhere=True)
     assert calls(found) == ["SparseConv1d", "SparseChain"]
     torch.testing.assert_close(found(randn(5, 4, 20)), model(randn(5, 4, 20)).detach(), rtol=1e-4, atol=1e-4)
     with pytest.raises(BadInput, match="expected N x 4 x L, found 2 x 5 x 20"):

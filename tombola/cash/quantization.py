@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from tombola.cash.plain import copied, is_layer, kind_of, only_called
+from tombola.cash.replaceable import copied, is_layer, kind_of, only_called
 
 LARGEST = 127  # symmetric: -128 is not used
 QUANTISED = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -71,7 +71,7 @@ class QuantisedConv1d(QuantisedConv2d):
         return F.conv1d(lines, restored(self), self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-def quantise(model: nn.Module) -> nn.Module:
+def quantize(model: nn.Module) -> nn.Module:
     """A copy of `model`, in eval mode, whose linear layers and 1-D and 2-D convolutions have weights of int8.
 
     q = round(w / s) with s = max |w| / 127 over the weights of one output: |w - s q| <= s / 2, and what is pruned stays
@@ -84,7 +84,7 @@ def quantise(model: nn.Module) -> nn.Module:
 
     >>> layer = nn.Linear(3, 1, bias=False)
     >>> layer.weight = nn.Parameter(torch.tensor([[-1.0, 0.0, 0.5]]))
-    >>> quantise(layer).weight
+    >>> quantize(layer).weight
     tensor([[-127,    0,   64]], dtype=torch.int8)
     """
     small, read = nn.Sequential(copied(model)), _read(model)

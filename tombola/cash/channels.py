@@ -21,8 +21,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
-from tombola.cash import widths
-from tombola.cash.plain import kind_of
+from tombola.cash import hardcoded_sizes
+from tombola.cash.replaceable import kind_of
 from tombola.cash.trace import Trace, is_attention, trace
 
 STAYS = 0  # the unit that stands for all that is not ours to remove; what is tied to it stays
@@ -64,7 +64,7 @@ _POOL_CALLS = _functions(
 )
 _SUMS = _functions("add sub") | {operator.add, operator.iadd, operator.sub, operator.isub}
 _PRODUCTS = _functions("mul") | {operator.mul, operator.imul}
-_RESHAPES = widths.VIEWS | _functions("flatten squeeze")
+_RESHAPES = hardcoded_sizes.VIEWS | _functions("flatten squeeze")
 _JOINS = _functions("cat concat")
 _MEANS = _functions("mean")
 _PADS = _functions("pad")
@@ -413,7 +413,7 @@ class _Follower:
         """A flattening of all axes but the batch's: a channel becomes as many features as it had positions."""
         source = _source(node)
         before, after = self.shapes[source], self.shapes[node]
-        width = widths.written(node)
+        width = hardcoded_sizes.written(node)
         if len(after) != 2 or before[:1] != after[:1] or not isinstance(width, int):
             return self._barrier(node)
         channels = self.values[source]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola.cash.plain import cloned, first_line, in_batch
+from tombola.cash.replaceable import cloned, first_line, in_batch
 
 _SEED = 1  # not the one under which calls are traced: a number drawn there, and frozen, would be drawn here again
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the largest output

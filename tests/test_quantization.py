@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from tombola import mask as masks
 from tombola import models
-from tombola.cash.compact import compact, fitted
-from tombola.cash.quantise import QuantisedConv2d, QuantisedLinear, quantise, restored
+from tombola.cash.compaction import compact, fitted
+from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear, quantize, restored
 from tombola.cash.size import sizes
 from tombola.mask import Mask
 
@@ -38,7 +38,7 @@ def layers(draw: st.DrawFn) -> nn.Linear | nn.Conv2d:
 
 
 def quantised(layer: nn.Module) -> QuantisedLinear | QuantisedConv2d:
-    small = quantise(layer)
+    small = quantize(layer)
     assert isinstance(small, (QuantisedLinear, QuantisedConv2d))
     return small
 
@@ -84,7 +84,7 @@ def test_a_convolution_keeps_its_groups_stride_and_dilation() -> None:  # P4
         layer.weight.copy_(restored(small))
     assert torch.allclose(small(inputs), layer(inputs), atol=1e-5)
     reflecting = nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect")
-    assert type(quantise(reflecting)) is nn.Conv2d
+    assert type(quantize(reflecting)) is nn.Conv2d
 
 
 class Calls(nn.Module):
@@ -122,19 +122,19 @@ def patched(layer: nn.Linear) -> nn.Linear:
 def test_layers_of_which_more_is_used_than_what_they_give_stay_as_they_are(model: nn.Module) -> None:
     inputs = torch.randn(3, 5, 6, generator=generator())
     with torch.no_grad():
-        assert torch.equal(quantise(model)(inputs), model.eval()(inputs))
+        assert torch.equal(quantize(model)(inputs), model.eval()(inputs))
 
 
 def test_what_is_left_in_floats_asks_for_no_gradient() -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6))
-    assert not quantise(model)(torch.ones(2, 6)).requires_grad
+    assert not quantize(model)(torch.ones(2, 6)).requires_grad
     assert all(value.requires_grad for value in model.parameters())
 
 
 def test_of_a_model_that_reads_some_layers_the_others_are_quantised() -> None:
-    small = quantise(Calls(lambda m, x: (lambda y: m.two(y) if y.sum() > 0 else m.one(y))(x.to(m.one.weight.dtype))))
+    small = quantize(Calls(lambda m, x: (lambda y: m.two(y) if y.sum() > 0 else m.one(y))(x.to(m.one.weight.dtype))))
     assert [type(layer) for layer in small.children()] == [nn.Linear, QuantisedLinear]
-    assert next(quantise(nn.Linear(2, 2)).parameters()).dtype is torch.float32  # how code asks where a model is
+    assert next(quantize(nn.Linear(2, 2)).parameters()).dtype is torch.float32  # how code asks where a model is
 
 
 def test_sums_fit_into_a_float16_where_those_of_the_layer_do() -> None:
@@ -142,7 +142,7 @@ def test_sums_fit_into_a_float16_where_those_of_the_layer_do() -> None:
         nn.init.constant_(layer.weight, 0.5)
         half = layer.half()
         with torch.no_grad():
-            torch.testing.assert_close(quantise(half)(4 * inputs.half()), half(4 * inputs.half()), rtol=1e-2, atol=0)
+            torch.testing.assert_close(quantize(half)(4 * inputs.half()), half(4 * inputs.half()), rtol=1e-2, atol=0)
 
 
 class Tied(nn.Module):
@@ -157,7 +157,7 @@ class Tied(nn.Module):
 
 
 def test_tied_weights_stay_tied_and_a_layer_with_two_names_is_one_layer() -> None:
-    small = quantise(Tied())
+    small = quantize(Tied())
     assert small.get_parameter("output.weight") is small.get_parameter("tokens.weight")
     assert small.get_submodule("alias") is small.get_submodule("hidden")
     small(torch.zeros(2, 3, dtype=torch.long))
@@ -172,7 +172,7 @@ def test_compacted_models_are_quantised(name: str) -> None:
     inputs = torch.randn(4, 3, 8, 8, generator=generator())
     small = compact(model, mask, inputs)
     before = copy.deepcopy(small.state_dict())
-    rounded = quantise(small)
+    rounded = quantize(small)
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
     assert not any(isinstance(module, (nn.Linear, nn.Conv2d)) for module in rounded.modules())
     with torch.no_grad():
@@ -204,12 +204,12 @@ class Scaled(nn.Linear):
 
 def test_a_subclass_that_adds_nothing_is_quantised_as_its_base_and_one_with_a_forward_of_its_own_is_not() -> None:
     model = nn.Sequential(Named(6, 5), nn.ReLU(), Scaled(5, 4), type("Conv", (nn.Conv2d,), {})(1, 1, 1))
-    assert [type(layer) for layer in quantise(model).children()] == [QuantisedLinear, nn.ReLU, Scaled, QuantisedConv2d]
+    assert [type(layer) for layer in quantize(model).children()] == [QuantisedLinear, nn.ReLU, Scaled, QuantisedConv2d]
 
 
 @pytest.mark.parametrize("layer", [nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), nn.Conv1d(4, 6, 5)])
 def test_a_convolution_over_lines_is_quantised(layer: nn.Conv1d) -> None:
-    small, lines = quantise(nn.Sequential(layer)).get_submodule("0"), torch.randn(2, 4, 11, generator=generator())
+    small, lines = quantize(nn.Sequential(layer)).get_submodule("0"), torch.randn(2, 4, 11, generator=generator())
     exact = copy.deepcopy(layer)
     with torch.no_grad():
         exact.weight.copy_(restored(small))  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ import lenet
 from section import interleaved, load, load_line, machine, options, publish, table
 from torch import Tensor
 
-from tombola import data, engine, mask, models, prune, score, weights
+from tombola import data, engine, mask, models, prunable, prune, score, weights
 from tombola.engine.chain import chain
 from tombola.engine.forms import Form
 from tombola.engine.native import Native
@@ -36,7 +36,7 @@ Level = tuple[dict[str, Tensor], mask.Mask]
 def levels(name: str) -> list[Level]:
     """(initial weights under the mask, mask) of each level, with a search's exact counts at random places."""
     model = models.build(name, SHAPE, 10, "glorot-normal", 0)
-    kinds, start, living = mask.prunable(model), weights.of(model), mask.full(model)
+    kinds, start, living = prunable.prunable(model), weights.of(model), prunable.full(model)
     rates = {"conv": NETWORKS[name], "linear": 0.2, "output": 0.1}
     found = []
     for level in range(max(LEVELS) + 1):

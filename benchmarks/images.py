@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from tombola import data, engine, mask, models
+from tombola import data, engine, models, prunable
 from tombola.engine.stacked import Stacked
 from tombola.recipe import SGD
 
@@ -85,7 +85,7 @@ def ours(name: str, batch: int, dataset: data.Dataset, train: Tensor, device: st
     placed = dataset.to(device)
     model: nn.Module = models.build(name, dataset.facts.shape, dataset.facts.classes, "kaiming-normal", 0)
     training, _ = engine.begin(
-        "auto", model, mask.full(model), OPTIMIZER, {}, placed, batch, device, None, augmented=True
+        "auto", model, prunable.full(model), OPTIMIZER, {}, placed, batch, device, None, augmented=True
     )
     batches = data.Batches(placed, train, batch, 0, "flip-crop", 0, device=device)
 
@@ -106,7 +106,7 @@ def at_once(
     networks: list[nn.Module] = [
         models.build(name, dataset.facts.shape, dataset.facts.classes, "kaiming-normal", seed) for seed in range(many)
     ]
-    masks = [mask.full(network) for network in networks]
+    masks = [prunable.full(network) for network in networks]
     stack = Stacked(networks, masks, OPTIMIZER, [{}] * many, placed, device)
     batches = [data.Batches(placed, train, batch, seed, "flip-crop", seed, device=device) for seed in range(many)]
 

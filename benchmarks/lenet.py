@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola import data, engine, mask, models, prune, score, weights
+from tombola import data, engine, mask, models, prunable, prune, score, weights
 from tombola.recipe import Adam
 
 BATCH = 60
@@ -111,7 +111,7 @@ def levels(dataset: data.Dataset, train: Tensor, steps: int) -> list[tuple[dict[
     Real masks are not like random ones: nearly all weights that see the images' empty corners go first.
     """
     start = weights.of(model())
-    living, found = mask.full(model()), []
+    living, found = prunable.full(model()), []
     for _ in range(LEVELS + 1):
         found.append((mask.apply(start, living), living))
         trained = engine_of(dataset, living, found[-1][0])
@@ -123,7 +123,7 @@ def levels(dataset: data.Dataset, train: Tensor, steps: int) -> list[tuple[dict[
 def random_levels() -> list[tuple[dict[str, Tensor], mask.Mask]]:
     """The same with random masks of exactly the same counts."""
     start = weights.of(model())
-    living, found = mask.full(model()), []
+    living, found = prunable.full(model()), []
     for level in range(LEVELS + 1):
         found.append((mask.apply(start, living), living))
         living = prune.by_layer(score.random(start, living, level), living, RATES)

@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from tombola import data, mask, prune, score, weights
+from tombola import data, prunable, prune, score, weights
 from tombola.data.facts import Facts
 
 SAMPLE = 2000  # images on which the per-image loader's evaluation is measured
@@ -101,7 +101,7 @@ class PlainSearch:
         self.on_train = 0.0
         network = lenet.model()
         initial = weights.of(network)
-        living, names = mask.full(network), list(mask.full(network))
+        living, names = prunable.full(network), list(prunable.full(network))
         for level in range(self._levels + 1):
             weights.put(network, initial)
             self._train(lenet.Plain(network, living if level else None))

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.prune import random_unstructured
 
 from tombola import mask as masks
-from tombola import models, weights
+from tombola import models, prunable, weights
 from tombola.cash import export
 from tombola.cash.compaction import Inputs, compact, fitted
 from tombola.cash.quantization import quantize
@@ -36,7 +36,7 @@ def drawn(model: nn.Module, density: float, seed: int = 0) -> tuple[nn.Module, M
                 value.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64))
             if name.endswith("running_var"):
                 value.abs_().add_(0.5)
-    alive = masks.full(model)
+    alive = prunable.full(model)
     return model, Mask({name: torch.rand(each.shape, generator=generator) < density for name, each in alive.items()})
 
 
@@ -59,7 +59,7 @@ def compacted(model: nn.Module, mask: Mask, inputs: Tensor) -> nn.Module:
     with torch.no_grad():
         expected, found = masked(model, mask)(inputs), small(inputs)
     assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max())), "computes the same"
-    again = compact(small, masks.full(small), inputs)
+    again = compact(small, prunable.full(small), inputs)
     assert weights.equal(weights.of(again), weights.of(small)), "idempotent"
     assert not small.training
     assert type(small) is type(model) or isinstance(small, fx.GraphModule)
@@ -112,7 +112,7 @@ def test_a_dead_unit_leaves_its_bias_behind() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
     values = {"0.weight": [[0.0, 0.0], [1.0, 2.0]], "0.bias": [3.0, 0.5], "2.weight": [[5.0, 7.0]], "2.bias": [1.0]}
     weights.put(model, {name: torch.tensor(value) for name, value in values.items()})
-    small = compact(model, masks.full(model), torch.zeros(1, 2))
+    small = compact(model, prunable.full(model), torch.zeros(1, 2))
     assert {name: value.tolist() for name, value in small.state_dict().items()} == {
         "0.weight": [[1.0, 2.0]],
         "0.bias": [0.5],
@@ -458,7 +458,7 @@ def test_a_tiny_constant_carries_no_large_one(tiny: float) -> None:
     with torch.no_grad():
         model.left.bias.copy_(torch.tensor([0.7, 3.0, 3.0, 3.0]))  # type: ignore[union-attr]
         model.norm.running_mean.copy_(torch.tensor([0.7 - tiny, 0, 0, 0]))  # type: ignore[operator]
-    mask = channel_dies(model, channel_dies(model, masks.full(model), "left.weight", 0, 1, 2), "right.weight", 1, 2)
+    mask = channel_dies(model, channel_dies(model, prunable.full(model), "left.weight", 0, 1, 2), "right.weight", 1, 2)
     inputs = examples(2, 6, 6).float()
     small = compact(model, mask, inputs[:1])
     with torch.no_grad():
@@ -629,7 +629,7 @@ def test_layers_that_are_shared_stay_as_they_are() -> None:
     model, mask = drawn(Twice(), 0.3)
     small = compacted(model, channel_dies(model, mask, "inner.weight", 1, 2), examples(4))
     with torch.inference_mode():  # whose tensors do not count what is written
-        assert weights.equal(weights.of(compact(small, masks.full(small), examples(4))), weights.of(small))
+        assert weights.equal(weights.of(compact(small, prunable.full(small), examples(4))), weights.of(small))
     for name in ("first", "again", "read", "alias"):
         assert small.get_parameter(f"{name}.weight").shape == (4, 4)
     assert small.get_submodule("alias") is small.get_submodule("first")
@@ -920,7 +920,7 @@ def numpy_notation(values: Tensor) -> None:
 def test_what_stops_the_trace_is_said_with_its_line(check: Callable[[Tensor], object], found: str, todo: str) -> None:
     found = found.replace("HERE", r"test_compaction\.py, line \d+")
     with pytest.raises(BadInput, match=f"Asserting: expected .* whose calls torch.fx can follow, .*{found}.*{todo}"):
-        compact(Asserting(check), masks.full(Asserting(check)), torch.ones(2, 3))
+        compact(Asserting(check), prunable.full(Asserting(check)), torch.ones(2, 3))
 
 
 class NamedLinear(nn.Linear):
@@ -938,7 +938,7 @@ class NamedNorm(nn.BatchNorm2d):
 def test_subclasses_that_add_nothing_are_compacted_as_their_base() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(NamedConv(1, 4, 3), NamedNorm(4), nn.ReLU(), nn.Flatten(), NamedLinear(16, 3)).eval()
-    alive = {name: flags.clone() for name, flags in masks.full(model).items()}
+    alive = {name: flags.clone() for name, flags in prunable.full(model).items()}
     alive["0.weight"][1] = False
     small, images = compact(model, Mask(alive), torch.ones(2, 1, 4, 4)), torch.randn(5, 1, 4, 4)
     assert [type(layer) for layer in small.children()] == [type(layer) for layer in model]
@@ -964,7 +964,7 @@ def test_an_adjacency_matrix_that_is_sparse_stays_as_it_is() -> None:
     torch.manual_seed(0)
     model, nodes = Graph(), torch.rand(5, 3)
     adjacency = (torch.rand(5, 5) < 0.5).float().to_sparse()
-    alive = {name: flags.clone() for name, flags in masks.full(model).items()}
+    alive = {name: flags.clone() for name, flags in prunable.full(model).items()}
     alive["two.weight"][:, ::2] = False
     small = compact(model, Mask(alive), (nodes, adjacency))
     assert small.get_submodule("one").out_features == 4
@@ -972,7 +972,7 @@ def test_an_adjacency_matrix_that_is_sparse_stays_as_it_is() -> None:
     torch.testing.assert_close(small(nodes, adjacency), wanted, rtol=1e-4, atol=1e-5)
     indexing = Asserting(lambda values: values[torch.arange(2)])  # torch names every backend that could, in one line
     with pytest.raises(BadInput, match=r"expected what Asserting can be called with, found .*aten::index") as error:
-        compact(indexing, masks.full(indexing), adjacency)
+        compact(indexing, prunable.full(indexing), adjacency)
     assert len(str(error.value)) < 1000
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tombola import data, models, weights
+from tombola import data, models, prunable, weights
 from tombola import mask as masks
 from tombola.cash import comparison, timing
 from tombola.cash.compaction import compact, masked
@@ -52,7 +52,7 @@ def trained(name: str, density: float = 0.2) -> tuple[nn.Module, Mask]:
     """A network that a hundred steps taught something, pruned by magnitude and taught again."""
     model, (images, labels) = models.build(name, (1, 8, 8), 10, "kaiming-normal", init_seed=0), examples()
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
-    alive = masks.full(model)
+    alive = prunable.full(model)
     for step in range(120):
         if step == 60:
             parameters = dict(model.named_parameters())
@@ -159,7 +159,7 @@ class Viewed(nn.Module):
 def test_a_form_that_cannot_be_called_is_left_out(kind: torch.dtype) -> None:
     torch.manual_seed(0)
     model, (images, labels) = Viewed().to(kind), examples()
-    proof = prove(model, masks.full(model), images[:300], labels[:300])
+    proof = prove(model, prunable.full(model), images[:300], labels[:300])
     found = by_name(proof)
     assert "cannot be called with these inputs: RuntimeError (view size" in proof.left_out["dense, channels last"]
     assert proof.left_out["compact"] == "No unit, channel or head is dead under this mask."
@@ -259,7 +259,7 @@ def test_fewer_inputs_than_the_largest_batch_are_refused(lenet: tuple[nn.Module,
 def test_a_model_that_takes_time_first_is_refused_and_not_cut_in_time(model: nn.Module, inputs: Tensor) -> None:
     """Nine tokens of five texts were nine examples."""
     with pytest.raises(BadInput, match=r"inputs: expected examples along the first axis, found time, for .*self_attn"):
-        prove(model.eval(), masks.full(model), inputs, batches=(1,))
+        prove(model.eval(), prunable.full(model), inputs, batches=(1,))
 
 
 def test_other_mistakes_are_said_before_that_there_are_too_few_inputs(lenet: tuple[nn.Module, Mask]) -> None:
@@ -300,7 +300,7 @@ def test_a_model_that_gives_anything_but_one_tensor_is_refused(
 ) -> None:
     model = Giving(function)
     with pytest.raises(BadInput, match=f"expected one tensor of numbers for 9 inputs, 9 x ..., found {found}"):
-        prove(model, masks.full(model), torch.ones(9, 6), batches=(1, 9))
+        prove(model, prunable.full(model), torch.ones(9, 6), batches=(1, 9))
 
 
 @pytest.mark.usefixtures("quick", "without_onnx")
@@ -309,15 +309,15 @@ def test_inputs_labels_and_batches_that_do_not_go_together_are_refused() -> None
     classes = torch.arange(9) % 4
     for labels in (classes[:, None], F.one_hot(classes), classes.float(), classes > 1, classes.tolist()):
         with pytest.raises(BadInput, match=r"labels: expected whole numbers, N or N x T.*for outputs of 9 x 4"):
-            prove(model, masks.full(model), inputs, labels, batches=(1, 9))  # type: ignore[arg-type]
+            prove(model, prunable.full(model), inputs, labels, batches=(1, 9))  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=r"found torch\.int64, 9, for outputs of 9 x 1"):
-        prove(nn.Linear(6, 1), masks.full(nn.Linear(6, 1)), inputs, classes, batches=(1, 9))
+        prove(nn.Linear(6, 1), prunable.full(nn.Linear(6, 1)), inputs, classes, batches=(1, 9))
     for several in ((), list(inputs), torch.tensor(1.0)):
         with pytest.raises(BadInput, match=r"inputs: expected one tensor, N x \.\.\., .* found (tuple|list|a number)"):
-            prove(model, masks.full(model), several, batches=(1,))  # type: ignore[arg-type]
+            prove(model, prunable.full(model), several, batches=(1,))  # type: ignore[arg-type]
     for batches in ((), (0,), (4, -1), 9, (1.5,), "ab"):
         with pytest.raises(BadInput, match=r"batches: expected one or more sizes, of 1 or more, found [(9']"):
-            prove(model, masks.full(model), inputs, batches=batches)  # type: ignore[arg-type]
+            prove(model, prunable.full(model), inputs, batches=batches)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("without_onnx")
@@ -384,7 +384,7 @@ def test_weights_in_no_layer_of_their_own_stay_dense_and_are_counted() -> None:
 
     torch.manual_seed(0)
     model = Mixed().eval()
-    full = masks.full(model, ["gru.weight_*", "W"])
+    full = prunable.full(model, ["gru.weight_*", "W"])
     alive = Mask({name: torch.rand(flags.shape) < 0.3 for name, flags in full.items()})
     dense = next(iter(prove(model, alive, torch.randn(70, 5, 3))))
     recurrent, attention = 5 * 24 * (3 + 8), 5 * (4 * 8 * 8 + 2 * 5 * 8)
@@ -526,7 +526,7 @@ def test_what_stays_dense_is_counted_as_dense_and_named_with_the_reason(monkeypa
     model = nn.Sequential(
         nn.Conv1d(3, 8, 3, padding=1, padding_mode="circular"), nn.Flatten(), nn.Linear(8 * 9, 5), nn.Tanh(), Own(5, 4)
     )
-    alive = Mask({name: torch.rand(flags.shape) < 0.2 for name, flags in masks.full(model).items()})
+    alive = Mask({name: torch.rand(flags.shape) < 0.2 for name, flags in prunable.full(model).items()})
     form = by_name(prove(model, alive, torch.randn(70, 3, 9)))["sparse"]
     assert form.multiply_adds == 9 * 8 * 3 * 3 + int(alive["2.weight"].sum()) + 5 * 4
     assert set(form.unchanged) == {"0", "4"}
@@ -536,7 +536,7 @@ def test_what_stays_dense_is_counted_as_dense_and_named_with_the_reason(monkeypa
 @pytest.mark.usefixtures("quick", "without_onnx")
 def test_a_form_that_changes_nothing_is_not_offered() -> None:
     model = nn.Sequential(nn.ConvTranspose1d(2, 3, 3), nn.Flatten())
-    proof = prove(model, masks.full(model), torch.randn(70, 2, 9))
+    proof = prove(model, prunable.full(model), torch.randn(70, 2, 9))
     assert [form.name for form in proof] == ["dense"]
     assert "0 (of class ConvTranspose1d: no form of it is made)" in proof.left_out["int8"]
     assert proof.left_out["compact"] == "No unit, channel or head is dead under this mask."
@@ -563,7 +563,7 @@ def test_exact_forms_of_a_model_that_draws_random_numbers_are_exact() -> None:
     torch.manual_seed(0)
     model, (images, labels) = Dropping(), examples()
     before = torch.get_rng_state()
-    alive = Mask({name: torch.rand(flags.shape) < 0.2 for name, flags in masks.full(model).items()})
+    alive = Mask({name: torch.rand(flags.shape) < 0.2 for name, flags in prunable.full(model).items()})
     torch.set_rng_state(before)
     proof = prove(model, alive, images, labels)
     assert torch.equal(torch.get_rng_state(), before) and proof.itself == 0
@@ -588,7 +588,7 @@ class Counting(nn.Module):
 @pytest.mark.usefixtures("quick", "without_onnx")
 def test_a_model_that_differs_from_itself_is_said_to() -> None:
     model = Counting()
-    proof = prove(model, masks.full(model), torch.ones(70, 6))
+    proof = prove(model, prunable.full(model), torch.ones(70, 6))
     assert proof.itself >= 1 and not proof.drawn and "draws" not in str(proof)
     assert "The masked model differs from itself by up to" in str(proof) and notes(proof)[-1] in str(proof)
 
@@ -613,7 +613,7 @@ class Pairs(nn.Module):
 def test_several_inputs_may_be_a_tuple_or_have_names() -> None:
     torch.manual_seed(0)
     model = Pairs()
-    alive = {name: flags.clone() for name, flags in masks.full(model).items()}
+    alive = {name: flags.clone() for name, flags in prunable.full(model).items()}
     alive["out.weight"][:, ::2] = False
     left, right, table = torch.randn(300, 6), torch.randn(300, 5), torch.randn(3, 3)
     whole = masked(model, Mask(alive))
@@ -643,14 +643,16 @@ def test_a_metric_of_ones_own_is_asked_of_every_form() -> None:
         loss: Tensor = (form(right=right, left=left) - target).square().mean()
         return -10 * loss.log10()
 
-    proof = prove(model, masks.full(model), (left, right), metric=psnr)
+    proof = prove(model, prunable.full(model), (left, right), metric=psnr)
     assert proof.metric == "psnr" and "psnr" in str(proof).splitlines()[0]
     form = by_name(proof)["int8"]
     assert form.model and form.metric == pytest.approx(float(psnr(form.model, left, right)), rel=1e-4)
-    named = prove(model, masks.full(model), {"left": left, "right": right}, metric=psnr)
+    named = prove(model, prunable.full(model), {"left": left, "right": right}, metric=psnr)
     assert [each.metric for each in named] == [each.metric for each in proof]
     with pytest.raises(BadInput, match="metric psnr: expected one number, found 300 x 3"):
-        prove(model, masks.full(model), (left, right), metric=type("psnr", (), {"__call__": lambda s, f, *x: f(*x)})())
+        prove(
+            model, prunable.full(model), (left, right), metric=type("psnr", (), {"__call__": lambda s, f, *x: f(*x)})()
+        )
 
 
 @pytest.mark.usefixtures("quick", "without_onnx")
@@ -661,9 +663,9 @@ def test_what_is_no_metric_and_what_one_raises_is_said() -> None:
         raise IndexError("no target here")
 
     with pytest.raises(BadInput, match=r"metric: expected a function, f\(form, \*inputs\), found 5\."):
-        prove(model, masks.full(model), torch.ones(9, 6), batches=(1,), metric=5)  # type: ignore[arg-type]
+        prove(model, prunable.full(model), torch.ones(9, 6), batches=(1,), metric=5)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=r"metric psnr: expected one number, found IndexError \(no target here\)"):
-        prove(model, masks.full(model), torch.ones(9, 6), batches=(1,), metric=psnr)
+        prove(model, prunable.full(model), torch.ones(9, 6), batches=(1,), metric=psnr)
 
 
 class Graph(nn.Module):
@@ -685,7 +687,7 @@ def test_one_graph_is_proved_whole(sparse_adjacency: bool) -> None:
     torch.manual_seed(0)
     model, nodes = Graph(), torch.randn(300, 6)
     beside = (torch.rand(300, 300) < 0.02).float()
-    alive = {name: flags.clone() for name, flags in masks.full(model).items()}
+    alive = {name: flags.clone() for name, flags in prunable.full(model).items()}
     alive["two.weight"][:, ::2] = False
     wanted = masked(model, Mask(alive))(nodes, beside)
     labels = wanted.argmax(dim=1)
@@ -709,7 +711,7 @@ def test_one_logit_answers_by_its_sign() -> None:
         right = (model(inputs) > 0).reshape(-1)
         right[:9] = ~right[:9]
         for labels in (right.long(), right, right.float(), *([right.float()[:, None]] if len(model) == 1 else [])):
-            assert prove(model, masks.full(model), inputs, labels)[0].accuracy == pytest.approx(0.9)
+            assert prove(model, prunable.full(model), inputs, labels)[0].accuracy == pytest.approx(0.9)
 
 
 def test_no_inputs_by_name_are_refused_where_the_model_needs_none() -> None:
@@ -719,17 +721,17 @@ def test_no_inputs_by_name_are_refused_where_the_model_needs_none() -> None:
 
     model = Optional(6, 3)
     with pytest.raises(BadInput, match=r"inputs: expected one tensor, .* or mapping of them, found dict"):
-        prove(model, masks.full(model), {}, batches=(1, 9))
+        prove(model, prunable.full(model), {}, batches=(1, 9))
 
 
 @pytest.mark.usefixtures("quick", "without_onnx")
 def test_outputs_and_labels_that_prove_nothing_are_refused() -> None:
     model, inputs = nn.Sequential(nn.Linear(6, 3)), torch.ones(9, 6)
     with pytest.raises(BadInput, match="the model: expected outputs that are numbers, found infinities and NaN alone"):
-        prove(model, masks.full(model), inputs * torch.nan, batches=(1, 9))
+        prove(model, prunable.full(model), inputs * torch.nan, batches=(1, 9))
     for label, found in ((3, "3 to 3"), (-1, "-1 to -1"), (-100, "-100 alone")):
         with pytest.raises(BadInput, match=rf"labels: expected classes from 0 to 2, .* found {found}\."):
-            prove(model, masks.full(model), inputs, torch.full((9,), label), batches=(1, 9))
+            prove(model, prunable.full(model), inputs, torch.full((9,), label), batches=(1, 9))
 
 
 def test_advice_knows_files_that_were_not_written_and_forms_that_are_no_smaller() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from tombola import coding, container, files, mask, models, weights
+from tombola import container, files, mask_codec, models, prunable, weights
 from tombola.cash import export
 from tombola.errors import BadInput, StoreError
 from tombola.lab.runs import Init, Network, Stored
@@ -56,7 +56,7 @@ def changed(path: Path, key: str, change: Callable[[dict[str, Any]], object]) ->
 
 def ticket(path: Path, net: nn.Module | None = None) -> Path:
     net = net or nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2))
-    Ticket.of(net, mask.full(net), weights.of(net)).save(path)
+    Ticket.of(net, prunable.full(net), weights.of(net)).save(path)
     return path
 
 
@@ -81,7 +81,7 @@ def test_a_small_ticket_of_a_huge_mask_is_refused(shape: list[Any], said: str, t
 def seeded(path: Path) -> None:
     seed = Seed("lenet-20-10", (1, 8, 8), 10, "glorot-normal", 0)
     built = models.build("lenet-20-10", (1, 8, 8), 10, "glorot-normal", 0)
-    made = Ticket.of(built, mask.full(built), weights.of(built))
+    made = Ticket.of(built, prunable.full(built), weights.of(built))
     Ticket(made.mask, made.weights, {}, seed).save(path, as_seed=True)
 
 
@@ -114,10 +114,10 @@ def test_an_origin_that_is_no_mapping_is_refused_where_it_is_given_and_where_it_
 ) -> None:
     net = nn.Linear(3, 1)
     with pytest.raises(BadInput, match="the ticket's origin: expected a mapping"):
-        Ticket(mask.full(net), weights.of(net), origin)
+        Ticket(prunable.full(net), weights.of(net), origin)
     if origin is not None:
         with pytest.raises(BadInput, match="the ticket's origin: expected a mapping"):
-            Ticket.of(net, mask.full(net), weights.of(net), origin)
+            Ticket.of(net, prunable.full(net), weights.of(net), origin)
     ticket(tmp_path / "it")
     changed(tmp_path / "it", "tombola", lambda about: about.update(origin=origin))
     with pytest.raises(BadInput, match=r"expected a ticket's file, found something else, or a damaged file .origin"):
@@ -142,11 +142,11 @@ def test_a_ticket_of_which_next_to_nothing_lives_is_read_again(dead: bool, tmp_p
 @given(st.lists(st.tuples(st.integers(1, 2**13), st.integers(1, 2**13)), max_size=3), st.integers(0, 2**20))
 def test_what_a_file_may_claim_goes_by_its_bytes(shapes: list[tuple[int, int]], size: int) -> None:
     count = sum(rows * columns for rows, columns in shapes)
-    if count <= coding.LEAST + coding.PER_BYTE * size:
-        coding.affordable(shapes, size)
+    if count <= mask_codec.LEAST + mask_codec.PER_BYTE * size:
+        mask_codec.affordable(shapes, size)
     else:
         with pytest.raises(ValueError, match=f"{count:,} weights in a file of {size:,} bytes"):
-            coding.affordable(shapes, size)
+            mask_codec.affordable(shapes, size)
 
 
 # ---------------------------------------------------------------- searches
@@ -254,7 +254,7 @@ def test_a_small_model_file_of_a_huge_weight_is_refused(shape: list[Any], tmp_pa
 
 def stored(store: Store, shape: list[Any]) -> Stored:
     run = Init(Network("lenet-20-10", (1, 8, 8), 10), "glorot-normal", init_seed=0)
-    bits = mask.pack(Mask({"w": torch.ones(3, 5, dtype=torch.bool)}))
+    bits = mask_codec.pack(Mask({"w": torch.ones(3, 5, dtype=torch.bool)}))
     store.save(run, Outcome({"shapes": {"w": shape}}, {"mask": bits}), {})
     return Stored(run.key)
 

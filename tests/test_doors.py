@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola import cash, effective, mask, weights
+from tombola import cash, effective, mask, mask_codec, prunable, weights
 from tombola.errors import BadInput
 from tombola.guard import Guard
 from tombola.mask import Mask
@@ -60,7 +60,7 @@ def of_weights(model: nn.Module, alive: Mask) -> dict[str, Callable[[], Any]]:
         "Ticket": lambda: Ticket(alive, own),
         "transfer": lambda: transfer(alive, own, model, "matching"),
         "apply": lambda: mask.apply(own, alive),
-        "compress": lambda: mask.compress(own, alive),
+        "compress": lambda: mask_codec.compress(own, alive),
     }
 
 
@@ -76,7 +76,7 @@ def test_a_mask_of_another_model_is_refused_at_every_door(name: str, shape: tupl
         with pytest.raises(BadInput, match=r"mask of .*another model"):
             call()
             pytest.fail(f"{door} took it")
-    plain: Any = dict(mask.full(model))
+    plain: Any = dict(prunable.full(model))
     for call in (of_a_model(model, plain, torch.zeros(2, 3)) | of_weights(model, plain)).values():
         with pytest.raises(BadInput, match="mask: expected a Mask, found dict"):
             call()
@@ -110,9 +110,9 @@ def test_a_tied_weight_is_masked_at_every_door_whichever_of_its_names_the_mask_h
 def test_two_masks_of_one_tied_weight_are_one_or_are_refused() -> None:
     model = Tied()
     both = Mask({"head.weight": HALF, "words.weight": HALF})
-    assert mask.checked(both, model).counts == {"words.weight": 14}
+    assert prunable.checked(both, model).counts == {"words.weight": 14}
     differing = Mask({"head.weight": HALF, "words.weight": ~HALF})
-    made = Ticket.of(model, mask.full(model), weights.of(model))
+    made = Ticket.of(model, prunable.full(model), weights.of(model))
     calls = of_a_model(model, differing, TOKENS)
     calls["transfer"] = lambda: transfer(differing, made.weights, model, "matching")
     for call in calls.values():
@@ -146,7 +146,7 @@ def shared(view: Callable[[Tensor], Tensor]) -> nn.Sequential:
 
 def test_two_parameters_over_one_memory_count_once_and_are_guarded_both() -> None:
     model = shared(lambda weight: weight)
-    assert mask.prunable(model) == {"0.weight": "output"} and mask.full(model).total == 16
+    assert prunable.prunable(model) == {"0.weight": "output"} and prunable.full(model).total == 16
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, weight_decay=0.1)
     alive = torch.arange(16).view(4, 4) % 2 == 0
     guard = Guard(model, optimizer, Mask({"2.weight": alive}))
@@ -174,7 +174,7 @@ def test_a_view_into_another_weight_is_refused_with_what_to_do(view: Callable[[T
     model = shared(view)
     alive = Mask({"0.weight": torch.ones(4, 4, dtype=torch.bool)})
     calls = of_a_model(model, alive, torch.zeros(2, 4))
-    calls |= {"Search": lambda: Search(model, sgd(model), levels=1), "full": lambda: mask.full(model)}
+    calls |= {"Search": lambda: Search(model, sgd(model), levels=1), "full": lambda: prunable.full(model)}
     for call in calls.values():
         with pytest.raises(BadInput, match="Share the Parameter itself"):
             call()
@@ -185,7 +185,7 @@ def test_parameters_in_one_memory_that_do_not_meet_are_their_own() -> None:
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     for layer, part in zip(model, (flat[::2], flat[1::2]), strict=True):
         layer.weight = nn.Parameter(part.view(2, 2))
-    assert list(mask.full(model)) == ["0.weight", "1.weight"]
+    assert list(prunable.full(model)) == ["0.weight", "1.weight"]
 
 
 def test_views_into_memory_that_is_not_torchs_are_seen_too() -> None:
@@ -195,7 +195,7 @@ def test_views_into_memory_that_is_not_torchs_are_seen_too() -> None:
     for layer, part in zip(model, (rows[:4], rows[2:]), strict=True):
         layer.weight = nn.Parameter(torch.from_numpy(part))
     with pytest.raises(BadInput, match=r"found a view into that of 0\.weight"):
-        mask.full(model)
+        prunable.full(model)
 
 
 def test_views_without_numbers_meet_where_their_storage_is_one() -> None:
@@ -260,7 +260,7 @@ def test_a_mask_is_taken_where_it_belongs_and_nowhere_else(data: st.DataObject) 
         layers[name] = torch.rand(data.draw(wrong), generator=torch.Generator().manual_seed(seed)) > 0.5
     alive = Mask(layers)
     try:
-        taken = mask.checked(alive, model)
+        taken = prunable.checked(alive, model)
     except BadInput:
         assert not belongs(alive, model)
         return
@@ -330,13 +330,13 @@ def test_products_are_seen_however_they_are_written(multiply: Any) -> None:
 def test_a_layer_that_makes_its_weight_of_its_parameter_is_warned_of() -> None:
     model = nn.Sequential(Standardised(1, 2, 3), Padded(2, 2, 3), nn.Flatten(), Equalised(8, 4), Binarised(4, 3))
     before, random = weights.of(model), torch.get_rng_state()
-    assert effective.remade(model, mask.prunable(model)) == ["0.weight", "4.weight"]
+    assert effective.remade(model, prunable.prunable(model)) == ["0.weight", "4.weight"]
     assert weights.equal(weights.of(model), before) and torch.equal(torch.get_rng_state(), random)
     said = r"0\.weight, 4\.weight: the layer makes the weight"
     with pytest.warns(UserWarning, match=said) as found:
         Search(model, sgd(model), levels=1)
     assert found[0].filename == __file__
-    alive = Mask({name: torch.rand(each.shape) > 0.5 for name, each in mask.full(model).items()})
+    alive = Mask({name: torch.rand(each.shape) > 0.5 for name, each in prunable.full(model).items()})
     with pytest.warns(UserWarning, match=said):
         cash.compact(model, alive, torch.zeros(1, 1, 4, 4))
     with warnings.catch_warnings():  # what stays dense has no density
@@ -368,7 +368,7 @@ def cast(model: nn.Module) -> nn.Module:
 
 
 def test_weights_that_would_not_arrive_are_refused(tmp_path: Path) -> None:
-    made = Ticket.of(plain := network(), mask.full(plain), weights.of(plain))
+    made = Ticket.of(plain := network(), prunable.full(plain), weights.of(plain))
     cash.export.to_safetensors(plain, tmp_path / "it")
     for odd, said in ((cast(network()), "found a copy"), (network().to("meta"), "on the meta device")):
         for call in (

@@ -25,7 +25,8 @@ from tombola.engine.compact import live_units
 from tombola.engine.native import Native
 from tombola.engine.reference import Reference
 from tombola.evaluate import evaluate
-from tombola.mask import Mask, apply, full
+from tombola.mask import Mask, apply
+from tombola.prunable import full
 from tombola.recipe import SGD, Adam, AdamW, Optimizer, Recipe, learning_rate
 from tombola.train import optimizer_of, restore_state, state_of, train
 

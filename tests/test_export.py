@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from tombola import mask as masks
-from tombola import models, weights
+from tombola import models, prunable, weights
 from tombola.cash import timing
 from tombola.cash.compaction import compact, masked
 from tombola.cash.export import from_safetensors, stored, to_onnx, to_safetensors, to_torch_export
@@ -39,7 +39,7 @@ def built(name: str, init_seed: int = 0) -> nn.Module:
 def ticket(name: str, density: float = 0.1) -> tuple[nn.Module, nn.Module]:
     """A network under a random mask, and the same compacted."""
     model, generator = built(name), torch.Generator().manual_seed(0)
-    alive = masks.full(model)
+    alive = prunable.full(model)
     mask = Mask({name: torch.rand(each.shape, generator=generator) < density for name, each in alive.items()})
     weights.put(model, masks.apply(weights.of(model), mask))
     return model, compact(model, mask, examples(1))
@@ -93,7 +93,7 @@ def test_sparse_initializers_make_the_file_smaller_and_nothing_else(tmp_path: Pa
 
     model, _ = ticket("conv-2-w8", density=0.02)
     assert to_onnx(model, examples(2), tmp_path / "model.onnx", sparse=True) < 1e-4
-    assert (tmp_path / "model.onnx").stat().st_size < 4 * masks.full(model).total / 8
+    assert (tmp_path / "model.onnx").stat().st_size < 4 * prunable.full(model).total / 8
     onnx.checker.check_model(onnx.load(tmp_path / "model.onnx"))
 
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_copied_is_refused_with_what_to_do(tmp_path: Path) -> Non
 
 def test_arguments_that_have_changed_places_are_said(tmp_path: Path) -> None:
     model, values = nn.Linear(3, 2), torch.ones(2, 3)
-    mask: Any = masks.full(model)
+    mask: Any = prunable.full(model)
     forms: list[tuple[str, Callable[[], object]]] = [
         ("Mask", lambda: compact(mask, model, values)),  # type: ignore[arg-type]
         ("Tensor", lambda: quantize(values)),  # type: ignore[arg-type]
@@ -335,7 +335,7 @@ def test_a_compacted_model_comes_back_from_its_file_alone(name: str, eight_bits:
 def test_biases_that_were_created_and_depthwise_windows_come_back(tmp_path: Path) -> None:
     parts = [nn.Conv2d(3, 4, 1, bias=False), nn.Sigmoid(), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1, bias=False)]
     model = nn.Sequential(*parts)
-    alive = {name: each.clone() for name, each in masks.full(model).items()}
+    alive = {name: each.clone() for name, each in prunable.full(model).items()}
     alive["0.weight"][1] = False
     small = compact(model, Mask(alive), examples(1))
     assert small.get_parameter("2.weight").shape == (3, 1, 3, 3) and "3.bias" in small.state_dict()
@@ -373,7 +373,7 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize("change", [lambda small: small, quantize])
 def test_a_model_with_a_scale_of_its_own_comes_back(tmp_path: Path, change: Callable[[nn.Module], nn.Module]) -> None:
     model, values = Scaled(), torch.randn(3, 64)
-    alive = {name: each.clone() for name, each in masks.full(model).items()}
+    alive = {name: each.clone() for name, each in prunable.full(model).items()}
     alive["two.weight"][:, :9] = False
     small = change(compact(model, Mask(alive), values))
     to_safetensors(small, tmp_path / "model.safetensors")
@@ -527,7 +527,7 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
 
 def test_a_ticket_is_no_trained_model_and_is_called_what_it_is(tmp_path: Path) -> None:
     model, small = ticket("lenet-20-10", density=0.05)
-    Ticket.of(model, masks.full(model), weights.of(model)).save(tmp_path / "ticket.safetensors")
+    Ticket.of(model, prunable.full(model), weights.of(model)).save(tmp_path / "ticket.safetensors")
     with pytest.raises(BadInput, match=r"found something else \(a ticket, which `Ticket.load` reads"):
         from_safetensors(model, tmp_path / "ticket.safetensors")
     to_safetensors(small, tmp_path / "small.safetensors")

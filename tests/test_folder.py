@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from tombola import data, engine, mask
+from tombola import data, engine, prunable
 from tombola.data import Batches, folder
 from tombola.data.augment import resized_crop, uniforms
 from tombola.data.shared import attach, publish
@@ -603,7 +603,7 @@ def test_the_kernels_leave_files_to_the_plain_loop(root: Path) -> None:
     dataset = data.load(named(root, 8))
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     sgd = SGD(name="sgd", lr=0.1)
-    assert engine.begin("auto", model, mask.full(model), sgd, {}, dataset, 4)[1] == "reference"
+    assert engine.begin("auto", model, prunable.full(model), sgd, {}, dataset, 4)[1] == "reference"
 
 
 def test_validation_and_test_images_are_ordered_for_connected_layers_only(root: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola import mask, prune, weights
+from tombola import mask, prunable, prune, weights
 from tombola.errors import BadInput, Diverged, GuardLost, TombolaError
 from tombola.guard import Guard
 from tombola.mask import Mask
@@ -27,7 +27,7 @@ def network() -> nn.Sequential:
 def half(model: nn.Module) -> Mask:
     """Every other weight of every layer."""
     return Mask(
-        {name: (torch.arange(alive.numel()) % 2 == 0).view_as(alive) for name, alive in mask.full(model).items()}
+        {name: (torch.arange(alive.numel()) % 2 == 0).view_as(alive) for name, alive in prunable.full(model).items()}
     )
 
 
@@ -71,7 +71,7 @@ def test_pruning_again_right_after_a_step_revives_nothing() -> None:  # M3 C4 C5
     step(model, optimizer)
     scores = {name: model.get_parameter(name).detach().abs() for name in living}
     pruned = prune.globally(scores, living, 0.2)
-    assert mask.nested(pruned, living)
+    assert Mask(mask.apply(pruned, living)) == pruned
     assert pruned.alive == living.alive - prune.count(0.2, living.alive)
 
 
@@ -179,7 +179,7 @@ def test_the_model_stays_a_plain_module() -> None:  # P4 S10
     images = torch.randn(3, 4, 6, 6)
     outputs, names = model(images), list(model.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    Guard(model, optimizer, mask.full(model))
+    Guard(model, optimizer, prunable.full(model))
     assert torch.equal(model(images), outputs) and list(model.state_dict()) == names
     kept = half(model)
     Guard(model, optimizer, kept)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tombola import layers, mask
+from tombola import layers, mask, mask_codec, prunable
 from tombola.errors import BadInput
 from tombola.mask import Mask
 
@@ -36,20 +36,20 @@ def test_biases_and_norms_are_never_prunable() -> None:  # P1 P2 P3
         nn.PReLU(),
         nn.Linear(8, 2),
     )
-    assert mask.prunable(model) == {"0.weight": "conv", "5.weight": "linear", "8.weight": "output"}
-    assert mask.full(model).total == 4 * 9 + 16 * 8 + 8 * 2
+    assert prunable.prunable(model) == {"0.weight": "conv", "5.weight": "linear", "8.weight": "output"}
+    assert prunable.full(model).total == 4 * 9 + 16 * 8 + 8 * 2
 
 
 def test_layers_are_found_at_any_depth_and_without_a_bias() -> None:  # P5
     inner = nn.Sequential(OrderedDict(first=nn.Linear(3, 3, bias=False), deeper=nn.Sequential(nn.Linear(3, 3))))
     model = nn.ModuleDict({"stem": nn.Linear(2, 3, bias=False), "body": nn.ModuleList([inner])})
-    assert list(mask.prunable(model)) == ["stem.weight", "body.0.first.weight", "body.0.deeper.0.weight"]
+    assert list(prunable.prunable(model)) == ["stem.weight", "body.0.first.weight", "body.0.deeper.0.weight"]
 
 
 def test_a_layer_that_stands_alone_or_last_is_found() -> None:  # P6
-    assert mask.prunable(nn.Sequential(nn.Linear(2, 1))) == {"0.weight": "output"}
-    assert mask.prunable(nn.Linear(2, 1)) == {"weight": "output"}
-    assert mask.prunable(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 1))) == {
+    assert prunable.prunable(nn.Sequential(nn.Linear(2, 1))) == {"0.weight": "output"}
+    assert prunable.prunable(nn.Linear(2, 1)) == {"weight": "output"}
+    assert prunable.prunable(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 1))) == {
         "0.weight": "output",
         "1.weight": "conv",
     }
@@ -64,13 +64,13 @@ def test_tied_weights_count_once_under_their_first_name() -> None:  # P7
             self.output = nn.Linear(4, 10, bias=False)
             self.output.weight = self.embedding.weight
 
-    assert mask.prunable(Tied()) == {"embedding.weight": "output", "hidden.weight": "linear"}
-    assert mask.full(Tied()).total == 10 * 4 + 4 * 4
+    assert prunable.prunable(Tied()) == {"embedding.weight": "output", "hidden.weight": "linear"}
+    assert prunable.full(Tied()).total == 10 * 4 + 4 * 4
 
 
 def test_a_module_used_twice_counts_once() -> None:  # P7
     shared = nn.Linear(2, 2)
-    assert list(mask.prunable(nn.Sequential(shared, nn.ReLU(), shared))) == ["0.weight"]
+    assert list(prunable.prunable(nn.Sequential(shared, nn.ReLU(), shared))) == ["0.weight"]
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_a_module_used_twice_counts_once() -> None:  # P7
     ],
 )
 def test_the_projections_of_attention_are_prunable(model: nn.Module, names: list[str]) -> None:
-    assert list(mask.prunable(model)) == names
+    assert list(prunable.prunable(model)) == names
 
 
 @pytest.mark.parametrize(
     "conv", [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
 )
 def test_every_convolution_is_prunable(conv: type[nn.Module]) -> None:
-    assert mask.prunable(conv(2, 2, 3)) == {"weight": "conv"}
+    assert prunable.prunable(conv(2, 2, 3)) == {"weight": "conv"}
 
 
 class Graph(nn.Module):
@@ -105,23 +105,23 @@ class Graph(nn.Module):
 
 
 def test_parameters_that_are_named_are_prunable_too() -> None:
-    assert mask.prunable(Graph()) == {"output.weight": "output"}
+    assert prunable.prunable(Graph()) == {"output.weight": "output"}
     named = {"experts": "named", "one.W": "named", "two.W": "named", "output.weight": "output"}
-    assert mask.prunable(Graph(), ["*.W", "exp*"]) == named
-    assert list(mask.prunable(Graph(), ["*"])) == list(named), "a pattern means matrices alone"
-    assert mask.prunable(Graph(), ["two.b", "output.bias"]) == {
+    assert prunable.prunable(Graph(), ["*.W", "exp*"]) == named
+    assert list(prunable.prunable(Graph(), ["*"])) == list(named), "a pattern means matrices alone"
+    assert prunable.prunable(Graph(), ["two.b", "output.bias"]) == {
         "two.b": "named",
         "output.weight": "output",
         "output.bias": "named",
     }
-    assert mask.full(Graph(), ["one.*"]).counts == {"one.W": 12, "output.weight": 10}
+    assert prunable.full(Graph(), ["one.*"]).counts == {"one.W": 12, "output.weight": 10}
 
 
 def test_what_is_named_and_tied_counts_once_and_what_is_listed_keeps_its_kind() -> None:
     model = Graph()
     model.two["W"] = model.one["W"]
-    assert list(mask.prunable(model, ["two.W"])) == ["one.W", "output.weight"]
-    assert mask.prunable(nn.Linear(2, 2), ["weight"]) == {"weight": "output"}
+    assert list(prunable.prunable(model, ["two.W"])) == ["one.W", "output.weight"]
+    assert prunable.prunable(nn.Linear(2, 2), ["weight"]) == {"weight": "output"}
 
 
 @pytest.mark.parametrize(
@@ -134,17 +134,17 @@ def test_what_is_named_and_tied_counts_once_and_what_is_listed_keeps_its_kind() 
 )
 def test_an_entry_that_names_no_matrix_is_refused(entry: str, said: str) -> None:
     with pytest.raises(BadInput, match=f"^prune: expected names of parameters of Graph, .*, found {said}"):
-        mask.prunable(Graph(), ["*.W", entry])
+        prunable.prunable(Graph(), ["*.W", entry])
 
 
 def test_weights_that_are_computed_are_told_apart() -> None:
     norm = nn.utils.parametrizations.weight_norm
     model = nn.Sequential(*(norm(nn.Linear(2, 2)) for _ in range(6)))
-    assert list(mask.prunable(model)) == [f"{place}.weight" for place in range(6)]
+    assert list(prunable.prunable(model)) == [f"{place}.weight" for place in range(6)]
 
 
 def test_the_full_mask_keeps_all() -> None:
-    full = mask.full(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)))
+    full = prunable.full(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)))
     assert (full.alive, full.total, full.density, full.counts) == (8, 8, 1.0, {"0.weight": 6, "1.weight": 2})
 
 
@@ -159,7 +159,7 @@ def test_a_weight_that_is_computed_from_others_has_no_mask(norm: Callable[[nn.Mo
     with pytest.raises(
         BadInput, match=r"^1\.weight of Sequential: expected a parameter, found .* computed from others"
     ):
-        mask.full(nn.Sequential(nn.Linear(3, 4), norm(nn.Linear(4, 2))))
+        prunable.full(nn.Sequential(nn.Linear(3, 4), norm(nn.Linear(4, 2))))
 
 
 # ---------------------------------------------------------------- the value
@@ -211,28 +211,6 @@ def test_masks_are_equal_when_names_order_and_flags_are() -> None:
 
 
 # ---------------------------------------------------------------- masks from masks
-
-
-def test_nested_means_everywhere_and_over_the_same_layers() -> None:  # C5
-    outer = Mask({"a": flags("1101"), "b": flags("01")})
-    assert mask.nested(outer, outer)
-    assert mask.nested(Mask({"a": flags("1001"), "b": flags("00")}), outer)
-    assert not mask.nested(Mask({"a": flags("1001"), "b": flags("10")}), outer), "same count, other place"
-    assert not mask.nested(Mask({"a": flags("1001")}), outer)
-
-
-def test_overlap_is_common_over_either() -> None:
-    left, right = Mask({"a": flags("1100"), "b": flags("10")}), Mask({"a": flags("1010"), "b": flags("10")})
-    assert mask.overlap(left, right) == 2 / 4
-    assert mask.overlap(left, left) == 1
-    assert mask.overlap(Mask({"a": flags("10")}), Mask({"a": flags("01")})) == 0
-    assert mask.overlap(Mask({"a": flags("00")}), Mask({"a": flags("00")})) == 1
-
-
-def test_independent_masks_overlap_by_chance() -> None:
-    half = Mask({"a": torch.arange(200_000) < 100_000})
-    drawn = [mask.random_like(half, mask_seed=seed) for seed in (0, 1)]
-    assert mask.overlap(*drawn) == pytest.approx(0.5 / 1.5, abs=0.01)
 
 
 def test_a_shuffled_mask_differs_and_keeps_every_layers_count() -> None:  # K1 K3
@@ -289,7 +267,7 @@ def test_numbers_of_eight_bits_are_masked_as_others_are(name: str) -> None:
     masked = mask.apply({"a": given}, Mask({"a": alive}))["a"]
     assert masked.dtype == given.dtype and masked.view(torch.uint8)[:, 1].tolist() == [0, 0]
     assert torch.equal(masked.view(torch.uint8)[:, 0], given.view(torch.uint8)[:, 0])
-    again = mask.expand(mask.compress({"a": given}, Mask({"a": alive})), Mask({"a": alive}))["a"]
+    again = mask_codec.expand(mask_codec.compress({"a": given}, Mask({"a": alive})), Mask({"a": alive}))["a"]
     assert again.dtype == given.dtype and torch.equal(again.view(torch.uint8), masked.view(torch.uint8))
 
 
@@ -303,24 +281,24 @@ def test_a_type_that_has_no_0_is_refused_by_name() -> None:
 def test_an_alive_zero_stays_alive() -> None:  # C8
     living = Mask({"a": flags("110")})
     weights = {"a": torch.tensor([0.0, 2.0, 3.0])}
-    packed = mask.compress(weights, living)
+    packed = mask_codec.compress(weights, living)
     assert packed["a"].tolist() == [0.0, 2.0]
-    assert mask.expand(packed, living)["a"].tolist() == [0.0, 2.0, 0.0]
+    assert mask_codec.expand(packed, living)["a"].tolist() == [0.0, 2.0, 0.0]
 
 
 def test_compress_keeps_what_lives_in_flat_order() -> None:
     living = Mask({"a": flags("0110").view(2, 2)})
-    small = mask.compress({"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "bias": torch.tensor([9.0])}, living)
+    small = mask_codec.compress({"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "bias": torch.tensor([9.0])}, living)
     assert {name: value.tolist() for name, value in small.items()} == {"a": [2.0, 3.0], "bias": [9.0]}
-    assert {name: value.tolist() for name, value in mask.expand(small, living).items()} == {
+    assert {name: value.tolist() for name, value in mask_codec.expand(small, living).items()} == {
         "a": [[0.0, 2.0], [3.0, 0.0]],
         "bias": [9.0],
     }
 
 
 def test_pack_puts_the_first_flag_into_the_highest_bit() -> None:  # C14
-    assert mask.pack(Mask({"a": flags("100000011")}))["a"].tolist() == [0b10000001, 0b10000000]
-    assert mask.unpack({"a": torch.tensor([0b10000001, 0b10000000], dtype=torch.uint8)}, {"a": (3, 3)})[
+    assert mask_codec.pack(Mask({"a": flags("100000011")}))["a"].tolist() == [0b10000001, 0b10000000]
+    assert mask_codec.unpack({"a": torch.tensor([0b10000001, 0b10000000], dtype=torch.uint8)}, {"a": (3, 3)})[
         "a"
     ].tolist() == [
         [True, False, False],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tombola import mask, models, weights
+from tombola import models, prunable, weights
 from tombola.engine.chain import chain
 from tombola.models import Initialisation, conv, imagenet, lenet, residual, resnet, vgg
 from tombola.models.modules import Basic, Bottleneck
@@ -45,8 +45,8 @@ def test_lenet_300_100_is_the_papers() -> None:
         "output.weight": (10, 100),
         "output.bias": (10,),
     }
-    assert mask.prunable(model) == {"fc1.weight": "linear", "fc2.weight": "linear", "output.weight": "output"}
-    assert mask.full(model).total == sum(models.weight_counts("lenet-300-100", MNIST, 10).values()) == 266_200
+    assert prunable.prunable(model) == {"fc1.weight": "linear", "fc2.weight": "linear", "output.weight": "output"}
+    assert prunable.full(model).total == sum(models.weight_counts("lenet-300-100", MNIST, 10).values()) == 266_200
 
 
 def test_lenet_computes_what_its_formula_says() -> None:
@@ -98,12 +98,12 @@ def test_the_weights_are_counted_without_building_the_network(
 
         return note
 
-    for weight in mask.prunable(model):
+    for weight in prunable.prunable(model):
         model.get_submodule(weight.removesuffix(".weight")).register_forward_hook(look(weight))
     assert model(torch.zeros(2, *shape)).shape == (2, classes)
-    layers, counts = models.layers(name, shape, classes), mask.full(model).counts
+    layers, counts = models.layers(name, shape, classes), prunable.full(model).counts
     assert list(models.weight_counts(name, shape, classes).items()) == list(counts.items())
-    assert {weight: layer.kind for weight, layer in layers.items()} == mask.prunable(model)
+    assert {weight: layer.kind for weight, layer in layers.items()} == prunable.prunable(model)
     assert {weight: layer.uses for weight, layer in layers.items()} == {
         weight: count * positions[weight] for weight, count in counts.items()
     }
@@ -131,7 +131,7 @@ def test_a_bad_lenet_is_refused_with_its_form(name: str) -> None:
 def test_the_conv_networks_have_the_papers_weights(name: str, total: int, convolutions: int) -> None:
     """For CIFAR-10. The paper prints 1.7M for Conv-6, which its own description does not give."""
     model = models.build(name, (3, 32, 32), 10, "glorot-normal", init_seed=0)
-    counts, kinds = mask.full(model).counts, mask.prunable(model)
+    counts, kinds = prunable.full(model).counts, prunable.prunable(model)
     assert sum(counts.values()) == total
     assert sum(count for layer, count in counts.items() if kinds[layer] == "conv") == convolutions
     assert list(kinds.values()) == ["conv"] * int(name[-1]) + ["linear", "linear", "output"]
@@ -204,7 +204,7 @@ def test_the_width_is_that_of_the_first_stage_and_all_others_in_proportion(name:
 def test_resnet_20_is_the_papers() -> None:
     """270,256 weights in convolutions, 2,560 of them in shortcuts; 274K with all that the network keeps."""
     model = models.build("resnet-20", CIFAR, 10, "kaiming-normal", init_seed=0)
-    counts, kinds = mask.full(model).counts, mask.prunable(model)
+    counts, kinds = prunable.full(model).counts, prunable.prunable(model)
     assert sum(count for layer, count in counts.items() if kinds[layer] == "conv") == 270_256
     assert counts["output.weight"] == 640 and list(kinds.values()).count("conv") == 19 + 2
     assert {layer: count for layer, count in counts.items() if "shortcut" in layer} == {
@@ -268,7 +268,7 @@ def test_normalisations_start_neutral_and_are_never_masked(name: str, shape: tup
     assert len(norms) == len(convolutions) and all(part.bias is None for part in convolutions)
     state = model.state_dict()
     for path in norms:
-        assert not {f"{path}.{part}" for part in ("weight", "bias")} & set(mask.full(model))
+        assert not {f"{path}.{part}" for part in ("weight", "bias")} & set(prunable.full(model))
         assert (state[f"{path}.weight"] == 1).all() and not state[f"{path}.bias"].any()
         assert (state[f"{path}.running_var"] == 1).all() and not state[f"{path}.running_mean"].any()
     assert not state["output.bias"].any()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tombola import data, mask, models, prune, score, weights
+from tombola import data, mask, models, prunable, prune, score, weights
 from tombola.errors import BadInput, Diverged, StoreError
 from tombola.evaluate import evaluate
 from tombola.lab.execute import do
@@ -25,6 +25,7 @@ from tombola.lab.runs import Init, Prune, Run, Train, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.recipe import learning_rate
+from tombola.study.overlap import overlaps
 from tombola.ticket import Ticket
 from tombola.train import optimizer_of, train
 
@@ -176,7 +177,9 @@ def test_the_rewound_state_is_that_after_exactly_k_steps(bench: Bench, optimizer
     model = models.build("lenet-20-10", (1, 8, 8), 10, "glorot-normal", init_seed=point.start.init_seed)  # type: ignore[attr-defined]
     batches = data.Batches(dataset, data.split(dataset, point.split_seed)[0], 60, point.order_seed)
     rate = lambda step: learning_rate(point.recipe, step, 17)  # noqa: E731
-    train(model, optimizer_of(point.recipe.optimizer, model), mask.full(model), batches, rate, 0, k, lambda step: None)
+    train(
+        model, optimizer_of(point.recipe.optimizer, model), prunable.full(model), batches, rate, 0, k, lambda step: None
+    )
     assert weights.equal(bench.store.weights(point), weights.of(model))
 
 
@@ -230,7 +233,7 @@ def test_pruned_weights_are_0_and_masks_nest(lab: Lab, method: str) -> None:  # 
         for name, alive in living.items():
             assert (state[name][~alive] == 0).all() and (state[name][alive] != 0).all()
             assert stored[name].numel() == alive.sum(), "the dead take no room"
-        assert kept is None or mask.nested(living, kept)
+        assert kept is None or mask.Mask(mask.apply(living, kept)) == living
         assert bench.store.values(run)["alive"] == living.alive and bench.store.values(run)["density"] == living.density
         kept = living
 
@@ -326,7 +329,7 @@ def test_every_round_prunes_in_the_models_order_of_layers(bench: Bench) -> None:
     before, after = bench.store.mask(run.mask), bench.store.mask(run)
     scores = score.random(bench.store.weights(run.trained), names, run.score_seed)
     expected = prune.globally(scores, mask.Mask({name: before[name] for name in names}), 0.5)
-    assert dict(after.counts) == dict(expected.counts) and mask.overlap(after, expected) == 1
+    assert dict(after.counts) == dict(expected.counts) and overlaps(after, expected)[-1].overlap == 1
 
 
 def test_the_ticket_is_the_mask_on_the_rewind_weights_not_on_the_trained(lab: Lab, tmp_path: Path) -> None:  # R10

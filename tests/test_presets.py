@@ -15,9 +15,9 @@ from tombola.lab.plan import Plan, missing, plan
 from tombola.lab.results import results, table, verdicts
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.layer_patterns import named
 from tombola.models import layers, weight_counts
 from tombola.models.lenet import sizes
-from tombola.names import named
 from tombola.prune import count
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tombola import cash, data, hub, mask, models, weights
+from tombola import cash, data, hub, models, prunable, weights
 from tombola.cash import timing
 from tombola.data import sst2
 from tombola.data.shared import attach, publish
@@ -205,8 +205,8 @@ def test_layers_are_known_without_weights(bert: Path) -> None:
     name, shape = f"hf:{bert}", (128, len(WORDS))
     layers = models.layers(name, shape, 2)
     model = models.build(name, shape, 2, "normal-0.02", 0)
-    assert {weight: layer.kind for weight, layer in layers.items()} == mask.prunable(model)
-    assert {weight: layer.weights for weight, layer in layers.items()} == mask.full(model).counts
+    assert {weight: layer.kind for weight, layer in layers.items()} == prunable.prunable(model)
+    assert {weight: layer.weights for weight, layer in layers.items()} == prunable.full(model).counts
     kinds = {layer.kind for layer in layers.values()}
     assert kinds == {"embedding", "linear", "output"} and layers["classifier.weight"].kind == "output"
     assert layers["bert.encoder.layer.0.output.dense.weight"].uses == 64 * 32 * 128
@@ -229,7 +229,7 @@ def test_others_of_its_kin(family: str, changes: dict[str, Any], head: list[str]
     name, shape = f"hf:{tmp_path}", (32, 20)
     models.check(name, shape, 3)
     one, other = (models.build(name, shape, 3, "pretrained", init_seed) for init_seed in (0, 1))
-    kinds = mask.prunable(one)
+    kinds = prunable.prunable(one)
     assert {weight: layer.kind for weight, layer in models.layers(name, shape, 3).items()} == kinds
     assert [weight for weight, kind in kinds.items() if kind == "output"] == [f"{head[-1]}.weight"]
     differing = [key for key, value in weights.of(one).items() if not torch.equal(value, weights.of(other)[key])]
@@ -537,7 +537,7 @@ def test_a_trained_ticket_is_proved_in_all_forms_but_the_compact_ones(
     monkeypatch.setattr(timing, "timed", lambda calls: dict.fromkeys(calls, timing.Timing(1.0, (1.0, 1.0), (1.0,))))
     model = models.build(f"hf:{bert}", (16, len(WORDS)), 2, "pretrained", init_seed=0)
     drawn = torch.Generator().manual_seed(0)
-    alive = Mask({name: torch.rand(flags.shape, generator=drawn) < 0.2 for name, flags in mask.full(model).items()})
+    alive = Mask({name: torch.rand(flags.shape, generator=drawn) < 0.2 for name, flags in prunable.full(model).items()})
     tokens = torch.randint(len(WORDS), (64, 16), generator=drawn)
     tokens[:, 9:] = 0  # padding
     found = {form.name: form for form in cash.prove(model, alive, tokens, tokens[:, 0] % 2)}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from tombola import mask, prune
+from tombola import mask, prunable, prune
 from tombola.errors import BadInput
 from tombola.mask import Mask
 
@@ -54,7 +54,7 @@ def test_counts_stay_exact_round_after_round_down_to_the_last_weights() -> None:
     for _ in range(60):
         rounded = prune.by_layer(scores, living, {"w": 0.2})
         assert rounded.alive == living.alive - floor(Fraction(2, 10) * living.alive + Fraction(1, 2))
-        assert mask.nested(rounded, living)
+        assert Mask(mask.apply(rounded, living)) == rounded
         living = rounded
     assert living.alive == 2, "a fifth of two is less than half a weight: nothing more goes"
 
@@ -185,7 +185,9 @@ def test_n_of_m_nests_is_exact_and_leaves_layers_whose_inputs_do_not_divide() ->
     full = Mask({name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()})
     half, quarter = prune.n_of_m(scores, full, 2, 4), prune.n_of_m(scores, prune.n_of_m(scores, full, 2, 4), 1, 4)
     assert half.counts == {"a": 24, "odd": 42, "flat": 8} and quarter.counts == {"a": 12, "odd": 42, "flat": 8}
-    assert mask.nested(half, full) and mask.nested(quarter, half) and full.counts["a"] == 48
+    assert (
+        Mask(mask.apply(half, full)) == half and Mask(mask.apply(quarter, half)) == quarter and full.counts["a"] == 48
+    )
     assert prune.n_of_m(scores, full, 1, 4) == quarter
 
 
@@ -258,7 +260,7 @@ def drawn_network(seed: int) -> nn.Sequential:
     """A small float64 net with weights of very different sizes from layer to layer; no two are equal."""
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 12), nn.Linear(12, 5)).double()
-    for scale, name in zip((1.0, 0.1, 3.0), mask.prunable(model), strict=True):
+    for scale, name in zip((1.0, 0.1, 3.0), prunable.prunable(model), strict=True):
         model.get_parameter(name).data.normal_(generator=generator).mul_(scale)
     return model
 
@@ -266,10 +268,10 @@ def drawn_network(seed: int) -> nn.Sequential:
 @pytest.mark.parametrize("seed", range(5))
 def test_layer_by_layer_as_torch_does_over_eight_rounds(seed: int) -> None:  # O1 C1 C4 C5
     model = drawn_network(seed)
-    scores = {name: model.get_parameter(name).detach().abs() for name in mask.prunable(model)}
+    scores = {name: model.get_parameter(name).detach().abs() for name in prunable.prunable(model)}
     rates = dict(zip(scores, (0.1, 0.2, 0.5), strict=True))
     modules = {name: model.get_submodule(name.rpartition(".")[0]) for name in scores}
-    living = mask.full(model)
+    living = prunable.full(model)
     for _ in range(8):
         for name, module in modules.items():
             torch_prune.l1_unstructured(module, "weight", amount=prune.count(rates[name], living.counts[name]))
@@ -281,9 +283,9 @@ def test_layer_by_layer_as_torch_does_over_eight_rounds(seed: int) -> None:  # O
 @pytest.mark.parametrize("seed", range(5))
 def test_globally_as_torch_does_over_eight_rounds(seed: int) -> None:  # O1 C16
     model = drawn_network(seed)
-    scores = {name: model.get_parameter(name).detach().abs() for name in mask.prunable(model)}
+    scores = {name: model.get_parameter(name).detach().abs() for name in prunable.prunable(model)}
     modules = {name: model.get_submodule(name.rpartition(".")[0]) for name in scores}
-    living = mask.full(model)
+    living = prunable.full(model)
     for _ in range(8):
         torch_prune.global_unstructured(
             [(module, "weight") for module in modules.values()],

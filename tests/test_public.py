@@ -126,12 +126,12 @@ def test_the_python_of_the_page_on_tickets_runs(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tombola import mask, models, weights
+    from tombola import models, prunable, weights
     from tombola.ticket import Ticket
 
     monkeypatch.chdir(tmp_path)
     model = models.build("conv-2-w8", (1, 8, 8), 10, "glorot-normal", init_seed=1)
-    Ticket(mask.full(model), weights.of(model), {}).save(tmp_path / "ticket.safetensors")
+    Ticket(prunable.full(model), weights.of(model), {}).save(tmp_path / "ticket.safetensors")
     example = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
     names: dict[str, object] = {}
     exec(example, names)

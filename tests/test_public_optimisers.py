@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tombola import mask, weights
+from tombola import prunable, weights
 from tombola.errors import BadInput
 from tombola.guard import Guard
 from tombola.mask import Mask
@@ -44,7 +44,9 @@ def network() -> nn.Sequential:
 
 
 def half(model: nn.Module) -> Mask:
-    return Mask({name: torch.arange(each.numel()).view_as(each) % 3 != 1 for name, each in mask.full(model).items()})
+    return Mask(
+        {name: torch.arange(each.numel()).view_as(each) % 3 != 1 for name, each in prunable.full(model).items()}
+    )
 
 
 def made(name: str, model: nn.Module) -> Any:

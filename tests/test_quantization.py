@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tombola import mask as masks
-from tombola import models
+from tombola import models, prunable
 from tombola.cash.compaction import compact, fitted
 from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear, quantize, restored
 from tombola.cash.size import sizes
@@ -167,7 +166,7 @@ def test_tied_weights_stay_tied_and_a_layer_with_two_names_is_one_layer() -> Non
 def test_compacted_models_are_quantised(name: str) -> None:
     model = models.build(name, (3, 8, 8), 10, "kaiming-normal", init_seed=0)
     mask = Mask(
-        {name: torch.rand(alive.shape, generator=generator()) < 0.2 for name, alive in masks.full(model).items()}
+        {name: torch.rand(alive.shape, generator=generator()) < 0.2 for name, alive in prunable.full(model).items()}
     )
     inputs = torch.randn(4, 3, 8, 8, generator=generator())
     small = compact(model, mask, inputs)

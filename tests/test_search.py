@@ -332,7 +332,7 @@ def test_counts_are_exact_and_masks_nest_by_layer() -> None:  # C1 C5 P1 P2 R11
     assert numbers == [0, 1, 2, 3]
     for number in range(3):
         before, after = search.mask(number), search.mask(number + 1)
-        assert mask.nested(after, before)
+        assert mask.Mask(mask.apply(after, before)) == after
         for name, rate in (("conv.weight", 0.5), ("middle.weight", 0.25), ("output.weight", 0.1)):
             assert after.counts[name] == before.counts[name] - prune.count(rate, before.counts[name])
     assert list(search.mask(3)) == ["conv.weight", "middle.weight", "output.weight"]

@@ -41,7 +41,7 @@ def check(
         for state in states[number][k:]:
             assert weights.equal(state, mask.apply(state, living))
         assert weights.equal(search.ticket(number).weights, mask.apply(start, living))
-        assert not number or mask.nested(living, search.mask(number - 1))
+        assert not number or Mask(mask.apply(living, search.mask(number - 1))) == living
     assert search.mask(1).counts == {name: (size + 1) // 2 for name, size in search.mask(0).counts.items()}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola import mask, prune, weights
+from tombola import prunable, prune, weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.search import Level, Search
@@ -243,7 +243,7 @@ def test_of_two_parameters_over_one_memory_either_may_be_named() -> None:
     one, other = GraphLayer(3, 3), GraphLayer(3, 3)
     other.W.data = one.W.data
     model = nn.Sequential(one, other)
-    assert list(mask.full(model, ["1.W"])) == ["0.W"]
+    assert list(prunable.full(model, ["1.W"])) == ["0.W"]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     search = Search(model, optimizer, levels=1, prune=["1.W"], rate=0.5)
     for _ in search:
@@ -293,7 +293,7 @@ def test_what_is_advised_for_other_matrices_names_them_all_and_nothing_else() ->
     assert len(entries) < 9
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert Search(model, optimizer, levels=1, keep=entries).mask(0).keys() == mask.full(model).keys()
+        assert Search(model, optimizer, levels=1, keep=entries).mask(0).keys() == prunable.full(model).keys()
         assert len(Search(model, optimizer, levels=1, prune=entries).mask(0)) == 3 + 5 + 4
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tombola import mask, models, prune, score, weights
+from tombola import mask, models, prunable, prune, score, weights
 from tombola.cash import comparison, timing
 from tombola.cash.semi_structured import fits, held_bytes, semi_structured, semi_structured_layers
 from tombola.errors import BadInput
@@ -72,7 +72,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 def two_of_four(model: Model) -> Model:
     start = weights.of(model)
-    living = prune.n_of_m(score.magnitude(start, mask.prunable(model), 0), mask.full(model), 2, 4)
+    living = prune.n_of_m(score.magnitude(start, prunable.prunable(model), 0), prunable.full(model), 2, 4)
     weights.put(model, mask.apply(start, living))
     return model
 
@@ -250,7 +250,7 @@ def test_it_is_proved_beside_the_dense_model_of_its_type(monkeypatch: pytest.Mon
     model = two_of_four(nn.Sequential(nn.Linear(128, 64), nn.ReLU(), last))
     with torch.no_grad():
         last.weight[:, 5] = 0  # a unit that nobody reads
-    before, alive = weights.of(model), mask.full(model)
+    before, alive = weights.of(model), prunable.full(model)
     forms = {form.name: form for form in comparison.prove(model, alive, torch.randn(70, 128), torch.zeros(70).long())}
     assert list(forms) == ["dense", "dense, float16", "2:4, float16", "compact", "compact int8"]
     assert [form.baseline for form in forms.values()] == [True, True, False, False, False]
@@ -271,7 +271,7 @@ def test_it_is_left_out_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(timing, "timed", lambda calls: dict.fromkeys(calls, SECOND))
     monkeypatch.setattr(comparison, "CPU", "not this one")
     model = nn.Sequential(nn.Linear(128, 64))
-    found = comparison.prove(model, mask.full(model), torch.randn(64, 128))
+    found = comparison.prove(model, prunable.full(model), torch.randn(64, 128))
     assert [form.name for form in found] == ["dense", "int8"]
     assert "none; 0: more than 2 of 4 weights are not 0" in found.left_out["2:4, float16"]
     assert found.left_out["sparse"] == "It is measured on CPUs, and the model is on cpu."

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tombola import mask, models, weights
+from tombola import mask, models, prunable, weights
 from tombola.cli import main
 from tombola.layers import Layout, layouts
 from tombola.mask import Mask
@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
     start = SEED.weights()
     alive = {
         name: alive.clone()
-        for name, alive in mask.full(models.build("lenet-6-5", (1, 4, 4), 3, "glorot-normal", 0)).items()
+        for name, alive in prunable.full(models.build("lenet-6-5", (1, 4, 4), 3, "glorot-normal", 0)).items()
     }
     alive["fc1.weight"][1] = False
     alive["fc1.weight"][:, 3] = False
@@ -159,7 +159,7 @@ def test_idle_and_unread_units_are_those_of_what_the_layer_computes(seed: int) -
 
 def test_a_ticket_says_how_its_weights_are_laid_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = Table()
-    full = mask.full(model, ["own.W"])
+    full = prunable.full(model, ["own.W"])
     alive = {name: torch.zeros_like(each) for name, each in full.items()}
     for name in alive:
         alive[name][0] = True
@@ -174,7 +174,7 @@ def test_a_ticket_says_how_its_weights_are_laid_out(tmp_path: Path, capsys: pyte
         "own.W": (None, None),
     }
     plain = nn.Sequential(nn.Linear(2, 2), nn.Conv2d(1, 1, 1))
-    assert Ticket.of(plain, mask.full(plain), weights.of(plain), {"model": "mine"}).origin == {"model": "mine"}
+    assert Ticket.of(plain, prunable.full(plain), weights.of(plain), {"model": "mine"}).origin == {"model": "mine"}
 
 
 def test_a_table_of_embeddings_that_is_an_outputs_weight_is_laid_out_as_that() -> None:

@@ -12,8 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
-from tombola import mask as masks
-from tombola import models
+from tombola import models, prunable
 from tombola.cash.quantization import quantize
 from tombola.cash.size import Size, sizes
 from tombola.errors import BadInput
@@ -290,6 +289,6 @@ def test_nothing_is_left_on_a_model_that_fails() -> None:
 def test_a_mask_in_the_place_of_the_example_is_refused() -> None:
     model = nn.Linear(3, 2)
     with pytest.raises(BadInput, match=r"cash\.sizes: expected a model and an example, found a model and its mask"):
-        sizes(model, masks.full(model), torch.ones(1, 3))  # type: ignore[arg-type]
+        sizes(model, prunable.full(model), torch.ones(1, 3))  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=r"model: expected a model, an nn\.Module, found a Mask"):
-        sizes(masks.full(model), torch.ones(1, 3))  # type: ignore[arg-type]
+        sizes(prunable.full(model), torch.ones(1, 3))  # type: ignore[arg-type]

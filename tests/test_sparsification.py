@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from tombola import mask as masks
-from tombola import models, weights
+from tombola import models, prunable, weights
 from tombola.cash import timing
 from tombola.cash.quantization import quantize
 from tombola.cash.sparse_layers import MaxPool2d, SparseChain, SparseConv1d, SparseConv2d, prepared_bytes
@@ -452,7 +452,7 @@ def settled(model: nn.Module, seed: int = 0) -> nn.Module:
 def ticket(name: str, shape: tuple[int, int, int], density: float = 0.05) -> nn.Module:
     model = settled(models.build(name, shape, 10, "kaiming-normal", init_seed=0))
     alive = {
-        each: torch.rand(flags.shape, generator=generator(1)) < density for each, flags in masks.full(model).items()
+        each: torch.rand(flags.shape, generator=generator(1)) < density for each, flags in prunable.full(model).items()
     }
     weights.put(model, masks.apply(weights.of(model), Mask(alive)))
     return model
@@ -788,7 +788,7 @@ def test_a_bert_of_transformers_keeps_its_class_and_what_it_gives() -> None:
         max_position_embeddings=8,
     )  # fmt: skip
     model = transformers.BertForMaskedLM(config).eval()  # its decoder is its embedding
-    for name in masks.prunable(model):
+    for name in prunable.prunable(model):
         weight = model.get_parameter(name)
         weight.data *= torch.rand(weight.shape, generator=generator()) < 0.2
     words = torch.randint(1, 20, (4, 8), generator=generator())

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tombola import data, engine, mask, models, weights
+from tombola import data, engine, models, prunable, weights
 from tombola.data import Batches, Dataset
 from tombola.engine.reference import Reference
 from tombola.engine.stacked import Stacked, pays
@@ -68,7 +68,7 @@ def network(name: str, number: int) -> tuple[nn.Module, Mask]:
     """Of each replicate another one, and another mask; the first has none."""
     model = models.build(name, (1, 8, 8), 10, "glorot-normal", init_seed=number).double()
     generator = torch.Generator().manual_seed(number)
-    full = mask.full(model)
+    full = prunable.full(model)
     alive = {key: torch.rand(every.shape, generator=generator) < 0.6 for key, every in full.items()}
     return model, Mask(alive) if number else full
 
@@ -211,7 +211,7 @@ def test_a_stack_in_16_bits_trains_as_it_would_on_a_gpu(monkeypatch: pytest.Monk
     for module in starts[0].modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(lambda *seen: seen[-1].bfloat16())
-    masks = [mask.full(model) for model in starts]
+    masks = [prunable.full(model) for model in starts]
     stack = Stacked(starts, masks, OPTIMIZERS["momentum"], [{}] * 2, dataset, precision="bfloat16")
     entropy, kinds = cross_entropy, set[torch.dtype]()
 
@@ -234,12 +234,12 @@ def test_a_stack_in_16_bits_trains_as_it_would_on_a_gpu(monkeypatch: pytest.Monk
 def test_a_stack_computes_in_the_precision_it_is_told(precision: Precision | None) -> None:
     dataset = data.load("digits")
     starts = [models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", init_seed=seed) for seed in range(2)]
-    masks = [mask.full(model) for model in starts]
+    masks = [prunable.full(model) for model in starts]
     stack = Stacked(starts, masks, OPTIMIZERS["momentum"], [{}] * 2, dataset, precision=precision)
     several = [batches(dataset, number, "cpu") for number in range(2)]
     stack.train(several, lambda step: 0.01, 0, 3, [], [lambda step: None] * 2)
     alone = models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", init_seed=1)
-    one = Reference(alone, mask.full(alone), OPTIMIZERS["momentum"], {}, dataset, precision=precision)
+    one = Reference(alone, prunable.full(alone), OPTIMIZERS["momentum"], {}, dataset, precision=precision)
     one.train(several[1], lambda step: 0.01, 0, 3, [], lambda step: None)
     found, expected = stack.replicates[1].weights(), one.weights()
     assert all(value.dtype in (torch.float32, torch.int64) for value in found.values())

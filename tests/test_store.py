@@ -14,7 +14,8 @@ import torch
 from tombola.errors import StoreError
 from tombola.lab.runs import Init, Network, Prune, Stored, Train
 from tombola.lab.store import Outcome, Store
-from tombola.mask import Mask, compress, pack
+from tombola.mask import Mask
+from tombola.mask_codec import compress, pack
 from tombola.recipe import Recipe
 
 NETWORK = Network("lenet-20-10", (1, 8, 8), 10)

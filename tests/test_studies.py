@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tombola import data, mask, models, weights
+from tombola import data, models, weights
 from tombola.cli import main
 from tombola.evaluate import evaluate
 from tombola.lab.execute import do
@@ -25,6 +25,7 @@ from tombola.lab.runs import Distance, Line, Prune, RandomMask, Train
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.study.connectivity import barrier
+from tombola.study.overlap import overlaps
 from tombola.study.verdict import rewound
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -306,7 +307,7 @@ def test_overlap_is_that_of_the_replicates_masks(lab: Lab) -> None:
         if row.run.mask and (row.arm, row.level, row.rewind) == ("ticket", one.level, one.rewind)
     ]
     (pair,) = combinations(masks, 2)
-    assert one.layers[-1].overlap == pytest.approx(mask.overlap(*pair))
+    assert one.layers[-1].overlap == pytest.approx(overlaps(*pair)[-1].overlap)
     density = masks[0].density
     assert one.layers[-1].chance != pytest.approx(density / (2 - density)), "layer by layer, each with its own counts"
 

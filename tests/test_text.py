@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tombola import data, mask, models
+from tombola import data, models, prunable
 from tombola.data import Batches, Dataset, download, shakespeare64, sst2, subset, text
 from tombola.data.facts import IGNORED, Facts
 from tombola.data.shared import attach, publish
@@ -314,7 +314,7 @@ def test_an_experiment_on_a_text_from_end_to_end(name: str, small: Path, tmp_pat
     if name == "shakespeare":
         assert model.get_parameter("output.weight") is model.get_parameter("tokens.weight")
         assert torch.equal(found.weights["output.weight"], found.weights["tokens.weight"])
-    assert found.mask.total == mask.full(model).total
+    assert found.mask.total == prunable.full(model).total
 
 
 @pytest.mark.parametrize("name", RECIPES)

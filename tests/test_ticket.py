@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tombola import files, mask, models, prune, score, ticket, weights
+from tombola import files, mask, mask_codec, models, prunable, prune, score, ticket, weights
 from tombola.engine.parallel import leave
 from tombola.errors import BadInput
 from tombola.guard import Guard
@@ -48,7 +48,7 @@ class Tied(nn.Module):
 
 def pruned(net: nn.Module, rate: float = 0.7, **origin: Any) -> Ticket:
     start = weights.of(net)
-    alive = prune.globally(score.magnitude(start, mask.full(net), score_seed=0), mask.full(net), rate)
+    alive = prune.globally(score.magnitude(start, prunable.full(net), score_seed=0), prunable.full(net), rate)
     return Ticket.of(net, alive, start, origin)
 
 
@@ -347,8 +347,8 @@ def test_a_newer_format_is_named_as_such(made: Ticket, tmp_path: Path) -> None:
 
 def test_files_of_format_1_are_read(made: Ticket, tmp_path: Path) -> None:
     """As Tombola 0.1.0 wrote them at first."""
-    tensors = {f"mask/{name}": bits for name, bits in mask.pack(made.mask).items()}
-    tensors |= {f"weights/{name}": value for name, value in mask.compress(made.weights, made.mask).items()}
+    tensors = {f"mask/{name}": bits for name, bits in mask_codec.pack(made.mask).items()}
+    tensors |= {f"weights/{name}": value for name, value in mask_codec.compress(made.weights, made.mask).items()}
     shapes = {name: list(alive.shape) for name, alive in made.mask.items()}
     text = json.dumps({"format": 1, "shapes": shapes, "origin": made.origin}, sort_keys=True)
     (tmp_path / "t").write_bytes(save(tensors, metadata={"tombola": text}))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 
-from tombola import data, mask, models, weights
+from tombola import data, models, prunable, weights
 from tombola.data import Batches, Dataset, share
 from tombola.data.augment import Augmentation
 from tombola.data.facts import IGNORED, Facts
@@ -79,7 +79,7 @@ def network(name: str) -> tuple[nn.Module, Mask]:
     facts = dataset_of(name).facts
     model = models.build(name, facts.shape, facts.classes, "glorot-normal", init_seed=1).double()
     generator = torch.Generator().manual_seed(2)
-    alive = {key: torch.rand(full.shape, generator=generator) < 0.6 for key, full in mask.full(model).items()}
+    alive = {key: torch.rand(full.shape, generator=generator) < 0.6 for key, full in prunable.full(model).items()}
     return model, Mask(alive)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola import mask, weights
+from tombola import mask, prunable, weights
 from tombola.errors import GuardLost
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, AdamW, Optimizer, Recipe, learning_rate
@@ -40,7 +40,7 @@ def batch_of(step: int) -> tuple[Tensor, Tensor]:
 
 def half(model: nn.Module) -> Mask:
     return Mask(
-        {name: (torch.arange(alive.numel()) % 2 == 0).view_as(alive) for name, alive in mask.full(model).items()}
+        {name: (torch.arange(alive.numel()) % 2 == 0).view_as(alive) for name, alive in prunable.full(model).items()}
     )
 
 
@@ -117,7 +117,7 @@ def test_the_loop_learns() -> None:
         inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(step))
         return inputs, inputs[:, :3].argmax(dim=1)
 
-    train(model, optimizer_of(OPTIMISERS["adam"], model), mask.full(model), easy, lambda step: 0.03, 0, 300, ignore)
+    train(model, optimizer_of(OPTIMISERS["adam"], model), prunable.full(model), easy, lambda step: 0.03, 0, 300, ignore)
     inputs, labels = easy(1000)
     assert (model.eval()(inputs).argmax(dim=1) == labels).sum() >= 54, "by chance a third of 64"
 
@@ -132,7 +132,7 @@ def test_who_watches_sees_every_step_from_begin_to_until_before_it_is_done() -> 
     def look(step: int) -> None:
         seen.append((step, model.get_parameter("3.bias").tolist()))
 
-    train(model, optimizer, mask.full(model), batch_of, lambda step: 0.1, 3, 6, look)
+    train(model, optimizer, prunable.full(model), batch_of, lambda step: 0.1, 3, 6, look)
     assert [step for step, _ in seen] == [3, 4, 5, 6]
     assert len({str(bias) for _, bias in seen}) == 4, "each step moved the model, the last one before the last look"
 
@@ -243,7 +243,7 @@ def test_a_fresh_optimiser_gives_another_training_where_it_has_a_memory(name: st
 
 def test_three_rounds_from_one_rewind_point_start_from_the_same_bytes() -> None:  # R1 R2 R3 R6 M4
     model = network()
-    run(model, OPTIMISERS["momentum"], mask.full(model), until=3)
+    run(model, OPTIMISERS["momentum"], prunable.full(model), until=3)
     point = weights.of(model)
     frozen = {name: value.numpy().tobytes() for name, value in point.items()}
     finals = []
@@ -350,7 +350,7 @@ def test_the_state_is_copied_out_and_in() -> None:  # R1 K5
 def test_the_state_of_pruned_weights_is_0() -> None:  # M1 M2
     model = network()
     kept = half(model)
-    dense = run(model, OPTIMISERS["adam"], mask.full(model), until=3)
+    dense = run(model, OPTIMISERS["adam"], prunable.full(model), until=3)
     assert dense["exp_avg/0.weight"][~kept["0.weight"]].any()
     for begin, state in ((0, None), (3, dense)):
         last = run(model, OPTIMISERS["adam"], kept, begin=begin, until=5, state=state)

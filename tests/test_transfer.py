@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tombola import mask, models, prune, score, weights
+from tombola import mask, models, prunable, prune, score, weights
 from tombola.errors import BadInput
 from tombola.ticket import Ticket
 from tombola.transfer import Rule
@@ -14,7 +14,7 @@ from tombola.transfer import Rule
 
 def ticket_of(model: nn.Module, rate: float = 0.8) -> Ticket:
     start = weights.of(model)
-    alive = prune.globally(score.magnitude(start, mask.full(model), score_seed=0), mask.full(model), rate)
+    alive = prune.globally(score.magnitude(start, prunable.full(model), score_seed=0), prunable.full(model), rate)
     return Ticket.of(model, alive, start)
 
 
@@ -57,7 +57,7 @@ def test_a_new_head_stays_dense_and_as_it_was(  # E9 K14
     assert head == {"output.weight", "output.bias"} and set(made.dense) == {"output.weight"}
     for name in before:
         assert torch.equal(after[name], (before if name in head else ticket.weights)[name]), name
-    assert list(made.mask) == list(mask.prunable(model))
+    assert list(made.mask) == list(prunable.prunable(model))
     for name, alive in made.mask.items():
         assert bool(alive.all()) if name in head else torch.equal(alive, ticket.mask[name]), name
     assert made.unused == ("output.weight",)

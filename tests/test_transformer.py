@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola import mask, models, weights
+from tombola import mask, models, prunable, weights
 from tombola.data import Batches, Dataset
 from tombola.data.facts import IGNORED, Facts
 from tombola.engine.chain import chain
@@ -62,7 +62,7 @@ def test_the_weights_are_those_of_the_formula(depth: int, width: int, length: in
     counts = models.weight_counts(f"bert-{depth}-{width}", shape, 2)
     assert sum(counts.values()) == inside + vocabulary * width + 2 * width
     model = models.build(name, shape, vocabulary, "normal-0.02", init_seed=0)
-    assert mask.full(model).total == inside + vocabulary * width
+    assert prunable.full(model).total == inside + vocabulary * width
     unmasked = depth * (9 + 4) * width + 2 * width  # biases 4 w + 4 w + w, two norms; the last norm
     assert sum(value.numel() for value in model.parameters()) == inside + vocabulary * width + unmasked
 
@@ -70,9 +70,9 @@ def test_the_weights_are_those_of_the_formula(depth: int, width: int, length: in
 @every_model
 def test_layers_are_known_without_building(name: str) -> None:
     model, layers = built(name), models.layers(name, SHAPE, NAMES[name])
-    found = mask.prunable(model)
+    found = prunable.prunable(model)
     assert {weight: layer.kind for weight, layer in layers.items()} == found and list(layers) == list(found)
-    assert {weight: layer.weights for weight, layer in layers.items()} == mask.full(model).counts
+    assert {weight: layer.weights for weight, layer in layers.items()} == prunable.full(model).counts
     used: dict[str, int] = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -89,7 +89,7 @@ def test_layers_are_known_without_building(name: str) -> None:
 @every_model
 def test_norms_and_biases_are_never_prunable(name: str) -> None:  # P1 P2
     model = built(name)
-    left = {key for key, _ in model.named_parameters()} - set(mask.prunable(model))
+    left = {key for key, _ in model.named_parameters()} - set(prunable.prunable(model))
     assert left == {key for key, _ in model.named_parameters() if "norm" in key or key.endswith("bias")}
     for key, value in model.state_dict().items():
         if "norm" in key and key.endswith("weight"):
@@ -100,15 +100,15 @@ def test_norms_and_biases_are_never_prunable(name: str) -> None:  # P1 P2
 
 def test_the_output_is_what_scores_the_tokens_also_where_it_is_tied() -> None:  # P7
     kinds = {
-        name: [weight for weight, kind in mask.prunable(built(name)).items() if kind == "output"] for name in NAMES
+        name: [weight for weight, kind in prunable.prunable(built(name)).items() if kind == "output"] for name in NAMES
     }
     assert kinds == {"gpt-2-32-h4": ["tokens.weight"], "bert-2-32-h4": ["output.weight"]}
-    assert mask.prunable(built("bert-2-32-h4"))["tokens.weight"] == "embedding"
+    assert prunable.prunable(built("bert-2-32-h4"))["tokens.weight"] == "embedding"
 
 
 def test_normal_draws_have_the_deviation_that_their_name_says() -> None:
     model = models.build("gpt-1-128", (64, 65), 65, "normal-0.02", init_seed=0)
-    for weight in mask.prunable(model):
+    for weight in prunable.prunable(model):
         values = model.get_parameter(weight)
         assert float(values.detach().std()) == pytest.approx(0.02, rel=6 / (2 * values.numel()) ** 0.5)
 
@@ -224,7 +224,9 @@ def test_the_order_of_tokens_matters() -> None:
 
 def half(model: nn.Module) -> Mask:
     generator = torch.Generator().manual_seed(5)
-    return Mask({name: torch.rand(full.shape, generator=generator) < 0.5 for name, full in mask.full(model).items()})
+    return Mask(
+        {name: torch.rand(full.shape, generator=generator) < 0.5 for name, full in prunable.full(model).items()}
+    )
 
 
 def trained(model: nn.Module, kept: Mask, dataset: Dataset, steps: int = 5) -> Reference:
@@ -303,7 +305,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answers() -> None:
     asked = labels != IGNORED
     assert int(asked.sum()) == int(batches.answers(0)) < labels.numel()
     functional.nll_loss(scores.log_softmax(-1)[asked], labels[asked]).backward()
-    engine = Reference(model, mask.full(model), AdamW(name="adamw", lr=1e-3), {}, dataset)
+    engine = Reference(model, prunable.full(model), AdamW(name="adamw", lr=1e-3), {}, dataset)
     engine.train(batches, lambda step: 0.0, 0, 1, [], lambda step: None)
     for key, value in engine.optimizer_state().items():
         if key.startswith("exp_avg/"):

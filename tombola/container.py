@@ -1,7 +1,7 @@
 """One file of tensors and of what is said of them: safetensors, sealed by the SHA-256 of all of its bytes.
 
 Reading one executes nothing, and takes memory by the bytes that are there: what the header claims beyond them is for
-who knows its meaning to check, before anything is made of it (`coding.affordable`).
+who knows its meaning to check, before anything is made of it (`mask_codec.affordable`).
 """
 
 import json

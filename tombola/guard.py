@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from tombola import mask as masks
-from tombola import weights
+from tombola import prunable, weights
 from tombola.errors import BadInput, Diverged, GuardLost
 from tombola.mask import Mask
 
@@ -103,7 +102,7 @@ class Guard:
     Raises:
         BadInput: the mask is of another model, or the optimiser one that cannot be watched.
 
-    >>> from tombola import mask
+    >>> from tombola import mask, prunable
     >>> model = nn.Linear(2, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     >>> guard = Guard(model, optimizer, mask.Mask({"weight": torch.tensor([[True, False]])}))
@@ -113,7 +112,7 @@ class Guard:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, mask: Mask, held: bool = True) -> None:
-        mask = masks.checked(mask, model)
+        mask = prunable.checked(mask, model)
         check_watchable(optimizer)
         # Several parameters over one memory have a gradient and a state each, and are all to be guarded.
         tied = weights.ties(weights.bare(model))

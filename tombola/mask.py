@@ -4,21 +4,15 @@ A mask is a value beside a plain `nn.Module`: no wrapper, no buffer, no renamed 
 and must not be written to; pruning makes another one.
 """
 
-import difflib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from math import prod
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from tombola import layers
-from tombola import weights as states
 from tombola.errors import BadInput, shown
-from tombola.layers import Kind
-from tombola.names import named
-from tombola.weights import Weights
+from tombola.weights import Weights, bits
 
 WITHOUT_ZERO = ("float8_e8m0fnu", "float4_e2m1fn_x2")  # powers of 2 alone; two numbers in one place
 
@@ -105,154 +99,8 @@ class Mask(Mapping[str, Tensor]):
         return {name: int(alive.sum()) for name, alive in self._layers.items()}
 
 
-def prunable(model: nn.Module, include: Sequence[str] = ()) -> dict[str, Kind]:
-    """The weights of `model` that may be pruned, each with its kind, in the order of its modules.
-
-    Weights of linear, convolution, embedding and attention-projection layers (`tombola.layers`); never norms or biases
-    that are not named. Rows of an embedding that stand for padding are among them, 0 from the start and so the first
-    to go. A tensor that two names share (tied weights) counts once, under its first name. The linear layer that is
-    registered last is the `output`, also where its weight is an embedding's: then that has its kind.
-
-    Args:
-        include: parameters of other modules that may be pruned too, of kind `named`: recurrent weights, a graph
-            layer's, a stack of experts. Names, or patterns of the names of those with two dimensions or more.
-
-    Raises:
-        BadInput: an entry of `include` names no such parameter.
-
-    >>> prunable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 2)))
-    {'0.weight': 'conv', '3.weight': 'linear', '4.weight': 'output'}
-    >>> prunable(nn.GRU(2, 3), include=["weight_*"])
-    {'weight_ih_l0': 'named', 'weight_hh_l0': 'named'}
-    """
-    found: dict[str, Kind] = {}
-    # The name under which a tensor was met first; and the tensor, lest another one that is computed takes its place.
-    first: dict[Hashable, tuple[str, Tensor]] = {}
-    last = ""
-    more = _included(model, include)
-    for path, module in model.named_modules():
-        row = layers.row(module)
-        # A weight that is computed from others is an attribute and no parameter.
-        own = {name: getattr(module, name) for name in row.weights} if row else {}
-        own |= {name: value for name, value in module.named_parameters(recurse=False) if states.place(value) in more}
-        for name, parameter in own.items():
-            if parameter is None:
-                continue
-            listed = row and name in row.weights
-            full_name, _ = first.setdefault(states.place(parameter), (f"{path}.{name}" if path else name, parameter))
-            found.setdefault(full_name, row.kind if row and listed else "named")
-            last = full_name if row and listed and row.kind == "linear" else last
-    if last:
-        found[last] = "output"
-    return found
-
-
-def _included(model: nn.Module, include: Sequence[str]) -> set[Hashable]:
-    """The places of the parameters that are named."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    more: set[Hashable] = set()
-    for entry in include:
-        meant = named([entry], {name: "" for name, each in parameters.items() if each.dim() > 1 or name == entry})
-        if not meant:
-            vectors = named([entry], dict.fromkeys(parameters, ""))
-            matrices = [name for name, each in parameters.items() if each.dim() > 1]
-            close = difflib.get_close_matches(entry, matrices, n=3, cutoff=0.4)
-            raise BadInput(
-                where="prune",
-                expected=f"names of parameters of {type(model).__name__}, or patterns of names of matrices",
-                found=f"{entry!r}, which names {'only vectors' if vectors else 'nothing'}",
-                todo=f"Name each vector by its whole name, as {min(vectors)}."
-                if vectors
-                else f"Did you mean {' or '.join(close)}?"
-                if close
-                else "* stands for anything, as in gru.*",
-            )
-        more |= {states.place(parameters[name]) for name in meant}
-    return more
-
-
-def full(model: nn.Module, include: Sequence[str] = ()) -> Mask:
-    """The mask of the dense network: every prunable weight alive, those that `include` names too.
-
-    Raises:
-        BadInput: one of them is computed from others, as by weight_norm; or `include` names nothing.
-    """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    names = prunable(model, include)
-    if computed := next((name for name in names if name not in parameters), None):
-        raise _computed(model, computed)
-    return checked(Mask({name: torch.ones(parameters[name].shape, dtype=torch.bool) for name in names}), model)
-
-
-def checked(mask: Mask, model: nn.Module) -> Mask:
-    """`mask`, once it is found to be one of `model`, under the first name of each weight that has several.
-
-    Every door that takes a mask beside a model asks here, and goes on with what it is given back.
-
-    Args:
-        mask: over all parameters of `model` that may be pruned, or over some.
-        model: as it is, compiled, or wrapped for several processes.
-
-    Raises:
-        BadInput: the mask names what is no parameter of the model, or not of its shape; two masks of one tied weight
-            differ; or a weight shares a part of its memory with another.
-
-    >>> model = nn.Sequential(nn.Embedding(2, 1), nn.Linear(1, 2, bias=False))
-    >>> model[1].weight = model[0].weight
-    >>> list(checked(Mask({"1.weight": torch.tensor([[True], [False]])}), model))
-    ['0.weight']
-    """
-    Mask.check(mask)
-    model = states.bare(model)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, alive in mask.items():
-        if name not in parameters and _is_computed(model, name):
-            raise _computed(model, name)
-        if name not in parameters or is_lazy(parameters[name]) or parameters[name].shape != alive.shape:
-            raise _foreign(f"a weight of {type(model).__name__}", name, alive, parameters)
-    tied = states.ties(model)
-    found: dict[str, Tensor] = {}
-    for name, alive in mask.items():
-        first = tied.get(name, name)
-        if not torch.equal(found.setdefault(first, alive), alive):
-            raise BadInput(
-                where=f"mask of {name}",
-                expected=f"the mask of {first}, as both are names of one tensor",
-                found="another one",
-                todo="Give one mask, under either name.",
-            )
-    for left, right in states.overlapping(model):
-        if not found.keys().isdisjoint((tied.get(left, left), tied.get(right, right))):
-            raise BadInput(
-                where=f"{right} of {type(model).__name__}",
-                expected="weights with memory of their own",
-                found=f"a view into that of {left}: to prune one prunes the other",
-                todo="Share the Parameter itself, and transpose or cut it in forward; or clone it.",
-            )
-    return mask if found.keys() == mask.keys() else Mask(found)
-
-
-def _computed(model: nn.Module, name: str) -> BadInput:
-    return BadInput(
-        where=f"{name} of {type(model).__name__}",
-        expected="a parameter",
-        found="a weight that is computed from others (by weight_norm, spectral_norm, torch.nn.utils.prune, ...)",
-        todo="Remove what computes it first, with the `remove` function of what put it there.",
-    )
-
-
-def _is_computed(model: nn.Module, name: str) -> bool:
-    path, _, own = name.rpartition(".")
-    module = dict(model.named_modules()).get(path)
-    if module is None:
-        return False
-    return own in getattr(module, "parametrizations", ()) or any(
-        f"{own}{end}" in module._parameters
-        for end in ("_orig", "_g")  # as torch.nn.utils leaves them
-    )
-
-
-def _foreign(expected: str, name: str, alive: Tensor, known: Mapping[str, Tensor]) -> BadInput:
+def foreign(expected: str, name: str, alive: Tensor, known: Mapping[str, Tensor]) -> BadInput:
+    """The error of a mask that is not one of `known` weights: `name`, which is `alive` in it, is none of theirs."""
     shape = f"{name} {tuple(alive.shape)}"
     if name not in known:
         names = ", ".join(list(known)[:3]) + (", ..." if len(known) > 3 else "")
@@ -269,7 +117,7 @@ def suits(mask: Mask, weights: Weights) -> None:
     Mask.check(mask)
     for name, alive in mask.items():
         if name not in weights or weights[name].shape != alive.shape:
-            raise _foreign("one of the weights", name, alive, weights)
+            raise foreign("one of the weights", name, alive, weights)
         if str(weights[name].dtype).removeprefix("torch.") in WITHOUT_ZERO:
             raise BadInput(
                 where=f"mask of {name}",
@@ -277,21 +125,6 @@ def suits(mask: Mask, weights: Weights) -> None:
                 found=str(weights[name].dtype),
                 todo="Convert it first, or keep it out of the mask.",
             )
-
-
-def nested(inner: Mask, outer: Mask) -> bool:
-    """Whether every weight alive in `inner` is alive in `outer`."""
-    return list(inner) == list(outer) and all(bool((inner[name] <= outer[name]).all()) for name in inner)
-
-
-def overlap(left: Mask, right: Mask) -> float:
-    """How alike two masks are: |left and right| / |left or right|, in [0, 1] (Jaccard).
-
-    Two independent masks of density d overlap by chance d / (2 - d).
-    """
-    both = sum(int((left[name] & right[name]).sum()) for name in left)
-    either = sum(int((left[name] | right[name]).sum()) for name in left)
-    return both / either if either else 1.0
 
 
 def shuffle(mask: Mask, mask_seed: int) -> Mask:
@@ -332,64 +165,6 @@ def apply(weights: Weights, mask: Mask) -> dict[str, Tensor]:
     """
     suits(mask, weights)
     return {
-        name: _bits(value).masked_fill(~mask[name], 0).view(value.dtype) if name in mask else value.clone()
+        name: bits(value).masked_fill(~mask[name], 0).view(value.dtype) if name in mask else value.clone()
         for name, value in weights.items()
     }
-
-
-def _bits(value: Tensor) -> Tensor:
-    """`value`, or where torch fills and scatters no such type the bytes of its numbers: all bits of +0 are 0."""
-    return value.view(torch.uint8) if str(value.dtype).startswith("torch.float8_") else value
-
-
-def compress(weights: Weights, mask: Mask) -> dict[str, Tensor]:
-    """Only what lives: each masked weight as the vector of its living values, in flat order.
-
-    Raises:
-        BadInput: the mask names what is not among the weights, or not of its shape.
-    """
-    suits(mask, weights)
-    return {name: value[mask[name]] if name in mask else value for name, value in weights.items()}
-
-
-def expand(living: Weights, mask: Mask) -> dict[str, Tensor]:
-    """The inverse of `compress`: full tensors again, exactly 0 where pruned.
-
-    Raises:
-        ValueError: there are fewer values than places, or more, or none at all for a mask.
-    """
-
-    def restored(name: str, values: Tensor) -> Tensor:
-        if name not in mask:
-            return values
-        places = int(mask[name].sum())
-        if values.shape != (places,):
-            raise ValueError(f"expected {places} values for the mask of {name}, found {tuple(values.shape)}")
-        full = torch.zeros(mask[name].shape, dtype=_bits(values).dtype)
-        return full.masked_scatter(mask[name], _bits(values)).view(values.dtype)
-
-    if missing := mask.keys() - living.keys():
-        raise ValueError(f"expected values for the mask of {min(missing)}, found none")
-    return {name: restored(name, values) for name, values in living.items()}
-
-
-def pack(mask: Mask) -> dict[str, Tensor]:
-    """One bit a weight: each layer as uint8, eight flags a byte, the first flag in the highest bit."""
-    return {name: torch.from_numpy(np.packbits(alive.numpy())) for name, alive in mask.items()}
-
-
-def unpack(packed: Weights, shapes: Mapping[str, tuple[int, ...]]) -> Mask:
-    """The inverse of `pack`, given each layer's shape.
-
-    Raises:
-        ValueError: there are too few bits, or too many, for a shape.
-    """
-
-    def flags(name: str) -> Tensor:
-        size = prod(shapes[name])
-        if packed[name].shape != (-(-size // 8),):  # before anything is made of that size
-            raise ValueError(f"expected {size} bits for the mask of {name}, found {8 * packed[name].numel()}")
-        bits = np.unpackbits(packed[name].numpy(), count=size)
-        return torch.from_numpy(bits.astype(bool)).reshape(shapes[name])
-
-    return Mask({name: flags(name) for name in shapes})

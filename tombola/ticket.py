@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from tombola import coding, container, files, hub, mask, models, weights
+from tombola import container, files, hub, mask, mask_codec, models, prunable, weights
 from tombola.errors import BadInput, shown
 from tombola.layers import Layout, layouts
 from tombola.mask import Mask
@@ -127,7 +127,7 @@ class Ticket:
         >>> Ticket.of(model, Mask({"weight": torch.tensor([[True, False, False]])}), start, {"model": "mine"})
         Ticket(mine, density 0.333, rewind ?, from ?)
         """
-        alive, model = mask.checked(alive, model), weights.bare(model)
+        alive, model = prunable.checked(alive, model), weights.bare(model)
         own, tied = model.state_dict(), weights.ties(model)
         weights.fit(own, early, f"weights of {type(model).__name__}")
         masked = mask.apply(early, alive)
@@ -170,7 +170,7 @@ class Ticket:
 
     def _content(self, as_seed: bool = False) -> bytes:
         living, tied = _stored(self.weights, self.mask)
-        codes = coding.encoded(self.mask)
+        codes = mask_codec.encoded(self.mask)
         tensors = {f"mask/{name}": code for name, code in codes.items()}
         if not as_seed:
             tensors |= {f"weights/{name}": value for name, value in living.items()}
@@ -315,20 +315,20 @@ _DAMAGED = (SafetensorError, KeyError, TypeError, ValueError, AttributeError, Ru
 
 def _version_1(said: dict[str, Any], content: bytes) -> Ticket:
     shapes = {name: tuple(shape) for name, shape in said["shapes"].items()}
-    coding.affordable(shapes.values(), len(content))
+    mask_codec.affordable(shapes.values(), len(content))
     tensors = container.tensors(content)
-    alive = mask.unpack(weights.below("mask/", tensors), shapes)
-    return Ticket(alive, mask.expand(weights.below("weights/", tensors), alive), said["origin"])
+    alive = mask_codec.unpack(weights.below("mask/", tensors), shapes)
+    return Ticket(alive, mask_codec.expand(weights.below("weights/", tensors), alive), said["origin"])
 
 
 def _version_2(said: dict[str, Any], content: bytes, where: str) -> Ticket:
     tensors = container.sealed(content, said)
-    coding.affordable((shape for _, shape in said["masks"]), len(content))
+    mask_codec.affordable((shape for _, shape in said["masks"]), len(content))
     seed = Seed(**said["seed"] | {"shape": tuple(said["seed"]["shape"])}) if said["seed"] else None
     remade = seed if "weights_sha256" in said else None
     if remade:
         _remakes(remade, dict(said["masks"]), len(content))
-    alive = Mask({name: coding.decode(tensors[f"mask/{name}"], shape) for name, shape in said["masks"]})
+    alive = Mask({name: mask_codec.decode(tensors[f"mask/{name}"], shape) for name, shape in said["masks"]})
     if remade:
         values = remade.masked(alive)
         if _sha256(values, alive) != said["weights_sha256"]:
@@ -342,14 +342,14 @@ def _version_2(said: dict[str, Any], content: bytes, where: str) -> Ticket:
     else:
         # Of a tied weight that has a mask under each of its names the values are there once; older files have such.
         stored = Mask({name: each for name, each in alive.items() if name not in said["tied"]})
-        values = mask.expand(weights.below("weights/", tensors), stored)
+        values = mask_codec.expand(weights.below("weights/", tensors), stored)
     return Ticket(alive, {name: values[said["tied"].get(name, name)] for name in said["weights"]}, said["origin"], seed)
 
 
 def _remakes(seed: Seed, shapes: Mapping[str, list[int]], size: int) -> None:
     """Raise ValueError, before anything is built, unless the model of `seed` has the layers of these masks."""
     counts = seed.counts()
-    coding.affordable([(count,) for count in counts.values()], size)
+    mask_codec.affordable([(count,) for count in counts.values()], size)
     for name, shape in shapes.items():
         if counts.get(name) != prod(shape):
             raise ValueError(
@@ -377,7 +377,7 @@ def _stored(full: Weights, alive: Mask) -> tuple[dict[str, Tensor], dict[str, st
         place = weights.place(full[name])
         if full[name].numel() and first.setdefault(place, name) != name and name not in alive:
             tied[name] = first[place]
-    living = mask.compress({name: value for name, value in full.items() if name not in tied}, alive)
+    living = mask_codec.compress({name: value for name, value in full.items() if name not in tied}, alive)
     return {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in living.items()
     }, tied

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola import mask as masks
+from tombola import prunable
 from tombola import weights as states
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -81,17 +82,17 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
         raise BadInput(
             where=where,
             expected=f"weights that take a mask, of those of {_some(mask)}",
-            found=f"none among {_some({name: own[name] for name in masks.prunable(model) if name in own})}",
+            found=f"none among {_some({name: own[name] for name in prunable.prunable(model) if name in own})}",
             todo="A layer takes a mask of its own shape alone. Where names differ, say which is which: "
             'rule={"target": "source"}, names of weights or of modules.',
         )
-    names = dict.fromkeys([*masks.prunable(model), *taken])
+    names = dict.fromkeys([*prunable.prunable(model), *taken])
     layers = {
         name: mask[taken[name]] if name in taken else torch.ones(own[name].shape, dtype=torch.bool)
         for name in names
         if name in own
     }
-    made = masks.checked(Mask(layers), model)
+    made = prunable.checked(Mask(layers), model)
     if values:
         with torch.no_grad():
             for name, source in pairs.items():

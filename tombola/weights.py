@@ -303,3 +303,8 @@ def interpolate(left: Weights, right: Weights, alpha: float) -> dict[str, Tensor
         return value.lerp(right[name], alpha) if value.is_floating_point() else value.clone()
 
     return {name: between(name, value) for name, value in left.items()}
+
+
+def bits(value: Tensor) -> Tensor:
+    """Return `value`, or the bytes of its numbers where torch fills and scatters no such type: all bits of +0 are 0."""
+    return value.view(torch.uint8) if str(value.dtype).startswith("torch.float8_") else value

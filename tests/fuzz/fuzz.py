@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
-from tombola import Search, Ticket, cash, data, files, mask, models, weights
+from tombola import Search, Ticket, cash, data, files, mask, models, prunable, weights
 from tombola.errors import BadInput, Diverged
 from tombola.guard import Guard
 from tombola.lab import presets
@@ -160,7 +160,7 @@ def small() -> tuple[nn.Module, torch.optim.Optimizer]:
 def tickets(draw: Random, folder: Path) -> None:
     """`Ticket.load` of a damaged file."""
     model = models.build("lenet-9-5", (1, 4, 4), 3, "glorot-normal", init_seed=1)
-    alive = Mask({name: torch.rand(each.shape) < 0.5 for name, each in mask.full(model).items()})
+    alive = Mask({name: torch.rand(each.shape) < 0.5 for name, each in prunable.full(model).items()})
     ticket = Ticket.of(model, alive, weights.of(model), {"model": "lenet-9-5", "versions": {"torch": "2"}})
     ticket.save(path := folder / "ticket.safetensors")
     path.write_bytes(damaged(path.read_bytes(), draw))
@@ -348,7 +348,7 @@ def masks(draw: Random, folder: Path) -> None:
     ]
     model, example = draw.choice(models_of)
     try:
-        full = mask.full(model)
+        full = prunable.full(model)
     except BadInput:
         return  # two parameters over one memory, laid out otherwise: no door takes any mask of it
     alive = {name: torch.rand(each.shape) < 0.5 for name, each in full.items()}
@@ -452,7 +452,7 @@ def optimisers(draw: Random, folder: Path) -> None:
     model, optimizer, inputs = made()
     twin, by_hand, _ = made()
     torch.manual_seed(seed)
-    alive = Mask({name: torch.rand(each.shape) < kept for name, each in mask.full(model).items()})
+    alive = Mask({name: torch.rand(each.shape) < kept for name, each in prunable.full(model).items()})
     dead = {name: ~each for name, each in alive.items()}
     for _ in range(before):  # gathers what the pruning must not leave behind
         step(model, optimizer, inputs, {})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
-from tombola import mask, weights
+from tombola import prunable, weights
 from tombola.guard import KNOWN, Guard, keeping
 from tombola.mask import Mask
 
@@ -58,7 +58,7 @@ def drawn(seed: int, *shape: int) -> Tensor:
 
 
 def some_of(model: nn.Module, density: float, seed: int) -> Mask:
-    return Mask({name: drawn(seed, *alive.shape).sigmoid() < density for name, alive in mask.full(model).items()})
+    return Mask({name: drawn(seed, *alive.shape).sigmoid() < density for name, alive in prunable.full(model).items()})
 
 
 def train(model: nn.Module, optimizer: Optimizer, inputs: Tensor, steps: int) -> None:
@@ -133,7 +133,7 @@ def test_the_living_train_as_in_a_network_that_never_had_the_others(name: str, s
 def test_the_full_mask_changes_nothing(name: str) -> None:
     guarded, free = network(0), network(0)
     optimizer = OPTIMISERS[name](guarded.parameters())
-    Guard(guarded, optimizer, mask.full(guarded))
+    Guard(guarded, optimizer, prunable.full(guarded))
     train(guarded, optimizer, drawn(1, 6, 1, 4), steps=3)
     train(free, OPTIMISERS[name](free.parameters()), drawn(1, 6, 1, 4), steps=3)
     assert weights.equal(weights.of(guarded), weights.of(free))

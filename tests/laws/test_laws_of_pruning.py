@@ -80,7 +80,7 @@ def test_masks_nest_over_the_rounds_though_the_scores_change(
             {name: value * (-1) ** number + number for name, value in weights.items()}, weights, seed + number
         )
         after = SCOPES[scope](scores, living, float(rate))
-        assert mask.nested(after, living)
+        assert Mask(mask.apply(after, living)) == after
         living = after
 
 

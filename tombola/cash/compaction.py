@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola import effective, weights
+from tombola import effective, prunable, weights
 from tombola import mask as masks
 from tombola.cash import channels, equivalence, hardcoded_sizes
 from tombola.cash.channels import Flow, Layer
@@ -158,7 +158,7 @@ def masked(model: nn.Module, mask: Mask) -> nn.Module:
     """A copy with m ⊙ theta, of what torch may have wrapped."""
     model = weights.bare(model)
     whole = copied(model)
-    mask, tied = masks.checked(mask, model), weights.ties(model)
+    mask, tied = prunable.checked(mask, model), weights.ties(model)
     effective.warn(whole, [name for name, alive in mask.items() if not alive.all()], stacklevel=3)
     values = masks.apply(weights.of(whole), mask)
     # A copy shares the parameters that are shared, and no longer memory that several parameters were over.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola import mask as masks
+from tombola import prunable
 from tombola.cash import equivalence, export, timing
 from tombola.cash.compaction import compact, masked
 from tombola.cash.form import Form, Proof, file_name, listed
@@ -528,7 +528,7 @@ def _has_eight_bits(model: nn.Module) -> bool:
 
 def _compacted(dense: nn.Module, example: tuple[Any, ...]) -> nn.Module | str:
     try:
-        small = compact(dense, masks.full(dense), example)
+        small = compact(dense, prunable.full(dense), example)
     except BadInput as error:
         return str(error)
     shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (dense, small)]

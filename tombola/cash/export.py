@@ -1,7 +1,7 @@
 """Models as files: ONNX, torch.export, safetensors. What is exported is run and compared before it is kept.
 
 A file appears complete or not at all. In a safetensors file a tensor of which much is 0 is two: `NAME.flags`, which of
-its numbers are not 0 (`tombola.coding`), and `NAME.values`, these; its shape is in the metadata.
+its numbers are not 0 (`tombola.mask_codec`), and `NAME.values`, these; its shape is in the metadata.
 """
 
 import io
@@ -20,8 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tombola import coding, container, files, weights
-from tombola import mask as masks
+from tombola import container, files, mask_codec, weights
 from tombola.cash import equivalence
 from tombola.cash.compaction import fitted
 from tombola.cash.replaceable import cloned, copied, first_line, in_batch, line_of, tensors
@@ -163,7 +162,7 @@ def stored(model: nn.Module, *, zeros: bool = False) -> bytes:
     shapes: dict[str, list[int]] = {}
     # -0 comes back as 0: a product with a mask is full of them
     alive = {} if zeros else {name: values[name] != 0 for name in dict.fromkeys(first.values())}
-    flags = coding.encoded(alive)
+    flags = mask_codec.encoded(alive)
     for name in dict.fromkeys(first.values()):
         value = values[name]
         if zeros or len(flags[name]) + int(alive[name].sum()) * value.itemsize + ENTRY >= value.nbytes:
@@ -200,10 +199,10 @@ def from_safetensors(model: nn.Module, path: str | Path) -> nn.Module:
             raise ValueError(f"of format {about['format']}, from another version of Tombola; this one reads {FORMAT}")
         values = container.tensors(content)
         shapes = about.get("sparse", {})
-        coding.affordable(shapes.values(), len(content))
+        mask_codec.affordable(shapes.values(), len(content))
         for name, shape in shapes.items():
-            alive, living = coding.decode(values.pop(name + FLAGS), shape), values.pop(name + VALUES)
-            values |= masks.expand({name: living}, Mask({name: alive}))
+            alive, living = mask_codec.decode(values.pop(name + FLAGS), shape), values.pop(name + VALUES)
+            values |= mask_codec.expand({name: living}, Mask({name: alive}))
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise BadInput(
             where=str(path),

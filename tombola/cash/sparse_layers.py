@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
-from tombola import coding
+from tombola import mask_codec
 from tombola.cash.kernel_packing import Layout, Window, convolution_of, layouts, stages_of, up
 from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear
 from tombola.engine import kernels
@@ -376,7 +376,7 @@ def _misfit(module: nn.Module, expected: str, found: str) -> BadInput:
 def _store(module: nn.Module, layer: Connected | Convolved, number: str) -> None:
     weight = layer.weight.detach()
     alive = weight != 0  # of what lives and is 0 nothing is lost
-    module.register_buffer(f"flags{number}", coding.encode(alive))
+    module.register_buffer(f"flags{number}", mask_codec.encode(alive))
     module.register_buffer(f"values{number}", weight[alive].clone())
     scale = layer.scale.clone() if isinstance(layer, QuantisedConv2d | QuantisedLinear) else None
     module.register_buffer(f"scale{number}", scale)
@@ -385,7 +385,7 @@ def _store(module: nn.Module, layer: Connected | Convolved, number: str) -> None
 
 
 def _weight(module: nn.Module, number: str, shape: Sequence[int]) -> NDArray[np.float32]:
-    alive = coding.decode(module.get_buffer(f"flags{number}").cpu(), shape)
+    alive = mask_codec.decode(module.get_buffer(f"flags{number}").cpu(), shape)
     values, scale = module.get_buffer(f"values{number}").float().cpu(), getattr(module, f"scale{number}")
     weight = values.new_zeros(tuple(shape)).masked_scatter_(alive, values)
     if scale is not None:

@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from tombola import data, engine, files, mask, models, prune, score, weights
+from tombola import data, engine, files, mask, mask_codec, models, prunable, prune, score, weights
 from tombola.data.augment import generator
 from tombola.data.likeness import alike
 from tombola.data.shared import attach
@@ -32,8 +32,8 @@ from tombola.lab.runs import (
     Train,
 )
 from tombola.lab.store import Outcome, Store
+from tombola.layer_patterns import named
 from tombola.layers import Kind
-from tombola.names import named
 from tombola.recipe import Recipe, learning_rate
 from tombola.study import connectivity, stability
 from tombola.train import computing
@@ -221,7 +221,7 @@ def _prune(run: Prune, store: Store) -> Outcome:
 def _prunable(run: Prune | FullMask) -> tuple[mask.Mask, dict[str, Kind]]:
     """The full mask over what may be pruned and is not kept, and the kinds of its layers."""
     model, include = _model(run.network), run.include or ()
-    kinds, full = mask.prunable(model, include), mask.full(model, include)
+    kinds, full = prunable.prunable(model, include), prunable.full(model, include)
     dense = named(run.keep, kinds)
     return mask.Mask({name: full[name] for name in kinds if name not in dense}), kinds
 
@@ -234,7 +234,7 @@ def _mask(made: mask.Mask) -> Outcome:
         "counts": made.counts,
         "shapes": {name: list(alive.shape) for name, alive in made.items()},
     }
-    return Outcome(values, tensors={"mask": mask.pack(made)})
+    return Outcome(values, tensors={"mask": mask_codec.pack(made)})
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ class _Start:
 def _start(run: Train, bench: Bench) -> _Start:
     store, facts = bench.store, bench.placed(run.recipe).facts
     model = _model(Network(run.recipe.model, facts.shape, facts.classes))
-    living = store.mask(run.mask) if run.mask else mask.full(model)
+    living = store.mask(run.mask) if run.mask else prunable.full(model)
     halted = _halted(run, bench)
     if halted:
         start, state = halted.tensors["weights"], halted.tensors.get("optimizer", {})
@@ -406,7 +406,7 @@ def _rates(run: Train, bench: Bench) -> Callable[[int], float]:
 def _trained(start: _Start, training: engine.Held, looks: "_Looks", bench: Bench) -> Outcome:
     run, living, numbers = start.run, start.living, looks.finish()
     trained = training.weights()
-    tensors = {"weights": mask.compress(trained, living) if run.mask else trained}
+    tensors = {"weights": mask_codec.compress(trained, living) if run.mask else trained}
     if run.keep_optimizer:
         tensors["optimizer"] = training.optimizer_state()
     return Outcome(

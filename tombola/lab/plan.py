@@ -15,7 +15,7 @@ from tombola.lab.runs import Line, Run, Train, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Question, questions
-from tombola.names import named
+from tombola.layer_patterns import named
 
 
 @dataclass(frozen=True)

@@ -288,8 +288,8 @@ def _need(runs: Iterable[Run], wanted: Plan, store: Store, level: int, replicate
 
 def _network(wanted: Plan, store: Store, run: Train) -> "tuple[nn.Module, Mask]":
     """The network that is trained, whatever its weights, and what lives of it."""
-    from tombola import mask, models
+    from tombola import models, prunable
 
     facts, recipe = wanted.experiment.spec.facts, run.recipe
     model = models.build(recipe.model, facts.shape, facts.classes, recipe.init, init_seed=0)
-    return model, store.mask(run.mask) if run.mask else mask.full(model)
+    return model, store.mask(run.mask) if run.mask else prunable.full(model)

@@ -150,7 +150,7 @@ class Prune(Run):
         score: which score.
         scope: `layer`, each layer by the rate of its kind, or `global`, all together by `rates["linear"]`.
         rates: (kind, fraction) for the kinds linear, conv, embedding, output.
-        keep: kinds, names, and patterns of names that are never pruned and not counted; see `names.named`.
+        keep: kinds, names, and patterns of names that are never pruned and not counted; see `layer_patterns.named`.
         score_seed: for scores that draw.
         include: names and patterns of names of parameters that are pruned too, by `rates["linear"]`; None for none.
     """

@@ -10,8 +10,8 @@ from tombola import data, models
 from tombola.data import subset, tokenised
 from tombola.errors import BadInput, DataError, Fault
 from tombola.lab.spec import KEEP_TRAINED_WEIGHTS, MOST, MOST_STEPS, Control, Spec
+from tombola.layer_patterns import named
 from tombola.models import hf
-from tombola.names import named
 
 
 def unknown_names(table: Mapping[str, Any]) -> Iterable[Fault]:

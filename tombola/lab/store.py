@@ -226,12 +226,12 @@ class Store:
 
     def weights(self, run: Run) -> dict[str, "Tensor"]:
         """The weights that a finished run made, pruned ones 0."""
-        from tombola import mask
+        from tombola import mask_codec
 
         living = self.tensors(run, "weights")
         mask_key = self._read(run.key, "outcome.json", "run").get("mask")
         try:
-            return mask.expand(living, self.mask(Stored(mask_key))) if mask_key else living
+            return mask_codec.expand(living, self.mask(Stored(mask_key))) if mask_key else living
         except ValueError as error:
             raise self._damaged(self.root / "runs" / run.key / "weights.safetensors", error) from error
 

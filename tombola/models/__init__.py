@@ -113,7 +113,7 @@ def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
 
 
 def kinds(name: str, shape: tuple[int, ...], classes: int, include: Sequence[str] = ()) -> "dict[str, Kind]":
-    """The kind of each weight of the model that may be pruned, by its name; see `tombola.mask.prunable`.
+    """The kind of each weight of the model that may be pruned, by its name; see `tombola.prunable.prunable`.
 
     Args:
         include: parameters that may be pruned too. Where there are none the model is not built.
@@ -128,7 +128,7 @@ def kinds(name: str, shape: tuple[int, ...], classes: int, include: Sequence[str
         return {weight: layer.kind for weight, layer in layers(name, shape, classes).items()}
     import torch
 
-    from tombola.mask import prunable
+    from tombola.prunable import prunable
 
     with torch.device("meta"):  # without memory for its weights
         return prunable(family(name).build(name, shape, classes), include)
@@ -198,7 +198,7 @@ def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation,
     import torch
     from torch import nn
 
-    from tombola.mask import prunable
+    from tombola.prunable import prunable
 
     draws: dict[str, Callable[..., object]] = {
         "glorot-normal": nn.init.xavier_normal_,

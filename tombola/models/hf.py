@@ -77,7 +77,7 @@ def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
 def _layers(name: str, _: tuple[str, int, int], length: int, classes: int) -> dict[str, Layer]:
     import torch
 
-    from tombola.mask import prunable
+    from tombola.prunable import prunable
 
     with torch.device("meta"):
         model = _classifier(name, classes)

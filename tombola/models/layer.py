@@ -12,7 +12,7 @@ class Layer:
     """A fully connected layer, a convolution or a table of embeddings, by its sizes.
 
     Attributes:
-        kind: as `tombola.mask.prunable` has it; the last fully connected layer is the `output`.
+        kind: as `tombola.prunable.prunable` has it; the last fully connected layer is the `output`.
         inputs, outputs: units, or channels of maps; of a table its rows and the numbers in each.
         window: side of a convolution's square window.
         height, width: of the maps that a convolution gives; of what is done for each token of a text, its length and 1.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tombola import effective, mask, prune, score, weights
+from tombola import effective, mask, mask_codec, prune, score, weights
 from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
 from tombola.search import averages, edge, ranks, saved
@@ -478,7 +478,7 @@ class Search:
         else:
             model = self._loop.model
             following = prune.by_layer(scores, living, self._plan.rates(model), self._plan.stacked(model))
-        ranks.agree(_digest(mask.pack(following)), "the mask of the next level")
+        ranks.agree(_digest(mask_codec.pack(following)), "the mask of the next level")
         return following
 
     def _save(self) -> None:
@@ -589,7 +589,7 @@ class Search:
     def trained(self, level: int) -> dict[str, Tensor]:
         """The weights at the end of a finished level: all that the model's state_dict holds."""
         self._known(level, len(self._progress.trained), "that is finished")
-        found = mask.expand(self._progress.trained[level], self._progress.masks[level])
+        found = mask_codec.expand(self._progress.trained[level], self._progress.masks[level])
         return {name: found[name] for name in self._progress.weights}  # a file has an order of its own
 
     def ticket(self, level: int) -> Ticket:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tombola import layers, mask, prune, weights
+from tombola import layers, prunable, prune, weights
 from tombola.errors import BadInput
 from tombola.guard import UNKNOWN, check_watchable, keeping
+from tombola.layer_patterns import covering, named
 from tombola.layers import Kind
 from tombola.mask import Mask
-from tombola.names import covering, named
 from tombola.search import averages
 from tombola.search.state import GENERATORS, Loop, Pair
 from tombola.steps import Step
@@ -118,7 +118,7 @@ class Plan:
                 does not fit.
         """
         model = loop.model
-        kinds = mask.prunable(model, self.prune)
+        kinds = prunable.prunable(model, self.prune)
         _known(self.keep, _alike(model, kinds), "keep", others(model, self.prune))
         dense = _meant(self.keep, model, kinds)
         _whole(model, (name for name in kinds if name not in dense))
@@ -144,7 +144,7 @@ class Plan:
                 found=f"{_few(flat)}, a vector",
                 todo="Name stacks alone.",
             )
-        return mask.checked(full, model) if given is None else _given(mask.checked(given, model), full)
+        return prunable.checked(full, model) if given is None else _given(prunable.checked(given, model), full)
 
     @property
     def asks_for_output(self) -> bool:
@@ -153,12 +153,12 @@ class Plan:
 
     def stacked(self, model: nn.Module) -> frozenset[str]:
         """The weights that are stacks."""
-        kinds = mask.prunable(model, self.prune)
+        kinds = prunable.prunable(model, self.prune)
         return frozenset(_meant(self.stacks, model, kinds) - _meant(self.keep, model, kinds))
 
     def rates(self, model: nn.Module) -> dict[str, float]:
         """The rate of each weight that is not kept dense: that of the first entry that names it or its kind."""
-        kinds = mask.prunable(model, self.prune)
+        kinds = prunable.prunable(model, self.prune)
         if not isinstance(self.rate, Mapping):
             return dict.fromkeys(kinds, self.rate)
         _known(self.rate, _alike(model, kinds), "rate")
@@ -418,7 +418,7 @@ def _whole(model: nn.Module, names: Iterable[str]) -> None:
 
 def others(model: nn.Module, include: Sequence[str] = ()) -> dict[str, int]:
     """The matrices that are trained, in no layer that can be pruned, and not included: name -> how many weights."""
-    kinds = mask.prunable(model, include)
+    kinds = prunable.prunable(model, include)
     own = {weights.place(each) for name, each in model.named_parameters(remove_duplicate=False) if name in kinds}
     return {
         name: parameter.numel()

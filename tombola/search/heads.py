@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tombola import layers
-from tombola.mask import prunable
+from tombola.prunable import prunable
 from tombola.search.watch import Look
 
 

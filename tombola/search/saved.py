@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tombola import container, files, mask, weights
+from tombola import container, files, mask_codec, weights
 from tombola.errors import BadInput, NoRoom
 from tombola.mask import Mask
 from tombola.search.averages import Average, coded, decoded
@@ -28,7 +28,7 @@ class Progress:
 
     Attributes:
         masks: of each level so far, the one that comes next included.
-        trained: of each finished level, the trained weights that live, as `mask.compress` has them.
+        trained: of each finished level, the trained weights that live, as `mask_codec.compress` has them.
         start: the moment in which level 0 began; None before.
         rewind: the moment to return to; None until level 0 has reached it.
         history: what was reported.
@@ -64,7 +64,7 @@ def content(about: Mapping[str, Any], progress: Progress, randoms: Sequence[Any]
     """
     tensors: dict[str, Tensor] = {}
     for level, living in enumerate(progress.masks):
-        tensors |= {f"mask.{level}/{name}": bits for name, bits in mask.pack(living).items()}
+        tensors |= {f"mask.{level}/{name}": bits for name, bits in mask_codec.pack(living).items()}
     for level, trained in enumerate(progress.trained):
         tensors |= {f"trained.{level}/{name}": value for name, value in trained.items()}
     again = progress.rewind is progress.start  # once is enough
@@ -126,10 +126,10 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
         if not shapes or type(finished) is not int or not 0 <= finished <= len(tensors):
             raise ValueError(f"{finished!r:.60} levels, of masks of {len(shapes)} weights")
         packed = (weights.below(f"mask.{level}/", tensors) for level in range(finished + 1))
-        masks = tuple(mask.unpack(bits, shapes) for bits in packed if bits)
+        masks = tuple(mask_codec.unpack(bits, shapes) for bits in packed if bits)
         trained = tuple(weights.below(f"trained.{level}/", tensors) for level in range(finished))
         for living, each in zip(trained, masks, strict=False):
-            mask.expand(living, each)
+            mask_codec.expand(living, each)
         start, rewind = (
             _with_random(decode(metadata[name], tensors), own)
             for name, own in zip(("start", "rewind"), randoms[rank], strict=True)
@@ -250,7 +250,7 @@ def finished(
     progress: Progress, trained: Weights, following: Mask | None, reports: Sequence[Report], steps: int
 ) -> Progress:
     """One level further: its trained weights and reports are kept, and the next level's mask, if there is one."""
-    living = mask.compress(trained, progress.masks[-1])
+    living = mask_codec.compress(trained, progress.masks[-1])
     return replace(
         progress,
         masks=progress.masks + ((following,) if following else ()),

@@ -1,4 +1,4 @@
-"""Which of many flags are set, in few bytes: bits where many are, gaps between the set ones where few are.
+"""A mask and the weights under it, in few bytes: flags as bits where many are set; as gaps where few are.
 
 Gaps: a byte below 255 says how many flags are unset before the next set one, 255 that 255 more are unset. Those after
 the last set one need no byte. Gaps take about a byte a set flag and bits an eighth of a byte a flag, so that gaps win
@@ -24,6 +24,9 @@ from math import prod
 import numpy as np
 import torch
 from torch import Tensor
+
+from tombola.mask import Mask, suits
+from tombola.weights import Weights, bits
 
 MORE = 255
 LEAST, PER_BYTE = 2**24, 2**10  # flags that any file may claim, and more for each of its bytes
@@ -112,3 +115,53 @@ def decode(code: Tensor, shape: Sequence[int]) -> Tensor:
         flags = np.zeros(size, dtype=bool)
         flags[places] = True
     return torch.from_numpy(flags).reshape(tuple(shape))
+
+
+def compress(weights: Weights, mask: Mask) -> dict[str, Tensor]:
+    """Only what lives: each masked weight as the vector of its living values, in flat order.
+
+    Raises:
+        BadInput: the mask names what is not among the weights, or not of its shape.
+    """
+    suits(mask, weights)
+    return {name: value[mask[name]] if name in mask else value for name, value in weights.items()}
+
+
+def expand(living: Weights, mask: Mask) -> dict[str, Tensor]:
+    """The inverse of `compress`: full tensors again, exactly 0 where pruned.
+
+    Raises:
+        ValueError: there are fewer values than places, or more, or none at all for a mask.
+    """
+
+    def restored(name: str, values: Tensor) -> Tensor:
+        if name not in mask:
+            return values
+        places = int(mask[name].sum())
+        if values.shape != (places,):
+            raise ValueError(f"expected {places} values for the mask of {name}, found {tuple(values.shape)}")
+        full = torch.zeros(mask[name].shape, dtype=bits(values).dtype)
+        return full.masked_scatter(mask[name], bits(values)).view(values.dtype)
+
+    if missing := mask.keys() - living.keys():
+        raise ValueError(f"expected values for the mask of {min(missing)}, found none")
+    return {name: restored(name, values) for name, values in living.items()}
+
+
+def pack(mask: Mask) -> dict[str, Tensor]:
+    """One bit a weight: each layer as uint8, eight flags a byte, the first flag in the highest bit."""
+    return {name: torch.from_numpy(np.packbits(alive.numpy())) for name, alive in mask.items()}
+
+
+def unpack(packed: Weights, shapes: Mapping[str, tuple[int, ...]]) -> Mask:
+    """The inverse of `pack`, given each layer's shape.
+
+    Raises:
+        ValueError: there are too few bits, or too many, for a shape.
+    """
+
+    for name, shape in shapes.items():
+        size, code = prod(shape), packed[name]
+        if code.shape != (-(-size // 8),):  # before anything is made of that size
+            raise ValueError(f"expected {size} bits for the mask of {name}, found {8 * code.numel()}")
+    return Mask({name: decode(packed[name], shape) for name, shape in shapes.items()})

@@ -14,9 +14,9 @@ PACKAGE = Path(tombola.__file__).parent
 # A room may import the rooms of the layers above its line here, and those to its left in its own.
 LAYERS = [
     ["errors", "files", "steps", "layer_patterns", "container", "weights", "layers", "mask", "prunable", "mask_codec"],
-    ["stacks"],
+    ["value", "stacks"],
     ["effective", "transfer", "hub"],
-    ["score", "prune", "guard", "models", "ticket", "data", "recipe", "train", "evaluate", "engine"],
+    ["score", "prune", "guard", "models", "ticket", "data", "objective", "recipe", "train", "evaluate", "engine"],
     ["study", "search", "callbacks", "cash"],
     ["lab"],
     ["report", "cli", "__main__"],

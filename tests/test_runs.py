@@ -30,7 +30,9 @@ from tombola.lab.runs import (
     shallow,
 )
 from tombola.lab.spec import EvaluateSpec, Experiment, PruneSpec, Spec, VerdictSpec
-from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps, Value
+from tombola.objective import L1, LabelSmoothing, Objective
+from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
+from tombola.value import Value
 
 NETWORK = Network("lenet-20-10", (1, 8, 8), 10)
 RECIPE: dict[str, Any] = {
@@ -120,6 +122,7 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
             "augment": "flip-crop",
             "precision": "bfloat16",
             "normalise": "unit",
+            "objective": {"name": "label-smoothing"},
         },
     ),
     SGD: (
@@ -132,6 +135,8 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
     Steps: ({"name": "step", "milestones": ["9it"]}, {"milestones": ["9it", "10it"], "factor": 0.2}),
     Cosine: ({"name": "cosine"}, {"final": 0.1}),
     Linear: ({"name": "linear"}, {"final": 0.1}),
+    LabelSmoothing: ({"name": "label-smoothing"}, {"epsilon": 0.2, "code": "of an extension"}),
+    L1: ({"name": "l1", "strength": 1e-5}, {"strength": 2e-5, "code": "of an extension"}),
 }
 EVERY_VALUE = [(kind, name) for kind, (_, others) in RECIPES.items() for name in others]
 
@@ -171,8 +176,13 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
 
 def train_with(kind: type[Value], values: dict[str, Any]) -> Train:
     """`TRAIN` with its recipe, or the part of it that is a `kind`, as `values` say."""
-    place = "" if kind is Recipe else "optimizer" if kind in (SGD, Adam, AdamW) else "schedule"
-    return replace(TRAIN, recipe=Recipe.model_validate(RECIPE | {place: values} if place else values))
+    made = kind.model_validate(values)
+    return replace(TRAIN, recipe=made if kind is Recipe else Recipe.model_validate(RECIPE | {place(kind): made}))
+
+
+def place(kind: type[Value]) -> str:
+    """The field of a recipe in which a `kind` stands."""
+    return "optimizer" if kind in (SGD, Adam, AdamW) else "objective" if issubclass(kind, Objective) else "schedule"
 
 
 def keys(spec: dict[str, Any]) -> dict[tuple[str, int, int, int], str]:
@@ -244,7 +254,7 @@ def test_a_default_is_in_the_key_like_any_value(kind: type[Value]) -> None:  # S
     """So that a default that changes in the code makes other keys, and old results keep their names."""
     base, _ = RECIPES[kind]
     described = train_with(kind, base).described["recipe"]
-    part = described if kind is Recipe else described["optimizer" if kind in (SGD, Adam, AdamW) else "schedule"]
+    part = described if kind is Recipe else described[place(kind)]
     assert set(part) == {name for name, one in kind.model_fields.items() if one.default is not None}
     spelled_out = train_with(kind, json.loads(json.dumps(part)))
     assert spelled_out.key == train_with(kind, base).key, "a default written out is the same value"

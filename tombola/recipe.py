@@ -3,12 +3,24 @@
 from math import cos, pi
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainSerializer
+from pydantic import (
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    PlainValidator,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+)
 
 from tombola.data.augment import Augmentation
 from tombola.data.normalise import Normalisation
 from tombola.models import Initialisation
+from tombola.objective import OBJECTIVES, Objective, objective_of
 from tombola.steps import Step
+from tombola.value import Count, Number, Rate, Value
 
 
 def _step(value: Any) -> Any:
@@ -16,21 +28,16 @@ def _step(value: Any) -> Any:
 
 
 StepField = Annotated[InstanceOf[Step], BeforeValidator(_step), PlainSerializer(str, return_type=str)]
-# Strict: true is not 1.0, and "0.3" is not 0.3.
-Number = Annotated[float, Field(strict=True)]
-Rate = Annotated[Number, Field(ge=0, le=1)]
-Count = Annotated[int, Field(strict=True)]
-
-
-class Value(BaseModel):
-    """A frozen record that refuses unknown names and numbers that are not finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _absent_if_standard(value: Any) -> Any:
     # The one that was always there is absent, as all later fields are where they have their old meaning.
     return None if value == "standard" else value
+
+
+def _objective(table: Any, info: ValidationInfo) -> Objective | None:
+    # Whoever reads a spec with an extension's objectives says so: `model_validate(..., context={"objectives": ...})`.
+    return objective_of(table, (info.context or {}).get("objectives", OBJECTIVES))
 
 
 class SGD(Value):
@@ -109,6 +116,7 @@ class Recipe(Value):
             precision); None for float32, of which a GPU shortens the factors of convolutions as torch lets it (TF32).
         normalise: how the bytes of an image become inputs, as `data.normalise` has it; None, and in words `standard`,
             for the data set's mean and deviation.
+        objective: what is made small, as `tombola.objective` has it; None for cross-entropy.
     """
 
     model: str
@@ -122,6 +130,12 @@ class Recipe(Value):
     augment: Augmentation | None = None
     precision: Precision | None = None
     normalise: Annotated[Normalisation | None, BeforeValidator(_absent_if_standard)] = None
+    objective: Annotated[SerializeAsAny[Objective] | None, PlainValidator(_objective)] = None
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = plain(self)
+        return {name: value for name, value in values.items() if name != "objective" or value is not None}
 
 
 def learning_rate(recipe: Recipe, step: int, epoch_iterations: int) -> float:

@@ -28,8 +28,9 @@ from tombola.lab.spec import (
     VerdictSpec,
 )
 from tombola.lab.spec_file import read
-from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps, Value
+from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
 from tombola.steps import Step
+from tombola.value import Value
 
 FILE = Path(__file__).with_name("keys.json")
 PINNED: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"keys": {}, "defaults": {}}

@@ -11,8 +11,9 @@ from tombola import data
 from tombola.data.facts import Facts
 from tombola.engine import Choice, Device
 from tombola.lab import presets
-from tombola.recipe import Count, Number, Rate, Recipe, StepField, Value
+from tombola.recipe import Recipe, StepField
 from tombola.steps import Step
+from tombola.value import Count, Number, Rate, Value
 
 Method = Literal["iterative", "continued", "one-shot", "lr-rewind", "fine-tune"]
 Control = Literal["reinit", "random", "shuffle"]

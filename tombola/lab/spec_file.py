@@ -22,6 +22,7 @@ from tombola.lab.spec import (
     VerdictSpec,
 )
 from tombola.lab.spec_checks import contradictions, unknown_names
+from tombola.objective import OBJECTIVES
 from tombola.recipe import Optimizer, Recipe, Schedule
 
 
@@ -129,12 +130,16 @@ _MODELS: dict[str, type[BaseModel]] = {
 }
 
 
-def _members(union: Any) -> dict[str, type[BaseModel]]:
+def _members(union: Any) -> Mapping[str, type[BaseModel]]:
     """name -> model of a union whose members are told apart by their `name`."""
     return {get_args(member.model_fields["name"].annotation)[0]: member for member in get_args(get_args(union)[0])}
 
 
-_MEMBERS = {"optimizer": _members(Optimizer), "schedule": _members(Schedule)}
+_MEMBERS: dict[str, Mapping[str, type[BaseModel]]] = {
+    "optimizer": _members(Optimizer),
+    "schedule": _members(Schedule),
+    "objective": OBJECTIVES,
+}
 
 
 def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
@@ -190,6 +195,7 @@ def _example(path: str) -> str:
         "recipe.batch": "batch = 60",
         "recipe.optimizer": 'optimizer = {name = "adam", lr = 1.2e-3}',
         "recipe.schedule": 'schedule = {name = "cosine"}',
+        "recipe.objective": 'objective = {name = "label-smoothing"}',
     }
     return examples.get(path, "")
 
@@ -230,7 +236,7 @@ def _paths() -> Iterable[str]:
     for parent, model in _MODELS.items():
         yield from (f"{parent}.{name}".lstrip(".") for name in model.model_fields)
     for field, members in _MEMBERS.items():
-        yield from (f"recipe.{field}.{name}" for member in members.values() for name in member.model_fields)
+        yield from (f"recipe.{field}.{name}" for member in members.values() for name in _parameters(member))
 
 
 def _fields(parents: list[str], table: Mapping[str, Any]) -> set[str]:
@@ -239,4 +245,9 @@ def _fields(parents: list[str], table: Mapping[str, Any]) -> set[str]:
         return set(_MODELS[".".join(parents)].model_fields)
     inner = table.get("recipe", {}).get(parents[-1], {})
     chosen = _MEMBERS.get(parents[-1], {}).get(inner.get("name", "") if isinstance(inner, dict) else "")
-    return set(chosen.model_fields) if chosen else set()
+    return _parameters(chosen) if chosen else set()
+
+
+def _parameters(member: type[BaseModel]) -> set[str]:
+    """The fields that a spec can have: not an objective's code, of which a spec says nothing."""
+    return set(member.model_fields) - {"code"}

@@ -1,0 +1,184 @@
+"""What a training makes small: the loss of a batch. Cross-entropy, unless a recipe names another objective.
+
+To add one: write a class like `LabelSmoothing` below and name it in `OBJECTIVES`; docs/adding-an-objective.md.
+Validation and test losses are cross-entropy under every objective, so that networks can be compared.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+from tombola.data.facts import IGNORED
+from tombola.value import Number, Value
+
+if TYPE_CHECKING:  # `tombola plan` reads recipes, and touches no tensor
+    from torch import Tensor, nn
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def cross_entropy(
+    outputs: "Tensor", labels: "Tensor", reduction: Reduction = "mean", smoothing: float = 0.0
+) -> "Tensor":
+    """-sum_c q_c log p_c with p = softmax(outputs), of scores [N, classes] and labels [N], or [N, T, classes], [N, T].
+
+    Args:
+        outputs: scores of each class, before the softmax.
+        labels: classes; `facts.IGNORED` is no label.
+        reduction: over all labels that are some.
+        smoothing: epsilon, in [0, 1]: q is 1 - epsilon at the label, and epsilon / classes everywhere beside.
+
+    >>> import torch
+    >>> outputs, labels = torch.zeros(2, 3, 4), torch.tensor([[0, 1, -100], [2, 3, 0]])
+    >>> round(float(cross_entropy(outputs, labels, "sum") / torch.tensor(4.0).log()), 5)
+    5.0
+    """
+    from torch.nn import functional
+
+    scores, answers = outputs.flatten(0, -2), labels.flatten()
+    return functional.cross_entropy(
+        scores, answers, ignore_index=IGNORED, reduction=reduction, label_smoothing=smoothing
+    )
+
+
+class Objective(Value, ABC):
+    """What the weights descend: its name, its parameters as fields, and the loss of a batch.
+
+    Attributes:
+        name: by which a recipe names it: `objective = {name = "l1", strength = 1e-5}`.
+        code: SHA-256 of the file that it comes from; None for Tombola's own. It is in the keys of its trainings.
+    """
+
+    about: ClassVar[str] = ""  # one sentence
+    paper: ClassVar[str] = ""
+    year: ClassVar[int] = 0
+    # Whether `torch.func.vmap` can go through `loss`: it asks no tensor for its numbers. Then a stack can do it.
+    stacks: ClassVar[bool] = False
+
+    name: str
+    code: str | None = None
+
+    @abstractmethod
+    def loss(
+        self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"
+    ) -> "Tensor":
+        """The number that the optimiser's step that follows makes smaller.
+
+        Args:
+            model: the network in training mode, pruned weights at 0.
+            batch: inputs and labels, on the model's device.
+            inputs: what else the training was given, by name: weights of a teacher, for one.
+
+        Returns:
+            A scalar with a gradient.
+        """
+
+
+class CrossEntropy(Objective):
+    """The mean of -log p(label)."""
+
+    about = "The mean of -log p(label): what all trainings descend that name nothing else"
+    stacks = True
+
+    name: Literal["cross-entropy"] = "cross-entropy"
+
+    def loss(
+        self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"
+    ) -> "Tensor":
+        """-log p(label), averaged over the batch."""
+        examples, labels = batch
+        return cross_entropy(model(examples), labels)
+
+
+class LabelSmoothing(Objective):
+    """Cross-entropy with labels that are 1 - epsilon sure: the rest is shared among all classes.
+
+    Attributes:
+        epsilon: the share that all classes have in common.
+    """
+
+    about = "Cross-entropy with a share epsilon of each label spread evenly over all classes"
+    paper = "Rethinking the Inception Architecture for Computer Vision (Szegedy et al.)"
+    year = 2016
+    stacks = True
+
+    name: Literal["label-smoothing"] = "label-smoothing"
+    epsilon: Number = Field(default=0.1, gt=0, lt=1)
+
+    def loss(
+        self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"
+    ) -> "Tensor":
+        """-sum_c ((1 - epsilon) [c = label] + epsilon / classes) log p_c, averaged over the batch."""
+        examples, labels = batch
+        return cross_entropy(model(examples), labels, smoothing=self.epsilon)
+
+
+class L1(Objective):
+    """Cross-entropy + strength * sum |theta_i| over the living weights: the lasso, which drives weights towards 0.
+
+    Pruned weights are 0, and so are their terms and the gradients of these; biases and normalisations are not counted.
+
+    Attributes:
+        strength: lambda, of the sum.
+    """
+
+    about = "Cross-entropy and strength times the sum of |theta_i| over the living weights"
+    paper = "Regression Shrinkage and Selection via the Lasso (Tibshirani)"
+    year = 1996
+
+    name: Literal["l1"] = "l1"
+    strength: Number = Field(gt=0)
+
+    def loss(
+        self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"
+    ) -> "Tensor":
+        """-log p(label), averaged over the batch, + strength * sum |theta_i|."""
+        from tombola.prunable import prunable
+
+        examples, labels = batch
+        parameters = dict(model.named_parameters())
+        size = sum(parameters[name].abs().sum() for name in prunable(model))
+        return cross_entropy(model(examples), labels) + self.strength * size
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "cross-entropy": CrossEntropy,
+    "label-smoothing": LabelSmoothing,
+    "l1": L1,
+}
+
+
+def objective_of(table: Any, known: Mapping[str, type[Objective]] = OBJECTIVES) -> Objective | None:
+    """The objective that a recipe's `table` means, by its `name`; None for cross-entropy, which is absent from keys.
+
+    Args:
+        table: as it was written, or an objective.
+        known: by name, those that there are.
+
+    Raises:
+        ValidationError: there is no such objective, or it has no such parameters.
+
+    >>> objective_of({"name": "label-smoothing", "epsilon": 0.2})
+    LabelSmoothing(name='label-smoothing', code=None, epsilon=0.2)
+    >>> objective_of({"name": "cross-entropy"}) is None
+    True
+    """
+    if table is None or isinstance(table, Objective):
+        made = table
+    elif not isinstance(table, Mapping):
+        raise PydanticCustomError("model_type", "Input should be a table")
+    elif table.get("name") not in known:
+        raise PydanticCustomError(
+            "union_tag_invalid",
+            "Input should be one of {expected_tags}",
+            {"expected_tags": ", ".join(map(repr, known))},
+        )
+    elif "code" in table:  # a spec by itself says nothing of code
+        fault = InitErrorDetails(type="extra_forbidden", loc=("code",), input=table["code"])
+        raise ValidationError.from_exception_data("Objective", [fault])
+    else:
+        made = known[table["name"]].model_validate(table)
+    return None if isinstance(made, CrossEntropy) else made

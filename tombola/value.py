@@ -1,0 +1,16 @@
+"""What settings are made of: frozen records that are checked when they are made, and the numbers in them."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Strict: true is not 1.0, and "0.3" is not 0.3.
+Number = Annotated[float, Field(strict=True)]
+Rate = Annotated[Number, Field(ge=0, le=1)]
+Count = Annotated[int, Field(strict=True)]
+
+
+class Value(BaseModel):
+    """A frozen record that refuses unknown names and numbers that are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

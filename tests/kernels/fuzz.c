@@ -846,7 +846,8 @@ static void same_outputs(const char *name, const float *found, const double *wan
             fail("%s: output %ld is %.9g and should be %.9g", name, k, (double)found[k], wanted[k]);
 }
 
-/* A layer as `kernel_packing.stages_of` describes it; `place` is where the one before puts its outputs, and then where this one does. */
+/* A layer as `kernel_packing.stages_of` describes it; `place` is where the one before puts its outputs, and then where
+   this one does. */
 static stage stage_of(const float *w, const float *bias, long in, long out, long *place) {
     long *counts = exact(sizeof *counts * (size_t)out), slices = (out + width - 1) / width, count = 0, in_slices = 0;
     int32_t *order = by_length(w, out, in, counts), *slice = array(sizeof *slice * (size_t)slices);
@@ -922,7 +923,8 @@ static side side_of(long stride, long most) {
     return s;
 }
 
-/* As `kernel_packing.convolution_of` describes it, but for how much is laid out at once: bands of any height, any number abreast. */
+/* As `kernel_packing.convolution_of` describes it, but for how much is laid out at once: bands of any height, any number
+   abreast. */
 static void check_slide(void) {
     long stride = between(1, 3), in = between(1, 4), out = chance(0.2) ? between(10, 20) : between(1, 9);
     side down = side_of(stride, 14), across = side_of(stride, chance(0.5) ? 40 : 9);

@@ -137,7 +137,7 @@ def to_torch_export(model: nn.Module, example: Example, path: str | Path, *, bat
 def to_safetensors(model: nn.Module, path: str | Path) -> None:
     """Write all that the state_dict of `model` holds; shared tensors once, zeros not at all where that is less.
 
-    Of a sparse model, which `sparse` makes, the one that it was made of is to be written: layers of other names and
+    Of a sparse model, which `sparsify` makes, the one that it was made of is to be written: layers of other names and
     sizes came of it, those that pay on this machine.
 
     Raises:

@@ -614,11 +614,17 @@ def test_hooks_stay_wherever_they_are(name: str, before: bool) -> None:
 
 
 def tripled(m: Any, x: Tensor) -> Tensor:
-    """Where torch.fx makes a product of its own of what is written in place."""
+    """Of which torch.fx by itself would make a product of its own where it is written in place."""
     x = x.neg()
     same = x
     x *= 3
     result: Tensor = m.one(x) + m.two(same)
+    return result
+
+
+def shaken(m: Any, x: Tensor) -> Tensor:
+    """Whose random numbers torch.fx takes for constants."""
+    result: Tensor = m.two(m.one(x * torch.rand(6)))
     return result
 
 
@@ -632,9 +638,18 @@ def counted(m: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("values", [randn(4, 6), torch.zeros(4, 6)])  # of which nothing is seen
 def test_where_a_graph_gives_something_else_layers_are_replaced_one_by_one(values: Tensor) -> None:
-    model = Calls(tripled, one=linear(), two=linear())
+    model = Calls(shaken, one=linear(), two=linear())
     found = sparsify(model, values, everywhere=True)
     assert type(found) is Calls and type(found.one) is SparseChain
+    with torch.no_grad(), torch.random.fork_rng():
+        outputs = [each(randn(3, 6)) for each in (found, model) if torch.manual_seed(7)]
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_written_in_place_is_followed_in_a_graph() -> None:
+    model = Calls(tripled, one=linear(), two=linear())
+    found = sparsify(model, randn(4, 6), everywhere=True)
+    assert isinstance(found, fx.GraphModule) and calls(found)[:2] == ["neg", "imul"]
     with torch.no_grad():
         torch.testing.assert_close(found(randn(3, 6)), model(randn(3, 6)), rtol=1e-4, atol=1e-4)
 

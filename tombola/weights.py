@@ -1,6 +1,7 @@
 """The state of a model as a value: name -> tensor, parameters and buffers, everything a state_dict holds."""
 
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -112,10 +113,44 @@ def place(tensor: Tensor) -> Hashable:
     try:
         if tensor.layout is torch.strided and not is_lazy(tensor) and tensor.numel():
             stride = tuple(step for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
-            return _memory(tensor), _extent(tensor)[0], tensor.shape, stride, tensor.dtype
+            here = region(tensor)
+            return here.memory, here.start, tensor.shape, stride, tensor.dtype
     except (RuntimeError, NotImplementedError):  # some subclasses of tensors have no storage
         pass
     return id(tensor)
+
+
+@dataclass(frozen=True)
+class Region:
+    """The bytes of a tensor.
+
+    Attributes:
+        memory: in what they are: a device, over one memory of which may be several storages, as NumPy's; or, where
+            there are no addresses, one storage.
+        start, end: where in that the first byte is, and the one behind the last.
+    """
+
+    memory: Hashable
+    start: int
+    end: int
+
+    def meets(self, other: "Region") -> bool:
+        """Whether a byte may be in both; columns of one matrix lie between each other and count as meeting."""
+        return self.memory == other.memory and self.start < other.end and other.start < self.end
+
+
+def region(tensor: Tensor) -> Region:
+    """Where the bytes of a strided tensor are.
+
+    >>> table = torch.zeros(4, 2)
+    >>> region(table).meets(region(table[1:])), region(table[:2]).meets(region(table[2:]))
+    (True, False)
+    """
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    address = 0 if tensor.is_meta else tensor.data_ptr()
+    memory: Hashable = str(tensor.device) if address else tensor.untyped_storage()._cdata
+    start = address or tensor.storage_offset() * tensor.element_size()
+    return Region(memory, start, start + (last + 1) * tensor.element_size())
 
 
 def _registered(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -179,11 +214,11 @@ def overlapping(model: nn.Module) -> Iterator[tuple[str, str]]:
     stored: dict[Hashable, list[tuple[str, Tensor]]] = {}
     for name, value in model.named_parameters():
         if isinstance(place(value), tuple):
-            stored.setdefault(_memory(value), []).append((name, value))
+            stored.setdefault(region(value).memory, []).append((name, value))
     for together in stored.values():
         before: list[tuple[str, Tensor]] = []
-        for right, other in sorted(together, key=lambda pair: _extent(pair[1])[0]):
-            before = [(left, one) for left, one in before if _extent(one)[1] > _extent(other)[0]]
+        for right, other in sorted(together, key=lambda pair: region(pair[1]).start):
+            before = [(left, one) for left, one in before if region(one).end > region(other).start]
             for left, one in before:
                 if place(one) != place(other) and _meet(one, other):
                     yield left, right
@@ -192,34 +227,19 @@ def overlapping(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 def _meet(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors on one device have a byte in common."""
-    (start, end), (begin, stop) = (_extent(each) for each in (one, other))
-    if end <= begin or stop <= start:
+    left, right = region(one), region(other)
+    if not left.meets(right):
         return False
-    taken = torch.zeros(max(end, stop) - min(start, begin), dtype=torch.bool)
+    start = min(left.start, right.start)
+    taken = torch.zeros(max(left.end, right.end) - start, dtype=torch.bool)
     for each in (one, other):
         size = each.element_size()
         steps = [stride * size for stride in each.stride()]
-        mine = taken.as_strided((*each.shape, size), (*steps, 1), _extent(each)[0] - min(start, begin))
+        mine = taken.as_strided((*each.shape, size), (*steps, 1), region(each).start - start)
         if each is other:
             return bool(mine.any())
         mine.fill_(True)
     return False
-
-
-def _memory(tensor: Tensor) -> Hashable:
-    """In what its bytes are: a device, over one memory of which may be several storages, as NumPy's; or one storage."""
-    return str(tensor.device) if _has_address(tensor) else tensor.untyped_storage()._cdata
-
-
-def _extent(tensor: Tensor) -> tuple[int, int]:
-    """Where in that its first byte is, and the one behind its last."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    start = int(tensor.data_ptr() if _has_address(tensor) else tensor.storage_offset() * tensor.element_size())
-    return start, start + (last + 1) * tensor.element_size()
-
-
-def _has_address(tensor: Tensor) -> bool:
-    return not tensor.is_meta and tensor.data_ptr() != 0
 
 
 def put(model: nn.Module, weights: Weights) -> None:

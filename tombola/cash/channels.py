@@ -21,6 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
+from tombola import weights
 from tombola.cash import hardcoded_sizes
 from tombola.cash.replaceable import kind_of
 from tombola.cash.trace import Trace, is_attention, trace
@@ -453,10 +454,12 @@ def _shared(model: nn.Module, graph: fx.Graph) -> set[str]:
     """
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    uses = Counter(id(value) for value in parameters.values())
     read = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
-    uses.update(id(parameters[name]) for name in read if name in parameters)
-    tied = {name for name in calls for value in model.get_submodule(name).parameters() if uses[id(value)] > 1}
+    used = Counter(map(weights.place, parameters.values()))
+    used.update(weights.place(parameters[name]) for name in read if name in parameters)
+    tied = {
+        name for name in calls for value in model.get_submodule(name).parameters() if used[weights.place(value)] > 1
+    }
     return tied | {name for name, count in calls.items() if count > 1 and model.get_submodule(name).state_dict()}
 
 

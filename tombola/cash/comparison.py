@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola import prunable
+from tombola import prunable, weights
 from tombola.cash import equivalence, export, timing
 from tombola.cash.compaction import compact, masked
 from tombola.cash.form import Form, Proof, file_name, listed
@@ -447,7 +447,7 @@ class _Candidate:
     @property
     def memory_bytes(self) -> int:
         held = self.model or self.stored
-        distinct = {id(value): value for value in held.state_dict(keep_vars=True).values()}
+        distinct = {weights.place(value): value for value in held.state_dict(keep_vars=True).values()}
         return sum(held_bytes(value) for value in distinct.values()) + prepared_bytes(held)
 
     def multiply_adds(self, example: tuple[Any, ...]) -> int:

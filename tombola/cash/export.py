@@ -295,23 +295,12 @@ class _Inputs:
     def of(example: Example, axes: Axes | None) -> "_Inputs":
         """Raises: BadInput, where they are no tensors, or the axes are not theirs."""
         values = example if isinstance(example, tuple) else (example,)
-        other = next((place for place, each in enumerate(values) if not isinstance(each, Tensor)), None)
-        if other is not None or not values:
-            raise BadInput(
-                where="the example",
-                expected="a tensor or a tuple of tensors",
-                found=f"{type(values[other]).__name__} as input {other}" if other is not None else "nothing",
-                todo="Wrap the model in a module that fixes what is no tensor: `return self.model(x, 0.5)`.",
-            )
+        _are_tensors(values)
         if axes is None:
             return _Inputs(values, tuple(0 if of else None for of in in_batch(values)))
         if not isinstance(axes, Sequence) or not all(axis is None or type(axis) is int for axis in axes):
             raise _no_axes(values, axes)
-        sizes = {
-            each.shape[axis] for each, axis in zip(values, axes, strict=False) if axis is not None and _has(each, axis)
-        }
-        fits = all(axis is None or _has(each, axis) for each, axis in zip(values, axes, strict=False))
-        if len(axes) != len(values) or not fits or len(sizes) > 1:
+        if not _of_one_size(values, axes):
             raise _no_axes(values, tuple(axes))
         places = (None if axis is None else axis % each.dim() for each, axis in zip(values, axes, strict=True))
         return _Inputs(values, tuple(places))
@@ -339,6 +328,27 @@ class _Inputs:
         return tuple({} if axis is None else {axis: batch} for axis in self.axes)
 
 
+def _are_tensors(values: tuple[Any, ...]) -> None:
+    other = next((place for place, each in enumerate(values) if not isinstance(each, Tensor)), None)
+    if other is not None or not values:
+        raise BadInput(
+            where="the example",
+            expected="a tensor or a tuple of tensors",
+            found=f"{type(values[other]).__name__} as input {other}" if other is not None else "nothing",
+            todo="Wrap the model in a module that fixes what is no tensor: `return self.model(x, 0.5)`.",
+        )
+
+
+def _of_one_size(values: tuple[Tensor, ...], axes: Axes) -> bool:
+    """Whether each input has its axis, and these are of one size."""
+    if len(axes) != len(values):
+        return False
+    pairs = [(each, axis) for each, axis in zip(values, axes, strict=True) if axis is not None]
+    if not all(-each.dim() <= axis < each.dim() for each, axis in pairs):
+        return False
+    return len({each.shape[axis] for each, axis in pairs}) <= 1
+
+
 def _no_axes(values: tuple[Tensor, ...], found: object) -> BadInput:
     return BadInput(
         where="batch_axes",
@@ -346,10 +356,6 @@ def _no_axes(values: tuple[Tensor, ...], found: object) -> BadInput:
         found=f"{shown(repr(found))} for {', '.join(str(tuple(each.shape)) for each in values)}",
         todo="Leave them out where the batch is the first axis.",
     )
-
-
-def _has(value: Tensor, axis: int) -> bool:
-    return -value.dim() <= axis < value.dim()
 
 
 def _largest_difference(model: nn.Module, other: Callable[..., Any], inputs: _Inputs, what: str) -> float:

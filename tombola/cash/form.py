@@ -196,29 +196,37 @@ def advice(forms: Sequence[Form], folder: str = "FOLDER", left_out: Container[st
     small = [form for form in forms if not form.baseline and form.stored is not None]
     if not small:
         return ["No form is worth more here than the masked network itself."]
-    smallest = min(small, key=lambda form: form.disk_bytes)
-    said = [
-        f"Smallest: {smallest.name}, {smallest.disk_bytes:,} bytes: "
-        f'cash.from_safetensors(network, "{folder}/{file_name(smallest)}").'
-        if smallest.disk_bytes < forms[0].disk_bytes
-        else f"Smallest: {forms[0].name}, {forms[0].disk_bytes:,} bytes: no form takes less."
-    ]
-    for batch in forms[0].timing:
-        fastest, tied = _fastest(forms, batch)
-        how = ""
-        if fastest.name.startswith("sparse"):
-            how = f': cash.sparsify(cash.from_safetensors(network, "{folder}/{file_name(fastest)}"), example)'
-        elif not fastest.baseline and fastest.stored is not None:
-            how = f': cash.from_safetensors(network, "{folder}/{file_name(fastest)}")'
-        said.append(f"Fastest at batch {batch}: {fastest.name}, {fastest.timing[batch].text} ms{tied}{how}.")
+    lines = [_smallest_line(forms, small, folder), *(_fastest_line(forms, batch, folder) for batch in forms[0].timing)]
     portable = {
         "compact.pt2": f'torch.export.load("{folder}/compact.pt2").module()',
         "compact.onnx": "compact.onnx in ONNX Runtime",
     }
     there = [how for name, how in portable.items() if name not in left_out]
     if there and any(form.name == "compact" for form in forms):
-        said.append(f"Most portable: compact, without Tombola and the network's class: {', or '.join(there)}.")
-    return said
+        lines.append(f"Most portable: compact, without Tombola and the network's class: {', or '.join(there)}.")
+    return lines
+
+
+def _smallest_line(forms: Sequence[Form], small: Sequence[Form], folder: str) -> str:
+    smallest = min(small, key=lambda form: form.disk_bytes)
+    if smallest.disk_bytes < forms[0].disk_bytes:
+        return f"Smallest: {smallest.name}, {smallest.disk_bytes:,} bytes: {_read_back(smallest, folder)}."
+    return f"Smallest: {forms[0].name}, {forms[0].disk_bytes:,} bytes: no form takes less."
+
+
+def _fastest_line(forms: Sequence[Form], batch: int, folder: str) -> str:
+    fastest, tied = _fastest(forms, batch)
+    how = ""
+    if fastest.name.startswith("sparse"):
+        how = f": cash.sparsify({_read_back(fastest, folder)}, example)"
+    elif not fastest.baseline and fastest.stored is not None:
+        how = f": {_read_back(fastest, folder)}"
+    return f"Fastest at batch {batch}: {fastest.name}, {fastest.timing[batch].text} ms{tied}{how}."
+
+
+def _read_back(form: Form, folder: str) -> str:
+    """The call that reads a form's weights."""
+    return f'cash.from_safetensors(network, "{folder}/{file_name(form)}")'
 
 
 def _fastest(forms: Sequence[Form], batch: int) -> tuple[Form, str]:

@@ -11,9 +11,10 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from tombola.cash.replaceable import copied, is_layer, kind_of, only_called
+from tombola.cash.replaceable import copied, kind_of, only_called
+from tombola.cash.trace import Calls
 
 LARGEST = 127  # symmetric: -128 is not used
 QUANTISED = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -110,19 +111,12 @@ def restored(layer: QuantisedLinear | QuantisedConv2d) -> Tensor:
     return (layer.weight.to(layer.scale.dtype).transpose(0, -1) * layer.scale).transpose(0, -1)
 
 
-class _Tracer(fx.Tracer):
-    """Subclasses that add nothing to torch's layers are layers too."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_layer(m) or super().is_leaf_module(m, module_qualified_name)
-
-
 def _read(model: nn.Module) -> set[str]:
     """The layers whose numbers the model's code reads, as far as torch.fx can follow it; by name, behind a "0."."""
-    tracer = _Tracer()
+    calls = Calls()
     with suppress(Exception):  # it runs the model's own code; what was found until then stays
-        tracer.trace(nn.Sequential(copied(model)))
-    return {str(node.target).rpartition(".")[0] for node in tracer.graph.nodes if node.op == "get_attr"}
+        calls.trace(nn.Sequential(copied(model)))
+    return {str(node.target).rpartition(".")[0] for node in calls.graph.nodes if node.op == "get_attr"}
 
 
 def _store(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:

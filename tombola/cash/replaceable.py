@@ -4,7 +4,7 @@ import copy
 import sysconfig
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -74,6 +74,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 def _sparse(model: nn.Module) -> dict[int, Tensor]:
     """Copies of what it holds in other layouts than the strided one, not all of which torch copies by itself."""
+    # By the objects' identity, as `copy.deepcopy` is told what it need not copy.
     held = (value for module in model.modules() for value in (*module._buffers.values(), *vars(module).values()))
     return {id(each): each.clone() for each in held if isinstance(each, Tensor) and each.layout is not torch.strided}
 
@@ -167,15 +168,26 @@ def hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
+def uses(model: nn.Module) -> Counter[Hashable]:
+    """How many names each tensor of `model` has in its state_dict, by its `weights.place`.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> uses(nn.Sequential(layer, layer))[weights.place(layer.weight)]
+    2
+    """
+    state = model.state_dict(keep_vars=True).values()
+    return Counter(weights.place(value) for value in state if isinstance(value, Tensor))  # what else is saved is no use
+
+
 def only_called(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[tuple[str, Any]]:
     """The layers inside `model` of these kinds of which only what they give is used, by name.
 
     Subclasses that add nothing are of their base's kind. They have no hooks, share their weight with nobody, and are no
     part of torch's compound modules, which reach into theirs. What the model's own code reads of them is not seen here.
     """
-    uses = Counter(id(value) for value in model.state_dict(keep_vars=True).values())
+    times = uses(model)
     for name, layer in _reached(model):
-        if kind_of(layer) in kinds and not hooked(layer) and uses[id(layer.weight)] == 1:
+        if kind_of(layer) in kinds and not hooked(layer) and times[weights.place(layer.weight)] == 1:
             yield name, layer
 
 

@@ -6,7 +6,8 @@ This has not been tried on a GPU: tests do it with torch's own code on a CPU, bu
 import torch
 from torch import Tensor, nn
 
-from tombola.cash.replaceable import copied, kind_of
+from tombola import weights
+from tombola.cash.replaceable import copied, kind_of, uses
 from tombola.errors import BadInput
 
 _Converted = torch.sparse.SparseSemiStructuredTensor
@@ -41,7 +42,7 @@ def semi_structured(model: nn.Module) -> nn.Module:
     """
     _device(model)
     small = copied(model)
-    uses = [id(value) for value in small.state_dict(keep_vars=True).values()]
+    times = uses(small)
     refused: dict[str, str] = {}
     converted = 0
     for name, layer in small.named_modules():
@@ -49,7 +50,7 @@ def semi_structured(model: nn.Module) -> nn.Module:
             continue
         if not fits(layer.weight):
             refused[name] = "more than 2 of 4 weights are not 0"
-        elif uses.count(id(layer.weight)) > 1:
+        elif times[weights.place(layer.weight)] > 1:
             refused[name] = "its weight is another layer's too"
         else:
             try:

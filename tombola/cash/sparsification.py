@@ -28,6 +28,7 @@ from tombola.cash.sparse_layers import (
     sparse_convolution,
     tiles,
 )
+from tombola.cash.trace import Calls, Run
 from tombola.engine import kernels
 from tombola.errors import BadInput
 
@@ -163,18 +164,11 @@ class _Run:
         graph.graph.erase_node(old)
 
 
-class _Tracer(fx.Tracer):
-    """Quantised layers are layers, as torch's own and subclasses that add nothing to them are."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        layer = isinstance(m, QuantisedLinear | QuantisedConv2d) or is_layer(m)
-        return layer or super().is_leaf_module(m, module_qualified_name)
-
-
 def _traced(model: nn.Module) -> fx.GraphModule:
     if isinstance(model, Connected | Convolved):  # a layer by itself would be looked into
         model = nn.Sequential(model)
-    return fx.GraphModule(model, _Tracer().trace(model))
+    calls = Calls(lambda module: isinstance(module, QuantisedLinear | QuantisedConv2d) or is_layer(module))
+    return fx.GraphModule(model, calls.trace(model))
 
 
 def _fused(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
@@ -183,33 +177,44 @@ def _fused(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     called = [node for node in graph.graph.nodes if node.op == "call_module" and node.args]
     of_units = [node for node in called if isinstance(modules[str(node.target)], nn.BatchNorm1d)]
     given = _given(graph, of_units, inputs) if of_units else {}
-    read = {id(attrgetter(str(node.target))(graph)) for node in graph.graph.nodes if node.op == "get_attr"}
     for node in called:
-        before = node.args[0]
-        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+        norm = modules[str(node.target)]
+        if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or not norm.track_running_stats:
             continue
-        norm, layer = modules[str(node.target)], modules[str(before.target)]
-        if (
-            not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-            or not norm.track_running_stats
-            or _calls(graph, before) > 1
-            or any(id(value) in read for value in layer.parameters())
-        ):
+        before = _alone_before(graph, node)
+        if before is None:
             continue
-        _make_affine(norm)
-        pair = kind_of(layer), kind_of(norm)
-        if pair in ((nn.Conv2d, nn.BatchNorm2d), (nn.Conv1d, nn.BatchNorm1d)):
-            new: nn.Module = fusion.fuse_conv_bn_eval(layer, norm)
-        elif pair == (nn.Linear, nn.BatchNorm1d) and given[node].dim() == 2:  # else another axis
-            new = fusion.fuse_linear_bn_eval(layer, norm)
-        else:
-            continue
-        graph.set_submodule(str(before.target), new)
-        modules[str(before.target)] = new
-        node.replace_all_uses_with(before)
-        graph.graph.erase_node(node)
+        new = _folded(modules[str(before.target)], norm, given.get(node))
+        if new is not None:
+            graph.set_submodule(str(before.target), new)
+            modules[str(before.target)] = new
+            node.replace_all_uses_with(before)
+            graph.graph.erase_node(node)
     graph.recompile()
     return graph
+
+
+def _alone_before(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The call of a module that `node` alone reads, if the module is called once and nothing reads its weights."""
+    before = node.args[0]
+    if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+        return None
+    if sum(other.op == "call_module" and other.target == before.target for other in graph.graph.nodes) > 1:
+        return None
+    read = [attrgetter(str(other.target))(graph) for other in graph.graph.nodes if other.op == "get_attr"]
+    places = {weights.place(value) for value in read if isinstance(value, Tensor)}
+    layer = graph.get_submodule(str(before.target))
+    return before if places.isdisjoint(map(weights.place, layer.parameters())) else None
+
+
+def _folded(layer: nn.Module, norm: nn.BatchNorm1d | nn.BatchNorm2d, values: Tensor | None) -> nn.Module | None:
+    """`layer` with `norm` behind it as one layer; None where they do not go together, or `norm` has another axis."""
+    pair = kind_of(layer), kind_of(norm)
+    linear = pair == (nn.Linear, nn.BatchNorm1d) and values is not None and values.dim() == 2
+    if not linear and pair not in ((nn.Conv2d, nn.BatchNorm2d), (nn.Conv1d, nn.BatchNorm1d)):
+        return None
+    _make_affine(norm)
+    return (fusion.fuse_linear_bn_eval if linear else fusion.fuse_conv_bn_eval)(layer, norm)  # type: ignore[arg-type]
 
 
 def _make_affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
@@ -221,41 +226,48 @@ def _make_affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         norm.bias = nn.Parameter(torch.zeros_like(norm.running_mean))
 
 
-def _calls(graph: fx.GraphModule, node: fx.Node) -> int:
-    return sum(other.op == "call_module" and other.target == node.target for other in graph.graph.nodes)
-
-
 def _runs(graph: fx.GraphModule) -> Iterator[_Run]:
+    """The layers of a graph that sparse ones can stand for, in the order of their calls."""
     modules = dict(graph.named_modules())
     done: set[fx.Node] = set()
     for node in graph.graph.nodes:
-        layer = modules.get(str(node.target)) if node.op == "call_module" and node not in done else None
-        if layer is not None and tiles(layer) and len(node.args) == 1:
-            yield _Run((str(node.target),), (cast(nn.MaxPool2d, layer),), (False,), node, node)
+        if node.op != "call_module" or len(node.args) != 1 or node in done:
             continue
-        if layer is None or kind_of(layer) not in KINDS or len(node.args) != 1:
+        name, layer = str(node.target), modules[str(node.target)]
+        if tiles(layer):
+            yield _Run((name,), (cast(nn.MaxPool2d, layer),), (False,), node, node)
+        elif kind_of(layer) not in KINDS:
             continue
-        if isinstance(layer, Convolved):
-            if convolvable(layer):
-                last, positive = _through_relu(node, modules)
-                yield _Run((str(node.target),), (layer,), (positive,), node, last)
-            continue
-        names, layers, relu, last = [], [], [], node
-        following: fx.Node | None = node
-        while following is not None:
-            done.add(following)
-            names.append(str(following.target))
-            layers.append(modules[str(following.target)])
-            last, positive = _through_relu(following, modules)
-            relu.append(positive)
-            after = _only_user(last)
-            joins = after is not None and after.op == "call_module" and len(after.args) == 1
-            linear = joins and after is not None and kind_of(modules[str(after.target)]) in (nn.Linear, QuantisedLinear)
-            following = after if linear else None
-        before = node.args[0]
-        flat = isinstance(before, fx.Node) and len(before.users) == 1 and _is_flatten(before, modules)
-        first = before if flat and isinstance(before, fx.Node) else node
-        yield _Run(tuple(names), tuple(layers), tuple(relu), first, last, flat)
+        elif not isinstance(layer, Convolved):
+            chain = _chain(node, modules)
+            done.update(chain)
+            yield _connected(chain, modules)
+        elif convolvable(layer):
+            last, positive = _through_relu(node, modules)
+            yield _Run((name,), (layer,), (positive,), node, last)
+
+
+def _chain(node: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node]:
+    """The linear layers from `node` on that are called one after the other, with nothing but ReLUs between them."""
+    chain = [node]
+    while True:
+        after = _only_user(_through_relu(chain[-1], modules)[0])
+        if after is None or after.op != "call_module" or len(after.args) != 1:
+            return chain
+        if kind_of(modules[str(after.target)]) not in (nn.Linear, QuantisedLinear):
+            return chain
+        chain.append(after)
+
+
+def _connected(chain: Sequence[fx.Node], modules: dict[str, nn.Module]) -> _Run:
+    """A chain of linear layers, from the flattening before it on."""
+    names = tuple(str(node.target) for node in chain)
+    ends = [_through_relu(node, modules) for node in chain]
+    before = chain[0].args[0]
+    flat = isinstance(before, fx.Node) and len(before.users) == 1 and _is_flatten(before, modules)
+    first = before if flat and isinstance(before, fx.Node) else chain[0]
+    layers = cast(tuple[Connected, ...], tuple(modules[name] for name in names))
+    return _Run(names, layers, tuple(positive for _, positive in ends), first, ends[-1][0], flat)
 
 
 def _through_relu(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, bool]:
@@ -293,25 +305,12 @@ def _alone(graph: fx.GraphModule) -> nn.Module:
     return graph
 
 
-class _Inputs(fx.Interpreter):
-    """Runs a graph and keeps what some of its nodes are called with."""
-
-    def __init__(self, graph: fx.GraphModule, wanted: Sequence[fx.Node]) -> None:
-        super().__init__(copy.deepcopy(graph), graph=graph.graph)  # whose state changes with every call, perhaps
-        self.wanted, self.found = set(wanted), dict[fx.Node, Tensor]()
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n in self.wanted:
-            self.found[n] = self.fetch_args_kwargs_from_env(n)[0][0]
-        return super().run_node(n)
-
-
 def _given(graph: fx.GraphModule, nodes: Sequence[fx.Node], inputs: tuple[Tensor, ...]) -> dict[fx.Node, Tensor]:
     """What each of the nodes is called with."""
-    interpreter = _Inputs(graph, nodes)
-    with torch.inference_mode():
-        interpreter.run(*cloned(inputs))
-    return interpreter.found
+    with torch.inference_mode(False), torch.no_grad():  # an inference does not count what is written
+        run = Run(copy.deepcopy(graph), graph.graph, nodes)  # whose state changes with every call, perhaps
+        run.run(*cloned(inputs))
+    return run.inputs
 
 
 def _faster(new: nn.Module, dense: Callable[[Tensor], Tensor], values: Tensor) -> bool:

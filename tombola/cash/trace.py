@@ -1,8 +1,11 @@
-"""The calls that a model makes, as torch.fx sees them, with what they give: its shapes, and who overwrites it."""
+"""The calls that a model makes, as torch.fx sees them, with what they are given and give, and who overwrites it.
+
+All that follows a model does it here: `Calls` writes the graph of its calls down, `Run` performs them.
+"""
 
 import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch import Tensor, fx, nn
 from tombola.cash.equivalence import seeded
 from tombola.cash.replaceable import cloned, first_line, is_layer, kind_of, line_of, not_taken
 from tombola.errors import BadInput
+from tombola.weights import Region, region
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,7 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
             cannot be called with `example`.
     """
     called, graph = calls(model, len(example))
-    run = _Run(called, graph)
+    run = Run(called, graph)
     try:
         with seeded(0), torch.inference_mode(False), torch.no_grad():  # an inference does not count what is written
             run.run(*cloned(example))
@@ -57,7 +61,7 @@ def calls(model: nn.Module, given: int = 0) -> tuple[nn.Module, fx.Graph]:
     try:
         with seeded(0), torch.inference_mode(False):
             called = copy.deepcopy(model)
-            return called, _Tracer(given).trace(called)
+            return called, Calls(lambda module: is_attention(module) or is_layer(module), given).trace(called)
     except Exception as error:  # it runs the model's own code, which may raise anything
         raise _not_followed(model, error) from error
 
@@ -104,17 +108,25 @@ class _Value(fx.Proxy):
     __iand__, __ior__, __ixor__ = _recorded(operator.iand), _recorded(operator.ior), _recorded(operator.ixor)
 
 
-class _Tracer(fx.Tracer):
-    """Takes arguments that are not `given` for what they are by default."""
+class Calls(fx.Tracer):
+    """Writes down the calls of a model.
 
-    def __init__(self, given: int | None = None) -> None:  # torch.fx makes one without arguments when it unpickles
+    Args:
+        is_leaf: whether a module is one call, besides torch's own; by default subclasses that add nothing to these are.
+        given: arguments after as many are taken for what they are by default; None: all are arguments.
+    """
+
+    # torch.fx makes one without arguments when it unpickles.
+    def __init__(self, is_leaf: Callable[[nn.Module], bool] = is_layer, given: int | None = None) -> None:
         super().__init__()
-        self.given = given
+        self.is_leaf, self.given = is_leaf, given
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_attention(m) or is_layer(m) or super().is_leaf_module(m, module_qualified_name)
+        """Whether torch.fx is to see one call in it."""
+        return self.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
 
     def create_proxy(self, kind: str, target: Any, args: tuple[Any, ...], *rest: Any, **named: Any) -> Any:
+        """An argument beyond those given is its default."""
         if kind == "placeholder" and args and self.given is not None:  # args: its default
             before = sum(node.op == "placeholder" for node in self.graph.nodes)
             if before >= self.given and not isinstance(args[0], (list, tuple, dict)):
@@ -122,29 +134,44 @@ class _Tracer(fx.Tracer):
         return super().create_proxy(kind, target, args, *rest, **named)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        """What stands for the value of `node` while the model's code runs."""
         return _Value(node, self)
 
 
-class _Run(fx.Interpreter):
-    """Runs the graph, and keeps of each tensor the shape, the memory and when that was written to."""
+class Run(fx.Interpreter):
+    """Performs the calls of a graph, and keeps of each tensor the shape, the memory and when that was written to.
 
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+    Args:
+        model: whose calls they are; they may change it.
+        inputs_of: nodes of which the first argument is kept as well.
+
+    Attributes:
+        shapes: of each value that is a tensor.
+        inputs: what each node of `inputs_of` was called with.
+    """
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, inputs_of: Collection[fx.Node] = ()) -> None:
         super().__init__(model, graph=graph)
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
-        self.memory: dict[fx.Node, int] = {}
-        self.writes: list[tuple[fx.Node, int]] = []
+        self.inputs: dict[fx.Node, Tensor] = {}
+        self._inputs_of = set(inputs_of)
+        self._regions: dict[fx.Node, Region] = {}
+        self._writes: list[tuple[fx.Node, Region]] = []
 
     def run_node(self, n: fx.Node) -> Any:
+        """Perform one call."""
+        if n in self._inputs_of:
+            self.inputs[n] = self.fetch_args_kwargs_from_env(n)[0][0]
         given = [self.env[node] for node in n.all_input_nodes if _has_memory(self.env[node])]
         versions = [each._version for each in given]
         value = super().run_node(n)
-        for each, version in zip(given, versions, strict=True):
-            if each._version != version:
-                self.writes.append((n, _memory(each)))
+        self._writes += [
+            (n, region(each)) for each, version in zip(given, versions, strict=True) if each._version != version
+        ]
         if isinstance(value, Tensor):
             self.shapes[n] = tuple(value.shape)
         if _has_memory(value):
-            self.memory[n] = _memory(value)
+            self._regions[n] = region(value)
         return value
 
     def overwritten(self) -> set[fx.Node]:
@@ -152,18 +179,11 @@ class _Run(fx.Interpreter):
         order = {node: place for place, node in enumerate(self.graph.nodes)}
         return {
             node
-            for writer, memory in self.writes
-            for node, own in self.memory.items()
-            if own == memory and order[node] < order[writer] < max((order[user] for user in node.users), default=0)
+            for writer, written in self._writes
+            for node, own in self._regions.items()
+            if own.meets(written) and order[node] < order[writer] < max((order[user] for user in node.users), default=0)
         }
 
 
 def _has_memory(value: object) -> bool:
     return isinstance(value, Tensor) and value.layout is torch.strided
-
-
-def _memory(value: Tensor) -> int:
-    try:
-        return value.untyped_storage().data_ptr()
-    except RuntimeError:  # a tensor of somebody's own kind, which says itself where it is
-        return value.data_ptr()

@@ -1,13 +1,13 @@
 """Which layers a form leaves as they were, and why."""
 
-from collections import Counter
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from tombola import weights
 from tombola.cash import quantization, sparsification
-from tombola.cash.replaceable import hooked, kind_of, only_called
+from tombola.cash.replaceable import hooked, kind_of, only_called, uses
 from tombola.cash.sparse_layers import Convolved, convolvable, has_kernels
 
 SLOWER = "a dense product is faster here, or it is not called"
@@ -65,7 +65,7 @@ def _reasons(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, 
     """Why layers are of no kind that can become another form; those that can are not among them."""
     whole = nn.Sequential(model)  # so that `model` may be a layer itself
     fit = {layer for _, layer in only_called(whole, kinds)}
-    uses = Counter(id(value) for value in model.state_dict(keep_vars=True).values())
+    times = uses(model)
     found = {}
     for name, layer, _ in _layers(model):
         if layer in fit:
@@ -78,7 +78,7 @@ def _reasons(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, 
             found[name] = f"{kind}, which computes something of its own" if own else f"{kind}: no form of it is made"
         elif hooked(layer):
             found[name] = "it has hooks"
-        elif weight is not None and uses[id(weight)] > 1:
+        elif weight is not None and times[weights.place(weight)] > 1:
             found[name] = "its weight is another layer's too"
         else:
             found[name] = "code of torch reads its weight"

@@ -1,66 +1,187 @@
-"""The figures of the studies: error along a line, barrier against rewind step, distances, overlap of masks."""
+"""Linear connectivity: do two trainings from one start, in other data orders, end in the same valley?
 
-from collections.abc import Sequence
+The numbers are those of `tombola.study.connectivity`, whose page has the formulas.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import altair as alt
+from pydantic import BeforeValidator, Field
 
-from tombola.lab.findings import Alike, Connected, Finding, Stable
-from tombola.report.figures import LOOKS, STEPS, Spec, styled
+from tombola.charts import SERIES, Figure, styled
+from tombola.errors import Fault
+from tombola.lab.fields import MOST, MOST_STEPS, Levels, listed
+from tombola.lab.runs import Line
+from tombola.lab.studies import checks
+from tombola.lab.studies.study import (
+    Answer,
+    Evidence,
+    Finding,
+    Marks,
+    Question,
+    Series,
+    Setting,
+    Study,
+    by_replicate,
+    grouped,
+)
+from tombola.recipe import Count, Value
 
-
-def study_figures(found: Sequence[Finding]) -> dict[str, tuple[Spec, str]]:
-    """Every figure that the findings allow: name -> Vega-Lite specification and caption."""
-    figures: dict[str, tuple[Spec, str]] = {}
-    connected = [finding for finding in found if isinstance(finding, Connected)]
-    stable = [finding for finding in found if isinstance(finding, Stable)]
-    alike = [finding for finding in found if isinstance(finding, Alike)]
-    if connected:
-        figures["connectivity"] = (
-            _lines(connected),
-            "Test error on the straight line between the ends of two trainings that differ in data order alone, mean "
-            "over initialisations and pairs. A hump is a barrier: the two do not lie in one valley.",
-        )
-    if len({finding.rewind for finding in connected}) > 1:
-        figures["barriers"] = (
-            _barriers(connected),
-            "How far the test error rises on that line, against the step that both trainings start from; bars are "
-            "intervals over initialisations. Below the dashed line, 2 points, a network counts as stable.",
-        )
-    if stable:
-        figures["stability"] = (
-            _distances(stable),
-            "How far apart trainings end over the surviving weights, tickets beside random masks with the same "
-            "layer-wise counts: from the dense network (pruning), and from each other (data order).",
-        )
-    if alike:
-        figures["overlap"] = (
-            _overlaps(alike),
-            "How far the masks of different replicates' tickets overlap in each layer (bars), and how far masks of "
-            "that size do by chance (ticks).",
-        )
-    return figures
+if TYPE_CHECKING:
+    from tombola.study.connectivity import Instability, Statistics
 
 
-def _names(found: Sequence[Connected]) -> list[str]:
+class ConnectivitySpec(Value):
+    """How high the error rises between two trainings from one start in different data orders: `study.connectivity`.
+
+    Attributes:
+        levels: of the networks; 0 is the dense one.
+        arms: which networks at these levels, beside the ticket's.
+        orders: trainings of each; every two of them are a pair.
+        points: on the line between two, its ends included.
+        examples: of the training set and of the test set each, at which the error is measured; None for all.
+    """
+
+    levels: Levels = Field(min_length=1)
+    arms: Annotated[tuple[Literal["ticket", "random", "reinit"], ...], BeforeValidator(listed)] = Field(
+        default=("ticket",), min_length=1
+    )
+    orders: Count = Field(default=3, ge=2, le=MOST)
+    points: Count = Field(default=30, ge=2, le=MOST)
+    examples: Annotated[Count, Field(gt=0, le=MOST_STEPS)] | None = None
+
+
+def faults(table: ConnectivitySpec, setting: Setting) -> Iterator[Fault]:
+    """What of the table the experiment cannot answer."""
+    yield from checks.orders("connectivity", table.orders, len(table.levels) * len(table.arms), setting)
+    yield from checks.levels("connectivity", table.levels, setting, least=0)
+    yield from checks.repeated("study.connectivity.arms", "arm", table.arms)
+
+
+def questions(table: ConnectivitySpec, series: Series) -> Iterator[Question]:
+    """The error along the line between any two trainings of each arm in other data orders."""
+    for level in table.levels:
+        for arm in table.arms if level else ("dense",):
+            training = series.training(arm, level)
+            for pair in series.pairs(training, table.orders):
+                ends, recipe = (pair.left, pair.right), training.recipe
+                yield Question(
+                    study="connectivity",
+                    arm=arm,
+                    replicate=series.replicate.number,
+                    level=level,
+                    rewind=series.replicate.rewind_step,
+                    run=Line(*ends, recipe, training.split_seed, table.points, table.examples),
+                    density_of=training,
+                    names=pair.names(arm, level),
+                )
+
+
+@dataclass(frozen=True)
+class Connected(Finding):
+    """The barrier of an arm's networks at one level and rewind step.
+
+    Attributes:
+        on: the images that the error is of, `test` or `train`.
+        alphas, lines: the points, and the error at each by pair.
+    """
+
+    study: ClassVar[str] = "connectivity"
+    arm: str
+    level: int
+    rewind: int
+    on: str
+    found: "Instability"
+    alphas: tuple[float, ...]
+    lines: tuple[tuple[float, ...], ...]
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.arm}: {self.found.reason}"
+
+    @property
+    def headline(self) -> bool:
+        """Of the lines the test error alone, with statistics that suit every point."""
+        return self.on == "test" and self.found.statistics in ("none", "recomputed")
+
+
+def findings(table: ConnectivitySpec, evidence: Evidence) -> Iterator[Connected]:
+    """How far the error rises, and whether that is stable, for each treatment of statistics and each set of images."""
+    groups = grouped(evidence.answers, lambda question: (question.rewind, question.level, question.arm))
+    for group in groups.values():
+        for statistics in group[0].values["errors"]:
+            for on in ("test", "train"):
+                yield _connected(table, evidence, group, statistics, on)
+
+
+def _connected(
+    table: ConnectivitySpec, evidence: Evidence, answers: Sequence[Answer], statistics: "Statistics", on: str
+) -> Connected:
+    from tombola.study.connectivity import judge
+
+    facts, first = evidence.spec.facts, answers[0]
+    size = facts.test if on == "test" else facts.train
+    found = judge(
+        mean(answer.density for answer in answers),
+        first.question.rewind,
+        [
+            [answer.values["barriers"][statistics][on] for answer in group]
+            for group in by_replicate(answers).values()
+        ],
+        statistics,
+        confidence=evidence.confidence,
+        grain=facts.grain(min(table.examples or size, size)),
+        error=f"{on} error",
+    )
+    return Connected(
+        first.question.arm,
+        first.question.level,
+        first.question.rewind,
+        on,
+        found,
+        tuple(first.values["alphas"]),
+        tuple(tuple(answer.values["errors"][statistics][on]) for answer in answers),
+    )
+
+
+def figures(findings: Sequence[Connected], marks: Marks) -> dict[str, Figure]:
+    """The error along the lines, and where there are several rewind steps the barrier against them."""
+    lines = (
+        "Test error on the straight line between the ends of two trainings that differ in data order alone, mean "
+        "over initialisations and pairs. A hump is a barrier: the two do not lie in one valley."
+    )
+    barriers = (
+        "How far the test error rises on that line, against the step that both trainings start from; bars are "
+        "intervals over initialisations. Below the dashed line, 2 points, a network counts as stable."
+    )
+    of_test = [finding for finding in findings if finding.on == "test"]
+    drawn = {"connectivity": Figure(_lines(of_test), lines)} if of_test else {}
+    if len({finding.rewind for finding in of_test}) > 1:
+        drawn["barriers"] = Figure(_barriers(of_test), barriers)
+    return drawn
+
+
+def _names(findings: Sequence[Connected]) -> list[str]:
     """What each finding is about, as far as it has to be said to tell them apart."""
-    several = len({finding.rewind for finding in found}) > 1
+    several = len({finding.rewind for finding in findings}) > 1
     return [
         f"{finding.arm} {100 * finding.found.density:.3g} %" + (f", k = {finding.rewind:,}" if several else "")
-        for finding in found
+        for finding in findings
     ]
 
 
-def _lines(found: Sequence[Connected]) -> Spec:
-    here = [finding for finding in found if finding.on == "test"]
-    names = dict(zip(map(id, here), _names(here), strict=True))
-    order = list(dict.fromkeys(names.values()))
-    panels = list(dict.fromkeys(finding.found.statistics for finding in here))
+def _lines(findings: Sequence[Connected]) -> dict[str, Any]:
+    import altair as alt
+
+    names = _names(findings)
+    order = list(dict.fromkeys(names))
+    panels = list(dict.fromkeys(finding.found.statistics for finding in findings))
     data: dict[str, list[dict[str, Any]]] = {
         panel: [
-            {"network": names[id(finding)], "alpha": alpha, "error": 100 * mean(line[place] for line in finding.lines)}
-            for finding in here
+            {"network": name, "alpha": alpha, "error": 100 * mean(line[place] for line in finding.lines)}
+            for name, finding in zip(names, findings, strict=True)
             if finding.found.statistics == panel
             for place, alpha in enumerate(finding.alphas)
         ]
@@ -73,7 +194,7 @@ def _lines(found: Sequence[Connected]) -> Spec:
         .encode(
             x=alt.X("alpha:Q", title="alpha, from one end to the other", axis=alt.Axis(tickCount=5)),
             y=alt.Y("error:Q", title="test error (%)", scale=alt.Scale(zero=False)),
-            color=alt.Color("network:N", sort=order, title=None, scale=alt.Scale(domain=order, range=list(STEPS))),
+            color=alt.Color("network:N", sort=order, title=None, scale=alt.Scale(domain=order, range=list(SERIES))),
             strokeDash=alt.StrokeDash("network:N", sort=order, title=None, scale=scale),
         )
         .properties(width=600 // len(panels) - 20, height=280)
@@ -82,26 +203,14 @@ def _lines(found: Sequence[Connected]) -> Spec:
     return styled(alt.hconcat(*charts), data)
 
 
-def _barriers(found: Sequence[Connected]) -> Spec:
-    here = [finding for finding in found if finding.on == "test"]
-    points: list[dict[str, Any]] = []
-    for finding in here:
-        statistics = "" if finding.found.statistics == "none" else f", {finding.found.statistics}"
-        risen = finding.found.barrier
-        ends = (risen.low, risen.high) if risen.n > 1 else (risen.mean, risen.mean)
-        points.append(
-            {
-                "network": f"{finding.arm} {100 * finding.found.density:.3g} %{statistics}",
-                "step": finding.rewind,
-                "barrier": 100 * risen.mean,
-                "low": max(100 * ends[0], 0),
-                "high": min(100 * ends[1], 100),
-            }
-        )
+def _barriers(findings: Sequence[Connected]) -> dict[str, Any]:
+    import altair as alt
+
+    points = [_point(finding) for finding in findings]
     order = list(dict.fromkeys(point["network"] for point in points))
     base = alt.Chart(alt.NamedData("points")).encode(
         x=alt.X("step:Q", title="step k that both trainings start from", axis=alt.Axis(tickCount=6)),
-        color=alt.Color("network:N", sort=order, title=None, scale=alt.Scale(domain=order, range=list(STEPS))),
+        color=alt.Color("network:N", sort=order, title=None, scale=alt.Scale(domain=order, range=list(SERIES))),
     )
     line = base.mark_line(strokeWidth=2).encode(
         y=alt.Y("barrier:Q", title="barrier, points of test error"),
@@ -114,44 +223,29 @@ def _barriers(found: Sequence[Connected]) -> Spec:
     return styled(chart, {"points": points, "bound": [{"barrier": 2}]})
 
 
-def _distances(found: Sequence[Stable]) -> Spec:
-    several = len({(finding.level, finding.rewind) for finding in found}) > 1
-    records: list[dict[str, Any]] = []
-    for finding in found:
-        where = f", {100 * finding.found.density:.3g} %, k = {finding.rewind:,}" if several else ""
-        for arm, ends in (("ticket", finding.found.ticket), ("random", finding.found.random)):
-            records.append({"kind": finding.found.kind + where, "arm": arm, "l2": ends.l2, "degrees": ends.degrees})
-    arms = ["ticket", "random"]
-    charts = [
-        alt.Chart(alt.NamedData("distances"))
-        .mark_bar()
-        .encode(
-            x=alt.X("kind:N", title=None, sort=None, axis=alt.Axis(labelAngle=-30 if several else 0)),
-            xOffset=alt.XOffset("arm:N", sort=arms),
-            y=alt.Y(f"{field}:Q", title=title),
-            color=alt.Color(
-                "arm:N", sort=arms, title=None, scale=alt.Scale(domain=arms, range=[LOOKS[arm][0] for arm in arms])
-            ),
-        )
-        .properties(width=280, height=260)
-        for field, title in (("l2", "L2 distance of the surviving weights"), ("degrees", "angle (degrees)"))
-    ]
-    return styled(alt.hconcat(*charts), {"distances": records})
+def _point(finding: Connected) -> dict[str, Any]:
+    statistics = "" if finding.found.statistics == "none" else f", {finding.found.statistics}"
+    risen = finding.found.barrier
+    low, high = (risen.low, risen.high) if risen.n > 1 else (risen.mean, risen.mean)
+    return {
+        "network": f"{finding.arm} {100 * finding.found.density:.3g} %{statistics}",
+        "step": finding.rewind,
+        "barrier": 100 * risen.mean,
+        "low": max(100 * low, 0),
+        "high": min(100 * high, 100),
+    }
 
 
-def _overlaps(found: Sequence[Alike]) -> Spec:
-    several = len({finding.rewind for finding in found}) > 1
-    data, charts = {}, []
-    for finding in found:
-        name = f"{100 * finding.density:.3g} % remain" + (f", k = {finding.rewind:,}" if several else "")
-        data[name] = [
-            {"layer": layer.name.removesuffix(".weight"), "overlap": layer.overlap, "chance": layer.chance}
-            for layer in finding.layers
-        ]
-        base = alt.Chart(alt.NamedData(name), title=name).encode(y=alt.Y("layer:N", sort=None, title=None))
-        bars = base.mark_bar(color=LOOKS["ticket"][0]).encode(
-            x=alt.X("overlap:Q", title="overlap (Jaccard)", scale=alt.Scale(domain=[0, 1]))
-        )
-        ticks = base.mark_tick(color="#000000", thickness=2, size=12).encode(x="chance:Q")
-        charts.append(alt.layer(bars, ticks).properties(width=220, height=14 * len(finding.layers)))
-    return styled(alt.concat(*charts, columns=2), data)
+STUDY = Study(
+    name="connectivity",
+    table=ConnectivitySpec,
+    questions=questions,
+    findings=findings,
+    figures=figures,
+    faults=faults,
+    about="How high does the error rise between two trainings from one start in other data orders?",
+    paper="Linear Mode Connectivity and the Lottery Ticket Hypothesis (Frankle, Dziugaite, Roy & Carbin)",
+    year=2020,
+    rest="errors on training images, running statistics interpolated",
+    example="study.connectivity.levels=0,5",
+)

@@ -1,179 +1,120 @@
-"""What the studies found: their answers, judged over replicates, each with its sentence."""
+"""Overlap: how alike are the masks of two replicates' tickets, layer by layer, beside chance?
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+The numbers are those of `tombola.study.overlap`, whose page has the formulas. The masks are those of the table, so
+nothing is asked that would need a run of its own.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from statistics import mean
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tombola.lab.plan import Plan
-from tombola.lab.results import criteria
-from tombola.lab.store import Store
-from tombola.lab.studies import Question
-from tombola.study.connectivity import Instability
-from tombola.study.overlap import Overlap
-from tombola.study.stability import Stability
+from pydantic import Field
 
-Kind = Literal["pruning", "data order"]
+from tombola.charts import Figure, styled
+from tombola.errors import Fault
+from tombola.lab.fields import Levels
+from tombola.lab.studies import checks
+from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound
+from tombola.recipe import Value
 
-
-@dataclass(frozen=True)
-class Answer:
-    """A question and what its run found: `values`, as the run made them; the density of the networks."""
-
-    question: Question
-    density: float
-    values: Mapping[str, Any]
+if TYPE_CHECKING:
+    from tombola.study.overlap import Overlap
 
 
-@dataclass(frozen=True)
-class Stable:
-    """Stability of one kind at one level and rewind step."""
+class OverlapSpec(Value):
+    """How alike the masks of two replicates' tickets are, layer by layer, beside chance: `study.overlap`."""
 
-    study: ClassVar[str] = "stability"
-    level: int
-    rewind: int
-    found: Stability
+    levels: Levels = Field(min_length=1)
 
 
-@dataclass(frozen=True)
-class Connected:
-    """The barrier of an arm's networks at one level and rewind step.
+def faults(table: OverlapSpec, setting: Setting) -> Iterator[Fault]:
+    """What of the table the experiment cannot answer."""
+    yield from checks.levels("overlap", table.levels, setting, least=1)
+    if setting.spec.replicates < 2:
+        yield Fault("study.overlap", "two replicates at least, whose masks are compared", str(setting.spec.replicates))
 
-    Attributes:
-        on: the images that the error is of, `test` or `train`.
-        alphas, lines: the points, and the error at each by pair.
-    """
 
-    study: ClassVar[str] = "connectivity"
-    arm: str
-    level: int
-    rewind: int
-    on: str
-    found: Instability
-    alphas: tuple[float, ...]
-    lines: tuple[tuple[float, ...], ...]
+def questions(table: OverlapSpec, series: Series) -> Iterator[Question]:
+    """Nothing beside the masks that the table has anyway."""
+    yield from ()
 
 
 @dataclass(frozen=True)
-class Alike:
+class Alike(Finding):
     """How far the masks of every two replicates' tickets overlap at one level and rewind step, layer by layer."""
 
     study: ClassVar[str] = "overlap"
     level: int
     rewind: int
     density: float
-    layers: tuple[Overlap, ...]
-    sentence: str
+    layers: "tuple[Overlap, ...]"
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{rewound(self.rewind)}{self.reason}"
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The fields; the reason stands for the sentence, as `rewind` is beside it."""
+        values = asdict(self)
+        return {**values, "sentence": values.pop("reason")}
 
 
-Finding = Stable | Connected | Alike
+def findings(table: OverlapSpec, evidence: Evidence) -> Iterator[Alike]:
+    """How far the masks overlap, wherever two replicates have theirs."""
+    from tombola.study.overlap import averaged, overlaps, sentence
 
-
-def headlines(found: Sequence[Finding]) -> list[Finding]:
-    """Those that a person wants first: of the lines the test error alone, with statistics that suit every point."""
-    return [
-        finding
-        for finding in found
-        if not isinstance(finding, Connected)
-        or (finding.on == "test" and finding.found.statistics in ("none", "recomputed"))
-    ]
-
-
-def sentence(finding: Finding) -> str:
-    """What was found, for people."""
-    match finding:
-        case Stable():
-            return f"{_rewound(finding.rewind)}{finding.found.reason}"
-        case Connected():
-            return f"{finding.arm}: {finding.found.reason}"
-        case Alike():
-            return f"{_rewound(finding.rewind)}{finding.sentence}"
-
-
-def _rewound(step: int) -> str:
-    return f"Rewound to step {step:,}: " if step else ""
-
-
-def findings(wanted: Plan, store: Store) -> list[Finding]:
-    """All that the finished answers allow to say, study by study."""
-    done = store.keys()
-    answers = [
-        Answer(question, store.values(question.density_of)["density"], store.values(question.run))
-        for question in wanted.questions
-        if question.run.key in done and question.density_of.key in done
-    ]
-    return [*_stable(answers, wanted), *_connected(answers, wanted), *_alike(wanted, store)]
-
-
-def _grouped(answers: Sequence[Answer], by: Callable[[Question], Hashable]) -> dict[Any, list[Answer]]:
-    groups: dict[Any, list[Answer]] = {}
-    for answer in answers:
-        groups.setdefault(by(answer.question), []).append(answer)
-    return groups
-
-
-def _by_replicate(answers: Sequence[Answer]) -> dict[Any, list[Answer]]:
-    return _grouped(answers, lambda question: question.replicate)
-
-
-def _stable(answers: Sequence[Answer], wanted: Plan) -> Iterator[Stable]:
-    from tombola.study.stability import Distances, judge
-
-    asked = [answer for answer in answers if answer.question.study in get_args(Kind)]
-    groups = _grouped(asked, lambda question: (question.study, question.level, question.rewind))
-    for (kind, level, rewind), group in groups.items():
-        sides = {
-            arm: {
-                number: [Distances(one.values["l2"], one.values["degrees"]) for one in each]
-                for number, each in _by_replicate([one for one in group if one.question.arm == arm]).items()
-            }
-            for arm in ("ticket", "random")
-        }
-        if sides["ticket"].keys() & sides["random"].keys():
-            density, confidence = mean(one.density for one in group), criteria(wanted).confidence
-            yield Stable(level, rewind, judge(kind, density, sides["ticket"], sides["random"], confidence))
-
-
-def _connected(answers: Sequence[Answer], wanted: Plan) -> Iterator[Connected]:
-    from tombola.study.connectivity import judge
-
-    study, facts = wanted.experiment.spec.study.connectivity, wanted.experiment.spec.facts
-    asked = [answer for answer in answers if answer.question.study == "connectivity"]
-    groups = _grouped(asked, lambda question: (question.rewind, question.level, question.arm))
-    for (rewind, level, arm), group in groups.items():
-        assert study is not None
-        for statistics in group[0].values["errors"]:
-            for on, all_of_them in (("test", facts.test), ("train", facts.train)):
-                barriers = [
-                    [answer.values["barriers"][statistics][on] for answer in each]
-                    for each in _by_replicate(group).values()
-                ]
-                found = judge(
-                    mean(answer.density for answer in group),
-                    rewind,
-                    barriers,
-                    statistics,
-                    confidence=criteria(wanted).confidence,
-                    grain=facts.grain(min(study.examples or all_of_them, all_of_them)),
-                    error=f"{on} error",
-                )
-                lines = tuple(tuple(answer.values["errors"][statistics][on]) for answer in group)
-                yield Connected(arm, level, rewind, on, found, tuple(group[0].values["alphas"]), lines)
-
-
-def _alike(wanted: Plan, store: Store) -> Iterator[Alike]:
-    from tombola.study.overlap import averaged, overlaps
-    from tombola.study.overlap import sentence as said
-
-    spec, done = wanted.experiment.spec, store.keys()
-    for level in spec.study.overlap.levels if spec.study.overlap else ():
-        for step in spec.rewind:
-            at = spec.iterations(step)
-            here = [row.run for row in wanted.rows if (row.arm, row.level, row.rewind) == ("ticket", level, at)]
-            masks = [store.mask(run.mask) for run in here if run.mask and run.mask.key in done]
+    for level in table.levels:
+        for step in map(evidence.spec.iterations, evidence.spec.rewind):
+            masks = evidence.masks("ticket", level, step)
             pairs = [overlaps(left, right) for left, right in combinations(masks, 2)]
             if pairs:
                 density = mean(mask.density for mask in masks)
-                group = "tickets of different replicates"
-                yield Alike(level, at, density, tuple(averaged(pairs)), said(group, density, pairs))
+                reason = sentence("tickets of different replicates", density, pairs)
+                yield Alike(level, step, density, tuple(averaged(pairs)), reason)
+
+
+def figures(findings: Sequence[Alike], marks: Marks) -> dict[str, Figure]:
+    """The overlap of each layer as a bar, and that of chance as a tick."""
+    caption = (
+        "How far the masks of different replicates' tickets overlap in each layer (bars), and how far masks of "
+        "that size do by chance (ticks)."
+    )
+    return {"overlap": Figure(_bars(findings, marks["ticket"].colour), caption)} if findings else {}
+
+
+def _bars(findings: Sequence[Alike], colour: str) -> dict[str, Any]:
+    import altair as alt
+
+    several = len({finding.rewind for finding in findings}) > 1
+    data, charts = {}, []
+    for finding in findings:
+        name = f"{100 * finding.density:.3g} % remain" + (f", k = {finding.rewind:,}" if several else "")
+        data[name] = [
+            {"layer": layer.name.removesuffix(".weight"), "overlap": layer.overlap, "chance": layer.chance}
+            for layer in finding.layers
+        ]
+        base = alt.Chart(alt.NamedData(name), title=name).encode(y=alt.Y("layer:N", sort=None, title=None))
+        bars = base.mark_bar(color=colour).encode(
+            x=alt.X("overlap:Q", title="overlap (Jaccard)", scale=alt.Scale(domain=[0, 1]))
+        )
+        ticks = base.mark_tick(color="#000000", thickness=2, size=12).encode(x="chance:Q")
+        charts.append(alt.layer(bars, ticks).properties(width=220, height=14 * len(finding.layers)))
+    return styled(alt.concat(*charts, columns=2), data)
+
+
+STUDY = Study(
+    name="overlap",
+    table=OverlapSpec,
+    questions=questions,
+    findings=findings,
+    figures=figures,
+    faults=faults,
+    about="How far do the masks of two replicates' tickets overlap in each layer, and how far would they by chance?",
+    paper="How Many Winning Tickets Are There in One DNN? (Grosse & Backes)",
+    year=2020,
+    example="study.overlap.levels=5",
+)

@@ -15,7 +15,7 @@ PACKAGE = Path(tombola.__file__).parent
 LAYERS = [
     ["errors", "files", "steps", "layer_patterns", "container", "weights", "layers", "mask", "prunable", "mask_codec"],
     ["value", "stacks"],
-    ["effective", "transfer", "hub"],
+    ["effective", "transfer", "hub", "charts"],
     ["score", "prune", "guard", "models", "ticket", "data", "objective", "recipe", "train", "evaluate", "engine"],
     ["study", "search", "callbacks", "cash"],
     ["lab"],

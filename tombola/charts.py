@@ -1,15 +1,13 @@
 """What all figures share: colours that are told apart in print and by the colour-blind, one style, one way to files."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # of several rewind steps
 
 Spec = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """A figure as a Vega-Lite specification that holds its data, and its caption."""
 
     spec: Spec

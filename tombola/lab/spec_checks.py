@@ -2,14 +2,16 @@
 
 import difflib
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from tombola import data, models
 from tombola.data import subset, tokenised
 from tombola.errors import BadInput, DataError, Fault
-from tombola.lab.spec import KEEP_TRAINED_WEIGHTS, MOST, MOST_STEPS, Control, Spec
+from tombola.lab.fields import MOST, MOST_STEPS
+from tombola.lab.spec import KEEP_TRAINED_WEIGHTS, Control, Spec
+from tombola.lab.studies import STUDIES, Setting, asked
+from tombola.lab.studies.checks import repeated
 from tombola.layer_patterns import named
 from tombola.models import hf
 
@@ -109,7 +111,7 @@ def _rewinding(spec: Spec) -> Iterable[Fault]:
     for text, step in zip(spec.rewind, points, strict=True):
         if step >= max(length, 1):
             yield Fault("rewind", f"steps before the end of the training, {spec.recipe.length}", repr(str(text)))
-    yield from _repeated("rewind", "step", points, "iterations ")
+    yield from repeated("rewind", "step", points, "iterations ")
     if spec.carry_optimizer and 0 in points:
         yield Fault("carry_optimizer", "false where rewind is 0it", "true", "before the first step there is no state")
 
@@ -140,7 +142,7 @@ def _arms(spec: Spec) -> Iterable[Fault]:
             yield Fault("arms", "only ticket and other methods", repr(control), why)
     if "ticket" not in spec.arms:
         yield Fault("arms", "ticket among them", repr(list(spec.arms)), "the other arms are compared with it")
-    yield from _repeated("arms", "arm", spec.arms)
+    yield from repeated("arms", "arm", spec.arms)
     if spec.method in spec.arms:
         yield Fault(
             "arms",
@@ -164,26 +166,6 @@ def _endless(spec: Spec) -> Iterable[Fault]:
             f"{counts[largest]:,}, with which there are {rows:,}",
             "they are counted over replicates, rewind steps, levels, arms and their draws",
         )
-    for name in ("stability", "connectivity"):
-        study = getattr(spec.study, name)
-        if study is None:
-            continue
-        arms = 2 if name == "stability" else len(study.arms)
-        asked = tables * len(study.levels) * arms * (study.orders * (study.orders - 1) // 2)
-        if asked > MOST:
-            yield Fault(
-                f"study.{name}.orders",
-                f"a study of at most {MOST:,} measurements",
-                f"{study.orders:,}, with which there are {asked:,}",
-                "every two data orders are a measurement, at each level, in each replicate",
-            )
-
-
-def _repeated(path: str, what: str, given: Sequence[str | int], unit: str = "") -> Iterable[Fault]:
-    """What a list has several times: its answers would count as several, too."""
-    for one, times in Counter(given).items():
-        if times > 1:
-            yield Fault(path, f"each {what} once", f"{one} {unit}{times} times")
 
 
 def _foreign(spec: Spec) -> Iterable[Fault]:
@@ -232,25 +214,11 @@ def _misnamed_layers(spec: Spec) -> Iterable[Fault]:
         )
 
 
-def _misplaced_studies(spec: Spec) -> Iterable[Fault]:
-    """Studies of levels or arms that the experiment does not have."""
-    for name, study in spec.study:
-        if study is None:
-            continue
-        least = 0 if name == "connectivity" else 1
-        if spec.levels < least:
-            yield Fault(f"study.{name}", "a spec with levels >= 1, as it is about tickets", f"levels = {spec.levels}")
-            continue
-        for level in study.levels:
-            if not least <= level <= spec.levels:
-                yield Fault(f"study.{name}.levels", f"levels from {least} to {spec.levels}, the spec's", str(level))
-        yield from _repeated(f"study.{name}.levels", "level", study.levels)
-        if spec.method in KEEP_TRAINED_WEIGHTS:
-            yield Fault(f"study.{name}", "a method that rewinds to early weights", repr(spec.method), "or no study")
-    if spec.study.connectivity:
-        yield from _repeated("study.connectivity.arms", "arm", spec.study.connectivity.arms)
-    if spec.study.overlap and spec.replicates < 2:
-        yield Fault("study.overlap", "two replicates at least, whose masks are compared", str(spec.replicates))
+def _studies(spec: Spec) -> Iterable[Fault]:
+    """Studies of what the experiment does not have."""
+    setting = Setting(spec, spec.method, spec.method not in KEEP_TRAINED_WEIGHTS, get_args(Control))
+    for study, table in asked(spec.study, STUDIES):
+        yield from study.faults(table, setting)
 
 
 _CHECKS = (
@@ -263,6 +231,6 @@ _CHECKS = (
     _misnamed_layers,
     _optimizer,
     _scope,
-    _misplaced_studies,
+    _studies,
     _arms,
 )

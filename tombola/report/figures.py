@@ -2,32 +2,40 @@
 
 from collections.abc import Sequence
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 
+from tombola.charts import SERIES, Figure, Spec, styled
 from tombola.lab.results import ACCURACY, Result
+from tombola.lab.studies import STUDIES, Finding
 from tombola.report.text import arms_of
+
 
 # Okabe and Ito's colours, told apart by all, but a darker yellow, as theirs is lost on white; each arm has a dash and a
 # shape too.
-LOOKS = {  # colour, dash, shape
-    "dense": ("#000000", [3, 3], "circle"),
-    "ticket": ("#0072b2", [1, 0], "circle"),
-    "reinit": ("#d55e00", [6, 3], "square"),
-    "random": ("#009e73", [2, 2], "triangle-up"),
-    "shuffle": ("#cc79a7", [8, 2, 2, 2], "diamond"),
-    "iterative": ("#000000", [4, 1], "cross"),
-    "continued": ("#56b4e9", [10, 2], "triangle-down"),
-    "one-shot": ("#e69f00", [5, 1, 1, 1], "triangle-right"),
-    "lr-rewind": ("#a08000", [1, 3], "triangle-left"),
-    "fine-tune": ("#7a5195", [12, 4], "stroke"),
+class Look(NamedTuple):
+    """How an arm looks."""
+
+    colour: str
+    dash: list[int]
+    shape: str
+
+
+LOOKS = {
+    "dense": Look("#000000", [3, 3], "circle"),
+    "ticket": Look("#0072b2", [1, 0], "circle"),
+    "reinit": Look("#d55e00", [6, 3], "square"),
+    "random": Look("#009e73", [2, 2], "triangle-up"),
+    "shuffle": Look("#cc79a7", [8, 2, 2, 2], "diamond"),
+    "iterative": Look("#000000", [4, 1], "cross"),
+    "continued": Look("#56b4e9", [10, 2], "triangle-down"),
+    "one-shot": Look("#e69f00", [5, 1, 1, 1], "triangle-right"),
+    "lr-rewind": Look("#a08000", [1, 3], "triangle-left"),
+    "fine-tune": Look("#7a5195", [12, 4], "stroke"),
 }
-STEPS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # of several rewind steps
 PANELS = 3  # side by side
 CURVES = 6  # levels shown at most: more lines cannot be told apart
-
-Spec = dict[str, Any]
 
 
 def all_figures(
@@ -84,6 +92,15 @@ def all_figures(
     return figures
 
 
+def study_figures(findings: Sequence[Finding]) -> dict[str, Figure]:
+    """The figures of each study that found something, by name."""
+    figures: dict[str, Figure] = {}
+    for study in STUDIES.values():
+        if own := [finding for finding in findings if finding.study == study.name]:
+            figures |= study.figures(own, LOOKS)
+    return figures
+
+
 def _series(found: Sequence[Result]) -> dict[str, list[Result]]:
     """The results of each arm at each rewind step, the dense network's of that step among them."""
     steps = sorted({result.row.rewind for result in found})
@@ -134,8 +151,8 @@ def _arms_scale(arms: Sequence[str]) -> dict[str, Any]:
     steps = list(dict.fromkeys(arm.partition(", k = ")[2] for arm in arms))
     looks = [LOOKS[arm.partition(", k = ")[0]] for arm in arms]
     if len(steps) > 1:
-        colours = [STEPS[steps.index(arm.partition(", k = ")[2]) % len(STEPS)] for arm in arms]
-        looks = [(colour, *look[1:]) for colour, look in zip(colours, looks, strict=True)]
+        colours = [SERIES[steps.index(arm.partition(", k = ")[2]) % len(SERIES)] for arm in arms]
+        looks = [look._replace(colour=colour) for colour, look in zip(colours, looks, strict=True)]
 
     def scale(place: int) -> alt.Scale:
         return alt.Scale(domain=list(arms), range=[look[place] for look in looks])

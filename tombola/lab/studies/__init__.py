@@ -16,9 +16,7 @@ from tombola.lab.studies.study import (
     study_table,
 )
 
-STUDIES: dict[str, Study] = {
-    study.name: study for study in (stability.STUDY, connectivity.STUDY, overlap.STUDY)
-}
+STUDIES: dict[str, Study] = {study.name: study for study in (stability.STUDY, connectivity.STUDY, overlap.STUDY)}
 
 __all__ = [
     "STUDIES",

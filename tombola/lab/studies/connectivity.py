@@ -6,7 +6,7 @@ The numbers are those of `tombola.study.connectivity`, whose page has the formul
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
@@ -27,7 +27,7 @@ from tombola.lab.studies.study import (
     by_replicate,
     grouped,
 )
-from tombola.recipe import Count, Value
+from tombola.value import Count, Value
 
 if TYPE_CHECKING:
     from tombola.study.connectivity import Instability, Statistics
@@ -38,16 +38,14 @@ class ConnectivitySpec(Value):
 
     Attributes:
         levels: of the networks; 0 is the dense one.
-        arms: which networks at these levels, beside the ticket's.
+        arms: which networks at these levels: `ticket`, and controls.
         orders: trainings of each; every two of them are a pair.
         points: on the line between two, its ends included.
         examples: of the training set and of the test set each, at which the error is measured; None for all.
     """
 
     levels: Levels = Field(min_length=1)
-    arms: Annotated[tuple[Literal["ticket", "random", "reinit"], ...], BeforeValidator(listed)] = Field(
-        default=("ticket",), min_length=1
-    )
+    arms: Annotated[tuple[str, ...], BeforeValidator(listed)] = Field(default=("ticket",), min_length=1)
     orders: Count = Field(default=3, ge=2, le=MOST)
     points: Count = Field(default=30, ge=2, le=MOST)
     examples: Annotated[Count, Field(gt=0, le=MOST_STEPS)] | None = None
@@ -57,6 +55,9 @@ def faults(table: ConnectivitySpec, setting: Setting) -> Iterator[Fault]:
     """What of the table the experiment cannot answer."""
     yield from checks.orders("connectivity", table.orders, len(table.levels) * len(table.arms), setting)
     yield from checks.levels("connectivity", table.levels, setting, least=0)
+    for place, arm in enumerate(table.arms):
+        if arm not in (known := ("ticket", *setting.controls)):
+            yield Fault(f"study.connectivity.arms.{place}", f"one of {', '.join(known)}", repr(arm))
     yield from checks.repeated("study.connectivity.arms", "arm", table.arms)
 
 
@@ -126,10 +127,7 @@ def _connected(
     found = judge(
         mean(answer.density for answer in answers),
         first.question.rewind,
-        [
-            [answer.values["barriers"][statistics][on] for answer in group]
-            for group in by_replicate(answers).values()
-        ],
+        [[answer.values["barriers"][statistics][on] for answer in group] for group in by_replicate(answers).values()],
         statistics,
         confidence=evidence.confidence,
         grain=facts.grain(min(table.examples or size, size)),

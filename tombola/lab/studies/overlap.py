@@ -17,7 +17,7 @@ from tombola.errors import Fault
 from tombola.lab.fields import Levels
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound
-from tombola.recipe import Value
+from tombola.value import Value
 
 if TYPE_CHECKING:
     from tombola.study.overlap import Overlap
@@ -60,7 +60,8 @@ class Alike(Finding):
     def values(self) -> dict[str, Any]:
         """The fields; the reason stands for the sentence, as `rewind` is beside it."""
         values = asdict(self)
-        return {**values, "sentence": values.pop("reason")}
+        reason = values.pop("reason")
+        return {**values, "sentence": reason}
 
 
 def findings(table: OverlapSpec, evidence: Evidence) -> Iterator[Alike]:

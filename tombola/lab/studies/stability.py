@@ -29,7 +29,7 @@ from tombola.lab.studies.study import (
     grouped,
     rewound,
 )
-from tombola.recipe import Count, Value
+from tombola.value import Count, Value
 
 if TYPE_CHECKING:
     from tombola.study.stability import Distances, Kind, Stability

@@ -23,7 +23,7 @@ from tombola.errors import Fault
 from tombola.lab.row import Row
 from tombola.lab.runs import Run, Train
 from tombola.lab.store import Store
-from tombola.recipe import Value
+from tombola.value import Value
 from tombola.steps import Step
 
 if TYPE_CHECKING:
@@ -119,6 +119,20 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two trainings, and the data order of each."""
+
+    left: Train
+    right: Train
+    orders: tuple[int, int]
+
+    def names(self, arm: str, level: int) -> tuple[tuple[Run, str], ...]:
+        """What people call the two, where they are in no table."""
+        ends = zip((self.left, self.right), self.orders, strict=True)
+        return tuple((run, f"{arm} {level} in data order {order}") for run, order in ends)
+
+
+@dataclass(frozen=True)
 class Series:
     """One replicate's tickets at one rewind step, level by level, the dense network first."""
 
@@ -131,25 +145,11 @@ class Series:
         ticket = self.tickets[level]
         return self.controls[arm](self.replicate, ticket, level, 0) if arm in self.controls else ticket
 
-    def pairs(self, training: Train, orders: int) -> "Iterator[Pair]":
+    def pairs(self, training: Train, orders: int) -> Iterator[Pair]:
         """Every two of `orders` trainings that differ in data order alone; order 0 is that of `training` itself."""
         for left, right in combinations(range(orders), 2):
             ends = self.replicate.reordered(training, left), self.replicate.reordered(training, right)
             yield Pair(*ends, (left, right))
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two trainings, and the data order of each."""
-
-    left: Train
-    right: Train
-    orders: tuple[int, int]
-
-    def names(self, arm: str, level: int) -> tuple[tuple[Run, str], ...]:
-        """What people call the two, where they are in no table."""
-        ends = zip((self.left, self.right), self.orders, strict=True)
-        return tuple((run, f"{arm} {level} in data order {order}") for run, order in ends)
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,9 @@ class Study:
 def study_table(studies: Mapping[str, Study]) -> type[Value]:
     """The model of a spec's `study` table: a field for each study, None where it is not asked for."""
     fields: dict[str, Any] = {name: (study.table | None, None) for name, study in studies.items()}
-    return create_model("StudySpec", __base__=Value, __doc__="What else is asked of an experiment's networks.", **fields)
+    return create_model(
+        "StudySpec", __base__=Value, __doc__="What else is asked of an experiment's networks.", **fields
+    )
 
 
 def asked(table: Value, studies: Mapping[str, Study]) -> Iterator[tuple[Study, Any]]:

@@ -23,8 +23,8 @@ from tombola.errors import Fault
 from tombola.lab.row import Row
 from tombola.lab.runs import Run, Train
 from tombola.lab.store import Store
-from tombola.value import Value
 from tombola.steps import Step
+from tombola.value import Value
 
 if TYPE_CHECKING:
     from tombola.mask import Mask

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from tombola.lab.methods import CONTROLS, METHODS
+from tombola.controls import CONTROLS
 from tombola.lab.plan import plan
 from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Init, Prune, Run, Train, ancestry
 from tombola.lab.spec import Experiment, Spec
+from tombola.methods import METHODS
 from tombola.recipe import Constant, Recipe, learning_rate
 from tombola.steps import Step
 
@@ -32,7 +33,7 @@ def replicate(number: int = 0, **changes: Any) -> Replicate:
 
 
 def search(method: str, **changes: Any) -> list[Train]:
-    return list(METHODS[method](replicate(**changes), LEVELS))
+    return list(METHODS[method].search(replicate(**changes), LEVELS))
 
 
 def mask_of(run: Train) -> Prune:
@@ -101,8 +102,8 @@ def test_each_mask_is_what_was_left_of_the_one_before(method: str) -> None:
 
 @every_method
 def test_fewer_levels_are_the_first_of_more(method: str) -> None:  # S5
-    assert list(METHODS[method](replicate(), 2)) == search(method)[:3]
-    assert list(METHODS[method](replicate(), 0)) == search(method)[:1]
+    assert list(METHODS[method].search(replicate(), 2)) == search(method)[:3]
+    assert list(METHODS[method].search(replicate(), 0)) == search(method)[:1]
 
 
 # ---------------------------------------------------------------- the rewind point
@@ -117,7 +118,7 @@ def test_the_original_hypothesis_rewinds_to_the_initial_weights() -> None:
 @pytest.mark.parametrize(("rewind", "k"), [("1it", 1), ("8it", 8), ("1ep", 17), ("2ep", 34)])
 def test_a_later_rewind_point_is_the_dense_training_until_step_k(rewind: str, k: int) -> None:  # R6
     made = replicate(rewind=rewind)
-    point, dense = made.rewind_point(), next(METHODS["iterative"](made, 0))
+    point, dense = made.rewind_point(), next(METHODS["iterative"].search(made, 0))
     assert isinstance(point, Train) and isinstance(point.start, Init) and point.mask is None
     assert (point.begin, point.until) == (0, k) == (0, dense.begin)
     assert without(point, "start", "begin", "until") == without(dense, "start", "begin", "until")
@@ -133,7 +134,7 @@ def test_the_optimiser_starts_fresh_unless_the_spec_carries_it(carried: bool) ->
     assert {run.optimizer_state for run in search("iterative", carry_optimizer=carried)} == {"fresh"}, (
         "nothing at step 0"
     )
-    reinit = CONTROLS["reinit"](replicate(rewind="8it", carry_optimizer=carried), search("iterative")[1], 1, 0)
+    reinit = CONTROLS["reinit"].make(replicate(rewind="8it", carry_optimizer=carried), search("iterative")[1], 1, 0)
     assert isinstance(reinit.start, Train) and reinit.start.keep_optimizer == carried
 
 
@@ -233,7 +234,7 @@ def test_replicates_differ_in_all_seeds(method: str) -> None:  # K9 K10
 def test_arms_of_a_replicate_share_data_order_and_split(method: str) -> None:  # K10 R12
     made = replicate(1, rewind="8it")
     ticket = search(method, number=1, rewind="8it")[2]
-    controls = [make(made, ticket, 2, draw) for make in CONTROLS.values() for draw in (0, 1)]
+    controls = [control.make(made, ticket, 2, draw) for control in CONTROLS.values() for draw in (0, 1)]
     found = seeds_of([ticket, *controls])
     assert found["train.order_seed"] == {made.seed("order")} and found["train.split_seed"] == {made.seed("split")}
     # One draw of theta_0 for the ticket, and one for each draw of the reinit arm.
@@ -244,10 +245,13 @@ def test_the_masks_of_the_random_arm_share_one_seed_and_the_shuffled_ones_do_not
     """One order for all levels nests the random masks; each level's permutation is its own."""
     made, tickets = replicate(), search("iterative")[1:]
     seeds = {
-        arm: {CONTROLS[arm](made, ticket, level, 0).described["mask"] for level, ticket in enumerate(tickets, start=1)}
+        arm: {
+            CONTROLS[arm].make(made, ticket, level, 0).described["mask"]
+            for level, ticket in enumerate(tickets, start=1)
+        }
         for arm in ("random", "shuffle")
     }
     assert len(seeds["random"]) == len(seeds["shuffle"]) == LEVELS
-    random = seeds_of([CONTROLS["random"](made, ticket, 0, 0) for ticket in tickets])["random.mask_seed"]
-    shuffled = seeds_of([CONTROLS["shuffle"](made, ticket, level, 0) for level, ticket in enumerate(tickets)])
+    random = seeds_of([CONTROLS["random"].make(made, ticket, 0, 0) for ticket in tickets])["random.mask_seed"]
+    shuffled = seeds_of([CONTROLS["shuffle"].make(made, ticket, level, 0) for level, ticket in enumerate(tickets)])
     assert len(random) == 1 and len(shuffled["shuffle.mask_seed"]) == LEVELS

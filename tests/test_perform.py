@@ -16,7 +16,6 @@ from tombola import data, mask, models, prunable, prune, score, weights
 from tombola.errors import BadInput, Diverged, StoreError
 from tombola.evaluate import evaluate
 from tombola.lab.execute import do
-from tombola.lab.methods import METHODS
 from tombola.lab.perform import Bench, perform
 from tombola.lab.plan import Plan, plan
 from tombola.lab.plan import _densities as foreseen_densities
@@ -24,6 +23,7 @@ from tombola.lab.results import ticket_of
 from tombola.lab.runs import Init, Prune, Run, Train, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
+from tombola.methods import METHODS
 from tombola.recipe import learning_rate
 from tombola.study.overlap import overlaps
 from tombola.ticket import Ticket

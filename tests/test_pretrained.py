@@ -17,12 +17,12 @@ from torch import Tensor
 
 from tombola import cash, data, hub, models, prunable, weights
 from tombola.cash import timing
+from tombola.controls import CONTROLS
 from tombola.data import sst2
 from tombola.data.shared import attach, publish
 from tombola.engine import kernels
 from tombola.errors import BadInput, SpecError
 from tombola.lab.execute import do
-from tombola.lab.methods import CONTROLS, METHODS
 from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, engine_of, plan
 from tombola.lab.replicate import Replicate
@@ -32,6 +32,7 @@ from tombola.lab.spec import Experiment
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.mask import Mask
+from tombola.methods import METHODS
 from tombola.prune import count
 from tombola.ticket import Seed, Ticket
 
@@ -345,8 +346,8 @@ def test_each_replicate_has_a_head_of_its_own_and_one_body(bert: Path, reviews: 
 def test_the_control_draws_anew_also_where_tickets_are_rewound_to_a_later_step(bert: Path, reviews: Path) -> None:  # K4
     for rewind in ("0it", "2it"):
         replicate = Replicate(spec_of(bert, f"rewind={rewind}").spec, 0)
-        _, ticket = METHODS["iterative"](replicate, 1)
-        control = CONTROLS["reinit"](replicate, ticket, 1, 0)
+        _, ticket = METHODS["iterative"].search(replicate, 1)
+        control = CONTROLS["reinit"].make(replicate, ticket, 1, 0)
         starts = [run.start if rewind == "0it" else run.start.start for run in (ticket, control)]  # type: ignore[attr-defined]
         assert [start.init for start in starts] == ["pretrained", "normal-0.02"]  # type: ignore[union-attr]
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tombola.data import digits
-from tombola.lab.methods import METHODS
 from tombola.lab.plan import plan
 from tombola.lab.replicate import Replicate
 from tombola.lab.runs import (
@@ -30,6 +29,7 @@ from tombola.lab.runs import (
     shallow,
 )
 from tombola.lab.spec import EvaluateSpec, Experiment, PruneSpec, Spec, VerdictSpec
+from tombola.methods import METHODS
 from tombola.objective import L1, LabelSmoothing, Objective
 from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
 from tombola.value import Value
@@ -206,7 +206,7 @@ def with_value(spec: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def chain(levels: int) -> list[Train]:
     spec = Spec.model_validate(SPEC | {"rewind": "0it"})
-    return list(METHODS["iterative"](Replicate(spec, 0), levels))
+    return list(METHODS["iterative"].search(Replicate(spec, 0), levels))
 
 
 # ---------------------------------------------------------------- what is in the key

@@ -14,12 +14,21 @@ from typing import Any
 import pytest
 from pydantic_core import to_jsonable_python
 
+from tombola.controls import CONTROLS
 from tombola.lab import presets, runs
-from tombola.lab.methods import CONTROLS, METHODS
 from tombola.lab.replicate import Replicate
-from tombola.lab.spec import EvaluateSpec, PruneSpec, Spec, StudySpec, VerdictSpec
+from tombola.lab.spec import (
+    ConnectivitySpec,
+    EvaluateSpec,
+    OverlapSpec,
+    PruneSpec,
+    Spec,
+    StabilitySpec,
+    StudySpec,
+    VerdictSpec,
+)
 from tombola.lab.spec_file import read
-from tombola.lab.studies import STUDIES
+from tombola.methods import METHODS
 from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
 from tombola.steps import Step
 from tombola.value import Value
@@ -41,7 +50,9 @@ VALUES: list[type[Value]] = [
     EvaluateSpec,
     VerdictSpec,
     StudySpec,
-    *(study.table for study in STUDIES.values()),
+    StabilitySpec,
+    ConnectivitySpec,
+    OverlapSpec,
     Recipe,
     SGD,
     Adam,
@@ -66,10 +77,10 @@ KINDS: list[type[runs.Run]] = [
 def keys_of(name: str, changes: list[str]) -> dict[str, str]:
     """Keys of the first replicate: rewind point, dense, ticket and controls at level 1, each method at level 2."""
     replicate = Replicate(read(name, changes).spec, 0)
-    dense, ticket, _ = METHODS[replicate.spec.method](replicate, 2)
+    dense, ticket, _ = METHODS[replicate.spec.method].search(replicate, 2)
     found = {"rewind point": dense.start, "dense": dense, "ticket 1": ticket}
-    found |= {f"{arm} 1": make(replicate, ticket, 1, 0) for arm, make in CONTROLS.items()}
-    found |= {f"{method} 2": [*search(replicate, 2)][2] for method, search in METHODS.items()}
+    found |= {f"{arm} 1": control.make(replicate, ticket, 1, 0) for arm, control in CONTROLS.items()}
+    found |= {f"{name} 2": [*method.search(replicate, 2)][2] for name, method in METHODS.items()}
     return {label: run.key for label, run in found.items()}
 
 

@@ -9,14 +9,31 @@ from typing import Any
 
 from tombola import data, models
 from tombola.engine import Foreseen, at_once, devices, foresee, processes
-from tombola.lab.methods import CONTROLS, METHODS
 from tombola.lab.replicate import Replicate
-from tombola.lab.row import Row
 from tombola.lab.runs import Line, Run, Train, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
-from tombola.lab.studies import STUDIES, Question, Series, asked
+from tombola.lab.studies import Question, questions
 from tombola.layer_patterns import named
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an experiment's table: which training it is about.
+
+    Attributes:
+        arm: what is compared, `dense` at level 0.
+        replicate, level: which repetition, how many rounds of pruning.
+        draw: which of several draws of a control; 0 where there is one.
+        rewind: k, the step it starts from, in optimiser steps.
+    """
+
+    arm: str
+    replicate: int
+    level: int
+    draw: int
+    run: Train
+    rewind: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,32 +48,30 @@ class Plan:
 
 def plan(experiment: Experiment) -> Plan:
     """List the runs that `experiment` wants."""
-    spec, rows, questions = experiment.spec, list[Row](), list[Question]()
+    spec, members, rows, asked = experiment.spec, experiment.members, list[Row](), list[Question]()
     for number in range(spec.replicates):
         for step in spec.rewind:
-            replicate = Replicate(spec, number, step)
-            tickets = list(METHODS[spec.method](replicate, spec.levels))
+            replicate = Replicate(spec, number, step, members)
+            tickets = list(members.methods[spec.method].search(replicate, spec.levels))
             rows += _rows(replicate, tickets)
-            series = Series(replicate, tickets, CONTROLS)
-            for study, table in asked(spec.study, STUDIES):
-                questions += study.questions(table, series)
-    wanted = [*(row.run for row in rows), *(question.run for question in questions)]
-    return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(wanted)))
+            asked += questions(replicate, tickets)
+    wanted = [*(row.run for row in rows), *(question.run for question in asked)]
+    return Plan(experiment, tuple(rows), tuple(asked), tuple(ancestry(wanted)))
 
 
 def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:
-    spec, number, step = replicate.spec, replicate.number, replicate.rewind_step
-    draws = {"reinit": spec.reinits, "random": spec.randoms}
+    spec, members, number, step = replicate.spec, replicate.members, replicate.number, replicate.rewind_step
+    controls = [(arm, members.controls[arm], members.draws(arm, spec)) for arm in spec.arms if arm in members.controls]
     for level, ticket in enumerate(tickets):
         if level == 0:
             yield Row("dense", number, level, 0, ticket, step)
             continue
         yield Row("ticket", number, level, 0, ticket, step)
-        for arm in (arm for arm in spec.arms if arm in CONTROLS):
-            for draw in range(draws.get(arm, 1)):
-                yield Row(arm, number, level, draw, CONTROLS[arm](replicate, ticket, level, draw), step)
-    for arm in (arm for arm in spec.arms if arm in METHODS):
-        for level, run in enumerate(METHODS[arm](replicate, spec.levels)):
+        for arm, control, draws in controls:
+            for draw in range(draws):
+                yield Row(arm, number, level, draw, control.make(replicate, ticket, level, draw), step)
+    for arm in (arm for arm in spec.arms if arm in members.methods):
+        for level, run in enumerate(members.methods[arm].search(replicate, spec.levels)):
             if level:
                 yield Row(arm, number, level, 0, run, step)
 

@@ -4,7 +4,8 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from tombola import models
-from tombola.lab.runs import FullMask, Init, Network, Prune, Run, Train
+from tombola.lab.members import BUILT_IN, Members
+from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
 from tombola.lab.spec import Spec
 from tombola.recipe import Recipe
 from tombola.steps import Step
@@ -17,16 +18,28 @@ class Replicate:
     Attributes:
         number: from 0.
         rewind: the step k that its tickets return to; by default the spec's first.
+        members: those that the spec was read with.
     """
 
     spec: Spec
     number: int
     rewind: Step | None = None
+    members: Members = BUILT_IN
 
     def seed(self, name: str) -> int:
         """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
         digest = hashlib.sha256(f"{name}/{self.spec.seed}/{self.number}".encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
+
+    @property
+    def recipe(self) -> Recipe:
+        """How its trainings go."""
+        return self.spec.recipe
+
+    @property
+    def epoch_iterations(self) -> int:
+        """The optimiser steps of one pass over the training set."""
+        return self.spec.facts.epoch_iterations(self.recipe.batch)
 
     @property
     def network(self) -> Network:
@@ -92,3 +105,11 @@ class Replicate:
             score_seed=self.seed("score"),
             include=prune.include or None,
         )
+
+    def random_mask(self, like: Run, name: str) -> RandomMask:
+        """A random mask with the layer-wise counts of `like`, from the seed of `name`."""
+        return RandomMask(like, mask_seed=self.seed(name))
+
+    def shuffled_mask(self, like: Run, name: str) -> ShuffledMask:
+        """The mask `like` with its entries permuted inside each layer, by the seed of `name`."""
+        return ShuffledMask(like, mask_seed=self.seed(name))

@@ -6,13 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput, StoreError
-from tombola.lab.plan import Plan
+from tombola.lab.plan import Plan, Row
 from tombola.lab.replicate import Replicate
-from tombola.lab.row import Row
 from tombola.lab.runs import Init, Run, Train
-from tombola.lab.spec import KEEP_TRAINED_WEIGHTS
 from tombola.lab.store import Store
-from tombola.lab.studies import STUDIES, Answer, Evidence, Finding, asked
 from tombola.study.sentences import sentences
 from tombola.study.smoothed import smoothed_early_stop
 from tombola.study.verdict import Criteria, Trial, Verdict, judge
@@ -91,7 +88,7 @@ def criteria(wanted: Plan) -> Criteria:
         confidence=spec.verdict.confidence,
         accuracy_grain=spec.facts.grain(spec.facts.test),
         step_grain=every,
-        isolated=spec.method not in KEEP_TRAINED_WEIGHTS,
+        isolated=wanted.experiment.members.methods[spec.method].rewinds,
         paced=spec.verdict.at == "early-stop",
         chance=spec.facts.chance,
     )
@@ -105,7 +102,8 @@ def verdicts(wanted: Plan, found: Sequence[Result]) -> list[Verdict]:
 def conclusions(wanted: Plan, found: Sequence[Result], judged: Sequence[Verdict], store: Store) -> list[str]:
     """The verdicts in plain sentences."""
     partial = f"{len(found)} of {len(wanted.rows)} trainings are finished; what follows is about these."
-    said = sentences(judged, criteria(wanted)) if wanted.experiment.spec.levels else [_NO_LEVEL]
+    spec, controls = wanted.experiment.spec, wanted.experiment.members.controls
+    said = sentences(judged, criteria(wanted), controls) if spec.levels else [_NO_LEVEL]
     near = any(verdict.dense.accuracy.n > 1 and verdict.verdict != "not learned" for verdict in judged)
     close = made_by_several(found, near) or (_LAST_BITS if near else "")
     partly = [partial] if len(found) < len(wanted.rows) else []
@@ -159,21 +157,6 @@ def _failures(wanted: Plan, store: Store) -> list[str]:
     return [*said, *unanswered(wanted, store)]
 
 
-def findings(wanted: Plan, store: Store) -> list[Finding]:
-    """All that the finished answers allow to say, study by study."""
-    spec, done = wanted.experiment.spec, frozenset(store.keys())
-    answers = [
-        Answer(question, store.values(question.density_of)["density"], store.values(question.run))
-        for question in wanted.questions
-        if question.run.key in done and question.density_of.key in done
-    ]
-    confidence, told = criteria(wanted).confidence, list[Finding]()
-    for study, table in asked(spec.study, STUDIES):
-        own = [answer for answer in answers if answer.question.study == study.name]
-        told += study.findings(table, Evidence(spec, wanted.rows, own, store, confidence, done))
-    return told
-
-
 def unanswered(wanted: Plan, store: Store) -> list[str]:
     """What the studies lack: what is left out may be what would have spoken against the rest."""
     done, failed = store.keys(), store.failed()
@@ -217,7 +200,7 @@ def ticket_of(wanted: Plan, store: Store, level: int, replicate: int) -> "Ticket
     from tombola.ticket import Seed, Ticket
 
     spec = wanted.experiment.spec
-    if spec.method in KEEP_TRAINED_WEIGHTS:
+    if not wanted.experiment.members.methods[spec.method].rewinds:
         raise BadInput(
             where="method",
             expected="one that rewinds to early weights",

@@ -10,14 +10,24 @@ from pydantic import BaseModel, ValidationError
 
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
-from tombola.lab.spec import EvaluateSpec, Experiment, PruneSpec, Spec, StudySpec, VerdictSpec
+from tombola.lab.members import BUILT_IN, Members
+from tombola.lab.spec import (
+    ConnectivitySpec,
+    EvaluateSpec,
+    Experiment,
+    OverlapSpec,
+    PruneSpec,
+    Spec,
+    StabilitySpec,
+    StudySpec,
+    VerdictSpec,
+)
 from tombola.lab.spec_checks import contradictions, unknown_names
-from tombola.lab.studies import STUDIES
 from tombola.objective import OBJECTIVES
 from tombola.recipe import Optimizer, Recipe, Schedule
 
 
-def read(source: str, changes: Iterable[str] = ()) -> Experiment:
+def read(source: str, changes: Iterable[str] = (), members: Members = BUILT_IN) -> Experiment:
     """The experiment that `source` names, with `changes` made to it.
 
     Args:
@@ -40,17 +50,17 @@ def read(source: str, changes: Iterable[str] = ()) -> Experiment:
     if faults:
         raise SpecError(source, faults)
     try:
-        spec = Spec.model_validate(table)
+        spec = Spec.model_validate(table, context=members.tables)
     except ValidationError as error:
         details = error.errors()
         # A list of which every element is wrong is not also too short.
         elements = {detail["loc"][:-1] for detail in details if isinstance(detail["loc"][-1], int)}
         real = [detail for detail in details if not (detail["type"] == "too_short" and detail["loc"] in elements)]
         raise SpecError(source, [*(_fault(detail, table) for detail in real), *unknown_names(table)]) from None
-    faults = list(unknown_names(table)) or list(contradictions(spec))
+    faults = list(unknown_names(table)) or list(contradictions(spec, members))
     if faults:
         raise SpecError(source, faults)
-    return Experiment(name=name, spec=spec, changes=changes, source=source)
+    return Experiment(name=name, spec=spec, changes=changes, source=source, members=members)
 
 
 def _text(source: str) -> tuple[str, str]:
@@ -115,7 +125,9 @@ _MODELS: dict[str, type[BaseModel]] = {
     "evaluate": EvaluateSpec,
     "verdict": VerdictSpec,
     "study": StudySpec,
-    **{f"study.{name}": study.table for name, study in STUDIES.items()},
+    "study.stability": StabilitySpec,
+    "study.connectivity": ConnectivitySpec,
+    "study.overlap": OverlapSpec,
 }
 
 

@@ -1,45 +1,28 @@
 """The figures that people know from the papers, as Vega-Lite: on screen, and legible in print without colour."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import Any
 
 import altair as alt
 
-from tombola.charts import SERIES, Figure, Spec, styled
+from tombola.lab.members import BUILT_IN
 from tombola.lab.results import ACCURACY, Result
-from tombola.lab.studies import STUDIES, Finding
+from tombola.mark import COLOURS, Mark
 from tombola.report.text import arms_of
 
-
-# Okabe and Ito's colours, told apart by all, but a darker yellow, as theirs is lost on white; each arm has a dash and a
-# shape too.
-class Look(NamedTuple):
-    """How an arm looks."""
-
-    colour: str
-    dash: list[int]
-    shape: str
-
-
-LOOKS = {
-    "dense": Look("#000000", [3, 3], "circle"),
-    "ticket": Look("#0072b2", [1, 0], "circle"),
-    "reinit": Look("#d55e00", [6, 3], "square"),
-    "random": Look("#009e73", [2, 2], "triangle-up"),
-    "shuffle": Look("#cc79a7", [8, 2, 2, 2], "diamond"),
-    "iterative": Look("#000000", [4, 1], "cross"),
-    "continued": Look("#56b4e9", [10, 2], "triangle-down"),
-    "one-shot": Look("#e69f00", [5, 1, 1, 1], "triangle-right"),
-    "lr-rewind": Look("#a08000", [1, 3], "triangle-left"),
-    "fine-tune": Look("#7a5195", [12, 4], "stroke"),
-}
 PANELS = 3  # side by side
 CURVES = 6  # levels shown at most: more lines cannot be told apart
 
+Spec = dict[str, Any]
+
 
 def all_figures(
-    found: Sequence[Result], survivors: Sequence[tuple[float, list[list[float]]]], at: str = "early-stop"
+    found: Sequence[Result],
+    survivors: Sequence[tuple[float, list[list[float]]]],
+    at: str = "early-stop",
+    marks: Mapping[str, Mark] = BUILT_IN.marks,
 ) -> dict[str, tuple[Spec, str]]:
     """Every figure that the results allow: name -> Vega-Lite specification and caption.
 
@@ -47,13 +30,14 @@ def all_figures(
         found: the results.
         at: where the verdict compares accuracy, `early-stop` or `end`: that figure comes first.
         survivors: (density, image of what is alive in the first layer relative to its mean) at a few levels, or none.
+        marks: of the arms.
     """
     several = len({result.row.rewind for result in found}) > 1
     dense = "each begins at its dense network" if several else "the black dashed line is the dense network"
     whose = f"lines are means, bands reach from smallest to largest, {dense}"
     at_end = {
         "final-accuracy": (
-            _against_density(found, "final_test_accuracy", "test accuracy at the end of training (%)", 100),
+            _against_density(found, "final_test_accuracy", "test accuracy at the end of training (%)", 100, marks),
             f"Test accuracy after the last training step; {whose}.",
         )
     }
@@ -68,11 +52,11 @@ def all_figures(
         }
     figures |= {
         "accuracy": (
-            _against_density(found, "early_stop_test_accuracy", "test accuracy at early stop (%)", 100),
+            _against_density(found, "early_stop_test_accuracy", "test accuracy at early stop (%)", 100, marks),
             f"Test accuracy at the step of minimum validation loss, against the weights remaining; {whose}.",
         ),
         "early-stop": (
-            _against_density(found, "early_stop_step", "early stop (training steps)", 1),
+            _against_density(found, "early_stop_step", "early stop (training steps)", 1, marks),
             f"The step of minimum validation loss: how fast each network learns; {whose}.",
         ),
         **at_end,
@@ -89,15 +73,6 @@ def all_figures(
             "What survives of the first layer, as an image of the input: living weights of each pixel, "
             f"relative to the layer's mean (replicate 0{step}).",
         )
-    return figures
-
-
-def study_figures(findings: Sequence[Finding]) -> dict[str, Figure]:
-    """The figures of each study that found something, by name."""
-    figures: dict[str, Figure] = {}
-    for study in STUDIES.values():
-        if own := [finding for finding in findings if finding.study == study.name]:
-            figures |= study.figures(own, LOOKS)
     return figures
 
 
@@ -146,28 +121,28 @@ def _density_axis(points: Sequence[dict[str, Any]]) -> alt.X:
     )
 
 
-def _arms_scale(arms: Sequence[str]) -> dict[str, Any]:
+def _arms_scale(arms: Sequence[str], marks: Mapping[str, Mark]) -> dict[str, Any]:
     # Of several rewind steps each has a colour, and the arms keep their dashes and shapes.
     steps = list(dict.fromkeys(arm.partition(", k = ")[2] for arm in arms))
-    looks = [LOOKS[arm.partition(", k = ")[0]] for arm in arms]
+    looks = [marks[arm.partition(", k = ")[0]] for arm in arms]
     if len(steps) > 1:
-        colours = [SERIES[steps.index(arm.partition(", k = ")[2]) % len(SERIES)] for arm in arms]
-        looks = [look._replace(colour=colour) for colour, look in zip(colours, looks, strict=True)]
+        colours = [COLOURS[steps.index(arm.partition(", k = ")[2]) % len(COLOURS)] for arm in arms]
+        looks = [replace(look, colour=colour) for colour, look in zip(colours, looks, strict=True)]
 
-    def scale(place: int) -> alt.Scale:
-        return alt.Scale(domain=list(arms), range=[look[place] for look in looks])
+    def scale(values: list[Any]) -> alt.Scale:
+        return alt.Scale(domain=list(arms), range=values)
 
     return {
-        "color": alt.Color("arm:N", scale=scale(0), title=None),
-        "strokeDash": alt.StrokeDash("arm:N", scale=scale(1), title=None),
-        "shape": alt.Shape("arm:N", scale=scale(2), title=None),
+        "color": alt.Color("arm:N", scale=scale([look.colour for look in looks]), title=None),
+        "strokeDash": alt.StrokeDash("arm:N", scale=scale([list(look.dash) for look in looks]), title=None),
+        "shape": alt.Shape("arm:N", scale=scale([look.shape for look in looks]), title=None),
     }
 
 
-def _against_density(found: Sequence[Result], name: str, title: str, scale: float) -> Spec:
+def _against_density(found: Sequence[Result], name: str, title: str, scale: float, marks: Mapping[str, Mark]) -> Spec:
     points = _points(found, name, scale)
     arms = list(dict.fromkeys(point["arm"] for point in points))
-    channels = _arms_scale(arms)
+    channels = _arms_scale(arms, marks)
     base = alt.Chart(alt.NamedData("points")).encode(x=_density_axis(points))
     y = alt.Scale(zero=False)
     band = base.mark_area(opacity=0.15).encode(
@@ -318,3 +293,36 @@ def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> Spec:
         for name, (density, _) in zip(cells, images, strict=True)
     ]
     return styled(alt.hconcat(*charts, spacing=12), cells)
+
+
+def styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> Spec:
+    """The chart, in which data sets are only named, as a specification that holds them: altair would copy each many
+    times over."""
+    styled = (
+        chart.configure(font="Helvetica, Arial, sans-serif", background="white")
+        .configure_axis(
+            labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e4e4e4", labelFlush=False
+        )
+        .configure_legend(
+            labelFontSize=12,
+            titleFontSize=12,
+            titleFontWeight="normal",
+            symbolSize=120,
+            symbolOpacity=1,
+            symbolStrokeWidth=2,
+        )
+        .configure_title(fontSize=13, fontWeight="normal")
+        .configure_view(stroke="#bbbbbb")
+    )
+    # Not validated: that takes longer than all the rest. The tests do it.
+    return {**styled.to_dict(validate=False), "datasets": datasets}
+
+
+def render(spec: Spec) -> tuple[str, bytes]:
+    """A figure as SVG and as PNG at twice the screen's resolution."""
+    import vl_convert
+
+    svg = vl_convert.vegalite_to_svg(spec)
+    # Without this, light shines between the pixels of an image.
+    svg = svg.replace('<g class="mark-rect', '<g shape-rendering="crispEdges" class="mark-rect')
+    return svg, vl_convert.svg_to_png(svg, scale=2)

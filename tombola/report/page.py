@@ -10,13 +10,14 @@ from typing import Any
 
 from altair.utils.schemapi import debug_mode
 
-from tombola import charts, files
+from tombola import files
+from tombola.lab.findings import Finding, headlines, sentence
 from tombola.lab.plan import Plan
 from tombola.lab.results import ACCURACY, Result, conclusions, criteria, network, table
 from tombola.lab.runs import Prune
 from tombola.lab.store import Store
-from tombola.lab.studies import STUDIES, Finding
 from tombola.report import figures
+from tombola.report.study_figures import study_figures
 from tombola.report.text import arms_of, duration, records_text
 from tombola.study.anatomy import input_survivors
 from tombola.study.verdict import Verdict, points, whole
@@ -40,10 +41,11 @@ def write(
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     drawn = []
     with debug_mode(False):  # altair's checks of every part against its schema take longer than all the rest
-        drawings = figures.all_figures(found, _survivors(wanted, store, found), wanted.experiment.spec.verdict.at)
-        drawings |= figures.study_figures(answers)
-    for name, (spec, caption) in drawings.items():
-        svg, png = charts.render(spec)
+        at, marks = wanted.experiment.spec.verdict.at, wanted.experiment.members.marks
+        charts = figures.all_figures(found, _survivors(wanted, store, found), at, marks)
+        charts |= study_figures(answers)
+    for name, (spec, caption) in charts.items():
+        svg, png = figures.render(spec)
         files.replace(folder / "figures" / f"{name}.svg", svg.encode())
         files.replace(folder / "figures" / f"{name}.png", png)
         drawn.append((name, svg, caption))
@@ -125,10 +127,10 @@ Each single training is in <a href=table.csv>table.csv</a>.</p>
 
 def _studies(answers: Sequence[Finding]) -> str:
     """What studies found, that which a person wants first in sight."""
-    first, rest = ([each for each in answers if each.headline is headline] for headline in (True, False))
-    told, more = ("".join(f"<li>{html.escape(each.sentence)}</li>" for each in some) for some in (first, rest))
-    about = "; ".join(study.rest for study in STUDIES.values() if any(each.study == study.name for each in rest))
-    summary = f"<summary>{len(rest)} more: {html.escape(about)}</summary>"
+    first = headlines(answers)
+    rest = [answer for answer in answers if answer not in first]
+    told, more = ("".join(f"<li>{html.escape(sentence(each))}</li>" for each in some) for some in (first, rest))
+    summary = f"<summary>{len(rest)} more: errors on training images, running statistics interpolated</summary>"
     folded = f"<details>{summary}<ul>{more}</ul></details>" if rest else ""
     return f"<h2>Studies</h2><ul>{told}</ul>{folded}" if answers else ""
 

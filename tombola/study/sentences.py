@@ -1,8 +1,9 @@
 """What a person wants to know of verdicts, in plain sentences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
+from tombola.controls import CONTROLS, Control
 from tombola.study.smoothed import LOOKS, NAME
 from tombola.study.verdict import (
     ACCURACY,
@@ -19,11 +20,13 @@ from tombola.study.verdict import (
 )
 
 
-def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
+def sentences(verdicts: Sequence[Verdict], criteria: Criteria, controls: Mapping[str, Control] = CONTROLS) -> list[str]:
     """Whether there are winning tickets, what each control shows, and how it was found out.
 
     Args:
         verdicts: all that `judge` gave, of whose levels the corrections are.
+        criteria: those that it was given.
+        controls: those that have words of their own; other arms are compared by name.
     """
     if not verdicts:
         return ["No level has both a ticket and a dense network yet."]
@@ -33,7 +36,8 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria) -> list[str]:
     for step in steps:
         here = [verdict for verdict in verdicts if verdict.rewind == step]
         which = f"Rewound to step {step:,}: " if len(steps) > 1 else ""
-        said += [which + line for line in _at_one_step(here, [each for each in made if each.rewind == step], criteria)]
+        of_step = [contrast for contrast in made if contrast.rewind == step]
+        said += [which + line for line in _at_one_step(here, of_step, criteria, controls)]
     if all(verdict.verdict == "not learned" for verdict in verdicts):
         return said
     levels = len({verdict.level for verdict in verdicts})
@@ -66,12 +70,18 @@ def _fixed(made: Sequence[Contrast], tried: str) -> str:
     )
 
 
-def _at_one_step(verdicts: Sequence[Verdict], made: Sequence[Contrast], criteria: Criteria) -> list[str]:
+def _at_one_step(
+    verdicts: Sequence[Verdict], made: Sequence[Contrast], criteria: Criteria, controls: Mapping[str, Control]
+) -> list[str]:
     if verdicts[0].verdict == "not learned":
         return [f"No verdict: {verdicts[0].reason}."]
     found = {contrast.against: contrast for contrast in made}
     names = dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)
-    against = [_against(name, verdicts, found.get(name), criteria.metric) for name in names]
+    against = []
+    for name in names:
+        claim, what = (controls[name].claim, controls[name].what) if name in controls else ("", name)
+        levels = _levels(name, verdicts, criteria.metric)
+        against.append(_against(claim, what, found.get(name), criteria.metric, levels))
     return [_tickets(verdicts, criteria), *_second_reading(verdicts), *against]
 
 
@@ -154,17 +164,14 @@ def _span(first: float, last: float) -> str:
     return f"{first:.1%}" if first == last else f"{first:.1%} to {last:.1%}"
 
 
-_OWED = {
-    "reinit": ("the initialisation matters", "the same mask on newly drawn weights (reinit)"),
-    "random": ("it matters which weights are kept", "a random mask with the same layer-wise counts"),
-    "shuffle": ("it matters where in a layer the weights are kept", "the same mask shuffled inside each layer"),
-}
+def _against(claim: str, what: str, contrast: Contrast | None, metric: Metric, levels: str) -> str:
+    """How the ticket compares with another arm at one rewind step: over the low densities together, then by level.
 
-
-def _against(name: str, verdicts: Sequence[Verdict], contrast: Contrast | None, metric: Metric) -> str:
-    """How the ticket compares with another arm at one rewind step: over the low densities together, then by level."""
-    claim, what = _OWED.get(name, ("", name))
-    levels = _levels(name, verdicts, metric)
+    Args:
+        claim: what a better ticket shows; empty for an arm that is no control.
+        what: the other arm, in words.
+        levels: what holds level by level.
+    """
     if contrast is None:
         opening = f"That {claim} stays open" if claim else f"The ticket beside {what} stays open"
         return f"{opening}: no replicate has both at every level yet{levels}."

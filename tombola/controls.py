@@ -1,0 +1,96 @@
+"""Controls: each is its ticket with one field replaced. What a difference from the ticket shows is said beside it.
+
+To add one: write a function like `reinit`, and declare it in `CONTROLS`. The lab makes runs with it, `Search.verify`
+masks and weights: which of the two is the replicate's business.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tombola.mark import Mark
+from tombola.methods import Replicate, T
+
+
+class Make(Protocol):
+    """What makes a control of a ticket: at a level, for one of several draws, which count from 0."""
+
+    def __call__(self, replicate: Replicate[T], ticket: T, level: int, draw: int, /) -> T: ...
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control.
+
+    Attributes:
+        name: by which the `arms` of a spec and the `controls` of `Search.verify` name it.
+        make: what makes it.
+        claim: what a ticket that is better than it shows, as a clause: `the initialisation matters`.
+        what: its networks in a sentence: `a random mask with the same layer-wise counts`.
+        about: what it is, in one sentence.
+        paper, year: where it comes from.
+        draws: the field of a spec that says how many draws of it there are; empty for one.
+        mark: how it looks in figures; None for any that is free.
+        code: the SHA-256 of the extension that it comes from; None for ours.
+    """
+
+    name: str
+    make: Make
+    claim: str
+    what: str
+    about: str
+    paper: str = ""
+    year: int | None = None
+    draws: str = ""
+    mark: Mark | None = None
+    code: str | None = None
+
+
+def reinit(replicate: Replicate[T], ticket: T, level: int, draw: int) -> T:
+    """The ticket's mask on weights drawn anew, theta_0' ~ D_theta; for k > 0 they too are trained for k steps first."""
+    return replace(ticket, start=replicate.rewind_point(init=f"reinit {draw}"))
+
+
+def random(replicate: Replicate[T], ticket: T, level: int, draw: int) -> T:
+    """The ticket's weights under a random mask with the same layer-wise counts; the masks of the levels nest."""
+    return replace(ticket, mask=replicate.random_mask(ticket.mask, f"random mask {draw}"))
+
+
+def shuffle(replicate: Replicate[T], ticket: T, level: int, draw: int) -> T:
+    """The ticket's weights under the ticket's mask with its entries permuted inside each layer."""
+    return replace(ticket, mask=replicate.shuffled_mask(ticket.mask, f"shuffled mask {level}"))
+
+
+CONTROLS: dict[str, Control] = {
+    "reinit": Control(
+        name="reinit",
+        make=reinit,
+        claim="the initialisation matters",
+        what="the same mask on newly drawn weights (reinit)",
+        about="The ticket's mask on re-initialised weights",
+        paper="[The Lottery Ticket Hypothesis](https://arxiv.org/abs/1803.03635)",
+        year=2019,
+        draws="reinits",
+        mark=Mark("#d55e00", (6, 3), "square"),
+    ),
+    "random": Control(
+        name="random",
+        make=random,
+        claim="it matters which weights are kept",
+        what="a random mask with the same layer-wise counts",
+        about="A random mask with the same layer-wise counts",
+        paper="[The Lottery Ticket Hypothesis](https://arxiv.org/abs/1803.03635), App. E",
+        year=2019,
+        draws="randoms",
+        mark=Mark("#009e73", (2, 2), "triangle-up"),
+    ),
+    "shuffle": Control(
+        name="shuffle",
+        make=shuffle,
+        claim="it matters where in a layer the weights are kept",
+        what="the same mask shuffled inside each layer",
+        about="The ticket's mask shuffled inside each layer",
+        paper="[Sanity-Checking Pruning Methods](https://arxiv.org/abs/2009.11094)",
+        year=2020,
+        mark=Mark("#cc79a7", (8, 2, 2, 2), "diamond"),
+    ),
+}

@@ -1,0 +1,40 @@
+"""What a spec may name: the methods, controls, scores, objectives and studies that there are."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from tombola.controls import CONTROLS, Control
+from tombola.mark import Mark, marks
+from tombola.methods import METHODS, Method
+from tombola.objective import OBJECTIVES, Objective
+from tombola.score import SCORES, Score
+
+
+@dataclass(frozen=True)
+class Members:
+    """The tables that a spec is read with: name -> member, kind by kind."""
+
+    methods: dict[str, Method]
+    controls: dict[str, Control]
+    scores: dict[str, Score]
+    objectives: dict[str, type[Objective]]
+    studies: dict[str, Any]
+
+    @property
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """Kind -> name -> member."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def marks(self) -> dict[str, Mark]:
+        """How each arm looks in figures."""
+        of_controls = {name: control.mark for name, control in self.controls.items()}
+        return marks(of_controls | {name: method.mark for name, method in self.methods.items()})
+
+    def draws(self, arm: str, spec: Any) -> int:
+        """How many trainings of an arm there are at each level of a replicate: the draws of a control, else 1."""
+        control = self.controls.get(arm)
+        return getattr(spec, control.draws) if control and control.draws else 1
+
+
+BUILT_IN = Members(METHODS, CONTROLS, SCORES, OBJECTIVES, studies={})

@@ -1,0 +1,193 @@
+"""Search methods: each a generator of trainings, level by level, level 0 dense.
+
+To add one: write a generator like `iterative`, and declare it in `METHODS`. What it asks of a replicate are values that
+name their inputs: nothing is trained here, and rewinding is which run a training starts from.
+"""
+
+from collections.abc import Iterator
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from tombola.mark import Mark
+from tombola.recipe import Recipe, at_final_rate
+
+
+class Training(Protocol):
+    """A training that is still to be done: a frozen dataclass, of which `dataclasses.replace` makes another one."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def start(self) -> Any:
+        """The weights that it starts from, those that are left at least."""
+
+    @property
+    def mask(self) -> Any:
+        """What is kept while it trains; None for everything."""
+
+
+T = TypeVar("T", bound=Training)
+
+
+class Replicate(Protocol[T]):
+    """One repetition of an experiment, as methods and controls see it: what they can ask for."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How its trainings go."""
+
+    @property
+    def epoch_iterations(self) -> int:
+        """The optimiser steps of one pass over the training set."""
+
+    def seed(self, name: str) -> int:
+        """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
+
+    def rewind_point(self, init: str = "init") -> Any:
+        """theta_k: the initial weights, drawn from the seed of the name `init`, trained for k steps without a mask."""
+
+    def train(self, start: Any, mask: Any = None, recipe: Recipe | None = None) -> T:
+        """From `start`, taken as the state at step k, to the end under `mask`."""
+
+    def prune(self, trained: T, mask: Any) -> Any:
+        """The mask of one round more: what is left of `mask` after the lowest-scoring weights of `trained` are gone."""
+
+    def random_mask(self, like: Any, name: str) -> Any:
+        """A random mask with the layer-wise counts of `like`, from the seed of `name`."""
+
+    def shuffled_mask(self, like: Any, name: str) -> Any:
+        """The mask `like` with its entries permuted inside each layer, by the seed of `name`."""
+
+
+class Search(Protocol):
+    """What a method does: given a replicate, the trainings of level 0 to `levels`, one by one."""
+
+    def __call__(self, replicate: Replicate[T], levels: int, /) -> Iterator[T]: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A search method.
+
+    Attributes:
+        name: by which a spec names it, as its `method` or as one of its `arms`.
+        search: what it does.
+        about: that in one sentence.
+        paper, year: where it comes from.
+        rewinds: whether its levels go back to early weights; those that go on from trained weights are no tickets in
+            the formal sense, and the controls, which ask what the early weights and the mask are worth by themselves,
+            ask nothing of them.
+        mark: how it looks in figures; None for any that is free.
+        code: the SHA-256 of the extension that it comes from; None for ours.
+    """
+
+    name: str
+    search: Search
+    about: str
+    paper: str = ""
+    year: int | None = None
+    rewinds: bool = True
+    mark: Mark | None = None
+    code: str | None = None
+
+
+def iterative(replicate: Replicate[T], levels: int) -> Iterator[T]:
+    """Train, prune, rewind the survivors to step k, repeat: Strategy 1 where k = 0."""
+    start = replicate.rewind_point()
+    ticket = replicate.train(start)
+    yield ticket
+    for _ in range(levels):
+        ticket = replicate.train(start, mask=replicate.prune(ticket, ticket.mask))
+        yield ticket
+
+
+def continued(replicate: Replicate[T], levels: int) -> Iterator[T]:
+    """Train, prune, train on without resetting, repeat; rewind only the ticket at the end: Strategy 2."""
+    start = replicate.rewind_point()
+    trained = replicate.train(start)
+    yield trained
+    for _ in range(levels):
+        mask = replicate.prune(trained, trained.mask)
+        yield replicate.train(start, mask=mask)
+        trained = replicate.train(trained, mask=mask)
+
+
+def one_shot(replicate: Replicate[T], levels: int) -> Iterator[T]:
+    """Train once; each level prunes that one trained network to the level's counts and rewinds the survivors."""
+    start = replicate.rewind_point()
+    dense = replicate.train(start)
+    yield dense
+    mask = dense.mask
+    for _ in range(levels):
+        # Round by round, so that the counts are those of the iterative search to the last weight.
+        mask = replicate.prune(dense, mask)
+        yield replicate.train(start, mask=mask)
+
+
+def learning_rate_rewinding(replicate: Replicate[T], levels: int) -> Iterator[T]:
+    """Train, prune, keep the trained weights, train again with the learning rates from step k on, repeat."""
+    trained = replicate.train(replicate.rewind_point())
+    yield trained
+    for _ in range(levels):
+        trained = replicate.train(trained, mask=replicate.prune(trained, trained.mask))
+        yield trained
+
+
+def fine_tune(replicate: Replicate[T], levels: int) -> Iterator[T]:
+    """Train, prune, keep the trained weights, train again at the last learning rate throughout, repeat."""
+    slow = at_final_rate(replicate.recipe, replicate.epoch_iterations)
+    trained = replicate.train(replicate.rewind_point())
+    yield trained
+    for _ in range(levels):
+        trained = replicate.train(trained, mask=replicate.prune(trained, trained.mask), recipe=slow)
+        yield trained
+
+
+_ORIGINAL = "[The Lottery Ticket Hypothesis](https://arxiv.org/abs/1803.03635)"
+_STABILIZING = "[Stabilizing the Lottery Ticket Hypothesis](https://arxiv.org/abs/1903.01611)"
+_COMPARING = "[Comparing Rewinding and Fine-tuning](https://arxiv.org/abs/2003.02389)"
+
+METHODS: dict[str, Method] = {
+    "iterative": Method(
+        name="iterative",
+        search=iterative,
+        about="Train, prune, rewind to step k, repeat; k = 0 is the original",
+        paper=f"{_ORIGINAL}; {_STABILIZING}",
+        year=2019,
+        mark=Mark("#000000", (4, 1), "cross"),
+    ),
+    "continued": Method(
+        name="continued",
+        search=continued,
+        about="Train on without resetting between rounds, reset at the end (Strategy 2)",
+        paper=f"{_ORIGINAL}, App. B",
+        year=2019,
+        mark=Mark("#56b4e9", (10, 2), "triangle-down"),
+    ),
+    "one-shot": Method(
+        name="one-shot",
+        search=one_shot,
+        about="Prune the trained network once to each density",
+        paper=_ORIGINAL,
+        year=2019,
+        mark=Mark("#e69f00", (5, 1, 1, 1), "triangle-right"),
+    ),
+    "lr-rewind": Method(
+        name="lr-rewind",
+        search=learning_rate_rewinding,
+        about="Keep the weights, rewind the learning rate",
+        paper=_COMPARING,
+        year=2020,
+        rewinds=False,
+        mark=Mark("#a08000", (1, 3), "triangle-left"),
+    ),
+    "fine-tune": Method(
+        name="fine-tune",
+        search=fine_tune,
+        about="Keep the weights, train on at the last learning rate",
+        paper=_COMPARING,
+        year=2020,
+        rewinds=False,
+        mark=Mark("#7a5195", (12, 4), "stroke"),
+    ),
+}

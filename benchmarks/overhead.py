@@ -47,10 +47,11 @@ from torch import Tensor
 
 from tombola import data
 from tombola.data.likeness import alike
+from tombola.lab.kinds import Train
 from tombola.lab.plan import Plan, plan
-from tombola.lab.runs import Run, Train
+from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec_file import read
-from tombola.lab.store import Outcome, Store
+from tombola.lab.store import Store
 
 LEVELS = (0, 1, 3, 5, 7, 10, 12, 15, 18, 20)
 PRESET = "lenet-mnist"

@@ -17,11 +17,11 @@ from tombola.cash.timing import Timing
 from tombola.cli import main
 from tombola.engine import kernels
 from tombola.errors import BadInput
-from tombola.lab.execute import execute
 from tombola.lab.plan import missing, plan
 from tombola.lab.results import trained_of
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.workers import execute
 
 CHANGES = [
     "recipe.model=lenet-30-20",

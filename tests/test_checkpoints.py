@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from tombola.engine import kernels
-from tombola.lab import perform as performing
-from tombola.lab.execute import do
-from tombola.lab.perform import Bench
+from tombola.lab import checkpoints, recorder
+from tombola.lab.attempt import do
+from tombola.lab.kinds import Line, Train
 from tombola.lab.plan import Plan, plan
-from tombola.lab.runs import Line, Train, ancestry
+from tombola.lab.runs import Outcome, ancestry
 from tombola.lab.spec import Experiment, Spec
-from tombola.lab.store import Outcome, Store
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 
 RECIPES: dict[str, dict[str, Any]] = {
     "adam": {"model": "lenet-20-10", "optimizer": {"name": "adam", "lr": 1e-2}},
@@ -60,13 +61,13 @@ def outcomes(store: Store) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(performing, "STOPS", 4)
+    monkeypatch.setattr(recorder, "STOPS", 4)
 
 
-def bench_of(root: Path, engine: Any) -> Bench:
+def bench_of(root: Path, engine: Any) -> Worker:
     """One whose clock is always late: it keeps a checkpoint at every stop."""
     ticks = itertools.count()
-    return Bench(Store(root).open(), None, engine, clock=lambda: 1000.0 * next(ticks))
+    return Worker(Store(root).open(), None, engine, clock=lambda: 1000.0 * next(ticks))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -75,7 +76,7 @@ def test_a_training_that_is_stopped_again_and_again_has_the_bytes_of_an_undistur
     name: str, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # S2 S4 R9
     wanted = planned(RECIPES[name], rewind="3it", carry_optimizer=True)
-    undisturbed = Bench(Store(tmp_path / "whole").open(), None, engine)
+    undisturbed = Worker(Store(tmp_path / "whole").open(), None, engine)
     for run in wanted.runs:
         assert do(run, undisturbed, lambda *seen: None) == ("stored",)
 
@@ -109,10 +110,10 @@ def test_a_line_that_is_stopped_again_and_again_has_the_bytes_of_an_undisturbed_
 ) -> None:  # S2
     wanted = planned(RECIPES[name], study={"connectivity": {"levels": [0], "orders": 2, "points": 4}})
     (line,) = (run for run in wanted.runs if isinstance(run, Line))
-    bench = bench_of(tmp_path / "whole", "reference")
-    bench.clock = lambda: 0.0
+    worker = bench_of(tmp_path / "whole", "reference")
+    worker.clock = lambda: 0.0
     for run in ancestry([line]):
-        assert do(run, bench, lambda *seen: None) == ("stored",)
+        assert do(run, worker, lambda *seen: None) == ("stored",)
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     store, kept, at = Store(tmp_path / "parts").open(), Store.keep, list[int]()
     shutil.rmtree(store.root / "runs" / line.key)
@@ -128,7 +129,7 @@ def test_a_line_that_is_stopped_again_and_again_has_the_bytes_of_an_undisturbed_
         with suppress(Stopped):
             assert do(line, bench_of(store.root, "reference"), lambda *seen: None) == ("stored",)
     assert at == [1, 2, 3], "each point was measured once"
-    assert outcomes(store) == outcomes(bench.store)
+    assert outcomes(store) == outcomes(worker.store)
     assert store.provenance(line)["resumed"] == [1, 2, 3] and store.provenance(line)["seconds"] > 3000
     assert not list((store.root / "checkpoints").iterdir())
 
@@ -180,33 +181,33 @@ def test_a_resumed_training_names_both_engines(tmp_path: Path) -> None:
         if done >= 12:
             raise Stopped
 
-    bench = bench_of(tmp_path, "reference")
-    do(init, bench, lambda *seen: None)
+    worker = bench_of(tmp_path, "reference")
+    do(init, worker, lambda *seen: None)
     with pytest.raises(Stopped):
-        do(dense, bench, stopped)
+        do(dense, worker, stopped)
     assert do(dense, bench_of(tmp_path, "auto"), lambda *seen: None) == ("stored",)
-    assert bench.store.provenance(dense)["engine"].startswith("reference, then native") or not kernels.sets()
+    assert worker.store.provenance(dense)["engine"].startswith("reference, then native") or not kernels.sets()
 
 
 def test_seconds_before_the_interruption_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = planned(RECIPES["adam"])
     init, dense = wanted.runs[0], wanted.rows[0].run
-    bench = bench_of(tmp_path / "store", "auto")
-    do(init, bench, lambda *seen: None)
-    monkeypatch.setattr(performing, "CHECKPOINT_S", 20_000.0)
-    assert do(dense, bench, lambda *seen: None) == ("stored",)
-    assert "resumed" not in bench.store.provenance(dense)
+    worker = bench_of(tmp_path / "store", "auto")
+    do(init, worker, lambda *seen: None)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_S", 20_000.0)
+    assert do(dense, worker, lambda *seen: None) == ("stored",)
+    assert "resumed" not in worker.store.provenance(dense)
 
     def stopped(done: int, total: int, loss: float) -> None:
         if done >= 12:
             raise Stopped
 
     other = bench_of(tmp_path / "other", "auto")
-    monkeypatch.setattr(performing, "CHECKPOINT_S", 1.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_S", 1.0)
     do(init, other, lambda *seen: None)
     with pytest.raises(Stopped):
         do(dense, other, stopped)
     assert do(dense, other, lambda *seen: None) == ("stored",)
     how = other.store.provenance(dense)
     assert how["resumed"] == [8] and how["seconds"] > 1000
-    assert outcomes(other.store) == outcomes(bench.store)
+    assert outcomes(other.store) == outcomes(worker.store)

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from tombola import container, files, mask_codec, models, prunable, weights
 from tombola.cash import export
 from tombola.errors import BadInput, StoreError
-from tombola.lab.runs import Init, Network, Stored
-from tombola.lab.store import Outcome, Store
+from tombola.lab.kinds import Init
+from tombola.lab.runs import Network, Outcome, Stored
+from tombola.lab.store import Store
 from tombola.mask import Mask
 from tombola.search import Search
 from tombola.search.coded import decode, encode
@@ -256,7 +257,7 @@ def stored(store: Store, shape: list[Any]) -> Stored:
     run = Init(Network("lenet-20-10", (1, 8, 8), 10), "glorot-normal", init_seed=0)
     bits = mask_codec.pack(Mask({"w": torch.ones(3, 5, dtype=torch.bool)}))
     store.save(run, Outcome({"shapes": {"w": shape}}, {"mask": bits}), {})
-    return Stored(run.key)
+    return Stored.of(run)
 
 
 def test_an_outcome_whose_mask_is_larger_than_its_file_is_a_damaged_one(tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 import tombola
 from tombola import cash
 from tombola.cash import timing
-from tombola.lab.execute import alike, do_all, one_thread
-from tombola.lab.perform import Bench
+from tombola.lab.attempt import do_all, one_thread
+from tombola.lab.kinds import Train
 from tombola.lab.plan import Plan, plan
-from tombola.lab.runs import Run, Train
+from tombola.lab.runs import Run
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 
 NAME = "elsewhere"
 DEVICE = f"{NAME}:0"
@@ -292,8 +293,8 @@ def on_both(rank: int, recipe: str, folder: Path) -> None:
 
 def compare(wanted: Plan, together: bool, folder: Path) -> None:
     folder.mkdir()
-    here = Bench(Store(folder / "here").open(), None, "stacked" if together else "reference")
-    there = Bench(Store(folder / "there").open(), None, "stacked" if together else "auto", device=DEVICE)
+    here = Worker(Store(folder / "here").open(), None, "stacked" if together else "reference")
+    there = Worker(Store(folder / "there").open(), None, "stacked" if together else "auto", device=DEVICE)
     perform_all(wanted, here, together)
     with Elsewhere():
         perform_all(wanted, there, together)
@@ -301,15 +302,15 @@ def compare(wanted: Plan, together: bool, folder: Path) -> None:
         close(here.store.values(run), there.store.values(run))
 
 
-def perform_all(wanted: Plan, bench: Bench, together: bool) -> None:
+def perform_all(wanted: Plan, worker: Worker, together: bool) -> None:
     for group in groups(wanted, together):
         said: list[Any] = []
-        do_all(group, bench, lambda run, what, *why, said=said: said.append((what, *why)))
+        do_all(group, worker, lambda run, what, *why, said=said: said.append((what, *why)))
         assert [what for what, *_ in said if what != "looked"] == ["stored"] * len(group), said
         for run in (run for run in group if isinstance(run, Train)):
-            how = bench.store.provenance(run)
+            how = worker.store.provenance(run)
             engine = f"stacked {len(group)} x reference" if len(group) > 1 else "reference"
-            assert (how["engine"], how["device"]) == (engine, bench.device)
+            assert (how["engine"], how["device"]) == (engine, worker.device)
 
 
 def groups(wanted: Plan, together: bool) -> list[list[Run]]:
@@ -321,7 +322,7 @@ def groups(wanted: Plan, together: bool) -> list[list[Run]]:
     while left:
         ready = [run for run in left if not set(run.inputs) & set(left)]
         trainings = [run for run in ready if isinstance(run, Train)]
-        same: list[Run] = [run for run in trainings if alike(run) == alike(trainings[0])]
+        same: list[Run] = [run for run in trainings if run.stack == trainings[0].stack]
         found.append([ready[0]] if ready[0] not in same else same)
         left = [run for run in left if run not in found[-1]]
     return found

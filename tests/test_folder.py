@@ -28,10 +28,10 @@ from tombola.data.augment import resized_crop, uniforms
 from tombola.data.shared import attach, publish
 from tombola.errors import BadInput, DataError
 from tombola.evaluate import evaluate
-from tombola.lab.perform import Bench
 from tombola.lab.plan import plan, summary
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.recipe import SGD, Recipe
 from tombola.report.text import plan_text
 
@@ -607,16 +607,16 @@ def test_the_kernels_leave_files_to_the_plain_loop(root: Path) -> None:
 
 
 def test_validation_and_test_images_are_ordered_for_connected_layers_only(root: Path, tmp_path: Path) -> None:
-    bench = Bench(Store(tmp_path / "store").open(), None)
+    worker = Worker(Store(tmp_path / "store").open(), None)
 
     def recipe(data_name: str, model: str) -> Recipe:
         return Recipe(model=model, data=data_name, length="9it", batch=4, optimizer=SGD(name="sgd", lr=0.1))
 
-    plain = data.split(bench.dataset("digits"), 5)[1]
-    assert torch.equal(bench.split(recipe("digits", "conv-2"), 5)[1], plain)
-    assert torch.equal(bench.test(recipe("digits", "conv-2")), torch.arange(597))
-    ordered = bench.split(recipe("digits", "lenet-30"), 5)[1]
+    plain = data.split(worker.dataset("digits"), 5)[1]
+    assert torch.equal(worker.split(recipe("digits", "conv-2"), 5)[1], plain)
+    assert torch.equal(worker.test(recipe("digits", "conv-2")), torch.arange(597))
+    ordered = worker.split(recipe("digits", "lenet-30"), 5)[1]
     assert not torch.equal(ordered, plain) and torch.equal(ordered.sort().values, plain.sort().values)
-    assert not torch.equal(bench.test(recipe("digits", "lenet-30")), torch.arange(597))
-    assert torch.equal(bench.test(recipe(named(root), "lenet-30")), torch.arange(4))
-    assert len(bench.split(recipe(named(root), "lenet-30"), 5)[1]) == 1
+    assert not torch.equal(worker.test(recipe("digits", "lenet-30")), torch.arange(597))
+    assert torch.equal(worker.test(recipe(named(root), "lenet-30")), torch.arange(4))
+    assert len(worker.split(recipe(named(root), "lenet-30"), 5)[1]) == 1

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from tombola.controls import CONTROLS
+from tombola.lab.kinds import Init, Prune, Train
 from tombola.lab.plan import plan
 from tombola.lab.replicate import Replicate
-from tombola.lab.runs import Init, Prune, Run, Train, ancestry
+from tombola.lab.runs import Run, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.methods import METHODS
 from tombola.recipe import Constant, Recipe, learning_rate

@@ -10,10 +10,11 @@ import pytest
 
 from tombola.engine import Foreseen
 from tombola.engine.forms import Times
+from tombola.lab.kinds import Init, Train
 from tombola.lab.plan import Plan, missing, plan, run_seconds, summary
-from tombola.lab.runs import Init, Run, Train
+from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
-from tombola.lab.store import Outcome, Store
+from tombola.lab.store import Store
 
 LAYERS = ("fc1.weight", "fc2.weight", "output.weight")
 RECIPE: dict[str, Any] = {

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tombola.lab import presets
-from tombola.lab.execute import do
-from tombola.lab.perform import Bench
+from tombola.lab.attempt import do
 from tombola.lab.plan import Plan, missing, plan
 from tombola.lab.results import results, table, verdicts
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.layer_patterns import named
 from tombola.models import layers, weight_counts
 from tombola.models.lenet import sizes
@@ -95,9 +95,9 @@ def test_a_preset_runs_from_end_to_end_when_made_small(name: str, tmp_path: Path
     small += ["prune.keep=none", "rewind=0it", "study=none", "replicates=2", "levels=2"]
     wanted = plan(read(name, [*small, "evaluate.every=4it", "evaluate.test_every=8it"]))
     store = Store(tmp_path / "store").open()
-    bench = Bench(store, None)
+    worker = Worker(store, None)
     for run in wanted.runs:
-        assert do(run, bench, lambda *seen: None) == ("stored",)
+        assert do(run, worker, lambda *seen: None) == ("stored",)
     found = results(wanted, store)
     assert missing(wanted, store) == [] and len(table(wanted, found)) == len(wanted.rows)
     assert len(verdicts(wanted, found)) == 2

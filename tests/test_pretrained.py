@@ -22,15 +22,15 @@ from tombola.data import sst2
 from tombola.data.shared import attach, publish
 from tombola.engine import kernels
 from tombola.errors import BadInput, SpecError
-from tombola.lab.execute import do
-from tombola.lab.perform import Bench
+from tombola.lab.attempt import do
+from tombola.lab.kinds import Init
 from tombola.lab.plan import Plan, engine_of, plan
 from tombola.lab.replicate import Replicate
 from tombola.lab.results import results, table, ticket_of
-from tombola.lab.runs import Init
 from tombola.lab.spec import Experiment
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.mask import Mask
 from tombola.methods import METHODS
 from tombola.prune import count
@@ -144,9 +144,9 @@ def foreign(drawn: Tensor, known: Tensor) -> bool:
 
 def done(wanted: Plan, store: Store, data_dir: Path) -> Store:
     store.open()
-    bench = Bench(store, data_dir)
+    worker = Worker(store, data_dir)
     for run in wanted.runs:
-        assert do(run, bench, lambda *seen: None)[0] == "stored"
+        assert do(run, worker, lambda *seen: None)[0] == "stored"
     return store
 
 
@@ -375,9 +375,7 @@ def test_a_checkpoint_that_changes_meanwhile_is_refused(bert: Path, reviews: Pat
     store.open()
     made(copy, seed=3)
     with pytest.raises(BadInput, match=r"expected the checkpoint with SHA-256 \w{16}..., found another one"):
-        from tombola.lab.perform import perform
-
-        perform(wanted.runs[0], Bench(store, reviews))
+        wanted.runs[0].perform(Worker(store, reviews))
 
 
 # ---------------------------------------------------------------- what cannot be

@@ -11,23 +11,10 @@ from typing import Any
 import pytest
 
 from tombola.data import digits
+from tombola.lab.kinds import Distance, FullMask, Init, Line, Prune, RandomMask, ShuffledMask, Train
 from tombola.lab.plan import plan
 from tombola.lab.replicate import Replicate
-from tombola.lab.runs import (
-    Distance,
-    FullMask,
-    Init,
-    Line,
-    Network,
-    Prune,
-    RandomMask,
-    Run,
-    ShuffledMask,
-    Stored,
-    Train,
-    ancestry,
-    shallow,
-)
+from tombola.lab.runs import Network, Run, Stored, ancestry, shallow
 from tombola.lab.spec import EvaluateSpec, Experiment, PruneSpec, Spec, VerdictSpec
 from tombola.methods import METHODS
 from tombola.objective import L1, LabelSmoothing, Objective

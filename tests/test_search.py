@@ -19,13 +19,14 @@ from torch.nn import functional
 
 from tombola import data, mask, models, prune, score, weights
 from tombola.errors import BadInput, GuardLost
-from tombola.lab.execute import do
-from tombola.lab.perform import Bench
+from tombola.lab.attempt import do
+from tombola.lab.kinds import Train
 from tombola.lab.plan import plan
 from tombola.lab.replicate import Replicate
-from tombola.lab.runs import Train, ancestry
+from tombola.lab.runs import ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.recipe import learning_rate
 from tombola.search import Level, Search
 from tombola.train import optimizer_of
@@ -125,33 +126,33 @@ def test_the_lab_finds_the_same_tickets(model: str, scope: Any, rewind: str, tmp
     if rewind != "0it":
         asked["carry_optimizer"] = True
     spec = Spec.model_validate(asked | {"prune": {"rate": 0.4, "scope": scope, "keep": ["*2.weight"]}})
-    bench = Bench(Store(tmp_path).open(), None, "reference")
+    worker = Worker(Store(tmp_path).open(), None, "reference")
     wanted = plan(Experiment(name="tiny", spec=spec))
     for run in ancestry(list(wanted.runs)):
-        assert do(run, bench, lambda *seen: None) == ("stored",)
+        assert do(run, worker, lambda *seen: None) == ("stored",)
     levels = [run for run in wanted.runs if isinstance(run, Train)]
-    levels = sorted({run for run in levels if run.until == spec.iterations(spec.recipe.length)}, key=alive_in(bench))
+    levels = sorted({run for run in levels if run.until == spec.iterations(spec.recipe.length)}, key=alive_in(worker))
 
     lab = Replicate(spec, 0)
-    start = bench.store.weights(lab.rewind_point())
+    start = worker.store.weights(lab.rewind_point())
     assert len(levels) == 4
     for replay in (True, False):
-        search = searched(lab, bench, replay)
+        search = searched(lab, worker, replay)
         for number, run in enumerate(levels):
             assert run.mask
-            stored = bench.store.mask(run.mask)
+            stored = worker.store.mask(run.mask)
             assert weights.equal(search.mask(number), stored)
-            assert weights.equal(search.trained(number), bench.store.weights(run))
+            assert weights.equal(search.trained(number), worker.store.weights(run))
             assert weights.equal(search.ticket(number).weights, mask.apply(start, stored))
 
 
-def searched(lab: Replicate, bench: Bench, replay: bool) -> Search:
+def searched(lab: Replicate, worker: Worker, replay: bool) -> Search:
     """A search with Tombola's own loop, from the lab's initial weights and seeds."""
     spec, recipe = lab.spec, lab.spec.recipe
     net = models.build(recipe.model, (1, 8, 8), 10, recipe.init, lab.seed("init"))
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimizer_of(recipe.optimizer, net)
-    batches = data.Batches(bench.dataset("digits"), bench.split(recipe, lab.seed("split"))[0], 60, lab.seed("order"))
+    batches = data.Batches(worker.dataset("digits"), worker.split(recipe, lab.seed("split"))[0], 60, lab.seed("order"))
     search = Search(
         net,
         optimizer,
@@ -175,8 +176,8 @@ def searched(lab: Replicate, bench: Bench, replay: bool) -> Search:
     return search
 
 
-def alive_in(bench: Bench) -> Callable[[Train], int]:
-    return lambda run: -bench.store.mask(run.mask).alive if run.mask else 0
+def alive_in(worker: Worker) -> Callable[[Train], int]:
+    return lambda run: -worker.store.mask(run.mask).alive if run.mask else 0
 
 
 @pytest.mark.parametrize("k", [0, 1, 3, 4, 11, 12])

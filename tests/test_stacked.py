@@ -20,13 +20,16 @@ from tombola.engine.reference import Reference
 from tombola.engine.stacked import Stacked, pays
 from tombola.errors import Diverged, TombolaError
 from tombola.evaluate import Evaluation
-from tombola.lab import perform as performing
-from tombola.lab.execute import Event, Result, Work, alike, do, do_all, execute
-from tombola.lab.perform import Bench, perform_together
+from tombola.lab import recorder
+from tombola.lab.attempt import do, do_all
+from tombola.lab.kinds import Train
 from tombola.lab.plan import Plan, missing, plan
-from tombola.lab.runs import Run, Train
+from tombola.lab.queue import Event, Result, RunQueue
+from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
-from tombola.lab.store import Outcome, Store
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
+from tombola.lab.workers import execute
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, AdamW, Optimizer, Precision
 from tombola.train import cross_entropy
@@ -271,18 +274,18 @@ def planned(**changes: Any) -> Plan:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that come from a server which has torch already, as in test_execute.py."""
+    """Workers that come from a server which has torch already, as in test_workers.py."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tombola.lab.perform", "sklearn.datasets", "torch._dynamo"])
+        context.set_forkserver_preload(["tombola.lab.worker", "sklearn.datasets", "torch._dynamo"])
         monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: context)
 
 
 def references(wanted: Plan, root: Path) -> Store:
-    bench = Bench(Store(root).open(), None, "reference")
+    worker = Worker(Store(root).open(), None, "reference")
     for run in wanted.runs:
-        assert do(run, bench, lambda *seen: None) == ("stored",)
-    return bench.store
+        assert do(run, worker, lambda *seen: None) == ("stored",)
+    return worker.store
 
 
 def close(found: Store, expected: Store, wanted: Plan) -> None:
@@ -324,10 +327,10 @@ def test_executed_in_stacks_a_plan_has_the_results_of_the_plain_loop(tmp_path: P
 @pytest.mark.usefixtures("quick")
 def test_a_run_that_diverges_fails_and_the_others_of_its_stack_do_not(tmp_path: Path) -> None:
     wanted, store = planned(levels=0, arms=["ticket"]), Store(tmp_path / "stacked").open()
-    bench = Bench(store, None)
+    worker = Worker(store, None)
     inits = [row.run.start for row in wanted.rows]
     for run in inits[1:]:
-        assert do(run, bench, lambda *seen: None) == ("stored",)
+        assert do(run, worker, lambda *seen: None) == ("stored",)
     start = store.weights(inits[1])
     poison = {name: torch.full_like(value, float("nan")) for name, value in start.items()}
     store.save(inits[0], Outcome({}, {"weights": poison}), {"seconds": 0.0})
@@ -343,11 +346,11 @@ class Stopped(BaseException):
 
 def test_a_stack_goes_on_from_its_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # S2 R9
     """Stopped after two of three have kept the second checkpoint: those two go on together, the third by itself."""
-    monkeypatch.setattr(performing, "STOPS", 8)
+    monkeypatch.setattr(recorder, "STOPS", 8)
     wanted = planned(levels=0, arms=["ticket"])
     expected, store = references(wanted, tmp_path / "plain"), Store(tmp_path / "stacked").open()
     ticks = itertools.count()
-    late = Bench(store, None, "stacked", clock=lambda: 1000.0 * next(ticks))
+    late = Worker(store, None, "stacked", clock=lambda: 1000.0 * next(ticks))
     runs = [row.run for row in wanted.rows]
     for run in runs:
         do(run.start, late, lambda *seen: None)
@@ -361,10 +364,10 @@ def test_a_stack_goes_on_from_its_checkpoints(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patched:
         patched.setattr(Store, "keep", keep)
         with pytest.raises(Stopped):
-            perform_together(runs, late, [lambda *seen: None] * 3)
+            Train.perform_stack(runs, late, [lambda *seen: None] * 3)
     found = [store.kept(run) for run in runs]
     assert [each.values["step"] for each in found if each] == [16, 16, 8]
-    do_all(runs, Bench(store, None, "stacked"), lambda *said: None)
+    do_all(runs, Worker(store, None, "stacked"), lambda *said: None)
     hows = [store.provenance(run) for run in runs]
     first = "stacked 3 x reference, then"
     assert [how["engine"] for how in hows[:2]] == [f"{first} stacked 2 x reference"] * 2
@@ -381,17 +384,17 @@ def test_a_stack_is_taken_where_it_is_faster_than_one_after_another(
     monkeypatch.setattr("tombola.engine.stacked.perf_counter", lambda: next(times))
     wanted = planned(levels=0, arms=["ticket"])
     expected_store, store = references(wanted, tmp_path / "plain"), Store(tmp_path / "measured").open()
-    bench = Bench(store, None, "reference")
+    worker = Worker(store, None, "reference")
     runs = [row.run for row in wanted.rows]
     for run in runs:
-        do(run.start, bench, lambda *seen: None)
+        do(run.start, worker, lambda *seen: None)
     said: list[str] = []
-    do_all(runs, bench, lambda run, what, *why: said.append(what))
+    do_all(runs, worker, lambda run, what, *why: said.append(what))
     assert set(said) == {"looked", "stored"}, said
     engines = {store.provenance(run)["engine"] for run in runs}
     assert engines == {"stacked 3 x reference"} if expected else all("stacked" not in each for each in engines)
     close(store, expected_store, wanted)
-    perform_together(runs, bench, [lambda *seen: None] * 3)  # a second measurement would run out of times
+    Train.perform_stack(runs, worker, [lambda *seen: None] * 3)  # a second measurement would run out of times
 
 
 def test_measuring_whether_a_stack_pays_touches_no_model() -> None:
@@ -411,15 +414,15 @@ def test_what_cannot_be_measured_is_not_tried_again(tmp_path: Path, monkeypatch:
         tried.append(1)
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr("tombola.lab.perform.stacked.pays", failing)
+    monkeypatch.setattr("tombola.engine.stacked.pays", failing)
     wanted, store = planned(levels=0, arms=["ticket"]), Store(tmp_path).open()
-    bench = Bench(store, None, "reference")
+    worker = Worker(store, None, "reference")
     runs = [row.run for row in wanted.rows]
     for run in runs:
-        do(run.start, bench, lambda *seen: None)
+        do(run.start, worker, lambda *seen: None)
     with pytest.raises(RuntimeError):
-        perform_together(runs, bench, [lambda *seen: None] * 3)
-    assert perform_together(runs, bench, [lambda *seen: None] * 3) == [None] * 3 and tried == [1]
+        Train.perform_stack(runs, worker, [lambda *seen: None] * 3)
+    assert Train.perform_stack(runs, worker, [lambda *seen: None] * 3) == [None] * 3 and tried == [1]
 
 
 def test_one_that_cannot_be_stored_takes_no_others_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,12 +435,12 @@ def test_one_that_cannot_be_stored_takes_no_others_along(tmp_path: Path, monkeyp
         saved(self, run, outcome, provenance)
 
     wanted, store = planned(levels=0, arms=["ticket"]), Store(tmp_path).open()
-    bench, said = Bench(store, None, "stacked"), list[Any]()
+    worker, said = Worker(store, None, "stacked"), list[Any]()
     runs = [row.run for row in wanted.rows]
     for run in runs:
-        do(run.start, bench, lambda *seen: None)
+        do(run.start, worker, lambda *seen: None)
     monkeypatch.setattr(Store, "save", save)
-    do_all(runs, bench, lambda run, what, *why: said.append((run, what)))
+    do_all(runs, worker, lambda run, what, *why: said.append((run, what)))
     told = [each for each in said if each[1] != "looked"]
     first, second, third = runs
     assert told == [(first, "stored"), (second, "apart"), (second, "stored"), (third, "stored")]
@@ -448,23 +451,23 @@ def test_why_a_stack_did_not_work_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     def too_many(*_: object) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(performing, "perform_together", too_many)
+    monkeypatch.setattr(Train, "perform_stack", too_many)
     wanted, store = planned(levels=0, arms=["ticket"]), Store(tmp_path).open()
-    bench, said = Bench(store, None, "stacked"), list[Any]()
+    worker, said = Worker(store, None, "stacked"), list[Any]()
     runs = [row.run for row in wanted.rows]
     for run in runs:
-        do(run.start, bench, lambda *seen: None)
-    do_all(runs, bench, lambda run, what, *why: said.append((what, *why)))
+        do(run.start, worker, lambda *seen: None)
+    do_all(runs, worker, lambda run, what, *why: said.append((what, *why)))
     told = [each for each in said if each[0] != "looked"]
     assert told == [("apart", "RuntimeError: CUDA out of memory"), *[("stored",)] * 3]
 
 
 def test_all_of_a_stack_keep_checkpoints_of_the_same_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By one clock, however long each takes to keep its own: else an interruption would tear the stack apart."""
-    monkeypatch.setattr(performing, "STOPS", 2)
+    monkeypatch.setattr(recorder, "STOPS", 2)
     wanted, store = planned(levels=0, arms=["ticket"]), Store(tmp_path).open()
     ticks = itertools.count()
-    slow = Bench(store, None, "stacked", clock=lambda: 30.0 * next(ticks))
+    slow = Worker(store, None, "stacked", clock=lambda: 30.0 * next(ticks))
     runs = [row.run for row in wanted.rows]
     for run in runs:
         do(run.start, slow, lambda *seen: None)
@@ -475,7 +478,7 @@ def test_all_of_a_stack_keep_checkpoints_of_the_same_steps(tmp_path: Path, monke
         kept(self, run, state)
 
     monkeypatch.setattr(Store, "keep", keep)
-    perform_together(runs, slow, [lambda *seen: None] * 3)
+    Train.perform_stack(runs, slow, [lambda *seen: None] * 3)
     first, *others = at.values()
     assert len(others) == 2 and all(steps == first for steps in others)
     assert 1 < len(first) < runs[0].until / 2 - 1, "now and then, not at every stop"
@@ -485,17 +488,17 @@ def test_only_what_is_alike_is_given_together(tmp_path: Path) -> None:
     store = Store(tmp_path).open()
     one, other = planned(levels=0), planned(levels=0, recipe=SPEC["recipe"] | {"batch": 50})
     runs: list[Run] = [run for wanted in (one, other) for run in wanted.runs if isinstance(run, Train)]
-    work = Work(runs, store, lambda event: None)
+    work = RunQueue(runs, store, lambda event: None)
     groups = [work.next(lambda run: 2) for _ in range(4)]
     assert [len(group) for group in groups] == [2, 1, 2, 1] and work.next() == []
-    assert all(len({alike(run) for run in group if isinstance(run, Train)}) == 1 for group in groups)
+    assert all(len({run.stack for run in group if isinstance(run, Train)}) == 1 for group in groups)
     assert {run for group in groups for run in group} == set(runs)
 
 
 def test_idle_workers_share_what_goes_together(tmp_path: Path) -> None:
     """Ten trainings and three GPUs: none of them waits while another has all ten."""
     runs: list[Run] = [run for run in planned(levels=0, replicates=10).runs if isinstance(run, Train)]
-    work = Work(runs, Store(tmp_path).open(), lambda event: None)
+    work = RunQueue(runs, Store(tmp_path).open(), lambda event: None)
     assert [len(work.next(lambda run: 16, idle)) for idle in (3, 2, 1)] == [4, 3, 3]
 
 
@@ -503,7 +506,7 @@ def test_where_trainings_go_together_all_else_goes_first(tmp_path: Path) -> None
     runs = [run for run in planned(levels=0).runs if isinstance(run, Train)]
     other = planned(levels=0, seed=1).runs[0]
     for most, expected in ((1, [runs[:1], runs[1:2], runs[2:3], [other]]), (16, [[other], runs])):
-        work = Work([*runs, other], Store(tmp_path).open(), lambda event: None)
+        work = RunQueue([*runs, other], Store(tmp_path).open(), lambda event: None)
         assert [work.next(lambda run, most=most: most) for _ in expected] == expected  # type: ignore[misc]
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tombola.errors import StoreError
-from tombola.lab.runs import Init, Network, Prune, Stored, Train
-from tombola.lab.store import Outcome, Store
+from tombola.lab.kinds import Init, Prune, Train
+from tombola.lab.runs import Network, Outcome, Stored
+from tombola.lab.store import Store
 from tombola.mask import Mask
 from tombola.mask_codec import compress, pack
 from tombola.recipe import Recipe

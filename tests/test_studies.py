@@ -16,14 +16,14 @@ import torch
 from tombola import data, models, weights
 from tombola.cli import main
 from tombola.evaluate import evaluate
-from tombola.lab.execute import do
+from tombola.lab.attempt import do
 from tombola.lab.findings import Alike, Connected, Stable, findings, sentence
-from tombola.lab.perform import Bench, perform
+from tombola.lab.kinds import Distance, Line, Prune, RandomMask, Train
 from tombola.lab.plan import Plan, missing, plan
 from tombola.lab.results import conclusions, results, table, unanswered, verdicts
-from tombola.lab.runs import Distance, Line, Prune, RandomMask, Train
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.study.connectivity import barrier
 from tombola.study.overlap import overlaps
 from tombola.study.verdict import rewound
@@ -41,7 +41,7 @@ STUDY: dict[str, Any] = {
     "connectivity": {"levels": [0, 2], "arms": ["ticket", "random"], "orders": 2, "points": 4},
     "overlap": {"levels": [1, 2]},
 }
-Lab = Callable[[str], tuple[Plan, Bench]]
+Lab = Callable[[str], tuple[Plan, Worker]]
 
 
 def planned(recipe: str, **changes: Any) -> Plan:
@@ -63,15 +63,15 @@ def planned(recipe: str, **changes: Any) -> Plan:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """A finished plan, each once for all tests of this file."""
-    finished: dict[str, tuple[Plan, Bench]] = {}
+    finished: dict[str, tuple[Plan, Worker]] = {}
 
-    def performed(recipe: str) -> tuple[Plan, Bench]:
+    def performed(recipe: str) -> tuple[Plan, Worker]:
         if recipe not in finished:
             wanted = planned(recipe)
-            bench = Bench(Store(tmp_path_factory.mktemp("store") / "store").open(), None, "reference")
+            worker = Worker(Store(tmp_path_factory.mktemp("store") / "store").open(), None, "reference")
             for run in wanted.runs:
-                assert do(run, bench, lambda *seen: None) == ("stored",)
-            finished[recipe] = wanted, bench
+                assert do(run, worker, lambda *seen: None) == ("stored",)
+            finished[recipe] = wanted, worker
         return finished[recipe]
 
     return performed
@@ -145,12 +145,12 @@ def test_orders_are_other_for_other_replicates() -> None:  # K10
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_ends_of_a_line_are_the_trained_networks(recipe: str, lab: Lab) -> None:  # E6
-    wanted, bench = lab(recipe)
+    wanted, worker = lab(recipe)
     for line in lines(wanted):
-        found = bench.store.values(line)
+        found = worker.store.values(line)
         statistics = "interpolated" if recipe == "resnet" else "none"
         for place, run in ((0, line.left), (-1, line.right)):
-            trained = bench.store.values(run)
+            trained = worker.store.values(run)
             assert found["errors"][statistics]["test"][place] == pytest.approx(1 - trained["final_test_accuracy"])
             assert found["errors"][statistics]["train"][place] == pytest.approx(1 - trained["final_train_accuracy"])
         assert found["alphas"] == pytest.approx([0, 1 / 3, 2 / 3, 1])
@@ -160,18 +160,18 @@ def test_the_ends_of_a_line_are_the_trained_networks(recipe: str, lab: Lab) -> N
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_network_has_no_barrier_with_itself(recipe: str, lab: Lab) -> None:  # E6
-    wanted, bench = lab(recipe)
+    wanted, worker = lab(recipe)
     line = replace(lines(wanted)[-1], right=lines(wanted)[-1].left)
-    found = perform(line, bench).values
+    found = line.perform(worker).values
     assert all(risen == 0 for each in found["barriers"].values() for risen in each.values())
     assert all(len(set(errors)) == 1 for each in found["errors"].values() for errors in each.values())
 
 
 def test_the_middle_of_a_line_is_the_mean_of_its_ends(lab: Lab) -> None:
-    wanted, bench = lab("resnet")
+    wanted, worker = lab("resnet")
     line = replace(lines(wanted)[0], points=3)
-    found = perform(line, bench).values["errors"]
-    left, right = (bench.store.weights(end) for end in (line.left, line.right))
+    found = line.perform(worker).values["errors"]
+    left, right = (worker.store.weights(end) for end in (line.left, line.right))
     dataset = data.load("digits")
     model = models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", init_seed=0)
     middle = {name: (value + right[name]) / 2 if value.is_floating_point() else value for name, value in left.items()}
@@ -182,13 +182,13 @@ def test_the_middle_of_a_line_is_the_mean_of_its_ends(lab: Lab) -> None:
 
 
 def test_a_line_of_a_few_examples_is_about_the_first_ones(lab: Lab) -> None:
-    wanted, bench = lab("lenet")
+    wanted, worker = lab("lenet")
     line = replace(lines(wanted)[0], examples=100, points=2)
     dataset, model = data.load("digits"), models.build("lenet-20-10", (1, 8, 8), 10, "glorot-normal", init_seed=0)
-    weights.put(model, bench.store.weights(line.left))
+    weights.put(model, worker.store.weights(line.left))
     train = data.split(dataset, line.split_seed)[0][:100]
     seen = evaluate(model, dataset, dataset.images, dataset.labels, train)
-    found = perform(line, bench).values["errors"]["none"]
+    found = line.perform(worker).values["errors"]["none"]
     assert found["train"][0] == pytest.approx(1 - seen.accuracy) and found["test"][0] * 100 % 1 == pytest.approx(
         0, abs=1e-9
     )
@@ -196,16 +196,16 @@ def test_a_line_of_a_few_examples_is_about_the_first_ones(lab: Lab) -> None:
 
 def test_a_few_test_images_are_a_few_of_all_classes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the test set lies class by class, as in a folder."""
-    wanted, bench = lab("lenet")
+    wanted, worker = lab("lenet")
     seen: list[torch.Tensor] = []
 
     def watched(model: Any, dataset: Any, images: Any, labels: torch.Tensor, places: torch.Tensor, *rest: Any) -> Any:
         seen.append(places)
         return evaluate(model, dataset, images, labels, places, *rest)
 
-    monkeypatch.setattr("tombola.lab.perform.evaluate", watched)
+    monkeypatch.setattr("tombola.evaluate.evaluate", watched)
     for _ in range(2):
-        perform(replace(lines(wanted)[0], examples=100, points=2), bench)
+        replace(lines(wanted)[0], examples=100, points=2).perform(worker)
     _, test, *_, again = seen
     assert len(set(test.tolist())) == 100 and max(test) > 500 and torch.equal(test, again), (
         "spread, and always the same"
@@ -214,16 +214,16 @@ def test_a_few_test_images_are_a_few_of_all_classes(lab: Lab, monkeypatch: pytes
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_distances_are_those_of_the_surviving_weights(recipe: str, lab: Lab) -> None:
-    wanted, bench = lab(recipe)
+    wanted, worker = lab(recipe)
     for question in [one for one in wanted.questions if isinstance(one.run, Distance)][:4]:
         run = question.run
         assert isinstance(run, Distance)
-        alive = bench.store.mask(run.mask)
+        alive = worker.store.mask(run.mask)
         left, right = (
-            [float(value) for name in alive for value in bench.store.weights(end)[name][alive[name]].double()]
+            [float(value) for name in alive for value in worker.store.weights(end)[name][alive[name]].double()]
             for end in (run.left, run.right)
         )
-        found = bench.store.values(run)
+        found = worker.store.values(run)
         assert found["l2"] == pytest.approx(sqrt(sum((a - b) ** 2 for a, b in zip(left, right, strict=True))))
         dot = sum(a * b for a, b in zip(left, right, strict=True))
         lengths = sqrt(sum(a * a for a in left) * sum(b * b for b in right))
@@ -233,18 +233,18 @@ def test_distances_are_those_of_the_surviving_weights(recipe: str, lab: Lab) -> 
 @pytest.mark.parametrize("steps", [1, 6])
 def test_a_rewound_state_is_the_state_after_exactly_k_steps(steps: int, lab: Lab) -> None:  # R3 R4 R6
     """Running statistics included: the rewind point against a loop written here."""
-    _, bench = lab("resnet")
+    _, worker = lab("resnet")
     wanted = planned("resnet", rewind=f"{steps}it")
     point = wanted.rows[0].run.start
     assert isinstance(point, Train) and (point.begin, point.until) == (0, steps)
     for run in (point.start, *([point.mask] if point.mask else []), point):
-        do(run, bench, lambda *seen: None)
-    state = bench.store.weights(point)
+        do(run, worker, lambda *seen: None)
+    state = worker.store.weights(point)
 
     recipe, dataset = point.recipe, data.load("digits")
     model = models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", init_seed=0)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    weights.put(model, bench.store.weights(point.start))
+    weights.put(model, worker.store.weights(point.start))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=True)
     train = data.split(dataset, point.split_seed)[0]
     batches = data.Batches(dataset, train, 60, point.order_seed, recipe.augment, point.augment_seed or 0)
@@ -265,8 +265,8 @@ def test_a_rewound_state_is_the_state_after_exactly_k_steps(steps: int, lab: Lab
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_study_has_its_findings(recipe: str, lab: Lab) -> None:
-    wanted, bench = lab(recipe)
-    found = findings(wanted, bench.store)
+    wanted, worker = lab(recipe)
+    found = findings(wanted, worker.store)
     stable = [one for one in found if isinstance(one, Stable)]
     assert {(one.found.kind, one.level, one.rewind) for one in stable} == {
         (kind, 2, step) for kind in ("pruning", "data order") for step in (0, 6)
@@ -287,10 +287,10 @@ def test_every_study_has_its_findings(recipe: str, lab: Lab) -> None:
 
 
 def test_a_mean_barrier_is_that_of_the_pairs(lab: Lab) -> None:
-    wanted, bench = lab("lenet")
-    for one in (one for one in findings(wanted, bench.store) if isinstance(one, Connected) and one.on == "test"):
+    wanted, worker = lab("lenet")
+    for one in (one for one in findings(wanted, worker.store) if isinstance(one, Connected) and one.on == "test"):
         theirs = [
-            bench.store.values(question.run)["barriers"]["none"]["test"]
+            worker.store.values(question.run)["barriers"]["none"]["test"]
             for question in wanted.questions
             if (question.study, question.arm, question.level, question.rewind)
             == ("connectivity", one.arm, one.level, one.rewind)
@@ -299,10 +299,10 @@ def test_a_mean_barrier_is_that_of_the_pairs(lab: Lab) -> None:
 
 
 def test_overlap_is_that_of_the_replicates_masks(lab: Lab) -> None:
-    wanted, bench = lab("lenet")
-    one = next(one for one in findings(wanted, bench.store) if isinstance(one, Alike))
+    wanted, worker = lab("lenet")
+    one = next(one for one in findings(wanted, worker.store) if isinstance(one, Alike))
     masks = [
-        bench.store.mask(row.run.mask)
+        worker.store.mask(row.run.mask)
         for row in wanted.rows
         if row.run.mask and (row.arm, row.level, row.rewind) == ("ticket", one.level, one.rewind)
     ]
@@ -314,9 +314,9 @@ def test_overlap_is_that_of_the_replicates_masks(lab: Lab) -> None:
 
 def test_what_studies_lack_is_counted(tmp_path: Path, lab: Lab) -> None:
     """A training that failed may be the one that would have spoken against the rest."""
-    wanted, bench = lab("lenet")
-    assert unanswered(wanted, bench.store) == []
-    shutil.copytree(bench.store.root, tmp_path / "store")
+    wanted, worker = lab("lenet")
+    assert unanswered(wanted, worker.store) == []
+    shutil.copytree(worker.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     lost = next(question for question in wanted.questions if question.study == "connectivity")
     assert isinstance(lost.run, Line)
@@ -341,8 +341,8 @@ def test_studies_that_are_not_finished_say_nothing(tmp_path: Path) -> None:
 
 
 def test_each_rewind_step_has_its_own_dense_network_and_verdict(lab: Lab) -> None:
-    wanted, bench = lab("lenet")
-    found = results(wanted, bench.store)
+    wanted, worker = lab("lenet")
+    found = results(wanted, worker.store)
     records = table(wanted, found)
     assert {(record["rewind"], record["level"]) for record in records} == {
         (k, level) for k in (0, 6) for level in range(3)
@@ -363,8 +363,8 @@ def test_each_rewind_step_has_its_own_dense_network_and_verdict(lab: Lab) -> Non
 
 
 def test_a_later_rewind_step_is_compared_with_the_first(lab: Lab) -> None:
-    wanted, bench = lab("lenet")
-    found = results(wanted, bench.store)
+    wanted, worker = lab("lenet")
+    found = results(wanted, worker.store)
     judged = {(one.rewind, one.level): one for one in verdicts(wanted, found)}
     assert all(control.against != rewound(0) for control in judged[0, 1].controls)
     (against,) = [control for control in judged[6, 2].controls if control.against == rewound(0)]
@@ -378,17 +378,17 @@ def test_a_later_rewind_step_is_compared_with_the_first(lab: Lab) -> None:
 
 
 def test_the_command_shows_them(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wanted, bench = lab("lenet")
+    wanted, worker = lab("lenet")
     file = tmp_path / "tiny.toml"
     spec = wanted.experiment.spec.model_dump(mode="json", exclude_none=True)
     file.write_text("\n".join(_toml(spec)))
-    where = [str(file), "--store", str(bench.store.root)]
+    where = [str(file), "--store", str(worker.store.root)]
     assert main(["study", *where, "--format", "json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert {one["study"] for one in content["findings"]} == {"stability", "connectivity", "overlap"}
     assert main(["study", *where]) == 0 and "Stability to pruning at" in capsys.readouterr().out
     assert main(["report", *where]) == 0
-    page = (bench.store.root / "reports" / "tiny" / "report.html").read_text()
+    page = (worker.store.root / "reports" / "tiny" / "report.html").read_text()
     assert page.count("<li>Stability to pruning at") == 1 and "more: errors on training images" in page
     assert all(
         f"<figure id={name}>" in page for name in ("rewinding", "connectivity", "barriers", "stability", "overlap")
@@ -432,9 +432,9 @@ def test_lenet_on_mnist_has_a_barrier_under_one_point_from_the_initialisation(mn
         "study": {"connectivity": {"levels": [0], "orders": 2, "points": 11}},
     }
     wanted = plan(Experiment(name="lenet", spec=Spec.model_validate(spec)))
-    bench = Bench(Store(tmp_path / "store").open(), mnist_dir)
+    worker = Worker(Store(tmp_path / "store").open(), mnist_dir)
     for run in wanted.runs:
-        assert do(run, bench, lambda *seen: None) == ("stored",)
+        assert do(run, worker, lambda *seen: None) == ("stored",)
     (line,) = lines(wanted)
-    risen = bench.store.values(line)["barriers"]["none"]
+    risen = worker.store.values(line)["barriers"]["none"]
     assert risen["test"] < 0.01 and risen["train"] < 0.01

@@ -20,14 +20,14 @@ from tombola.data.shared import attach, publish
 from tombola.engine import Choice
 from tombola.errors import DataError, SpecError
 from tombola.evaluate import evaluate
-from tombola.lab.execute import do, do_all
+from tombola.lab.attempt import do, do_all
 from tombola.lab.findings import Answer, _connected
-from tombola.lab.perform import Bench
 from tombola.lab.plan import Plan, plan
 from tombola.lab.results import criteria, results, table, ticket_of
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.study.paired import paired
 from tombola.train import cross_entropy
 
@@ -294,13 +294,13 @@ def planned(name: str, **changes: Any) -> Plan:
 def test_an_experiment_on_a_text_from_end_to_end(name: str, small: Path, tmp_path: Path) -> None:  # P7 R1 M1 S4
     wanted, store = planned(name), Store(tmp_path / "store")
     store.open()
-    bench = Bench(store, small)
+    worker = Worker(store, small)
     for run in wanted.runs:
-        assert do(run, bench, lambda *seen: None)[0] == "stored"
+        assert do(run, worker, lambda *seen: None)[0] == "stored"
     rows = table(wanted, results(wanted, store))
     assert len(rows) == 9 and [row["density"] for row in rows[:2]] == [1.0, pytest.approx(0.5, abs=1e-3)]
     facts = wanted.experiment.spec.facts
-    answers = int((bench.dataset(name).test_labels != IGNORED).sum())
+    answers = int((worker.dataset(name).test_labels != IGNORED).sum())
     for row in rows:
         correct = row["final_test_accuracy"] * answers
         assert correct == pytest.approx(round(correct), abs=1e-6), "a number of answers"
@@ -324,11 +324,11 @@ def test_stacks_find_what_the_plain_loop_finds(name: str, small: Path, tmp_path:
     for engine in engines:
         wanted, store = planned(name, engine=engine, replicates=2, levels=0), Store(tmp_path / engine)
         store.open()
-        bench = Bench(store, small, engine)
+        worker = Worker(store, small, engine)
         for kind, begin in (("init", 0), ("train", 0), ("train", 3)):
             runs = [run for run in wanted.runs if run.kind == kind and getattr(run, "begin", 0) == begin]
             for group in [runs] if engine == "stacked" else [[run] for run in runs]:
-                do_all(group, bench, lambda *said: None)
+                do_all(group, worker, lambda *said: None)
         how = {store.provenance(row.run)["engine"] for row in wanted.rows}
         assert how == {"reference" if engine == "reference" else "stacked 2 x reference"}
         accuracies.append([row["final_validation_loss"] for row in table(wanted, results(wanted, store))])

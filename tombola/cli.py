@@ -26,9 +26,9 @@ from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 
 if TYPE_CHECKING:
-    from tombola.lab.execute import Execute
     from tombola.lab.findings import Finding
     from tombola.lab.results import Result
+    from tombola.lab.workers import Execute
     from tombola.study.verdict import Verdict
 
 # Endings that say of a file what it is.
@@ -83,19 +83,19 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
     workers
         Processes at work at once, one thread each. By default one per core, or one per GPU.
     """
-    from tombola.lab.execute import execute
+    from tombola.lab.workers import execute
 
     wanted = plan(read(spec, common.set))
     devices = engine.devices(wanted.experiment.spec.device)
     if engine.processes() == 1:
         return _run(wanted, common, data_dir, _crew(workers, devices), devices, execute)
-    from tombola.lab import together
+    from tombola.lab import torchrun
 
-    with together.joined(devices) as crew:
+    with torchrun.joined(devices) as crew:
         if crew.rank:
-            together.follow(Store(common.store), data_dir, crew)
+            torchrun.follow(Store(common.store), data_dir, crew)
             return 0
-        status = _run(wanted, common, data_dir, 1, (crew.device,), together.led(crew))
+        status = _run(wanted, common, data_dir, 1, (crew.device,), torchrun.led(crew))
         if status == 130:
             raise SystemExit(status)  # the others are in the midst of something: torchrun ends them
         return status

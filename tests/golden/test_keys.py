@@ -15,7 +15,7 @@ import pytest
 from pydantic_core import to_jsonable_python
 
 from tombola.controls import CONTROLS
-from tombola.lab import presets, runs
+from tombola.lab import kinds, presets, runs
 from tombola.lab.replicate import Replicate
 from tombola.lab.spec import (
     ConnectivitySpec,
@@ -63,14 +63,14 @@ VALUES: list[type[Value]] = [
     Linear,
 ]
 KINDS: list[type[runs.Run]] = [
-    runs.Init,
-    runs.Train,
-    runs.Prune,
-    runs.FullMask,
-    runs.RandomMask,
-    runs.ShuffledMask,
-    runs.Distance,
-    runs.Line,
+    kinds.Init,
+    kinds.Train,
+    kinds.Prune,
+    kinds.FullMask,
+    kinds.RandomMask,
+    kinds.ShuffledMask,
+    kinds.Distance,
+    kinds.Line,
 ]
 
 

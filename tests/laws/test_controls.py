@@ -14,12 +14,12 @@ import torch
 
 from tombola import mask, models, weights
 from tombola.controls import CONTROLS
-from tombola.lab.execute import do
-from tombola.lab.perform import Bench, perform
+from tombola.lab.attempt import do
+from tombola.lab.kinds import Init, Train
 from tombola.lab.plan import Plan, plan
-from tombola.lab.runs import Init, Train
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.mask import Mask
 from tombola.methods import METHODS
 from tombola.study.overlap import overlaps
@@ -65,7 +65,7 @@ SPEC: dict[str, Any] = {
     "prune": {"rate": 0.4, "output_rate": 0.2},
     "evaluate": {"every": "6it", "test_every": "24it"},
 }
-Lab = Callable[[str], tuple[Plan, Bench]]
+Lab = Callable[[str], tuple[Plan, Worker]]
 
 every_arm = pytest.mark.parametrize("arm", ARMS)
 every_control = pytest.mark.parametrize("arm", CONTROLS)
@@ -79,15 +79,15 @@ def planned(rewind: str) -> Plan:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """Performs all arms, once for all laws; the plan, and the bench with the finished store."""
-    finished: dict[str, tuple[Plan, Bench]] = {}
+    """Performs all arms, once for all laws; the plan, and the worker with the finished store."""
+    finished: dict[str, tuple[Plan, Worker]] = {}
 
-    def performed(rewind: str) -> tuple[Plan, Bench]:
+    def performed(rewind: str) -> tuple[Plan, Worker]:
         if rewind not in finished:
-            wanted, bench = planned(rewind), Bench(Store(tmp_path_factory.mktemp("store") / "store").open(), None)
+            wanted, worker = planned(rewind), Worker(Store(tmp_path_factory.mktemp("store") / "store").open(), None)
             for run in wanted.runs:
-                assert do(run, bench, lambda *seen: None) == ("stored",)
-            finished[rewind] = wanted, bench
+                assert do(run, worker, lambda *seen: None) == ("stored",)
+            finished[rewind] = wanted, worker
         return finished[rewind]
 
     return performed
@@ -107,9 +107,9 @@ def differing(left: Train, right: Train) -> set[str]:
     return {name for name in left.described if left.described[name] != right.described[name]}
 
 
-def mask_of(run: Train, bench: Bench) -> Mask:
+def mask_of(run: Train, worker: Worker) -> Mask:
     assert run.mask
-    return bench.store.mask(run.mask)
+    return worker.store.mask(run.mask)
 
 
 def test_the_table_has_every_arm() -> None:
@@ -161,27 +161,27 @@ def test_arms_of_a_replicate_see_the_same_examples_in_the_same_order(arm: str, r
 @every_rewind
 @every_arm
 def test_an_arm_has_as_many_living_weights_in_every_layer(lab: Lab, arm: str, rewind: str) -> None:  # K1 K2 K3
-    wanted, bench = lab(rewind)
+    wanted, worker = lab(rewind)
     for _, ticket, run in pairs(wanted, arm):
-        assert mask_of(run, bench).counts == mask_of(ticket, bench).counts
-        assert bench.store.values(run)["density"] == bench.store.values(ticket)["density"]
+        assert mask_of(run, worker).counts == mask_of(ticket, worker).counts
+        assert worker.store.values(run)["density"] == worker.store.values(ticket)["density"]
 
 
 @every_rewind
 @every_arm
 def test_an_arm_begins_where_it_says(lab: Lab, arm: str, rewind: str) -> None:  # K3 K4 R1
-    wanted, bench = lab(rewind)
+    wanted, worker = lab(rewind)
     for _, ticket, run in pairs(wanted, arm):
-        same = weights.equal(bench.store.weights(run.start), bench.store.weights(ticket.start))
+        same = weights.equal(worker.store.weights(run.start), worker.store.weights(ticket.start))
         assert same == ARMS[arm].start
 
 
 @every_rewind
 @masked_controls
 def test_a_masked_control_really_has_another_mask_in_every_layer(lab: Lab, arm: str, rewind: str) -> None:  # K1 K3
-    wanted, bench = lab(rewind)
+    wanted, worker = lab(rewind)
     for _, ticket, run in pairs(wanted, arm):
-        theirs, ours = mask_of(ticket, bench), mask_of(run, bench)
+        theirs, ours = mask_of(ticket, worker), mask_of(run, worker)
         assert all((ours[name] != theirs[name]).any() for name in theirs)
         # Two independent masks of density d overlap by d / (2 - d): they are no more alike than by chance.
         chance = theirs.density / (2 - theirs.density)
@@ -190,21 +190,21 @@ def test_a_masked_control_really_has_another_mask_in_every_layer(lab: Lab, arm: 
 
 @every_rewind
 def test_random_masks_of_the_levels_nest_and_shuffled_ones_do_not(lab: Lab, rewind: str) -> None:  # K3
-    wanted, bench = lab(rewind)
+    wanted, worker = lab(rewind)
     for arm, nests in (("random", True), ("shuffle", False)):
-        masks = [mask_of(run, bench) for _, _, run in pairs(wanted, arm)]
+        masks = [mask_of(run, worker) for _, _, run in pairs(wanted, arm)]
         for first in range(0, len(masks), LEVELS):
             assert (Mask(mask.apply(masks[first + 1], masks[first])) == masks[first + 1]) == nests
 
 
 @every_rewind
 def test_reinit_keeps_the_mask_and_draws_all_weights_anew(lab: Lab, rewind: str) -> None:  # K4 K7 K14
-    wanted, bench = lab(rewind)
+    wanted, worker = lab(rewind)
     for draw in range(REINITS):
         for _, ticket, run in pairs(wanted, "reinit", draw):
             assert run.mask == ticket.mask
-            ours, theirs = bench.store.weights(run.start), bench.store.weights(ticket.start)
-            for name, alive in mask_of(ticket, bench).items():
+            ours, theirs = worker.store.weights(run.start), worker.store.weights(ticket.start)
+            for name, alive in mask_of(ticket, worker).items():
                 assert (ours[name] != theirs[name]).all(), f"{name} is drawn anew, every weight of it"
                 assert not torch.equal(ours[name].sort().values, theirs[name].sort().values), "and not permuted"
                 assert alive.shape == ours[name].shape
@@ -212,12 +212,12 @@ def test_reinit_keeps_the_mask_and_draws_all_weights_anew(lab: Lab, rewind: str)
 
 def test_reinit_is_drawn_as_a_fresh_model_is_name_by_name(lab: Lab) -> None:  # K7
     """Biases are 0 in both; weights have the layer's own spread, and are those of a model built with that seed."""
-    wanted, bench = lab("0it")
+    wanted, worker = lab("0it")
     drawn: dict[str, list[torch.Tensor]] = {}
     for draw in range(REINITS):
         for _, _, run in pairs(wanted, "reinit", draw):
             assert isinstance(run.start, Init)
-            found = bench.store.weights(run.start)
+            found = worker.store.weights(run.start)
             built = models.build("lenet-20-10", (1, 8, 8), 10, "glorot-normal", init_seed=run.start.init_seed)
             assert weights.equal(found, weights.of(built))
             for name, value in found.items():
@@ -230,10 +230,10 @@ def test_reinit_is_drawn_as_a_fresh_model_is_name_by_name(lab: Lab) -> None:  # 
 
 @every_rewind
 def test_draws_of_reinit_are_independent(lab: Lab, rewind: str) -> None:  # K5 K9
-    wanted, bench = lab(rewind)
+    wanted, worker = lab(rewind)
     starts = {run.start for draw in range(REINITS) for _, _, run in pairs(wanted, "reinit", draw)}
     assert len(starts) == REPLICATES * REINITS, "one for all levels of a replicate and draw"
-    values = [bench.store.weights(start)["fc1.weight"].flatten() for start in starts]
+    values = [worker.store.weights(start)["fc1.weight"].flatten() for start in starts]
     correlations = torch.corrcoef(torch.stack(values)) - torch.eye(len(values))
     assert correlations.abs().max() < 0.15
 
@@ -241,14 +241,14 @@ def test_draws_of_reinit_are_independent(lab: Lab, rewind: str) -> None:  # K5 K
 @every_rewind
 @every_arm
 def test_an_arm_trains_its_living_weights_and_keeps_the_others_at_0(lab: Lab, arm: str, rewind: str) -> None:  # M1
-    wanted, bench = lab(rewind)
+    wanted, worker = lab(rewind)
     for _, ticket, run in pairs(wanted, arm):
-        trained, start = bench.store.weights(run), bench.store.weights(run.start)
-        for name, alive in mask_of(run, bench).items():
+        trained, start = worker.store.weights(run), worker.store.weights(run.start)
+        for name, alive in mask_of(run, worker).items():
             assert not trained[name][~alive].any()
             assert (trained[name][alive] != start[name][alive]).float().mean() > 0.5
         if run != ticket:
-            assert not weights.equal(trained, bench.store.weights(ticket)), "it came out differently"
+            assert not weights.equal(trained, worker.store.weights(ticket)), "it came out differently"
 
 
 @every_rewind
@@ -256,25 +256,25 @@ def test_an_arm_trains_its_living_weights_and_keeps_the_others_at_0(lab: Lab, ar
 def test_an_arm_done_again_is_the_same_whatever_the_process_has_drawn(
     lab: Lab, arm: str, rewind: str
 ) -> None:  # K11 K13
-    wanted, bench = lab(rewind)
+    wanted, worker = lab(rewind)
     _, _, run = pairs(wanted, arm)[-1]
     for each in (run, run.mask):
         assert each
         random.seed(1)
         torch.manual_seed(1)
-        again = perform(each, bench)
-        assert again.values == bench.store.values(each)
+        again = each.perform(worker)
+        assert again.values == worker.store.values(each)
         for name, tensors in again.tensors.items():
-            assert weights.equal(tensors, bench.store.tensors(each, name))
+            assert weights.equal(tensors, worker.store.tensors(each, name))
 
 
 def test_a_control_of_nothing_pruned_is_its_ticket(tmp_path: Path) -> None:
     """With a rate of 0 every mask is full: random and shuffle have nothing to move, and reinit has another start."""
     spec = SPEC | {"prune": {"rate": 0}, "levels": 1, "replicates": 1, "arms": ["ticket", *CONTROLS], "reinits": 1}
     wanted = plan(Experiment(name="tiny", spec=Spec.model_validate(spec)))
-    bench = Bench(Store(tmp_path / "store").open(), None)
+    worker = Worker(Store(tmp_path / "store").open(), None)
     for run in wanted.runs:
-        assert do(run, bench, lambda *seen: None) == ("stored",)
-    trained = {row.arm: bench.store.tensors(row.run, "weights") for row in wanted.rows}
+        assert do(run, worker, lambda *seen: None) == ("stored",)
+    trained = {row.arm: worker.store.tensors(row.run, "weights") for row in wanted.rows}
     assert weights.equal(trained["random"], trained["ticket"]) and weights.equal(trained["shuffle"], trained["ticket"])
     assert not weights.equal(trained["reinit"], trained["ticket"])

@@ -9,8 +9,9 @@ from typing import Any
 
 from tombola import data, models
 from tombola.engine import Foreseen, at_once, devices, foresee, processes
+from tombola.lab.kinds import Train
 from tombola.lab.replicate import Replicate
-from tombola.lab.runs import Line, Run, Train, ancestry
+from tombola.lab.runs import Run, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Question, questions
@@ -123,11 +124,8 @@ def _hindrance(spec: Spec) -> str:
     return next((name for name, there in hindrances.items() if there), "")
 
 
-A_LOOK = 1 / 6  # what looking at an image costs beside training on it, about
-
-
 def run_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
-    """Seconds that each run of `wanted` takes: trainings and lines; all others come for nothing.
+    """Seconds that each run of `wanted` takes, as its kind says.
 
     As the engine's measured times have it for the density of the run's level, or else a guess from the model's size;
     scaled so that finished trainings of this plan come out right.
@@ -138,11 +136,7 @@ def run_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
     levels |= {row.run.key: row.level for row in wanted.rows}
 
     def expected(run: Run) -> float:
-        if not isinstance(run, Train | Line):
-            return 0.0
-        steps = run.until - run.begin if isinstance(run, Train) else 0
-        looks = A_LOOK * _looked_at(run, spec) / spec.recipe.batch
-        return expected_at(levels.get(run.key, 0)) * (steps + looks)
+        return run.seconds(spec.facts, lambda: expected_at(levels.get(run.key, 0)))
 
     @cache
     def expected_at(level: int) -> float:
@@ -153,17 +147,6 @@ def run_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
     taken = [store.provenance(run)["seconds"] for run in known]
     factor = median(each / expected(run) for each, run in zip(taken, known, strict=True)) if known else 1.0
     return lambda run: factor * expected(run)
-
-
-def _looked_at(run: Train | Line, spec: Spec) -> int:
-    """Images that a run evaluates: a training now and then, and all it has trained on twice."""
-    facts = spec.facts
-    if isinstance(run, Line):  # with statistics recomputed too: training images three times, test images twice
-        train, test = (min(run.examples or size, size) for size in (facts.train, facts.test))
-        return run.points * (3 * train + 2 * test)
-    steps = run.until - run.begin
-    looks, tests = steps // run.evaluate_every + 1, steps // run.test_every + 1
-    return looks * facts.validation + tests * facts.test + 2 * facts.train
 
 
 def _densities(spec: Spec, level: int) -> dict[str, float]:
@@ -195,7 +178,7 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
     lacking = Counter(run.kind for run in absent)
     done = store.keys()
     stored = Counter(run.kind for run in wanted.runs if run.key in done)
-    trainings = [run for run in absent if isinstance(run, Train)]
+    lengths = [run.steps for run in absent if run.steps]
     each, engine = run_seconds(wanted, store), engine_of(wanted)
     return {
         "experiment": wanted.experiment.name,
@@ -212,8 +195,8 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
         "files_passed_over": data.passed_over(wanted.experiment.spec.recipe.data),
         "failed_last_time": len(store.failed() & {run.key for run in absent}),
         "total": {"wanted": len(wanted.runs), "stored": stored.total(), "missing": len(absent)},
-        "training_steps_missing": sum(run.until - run.begin for run in trainings),
-        "training_lengths_missing": sorted({run.until - run.begin for run in trainings}),
+        "training_steps_missing": sum(lengths),
+        "training_lengths_missing": sorted(set(lengths)),
         "devices": list(devices(wanted.experiment.spec.device)),
         "engine": {
             "name": engine.name,

@@ -4,8 +4,9 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from tombola import models
+from tombola.lab.kinds import FullMask, Init, Prune, RandomMask, ShuffledMask, Train
 from tombola.lab.members import BUILT_IN, Members
-from tombola.lab.runs import FullMask, Init, Network, Prune, RandomMask, Run, ShuffledMask, Train
+from tombola.lab.runs import Network, Run
 from tombola.lab.spec import Spec
 from tombola.recipe import Recipe
 from tombola.steps import Step

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput, StoreError
+from tombola.lab.kinds import Init, Train
 from tombola.lab.plan import Plan, Row
 from tombola.lab.replicate import Replicate
-from tombola.lab.runs import Init, Run, Train
+from tombola.lab.runs import Run
 from tombola.lab.store import Store
 from tombola.study.sentences import sentences
 from tombola.study.smoothed import smoothed_early_stop

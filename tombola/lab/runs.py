@@ -2,21 +2,40 @@
 
 The graph of work is the nesting of these values. Every field goes into the key, defaults too, with the data's checksum
 and the version of the run's kind; an input run goes in as its own key. Device, threads and workers are not fields: they
-are recorded with the outcome.
+are recorded with the outcome. `lab.kinds` has the kinds of run there are.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
-from tombola.models import Initialisation
+from tombola import models
+from tombola.engine import Choice
+from tombola.errors import TombolaError
 from tombola.recipe import Recipe
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tombola.data.facts import Facts
+
 KEY_DIGITS = 20  # 80 bits: a million runs collide with a chance below 1e-12
+A_LOOK = 1 / 6  # what looking at an image costs beside training on it, about
+
+Tell = Callable[[int, int, float], None]  # done, in all, and what it comes to: see `Run.progress`
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made: numbers, and named files of named tensors; and, for the record, how."""
+
+    values: Mapping[str, Any]
+    tensors: Mapping[str, Mapping[str, "Tensor"]] = field(default_factory=dict)
+    how: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,18 +51,91 @@ class Network:
     classes: int
     checkpoint: str | None = None
 
+    def build(self) -> "nn.Module":
+        """The network, for its shapes; whoever asks puts the weights in."""
+        return models.build(self.model, self.shape, self.classes, "glorot-normal", init_seed=0)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """One unit of work with one outcome. Kinds of run are final classes below this one.
 
-    Raise a kind's `version` whenever the numbers it makes change: old outcomes then keep their old names.
+    A kind says all there is to say of its runs: their fields, how they are performed, which data they need, what they
+    cost. Its module imports no torch at the top: plans are made without.
+
+    Attributes:
+        kind: its name, the beginning of its keys.
+        version: to be raised whenever the numbers it makes change: old outcomes then keep their old names.
+        later: fields that older runs lack: absent from the key where None.
+        data_parallel: whether the processes that torchrun starts do such a run all together.
     """
 
     kind: ClassVar[str]
     version: ClassVar[int]
-    later: ClassVar[frozenset[str]] = frozenset()  # fields that older runs lack: absent from the key where None
+    later: ClassVar[frozenset[str]] = frozenset()
+    data_parallel: ClassVar[bool] = False
     key: str = field(init=False, repr=False)
+
+    def perform(self, worker: Any, tell: Tell = lambda done, total, loss: None) -> Outcome:
+        """The outcome of this run, whose inputs the worker's store has.
+
+        Args:
+            worker: a `lab.worker.Worker`.
+            tell: is told how far it is.
+
+        Raises:
+            TombolaError: the run cannot be done; the message says why.
+        """
+        raise NotImplementedError(f"no way to perform {self!r}")
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """The names of the data sets that it needs."""
+        return ()
+
+    @property
+    def recipe_trained(self) -> Recipe | None:
+        """The recipe of a training; None for all that trains nothing."""
+        return None
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that it takes."""
+        return 0
+
+    def seconds(self, facts: "Facts", step_seconds: Callable[[], float]) -> float:
+        """Seconds that it takes, about; 0 for what comes for nothing.
+
+        Args:
+            facts: of the data set of the experiment.
+            step_seconds: asked for the seconds of one optimiser step at the run's density.
+        """
+        return 0.0
+
+    def progress(self, done: int, total: int, loss: float) -> str:
+        """What it has told of itself, in words."""
+        return f"{done} of {total}"
+
+    @property
+    def compressed_by(self) -> "Run | None":
+        """The run that made the mask whose living weights alone its outcome holds; None where it holds all weights."""
+        return None
+
+    @property
+    def stack(self) -> tuple[Any, ...] | None:
+        """What it has in common with runs that can be done in one stack with it; None where it is done alone."""
+        return None
+
+    def stack_size(self, choice: Choice, device: str) -> int:
+        """How many such runs a worker does at once."""
+        return 1
+
+    @staticmethod
+    def perform_stack(
+        runs: Sequence[Any], worker: Any, tells: Sequence[Tell]
+    ) -> Sequence[Outcome | TombolaError | None]:
+        """The outcomes of runs with the same `stack`, of each its own or why it failed; None for those left out."""
+        return [None for _ in runs]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,177 +184,43 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Init(Run):
-    """The weights at step 0, theta_0 ~ D_theta."""
-
-    kind = "init"
-    version = 1
-
-    network: Network
-    init: Initialisation
-    init_seed: int
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Train(Run):
-    """The only kind of training: from the weights of `start`, under `mask`, from step `begin` to step `until`.
-
-    Attributes:
-        start: where the weights come from. Rewinding is which run this names.
-        mask: which weights live; None for all of them.
-        recipe: how the training goes. Its schedule spans the recipe's length, whatever `begin` and `until` are.
-        data_fingerprint: of the recipe's data set: its content, its split sizes, its normalisation.
-        split_seed, order_seed: what is held out for validation; the order of the examples.
-        begin, until: optimiser steps done before and after.
-        evaluate_every, test_every: when the validation loss and the test accuracy are looked at.
-        optimizer_state: `fresh`, or `carried` over from `start`.
-        keep_optimizer: whether the outcome holds the optimiser's state for a successor that carries it over.
-        augment_seed: how the images are changed, where the recipe augments them.
-    """
-
-    kind = "train"
-    version = 1
-    later = frozenset({"augment_seed"})
-
-    start: Run
-    mask: Run | None
-    recipe: Recipe
-    data_fingerprint: str
-    split_seed: int
-    order_seed: int
-    begin: int
-    until: int
-    evaluate_every: int
-    test_every: int
-    optimizer_state: Literal["fresh", "carried"] = "fresh"
-    keep_optimizer: bool = False
-    augment_seed: int | None = None
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Prune(Run):
-    """The mask left when the living weights of lowest score have gone.
-
-    Attributes:
-        network: whose weights they are.
-        trained: the weights that are scored.
-        mask: what was alive before; None for all.
-        score: which score.
-        scope: `layer`, each layer by the rate of its kind, or `global`, all together by `rates["linear"]`.
-        rates: (kind, fraction) for the kinds linear, conv, embedding, output.
-        keep: kinds, names, and patterns of names that are never pruned and not counted; see `layer_patterns.named`.
-        score_seed: for scores that draw.
-        include: names and patterns of names of parameters that are pruned too, by `rates["linear"]`; None for none.
-    """
-
-    kind = "prune"
-    version = 1
-    later = frozenset({"include"})
-
-    network: Network
-    trained: Run
-    mask: Run | None
-    score: str
-    scope: Literal["layer", "global"]
-    rates: tuple[tuple[str, float], ...]
-    keep: tuple[str, ...]
-    score_seed: int
-    include: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FullMask(Run):
-    """Everything alive that may be pruned at all: what level 0 counts where `keep` or `include` change the count."""
-
-    kind = "full"
-    version = 1
-    later = frozenset({"include"})
-
-    network: Network
-    keep: tuple[str, ...]
-    include: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class RandomMask(Run):
-    """A control: a random mask with the layer-wise counts of `like`; one seed gives nested masks."""
-
-    kind = "random"
-    version = 1
-
-    like: Run
-    mask_seed: int
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class ShuffledMask(Run):
-    """A control: the mask `like` with its entries permuted inside each layer."""
-
-    kind = "shuffle"
-    version = 1
-
-    like: Run
-    mask_seed: int
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Distance(Run):
-    """How far apart two trainings end, over the weights that survive in `mask`."""
-
-    kind = "distance"
-    version = 1
-
-    left: Train
-    right: Train
-    mask: Run
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Line(Run):
-    """The error along the line between the ends of two trainings.
-
-    Attributes:
-        left, right: at alpha = 0 and 1.
-        points: on the line, its ends included.
-        recipe, split_seed: those of both: which model, which data, which part of them is trained on.
-        examples: of the training set and of the test set each, the first ones; None for all.
-    """
-
-    kind = "line"
-    version = 1
-
-    left: Train
-    right: Train
-    recipe: Recipe
-    split_seed: int
-    points: int
-    examples: int | None
-
-
-@dataclass(frozen=True, eq=False, repr=False)
 class Stored(Run):
-    """Stands for an input by its key alone, where only its outcome matters."""
+    """Stands for an input by its key alone, where only its outcome matters.
+
+    Attributes:
+        mask: stands for what the input is `compressed_by`.
+    """
 
     kind = "stored"
     version = 1
 
     name: str
+    mask: "Stored | None" = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", self.name)
+
+    @property
+    def compressed_by(self) -> Run | None:
+        return self.mask
+
+    @classmethod
+    def of(cls, run: Run) -> "Stored":
+        """What stands for `run`."""
+        return cls(run.key, cls(mask.key) if (mask := run.compressed_by) else None)
 
 
 def shallow(run: Run) -> Run:
     """The same run, same key, its inputs known by key only: small to send, whatever it is built on."""
     by_key: dict[str, Any] = {
-        name: Stored(value.key) for name in run.names if isinstance(value := getattr(run, name), Run)
+        name: Stored.of(value) for name in run.names if isinstance(value := getattr(run, name), Run)
     }
     return replace(run, **by_key)
 
 
 def data_sets(runs: Iterable[Run]) -> list[str]:
     """The names of the data sets that `runs` need, each once."""
-    return sorted({run.recipe.data for run in runs if isinstance(run, Train | Line)})
+    return sorted({name for run in runs for name in run.data})
 
 
 def ancestry(runs: list[Run]) -> Iterator[Run]:

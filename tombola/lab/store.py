@@ -18,7 +18,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from tombola import files
 from tombola.errors import StoreError
-from tombola.lab.runs import Run, Stored
+from tombola.lab.runs import Outcome, Run, Stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,15 +39,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 SEEN_WITHIN_S = 120.0  # file systems between machines show late what another one has written
 POLL_S = 0.2
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run made: numbers, and named files of named tensors; and, for the record, how."""
-
-    values: Mapping[str, Any]
-    tensors: Mapping[str, Mapping[str, "Tensor"]] = field(default_factory=dict)
-    how: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -229,9 +220,8 @@ class Store:
         from tombola import mask_codec
 
         living = self.tensors(run, "weights")
-        mask_key = self._read(run.key, "outcome.json", "run").get("mask")
         try:
-            return mask_codec.expand(living, self.mask(Stored(mask_key))) if mask_key else living
+            return mask_codec.expand(living, self.mask(run.compressed_by)) if run.compressed_by else living
         except ValueError as error:
             raise self._damaged(self.root / "runs" / run.key / "weights.safetensors", error) from error
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from tombola.lab.kinds import Distance, Line, Train
 from tombola.lab.replicate import Replicate
-from tombola.lab.runs import Distance, Line, Run, Train
+from tombola.lab.runs import Run
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from altair.utils.schemapi import debug_mode
 
 from tombola import files
 from tombola.lab.findings import Finding, headlines, sentence
+from tombola.lab.kinds import Prune
 from tombola.lab.plan import Plan
 from tombola.lab.results import ACCURACY, Result, conclusions, criteria, network, table
-from tombola.lab.runs import Prune
 from tombola.lab.store import Store
 from tombola.report import figures
 from tombola.report.study_figures import study_figures

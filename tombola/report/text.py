@@ -16,10 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from tombola.data.folder import counted
-from tombola.lab.execute import Event
+from tombola.lab.kinds import Distance, Line
 from tombola.lab.plan import Plan, Row
+from tombola.lab.queue import Event
 from tombola.lab.results import ACCURACY, COLUMNS, Result, network, weights_of
-from tombola.lab.runs import Distance, Line, Run
+from tombola.lab.runs import Run
 from tombola.lab.studies import Question
 from tombola.study.verdict import Criteria, Verdict, contrast_record, contrasts, record
 
@@ -448,10 +449,7 @@ class Watcher:
             case "looked":
                 self._leaves(key, self._expected[key] * (1 - event.done / max(event.total, 1)))
                 name = self._names.get(key, key)
-                if isinstance(event.run, Line):
-                    self._now[key] = f"{name}: {event.done} of {event.total} points"
-                else:
-                    self._now[key] = f"{name}: validation loss {event.loss:.3f} at step {event.done}"
+                self._now[key] = f"{name}: {event.run.progress(event.done, event.total, event.loss)}"
             case "stored" | "failed" | "skipped":
                 self._done += event.what == "stored"
                 self._leaves(key, 0.0)

@@ -22,14 +22,13 @@ from tombola.engine.parallel import Crew, Parallel, leave, whole_batches
 from tombola.engine.reference import Reference
 from tombola.errors import StoreError, TombolaError
 from tombola.evaluate import Evaluation
-from tombola.lab import perform as performing
 from tombola.lab import store as storing
-from tombola.lab.execute import do
-from tombola.lab.perform import Bench
+from tombola.lab.attempt import do
 from tombola.lab.plan import plan
-from tombola.lab.runs import Stored
+from tombola.lab.runs import Outcome, Stored
 from tombola.lab.spec_file import read
-from tombola.lab.store import Outcome, Store
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, Optimizer
 
@@ -207,7 +206,7 @@ def test_all_go_on_from_the_leaders_checkpoint(
 ) -> None:
     store, crew = Store(tmp_path).open(), Leading()
     late(store, [step], monkeypatch)
-    halted = performing._halted(Stored("train-1"), Bench(store, None, crew=crew))  # type: ignore[arg-type]
+    halted = Worker(store, None, crew=crew).halted(Stored("train-1"))  # type: ignore[arg-type]
     assert crew.said == [step] and (halted and halted.values["step"]) == step
 
 
@@ -238,14 +237,14 @@ def test_a_checkpoint_that_is_seen_late_is_waited_for(
 ) -> None:
     store = Store(tmp_path).open()
     late(store, shown, monkeypatch)
-    halted = performing._halted(Stored("train-1"), Bench(store, None, crew=Following(8)))  # type: ignore[arg-type]
+    halted = Worker(store, None, crew=Following(8)).halted(Stored("train-1"))  # type: ignore[arg-type]
     assert halted is not None and halted.values["step"] == 8
 
 
 def test_where_the_leader_has_no_checkpoint_nobody_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path).open()
     late(store, [8], monkeypatch)
-    assert performing._halted(Stored("train-1"), Bench(store, None, crew=Following(None))) is None  # type: ignore[arg-type]
+    assert Worker(store, None, crew=Following(None)).halted(Stored("train-1")) is None  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_that_never_comes_is_no_silent_start_from_zero(
@@ -255,7 +254,7 @@ def test_a_checkpoint_that_never_comes_is_no_silent_start_from_zero(
     late(store, [4], monkeypatch)
     monkeypatch.setattr(storing, "SEEN_WITHIN_S", 0.01)
     with pytest.raises(StoreError, match="the checkpoint of train-1 at step 8, which the first process has written"):
-        performing._halted(Stored("train-1"), Bench(store, None, crew=Following(8)))  # type: ignore[arg-type]
+        Worker(store, None, crew=Following(8)).halted(Stored("train-1"))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- the command
@@ -298,7 +297,7 @@ def test_torchrun_makes_the_table_that_one_process_makes(place: Path) -> None:  
     one, two = Store(place / "one").open(), Store(place / "two")
     wanted = plan(read(str(place / "tiny.toml"), ()))
     for run in wanted.runs:
-        assert do(run, Bench(one, None, "reference"), lambda *seen: None) == ("stored",)
+        assert do(run, Worker(one, None, "reference"), lambda *seen: None) == ("stored",)
     assert one.keys() == two.keys()
     for row in wanted.rows:
         assert two.provenance(row.run)["engine"] == "data-parallel 2 x reference"

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 from tombola.engine import Choice
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
-from tombola.lab.execute import BUSY_POLL_S, Execute, Looked, Result, Tell, Work, do, one_thread
-from tombola.lab.runs import Run, Train, shallow
-from tombola.lab.store import Outcome, Store
+from tombola.lab.attempt import do, one_thread
+from tombola.lab.queue import BUSY_POLL_S, Announce, Result, RunQueue
+from tombola.lab.runs import Outcome, Run, Tell, shallow
+from tombola.lab.store import Store
+from tombola.lab.workers import Execute
 
 if TYPE_CHECKING:
     from tombola.engine.parallel import Crew
-    from tombola.lab.perform import Bench
+    from tombola.lab.worker import Worker
 
 _OF_THIS_PROCESS = (DataError, StoreError, NoRoom)  # other errors come of the run itself, and to all alike
 
@@ -45,48 +47,46 @@ def led(crew: "Crew") -> Execute:
         store: Store,
         data_dir: Path | None,
         workers: int,
-        tell: Tell,
+        tell: Announce,
         engine: Choice = "auto",
         devices: tuple[str, ...] = ("cpu",),
     ) -> Result:
-        from tombola.lab.perform import Bench
+        from tombola.lab.worker import Worker
 
-        bench = Bench(store, data_dir, engine, device=crew.device, clock=time.perf_counter, crew=crew)
-        work = Work(list(runs), store, tell)
-        while not work.over:
-            for run in (given := work.next()):
-                _lead(run, bench, work)
+        worker = Worker(store, data_dir, engine, device=crew.device, clock=time.perf_counter, crew=crew)
+        queue = RunQueue(list(runs), store, tell)
+        while not queue.over:
+            for run in (given := queue.next()):
+                _lead(run, worker, queue)
             if not given:  # another plan on this store has what is left
                 time.sleep(BUSY_POLL_S)
-        return work.result
+        return queue.result
 
     return execute
 
 
-def _lead(run: Run, bench: "Bench", work: Work) -> None:
+def _lead(run: Run, worker: "Worker", queue: RunQueue) -> None:
     alone = False
 
-    def performing(run: Run, bench: "Bench", looked: Looked) -> Outcome:
+    def performing(run: Run, worker: "Worker", looked: Tell) -> Outcome:
         nonlocal alone
-        from tombola.lab.perform import perform
-
-        if not isinstance(run, Train):
-            return perform(run, bench, looked)
-        assert bench.crew
-        bench.crew.hear(shallow(run))
+        if not run.data_parallel:
+            return run.perform(worker, looked)
+        assert worker.crew
+        worker.crew.hear(shallow(run))
         alone = True
-        ended = _all(run, bench, looked)
+        ended = _all(run, worker, looked)
         alone = False
         if isinstance(ended, TombolaError):
             raise ended
         return ended
 
-    what, *details = do(run, bench, lambda *seen: work.looked(run, *seen), performing)
+    what, *details = do(run, worker, lambda *seen: queue.looked(run, *seen), performing)
     match what:
         case "stored":
-            work.stored(run)
+            queue.stored(run)
         case "elsewhere":
-            work.elsewhere(run)
+            queue.elsewhere(run)
         case "stop":
             raise details[0]
         case "failed" if alone:  # no failure of the run, whose checkpoint is still good
@@ -95,7 +95,7 @@ def _lead(run: Run, bench: "Bench", work: Work) -> None:
                 "finished is kept; the same command goes on from here."
             )
         case "failed":
-            work.failed(run, *details)
+            queue.failed(run, *details)
 
 
 def follow(store: Store, data_dir: Path | None, crew: "Crew") -> None:
@@ -104,29 +104,27 @@ def follow(store: Store, data_dir: Path | None, crew: "Crew") -> None:
     Raises:
         StoreError: what the training needs is not to be seen in the store.
     """
-    from tombola.lab.perform import Bench
+    from tombola.lab.worker import Worker
 
-    bench = Bench(store, data_dir, device=crew.device, crew=crew)
+    worker = Worker(store, data_dir, device=crew.device, crew=crew)
     while run := crew.hear():
         for needed in run.inputs:
             store.await_seen(needed.key, partial(store.has, needed))
-        _all(run, bench, lambda *seen: None)
+        _all(run, worker, lambda *seen: None)
 
 
-def _all(run: Train, bench: "Bench", looked: Looked) -> Outcome | TombolaError:
+def _all(run: Run, worker: "Worker", looked: Tell) -> Outcome | TombolaError:
     """The outcome of a training by all processes, or how it failed, once all have said that it ended so for them too.
 
     What only this process failed of is raised: it ends, and torchrun ends the others.
     """
-    from tombola.lab.perform import perform
-
     ended: Outcome | TombolaError
     try:
-        ended = perform(run, bench, looked)
+        ended = run.perform(worker, looked)
     except _OF_THIS_PROCESS:
         raise
     except TombolaError as error:
         ended = error
-    assert bench.crew
-    bench.crew.agree(str(ended) if isinstance(ended, TombolaError) else "", f"the end of {run.key}")
+    assert worker.crew
+    worker.crew.agree(str(ended) if isinstance(ended, TombolaError) else "", f"the end of {run.key}")
     return ended

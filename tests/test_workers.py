@@ -24,13 +24,16 @@ from tombola.engine import kernels, measure
 from tombola.engine.chain import chain
 from tombola.engine.forms import Times
 from tombola.errors import TombolaError
-from tombola.lab.execute import Event, Result, Work, _dismiss, _fill, _Place, _shapes, _unheard, do, execute
-from tombola.lab.perform import Bench
+from tombola.lab.attempt import do
+from tombola.lab.kinds import Train
 from tombola.lab.plan import Plan, missing, plan
+from tombola.lab.queue import Event, Result, RunQueue
 from tombola.lab.results import conclusions, results, verdicts
-from tombola.lab.runs import Run, Train
+from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
-from tombola.lab.store import Outcome, Store
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
+from tombola.lab.workers import _dismiss, _fill, _Place, _shapes, _unheard, execute
 
 SPEC: dict[str, Any] = {
     "replicates": 1,
@@ -52,7 +55,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals")
 DRIVER = """
 import sys
 from pathlib import Path
-from tombola.lab.execute import execute
+from tombola.lab.workers import execute
 from tombola.lab.plan import missing, plan
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
@@ -107,10 +110,10 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The bytes of the plan's outcomes, made here in this process, one run after the other."""
-    bench = Bench(Store(tmp_path_factory.mktemp("expected") / "store").open(), None)
+    worker = Worker(Store(tmp_path_factory.mktemp("expected") / "store").open(), None)
     for run in planned().runs:
-        assert do(run, bench, lambda *seen: None) == ("stored",)
-    return outcomes(bench.store.root)
+        assert do(run, worker, lambda *seen: None) == ("stored",)
+    return outcomes(worker.store.root)
 
 
 @pytest.fixture
@@ -119,7 +122,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         # torch.optim imports torch._dynamo, with all that it needs, when the first optimiser is made.
-        context.set_forkserver_preload(["tombola.lab.perform", "sklearn.datasets", "torch._dynamo"])
+        context.set_forkserver_preload(["tombola.lab.worker", "sklearn.datasets", "torch._dynamo"])
         monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: context)
 
 
@@ -196,17 +199,17 @@ LOST = [
 @pytest.mark.parametrize("error", [*LOST, *REFUSED], ids=str)
 def test_where_a_gpu_is_lost_its_process_ends_and_burns_no_other_runs(error: Exception, store: Store) -> None:
     """Whatever it asks of that GPU now fails: the runs it still has would all be called failures."""
-    run, bench = planned().runs[0], Bench(store, None)
+    run, worker = planned().runs[0], Worker(store, None)
 
     def performed(*_: Any) -> Outcome:
         raise error
 
     if error in LOST:
         with pytest.raises(type(error)):
-            do(run, bench, lambda *seen: None, performed)
+            do(run, worker, lambda *seen: None, performed)
         assert store.failed() == set()
     else:
-        what, reason, _ = do(run, bench, lambda *seen: None, performed)
+        what, reason, _ = do(run, worker, lambda *seen: None, performed)
         assert what == "failed" and str(error) in reason
 
 
@@ -293,7 +296,7 @@ def test_a_worker_does_not_hear_ctrl_c_even_before_it_can_say_so(
     store: Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """From its first instant on, as the terminal sends it to the whole group."""
-    work, crew = Work([planned().runs[0]], store, quietly), list[Any]()
+    work, crew = RunQueue([planned().runs[0]], store, quietly), list[Any]()
     _fill(crew, work, 1, _Place(store.root, None, "reference", store.root, ("cpu",), {}))
     for _ in range(100):
         os.kill(crew[0].process.pid, signal.SIGINT)
@@ -335,14 +338,16 @@ def test_a_full_disk_stops_everything_and_leaves_nothing_half_written(
             execute(inits, store, None, 1, quietly)
     assert "What is finished is kept" in str(caught.value)
     assert len(store.keys()) == 1 and tidy(store) and not list((store.root / "failed").iterdir())
-    assert do(missing(wanted, store)[0], Bench(store, None), lambda *seen: None) == ("stored",), "it goes on from there"
+    assert do(missing(wanted, store)[0], Worker(store, None), lambda *seen: None) == ("stored",), (
+        "it goes on from there"
+    )
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_damaged_store_stops_everything(store: Store) -> None:
     wanted = planned()
     init = wanted.rows[0].run.start
-    assert do(init, Bench(store, None), lambda *seen: None) == ("stored",)
+    assert do(init, Worker(store, None), lambda *seen: None) == ("stored",)
     (store.root / "runs" / init.key / "weights.safetensors").write_bytes(b"")
     with pytest.raises(TombolaError, match=rf"{init.key}.*found a damaged one.*Remove the folder"):
         execute(missing(wanted, store), store, None, 1, quietly)
@@ -446,9 +451,9 @@ def test_a_table_of_several_measurements_says_so(store: Store, monkeypatch: pyte
     said = {}
     for form, levels in (("dense", 0), ("sparse", 1)):
         faked(form, monkeypatch)
-        bench = Bench(store, None, measured=measure.times(_shapes([wanted.experiment.spec.recipe], "auto", ("cpu",))))
+        worker = Worker(store, None, measured=measure.times(_shapes([wanted.experiment.spec.recipe], "auto", ("cpu",))))
         for run in planned(levels=levels, arms=["ticket"]).runs:
-            do(run, bench, lambda *seen: None)
+            do(run, worker, lambda *seen: None)
         found = results(wanted, store)
         said[form] = conclusions(wanted, found, verdicts(wanted, found), store)[-1]
     assert said["sparse"].startswith("These trainings were made by 2 measurements of the engine: the same training")
@@ -471,9 +476,9 @@ def test_what_the_driver_measures_is_what_the_kernels_ask_for(model: str) -> Non
 
 def test_whether_a_stack_pays_is_measured_once_by_all_workers(store: Store, tmp_path: Path) -> None:
     answers = iter([True, False, False])
-    benches = [Bench(store, None, shared=tmp_path) for _ in range(2)]
-    assert [bench.pays("recipe", 4, lambda: next(answers)) for bench in benches] == [True, True]
-    assert not benches[0].pays("recipe", 5, lambda: next(answers)), "another stack is measured by itself"
+    workers = [Worker(store, None, shared=tmp_path) for _ in range(2)]
+    assert [worker.pays("recipe", 4, lambda: next(answers)) for worker in workers] == [True, True]
+    assert not workers[0].pays("recipe", 5, lambda: next(answers)), "another stack is measured by itself"
 
 
 # ---------------------------------------------------------------- scheduling
@@ -493,7 +498,7 @@ def calls_to_schedule(replicates: int, together: int, store: Store) -> tuple[int
 
     sys.setprofile(count)
     try:
-        work = Work(list(wanted.runs), store, quietly)
+        work = RunQueue(list(wanted.runs), store, quietly)
         while given := work.next(lambda run: together):
             for run in given:
                 work.stored(run)

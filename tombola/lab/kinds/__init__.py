@@ -1,0 +1,9 @@
+"""The kinds of run there are: each a frozen value that says how it is performed, what it needs and what it costs."""
+
+from tombola.lab.kinds.distance import Distance
+from tombola.lab.kinds.init import Init
+from tombola.lab.kinds.line import Line
+from tombola.lab.kinds.masks import FullMask, Prune, RandomMask, ShuffledMask
+from tombola.lab.kinds.training import Train
+
+__all__ = ["Distance", "FullMask", "Init", "Line", "Prune", "RandomMask", "ShuffledMask", "Train"]

@@ -1,0 +1,293 @@
+"""The only kind of training, and how it is done: alone, or several in a stack."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from tombola import data, engine, models
+from tombola.data.facts import Facts
+from tombola.engine import measure
+from tombola.engine.forms import Shape, Times
+from tombola.errors import TombolaError
+from tombola.lab.runs import A_LOOK, Network, Outcome, Run, Tell
+from tombola.recipe import Recipe, learning_rate
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tombola.lab.checkpoints import Interval
+    from tombola.lab.recorder import Recorder
+    from tombola.lab.worker import Worker
+    from tombola.mask import Mask
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Train(Run):
+    """The only kind of training: from the weights of `start`, under `mask`, from step `begin` to step `until`.
+
+    Attributes:
+        start: where the weights come from. Rewinding is which run this names.
+        mask: which weights live; None for all of them.
+        recipe: how the training goes. Its schedule spans the recipe's length, whatever `begin` and `until` are.
+        data_fingerprint: of the recipe's data set: its content, its split sizes, its normalisation.
+        split_seed, order_seed: what is held out for validation; the order of the examples.
+        begin, until: optimiser steps done before and after.
+        evaluate_every, test_every: when the validation loss and the test accuracy are looked at.
+        optimizer_state: `fresh`, or `carried` over from `start`.
+        keep_optimizer: whether the outcome holds the optimiser's state for a successor that carries it over.
+        augment_seed: how the images are changed, where the recipe augments them.
+    """
+
+    kind = "train"
+    version = 1
+    data_parallel = True
+    later = frozenset({"augment_seed"})
+
+    start: Run
+    mask: Run | None
+    recipe: Recipe
+    data_fingerprint: str
+    split_seed: int
+    order_seed: int
+    begin: int
+    until: int
+    evaluate_every: int
+    test_every: int
+    optimizer_state: Literal["fresh", "carried"] = "fresh"
+    keep_optimizer: bool = False
+    augment_seed: int | None = None
+
+    def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
+        """Train, on whichever engine the worker chooses."""
+        return _alone(_start(self, worker), worker, tell)
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        return (self.recipe.data,)
+
+    @property
+    def recipe_trained(self) -> Recipe:
+        return self.recipe
+
+    @property
+    def compressed_by(self) -> Run | None:
+        return self.mask
+
+    @property
+    def steps(self) -> int:
+        return self.until - self.begin
+
+    def seconds(self, facts: Facts, step_seconds: Callable[[], float]) -> float:
+        """Its steps, the looks at validation and test images now and then, and two at all that it trains on."""
+        looks, tests = self.steps // self.evaluate_every + 1, self.steps // self.test_every + 1
+        images = looks * facts.validation + tests * facts.test + 2 * facts.train
+        return step_seconds() * (self.steps + A_LOOK * images / self.recipe.batch)
+
+    def progress(self, done: int, total: int, loss: float) -> str:
+        return f"validation loss {loss:.3f} at step {done}"
+
+    @property
+    def stack(self) -> tuple[Any, ...]:
+        """All but where trainings start, their masks and their seeds."""
+        recipe = self.recipe.model_dump_json()
+        looks = self.evaluate_every, self.test_every
+        return recipe, self.data_fingerprint, self.begin, self.until, *looks, self.optimizer_state, self.keep_optimizer
+
+    def stack_size(self, choice: engine.Choice, device: str) -> int:
+        recipe = self.recipe
+        if data.is_folder(recipe.data) or models.source(recipe.model):
+            return 1
+        facts = data.facts(recipe.data)
+        layers = models.layers(recipe.model, facts.shape, facts.classes)
+        return engine.at_once(choice, device, layers, recipe.batch)
+
+    @staticmethod
+    def perform_stack(
+        runs: "Sequence[Train]", worker: "Worker", tells: Sequence[Tell]
+    ) -> list[Outcome | TombolaError | None]:
+        """The outcomes of trainings with the same `stack`, of each its own or why it failed.
+
+        A stack has one step for all: trainings whose checkpoints are of another step, or whose carried optimisers have
+        counted other steps, go into a stack of their own.
+
+        Returns:
+            None for those that are better done by themselves: one that is left alone, and those that would not be
+            faster in a stack, unless stacks are asked for.
+        """
+        from tombola.engine import stacked
+
+        starts = [_start(run, worker) for run in runs]
+        outcomes: list[Outcome | TombolaError | None] = [None] * len(runs)
+        groups: dict[Any, list[int]] = {}
+        for place, start in enumerate(starts):
+            kept = start.halted.values["step"] if start.halted else None
+            groups.setdefault((kept, stacked.state_kind(start.state)), []).append(place)
+        for places in groups.values():
+            if len(places) == 1 or not _pays([starts[place] for place in places], worker):
+                continue
+            done = _stack([starts[place] for place in places], worker, [tells[place] for place in places])
+            for place, outcome in zip(places, done, strict=True):
+                outcomes[place] = outcome
+        return outcomes
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A training that is about to begin, or to go on from its checkpoint."""
+
+    run: Train
+    model: "nn.Module"
+    living: "Mask"
+    state: "Mapping[str, Tensor]"
+    halted: Outcome | None
+
+
+def _start(run: Train, worker: "Worker") -> _Start:
+    from tombola import prunable, weights
+
+    store, facts = worker.store, worker.placed(run.recipe).facts
+    model = Network(run.recipe.model, facts.shape, facts.classes).build()
+    living = store.mask(run.mask) if run.mask else prunable.full(model)
+    halted = worker.halted(run)
+    if halted:
+        start, state = halted.tensors["weights"], halted.tensors.get("optimizer", {})
+    else:
+        start = store.weights(run.start)
+        state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
+    weights.put(model, start)
+    return _Start(run, model, living, state, halted)
+
+
+def _alone(start: _Start, worker: "Worker", tell: Tell) -> Outcome:
+    run, recipe = start.run, start.run.recipe
+    consulted: dict[Shape, Times] = {}
+
+    def times(shapes: Iterable[Shape]) -> dict[Shape, Times]:
+        consulted.update(worker.times(shapes))
+        return consulted
+
+    training, name = engine.begin(
+        worker.engine,
+        start.model,
+        start.living,
+        recipe.optimizer,
+        start.state,
+        worker.placed(recipe),
+        recipe.batch,
+        worker.device,
+        recipe.precision,
+        augmented=recipe.augment is not None,
+        crew=worker.crew,
+        times=times,
+    )
+    recorder = _recorder(start, training, name, worker, tell)
+    recorder.how |= {"measurement": measure.record(consulted)} if consulted else {}
+    batches, rates = _batches(run, worker), _rates(run, worker)
+    training.train(batches, rates, recorder.begin, run.until, recorder.stops, recorder)
+    return _trained(start, training, recorder, worker)
+
+
+def _recorder(
+    start: _Start,
+    training: engine.Held,
+    name: str,
+    worker: "Worker",
+    tell: Tell,
+    interval: "Interval | None" = None,
+) -> "Recorder":
+    from tombola.lab.recorder import Examples, Recorder, Schedule
+
+    run = start.run
+    schedule = Schedule(run.begin, run.until, run.evaluate_every, run.test_every)
+    examples = Examples(worker.placed(run.recipe), *worker.split(run.recipe, run.split_seed), worker.test(run.recipe))
+    return Recorder(training, name, schedule, examples, worker.checkpoints(run, start.halted, interval), tell)
+
+
+def _pays(starts: Sequence[_Start], worker: "Worker") -> bool:
+    """Whether so many such trainings are faster in a stack."""
+    if worker.engine == "stacked":
+        return True
+    from tombola.engine import stacked
+
+    recipe = starts[0].run.recipe
+
+    def measured() -> bool:
+        return stacked.pays(
+            [start.model for start in starts],
+            [start.living for start in starts],
+            recipe.optimizer,
+            [_batches(start.run, worker) for start in starts],
+            worker.placed(recipe),
+            worker.device,
+            recipe.precision,
+        )
+
+    return worker.pays(recipe.model_dump_json(), len(starts), measured)
+
+
+def _stack(starts: Sequence[_Start], worker: "Worker", tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
+    from tombola.engine import stacked
+    from tombola.lab.checkpoints import Interval
+
+    run = starts[0].run
+    recipe = run.recipe
+    name = f"stacked {len(starts)} x reference"
+    stack = stacked.Stacked(
+        [start.model for start in starts],
+        [start.living for start in starts],
+        recipe.optimizer,
+        [start.state for start in starts],
+        worker.placed(recipe),
+        worker.device,
+        recipe.precision,
+    )
+    interval = Interval(worker.clock)
+    recorders = [
+        _recorder(start, replicate, name, worker, tell, interval)
+        for start, replicate, tell in zip(starts, stack.replicates, tells, strict=True)
+    ]
+    batches = [_batches(start.run, worker) for start in starts]
+    first = recorders[0]
+    failed = stack.train(batches, _rates(run, worker), first.begin, run.until, first.stops, recorders)
+    return [
+        error or _trained(start, replicate, recorder, worker)
+        for error, start, replicate, recorder in zip(failed, starts, stack.replicates, recorders, strict=True)
+    ]
+
+
+def _batches(run: Train, worker: "Worker") -> data.Batches:
+    recipe = run.recipe
+    return data.Batches(
+        worker.placed(recipe),
+        worker.split(recipe, run.split_seed)[0],
+        recipe.batch,
+        run.order_seed,
+        recipe.augment,
+        run.augment_seed or 0,
+        part=(worker.crew.rank, worker.crew.world) if worker.crew else (0, 1),
+        device=worker.device,
+    )
+
+
+def _rates(run: Train, worker: "Worker") -> Callable[[int], float]:
+    per_epoch = worker.placed(run.recipe).facts.epoch_iterations(run.recipe.batch)
+    return lambda step: learning_rate(run.recipe, step, per_epoch)
+
+
+def _trained(start: _Start, training: engine.Held, recorder: "Recorder", worker: "Worker") -> Outcome:
+    from tombola import mask_codec
+
+    run, living, numbers = start.run, start.living, recorder.finish()
+    trained = training.weights()
+    tensors = {"weights": mask_codec.compress(trained, living) if run.mask else trained}
+    if run.keep_optimizer:
+        tensors["optimizer"] = training.optimizer_state()
+    return Outcome(
+        {"alive": living.alive, "total": living.total, "density": living.density, **numbers},
+        tensors,
+        how={
+            "engine": ", then ".join(dict.fromkeys(recorder.engines)),
+            **engine.device_facts(worker.device),
+            **recorder.how,
+        },
+    )

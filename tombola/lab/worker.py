@@ -1,0 +1,147 @@
+"""What a worker has at hand while it performs runs: the store, the data sets, and how it trains."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from tombola import data, engine, files, models
+from tombola.data.likeness import alike
+from tombola.data.shared import attach
+from tombola.engine import measure
+from tombola.engine.forms import Shape, Times
+from tombola.lab.checkpoints import Checkpoints, Clock, Interval
+from tombola.lab.runs import Outcome, Run
+from tombola.lab.store import Store
+from tombola.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tombola.engine.parallel import Crew
+
+
+class Worker:
+    """What a worker has at hand: the store, the data sets, and how it trains.
+
+    Args:
+        data_dir: where data sets lie.
+        engine: what trains.
+        shared: where `data.shared.publish` has put them, to be mapped instead of read.
+        device: where it trains.
+        clock: the time in seconds; one that stands still keeps no checkpoints.
+        crew: the processes that do every training together; None where this one trains alone.
+        measured: how long layers take, of which one measurement holds for all that a command trains; None where this
+            worker is all there is, and measures for itself.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        data_dir: Path | None,
+        engine: engine.Choice = "auto",
+        shared: Path | None = None,
+        device: str = "cpu",
+        clock: Clock = lambda: 0.0,
+        crew: "Crew | None" = None,
+        measured: Mapping[Shape, Times] | None = None,
+    ) -> None:
+        self._measured, self._measures = dict(measured or {}), measured is None
+        self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
+        self.device, self.clock, self.crew = device, clock, crew
+        self._stacks: dict[tuple[str, int], bool] = {}  # recipe, how many -> whether they pay, where it is measured
+        self._datasets: dict[str, data.Dataset] = {}
+        self._placed: dict[str, data.Dataset] = {}
+        self._tests: dict[tuple[str, bool], Tensor] = {}
+        self._splits: dict[tuple[str, int, bool], tuple[Tensor, Tensor]] = {}
+
+    def dataset(self, name: str) -> data.Dataset:
+        if name not in self._datasets:
+            self._datasets[name] = attach(name, self._shared) if self._shared else data.load(name, self._data_dir)
+        return self._datasets[name]
+
+    def placed(self, recipe: Recipe) -> data.Dataset:
+        """The recipe's data set, normalised as it says, on the worker's device, moved there once."""
+        if recipe.data not in self._placed:
+            self._placed[recipe.data] = self.dataset(recipe.data).to(self.device)
+        return self._placed[recipe.data].normalised(recipe.normalise)
+
+    def times(self, shapes: Iterable[Shape]) -> dict[Shape, Times]:
+        """How long layers of these shapes take, from the one measurement there is."""
+        wanted = list(shapes)
+        if self._measures:
+            found = measure.times([shape for shape in wanted if shape not in self._measured])
+            self._measured = found | self._measured
+        return {shape: self._measured.get(shape, measure.ASSUMED) for shape in wanted}
+
+    def pays(self, recipe: str, count: int, measured: Callable[[], bool]) -> bool:
+        """Whether so many trainings of a recipe are faster in a stack; measured once, by the first worker that asks."""
+        if (recipe, count) not in self._stacks:
+            self._stacks[recipe, count] = False  # what cannot be measured, for lack of memory say, is not tried again
+            self._stacks[recipe, count] = self._agreed(f"{recipe} {count}", measured)
+        return self._stacks[recipe, count]
+
+    def _agreed(self, name: str, measured: Callable[[], bool]) -> bool:
+        """What the first worker of several finds."""
+        if not self._shared:
+            return measured()
+        path = self._shared / f"pays-{hashlib.sha256(name.encode()).hexdigest()[:20]}.json"
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                files.replace(path, json.dumps(measured()).encode())
+            return bool(json.loads(path.read_text(encoding="utf-8")))
+
+    def split(self, recipe: Recipe, split_seed: int) -> tuple[Tensor, Tensor]:
+        """As `data.split` has it, the validation images in the order in which the model evaluates them fastest."""
+        dataset, key = self.dataset(recipe.data), (recipe.data, split_seed, self._packs(recipe))
+        if key not in self._splits:
+            train, validation = data.split(dataset, split_seed)
+            if self._packs(recipe):
+                order = alike(dataset.images.numpy()[validation.numpy()])
+                validation = validation[torch.from_numpy(order)]
+            self._splits[key] = train, validation
+        return self._splits[key]
+
+    def test(self, recipe: Recipe) -> Tensor:
+        """All places in the test set, in such an order."""
+        images, key = self.dataset(recipe.data).test_images, (recipe.data, self._packs(recipe))
+        if key not in self._tests:
+            self._tests[key] = torch.from_numpy(alike(images.numpy())) if key[1] else torch.arange(len(images))
+        return self._tests[key]
+
+    def _packs(self, recipe: Recipe) -> bool:
+        """Whether images that leave the same pixels at zero are worth bringing together: only `engine.native` leaves
+        out what they multiply, and only in a fully connected first layer."""
+        dataset = self.dataset(recipe.data)
+        layers = models.chain(recipe.model, dataset.facts.shape, dataset.facts.classes)
+        connected = len(next(iter(layers.values()), ())) == 2
+        return connected and isinstance(dataset.images, Tensor) and dataset.images.dtype == torch.uint8
+
+    def halted(self, run: Run) -> Outcome | None:
+        """The checkpoint of `run`; all of a crew go on from that of their leader, whatever a file system shows them."""
+        halted = self.store.kept(run)
+        if self.crew is None:
+            return halted
+        step = self.crew.hear(halted and halted.values["step"])
+        if step is None:
+            return None
+
+        def seen() -> bool:
+            nonlocal halted
+            if halted is None or halted.values["step"] != step:
+                halted = self.store.kept(run)
+            return halted is not None and halted.values["step"] == step
+
+        self.store.await_seen(f"the checkpoint of {run.key} at step {step}", seen)
+        return halted
+
+    def checkpoints(self, run: Run, halted: Outcome | None, interval: Interval | None = None) -> Checkpoints:
+        """Where `run` keeps how far it is, from now on.
+
+        Args:
+            interval: that of the runs that are done at once with it.
+        """
+        return Checkpoints(run, self.store, self.clock, interval or Interval(self.clock), halted)

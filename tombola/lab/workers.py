@@ -1,0 +1,295 @@
+"""Do what a plan lacks: worker processes with one thread each, one run at a time, nothing finished ever lost.
+
+A worker gets one run, performs it, writes the outcome into the store and asks for the next. It claims the run first, so
+that two plans on one store never do the same run twice. If it dies, its run is tried once more; if the run itself
+fails, that is its outcome, the runs that need it are left out and the rest goes on.
+"""
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from tombola import data, models
+from tombola.data.shared import publish
+from tombola.engine import Choice, kernels, measure, shapes_of
+from tombola.engine.forms import Shape, Times
+from tombola.lab.attempt import do_all, no_room, one_thread
+from tombola.lab.queue import BUSY_POLL_S, Announce, Result, RunQueue
+from tombola.lab.runs import Run, Stored, shallow
+from tombola.lab.store import Store
+from tombola.recipe import Recipe
+
+GRACE_S = 5
+LOG_TAIL = 4000
+
+
+class Execute(Protocol):
+    """As `execute`."""
+
+    def __call__(
+        self,
+        runs: Iterable[Run],
+        store: Store,
+        data_dir: Path | None,
+        workers: int,
+        tell: Announce,
+        engine: Choice = "auto",
+        devices: tuple[str, ...] = ("cpu",),
+    ) -> Result:
+        """Perform `runs` and store their outcomes."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where workers find what they need."""
+
+    root: Path
+    data_dir: Path | None
+    engine: Choice
+    shared: Path
+    devices: tuple[str, ...]
+    measured: Mapping[Shape, Times]
+
+
+@dataclass(eq=False)
+class _Process:
+    process: Any
+    pipe: "Connection[Any, Any]"
+    log: Path
+    device: str
+    runs: dict[str, Run] = field(default_factory=dict)  # by key: those it has not answered for
+
+
+def execute(
+    runs: Iterable[Run],
+    store: Store,
+    data_dir: Path | None,
+    workers: int,
+    tell: Announce,
+    engine: Choice = "auto",
+    devices: tuple[str, ...] = ("cpu",),
+) -> Result:
+    """Perform `runs`, inputs before what needs them, and store their outcomes.
+
+    Args:
+        runs: those that are missing, inputs first.
+        workers: processes at work at once, >= 1.
+        tell: is told of every event, in this process.
+        engine: `auto`, `reference` for the plain loop, or `stacked`; see `engine.at_once`.
+        devices: where; workers share them evenly.
+
+    Raises:
+        NoRoom, StoreError, DataError: nothing more can be done - the disk is full, the data are damaged. What is
+            done is kept.
+        KeyboardInterrupt: passed on after the workers have been stopped.
+    """
+    queue = RunQueue(list(runs), store, tell)
+    crew: list[_Process] = []
+    with ExitStack() as stack:
+        stack.callback(_dismiss, crew)
+        try:
+            shared = stack.enter_context(store.scratch("data"))
+            # Here, and sent along: a second measurement may choose other forms, which give other last bits.
+            measured = measure.times(_shapes(queue.recipes, engine, devices))
+            place = _Place(store.root, data_dir, engine, shared, devices, measured)
+            _fill(crew, queue, workers, place)
+            for name in queue.data_sets:  # once for all workers, while they start
+                publish(name, data_dir, shared)
+        except OSError as error:
+            raise no_room(error, store) from error
+        while not queue.over:
+            _fill(crew, queue, workers, place)
+            for worker in list(crew):
+                idle = sum(not each.runs for each in crew)
+                if not worker.runs and (given := queue.next(_stack_size(engine, worker.device), idle)):
+                    worker.runs = {run.key: run for run in given}
+                    try:
+                        worker.pipe.send([shallow(run) for run in given])
+                    except OSError:
+                        _bury(worker, crew, queue)
+            _listen(crew, queue)
+        return queue.result
+
+
+def _stack_size(engine: Choice, device: str) -> Callable[[Run], int]:
+    """How many runs like a given one a worker of that device does at once."""
+    return lambda run: run.stack_size(engine, device)
+
+
+def _shapes(recipes: Iterable[Recipe], engine: Choice, devices: tuple[str, ...]) -> list[Shape]:
+    """What the kernels may be asked to train, where they may be asked."""
+    if engine != "auto" or "cpu" not in devices or not kernels.sets():
+        return []
+    shapes: list[Shape] = []
+    for recipe in recipes:
+        if not (recipe.augment or recipe.precision or data.is_folder(recipe.data) or models.source(recipe.model)):
+            facts = data.facts(recipe.data)
+            layers = models.chain(recipe.model, facts.shape, facts.classes)
+            shapes += shapes_of(layers, recipe.batch).values()
+    return shapes
+
+
+def _dismiss(crew: list[_Process]) -> None:
+    for worker in crew:
+        worker.process.terminate()
+    for worker in crew:
+        worker.process.join()
+        worker.log.unlink(missing_ok=True)
+
+
+def _fill(crew: list[_Process], queue: RunQueue, workers: int, place: "_Place") -> None:
+    while len(crew) < min(workers, queue.left) and queue.ready:
+        busy = [worker.device for worker in crew]
+        with _unheard():
+            crew.append(_hire(place, min(place.devices, key=busy.count)))
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """A Ctrl-C in here is heard at the end; processes that are started in here never hear one.
+
+    It reaches the whole group, and a new process would die of it, loudly, before its first line could ignore it.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which unblocks SIGINT when it starts
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))  # of what other threads receive
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which children inherit, unlike the handler
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _listen(crew: list[_Process], queue: RunQueue) -> None:
+    """Wait until some worker has something to say, or is dead, and act on it."""
+    at_work = [worker for worker in crew if worker.runs]
+    sources = [source for worker in at_work for source in (worker.pipe, worker.process.sentinel)]
+    if not sources:
+        time.sleep(BUSY_POLL_S)
+        return
+    heard = wait(sources, timeout=queue.pause_s)
+    for worker in at_work:
+        if worker.pipe in heard:
+            try:
+                message = worker.pipe.recv()
+            except (EOFError, OSError):
+                _bury(worker, crew, queue)
+            else:
+                _hear(worker, queue, *message)
+        elif worker.process.sentinel in heard:
+            _bury(worker, crew, queue)
+
+
+def _hear(worker: _Process, queue: RunQueue, key: str, what: str, *details: Any) -> None:
+    if what == "looked":
+        queue.looked(worker.runs[key], *details)
+        return
+    if what == "apart":
+        queue.apart(worker.runs[key], *details)
+        return
+    run = worker.runs.pop(key)
+    match what:
+        case "stored":
+            queue.stored(run)
+        case "elsewhere":
+            queue.elsewhere(run)
+        case "failed":
+            queue.failed(run, *details)
+        case "stop":
+            raise details[0]
+
+
+def _bury(worker: _Process, crew: list[_Process], queue: RunQueue) -> None:
+    crew.remove(worker)
+    worker.process.join(timeout=GRACE_S)
+    worker.process.kill()  # of no effect on one that is gone, as nearly all are by now
+    worker.process.join()
+    code = worker.process.exitcode
+    reason = (
+        f"its worker was killed by {signal.Signals(-code).name}"
+        if code < 0
+        else f"its worker ended with exit status {code}"
+    )
+    log = worker.log.read_text(errors="replace")[-LOG_TAIL:] if worker.log.exists() else ""
+    worker.log.unlink(missing_ok=True)
+    for run in worker.runs.values():
+        queue.died(run, reason, f"{reason}\n{log}")
+
+
+def _hire(place: _Place, device: str) -> _Process:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    log = place.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
+    process = context.Process(target=_serve, args=(theirs, place, device, log), daemon=True)
+    process.start()
+    theirs.close()
+    return _Process(process, ours, log, device)
+
+
+def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) -> None:
+    """A worker's life: take a run, do it, say so, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for good, and where `_unheard` could not see to it
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    store = Store(place.root)
+    with store.claim(Stored(log.name)):  # else another process would take the log for a leftover
+        with log.open("w") as file:
+            os.dup2(file.fileno(), sys.stderr.fileno())
+        faulthandler.enable()
+        one_thread()
+        if device != "cpu":
+            import torch
+
+            torch.cuda.set_device(device)  # else what asks for no device in particular would ask the first one
+        if place.engine == "reference":
+            _warm_up()
+        from tombola.lab.worker import Worker
+
+        worker = Worker(
+            store,
+            place.data_dir,
+            place.engine,
+            place.shared,
+            device,
+            time.perf_counter,
+            measured=place.measured,
+        )
+        while True:
+            try:
+                runs = pipe.recv()
+            except EOFError:
+                return
+            do_all(runs, worker, lambda run, *said: pipe.send((run.key, *said)))
+
+
+def _warm_up() -> None:
+    """One training step of nothing: torch imports half of itself at the first one, which is no run's time."""
+    import torch
+
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    model(torch.zeros(1, 1)).sum().backward()
+    optimizer.step()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -17,12 +17,14 @@ from tombola import data, models, weights
 from tombola.cli import main
 from tombola.evaluate import evaluate
 from tombola.lab.attempt import do
-from tombola.lab.findings import Alike, Connected, Stable, findings, sentence
 from tombola.lab.kinds import Distance, Line, Prune, RandomMask, Train
 from tombola.lab.plan import Plan, missing, plan
-from tombola.lab.results import conclusions, results, table, unanswered, verdicts
+from tombola.lab.results import conclusions, findings, results, table, unanswered, verdicts
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
+from tombola.lab.studies.connectivity import Connected
+from tombola.lab.studies.overlap import Alike
+from tombola.lab.studies.stability import Stable
 from tombola.lab.worker import Worker
 from tombola.study.connectivity import barrier
 from tombola.study.overlap import overlaps
@@ -89,7 +91,7 @@ def test_two_trainings_of_a_pair_differ_in_order_and_augmentation_alone() -> Non
     pairs = [
         (question.run.left, question.run.right)
         for question in wanted.questions
-        if question.study != "pruning" and isinstance(question.run, Distance | Line)
+        if question.part != "pruning" and isinstance(question.run, Distance | Line)
     ]
     assert len(pairs) == 2 * 2 * (2 * 3 + 1 + 2)
     for left, right in pairs:
@@ -99,7 +101,7 @@ def test_two_trainings_of_a_pair_differ_in_order_and_augmentation_alone() -> Non
 
 def test_the_random_baseline_differs_from_its_ticket_in_the_mask_alone() -> None:  # K1 K3
     wanted = planned("resnet")
-    for question in (one for one in wanted.questions if one.arm == "random" and one.study == "pruning"):
+    for question in (one for one in wanted.questions if one.arm == "random" and one.part == "pruning"):
         run = question.density_of
         assert isinstance(run.mask, RandomMask) and isinstance(run.mask.like, Prune)
         ticket = next(
@@ -114,7 +116,7 @@ def test_the_random_baseline_differs_from_its_ticket_in_the_mask_alone() -> None
 def test_stability_to_pruning_compares_with_the_dense_network_of_the_same_order() -> None:
     wanted = planned("lenet")
     dense = {(row.replicate, row.rewind): row.run for row in wanted.rows if row.arm == "dense"}
-    asked = [question for question in wanted.questions if question.study == "pruning"]
+    asked = [question for question in wanted.questions if question.part == "pruning"]
     assert len(asked) == 2 * 2 * 2
     for question in asked:
         assert isinstance(question.run, Distance) and question.run.mask == question.run.right.mask
@@ -134,7 +136,7 @@ def test_what_the_table_has_is_not_trained_again() -> None:
 def test_orders_are_other_for_other_replicates() -> None:  # K10
     by_replicate: dict[int, set[int]] = {}
     for question in planned("lenet").questions:
-        if isinstance(question.run, Distance | Line) and question.study != "pruning":
+        if isinstance(question.run, Distance | Line) and question.part != "pruning":
             seeds = {question.run.left.order_seed, question.run.right.order_seed}
             by_replicate.setdefault(question.replicate, set()).update(seeds)
     assert [len(seeds) for seeds in by_replicate.values()] == [3, 3] and by_replicate[0].isdisjoint(by_replicate[1])
@@ -283,7 +285,7 @@ def test_every_study_has_its_findings(recipe: str, lab: Lab) -> None:
     assert all(one.found.barrier.n == 2 and one.found.pairs == (1, 1) for one in connected)
     alike = [one for one in found if isinstance(one, Alike)]
     assert {(one.level, one.rewind) for one in alike} == {(level, step) for level in (1, 2) for step in (0, 6)}
-    assert all(sentence(one).endswith(".") for one in found)
+    assert all(one.sentence.endswith(".") for one in found)
 
 
 def test_a_mean_barrier_is_that_of_the_pairs(lab: Lab) -> None:

@@ -21,12 +21,13 @@ from tombola.engine import Choice
 from tombola.errors import DataError, SpecError
 from tombola.evaluate import evaluate
 from tombola.lab.attempt import do, do_all
-from tombola.lab.findings import Answer, _connected
 from tombola.lab.plan import Plan, plan
 from tombola.lab.results import criteria, results, table, ticket_of
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.studies import STUDIES, Answer, Evidence, asked
+from tombola.lab.studies.connectivity import Connected
 from tombola.lab.worker import Worker
 from tombola.study.paired import paired
 from tombola.train import cross_entropy
@@ -362,7 +363,7 @@ def test_a_spec_of_texts_has_its_faults_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("examples", [3, None])
-def test_a_barrier_on_a_text_is_known_to_an_answer(examples: int | None) -> None:
+def test_a_barrier_on_a_text_is_known_to_an_answer(examples: int | None, tmp_path: Path) -> None:
     """Barriers that agree have the interval of what one answer, not one example, can be out by."""
     study = {"connectivity": {"levels": [0], "orders": 2, "examples": examples}}
     wanted = planned("shakespeare", study=study, replicates=2)
@@ -374,7 +375,9 @@ def test_a_barrier_on_a_text_is_known_to_an_answer(examples: int | None) -> None
         "barriers": {"none": each},
     }
     answers = [Answer(question, 1.0, values) for question in wanted.questions]
-    found = {one.on: one.found.barrier for one in _connected(answers, wanted)}
+    ((barriers, own),) = asked(wanted.experiment.spec.study, STUDIES)
+    evidence = Evidence(wanted.experiment.spec, wanted.rows, answers, Store(tmp_path), 0.95, frozenset())
+    found = {one.on: one.found.barrier for one in barriers.findings(own, evidence) if isinstance(one, Connected)}
     sizes = {"train": examples or facts.train, "test": examples or facts.test}
     length = facts.shape[0]
     assert length > 1 and found == {on: paired([0.1, 0.1], 0.95, 1 / (size * length)) for on, size in sizes.items()}

@@ -26,8 +26,8 @@ from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 
 if TYPE_CHECKING:
-    from tombola.lab.findings import Finding
     from tombola.lab.results import Result
+    from tombola.lab.studies import Finding
     from tombola.lab.workers import Execute
     from tombola.study.verdict import Verdict
 
@@ -256,7 +256,7 @@ def study(
     common: Common = Common(),
     format: Literal["text", "json"] = "text",
 ) -> int:
-    """Say what the studies of an experiment found: stability, linear connectivity, overlap of masks.
+    """Say what the studies of an experiment found.
 
     Parameters
     ----------
@@ -265,8 +265,7 @@ def study(
     format
         Sentences for people; json has every number behind them.
     """
-    from tombola.lab.findings import findings, sentence
-    from tombola.lab.results import unanswered
+    from tombola.lab.results import findings, unanswered
     from tombola.report.text import findings_json
 
     wanted, store = _existing(spec, common)
@@ -278,14 +277,19 @@ def study(
             where=name,
             expected="finished studies",
             found="none" if asked else "no [study] table in the spec",
-            todo=f"`tombola run {name}` makes them." if asked else "--set study.overlap.levels=5, say.",
+            todo=f"`tombola run {name}` makes them." if asked else f"--set {_example(wanted)}, say.",
         )
     lacking = unanswered(wanted, store)
     if format == "json":
         print(findings_json(wanted.experiment.name, found, lacking))
     else:
-        print("\n".join([*lacking, *map(sentence, found)]))
+        print("\n".join([*lacking, *(finding.sentence for finding in found)]))
     return 0
+
+
+def _example(wanted: Plan) -> str:
+    """A change that asks for the last study of the table, the cheapest."""
+    return next(study.example for study in reversed(wanted.experiment.members.studies.values()) if study.example)
 
 
 @app.command
@@ -297,8 +301,7 @@ def report(spec: str, /, *, common: Common = Common()) -> int:
     spec
         A preset's name or a TOML file.
     """
-    from tombola.lab.findings import findings
-    from tombola.lab.results import verdicts
+    from tombola.lab.results import findings, verdicts
 
     wanted, store = _existing(spec, common)
     found = _found(wanted, store)
@@ -557,15 +560,14 @@ def _found(wanted: Plan, store: Store, allow_none: bool = False) -> "list[Result
 
 
 def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -> None:
-    from tombola.lab.findings import findings, headlines, sentence
-    from tombola.lab.results import conclusions, verdicts
+    from tombola.lab.results import conclusions, findings, verdicts
     from tombola.report.text import summary_table
 
     judged = verdicts(wanted, found)
     console.print(summary_table(found, judged, wanted.experiment.spec.verdict.at, console.width))
     answers = findings(wanted, store)
-    said = [*conclusions(wanted, found, judged, store), *map(sentence, first := headlines(answers))]
-    for line in said:
+    first = [finding for finding in answers if finding.headline]
+    for line in [*conclusions(wanted, found, judged, store), *(finding.sentence for finding in first)]:
         console.print(line, highlight=False, markup=False)
     if len(first) < len(answers):
         more = _counted(len(answers) - len(first), "finding")

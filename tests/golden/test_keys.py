@@ -17,17 +17,9 @@ from pydantic_core import to_jsonable_python
 from tombola.controls import CONTROLS
 from tombola.lab import kinds, presets, runs
 from tombola.lab.replicate import Replicate
-from tombola.lab.spec import (
-    ConnectivitySpec,
-    EvaluateSpec,
-    OverlapSpec,
-    PruneSpec,
-    Spec,
-    StabilitySpec,
-    StudySpec,
-    VerdictSpec,
-)
+from tombola.lab.spec import EvaluateSpec, PruneSpec, Spec, StudySpec, VerdictSpec
 from tombola.lab.spec_file import read
+from tombola.lab.studies import STUDIES
 from tombola.methods import METHODS
 from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
 from tombola.steps import Step
@@ -50,9 +42,7 @@ VALUES: list[type[Value]] = [
     EvaluateSpec,
     VerdictSpec,
     StudySpec,
-    StabilitySpec,
-    ConnectivitySpec,
-    OverlapSpec,
+    *(study.table for study in STUDIES.values()),
     Recipe,
     SGD,
     Adam,

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tombola.controls import CONTROLS, Control
+from tombola.lab.studies import STUDIES, Study
 from tombola.mark import Mark, marks
 from tombola.methods import METHODS, Method
 from tombola.objective import OBJECTIVES, Objective
@@ -18,7 +19,7 @@ class Members:
     controls: dict[str, Control]
     scores: dict[str, Score]
     objectives: dict[str, type[Objective]]
-    studies: dict[str, Any]
+    studies: dict[str, Study]
 
     @property
     def tables(self) -> dict[str, dict[str, Any]]:
@@ -37,4 +38,4 @@ class Members:
         return getattr(spec, control.draws) if control and control.draws else 1
 
 
-BUILT_IN = Members(METHODS, CONTROLS, SCORES, OBJECTIVES, studies={})
+BUILT_IN = Members(METHODS, CONTROLS, SCORES, OBJECTIVES, STUDIES)

@@ -11,30 +11,12 @@ from tombola import data, models
 from tombola.engine import Foreseen, at_once, devices, foresee, processes
 from tombola.lab.kinds import Train
 from tombola.lab.replicate import Replicate
+from tombola.lab.row import Row
 from tombola.lab.runs import Run, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
-from tombola.lab.studies import Question, questions
+from tombola.lab.studies import Question, Series, asked
 from tombola.layer_patterns import named
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of an experiment's table: which training it is about.
-
-    Attributes:
-        arm: what is compared, `dense` at level 0.
-        replicate, level: which repetition, how many rounds of pruning.
-        draw: which of several draws of a control; 0 where there is one.
-        rewind: k, the step it starts from, in optimiser steps.
-    """
-
-    arm: str
-    replicate: int
-    level: int
-    draw: int
-    run: Train
-    rewind: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,15 +31,17 @@ class Plan:
 
 def plan(experiment: Experiment) -> Plan:
     """List the runs that `experiment` wants."""
-    spec, members, rows, asked = experiment.spec, experiment.members, list[Row](), list[Question]()
+    spec, members, rows, questions = experiment.spec, experiment.members, list[Row](), list[Question]()
     for number in range(spec.replicates):
         for step in spec.rewind:
             replicate = Replicate(spec, number, step, members)
             tickets = list(members.methods[spec.method].search(replicate, spec.levels))
             rows += _rows(replicate, tickets)
-            asked += questions(replicate, tickets)
-    wanted = [*(row.run for row in rows), *(question.run for question in asked)]
-    return Plan(experiment, tuple(rows), tuple(asked), tuple(ancestry(wanted)))
+            series = Series(replicate, tickets, members.controls)
+            for study, table in asked(spec.study, members.studies):
+                questions += study.questions(table, series)
+    wanted = [*(row.run for row in rows), *(question.run for question in questions)]
+    return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(wanted)))
 
 
 def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput, StoreError
 from tombola.lab.kinds import Init, Train
-from tombola.lab.plan import Plan, Row
+from tombola.lab.plan import Plan
 from tombola.lab.replicate import Replicate
+from tombola.lab.row import Row
 from tombola.lab.runs import Run
 from tombola.lab.store import Store
+from tombola.lab.studies import Answer, Evidence, Finding, asked
 from tombola.study.sentences import sentences
 from tombola.study.smoothed import smoothed_early_stop
 from tombola.study.verdict import Criteria, Trial, Verdict, judge
@@ -156,6 +158,21 @@ def _failures(wanted: Plan, store: Store) -> list[str]:
     listed = ", ".join(f"{count} of {arm}" for arm, count in arms.items())
     said = [f"{arms.total()} trainings failed and are left out of every comparison: {listed}."] if arms else []
     return [*said, *unanswered(wanted, store)]
+
+
+def findings(wanted: Plan, store: Store) -> list[Finding]:
+    """All that the finished answers allow to say, study by study."""
+    spec, done = wanted.experiment.spec, frozenset(store.keys())
+    answers = [
+        Answer(question, store.values(question.density_of)["density"], store.values(question.run))
+        for question in wanted.questions
+        if question.run.key in done and question.density_of.key in done
+    ]
+    confidence, told = criteria(wanted).confidence, list[Finding]()
+    for study, table in asked(spec.study, wanted.experiment.members.studies):
+        own = [answer for answer in answers if answer.question.study == study.name]
+        told += study.findings(table, Evidence(spec, wanted.rows, own, store, confidence, done))
+    return told
 
 
 def unanswered(wanted: Plan, store: Store) -> list[str]:

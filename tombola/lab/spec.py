@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -13,30 +13,19 @@ from tombola import data
 from tombola.data.facts import Facts
 from tombola.engine import Choice, Device
 from tombola.lab import presets
+from tombola.lab.fields import MOST, listed
 from tombola.lab.members import BUILT_IN, Members
+from tombola.lab.studies import study_table
 from tombola.recipe import Recipe, StepField
 from tombola.steps import Step
 from tombola.value import Count, Number, Rate, Value
 
-MOST = 1_000_000  # of anything that is counted, and of trainings and measurements in one plan
-MOST_STEPS = 100_000_000  # of one training
-
+if TYPE_CHECKING:
+    StudySpec = Value
+else:
+    StudySpec = study_table(BUILT_IN.studies)
 
 MOST_MARGIN = 0.1  # of accuracy: whoever asks for more means points
-
-
-def _listed(value: Any) -> Any:
-    # `--set arms=ticket` and `--set arms=ticket,reinit` mean a list.
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
-    return [value] if isinstance(value, int | float) else value
-
-
-def _numbers(value: Any) -> Any:
-    # `--set study.overlap.levels=3` and `=3,4` mean a list.
-    if isinstance(value, str) and all(part.strip().isdecimal() for part in value.split(",")):
-        return [int(part) for part in value.split(",")]
-    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _points(value: Any) -> Any:
@@ -81,8 +70,8 @@ class PruneSpec(Value):
     rate: Rate = 0.2
     conv_rate: Rate | None = None
     output_rate: Rate | None = None
-    keep: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
-    include: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    keep: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    include: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     score: Annotated[str, _member("scores")] = "magnitude"
 
     @property
@@ -119,55 +108,6 @@ class VerdictSpec(Value):
     confidence: Number = Field(default=0.95, gt=0.5, lt=1)
 
 
-Levels = Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], BeforeValidator(_numbers)]
-
-
-class StabilitySpec(Value):
-    """Where two trainings of a ticket end, and where a ticket ends beside the dense network: `study.stability`.
-
-    Attributes:
-        levels: of the tickets.
-        orders: trainings of each, in as many data orders: the ticket's own and others.
-    """
-
-    levels: Levels = Field(min_length=1)
-    orders: Count = Field(default=2, ge=2, le=MOST)
-
-
-class ConnectivitySpec(Value):
-    """How high the error rises between two trainings from one start in different data orders: `study.connectivity`.
-
-    Attributes:
-        levels: of the networks; 0 is the dense one.
-        arms: which networks at these levels, beside the ticket's.
-        orders: trainings of each; every two of them are a pair.
-        points: on the line between two, its ends included.
-        examples: of the training set and of the test set each, at which the error is measured; None for all.
-    """
-
-    levels: Levels = Field(min_length=1)
-    arms: Annotated[tuple[Literal["ticket", "random", "reinit"], ...], BeforeValidator(_listed)] = Field(
-        default=("ticket",), min_length=1
-    )
-    orders: Count = Field(default=3, ge=2, le=MOST)
-    points: Count = Field(default=30, ge=2, le=MOST)
-    examples: Annotated[Count, Field(gt=0, le=MOST_STEPS)] | None = None
-
-
-class OverlapSpec(Value):
-    """How alike the masks of two replicates' tickets are, layer by layer, beside chance: `study.overlap`."""
-
-    levels: Levels = Field(min_length=1)
-
-
-class StudySpec(Value):
-    """What else is asked of an experiment's networks."""
-
-    stability: StabilitySpec | None = None
-    connectivity: ConnectivitySpec | None = None
-    overlap: OverlapSpec | None = None
-
-
 class Spec(Value):
     """One experiment; `docs/spec.md` explains each field."""
 
@@ -175,10 +115,10 @@ class Spec(Value):
     replicates: Count = Field(default=3, ge=1, le=MOST)
     levels: Count = Field(default=20, ge=0, le=MOST)
     arms: Annotated[
-        tuple[Annotated[str, _member("controls", "methods", also=["ticket"])], ...], BeforeValidator(_listed)
+        tuple[Annotated[str, _member("controls", "methods", also=["ticket"])], ...], BeforeValidator(listed)
     ] = Field(default=("ticket", "reinit", "random"), min_length=1)
     method: Annotated[str, _member("methods")] = "iterative"
-    rewind: Annotated[tuple[StepField, ...], BeforeValidator(_listed)] = Field(default=(Step("0it"),), min_length=1)
+    rewind: Annotated[tuple[StepField, ...], BeforeValidator(listed)] = Field(default=(Step("0it"),), min_length=1)
     reinits: Count = Field(default=1, ge=1, le=MOST)
     randoms: Count = Field(default=1, ge=1, le=MOST)
     seed: Count = Field(default=0, ge=0)

@@ -2,15 +2,17 @@
 
 import difflib
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tombola import data, models
 from tombola.data import subset, tokenised
 from tombola.errors import BadInput, DataError, Fault
+from tombola.lab.fields import MOST, MOST_STEPS
 from tombola.lab.members import Members
-from tombola.lab.spec import MOST, MOST_STEPS, Spec
+from tombola.lab.spec import Spec
+from tombola.lab.studies import Setting, asked
+from tombola.lab.studies.checks import repeated
 from tombola.layer_patterns import named
 from tombola.models import hf
 
@@ -116,7 +118,7 @@ def _rewinding(spec: Spec) -> Iterable[Fault]:
     for text, step in zip(spec.rewind, points, strict=True):
         if step >= max(length, 1):
             yield Fault("rewind", f"steps before the end of the training, {spec.recipe.length}", repr(str(text)))
-    yield from _repeated("rewind", "step", points, "iterations ")
+    yield from repeated("rewind", "step", points, "iterations ")
     if spec.carry_optimizer and 0 in points:
         yield Fault("carry_optimizer", "false where rewind is 0it", "true", "before the first step there is no state")
 
@@ -147,7 +149,7 @@ def _arms(spec: Spec, members: Members) -> Iterable[Fault]:
             yield Fault("arms", "only ticket and other methods", repr(control), why)
     if "ticket" not in spec.arms:
         yield Fault("arms", "ticket among them", repr(list(spec.arms)), "the other arms are compared with it")
-    yield from _repeated("arms", "arm", spec.arms)
+    yield from repeated("arms", "arm", spec.arms)
     if spec.method in spec.arms:
         yield Fault(
             "arms",
@@ -170,26 +172,6 @@ def _endless(spec: Spec, members: Members) -> Iterable[Fault]:
             f"{counts[largest]:,}, with which there are {rows:,}",
             "they are counted over replicates, rewind steps, levels, arms and their draws",
         )
-    for name in ("stability", "connectivity"):
-        study = getattr(spec.study, name)
-        if study is None:
-            continue
-        arms = 2 if name == "stability" else len(study.arms)
-        asked = tables * len(study.levels) * arms * (study.orders * (study.orders - 1) // 2)
-        if asked > MOST:
-            yield Fault(
-                f"study.{name}.orders",
-                f"a study of at most {MOST:,} measurements",
-                f"{study.orders:,}, with which there are {asked:,}",
-                "every two data orders are a measurement, at each level, in each replicate",
-            )
-
-
-def _repeated(path: str, what: str, given: Sequence[str | int], unit: str = "") -> Iterable[Fault]:
-    """What a list has several times: its answers would count as several, too."""
-    for one, times in Counter(given).items():
-        if times > 1:
-            yield Fault(path, f"each {what} once", f"{one} {unit}{times} times")
 
 
 def _foreign(spec: Spec) -> Iterable[Fault]:
@@ -238,26 +220,12 @@ def _misnamed_layers(spec: Spec) -> Iterable[Fault]:
         )
 
 
-def _misplaced_studies(spec: Spec, members: Members) -> Iterable[Fault]:
-    """Studies of levels or arms that the experiment does not have."""
-    for name, study in spec.study:
-        if study is None:
-            continue
-        least = 0 if name == "connectivity" else 1
-        if spec.levels < least:
-            yield Fault(f"study.{name}", "a spec with levels >= 1, as it is about tickets", f"levels = {spec.levels}")
-            continue
-        for level in study.levels:
-            if not least <= level <= spec.levels:
-                yield Fault(f"study.{name}.levels", f"levels from {least} to {spec.levels}, the spec's", str(level))
-        yield from _repeated(f"study.{name}.levels", "level", study.levels)
-        if not members.methods[spec.method].rewinds:
-            yield Fault(f"study.{name}", "a method that rewinds to early weights", repr(spec.method), "or no study")
-    if spec.study.connectivity:
-        yield from _repeated("study.connectivity.arms", "arm", spec.study.connectivity.arms)
-    if spec.study.overlap and spec.replicates < 2:
-        yield Fault("study.overlap", "two replicates at least, whose masks are compared", str(spec.replicates))
+def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Studies of what the experiment does not have."""
+    setting = Setting(spec, members.methods[spec.method], tuple(members.controls))
+    for study, table in asked(spec.study, members.studies):
+        yield from study.faults(table, setting)
 
 
 _CHECKS = (_length, _foreign, _data, _steps, _rewinding, _misnamed_layers, _optimizer, _scope)
-_CHECKS_OF_MEMBERS = (_endless, _misplaced_studies, _arms)
+_CHECKS_OF_MEMBERS = (_endless, _studies, _arms)

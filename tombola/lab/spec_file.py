@@ -11,18 +11,9 @@ from pydantic import BaseModel, ValidationError
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
 from tombola.lab.members import BUILT_IN, Members
-from tombola.lab.spec import (
-    ConnectivitySpec,
-    EvaluateSpec,
-    Experiment,
-    OverlapSpec,
-    PruneSpec,
-    Spec,
-    StabilitySpec,
-    StudySpec,
-    VerdictSpec,
-)
+from tombola.lab.spec import EvaluateSpec, Experiment, PruneSpec, Spec, StudySpec, VerdictSpec
 from tombola.lab.spec_checks import contradictions, unknown_names
+from tombola.lab.studies import STUDIES
 from tombola.objective import OBJECTIVES
 from tombola.recipe import Optimizer, Recipe, Schedule
 
@@ -125,9 +116,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "evaluate": EvaluateSpec,
     "verdict": VerdictSpec,
     "study": StudySpec,
-    "study.stability": StabilitySpec,
-    "study.connectivity": ConnectivitySpec,
-    "study.overlap": OverlapSpec,
+    **{f"study.{name}": study.table for name, study in STUDIES.items()},
 }
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import altair as alt
 
-from tombola.lab.members import BUILT_IN
+from tombola.charts import Figure, Spec, styled
+from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.results import ACCURACY, Result
+from tombola.lab.studies import Finding
 from tombola.mark import COLOURS, Mark
 from tombola.report.text import arms_of
 
 PANELS = 3  # side by side
 CURVES = 6  # levels shown at most: more lines cannot be told apart
-
-Spec = dict[str, Any]
 
 
 def all_figures(
@@ -73,6 +73,15 @@ def all_figures(
             "What survives of the first layer, as an image of the input: living weights of each pixel, "
             f"relative to the layer's mean (replicate 0{step}).",
         )
+    return figures
+
+
+def study_figures(findings: Sequence[Finding], members: Members = BUILT_IN) -> dict[str, Figure]:
+    """The figures of each study that found something, by name."""
+    figures: dict[str, Figure] = {}
+    for study in members.studies.values():
+        if own := [finding for finding in findings if finding.study == study.name]:
+            figures |= study.figures(own, members.marks)
     return figures
 
 
@@ -293,36 +302,3 @@ def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> Spec:
         for name, (density, _) in zip(cells, images, strict=True)
     ]
     return styled(alt.hconcat(*charts, spacing=12), cells)
-
-
-def styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> Spec:
-    """The chart, in which data sets are only named, as a specification that holds them: altair would copy each many
-    times over."""
-    styled = (
-        chart.configure(font="Helvetica, Arial, sans-serif", background="white")
-        .configure_axis(
-            labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e4e4e4", labelFlush=False
-        )
-        .configure_legend(
-            labelFontSize=12,
-            titleFontSize=12,
-            titleFontWeight="normal",
-            symbolSize=120,
-            symbolOpacity=1,
-            symbolStrokeWidth=2,
-        )
-        .configure_title(fontSize=13, fontWeight="normal")
-        .configure_view(stroke="#bbbbbb")
-    )
-    # Not validated: that takes longer than all the rest. The tests do it.
-    return {**styled.to_dict(validate=False), "datasets": datasets}
-
-
-def render(spec: Spec) -> tuple[str, bytes]:
-    """A figure as SVG and as PNG at twice the screen's resolution."""
-    import vl_convert
-
-    svg = vl_convert.vegalite_to_svg(spec)
-    # Without this, light shines between the pixels of an image.
-    svg = svg.replace('<g class="mark-rect', '<g shape-rendering="crispEdges" class="mark-rect')
-    return svg, vl_convert.svg_to_png(svg, scale=2)

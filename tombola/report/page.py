@@ -3,21 +3,20 @@
 import html
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from altair.utils.schemapi import debug_mode
 
-from tombola import files
-from tombola.lab.findings import Finding, headlines, sentence
+from tombola import charts, files
 from tombola.lab.kinds import Prune
 from tombola.lab.plan import Plan
 from tombola.lab.results import ACCURACY, Result, conclusions, criteria, network, table
 from tombola.lab.store import Store
+from tombola.lab.studies import Finding, Study
 from tombola.report import figures
-from tombola.report.study_figures import study_figures
 from tombola.report.text import arms_of, duration, records_text
 from tombola.study.anatomy import input_survivors
 from tombola.study.verdict import Verdict, points, whole
@@ -41,11 +40,11 @@ def write(
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     drawn = []
     with debug_mode(False):  # altair's checks of every part against its schema take longer than all the rest
-        at, marks = wanted.experiment.spec.verdict.at, wanted.experiment.members.marks
-        charts = figures.all_figures(found, _survivors(wanted, store, found), at, marks)
-        charts |= study_figures(answers)
-    for name, (spec, caption) in charts.items():
-        svg, png = figures.render(spec)
+        at, members = wanted.experiment.spec.verdict.at, wanted.experiment.members
+        drawings = figures.all_figures(found, _survivors(wanted, store, found), at, members.marks)
+        drawings |= figures.study_figures(answers, members)
+    for name, (spec, caption) in drawings.items():
+        svg, png = charts.render(spec)
         files.replace(folder / "figures" / f"{name}.svg", svg.encode())
         files.replace(folder / "figures" / f"{name}.png", png)
         drawn.append((name, svg, caption))
@@ -108,7 +107,7 @@ def _page(
 {state}
 <h2>Verdict</h2>
 <ul>{said}</ul>
-{_studies(answers)}
+{_studies(answers, experiment.members.studies)}
 <h2>Figures</h2>
 {pictures}
 <h2>Table</h2>
@@ -125,12 +124,12 @@ Each single training is in <a href=table.csv>table.csv</a>.</p>
 """
 
 
-def _studies(answers: Sequence[Finding]) -> str:
+def _studies(answers: Sequence[Finding], studies: Mapping[str, Study]) -> str:
     """What studies found, that which a person wants first in sight."""
-    first = headlines(answers)
-    rest = [answer for answer in answers if answer not in first]
-    told, more = ("".join(f"<li>{html.escape(sentence(each))}</li>" for each in some) for some in (first, rest))
-    summary = f"<summary>{len(rest)} more: errors on training images, running statistics interpolated</summary>"
+    first, rest = ([each for each in answers if each.headline is headline] for headline in (True, False))
+    told, more = ("".join(f"<li>{html.escape(each.sentence)}</li>" for each in some) for some in (first, rest))
+    about = "; ".join(study.rest for study in studies.values() if any(each.study == study.name for each in rest))
+    summary = f"<summary>{len(rest)} more: {html.escape(about)}</summary>"
     folded = f"<details>{summary}<ul>{more}</ul></details>" if rest else ""
     return f"<h2>Studies</h2><ul>{told}</ul>{folded}" if answers else ""
 

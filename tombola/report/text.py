@@ -16,12 +16,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from tombola.data.folder import counted
-from tombola.lab.kinds import Distance, Line
-from tombola.lab.plan import Plan, Row
+from tombola.lab.plan import Plan
 from tombola.lab.queue import Event
 from tombola.lab.results import ACCURACY, COLUMNS, Result, network, weights_of
+from tombola.lab.row import Row
 from tombola.lab.runs import Run
-from tombola.lab.studies import Question
+from tombola.lab.studies import Finding, Question
 from tombola.study.verdict import Criteria, Verdict, contrast_record, contrasts, record
 
 if TYPE_CHECKING:  # it needs torch, which takes two seconds to import
@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # it needs torch, which takes two seconds to import
 
     from tombola.cash.comparison import Files
     from tombola.cash.form import Proof
-    from tombola.lab.findings import Finding
     from tombola.ticket import Ticket
 
 LINE_EVERY_S = 5
@@ -133,11 +132,9 @@ def verdict_json(
     return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
-def findings_json(experiment: str, found: "Sequence[Finding]", lacking: Sequence[str]) -> str:
+def findings_json(experiment: str, found: Sequence[Finding], lacking: Sequence[str]) -> str:
     """What the studies found, for programs: each with its numbers, intervals, verdict and sentence; what is lacking."""
-    from tombola.lab.findings import sentence
-
-    content = [{"study": finding.study, "sentence": sentence(finding), **asdict(finding)} for finding in found]
+    content = [{"study": finding.study, "sentence": finding.sentence, **finding.values} for finding in found]
     whole = {"experiment": experiment, "lacking": list(lacking), "findings": _finite(content)}
     return json.dumps(whole, indent=1, allow_nan=False)
 
@@ -393,10 +390,9 @@ def _names(wanted: Plan) -> dict[str, str]:
         of = " of reinit" if row.arm == "reinit" else ""
         names.setdefault(row.run.start.key, f"rewind point {row.rewind:,}{of} of replicate {row.replicate}")
     for asked in wanted.questions:
-        name(asked.run, f"{asked.study} of {asked.arm} {asked.level}", asked)
-        if isinstance(asked.run, Distance | Line):
-            for run, order in zip((asked.run.left, asked.run.right), asked.pair, strict=True):
-                name(run, f"{asked.arm} {asked.level} in data order {order}", asked)
+        name(asked.run, asked.name, asked)
+        for run, what in asked.names:
+            name(run, what, asked)
     return names
 
 

@@ -1,0 +1,25 @@
+"""The types of a spec's fields that its tables share, those of the studies among them."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+MOST = 1_000_000  # of anything that is counted, and of trainings and measurements in one plan
+MOST_STEPS = 100_000_000  # of one training
+
+
+def listed(value: Any) -> Any:
+    """A list where one value, or several with commas between them, mean one: `--set arms=ticket,reinit`."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, int | float) else value
+
+
+def numbers(value: Any) -> Any:
+    """A list of numbers where one, or several with commas between them, mean one: `--set study.overlap.levels=3,4`."""
+    if isinstance(value, str) and all(part.strip().isdecimal() for part in value.split(",")):
+        return [int(part) for part in value.split(",")]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Levels = Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], BeforeValidator(numbers)]

@@ -1,0 +1,32 @@
+"""The studies: what else is asked of an experiment's networks. One file each, and one line in `STUDIES`.
+
+To add one: write a file like `overlap`, which needs no run of its own, or like `stability`, and name its `STUDY` here.
+"""
+
+from tombola.lab.studies import connectivity, overlap, stability
+from tombola.lab.studies.study import (
+    Answer,
+    Evidence,
+    Finding,
+    Question,
+    Series,
+    Setting,
+    Study,
+    asked,
+    study_table,
+)
+
+STUDIES: dict[str, Study] = {study.name: study for study in (stability.STUDY, connectivity.STUDY, overlap.STUDY)}
+
+__all__ = [
+    "STUDIES",
+    "Answer",
+    "Evidence",
+    "Finding",
+    "Question",
+    "Series",
+    "Setting",
+    "Study",
+    "asked",
+    "study_table",
+]

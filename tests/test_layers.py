@@ -15,7 +15,7 @@ PACKAGE = Path(tombola.__file__).parent
 LAYERS = [
     ["errors", "files", "steps", "layer_patterns", "container", "weights", "layers", "mask", "prunable", "mask_codec"],
     ["value", "stacks", "mark"],
-    ["effective", "transfer", "hub", "charts"],
+    ["effective", "transfer", "hub", "charts", "card"],
     [
         "score",
         "prune",

@@ -5,18 +5,34 @@ who knows its meaning to check, before anything is made of it (`mask_codec.affor
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from tombola import files
 from tombola.errors import BadInput
 
+# What it raises where a file is not what it says, when it is read and when its content is made something of.
+DAMAGED = (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError, OverflowError)
 PAIRS = "pairs"  # the names of tensors of complex numbers, which are stored as real and imaginary parts
+
+
+class Foreign(ValueError):
+    """A safetensors file that says nothing under the key of its reader.
+
+    Attributes:
+        keys: under which it says something, so that it can be told whose file it is.
+        names: of its tensors.
+    """
+
+    def __init__(self, keys: Collection[str], names: Sequence[str]) -> None:
+        super().__init__("a safetensors file of something else")
+        self.keys, self.names = keys, names
 
 
 def content(tensors: Mapping[str, Tensor], key: str, said: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
@@ -64,15 +80,22 @@ def header(content: bytes) -> tuple[dict[str, str], list[str]]:
     return metadata, list(found)
 
 
-def said(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    """What is said under `key`.
+def said(content: bytes, key: str) -> dict[str, Any]:
+    """What a file says of itself under `key`.
+
+    Args:
+        content: of the file, or its beginning, as `beginning` reads it.
 
     Raises:
-        ValueError: nothing is, or no table.
+        Foreign: nothing is said there.
+        ValueError: what is said is no table, or it is no safetensors file.
     """
+    metadata, names = header(content)
+    if key not in metadata:
+        raise Foreign(metadata.keys(), names)
     try:
         found = files.parsed(metadata[key])
-    except (KeyError, TypeError) as error:
+    except TypeError as error:
         raise ValueError(f"nothing to be read under {key} in its header") from error
     if not isinstance(found, dict):
         raise ValueError(f"{key} in its header is no table")

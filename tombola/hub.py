@@ -7,15 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tombola.errors import BadInput, TombolaError, not_installed
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-    from tombola.mask import Mask
-
 
 ANSWERS_WITHIN_S = 5
 
@@ -162,41 +159,3 @@ def _explained(client: "ModuleType", repo: str, revision: str | None) -> Iterato
         raise bad("a token", "none", login) from error
     except _unreachable(client) as error:
         raise TombolaError(f"the hub cannot be reached for {where}: {error}") from error
-
-
-def card(repo: str, title: str, mask: "Mask", origin: Mapping[str, Any]) -> str:
-    """The README of a ticket's repository, in Markdown: what it is, its densities, how to load it."""
-    known = ("model", "data", "method", "rewind", "level", "replicate")
-    rows = [
-        f"| `{name}` | {mask.counts[name]:,} | {alive.numel():,} | {mask.counts[name] / max(alive.numel(), 1):.2%} |"
-        for name, alive in mask.items()
-    ]
-    return "\n".join(
-        [
-            "---",
-            "library_name: tombola",
-            "tags:",
-            "- lottery-ticket",
-            "- sparse",
-            "---",
-            "",
-            f"# {title}",
-            "",
-            "A lottery ticket: a mask, and the early weights that its survivors return to before they are trained.",
-            "",
-            *(f"- {name}: {origin[name]}" for name in known if name in origin),
-            "",
-            "| layer | alive | weights | density |",
-            "|---|---:|---:|---:|",
-            *rows,
-            f"| all | {mask.alive:,} | {mask.total:,} | {mask.density:.2%} |",
-            "",
-            "```python",
-            "from tombola import Ticket",
-            "",
-            f'ticket = Ticket.pull("{repo}")',
-            "ticket.apply(model)  # m ⊙ theta_k, to be trained under ticket.mask",
-            "```",
-            "",
-        ]
-    )

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from tombola import container, files, hub, mask, mask_codec, models, prunable, weights
+from tombola import card, container, files, hub, mask, mask_codec, models, prunable, weights
 from tombola.errors import BadInput, shown
 from tombola.layers import Layout, layouts
 from tombola.mask import Mask
@@ -236,7 +235,7 @@ class Ticket:
             BadInput: there is no such user or branch, or no token that may write there; the extra `hub` is missing.
             TombolaError: the hub cannot be reached.
         """
-        content = {FILE: self._content(), "README.md": hub.card(repo, repr(self), self.mask, self.origin).encode()}
+        content = {FILE: self._content(), "README.md": card.card(repo, repr(self), self.mask, self.origin).encode()}
         return hub.push(repo, content, repr(self), revision=revision, private=private, endpoint=endpoint)
 
     @staticmethod
@@ -280,17 +279,17 @@ def _about(content: bytes, where: str) -> dict[str, Any]:
     if content[8:9] != b"{" and content.startswith((b"\x80", b"PK")):
         raise _no_ticket(where, "a pickle, as torch.save writes it", "Tombola reads none: they execute what they hold.")
     try:
-        metadata, names = container.header(content)
-        if "tombola-search" in metadata:
-            raise _no_ticket(where, "the file of a search", "Search.resume opens it; its `ticket(level)` is one.")
-        if KEY not in metadata:
-            raise _no_ticket(where, f"a safetensors file of something else ({', '.join(names[:3])})")
-        said = container.said(metadata, KEY)
+        said = container.said(content, KEY)
         if not isinstance(said["format"], int):
             raise TypeError(f"format {said['format']!r}")
         if not isinstance(said["origin"], dict):
             raise TypeError(f"origin {said['origin']!r:.60}")
         return said
+    except container.Foreign as other:
+        if "tombola-search" in other.keys:
+            search = "Search.resume opens it; its `ticket(level)` is one."
+            raise _no_ticket(where, "the file of a search", search) from other
+        raise _no_ticket(where, f"{other} ({', '.join(other.names[:3])})") from other
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _no_ticket(where, f"something else, or a damaged file ({shown(error, LONGEST)})") from error
 
@@ -306,11 +305,8 @@ def _parsed(content: bytes, where: str) -> Ticket:
         )
     try:
         return _version_1(said, content) if said["format"] == 1 else _version_2(said, content, where)
-    except _DAMAGED as error:
+    except container.DAMAGED as error:
         raise _no_ticket(where, f"a damaged one ({shown(error, LONGEST)})", "Get it anew.") from error
-
-
-_DAMAGED = (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError, OverflowError)
 
 
 def _version_1(said: dict[str, Any], content: bytes) -> Ticket:

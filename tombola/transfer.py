@@ -71,28 +71,13 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
     if isinstance(rule, str) and rule != "matching":
         raise BadInput(where="rule", expected="'matching' or a mapping", found=repr(rule), todo="{'target': 'source'}")
     pairs = _matching(own, weights) if isinstance(rule, str) else _named(own, weights, rule, where)
-    first: dict[Hashable, str] = {}  # tied weights have their mask under one name, mostly
-    for name, alive in mask.items():
-        if not torch.equal(mask[first.setdefault(states.place(weights[name]), name)], alive):
-            raise _two_masks(where, name, first[states.place(weights[name])])
-    masked_as = {name: first[place] for name, value in weights.items() if (place := states.place(value)) in first}
+    masked_as = _masked_as(mask, weights, where)
     pairs = _by_first_name(pairs, states.ties(model), masked_as, mask, where)
     taken = {name: masked_as[source] for name, source in pairs.items() if source in masked_as}
     if not taken:
-        raise BadInput(
-            where=where,
-            expected=f"weights that take a mask, of those of {_some(mask)}",
-            found=f"none among {_some({name: own[name] for name in prunable.prunable(model) if name in own})}",
-            todo="A layer takes a mask of its own shape alone. Where names differ, say which is which: "
-            'rule={"target": "source"}, names of weights or of modules.',
-        )
+        raise _nothing_taken(mask, {name: own[name] for name in prunable.prunable(model) if name in own}, where)
     names = dict.fromkeys([*prunable.prunable(model), *taken])
-    layers = {
-        name: mask[taken[name]] if name in taken else torch.ones(own[name].shape, dtype=torch.bool)
-        for name in names
-        if name in own
-    }
-    made = prunable.checked(Mask(layers), model)
+    made = prunable.checked(_carried(mask, taken, {name: own[name] for name in names if name in own}), model)
     if values:
         with torch.no_grad():
             for name, source in pairs.items():
@@ -103,6 +88,40 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
         dense={name: _why(name, own, weights, pairs) for name in names if name not in taken},
         values=tuple(pairs) if values else (),
         unused=tuple(name for name in mask if name not in taken.values()),
+    )
+
+
+def _masked_as(mask: Mask, weights: Weights, where: str) -> dict[str, str]:
+    """The name under which each of the weights has its mask: tied ones have it under one of theirs, mostly.
+
+    Raises:
+        BadInput: two names of one tensor have masks that differ.
+    """
+    first: dict[Hashable, str] = {}
+    for name, alive in mask.items():
+        one = first.setdefault(states.place(weights[name]), name)
+        if not torch.equal(mask[one], alive):
+            raise _two_masks(where, name, one)
+    return {name: first[place] for name, value in weights.items() if (place := states.place(value)) in first}
+
+
+def _carried(mask: Mask, taken: Mapping[str, str], own: Weights) -> Mask:
+    """The mask of `own`: what is `taken` of `mask`, everything alive elsewhere."""
+    return Mask(
+        {
+            name: mask[taken[name]] if name in taken else torch.ones(value.shape, dtype=torch.bool)
+            for name, value in own.items()
+        }
+    )
+
+
+def _nothing_taken(mask: Mask, own: Weights, where: str) -> BadInput:
+    return BadInput(
+        where=where,
+        expected=f"weights that take a mask, of those of {_some(mask)}",
+        found=f"none among {_some(own)}",
+        todo="A layer takes a mask of its own shape alone. Where names differ, say which is which: "
+        'rule={"target": "source"}, names of weights or of modules.',
     )
 
 

@@ -96,6 +96,18 @@ def check_memory(model: nn.Module, name: str, value: Tensor) -> None:
         raise _unusable(type(model).__name__, name, "an expanded one", "Clone it where it is made.")
 
 
+def check_bias(layer: str, shapes: Mapping[str, torch.Size]) -> None:
+    """Raise BadInput unless a layer's `bias` has a number for each output of its `weight`: a file may say anything."""
+    weight, bias = shapes.get("weight"), shapes.get("bias")
+    if weight is not None and bias is not None and (not weight or bias != weight[:1]):
+        raise BadInput(
+            where=layer,
+            expected="a bias with a number for each output of its weight",
+            found=f"a weight of {tuple(weight)} and a bias of {tuple(bias)}",
+            todo="These weights are of no model: get the file anew.",
+        )
+
+
 def _unusable(owner: str, name: str, found: str, todo: str) -> BadInput:
     expected = "a tensor that has a shape, and memory for each of its numbers"
     return BadInput(where=f"{name} of {owner}", expected=expected, found=found, todo=todo)

@@ -97,14 +97,18 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
     if other:
         small = hardcoded_sizes.rewritten(small, found.trace.called, found.trace.graph, other)
     if apart := equivalence.difference(masked(model, mask), small, example):
-        raise BadInput(
-            where=type(model).__name__,
-            expected="the same outputs from smaller layers",
-            found=apart,
-            todo="It cannot be compacted: its code may read the sizes or classes of its layers, or drop axes of size "
-            "1. Quantised and exported it can be.",
-        )
+        raise _not_compacted(model, apart)
     return small
+
+
+def _not_compacted(model: nn.Module, apart: str) -> BadInput:
+    return BadInput(
+        where=type(model).__name__,
+        expected="the same outputs from smaller layers",
+        found=apart,
+        todo="It cannot be compacted: its code may read the sizes or classes of its layers, or drop axes of size "
+        "1. Quantised and exported it can be.",
+    )
 
 
 def fitted(model: nn.Module, values: Weights) -> nn.Module:
@@ -127,7 +131,8 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     for name, module in list(small.named_modules()):
         if kind_of(module) in LAYERS:
             shapes = {part: values[f"{name}.{part}"].shape for part in _TENSORS if f"{name}.{part}" in values}
-            _agreeing(name, module, shapes)
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                weights.check_bias(name, shapes)
             _reshape(module, shapes)
         if is_attention(module) and f"{name}.query.weight" in values:
             _tell_heads(module, len(values[f"{name}.query.weight"]))
@@ -139,19 +144,6 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
         if other:
             return hardcoded_sizes.rewritten(small, called, graph, other)
     return small
-
-
-def _agreeing(name: str, module: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
-    """Raise BadInput unless a layer's weight has as many outputs as its bias has numbers: a file may say anything."""
-    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and {"weight", "bias"} <= shapes.keys():
-        weight, bias = shapes["weight"], shapes["bias"]
-        if not weight or bias != weight[:1]:
-            raise BadInput(
-                where=name,
-                expected="a bias with a number for each output of its weight",
-                found=f"a weight of {tuple(weight)} and a bias of {tuple(bias)}",
-                todo="These weights are of no model: get the file anew.",
-            )
 
 
 def masked(model: nn.Module, mask: Mask) -> nn.Module:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -191,19 +190,12 @@ def from_safetensors(model: nn.Module, path: str | Path) -> nn.Module:
     """
     try:
         content = Path(path).read_bytes()
-        said, _ = container.header(content)
-        if "tombola" in said:
-            raise ValueError("a ticket, which `Ticket.load` reads: its weights are those before the training")
-        about = container.said(said, KEY) if KEY in said else {}
-        if about.get("format", FORMAT) != FORMAT:
-            raise ValueError(f"of format {about['format']}, from another version of Tombola; this one reads {FORMAT}")
-        values = container.tensors(content)
-        shapes = about.get("sparse", {})
+        shapes, values = _sparse(content), container.tensors(content)
         mask_codec.affordable(shapes.values(), len(content))
         for name, shape in shapes.items():
             alive, living = mask_codec.decode(values.pop(name + FLAGS), shape), values.pop(name + VALUES)
             values |= mask_codec.expand({name: living}, Mask({name: alive}))
-    except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
+    except (OSError, *container.DAMAGED) as error:
         raise BadInput(
             where=str(path),
             expected="a safetensors file",
@@ -214,6 +206,25 @@ def from_safetensors(model: nn.Module, path: str | Path) -> nn.Module:
     first = _first_names(small)
     weights.put(small, values | {name: values[one] for name, one in first.items() if one in values})
     return small
+
+
+def _sparse(content: bytes) -> dict[str, Any]:
+    """The shapes of the tensors that a file has as two, by their names: none in a file of another program's.
+
+    Raises:
+        ValueError: it is a ticket, of another version, or no safetensors file.
+    """
+    try:
+        about = container.said(content, KEY)
+    except container.Foreign as other:
+        if "tombola" in other.keys:
+            ticket = "a ticket, which `Ticket.load` reads: its weights are those before the training"
+            raise ValueError(ticket) from other
+        return {}
+    if about.get("format", FORMAT) != FORMAT:
+        raise ValueError(f"of format {about['format']}, from another version of Tombola; this one reads {FORMAT}")
+    shapes: dict[str, Any] = about.get("sparse", {})
+    return shapes
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:

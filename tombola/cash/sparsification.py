@@ -64,13 +64,7 @@ def sparsify(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhe
     SparseChain(40 -> 30 -> 2, density 1)
     """
     no_mask("cash.sparsify", example)
-    if not kernels.sets():
-        raise BadInput(
-            where="cash.sparsify",
-            expected="compiled kernels",
-            found="none: when Tombola was installed there was no C compiler that could do it",
-            todo="Install one and Tombola again; `cash.compact` needs none.",
-        )
+    _compiled()
     weights.check(model)
     _fits(model)
     inputs = example if isinstance(example, tuple) else (example,)
@@ -86,7 +80,21 @@ def sparsify(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhe
                 apart = f"{type(error).__name__} ({first_line(error)})"
             if not apart:
                 return found.requires_grad_(False)
-    raise BadInput(
+    raise _not_sparse(model, apart)
+
+
+def _compiled() -> None:
+    if not kernels.sets():
+        raise BadInput(
+            where="cash.sparsify",
+            expected="compiled kernels",
+            found="none: when Tombola was installed there was no C compiler that could do it",
+            todo="Install one and Tombola again; `cash.compact` needs none.",
+        )
+
+
+def _not_sparse(model: nn.Module, apart: str) -> BadInput:
+    return BadInput(
         where=type(model).__name__,
         expected="a model that gives the same when its layers are other modules, which compute the same",
         found=apart,

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from tombola import container, files, mask_codec, weights
@@ -139,21 +138,10 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
         progress = Progress(masks, trained, start, rewind or start, history, steps, found)
         _checked(metadata["about"], progress)
         return metadata["about"], progress
-    except _DAMAGED as error:
+    except (OSError, *container.DAMAGED) as error:
         raise _no_search(path, error) from error
 
 
-_DAMAGED = (
-    OSError,
-    SafetensorError,
-    KeyError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    OverflowError,
-    RuntimeError,
-    RecursionError,
-)
 _ABOUT = {
     "model": str,
     "tied": dict,
@@ -208,7 +196,7 @@ def left(path: Path) -> tuple[int, Plan]:
         metadata = _said(container.beginning(path))
         plan = Plan.of(metadata["about"]["plan"])
         return plan.levels + 1 - int(metadata["finished"]), plan
-    except _DAMAGED as error:
+    except (OSError, *container.DAMAGED) as error:
         raise _no_search(path, error) from error
 
 
@@ -222,10 +210,10 @@ def holds(path: Path) -> bool:
 
 
 def _said(content: bytes) -> dict[str, Any]:
-    metadata, _ = container.header(content)
-    if KEY not in metadata:
-        raise ValueError("a ticket" if "tombola" in metadata else "a safetensors file of something else")
-    return container.said(metadata, KEY)
+    try:
+        return container.said(content, KEY)
+    except container.Foreign as other:
+        raise ValueError("a ticket" if "tombola" in other.keys else str(other)) from other
 
 
 def _no_search(path: Path, error: Exception) -> BadInput:

@@ -161,7 +161,7 @@ def region(tensor: Tensor) -> Region:
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     address = 0 if tensor.is_meta else tensor.data_ptr()
     memory: Hashable = str(tensor.device) if address else tensor.untyped_storage()._cdata
-    start = address or tensor.storage_offset() * tensor.element_size()
+    start = int(address or tensor.storage_offset() * tensor.element_size())
     return Region(memory, start, start + (last + 1) * tensor.element_size())
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +187,7 @@ def only_called(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterato
     """
     times = uses(model)
     for name, layer in _reached(model):
-        if kind_of(layer) in kinds and not hooked(layer) and times[weights.place(layer.weight)] == 1:
+        if kind_of(layer) in kinds and not hooked(layer) and times[weights.place(cast(Tensor, layer.weight))] == 1:
             yield name, layer
 
 

@@ -222,7 +222,7 @@ def _folded(layer: nn.Module, norm: nn.BatchNorm1d | nn.BatchNorm2d, values: Ten
     if not linear and pair not in ((nn.Conv2d, nn.BatchNorm2d), (nn.Conv1d, nn.BatchNorm1d)):
         return None
     _make_affine(norm)
-    return (fusion.fuse_linear_bn_eval if linear else fusion.fuse_conv_bn_eval)(layer, norm)  # type: ignore[arg-type]
+    return (fusion.fuse_linear_bn_eval if linear else fusion.fuse_conv_bn_eval)(layer, norm)  # type: ignore[type-var]
 
 
 def _make_affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, ValidationInfo, create_model
 from pydantic_core import PydanticCustomError
 
 from tombola import data
@@ -139,6 +139,15 @@ class Spec(Value):
     def iterations(self, step: Step) -> int:
         """`step` in optimiser steps of this experiment."""
         return step.iterations(self.facts.epoch_iterations(self.recipe.batch))
+
+
+def spec_model(members: Members) -> type[Spec]:
+    """The model of a spec in which `members` may be named: the studies are fields of its `study` table."""
+    if members.studies == BUILT_IN.studies:
+        return Spec
+    table = study_table(members.studies)
+    fields: dict[str, Any] = {"study": (table, table())}
+    return create_model("Spec", __base__=Spec, __doc__=Spec.__doc__, **fields)
 
 
 class Experiment(Value):

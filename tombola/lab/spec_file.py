@@ -11,11 +11,10 @@ from pydantic import BaseModel, ValidationError
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
 from tombola.lab.members import BUILT_IN, Members
-from tombola.lab.spec import EvaluateSpec, Experiment, PruneSpec, Spec, StudySpec, VerdictSpec
+from tombola.lab.spec import Experiment, spec_model
 from tombola.lab.spec_checks import contradictions, unknown_names
-from tombola.lab.studies import STUDIES
 from tombola.objective import OBJECTIVES
-from tombola.recipe import Optimizer, Recipe, Schedule
+from tombola.recipe import Optimizer, Schedule
 
 
 def read(source: str, changes: Iterable[str] = (), members: Members = BUILT_IN) -> Experiment:
@@ -41,13 +40,14 @@ def read(source: str, changes: Iterable[str] = (), members: Members = BUILT_IN) 
     if faults:
         raise SpecError(source, faults)
     try:
-        spec = Spec.model_validate(table, context=members.tables)
+        spec = spec_model(members).model_validate(table, context=members.tables)
     except ValidationError as error:
         details = error.errors()
         # A list of which every element is wrong is not also too short.
         elements = {detail["loc"][:-1] for detail in details if isinstance(detail["loc"][-1], int)}
         real = [detail for detail in details if not (detail["type"] == "too_short" and detail["loc"] in elements)]
-        raise SpecError(source, [*(_fault(detail, table) for detail in real), *unknown_names(table)]) from None
+        models = _models(members)
+        raise SpecError(source, [*(_fault(detail, table, models) for detail in real), *unknown_names(table)]) from None
     faults = list(unknown_names(table)) or list(contradictions(spec, members))
     if faults:
         raise SpecError(source, faults)
@@ -109,15 +109,17 @@ def _undone(changes: Sequence[str]) -> Iterable[Fault]:
                 yield Fault(f"--set {path}", "one value", f"--set {change} before it", "leave one of them out")
 
 
-_MODELS: dict[str, type[BaseModel]] = {
-    "": Spec,
-    "recipe": Recipe,
-    "prune": PruneSpec,
-    "evaluate": EvaluateSpec,
-    "verdict": VerdictSpec,
-    "study": StudySpec,
-    **{f"study.{name}": study.table for name, study in STUDIES.items()},
-}
+Models = Mapping[str, type[BaseModel]]  # of a spec's tables, by their path
+
+
+def _models(members: Members) -> Models:
+    spec = spec_model(members)
+    tables = {name: model for name, field in spec.model_fields.items() if _is_model(model := field.annotation)}
+    return {"": spec, **tables, **{f"study.{name}": study.table for name, study in members.studies.items()}}
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _members(union: Any) -> Mapping[str, type[BaseModel]]:
@@ -132,7 +134,7 @@ _MEMBERS: dict[str, Mapping[str, type[BaseModel]]] = {
 }
 
 
-def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
+def _fault(detail: Any, table: Mapping[str, Any], models: Models) -> Fault:
     """One of pydantic's errors in our words."""
     # Inside a union pydantic's path holds the member's tag, which the reader never wrote.
     where = [
@@ -145,7 +147,7 @@ def _fault(detail: Any, table: Mapping[str, Any]) -> Fault:
         case "missing":
             return Fault(path, "a value", "nothing", _example(path))
         case "extra_forbidden":
-            return Fault(path, "a known field", f"the unknown field {where[-1]!r}", _hint(where, table))
+            return Fault(path, "a known field", f"the unknown field {where[-1]!r}", _hint(where, table, models))
         case "union_tag_invalid" | "union_tag_not_found":
             return Fault(
                 f"{path}.name",
@@ -190,15 +192,16 @@ def _example(path: str) -> str:
     return examples.get(path, "")
 
 
-def _hint(where: list[str], table: Mapping[str, Any]) -> str:
+def _hint(where: list[str], table: Mapping[str, Any], models: Models) -> str:
     """What somebody may have meant by an unknown field: one nearby of a similar name, or one of its name elsewhere."""
     *parents, name = where
-    fields = _fields(parents, table)
+    fields = _fields(parents, table, models)
     if name == "momentum" and "betas" in fields:
         return "Adam's is the first of betas, 0.9 in betas = [0.9, 0.999]"
     if name in _SYNONYMS:
         return f"did you mean {_SYNONYMS[name]}?"
-    paths = {path.rpartition(".")[2]: path for path in sorted(_paths(), key=lambda path: -path.count("."))} | _SYNONYMS
+    deepest_first = sorted(_paths(models), key=lambda path: -path.count("."))
+    paths = {path.rpartition(".")[2]: path for path in deepest_first} | _SYNONYMS
     if close := difflib.get_close_matches(name, fields, n=1):
         return f"did you mean {close[0]}?"
     if elsewhere := difflib.get_close_matches(name.lower(), set(paths) - {"name"}, n=1, cutoff=0.9):
@@ -221,18 +224,18 @@ _SYNONYMS = {
 }
 
 
-def _paths() -> Iterable[str]:
+def _paths(models: Models) -> Iterable[str]:
     """The path of every field that a spec can have."""
-    for parent, model in _MODELS.items():
+    for parent, model in models.items():
         yield from (f"{parent}.{name}".lstrip(".") for name in model.model_fields)
     for field, members in _MEMBERS.items():
         yield from (f"recipe.{field}.{name}" for member in members.values() for name in _parameters(member))
 
 
-def _fields(parents: list[str], table: Mapping[str, Any]) -> set[str]:
+def _fields(parents: list[str], table: Mapping[str, Any], models: Models) -> set[str]:
     """The fields known below `parents`, as far as that can be told."""
-    if ".".join(parents) in _MODELS:
-        return set(_MODELS[".".join(parents)].model_fields)
+    if ".".join(parents) in models:
+        return set(models[".".join(parents)].model_fields)
     inner = table.get("recipe", {}).get(parents[-1], {})
     chosen = _MEMBERS.get(parents[-1], {}).get(inner.get("name", "") if isinstance(inner, dict) else "")
     return _parameters(chosen) if chosen else set()

@@ -25,6 +25,7 @@ LAYERS = [
         "data",
         "objective",
         "recipe",
+        "replicate",
         "methods",
         "controls",
         "train",

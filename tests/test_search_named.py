@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tombola import prunable, prune, weights
+from tombola.controls import CONTROLS
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.search import Level, Search
@@ -196,13 +197,13 @@ def test_each_part_of_a_stack_loses_its_own_share() -> None:
 
 
 def test_controls_keep_the_count_of_each_part_of_a_stack() -> None:
-    from tombola.search.arms import Arms
+    from tombola.search.candidates import Candidate, Replicate
 
     living = Mask({"experts": torch.arange(60).view(3, 5, 4) < torch.tensor([3, 35, 47]).view(3, 1, 1)})
     nothing: Any = None
-    arms = Arms(nothing, nothing, 1, living, living, 0, frozenset({"experts"}))
+    replicate = Replicate(nothing, nothing, 1, frozenset({"experts"}), 0, 0, nothing)
     for arm in ("random", "shuffle"):
-        drawn = arms.mask_of(arm, 0)
+        drawn = CONTROLS[arm].make(replicate, Candidate(None, living), 1, 0).mask
         assert drawn != living and drawn["experts"].flatten(1).sum(1).tolist() == [3, 15, 7]
 
 

@@ -54,11 +54,15 @@ class Common:
     ----------
     set
         Change a field of the spec: --set recipe.length=1000it. May be repeated.
+    extend
+        Execute a Python file, whose METHODS, CONTROLS, SCORES, OBJECTIVES and STUDIES the spec may then name. May be
+        repeated.
     store
         The folder of finished runs.
     """
 
     set: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = ()
+    extend: Annotated[tuple[str, ...], Parameter(name="--extend", negative=())] = ()
     store: Annotated[Path, Parameter(name="--store", env_var="TOMBOLA_STORE")] = Path("tombola-store")
 
 
@@ -85,7 +89,7 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
     """
     from tombola.lab.workers import execute
 
-    wanted = plan(read(spec, common.set))
+    wanted = plan(read(spec, common.set, common.extend))
     devices = engine.devices(wanted.experiment.spec.device)
     if engine.processes() == 1:
         return _run(wanted, common, data_dir, _crew(workers, devices), devices, execute)
@@ -175,7 +179,7 @@ def plan_command(
 
     store = Store(common.store)
     store.check()
-    wanted = plan(read(spec, common.set))
+    wanted = plan(read(spec, common.set, common.extend))
     content = summary(wanted, store, _crew(workers, engine.devices(wanted.experiment.spec.device)))
     print(json.dumps(content, indent=1) if format == "json" else plan_text(content))
     return 0
@@ -511,7 +515,8 @@ def _outside(wanted: Plan, error: StoreError) -> BadInput:
     """What to say where runs are not there: of a sweep, that the step asked for is none of it, if it is so."""
     experiment = wanted.experiment
     others = [change for change in experiment.changes if change.partition("=")[0].strip() != "rewind"]
-    swept = read(experiment.asked_by, others).spec.rewind
+    extend = [extension.path for extension in experiment.extensions]
+    swept = read(experiment.source or experiment.name, others, extend).spec.rewind
     if len(swept) < 2 or set(experiment.spec.rewind) <= set(swept):
         return error
     return BadInput(
@@ -539,7 +544,7 @@ def _crew(workers: int | None, devices: tuple[str, ...]) -> int:
 
 
 def _existing(spec: str, common: Common) -> tuple[Plan, Store]:
-    wanted, store = plan(read(spec, common.set)), Store(common.store)
+    wanted, store = plan(read(spec, common.set, common.extend)), Store(common.store)
     store.check()
     return wanted, store
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tombola.mark import Mark
-from tombola.methods import Replicate, T
+from tombola.replicate import Draws, T
 
 
 class Make(Protocol):
     """What makes a control of a ticket: at a level, for one of several draws, which count from 0."""
 
-    def __call__(self, replicate: Replicate[T], ticket: T, level: int, draw: int, /) -> T: ...
+    def __call__(self, replicate: Draws, ticket: T, level: int, draw: int, /) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Control:
     code: str | None = None
 
 
-def reinit(replicate: Replicate[T], ticket: T, level: int, draw: int) -> T:
+def reinit(replicate: Draws, ticket: T, level: int, draw: int) -> T:
     """The ticket's mask on weights drawn anew, theta_0' ~ D_theta; for k > 0 they too are trained for k steps first."""
     return replace(ticket, start=replicate.rewind_point(init=f"reinit {draw}"))
 
 
-def random(replicate: Replicate[T], ticket: T, level: int, draw: int) -> T:
+def random(replicate: Draws, ticket: T, level: int, draw: int) -> T:
     """The ticket's weights under a random mask with the same layer-wise counts; the masks of the levels nest."""
     return replace(ticket, mask=replicate.random_mask(ticket.mask, f"random mask {draw}"))
 
 
-def shuffle(replicate: Replicate[T], ticket: T, level: int, draw: int) -> T:
+def shuffle(replicate: Draws, ticket: T, level: int, draw: int) -> T:
     """The ticket's weights under the ticket's mask with its entries permuted inside each layer."""
     return replace(ticket, mask=replicate.shuffled_mask(ticket.mask, f"shuffled mask {level}"))
 

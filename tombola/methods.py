@@ -5,58 +5,12 @@ name their inputs: nothing is trained here, and rewinding is which run a trainin
 """
 
 from collections.abc import Iterator
-from dataclasses import Field, dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol
 
 from tombola.mark import Mark
-from tombola.recipe import Recipe, at_final_rate
-
-
-class Training(Protocol):
-    """A training that is still to be done: a frozen dataclass, of which `dataclasses.replace` makes another one."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    @property
-    def start(self) -> Any:
-        """The weights that it starts from, those that are left at least."""
-
-    @property
-    def mask(self) -> Any:
-        """What is kept while it trains; None for everything."""
-
-
-T = TypeVar("T", bound=Training)
-
-
-class Replicate(Protocol[T]):
-    """One repetition of an experiment, as methods and controls see it: what they can ask for."""
-
-    @property
-    def recipe(self) -> Recipe:
-        """How its trainings go."""
-
-    @property
-    def epoch_iterations(self) -> int:
-        """The optimiser steps of one pass over the training set."""
-
-    def seed(self, name: str) -> int:
-        """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
-
-    def rewind_point(self, init: str = "init") -> Any:
-        """theta_k: the initial weights, drawn from the seed of the name `init`, trained for k steps without a mask."""
-
-    def train(self, start: Any, mask: Any = None, recipe: Recipe | None = None) -> T:
-        """From `start`, taken as the state at step k, to the end under `mask`."""
-
-    def prune(self, trained: T, mask: Any) -> Any:
-        """The mask of one round more: what is left of `mask` after the lowest-scoring weights of `trained` are gone."""
-
-    def random_mask(self, like: Any, name: str) -> Any:
-        """A random mask with the layer-wise counts of `like`, from the seed of `name`."""
-
-    def shuffled_mask(self, like: Any, name: str) -> Any:
-        """The mask `like` with its entries permuted inside each layer, by the seed of `name`."""
+from tombola.recipe import at_final_rate
+from tombola.replicate import Replicate, T
 
 
 class Search(Protocol):

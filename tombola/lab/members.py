@@ -1,9 +1,10 @@
 """What a spec may name: the methods, controls, scores, objectives and studies that there are."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 from tombola.controls import CONTROLS, Control
+from tombola.errors import BadInput
 from tombola.lab.studies import STUDIES, Study
 from tombola.mark import Mark, marks
 from tombola.methods import METHODS, Method
@@ -36,6 +37,32 @@ class Members:
         """How many trainings of an arm there are at each level of a replicate: the draws of a control, else 1."""
         control = self.controls.get(arm)
         return getattr(spec, control.draws) if control and control.draws else 1
+
+    def with_(self, extension: "Adding") -> "Members":
+        """These and those of an extension.
+
+        Raises:
+            BadInput: two have one name; an arm is a method or a control, which share theirs.
+        """
+        added = extension.members.tables
+        for kind, table in added.items():
+            taken = self.methods | self.controls if kind in ("methods", "controls") else self.tables[kind]
+            for name in (name for name in table if name in taken):
+                raise _taken(extension.where(kind, name), name, taken[name])
+        return Members(**{kind: table | added[kind] for kind, table in self.tables.items()})
+
+
+class Adding(Protocol):
+    """An extension, as `lab.extension` loads it."""
+
+    @property
+    def members(self) -> Members: ...
+    def where(self, kind: str, name: str) -> str: ...
+
+
+def _taken(where: str, name: str, member: Any) -> BadInput:
+    whose = "another extension's" if getattr(member, "code", None) else "Tombola's own"
+    return BadInput(where=where, expected="a name that is free", found=f"{name!r}, {whose}", todo="Rename it.")
 
 
 BUILT_IN = Members(METHODS, CONTROLS, SCORES, OBJECTIVES, STUDIES)

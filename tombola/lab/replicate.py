@@ -1,15 +1,22 @@
 """One repetition of an experiment: its seeds, and the runs that methods and controls build with them."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from tombola import models
+from tombola.errors import BadInput
+from tombola.lab.code import code_of
 from tombola.lab.kinds import FullMask, Init, Prune, RandomMask, ShuffledMask, Train
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.runs import Network, Run
 from tombola.lab.spec import Spec
 from tombola.recipe import Recipe
 from tombola.steps import Step
+
+if TYPE_CHECKING:
+    from tombola.mask import Mask
 
 
 @dataclass(frozen=True)
@@ -114,3 +121,21 @@ class Replicate:
     def shuffled_mask(self, like: Run, name: str) -> ShuffledMask:
         """The mask `like` with its entries permuted inside each layer, by the seed of `name`."""
         return ShuffledMask(like, mask_seed=self.seed(name))
+
+    def derived(self, function: "Callable[[Mask, int], Mask]", like: Run, name: str) -> Run:
+        """The mask that a function of an extension makes of the mask `like` and the seed of `name`.
+
+        Raises:
+            BadInput: workers could not find the function, which is none of an extension, or is inside of another one.
+        """
+        code = code_of(function)
+        if code is None or "<" in function.__qualname__:
+            raise BadInput(
+                where=f"derived({function.__qualname__}, ...)",
+                expected="a function at the top level of an extension",
+                found=f"one of {function.__module__}",
+                todo="Define it in the file that --extend names, outside of other functions.",
+            )
+        from tombola.lab.kinds import DerivedMask
+
+        return DerivedMask(like, function.__qualname__, code, mask_seed=self.seed(name))

@@ -13,6 +13,7 @@ from tombola import data
 from tombola.data.facts import Facts
 from tombola.engine import Choice, Device
 from tombola.lab import presets
+from tombola.lab.extension import Extension
 from tombola.lab.fields import MOST, listed
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.studies import study_table
@@ -154,29 +155,33 @@ class Experiment(Value):
     """A spec with its name, the changes that were made to it, and what it was asked for by: a preset's name, a path.
 
     Attributes:
-        members: those that the spec was read with.
+        extensions: files that were executed for it.
+        members: those that the spec was read with, the extensions' too.
     """
 
     name: str
     spec: Spec
     changes: tuple[str, ...] = ()
     source: str = ""
+    extensions: tuple[InstanceOf[Extension], ...] = Field(default=(), exclude=True)
     members: InstanceOf[Members] = Field(default=BUILT_IN, exclude=True, repr=False)
 
     @property
     def asked_by(self) -> str:
         """What to type for it."""
-        return self.source or self.name
+        return " ".join([self.source or self.name, *(f"--extend {each.path}" for each in self.extensions)])
 
     @property
     def origin(self) -> str:
         """What tells it from others of its name: where its file lies; a preset's name."""
-        return self.asked_by if self.asked_by in presets.names() else str(Path(self.asked_by).resolve())
+        source = self.source or self.name
+        return source if source in presets.names() else str(Path(source).resolve())
 
     @property
     def folder(self) -> str:
-        """Where its report goes: a changed spec does not write over the report of the one it came from."""
+        """Where its report goes: a changed or extended one does not write over the report of the one it came from."""
         name = self.name.lstrip(".") or "spec"  # never `..`, as a file `...toml` would have it, nor hidden
-        if not self.changes:
+        if not self.changes and not self.extensions:
             return name
-        return f"{name}-{hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()[:8]}"
+        parts = [self.spec.model_dump_json(), *(each.sha256 for each in self.extensions)]
+        return f"{name}-{hashlib.sha256(''.join(parts).encode()).hexdigest()[:8]}"

@@ -3,6 +3,7 @@
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
+from tombola.lab.extension import load
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.spec import Experiment, spec_model
 from tombola.lab.spec_checks import contradictions, unknown_names
@@ -17,18 +19,22 @@ from tombola.objective import OBJECTIVES
 from tombola.recipe import Optimizer, Schedule
 
 
-def read(source: str, changes: Iterable[str] = (), members: Members = BUILT_IN) -> Experiment:
+def read(source: str, changes: Iterable[str] = (), extend: Iterable[str | Path] = ()) -> Experiment:
     """The experiment that `source` names, with `changes` made to it.
 
     Args:
         source: a preset's name, or the path of a TOML file.
         changes: `path=value` each, like `recipe.length=1000it`; values are written as in TOML, quotes may be left out.
 
+        extend: files of members that the spec may name beside the built-in ones, executed here: see `lab.extension`.
+
     Raises:
         SpecError: it has faults; all of them are listed.
-        BadInput: there is no such preset or file, or it is not TOML.
+        BadInput: there is no such preset or file, or it is not TOML; a file to extend with cannot be used.
     """
     name, text = _text(source)
+    extensions = tuple(map(load, dict.fromkeys(map(str, extend))))
+    members = reduce(Members.with_, extensions, BUILT_IN)
     changes = tuple(changes)
     try:
         table = tomllib.loads(text)
@@ -51,7 +57,7 @@ def read(source: str, changes: Iterable[str] = (), members: Members = BUILT_IN) 
     faults = list(unknown_names(table)) or list(contradictions(spec, members))
     if faults:
         raise SpecError(source, faults)
-    return Experiment(name=name, spec=spec, changes=changes, source=source, members=members)
+    return Experiment(name=name, spec=spec, changes=changes, source=source, extensions=extensions, members=members)
 
 
 def _text(source: str) -> tuple[str, str]:
@@ -114,7 +120,8 @@ Models = Mapping[str, type[BaseModel]]  # of a spec's tables, by their path
 
 def _models(members: Members) -> Models:
     spec = spec_model(members)
-    tables = {name: model for name, field in spec.model_fields.items() if _is_model(model := field.annotation)}
+    fields: dict[str, Any] = {name: field.annotation for name, field in spec.model_fields.items()}
+    tables = {name: model for name, model in fields.items() if _is_model(model)}
     return {"": spec, **tables, **{f"study.{name}": study.table for name, study in members.studies.items()}}
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola import effective, mask, mask_codec, prune, score, weights
+from tombola.controls import Control
 from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
 from tombola.search import averages, edge, ranks, saved
-from tombola.search.arms import Arms, Control, verify
 from tombola.search.averages import Average
 from tombola.search.course import Course, Level, Report, Rewinding, first
 from tombola.search.edge import Plan, Rate, Scope
@@ -25,6 +25,7 @@ from tombola.search.question import Question
 from tombola.search.saved import Progress
 from tombola.search.state import Loop, Moment
 from tombola.search.verification import Verification
+from tombola.search.verify import Arms, verify
 from tombola.search.watch import Watch
 from tombola.steps import Step
 from tombola.study.verdict import Criteria, Metric
@@ -516,7 +517,7 @@ class Search:
         *,
         level: int,
         replicates: int = 5,
-        controls: Sequence[Control] = ("reinit", "random"),
+        controls: Sequence[str | Control] = ("reinit", "random"),
         build: Callable[[], nn.Module] | None = None,
         metric: str | Metric = "accuracy",
         higher_is_better: bool | None = None,
@@ -537,8 +538,8 @@ class Search:
                 `metric`, and `validation_loss` at the same steps where there is an early stop to be found; where
                 not every arm has two such steps, the metric is that at the end.
             controls: `reinit`: the mask on newly drawn weights; `random`: a random mask with the same layer-wise
-                counts; `shuffle`: the mask shuffled in each layer.
-            build: makes the model anew, with weights newly drawn; for `reinit`.
+                counts; `shuffle`: the mask shuffled in each layer; or a `tombola.controls.Control` of your own.
+            build: makes the model anew, with weights newly drawn; for `reinit`, and others that start elsewhere.
             metric: the name under which `level.report` gets what is judged.
             higher_is_better: which way is better; known of `accuracy` and of what is called a loss, else to be stated.
             margin: how much worse than dense, in the metric's own unit, is as good; by default 0.002, that is 0.2

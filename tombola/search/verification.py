@@ -6,6 +6,7 @@ from math import isfinite
 from statistics import mean
 from typing import Any
 
+from tombola.controls import CONTROLS, Control
 from tombola.study.sentences import sentences
 from tombola.study.verdict import Criteria, Trial, Verdict, record
 
@@ -34,12 +35,14 @@ class Verification:
     Attributes:
         notes: what else has to be known, in sentences: which trainings are left out, as they ended in no number; which
             weights the control reinit leaves as they were.
+        controls: with the words that are used of them.
     """
 
     verdict: Verdict
     trials: tuple[Trial, ...]
     criteria: Criteria
     notes: tuple[str, ...] = ()
+    controls: tuple[Control, ...] = tuple(CONTROLS.values())
 
     @property
     def means(self) -> tuple[Mean, ...]:
@@ -70,7 +73,8 @@ class Verification:
             ]
         orders = f"{n} data orders" if n > 1 else "one data order"
         about = f"The replicates are {orders} of one initialisation: this is about this ticket, not about others."
-        return (*sentences([self.verdict], self.criteria), *coarse, *self.notes, about)
+        controls = {control.name: control for control in self.controls}
+        return (*sentences([self.verdict], self.criteria, controls), *coarse, *self.notes, about)
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON values; an interval without ends has None for them."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import create_model
 
-from tombola import methods
+from tombola import methods, replicate
 from tombola.charts import Figure
 from tombola.controls import Control
 from tombola.data.facts import Facts
@@ -48,7 +48,7 @@ class Spec(Protocol):
     def iterations(self, step: Step, /) -> int: ...
 
 
-class Replicate(methods.Replicate[Train], Protocol):
+class Replicate(replicate.Replicate[Train], Protocol):
     """What a study can ask of a replicate: what methods can, its number, step k, and trainings in other data orders."""
 
     @property

@@ -1,0 +1,56 @@
+"""Code from outside the package: the file of an extension as a module of its own, and its name in keys."""
+
+import linecache
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+_PREFIX = "tombola_extension_"
+
+
+def code_of(thing: Any) -> str | None:
+    """The SHA-256 of the extension that a class or a function is defined in; None for all that is installed.
+
+    >>> code_of(code_of) is None
+    True
+    """
+    module: str = thing.__module__
+    return module.removeprefix(_PREFIX) if module.startswith(_PREFIX) else None
+
+
+def function(name: str, code: str | None) -> Callable[..., Any]:
+    """The function of an extension that is loaded, by its name and the SHA-256 of the extension.
+
+    Raises:
+        LookupError: no such extension is loaded.
+    """
+    module = sys.modules.get(f"{_PREFIX}{code}")
+    if module is None:
+        raise LookupError(f"no extension {code} is loaded")
+    made: Callable[..., Any] = getattr(module, name)
+    return made
+
+
+def module_of(sha256: str, path: str, text: str) -> ModuleType:
+    """The module that `text` becomes, executed once in a process; its classes and functions pickle by name.
+
+    Args:
+        sha256: of the text.
+        path: where it was read, for messages.
+        text: Python.
+    """
+    name = f"{_PREFIX}{sha256}"
+    if name in sys.modules:
+        return sys.modules[name]
+    # Tracebacks and inspect show its lines, on other machines too, where there is no such file.
+    linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
+    module = ModuleType(name)
+    module.__file__ = path
+    sys.modules[name] = module  # dataclasses look for their module while it is executed
+    try:
+        exec(compile(text, path, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

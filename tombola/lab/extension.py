@@ -1,0 +1,211 @@
+"""Members from outside the package: a Python file that adds methods, controls, scores, objectives and studies.
+
+    METHODS = {"mine": generator of (replicate, levels)}
+    CONTROLS = {"moved": function of (replicate, ticket, level, draw)}
+    SCORES = {"gradient": function of what is scored}
+    OBJECTIVES = {"focal": class below tombola.objective.Objective}
+    STUDIES = {"norms": tombola.lab.studies.Study}
+
+A function is a member without words; a `Method`, `Control` or `Score` brings its own. A spec alone executes nothing:
+whoever wants a file executed names it, `--extend mine.py`.
+"""
+
+import ast
+import hashlib
+import inspect
+import re
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tombola.controls import Control
+from tombola.errors import BadInput
+from tombola.lab.code import module_of
+from tombola.lab.members import Members
+from tombola.lab.studies import Study
+from tombola.methods import Method
+from tombola.objective import Objective
+from tombola.score import Score
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # as it stands in a TOML file, in --set and in figures
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A file that was loaded. It pickles as its text, and is loaded where it is unpickled.
+
+    Attributes:
+        path: where it was read.
+        sha256: of its bytes.
+        text: what it says.
+        members: those that it adds.
+    """
+
+    path: str
+    sha256: str
+    text: str = field(repr=False)
+    members: Members = field(repr=False, compare=False)
+
+    def where(self, kind: str, name: str) -> str:
+        """The file, and the line that names a member."""
+        return f"{self.path}, line {_line_in(self.text, kind, name)}"
+
+    def __reduce__(self) -> tuple[Callable[[str, str], "Extension"], tuple[str, str]]:
+        return made, (self.path, self.text)
+
+
+def load(path: str | Path) -> Extension:
+    """Read and execute a file of members.
+
+    Raises:
+        BadInput: there is no such file, it cannot be executed, or what it lists is no member; with file and line.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reasons: dict[type, str] = {FileNotFoundError: "no such file", IsADirectoryError: "a folder"}
+        reason = reasons.get(type(error), str(error))
+        raise _bad(str(path), "a Python file", reason, "--extend takes the path of one") from error
+    return made(str(path), text)
+
+
+def made(path: str, text: str) -> Extension:
+    """The extension that `text`, read at `path`, is."""
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    try:
+        module = module_of(sha256, path, text)
+    except (Exception, SystemExit) as error:
+        message = f"{type(error).__name__}: {error}"
+        raise _bad(f"{path}, line {_line_of(error, path)}", "Python that can be executed", message) from error
+    tables = {kind: _members(_Table(kind, module, path, sha256, text)) for kind in _MAKERS}
+    if not any(tables.values()):
+        raise _bad(
+            path, f"one of {', '.join(map(str.upper, _MAKERS))}", "none of them", "docs/adding-a-method.md has one"
+        )
+    return Extension(path, sha256, text, Members(**tables))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One of the tables of a file."""
+
+    kind: str
+    module: ModuleType
+    path: str
+    sha256: str
+    text: str
+
+    def where(self, name: str = "") -> str:
+        """The place of an entry, or of the whole table."""
+        return f"{self.path}, line {_line_in(self.text, self.kind, name)}"
+
+
+def _members(table: _Table) -> dict[str, Any]:
+    listed = getattr(table.module, table.kind.upper(), {})
+    if not isinstance(listed, Mapping):
+        raise _bad(table.where(), f"{table.kind.upper()}, a dict of name: member", f"a {type(listed).__name__}")
+    members = {}
+    for name, value in listed.items():
+        if not (isinstance(name, str) and _NAME.fullmatch(name)) or name in ("dense", "ticket"):
+            expected = "a name of letters, digits, -, _, + and ., and neither dense nor ticket"
+            raise _bad(table.where(str(name)), expected, repr(name))
+        try:
+            member = _MAKERS[table.kind](name, value, table.sha256)
+        except TypeError as error:
+            raise _bad(table.where(name), str(error), f"{name!r}, {_kind_of(value)}") from error
+        if getattr(member, "name", name) != name:
+            raise _bad(table.where(name), f"a member of the name {name!r}", repr(member.name))
+        members[name] = member
+    return members
+
+
+def _method(name: str, value: Any, code: str) -> Method:
+    if isinstance(value, Method):
+        return replace(value, code=code)
+    _need(value, 2, "a function of (replicate, levels), or a Method")
+    return Method(name, value, about=_about(value), code=code)
+
+
+def _control(name: str, value: Any, code: str) -> Control:
+    if isinstance(value, Control):
+        return replace(value, code=code)
+    _need(value, 4, "a function of (replicate, ticket, level, draw), or a Control")
+    return Control(name, value, claim="", what=name, about=_about(value), code=code)
+
+
+def _score(name: str, value: Any, code: str) -> Score:
+    _need(value, 3, "a function of (weights, names, score_seed)")
+    scored: Score = value
+    return scored
+
+
+def _objective(name: str, value: Any, code: str) -> type[Objective]:
+    if not (isinstance(value, type) and issubclass(value, Objective)) or inspect.isabstract(value):
+        raise TypeError("a class below tombola.objective.Objective, with a loss")
+    if "name" not in value.model_fields or value.model_fields["name"].default != name:
+        raise TypeError(f"an objective whose name is {name!r} by default: name: Literal[{name!r}] = {name!r}")
+    value.model_fields["code"].default = code
+    value.model_rebuild(force=True)
+    return value
+
+
+def _study(name: str, value: Any, code: str) -> Study:
+    if not isinstance(value, Study):
+        raise TypeError("a tombola.lab.studies.Study")
+    return replace(value, code=code)
+
+
+_MAKERS: dict[str, Callable[[str, Any, str], Any]] = {
+    "methods": _method,
+    "controls": _control,
+    "scores": _score,
+    "objectives": _objective,
+    "studies": _study,
+}
+
+
+def _need(value: Any, arguments: int, what: str) -> None:
+    """Make sure that `value` is what can be called with so many arguments."""
+    try:
+        inspect.signature(value).bind(*range(arguments))
+    except (TypeError, ValueError):
+        raise TypeError(what) from None
+
+
+def _about(function: Callable[..., Any]) -> str:
+    """The first line of a function's docstring."""
+    return (inspect.getdoc(function) or "").partition("\n")[0].removesuffix(".")
+
+
+def _kind_of(value: Any) -> str:
+    if inspect.isfunction(value):
+        return f"a function of {inspect.signature(value)}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def _line_of(error: BaseException, path: str) -> int:
+    """The line of the file at which it failed; 1 where that is not known."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return error.lineno or 1
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return lines[-1] if lines and lines[-1] else 1
+
+
+def _line_in(text: str, kind: str, name: str) -> int:
+    """The line where a table names a member, or begins; 1 where it is made in another way."""
+    line = 1
+    for node in ast.walk(ast.parse(text)):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if not any(isinstance(target, ast.Name) and target.id == kind.upper() for target in targets):
+            continue
+        line = getattr(node, "lineno", line)
+        keys = getattr(getattr(node, "value", None), "keys", [])
+        return next((key.lineno for key in keys if isinstance(key, ast.Constant) and key.value == name), line)
+    return line
+
+
+def _bad(where: str, expected: str, found: str, todo: str = "docs/adding-a-method.md has an example") -> BadInput:
+    return BadInput(where=where, expected=expected, found=found, todo=f"{todo}.")

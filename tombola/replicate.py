@@ -1,0 +1,64 @@
+"""What methods and controls see of an experiment: a replicate of it, and trainings, which they make and do not do."""
+
+from collections.abc import Callable
+from dataclasses import Field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from tombola.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tombola.mask import Mask
+
+
+class Training(Protocol):
+    """A training that is still to be done: a frozen dataclass, of which `dataclasses.replace` makes another one."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def start(self) -> Any:
+        """The weights that it starts from; of these, those that `mask` keeps."""
+
+    @property
+    def mask(self) -> Any:
+        """What is alive while it trains; None for everything."""
+
+
+T = TypeVar("T", bound=Training)
+
+
+class Draws(Protocol):
+    """What a control may ask of its replicate: other weights and other masks, each drawn from a named seed."""
+
+    def seed(self, name: str) -> int:
+        """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
+
+    def rewind_point(self, init: str = "init") -> Any:
+        """theta_k: the initial weights, drawn from the seed of the name `init`, trained for k steps without a mask."""
+
+    def random_mask(self, like: Any, name: str) -> Any:
+        """A random mask with the layer-wise counts of `like`, from the seed of `name`."""
+
+    def shuffled_mask(self, like: Any, name: str) -> Any:
+        """The mask `like` with its entries permuted inside each layer, by the seed of `name`."""
+
+    def derived(self, function: "Callable[[Mask, int], Mask]", like: Any, name: str) -> Any:
+        """The mask that `function` makes of the mask `like` and the seed of `name`."""
+
+
+class Replicate(Draws, Protocol[T]):
+    """One repetition of an experiment, as a method sees it: how it trains, how it prunes."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How its trainings go."""
+
+    @property
+    def epoch_iterations(self) -> int:
+        """The optimiser steps of one pass over the training set."""
+
+    def train(self, start: Any, mask: Any = None, recipe: Recipe | None = None) -> T:
+        """From `start`, taken as the state at step k, to the end under `mask`."""
+
+    def prune(self, trained: T, mask: Any) -> Any:
+        """The mask of one round more: what is left of `mask` after the lowest-scoring weights of `trained` are gone."""

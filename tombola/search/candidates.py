@@ -1,0 +1,159 @@
+"""The networks that a verification trains: a ticket, and what controls make of it, drawn from named seeds."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from tombola import mask, weights
+from tombola.errors import BadInput
+from tombola.mask import Mask
+from tombola.search.course import Rewinding
+from tombola.search.state import Loop
+from tombola.stacks import join, split
+from tombola.weights import Weights
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that is to be trained, as `tombola.replicate.Training` has it.
+
+    Attributes:
+        start: initial weights drawn anew; None for those of the search.
+        mask: what is alive.
+    """
+
+    start: Weights | None
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One repetition, as controls see it: `tombola.replicate.Draws`, of which a mask is a mask and weights are weights.
+
+    Attributes:
+        level: of the ticket.
+        stacks: weights of which each leading index is a layer of its own.
+        base: the seed of the verification.
+        number: from 0.
+        control: the one that asks.
+    """
+
+    loop: Loop
+    rewinding: Rewinding
+    level: int
+    stacks: frozenset[str]
+    base: int
+    number: int
+    drawn: "Drawn"
+    control: str = ""
+
+    def seed(self, name: str) -> int:
+        """The seed that governs `name` in this replicate, of all its arms; 0 <= seed < 2^63."""
+        # There is one draw, and one level: our own controls' names, and so their seeds, are older than both.
+        older = {"reinit 0": "reinit", "random mask 0": "random mask", f"shuffled mask {self.level}": "shuffled mask"}
+        digest = hashlib.sha256(f"{older.get(name, name)}/{self.base}/{self.number}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    def rewind_point(self, init: str = "init") -> Weights | None:
+        """The search's own weights, or initial weights newly drawn, which the loop trains for k steps first.
+
+        Raises:
+            BadInput: there is no `build` to draw with, or the loop does not begin at step 0.
+        """
+        if init == "init":
+            return None
+        if self.rewinding.k and not self.rewinding.replay:
+            raise BadInput(
+                where="verify",
+                expected=f"a loop that starts at step 0, where newly drawn weights are, for the control {self.control}",
+                found=f"one that starts at step {self.rewinding.k}",
+                todo="Search with replay=True, or pass controls=['random'].",
+            )
+        build = self.drawn.builder(self.control)
+        self.loop.seed(self.seed(init))
+        return self.drawn.another(build, weights.of(self.loop.model), self.control)
+
+    def random_mask(self, like: Mask, name: str) -> Mask:
+        """A random mask with the layer-wise counts of `like`."""
+        return self.derived(mask.random_like, like, name)
+
+    def shuffled_mask(self, like: Mask, name: str) -> Mask:
+        """The mask `like` with its entries permuted inside each layer."""
+        return self.derived(mask.shuffle, like, name)
+
+    def derived(self, function: Callable[[Mask, int], Mask], like: Mask, name: str) -> Mask:
+        """What `function` makes of `like` and the seed of `name`."""
+        parts = function(Mask(split(like, self.stacks)), self.seed(name))
+        return join(parts, like, self.stacks)
+
+
+@dataclass
+class Drawn:
+    """The weights that `build` has drawn.
+
+    Attributes:
+        names: of the weights that are pruned.
+        initial: those at the start of the search, and all that were drawn so far.
+        later: others that `build` may have kept, which were trained.
+        build: makes the model anew; None where nobody gave it.
+        fixed: by control, names of weights that are the same at each call, though others are not: an initialisation
+            that draws nothing, as of an identity, or a part that is pre-trained.
+    """
+
+    names: Sequence[str]
+    initial: list[Weights]
+    later: list[Weights]
+    build: Callable[[], nn.Module] | None = None
+    fixed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def builder(self, control: str) -> Callable[[], nn.Module]:
+        """What makes the model anew, for a control that asks for it.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if not callable(self.build) or isinstance(self.build, nn.Module):
+            raise BadInput(
+                where="verify",
+                expected=f"build, which makes your model with weights newly drawn, for the control {control}",
+                found="none" if self.build is None else f"a {type(self.build).__name__}",
+                todo="Pass build=lambda: Net(...), or controls=['random'].",
+            )
+        return self.build
+
+    def another(self, build: Callable[[], nn.Module], now: Weights, control: str) -> Weights:
+        """New initial weights, unlike all earlier ones, to which they are added.
+
+        Args:
+            build: makes the model anew.
+            now: the model's weights: a copy of them is none that is drawn.
+            control: the control that asks.
+
+        Raises:
+            BadInput: `build` seeds, loads or copies.
+        """
+        fresh = weights.of(weights.bare(build()))
+        weights.fit(self.initial[0], fresh, "what build makes")
+        varied = [name for name in self.names if bool((fresh[name] != fresh[name].flatten()[0]).any())]
+        names = varied or self.names  # a weight that begins as a constant is none that is drawn
+        known = [name for name in names if _among(self.initial, name, fresh)]
+        trained = [name for name in names if name not in known and _among([*self.later, now], name, fresh)]
+        if trained or len(known) == len(names):
+            raise BadInput(
+                where=f"{(trained or known)[0]} of what build makes",
+                expected="weights newly drawn at each call",
+                found="the same as before",
+                todo="build must neither seed, load nor copy anything; where all weights begin as fixed numbers there "
+                f"is no control {control}.",
+            )
+        if known:
+            self.fixed[control] = tuple(dict.fromkeys([*self.fixed.get(control, ()), *known]))
+        self.initial.append(fresh)
+        return fresh
+
+
+def _among(several: Sequence[Weights], name: str, fresh: Weights) -> bool:
+    return any(torch.equal(fresh[name], other[name]) for other in several)

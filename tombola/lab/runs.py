@@ -8,7 +8,7 @@ are recorded with the outcome. `lab.kinds` has the kinds of run there are.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
@@ -144,14 +144,14 @@ class Run:
 
     @property
     def inputs(self) -> tuple["Run", ...]:
-        """The runs whose outcomes this one needs."""
-        return tuple(value for name in self.names if isinstance(value := getattr(self, name), Run))
+        """The runs whose outcomes this one needs: fields, and what is in tuples of fields."""
+        return tuple(run for name in self.names for run in _runs_in(getattr(self, name)))
 
     @property
     def described(self) -> dict[str, Any]:
         """All that can change the outcome, as plain JSON values."""
-        fields = {name: getattr(self, name) for name in self.names}
-        values = {name: _plain(value) for name, value in fields.items() if value is not None or name not in self.later}
+        items = {name: getattr(self, name) for name in self.names}
+        values = {name: _plain(item) for name, item in items.items() if item is not None or name not in self.later}
         return {"kind": self.kind, "version": self.version, **values}
 
     def __post_init__(self) -> None:
@@ -170,16 +170,34 @@ class Run:
         return isinstance(other, Run) and self.key == other.key
 
 
+def _runs_in(value: Any) -> Iterator[Run]:
+    if isinstance(value, Run):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _runs_in(item)
+
+
+def _replaced(value: Any, change: Callable[[Run], Run]) -> Any:
+    """A field's value with all runs in it changed."""
+    if isinstance(value, Run):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(_replaced(item, change) for item in value)
+    return value
+
+
 def _plain(value: Any) -> Any:
+    """A field's value as plain JSON; what is None inside of a value is absent, as in `Run.later`."""
     if isinstance(value, Run):
         return value.key
-    if isinstance(value, Network):
-        plain = {"model": value.model, "shape": list(value.shape), "classes": value.classes}
-        return plain | ({"checkpoint": value.checkpoint} if value.checkpoint else {})
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_none=True)  # as `Run.later`
+        return value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if is_dataclass(value):
+        items = {each.name: getattr(value, each.name) for each in fields(value)}
+        return {name: _plain(item) for name, item in items.items() if item is not None}
     return value
 
 
@@ -213,7 +231,7 @@ class Stored(Run):
 def shallow(run: Run) -> Run:
     """The same run, same key, its inputs known by key only: small to send, whatever it is built on."""
     by_key: dict[str, Any] = {
-        name: Stored.of(value) for name in run.names if isinstance(value := getattr(run, name), Run)
+        name: _replaced(value, Stored.of) for name in run.names if any(_runs_in(value := getattr(run, name)))
     }
     return replace(run, **by_key)
 

@@ -219,11 +219,20 @@ class Store:
         """The weights that a finished run made, pruned ones 0."""
         from tombola import mask_codec
 
-        living = self.tensors(run, "weights")
+        kept, mask = self.tensors(run, "weights"), self.living(run)
         try:
-            return mask_codec.expand(living, self.mask(run.compressed_by)) if run.compressed_by else living
+            return kept if mask is None else mask_codec.expand(kept, mask)
         except ValueError as error:
             raise self._damaged(self.root / "runs" / run.key / "weights.safetensors", error) from error
+
+    def living(self, run: Run) -> "Mask | None":
+        """What lives of the weights that a finished run made: its own mask, or else the one it was given; None for all.
+
+        A training that changes its mask while it trains has one of its own in its outcome.
+        """
+        if (self.root / "runs" / run.key / "mask.safetensors").exists():
+            return self.mask(run)
+        return self.mask(run.compressed_by) if run.compressed_by else None
 
     def tensors(self, run: Run, name: str) -> dict[str, "Tensor"]:
         """The file of tensors `name` of a finished run."""

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from filelock import FileLock
@@ -24,10 +25,31 @@ if TYPE_CHECKING:
     from tombola.engine.parallel import Crew
 
 
-class Worker:
-    """What a worker has at hand: the store, the data sets, and how it trains.
+class ExampleOrder(Protocol):
+    """What says which training examples come when: a training, or what else sees its batches."""
 
-    Args:
+    @property
+    def recipe(self) -> Recipe:
+        """Names the data set, the size of a batch, and how images are augmented."""
+
+    @property
+    def split_seed(self) -> int:
+        """Decides what is held out for validation."""
+
+    @property
+    def order_seed(self) -> int:
+        """Decides the order of what is trained on."""
+
+    @property
+    def augment_seed(self) -> int | None:
+        """Decides how images are changed; None where they are not."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """What a worker has at hand while it performs runs: the store, the data sets, and how it trains.
+
+    Attributes:
         data_dir: where data sets lie.
         engine: what trains.
         shared: where `data.shared.publish` has put them, to be mapped instead of read.
@@ -38,20 +60,17 @@ class Worker:
             worker is all there is, and measures for itself.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        data_dir: Path | None,
-        engine: engine.Choice = "auto",
-        shared: Path | None = None,
-        device: str = "cpu",
-        clock: Clock = lambda: 0.0,
-        crew: "Crew | None" = None,
-        measured: Mapping[Shape, Times] | None = None,
-    ) -> None:
-        self._measured, self._measures = dict(measured or {}), measured is None
-        self.store, self.engine, self._data_dir, self._shared = store, engine, data_dir, shared
-        self.device, self.clock, self.crew = device, clock, crew
+    store: Store
+    data_dir: Path | None
+    engine: engine.Choice = "auto"
+    shared: Path | None = None
+    device: str = "cpu"
+    clock: Clock = lambda: 0.0
+    crew: "Crew | None" = None
+    measured: Mapping[Shape, Times] | None = None
+
+    def __post_init__(self) -> None:
+        self._measured, self._measures = dict(self.measured or {}), self.measured is None
         self._stacks: dict[tuple[str, int], bool] = {}  # recipe, how many -> whether they pay, where it is measured
         self._datasets: dict[str, data.Dataset] = {}
         self._placed: dict[str, data.Dataset] = {}
@@ -59,8 +78,9 @@ class Worker:
         self._splits: dict[tuple[str, int, bool], tuple[Tensor, Tensor]] = {}
 
     def dataset(self, name: str) -> data.Dataset:
+        """The data set `name` as it is read, read once."""
         if name not in self._datasets:
-            self._datasets[name] = attach(name, self._shared) if self._shared else data.load(name, self._data_dir)
+            self._datasets[name] = attach(name, self.shared) if self.shared else data.load(name, self.data_dir)
         return self._datasets[name]
 
     def placed(self, recipe: Recipe) -> data.Dataset:
@@ -86,9 +106,9 @@ class Worker:
 
     def _agreed(self, name: str, measured: Callable[[], bool]) -> bool:
         """What the first worker of several finds."""
-        if not self._shared:
+        if not self.shared:
             return measured()
-        path = self._shared / f"pays-{hashlib.sha256(name.encode()).hexdigest()[:20]}.json"
+        path = self.shared / f"pays-{hashlib.sha256(name.encode()).hexdigest()[:20]}.json"
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
                 files.replace(path, json.dumps(measured()).encode())
@@ -111,6 +131,20 @@ class Worker:
         if key not in self._tests:
             self._tests[key] = torch.from_numpy(alike(images.numpy())) if key[1] else torch.arange(len(images))
         return self._tests[key]
+
+    def batches(self, order: ExampleOrder) -> data.Batches:
+        """The batches that a training sees, step by step: of each this process's share, on the worker's device."""
+        recipe = order.recipe
+        return data.Batches(
+            self.placed(recipe),
+            self.split(recipe, order.split_seed)[0],
+            recipe.batch,
+            order.order_seed,
+            recipe.augment,
+            order.augment_seed or 0,
+            part=(self.crew.rank, self.crew.world) if self.crew else (0, 1),
+            device=self.device,
+        )
 
     def _packs(self, recipe: Recipe) -> bool:
         """Whether images that leave the same pixels at zero are worth bringing together: only `engine.native` leaves

@@ -3,7 +3,18 @@
 from tombola.lab.kinds.distance import Distance
 from tombola.lab.kinds.init import Init
 from tombola.lab.kinds.line import Line
-from tombola.lab.kinds.masks import FullMask, Prune, RandomMask, ShuffledMask
+from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask
 from tombola.lab.kinds.training import Train
 
-__all__ = ["Distance", "FullMask", "Init", "Line", "Prune", "RandomMask", "ShuffledMask", "Train"]
+__all__ = [
+    "DerivedMask",
+    "Distance",
+    "FullMask",
+    "Init",
+    "Line",
+    "Prune",
+    "RandomMask",
+    "Sample",
+    "ShuffledMask",
+    "Train",
+]

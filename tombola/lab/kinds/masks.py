@@ -3,13 +3,37 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tombola.lab.kinds.training import Train
 from tombola.lab.runs import Network, Outcome, Run, Tell
 from tombola.layer_patterns import named
+from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
     from tombola.lab.worker import Worker
     from tombola.layers import Kind
     from tombola.mask import Mask
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The training examples that a score sees: the batches of a training, in its order, from its first step on.
+
+    Attributes:
+        recipe: which model, which data, how large a batch, what the training makes small.
+        data_fingerprint, split_seed, order_seed, augment_seed: as `Train` has them.
+    """
+
+    recipe: Recipe
+    data_fingerprint: str
+    split_seed: int
+    order_seed: int
+    augment_seed: int | None = None
+
+    @classmethod
+    def of(cls, training: Train) -> "Sample":
+        """What `training` sees."""
+        seeds = training.split_seed, training.order_seed, training.augment_seed
+        return cls(training.recipe, training.data_fingerprint, *seeds)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,11 +50,13 @@ class Prune(Run):
         keep: kinds, names, and patterns of names that are never pruned and not counted; see `layer_patterns.named`.
         score_seed: for scores that draw.
         include: names and patterns of names of parameters that are pruned too, by `rates["linear"]`; None for none.
+        code: SHA-256 of the file that the score comes from; None for Tombola's own.
+        sample: what a score sees that asks for batches; None for the others.
     """
 
     kind = "prune"
     version = 1
-    later = frozenset({"include"})
+    later = frozenset({"include", "code", "sample"})
 
     network: Network
     trained: Run
@@ -41,6 +67,12 @@ class Prune(Run):
     keep: tuple[str, ...]
     score_seed: int
     include: tuple[str, ...] | None = None
+    code: str | None = None
+    sample: Sample | None = None
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        return (self.sample.recipe.data,) if self.sample else ()
 
     def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
         """Score the trained weights, and let the lowest of what is alive go."""
@@ -107,6 +139,29 @@ class ShuffledMask(Run):
         from tombola import mask
 
         return mask_outcome(mask.shuffle(worker.store.mask(self.like), self.mask_seed))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DerivedMask(Run):
+    """A control of an extension: the mask that a function of it makes of the mask `like`.
+
+    Attributes:
+        function: its name in the extension; from a mask and a seed to a mask.
+        code: SHA-256 of the extension.
+    """
+
+    kind = "derived"
+    version = 1
+
+    like: Run
+    function: str
+    code: str
+    mask_seed: int
+
+    def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
+        """Have the function make it."""
+        make = worker.function(self.code, self.function)
+        return mask_outcome(make(worker.store.mask(self.like), self.mask_seed))
 
 
 def _prunable(run: Prune | FullMask) -> "tuple[Mask, dict[str, Kind]]":

@@ -36,12 +36,13 @@ class Train(Run):
         optimizer_state: `fresh`, or `carried` over from `start`.
         keep_optimizer: whether the outcome holds the optimiser's state for a successor that carries it over.
         augment_seed: how the images are changed, where the recipe augments them.
+        further: what else its objective asks for, as (name, run whose weights it is): a teacher, say; None for nothing.
     """
 
     kind = "train"
     version = 1
     data_parallel = True
-    later = frozenset({"augment_seed"})
+    later = frozenset({"augment_seed", "further"})
 
     start: Run
     mask: Run | None
@@ -56,6 +57,7 @@ class Train(Run):
     optimizer_state: Literal["fresh", "carried"] = "fresh"
     keep_optimizer: bool = False
     augment_seed: int | None = None
+    further: tuple[tuple[str, Run], ...] | None = None
 
     def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
         """Train, on whichever engine the worker chooses."""
@@ -91,7 +93,9 @@ class Train(Run):
         """All but where trainings start, their masks and their seeds."""
         recipe = self.recipe.model_dump_json()
         looks = self.evaluate_every, self.test_every
-        return recipe, self.data_fingerprint, self.begin, self.until, *looks, self.optimizer_state, self.keep_optimizer
+        names = tuple(name for name, _ in self.further or ())
+        state = self.optimizer_state, self.keep_optimizer
+        return recipe, self.data_fingerprint, self.begin, self.until, *looks, *state, names
 
     def stack_size(self, choice: engine.Choice, device: str) -> int:
         recipe = self.recipe
@@ -182,7 +186,7 @@ def _alone(start: _Start, worker: "Worker", tell: Tell) -> Outcome:
     )
     recorder = _recorder(start, training, name, worker, tell)
     recorder.how |= {"measurement": measure.record(consulted)} if consulted else {}
-    batches, rates = _batches(run, worker), _rates(run, worker)
+    batches, rates = worker.batches(run), _rates(run, worker)
     training.train(batches, rates, recorder.begin, run.until, recorder.stops, recorder)
     return _trained(start, training, recorder, worker)
 
@@ -216,7 +220,7 @@ def _pays(starts: Sequence[_Start], worker: "Worker") -> bool:
             [start.model for start in starts],
             [start.living for start in starts],
             recipe.optimizer,
-            [_batches(start.run, worker) for start in starts],
+            [worker.batches(start.run) for start in starts],
             worker.placed(recipe),
             worker.device,
             recipe.precision,
@@ -246,27 +250,13 @@ def _stack(starts: Sequence[_Start], worker: "Worker", tells: Sequence[Tell]) ->
         _recorder(start, replicate, name, worker, tell, interval)
         for start, replicate, tell in zip(starts, stack.replicates, tells, strict=True)
     ]
-    batches = [_batches(start.run, worker) for start in starts]
+    batches = [worker.batches(start.run) for start in starts]
     first = recorders[0]
     failed = stack.train(batches, _rates(run, worker), first.begin, run.until, first.stops, recorders)
     return [
         error or _trained(start, replicate, recorder, worker)
         for error, start, replicate, recorder in zip(failed, starts, stack.replicates, recorders, strict=True)
     ]
-
-
-def _batches(run: Train, worker: "Worker") -> data.Batches:
-    recipe = run.recipe
-    return data.Batches(
-        worker.placed(recipe),
-        worker.split(recipe, run.split_seed)[0],
-        recipe.batch,
-        run.order_seed,
-        recipe.augment,
-        run.augment_seed or 0,
-        part=(worker.crew.rank, worker.crew.world) if worker.crew else (0, 1),
-        device=worker.device,
-    )
 
 
 def _rates(run: Train, worker: "Worker") -> Callable[[int], float]:

@@ -17,6 +17,7 @@ from tombola.cash.timing import Timing
 from tombola.cli import main
 from tombola.engine import kernels
 from tombola.errors import BadInput
+from tombola.lab.executor import Resources
 from tombola.lab.plan import missing, plan
 from tombola.lab.results import trained_of
 from tombola.lab.spec_file import read
@@ -41,7 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which a tiny experiment is finished."""
     root = tmp_path_factory.mktemp("cash") / "store"
     opened, wanted = Store(root).open(), plan(read("digits-lenet", CHANGES))
-    execute(missing(wanted, opened), opened, None, 1, lambda event: None, "reference")
+    execute(Resources(store=opened, workers=1, engine="reference"), missing(wanted, opened), lambda event: None)
     assert not missing(wanted, opened)
     return root
 

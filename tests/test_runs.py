@@ -5,13 +5,24 @@ import json
 import pickle
 import time
 from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
 
 from tombola.data import digits
-from tombola.lab.kinds import Distance, FullMask, Init, Line, Prune, RandomMask, ShuffledMask, Train
+from tombola.lab.kinds import (
+    DerivedMask,
+    Distance,
+    FullMask,
+    Init,
+    Line,
+    Prune,
+    RandomMask,
+    Sample,
+    ShuffledMask,
+    Train,
+)
 from tombola.lab.plan import plan
 from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Network, Run, Stored, ancestry, shallow
@@ -45,6 +56,7 @@ TRAIN = Train(
 PRUNE = Prune(NETWORK, TRAIN, None, "magnitude", "layer", (("linear", 0.2), ("output", 0.1)), (), score_seed=3)
 RANDOM = RandomMask(PRUNE, mask_seed=4)
 SHUFFLED = ShuffledMask(PRUNE, mask_seed=4)
+DERIVED = DerivedMask(PRUNE, "halves", "c0de", mask_seed=4)
 FULL = FullMask(NETWORK, keep=("output",))
 DISTANCE = Distance(TRAIN, replace(TRAIN, order_seed=8), PRUNE)
 LINE = Line(TRAIN, replace(TRAIN, order_seed=8), TRAIN.recipe, split_seed=1, points=30, examples=None)
@@ -66,6 +78,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "optimizer_state": "carried",
         "keep_optimizer": True,
         "augment_seed": 0,
+        "further": (("teacher", INIT),),
     },
     DISTANCE: {"left": replace(TRAIN, order_seed=9), "right": replace(TRAIN, order_seed=7), "mask": RANDOM},
     LINE: {
@@ -86,10 +99,13 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "keep": ("output",),
         "score_seed": 4,
         "include": ("fc1.bias",),
+        "code": "c0de",
+        "sample": Sample.of(TRAIN),
     },
     FULL: {"network": replace(NETWORK, model="lenet-20"), "keep": (), "include": ("fc1.bias",)},
     RANDOM: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
     SHUFFLED: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
+    DERIVED: {"like": replace(PRUNE, score_seed=9), "function": "thirds", "code": "c0df", "mask_seed": 0},
 }
 EVERY_FIELD = [(run, name) for run, others in CHANGES.items() for name in others]
 
@@ -163,8 +179,8 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
 
 def train_with(kind: type[Value], values: dict[str, Any]) -> Train:
     """`TRAIN` with its recipe, or the part of it that is a `kind`, as `values` say."""
-    made = kind.model_validate(values)
-    return replace(TRAIN, recipe=made if kind is Recipe else Recipe.model_validate(RECIPE | {place(kind): made}))
+    table = values if kind is Recipe else RECIPE | {place(kind): kind.model_validate(values)}
+    return replace(TRAIN, recipe=Recipe.model_validate(table))
 
 
 def place(kind: type[Value]) -> str:
@@ -337,7 +353,37 @@ def test_a_run_is_frozen() -> None:
         TRAIN.recipe.batch = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("run", [*CHANGES, replace(TRAIN, mask=SHUFFLED)], ids=lambda run: run.kind)
+@dataclass(frozen=True, eq=False, repr=False)
+class Ensemble(Run):
+    """A kind of run with as many inputs as one likes, and a value among its fields."""
+
+    kind = "ensemble"
+    version = 1
+    later = frozenset({"shares"})
+
+    members: tuple[Run, ...]
+    by_name: tuple[tuple[str, Run], ...] = ()
+    shares: tuple[float, ...] | None = None
+
+
+ENSEMBLE = Ensemble((TRAIN, replace(TRAIN, order_seed=8, mask=PRUNE)), (("teacher", INIT),))
+
+
+def test_inputs_in_tuples_are_inputs_and_go_into_the_key_by_theirs() -> None:
+    first, second = ENSEMBLE.members
+    assert ENSEMBLE.inputs == (first, second, INIT)
+    assert ENSEMBLE.described["members"] == [first.key, second.key]
+    assert ENSEMBLE.described["by_name"] == [["teacher", INIT.key]] and "shares" not in ENSEMBLE.described
+    assert replace(ENSEMBLE, members=(second, first)).key != ENSEMBLE.key
+    assert [run.kind for run in ancestry([ENSEMBLE])] == ["init", "train", "prune", "train", "ensemble"]
+
+
+def test_what_stands_for_a_run_knows_by_which_mask_its_weights_are_compressed() -> None:
+    stand_ins = shallow(ENSEMBLE).inputs
+    assert [run.compressed_by for run in stand_ins] == [None, PRUNE, None]
+
+
+@pytest.mark.parametrize("run", [*CHANGES, replace(TRAIN, mask=SHUFFLED), ENSEMBLE], ids=lambda run: run.kind)
 def test_shallow_keeps_key_and_description_and_knows_inputs_by_key_alone(run: Run) -> None:
     small = shallow(run)
     assert type(small) is type(run) and small.key == run.key and small.described == run.described

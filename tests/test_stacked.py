@@ -22,9 +22,10 @@ from tombola.errors import Diverged, TombolaError
 from tombola.evaluate import Evaluation
 from tombola.lab import recorder
 from tombola.lab.attempt import do, do_all
+from tombola.lab.executor import Resources
 from tombola.lab.kinds import Train
 from tombola.lab.plan import Plan, missing, plan
-from tombola.lab.queue import Event, Result, RunQueue
+from tombola.lab.queue import Event, RunQueue, Tally
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
@@ -314,8 +315,8 @@ def test_executed_in_stacks_a_plan_has_the_results_of_the_plain_loop(tmp_path: P
             os.kill(child.pid or 0, signal.SIGKILL)
         retried.extend([event.run] if event.what == "retried" else [])
 
-    result = execute(missing(wanted, store), store, None, 1, tell, "stacked")
-    assert result == Result(done=len(wanted.runs))
+    result = execute(Resources(store=store, workers=1, engine="stacked"), missing(wanted, store), tell)
+    assert result == Tally(done=len(wanted.runs))
     close(store, references(wanted, tmp_path / "plain"), wanted)
     dense = {row.run.key for row in wanted.rows if row.arm == "dense"}
     assert {run.key for run in retried} == dense
@@ -334,7 +335,7 @@ def test_a_run_that_diverges_fails_and_the_others_of_its_stack_do_not(tmp_path: 
     start = store.weights(inits[1])
     poison = {name: torch.full_like(value, float("nan")) for name, value in start.items()}
     store.save(inits[0], Outcome({}, {"weights": poison}), {"seconds": 0.0})
-    result = execute(missing(wanted, store), store, None, 1, lambda event: None, "stacked")
+    result = execute(Resources(store=store, workers=1, engine="stacked"), missing(wanted, store), lambda event: None)
     assert list(result.failed) == [wanted.rows[0].run] and result.done == 2 and result.skipped == []
     assert "the validation loss is nan after 0 steps" in result.failed[wanted.rows[0].run].reason
     assert [store.provenance(row.run)["engine"] for row in wanted.rows[1:]] == ["stacked 3 x reference"] * 2

@@ -25,9 +25,10 @@ from tombola.engine.chain import chain
 from tombola.engine.forms import Times
 from tombola.errors import TombolaError
 from tombola.lab.attempt import do
+from tombola.lab.executor import Resources
 from tombola.lab.kinds import Train
 from tombola.lab.plan import Plan, missing, plan
-from tombola.lab.queue import Event, Result, RunQueue
+from tombola.lab.queue import Event, RunQueue, Tally
 from tombola.lab.results import conclusions, results, verdicts
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
@@ -55,6 +56,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals")
 DRIVER = """
 import sys
 from pathlib import Path
+from tombola.lab.executor import Resources
 from tombola.lab.workers import execute
 from tombola.lab.plan import missing, plan
 from tombola.lab.spec import Experiment, Spec
@@ -67,7 +69,7 @@ root, workers, *specs = sys.argv[1:]
 store = Store(Path(root)).open()
 plans = [plan(Experiment(name="tiny", spec=Spec.model_validate_json(spec))) for spec in specs]
 lacking = {run.key: run for wanted in plans for run in missing(wanted, store)}
-result = execute(lacking.values(), store, None, int(workers), tell)
+result = execute(Resources(store=store, workers=int(workers)), lacking.values(), tell)
 print("end", len(result.failed), len(result.skipped), flush=True)
 """
 
@@ -148,8 +150,8 @@ def tidy(store: Store) -> bool:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_do_not_depend_on_the_number_of_workers(store: Store, expected: dict[str, bytes], workers: int) -> None:
     wanted, events = planned(), list[Event]()
-    result = execute(missing(wanted, store), store, None, workers, events.append)
-    assert result == Result(done=len(wanted.runs)) and outcomes(store.root) == expected and tidy(store)
+    result = execute(Resources(store=store, workers=workers), missing(wanted, store), events.append)
+    assert result == Tally(done=len(wanted.runs)) and outcomes(store.root) == expected and tidy(store)
     assert missing(wanted, store) == [] and not list((store.root / "failed").iterdir())
 
     told = Counter((event.what, event.run) for event in events if event.what != "looked")
@@ -164,15 +166,17 @@ def test_results_do_not_depend_on_the_number_of_workers(store: Store, expected: 
 
 
 def test_nothing_to_do_is_done_without_a_worker(store: Store) -> None:
-    assert execute([], store, None, 2, quietly) == Result() and tidy(store)
+    assert execute(Resources(store=store, workers=2), [], quietly) == Tally() and tidy(store)
 
 
 @pytest.mark.usefixtures("quick")
 def test_more_levels_later_cost_only_themselves(store: Store, expected: dict[str, bytes]) -> None:  # S5 S7
     first = planned(levels=1)
-    execute(missing(first, store), store, None, 1, quietly)
+    execute(Resources(store=store, workers=1), missing(first, store), quietly)
     lacking = missing(planned(), store)
-    assert execute(lacking, store, None, 1, quietly) == Result(done=len(planned().runs) - len(first.runs))
+    assert execute(Resources(store=store, workers=1), lacking, quietly) == Tally(
+        done=len(planned().runs) - len(first.runs)
+    )
     assert outcomes(store.root) == expected
 
 
@@ -231,7 +235,7 @@ def test_a_killed_worker_costs_one_retry_and_a_second_death_the_run(
             deaths[event.run] -= 1
             kill_a_worker()
 
-    result = execute(missing(wanted, store), store, None, 1, tell)
+    result = execute(Resources(store=store, workers=1), missing(wanted, store), tell)
     (failure,) = result.failed.values()
     assert list(result.failed) == [doomed] and result.skipped == [] and result.done == len(wanted.runs) - 1
     assert failure.reason == "its worker was killed by SIGKILL, twice" and "SIGKILL" in failure.log.read_text()
@@ -244,7 +248,9 @@ def test_a_killed_worker_costs_one_retry_and_a_second_death_the_run(
     assert [event.run for event in events if event.what == "failed"] == [doomed]
     assert missing(wanted, store) == [doomed], "failed is not done"
 
-    assert execute([doomed], store, None, 1, quietly) == Result(done=1), "the next time it is tried again"
+    assert execute(Resources(store=store, workers=1), [doomed], quietly) == Tally(done=1), (
+        "the next time it is tried again"
+    )
     assert outcomes(store.root) == expected and not list((store.root / "failed").iterdir())
     Store(store.root).open()
     assert tidy(store)
@@ -257,7 +263,7 @@ def test_a_run_that_fails_takes_its_dependants_along_and_no_others(store: Store,
     good, bad = planned(), planned(recipe=recipe)
     both = {run.key: run for run in (*bad.runs, *good.runs)}
     events: list[Event] = []
-    result = execute(both.values(), store, None, 2, events.append)
+    result = execute(Resources(store=store, workers=2), both.values(), events.append)
     dense = bad.rows[0].run
     assert list(result.failed) == [dense]
     assert "after 5 steps; expected a finite number. Lower recipe.optimizer.lr" in result.failed[dense].reason
@@ -283,11 +289,11 @@ def test_ctrl_c_passes_on_and_what_is_done_is_kept(store: Store, expected: dict[
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        execute(missing(wanted, store), store, None, 2, tell)
+        execute(Resources(store=store, workers=2), missing(wanted, store), tell)
     assert not multiprocessing.active_children(), "no worker goes on alone"
     assert store.keys() >= {run.key for run in stored} and 0 < len(stored) < len(wanted.runs)
     assert outcomes(store.root).items() <= expected.items()
-    execute(missing(wanted, store), Store(store.root).open(), None, 2, quietly)
+    execute(Resources(store=Store(store.root).open(), workers=2), missing(wanted, store), quietly)
     assert outcomes(store.root) == expected and tidy(store)
 
 
@@ -297,7 +303,7 @@ def test_a_worker_does_not_hear_ctrl_c_even_before_it_can_say_so(
 ) -> None:
     """From its first instant on, as the terminal sends it to the whole group."""
     work, crew = RunQueue([planned().runs[0]], store, quietly), list[Any]()
-    _fill(crew, work, 1, _Place(store.root, None, "reference", store.root, ("cpu",), {}))
+    _fill(crew, work, 1, _Place(Resources(store=store, engine="reference"), store.root, {}))
     for _ in range(100):
         os.kill(crew[0].process.pid, signal.SIGINT)
         time.sleep(0.02)
@@ -335,7 +341,7 @@ def test_a_full_disk_stops_everything_and_leaves_nothing_half_written(
         patched.setattr(os, "fsync", fsync)
         inits = [run for run in wanted.runs if run.kind == "init"]
         with pytest.raises(TombolaError, match="No space left on device") as caught:
-            execute(inits, store, None, 1, quietly)
+            execute(Resources(store=store, workers=1), inits, quietly)
     assert "What is finished is kept" in str(caught.value)
     assert len(store.keys()) == 1 and tidy(store) and not list((store.root / "failed").iterdir())
     assert do(missing(wanted, store)[0], Worker(store, None), lambda *seen: None) == ("stored",), (
@@ -350,7 +356,7 @@ def test_a_damaged_store_stops_everything(store: Store) -> None:
     assert do(init, Worker(store, None), lambda *seen: None) == ("stored",)
     (store.root / "runs" / init.key / "weights.safetensors").write_bytes(b"")
     with pytest.raises(TombolaError, match=rf"{init.key}.*found a damaged one.*Remove the folder"):
-        execute(missing(wanted, store), store, None, 1, quietly)
+        execute(Resources(store=store, workers=1), missing(wanted, store), quietly)
     assert tidy(store)
 
 
@@ -371,8 +377,8 @@ def test_a_run_that_another_process_has_is_waited_for(store: Store, expected: di
             if event.what == "stored" and event.run == reinit:
                 elsewhere.close()
 
-        result = execute(missing(wanted, store), store, None, 1, tell)
-    assert result == Result(done=len(wanted.runs)) and tries[dense] == 1 and outcomes(store.root) == expected
+        result = execute(Resources(store=store, workers=1), missing(wanted, store), tell)
+    assert result == Tally(done=len(wanted.runs)) and tries[dense] == 1 and outcomes(store.root) == expected
 
 
 def start(root: Path, *specs: dict[str, Any], workers: int) -> "subprocess.Popen[str]":
@@ -436,7 +442,7 @@ def test_workers_go_by_the_measurement_of_the_command(
 ) -> None:
     faked(form, monkeypatch)
     wanted = planned(levels=1, arms=["ticket"])
-    execute(missing(wanted, store), store, None, 2, quietly)
+    execute(Resources(store=store, workers=2), missing(wanted, store), quietly)
     hows = [store.provenance(row.run) for row in wanted.rows]
     assert len(hows) == 2
     for how in hows:

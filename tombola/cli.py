@@ -20,15 +20,16 @@ from rich.console import Console
 from tombola import __version__, data, engine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
+from tombola.lab.executor import Resources
 from tombola.lab.plan import Plan, engine_of, missing, plan, run_seconds, summary
 from tombola.lab.runs import data_sets
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 
 if TYPE_CHECKING:
+    from tombola.lab.executor import Team
     from tombola.lab.results import Result
     from tombola.lab.studies import Finding
-    from tombola.lab.workers import Execute
     from tombola.study.verdict import Verdict
 
 # Endings that say of a file what it is.
@@ -87,22 +88,12 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
     workers
         Processes at work at once, one thread each. By default one per core, or one per GPU.
     """
-    from tombola.lab.workers import execute
+    from tombola.lab import executors
 
     wanted = plan(read(spec, common.set, common.extend))
-    devices = engine.devices(wanted.experiment.spec.device)
-    if engine.processes() == 1:
-        return _run(wanted, common, data_dir, _crew(workers, devices), devices, execute)
-    from tombola.lab import torchrun
-
-    with torchrun.joined(devices) as crew:
-        if crew.rank:
-            torchrun.follow(Store(common.store), data_dir, crew)
-            return 0
-        status = _run(wanted, common, data_dir, 1, (crew.device,), torchrun.led(crew))
-        if status == 130:
-            raise SystemExit(status)  # the others are in the midst of something: torchrun ends them
-        return status
+    resources = _resources(wanted, common, data_dir, workers)
+    with executors.choose().team(resources) as team:
+        return _run(wanted, resources, team) if team else 0
 
 
 class _Patient(Console):
@@ -111,12 +102,22 @@ class _Patient(Console):
         _silence()
 
 
-def _run(
-    wanted: Plan, common: Common, data_dir: Path | None, crew: int, devices: tuple[str, ...], execute: "Execute"
-) -> int:
+def _resources(wanted: Plan, common: Common, data_dir: Path | None, workers: int | None) -> Resources:
+    spec = wanted.experiment.spec
+    return Resources(
+        store=Store(common.store),
+        data_dir=data_dir,
+        engine=spec.engine,
+        devices=engine.devices(spec.device),
+        workers=workers,
+        extensions=wanted.experiment.extensions,
+    )
+
+
+def _run(wanted: Plan, resources: Resources, team: "Team") -> int:
     from tombola.report.text import Watcher, plan_text
 
-    store = Store(common.store).open()
+    store, data_dir = resources.store.open(), resources.data_dir
     console = _Patient(stderr=False)
     lacking = missing(wanted, store)
     if lacking:
@@ -125,12 +126,12 @@ def _run(
                 data.load(name, data_dir)  # that they are not there should not be found out half a minute later
             console.print("Measuring, once, how fast this machine trains such layers: up to half a minute.")
         engine_of(wanted, measuring=True)  # while the machine is quiet, and before the plan shows it
-    console.print(plan_text(summary(wanted, store, crew)), highlight=False, markup=False)
+    console.print(plan_text(summary(wanted, store, team.processes)), highlight=False, markup=False)
     failed = 0
     if lacking:
         try:
-            with _stoppable(), Watcher(console, lacking, wanted, run_seconds(wanted, store), crew) as watcher:
-                result = execute(lacking, store, data_dir, crew, watcher, wanted.experiment.spec.engine, devices)
+            with _stoppable(), Watcher(console, lacking, wanted, run_seconds(wanted, store), team.processes) as watcher:
+                result = team.execute(lacking, watcher)
         except KeyboardInterrupt:
             left = len(missing(wanted, store))
             sys.stderr.write(
@@ -180,7 +181,7 @@ def plan_command(
     store = Store(common.store)
     store.check()
     wanted = plan(read(spec, common.set, common.extend))
-    content = summary(wanted, store, _crew(workers, engine.devices(wanted.experiment.spec.device)))
+    content = summary(wanted, store, _resources(wanted, common, None, workers).processes)
     print(json.dumps(content, indent=1) if format == "json" else plan_text(content))
     return 0
 
@@ -529,18 +530,6 @@ def _outside(wanted: Plan, error: StoreError) -> BadInput:
 
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _crew(workers: int | None, devices: tuple[str, ...]) -> int:
-    if workers is None and devices != ("cpu",):
-        return len(devices)
-    if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers < 1:
-        raise BadInput(
-            where="--workers", expected="at least 1", found=str(workers), todo="Leave it out for one per core."
-        )
-    return workers
 
 
 def _existing(spec: str, common: Common) -> tuple[Plan, Store]:

@@ -59,6 +59,7 @@ KINDS: list[type[runs.Run]] = [
     kinds.FullMask,
     kinds.RandomMask,
     kinds.ShuffledMask,
+    kinds.DerivedMask,
     kinds.Distance,
     kinds.Line,
 ]

@@ -39,7 +39,7 @@ Announce = Callable[[Event], None]
 
 
 @dataclass
-class Result:
+class Tally:
     """What came of it: how many runs were done, which failed and which were left out because of those."""
 
     done: int = 0
@@ -142,7 +142,7 @@ class RunQueue:
             if not self._inputs[run.key]:
                 self._is_ready(run)
         self._tried: set[str] = set()
-        self.result = Result()
+        self.result = Tally()
 
     def _is_ready(self, run: Run) -> None:
         self.ready.add(run, leaf=not self._dependants[run.key])

@@ -219,6 +219,10 @@ class Stored(Run):
         object.__setattr__(self, "key", self.name)
 
     @property
+    def inputs(self) -> tuple[Run, ...]:
+        return ()
+
+    @property
     def compressed_by(self) -> Run | None:
         return self.mask
 

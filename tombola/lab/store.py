@@ -60,6 +60,9 @@ class Store:
         self.root = root
         self._numbers = itertools.count()
 
+    def __reduce__(self) -> "tuple[type[Store], tuple[Path]]":
+        return Store, (self.root,)
+
     def open(self) -> "Store":
         """Make the folder ready for writing, and remove what processes that are gone left behind.
 

@@ -9,16 +9,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tombola.engine import Choice
+from tombola.engine import processes
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
 from tombola.lab.attempt import do, one_thread
-from tombola.lab.queue import BUSY_POLL_S, Announce, Result, RunQueue
+from tombola.lab.executor import Executor, Resources, Team
+from tombola.lab.queue import BUSY_POLL_S, Announce, RunQueue, Tally
 from tombola.lab.runs import Outcome, Run, Tell, shallow
-from tombola.lab.store import Store
-from tombola.lab.workers import Execute
 
 if TYPE_CHECKING:
     from tombola.engine.parallel import Crew
@@ -28,41 +26,53 @@ _OF_THIS_PROCESS = (DataError, StoreError, NoRoom)  # other errors come of the r
 
 
 @contextmanager
-def joined(devices: tuple[str, ...]) -> "Iterator[Crew]":
-    """As `engine.parallel.joined`; at the end the leader dismisses the others."""
+def _team(resources: Resources) -> "Iterator[Team | None]":
+    """The leader's team; the others follow it until it dismisses them."""
     from tombola.engine import parallel
 
     one_thread()
-    with parallel.joined(devices) as crew:
-        yield crew
-        if crew.rank == 0:
-            crew.hear(None)
+    with parallel.joined(resources.devices) as crew:
+        if crew.rank:
+            follow(resources, crew)
+            yield None
+            return
+        interrupted = False
+
+        def execute(runs: Iterable[Run], tell: Announce) -> Tally:
+            nonlocal interrupted
+            try:
+                return _execute(resources, crew, runs, tell)
+            except KeyboardInterrupt:
+                interrupted = True
+                raise
+
+        yield Team(1, (crew.device,), execute)
+        if interrupted:
+            raise SystemExit(130)  # the others are in the midst of something: torchrun ends them
+        crew.hear(None)
 
 
-def led(crew: "Crew") -> Execute:
-    """What the leader has in the place of `execute`."""
+TORCHRUN = Executor(
+    "torchrun",
+    "All processes that torchrun has started, each training by all of them together",
+    lambda: processes() > 1,
+    _team,
+)
 
-    def execute(
-        runs: Iterable[Run],
-        store: Store,
-        data_dir: Path | None,
-        workers: int,
-        tell: Announce,
-        engine: Choice = "auto",
-        devices: tuple[str, ...] = ("cpu",),
-    ) -> Result:
-        from tombola.lab.worker import Worker
 
-        worker = Worker(store, data_dir, engine, device=crew.device, clock=time.perf_counter, crew=crew)
-        queue = RunQueue(list(runs), store, tell)
-        while not queue.over:
-            for run in (given := queue.next()):
-                _lead(run, worker, queue)
-            if not given:  # another plan on this store has what is left
-                time.sleep(BUSY_POLL_S)
-        return queue.result
+def _execute(resources: Resources, crew: "Crew", runs: Iterable[Run], tell: Announce) -> Tally:
+    """Perform `runs`, and store their outcomes: the leader's part."""
+    from tombola.lab.worker import Worker
 
-    return execute
+    store, clock = resources.store, time.perf_counter
+    worker = Worker(store, resources.data_dir, resources.engine, device=crew.device, clock=clock, crew=crew)
+    queue = RunQueue(list(runs), store, tell)
+    while not queue.over:
+        for run in (given := queue.next()):
+            _lead(run, worker, queue)
+        if not given:  # another plan on this store has what is left
+            time.sleep(BUSY_POLL_S)
+    return queue.result
 
 
 def _lead(run: Run, worker: "Worker", queue: RunQueue) -> None:
@@ -98,7 +108,7 @@ def _lead(run: Run, worker: "Worker", queue: RunQueue) -> None:
             queue.failed(run, *details)
 
 
-def follow(store: Store, data_dir: Path | None, crew: "Crew") -> None:
+def follow(resources: Resources, crew: "Crew") -> None:
     """Do every training that the leader names, until it names no more.
 
     Raises:
@@ -106,7 +116,8 @@ def follow(store: Store, data_dir: Path | None, crew: "Crew") -> None:
     """
     from tombola.lab.worker import Worker
 
-    worker = Worker(store, data_dir, device=crew.device, crew=crew)
+    store = resources.store
+    worker = Worker(store, resources.data_dir, device=crew.device, crew=crew)
     while run := crew.hear():
         for needed in run.inputs:
             store.await_seen(needed.key, partial(store.has, needed))

@@ -11,10 +11,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from tombola import data, engine, files, models
+from tombola import data, files, models
 from tombola.data.likeness import alike
 from tombola.data.shared import attach
-from tombola.engine import measure
+from tombola.engine import Choice, measure
 from tombola.engine.forms import Shape, Times
 from tombola.lab.checkpoints import Checkpoints, Clock, Interval
 from tombola.lab.runs import Outcome, Run
@@ -62,7 +62,7 @@ class Worker:
 
     store: Store
     data_dir: Path | None
-    engine: engine.Choice = "auto"
+    engine: Choice = "auto"
     shared: Path | None = None
     device: str = "cpu"
     clock: Clock = lambda: 0.0

@@ -15,50 +15,32 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tombola import data, models
 from tombola.data.shared import publish
 from tombola.engine import Choice, kernels, measure, shapes_of
 from tombola.engine.forms import Shape, Times
 from tombola.lab.attempt import do_all, no_room, one_thread
-from tombola.lab.queue import BUSY_POLL_S, Announce, Result, RunQueue
+from tombola.lab.executor import Executor, Resources, Team
+from tombola.lab.queue import BUSY_POLL_S, Announce, RunQueue, Tally
 from tombola.lab.runs import Run, Stored, shallow
-from tombola.lab.store import Store
 from tombola.recipe import Recipe
 
 GRACE_S = 5
 LOG_TAIL = 4000
 
 
-class Execute(Protocol):
-    """As `execute`."""
-
-    def __call__(
-        self,
-        runs: Iterable[Run],
-        store: Store,
-        data_dir: Path | None,
-        workers: int,
-        tell: Announce,
-        engine: Choice = "auto",
-        devices: tuple[str, ...] = ("cpu",),
-    ) -> Result:
-        """Perform `runs` and store their outcomes."""
-
-
 @dataclass(frozen=True)
 class _Place:
-    """Where workers find what they need."""
+    """What each worker is given."""
 
-    root: Path
-    data_dir: Path | None
-    engine: Choice
+    resources: Resources
     shared: Path
-    devices: tuple[str, ...]
     measured: Mapping[Shape, Times]
 
 
@@ -71,29 +53,27 @@ class _Process:
     runs: dict[str, Run] = field(default_factory=dict)  # by key: those it has not answered for
 
 
-def execute(
-    runs: Iterable[Run],
-    store: Store,
-    data_dir: Path | None,
-    workers: int,
-    tell: Announce,
-    engine: Choice = "auto",
-    devices: tuple[str, ...] = ("cpu",),
-) -> Result:
+@contextmanager
+def _team(resources: Resources) -> Iterator[Team]:
+    yield Team(resources.processes, resources.devices, partial(execute, resources))
+
+
+WORKERS = Executor("workers", "Worker processes on this machine, one thread each", lambda: True, _team)
+
+
+def execute(resources: Resources, runs: Iterable[Run], tell: Announce) -> Tally:
     """Perform `runs`, inputs before what needs them, and store their outcomes.
 
     Args:
         runs: those that are missing, inputs first.
-        workers: processes at work at once, >= 1.
         tell: is told of every event, in this process.
-        engine: `auto`, `reference` for the plain loop, or `stacked`; see `engine.at_once`.
-        devices: where; workers share them evenly.
 
     Raises:
         NoRoom, StoreError, DataError: nothing more can be done - the disk is full, the data are damaged. What is
             done is kept.
         KeyboardInterrupt: passed on after the workers have been stopped.
     """
+    store, engine, workers = resources.store, resources.engine, resources.processes
     queue = RunQueue(list(runs), store, tell)
     crew: list[_Process] = []
     with ExitStack() as stack:
@@ -101,25 +81,30 @@ def execute(
         try:
             shared = stack.enter_context(store.scratch("data"))
             # Here, and sent along: a second measurement may choose other forms, which give other last bits.
-            measured = measure.times(_shapes(queue.recipes, engine, devices))
-            place = _Place(store.root, data_dir, engine, shared, devices, measured)
+            measured = measure.times(_shapes(queue.recipes, engine, resources.devices))
+            place = _Place(resources, shared, measured)
             _fill(crew, queue, workers, place)
             for name in queue.data_sets:  # once for all workers, while they start
-                publish(name, data_dir, shared)
+                publish(name, resources.data_dir, shared)
         except OSError as error:
             raise no_room(error, store) from error
         while not queue.over:
             _fill(crew, queue, workers, place)
-            for worker in list(crew):
-                idle = sum(not each.runs for each in crew)
-                if not worker.runs and (given := queue.next(_stack_size(engine, worker.device), idle)):
-                    worker.runs = {run.key: run for run in given}
-                    try:
-                        worker.pipe.send([shallow(run) for run in given])
-                    except OSError:
-                        _bury(worker, crew, queue)
+            _hand_out(crew, queue, engine)
             _listen(crew, queue)
         return queue.result
+
+
+def _hand_out(crew: list[_Process], queue: RunQueue, engine: Choice) -> None:
+    """Give the idle ones what is ready."""
+    for worker in list(crew):
+        idle = sum(not each.runs for each in crew)
+        if not worker.runs and (given := queue.next(_stack_size(engine, worker.device), idle)):
+            worker.runs = {run.key: run for run in given}
+            try:
+                worker.pipe.send([shallow(run) for run in given])
+            except OSError:
+                _bury(worker, crew, queue)
 
 
 def _stack_size(engine: Choice, device: str) -> Callable[[Run], int]:
@@ -152,7 +137,7 @@ def _fill(crew: list[_Process], queue: RunQueue, workers: int, place: "_Place") 
     while len(crew) < min(workers, queue.left) and queue.ready:
         busy = [worker.device for worker in crew]
         with _unheard():
-            crew.append(_hire(place, min(place.devices, key=busy.count)))
+            crew.append(_hire(place, min(place.resources.devices, key=busy.count)))
 
 
 @contextmanager
@@ -236,7 +221,7 @@ def _bury(worker: _Process, crew: list[_Process], queue: RunQueue) -> None:
 def _hire(place: _Place, device: str) -> _Process:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    log = place.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
+    log = place.resources.store.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
     process = context.Process(target=_serve, args=(theirs, place, device, log), daemon=True)
     process.start()
     theirs.close()
@@ -247,7 +232,8 @@ def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) 
     """A worker's life: take a run, do it, say so, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for good, and where `_unheard` could not see to it
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    store = Store(place.root)
+    resources = place.resources
+    store = resources.store
     with store.claim(Stored(log.name)):  # else another process would take the log for a leftover
         with log.open("w") as file:
             os.dup2(file.fileno(), sys.stderr.fileno())
@@ -257,14 +243,14 @@ def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) 
             import torch
 
             torch.cuda.set_device(device)  # else what asks for no device in particular would ask the first one
-        if place.engine == "reference":
+        if resources.engine == "reference":
             _warm_up()
         from tombola.lab.worker import Worker
 
         worker = Worker(
             store,
-            place.data_dir,
-            place.engine,
+            resources.data_dir,
+            resources.engine,
             place.shared,
             device,
             time.perf_counter,

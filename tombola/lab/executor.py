@@ -1,0 +1,83 @@
+"""What an executor is: who does what a plan lacks, with what, and when it is the one to do it."""
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tombola.engine import Choice
+from tombola.errors import BadInput
+from tombola.lab.queue import Announce, Tally
+from tombola.lab.runs import Run
+from tombola.lab.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What runs are done with.
+
+    Attributes:
+        store: where their outcomes go.
+        data_dir: where data sets lie.
+        engine: `auto`, `reference` for the plain loop, or another one by name.
+        devices: where; workers share them evenly.
+        workers: processes at work at once, >= 1; None for one per core, or one per GPU.
+        extensions: files of members that every process executes before it sees a run.
+    """
+
+    store: Store
+    data_dir: Path | None = None
+    engine: Choice = "auto"
+    devices: tuple[str, ...] = ("cpu",)
+    workers: int | None = None
+    extensions: tuple[Any, ...] = ()
+
+    @property
+    def processes(self) -> int:
+        """How many workers there are.
+
+        Raises:
+            BadInput: none were asked for.
+        """
+        if self.workers is None and self.devices != ("cpu",):
+            return len(self.devices)
+        if self.workers is None:
+            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.workers < 1:
+            expected, todo = "at least 1", "Leave it out for one per core."
+            raise BadInput(where="--workers", expected=expected, found=str(self.workers), todo=todo)
+        return self.workers
+
+
+@dataclass(frozen=True)
+class Team:
+    """Processes that stand ready.
+
+    Attributes:
+        processes: how many runs they do at once.
+        devices: where.
+        execute: performs runs, inputs first, and stores their outcomes; its second argument is told of every event.
+    """
+
+    processes: int
+    devices: tuple[str, ...]
+    execute: Callable[[Iterable[Run], Announce], Tally]
+
+
+@dataclass(frozen=True)
+class Executor:
+    """One way to do what a plan lacks.
+
+    Attributes:
+        about: it, in one sentence.
+        applies: whether it is the one to do it here and now.
+        team: brings the processes together, and lets them go at the end. It gives None to a process that is one of
+            them and has done its part: there is nothing more for it to do.
+    """
+
+    name: str
+    about: str
+    applies: Callable[[], bool]
+    team: Callable[[Resources], AbstractContextManager[Team | None]]

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tombola.engine import Choice
 from tombola.errors import BadInput
+from tombola.lab.extension import Extension
 from tombola.lab.queue import Announce, Tally
 from tombola.lab.runs import Run
 from tombola.lab.store import Store
@@ -32,7 +32,7 @@ class Resources:
     engine: Choice = "auto"
     devices: tuple[str, ...] = ("cpu",)
     workers: int | None = None
-    extensions: tuple[Any, ...] = ()
+    extensions: tuple[Extension, ...] = ()
 
     @property
     def processes(self) -> int:

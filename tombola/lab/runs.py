@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from tombola import models
 from tombola.engine import Choice
 from tombola.errors import TombolaError
+from tombola.lab.code import code_of
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -149,10 +150,11 @@ class Run:
 
     @property
     def described(self) -> dict[str, Any]:
-        """All that can change the outcome, as plain JSON values."""
+        """All that can change the outcome, as plain JSON values; of a kind of an extension, the extension too."""
         items = {name: getattr(self, name) for name in self.names}
         values = {name: _plain(item) for name, item in items.items() if item is not None or name not in self.later}
-        return {"kind": self.kind, "version": self.version, **values}
+        code = code_of(type(self))
+        return {"kind": self.kind, "version": self.version, **({"kind_code": code} if code else {}), **values}
 
     def __post_init__(self) -> None:
         # Made with the run and not when asked for: the inputs have theirs by then, so no depth of nesting costs depth

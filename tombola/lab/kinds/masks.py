@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tombola.lab.code import function
 from tombola.lab.kinds.training import Train
 from tombola.lab.runs import Network, Outcome, Run, Tell
 from tombola.layer_patterns import named
@@ -160,7 +161,7 @@ class DerivedMask(Run):
 
     def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
         """Have the function make it."""
-        make = worker.function(self.code, self.function)
+        make = function(self.function, self.code)
         return mask_outcome(make(worker.store.mask(self.like), self.mask_seed))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from tombola import engine, models
+from tombola import engine, mask, models, weights
 from tombola.engine import kernels, measure
 from tombola.engine.chain import chain
 from tombola.engine.forms import Times
@@ -32,6 +32,7 @@ from tombola.lab.queue import Event, RunQueue, Tally
 from tombola.lab.results import conclusions, results, verdicts
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.lab.workers import _dismiss, _fill, _Place, _shapes, _unheard, execute
@@ -60,6 +61,7 @@ from tombola.lab.executor import Resources
 from tombola.lab.workers import execute
 from tombola.lab.plan import missing, plan
 from tombola.lab.spec import Experiment, Spec
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 
 def tell(event):
@@ -485,6 +487,91 @@ def test_whether_a_stack_pays_is_measured_once_by_all_workers(store: Store, tmp_
     workers = [Worker(store, None, shared=tmp_path) for _ in range(2)]
     assert [worker.pays("recipe", 4, lambda: next(answers)) for worker in workers] == [True, True]
     assert not workers[0].pays("recipe", 5, lambda: next(answers)), "another stack is measured by itself"
+
+
+# ---------------------------------------------------------------- extensions
+
+EXTENSION = '''
+from dataclasses import dataclass, replace
+
+from tombola import mask_codec
+from tombola.lab.kinds import mask_outcome
+from tombola.lab.runs import Outcome, Run
+from tombola.mask import Mask
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Mean(Run):
+    """The mean of the weights of several runs: as many inputs as one likes."""
+
+    kind = "mean"
+    version = 1
+
+    of: tuple[Run, ...]
+
+    def perform(self, worker, tell=lambda done, total, loss: None):
+        states = [worker.store.weights(run) for run in self.of]
+        return Outcome({}, {"weights": {name: sum(each[name] for each in states) / len(states) for name in states[0]}})
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Halved(Run):
+    """Every second weight of a run, under a mask of its own, as of a search that changes it while it trains."""
+
+    kind = "halved"
+    version = 1
+
+    of: Run
+    like: Run
+
+    def perform(self, worker, tell=lambda done, total, loss: None):
+        own = {name: alive.clone() for name, alive in worker.store.mask(self.like).items()}
+        for alive in own.values():
+            alive.view(-1)[1::2] = False
+        made = mask_outcome(Mask(own))
+        kept = mask_codec.compress(worker.store.weights(self.of), Mask(own))
+        return Outcome(made.values, {**made.tensors, "weights": kept})
+
+
+def flipped(mask, seed):
+    return Mask({name: alive.flip(-1) for name, alive in mask.items()})
+
+
+CONTROLS = {
+    "soup": lambda replicate, ticket, level, draw: replace(
+        ticket, start=Mean((ticket.start, replicate.rewind_point(init="soup")))
+    ),
+    "halved": lambda replicate, ticket, level, draw: replace(ticket, start=Halved(ticket.start, ticket.mask)),
+    "flipped": lambda replicate, ticket, level, draw: replace(
+        ticket, mask=replicate.derived(flipped, ticket.mask, "flipped")
+    ),
+}
+'''
+
+
+@pytest.mark.usefixtures("quick")
+def test_kinds_of_runs_from_outside_are_planned_done_by_workers_and_stored(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(EXTENSION)
+    small = ["levels=1", "replicates=1", "recipe.length=10it", "rewind=0it", "arms=ticket,soup,halved,flipped"]
+    experiment = read("digits", small, [tmp_path / "mine.py"])
+    wanted = plan(experiment)
+    rows = {row.arm: row.run for row in wanted.rows}
+    soup, halved = rows["soup"].start, rows["halved"].start
+    assert set(soup.inputs) == {rows["ticket"].start, *soup.inputs} and len(soup.inputs) == 2
+    assert {"mean", "halved", "derived"} <= {run.kind for run in wanted.runs}
+    assert soup.described["kind_code"] == halved.described["kind_code"] == experiment.extensions[0].sha256
+    (tmp_path / "mine.py").unlink()  # workers have its text
+
+    resources = Resources(store=store, workers=2, extensions=experiment.extensions)
+    assert execute(resources, missing(wanted, store), quietly) == Tally(done=len(wanted.runs)) and tidy(store)
+    one, other = map(store.weights, soup.inputs)
+    assert weights.equal(store.weights(soup), {name: (one[name] + other[name]) / 2 for name in one})
+    before, own = store.weights(rows["ticket"].start), store.mask(halved)
+    assert 0 < own.alive < store.mask(rows["ticket"].mask).alive and store.living(halved) == own
+    assert weights.equal(store.weights(halved), mask.apply(before, own)), "by its own mask"
+    for name, alive in store.mask(rows["flipped"].mask).items():
+        assert torch.equal(alive, store.mask(rows["ticket"].mask)[name].flip(-1))
+    assert missing(wanted, store) == []
 
 
 # ---------------------------------------------------------------- scheduling

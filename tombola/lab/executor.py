@@ -4,11 +4,13 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 from tombola.engine import Choice
 from tombola.errors import BadInput
 from tombola.lab.extension import Extension
+from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.queue import Announce, Tally
 from tombola.lab.runs import Run
 from tombola.lab.store import Store
@@ -33,6 +35,11 @@ class Resources:
     devices: tuple[str, ...] = ("cpu",)
     workers: int | None = None
     extensions: tuple[Extension, ...] = ()
+
+    @property
+    def members(self) -> Members:
+        """What runs may name: the built-in members, and those of the extensions."""
+        return reduce(Members.with_, self.extensions, BUILT_IN)
 
     @property
     def processes(self) -> int:

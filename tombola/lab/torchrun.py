@@ -65,7 +65,15 @@ def _execute(resources: Resources, crew: "Crew", runs: Iterable[Run], tell: Anno
     from tombola.lab.worker import Worker
 
     store, clock = resources.store, time.perf_counter
-    worker = Worker(store, resources.data_dir, resources.engine, device=crew.device, clock=clock, crew=crew)
+    worker = Worker(
+        store,
+        resources.data_dir,
+        resources.engine,
+        device=crew.device,
+        clock=clock,
+        crew=crew,
+        members=resources.members,
+    )
     queue = RunQueue(list(runs), store, tell)
     while not queue.over:
         for run in (given := queue.next()):
@@ -117,7 +125,7 @@ def follow(resources: Resources, crew: "Crew") -> None:
     from tombola.lab.worker import Worker
 
     store = resources.store
-    worker = Worker(store, resources.data_dir, device=crew.device, crew=crew)
+    worker = Worker(store, resources.data_dir, device=crew.device, crew=crew, members=resources.members)
     while run := crew.hear():
         for needed in run.inputs:
             store.await_seen(needed.key, partial(store.has, needed))

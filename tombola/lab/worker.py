@@ -17,6 +17,7 @@ from tombola.data.shared import attach
 from tombola.engine import Choice, measure
 from tombola.engine.forms import Shape, Times
 from tombola.lab.checkpoints import Checkpoints, Clock, Interval
+from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.store import Store
 from tombola.recipe import Recipe
@@ -58,6 +59,7 @@ class Worker:
         crew: the processes that do every training together; None where this one trains alone.
         measured: how long layers take, of which one measurement holds for all that a command trains; None where this
             worker is all there is, and measures for itself.
+        members: what runs may name.
     """
 
     store: Store
@@ -68,6 +70,7 @@ class Worker:
     clock: Clock = lambda: 0.0
     crew: "Crew | None" = None
     measured: Mapping[Shape, Times] | None = None
+    members: Members = BUILT_IN
 
     def __post_init__(self) -> None:
         self._measured, self._measures = dict(self.measured or {}), self.measured is None

@@ -255,6 +255,7 @@ def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) 
             device,
             time.perf_counter,
             measured=place.measured,
+            members=resources.members,
         )
         while True:
             try:

@@ -3,7 +3,7 @@
 from tombola.lab.kinds.distance import Distance
 from tombola.lab.kinds.init import Init
 from tombola.lab.kinds.line import Line
-from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask
+from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask, mask_outcome
 from tombola.lab.kinds.training import Train
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "Sample",
     "ShuffledMask",
     "Train",
+    "mask_outcome",
 ]

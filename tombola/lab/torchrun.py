@@ -72,7 +72,7 @@ def _execute(resources: Resources, crew: "Crew", runs: Iterable[Run], tell: Anno
         device=crew.device,
         clock=clock,
         crew=crew,
-        members=resources.members,
+        scores=resources.members.scores,
     )
     queue = RunQueue(list(runs), store, tell)
     while not queue.over:
@@ -125,7 +125,7 @@ def follow(resources: Resources, crew: "Crew") -> None:
     from tombola.lab.worker import Worker
 
     store = resources.store
-    worker = Worker(store, resources.data_dir, device=crew.device, crew=crew, members=resources.members)
+    worker = Worker(store, resources.data_dir, device=crew.device, crew=crew, scores=resources.members.scores)
     while run := crew.hear():
         for needed in run.inputs:
             store.await_seen(needed.key, partial(store.has, needed))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,10 +17,10 @@ from tombola.data.shared import attach
 from tombola.engine import Choice, measure
 from tombola.engine.forms import Shape, Times
 from tombola.lab.checkpoints import Checkpoints, Clock, Interval
-from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.store import Store
 from tombola.recipe import Recipe
+from tombola.score import SCORES, Score
 
 if TYPE_CHECKING:
     from tombola.engine.parallel import Crew
@@ -59,7 +59,7 @@ class Worker:
         crew: the processes that do every training together; None where this one trains alone.
         measured: how long layers take, of which one measurement holds for all that a command trains; None where this
             worker is all there is, and measures for itself.
-        members: what runs may name.
+        scores: those that a pruning may name.
     """
 
     store: Store
@@ -70,7 +70,7 @@ class Worker:
     clock: Clock = lambda: 0.0
     crew: "Crew | None" = None
     measured: Mapping[Shape, Times] | None = None
-    members: Members = BUILT_IN
+    scores: Mapping[str, Score] = field(default_factory=lambda: SCORES)
 
     def __post_init__(self) -> None:
         self._measured, self._measures = dict(self.measured or {}), self.measured is None

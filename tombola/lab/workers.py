@@ -255,7 +255,7 @@ def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) 
             device,
             time.perf_counter,
             measured=place.measured,
-            members=resources.members,
+            scores=resources.members.scores,
         )
         while True:
             try:

@@ -77,13 +77,13 @@ class Prune(Run):
 
     def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
         """Score the trained weights, and let the lowest of what is alive go."""
-        from tombola import mask, prune, score
+        from tombola import mask, prune
 
         everything, kinds = _prunable(self)
         # The store lists layers by the alphabet; among equal scores the earlier layer of the model goes first.
         stored = worker.store.mask(self.mask) if self.mask else everything
         before = mask.Mask({name: stored[name] for name in everything})
-        scores = score.SCORES[self.score](worker.store.weights(self.trained), before, self.score_seed)
+        scores = worker.scores[self.score](worker.store.weights(self.trained), before, self.score_seed)
         rates = dict(self.rates)
         if self.scope == "global":
             return mask_outcome(prune.globally(scores, before, rates["linear"]))

@@ -4,13 +4,12 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 from tombola.engine import Choice
 from tombola.errors import BadInput
 from tombola.lab.extension import Extension
-from tombola.lab.members import BUILT_IN, Members
+from tombola.lab.members import Members, extended
 from tombola.lab.queue import Announce, Tally
 from tombola.lab.runs import Run
 from tombola.lab.store import Store
@@ -39,7 +38,7 @@ class Resources:
     @property
     def members(self) -> Members:
         """What runs may name: the built-in members, and those of the extensions."""
-        return reduce(Members.with_, self.extensions, BUILT_IN)
+        return extended(self.extensions)
 
     @property
     def processes(self) -> int:

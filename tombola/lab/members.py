@@ -1,6 +1,8 @@
 """What a spec may name: the methods, controls, scores, objectives and studies that there are."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import reduce
 from typing import Any, Protocol
 
 from tombola.controls import CONTROLS, Control
@@ -44,12 +46,14 @@ class Members:
         Raises:
             BadInput: two have one name; an arm is a method or a control, which share theirs.
         """
-        added = extension.members.tables
-        for kind, table in added.items():
-            taken = self.methods | self.controls if kind in ("methods", "controls") else self.tables[kind]
-            for name in (name for name in table if name in taken):
-                raise _taken(extension.where(kind, name), name, taken[name])
-        return Members(**{kind: table | added[kind] for kind, table in self.tables.items()})
+        tables = self.tables
+        for kind, table in extension.members.tables.items():
+            for name, member in table.items():
+                kinds = ("methods", "controls") if kind in ("methods", "controls") else (kind,)
+                for other in (tables[each][name] for each in kinds if name in tables[each]):
+                    raise _taken(extension.where(kind, name), name, other)
+                tables[kind] = tables[kind] | {name: member}
+        return Members(**tables)
 
 
 class Adding(Protocol):
@@ -66,3 +70,12 @@ def _taken(where: str, name: str, member: Any) -> BadInput:
 
 
 BUILT_IN = Members(METHODS, CONTROLS, SCORES, OBJECTIVES, STUDIES)
+
+
+def extended(extensions: Iterable[Adding]) -> Members:
+    """The built-in members and those of extensions.
+
+    Raises:
+        BadInput: two have one name.
+    """
+    return reduce(Members.with_, extensions, BUILT_IN)

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tombola import models
 from tombola.errors import BadInput
 from tombola.lab.code import code_of
-from tombola.lab.kinds import FullMask, Init, Prune, RandomMask, ShuffledMask, Train
+from tombola.lab.kinds import DerivedMask, FullMask, Init, Prune, RandomMask, ShuffledMask, Train
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.runs import Network, Run
 from tombola.lab.spec import Spec
@@ -32,7 +32,7 @@ class Replicate:
     spec: Spec
     number: int
     rewind: Step | None = None
-    members: Members = BUILT_IN
+    members: Members = field(default=BUILT_IN, repr=False)
 
     def seed(self, name: str) -> int:
         """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
@@ -122,7 +122,7 @@ class Replicate:
         """The mask `like` with its entries permuted inside each layer, by the seed of `name`."""
         return ShuffledMask(like, mask_seed=self.seed(name))
 
-    def derived(self, function: "Callable[[Mask, int], Mask]", like: Run, name: str) -> Run:
+    def derived(self, function: "Callable[[Mask, int], Mask]", like: Run, name: str) -> DerivedMask:
         """The mask that a function of an extension makes of the mask `like` and the seed of `name`.
 
         Raises:
@@ -136,6 +136,4 @@ class Replicate:
                 found=f"one of {function.__module__}",
                 todo="Define it in the file that --extend names, outside of other functions.",
             )
-        from tombola.lab.kinds import DerivedMask
-
         return DerivedMask(like, function.__qualname__, code, mask_seed=self.seed(name))

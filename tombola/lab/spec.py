@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -169,7 +170,13 @@ class Experiment(Value):
     @property
     def asked_by(self) -> str:
         """What to type for it."""
-        return " ".join([self.source or self.name, *(f"--extend {each.path}" for each in self.extensions)])
+        return " ".join([self.source or self.name, *(f"--extend {shlex.quote(each.path)}" for each in self.extensions)])
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The spec as JSON values, and which files were executed for it."""
+        executed = [{"path": each.path, "sha256": each.sha256} for each in self.extensions]
+        return self.spec.model_dump(mode="json") | ({"extensions": executed} if executed else {})
 
     @property
     def origin(self) -> str:

@@ -3,7 +3,6 @@
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
 from tombola.lab.extension import load
-from tombola.lab.members import BUILT_IN, Members
+from tombola.lab.members import Members, extended
 from tombola.lab.spec import Experiment, spec_model
 from tombola.lab.spec_checks import contradictions, unknown_names
 from tombola.objective import OBJECTIVES
@@ -34,7 +33,7 @@ def read(source: str, changes: Iterable[str] = (), extend: Iterable[str | Path] 
     """
     name, text = _text(source)
     extensions = tuple(map(load, dict.fromkeys(map(str, extend))))
-    members = reduce(Members.with_, extensions, BUILT_IN)
+    members = extended(extensions)
     changes = tuple(changes)
     try:
         table = tomllib.loads(text)

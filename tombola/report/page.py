@@ -96,7 +96,7 @@ def _page(
         for name, svg, caption in drawn
     )
     title = f"{experiment.name}: {network(found)}"
-    spec = json.dumps(experiment.spec.model_dump(mode="json"), indent=1)
+    spec = json.dumps(experiment.record, indent=1)
     return f"""<!doctype html>
 <html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
 <title>{html.escape(title)} - Tombola</title>

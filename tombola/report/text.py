@@ -387,7 +387,7 @@ def _names(wanted: Plan) -> dict[str, str]:
     for row in wanted.rows:
         name(row.run, f"{row.arm} {row.level}", row)
     for row in wanted.rows:
-        of = " of reinit" if row.arm == "reinit" else ""
+        of = "" if row.arm in ("dense", "ticket") else f" of {row.arm}"  # what an arm shares has a name by then
         names.setdefault(row.run.start.key, f"rewind point {row.rewind:,}{of} of replicate {row.replicate}")
     for asked in wanted.questions:
         name(asked.run, asked.name, asked)

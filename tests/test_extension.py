@@ -1,0 +1,152 @@
+"""Files of members from outside the package: what they add, what of them is refused, and how they travel."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tombola.errors import BadInput
+from tombola.lab.code import code_of
+from tombola.lab.extension import load
+from tombola.lab.members import BUILT_IN
+from tombola.lab.plan import plan
+from tombola.lab.spec_file import read
+
+GOOD = '''
+from dataclasses import dataclass, replace
+
+from tombola import Mask
+from tombola.controls import Control
+
+
+def patient(replicate, levels):
+    """Search without hurry.
+
+    More of it.
+    """
+    start = replicate.rewind_point()
+    ticket = replicate.train(start)
+    yield ticket
+    for _ in range(levels):
+        ticket = replicate.train(start, mask=replicate.prune(ticket, ticket.mask))
+        yield ticket
+
+
+def turned(mask, seed):
+    return Mask({name: alive.flip(0) for name, alive in mask.items()})
+
+
+def mirror(replicate, ticket, level, draw):
+    return replace(ticket, mask=replicate.derived(turned, ticket.mask, "mirror"))
+
+
+@dataclass(frozen=True)
+class Thing:
+    number: int
+
+
+METHODS = {"patient": patient}
+CONTROLS = {
+    "mirror": Control("mirror", mirror, claim="it matters where", what="a mirrored mask", about="Mirrored"),
+}
+'''
+
+
+def written(folder: Path, text: str, name: str = "mine.py") -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_an_extension_adds_to_what_a_spec_may_name(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD)
+    mine = load(path)
+    method, control = mine.members.methods["patient"], mine.members.controls["mirror"]
+    assert (method.about, method.code) == ("Search without hurry", mine.sha256)
+    assert (control.claim, control.what, control.code) == ("it matters where", "a mirrored mask", mine.sha256)
+    changes = ["arms=ticket,mirror,patient", "levels=1", "replicates=1"]
+    experiment = read("digits-lenet", changes, [path])
+    assert [row.arm for row in plan(experiment).rows] == ["dense", "ticket", "mirror", "patient"]
+    with pytest.raises(BadInput, match=r"arms.1: expected one of ticket, .*, found 'mirror'"):
+        read("digits-lenet", changes)
+    assert "mirror" not in BUILT_IN.controls
+
+
+def test_an_extension_changes_no_key_of_a_run_that_executes_nothing_of_it(tmp_path: Path) -> None:
+    plain = plan(read("digits-lenet"))
+    extended = plan(read("digits-lenet", ["arms=ticket,reinit,random,mirror"], [written(tmp_path, GOOD)]))
+    more = {run.kind for run in extended.runs} - {run.kind for run in plain.runs}
+    assert {run.key for run in plain.runs} < {run.key for run in extended.runs} and more == {"derived"}
+    other = plan(read("digits-lenet", ["arms=ticket,reinit,random,mirror"], [written(tmp_path, GOOD + "\n")]))
+    assert len({run.key for run in extended.runs} & {run.key for run in other.runs}) == len(plain.runs)
+
+
+def test_what_to_type_and_the_report_name_the_extension(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD, "my own.py")
+    plain, extended = read("digits-lenet"), read("digits-lenet", [], [path])
+    assert extended.asked_by == f"digits-lenet --extend '{path}'" and extended.origin == plain.origin
+    assert extended.folder != plain.folder == "digits-lenet"
+    (mine,) = extended.extensions
+    assert extended.record["extensions"] == [{"path": path, "sha256": mine.sha256}]
+    assert "extensions" not in plain.record
+
+
+def test_an_extension_is_loaded_where_it_is_unpickled_and_before_what_is_of_it(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD)
+    mine = load(path)
+    thing = sys.modules[mine.members.methods["patient"].search.__module__].Thing(3)
+    assert code_of(type(thing)) == mine.sha256 and load(path).members == mine.members
+    (tmp_path / "both").write_bytes(pickle.dumps((mine, thing)))
+    Path(path).unlink()
+    program = (
+        "import pickle, sys; from pathlib import Path\n"
+        "extension, thing = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "print(thing, type(thing).__module__ in sys.modules, extension.sha256)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "both"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"Thing(number=3) True {mine.sha256}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("METHODS = {\n'a': 1}", "mine.py, line 2: expected a function of (replicate, levels), or a Method, found"),
+        ("CONTROLS = {'a': len}", "line 1: expected a function of (replicate, ticket, level, draw), or a Control"),
+        ("def f(x): ...\n\nCONTROLS: dict = {\n    'a': f\n}", "line 4: expected a function of (replicate, ticket, "),
+        ("METHODS = []", "line 1: expected METHODS, a dict of name: member, found a list"),
+        ("def f(x, y): ...\nMETHODS = {'ticket': f}", "line 2: expected a name of letters, digits"),
+        ("def f(x, y): ...\nMETHODS = {'a,b': f}", "line 2: expected a name of letters, digits"),
+        ("def f(x, y): ...\nMETHODS = {'reinit': f}", "line 2: expected a name that is free, found 'reinit', "),
+        ("def f(*x): ...\nMETHODS = {}\nCONTROLS = {\n 'a': f,\n 'random': f}", "line 5: expected a name that is free"),
+        ("def f(*x): ...\nMETHODS = {'a': f}\nCONTROLS = {'a': f}", "line 3: expected a name that is free, found 'a',"),
+        ("OBJECTIVES = {'a': int}", "line 1: expected a class below tombola.objective.Objective"),
+        ("STUDIES = {'a': len}", "line 1: expected a tombola.lab.studies.Study"),
+        ("x = 1\n\nx.y = 3", "line 3: expected Python that can be executed, found AttributeError: 'int' object"),
+        ("def f():\n    1 / 0\nf()", "line 2: expected Python that can be executed, found ZeroDivisionError"),
+        ("x = 1\ny = (", "line 2: expected Python that can be executed, found SyntaxError: '(' was never closed"),
+        ("raise SystemExit(0)", "line 1: expected Python that can be executed, found SystemExit: 0"),
+        ("import nowhere_at_all", "line 1: expected Python that can be executed, found ModuleNotFoundError"),
+        ("x = 1", "mine.py: expected one of METHODS, CONTROLS, SCORES, OBJECTIVES, STUDIES, found none of them"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_extension_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        read("digits", [], [written(tmp_path, text)])
+    assert message in str(caught.value) and str(caught.value).startswith(str(tmp_path))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "none.py", "no such file"), (tmp_path, "a folder")):
+        with pytest.raises(BadInput, match=f"expected a Python file, found {reason}"):
+            load(path)
+
+
+def test_two_extensions_of_one_name_are_refused_and_one_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    one, other = written(tmp_path, GOOD), written(tmp_path, GOOD + "\n", "other.py")
+    assert len(read("digits", [], [one, one]).extensions) == 1
+    with pytest.raises(BadInput, match=r"other.py, line \d+: expected a name that is free, found 'patient', another"):
+        read("digits", [], [one, other])

@@ -21,9 +21,11 @@ from section import interleaved, load, load_line, machine, options, publish, tab
 from torch import Tensor
 
 from tombola import data, engine, mask, models, prunable, prune, score, weights
-from tombola.engine.chain import chain
-from tombola.engine.forms import Form
-from tombola.engine.native import Native
+from tombola.engine.native.layer_formats import Format
+from tombola.engine.native.sequential_layers import sequential_layers
+from tombola.engine.native.trainer import Native
+from tombola.engine.training import Alone, Start, Trainer, Training
+from tombola.train import Span
 
 NETWORKS = {"conv-2": 0.1, "conv-4": 0.1, "conv-6": 0.15}  # of a convolution's weights that a level prunes
 LEVELS = (0, 3, 6, 9, 12)
@@ -50,14 +52,20 @@ def engines(name: str, level: Level, dataset: data.Dataset) -> tuple[dict[str, A
     """The competitors at one level, and what a run gets."""
     start, living = level
 
-    def chosen(choice: engine.Choice) -> tuple[engine.Engine, str]:
+    def begun() -> Start:
         model = models.build(name, SHAPE, 10, "glorot-normal", 0)
         weights.put(model, start)
-        return engine.begin(choice, model, living, lenet.ADAM, {}, dataset, lenet.BATCH)
+        return Start(model, living, dataset)
 
-    def forced(form: Form) -> Native:
-        layers = chain(models.build(name, SHAPE, 10, "glorot-normal", 0), SHAPE) or ()
-        return Native(layers, start, living, dict.fromkeys(living, form), lenet.ADAM, {}, dataset, lenet.BATCH)
+    def chosen(choice: engine.Choice) -> tuple[Trainer, str]:
+        made = engine.begin(Training(optimizer=lenet.ADAM, batch=lenet.BATCH, choice=choice), [begun()])
+        assert isinstance(made.trainings, Alone)
+        return made.trainings.trainer, made.name
+
+    def forced(form: Format) -> Native:
+        training, from_here = Training(optimizer=lenet.ADAM, batch=lenet.BATCH), begun()
+        layers = sequential_layers(from_here.model, SHAPE) or ()
+        return Native(training, from_here, layers, dict.fromkeys(living, form))
 
     native, which = chosen("auto")
     return {
@@ -68,10 +76,12 @@ def engines(name: str, level: Level, dataset: data.Dataset) -> tuple[dict[str, A
     }, which
 
 
-def step(training: engine.Engine, batches: data.Batches) -> float:
+def step(training: Trainer, batches: data.Batches) -> float:
     """Seconds of a step; what the plain loop does before the first and after the last does not count."""
     times: list[float] = []
-    training.train(batches, lambda _: lenet.RATE, 0, STEPS + 1, [0, STEPS], lambda _: times.append(time.perf_counter()))
+    training.train(
+        batches, Span(0, STEPS + 1, lambda _: lenet.RATE, [0, STEPS]), lambda _: times.append(time.perf_counter())
+    )
     return (times[1] - times[0]) / STEPS
 
 

@@ -23,8 +23,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from tombola import data, engine, models, prunable
-from tombola.engine.stacked import Stacked
+from tombola.engine.stacked.trainer import Stacked
+from tombola.engine.training import Start, Training
 from tombola.recipe import SGD
+from tombola.train import Span
 
 NETWORKS = {"conv-2": 60, "conv-4": 60, "conv-6": 60, "resnet-20": 128, "resnet-56": 128, "vgg-16": 128, "vgg-19": 128}
 SMALL = ("conv-2", "conv-4", "conv-6", "resnet-20")
@@ -84,15 +86,14 @@ def ours(name: str, batch: int, dataset: data.Dataset, train: Tensor, device: st
     """Seconds of `steps` steps as a run of Tombola has them."""
     placed = dataset.to(device)
     model: nn.Module = models.build(name, dataset.facts.shape, dataset.facts.classes, "kaiming-normal", 0)
-    training, _ = engine.begin(
-        "auto", model, prunable.full(model), OPTIMIZER, {}, placed, batch, device, None, augmented=True
-    )
+    described = Training(optimizer=OPTIMIZER, batch=batch, augmented=True, device=device)
+    training = engine.begin(described, [Start(model, prunable.full(model), placed)]).trainings
     batches = data.Batches(placed, train, batch, 0, "flip-crop", 0, device=device)
 
     def seconds() -> float:
         times: list[float] = []
         looks = [0, steps]
-        training.train(batches, lambda _: RATE, 0, steps, looks, lambda _: times.append(now(device)))
+        training.train([batches], Span(0, steps, lambda _: RATE, looks), [lambda _: times.append(now(device))])
         return times[1] - times[0]
 
     return seconds
@@ -106,15 +107,15 @@ def at_once(
     networks: list[nn.Module] = [
         models.build(name, dataset.facts.shape, dataset.facts.classes, "kaiming-normal", seed) for seed in range(many)
     ]
-    masks = [prunable.full(network) for network in networks]
-    stack = Stacked(networks, masks, OPTIMIZER, [{}] * many, placed, device)
+    starts = [Start(network, prunable.full(network), placed) for network in networks]
+    stack = Stacked(Training(optimizer=OPTIMIZER, batch=batch, device=device), starts)
     batches = [data.Batches(placed, train, batch, seed, "flip-crop", seed, device=device) for seed in range(many)]
 
     def seconds() -> float:
         times: list[float] = []
         watches: list[Callable[[int], None]] = [lambda _: None for _ in range(many)]
         watches[0] = lambda _: times.append(now(device))
-        stack.train(batches, lambda _: RATE, 0, steps, [0, steps], watches)
+        stack.train(batches, Span(0, steps, lambda _: RATE, [0, steps]), watches)
         return times[1] - times[0]
 
     return seconds
@@ -142,7 +143,7 @@ def main(arguments: list[str]) -> None:
     rows, gains, together = [], dict[str, float](), dict[str, float]()
     for name, batch in (NETWORKS | NARROW).items():
         layers = models.layers(name, dataset.facts.shape, dataset.facts.classes)
-        many = engine.at_once("auto", device, layers, batch)
+        many = engine.at_once(Training(optimizer=OPTIMIZER, batch=batch, layers=layers, device=device))
         competitors = {
             "tombola": ours(name, batch, dataset, train, device, steps),
             "plain": plain(name, batch, dataset, train, device, steps),

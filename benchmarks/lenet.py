@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tombola import data, engine, mask, models, prunable, prune, score, weights
+from tombola.engine.training import Alone, Start, Trainer, Training
 from tombola.recipe import Adam
+from tombola.train import Span
 
 BATCH = 60
 RATE = 1.2e-3
@@ -115,7 +117,7 @@ def levels(dataset: data.Dataset, train: Tensor, steps: int) -> list[tuple[dict[
     for _ in range(LEVELS + 1):
         found.append((mask.apply(start, living), living))
         trained = engine_of(dataset, living, found[-1][0])
-        trained.train(data.Batches(dataset, train, BATCH, 0), lambda _: RATE, 0, steps, [], lambda _: None)
+        trained.train(data.Batches(dataset, train, BATCH, 0), Span(0, steps, lambda _: RATE), lambda _: None)
         living = prune.by_layer(score.magnitude(trained.weights(), living, 0), living, RATES)
     return found
 
@@ -132,11 +134,14 @@ def random_levels() -> list[tuple[dict[str, Tensor], mask.Mask]]:
 
 def engine_of(
     dataset: data.Dataset, living: mask.Mask, start: dict[str, Tensor], choice: engine.Choice = "auto"
-) -> engine.Engine:
+) -> Trainer:
     """Tombola's engine as a run gets it."""
     network = model()
     weights.put(network, start)
-    return engine.begin(choice, network, living, ADAM, {}, dataset, BATCH)[0]
+    training = Training(optimizer=ADAM, batch=BATCH, choice=choice)
+    trainings = engine.begin(training, [Start(network, living, dataset)]).trainings
+    assert isinstance(trainings, Alone)
+    return trainings.trainer
 
 
 def clocked(act: Callable[[], Any]) -> float:

@@ -46,7 +46,7 @@ from section import (
 from torch import Tensor
 
 from tombola import data
-from tombola.data.likeness import alike
+from tombola.engine.native.image_order import image_order
 from tombola.lab.kinds import Train
 from tombola.lab.plan import Plan, plan
 from tombola.lab.runs import Outcome, Run
@@ -69,8 +69,10 @@ def evaluation(dataset: data.Dataset, train: Tensor, validation: Tensor, searche
     levels = lenet.levels(dataset, train, searched)
     measures: dict[str, Measure] = {}
     packing: dict[int, float] = {}
-    ordered = validation[torch.from_numpy(alike(dataset.images.numpy()[validation.numpy()]))]  # as a worker does once
-    tests = torch.from_numpy(alike(dataset.test_images.numpy()))
+    ordered = validation[
+        torch.from_numpy(image_order(dataset.images.numpy()[validation.numpy()]))
+    ]  # as a worker does once
+    tests = torch.from_numpy(image_order(dataset.test_images.numpy()))
     for level in LEVELS:
         training = lenet.engine_of(dataset, levels[level][1], levels[level][0])
         batches = data.Batches(dataset, train, lenet.BATCH, 0)

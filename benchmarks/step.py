@@ -30,10 +30,12 @@ from torch.nn.utils import prune as torch_prune
 
 from tombola import data, weights
 from tombola.engine import kernels
-from tombola.engine.chain import chain
-from tombola.engine.forms import Form
-from tombola.engine.native import Native
+from tombola.engine.native.layer_formats import Format
+from tombola.engine.native.sequential_layers import sequential_layers
+from tombola.engine.native.trainer import Native
+from tombola.engine.training import Start, Training
 from tombola.mask import Mask
+from tombola.train import Span
 
 LEVELS = (0, 1, 3, 5, 7, 10, 12, 15, 18, 20)  # 100 % to 1.2 %
 SPARSE = 15  # 3.6 %, the level that the bar is about
@@ -42,7 +44,7 @@ WEIGHTS = sum(inputs * outputs for inputs, outputs in WIDTHS)
 ENGINES = ("native", "native, ticket", "native all dense", "native all sparse", "reference")
 OTHERS = ("plain loop", "torch prune", "torch CSR")
 
-Start = dict[str, Tensor]
+Weights = dict[str, Tensor]
 
 
 def products(steps: int) -> Measure:
@@ -91,20 +93,21 @@ def tombola(trained: Any, dataset: data.Dataset, train: Tensor, steps: int) -> M
     def measure() -> float:
         nonlocal done
         began = time.perf_counter()
-        trained.train(batches, lambda _: lenet.RATE, done, done + steps, [], lambda _: None)
+        trained.train(batches, Span(done, done + steps, lambda _: lenet.RATE), lambda _: None)
         done += steps
         return (time.perf_counter() - began) / steps
 
     return measure
 
 
-def forced(form: Form, start: Start, living: Mask, dataset: data.Dataset) -> Native:
+def forced(form: Format, start: Weights, living: Mask, dataset: data.Dataset) -> Native:
     """The kernels with every layer in one form."""
     network = lenet.model()
     weights.put(network, start)
-    layers = chain(network, dataset.facts.shape)
+    layers = sequential_layers(network, dataset.facts.shape)
     assert layers is not None
-    return Native(layers, start, living, dict.fromkeys(living, form), lenet.ADAM, {}, dataset, lenet.BATCH)
+    training = Training(optimizer=lenet.ADAM, batch=lenet.BATCH)
+    return Native(training, Start(network, living, dataset), layers, dict.fromkeys(living, form))
 
 
 def by_loop(network: nn.Module, living: Mask | None, batches: lenet.Batches, steps: int) -> Measure:
@@ -113,7 +116,7 @@ def by_loop(network: nn.Module, living: Mask | None, batches: lenet.Batches, ste
     return repeated(lambda number: loop.step(*batches(number)), steps)
 
 
-def torch_pruned(start: Start, living: Mask) -> nn.Module:
+def torch_pruned(start: Weights, living: Mask) -> nn.Module:
     """The network as torch.nn.utils.prune makes it: the mask multiplied in at every forward pass."""
     network = lenet.model()
     weights.put(network, start)
@@ -165,7 +168,7 @@ class CSRLinear(nn.Module):
         return CSRProduct.apply(x, self.values, self) + self.bias
 
 
-def torch_csr(start: Start, living: Mask) -> nn.Module:
+def torch_csr(start: Weights, living: Mask) -> nn.Module:
     """The network with every layer in torch's CSR form."""
     layers: list[nn.Module] = [nn.Flatten()]
     for name, alive in living.items():

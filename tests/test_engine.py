@@ -19,16 +19,19 @@ from tombola import data, engine, files, weights
 from tombola.data import Batches, Dataset
 from tombola.data.facts import Facts
 from tombola.data.normalise import Normalisation
-from tombola.engine import forms, kernels, measure
-from tombola.engine.chain import chain
-from tombola.engine.compact import live_units
-from tombola.engine.native import Native
-from tombola.engine.reference import Reference
+from tombola.engine import kernels
+from tombola.engine.native import calibrate, inspected
+from tombola.engine.native.layer_formats import Format, Shape, Times
+from tombola.engine.native.live_units import live_units
+from tombola.engine.native.sequential_layers import sequential_layers
+from tombola.engine.native.trainer import Native
+from tombola.engine.reference.trainer import Reference
+from tombola.engine.training import Start, Training
 from tombola.evaluate import evaluate
 from tombola.mask import Mask, apply
 from tombola.prunable import full
 from tombola.recipe import SGD, Adam, AdamW, Optimizer, Recipe, learning_rate
-from tombola.train import optimizer_of, restore_state, state_of, train
+from tombola.train import Span, losses, optimizer_of, restore_state, state_of, train
 
 needs_kernels = pytest.mark.skipif(not kernels.sets(), reason="no kernels: there was no compiler")
 
@@ -97,16 +100,15 @@ def native(
     mask: Mask,
     optimizer: Optimizer,
     dataset: Dataset,
-    form: forms.Form = "sparse",
+    form: Format = "sparse",
     batch: int = BATCH,
     state: dict[str, Tensor] | None = None,
     instructions: str | None = None,
 ) -> Native:
-    layers = chain(model, dataset.facts.shape)
+    layers = sequential_layers(model, dataset.facts.shape)
     assert layers
-    held = {layer.weight: form for layer in layers}
-    start = apply(weights.of(model), mask)
-    return Native(layers, start, mask, held, optimizer, state or {}, dataset, batch, instructions)
+    training, start = Training(optimizer=optimizer, batch=batch), Start(model, mask, dataset, state or {})
+    return Native(training, start, layers, {layer.weight: form for layer in layers}, instructions)
 
 
 def unwatched(step: int) -> None:
@@ -124,7 +126,7 @@ def by_hand(
         inputs, labels = batches(step)
         return inputs.to(kind), labels
 
-    train(model, torchs, mask, cast, rate, 0, until, unwatched)
+    train(model, torchs, mask, losses(model, cast), Span(0, until, rate), unwatched)
     return state_of(torchs, model)
 
 
@@ -140,12 +142,12 @@ def farthest(left: weights.Weights, right: weights.Weights) -> float:
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_200_steps_in_float64_are_the_plain_loops(digits: Dataset, optimizer: str, mask: str, form: forms.Form) -> None:
+def test_200_steps_in_float64_are_the_plain_loops(digits: Dataset, optimizer: str, mask: str, form: Format) -> None:
     model = network()
     chosen, alive, rate = OPTIMIZERS[optimizer], masks(model)[mask], OPTIMIZERS[optimizer].lr
     places, _ = data.split(digits, 0)
     fast = native(model, alive, chosen, digits, form)
-    fast.train(Batches(digits, places, BATCH, 5), lambda step: rate, 0, 200, [], unwatched)
+    fast.train(Batches(digits, places, BATCH, 5), Span(0, 200, lambda step: rate), unwatched)
     state = by_hand(model, alive, chosen, Batches(digits, places, BATCH, 5), lambda step: rate, 200)
     assert farthest(fast.weights(), weights.of(model)) < 1e-9
     kept = fast.optimizer_state()
@@ -165,7 +167,7 @@ def test_every_schedule_is_followed(digits: Dataset, schedule: str) -> None:
     alive = masks(model)["half"]
     places, _ = data.split(digits, 0)
     fast = native(model, alive, recipe.optimizer, digits)
-    fast.train(Batches(digits, places, BATCH, 5), lambda step: learning_rate(recipe, step, 17), 0, 200, [], unwatched)
+    fast.train(Batches(digits, places, BATCH, 5), Span(0, 200, lambda step: learning_rate(recipe, step, 17)), unwatched)
     by_hand(
         model,
         alive,
@@ -181,12 +183,12 @@ def test_every_schedule_is_followed(digits: Dataset, schedule: str) -> None:
 @pytest.mark.parametrize("batch", [1, 7, 16, 64, 65, 200])
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("instructions", kernels.sets())
-def test_every_instruction_set_and_batch_size(digits: Dataset, instructions: str, form: forms.Form, batch: int) -> None:
+def test_every_instruction_set_and_batch_size(digits: Dataset, instructions: str, form: Format, batch: int) -> None:
     model = network()
     alive, optimizer = masks(model)["half"], OPTIMIZERS["momentum"]
     places, _ = data.split(digits, 0)
     fast = native(model, alive, optimizer, digits, form, batch, instructions=instructions)
-    fast.train(Batches(digits, places, batch, 5), lambda step: 0.02, 0, 40, [], unwatched)
+    fast.train(Batches(digits, places, batch, 5), Span(0, 40, lambda step: 0.02), unwatched)
     by_hand(model, alive, optimizer, Batches(digits, places, batch, 5), lambda step: 0.02, 40)
     assert farthest(fast.weights(), weights.of(model)) < 1e-9
 
@@ -196,7 +198,7 @@ def test_every_instruction_set_and_batch_size(digits: Dataset, instructions: str
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("instructions", kernels.sets())
 def test_every_normalisation_is_the_plain_loops(
-    digits: Dataset, instructions: str, form: forms.Form, how: Normalisation
+    digits: Dataset, instructions: str, form: Format, how: Normalisation
 ) -> None:
     black = digits.images.clone()
     black[:3] = 0  # has no length to be divided by
@@ -204,7 +206,7 @@ def test_every_normalisation_is_the_plain_loops(
     for model, alive in ((network(), masks(network())["dead units"]), (maps(), map_masks(maps())["dead channels"])):
         batches = Batches(dataset, torch.arange(1000), BATCH, 5)
         fast = native(model, alive, OPTIMIZERS["momentum"], dataset, form, instructions=instructions)
-        fast.train(batches, lambda step: 0.02, 0, 40, [], unwatched)
+        fast.train(batches, Span(0, 40, lambda step: 0.02), unwatched)
         by_hand(model, alive, OPTIMIZERS["momentum"], batches, lambda step: 0.02, 40)
         assert farthest(fast.weights(), weights.of(model)) < 1e-9
         outputs = model(dataset.inputs(dataset.test_images).double()).detach()
@@ -216,16 +218,14 @@ def test_every_normalisation_is_the_plain_loops(
 @needs_kernels
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("instructions", kernels.sets())
-def test_float32_is_as_near_to_float64_as_the_plain_loop_is(
-    digits: Dataset, instructions: str, form: forms.Form
-) -> None:
+def test_float32_is_as_near_to_float64_as_the_plain_loop_is(digits: Dataset, instructions: str, form: Format) -> None:
     """Rounding differs with the order of sums and no more: within four times torch's own distance from the truth."""
     alive, optimizer = masks(network())["half"], SGD(name="sgd", lr=0.05, momentum=0.9)
     places, _ = data.split(digits, 0)
     truth, single = network(), network(dtype=torch.float32)
     weights.put(truth, {name: value.double() for name, value in weights.of(single).items()})
     fast = native(single, alive, optimizer, digits, form, instructions=instructions)
-    fast.train(Batches(digits, places, BATCH, 5), lambda step: 0.05, 0, 30, [], unwatched)
+    fast.train(Batches(digits, places, BATCH, 5), Span(0, 30, lambda step: 0.05), unwatched)
     for model in (truth, single):
         by_hand(model, alive, optimizer, Batches(digits, places, BATCH, 5), lambda step: 0.05, 30)
     ours, torchs = (farthest(one, weights.of(truth)) for one in (fast.weights(), weights.of(single)))
@@ -241,7 +241,7 @@ def test_float32_is_as_near_to_float64_as_the_plain_loop_is(
     seed=st.integers(0, 2**16),
 )
 def test_one_step_of_gradient_descent_is_the_gradient(
-    widths: list[int], batch: int, density: float, form: forms.Form, seed: int
+    widths: list[int], batch: int, density: float, form: Format, seed: int
 ) -> None:
     """With a learning rate of 1 the step is autograd's gradient, at the living positions, and nothing elsewhere."""
     pixels, *rest = widths
@@ -256,7 +256,7 @@ def test_one_step_of_gradient_descent_is_the_gradient(
     weights.put(model, apply(weights.of(model), alive))
     fast = native(model, alive, SGD(name="sgd", lr=1.0), dataset, form, batch)
     before = fast.weights()
-    fast.train(Batches(dataset, torch.arange(batch), batch, 0), lambda step: 1.0, 0, 1, [], unwatched)
+    fast.train(Batches(dataset, torch.arange(batch), batch, 0), Span(0, 1, lambda step: 1.0), unwatched)
     nn.functional.cross_entropy(model(dataset.inputs(images).double()), labels).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
@@ -267,11 +267,11 @@ def test_one_step_of_gradient_descent_is_the_gradient(
 @needs_kernels
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_what_is_pruned_stays_exactly_0(digits: Dataset, optimizer: str, form: forms.Form) -> None:
+def test_what_is_pruned_stays_exactly_0(digits: Dataset, optimizer: str, form: Format) -> None:
     model = network(dtype=torch.float32)
     alive = masks(model)["dead units"]
     fast = native(model, alive, OPTIMIZERS[optimizer], digits, form)
-    fast.train(Batches(digits, torch.arange(300), BATCH, 0), lambda step: 0.05, 0, 50, [], unwatched)
+    fast.train(Batches(digits, torch.arange(300), BATCH, 0), Span(0, 50, lambda step: 0.05), unwatched)
     for path, value in {**fast.weights(), **fast.optimizer_state()}.items():
         name = path.split("/")[-1]
         if name in alive and value.shape == alive[name].shape:
@@ -328,14 +328,12 @@ MAP_MASKS = list(map_masks(maps()))
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("mask", MAP_MASKS)
 @pytest.mark.parametrize("optimizer", ["momentum", "adam, decay", "adamw"])
-def test_convolutions_in_float64_are_the_plain_loops(
-    digits: Dataset, optimizer: str, mask: str, form: forms.Form
-) -> None:
+def test_convolutions_in_float64_are_the_plain_loops(digits: Dataset, optimizer: str, mask: str, form: Format) -> None:
     model = maps()
     chosen, alive = OPTIMIZERS[optimizer], map_masks(model)[mask]
     batches = Batches(digits, torch.arange(1000), BATCH, 5)
     fast = native(model, alive, chosen, digits, form)
-    fast.train(batches, lambda step: chosen.lr, 0, 200, [], unwatched)
+    fast.train(batches, Span(0, 200, lambda step: chosen.lr), unwatched)
     state = by_hand(model, alive, chosen, batches, lambda step: chosen.lr, 200)
     assert farthest(fast.weights(), weights.of(model)) < 1e-9
     assert farthest(fast.optimizer_state(), state) < 1e-9
@@ -353,13 +351,13 @@ def test_convolutions_in_float64_are_the_plain_loops(
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("instructions", kernels.sets())
 def test_convolutions_in_every_instruction_set_and_batch_size(
-    digits: Dataset, instructions: str, form: forms.Form, batch: int
+    digits: Dataset, instructions: str, form: Format, batch: int
 ) -> None:
     model = maps()
     alive, optimizer = map_masks(model)["dead channels"], OPTIMIZERS["momentum"]
     batches = Batches(digits, torch.arange(1000), batch, 5)
     fast = native(model, alive, optimizer, digits, form, batch, instructions=instructions)
-    fast.train(batches, lambda step: 0.02, 0, 20, [], unwatched)
+    fast.train(batches, Span(0, 20, lambda step: 0.02), unwatched)
     by_hand(model, alive, optimizer, batches, lambda step: 0.02, 20)
     assert farthest(fast.weights(), weights.of(model)) < 1e-9
 
@@ -379,7 +377,7 @@ def test_one_step_of_any_convolutions_is_the_gradient(
     plan: list[tuple[int, int, bool]],
     batch: int,
     density: float,
-    form: forms.Form,
+    form: Format,
     single: bool,
     seed: int,
 ) -> None:
@@ -405,7 +403,7 @@ def test_one_step_of_any_convolutions_is_the_gradient(
     weights.put(model, apply(weights.of(model), alive))
     fast = native(model, alive, SGD(name="sgd", lr=1.0), dataset, form, batch)
     before = fast.weights()
-    fast.train(Batches(dataset, torch.arange(batch), batch, 0), lambda step: 1.0, 0, 1, [], unwatched)
+    fast.train(Batches(dataset, torch.arange(batch), batch, 0), Span(0, 1, lambda step: 1.0), unwatched)
     model = model.double()
     nn.functional.cross_entropy(model(dataset.inputs(images).double()), labels).backward()
     rtol, atol = (2e-3, 1e-4) if single else (1e-9, 1e-11)
@@ -424,7 +422,7 @@ def test_channels_that_lead_nowhere_are_not_computed(digits: Dataset) -> None:
 
 
 def test_the_sizes_of_a_chain_of_convolutions() -> None:
-    layers = chain(maps(), (1, 8, 8))
+    layers = sequential_layers(maps(), (1, 8, 8))
     assert layers and [
         (layer.inputs, layer.outputs, layer.area, layer.window, layer.height, layer.width, layer.pool)
         for layer in layers
@@ -444,17 +442,17 @@ def test_the_sizes_of_a_chain_of_convolutions() -> None:
 @needs_kernels
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_in_two_parts_it_is_the_same_bytes(digits: Dataset, optimizer: str, form: forms.Form) -> None:
+def test_in_two_parts_it_is_the_same_bytes(digits: Dataset, optimizer: str, form: Format) -> None:
     """Weights and optimiser state are all there is: a training taken up again is the uninterrupted one."""
     model = network(dtype=torch.float32)
     alive, chosen = masks(model)["dead units"], OPTIMIZERS[optimizer]
     batches = Batches(digits, torch.arange(1000), BATCH, 3)
     whole, first = (native(model, alive, chosen, digits, form) for _ in range(2))
-    whole.train(batches, lambda step: 0.01, 0, 50, [], unwatched)
-    first.train(batches, lambda step: 0.01, 0, 23, [], unwatched)
+    whole.train(batches, Span(0, 50, lambda step: 0.01), unwatched)
+    first.train(batches, Span(0, 23, lambda step: 0.01), unwatched)
     weights.put(model, first.weights())
     second = native(model, alive, chosen, digits, form, state=first.optimizer_state())
-    second.train(batches, lambda step: 0.01, 23, 50, [], unwatched)
+    second.train(batches, Span(23, 50, lambda step: 0.01), unwatched)
     assert weights.equal(whole.weights(), second.weights())
     assert weights.equal(whole.optimizer_state(), second.optimizer_state())
 
@@ -467,17 +465,17 @@ def test_the_optimizers_state_is_torchs(digits: Dataset, optimizer: str) -> None
     alive = masks(model)["dead units"]
     batches = Batches(digits, torch.arange(1000), BATCH, 3)
     fast = native(model, alive, chosen, digits)
-    fast.train(batches, lambda step: 0.01, 0, 20, [], unwatched)
+    fast.train(batches, Span(0, 20, lambda step: 0.01), unwatched)
     weights.put(model, fast.weights())
     torchs = optimizer_of(chosen, model)
     restore_state(torchs, model, fast.optimizer_state())
-    fast.train(batches, lambda step: 0.01, 20, 60, [], unwatched)
+    fast.train(batches, Span(20, 60, lambda step: 0.01), unwatched)
 
     def cast(step: int) -> tuple[Tensor, Tensor]:
         inputs, labels = batches(step)
         return inputs.double(), labels
 
-    train(model, torchs, alive, cast, lambda step: 0.01, 20, 60, unwatched)
+    train(model, torchs, alive, losses(model, cast), Span(20, 60, lambda step: 0.01), unwatched)
     assert farthest(fast.weights(), weights.of(model)) < 1e-9
 
 
@@ -488,16 +486,13 @@ def test_looks_come_at_their_steps_in_both_engines(digits: Dataset) -> None:
     looks = [0, 3, 17, 18, 300]
     for one in (
         native(model, alive, OPTIMIZERS["adam"], digits),
-        Reference(model, alive, OPTIMIZERS["adam"], {}, digits),
+        Reference(Training(optimizer=OPTIMIZERS["adam"], batch=BATCH), Start(model, alive, digits)),
     ):
         seen: list[tuple[int, float]] = []
         taken = one
         taken.train(
             batches,
-            lambda step: 1e-3,
-            0,
-            300,
-            looks,
+            Span(0, 300, lambda step: 1e-3, looks),
             lambda step, taken=taken, seen=seen: seen.append(  # type: ignore[misc]
                 (step, taken.evaluate(digits.images, digits.labels).loss)
             ),
@@ -511,7 +506,7 @@ def test_a_snapshot_is_put_back_as_it_was(digits: Dataset) -> None:
     model = network(dtype=torch.float32)
     fast = native(model, masks(model)["dead units"], OPTIMIZERS["adamw"], digits)
     before, taken = fast.weights(), fast.snapshot()
-    fast.train(Batches(digits, torch.arange(1000), BATCH, 3), lambda step: 0.01, 0, 20, [], unwatched)
+    fast.train(Batches(digits, torch.arange(1000), BATCH, 3), Span(0, 20, lambda step: 0.01), unwatched)
     after = fast.weights()
     assert not weights.equal(before, after)
     fast.restore(taken)
@@ -525,7 +520,7 @@ def test_a_snapshot_is_put_back_as_it_was(digits: Dataset) -> None:
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 600, 1200])
-def test_evaluation_is_the_plain_one_packed_or_not(digits: Dataset, mask: str, form: forms.Form, count: int) -> None:
+def test_evaluation_is_the_plain_one_packed_or_not(digits: Dataset, mask: str, form: Format, count: int) -> None:
     model = network()
     alive = masks(model)[mask]
     weights.put(model, apply(weights.of(model), alive))
@@ -564,10 +559,10 @@ def test_float32_evaluation_on_real_images(mnist_dir: Path) -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("form", ["dense", "sparse"])
-def test_a_training_that_diverges_is_seen(digits: Dataset, form: forms.Form) -> None:
+def test_a_training_that_diverges_is_seen(digits: Dataset, form: Format) -> None:
     model = network(dtype=torch.float32)
     fast = native(model, masks(model)["half"], SGD(name="sgd", lr=1e30), digits, form)
-    fast.train(Batches(digits, torch.arange(1000), BATCH, 3), lambda step: 1e30, 0, 9, [], unwatched)
+    fast.train(Batches(digits, torch.arange(1000), BATCH, 3), Span(0, 9, lambda step: 1e30), unwatched)
     for seen in (
         fast.evaluate(digits.images, digits.labels),
         fast.repeatedly(digits.images, digits.labels)(),
@@ -600,7 +595,7 @@ def test_what_leads_nowhere_is_not_computed_and_still_decays(digits: Dataset) ->
     fast = native(model, alive, OPTIMIZERS["adamw"], digits)
     assert fast._network.inputs == 0 and fast._network.idle > 0
     before = fast.weights()["1.weight"]
-    fast.train(Batches(digits, torch.arange(1000), BATCH, 3), lambda step: 1e-2, 0, 1, [], unwatched)
+    fast.train(Batches(digits, torch.arange(1000), BATCH, 3), Span(0, 1, lambda step: 1e-2), unwatched)
     assert torch.allclose(fast.weights()["1.weight"], before * (1 - 1e-2 * 0.1), rtol=1e-12)
 
 
@@ -724,11 +719,11 @@ UNSUPPORTED: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("what", UNSUPPORTED)
 def test_what_the_kernels_cannot_do_exactly_is_none(what: str) -> None:
-    assert chain(UNSUPPORTED[what](), (1, 8, 8)) is None
+    assert sequential_layers(UNSUPPORTED[what](), (1, 8, 8)) is None
 
 
 def test_a_chain_of_linear_layers_is_taken() -> None:
-    layers = chain(network(), (1, 8, 8))
+    layers = sequential_layers(network(), (1, 8, 8))
     assert layers and [(layer.weight, layer.inputs, layer.outputs) for layer in layers] == [
         ("1.weight", 64, 21),
         ("3.weight", 21, 13),
@@ -739,17 +734,16 @@ def test_a_chain_of_linear_layers_is_taken() -> None:
 def test_a_hook_on_all_modules_goes_to_the_plain_loop() -> None:
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     try:
-        assert chain(network(), (1, 8, 8)) is None
+        assert sequential_layers(network(), (1, 8, 8)) is None
     finally:
         handle.remove()
-    assert chain(network(), (1, 8, 8)) is not None
+    assert sequential_layers(network(), (1, 8, 8)) is not None
 
 
-def started(
-    model: nn.Module, dataset: Dataset, choice: engine.Choice = "auto", mask: Mask | None = None
-) -> tuple[engine.Engine, str]:
-    mask = full(model) if mask is None else mask
-    return engine.begin(choice, model, mask, OPTIMIZERS["adam"], {}, dataset, BATCH)
+def started(model: nn.Module, dataset: Dataset, choice: engine.Choice = "auto", mask: Mask | None = None) -> str:
+    """The name of the engine that it gets."""
+    training = Training(optimizer=OPTIMIZERS["adam"], batch=BATCH, choice=choice)
+    return engine.begin(training, [Start(model, full(model) if mask is None else mask, dataset)]).name
 
 
 @needs_kernels
@@ -760,7 +754,7 @@ def test_a_mask_that_is_not_of_the_layers_weights_goes_to_the_plain_loop(
     digits: Dataset, name: str, shape: tuple[int, ...]
 ) -> None:
     mask = Mask({name: torch.zeros(shape, dtype=torch.bool)})
-    assert started(network(dtype=torch.float32), digits, mask=mask)[1] == "reference", "which refuses it where it does"
+    assert started(network(dtype=torch.float32), digits, mask=mask) == "reference", "which refuses it where it does"
 
 
 @needs_kernels
@@ -777,7 +771,7 @@ def test_a_mask_that_is_not_of_the_layers_weights_goes_to_the_plain_loop(
     ids=["float images", "strided images", "narrow labels", "strided labels", "a label too high", "a label below 0"],
 )
 def test_data_that_the_kernels_cannot_read_go_to_the_plain_loop(digits: Dataset, changed: dict[str, Any]) -> None:
-    assert started(network(dtype=torch.float32), replace(digits, **changed))[1] == "reference"
+    assert started(network(dtype=torch.float32), replace(digits, **changed)) == "reference"
 
 
 @needs_kernels
@@ -789,32 +783,32 @@ def test_places_rates_and_batches_are_read_as_they_are_meant(digits: Dataset) ->
     seen = fast.repeatedly(digits.images, digits.labels, every_other)()
     assert seen.correct == wanted.correct and seen.loss == pytest.approx(wanted.loss, rel=1e-6)
     before = fast.weights()
-    fast.train(Batches(digits, torch.arange(1000), BATCH, 3), lambda step: 1, 0, 3, [], unwatched)
+    fast.train(Batches(digits, torch.arange(1000), BATCH, 3), Span(0, 3, lambda step: 1), unwatched)
     assert not weights.equal(before, fast.weights()), "a whole number is a rate too"
     with pytest.raises(ValueError, match="expected batches of"):
-        fast.train(Batches(digits, torch.arange(1000), BATCH // 2, 3), lambda step: 0.1, 0, 3, [], unwatched)
+        fast.train(Batches(digits, torch.arange(1000), BATCH // 2, 3), Span(0, 3, lambda step: 0.1), unwatched)
     flipped = Batches(digits, torch.arange(1000), BATCH, 3, "flip-crop")
     shared = Batches(digits, torch.arange(1000), BATCH, 3, part=(0, 2))
     for batches in (flipped, shared):
         with pytest.raises(ValueError, match="whole batches of images as they are"):
-            fast.train(batches, lambda step: 0.1, 0, 3, [], unwatched)
+            fast.train(batches, Span(0, 3, lambda step: 0.1), unwatched)
 
 
 def test_what_is_not_supported_goes_to_the_plain_loop(digits: Dataset) -> None:
-    assert started(UNSUPPORTED["another activation"](), digits)[1] == "reference"
-    assert started(nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), digits)[1] == "reference", "not the data's size"
+    assert started(UNSUPPORTED["another activation"](), digits) == "reference"
+    assert started(nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), digits) == "reference", "not the data's size"
 
 
 @needs_kernels
 def test_the_engine_is_chosen_and_named(digits: Dataset) -> None:
     model = network(dtype=torch.float32)
-    assert started(model, digits, "reference")[1] == "reference"
-    assert started(model, digits)[1].startswith(f"native {kernels.sets()[-1]}: 1 ")
+    assert started(model, digits, "reference") == "reference"
+    assert started(model, digits).startswith(f"native {kernels.sets()[-1]}: 1 ")
 
 
 def test_without_kernels_everything_goes_to_the_plain_loop(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "sets", tuple)
-    assert started(network(dtype=torch.float32), digits)[1] == "reference"
+    assert started(network(dtype=torch.float32), digits) == "reference"
 
 
 # ---------------------------------------------------------------- which form is faster
@@ -826,58 +820,56 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-SHAPE = forms.Shape(64, 20, 60, first=True)
-TIMES = forms.Times(dense=1.0, sparse=(0.1, 0.3, 0.7, 1.3))
+SHAPE = Shape(64, 20, 60, first=True)
+TIMES = Times(dense=1.0, sparse=(0.1, 0.3, 0.7, 1.3))
 SHORT = json.dumps({SHAPE.name: {"dense": 2.0, "sparse": [0.1], "plain": 3.0, "masked": 4.0}})
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[forms.Shape]:
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Shape]:
     """The shapes that were measured, in place of measuring them."""
-    asked: list[forms.Shape] = []
+    asked: list[Shape] = []
 
-    def pretend(shape: forms.Shape) -> forms.Times:
+    def pretend(shape: Shape) -> Times:
         asked.append(shape)
         return TIMES
 
-    monkeypatch.setattr(measure, "_measured", pretend)
+    monkeypatch.setattr(calibrate, "_measured", pretend)
     return asked
 
 
-def test_a_shape_is_measured_once_and_kept(cache: Path, measured: list[forms.Shape]) -> None:
+def test_a_shape_is_measured_once_and_kept(cache: Path, measured: list[Shape]) -> None:
     for _ in range(3):
-        assert measure.times([SHAPE, SHAPE]) == {SHAPE: TIMES}
+        assert calibrate.times([SHAPE, SHAPE]) == {SHAPE: TIMES}
     assert measured == [SHAPE]
-    other = forms.Shape(64, 20, 61, first=True)
-    assert measure.times([SHAPE, other]).keys() == {SHAPE, other} and measured == [SHAPE, other]
+    other = Shape(64, 20, 61, first=True)
+    assert calibrate.times([SHAPE, other]).keys() == {SHAPE, other} and measured == [SHAPE, other]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"64 to 20, first, batch 60": {}}', '{"x": 3}', SHORT])
-def test_what_was_kept_badly_is_measured_again(cache: Path, measured: list[forms.Shape], content: str) -> None:
-    measure.times([SHAPE])
+def test_what_was_kept_badly_is_measured_again(cache: Path, measured: list[Shape], content: str) -> None:
+    calibrate.times([SHAPE])
     (file,) = (cache / "tombola").glob("engine-*.json")
     file.write_text(content)
-    assert measure.times([SHAPE]) == {SHAPE: TIMES} and measured == [SHAPE, SHAPE]
+    assert calibrate.times([SHAPE]) == {SHAPE: TIMES} and measured == [SHAPE, SHAPE]
     assert json.loads(file.read_text())[SHAPE.name]["dense"] == 1.0
 
 
-def test_where_nothing_can_be_kept_the_choice_is_still_always_the_same(
-    cache: Path, measured: list[forms.Shape]
-) -> None:
+def test_where_nothing_can_be_kept_the_choice_is_still_always_the_same(cache: Path, measured: list[Shape]) -> None:
     (cache / "tombola").write_text("a file where the folder should be")
-    chosen = measure.times([SHAPE])[SHAPE]
+    chosen = calibrate.times([SHAPE])[SHAPE]
     assert not measured
-    assert [chosen.form(density) for density in (0.39, 0.41)] == ["sparse", "dense"]
+    assert [chosen.format(density) for density in (0.39, 0.41)] == ["sparse", "dense"]
 
 
 def test_what_cannot_be_written_is_not_measured(
-    cache: Path, measured: list[forms.Shape], monkeypatch: pytest.MonkeyPatch
+    cache: Path, measured: list[Shape], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(files, "replace", refuse)
-    assert measure.times([SHAPE]) == measure.times([SHAPE]) and not measured
+    assert calibrate.times([SHAPE]) == calibrate.times([SHAPE]) and not measured
 
 
 @pytest.mark.parametrize(
@@ -885,7 +877,7 @@ def test_what_cannot_be_written_is_not_measured(
 )
 def test_in_between_it_is_interpolated(density: float, seconds: float) -> None:
     assert TIMES.seconds(density) == pytest.approx(seconds)
-    assert TIMES.form(density) == ("sparse" if density < 0.449 else "dense")
+    assert TIMES.format(density) == ("sparse" if density < 0.449 else "dense")
 
 
 @needs_kernels
@@ -894,13 +886,17 @@ def test_dense_convolutions_go_to_whichever_is_faster(
 ) -> None:
     """The plain loop has good libraries for those: it is measured, and taken where all layers together gain by it."""
     model, sparse = maps(torch.float32), (0.1, 0.3, 0.7, 1.3)
-    here = {True: forms.Times(1.0, sparse, plain=0.8, masked=0.9), False: forms.Times(1.0, sparse, 1.1, 1.1)}
-    sizes = {layer.weight: engine._sizes(layer) for layer in chain(model, (1, 8, 8)) or ()}
-    monkeypatch.setattr(measure, "_measured", lambda shape: here[shape.window > 0])
+    here = {
+        True: Times(1.0, sparse, plain=0.8, masked=0.9),
+        False: Times(1.0, sparse, 1.1, 1.1),
+    }
+    monkeypatch.setattr(calibrate, "_measured", lambda shape: here[shape.window > 0])
     for mask, name in (("all", "reference"), ("half", "reference"), ("twentieth", "native")):
         alive = map_masks(model)[mask]
-        assert engine.begin("auto", model, alive, OPTIMIZERS["adam"], {}, digits, BATCH)[1].startswith(name), mask
-    plan = engine.foresee("auto", sizes, BATCH)
+        assert started(model, digits, mask=alive).startswith(name), mask
+    training = Training(optimizer=OPTIMIZERS["adam"], batch=BATCH)
+    plan = engine.forecast(inspected(training, Start(model, full(model), digits)))
+    sizes = plan.training.layers
     assert "plain loop for dense networks" in plan.why
     assert plan.step_seconds(dict.fromkeys(sizes, 1.0)) == pytest.approx(4 * 0.8 + 2 * 1.1)
     assert plan.step_seconds(dict.fromkeys(sizes, 0.9)) == pytest.approx(4 * 0.9 + 2 * 1.1)
@@ -909,19 +905,19 @@ def test_dense_convolutions_go_to_whichever_is_faster(
 
 @needs_kernels
 def test_a_convolution_is_measured_beside_the_plain_loop(cache: Path) -> None:
-    shape = forms.Shape(2, 3, 10, first=False, window=3, height=6, width=5)
+    shape = Shape(2, 3, 10, first=False, window=3, height=6, width=5)
     assert shape.name == "2 to 3, 3 x 3 on 6 x 5, batch 10"
-    measured = measure.times([shape, SHAPE])
-    assert measure.known([shape, SHAPE]) == measured, "kept as it was measured"
+    measured = calibrate.times([shape, SHAPE])
+    assert calibrate.known([shape, SHAPE]) == measured, "kept as it was measured"
     assert all(0 < seconds < 60 for one in measured.values() for seconds in (one.plain, one.masked))
 
 
 def test_the_break_even_is_where_the_forms_are_equally_fast() -> None:
     assert TIMES.break_even == pytest.approx(0.45, abs=0.002)
-    assert forms.Times(9.0, (1, 1, 1, 1)).break_even == 1 and forms.Times(0.5, (1, 1, 1, 1)).break_even == 0
+    assert Times(9.0, (1, 1, 1, 1)).break_even == 1 and Times(0.5, (1, 1, 1, 1)).break_even == 0
 
 
 @needs_kernels
 def test_measuring_gives_times(cache: Path) -> None:
-    taken = measure.times([SHAPE, forms.Shape(20, 10, 60, first=False)])
+    taken = calibrate.times([SHAPE, Shape(20, 10, 60, first=False)])
     assert all(0 < one.dense < 1 and all(0 < seconds < 1 for seconds in one.sparse) for one in taken.values())

@@ -26,6 +26,7 @@ from tombola import data, engine, prunable
 from tombola.data import Batches, folder
 from tombola.data.augment import resized_crop, uniforms
 from tombola.data.shared import attach, publish
+from tombola.engine.training import Start, Training
 from tombola.errors import BadInput, DataError
 from tombola.evaluate import evaluate
 from tombola.lab.plan import plan, summary
@@ -603,7 +604,8 @@ def test_the_kernels_leave_files_to_the_plain_loop(root: Path) -> None:
     dataset = data.load(named(root, 8))
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     sgd = SGD(name="sgd", lr=0.1)
-    assert engine.begin("auto", model, prunable.full(model), sgd, {}, dataset, 4)[1] == "reference"
+    start = Start(model, prunable.full(model), dataset)
+    assert engine.begin(Training(optimizer=sgd, batch=4), [start]).name == "reference"
 
 
 def test_validation_and_test_images_are_ordered_for_connected_layers_only(root: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tombola.methods import METHODS
 from tombola.recipe import learning_rate
 from tombola.study.overlap import overlaps
 from tombola.ticket import Ticket
-from tombola.train import optimizer_of, train
+from tombola.train import Span, losses, optimizer_of, train
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "lr": 0.1},
@@ -179,7 +179,12 @@ def test_the_rewound_state_is_that_after_exactly_k_steps(worker: Worker, optimiz
     batches = data.Batches(dataset, data.split(dataset, point.split_seed)[0], 60, point.order_seed)
     rate = lambda step: learning_rate(point.recipe, step, 17)  # noqa: E731
     train(
-        model, optimizer_of(point.recipe.optimizer, model), prunable.full(model), batches, rate, 0, k, lambda step: None
+        model,
+        optimizer_of(point.recipe.optimizer, model),
+        prunable.full(model),
+        losses(model, batches),
+        Span(0, k, rate),
+        lambda step: None,
     )
     assert weights.equal(worker.store.weights(point), weights.of(model))
 

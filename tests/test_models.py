@@ -3,15 +3,20 @@
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tombola import models, prunable, weights
-from tombola.engine.chain import chain
+from tombola import data, models, prunable, weights
+from tombola.data import Dataset
+from tombola.engine.native import inspected
+from tombola.engine.native.sequential_layers import sequential_layers
+from tombola.engine.training import Start, Training
 from tombola.models import Initialisation, conv, imagenet, lenet, residual, resnet, vgg
 from tombola.models.modules import Basic, Bottleneck
+from tombola.recipe import SGD, Recipe
 
 MNIST, DIGITS, CIFAR = (1, 28, 28), (1, 8, 8), (3, 32, 32)
 INITIALISATIONS: tuple[Initialisation, ...] = (
@@ -153,13 +158,14 @@ def test_conv_2_computes_what_its_figure_says() -> None:
 @pytest.mark.parametrize("name", ["lenet-30-20", "conv-2", "conv-6"])
 def test_the_sizes_known_without_torch_are_those_that_the_engine_finds(name: str) -> None:
     shape = (3, 18, 21)
-    found = chain(models.build(name, shape, 5, "glorot-normal", init_seed=0), shape)
-    assert found and models.chain(name, shape, 5) == {
-        layer.weight: (layer.inputs, layer.outputs, layer.window, layer.height, layer.width)
-        if layer.window
-        else (layer.columns, layer.outputs)
-        for layer in found
-    }
+    """And of all that decides which engine it gets, nothing is found otherwise when the training begins."""
+    facts = replace(data.facts("cifar10"), shape=shape, classes=5)
+    recipe = Recipe(model=name, data="cifar10", length="1ep", batch=60, optimizer=SGD(name="sgd", lr=0.1))
+    model = models.build(name, shape, 5, "glorot-normal", init_seed=0)
+    images, labels = torch.zeros((3, *shape), dtype=torch.uint8), torch.arange(3)
+    start = Start(model, prunable.full(model), Dataset(facts, images, labels, images, labels))
+    planned = replace(Training.of(recipe, facts), densities=dict.fromkeys(models.layers(name, shape, 5), 1.0))
+    assert planned.sequential and inspected(planned, start) == planned
 
 
 @pytest.mark.parametrize(
@@ -296,8 +302,8 @@ def test_rewinding_brings_back_what_the_normalisations_have_seen(name: str, shap
 
 def test_the_kernels_leave_deep_networks_to_the_plain_loop() -> None:
     for name, shape in DEEP:
-        assert models.chain(name, shape, 10) == {}
-        assert chain(models.build(name, shape, 10, "kaiming-normal", init_seed=0), shape) is None
+        assert not models.family(name).SEQUENTIAL
+        assert sequential_layers(models.build(name, shape, 10, "kaiming-normal", init_seed=0), shape) is None
 
 
 def normalised(maps: Tensor, state: Mapping[str, Tensor], path: str) -> Tensor:

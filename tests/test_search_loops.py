@@ -15,7 +15,7 @@ from torch.nn.utils import prune as torch_prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tombola import mask, weights
-from tombola.engine.parallel import leave
+from tombola.engine.data_parallel.crew import leave
 from tombola.errors import BadInput, GuardLost, TombolaError
 from tombola.mask import Mask
 from tombola.search import Search

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from tombola import data, engine, models, prunable, weights
 from tombola.data import Batches, Dataset
-from tombola.engine.reference import Reference
-from tombola.engine.stacked import Stacked, pays
+from tombola.engine.reference.trainer import Reference
+from tombola.engine.stacked.trainer import Stacked, pays
+from tombola.engine.training import Start, Training, TrainingState
 from tombola.errors import Diverged, TombolaError
 from tombola.evaluate import Evaluation
 from tombola.lab import recorder
@@ -32,8 +33,9 @@ from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.lab.workers import execute
 from tombola.mask import Mask
-from tombola.recipe import SGD, Adam, AdamW, Optimizer, Precision
-from tombola.train import cross_entropy
+from tombola.objective import cross_entropy
+from tombola.recipe import SGD, Adam, AdamW, Optimizer, Precision, Recipe
+from tombola.train import Span
 
 MANY = 3
 STEPS = 30
@@ -87,7 +89,7 @@ def rate(step: int) -> float:
     return 0.05 / (1 + step)
 
 
-def numbers(training: engine.Held, dataset: Dataset) -> Callable[[], Evaluation]:
+def numbers(training: TrainingState, dataset: Dataset) -> Callable[[], Evaluation]:
     return lambda: training.evaluate(dataset.test_images, dataset.test_labels, torch.arange(101))
 
 
@@ -102,15 +104,16 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor], device: str) -> None
 @pytest.mark.parametrize(("name", "optimizer"), CASES)
 def test_each_of_a_stack_is_what_it_is_alone(name: str, optimizer: str, device: str) -> None:  # M1 K9
     """In two parts, the optimiser's state carried over; looked at on the way, weights taken and put back."""
-    dataset, value = digits(), OPTIMIZERS[optimizer]
+    dataset = digits()
+    training = Training(optimizer=OPTIMIZERS[optimizer], batch=50, device=device)
     middle, looks = 13, [0, 13, 20, STEPS]
     augment = "flip-crop" if optimizer == "adam" else None
 
     def alone(number: int) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Evaluation]]:
         model, living = network(name, number)
-        one, seen = Reference(model, living, value, {}, dataset, device), list[Evaluation]()
+        one, seen = Reference(training, Start(model, living, dataset)), list[Evaluation]()
         each = batches(dataset, number, device, augment)
-        one.train(each, rate, 0, STEPS, looks, lambda step: seen.append(numbers(one, dataset)()))
+        one.train(each, Span(0, STEPS, rate, looks), lambda step: seen.append(numbers(one, dataset)()))
         return one.weights(), one.optimizer_state(), seen
 
     found: list[list[Evaluation]] = [[] for _ in range(MANY)]
@@ -119,30 +122,26 @@ def test_each_of_a_stack_is_what_it_is_alone(name: str, optimizer: str, device: 
     several = [batches(dataset, number, device, augment) for number in range(MANY)]
     states: list[dict[str, Tensor]] = [{}] * MANY
     for begin, until in ((0, middle), (middle, STEPS)):
-        masks = [living for _, living in starts]
-        stack = Stacked([model for model, _ in starts], masks, value, states, dataset, device)
+        stack = Stacked(training, [Start(*start, dataset, state) for start, state in zip(starts, states, strict=True)])
 
         def look(number: int, stack: Stacked = stack) -> None:
-            found[number].append(numbers(stack.replicates[number], dataset)())
-            before = stack.replicates[number].snapshot()
-            stack.replicates[number].load({key: torch.zeros_like(kept) for key, kept in before.items()})
-            stack.replicates[number].restore(before)
+            found[number].append(numbers(stack.states[number], dataset)())
+            before = stack.states[number].snapshot()
+            stack.states[number].load({key: torch.zeros_like(kept) for key, kept in before.items()})
+            stack.states[number].restore(before)
 
         failed = stack.train(
             several,
-            rate,
-            begin,
-            until,
-            [step for step in looks if step < until or until == STEPS],
+            Span(begin, until, rate, [step for step in looks if step < until or until == STEPS]),
             [lambda step, number=number: look(number) for number in range(MANY)],  # type: ignore[misc]
         )
         assert failed == [None] * MANY
-        states = [replicate.optimizer_state() for replicate in stack.replicates]
+        states = [replicate.optimizer_state() for replicate in stack.states]
         fresh = [network(name, number) for number in range(MANY)]
-        for (model, _), replicate in zip(fresh, stack.replicates, strict=True):
+        for (model, _), replicate in zip(fresh, stack.states, strict=True):
             weights.put(model, replicate.weights())
         starts = fresh
-    for number, replicate in enumerate(stack.replicates):
+    for number, replicate in enumerate(stack.states):
         expected, state, seen = alone(number)
         assert list(expected) == keys
         same(replicate.weights(), expected, device)
@@ -168,23 +167,23 @@ def test_who_fails_fails_alone(name: str, bad: int, device: str, monkeypatch: py
     def run(poisoned: bool) -> tuple[list[TombolaError | None], list[dict[str, Tensor]]]:
         starts = [network(name, number) for number in range(MANY)]
         stack = Stacked(
-            [model for model, _ in starts], [m for _, m in starts], OPTIMIZERS["adam"], [{}] * MANY, dataset, device
+            Training(optimizer=OPTIMIZERS["adam"], batch=50, device=device), [Start(*each, dataset) for each in starts]
         )
 
         def look(number: int, step: int) -> None:
             if poisoned and number == bad and step == 3:
-                stack.replicates[bad].load(
+                stack.states[bad].load(
                     {
                         k: v * float("nan") if v.is_floating_point() else v
-                        for k, v in stack.replicates[bad].weights().items()
+                        for k, v in stack.states[bad].weights().items()
                     }
                 )
-            if not abs(numbers(stack.replicates[number], dataset)().loss) < float("inf"):
+            if not abs(numbers(stack.states[number], dataset)().loss) < float("inf"):
                 raise Diverged(f"{number} at {step}")
 
         watches = [lambda step, number=number: look(number, step) for number in range(MANY)]
-        failed = stack.train(several, rate, 0, 8, range(0, 9, 3), watches)
-        return failed, [replicate.weights() for replicate in stack.replicates]
+        failed = stack.train(several, Span(0, 8, rate, range(0, 9, 3)), watches)
+        return failed, [replicate.weights() for replicate in stack.states]
 
     if device != "cpu":  # else it gives other last bits each time
         monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
@@ -197,14 +196,14 @@ def test_who_fails_fails_alone(name: str, bad: int, device: str, monkeypatch: py
 def test_when_all_have_failed_it_is_over() -> None:
     dataset, steps = digits(), list[int]()
     starts = [network("lenet-20-10", number) for number in range(2)]
-    stack = Stacked([model for model, _ in starts], [m for _, m in starts], OPTIMIZERS["adam"], [{}] * 2, dataset)
+    stack = Stacked(Training(optimizer=OPTIMIZERS["adam"], batch=50), [Start(*each, dataset) for each in starts])
 
     def look(step: int) -> None:
         steps.append(step)
         raise Diverged("it did")
 
     several, taken = [batches(dataset, number, "cpu") for number in range(2)], list[int]()
-    failed = stack.train(several, lambda step: taken.append(step) or 0.1, 0, 8, range(9), [look] * 2)  # type: ignore[func-returns-value]
+    failed = stack.train(several, Span(0, 8, lambda step: taken.append(step) or 0.1, range(9)), [look] * 2)  # type: ignore[func-returns-value]
     assert [str(error) for error in failed] == ["it did"] * 2 and steps == [0, 0] and taken == []
 
 
@@ -215,19 +214,19 @@ def test_a_stack_in_16_bits_trains_as_it_would_on_a_gpu(monkeypatch: pytest.Monk
     for module in starts[0].modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(lambda *seen: seen[-1].bfloat16())
-    masks = [prunable.full(model) for model in starts]
-    stack = Stacked(starts, masks, OPTIMIZERS["momentum"], [{}] * 2, dataset, precision="bfloat16")
+    training = Training(optimizer=OPTIMIZERS["momentum"], batch=50, precision="bfloat16")
+    stack = Stacked(training, [Start(model, prunable.full(model), dataset) for model in starts])
     entropy, kinds = cross_entropy, set[torch.dtype]()
 
     def watched(outputs: Tensor, labels: Tensor) -> Tensor:
         kinds.add(outputs.dtype)
         return entropy(outputs, labels)
 
-    monkeypatch.setattr("tombola.engine.stacked.cross_entropy", watched)
+    monkeypatch.setattr("tombola.objective.cross_entropy", watched)
     several = [batches(dataset, number, "cpu") for number in range(2)]
-    stack.train(several, lambda step: 0.01, 0, 3, [], [lambda step: None] * 2)
+    stack.train(several, Span(0, 3, lambda step: 0.01), [lambda step: None] * 2)
     assert kinds == {torch.float32}
-    for number, replicate in enumerate(stack.replicates):
+    for number, replicate in enumerate(stack.states):
         found, begun = replicate.weights(), models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", number)
         assert all(bool(value.isfinite().all()) for value in found.values())
         assert not torch.equal(found["stem.conv.weight"], begun.state_dict()["stem.conv.weight"])
@@ -238,14 +237,14 @@ def test_a_stack_in_16_bits_trains_as_it_would_on_a_gpu(monkeypatch: pytest.Monk
 def test_a_stack_computes_in_the_precision_it_is_told(precision: Precision | None) -> None:
     dataset = data.load("digits")
     starts = [models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", init_seed=seed) for seed in range(2)]
-    masks = [prunable.full(model) for model in starts]
-    stack = Stacked(starts, masks, OPTIMIZERS["momentum"], [{}] * 2, dataset, precision=precision)
+    training = Training(optimizer=OPTIMIZERS["momentum"], batch=50, precision=precision)
+    stack = Stacked(training, [Start(model, prunable.full(model), dataset) for model in starts])
     several = [batches(dataset, number, "cpu") for number in range(2)]
-    stack.train(several, lambda step: 0.01, 0, 3, [], [lambda step: None] * 2)
+    stack.train(several, Span(0, 3, lambda step: 0.01), [lambda step: None] * 2)
     alone = models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", init_seed=1)
-    one = Reference(alone, prunable.full(alone), OPTIMIZERS["momentum"], {}, dataset, precision=precision)
-    one.train(several[1], lambda step: 0.01, 0, 3, [], lambda step: None)
-    found, expected = stack.replicates[1].weights(), one.weights()
+    one = Reference(training, Start(alone, prunable.full(alone), dataset))
+    one.train(several[1], Span(0, 3, lambda step: 0.01), lambda step: None)
+    found, expected = stack.states[1].weights(), one.weights()
     assert all(value.dtype in (torch.float32, torch.int64) for value in found.values())
     worst = max(float((found[name] - expected[name]).abs().max()) for name in expected)
     assert worst < (1e-5 if precision is None else 2e-2)
@@ -382,7 +381,7 @@ def test_a_stack_is_taken_where_it_is_faster_than_one_after_another(
     stack_seconds: float, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter([0.0, 1.0, 10.0, 10.0 + stack_seconds])
-    monkeypatch.setattr("tombola.engine.stacked.perf_counter", lambda: next(times))
+    monkeypatch.setattr("tombola.engine.stacked.trainer.perf_counter", lambda: next(times))
     wanted = planned(levels=0, arms=["ticket"])
     expected_store, store = references(wanted, tmp_path / "plain"), Store(tmp_path / "measured").open()
     worker = Worker(store, None, "reference")
@@ -403,7 +402,7 @@ def test_measuring_whether_a_stack_pays_touches_no_model() -> None:
     several = [batches(dataset, number, "cpu") for number in range(2)]
     before = [weights.of(model) for model, _ in starts]
     state = torch.get_rng_state()
-    pays([model for model, _ in starts], [m for _, m in starts], OPTIMIZERS["adam"], several, dataset, "cpu")
+    pays(Training(optimizer=OPTIMIZERS["adam"], batch=50), [Start(*each, dataset) for each in starts], several)
     assert all(weights.equal(weights.of(model), each) for (model, _), each in zip(starts, before, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -415,7 +414,7 @@ def test_what_cannot_be_measured_is_not_tried_again(tmp_path: Path, monkeypatch:
         tried.append(1)
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr("tombola.engine.stacked.pays", failing)
+    monkeypatch.setattr("tombola.engine.stacked.trainer.pays", failing)
     wanted, store = planned(levels=0, arms=["ticket"]), Store(tmp_path).open()
     worker = Worker(store, None, "reference")
     runs = [row.run for row in wanted.rows]
@@ -512,14 +511,18 @@ def test_where_trainings_go_together_all_else_goes_first(tmp_path: Path) -> None
 
 
 def test_at_once_is_for_gpus_and_for_who_asks() -> None:
-    small, large = (models.layers(name, (3, 32, 32), 10) for name in ("lenet-300-100", "imagenet-resnet-50"))
-    for choice, device, layers, count in (
+    def described(model: str, choice: str, device: str) -> Training:
+        recipe = {"model": model, "data": "cifar10", "length": "1ep", "batch": 60}
+        made = Recipe.model_validate(recipe | {"optimizer": {"name": "sgd", "lr": 0.1}})
+        return Training.of(made, data.facts("cifar10"), choice, device)
+
+    small, large = "lenet-300-100", "vgg-19"
+    for choice, device, model, count in (
         ("auto", "cpu", small, 1),
         ("auto", "cuda:1", small, 16),
         ("stacked", "cpu", small, 16),
         ("reference", "cuda:0", small, 1),
         ("auto", "cuda:0", large, 1),
     ):
-        assert engine.at_once(choice, device, layers, 60) == count  # type: ignore[arg-type]
-    assert engine.foresee("stacked", {}, 60, together=16).name == "stacked"
-    assert engine.foresee("auto", {}, 60, device="cuda:0", together=1).name == "reference"
+        assert engine.at_once(described(model, choice, device)) == count
+        assert (engine.forecast(described(model, choice, device)).name == "stacked") == (count > 1)

@@ -29,8 +29,8 @@ from tombola.lab.store import Store
 from tombola.lab.studies import STUDIES, Answer, Evidence, asked
 from tombola.lab.studies.connectivity import Connected
 from tombola.lab.worker import Worker
+from tombola.objective import cross_entropy
 from tombola.study.paired import paired
-from tombola.train import cross_entropy
 
 PLAY = (b"to be or not to be, that is the question: whether 'tis nobler in the mind to suffer\n" * 40)[:3000]
 ENDS = (2000, 2400, 3000)

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tombola import files, mask, mask_codec, models, prunable, prune, score, ticket, weights
-from tombola.engine.parallel import leave
+from tombola.engine.data_parallel.crew import leave
 from tombola.errors import BadInput
 from tombola.guard import Guard
 from tombola.mask import Mask

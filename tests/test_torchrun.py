@@ -18,8 +18,11 @@ from tombola import data, models, prunable, weights
 from tombola.data import Batches, Dataset, share
 from tombola.data.augment import Augmentation
 from tombola.data.facts import IGNORED, Facts
-from tombola.engine.parallel import Crew, Parallel, leave, whole_batches
-from tombola.engine.reference import Reference
+from tombola.engine.data_parallel.batch_norm import whole_batches
+from tombola.engine.data_parallel.crew import Crew, leave
+from tombola.engine.data_parallel.trainer import Parallel
+from tombola.engine.reference.trainer import Reference
+from tombola.engine.training import Start, Training
 from tombola.errors import StoreError, TombolaError
 from tombola.evaluate import Evaluation
 from tombola.lab import store as storing
@@ -31,6 +34,7 @@ from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, Optimizer
+from tombola.train import Span
 
 WORLD = 2
 STEPS = 8
@@ -90,7 +94,7 @@ def trained(engine: Reference, dataset: Dataset, examples: int, part: tuple[int,
     def look(step: int) -> None:
         seen.append(engine.evaluate(dataset.test_images, dataset.test_labels, torch.arange(101)))
 
-    engine.train(batches, lambda step: 0.05 / (1 + step), 0, STEPS, [0, 3, STEPS], look)
+    engine.train(batches, Span(0, STEPS, lambda step: 0.05 / (1 + step), [0, 3, STEPS]), look)
     return {"weights": engine.weights(), "state": engine.optimizer_state(), "seen": seen}
 
 
@@ -109,7 +113,9 @@ def one_of_the_crew(rank: int, folder: str) -> None:
             model, living = network(name)
             keys = list(model.state_dict())
             traces = {module: set(vars(module)) for module in model.modules()}
-            engine = Parallel(crew, model, living, OPTIMIZERS[optimizer], {}, dataset_of(name))
+            engine = Parallel(
+                crew, Training(optimizer=OPTIMIZERS[optimizer], batch=50), Start(model, living, dataset_of(name))
+            )
             found[case] = trained(engine, dataset_of(name), examples, (rank, WORLD))
             assert list(model.state_dict()) == keys and all(set(vars(m)) == traces[m] for m in model.modules())
         torch.save(found, f"{folder}/found-{rank}")
@@ -136,7 +142,8 @@ def test_two_processes_make_what_one_makes(case: str, found: list[dict[str, Any]
     name, optimizer, examples = CASES[case]
     model, living = network(name)
     dataset = dataset_of(name)
-    expected = trained(Reference(model, living, OPTIMIZERS[optimizer], {}, dataset), dataset, examples)
+    training = Training(optimizer=OPTIMIZERS[optimizer], batch=50)
+    expected = trained(Reference(training, Start(model, living, dataset)), dataset, examples)
     for one in (ranks[case] for ranks in found):
         same(one["weights"], expected["weights"])
         same(one["state"], expected["state"])

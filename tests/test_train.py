@@ -14,7 +14,7 @@ from tombola import mask, prunable, weights
 from tombola.errors import GuardLost
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, AdamW, Optimizer, Recipe, learning_rate
-from tombola.train import optimizer_of, restore_state, state_of, train
+from tombola.train import Span, losses, optimizer_of, restore_state, state_of, train
 
 OPTIMISERS: dict[str, Optimizer] = {
     "sgd": SGD(name="sgd", lr=0.5),
@@ -62,7 +62,7 @@ def run(
     optimizer = optimizer_of(value, model)
     if state is not None:
         restore_state(optimizer, model, state)
-    train(model, optimizer, kept, batch_of, rate, begin, until, watch)
+    train(model, optimizer, kept, losses(model, batch_of), Span(begin, until, rate, range(begin, until + 1)), watch)
     return state_of(optimizer, model)
 
 
@@ -117,7 +117,14 @@ def test_the_loop_learns() -> None:
         inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(step))
         return inputs, inputs[:, :3].argmax(dim=1)
 
-    train(model, optimizer_of(OPTIMISERS["adam"], model), prunable.full(model), easy, lambda step: 0.03, 0, 300, ignore)
+    train(
+        model,
+        optimizer_of(OPTIMISERS["adam"], model),
+        prunable.full(model),
+        losses(model, easy),
+        Span(0, 300, lambda step: 0.03),
+        ignore,
+    )
     inputs, labels = easy(1000)
     assert (model.eval()(inputs).argmax(dim=1) == labels).sum() >= 54, "by chance a third of 64"
 
@@ -132,7 +139,14 @@ def test_who_watches_sees_every_step_from_begin_to_until_before_it_is_done() -> 
     def look(step: int) -> None:
         seen.append((step, model.get_parameter("3.bias").tolist()))
 
-    train(model, optimizer, prunable.full(model), batch_of, lambda step: 0.1, 3, 6, look)
+    train(
+        model,
+        optimizer,
+        prunable.full(model),
+        losses(model, batch_of),
+        Span(3, 6, lambda step: 0.1, range(3, 6 + 1)),
+        look,
+    )
     assert [step for step, _ in seen] == [3, 4, 5, 6]
     assert len({str(bias) for _, bias in seen}) == 4, "each step moved the model, the last one before the last look"
 
@@ -153,7 +167,7 @@ def test_every_step_has_the_rate_of_its_number() -> None:  # R5 R13
         asked.append(step)
         return 1 / (1 + step)
 
-    train(model, optimizer, half(model), batch_of, rate, 4, 7, ignore)
+    train(model, optimizer, half(model), losses(model, batch_of), Span(4, 7, rate), ignore)
     assert seen == [1 / 5, 1 / 6, 1 / 7] and asked == [4, 5, 6]
 
 
@@ -177,7 +191,14 @@ def test_a_rewound_training_has_the_rates_of_the_first_in_every_round() -> None:
         optimizer.register_step_pre_hook(
             lambda *_, seen=seen, optimizer=optimizer: seen.append(optimizer.param_groups[0]["lr"])
         )
-        train(model, optimizer, half(model), batch_of, lambda step: learning_rate(recipe, step, 4), begin, 8, ignore)
+        train(
+            model,
+            optimizer,
+            half(model),
+            losses(model, batch_of),
+            Span(begin, 8, lambda step: learning_rate(recipe, step, 4)),
+            ignore,
+        )
         rounds.append(seen)
     assert rounds[0] == pytest.approx([0.0, 0.05, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
     assert rounds[1] == rounds[2] == rounds[0][3:]
@@ -306,13 +327,13 @@ def test_an_optimiser_that_goes_round_the_guard_is_found_out() -> None:  # M8
     optimizer.step = step_without_hooks  # type: ignore[method-assign, assignment]
     message = "0.weight: expected every pruned weight to be 0, found "
     with pytest.raises(GuardLost, match=f"^{re.escape(message)}"):
-        train(model, optimizer, half(model), batch_of, lambda step: 0.1, 0, 2, ignore)
+        train(model, optimizer, half(model), losses(model, batch_of), Span(0, 2, lambda step: 0.1), ignore)
 
 
 def test_the_guard_is_off_when_the_training_is_done() -> None:
     model = network()
     optimizer = optimizer_of(OPTIMISERS["sgd"], model)
-    train(model, optimizer, half(model), batch_of, lambda step: 0.1, 0, 2, ignore)
+    train(model, optimizer, half(model), losses(model, batch_of), Span(0, 2, lambda step: 0.1), ignore)
     inputs, labels = batch_of(2)
     functional.cross_entropy(model(inputs), labels).backward()
     optimizer.step()

@@ -13,14 +13,16 @@ from torch.nn import functional
 from tombola import mask, models, prunable, weights
 from tombola.data import Batches, Dataset
 from tombola.data.facts import IGNORED, Facts
-from tombola.engine.chain import chain
-from tombola.engine.reference import Reference
-from tombola.engine.stacked import Stacked
+from tombola.engine.native.sequential_layers import sequential_layers
+from tombola.engine.reference.trainer import Reference
+from tombola.engine.stacked.trainer import Stacked
+from tombola.engine.training import Start, Training
 from tombola.mask import Mask
 from tombola.models.attention import SelfAttention
 from tombola.models.transformer import size
 from tombola.recipe import AdamW
 from tombola.ticket import Ticket
+from tombola.train import Span
 
 LENGTH, VOCABULARY = 12, 20
 SHAPE = (LENGTH, VOCABULARY)
@@ -147,8 +149,8 @@ def test_what_every_model_of_a_family_takes_it_takes(name: str) -> None:
 
 
 def test_the_kernels_leave_transformers_to_the_plain_loop() -> None:
-    for name, classes in NAMES.items():
-        assert models.chain(name, SHAPE, classes) == {} and chain(built(name), SHAPE) is None
+    for name in NAMES:
+        assert not models.family(name).SEQUENTIAL and sequential_layers(built(name), SHAPE) is None
 
 
 # ---------------------------------------------------------------- what they compute
@@ -230,8 +232,9 @@ def half(model: nn.Module) -> Mask:
 
 
 def trained(model: nn.Module, kept: Mask, dataset: Dataset, steps: int = 5) -> Reference:
-    engine = Reference(model, kept, AdamW(name="adamw", lr=1e-2, weight_decay=0.1), {}, dataset)
-    engine.train(Batches(dataset, torch.arange(30), 8, 0), lambda step: 1e-2, 0, steps, [], lambda step: None)
+    training = Training(optimizer=AdamW(name="adamw", lr=1e-2, weight_decay=0.1), batch=8)
+    engine = Reference(training, Start(model, kept, dataset))
+    engine.train(Batches(dataset, torch.arange(30), 8, 0), Span(0, steps, lambda step: 1e-2), lambda step: None)
     return engine
 
 
@@ -275,16 +278,17 @@ def test_a_ticket_of_tied_weights_goes_through_its_file(tmp_path: Path) -> None:
 
 @every_model
 def test_a_stack_trains_each_as_it_would_alone(name: str) -> None:  # P7 K9
-    dataset, value = texts(name), AdamW(name="adamw", lr=1e-2, weight_decay=0.1)
+    dataset = texts(name)
+    training = Training(optimizer=AdamW(name="adamw", lr=1e-2, weight_decay=0.1), batch=8)
     several = [Batches(dataset, torch.arange(30), 8, order_seed) for order_seed in (0, 1)]
     starts = [built(name, seed).double() for seed in (0, 1)]
     masks = [half(model) for model in starts]
-    stack = Stacked(starts, masks, value, [{}] * 2, dataset)
+    stack = Stacked(training, [Start(model, kept, dataset) for model, kept in zip(starts, masks, strict=True)])
     idle: Any = [lambda step: None] * 2
-    assert stack.train(several, lambda step: 1e-2, 0, 6, [], idle) == [None, None]
-    for seed, replicate in enumerate(stack.replicates):
-        alone = Reference(built(name, seed).double(), masks[seed], value, {}, dataset)
-        alone.train(several[seed], lambda step: 1e-2, 0, 6, [], lambda step: None)
+    assert stack.train(several, Span(0, 6, lambda step: 1e-2), idle) == [None, None]
+    for seed, replicate in enumerate(stack.states):
+        alone = Reference(training, Start(built(name, seed).double(), masks[seed], dataset))
+        alone.train(several[seed], Span(0, 6, lambda step: 1e-2), lambda step: None)
         found, expected = replicate.weights(), alone.weights()
         for key in expected:
             torch.testing.assert_close(found[key], expected[key], rtol=1e-7, atol=1e-9, msg=key)
@@ -305,8 +309,9 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answers() -> None:
     asked = labels != IGNORED
     assert int(asked.sum()) == int(batches.answers(0)) < labels.numel()
     functional.nll_loss(scores.log_softmax(-1)[asked], labels[asked]).backward()
-    engine = Reference(model, prunable.full(model), AdamW(name="adamw", lr=1e-3), {}, dataset)
-    engine.train(batches, lambda step: 0.0, 0, 1, [], lambda step: None)
+    training = Training(optimizer=AdamW(name="adamw", lr=1e-3), batch=8)
+    engine = Reference(training, Start(model, prunable.full(model), dataset))
+    engine.train(batches, Span(0, 1, lambda step: 0.0), lambda step: None)
     for key, value in engine.optimizer_state().items():
         if key.startswith("exp_avg/"):
             gradient = by_hand.get_parameter(key.removeprefix("exp_avg/")).grad

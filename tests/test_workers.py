@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 import torch
 
-from tombola import engine, mask, models, weights
-from tombola.engine import kernels, measure
-from tombola.engine.chain import chain
-from tombola.engine.forms import Times
+from tombola import data, engine, mask, models, weights
+from tombola.data import Dataset
+from tombola.engine import kernels
+from tombola.engine.native import calibrate, inspected
+from tombola.engine.native.layer_formats import Times
+from tombola.engine.training import Start, Training
 from tombola.errors import TombolaError
 from tombola.lab.attempt import do
 from tombola.lab.executor import Resources
@@ -36,6 +38,7 @@ from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.lab.workers import _dismiss, _fill, _Place, _shapes, _unheard, execute
+from tombola.prunable import full
 
 SPEC: dict[str, Any] = {
     "replicates": 1,
@@ -434,7 +437,7 @@ ALWAYS = {form: Times(dense, (1.0,) * 4, 9.0, 9.0) for form, dense in (("dense",
 
 def faked(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on this process measures that `form` is the faster one; others find what is kept."""
-    monkeypatch.setattr(measure, "times", lambda shapes: dict.fromkeys(shapes, ALWAYS[form]))
+    monkeypatch.setattr(calibrate, "times", lambda shapes: dict.fromkeys(shapes, ALWAYS[form]))
 
 
 @pytest.mark.skipif(not kernels.sets(), reason="the kernels were not compiled here")
@@ -459,7 +462,9 @@ def test_a_table_of_several_measurements_says_so(store: Store, monkeypatch: pyte
     said = {}
     for form, levels in (("dense", 0), ("sparse", 1)):
         faked(form, monkeypatch)
-        worker = Worker(store, None, measured=measure.times(_shapes([wanted.experiment.spec.recipe], "auto", ("cpu",))))
+        worker = Worker(
+            store, None, measured=calibrate.times(_shapes([wanted.experiment.spec.recipe], "auto", ("cpu",)))
+        )
         for run in planned(levels=levels, arms=["ticket"]).runs:
             do(run, worker, lambda *seen: None)
         found = results(wanted, store)
@@ -476,10 +481,12 @@ def test_a_table_of_several_measurements_says_so(store: Store, monkeypatch: pyte
 def test_what_the_driver_measures_is_what_the_kernels_ask_for(model: str) -> None:
     """A shape that was not sent along would be assumed, not measured."""
     recipe = planned(recipe=SPEC["recipe"] | {"model": model, "data": "cifar10"}).experiment.spec.recipe
-    layers = chain(models.build(model, (3, 32, 32), 10, recipe.init, 0), (3, 32, 32))
-    assert layers
-    asked = engine.shapes_of({layer.weight: engine._sizes(layer) for layer in layers}, recipe.batch)
-    assert set(_shapes([recipe], "auto", ("cpu",))) == set(asked.values())
+    built = models.build(model, (3, 32, 32), 10, recipe.init, 0)
+    images, labels = torch.zeros((3, 3, 32, 32), dtype=torch.uint8), torch.arange(3)
+    dataset = Dataset(data.facts("cifar10"), images, labels, images, labels)
+    training = inspected(Training(optimizer=recipe.optimizer, batch=recipe.batch), Start(built, full(built), dataset))
+    assert training.sequential
+    assert set(_shapes([recipe], "auto", ("cpu",))) == set(engine.shapes(training))
 
 
 def test_whether_a_stack_pays_is_measured_once_by_all_workers(store: Store, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
 from rich.console import Console
 
-from tombola import __version__, data, engine
+from tombola import __version__, data
+from tombola.engine import machine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.executor import Resources
@@ -108,7 +109,7 @@ def _resources(wanted: Plan, common: Common, data_dir: Path | None, workers: int
         store=Store(common.store),
         data_dir=data_dir,
         engine=spec.engine,
-        devices=engine.devices(spec.device),
+        devices=machine.devices(spec.device),
         workers=workers,
         extensions=wanted.experiment.extensions,
     )
@@ -482,7 +483,7 @@ def cash(
 def _timed_on(device: Literal["cpu", "cuda"]) -> str:
     """Where `cash` times its forms: a flag of the command, not part of an experiment."""
     try:
-        return engine.devices(device)[0]
+        return machine.devices(device)[0]
     except BadInput as error:
         raise BadInput(
             where="--device",

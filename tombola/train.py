@@ -1,20 +1,21 @@
 """The training loop: any `nn.Module`, any mask, from one step to another. It knows no experiment."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 
-from tombola.data.facts import IGNORED
 from tombola.guard import Guard
 from tombola.mask import Mask
+from tombola.objective import CrossEntropy, Objective
 from tombola.recipe import SGD, Adam, AdamW, Precision
 from tombola.recipe import Optimizer as OptimizerValue
 
-Reduction = Literal["mean", "sum", "none"]
+Loss = Callable[[int], Tensor]  # of the optimiser step that follows after a step
 
 
 def optimizer_of(value: OptimizerValue, model: nn.Module) -> Optimizer:
@@ -29,83 +30,94 @@ def optimizer_of(value: OptimizerValue, model: nn.Module) -> Optimizer:
             return torch.optim.Adam(model.parameters(), **options)
 
 
+@dataclass(frozen=True)
+class Span:
+    """A part of a training: its steps, their learning rates, and those at which it is looked at.
+
+    Attributes:
+        begin, until: steps done before and after; `begin <= until`.
+        learning_rate: step -> learning rate of the optimiser step that follows.
+        looks: steps from `begin` to `until`, ascending, each before the step that follows.
+    """
+
+    begin: int
+    until: int
+    learning_rate: Callable[[int], float]
+    looks: Sequence[int] = ()
+
+
 def train(
-    model: nn.Module,
-    optimizer: Optimizer,
-    mask: Mask,
-    batches: Callable[[int], tuple[Tensor, Tensor]],
-    learning_rate: Callable[[int], float],
-    begin: int,
-    until: int,
-    watch: Callable[[int], None],
-    precision: Precision | None = None,
+    model: nn.Module, optimizer: Optimizer, mask: Mask, loss: Loss, span: Span, watch: Callable[[int], None]
 ) -> None:
-    """Train `model` in place from step `begin` to step `until`, pruned weights held at 0.
+    """Train `model` in place over `span`, pruned weights held at 0: theta <- m * step(theta, m * grad loss).
 
     Args:
         model: starts with whatever weights it has; those that `mask` does not keep become 0.
-        optimizer: fresh, or carrying the state it had at step `begin`.
+        optimizer: fresh, or carrying the state it had at the first step.
         mask: True = alive.
-        batches: step -> inputs and labels of the optimiser step that follows.
-        learning_rate: step -> learning rate of the optimiser step that follows.
-        begin, until: steps done before and after; `begin <= until`.
-        watch: called with every step from `begin` to `until`, both included, before the step that follows.
-        precision: of the forward pass, and so of its gradients; None for that of the weights.
+        loss: of the optimiser step that follows after a step, as `losses` makes it.
+        span: from which step to which, and how.
+        watch: called with each of the span's looks.
 
     Raises:
         GuardLost: a pruned weight moved, though nothing but the optimiser should have touched it.
     """
-    device = next(model.parameters()).device
-
-    def loss(step: int) -> Tensor:
-        inputs, labels = batches(step)
-        with computing(device, precision):
-            return cross_entropy(model(inputs.to(device)), labels.to(device))
-
-    descend(model, optimizer, mask, loss, learning_rate, begin, until, watch)
+    with guarded(model, optimizer, mask) as guard:
+        descend(model, optimizer, loss, span, watch)
+        guard.check()
+    if span.until in span.looks:
+        watch(span.until)
 
 
-def descend(
-    model: nn.Module,
-    optimizer: Optimizer,
-    mask: Mask,
-    loss: Callable[[int], Tensor],
-    learning_rate: Callable[[int], float],
-    begin: int,
-    until: int,
-    watch: Callable[[int], None],
-    check: Callable[[Guard], None] = Guard.check,
-) -> None:
-    """As `train`, along the gradient of any `loss`: of the optimiser step that follows after a step.
-
-    Args:
-        check: asks the guard, after the last step, whether it held.
-    """
-    guard = Guard(model, optimizer, mask)
+def descend(model: nn.Module, optimizer: Optimizer, loss: Loss, span: Span, watch: Callable[[int], None]) -> None:
+    """Step after step along the gradient of `loss`; what holds pruned weights at 0 is the guard around it."""
+    looks = frozenset(span.looks)
     model.train()
-    try:
-        for step in range(begin, until):
+    for step in range(span.begin, span.until):
+        if step in looks:
             watch(step)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step)
-            following = loss(step)
-            optimizer.zero_grad()
-            following.backward()
-            optimizer.step()
-        check(guard)
+        for group in optimizer.param_groups:
+            group["lr"] = span.learning_rate(step)
+        following = loss(step)
+        optimizer.zero_grad()
+        following.backward()
+        optimizer.step()
+
+
+@contextmanager
+def guarded(model: nn.Module, optimizer: Optimizer, mask: Mask) -> Iterator[Guard]:
+    """Meanwhile every step of `optimizer` holds the pruned weights of `model` at 0."""
+    guard = Guard(model, optimizer, mask)
+    try:
+        yield guard
     finally:
         guard.release()
-    watch(until)
 
 
-def cross_entropy(outputs: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Of scores [N, classes] and labels [N], or [N, T, classes] and [N, T]; `facts.IGNORED` is no label.
+def losses(
+    model: nn.Module,
+    batches: Callable[[int], tuple[Tensor, Tensor]],
+    objective: Objective | None = None,
+    precision: Precision | None = None,
+    inputs: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> Loss:
+    """step -> the objective's loss on the batch of the optimiser step that follows.
 
-    >>> outputs, labels = torch.zeros(2, 3, 4), torch.tensor([[0, 1, -100], [2, 3, 0]])
-    >>> round(float(cross_entropy(outputs, labels, "sum") / torch.tensor(4.0).log()), 5)
-    5.0
+    Args:
+        batches: step -> inputs and labels.
+        objective: None for cross-entropy.
+        precision: of the forward pass, and so of its gradients; None for that of the weights.
+        inputs: what else the objective asks for, by name.
     """
-    return functional.cross_entropy(outputs.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction=reduction)
+    device = next(model.parameters()).device
+    objective = objective or CrossEntropy()
+
+    def loss(step: int) -> Tensor:
+        examples, labels = batches(step)
+        with computing(device, precision):
+            return objective.loss(model, (examples.to(device), labels.to(device)), inputs or {})
+
+    return loss
 
 
 def computing(device: torch.device, precision: Precision | None) -> torch.autocast:

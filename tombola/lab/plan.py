@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
 from typing import Any
 
 from tombola import data, models
-from tombola.engine import Foreseen, at_once, devices, foresee, processes
+from tombola.engine import EngineForecast, forecast
+from tombola.engine.machine import devices, processes
+from tombola.engine.training import Training
 from tombola.lab.kinds import Train
 from tombola.lab.replicate import Replicate
 from tombola.lab.row import Row
@@ -83,29 +85,11 @@ def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
             stack.extend(run.inputs)
 
 
-def engine_of(wanted: Plan, measuring: bool = False) -> Foreseen:
+def engine_of(wanted: Plan, measuring: bool = False) -> EngineForecast:
     """The engine that the trainings of `wanted` will get."""
-    spec, recipe = wanted.experiment.spec, wanted.experiment.spec.recipe
-    if (world := processes()) > 1:
-        return Foreseen("data-parallel", f"{world} processes train together, as torchrun has started them", {})
-    device, sized = devices(spec.device)[0], models.layers(recipe.model, spec.facts.shape, spec.facts.classes)
-    # Code that is not ours may ask a tensor for its values, which a stack has none of.
-    single = data.is_folder(recipe.data) or models.source(recipe.model)
-    together = 1 if single else at_once(spec.engine, device, sized, recipe.batch)
-    if spec.engine == "auto" and together == 1 and (hindrance := _hindrance(spec)):
-        return Foreseen("reference", f"the kernels know no {hindrance}", {})
-    layers = models.chain(recipe.model, spec.facts.shape, spec.facts.classes)
-    return foresee(spec.engine, layers, recipe.batch, measuring, device, together)
-
-
-def _hindrance(spec: Spec) -> str:
-    """What of the spec keeps the kernels from training its model."""
-    hindrances = {
-        "augmentation": spec.recipe.augment is not None,
-        "mixed precision": spec.recipe.precision is not None,
-        "folders of pictures": data.is_folder(spec.recipe.data),
-    }
-    return next((name for name, there in hindrances.items() if there), "")
+    spec = wanted.experiment.spec
+    training = Training.of(spec.recipe, spec.facts, spec.engine, devices(spec.device)[0])
+    return forecast(replace(training, processes=processes(), densities=_densities(spec, 0)), measuring)
 
 
 def run_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
@@ -124,7 +108,7 @@ def run_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
 
     @cache
     def expected_at(level: int) -> float:
-        return engine.step_seconds(_densities(spec, level)) if engine.times else _guessed_step_seconds(spec)
+        return engine.step_seconds(_densities(spec, level))
 
     done = store.keys()
     known = [row.run for row in wanted.rows if row.run.key in done][:100]
@@ -135,20 +119,12 @@ def run_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
 
 def _densities(spec: Spec, level: int) -> dict[str, float]:
     rates = dict(spec.prune.rates)
-    layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes)
-    kinds = {name: layer.kind for name, layer in layers.items()}
-    dense = named(spec.prune.keep, kinds)
+    kinds = models.kinds(spec.recipe.model, spec.facts.shape, spec.facts.classes, spec.prune.include)
+    dense, everywhere = named(spec.prune.keep, kinds), spec.prune.scope == "global"
     return {
-        name: 1.0 if name in dense else (1 - rates["linear" if spec.prune.scope == "global" else kind]) ** level
+        name: 1.0 if name in dense else (1 - rates["linear" if everywhere or kind == "named" else kind]) ** level
         for name, kind in kinds.items()
     }
-
-
-def _guessed_step_seconds(spec: Spec) -> float:
-    layers = models.layers(spec.recipe.model, spec.facts.shape, spec.facts.classes).values()
-    uses, weights = sum(layer.uses for layer in layers), sum(layer.weights for layer in layers)
-    # Six operations a use and example at 50 GFLOP/s, Adam's pass over the weights, the framework's own time a layer.
-    return 6 * uses * spec.recipe.batch / 50e9 + 2e-9 * weights + 0.5e-3 * len(layers)
 
 
 def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tombola.data import Dataset
-    from tombola.engine import Held
+    from tombola.engine.training import TrainingState
 
 STOPS = 50  # steps between two looks at the clock
 
@@ -76,7 +76,7 @@ class Recorder:
 
     def __init__(
         self,
-        training: "Held",
+        training: "TrainingState",
         engine: str,
         schedule: Schedule,
         examples: Examples,

@@ -12,7 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from tombola import data
 from tombola.data.facts import Facts
-from tombola.engine import Choice, Device
+from tombola.engine import Choice
+from tombola.engine.machine import Device
 from tombola.lab import presets
 from tombola.lab.extension import Extension
 from tombola.lab.fields import MOST, listed

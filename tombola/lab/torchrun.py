@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tombola.engine import processes
+from tombola.engine.machine import processes
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
 from tombola.lab.attempt import do, one_thread
 from tombola.lab.executor import Executor, Resources, Team
@@ -19,7 +19,7 @@ from tombola.lab.queue import BUSY_POLL_S, Announce, RunQueue, Tally
 from tombola.lab.runs import Outcome, Run, Tell, shallow
 
 if TYPE_CHECKING:
-    from tombola.engine.parallel import Crew
+    from tombola.engine.data_parallel.crew import Crew
     from tombola.lab.worker import Worker
 
 _OF_THIS_PROCESS = (DataError, StoreError, NoRoom)  # other errors come of the run itself, and to all alike
@@ -28,10 +28,10 @@ _OF_THIS_PROCESS = (DataError, StoreError, NoRoom)  # other errors come of the r
 @contextmanager
 def _team(resources: Resources) -> "Iterator[Team | None]":
     """The leader's team; the others follow it until it dismisses them."""
-    from tombola.engine import parallel
+    from tombola.engine.data_parallel import crew as together
 
     one_thread()
-    with parallel.joined(resources.devices) as crew:
+    with together.joined(resources.devices) as crew:
         if crew.rank:
             follow(resources, crew)
             yield None

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,11 +11,13 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from tombola import data, files, models
-from tombola.data.likeness import alike
+from tombola import data, files
 from tombola.data.shared import attach
-from tombola.engine import Choice, measure
-from tombola.engine.forms import Shape, Times
+from tombola.engine import Choice, native
+from tombola.engine.native import calibrate
+from tombola.engine.native.image_order import image_order
+from tombola.engine.native.layer_formats import Shape, Times
+from tombola.engine.training import Training
 from tombola.lab.checkpoints import Checkpoints, Clock, Interval
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.store import Store
@@ -23,7 +25,7 @@ from tombola.recipe import Recipe
 from tombola.score import SCORES, Score
 
 if TYPE_CHECKING:
-    from tombola.engine.parallel import Crew
+    from tombola.engine.data_parallel.crew import Crew
 
 
 class ExampleOrder(Protocol):
@@ -92,13 +94,18 @@ class Worker:
             self._placed[recipe.data] = self.dataset(recipe.data).to(self.device)
         return self._placed[recipe.data].normalised(recipe.normalise)
 
+    def training(self, recipe: Recipe) -> Training:
+        """What its engines are asked of a training of `recipe`."""
+        training = Training.of(recipe, self.dataset(recipe.data).facts, self.engine, self.device)
+        return replace(training, processes=self.crew.world) if self.crew else training
+
     def times(self, shapes: Iterable[Shape]) -> dict[Shape, Times]:
         """How long layers of these shapes take, from the one measurement there is."""
         wanted = list(shapes)
         if self._measures:
-            found = measure.times([shape for shape in wanted if shape not in self._measured])
+            found = calibrate.times([shape for shape in wanted if shape not in self._measured])
             self._measured = found | self._measured
-        return {shape: self._measured.get(shape, measure.ASSUMED) for shape in wanted}
+        return {shape: self._measured.get(shape, calibrate.ASSUMED) for shape in wanted}
 
     def pays(self, recipe: str, count: int, measured: Callable[[], bool]) -> bool:
         """Whether so many trainings of a recipe are faster in a stack; measured once, by the first worker that asks."""
@@ -119,20 +126,20 @@ class Worker:
 
     def split(self, recipe: Recipe, split_seed: int) -> tuple[Tensor, Tensor]:
         """As `data.split` has it, the validation images in the order in which the model evaluates them fastest."""
-        dataset, key = self.dataset(recipe.data), (recipe.data, split_seed, self._packs(recipe))
+        dataset, key = self.dataset(recipe.data), (recipe.data, split_seed, self._groups_images(recipe))
         if key not in self._splits:
             train, validation = data.split(dataset, split_seed)
-            if self._packs(recipe):
-                order = alike(dataset.images.numpy()[validation.numpy()])
+            if self._groups_images(recipe):
+                order = image_order(dataset.images.numpy()[validation.numpy()])
                 validation = validation[torch.from_numpy(order)]
             self._splits[key] = train, validation
         return self._splits[key]
 
     def test(self, recipe: Recipe) -> Tensor:
         """All places in the test set, in such an order."""
-        images, key = self.dataset(recipe.data).test_images, (recipe.data, self._packs(recipe))
+        images, key = self.dataset(recipe.data).test_images, (recipe.data, self._groups_images(recipe))
         if key not in self._tests:
-            self._tests[key] = torch.from_numpy(alike(images.numpy())) if key[1] else torch.arange(len(images))
+            self._tests[key] = torch.from_numpy(image_order(images.numpy())) if key[1] else torch.arange(len(images))
         return self._tests[key]
 
     def batches(self, order: ExampleOrder) -> data.Batches:
@@ -149,13 +156,10 @@ class Worker:
             device=self.device,
         )
 
-    def _packs(self, recipe: Recipe) -> bool:
-        """Whether images that leave the same pixels at zero are worth bringing together: only `engine.native` leaves
-        out what they multiply, and only in a fully connected first layer."""
-        dataset = self.dataset(recipe.data)
-        layers = models.chain(recipe.model, dataset.facts.shape, dataset.facts.classes)
-        connected = len(next(iter(layers.values()), ())) == 2
-        return connected and isinstance(dataset.images, Tensor) and dataset.images.dtype == torch.uint8
+    def _groups_images(self, recipe: Recipe) -> bool:
+        images = self.dataset(recipe.data).images
+        bytes_in_memory = isinstance(images, Tensor) and images.dtype == torch.uint8
+        return bytes_in_memory and native.groups_images(self.training(recipe))
 
     def halted(self, run: Run) -> Outcome | None:
         """The checkpoint of `run`; all of a crew go on from that of their leader, whatever a file system shows them."""

@@ -21,10 +21,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from tombola import data, models
+from tombola import data
 from tombola.data.shared import publish
-from tombola.engine import Choice, kernels, measure, shapes_of
-from tombola.engine.forms import Shape, Times
+from tombola.engine import Choice, shapes
+from tombola.engine.native import calibrate
+from tombola.engine.native.layer_formats import Shape, Times
+from tombola.engine.training import Training
 from tombola.lab.attempt import do_all, no_room, one_thread
 from tombola.lab.executor import Executor, Resources, Team
 from tombola.lab.queue import BUSY_POLL_S, Announce, RunQueue, Tally
@@ -80,8 +82,8 @@ def execute(resources: Resources, runs: Iterable[Run], tell: Announce) -> Tally:
         stack.callback(_dismiss, crew)
         try:
             shared = stack.enter_context(store.scratch("data"))
-            # Here, and sent along: a second measurement may choose other forms, which give other last bits.
-            measured = measure.times(_shapes(queue.recipes, engine, resources.devices))
+            # Here, and sent along: a second measurement may choose other formats, which give other last bits.
+            measured = calibrate.times(_shapes(queue.recipes, engine, resources.devices))
             place = _Place(resources, shared, measured)
             _fill(crew, queue, workers, place)
             for name in queue.data_sets:  # once for all workers, while they start
@@ -113,16 +115,11 @@ def _stack_size(engine: Choice, device: str) -> Callable[[Run], int]:
 
 
 def _shapes(recipes: Iterable[Recipe], engine: Choice, devices: tuple[str, ...]) -> list[Shape]:
-    """What the kernels may be asked to train, where they may be asked."""
-    if engine != "auto" or "cpu" not in devices or not kernels.sets():
-        return []
-    shapes: list[Shape] = []
-    for recipe in recipes:
-        if not (recipe.augment or recipe.precision or data.is_folder(recipe.data) or models.source(recipe.model)):
-            facts = data.facts(recipe.data)
-            layers = models.chain(recipe.model, facts.shape, facts.classes)
-            shapes += shapes_of(layers, recipe.batch).values()
-    return shapes
+    """Of which layers the engines will ask the times."""
+    trainings = [
+        Training.of(recipe, data.facts(recipe.data), engine, device) for recipe in recipes for device in devices
+    ]
+    return [shape for training in trainings for shape in shapes(training)]
 
 
 def _dismiss(crew: list[_Process]) -> None:

@@ -1,6 +1,7 @@
 """Networks by name: `build(name, ...)` makes one with its weights drawn from a seed.
 
-To add a family: write a file like `lenet.py` with `CHAIN`, `FORM`, `check`, `layers`, `build`; name it in `FAMILIES`.
+To add a family: write a file like `lenet.py` with `SEQUENTIAL`, `FORM`, `check`, `layers`, `build`, and name it in
+`FAMILIES`.
 """
 
 import difflib
@@ -141,16 +142,6 @@ def weight_counts(name: str, shape: tuple[int, ...], classes: int) -> dict[str, 
     {'fc1.weight': 235200, 'fc2.weight': 30000, 'output.weight': 1000}
     """
     return {weight: layer.weights for weight, layer in layers(name, shape, classes).items()}
-
-
-def chain(name: str, shape: tuple[int, ...], classes: int) -> dict[str, tuple[int, ...]]:
-    """The sizes of each layer, by its weight, of a model that is a chain of layers; else nothing.
-
-    (inputs, outputs) of a fully connected layer, (inputs, outputs, window, height, width) of a convolution.
-    """
-    if not family(name).CHAIN:
-        return {}
-    return {weight: layer.sizes for weight, layer in layers(name, shape, classes).items()}
 
 
 def source(name: str) -> str | None:

@@ -14,7 +14,7 @@ from tombola.models.layer import Layer
 if TYPE_CHECKING:
     from torch import nn
 
-CHAIN = True
+SEQUENTIAL = True
 FORM = "conv-2, conv-4 or conv-6, with other channels than 64 (1 to 9999) in the first pair like conv-4-w32"
 UNITS = (256, 256)  # of the fully connected layers before the output
 WINDOW = 3

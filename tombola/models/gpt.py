@@ -14,7 +14,7 @@ from tombola.models.layer import Layer
 if TYPE_CHECKING:
     from torch import nn
 
-CHAIN = False
+SEQUENTIAL = False
 FORM = transformer.form("gpt")
 
 

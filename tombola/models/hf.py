@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-CHAIN = False
+SEQUENTIAL = False
 FORM = "hf:PATH-OR-NAME, like hf:bert-base-uncased, a checkpoint of transformers"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

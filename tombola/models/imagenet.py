@@ -15,7 +15,7 @@ from tombola.models.layer import Layer
 if TYPE_CHECKING:
     from torch import nn
 
-CHAIN = False
+SEQUENTIAL = False
 FORM = (
     "imagenet-resnet-18, imagenet-resnet-34 or imagenet-resnet-50, with other channels than 64 (1 to 9999) in the "
     "first stage like imagenet-resnet-18-w32"

@@ -14,7 +14,7 @@ from tombola.models.layer import Layer
 if TYPE_CHECKING:
     from torch import nn
 
-CHAIN = True
+SEQUENTIAL = True
 FORM = "lenet-W1-W2-..., hidden widths from the input on, like lenet-300-100"
 
 

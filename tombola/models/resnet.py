@@ -15,7 +15,7 @@ from tombola.models.layer import Layer
 if TYPE_CHECKING:
     from torch import nn
 
-CHAIN = False
+SEQUENTIAL = False
 FORM = (
     "resnet-8, -14, -20, -32, -44, -56 or -110, with other channels than 16 (1 to 9999) in the first stage like "
     "resnet-20-w32"

@@ -18,7 +18,7 @@ from tombola.models.layer import Layer
 if TYPE_CHECKING:
     from torch import nn
 
-CHAIN = False
+SEQUENTIAL = False
 FORM = "vgg-11, vgg-13, vgg-16 or vgg-19, with other channels than 64 (1 to 9999) in the first stage like vgg-16-w16"
 DEPTHS = {"11": (1, 1, 2, 2, 2), "13": (2, 2, 2, 2, 2), "16": (2, 2, 3, 3, 3), "19": (2, 2, 4, 4, 4)}
 WIDER = (1, 2, 4, 8, 8)  # channels of each stage, those of the first = 1

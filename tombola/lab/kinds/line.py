@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tombola import data, engine
+from tombola import data
 from tombola.data.facts import Facts
+from tombola.engine import machine
 from tombola.lab.kinds.training import Train
 from tombola.lab.runs import A_LOOK, Network, Outcome, Run, Tell
 from tombola.recipe import Recipe
@@ -101,7 +102,7 @@ class Line(Run):
         }
         values = {"alphas": list(points), "errors": errors, "barriers": barriers}
         how = {
-            **engine.device_facts(worker.device),
+            **machine.device_facts(worker.device),
             **({"resumed": resumed, "seconds_before": before["seconds"]} if halted else {}),
         }
         return Outcome(values, how=how)

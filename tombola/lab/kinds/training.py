@@ -1,13 +1,14 @@
 """The only kind of training, and how it is done: alone, or several in a stack."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from tombola import data, engine, models
+from tombola import data, engine
 from tombola.data.facts import Facts
-from tombola.engine import measure
-from tombola.engine.forms import Shape, Times
+from tombola.engine import machine
+from tombola.engine.training import Start, Training, TrainingState
 from tombola.errors import TombolaError
 from tombola.lab.runs import A_LOOK, Network, Outcome, Run, Tell
 from tombola.recipe import Recipe, learning_rate
@@ -61,7 +62,10 @@ class Train(Run):
 
     def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
         """Train, on whichever engine the worker chooses."""
-        return _alone(_start(self, worker), worker, tell)
+        (ended,) = _train([_start(self, worker)], worker, [tell])
+        if isinstance(ended, TombolaError):
+            raise ended
+        return ended
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -98,12 +102,7 @@ class Train(Run):
         return recipe, self.data_fingerprint, self.begin, self.until, *looks, *state, names
 
     def stack_size(self, choice: engine.Choice, device: str) -> int:
-        recipe = self.recipe
-        if data.is_folder(recipe.data) or models.source(recipe.model):
-            return 1
-        facts = data.facts(recipe.data)
-        layers = models.layers(recipe.model, facts.shape, facts.classes)
-        return engine.at_once(choice, device, layers, recipe.batch)
+        return 1 if self.further else _room(self.recipe, choice, device)
 
     @staticmethod
     def perform_stack(
@@ -118,18 +117,18 @@ class Train(Run):
             None for those that are better done by themselves: one that is left alone, and those that would not be
             faster in a stack, unless stacks are asked for.
         """
-        from tombola.engine import stacked
+        from tombola.engine.stacked.trainer import state_kind
 
         starts = [_start(run, worker) for run in runs]
         outcomes: list[Outcome | TombolaError | None] = [None] * len(runs)
         groups: dict[Any, list[int]] = {}
         for place, start in enumerate(starts):
             kept = start.halted.values["step"] if start.halted else None
-            groups.setdefault((kept, stacked.state_kind(start.state)), []).append(place)
+            groups.setdefault((kept, state_kind(start.state)), []).append(place)
         for places in groups.values():
             if len(places) == 1 or not _pays([starts[place] for place in places], worker):
                 continue
-            done = _stack([starts[place] for place in places], worker, [tells[place] for place in places])
+            done = _train([starts[place] for place in places], worker, [tells[place] for place in places])
             for place, outcome in zip(places, done, strict=True):
                 outcomes[place] = outcome
         return outcomes
@@ -162,38 +161,39 @@ def _start(run: Train, worker: "Worker") -> _Start:
     return _Start(run, model, living, state, halted)
 
 
-def _alone(start: _Start, worker: "Worker", tell: Tell) -> Outcome:
-    run, recipe = start.run, start.run.recipe
-    consulted: dict[Shape, Times] = {}
+def _train(starts: Sequence[_Start], worker: "Worker", tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
+    """The outcomes of a training by itself, or of several in one stack, of each its own or why it failed."""
+    from tombola.engine.native import calibrate
+    from tombola.lab.checkpoints import Interval
+    from tombola.train import Span
 
-    def times(shapes: Iterable[Shape]) -> dict[Shape, Times]:
-        consulted.update(worker.times(shapes))
-        return consulted
+    run = starts[0].run
+    begun = engine.begin(worker.training(run.recipe), [_begin(start, worker) for start in starts], worker.times)
+    interval = Interval(worker.clock)  # one for all: what they keep is of one step
+    recorders = [
+        _recorder(start, state, begun.name, worker, tell, interval)
+        for start, state, tell in zip(starts, begun.trainings.states, tells, strict=True)
+    ]
+    for recorder in recorders:
+        recorder.how |= {"measurement": calibrate.record(begun.times)} if begun.times else {}
+    batches = [worker.batches(start.run) for start in starts]
+    span = Span(recorders[0].begin, run.until, _rates(run, worker), recorders[0].stops)
+    errors = begun.trainings.train(batches, span, recorders)
+    return [
+        error or _trained(start, state, recorder, worker)
+        for error, start, state, recorder in zip(errors, starts, begun.trainings.states, recorders, strict=True)
+    ]
 
-    training, name = engine.begin(
-        worker.engine,
-        start.model,
-        start.living,
-        recipe.optimizer,
-        start.state,
-        worker.placed(recipe),
-        recipe.batch,
-        worker.device,
-        recipe.precision,
-        augmented=recipe.augment is not None,
-        crew=worker.crew,
-        times=times,
-    )
-    recorder = _recorder(start, training, name, worker, tell)
-    recorder.how |= {"measurement": measure.record(consulted)} if consulted else {}
-    batches, rates = worker.batches(run), _rates(run, worker)
-    training.train(batches, rates, recorder.begin, run.until, recorder.stops, recorder)
-    return _trained(start, training, recorder, worker)
+
+def _begin(start: _Start, worker: "Worker") -> Start:
+    run = start.run
+    inputs = {name: worker.store.weights(further) for name, further in run.further or ()}
+    return Start(start.model, start.living, worker.placed(run.recipe), start.state, inputs)
 
 
 def _recorder(
     start: _Start,
-    training: engine.Held,
+    training: TrainingState,
     name: str,
     worker: "Worker",
     tell: Tell,
@@ -211,52 +211,20 @@ def _pays(starts: Sequence[_Start], worker: "Worker") -> bool:
     """Whether so many such trainings are faster in a stack."""
     if worker.engine == "stacked":
         return True
-    from tombola.engine import stacked
+    from tombola.engine.stacked import trainer
 
     recipe = starts[0].run.recipe
 
     def measured() -> bool:
-        return stacked.pays(
-            [start.model for start in starts],
-            [start.living for start in starts],
-            recipe.optimizer,
-            [worker.batches(start.run) for start in starts],
-            worker.placed(recipe),
-            worker.device,
-            recipe.precision,
-        )
+        begun, batches = [_begin(start, worker) for start in starts], [worker.batches(start.run) for start in starts]
+        return trainer.pays(worker.training(recipe), begun, batches)
 
     return worker.pays(recipe.model_dump_json(), len(starts), measured)
 
 
-def _stack(starts: Sequence[_Start], worker: "Worker", tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
-    from tombola.engine import stacked
-    from tombola.lab.checkpoints import Interval
-
-    run = starts[0].run
-    recipe = run.recipe
-    name = f"stacked {len(starts)} x reference"
-    stack = stacked.Stacked(
-        [start.model for start in starts],
-        [start.living for start in starts],
-        recipe.optimizer,
-        [start.state for start in starts],
-        worker.placed(recipe),
-        worker.device,
-        recipe.precision,
-    )
-    interval = Interval(worker.clock)
-    recorders = [
-        _recorder(start, replicate, name, worker, tell, interval)
-        for start, replicate, tell in zip(starts, stack.replicates, tells, strict=True)
-    ]
-    batches = [worker.batches(start.run) for start in starts]
-    first = recorders[0]
-    failed = stack.train(batches, _rates(run, worker), first.begin, run.until, first.stops, recorders)
-    return [
-        error or _trained(start, replicate, recorder, worker)
-        for error, start, replicate, recorder in zip(failed, starts, stack.replicates, recorders, strict=True)
-    ]
+@cache
+def _room(recipe: Recipe, choice: engine.Choice, device: str) -> int:
+    return engine.at_once(Training.of(recipe, data.facts(recipe.data), choice, device))
 
 
 def _rates(run: Train, worker: "Worker") -> Callable[[int], float]:
@@ -264,7 +232,7 @@ def _rates(run: Train, worker: "Worker") -> Callable[[int], float]:
     return lambda step: learning_rate(run.recipe, step, per_epoch)
 
 
-def _trained(start: _Start, training: engine.Held, recorder: "Recorder", worker: "Worker") -> Outcome:
+def _trained(start: _Start, training: TrainingState, recorder: "Recorder", worker: "Worker") -> Outcome:
     from tombola import mask_codec
 
     run, living, numbers = start.run, start.living, recorder.finish()
@@ -277,7 +245,7 @@ def _trained(start: _Start, training: engine.Held, recorder: "Recorder", worker:
         tensors,
         how={
             "engine": ", then ".join(dict.fromkeys(recorder.engines)),
-            **engine.device_facts(worker.device),
+            **machine.device_facts(worker.device),
             **recorder.how,
         },
     )

@@ -1,9 +1,9 @@
-"""How long the forms of a layer take on this machine: measured once, kept, never guessed.
+"""How long the formats of a layer take on this machine: measured once, kept, never guessed.
 
-The time of a training step is measured for single layers of the wanted shapes: in the dense form, in the sparse one at
-a few densities, and by the plain loop, whose libraries are good at dense convolutions. What was measured is kept beside
-the user's other caches, so that a run that is repeated or resumed takes the same forms and gives the same bytes; it
-holds as long as the processor, the kernels, torch and this file are the same.
+The time of a training step is measured for single layers of the wanted shapes: in the dense format, in the sparse one
+at a few densities, and by the plain loop, whose libraries are good at dense convolutions. What was measured is kept
+beside the user's other caches, so that a run that is repeated or resumed takes the same formats and gives the same
+bytes; it holds as long as the processor, the kernels, torch and this file are the same.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from filelock import FileLock
 from tombola import files
 from tombola.data.download import cache_dir
 from tombola.engine import kernels
-from tombola.engine.forms import DENSITIES, Form, Shape, Times
+from tombola.engine.native.layer_formats import DENSITIES, Format, Shape, Times
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tombola.engine.chain import Layer
+    from tombola.engine.native.sequential_layers import SequentialLayer
 
 ROUNDS, STEPS = 9, 10  # of a fully connected layer
 ROUNDS_OF_MAPS, STEPS_OF_MAPS = 3, 1  # of a convolution, which takes a hundred times longer
@@ -80,7 +80,8 @@ def _path() -> Path:
 def _made_by() -> str:
     """Another one for other kernels, another processor, another torch or plain loop, and another way to measure."""
     made = f"{kernels.version()} {metadata.version('torch')}".encode()
-    made += b"".join(Path(__file__).with_name(name).read_bytes() for name in ("measure.py", "reference.py"))
+    here, plain = Path(__file__), Path(__file__).parents[1] / "reference" / "trainer.py"
+    made += here.read_bytes() + plain.read_bytes()
     return hashlib.sha256(made).hexdigest()[:16]
 
 
@@ -110,7 +111,7 @@ def _read() -> dict[str, Times]:
 
 
 def _measured(shape: Shape) -> Times:
-    """Round after round through all forms, the least of each: what else the machine does disturbs all alike.
+    """Round after round through all formats, the least of each: what else the machine does disturbs all alike.
 
     On one thread, as workers train.
     """
@@ -125,7 +126,7 @@ def _measured(shape: Shape) -> Times:
 
 
 def _timed(shape: Shape) -> Times:
-    kinds: list[tuple[Form | None, float]] = [("dense", 1.0), *(("sparse", density) for density in DENSITIES)]
+    kinds: list[tuple[Format | None, float]] = [("dense", 1.0), *(("sparse", density) for density in DENSITIES)]
     kinds += [(None, 1.0), (None, 0.5)]
     rounds, steps = (ROUNDS_OF_MAPS, STEPS_OF_MAPS) if shape.window else (ROUNDS, STEPS)
     if shape.window:  # made anew each time: the maps of a single convolution can take a hundred megabytes
@@ -137,8 +138,8 @@ def _timed(shape: Shape) -> Times:
     return Times(dense, tuple(sparse), plain, masked)
 
 
-def _training(shape: Shape, form: Form | None, density: float) -> Callable[[int], float]:
-    """Seconds of a step, given the number of steps, of a layer in a form, or by the plain loop.
+def _training(shape: Shape, format: Format | None, density: float) -> Callable[[int], float]:
+    """Seconds of a step, given the number of steps, of a layer in a format, or by the plain loop.
 
     A layer that is not the first stands behind a narrow one, for its input gradient. A convolution is followed by a
     layer that makes two outputs of all its maps, a few percent of the work.
@@ -147,11 +148,13 @@ def _training(shape: Shape, form: Form | None, density: float) -> Callable[[int]
 
     from tombola.data import Batches, Dataset
     from tombola.data.facts import Facts
-    from tombola.engine.chain import Layer
-    from tombola.engine.native import Native
-    from tombola.engine.reference import Reference
+    from tombola.engine.native.sequential_layers import SequentialLayer as Layer
+    from tombola.engine.native.trainer import Native
+    from tombola.engine.reference.trainer import Reference
+    from tombola.engine.training import Start, Training
     from tombola.mask import Mask
     from tombola.recipe import Adam
+    from tombola.train import Span
 
     maps = {"height": shape.height, "width": shape.width}
     layer = Layer("1.weight", "1.bias", shape.inputs, shape.outputs, max(shape.window, 1) ** 2, shape.window, **maps)
@@ -166,35 +169,30 @@ def _training(shape: Shape, form: Form | None, density: float) -> Callable[[int]
     stretch = (0.5,) * size[0], (0.25,) * size[0]
     dataset = Dataset(Facts("", size, classes, examples, 0, 0, *stretch, 255, ""), images, labels, images, labels)
     alive = torch.rand((layer.outputs, layer.columns), generator=draw) < density
-    start: dict[str, torch.Tensor] = {}
-    for one in layers:
-        start |= {one.weight: torch.randn((one.outputs, one.columns), generator=draw) / one.columns**0.5}
-        start |= {one.bias: torch.zeros(one.outputs)}
-    start[layer.weight] *= alive
-    mask, adam = Mask({layer.weight: alive}), Adam(name="adam", lr=1e-3)
-    training: Native | Reference
-    if form:
-        held: dict[str, Form] = {one.weight: form if one.weight == layer.weight else "dense" for one in layers}
-        training = Native(tuple(layers), start, mask, held, adam, {}, dataset, shape.batch)
+    model = _model(layers)
+    mask = Mask({layer.weight: alive.reshape(model.get_parameter(layer.weight).shape)})
+    training = Training(optimizer=Adam(name="adam", lr=1e-3), batch=shape.batch)
+    start = Start(model, mask, dataset)
+    formats: dict[str, Format] = {one.weight: "dense" for one in layers}
+    trainer: Native | Reference
+    if format:
+        trainer = Native(training, start, layers, formats | {layer.weight: format})
     else:
-        model = _model(layers)
-        mask = Mask({layer.weight: alive.reshape(model.get_parameter(layer.weight).shape)})
-        training = Reference(model, mask, adam, {}, dataset)
+        trainer = Reference(training, start)
     batches = Batches(dataset, torch.arange(examples), shape.batch, order_seed=0)
 
     def seconds(steps: int) -> float:
         # From the second step on - memory is given out when it is first touched -, and not to the last, after which the
         # plain loop makes sure of the pruned weights, as it does once per training.
         times: list[float] = []
-        training.train(
-            batches, lambda _: 1e-3, 0, steps + 2, [1, steps + 1], lambda _: times.append(time.perf_counter())
-        )
+        span = Span(0, steps + 2, lambda _: 1e-3, [1, steps + 1])
+        trainer.train(batches, span, lambda _: times.append(time.perf_counter()))
         return (times[1] - times[0]) / steps
 
     return seconds
 
 
-def _model(layers: "Sequence[Layer]") -> "nn.Module":
+def _model(layers: "Sequence[SequentialLayer]") -> "nn.Module":
     """The layers as torch has them, by their own names."""
     import torch
     from torch import nn

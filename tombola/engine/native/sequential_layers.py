@@ -19,7 +19,7 @@ Parts = Sequence[tuple[str, nn.Module | None]]
 
 
 @dataclass(frozen=True)
-class Layer:
+class SequentialLayer:
     """One layer, y = W x + b or y = W * x + b: the names of its parameters, and its size.
 
     Attributes:
@@ -46,7 +46,7 @@ class Layer:
         return self.inputs * self.area
 
 
-def chain(model: nn.Module, shape: tuple[int, ...]) -> tuple[Layer, ...] | None:
+def sequential_layers(model: nn.Module, shape: tuple[int, ...]) -> tuple[SequentialLayer, ...] | None:
     """The layers of `model` from the input on, or None where it is anything else.
 
     It must be Sequential: (Conv2d, ReLU (, MaxPool2d))*, Flatten, Linear (, ReLU, Linear)*. Convolutions have stride 1
@@ -56,24 +56,15 @@ def chain(model: nn.Module, shape: tuple[int, ...]) -> tuple[Layer, ...] | None:
     Args:
         shape: channels, height, width of an input.
 
-    >>> chain(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (1, 2, 2))[1]
-    Layer(weight='3.weight', bias='3.bias', inputs=3, outputs=2, area=1, window=0, height=1, width=1, pool=0)
-    >>> chain(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), (1, 2, 2)) is None
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> [(layer.weight, layer.inputs, layer.outputs) for layer in sequential_layers(model, (1, 2, 2))]
+    [('1.weight', 4, 3), ('3.weight', 3, 2)]
+    >>> sequential_layers(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), (1, 2, 2)) is None
     True
     """
-    hooked = any(getattr(nn.modules.module, hooks) for hooks in _HOOKS_OF_ALL)
-    if hooked or type(model) is not nn.Sequential or any(_altered(module) for module in model.modules()):
+    if type(model) is not nn.Sequential or _hooked(model) or not _plain_parameters(model):
         return None
     parts = list(model._modules.items())  # named_children() leaves out what comes twice
-    parameters = list(model.parameters())
-    named = list(model.named_parameters(remove_duplicate=False))
-    kinds = {(value.dtype, value.device.type) for value in parameters}
-    if len(parameters) != len(named) or len(kinds) != 1 or kinds - {(torch.float32, "cpu"), (torch.float64, "cpu")}:
-        return None
-    if not all(type(value) is nn.Parameter and value.requires_grad for value in parameters):
-        return None
-    if any(value._backward_hooks or value._post_accumulate_grad_hooks for value in parameters):
-        return None
     flatten = next((place for place, (_, part) in enumerate(parts) if _flattens(part)), len(parts))
     before, area = _convolutions(parts[:flatten], shape)
     after = _linear(parts[flatten + 1 :], before[-1].outputs if before else shape[0], area) if area else None
@@ -84,14 +75,33 @@ def chain(model: nn.Module, shape: tuple[int, ...]) -> tuple[Layer, ...] | None:
     if not before:  # each pixel is a unit
         after[0] = replace(after[0], inputs=after[0].columns, area=1)
     layers = (*before, *after)
-    whole = len(named) == 2 * len(layers) and all(layer.inputs and layer.outputs for layer in layers)
-    return layers if whole else None
+    everything = len(list(model.parameters())) == 2 * len(layers)
+    return layers if everything and all(layer.inputs and layer.outputs for layer in layers) else None
 
 
-def _convolutions(parts: Parts, shape: tuple[int, ...]) -> tuple[list[Layer], int]:
+def _hooked(model: nn.Module) -> bool:
+    """Whether anything is called beside the layers, or holds more than their parameters."""
+    return any(getattr(nn.modules.module, hooks) for hooks in _HOOKS_OF_ALL) or any(map(_altered, model.modules()))
+
+
+def _plain_parameters(model: nn.Module) -> bool:
+    """Whether all parameters are plain ones, trained, of one type, on the CPU, and none of them twice."""
+    parameters = list(model.parameters())
+    kinds = {(value.dtype, value.device.type) for value in parameters}
+    once = len(parameters) == len(list(model.named_parameters(remove_duplicate=False)))
+    return (
+        once
+        and len(kinds) == 1
+        and kinds <= {(torch.float32, "cpu"), (torch.float64, "cpu")}
+        and all(type(value) is nn.Parameter and value.requires_grad for value in parameters)
+        and not any(value._backward_hooks or value._post_accumulate_grad_hooks for value in parameters)
+    )
+
+
+def _convolutions(parts: Parts, shape: tuple[int, ...]) -> tuple[list[SequentialLayer], int]:
     """The convolutions among `parts`, and the positions of the last map; 0 of them where something else is there."""
     channels, height, width = shape
-    layers: list[Layer] = []
+    layers: list[SequentialLayer] = []
     rest = iter(parts)
     for name, part in rest:
         if type(part) is nn.MaxPool2d and layers and not layers[-1].pool and _pools(part, height, width):
@@ -101,7 +111,7 @@ def _convolutions(parts: Parts, shape: tuple[int, ...]) -> tuple[list[Layer], in
         elif type(part) is nn.Conv2d and part.in_channels == channels and _keeps_size(part):
             side = int(part.kernel_size[0])
             names = f"{name}.weight", f"{name}.bias"
-            layers.append(Layer(*names, channels, part.out_channels, side * side, side, height, width))
+            layers.append(SequentialLayer(*names, channels, part.out_channels, side * side, side, height, width))
             channels = part.out_channels
             if type(next(rest, (None, None))[1]) is not nn.ReLU:
                 return [], 0
@@ -110,7 +120,7 @@ def _convolutions(parts: Parts, shape: tuple[int, ...]) -> tuple[list[Layer], in
     return layers, height * width
 
 
-def _linear(parts: Parts, inputs: int, area: int) -> list[Layer] | None:
+def _linear(parts: Parts, inputs: int, area: int) -> list[SequentialLayer] | None:
     """Linear (, ReLU, Linear)*, of which the first reads `inputs` maps of `area` positions; else None."""
     layers = []
     for number, (name, part) in enumerate(parts):
@@ -118,7 +128,7 @@ def _linear(parts: Parts, inputs: int, area: int) -> list[Layer] | None:
             if type(part) is not nn.ReLU:
                 return None
         elif type(part) is nn.Linear and part.bias is not None and part.in_features == inputs * area:
-            layers.append(Layer(f"{name}.weight", f"{name}.bias", inputs, part.out_features, area))
+            layers.append(SequentialLayer(f"{name}.weight", f"{name}.bias", inputs, part.out_features, area))
             inputs, area = part.out_features, 1
         else:
             return None

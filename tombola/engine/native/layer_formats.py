@@ -1,4 +1,4 @@
-"""The two forms that the kernels hold a layer in, and which is the faster one, given measured times."""
+"""The two formats that the kernels hold a layer in, and which is the faster one, given measured times."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-Form = Literal["dense", "sparse"]
+Format = Literal["dense", "sparse"]
 
 DENSITIES = (0.01, 0.1, 0.3, 0.6)
 
@@ -35,8 +35,8 @@ class Times:
     """Seconds that a training step of a layer takes.
 
     Attributes:
-        dense: in the dense form.
-        sparse: in the sparse form, at each of `DENSITIES`.
+        dense: in the dense format.
+        sparse: in the sparse format, at each of `DENSITIES`.
         plain: by the plain loop, the whole layer.
         masked: by the plain loop, under a mask of whatever density.
     """
@@ -47,17 +47,17 @@ class Times:
     masked: float = inf
 
     def sparse_at(self, density: float) -> float:
-        """Seconds of a step in the sparse form, on straight lines between the measured densities and beyond them."""
+        """Seconds of a step in the sparse format, on straight lines between the measured densities and beyond them."""
         slope = (self.sparse[-1] - self.sparse[-2]) / (DENSITIES[-1] - DENSITIES[-2])
         beyond = self.sparse[-1] + slope * (density - DENSITIES[-1])
         return float(np.interp(density, DENSITIES, self.sparse)) if density <= DENSITIES[-1] else beyond
 
-    def form(self, density: float) -> Form:
-        """The faster form: `dense` or `sparse`."""
+    def format(self, density: float) -> Format:
+        """The faster format: `dense` or `sparse`."""
         return "sparse" if self.sparse_at(density) < self.dense else "dense"
 
     def seconds(self, density: float) -> float:
-        """Of a step in the faster form."""
+        """Of a step in the faster format."""
         return min(self.dense, self.sparse_at(density))
 
     def plain_seconds(self, density: float) -> float:
@@ -66,7 +66,7 @@ class Times:
 
     @property
     def break_even(self) -> float:
-        """The density below which the sparse form is faster, in [0, 1]."""
+        """The density below which the sparse format is faster, in [0, 1]."""
         grid = np.linspace(0, 1, 1001)
         faster = [density for density in grid if self.sparse_at(density) < self.dense]
         return float(max(faster, default=0.0))

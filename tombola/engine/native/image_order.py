@@ -10,7 +10,7 @@ GROUP = 64  # images whose pixels are looked at together
 AT_ONCE = 8  # that join a group before it is compared with all others again
 
 
-def alike(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+def image_order(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Places of all images, group by group: each group begins with the emptiest image left, and images join it that add
     the fewest pixels to those which any of it has.
 
@@ -20,7 +20,7 @@ def alike(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     Args:
         images: N x ..., bytes.
 
-    >>> alike(np.array([[0, 1, 1], [0, 0, 9], [0, 2, 0]], np.uint8)).tolist()
+    >>> image_order(np.array([[0, 1, 1], [0, 0, 9], [0, 2, 0]], np.uint8)).tolist()
     [1, 2, 0]
     """
     marked = images.reshape(len(images), prod(images.shape[1:])) > 0

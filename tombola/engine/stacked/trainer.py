@@ -1,8 +1,8 @@
 """Several trainings of one recipe in one program: their weights stacked, each step one pass for all of them.
 
 A GPU is not filled by a small network. Here every parameter and buffer has a leading dimension, one place for each
-replicate; forward and backward go through `torch.func.vmap`, torch's own optimisers step over the stack, and as they
-take number by number, that is what they do to each. Replicates share nothing but the model, the optimiser's numbers,
+training; forward and backward go through `torch.func.vmap`, torch's own optimisers step over the stack, and as they
+take number by number, that is what they do to each. Trainings share nothing but the model, the optimiser's numbers,
 the schedule and the batch size: weights, masks, splits and orders of examples are their own.
 """
 
@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,66 +17,50 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tombola.data import Batches, Dataset, together
-from tombola.engine.reference import Reference
+from tombola.data import Batches, together
+from tombola.engine.reference.trainer import Reference
+from tombola.engine.training import Start, Training
 from tombola.errors import TombolaError
 from tombola.mask import Mask
-from tombola.recipe import Optimizer, Precision
-from tombola.train import computing, cross_entropy, descend, optimizer_of, restore_state
+from tombola.objective import CrossEntropy, Objective
+from tombola.train import Loss, Span, computing, descend, guarded, optimizer_of, restore_state
 
 
 class Stacked:
-    """Trainings of `models` side by side; `replicates` are the engines by which each is looked at.
+    """Trainings side by side; `states` is where each of them stands.
 
     Args:
-        models: of one architecture, without frozen parameters; they hold the weights to start from, and from now on
-            those of the stack.
-        masks: True = alive, one for each.
-        optimizer, states: which optimiser, and its state for each where one is carried over; all after the same steps.
-        dataset: what is trained on.
-        device: where.
-        precision: of the forward pass.
+        training: what all of them have in common.
+        starts: models of one architecture, without frozen parameters; they hold the weights to start from, and from
+            now on those of the stack. Optimisers whose state is carried over have done the same steps.
     """
 
-    def __init__(
-        self,
-        models: Sequence[nn.Module],
-        masks: Sequence[Mask],
-        optimizer: Optimizer,
-        states: Sequence[Mapping[str, Tensor]],
-        dataset: Dataset,
-        device: str = "cpu",
-        precision: Precision | None = None,
-    ) -> None:
-        for model in models:
-            model.to(device)
-        self._stack, self._device, self._precision = _stack_of(models), torch.device(device), precision
-        for norm in (module for module in self._stack.modules() if precision and isinstance(module, _BatchNorm)):
-            # Under vmap, inputs of 16 bits beside running statistics of 32 are refused on GPUs.
-            norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
-        self._mask = _masks_of(masks)
-        self._optimizer = optimizer_of(optimizer, self._stack)
-        restore_state(self._optimizer, self._stack, _states_of(states))
-        self.replicates = [
-            Replicate(model, self._optimizer, self._stack, number, dataset, precision)
-            for number, model in enumerate(models)
+    def __init__(self, training: Training, starts: Sequence[Start]) -> None:
+        models = [start.model.to(training.device) for start in starts]
+        self._training, self._device = training, torch.device(training.device)
+        self._stack = _stack_of(models)
+        if training.precision:
+            for norm in (module for module in self._stack.modules() if isinstance(module, _BatchNorm)):
+                # Under vmap, inputs of 16 bits beside running statistics of 32 are refused on GPUs.
+                norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+            # As autocast does for a loss; vmap takes the loss apart before autocast sees it.
+            self._stack.register_forward_hook(lambda *seen: seen[-1].float())
+        self._loss = _LossOf(self._stack, training.objective or CrossEntropy())
+        self._mask = _masks_of([start.mask for start in starts])
+        self._optimizer = optimizer_of(training.optimizer, self._stack)
+        restore_state(self._optimizer, self._stack, _states_of([start.state for start in starts]))
+        self.states = [
+            StackedState(training, start, (self._stack, self._optimizer, number)) for number, start in enumerate(starts)
         ]
 
     def train(
-        self,
-        batches: Sequence[Batches],
-        learning_rate: Callable[[int], float],
-        begin: int,
-        until: int,
-        looks: Sequence[int],
-        watches: Sequence[Callable[[int], None]],
+        self, batches: Sequence[Batches], span: Span, watches: Sequence[Callable[[int], None]]
     ) -> list[TombolaError | None]:
-        """Train all from step `begin` to step `until`; each of `watches` is called at each of `looks`.
+        """Train all over `span`; each of `watches` is called at each of its looks.
 
         Returns:
-            Why a replicate failed, None for those that did not: each fails alone, and the others go on.
+            Why a training failed, None for those that did not: each fails alone, and the others go on.
         """
-        wanted = set(looks)
         failed: list[TombolaError | None] = [None] * len(batches)
 
         def each(act: Callable[[int], None]) -> None:
@@ -92,39 +75,36 @@ class Stacked:
                 raise _AllFailed
 
         def watch(step: int) -> None:
-            if step in wanted:
-                each(lambda number: watches[number](step))
+            each(lambda number: watches[number](step))
+
+        with suppress(_AllFailed):
+            with guarded(self._stack, self._optimizer, self._mask) as guard:
+                descend(self._stack, self._optimizer, self._losses(batches), span, watch)
+                each(guard.check)
+            if span.until in span.looks:
+                watch(span.until)
+        return failed
+
+    def _losses(self, batches: Sequence[Batches]) -> Loss:
+        """step -> the sum of the losses of all, of which each depends on its own weights alone."""
 
         def loss(step: int) -> Tensor:
             inputs, labels = together(batches, step)
-            values = dict(self._stack.named_parameters()) | dict(self._stack.named_buffers())
-            with computing(self._device, self._precision), self._attending():
-                losses: Tensor = vmap(self._loss, randomness="different")(values, inputs, labels)
-            return losses.sum()  # of which each depends on its own weights alone
+            values = dict(self._loss.named_parameters()) | dict(self._loss.named_buffers())
+            with computing(self._device, self._training.precision), self._attending():
+                losses: Tensor = vmap(self._loss_of, randomness="different")(values, inputs, labels)
+            return losses.sum()
 
-        with suppress(_AllFailed):
-            descend(
-                self._stack,
-                self._optimizer,
-                self._mask,
-                loss,
-                learning_rate,
-                begin,
-                until,
-                watch,
-                check=lambda guard: each(guard.check),
-            )
-        return failed
+        return loss
 
     def _attending(self) -> AbstractContextManager[None]:
         # vmap knows no other way for attention on a CPU, and takes the stack apart with a warning.
         return sdpa_kernel(SDPBackend.MATH) if self._device.type == "cpu" else nullcontext()
 
-    def _loss(self, values: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+    def _loss_of(self, values: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
         # Running statistics are updated in place, which is in the stack: vmap knows how, as they are stacked like all.
-        outputs = functional_call(self._stack, values, (inputs,))
-        # As autocast does for a loss; vmap takes the loss apart before autocast sees it.
-        return cross_entropy(outputs.float() if self._precision else outputs, labels)
+        loss: Tensor = functional_call(self._loss, values, (inputs, labels))
+        return loss
 
     @torch.no_grad()
     def _rest(self, number: int) -> None:
@@ -135,26 +115,29 @@ class Stacked:
                 value[number] = 0
 
 
+class _LossOf(nn.Module):
+    """The loss of a batch as a module, so that `functional_call` can put other weights into its network."""
+
+    def __init__(self, network: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.network, self._objective = network, objective
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        return self._objective.loss(self.network, (inputs, labels), {})
+
+
 WARM, TIMED = 3, 10  # steps, where it is measured whether a stack pays
 
 
-def pays(
-    models: Sequence[nn.Module],
-    masks: Sequence[Mask],
-    optimizer: Optimizer,
-    batches: Sequence[Batches],
-    dataset: Dataset,
-    device: str,
-    precision: Precision | None = None,
-) -> bool:
-    """Whether a step of all in one stack takes less time on `device` than a step of each by itself.
+def pays(training: Training, starts: Sequence[Start], batches: Sequence[Batches]) -> bool:
+    """Whether a step of all in one stack takes less time than a step of each by itself.
 
     Measured, as it depends on the layers and on the GPU: under vmap several convolutions are one in groups, for which
     some have poor kernels.
 
     Args:
-        models, masks, batches: of each training; the models stay as they are.
-        optimizer, dataset, device, precision: as `Stacked` has them.
+        training: as `Stacked` has it.
+        starts, batches: of each training; the models stay as they are, and states are left out.
     """
     times: list[float] = []
 
@@ -165,39 +148,34 @@ def pays(
 
         return now
 
-    looks, until = [WARM, WARM + TIMED], WARM + TIMED
-    copies = [copy.deepcopy(model) for model in (models[0], *models)]
-    alone = Reference(copies[0], masks[0], optimizer, {}, dataset, device, precision)
-    alone.train(batches[0], lambda step: 0.0, 0, until, looks, look(alone))
-    stack = Stacked(copies[1:], masks, optimizer, [{}] * len(models), dataset, device, precision)
-    watches = [look(stack.replicates[0]), *[lambda step: None] * (len(models) - 1)]
-    stack.train(batches, lambda step: 0.0, 0, until, looks, watches)
+    span = Span(0, WARM + TIMED, lambda step: 0.0, [WARM, WARM + TIMED])
+    first, *copies = [Start(copy.deepcopy(start.model), start.mask, start.dataset) for start in (starts[0], *starts)]
+    alone = Reference(training, first)
+    alone.train(batches[0], span, look(alone))
+    stack = Stacked(training, copies)
+    stack.train(batches, span, [look(stack.states[0]), *[lambda step: None] * (len(starts) - 1)])
     begun, ended, stack_begun, stack_ended = times
-    return stack_ended - stack_begun < len(models) * (ended - begun)
+    return stack_ended - stack_begun < len(starts) * (ended - begun)
 
 
 class _AllFailed(Exception):
     """Nothing is left to train."""
 
 
-class Replicate(Reference):
-    """One training of a stack, to be looked at: its model's tensors are parts of the stack's."""
+class StackedState(Reference):
+    """Where one training of a stack stands: its model's tensors are parts of the stack's.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        stack: nn.Module,
-        number: int,
-        dataset: Dataset,
-        precision: Precision | None,
-    ) -> None:
-        self._model, self._optimizer, self._dataset, self._precision = model, optimizer, dataset, precision
-        self._stack, self._number = stack, number
+    Args:
+        within: the stack, its optimiser, and the training's place in it.
+    """
 
-    def train(self, *_: Any) -> None:
-        """The stack trains all of its replicates at once."""
-        raise TypeError("a replicate of a stack is trained by Stacked.train")
+    def __init__(self, training: Training, start: Start, within: tuple[nn.Module, torch.optim.Optimizer, int]) -> None:
+        self._training, self._start, self._model = training, start, start.model
+        self._stack, self._optimizer, self._number = within
+
+    def train(self, batches: Batches, span: Span, watch: Callable[[int], None]) -> None:
+        """The stack trains all of them at once."""
+        raise TypeError("a training of a stack is trained by Stacked.train")
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimiser's state by name, as `train.state_of` has it."""

@@ -1,8 +1,8 @@
 """The engine of the compiled kernels: the same training as `train.py`, at the cost of the living weights.
 
-A layer is held in one of two forms. Dense: the matrix between the live units, pruned weights at 0. Sparse: the living
+A layer is held in one of two formats. Dense: the matrix between the live units, pruned weights at 0. Sparse: the living
 weights alone, with their places. Weights that live but lead nowhere are held apart, for weight decay to move them.
-Both forms and all instruction sets compute what the plain loop computes, summed in another order.
+Both formats and all instruction sets compute what the plain loop computes, summed in another order.
 """
 
 import ctypes
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tombola import weights
-from tombola.data import Batches, Dataset
+from tombola.data import Batches
 from tombola.data.normalise import affine
 from tombola.engine import kernels
-from tombola.engine.chain import Layer
-from tombola.engine.compact import Flags, live_units
-from tombola.engine.forms import Form
+from tombola.engine.native.layer_formats import Format
+from tombola.engine.native.live_units import Flags, live_units
+from tombola.engine.native.sequential_layers import SequentialLayer
+from tombola.engine.training import Start, Training
 from tombola.evaluate import Evaluation
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, AdamW, Optimizer
+from tombola.train import Span
 
 Array = NDArray[Any]
 
@@ -56,40 +58,35 @@ class Native:
     """One training in the kernels' hands: its weights and optimiser state live here until they are asked for.
 
     Args:
-        layers: of the model, from `chain`.
-        start: the whole state_dict to start from.
-        mask: True = alive; layers that it does not name are whole.
-        forms: how each weight is held; by name.
-        optimizer, state: which optimiser, and its state where one is carried over, as `train.state_of` names it.
-        dataset: whose images are the inputs.
-        batch: examples per step.
+        training: its optimiser and batch.
+        start: the model whose weights it starts from, and what else it begins with. Layers that the mask does not name
+            are whole.
+        layers: of the model, from `sequential_layers`.
+        formats: how each weight is held; by name.
         instructions: one of the kernels' instruction sets; by default the best that the processor has.
     """
 
     def __init__(
         self,
-        layers: tuple[Layer, ...],
-        start: weights.Weights,
-        mask: Mask,
-        forms: Mapping[str, Form],
-        optimizer: Optimizer,
-        state: Mapping[str, Tensor],
-        dataset: Dataset,
-        batch: int,
+        training: Training,
+        start: Start,
+        layers: Sequence[SequentialLayer],
+        formats: Mapping[str, Format],
         instructions: str | None = None,
     ) -> None:
-        self._dtype = start[layers[0].weight].dtype
+        begun = weights.of(start.model)
+        self._dtype = begun[layers[0].weight].dtype
         self._kernels = kernels.load(
             instructions or kernels.sets()[-1], np.float64 if self._dtype == torch.float64 else np.float32
         )
-        self._layers, self._optimizer, self._batch = layers, optimizer, batch
-        self._shapes = {name: value.shape for name, value in start.items()}
-        self._facts, self._dataset = dataset.facts, dataset
+        self._layers, self._optimizer, self._batch = layers, training.optimizer, training.batch
+        self._shapes = {name: value.shape for name, value in begun.items()}
+        self._facts, self._dataset = start.dataset.facts, start.dataset
         self._held: list[Any] = []  # what the kernels point into
         self._parts: list[_Part] = []
         self._convolves = layers[0].window > 0
-        self._panels = -(-batch // self._kernels.panel)
-        alive = [_flags(layer, mask) for layer in layers]
+        self._panels = -(-training.batch // self._kernels.panel)
+        alive = [_flags(layer, start.mask) for layer in layers]
         live = live_units(alive)
         border = max(layer.window // 2 for layer in layers)
         self._live_inputs = _strides(live[0], layers[0].height * layers[0].width)
@@ -101,7 +98,7 @@ class Native:
             one.inputs = len(live[number]) if layer.window else len(columns)
             _lay_out(one, layer, border, bordered=number + 1 < len(layers) and layers[number + 1].window > 0)
             within = alive[number].reshape(layer.outputs, -1)[np.ix_(rows, columns)]
-            if forms[layer.weight] == "dense" and within.size:
+            if formats[layer.weight] == "dense" and within.size:
                 self._dense(one, layer, rows, columns, within)
             else:
                 self._sparse(one, layer, rows, columns, within)
@@ -109,7 +106,7 @@ class Native:
         self._network = self._described(described)
         self._idle(alive, live)
         self._done = 0
-        self._begin_from(start, state)
+        self._begin_from(begun, start.state)
 
     # ---- how it is laid out
 
@@ -123,7 +120,7 @@ class Native:
     def _pointer(self, array: Array) -> int:
         return int(self._keep(array).ctypes.data)
 
-    def _dense(self, one: Any, layer: Layer, rows: Array, columns: Array, within: Flags) -> None:
+    def _dense(self, one: Any, layer: SequentialLayer, rows: Array, columns: Array, within: Flags) -> None:
         width = self._kernels.width
         one.kind, one.stride = kernels.DENSE, -(-len(columns) // width) * width
         shape = (len(rows), one.stride)
@@ -144,7 +141,7 @@ class Native:
             words = (bits.reshape(-1, width) << np.arange(width, dtype=np.uint32)).sum(axis=1)
             one.alive = self._pointer(words.astype(np.uint16))
 
-    def _sparse(self, one: Any, layer: Layer, rows: Array, columns: Array, within: Flags) -> None:
+    def _sparse(self, one: Any, layer: SequentialLayer, rows: Array, columns: Array, within: Flags) -> None:
         row, column = np.nonzero(within)
         order, segments = _arranged(row, column, within.shape)
         row, column = row[order], column[order]
@@ -167,7 +164,7 @@ class Native:
         one.t_segments, one.n_t_segments = self._pointer(back_segments), len(back_segments)
         one.t_w = self._array(_padded(len(row))).ctypes.data
 
-    def _outputs(self, one: Any, layer: Layer, rows: Array) -> None:
+    def _outputs(self, one: Any, layer: SequentialLayer, rows: Array) -> None:
         part = self._part(layer.bias, rows, np.arange(len(rows)), _padded(len(rows)))
         one.bias, one.bias_m, one.bias_v = (array.ctypes.data for array in (part.held, part.first, part.second))
         maps = (self._panels, len(rows), one.plane, self._kernels.panel)
@@ -235,29 +232,21 @@ class Native:
 
     # ---- what it does
 
-    def train(
-        self,
-        batches: Batches,
-        learning_rate: Callable[[int], float],
-        begin: int,
-        until: int,
-        looks: Sequence[int],
-        watch: Callable[[int], None],
-    ) -> None:
-        """Train from step `begin` to step `until`; call `watch` at each of `looks`, before the step that follows."""
+    def train(self, batches: Batches, span: Span, watch: Callable[[int], None]) -> None:
+        """Train over `span`; call `watch` at each of its looks, before the step that follows."""
         if batches.augment or batches.part != (0, 1):
             raise ValueError("expected whole batches of images as they are: the kernels read them by their places")
-        stops, wanted = iter([*looks, until]), set(looks)
-        stop, step = next(stops), begin
+        stops, looks = iter([*span.looks, span.until]), set(span.looks)
+        stop, step = next(stops), span.begin
         while True:
             if step == stop:
-                if step in wanted:
+                if step in looks:
                     watch(step)
-                if step == until:
+                if step == span.until:
                     return
                 stop = next(stops)
             order, end = batches.places(step, min(stop, step + SPAN))
-            rates = np.array([learning_rate(one) for one in range(step, end)], np.float64)
+            rates = np.array([span.learning_rate(one) for one in range(step, end)], np.float64)
             if len(rates) != -(-len(order) // self._batch):
                 raise ValueError(f"expected batches of {self._batch}, got {len(order)} examples for {len(rates)} steps")
             self._kernels.train(
@@ -281,7 +270,7 @@ class Native:
         """The same as `evaluate`, to be asked for again and again: the images are packed now.
 
         Where images that follow each other leave pixels at zero in common, the first layer's weights need not be
-        visited: y = W (x - x0) + (W x0 + b), where x0 is the input of a zero byte. `data.likeness` has the order.
+        visited: y = W (x - x0) + (W x0 + b), where x0 is the input of a zero byte. `image_order` has the order.
         """
         if self._convolves or self._dtype != torch.float32 or self._dataset.normalisation == "unit":
             return lambda: self.evaluate(images, labels, places)
@@ -367,7 +356,7 @@ def _described(optimizer: Optimizer) -> kernels.Optimiser:
     return kernels.Optimiser(kind, 0, 0, optimizer.weight_decay, optimizer.momentum, 0, 0, 0)
 
 
-def _flags(layer: Layer, mask: Mask) -> Flags:
+def _flags(layer: SequentialLayer, mask: Mask) -> Flags:
     shape = (layer.outputs, layer.inputs, layer.area)
     return mask[layer.weight].numpy().reshape(shape) if layer.weight in mask else np.ones(shape, bool)
 
@@ -377,7 +366,7 @@ def _strides(units: Array, size: int) -> NDArray[np.int64]:
     return (units[:, None] * size + np.arange(size)).reshape(-1)
 
 
-def _lay_out(one: Any, layer: Layer, border: int, bordered: bool) -> None:
+def _lay_out(one: Any, layer: SequentialLayer, border: int, bordered: bool) -> None:
     """Where the positions of the layer's maps are, and those of what is pooled from them, `bordered` or not."""
     one.height, one.width, one.size, one.pool = layer.height, layer.width, layer.window, layer.pool
     if not layer.window:
@@ -394,7 +383,7 @@ def _lay_out(one: Any, layer: Layer, border: int, bordered: bool) -> None:
         one.z_inner = around * one.z_pitch + around
 
 
-def _distances(one: Any, layer: Layer) -> tuple[Array, Array]:
+def _distances(one: Any, layer: SequentialLayer) -> tuple[Array, Array]:
     """How far from its window's first position a weight's input is, by column; and its output's gradient, turned."""
     window = (np.arange(layer.window)[:, None] * one.pitch + np.arange(layer.window)).reshape(-1)
     before = np.arange(one.inputs)[:, None] * one.plane + window

@@ -1,0 +1,67 @@
+"""The plain loop as a training in progress."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola import weights
+from tombola.data import Batches
+from tombola.engine.training import Start, Training
+from tombola.evaluate import Evaluation, evaluate
+from tombola.train import Span, losses, optimizer_of, restore_state, state_of, train
+
+
+class Reference:
+    """One training by torch's own layers, gradients and optimisers.
+
+    Args:
+        training: its optimiser, precision, objective and device.
+        start: the model that is trained in place, and what it begins with.
+    """
+
+    def __init__(self, training: Training, start: Start) -> None:
+        model = start.model
+        # Channels last: convolutions are 1.2 to 1.8 times faster on a CPU, and what a GPU wants for mixed precision.
+        model.to(training.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._training, self._start, self._model = training, start, model
+        self._inputs = {
+            name: {key: value.to(training.device) for key, value in given.items()}
+            for name, given in start.inputs.items()
+        }
+        self._optimizer = optimizer_of(training.optimizer, model)
+        restore_state(self._optimizer, model, start.state)
+
+    def train(self, batches: Batches, span: Span, watch: Callable[[int], None]) -> None:
+        """Train over `span`; call `watch` at each of its looks, before the step that follows."""
+        loss = losses(self._model, batches, self._training.objective, self._training.precision, self._inputs)
+        train(self._model, self._optimizer, self._start.mask, loss, span, watch)
+
+    def evaluate(self, images: Tensor, labels: Tensor, places: Tensor | None = None) -> Evaluation:
+        """Loss and accuracy on `images` at `places`, by default on all, every one counted once."""
+        return evaluate(self._model, self._start.dataset, images, labels, places, self._training.precision)
+
+    def repeatedly(self, images: Tensor, labels: Tensor, places: Tensor | None = None) -> Callable[[], Evaluation]:
+        """The same as `evaluate`, to be asked for again and again."""
+        return lambda: self.evaluate(images, labels, places)
+
+    def snapshot(self) -> Any:
+        """The weights as they are, for `restore`."""
+        return weights.of(self._model)
+
+    def restore(self, snapshot: Any) -> None:
+        """Put a snapshot back."""
+        weights.put(self._model, snapshot)
+
+    def load(self, start: weights.Weights) -> None:
+        """Put in weights as `weights()` gave them; the optimiser's state stays."""
+        weights.put(self._model, start)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state_dict of the model."""
+        return weights.of(self._model)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimiser's state by name."""
+        return state_of(self._optimizer, self._model)

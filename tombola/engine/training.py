@@ -1,0 +1,196 @@
+"""What an engine is asked: one training, described; what it is begun with; what it is like while it goes on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tombola import data, models
+from tombola.data.facts import Facts
+from tombola.errors import TombolaError
+from tombola.models.layer import Layer
+from tombola.objective import Objective
+from tombola.recipe import Optimizer, Precision, Recipe
+
+if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tensor
+    from torch import Tensor, nn
+
+    from tombola.data import Batches, Dataset
+    from tombola.engine.native.layer_formats import Shape, Times
+    from tombola.evaluate import Evaluation
+    from tombola.mask import Mask
+    from tombola.train import Span
+
+Examples = Literal["images", "files", "tokens"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """All that decides which engine does a training, from names and sizes alone: the plan knows what the run will do.
+
+    Attributes:
+        optimizer, batch, precision, objective: as the recipe has them.
+        layers: by weight, from the input on.
+        sequential: whether the model is these layers, with ReLU and pooling between them, and nothing else.
+        densities: of the weights that the mask names, in [0, 1]; all others are whole.
+        examples: images as bytes in memory, in files, or texts.
+        augmented: whether images are changed on their way.
+        ours: whether the model's code is Tombola's own.
+        device: where.
+        choice: `auto`, or the name of an engine that is asked for.
+        processes: that train together.
+        count: trainings of this description that can be done at once; 1 for one by itself.
+        times: how long layers take in each format, as far as it is known.
+    """
+
+    optimizer: Optimizer
+    batch: int
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+    sequential: bool = False
+    densities: Mapping[str, float] = field(default_factory=dict)
+    examples: Examples = "images"
+    augmented: bool = False
+    precision: Precision | None = None
+    objective: Objective | None = None
+    ours: bool = True
+    device: str = "cpu"
+    choice: str = "auto"
+    processes: int = 1
+    count: int = 1
+    times: "Mapping[Shape, Times]" = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, recipe: Recipe, facts: Facts, choice: str = "auto", device: str = "cpu") -> "Training":
+        """A training of `recipe` on the data of these `facts`, dense and by itself.
+
+        >>> recipe = Recipe(model="lenet-300-100", data="mnist", length="1ep", batch=60,
+        ...                 optimizer={"name": "sgd", "lr": 0.1})
+        >>> training = Training.of(recipe, data.facts("mnist"))
+        >>> training.sequential, list(training.layers)
+        (True, ['fc1.weight', 'fc2.weight', 'output.weight'])
+        """
+        return cls(
+            optimizer=recipe.optimizer,
+            batch=recipe.batch,
+            layers=models.layers(recipe.model, facts.shape, facts.classes),
+            sequential=models.family(recipe.model).SEQUENTIAL,
+            examples="files" if data.is_folder(recipe.data) else "tokens" if facts.text else "images",
+            augmented=recipe.augment is not None,
+            precision=recipe.precision,
+            objective=recipe.objective,
+            ours=models.source(recipe.model) is None,
+            device=device,
+            choice=choice,
+        )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with.
+
+    Attributes:
+        model: holds the weights to start from; the engine may or may not write into it.
+        mask: True = alive.
+        dataset: what is trained on.
+        state: the optimiser's, where one is carried over.
+        inputs: what else the objective asks for, by name.
+    """
+
+    model: "nn.Module"
+    mask: "Mask"
+    dataset: "Dataset"
+    state: "Mapping[str, Tensor]" = field(default_factory=dict)
+    inputs: "Mapping[str, Mapping[str, Tensor]]" = field(default_factory=dict)
+
+
+class TrainingState(Protocol):
+    """One training where it stands, to be looked at and put back."""
+
+    def evaluate(self, images: "Tensor", labels: "Tensor", places: "Tensor | None" = None) -> "Evaluation":
+        """Loss and accuracy of the weights as they stand."""
+
+    def repeatedly(
+        self, images: "Tensor", labels: "Tensor", places: "Tensor | None" = None
+    ) -> "Callable[[], Evaluation]":
+        """The same, to be asked for again and again."""
+
+    def snapshot(self) -> Any:
+        """The weights as they stand, for `restore`."""
+
+    def restore(self, snapshot: Any) -> None:
+        """Put a snapshot back."""
+
+    def load(self, start: "Mapping[str, Tensor]") -> None:
+        """Put in weights as `weights()` gave them; the optimiser's state stays."""
+
+    def weights(self) -> "dict[str, Tensor]":
+        """The state_dict as it stands."""
+
+    def optimizer_state(self) -> "dict[str, Tensor]":
+        """The optimiser's state by name."""
+
+
+class Trainer(TrainingState, Protocol):
+    """One training: where it stands, and how it goes on."""
+
+    def train(self, batches: "Batches", span: "Span", watch: Callable[[int], None]) -> None:
+        """Train over `span`; call `watch` at each of its looks, before the step that follows."""
+
+
+class Trainings(Protocol):
+    """Trainings that go on step by step at once: those of a stack, or one by itself."""
+
+    @property
+    def states(self) -> Sequence[TrainingState]:
+        """Where each of them stands."""
+
+    def train(
+        self, batches: "Sequence[Batches]", span: "Span", watches: Sequence[Callable[[int], None]]
+    ) -> list[TombolaError | None]:
+        """Train all over `span`; each of `watches` is called at each of its looks.
+
+        Returns:
+            Why a training failed, None for those that did not: each fails alone, and the others go on.
+        """
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One training by itself."""
+
+    trainer: Trainer
+
+    @property
+    def states(self) -> Sequence[TrainingState]:
+        """Where it stands."""
+        return [self.trainer]
+
+    def train(
+        self, batches: "Sequence[Batches]", span: "Span", watches: Sequence[Callable[[int], None]]
+    ) -> list[TombolaError | None]:
+        """Train over `span`; why it failed, None if it did not."""
+        try:
+            self.trainer.train(batches[0], span, watches[0])
+        except TombolaError as error:
+            return [error]
+        return [None]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to carry out trainings. All of them compute the same, but for the order of sums.
+
+    Attributes:
+        name: `native`, ...
+        accepts: why it does not take a training; "" where it does.
+        step_seconds: of one optimiser step of a training, measured where that is known, else guessed.
+        begin: trainings that it accepts, as many as are started at once, and a name for the record.
+        forecast: a name and a reason for the plan, of a training and why the engine before did not take it.
+        on_request: whether a spec may ask for it by its name.
+    """
+
+    name: str
+    accepts: Callable[[Training], str]
+    step_seconds: Callable[[Training], float]
+    begin: Callable[[Training, Sequence[Start]], tuple[Trainings, str]]
+    forecast: Callable[[Training, str], tuple[str, str]]
+    on_request: bool = False

@@ -44,7 +44,7 @@ def levels(name: str) -> list[Level]:
     for level in range(max(LEVELS) + 1):
         found.append((mask.apply(start, living), living))
         by_layer = {layer: rates[kind] for layer, kind in kinds.items()}
-        living = prune.by_layer(score.random(start, living, level), living, by_layer)
+        living = prune.by_layer(score.random(score.Scored(model, start, living, seed=level)), living, by_layer)
     return found
 
 

@@ -118,7 +118,7 @@ def levels(dataset: data.Dataset, train: Tensor, steps: int) -> list[tuple[dict[
         found.append((mask.apply(start, living), living))
         trained = engine_of(dataset, living, found[-1][0])
         trained.train(data.Batches(dataset, train, BATCH, 0), Span(0, steps, lambda _: RATE), lambda _: None)
-        living = prune.by_layer(score.magnitude(trained.weights(), living, 0), living, RATES)
+        living = prune.by_layer(score.magnitude(score.Scored(model(), trained.weights(), living)), living, RATES)
     return found
 
 
@@ -128,7 +128,7 @@ def random_levels() -> list[tuple[dict[str, Tensor], mask.Mask]]:
     living, found = prunable.full(model()), []
     for level in range(LEVELS + 1):
         found.append((mask.apply(start, living), living))
-        living = prune.by_layer(score.random(start, living, level), living, RATES)
+        living = prune.by_layer(score.random(score.Scored(model(), start, living, seed=level)), living, RATES)
     return found
 
 

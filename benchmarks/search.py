@@ -101,11 +101,11 @@ class PlainSearch:
         self.on_train = 0.0
         network = lenet.model()
         initial = weights.of(network)
-        living, names = prunable.full(network), list(prunable.full(network))
+        living = prunable.full(network)
         for level in range(self._levels + 1):
             weights.put(network, initial)
             self._train(lenet.Plain(network, living if level else None))
-            living = prune.by_layer(score.magnitude(weights.of(network), names, 0), living, lenet.RATES)
+            living = prune.by_layer(score.magnitude(score.Scored.of(network, living)), living, lenet.RATES)
 
     def _train(self, loop: lenet.Plain) -> None:
         network, batches = loop.network, lenet.batches(*self._floats.train)

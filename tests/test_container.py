@@ -24,7 +24,7 @@ from tombola.lab.runs import Network, Outcome, Stored
 from tombola.lab.store import Store
 from tombola.mask import Mask
 from tombola.search import Search
-from tombola.search.coded import decode, encode
+from tombola.search.codec import decode, encode
 from tombola.ticket import Seed, Ticket
 
 MIB = 2**20

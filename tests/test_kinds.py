@@ -335,8 +335,9 @@ def test_every_round_prunes_in_the_models_order_of_layers(worker: Worker) -> Non
     names = list(models.weight_counts("resnet-20-w1", (1, 8, 8), 10))
     assert names != sorted(names)
     before, after = worker.store.mask(run.mask), worker.store.mask(run)
-    scores = score.random(worker.store.weights(run.trained), names, run.score_seed)
-    expected = prune.globally(scores, mask.Mask({name: before[name] for name in names}), 0.5)
+    living = mask.Mask({name: before[name] for name in names})
+    scored = score.Scored(run.network.build(), worker.store.weights(run.trained), living, seed=run.score_seed)
+    expected = prune.globally(score.random(scored), living, 0.5)
     assert dict(after.counts) == dict(expected.counts) and overlaps(after, expected)[-1].overlap == 1
 
 

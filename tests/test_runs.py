@@ -99,6 +99,8 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "keep": ("output",),
         "score_seed": 4,
         "include": ("fc1.bias",),
+        "n": 2,
+        "m": 4,
         "code": "c0de",
         "sample": Sample.of(TRAIN),
     },
@@ -174,6 +176,8 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
     "prune.keep": (["output"], ALL),
     "prune.include": (["fc1.bias"], ALL),
     "prune.score": ("random", PRUNED),
+    "prune.n": (2, PRUNED),
+    "prune.m": (4, PRUNED),
 }
 
 

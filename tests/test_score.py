@@ -1,15 +1,24 @@
 """A score is one number per weight."""
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor, nn
 
 from tombola import score
-from tombola.score import SCORES
+from tombola.mask import Mask
+from tombola.score import SCORES, Scored
 
 WEIGHTS = {"a": torch.tensor([[-3.0, 1.0], [0.0, -0.5]]), "a.bias": torch.tensor([9.0]), "b": torch.tensor([2.0, -2.0])}
 
 
+def seen(weights: Mapping[str, Tensor], *names: str, seed: int = 0) -> Scored:
+    mask = Mask({name: torch.ones_like(weights[name], dtype=torch.bool) for name in names})
+    return Scored(nn.Module(), weights, mask, seed=seed)
+
+
 def test_magnitude_is_the_absolute_value_of_the_named_weights_alone() -> None:  # P1 M6
-    scores = score.magnitude(WEIGHTS, ["a", "b"], score_seed=0)
+    scores = score.magnitude(seen(WEIGHTS, "a", "b"))
     assert {name: values.tolist() for name, values in scores.items()} == {
         "a": [[3.0, 1.0], [0.0, 0.5]],
         "b": [2.0, 2.0],
@@ -17,12 +26,12 @@ def test_magnitude_is_the_absolute_value_of_the_named_weights_alone() -> None:  
 
 
 def test_magnitude_is_raw_not_normalised_per_layer() -> None:  # C16
-    scores = score.magnitude({"a": 1000 * WEIGHTS["a"]}, ["a"], score_seed=0)
+    scores = score.magnitude(seen({"a": 1000 * WEIGHTS["a"]}, "a"))
     assert scores["a"].max() == 3000
 
 
 def test_random_repeats_with_its_seed_and_only_with_it() -> None:  # K9
-    first, again, other = (score.random(WEIGHTS, ["a", "b"], score_seed=seed) for seed in (0, 0, 1))
+    first, again, other = (score.random(seen(WEIGHTS, "a", "b", seed=seed)) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
 
@@ -30,14 +39,14 @@ def test_random_repeats_with_its_seed_and_only_with_it() -> None:  # K9
 def test_random_knows_nothing_of_the_weights_and_uses_no_process_wide_state() -> None:  # K9
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = score.random(WEIGHTS, ["a"], score_seed=0)
+    first = score.random(seen(WEIGHTS, "a"))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert torch.equal(first["a"], score.random({"a": -WEIGHTS["a"] + 1}, ["a"], score_seed=0)["a"])
+    assert torch.equal(first["a"], score.random(seen({"a": -WEIGHTS["a"] + 1}, "a"))["a"])
 
 
 def test_random_is_uniform() -> None:
-    values = score.random({"w": torch.zeros(100_000)}, ["w"], score_seed=0)["w"]
+    values = score.random(seen({"w": torch.zeros(100_000)}, "w"))["w"]
     assert values.min() >= 0 and values.max() < 1
     assert values.unique().numel() == values.numel(), "ties would make the tie rule choose"
     shares = torch.histc(values, bins=10, min=0, max=1) / values.numel()
@@ -45,9 +54,14 @@ def test_random_is_uniform() -> None:
 
 
 def test_every_score_gives_finite_numbers_of_the_weights_own_shape() -> None:
-    for name, scored in SCORES.items():
-        scores = scored(WEIGHTS, ["a", "b"], 0)
+    for name, member in SCORES.items():
+        scores = score.scores(member, seen(WEIGHTS, "a", "b"))
         assert {layer: (values.shape, bool(values.isfinite().all())) for layer, values in scores.items()} == {
             "a": (WEIGHTS["a"].shape, True),
             "b": (WEIGHTS["b"].shape, True),
         }, name
+
+
+def test_every_score_is_declared_with_its_name_and_where_it_comes_from() -> None:
+    for name, member in SCORES.items():
+        assert member.name == name and member.about and member.paper and member.year > 1980

@@ -28,6 +28,7 @@ from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.recipe import learning_rate
+from tombola.score import Scored
 from tombola.search import Level, Search
 from tombola.train import optimizer_of
 from tombola.weights import Weights
@@ -358,9 +359,9 @@ def test_the_global_scope_prunes_all_layers_together_and_keeps_what_is_to_be_kep
 
 
 def test_a_score_of_ones_own_decides() -> None:
-    def largest(state: Weights, names: Any, seed: int) -> dict[str, Tensor]:
-        assert seed == 3
-        return {name: -state[name].abs() for name in names}
+    def largest(scored: Scored) -> dict[str, Tensor]:
+        assert scored.seed == 3
+        return {name: -scored.weights[name].abs() for name in scored.mask}
 
     model = network()
     optimizer = momentum(model)
@@ -387,7 +388,7 @@ def test_random_scores_are_drawn_from_their_seed() -> None:
 def test_a_score_that_leaves_a_weight_out_is_refused() -> None:
     model = network()
     optimizer = momentum(model)
-    search = Search(model, optimizer, levels=1, score=lambda state, names, seed: {"conv.weight": torch.ones(2)})
+    search = Search(model, optimizer, levels=1, score=lambda scored: {"conv.weight": torch.ones(2)})
     with pytest.raises(BadInput, match=r"conv.weight: expected a tensor of shape \(4, 1, 3, 3\), found \(2,\)"):
         for _ in search:
             Loop(model, optimizer)()
@@ -403,7 +404,7 @@ def test_a_score_that_leaves_a_weight_out_is_refused() -> None:
 def test_a_score_that_returns_no_tensors_by_name_is_refused(returned: Any, message: str) -> None:
     model = network()
     optimizer = momentum(model)
-    search = Search(model, optimizer, levels=1, score=lambda state, names, seed: returned)
+    search = Search(model, optimizer, levels=1, score=lambda scored: returned)
     with pytest.raises(BadInput, match=message):
         for _ in search:
             Loop(model, optimizer)()
@@ -668,8 +669,8 @@ def of_another(model: Net) -> dict[str, Any]:
         ({"rate": 1.5}, "rate: expected a fraction in [0, 1], found 1.5"),
         ({"rate": {"conv": 0.2}}, "rate: expected a rate for every weight that is not in `keep`, found none for"),
         ({"rate": {"cnv": 0.2}}, "rate: expected kinds (conv, linear, output), or weights of the model (conv.weight"),
-        ({"rate": {"*": 0.2}, "scope": "global"}, "rate: expected one number in the global scope"),
-        ({"scope": "channel"}, "scope: expected 'layer' or 'global', found 'channel'"),
+        ({"rate": {"conv": 0.2, "*": 0.2}, "scope": "global"}, "rate: expected one number in the global scope"),
+        ({"scope": "channel"}, "scope: expected one of 'layer', 'global', 'n_of_m', found 'channel'"),
         ({"keep": ["outptu"]}, "keep: expected kinds (conv, linear, output), or weights of the model (conv.weight"),
         ({"keep": ["*"]}, "Net: expected a weight that may be pruned"),
         ({"rewind": "2 epochs"}, "rewind: expected a whole number with a unit"),
@@ -680,7 +681,7 @@ def of_another(model: Net) -> dict[str, Any]:
         ({"optimizer": 3}, "optimizer: expected a torch.optim.Optimizer, found int"),
         ({"also": torch.Generator()}, "also: expected a list, found Generator. also=[it], for one."),
         ({"keep": [nn.Linear(2, 2)]}, "keep: expected names or patterns, found Linear("),
-        ({"score": "magnitude"}, "score: expected a function, found 'magnitude'"),
+        ({"score": "magnitud"}, "score: expected a function, or one of magnitude, random, found 'magnitud'"),
         ({"rewind": "2ep", "epoch_iterations": "10"}, "epoch_iterations: expected a whole number of steps, 1 or more"),
         ({"rewind": "2ep", "epoch_iterations": 0}, "epoch_iterations: expected a whole number of steps, 1 or more"),
         ({"rewind": "2ep", "epoch_iterations": 7.5}, "epoch_iterations: expected a whole number of steps, 1 or more"),
@@ -1006,8 +1007,9 @@ def test_a_score_may_work_in_place_and_is_asked_of_what_lives() -> None:
     model = network()
     optimizer = momentum(model)
 
-    def change(state: Weights, names: Any, seed: int) -> dict[str, Tensor]:
-        return {name: state[name].abs_() / (state[name] != 0) for name in names}  # 0 / 0 where it is pruned
+    def change(scored: Scored) -> dict[str, Tensor]:
+        state = scored.weights
+        return {name: state[name].abs_() / (state[name] != 0) for name in scored.mask}  # 0 / 0 where it is pruned
 
     search = Search(model, optimizer, levels=2, rate=0.5, score=change)
     for level in search:
@@ -1016,7 +1018,9 @@ def test_a_score_may_work_in_place_and_is_asked_of_what_lives() -> None:
             kept = weights.of(model)
     assert weights.equal(search.trained(1), kept)
     with pytest.raises(BadInput, match=r"score of conv\.weight: expected a finite number for each living weight"):
-        for _ in Search(model, optimizer, levels=1, score=lambda state, names, seed: {n: state[n] / 0 for n in names}):
+        for _ in Search(
+            model, optimizer, levels=1, score=lambda scored: {n: scored.weights[n] / 0 for n in scored.mask}
+        ):
             Loop(model, optimizer)()
 
 

@@ -24,8 +24,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from tombola import container, files, score, weights
 from tombola.errors import BadInput, NoRoom
-from tombola.search import Search, saved
-from tombola.search.coded import decode, encode
+from tombola.search import Search, checkpoint
+from tombola.search.codec import decode, encode
 from tombola.ticket import Ticket
 
 LEVELS, STEPS = 3, 8
@@ -353,13 +353,13 @@ def test_a_file_that_says_something_else_is_refused(place: tuple[Any, ...], valu
     """Complete, with the right digest, and a value of another type: errors of Python's own came out of it."""
     path = tmp_path / "search"
     finished(path, levels=1)
-    said = container.said(path.read_bytes(), saved.KEY)
+    said = container.said(path.read_bytes(), checkpoint.KEY)
     holder = said
     for key in place[:-1]:
         holder = holder[key]
     holder[place[-1]] = value
     said["digest"] = files.ZEROS
-    path.write_bytes(container.content(container.tensors(path.read_bytes()), saved.KEY, said))
+    path.write_bytes(container.content(container.tensors(path.read_bytes()), checkpoint.KEY, said))
     for made in ((), (model := network(), torch.optim.SGD(model.parameters(), lr=0.1))):
         with pytest.raises(BadInput, match=r"expected the file of a search|levels: expected"):
             Search.resume(path, *made)

@@ -72,7 +72,8 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 def two_of_four(model: Model) -> Model:
     start = weights.of(model)
-    living = prune.n_of_m(score.magnitude(start, prunable.prunable(model), 0), prunable.full(model), 2, 4)
+    full = prunable.full(model)
+    living = prune.n_of_m(score.magnitude(score.Scored.of(model, full)), full, 2, 4)
     weights.put(model, mask.apply(start, living))
     return model
 

@@ -48,7 +48,8 @@ class Tied(nn.Module):
 
 def pruned(net: nn.Module, rate: float = 0.7, **origin: Any) -> Ticket:
     start = weights.of(net)
-    alive = prune.globally(score.magnitude(start, prunable.full(net), score_seed=0), prunable.full(net), rate)
+    full = prunable.full(net)
+    alive = prune.globally(score.magnitude(score.Scored.of(net, full)), full, rate)
     return Ticket.of(net, alive, start, origin)
 
 
@@ -65,7 +66,7 @@ def lenet(rounds: int = 15) -> Ticket:
     )
     rates = {"fc1.weight": 0.2, "fc2.weight": 0.2, "output.weight": 0.1}
     for _ in range(rounds):
-        alive = prune.by_layer(score.magnitude(start, alive, score_seed=0), alive, rates)
+        alive = prune.by_layer(score.magnitude(score.Scored(nn.Module(), start, alive)), alive, rates)
     return Ticket(alive, mask.apply(start, alive), {"model": LENET.model}, LENET)
 
 

@@ -14,7 +14,8 @@ from tombola.transfer import Rule
 
 def ticket_of(model: nn.Module, rate: float = 0.8) -> Ticket:
     start = weights.of(model)
-    alive = prune.globally(score.magnitude(start, prunable.full(model), score_seed=0), prunable.full(model), rate)
+    full = prunable.full(model)
+    alive = prune.globally(score.magnitude(score.Scored.of(model, full)), full, rate)
     return Ticket.of(model, alive, start)
 
 

@@ -53,3 +53,13 @@ def _patterns(name: str) -> Iterator[str]:
         yield ".".join(["*", *parts[place:]])
         if place < len(parts) - 1 and not parts[place].isdigit():
             yield f"*.{parts[place]}.*"
+
+
+def few(names: Iterable[str]) -> str:
+    """Return the first of `names`, and how many more there are, for a message.
+
+    >>> few(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    first, *more = names
+    return ", ".join([first, *more[:2]]) + (f" and {len(more) - 2} more" if len(more) > 2 else "")

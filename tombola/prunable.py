@@ -1,7 +1,7 @@
 """Which weights of a model may be pruned, and whether a mask is one of that model."""
 
 import difflib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +86,16 @@ def full(model: nn.Module, include: Sequence[str] = ()) -> Mask:
     Raises:
         BadInput: one of them is computed from others, as by weight_norm; or `include` names nothing.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    names = prunable(model, include)
+    return full_over(model, prunable(model, include))
+
+
+def full_over(model: nn.Module, names: Iterable[str]) -> Mask:
+    """The mask under which all weights of these names are alive.
+
+    Raises:
+        BadInput: one of them is computed from others.
+    """
+    parameters, names = dict(model.named_parameters(remove_duplicate=False)), list(names)
     if computed := next((name for name in names if name not in parameters), None):
         raise _computed(model, computed)
     return checked(Mask({name: torch.ones(parameters[name].shape, dtype=torch.bool) for name in names}), model)

@@ -5,15 +5,15 @@ among equal scores the earlier tensor goes first, and in a tensor the lower flat
 1 removes all, and the masks of successive rounds nest.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from math import floor
 
 import torch
 from torch import Tensor
 
+from tombola.amounts import check_fraction, check_n_of_m
 from tombola.errors import BadInput
 from tombola.mask import Mask
-from tombola.stacks import join, split
 
 
 def count(fraction: float, living: int) -> int:
@@ -26,19 +26,8 @@ def count(fraction: float, living: int) -> int:
     >>> count(0.29, 50)
     14
     """
-    check(fraction, "prune")
+    check_fraction(fraction, "prune")
     return floor(fraction * living + 0.5)
-
-
-def check(fraction: float, where: str) -> None:
-    """Raise BadInput, which says `where`, unless `fraction` is one."""
-    if not 0 <= fraction <= 1:
-        raise BadInput(
-            where=where,
-            expected="a fraction in [0, 1]",
-            found=repr(fraction),
-            todo="0.2 removes a fifth of the living weights.",
-        )
 
 
 def lowest(scores: Tensor, alive: Tensor, remove: int) -> Tensor:
@@ -50,29 +39,22 @@ def lowest(scores: Tensor, alive: Tensor, remove: int) -> Tensor:
     return survivors.view_as(alive)
 
 
-def by_layer(
-    scores: Mapping[str, Tensor], mask: Mask, rates: Mapping[str, float], stacks: Collection[str] = ()
-) -> Mask:
+def by_layer(scores: Mapping[str, Tensor], mask: Mask, rates: Mapping[str, float]) -> Mask:
     """In each layer, remove that layer's rate of its living weights, those of lowest score.
 
     Args:
         scores: a number per weight; what is alive and scores low goes.
         mask: what is alive before; pruned weights stay pruned.
         rates: the fraction of its living weights that each layer loses, in [0, 1].
-        stacks: layers of which each leading index loses that fraction by itself.
 
     >>> mask = Mask({"w": torch.ones(5, dtype=torch.bool)})
     >>> by_layer({"w": torch.tensor([3.0, 1.0, 2.0, 1.0, 5.0])}, mask, {"w": 0.2})["w"]
     tensor([ True, False,  True,  True,  True])
     """
     _finite(scores)
-    rate = {part: rates[name] for name in mask for part in split({name: mask[name]}, stacks)}
-    own = split({name: scores[name] for name in mask}, stacks)
-    kept = {
-        part: lowest(own[part], alive, count(rate[part], int(alive.sum())))
-        for part, alive in split(mask, stacks).items()
-    }
-    return join(kept, mask, stacks)
+    return Mask(
+        {name: lowest(scores[name], alive, count(rates[name], int(alive.sum()))) for name, alive in mask.items()}
+    )
 
 
 def globally(scores: Mapping[str, Tensor], mask: Mask, rate: float) -> Mask:
@@ -105,13 +87,7 @@ def n_of_m(scores: Mapping[str, Tensor], mask: Mask, n: int, m: int) -> Mask:
     >>> n_of_m({"w": torch.tensor([[3.0, 1.0, 2.0, 4.0, 1.0, 1.0, 1.0, 1.0]])}, mask, 2, 4)["w"].int()
     tensor([[1, 0, 0, 1, 0, 0, 1, 1]], dtype=torch.int32)
     """
-    if not 0 <= n <= m or not m:
-        raise BadInput(
-            where="prune",
-            expected="n of m with 0 <= n <= m and m > 0",
-            found=f"{n} of {m}",
-            todo="2 of 4 keeps half of the weights.",
-        )
+    check_n_of_m(n, m, "prune")
     _finite(scores)
     return Mask({name: _best_of_groups(scores[name], alive, n, m) for name, alive in mask.items()})
 

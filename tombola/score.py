@@ -1,35 +1,173 @@
 """One number per weight: the higher, the longer it lives.
 
-A score says nothing about how many weights go or where; `prune` decides that.
+A score says nothing about how many weights go or where: `pruning.Round` decides that. To add one: write a function like
+`magnitude` and declare it in `SCORES`; docs/adding-a-score.md.
 """
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # a plan reads the table below, and touches no tensor
-    from torch import Tensor
+from tombola.errors import BadInput
+from tombola.objective import CrossEntropy
 
-    from tombola.weights import Weights
+if TYPE_CHECKING:  # `tombola plan` reads which scores there are, and touches no tensor
+    from torch import Tensor, nn
 
-Score = Callable[["Weights", Iterable[str], int], dict[str, "Tensor"]]
+    from tombola.mask import Mask
+
+Batch = tuple[Any, Any]
 
 
-def magnitude(weights: "Weights", names: Iterable[str], score_seed: int) -> dict[str, "Tensor"]:
-    """|theta|, the size of each trained weight (The Lottery Ticket Hypothesis, Frankle & Carbin, 2019).
+def cross_entropy(model: "nn.Module", batch: Batch) -> "Tensor":
+    """-log p(label), averaged over a batch of (inputs, labels)."""
+    return CrossEntropy().loss(model, batch, {})
 
-    >>> import torch
-    >>> magnitude({"w": torch.tensor([-2.0, 1.0])}, ["w"], score_seed=0)
-    {'w': tensor([2., 1.])}
+
+@dataclass(frozen=True)
+class Scored:
+    """What a score sees.
+
+    Attributes:
+        model: the network, in training mode, with the trained weights in it.
+        weights: theta, the trained weights by name; pruned ones are 0.
+        mask: m, what is alive; its names are those to be scored.
+        batches: of the training set, (inputs, labels) each; empty for a score that does not ask for them.
+        seed: for a score that draws.
+        loss: what the training made small, of the model and a batch.
     """
-    return {name: weights[name].abs() for name in names}
+
+    model: "nn.Module"
+    weights: "Mapping[str, Tensor]"
+    mask: "Mask"
+    batches: Iterable[Batch] = ()
+    seed: int = 0
+    loss: "Callable[[nn.Module, Batch], Tensor]" = cross_entropy
+
+    @staticmethod
+    def of(model: "nn.Module", mask: "Mask", seed: int = 0) -> "Scored":
+        """Return what a score sees of `model` as it is now, for rounds of pruning by hand.
+
+        Args:
+            model: any module; its weights are copied.
+            mask: what is alive of it.
+            seed: for a score that draws.
+        """
+        from tombola import weights
+
+        return Scored(model, weights.of(model), mask, seed=seed)
 
 
-def random(weights: "Weights", names: Iterable[str], score_seed: int) -> dict[str, "Tensor"]:
-    """A uniform number per weight, drawn from `score_seed`: pruning that knows nothing."""
+@dataclass(frozen=True)
+class Score:
+    """A way to rank weights.
+
+    Attributes:
+        name: by which a spec names it, as `prune.score`.
+        of: scored -> one number for each weight that the mask names, in tensors of the weights' shapes.
+        about: what it ranks by, in one sentence.
+        paper, year: where it comes from.
+        sees_batches: whether it asks for batches of the training set.
+        code: SHA-256 of the file that it comes from; None for Tombola's own. It is in the keys of the runs that use it.
+    """
+
+    name: str
+    of: "Callable[[Scored], Mapping[str, Tensor]]"
+    about: str = ""
+    paper: str = ""
+    year: int = 0
+    sees_batches: bool = False
+    code: str | None = None
+
+
+def magnitude(scored: Scored) -> "dict[str, Tensor]":
+    """|theta_i|, the size of each trained weight (The Lottery Ticket Hypothesis, Frankle & Carbin, 2019).
+
+    >>> from torch import nn, tensor
+    >>> from tombola import prunable
+    >>> layer = nn.Linear(2, 1)
+    >>> layer.weight.data = tensor([[-2.0, 1.0]])
+    >>> magnitude(Scored.of(layer, prunable.full(layer)))
+    {'weight': tensor([[2., 1.]])}
+    """
+    return {name: scored.weights[name].abs() for name in scored.mask}
+
+
+def random(scored: Scored) -> "dict[str, Tensor]":
+    """A uniform number per weight, drawn from `scored.seed`: pruning that knows nothing."""
     import torch
 
-    generator = torch.Generator().manual_seed(score_seed)
-    return {name: torch.rand(weights[name].shape, generator=generator, dtype=torch.float64) for name in names}
+    generator = torch.Generator().manual_seed(scored.seed)
+    return {
+        name: torch.rand(alive.shape, generator=generator, dtype=torch.float64) for name, alive in scored.mask.items()
+    }
 
 
-SCORES: dict[str, Score] = {"magnitude": magnitude, "random": random}
+MAGNITUDE = Score(
+    "magnitude",
+    magnitude,
+    "The size |theta_i| of each trained weight",
+    "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks (Frankle & Carbin)",
+    2019,
+)
+RANDOM = Score(
+    "random",
+    random,
+    "A random number: pruning that knows nothing",
+    "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks (Frankle & Carbin)",
+    2019,
+)
+SCORES: dict[str, Score] = {score.name: score for score in (MAGNITUDE, RANDOM)}
+
+
+def scores(score: Score, scored: Scored) -> "dict[str, Tensor]":
+    """Return the numbers that `score` gives the weights of a mask: on the CPU, 0 where they are pruned.
+
+    Raises:
+        BadInput: it gives no number for a weight, or one that cannot be compared.
+    """
+    import torch
+
+    given = score.of(scored)
+    if not isinstance(given, Mapping):
+        raise _no_mapping(given)
+    ranked: dict[str, Tensor] = {}
+    for name, alive in scored.mask.items():
+        numbers = given.get(name)
+        if not isinstance(numbers, torch.Tensor) or numbers.shape != alive.shape:
+            raise _no_scores(name, numbers, name in given, tuple(alive.shape))
+        numbers = numbers.detach().cpu()
+        if score != MAGNITUDE and not bool(numbers[alive].isfinite().all()):  # whose is where the training diverged
+            raise _not_finite(name)
+        ranked[name] = numbers.masked_fill(~alive, 0)
+    return ranked
+
+
+def _no_mapping(given: object) -> BadInput:
+    return BadInput(
+        where="score",
+        expected="a function that returns a mapping from names of weights to tensors of their shapes",
+        found=f"one that returns {type(given).__name__}",
+        todo="return {name: scored.weights[name].abs() for name in scored.mask} is that of score.magnitude.",
+    )
+
+
+def _no_scores(name: str, numbers: object, there: bool, shape: tuple[int, ...]) -> BadInput:
+    import torch
+
+    found = str(tuple(numbers.shape)) if isinstance(numbers, torch.Tensor) else type(numbers).__name__
+    return BadInput(
+        where=f"score of {name}",
+        expected=f"a tensor of shape {shape}",
+        found=found if there else "none",
+        todo="A score is one number for each weight.",
+    )
+
+
+def _not_finite(name: str) -> BadInput:
+    return BadInput(
+        where=f"score of {name}",
+        expected="a finite number for each living weight",
+        found="NaN or infinity",
+        todo="Let the score give numbers that can be compared.",
+    )

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from tombola import mask, prune
 from tombola.mask import Mask
-from tombola.score import SCORES
+from tombola.score import SCORES, Scored
 
 Scores = Mapping[str, Tensor]
 FRACTIONS = ("0", "0.1", "0.2", "0.5", "0.9", "1")
@@ -49,6 +49,10 @@ def full(weights: Scores) -> Mask:
     return Mask({name: torch.ones_like(value, dtype=torch.bool) for name, value in weights.items()})
 
 
+def scores_of(score: str, weights: Scores, seed: int) -> Scores:
+    return SCORES[score].of(Scored(nn.Module(), weights, full(weights), seed=seed))
+
+
 members = pytest.mark.parametrize(("score", "scope"), [(score, scope) for score in SCORES for scope in SCOPES])
 seeds = st.integers(0, 2**32 - 1)
 rounds = st.lists(st.sampled_from(FRACTIONS), min_size=1, max_size=5)
@@ -60,7 +64,7 @@ def test_exactly_the_asked_count_goes_in_every_round(
     score: str, scope: str, weights: dict[str, Tensor], seed: int, rates: list[str]
 ) -> None:
     # C1 C2 C4 C6 C9
-    living, scores = full(weights), SCORES[score](weights, weights, seed)
+    living, scores = full(weights), scores_of(score, weights, seed)
     for rate in rates:
         after = SCOPES[scope](scores, living, float(rate))
         expected = [pool - floor(Fraction(rate) * pool + Fraction(1, 2)) for pool in pools(scope, living.counts)]
@@ -76,8 +80,8 @@ def test_masks_nest_over_the_rounds_though_the_scores_change(
     # C4 C5
     living = full(weights)
     for number, rate in enumerate(rates):
-        scores = SCORES[score](
-            {name: value * (-1) ** number + number for name, value in weights.items()}, weights, seed + number
+        scores = scores_of(
+            score, {name: value * (-1) ** number + number for name, value in weights.items()}, seed + number
         )
         after = SCOPES[scope](scores, living, float(rate))
         assert Mask(mask.apply(after, living)) == after
@@ -90,7 +94,7 @@ def test_nothing_that_goes_scores_higher_than_what_stays(
     score: str, scope: str, weights: dict[str, Tensor], seed: int, rate: str
 ) -> None:
     # C16 C18
-    scores = SCORES[score](weights, weights, seed)
+    scores = scores_of(score, weights, seed)
     after = SCOPES[scope](scores, full(weights), float(rate))
     pooled = [[name] for name in weights] if scope == "layer" else [list(weights)]
     for names in pooled:
@@ -105,7 +109,7 @@ def test_the_slow_and_obvious_way_gives_the_same_mask(
     score: str, scope: str, weights: dict[str, Tensor], seed: int, rate: str
 ) -> None:
     # C1 C19: sort (score, tensor, flat index) in plain Python
-    scores = SCORES[score](weights, weights, seed)
+    scores = scores_of(score, weights, seed)
     before = by_layer(scores, full(weights), 0.2)
     after = SCOPES[scope](scores, before, float(rate))
     pooled = [[name] for name in weights] if scope == "layer" else [list(weights)]
@@ -134,7 +138,7 @@ def test_the_same_question_has_the_same_answer(
 ) -> None:
     # C19 K9
     before = full(weights)
-    first, again = (SCOPES[scope](SCORES[score](weights, weights, seed), before, float(rate)) for _ in range(2))
+    first, again = (SCOPES[scope](scores_of(score, weights, seed), before, float(rate)) for _ in range(2))
     assert first == again and before == full(weights)
 
 

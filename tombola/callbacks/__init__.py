@@ -10,8 +10,7 @@ from torch.optim import Optimizer
 
 from tombola import weights
 from tombola.errors import BadInput, GuardLost
-from tombola.search import Level, Search, edge, saved
-from tombola.search.edge import Plan
+from tombola.search import Level, Search, arguments, checkpoint
 
 
 class Levels:
@@ -50,8 +49,8 @@ class Levels:
         path = self._options.get("path")
         if not path or not Path(path).exists():
             return int(self._options["levels"]) + 1
-        left, plan = saved.left(Path(path))
-        edge.same_plan(str(path), plan, Plan.asked(**self._asked.arguments))
+        left, options = checkpoint.left(Path(path))
+        arguments.same_options(str(path), options, arguments.options(self._asked.arguments))
         return left
 
     def _from_step_0(self, training: str, steps: int) -> None:

@@ -2,7 +2,6 @@
 
 import linecache
 import sys
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -19,8 +18,8 @@ def code_of(thing: Any) -> str | None:
     return module.removeprefix(_PREFIX) if module.startswith(_PREFIX) else None
 
 
-def function(name: str, code: str | None) -> Callable[..., Any]:
-    """The function of an extension that is loaded, by its name and the SHA-256 of the extension.
+def attribute(name: str, code: str | None) -> Any:
+    """The function or table of an extension that is loaded, by its name and the SHA-256 of the extension.
 
     Raises:
         LookupError: no such extension is loaded.
@@ -28,8 +27,7 @@ def function(name: str, code: str | None) -> Callable[..., Any]:
     module = sys.modules.get(f"{_PREFIX}{code}")
     if module is None:
         raise LookupError(f"no extension {code} is loaded")
-    made: Callable[..., Any] = getattr(module, name)
-    return made
+    return getattr(module, name)
 
 
 def module_of(sha256: str, path: str, text: str) -> ModuleType:

@@ -137,9 +137,10 @@ def _control(name: str, value: Any, code: str) -> Control:
 
 
 def _score(name: str, value: Any, code: str) -> Score:
-    _need(value, 3, "a function of (weights, names, score_seed)")
-    scored: Score = value
-    return scored
+    if isinstance(value, Score):
+        return replace(value, code=code)
+    _need(value, 1, "a function of one argument, a score.Scored, or a Score")
+    return Score(name, value, about=_about(value), code=code)
 
 
 def _objective(name: str, value: Any, code: str) -> type[Objective]:

@@ -18,7 +18,6 @@ from tombola.lab.runs import Run, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Question, Series, asked
-from tombola.layer_patterns import named
 
 
 @dataclass(frozen=True)
@@ -118,13 +117,8 @@ def run_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
 
 
 def _densities(spec: Spec, level: int) -> dict[str, float]:
-    rates = dict(spec.prune.rates)
     kinds = models.kinds(spec.recipe.model, spec.facts.shape, spec.facts.classes, spec.prune.include)
-    dense, everywhere = named(spec.prune.keep, kinds), spec.prune.scope == "global"
-    return {
-        name: 1.0 if name in dense else (1 - rates["linear" if everywhere or kind == "named" else kind]) ** level
-        for name, kind in kinds.items()
-    }
+    return spec.prune.round.densities(kinds, level)
 
 
 def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tombola import models
 from tombola.errors import BadInput
 from tombola.lab.code import code_of
-from tombola.lab.kinds import DerivedMask, FullMask, Init, Prune, RandomMask, ShuffledMask, Train
+from tombola.lab.kinds import DerivedMask, FullMask, Init, Prune, RandomMask, Sample, ShuffledMask, Train
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.runs import Network, Run
 from tombola.lab.spec import Spec
@@ -101,7 +101,7 @@ class Replicate:
 
     def prune(self, trained: Train, mask: Run | None) -> Prune:
         """One round more: what is left of `mask` after the lowest-scoring weights of `trained` have gone."""
-        prune = self.spec.prune
+        prune, score = self.spec.prune, self.members.scores[self.spec.prune.score]
         return Prune(
             self.network,
             trained,
@@ -112,6 +112,10 @@ class Replicate:
             prune.keep,
             score_seed=self.seed("score"),
             include=prune.include or None,
+            n=prune.n,
+            m=prune.m,
+            code=score.code,
+            sample=Sample.of(trained) if score.sees_batches else None,
         )
 
     def random_mask(self, like: Run, name: str) -> RandomMask:

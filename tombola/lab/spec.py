@@ -4,10 +4,20 @@ import hashlib
 import re
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, ValidationInfo, create_model
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    create_model,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError
 
 from tombola import data
@@ -19,6 +29,7 @@ from tombola.lab.extension import Extension
 from tombola.lab.fields import MOST, listed
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.studies import study_table
+from tombola.pruning import SCOPES, Round, by_kind
 from tombola.recipe import Recipe, StepField
 from tombola.steps import Step
 from tombola.value import Count, Number, Rate, Value
@@ -45,21 +56,25 @@ def _member(*kinds: str, also: Sequence[str] = ()) -> AfterValidator:
 
     def known(name: str, info: ValidationInfo) -> str:
         tables = info.context or BUILT_IN.tables
-        names = [*also, *(each for kind in kinds for each in tables[kind])]
-        if name not in names:
-            *others, last = map(repr, names)
-            either = f"{', '.join(others)} or {last}"
-            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": either})
-        return name
+        return _among([*also, *(each for kind in kinds for each in tables[kind])], name)
 
     return AfterValidator(known)
+
+
+def _among(names: Sequence[str], name: str) -> str:
+    if name not in names:
+        *others, last = map(repr, names)
+        either = f"{', '.join(others)} or {last}"
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": either})
+    return name
 
 
 class PruneSpec(Value):
     """How much goes in each round, and where.
 
     Attributes:
-        scope: `layer`: each layer loses its rate of its living weights; `global`: all layers together lose `rate`.
+        scope: `layer`: each layer loses its rate of its living weights; `global`: all layers together lose `rate`;
+            `n_of_m`: of every m weights along a layer's inputs n stay, at once.
         rate: of linear layers, and of the whole in the global scope.
         conv_rate, output_rate: of convolutions and of the last linear layer; like `rate` where absent; layer scope.
         keep: kinds (`output`, `conv`, ...), names of weights or patterns of names (`*.shortcut.*`) that are never
@@ -67,15 +82,18 @@ class PruneSpec(Value):
         include: parameters that are pruned and counted beside the weights of layers, at `rate`: names, or patterns of
             names of matrices; what `keep` names too stays dense.
         score: what decides.
+        n, m: of the scope `n_of_m`.
     """
 
-    scope: Literal["layer", "global"] = "layer"
+    scope: Annotated[str, AfterValidator(partial(_among, list(SCOPES)))] = "layer"
     rate: Rate = 0.2
     conv_rate: Rate | None = None
     output_rate: Rate | None = None
     keep: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     include: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     score: Annotated[str, _member("scores")] = "magnitude"
+    n: Annotated[Count, Field(ge=1)] | None = None
+    m: Annotated[Count, Field(ge=2, le=MOST)] | None = None
 
     @property
     def rates(self) -> tuple[tuple[str, float], ...]:
@@ -83,6 +101,18 @@ class PruneSpec(Value):
         conv = self.rate if self.conv_rate is None else self.conv_rate
         output = self.rate if self.output_rate is None else self.output_rate
         return (("linear", self.rate), ("conv", conv), ("embedding", self.rate), ("output", output))
+
+    @property
+    def round(self) -> Round:
+        """What goes in each round, but for the score, which is one of the members'."""
+        rates = by_kind(dict(self.rates), self.scope)
+        return Round(self.scope, rates, self.keep, self.include, n=self.n, m=self.m)
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Fields that came later are absent where None: a changed spec's folder is named by its values.
+        values: dict[str, Any] = plain(self)
+        return {name: value for name, value in values.items() if name not in ("n", "m") or value is not None}
 
 
 class EvaluateSpec(Value):

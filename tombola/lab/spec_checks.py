@@ -10,11 +10,12 @@ from tombola.data import subset, tokenised
 from tombola.errors import BadInput, DataError, Fault
 from tombola.lab.fields import MOST, MOST_STEPS
 from tombola.lab.members import Members
-from tombola.lab.spec import Spec
+from tombola.lab.spec import PruneSpec, Spec
 from tombola.lab.studies import Setting, asked
 from tombola.lab.studies.checks import repeated
 from tombola.layer_patterns import named
 from tombola.models import hf
+from tombola.pruning import SCOPES, Round
 
 
 def unknown_names(table: Mapping[str, Any]) -> Iterable[Fault]:
@@ -130,16 +131,28 @@ def _optimizer(spec: Spec) -> Iterable[Fault]:
 
 
 def _scope(spec: Spec) -> Iterable[Fault]:
-    if spec.prune.scope != "global":
-        return
+    scope = spec.prune.scope
+    alone = {"global": "in the global scope", "n_of_m": "in the scope n_of_m"}.get(scope)
     for name in ("conv_rate", "output_rate"):
-        if (rate := getattr(spec.prune, name)) is not None:
-            yield Fault(
-                f"prune.{name}",
-                "absent in the global scope",
-                str(rate),
-                f"--set prune.{name}=none leaves it out; prune.keep leaves layers dense",
-            )
+        if alone and (rate := getattr(spec.prune, name)) is not None:
+            todo = f"--set prune.{name}=none leaves it out; prune.keep leaves layers dense"
+            yield Fault(f"prune.{name}", f"absent {alone}", str(rate), todo)
+    yield from _n_of_m(spec.prune)
+    if SCOPES[scope].once and spec.levels > 1:
+        why = "a second round of n of m removes nothing more"
+        yield Fault("levels", f"0 or 1 {alone}", str(spec.levels), why)
+
+
+def _n_of_m(prune: PruneSpec) -> Iterable[Fault]:
+    for name in ("n", "m"):
+        given = getattr(prune, name)
+        if (given is None) == (prune.scope == "n_of_m"):
+            expected = "a number in the scope n_of_m" if given is None else "absent, as it is of the scope n_of_m"
+            yield Fault(f"prune.{name}", expected, "nothing" if given is None else str(given), "n = 2, m = 4: 2 of 4")
+    if prune.n is not None and prune.m is not None and prune.n >= prune.m:
+        yield Fault("prune.n", f"fewer than prune.m, {prune.m}, to stay", str(prune.n))
+    if prune.scope == "n_of_m" and "rate" in prune.model_fields_set:
+        yield Fault("prune.rate", "absent in the scope n_of_m", str(prune.rate), "n and m say how many go")
 
 
 def _arms(spec: Spec, members: Members) -> Iterable[Fault]:
@@ -202,7 +215,7 @@ def _misnamed_layers(spec: Spec) -> Iterable[Fault]:
     layers = list(kinds)
     known = [kind for kind, _ in spec.prune.rates]
     first, *_, last = layers
-    if named(spec.prune.keep, kinds) == kinds.keys():
+    if Round(keep=spec.prune.keep).kept(kinds) == kinds.keys():
         found = f"{', '.join(spec.prune.keep)}, which keeps all {len(layers)} layers"
         yield Fault("prune.keep", "a layer that is left to prune", found, "--set prune.keep=none prunes all layers")
     for entry in spec.prune.keep:

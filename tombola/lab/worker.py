@@ -142,8 +142,12 @@ class Worker:
             self._tests[key] = torch.from_numpy(image_order(images.numpy())) if key[1] else torch.arange(len(images))
         return self._tests[key]
 
-    def batches(self, order: ExampleOrder) -> data.Batches:
-        """The batches that a training sees, step by step: of each this process's share, on the worker's device."""
+    def batches(self, order: ExampleOrder, whole: bool = False) -> data.Batches:
+        """The batches that a training sees, step by step: of each this process's share, on the worker's device.
+
+        Args:
+            whole: all of each, where this process does alone what it does.
+        """
         recipe = order.recipe
         return data.Batches(
             self.placed(recipe),
@@ -152,7 +156,7 @@ class Worker:
             order.order_seed,
             recipe.augment,
             order.augment_seed or 0,
-            part=(self.crew.rank, self.crew.world) if self.crew else (0, 1),
+            part=(self.crew.rank, self.crew.world) if self.crew and not whole else (0, 1),
             device=self.device,
         )
 

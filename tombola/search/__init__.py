@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tombola import effective, mask, mask_codec, prune, score, weights
+from tombola import effective, mask, mask_codec, score, weights
 from tombola.controls import Control
 from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
-from tombola.search import averages, edge, ranks, saved
+from tombola.prunable import prunable
+from tombola.pruning import Round
+from tombola.search import arguments, averages, checkpoint, counted, distributed, participants
+from tombola.search.arguments import AnyScore, Rate
 from tombola.search.averages import Average
-from tombola.search.course import Course, Level, Report, Rewinding, first
-from tombola.search.edge import Plan, Rate, Scope
+from tombola.search.checkpoint import Progress
 from tombola.search.heads import Heads
+from tombola.search.level_run import Course, Level, Report, Rewinding, first
+from tombola.search.options import Options
 from tombola.search.question import Question
-from tombola.search.saved import Progress
+from tombola.search.scoring import Examples, Loss, ranked
 from tombola.search.state import Loop, Moment
+from tombola.search.strangers import Strangers
 from tombola.search.verification import Verification
 from tombola.search.verify import Arms, verify
 from tombola.search.watch import Watch
@@ -63,7 +68,8 @@ class Search:
             is `named`.
         stacks: names or patterns of names of weights like [experts, outputs, inputs], of which each leading index is a
             layer of its own: in the scope `layer` it loses its own rate, and random controls keep its count.
-        score: one number per weight, the lowest go: `(weights, names, score_seed) -> name -> tensor`.
+        score: one number per weight, the lowest go: a name in `score.SCORES`, a `score.Score`, or a function of what it
+            sees, `scored -> name -> tensor`; see `score.Scored`.
         also: what else is to be rewound: averaged models, gradient scalers, other optimisers (held like those in the
             list, where they train what is pruned), anything with a state_dict; the generators
             (of torch, NumPy or random) that decide about batches; and pairs of functions `(get, set)`, of which one
@@ -77,6 +83,10 @@ class Search:
         replay: False for a loop that starts by itself at `level.begin`, which saves the replay.
         mask: what is alive in level 0; None is all that may be pruned. The network under it is then what tickets are
             compared to, where otherwise the dense one is. Weights that it does not name stay dense and uncounted.
+        batches: of the training set, (inputs, labels) each, for a score that sees them: a loader, for one.
+        loss: what the loop makes small, for such a score: `(model, batch) -> tensor`.
+        round: rate, scope, keep, prune, stacks and score as one value, in their place:
+            `Round(scope="n_of_m", n=2, m=4)`.
 
     Raises:
         BadInput: something of this does not fit; nothing was changed.
@@ -106,33 +116,38 @@ class Search:
         rate: Rate = 0.2,
         rewind: str | Step = "0it",
         scheduler: Any = None,
-        scope: Scope = "layer",
+        scope: str = "layer",
         keep: str | Sequence[str] = (),
         prune: str | Sequence[str] = (),
         stacks: str | Sequence[str] = (),
-        score: score.Score = score.magnitude,
+        score: AnyScore = score.magnitude,
         also: Sequence[Any] = (),
         epoch_iterations: int | None = None,
         path: str | Path | None = None,
         score_seed: int = 0,
         replay: bool = True,
         mask: Mask | None = None,
+        batches: Iterable[Any] | None = None,
+        loss: Loss = score.cross_entropy,
+        round: Round | None = None,
     ) -> None:
-        self._plan = Plan.asked(
-            levels=levels, rate=rate, rewind=rewind, epoch_iterations=epoch_iterations, scope=scope, keep=keep,
-            score_seed=score_seed, replay=replay, prune=prune, stacks=stacks,
+        self._options = arguments.options(
+            {
+                "levels": levels, "rate": rate, "rewind": rewind, "epoch_iterations": epoch_iterations, "scope": scope,
+                "keep": keep, "prune": prune, "stacks": stacks, "score": score, "score_seed": score_seed,
+                "replay": replay, "round": round, "batches": batches,
+            }
         )  # fmt: skip
-        if not callable(score):
-            raise BadInput(where="score", expected="a function", found=repr(score), todo="score.magnitude is one.")
-        self._given: Loop | None = edge.loop_of(model, optimizer, scheduler, also)
-        full = self._plan.full(self._loop, mask)
-        edge.warn_of_others(self._loop.model, self._plan)
+        self._examples = Examples(batches, loss)
+        self._given: Loop | None = participants.loop_of(model, optimizer, scheduler, also)
+        full = counted.full(self._loop, self._options.round, mask)
+        counted.warn_of_others(self._loop.model, self._options.round)
         effective.warn(self._loop.model, full, stacklevel=2)
-        edge.trained(self._loop, full)
-        edge.rewindable(self._loop, self._plan.rewind)
-        if not self._plan.rewind:  # else it is looked at there
-            edge.gathered(self._loop, full, 0)
-        self._score, self._path = score, None if path is None else Path(path).absolute()  # wherever the loop may go
+        participants.trained(self._loop, full)
+        participants.rewindable(self._loop, self._options.rewind)
+        if not self._options.rewind:  # else it is looked at there
+            participants.gathered(self._loop, full, 0)
+        self._path = None if path is None else Path(path).absolute()  # wherever the loop may go
         self._progress = Progress((full,))
         self._course: Course | None = None
         self._watch = Watch(self._loop)
@@ -140,7 +155,7 @@ class Search:
         self._held: list[Weights] = []  # what level 0 began with, while it is under way
         self._masked: list[Average] = []  # what its mask has changed of that
         self._about = self._asked()
-        self._strangers = edge.Strangers()
+        self._strangers = Strangers()
         if self._path and self._path.is_dir():
             raise BadInput(
                 where=f"path={path!r}", expected="a file's name", found="a folder", todo="Name a file in it, or None."
@@ -148,7 +163,7 @@ class Search:
         if self._path and self._path.exists():
             self._progress = self._finished_in(self._path, given=mask)
             return
-        if self._path and ranks.rank() == 0 and not os.access(self._path.parent, os.W_OK):
+        if self._path and distributed.rank() == 0 and not os.access(self._path.parent, os.W_OK):
             raise BadInput(
                 where=str(self._path),
                 expected="a file in a folder that is there and can be written to",
@@ -156,18 +171,18 @@ class Search:
                 todo="Make the folder, or name another one.",
             )
         if self._path:  # better now than at the end of level 0
-            saved.content(self._about, Progress((full,), start=self._loop.moment()), [])
+            checkpoint.content(self._about, Progress((full,), start=self._loop.moment()), [])
 
     def _finished_in(self, path: Path, given: Mask | None) -> Progress:
         """The progress of this very search, from the file that it wrote when the same script ran before."""
         try:
-            about, progress = saved.read(path, ranks.rank(), ranks.world())
+            about, progress = checkpoint.read(path, distributed.rank(), distributed.world())
             asked = all(about[what] == found for what, found in self._asked().items())
             levels = about["plan"]["levels"] + 1
         except BadInput:
             asked, levels = False, 0
         if not asked or len(progress.trained) < levels or given not in (None, progress.masks[0]):
-            held = saved.holds(path)
+            held = checkpoint.holds(path)
             raise BadInput(
                 where=str(path),
                 expected="a new file, or that of this search with all levels finished",
@@ -176,9 +191,9 @@ class Search:
                 if held
                 else "Name another one.",
             )
-        edge.same_types(weights.of(self._loop.model), progress.weights, str(path))
+        arguments.same_types(weights.of(self._loop.model), progress.weights, str(path))
         assert progress.start
-        edge.warn_of_settings(self._loop, progress.start.followed["groups"], path.name)
+        arguments.warn_of_settings(self._loop, progress.start.followed["groups"], path.name)
         return progress
 
     @staticmethod
@@ -188,28 +203,35 @@ class Search:
         optimizer: Optimizer | Sequence[Optimizer] | None = None,
         *,
         scheduler: Any = None,
-        score: score.Score = score.magnitude,
+        score: AnyScore = score.magnitude,
         also: Sequence[Any] = (),
+        batches: Iterable[Any] | None = None,
+        loss: Loss = score.cross_entropy,
     ) -> "Search":
         """Go on with the search that `path` holds, at its first unfinished level, as if it had not been interrupted.
 
         Args:
             path: as it was given to `Search`, which wrote it; it will be written again.
-            model, optimizer, scheduler, score, also: made anew, as they were; their states come from the file. Of a
-                search whose levels are all finished, `verify` alone wants model and optimizer.
+            model, optimizer, scheduler, score, also, batches, loss: made anew, as they were; their states come from the
+                file. Of a search whose levels are all finished, `verify` alone wants model and optimizer.
 
         Raises:
             BadInput: it is no search's file, or is one of another model, whose first tensors that differ are named.
         """
-        about, progress = saved.read(Path(path), ranks.rank(), ranks.world())
+        about, progress = checkpoint.read(Path(path), distributed.rank(), distributed.world())
         if model is None or optimizer is None:
             if model is not None:
-                edge.same_types(weights.of(weights.bare(model)), progress.weights, str(path))
+                arguments.same_types(weights.of(weights.bare(model)), progress.weights, str(path))
             return Search._read(Path(path), about, progress)
-        edge.same_types(weights.of(weights.bare(model)), progress.weights, str(path))
+        arguments.same_types(weights.of(weights.bare(model)), progress.weights, str(path))
         begun = progress.masks[0]
-        search = Search(model, optimizer, scheduler=scheduler, score=score, also=also, mask=begun, **about["plan"])
-        finished = len(progress.trained) > search._plan.levels
+        asked = Options.of(about["plan"], arguments.score_of(score, batches))
+        search = Search(
+            model, optimizer, scheduler=scheduler, also=also, mask=begun, batches=batches, loss=loss,
+            levels=asked.levels, round=asked.round, rewind=f"{asked.rewind}it", score_seed=asked.score_seed,
+            replay=asked.replay,
+        )  # fmt: skip
+        finished = len(progress.trained) > search._options.levels
         for what, found in search._about.items():
             if found != about[what] and not (finished and what not in ("plan", "model")):
                 raise BadInput(
@@ -233,7 +255,7 @@ class Search:
                 todo="Search.resume(path, model, optimizer) goes on with it.",
             )
         search = Search.__new__(Search)
-        search._plan, search._given = Plan.of(about["plan"]), None
+        search._options, search._given = Options.of(about["plan"]), None
         search._progress, search._about, search._path = progress, about, path.absolute()
         search._course = search._heads = None
         return search
@@ -262,9 +284,9 @@ class Search:
         if not path or not Path(path).exists():
             return Search(model, optimizer, scheduler=scheduler, **options)
         asked = Search(model, optimizer, scheduler=scheduler, **{**options, "path": None})
-        made = {name: options[name] for name in ("score", "also") if name in options}
+        made = {name: options[name] for name in ("score", "also", "batches", "loss") if name in options}
         search = Search.resume(path, model, optimizer, scheduler=scheduler, **made)
-        edge.same_plan(str(path), search._plan, asked._plan)
+        arguments.same_options(str(path), search._options, asked._options)
         return search
 
     def __iter__(self) -> Iterator[Level]:
@@ -272,8 +294,8 @@ class Search:
         if not self.left:
             of = f" of {self._path.name}" if self._path else ""
             warnings.warn(
-                f"All {self._plan.levels + 1} levels{of} are finished: nothing is trained, and the results are those "
-                "that it has. A new search is a new Search, with another path.",
+                f"All {self._options.levels + 1} levels{of} are finished: nothing is trained, and the results are "
+                "those that it has. A new search is a new Search, with another path.",
                 stacklevel=2,
             )
         while self.left:
@@ -299,16 +321,16 @@ class Search:
                 todo="Call finish first.",
             )
         number = len(self._progress.trained)
-        if number > self._plan.levels:
+        if number > self._options.levels:
             raise BadInput(
                 where="Search.begin",
-                expected=f"one of {self._plan.levels + 1} levels to be left",
+                expected=f"one of {self._options.levels + 1} levels to be left",
                 found="none",
                 todo="Ask the search for a ticket.",
             )
         if optimizer is not None:
             old = self._loop
-            loop = edge.loop_of(old.model, optimizer, scheduler, [*old.also[old.listed :], *old.generators])
+            loop = participants.loop_of(old.model, optimizer, scheduler, [*old.also[old.listed :], *old.generators])
             if loop.listed != old.listed:
                 raise BadInput(
                     where="Search.begin",
@@ -317,7 +339,7 @@ class Search:
                     todo="Hand over one for each, in the same order.",
                 )
             self._given = loop
-            edge.trained(self._loop, self.mask(0))
+            participants.trained(self._loop, self.mask(0))
         self._course = self._next(number) if number else self._first()
         self._watch.look(number, self._course.level.begin)
         return self._course.level
@@ -327,7 +349,7 @@ class Search:
             self._loop,
             number,
             self.mask(number),
-            passed=lambda: self._watch.look(number, self._plan.rewind),
+            passed=lambda: self._watch.look(number, self._options.rewind),
             unnamed=self._strangers.at(number, self._loop.model),
         )
 
@@ -345,15 +367,15 @@ class Search:
             raise BadInput(
                 where="Search.finish", expected="a level under way", found="none", todo="Call begin before it."
             )
-        course.end(self._plan.rewind)
+        course.end(self._options.rewind)
         self.leave()
         if course.level.number == 0:
             self._follow()
         trained = weights.of(self._loop.model)
-        following = self._pruned(trained, course.level.mask) if course.level.number < self._plan.levels else None
-        self._progress = saved.finished(self._progress, trained, following, course.reports, course.steps)
+        following = self._pruned(trained, course.level.mask) if course.level.number < self._options.levels else None
+        self._progress = checkpoint.finished(self._progress, trained, following, course.reports, course.steps)
         self._save()
-        if ranks.rank() == 0:
+        if distributed.rank() == 0:
             self._warn()
 
     def _follow(self) -> None:
@@ -410,22 +432,22 @@ class Search:
         if start:  # it has been left before its end
             self._loop.put(start)
         else:
-            edge.trained(self._loop, self.mask(0))  # as it may have been changed since
+            participants.trained(self._loop, self.mask(0))  # as it may have been changed since
             start = self._loop.moment()
             self._loop.forget_gradients()  # as at every later level: they belong to what came before
-        k, found = self._plan.rewind, averages.begun(self._loop, list(self.mask(0)))
+        k, found = self._options.rewind, averages.begun(self._loop, list(self.mask(0)))
         self._progress = replace(self._progress, start=start, rewind=None if k else start, averages=found)
         before = averages.held(found, self._loop)
         watch, unnamed = lambda: self._watch.look(0, k), self._strangers.at(0, self._loop.model)
         course = first(self._loop, self.mask(0), found, k, self._reached, unnamed, watch)
         self._masked = [average for average in found if averages.has_moved(average, self._loop, before)]
         self._held = averages.held(found, self._loop)
-        if self._plan.asks_for_output and ranks.rank() == 0:
+        if self._options.asks_for_output and distributed.rank() == 0:
             self._heads = Heads(self._loop.model)
         return course
 
     def _reached(self, moment: Moment) -> None:
-        edge.gathered(self._loop, self.mask(0), self._plan.rewind)
+        participants.gathered(self._loop, self.mask(0), self._options.rewind)
         self._progress = replace(self._progress, rewind=moment)
 
     def _rewinding(self) -> Rewinding:
@@ -433,66 +455,32 @@ class Search:
         if start is None or moment is None:
             raise BadInput(
                 where="Search",
-                expected=f"level 0 to have come past step {self._plan.rewind}",
+                expected=f"level 0 to have come past step {self._options.rewind}",
                 found="that it has not",
                 todo="Let the loop run first.",
             )
         begun, found = self._progress.masks[0], self._progress.averages
-        return Rewinding(start, moment, self._plan.rewind, self._plan.replay, begun, found)
+        return Rewinding(start, moment, self._options.rewind, self._options.replay, begun, found)
 
     def _pruned(self, trained: Weights, living: Mask) -> Mask:
-        given = {name: value.clone() for name, value in trained.items()}  # it may work in place
-        found = self._score(given, living, self._plan.score_seed)
-        if not isinstance(found, Mapping):
-            raise BadInput(
-                where="score",
-                expected="a function that returns a mapping from names of weights to tensors of their shapes",
-                found=f"one that returns {type(found).__name__}",
-                todo="return {name: weights[name].abs() for name in names} is that of score.magnitude.",
-            )
-        for name, alive in living.items():
-            each = found.get(name)
-            if not isinstance(each, Tensor) or each.shape != alive.shape:
-                raise BadInput(
-                    where=f"score of {name}",
-                    expected=f"a tensor of shape {tuple(alive.shape)}",
-                    found=str(tuple(each.shape))
-                    if isinstance(each, Tensor)
-                    else type(each).__name__
-                    if name in found
-                    else "none",
-                    todo="A score is one number for each weight.",
-                )
-        scores = {name: each.cpu() for name, each in found.items() if name in living}
-        for name, alive in living.items():
-            own = self._score is not score.magnitude  # whose scores are finite where the training has not diverged
-            if own and not bool(scores[name][alive].isfinite().all()):
-                raise BadInput(
-                    where=f"score of {name}",
-                    expected="a finite number for each living weight",
-                    found="NaN or infinity",
-                    todo="Let the score give numbers that can be compared.",
-                )
-        scores = {name: each.masked_fill(~living[name], 0) for name, each in scores.items()}
-        if self._plan.scope == "global":
-            following = prune.globally(scores, living, self._plan.rate)  # type: ignore[arg-type]  # Plan has checked
-        else:
-            model = self._loop.model
-            following = prune.by_layer(scores, living, self._plan.rates(model), self._plan.stacked(model))
-        ranks.agree(_digest(mask_codec.pack(following)), "the mask of the next level")
+        loop, round = self._loop, self._options.round
+        kinds, ties = prunable(loop.model, round.include), weights.ties(loop.model)
+        scores = ranked(round.score, loop, trained, living, self._options.score_seed, self._examples)
+        following = round.next(living, scores, kinds, ties)
+        distributed.agree(_digest(mask_codec.pack(following)), "the mask of the next level")
         return following
 
     def _save(self) -> None:
         if self._path is None:
             return
-        randoms = ranks.gathered(saved.random_states(self._progress))
+        randoms = distributed.gathered(checkpoint.random_states(self._progress))
         failure: TombolaError | None = None
-        if ranks.rank() == 0:
+        if distributed.rank() == 0:
             try:
-                saved.write(self._path, saved.content(self._about, self._progress, randoms))
+                checkpoint.write(self._path, checkpoint.content(self._about, self._progress, randoms))
             except TombolaError as error:
                 failure = error
-        first = ranks.gathered(failure)[0]
+        first = distributed.gathered(failure)[0]
         if first:  # on all processes, lest the others wait for the one that writes
             raise first
 
@@ -500,7 +488,7 @@ class Search:
         """What the search is of, as JSON has it."""
         loop = self._loop
         return {
-            "plan": self._plan.values(),
+            "plan": self._options.values(),
             "model": type(loop.model).__name__,
             "tied": weights.ties(loop.model),
             "optimizer": type(loop.optimizer).__name__,
@@ -508,7 +496,7 @@ class Search:
             "schedulers": [type(each).__name__ for each in loop.schedulers],
             "also": [type(each).__name__ for each in loop.also],
             "generators": len(loop.generators),
-            "score": getattr(self._score, "__qualname__", type(self._score).__name__),
+            "score": self._options.round.score.name,
         }
 
     def verify(
@@ -566,7 +554,8 @@ class Search:
             raise BadInput(
                 where="level", expected="1 or more", found=repr(level), todo="Level 0 is the dense network itself."
             )
-        stacks = self._plan.stacked(self._loop.model)
+        model, round = self._loop.model, self._options.round
+        stacks = frozenset(round.stacked(prunable(model, round.include), weights.ties(model)))
         arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), seed, stacks)
         reported = list(dict.fromkeys(name for report in self.history for name in report.metrics))
         wanted = Question.of(metric, higher_is_better, margin, examples, chance, criteria, reported)
@@ -575,7 +564,7 @@ class Search:
     @property
     def left(self) -> int:
         """How many levels are not finished."""
-        return self._plan.levels + 1 - len(self._progress.trained)
+        return self._options.levels + 1 - len(self._progress.trained)
 
     @property
     def history(self) -> tuple[Report, ...]:
@@ -601,9 +590,9 @@ class Search:
             "model": self._about["model"],
             "level": level,
             "density": living.density,
-            "rewind": f"{self._plan.rewind}it",
-            "rate": self._plan.rate,
-            "scope": self._plan.scope,
+            "rewind": f"{self._options.rewind}it",
+            "rate": self._options.values()["rate"],
+            "scope": self._options.round.scope,
             "key": _digest(rewind.left["weights"])[:20],
         }
         early = mask.apply(rewind.left["weights"], living)
@@ -620,7 +609,7 @@ class Search:
 
     def __repr__(self) -> str:
         done = len(self._progress.trained)
-        of, k = f"{done} of {self._plan.levels + 1} levels finished", self._plan.rewind
+        of, k = f"{done} of {self._options.levels + 1} levels finished", self._options.rewind
         return f"Search({self._about['model']}, {of}, rewind {k}it)"
 
     def __str__(self) -> str:

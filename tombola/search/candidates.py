@@ -10,7 +10,7 @@ from torch import nn
 from tombola import mask, weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
-from tombola.search.course import Rewinding
+from tombola.search.level_run import Rewinding
 from tombola.search.state import Loop
 from tombola.stacks import join, split
 from tombola.weights import Weights

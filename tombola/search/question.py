@@ -8,8 +8,8 @@ from math import inf, isfinite, nan
 
 from tombola.errors import BadInput
 from tombola.evaluate import early_stop
-from tombola.search.course import Report
 from tombola.search.grain import grain
+from tombola.search.level_run import Report
 from tombola.study.smoothed import smoothed_early_stop
 from tombola.study.verdict import ACCURACY, Criteria, Metric, Trial
 

@@ -14,9 +14,9 @@ from tombola import weights
 from tombola.controls import CONTROLS, Control
 from tombola.errors import BadInput
 from tombola.mask import Mask
-from tombola.search import ranks
+from tombola.search import distributed
 from tombola.search.candidates import Candidate, Drawn, Replicate
-from tombola.search.course import Level, Report, Rewinding
+from tombola.search.level_run import Level, Report, Rewinding
 from tombola.search.question import Question, criteria_of, rows_of, trial_of
 from tombola.search.state import Loop
 from tombola.search.verification import Verification
@@ -86,7 +86,7 @@ def verify(
     try:
         for number in range(replicates):
             replicate = Replicate(loop, arms.rewinding, arms.level, arms.stacks, arms.seed, number, drawn)
-            order_seed = replicate.seed(f"order {ranks.rank()}")
+            order_seed = replicate.seed(f"order {distributed.rank()}")
             for arm, candidate in arms.candidates(made, replicate).items():
                 level = 0 if arm == "dense" else arms.level
                 found[arm, number] = arms.train(train, level, candidate, order_seed)

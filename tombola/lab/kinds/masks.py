@@ -1,18 +1,22 @@
 """Masks: what pruning leaves, everything, and the controls' masks made from another one."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from tombola.lab.code import function
+from tombola.lab.code import attribute
 from tombola.lab.kinds.training import Train
 from tombola.lab.runs import Network, Outcome, Run, Tell
-from tombola.layer_patterns import named
+from tombola.objective import CrossEntropy
+from tombola.pruning import Round, by_kind
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from tombola.lab.worker import Worker
-    from tombola.layers import Kind
     from tombola.mask import Mask
+    from tombola.score import Batch, Score, Scored
 
 
 @dataclass(frozen=True)
@@ -36,38 +40,51 @@ class Sample:
         seeds = training.split_seed, training.order_seed, training.augment_seed
         return cls(training.recipe, training.data_fingerprint, *seeds)
 
+    def batches(self, worker: "Worker") -> "Iterator[Batch]":
+        """Those of one epoch, on the worker's device."""
+        batches = worker.batches(self, whole=True)
+        for step in range(worker.placed(self.recipe).facts.epoch_iterations(self.recipe.batch)):
+            yield batches(step)
+
+    def loss(self, model: "nn.Module", batch: "Batch") -> "Tensor":
+        """What the training makes small."""
+        return (self.recipe.objective or CrossEntropy()).loss(model, batch, {})
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prune(Run):
-    """The mask left when the living weights of lowest score have gone.
+    """The mask left when the living weights of lowest score have gone: one `pruning.Round`.
 
     Attributes:
         network: whose weights they are.
         trained: the weights that are scored.
         mask: what was alive before; None for all.
         score: which score.
-        scope: `layer`, each layer by the rate of its kind, or `global`, all together by `rates["linear"]`.
+        scope: a name in `pruning.SCOPES`; in `global`, all layers together lose `rates["linear"]`.
         rates: (kind, fraction) for the kinds linear, conv, embedding, output.
         keep: kinds, names, and patterns of names that are never pruned and not counted; see `layer_patterns.named`.
         score_seed: for scores that draw.
         include: names and patterns of names of parameters that are pruned too, by `rates["linear"]`; None for none.
+        n, m: in the scope `n_of_m`, how many stay of how many; None elsewhere.
         code: SHA-256 of the file that the score comes from; None for Tombola's own.
-        sample: what a score sees that asks for batches; None for the others.
+        sample: the batches that the score sees; None for one that sees none.
     """
 
     kind = "prune"
     version = 1
-    later = frozenset({"include", "code", "sample"})
+    later = frozenset({"include", "n", "m", "code", "sample"})
 
     network: Network
     trained: Run
     mask: Run | None
     score: str
-    scope: Literal["layer", "global"]
+    scope: str
     rates: tuple[tuple[str, float], ...]
     keep: tuple[str, ...]
     score_seed: int
     include: tuple[str, ...] | None = None
+    n: int | None = None
+    m: int | None = None
     code: str | None = None
     sample: Sample | None = None
 
@@ -77,18 +94,45 @@ class Prune(Run):
 
     def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
         """Score the trained weights, and let the lowest of what is alive go."""
-        from tombola import mask, prune
+        from tombola import prunable
+        from tombola.mask import Mask
+        from tombola.score import scores
 
-        everything, kinds = _prunable(self)
+        round = self.round(worker.scores)
+        model = self.network.build()
+        everything = round.full(model)
         # The store lists layers by the alphabet; among equal scores the earlier layer of the model goes first.
         stored = worker.store.mask(self.mask) if self.mask else everything
-        before = mask.Mask({name: stored[name] for name in everything})
-        scores = worker.scores[self.score](worker.store.weights(self.trained), before, self.score_seed)
-        rates = dict(self.rates)
-        if self.scope == "global":
-            return mask_outcome(prune.globally(scores, before, rates["linear"]))
-        by_layer = {name: rates.get(kinds[name], rates["linear"]) for name in before}
-        return mask_outcome(prune.by_layer(scores, before, by_layer))
+        before = Mask({name: stored[name] for name in everything})
+        ranked = scores(round.score, self._scored(model, before, worker))
+        return mask_outcome(round.next(before, ranked, prunable.prunable(model, round.include)))
+
+    def round(self, scores: "Mapping[str, Score]") -> Round:
+        """Return what goes in it.
+
+        Args:
+            scores: that there are, by name.
+        """
+        return Round(
+            scope=self.scope,
+            rates=by_kind(dict(self.rates), self.scope),
+            keep=self.keep,
+            include=self.include or (),
+            n=self.n,
+            m=self.m,
+            score=scores[self.score],
+        )
+
+    def _scored(self, model: "nn.Module", before: "Mask", worker: "Worker") -> "Scored":
+        from tombola import weights
+        from tombola.score import Scored
+
+        trained = worker.store.weights(self.trained)
+        weights.put(model, trained)
+        if self.sample is None:
+            return Scored(model, trained, before, seed=self.score_seed)
+        batches = self.sample.batches(worker)
+        return Scored(model.to(worker.device), trained, before, batches, self.score_seed, self.sample.loss)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,7 +149,7 @@ class FullMask(Run):
 
     def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
         """All of the network's prunable weights but the kept ones."""
-        return mask_outcome(_prunable(self)[0])
+        return mask_outcome(Round(keep=self.keep, include=self.include or ()).full(self.network.build()))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,18 +205,8 @@ class DerivedMask(Run):
 
     def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
         """Have the function make it."""
-        make = function(self.function, self.code)
+        make = attribute(self.function, self.code)
         return mask_outcome(make(worker.store.mask(self.like), self.mask_seed))
-
-
-def _prunable(run: Prune | FullMask) -> "tuple[Mask, dict[str, Kind]]":
-    """The full mask over what may be pruned and is not kept, and the kinds of its layers."""
-    from tombola import mask, prunable
-
-    model, include = run.network.build(), run.include or ()
-    kinds, full = prunable.prunable(model, include), prunable.full(model, include)
-    dense = named(run.keep, kinds)
-    return mask.Mask({name: full[name] for name in kinds if name not in dense}), kinds
 
 
 def mask_outcome(made: "Mask") -> Outcome:

@@ -11,9 +11,9 @@ from tombola import container, files, mask_codec, weights
 from tombola.errors import BadInput, NoRoom
 from tombola.mask import Mask
 from tombola.search.averages import Average, coded, decoded
-from tombola.search.coded import decode, encode
-from tombola.search.course import Report
-from tombola.search.edge import Plan
+from tombola.search.codec import decode, encode
+from tombola.search.level_run import Report
+from tombola.search.options import Options
 from tombola.search.state import Moment
 from tombola.weights import Weights
 
@@ -137,7 +137,8 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
         found = decoded(metadata["averages"])
         progress = Progress(masks, trained, start, rewind or start, history, steps, found)
         _checked(metadata["about"], progress)
-        return metadata["about"], progress
+        about = metadata["about"]
+        return {**about, "plan": Options.of(about["plan"]).values()}, progress
     except (OSError, *container.DAMAGED) as error:
         raise _no_search(path, error) from error
 
@@ -160,7 +161,7 @@ def _checked(about: Mapping[str, Any], progress: Progress) -> None:
     Raises:
         KeyError, TypeError, ValueError, AttributeError, BadInput: it has others.
     """
-    Plan.of(about["plan"])
+    Options.of(about["plan"])
     begun, later = (moment.left["weights"] if moment else None for moment in (progress.start, progress.rewind))
     of_it = {
         **{name: type(about[name]) is kind for name, kind in _ABOUT.items()},
@@ -186,16 +187,16 @@ def _is_report(report: Report) -> bool:
     return whole and all(isinstance(each, int | float) for each in numbers)
 
 
-def left(path: Path) -> tuple[int, Plan]:
-    """How many levels of the search in a file are not finished, and what its plan is.
+def left(path: Path) -> tuple[int, Options]:
+    """How many levels of the search in a file are not finished, and what was asked of it.
 
     Raises:
         BadInput: it is no search's file.
     """
     try:
         metadata = _said(container.beginning(path))
-        plan = Plan.of(metadata["about"]["plan"])
-        return plan.levels + 1 - int(metadata["finished"]), plan
+        options = Options.of(metadata["about"]["plan"])
+        return options.levels + 1 - int(metadata["finished"]), options
     except (OSError, *container.DAMAGED) as error:
         raise _no_search(path, error) from error
 

@@ -1,0 +1,27 @@
+"""The numbers that say how much a round of pruning removes: a fraction, or n of every m."""
+
+from tombola.errors import BadInput
+
+
+def check_fraction(fraction: object, where: str) -> None:
+    """Make sure that `fraction` is one.
+
+    Raises:
+        BadInput: it is none; the message says `where`.
+    """
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+        raise BadInput(where=where, expected="a number", found=repr(fraction), todo="0.2 removes a fifth.")
+    if not 0 <= fraction <= 1:
+        todo = "0.2 removes a fifth of the living weights."
+        raise BadInput(where=where, expected="a fraction in [0, 1]", found=repr(fraction), todo=todo)
+
+
+def check_n_of_m(n: object, m: object, where: str) -> None:
+    """Make sure that n of m can stay: 0 <= n <= m, and m > 0.
+
+    Raises:
+        BadInput: they cannot; the message says `where`.
+    """
+    if type(n) is not int or type(m) is not int or not 0 <= n <= m or not m:
+        expected = "n of m with 0 <= n <= m and m > 0"
+        raise BadInput(where=where, expected=expected, found=f"{n} of {m}", todo="2 of 4 keeps half of the weights.")

@@ -1,0 +1,248 @@
+"""What goes in one round of pruning, as one value: of which weights, how many, and by which score.
+
+A spec's `[prune]` table and the arguments of a `Search` are two ways to write a `Round`. How scores become a mask is
+`prune`'s.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tombola.amounts import check_fraction, check_n_of_m
+from tombola.errors import BadInput
+from tombola.layer_patterns import few, named
+from tombola.score import MAGNITUDE, Score
+
+if TYPE_CHECKING:  # `tombola plan` reads rounds, and touches no tensor
+    from torch import Tensor, nn
+
+    from tombola.mask import Mask
+
+Rates = tuple[tuple[str, float], ...]  # (kind, name or pattern of names, fraction)
+Ties = Mapping[str, str]  # other names of tied weights, each with the first
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round of pruning removes of a network.
+
+    Attributes:
+        scope: where weights are ranked against each other, and how many go: a name in `SCOPES`.
+        rates: the fraction in [0, 1] of its living weights that each layer loses, by kind, name or pattern of names: of
+            the entries that fit a layer the first holds.
+        keep: kinds, names or patterns of names of what stays dense and is not counted.
+        include: names, or patterns of names of matrices, that are pruned beside the weights of layers.
+        stacks: names or patterns of names of weights of which each leading index is a layer of its own.
+        n, m: in the scope `n_of_m`, how many stay of how many.
+        score: what decides; the lowest go.
+
+    Raises:
+        BadInput: a rate is no fraction, or does not go with the scope; there is no such scope.
+
+    >>> fifth = Round(rates=(("output", 0.1), ("*", 0.2)), keep=("conv",))
+    >>> fifth.rates_of({"a.weight": "conv", "b.weight": "linear", "c.weight": "output"})
+    {'b.weight': 0.2, 'c.weight': 0.1}
+    """
+
+    scope: str = "layer"
+    rates: Rates = (("*", 0.2),)
+    keep: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    stacks: tuple[str, ...] = ()
+    n: int | None = None
+    m: int | None = None
+    score: Score = MAGNITUDE
+
+    def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise _no_scope(self.scope)
+        for _, rate in self.rates:
+            check_fraction(rate, "rate")
+        SCOPES[self.scope].check(self)
+
+    def kept(self, kinds: Mapping[str, str], ties: Ties | None = None) -> set[str]:
+        """Return the weights that stay dense and are not counted.
+
+        Args:
+            kinds: the kind of each weight that may be pruned, by its name: `prunable.prunable`, `models.kinds`.
+            ties: other names under which `keep` may mean them.
+        """
+        return meant(self.keep, kinds, ties)
+
+    def stacked(self, kinds: Mapping[str, str], ties: Ties | None = None) -> set[str]:
+        """Return the weights that are stacks, and are not kept dense."""
+        return meant(self.stacks, kinds, ties) - self.kept(kinds, ties)
+
+    def rates_of(self, kinds: Mapping[str, str], ties: Ties | None = None) -> dict[str, float]:
+        """Return the rate of each weight that is not kept dense: that of the first entry that means it.
+
+        Raises:
+            BadInput: no entry means a weight.
+        """
+        rates: dict[str, float] = {}
+        for entry, rate in self.rates:
+            rates = dict.fromkeys(meant([entry], kinds, ties), rate) | rates
+        dense = self.kept(kinds, ties)
+        pruned = [name for name in kinds if name not in dense]
+        if without := [name for name in pruned if name not in rates]:
+            raise _no_rate(without)
+        return {name: rates[name] for name in pruned}
+
+    def densities(self, kinds: Mapping[str, str], rounds: int) -> dict[str, float]:
+        """Return the density of each weight after so many rounds; in the scope `global` what it is on average."""
+        rates, density = self.rates_of(kinds), SCOPES[self.scope].density
+        return {name: density(self, rates[name], rounds) if name in rates else 1.0 for name in kinds}
+
+    def full(self, model: "nn.Module", ties: Ties | None = None) -> "Mask":
+        """Return the mask of level 0: all weights of `model` that may be pruned and are not kept dense.
+
+        Raises:
+            BadInput: one of them is computed from others; `include` names nothing.
+        """
+        from tombola import prunable
+
+        kinds = prunable.prunable(model, self.include)
+        dense = self.kept(kinds, ties)
+        return prunable.full_over(model, [name for name in kinds if name not in dense])
+
+    def next(
+        self, mask: "Mask", scores: "Mapping[str, Tensor]", kinds: Mapping[str, str], ties: Ties | None = None
+    ) -> "Mask":
+        """Return what is left of `mask` after this round: what is alive and scores low goes.
+
+        Args:
+            mask: what is alive before, over weights that are not kept dense.
+            scores: a number per weight, finite where it is alive.
+            kinds, ties: as in `kept`.
+
+        >>> import torch
+        >>> from tombola.mask import Mask
+        >>> all_alive = Mask({"w": torch.ones(5, dtype=torch.bool)})
+        >>> Round().next(all_alive, {"w": torch.tensor([3.0, 1.0, 2.0, 1.0, 5.0])}, {"w": "linear"})["w"]
+        tensor([ True, False,  True,  True,  True])
+        """
+        from tombola.mask import Mask
+        from tombola.stacks import join, split
+
+        rates, stacks = self.rates_of(kinds, ties), self.stacked(kinds, ties)
+        rate = {part: rates[name] for name in mask for part in split({name: mask[name]}, stacks)}
+        layers = {name: scores[name] for name in mask}
+        pruned = SCOPES[self.scope].prune(self, split(layers, stacks), Mask(split(mask, stacks)), rate)
+        return join(pruned, mask, stacks)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where weights are ranked against each other, and how many go.
+
+    Whole units, channels and heads are scopes too: their `prune` ranks the rows of a weight and takes whole ones away.
+
+    Attributes:
+        about: what it does, in one sentence.
+        prune: (round, scores, mask, rate of each layer) -> the mask after the round.
+        density: (round, rate, number of rounds) -> the density of a layer after so many.
+        check: raises BadInput where a round does not go with it.
+        once: whether a second round removes nothing more.
+    """
+
+    about: str
+    prune: "Callable[[Round, Mapping[str, Tensor], Mask, Mapping[str, float]], Mask]"
+    density: Callable[[Round, float, int], float]
+    check: Callable[[Round], None]
+    once: bool = False
+
+
+def _by_layer(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
+    from tombola import prune
+
+    return prune.by_layer(scores, mask, rates)
+
+
+def _globally(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
+    from tombola import prune
+
+    return prune.globally(scores, mask, round.rates[0][1])
+
+
+def _n_of_m(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
+    from tombola import prune
+
+    assert round.n is not None and round.m is not None  # as `check` has seen
+    return prune.n_of_m(scores, mask, round.n, round.m)
+
+
+def _geometric(round: Round, rate: float, rounds: int) -> float:
+    """(1 - rate)^rounds: each round removes a fraction of what is left."""
+    return (1 - rate) ** rounds
+
+
+def _n_over_m(round: Round, rate: float, rounds: int) -> float:
+    """n / m after the first round, of a layer whose inputs divide by m."""
+    return (round.n or 0) / (round.m or 1) if rounds else 1.0
+
+
+def _check_rates(round: Round) -> None:
+    if (round.n, round.m) != (None, None):
+        raise BadInput(
+            where="n, m",
+            expected=f"none in the scope {round.scope!r}",
+            found=f"{round.n} of {round.m}",
+            todo="They are of the scope 'n_of_m'.",
+        )
+
+
+def _check_one_rate(round: Round) -> None:
+    _check_rates(round)
+    if len(round.rates) != 1 or round.rates[0][0] != "*":
+        raise BadInput(
+            where="rate",
+            expected="one number in the global scope, where all layers are pruned together",
+            found=f"rates for {', '.join(entry for entry, _ in round.rates)}",
+            todo="Give one number, or scope='layer'.",
+        )
+
+
+def _check_n_of_m(round: Round) -> None:
+    check_n_of_m(round.n, round.m, "prune")
+
+
+SCOPES: dict[str, Scope] = {
+    "layer": Scope("each layer loses its rate of its living weights", _by_layer, _geometric, _check_rates),
+    "global": Scope("all layers together lose one rate", _globally, _geometric, _check_one_rate),
+    "n_of_m": Scope("n of every m weights along a layer's inputs stay", _n_of_m, _n_over_m, _check_n_of_m, once=True),
+}
+
+
+def by_kind(rates: Mapping[str, float], scope: str) -> Rates:
+    """Return the rates of a spec, which has one for each kind: those of kinds without one are that of `linear`.
+
+    >>> by_kind({"linear": 0.2, "output": 0.1}, "layer")
+    (('output', 0.1), ('*', 0.2))
+    """
+    apart = () if scope == "global" else tuple((kind, rate) for kind, rate in rates.items() if kind != "linear")
+    return (*apart, ("*", rates["linear"]))
+
+
+def meant(entries: Iterable[str], kinds: Mapping[str, str], ties: Ties | None = None) -> set[str]:
+    """Return the weights whose kind or name is among `entries`, or fits a pattern there, under any of their names.
+
+    >>> sorted(meant(["head.*"], {"embed.weight": "output"}, ties={"head.weight": "embed.weight"}))
+    ['embed.weight']
+    """
+    ties = ties or {}
+    also = {name: kinds[first] for name, first in ties.items() if first in kinds}
+    return {ties.get(name, name) for name in named(entries, {**kinds, **also})}
+
+
+def _no_scope(scope: str) -> BadInput:
+    known = ", ".join(map(repr, SCOPES))
+    return BadInput(where="scope", expected=f"one of {known}", found=repr(scope), todo="Name one.")
+
+
+def _no_rate(names: Sequence[str]) -> BadInput:
+    return BadInput(
+        where="rate",
+        expected="a rate for every weight that is not in `keep`",
+        found=f"none for {few(names)}",
+        todo="'*', as the last entry, stands for all others.",
+    )

@@ -1,0 +1,68 @@
+"""What a search shows its score: the trained network, and batches of the training set where the score asks for them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.mask import Mask
+from tombola.score import Batch, Score, Scored, cross_entropy, scores
+from tombola.search.state import Loop
+from tombola.weights import Weights
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The training set, as a score sees it.
+
+    Attributes:
+        batches: (inputs, labels) each; None where there are none.
+        loss: what the loop makes small, of the model and a batch.
+    """
+
+    batches: Iterable[Batch] | None = None
+    loss: Loss = cross_entropy
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Batches on the model's device, as often as they are asked for."""
+
+    batches: Iterable[Any]
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            yield tuple(part.to(self.device) if isinstance(part, Tensor) else part for part in batch)
+
+
+def ranked(
+    score: Score, loop: Loop, trained: Weights, living: Mask, score_seed: int, examples: Examples
+) -> Mapping[str, Tensor]:
+    """Return the scores of the weights that `living` names, of the network as it is at the end of its level.
+
+    A score that sees batches is given a copy of the model, of which it may change everything; what it draws from
+    torch, NumPy and random is decided by `score_seed`, and is not missing in the loop.
+
+    Raises:
+        BadInput: it gives no number for a weight, or one that cannot be compared.
+    """
+    given = {name: value.clone() for name, value in trained.items()}  # it may work in place
+    if not score.sees_batches:
+        return scores(score, Scored(loop.model, given, living, seed=score_seed, loss=examples.loss))
+    model, random = deepcopy(loop.model), loop.random()
+    for parameter in model.parameters():
+        parameter.grad = None
+    device = next(iter(model.parameters())).device
+    batches = _Placed(examples.batches or (), device)
+    try:
+        loop.seed(score_seed)
+        with torch.enable_grad():
+            return scores(score, Scored(model.train(), given, living, batches, score_seed, examples.loss))
+    finally:
+        loop.put_random(random)

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from tombola.lab.plan import plan
-from tombola.lab.results import Result, Results, results
+from tombola.lab.results import Result, conclusions, results, verdicts
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.report.text import summary_table
@@ -29,10 +29,9 @@ BLOCK = re.compile(r"(?<=```text\n).*?(?=```)", re.DOTALL)  # the first one in R
 
 def kept(store: Store) -> list[dict[str, Any]]:
     """Of each training what table and verdict read, in the plan's order."""
-    finished = results(plan(read("digits")), store)
-    count, whole = len(finished.rows), len(finished.plan.rows)
-    if count < whole:
-        raise SystemExit(f"expected {whole} finished trainings, found {count}: tombola run digits")
+    found = results(wanted := plan(read("digits")), store)
+    if len(found) < len(wanted.rows):
+        raise SystemExit(f"expected {len(wanted.rows)} finished trainings, found {len(found)}: tombola run digits")
     names = ("density", "total", "early_stop_step", "early_stop_test_accuracy")
     return [
         {
@@ -40,7 +39,7 @@ def kept(store: Store) -> list[dict[str, Any]]:
             "validation_loss": [round(loss, 5) for loss in result.values["curve"]["validation_loss"]],
             "first_test_accuracy": result.values["curve"]["test_accuracy"][0],
         }
-        for result in finished.rows
+        for result in found
     ]
 
 
@@ -48,7 +47,7 @@ def printed(records: list[dict[str, Any]], store: Store) -> str:
     """What the command prints of these trainings, as `WIDTH` characters hold it."""
     wanted = plan(read("digits"))
     every = wanted.experiment.spec.iterations(wanted.experiment.spec.evaluate.every)
-    rows = [
+    found = [
         Result(
             row,
             record
@@ -64,10 +63,10 @@ def printed(records: list[dict[str, Any]], store: Store) -> str:
         )
         for row, record in zip(wanted.rows, records, strict=True)
     ]
-    finished = Results(wanted, store, rows)
+    judged = verdicts(wanted, found)
     console = Console(file=(text := StringIO()), width=WIDTH)
-    console.print(summary_table(finished, WIDTH))
-    for line in finished.sentences:
+    console.print(summary_table(found, judged, wanted.experiment.spec.verdict.at, WIDTH))
+    for line in conclusions(wanted, found, judged, store):
         console.print(line, highlight=False, markup=False)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     return "\n".join(lines).strip("\n") + "\n"

@@ -117,7 +117,10 @@ RANDOM = Score(
     "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks (Frankle & Carbin)",
     2019,
 )
-SCORES: dict[str, Score] = {score.name: score for score in (MAGNITUDE, RANDOM)}
+SCORES: dict[str, Score] = {
+    "magnitude": MAGNITUDE,
+    "random": RANDOM,
+}
 
 
 def scores(score: Score, scored: Scored) -> "dict[str, Tensor]":

@@ -20,7 +20,12 @@ from tombola.engine.stacked import MOST, STACKED, room
 from tombola.engine.training import Engine, Start, Training, Trainings
 from tombola.errors import BadInput
 
-ENGINES = (DATA_PARALLEL, STACKED, NATIVE, REFERENCE)  # in order of preference
+ENGINES = (  # in order of preference
+    DATA_PARALLEL,
+    STACKED,
+    NATIVE,
+    REFERENCE,
+)
 
 if TYPE_CHECKING:
     Choice = str

@@ -28,9 +28,9 @@ from tombola.cash.comparison import BATCHES, prove
 from tombola.cash.form import Form
 from tombola.cash.sparse_layers import SparseConv2d
 from tombola.lab.plan import plan
-from tombola.lab.results import trained_of
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.tickets import trained_of
 
 PAGE = ROOT / "results" / "cash.md"
 LEVELS = (7, 10, 13, 15, 18, 20)  # 21, 11, 5.5, 3.6, 1.9 and 1.2 % of LeNet's weights

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from tombola.lab.plan import plan
-from tombola.lab.results import Result, conclusions, results, verdicts
+from tombola.lab.results import Result, Results, results
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.report.text import summary_table
@@ -29,9 +29,10 @@ BLOCK = re.compile(r"(?<=```text\n).*?(?=```)", re.DOTALL)  # the first one in R
 
 def kept(store: Store) -> list[dict[str, Any]]:
     """Of each training what table and verdict read, in the plan's order."""
-    found = results(wanted := plan(read("digits")), store)
-    if len(found) < len(wanted.rows):
-        raise SystemExit(f"expected {len(wanted.rows)} finished trainings, found {len(found)}: tombola run digits")
+    finished = results(plan(read("digits")), store)
+    count, whole = len(finished.rows), len(finished.plan.rows)
+    if count < whole:
+        raise SystemExit(f"expected {whole} finished trainings, found {count}: tombola run digits")
     names = ("density", "total", "early_stop_step", "early_stop_test_accuracy")
     return [
         {
@@ -39,7 +40,7 @@ def kept(store: Store) -> list[dict[str, Any]]:
             "validation_loss": [round(loss, 5) for loss in result.values["curve"]["validation_loss"]],
             "first_test_accuracy": result.values["curve"]["test_accuracy"][0],
         }
-        for result in found
+        for result in finished.rows
     ]
 
 
@@ -47,7 +48,7 @@ def printed(records: list[dict[str, Any]], store: Store) -> str:
     """What the command prints of these trainings, as `WIDTH` characters hold it."""
     wanted = plan(read("digits"))
     every = wanted.experiment.spec.iterations(wanted.experiment.spec.evaluate.every)
-    found = [
+    rows = [
         Result(
             row,
             record
@@ -63,10 +64,10 @@ def printed(records: list[dict[str, Any]], store: Store) -> str:
         )
         for row, record in zip(wanted.rows, records, strict=True)
     ]
-    judged = verdicts(wanted, found)
+    finished = Results(wanted, store, rows)
     console = Console(file=(text := StringIO()), width=WIDTH)
-    console.print(summary_table(found, judged, wanted.experiment.spec.verdict.at, WIDTH))
-    for line in conclusions(wanted, found, judged, store):
+    console.print(summary_table(finished, WIDTH))
+    for line in finished.sentences:
         console.print(line, highlight=False, markup=False)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     return "\n".join(lines).strip("\n") + "\n"

@@ -19,9 +19,9 @@ from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.lab.executor import Resources
 from tombola.lab.plan import missing, plan
-from tombola.lab.results import trained_of
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.tickets import trained_of
 from tombola.lab.workers import execute
 
 CHANGES = [

@@ -20,7 +20,7 @@ from tombola import models, weights
 from tombola.cli import main
 from tombola.lab import presets
 from tombola.lab.plan import plan
-from tombola.lab.results import COLUMNS, results, verdicts
+from tombola.lab.results import COLUMNS, results
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.report import figures
@@ -156,11 +156,10 @@ def test_no_levels_show_the_dense_network(store: Path, capsys: pytest.CaptureFix
 def test_a_table_leaves_out_columns_before_it_cuts_a_number(store: Path, width: int) -> None:
     wanted = plan(read("digits-lenet", TINY[1::2]))
     found = results(wanted, Store(store))
-    judged = verdicts(wanted, found)
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(summary_table(found, judged, "early-stop", width))
+    console.print(summary_table(found, width))
     shown = console.export_text()
-    assert "…" not in shown and judged[0].label in shown
+    assert "…" not in shown and found.verdicts[0].label in shown
     head, _, left_out = shown.partition("No room for ")
     assert head.count("shuffle") == {60: 1, 80: 1, 200: 2}[width], "its accuracy stays, its early stop where it fits"
     assert ("shuffle stop" in left_out) == (width < 200), "what is left out is named"
@@ -228,18 +227,16 @@ def test_beginning_and_end_are_no_curve(store: Path, tmp_path: Path) -> None:
     wanted = plan(read("digits-lenet", [change for change in TINY if change != "--set"]))
     found = results(wanted, Store(store))
     assert "curves" in figures.all_figures(found, [])
-    ends = [replace(one, values=one.values | {"curve": {"test_step": [0, 40]}}) for one in found]
-    assert "curves" not in figures.all_figures(ends, [])
+    ends = [replace(one, values=one.values | {"curve": {"test_step": [0, 40]}}) for one in found.rows]
+    assert "curves" not in figures.all_figures(replace(found, rows=ends), [])
 
 
 def test_curves_of_all_panels_have_one_axis(store: Path) -> None:
     wanted = plan(read("digits-lenet", [change for change in TINY if change != "--set"]))
     late = {"curve": {"test_step": [30, 35, 40], "test_accuracy": [0.5, 0.6, 0.7]}}  # as of a later rewind step
-    found = [
-        replace(one, values=one.values | late) if one.row.arm == "ticket" else one
-        for one in results(wanted, Store(store))
-    ]
-    chart, _ = figures.all_figures(found, [])["curves"]
+    found = results(wanted, Store(store))
+    rows = [replace(one, values=one.values | late) if one.row.arm == "ticket" else one for one in found.rows]
+    chart, _ = figures.all_figures(replace(found, rows=rows), [])["curves"]
     axes = [panel["encoding"]["x"]["scale"]["domain"] for panel in chart["concat"]]
     assert axes == [[0, 40]] * 4
 

@@ -19,10 +19,10 @@ from tombola.lab.attempt import do
 from tombola.lab.kinds import Init, Prune, Train
 from tombola.lab.plan import Plan, plan
 from tombola.lab.plan import _densities as foreseen_densities
-from tombola.lab.results import ticket_of
 from tombola.lab.runs import Run, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
+from tombola.lab.tickets import ticket_of
 from tombola.lab.worker import Worker
 from tombola.methods import METHODS
 from tombola.recipe import learning_rate

@@ -11,7 +11,7 @@ import pytest
 from tombola.lab import presets
 from tombola.lab.attempt import do
 from tombola.lab.plan import Plan, missing, plan
-from tombola.lab.results import results, table, verdicts
+from tombola.lab.results import results
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
@@ -99,8 +99,8 @@ def test_a_preset_runs_from_end_to_end_when_made_small(name: str, tmp_path: Path
     for run in wanted.runs:
         assert do(run, worker, lambda *seen: None) == ("stored",)
     found = results(wanted, store)
-    assert missing(wanted, store) == [] and len(table(wanted, found)) == len(wanted.rows)
-    assert len(verdicts(wanted, found)) == 2
+    assert missing(wanted, store) == [] and len(found.table) == len(wanted.rows)
+    assert len(found.verdicts) == 2
 
 
 @pytest.mark.parametrize("name", ["lenet-mnist", "lenet-mnist-quick", "lenet-mnist-oneshot", "lenet-mnist-strategies"])

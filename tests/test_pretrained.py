@@ -26,10 +26,11 @@ from tombola.lab.attempt import do
 from tombola.lab.kinds import Init
 from tombola.lab.plan import Plan, engine_of, plan
 from tombola.lab.replicate import Replicate
-from tombola.lab.results import results, table, ticket_of
+from tombola.lab.results import results
 from tombola.lab.spec import Experiment
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.tickets import ticket_of
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
 from tombola.methods import METHODS
@@ -300,7 +301,7 @@ def test_every_arm_starts_where_it_should(bert: Path, reviews: Path, tmp_path: P
     """The recipe of the paper from end to end: theta_0 under nested masks, a dense head, and controls that are some."""
     wanted = plan(spec_of(bert, "arms=ticket,reinit,random,shuffle"))
     store, known = done(wanted, Store(tmp_path / "store"), reviews), checkpoint_of(bert)
-    rows = table(wanted, results(wanted, store))
+    rows = results(wanted, store).table
     assert len(rows) == 1 + 2 * 4 and engine_of(wanted).name == "reference"
     head: Tensor | None = None
     sizes = {name: value.numel() for name, value in known.items() if value.dim() == 2 and "embeddings" not in name}

@@ -19,7 +19,7 @@ from tombola.evaluate import evaluate
 from tombola.lab.attempt import do
 from tombola.lab.kinds import Distance, Line, Prune, RandomMask, Train
 from tombola.lab.plan import Plan, missing, plan
-from tombola.lab.results import conclusions, findings, results, table, unanswered, verdicts
+from tombola.lab.results import results
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies.connectivity import Connected
@@ -268,7 +268,7 @@ def test_a_rewound_state_is_the_state_after_exactly_k_steps(steps: int, lab: Lab
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_study_has_its_findings(recipe: str, lab: Lab) -> None:
     wanted, worker = lab(recipe)
-    found = findings(wanted, worker.store)
+    found = results(wanted, worker.store).findings
     stable = [one for one in found if isinstance(one, Stable)]
     assert {(one.found.kind, one.level, one.rewind) for one in stable} == {
         (kind, 2, step) for kind in ("pruning", "data order") for step in (0, 6)
@@ -290,7 +290,9 @@ def test_every_study_has_its_findings(recipe: str, lab: Lab) -> None:
 
 def test_a_mean_barrier_is_that_of_the_pairs(lab: Lab) -> None:
     wanted, worker = lab("lenet")
-    for one in (one for one in findings(wanted, worker.store) if isinstance(one, Connected) and one.on == "test"):
+    for one in (
+        one for one in results(wanted, worker.store).findings if isinstance(one, Connected) and one.on == "test"
+    ):
         theirs = [
             worker.store.values(question.run)["barriers"]["none"]["test"]
             for question in wanted.questions
@@ -302,7 +304,7 @@ def test_a_mean_barrier_is_that_of_the_pairs(lab: Lab) -> None:
 
 def test_overlap_is_that_of_the_replicates_masks(lab: Lab) -> None:
     wanted, worker = lab("lenet")
-    one = next(one for one in findings(wanted, worker.store) if isinstance(one, Alike))
+    one = next(one for one in results(wanted, worker.store).findings if isinstance(one, Alike))
     masks = [
         worker.store.mask(row.run.mask)
         for row in wanted.rows
@@ -317,25 +319,24 @@ def test_overlap_is_that_of_the_replicates_masks(lab: Lab) -> None:
 def test_what_studies_lack_is_counted(tmp_path: Path, lab: Lab) -> None:
     """A training that failed may be the one that would have spoken against the rest."""
     wanted, worker = lab("lenet")
-    assert unanswered(wanted, worker.store) == []
+    assert results(wanted, worker.store).unanswered == []
     shutil.copytree(worker.store.root, tmp_path / "store")
     store = Store(tmp_path / "store")
     lost = next(question for question in wanted.questions if question.study == "connectivity")
     assert isinstance(lost.run, Line)
     for run in (lost.run, lost.run.right):
         shutil.rmtree(store.root / "runs" / run.key)
-    (said,) = unanswered(wanted, store)
+    (said,) = results(wanted, store).unanswered
     assert said.startswith(f"1 of {len(wanted.questions)} measurements") and "because" not in said
     store.fail(lost.run.right, "it diverged", "")
-    (said,) = unanswered(wanted, store)
+    (said,) = results(wanted, store).unanswered
     assert "1 of them because a training failed" in said
-    found = results(wanted, store)
-    assert said in conclusions(wanted, found, verdicts(wanted, found), store)
+    assert said in results(wanted, store).sentences
 
 
 def test_studies_that_are_not_finished_say_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path).open()
-    assert findings(planned("lenet"), store) == []
+    assert results(planned("lenet"), store).findings == []
     assert len(missing(planned("lenet"), store)) == len(planned("lenet").runs)
 
 
@@ -345,18 +346,17 @@ def test_studies_that_are_not_finished_say_nothing(tmp_path: Path) -> None:
 def test_each_rewind_step_has_its_own_dense_network_and_verdict(lab: Lab) -> None:
     wanted, worker = lab("lenet")
     found = results(wanted, worker.store)
-    records = table(wanted, found)
-    assert {(record["rewind"], record["level"]) for record in records} == {
+    assert {(record["rewind"], record["level"]) for record in found.table} == {
         (k, level) for k in (0, 6) for level in range(3)
     }
-    judged = verdicts(wanted, found)
+    judged = found.verdicts
     assert [(one.rewind, one.level) for one in judged] == [(0, 1), (0, 2), (6, 1), (6, 2)]
-    elsewhere = [replace(result, values=result.values | {"early_stop_test_accuracy": 0.0}) for result in found]
-    assert verdicts(wanted, elsewhere) == judged, "of the early stop nothing is asked"
+    elsewhere = [replace(result, values=result.values | {"early_stop_test_accuracy": 0.0}) for result in found.rows]
+    assert replace(found, rows=elsewhere).verdicts == judged, "of the early stop nothing is asked"
     for one in judged:
         mine = {
             (result.row.arm, result.row.replicate): result.values["final_test_accuracy"]
-            for result in found
+            for result in found.rows
             if result.row.rewind == one.rewind and (result.row.level in (0, one.level))
         }
         gaps = [mine["ticket", number] - mine["dense", number] for number in range(2)]
@@ -367,12 +367,12 @@ def test_each_rewind_step_has_its_own_dense_network_and_verdict(lab: Lab) -> Non
 def test_a_later_rewind_step_is_compared_with_the_first(lab: Lab) -> None:
     wanted, worker = lab("lenet")
     found = results(wanted, worker.store)
-    judged = {(one.rewind, one.level): one for one in verdicts(wanted, found)}
+    judged = {(one.rewind, one.level): one for one in found.verdicts}
     assert all(control.against != rewound(0) for control in judged[0, 1].controls)
     (against,) = [control for control in judged[6, 2].controls if control.against == rewound(0)]
     theirs = {
         (result.row.rewind, result.row.replicate): result.values["final_test_accuracy"]
-        for result in found
+        for result in found.rows
         if (result.row.arm, result.row.level) == ("ticket", 2)
     }
     gaps = [theirs[6, number] - theirs[0, number] for number in range(2)]

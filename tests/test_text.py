@@ -22,12 +22,13 @@ from tombola.errors import DataError, SpecError
 from tombola.evaluate import evaluate
 from tombola.lab.attempt import do, do_all
 from tombola.lab.plan import Plan, plan
-from tombola.lab.results import criteria, results, table, ticket_of
+from tombola.lab.results import criteria, results
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.studies import STUDIES, Answer, Evidence, asked
 from tombola.lab.studies.connectivity import Connected
+from tombola.lab.tickets import ticket_of
 from tombola.lab.worker import Worker
 from tombola.objective import cross_entropy
 from tombola.study.paired import paired
@@ -298,7 +299,7 @@ def test_an_experiment_on_a_text_from_end_to_end(name: str, small: Path, tmp_pat
     worker = Worker(store, small)
     for run in wanted.runs:
         assert do(run, worker, lambda *seen: None)[0] == "stored"
-    rows = table(wanted, results(wanted, store))
+    rows = results(wanted, store).table
     assert len(rows) == 9 and [row["density"] for row in rows[:2]] == [1.0, pytest.approx(0.5, abs=1e-3)]
     facts = wanted.experiment.spec.facts
     answers = int((worker.dataset(name).test_labels != IGNORED).sum())
@@ -332,7 +333,7 @@ def test_stacks_find_what_the_plain_loop_finds(name: str, small: Path, tmp_path:
                 do_all(group, worker, lambda *said: None)
         how = {store.provenance(row.run)["engine"] for row in wanted.rows}
         assert how == {"reference" if engine == "reference" else "stacked 2 x reference"}
-        accuracies.append([row["final_validation_loss"] for row in table(wanted, results(wanted, store))])
+        accuracies.append([row["final_validation_loss"] for row in results(wanted, store).table])
     assert accuracies[0] == pytest.approx(accuracies[1], rel=1e-4)
 
 

@@ -31,7 +31,7 @@ from tombola.lab.executor import Resources
 from tombola.lab.kinds import Train
 from tombola.lab.plan import Plan, missing, plan
 from tombola.lab.queue import Event, RunQueue, Tally
-from tombola.lab.results import conclusions, results, verdicts
+from tombola.lab.results import results
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
@@ -468,11 +468,12 @@ def test_a_table_of_several_measurements_says_so(store: Store, monkeypatch: pyte
         for run in planned(levels=levels, arms=["ticket"]).runs:
             do(run, worker, lambda *seen: None)
         found = results(wanted, store)
-        said[form] = conclusions(wanted, found, verdicts(wanted, found), store)[-1]
+        said[form] = found.sentences[-1]
     assert said["sparse"].startswith("These trainings were made by 2 measurements of the engine: the same training")
     assert "measurements of the engine" not in said["dense"]
-    found = [replace(each, how=each.how | {"processor": f"number {each.row.level}"}) for each in found]
-    said["both"] = conclusions(wanted, found, verdicts(wanted, found), store)[-1]
+    rows = [replace(each, how=each.how | {"processor": f"number {each.row.level}"}) for each in found.rows]
+    found = replace(found, rows=rows)
+    said["both"] = found.sentences[-1]
     assert "made by 2 measurements of the engine and 2 processors: " in said["both"]
 
 

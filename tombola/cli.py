@@ -29,9 +29,7 @@ from tombola.lab.store import Store
 
 if TYPE_CHECKING:
     from tombola.lab.executor import Team
-    from tombola.lab.results import Result
-    from tombola.lab.studies import Finding
-    from tombola.study.verdict import Verdict
+    from tombola.lab.results import Results
 
 # Endings that say of a file what it is.
 _TEXTS = {".csv", ".html", ".json", ".md", ".png", ".svg", ".toml", ".txt"}
@@ -149,9 +147,9 @@ def _run(wanted: Plan, resources: Resources, team: "Team") -> int:
             )
         for failure in result.failed.values():
             sys.stderr.write(f"  log: {failure.log}\n")
-    found = _found(wanted, store, allow_none=bool(failed))
-    if found:
-        _show(wanted, store, found, console)
+    results = _results(wanted, store, allow_none=bool(failed))
+    if results.rows:
+        _show(results, console)
     return 1 if failed else 0
 
 
@@ -206,14 +204,11 @@ def table(
     format
         Text for people; csv or json for programs.
     """
-    from tombola.lab.results import made_by_several
-    from tombola.lab.results import table as records
     from tombola.report.text import records_text
 
-    wanted, store = _existing(spec, common)
-    found = _found(wanted, store)
-    print(records_text(records(wanted, found), format))
-    if several := made_by_several(found):
+    results = _results(*_existing(spec, common))
+    print(records_text(results.table, format))
+    if several := results.made_by_several():
         sys.stderr.write(f"{several}\n")
     return 0
 
@@ -235,22 +230,10 @@ def verdict(
     format
         Sentences for people; json has every paired difference with its interval.
     """
-    from tombola.lab.results import conclusions, criteria, network, verdicts
-    from tombola.report.text import verdict_json
+    from tombola.report.text import verdict_json, verdict_text
 
-    wanted, store = _existing(spec, common)
-    found = _found(wanted, store)
-    judged = verdicts(wanted, found)
-    said = conclusions(wanted, found, judged, store)
-    if format == "json":
-        print(verdict_json(wanted.experiment.name, found, judged, said, criteria(wanted)))
-    else:
-        print(f"{wanted.experiment.name}: {network(found)}\n")
-        several, width = len({one.rewind for one in judged}) > 1, max((len(one.label) for one in judged), default=0)
-        for one in judged:
-            step = f"k = {one.rewind:<7,}  " if several else ""
-            print(f"{step}{one.density:>7.1%}  {one.label:<{width}}  {one.reason}")
-        print("\n" + "\n".join(said))
+    results = _results(*_existing(spec, common))
+    print(verdict_json(results) if format == "json" else verdict_text(results))
     return 0
 
 
@@ -271,31 +254,27 @@ def study(
     format
         Sentences for people; json has every number behind them.
     """
-    from tombola.lab.results import findings, unanswered
+    from tombola.lab.results import results as finished
     from tombola.report.text import findings_json
 
-    wanted, store = _existing(spec, common)
-    found = findings(wanted, store)
-    if not found:
-        name = wanted.experiment.asked_by
-        asked = any(study for _, study in wanted.experiment.spec.study)
+    results = finished(*_existing(spec, common))
+    if not results.findings:
+        name = results.experiment.asked_by
+        asked = any(study for _, study in results.experiment.spec.study)
         raise BadInput(
             where=name,
             expected="finished studies",
             found="none" if asked else "no [study] table in the spec",
-            todo=f"`tombola run {name}` makes them." if asked else f"--set {_example(wanted)}, say.",
+            todo=f"`tombola run {name}` makes them." if asked else f"--set {_example(results.plan)}, say.",
         )
-    lacking = unanswered(wanted, store)
-    if format == "json":
-        print(findings_json(wanted.experiment.name, found, lacking))
-    else:
-        print("\n".join([*lacking, *(finding.sentence for finding in found)]))
+    sentences = [*results.unanswered, *(finding.sentence for finding in results.findings)]
+    print(findings_json(results) if format == "json" else "\n".join(sentences))
     return 0
 
 
-def _example(wanted: Plan) -> str:
+def _example(plan: Plan) -> str:
     """A change that asks for the last study of the table, the cheapest."""
-    return next(study.example for study in reversed(wanted.experiment.members.studies.values()) if study.example)
+    return next(study.example for study in reversed(plan.experiment.members.studies.values()) if study.example)
 
 
 @app.command
@@ -307,11 +286,7 @@ def report(spec: str, /, *, common: Common = Common()) -> int:
     spec
         A preset's name or a TOML file.
     """
-    from tombola.lab.results import findings, verdicts
-
-    wanted, store = _existing(spec, common)
-    found = _found(wanted, store)
-    print(_write_report(wanted, store, found, verdicts(wanted, found), findings(wanted, store)))
+    print(_write_report(_results(*_existing(spec, common))))
     return 0
 
 
@@ -342,7 +317,7 @@ def ticket(
         Leave the weights out and keep the seed that remakes them, where the ticket returns to step 0: smaller, but of
         use only where torch and the processor draw the same numbers.
     """
-    from tombola.lab.results import ticket_of
+    from tombola.lab.tickets import ticket_of
 
     if output.suffix.lower() in _TEXTS | _MODEL_FILES:
         raise BadInput(
@@ -439,7 +414,7 @@ def cash(
     import torch
 
     from tombola.cash.comparison import prove, write
-    from tombola.lab.results import trained_of
+    from tombola.lab.tickets import trained_of
     from tombola.report.text import forms_record, forms_text
 
     if spec.endswith(".safetensors"):
@@ -539,36 +514,31 @@ def _existing(spec: str, common: Common) -> tuple[Plan, Store]:
     return wanted, store
 
 
-def _found(wanted: Plan, store: Store, allow_none: bool = False) -> "list[Result]":
+def _results(plan: Plan, store: Store, allow_none: bool = False) -> "Results":
     from tombola.lab.results import results
 
-    found = results(wanted, store)
-    if not found and not allow_none:
-        name = wanted.experiment.asked_by
+    finished = results(plan, store)
+    if not finished.rows and not allow_none:
+        name = plan.experiment.asked_by
         raise StoreError(
             where=str(store.root),
-            expected=f"finished runs of {wanted.experiment.name}",
+            expected=f"finished runs of {plan.experiment.name}",
             found="none",
             todo=f"`tombola run {name}` makes them; give the same --set and --store here.",
         )
-    return found
+    return finished
 
 
-def _show(wanted: Plan, store: Store, found: "list[Result]", console: Console) -> None:
-    from tombola.lab.results import conclusions, findings, verdicts
+def _show(results: "Results", console: Console) -> None:
     from tombola.report.text import summary_table
 
-    judged = verdicts(wanted, found)
-    console.print(summary_table(found, judged, wanted.experiment.spec.verdict.at, console.width))
-    answers = findings(wanted, store)
-    first = [finding for finding in answers if finding.headline]
-    for line in [*conclusions(wanted, found, judged, store), *(finding.sentence for finding in first)]:
+    console.print(summary_table(results, console.width))
+    first = [finding for finding in results.findings if finding.headline]
+    for line in [*results.sentences, *(finding.sentence for finding in first)]:
         console.print(line, highlight=False, markup=False)
-    if len(first) < len(answers):
-        more = _counted(len(answers) - len(first), "finding")
-        console.print(f"{more} more: `tombola study`, and the report.", highlight=False)
-    written = _write_report(wanted, store, found, judged, answers)
-    console.print(f"\nReport: {written}", highlight=False, markup=False, soft_wrap=True)
+    if rest := len(results.findings) - len(first):
+        console.print(f"{_counted(rest, 'finding')} more: `tombola study`, and the report.", highlight=False)
+    console.print(f"\nReport: {_write_report(results)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _claimed(folder: Path, origin: bytes) -> bool:
@@ -583,17 +553,15 @@ def _claimed(folder: Path, origin: bytes) -> bool:
     return True
 
 
-def _write_report(
-    wanted: Plan, store: Store, found: "list[Result]", judged: "list[Verdict]", answers: "list[Finding]"
-) -> Path:
+def _write_report(results: "Results") -> Path:
     from tombola.report import page
 
-    folder = store.root / "reports" / wanted.experiment.folder
-    origin = os.fsencode(wanted.experiment.origin)
+    folder = results.store.root / "reports" / results.experiment.folder
+    origin = os.fsencode(results.experiment.origin)
     try:
         if not _claimed(folder, origin):
             folder = folder.with_name(f"{folder.name}-{hashlib.sha256(origin).hexdigest()[:8]}")
-        return page.write(wanted, store, found, judged, answers, folder)
+        return page.write(results, folder)
     except OSError as error:
         raise NoRoom(f"no report in {folder}: {error}. The runs are kept: see to it, then `tombola report`.") from error
 

@@ -119,13 +119,9 @@ Models = Mapping[str, type[BaseModel]]  # of a spec's tables, by their path
 
 def _models(members: Members) -> Models:
     spec = spec_model(members)
-    fields: dict[str, Any] = {name: field.annotation for name, field in spec.model_fields.items()}
-    tables = {name: model for name, model in fields.items() if _is_model(model)}
+    annotations = {name: field.annotation for name, field in spec.model_fields.items()}
+    tables = {name: one for name, one in annotations.items() if isinstance(one, type) and issubclass(one, BaseModel)}
     return {"": spec, **tables, **{f"study.{name}": study.table for name, study in members.studies.items()}}
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _members(union: Any) -> Mapping[str, type[BaseModel]]:

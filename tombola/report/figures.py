@@ -8,66 +8,59 @@ from typing import Any
 import altair as alt
 
 from tombola.charts import Figure, Spec, styled
-from tombola.lab.members import BUILT_IN, Members
-from tombola.lab.results import ACCURACY, Result
-from tombola.lab.studies import Finding
+from tombola.lab.results import Result, Results, arms_of
 from tombola.mark import COLOURS, Mark
-from tombola.report.text import arms_of
 
 PANELS = 3  # side by side
 CURVES = 6  # levels shown at most: more lines cannot be told apart
 
 
-def all_figures(
-    found: Sequence[Result],
-    survivors: Sequence[tuple[float, list[list[float]]]],
-    at: str = "early-stop",
-    marks: Mapping[str, Mark] = BUILT_IN.marks,
-) -> dict[str, tuple[Spec, str]]:
-    """Every figure that the results allow: name -> Vega-Lite specification and caption.
+def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[float]]]]) -> dict[str, tuple[Spec, str]]:
+    """Every figure that the table's rows allow: name -> Vega-Lite specification and caption.
+
+    Where the verdict compares accuracy at the end of training, that figure comes first.
 
     Args:
-        found: the results.
-        at: where the verdict compares accuracy, `early-stop` or `end`: that figure comes first.
+        results: of the experiment, one finished row at least.
         survivors: (density, image of what is alive in the first layer relative to its mean) at a few levels, or none.
-        marks: of the arms.
     """
-    several = len({result.row.rewind for result in found}) > 1
+    rows, marks = results.rows, results.experiment.members.marks
+    several = len({result.row.rewind for result in rows}) > 1
     dense = "each begins at its dense network" if several else "the black dashed line is the dense network"
     whose = f"lines are means, bands reach from smallest to largest, {dense}"
     at_end = {
         "final-accuracy": (
-            _against_density(found, "final_test_accuracy", "test accuracy at the end of training (%)", 100, marks),
+            _against_density(rows, "final_test_accuracy", "test accuracy at the end of training (%)", 100, marks),
             f"Test accuracy after the last training step; {whose}.",
         )
     }
-    figures: dict[str, tuple[Spec, str]] = at_end if at == "end" else {}
+    figures: dict[str, tuple[Spec, str]] = at_end if results.at == "end" else {}
     if several:
         figures |= {
             "rewinding": (
-                _rewinding(found, ACCURACY[at]),
+                _rewinding(rows, results.accuracy),
                 "Test accuracy of the tickets against the step that they were rewound to, at a few densities; lines "
                 "are means, bars reach from smallest to largest.",
             )
         }
     figures |= {
         "accuracy": (
-            _against_density(found, "early_stop_test_accuracy", "test accuracy at early stop (%)", 100, marks),
+            _against_density(rows, "early_stop_test_accuracy", "test accuracy at early stop (%)", 100, marks),
             f"Test accuracy at the step of minimum validation loss, against the weights remaining; {whose}.",
         ),
         "early-stop": (
-            _against_density(found, "early_stop_step", "early stop (training steps)", 1, marks),
+            _against_density(rows, "early_stop_step", "early stop (training steps)", 1, marks),
             f"The step of minimum validation loss: how fast each network learns; {whose}.",
         ),
         **at_end,
     }
-    if len(found[0].values["curve"]["test_step"]) > 2:  # beginning and end alone are no curve
+    if len(rows[0].values["curve"]["test_step"]) > 2:  # beginning and end alone are no curve
         figures["curves"] = (
-            _curves(found),
+            _curves(rows),
             "Test accuracy during training, mean over replicates, at a few densities; each panel is an arm.",
         )
     if survivors:
-        step = f", rewound to step {min(result.row.rewind for result in found):,}" if several else ""
+        step = f", rewound to step {min(result.row.rewind for result in rows):,}" if several else ""
         figures["survivors"] = (
             _survivors(survivors),
             "What survives of the first layer, as an image of the input: living weights of each pixel, "
@@ -76,33 +69,33 @@ def all_figures(
     return figures
 
 
-def study_figures(findings: Sequence[Finding], members: Members = BUILT_IN) -> dict[str, Figure]:
+def study_figures(results: Results) -> dict[str, Figure]:
     """The figures of each study that found something, by name."""
-    figures: dict[str, Figure] = {}
+    members, figures = results.experiment.members, dict[str, Figure]()
     for study in members.studies.values():
-        if own := [finding for finding in findings if finding.study == study.name]:
+        if own := [finding for finding in results.findings if finding.study == study.name]:
             figures |= study.figures(own, members.marks)
     return figures
 
 
-def _series(found: Sequence[Result]) -> dict[str, list[Result]]:
+def _series(rows: Sequence[Result]) -> dict[str, list[Result]]:
     """The results of each arm at each rewind step, the dense network's of that step among them."""
-    steps = sorted({result.row.rewind for result in found})
+    steps = sorted({result.row.rewind for result in rows})
     series = {}
-    for arm in arms_of(found) or ["dense"]:
+    for arm in arms_of(rows) or ["dense"]:
         for step in steps:
             name = arm if len(steps) == 1 else f"{arm}, k = {step:,}"
-            mine = [result for result in found if result.row.rewind == step]
+            mine = [result for result in rows if result.row.rewind == step]
             series[name] = [result for result in mine if result.row.arm == arm or result.row.level == 0]
     return series
 
 
-def _points(found: Sequence[Result], name: str, scale: float) -> list[dict[str, Any]]:
+def _points(rows: Sequence[Result], name: str, scale: float) -> list[dict[str, Any]]:
     """Mean, smallest and largest value per series and level; every one begins at its dense network."""
     points = []
-    for arm, results in _series(found).items():
-        for level in sorted({result.row.level for result in results}):
-            group = [result for result in results if result.row.level == level]
+    for arm, group_of_arm in _series(rows).items():
+        for level in sorted({result.row.level for result in group_of_arm}):
+            group = [result for result in group_of_arm if result.row.level == level]
             values = [scale * result.values[name] for result in group]
             if values and group[0].values["alive"]:  # a log axis has no place for a density of 0
                 density = 100 * mean(result.values["density"] for result in group)
@@ -148,8 +141,8 @@ def _arms_scale(arms: Sequence[str], marks: Mapping[str, Mark]) -> dict[str, Any
     }
 
 
-def _against_density(found: Sequence[Result], name: str, title: str, scale: float, marks: Mapping[str, Mark]) -> Spec:
-    points = _points(found, name, scale)
+def _against_density(rows: Sequence[Result], name: str, title: str, scale: float, marks: Mapping[str, Mark]) -> Spec:
+    points = _points(rows, name, scale)
     arms = list(dict.fromkeys(point["arm"] for point in points))
     channels = _arms_scale(arms, marks)
     base = alt.Chart(alt.NamedData("points")).encode(x=_density_axis(points))
@@ -165,15 +158,15 @@ def _against_density(found: Sequence[Result], name: str, title: str, scale: floa
     )
     rule = alt.Chart(alt.NamedData("dense")).mark_rule(strokeDash=[3, 3], color="#444444").encode(y="value:Q")
     dense = [{"value": mean(point["value"] for point in points if point["level"] == 0)}]
-    if len({result.row.rewind for result in found}) > 1:
+    if len({result.row.rewind for result in rows}) > 1:
         dense = []  # each step has its own
     return styled(
         alt.layer(band, rule, line, dots).properties(width=600, height=320), {"points": points, "dense": dense}
     )
 
 
-def _curves(found: Sequence[Result]) -> Spec:
-    arms, levels = _series(found), _few(found)
+def _curves(rows: Sequence[Result]) -> Spec:
+    arms, levels = _series(rows), _few(rows)
     curves = {arm: [_curve(results, arm, level) for level in levels] for arm, results in arms.items()}
     records = [record for of_arm in curves.values() for curve in of_arm for record in curve]
     order = list(dict.fromkeys(record["density"] for record in records))
@@ -207,18 +200,18 @@ def _curves(found: Sequence[Result]) -> Spec:
     return styled(alt.concat(*charts, columns=PANELS), seen)
 
 
-def _few(found: Sequence[Result]) -> list[int]:
+def _few(rows: Sequence[Result]) -> list[int]:
     """Levels that something lives at, spread over all of them, as many as can be told apart."""
-    levels = sorted({result.row.level for result in found if result.values["alive"]})
+    levels = sorted({result.row.level for result in rows if result.values["alive"]})
     if len(levels) <= CURVES:
         return levels
     return sorted({levels[round(place * (len(levels) - 1) / (CURVES - 1))] for place in range(CURVES)})
 
 
-def _rewinding(found: Sequence[Result], name: str) -> Spec:
+def _rewinding(rows: Sequence[Result], name: str) -> Spec:
     points = []
-    for level in _few(found):
-        here = [result for result in found if result.row.level == level and result.row.arm in ("dense", "ticket")]
+    for level in _few(rows):
+        here = [result for result in rows if result.row.level == level and result.row.arm in ("dense", "ticket")]
         if not here:
             continue
         density = f"{100 * mean(result.values['density'] for result in here):.3g} %"
@@ -243,9 +236,9 @@ def _rewinding(found: Sequence[Result], name: str) -> Spec:
     return styled(alt.layer(bars, line, dots).properties(width=600, height=320), {"points": points})
 
 
-def _curve(found: Sequence[Result], arm: str, level: int) -> list[dict[str, Any]]:
+def _curve(rows: Sequence[Result], arm: str, level: int) -> list[dict[str, Any]]:
     """The mean test accuracy over a series' trainings at a level, point by point."""
-    group = [result for result in found if result.row.level == level]
+    group = [result for result in rows if result.row.level == level]
     if not group:
         return []
     density = f"{100 * mean(result.values['density'] for result in group):.3g} %"

@@ -6,32 +6,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from altair.utils.schemapi import debug_mode
 
 from tombola import charts, files
 from tombola.lab.kinds import Prune
-from tombola.lab.plan import Plan
-from tombola.lab.results import ACCURACY, Result, conclusions, criteria, network, table
-from tombola.lab.store import Store
+from tombola.lab.results import ACCURACY, Result, Results
 from tombola.lab.studies import Finding, Study
 from tombola.report import figures
-from tombola.report.text import arms_of, duration, records_text
+from tombola.report.text import duration, records_text
 from tombola.study.anatomy import input_survivors
-from tombola.study.verdict import Verdict, points, whole
+from tombola.study.verdict import Criteria, Verdict, points, whole
 
 IMAGES = 5  # levels whose first layer is shown
 
 
-def write(
-    wanted: Plan,
-    store: Store,
-    found: Sequence[Result],
-    judged: Sequence[Verdict],
-    answers: Sequence[Finding],
-    folder: Path,
-) -> Path:
+def write(results: Results, folder: Path) -> Path:
     """Write `report.html`, and the figures as SVG and PNG, into `folder`; the path of the page.
 
     Raises:
@@ -40,62 +30,49 @@ def write(
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     drawn = []
     with debug_mode(False):  # altair's checks of every part against its schema take longer than all the rest
-        at, members = wanted.experiment.spec.verdict.at, wanted.experiment.members
-        drawings = figures.all_figures(found, _survivors(wanted, store, found), at, members.marks)
-        drawings |= figures.study_figures(answers, members)
+        drawings = figures.all_figures(results, _survivors(results)) | figures.study_figures(results)
     for name, (spec, caption) in drawings.items():
         svg, png = charts.render(spec)
         files.replace(folder / "figures" / f"{name}.svg", svg.encode())
         files.replace(folder / "figures" / f"{name}.png", png)
         drawn.append((name, svg, caption))
-    records = table(wanted, list(found))
-    files.replace(folder / "table.csv", (records_text(records, "csv") + "\n").encode())
+    files.replace(folder / "table.csv", (records_text(results.table, "csv") + "\n").encode())
     page = folder / "report.html"
-    files.replace(page, _page(wanted, store, found, judged, answers, drawn, records).encode())
+    files.replace(page, _page(results, drawn).encode())
     return page
 
 
-def _survivors(wanted: Plan, store: Store, found: Sequence[Result]) -> list[tuple[float, list[list[float]]]]:
-    step = min((result.row.rewind for result in found), default=0)  # one search: that of the first rewind step
-    tickets = [
-        result for result in found if (result.row.arm, result.row.replicate, result.row.rewind) == ("ticket", 0, step)
-    ]
+def _survivors(results: Results) -> list[tuple[float, list[list[float]]]]:
+    step = min((result.row.rewind for result in results.rows), default=0)  # one search: that of the first rewind step
+    place = ("ticket", 0, step)
+    tickets = [one for one in results.rows if (one.row.arm, one.row.replicate, one.row.rewind) == place]
     spread = sorted({round(place * (len(tickets) - 1) / (IMAGES - 1)) for place in range(IMAGES)}) if tickets else []
     images = []
-    for result in (tickets[place] for place in spread):
-        mask = result.row.run.mask
-        if not isinstance(mask, Prune) or not store.has(mask):
+    for ticket in (tickets[place] for place in spread):
+        mask = ticket.row.run.mask
+        if not isinstance(mask, Prune) or not results.store.has(mask):
             continue
-        first = next(iter(store.alive(mask).values()))
-        alive = input_survivors(first, wanted.experiment.spec.facts.shape)
+        first = next(iter(results.store.alive(mask).values()))
+        alive = input_survivors(first, results.experiment.spec.facts.shape)
         if alive is not None and float(alive.mean()) > 0:
-            images.append((result.values["density"], (alive / alive.mean()).tolist()))
+            images.append((ticket.values["density"], (alive / alive.mean()).tolist()))
     return images
 
 
-def _page(
-    wanted: Plan,
-    store: Store,
-    found: Sequence[Result],
-    judged: Sequence[Verdict],
-    answers: Sequence[Finding],
-    drawn: Sequence[tuple[str, str, str]],
-    records: Sequence[dict[str, Any]],
-) -> str:
-    experiment = wanted.experiment
+def _page(results: Results, drawn: Sequence[tuple[str, str, str]]) -> str:
+    experiment, count, whole = results.experiment, len(results.rows), len(results.plan.rows)
     state = (
         ""
-        if len(found) == len(wanted.rows)
-        else f"<p class=partial>{len(found)} of {len(wanted.rows)} trainings are done, "
-        "the rest is not in this report.</p>"
+        if count == whole
+        else f"<p class=partial>{count} of {whole} trainings are done, the rest is not in this report.</p>"
     )
-    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(wanted, found, judged, store))
+    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in results.sentences)
     pictures = "".join(
         f"<figure id={name}>{svg}<figcaption>{html.escape(caption)} "
         f"<a href='figures/{name}.png'>PNG</a> <a href='figures/{name}.svg'>SVG</a></figcaption></figure>"
         for name, svg, caption in drawn
     )
-    title = f"{experiment.name}: {network(found)}"
+    title = f"{experiment.name}: {results.network}"
     spec = json.dumps(experiment.record, indent=1)
     return f"""<!doctype html>
 <html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
@@ -106,32 +83,32 @@ def _page(
 <p class=about>{html.escape(experiment.spec.about)}</p>
 {state}
 <h2>Verdict</h2>
-<ul>{said}</ul>
-{_studies(answers, experiment.members.studies)}
+<ul>{sentences}</ul>
+{_studies(results.findings, experiment.members.studies)}
 <h2>Figures</h2>
 {pictures}
 <h2>Table</h2>
-<p>{_told(experiment.spec.verdict.at)}
+<p>{_told(results.at)}
 Each single training is in <a href=table.csv>table.csv</a>.</p>
-{_table(found, judged, experiment.spec.verdict.at)}
+{_table(results)}
 <h2>Why each verdict</h2>
-{_reasons(judged, criteria(wanted).accuracy_margin, criteria(wanted).paced)}
+{_reasons(results.verdicts, results.criteria)}
 <h2>Spec</h2>
 <details open><summary>Every value, defaults too</summary><pre>{html.escape(spec)}</pre></details>
 <h2>How it came about</h2>
-{_environment(wanted, store, found)}
+{_environment(results)}
 </main></html>
 """
 
 
-def _studies(answers: Sequence[Finding], studies: Mapping[str, Study]) -> str:
+def _studies(findings: Sequence[Finding], studies: Mapping[str, Study]) -> str:
     """What studies found, that which a person wants first in sight."""
-    first, rest = ([each for each in answers if each.headline is headline] for headline in (True, False))
+    first, rest = ([each for each in findings if each.headline is headline] for headline in (True, False))
     told, more = ("".join(f"<li>{html.escape(each.sentence)}</li>" for each in some) for some in (first, rest))
     about = "; ".join(study.rest for study in studies.values() if any(each.study == study.name for each in rest))
     summary = f"<summary>{len(rest)} more: {html.escape(about)}</summary>"
     folded = f"<details>{summary}<ul>{more}</ul></details>" if rest else ""
-    return f"<h2>Studies</h2><ul>{told}</ul>{folded}" if answers else ""
+    return f"<h2>Studies</h2><ul>{told}</ul>{folded}" if findings else ""
 
 
 def _told(at: str) -> str:
@@ -140,16 +117,16 @@ def _told(at: str) -> str:
     return f"Test accuracy (%) {where}, mean (smallest - largest){steps}"
 
 
-def _table(found: Sequence[Result], judged: Sequence[Verdict], at: str) -> str:
-    arms = arms_of(found)
-    words = {(verdict.rewind, verdict.level): verdict for verdict in judged}
-    places = sorted({(result.row.rewind, result.row.level) for result in found})
+def _table(results: Results) -> str:
+    arms = results.arms
+    words = {(verdict.rewind, verdict.level): verdict for verdict in results.verdicts}
+    places = sorted({(result.row.rewind, result.row.level) for result in results.rows})
     several = len({rewind for rewind, _ in places}) > 1
     rows = []
     for rewind, level in places:
-        here = [result for result in found if (result.row.rewind, result.row.level) == (rewind, level)]
+        here = [result for result in results.rows if (result.row.rewind, result.row.level) == (rewind, level)]
         groups = [[result for result in here if level == 0 or result.row.arm == arm] for arm in arms]
-        cells = "".join(_cell(group, at) for group in groups)
+        cells = "".join(_cell(group, results.at) for group in groups)
         density = mean(result.values["density"] for result in here)
         verdict = words.get((rewind, level))
         word = _word(verdict) if verdict else f"<td>{'dense' if level == 0 else ''}"
@@ -173,13 +150,13 @@ def _cell(group: Sequence[Result], at: str) -> str:
     return f"<td>{mean(accuracies):.2f} <small>({min(accuracies):.2f} - {max(accuracies):.2f})</small>{pace}"
 
 
-def _reasons(judged: Sequence[Verdict], margin: float, paced: bool) -> str:
+def _reasons(verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     lines = []
-    several = len({verdict.rewind for verdict in judged}) > 1
-    for verdict in judged:
+    several = len({verdict.rewind for verdict in verdicts}) > 1
+    for verdict in verdicts:
         controls = "; ".join(
             f"ticket minus {html.escape(control.against)}: accuracy {points(control.accuracy)} points"
-            + (f", early stop {whole(control.steps)} steps" if paced else "")
+            + (f", early stop {whole(control.steps)} steps" if criteria.paced else "")
             + f" ({control.result}; Holm: {control.result_holm})"
             for control in verdict.controls
         )
@@ -189,14 +166,14 @@ def _reasons(judged: Sequence[Verdict], margin: float, paced: bool) -> str:
         )
     return (
         f"<div class=wide><table class=reasons><thead><tr><th>{'rewind step: ' if several else ''}density<th>verdict"
-        f"<th>against the dense network (margin {100 * margin:g} points)"
+        f"<th>against the dense network (margin {100 * criteria.accuracy_margin:g} points)"
         "<th>ticket against its controls (the level by itself; then with Holm's correction for all levels)"
         f"<tbody>{''.join(lines)}</table></div>"
     )
 
 
-def _environment(wanted: Plan, store: Store, found: Sequence[Result]) -> str:
-    provenances = [store.provenance(result.row.run) for result in found]
+def _environment(results: Results) -> str:
+    provenances = [result.how for result in results.rows]
     names = ("tombola", "git", "torch", "python", "machine", "device", "threads", "engine")
     lines = [
         f"<tr><td>{name}<td>{html.escape(_several(Counter(str(each.get(name)) for each in provenances)))}"
@@ -204,9 +181,11 @@ def _environment(wanted: Plan, store: Store, found: Sequence[Result]) -> str:
     ]
     seconds = sum(each["seconds"] for each in provenances)
     memory = max((each["peak_memory_mb"] or 0 for each in provenances), default=0)
-    lines.append(f"<tr><td>training time<td>{duration(seconds)} in all, {len(found)} trainings")
+    lines.append(f"<tr><td>training time<td>{duration(seconds)} in all, {len(results.rows)} trainings")
     lines.append(f"<tr><td>peak memory of a worker<td>{memory:.0f} MB")
-    lines.append(f"<tr><td>runs<td>{len(wanted.runs)} in the plan; keys and seeds of each in the store's outcome.json")
+    lines.append(
+        f"<tr><td>runs<td>{len(results.plan.runs)} in the plan; keys and seeds of each in the store's outcome.json"
+    )
     return f"<table>{''.join(lines)}</table>"
 
 

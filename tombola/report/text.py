@@ -18,11 +18,11 @@ from rich.table import Table
 from tombola.data.folder import counted
 from tombola.lab.plan import Plan
 from tombola.lab.queue import Event
-from tombola.lab.results import ACCURACY, COLUMNS, Result, network, weights_of
+from tombola.lab.results import COLUMNS, Result, Results
 from tombola.lab.row import Row
 from tombola.lab.runs import Run
-from tombola.lab.studies import Finding, Question
-from tombola.study.verdict import Criteria, Verdict, contrast_record, contrasts, record
+from tombola.lab.studies import Question
+from tombola.study.verdict import contrast_record, contrasts, record
 
 if TYPE_CHECKING:  # it needs torch, which takes two seconds to import
     from torch import Tensor
@@ -35,26 +35,19 @@ LINE_EVERY_S = 5
 _TROUBLE = {"failed": "failed", "retried": "tried once more", "apart": "not in a stack but one by one"}
 
 
-def arms_of(found: Sequence[Result]) -> list[str]:
-    """The arms that have results beside the dense one, in the plan's order; the dense one where there is no other."""
-    return list(dict.fromkeys(result.row.arm for result in found if result.row.arm != "dense")) or ["dense"]
-
-
-def summary_table(
-    found: Sequence[Result], verdicts: Sequence[Verdict], at: str = "early-stop", width: int | None = None
-) -> Table:
+def summary_table(results: Results, width: int | None = None) -> Table:
     """One line per rewind step and level: density, each arm's mean test accuracy, its mean early stop, the verdict.
 
-    Accuracies are those that the verdict is about, `at` the early stop or at the end, where no stop is shown. Where
+    Accuracies are those that the verdict is about; where they are those at the end of training no stop is shown. Where
     `width` characters do not hold all, the last columns of early stops are left out, then those of accuracies, and a
     line below names them.
     """
-    arms, stops = arms_of(found), arms_of(found) if at == "early-stop" else []
-    table, left_out = _summary_table(found, verdicts, at, arms, stops), list[str]()
+    arms, stops = results.arms, results.arms if results.at == "early-stop" else []
+    table, left_out = _summary_table(results, arms, stops), list[str]()
     while width and len(arms) > 1 and _width(table) > width:
         left_out.insert(0, f"{stops[-1]} stop" if stops else f"{arms[-1]} acc.")
         arms, stops = (arms, stops[:-1]) if stops else (arms[:-1], stops)
-        table = _summary_table(found, verdicts, at, arms, stops)
+        table = _summary_table(results, arms, stops)
     if left_out:
         table.caption, table.caption_justify = f"No room for {', '.join(left_out)}: `tombola table` has all.", "left"
     return table
@@ -64,25 +57,23 @@ def _width(table: Table) -> int:
     return Console(width=10_000).measure(table).maximum
 
 
-def _summary_table(
-    found: Sequence[Result], verdicts: Sequence[Verdict], at: str, arms: Sequence[str], stops: Sequence[str]
-) -> Table:
-    words = {(verdict.rewind, verdict.level): verdict.label for verdict in verdicts}
-    places = sorted({(result.row.rewind, result.row.level) for result in found})
+def _summary_table(results: Results, arms: Sequence[str], stops: Sequence[str]) -> Table:
+    rows, words = results.rows, {(verdict.rewind, verdict.level): verdict.label for verdict in results.verdicts}
+    places = sorted({(result.row.rewind, result.row.level) for result in rows})
     several = len({rewind for rewind, _ in places}) > 1
-    table = Table(title=network(found), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    table = Table(title=results.network, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     names = [*(["rewind\nstep"] if several else []), "level", "dens-\nity %", *(f"{arm}\nacc. %" for arm in arms)]
     for name in (*names, *(f"{arm}\nstop" for arm in stops)):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for rewind, level in places:
-        here = [result for result in found if (result.row.rewind, result.row.level) == (rewind, level)]
+        here = [result for result in rows if (result.row.rewind, result.row.level) == (rewind, level)]
         groups = [[result for result in here if level == 0 or result.row.arm == arm] for arm in arms]
         table.add_row(
             *([f"{rewind:,}"] if several else []),
             str(level),
             f"{100 * mean(result.values['density'] for result in here):.1f}",
-            *(_mean(group, ACCURACY[at], 100, ".2f") for group in groups),
+            *(_mean(group, results.accuracy, 100, ".2f") for group in groups),
             *(_mean(group, "early_stop_step", 1, ",.0f") for group in groups[: len(stops)]),
             words.get((rewind, level), "dense" if level == 0 else ""),
         )
@@ -114,28 +105,39 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def verdict_json(
-    experiment: str, found: Sequence[Result], verdicts: Sequence[Verdict], said: Sequence[str], criteria: Criteria
-) -> str:
+def verdict_json(results: Results) -> str:
     """The verdict for programs: per level the paired differences with intervals, n, the word, the reason."""
+    verdicts, criteria = results.verdicts, results.criteria
     content = {
-        "experiment": experiment,
-        "network": network(found),
-        "model": found[0].row.run.recipe.model,
-        "weights": weights_of(found),
+        "experiment": results.experiment.name,
+        "network": results.network,
+        "model": results.rows[0].row.run.recipe.model,
+        "weights": results.weights,
         "method": "paired differences, Student t interval",
         "criteria": asdict(criteria),
-        "sentences": list(said),
+        "sentences": results.sentences,
         "contrasts": [contrast_record(contrast, criteria.metric) for contrast in contrasts(verdicts, criteria)],
         "levels": [record(verdict, criteria.metric) for verdict in verdicts],
     }
     return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
-def findings_json(experiment: str, found: Sequence[Finding], lacking: Sequence[str]) -> str:
+def verdict_text(results: Results) -> str:
+    """The verdict for people: a line for each rewind step and level, and what they come to in sentences."""
+    verdicts = results.verdicts
+    several, width = len({one.rewind for one in verdicts}) > 1, max((len(one.label) for one in verdicts), default=0)
+    steps = [f"k = {one.rewind:<7,}  " if several else "" for one in verdicts]
+    lines = [
+        f"{step}{one.density:>7.1%}  {one.label:<{width}}  {one.reason}"
+        for step, one in zip(steps, verdicts, strict=True)
+    ]
+    return "\n".join([f"{results.experiment.name}: {results.network}", "", *lines, "", *results.sentences])
+
+
+def findings_json(results: Results) -> str:
     """What the studies found, for programs: each with its numbers, intervals, verdict and sentence; what is lacking."""
-    content = [{"study": finding.study, "sentence": finding.sentence, **finding.values} for finding in found]
-    whole = {"experiment": experiment, "lacking": list(lacking), "findings": _finite(content)}
+    findings = [{"study": one.study, "sentence": one.sentence, **one.values} for one in results.findings]
+    whole = {"experiment": results.experiment.name, "lacking": results.unanswered, "findings": _finite(findings)}
     return json.dumps(whole, indent=1, allow_nan=False)
 
 

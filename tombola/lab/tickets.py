@@ -1,0 +1,123 @@
+"""The ticket, and the trained network, of a level and a replicate of a plan, out of its finished runs."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tombola.errors import BadInput, StoreError
+from tombola.lab.kinds import Init, Train
+from tombola.lab.plan import Plan
+from tombola.lab.replicate import Replicate
+from tombola.lab.runs import Run
+from tombola.lab.store import Store
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tombola.mask import Mask
+    from tombola.ticket import Ticket
+
+
+def ticket_of(plan: Plan, store: Store, level: int, replicate: int) -> "Ticket":
+    """The ticket of a level and a replicate: its mask, and the weights that its survivors return to.
+
+    Raises:
+        BadInput: the experiment has no such level or replicate.
+        StoreError: the runs that it is made of are not finished.
+    """
+    from tombola.ticket import Seed, Ticket
+
+    spec = plan.experiment.spec
+    if not plan.experiment.members.methods[spec.method].rewinds:
+        raise BadInput(
+            where="method",
+            expected="one that rewinds to early weights",
+            found=spec.method,
+            todo="Its levels go on from trained weights: there is no ticket to write.",
+        )
+    run = _training(plan, level, replicate)
+    _need(run.inputs, plan, store, level, replicate)
+    start = store.weights(run.start)
+    model, alive = _network(plan, store, run)
+    how = store.provenance(run.mask or run.start)
+    origin = {
+        "experiment": plan.experiment.name,
+        "key": run.key,
+        "keys": {"start": run.start.key, **({"mask": run.mask.key} if run.mask else {})},
+        "model": spec.recipe.model,
+        "data": spec.recipe.data,
+        "data_fingerprint": run.data_fingerprint,
+        "method": spec.method,
+        "level": level,
+        "replicate": replicate,
+        "rewind": f"{run.begin}it",
+        "density": alive.density,
+        "recipe": spec.recipe.model_dump(mode="json"),
+        "made": how.get("finished"),
+        "versions": {name: how[name] for name in ("tombola", "git", "torch", "machine") if how.get(name)},
+    }
+    seed, network = None, Replicate(spec, replicate).network
+    if isinstance(run.start, Init) and network.checkpoint is None:
+        seed = Seed(network.model, network.shape, network.classes, run.start.init, run.start.init_seed)
+    return replace(Ticket.of(model, alive, start, origin), seed=seed)
+
+
+def trained_of(plan: Plan, store: Store, level: int, replicate: int) -> "tuple[nn.Module, Mask, Train]":
+    """The network of a level and a replicate with its weights at the end of its training, its mask, and that training.
+
+    Raises:
+        BadInput: the experiment has no such level or replicate.
+        StoreError: the training is not finished.
+    """
+    from tombola import weights
+
+    run = _training(plan, level, replicate)
+    _need([run], plan, store, level, replicate)
+    model, alive = _network(plan, store, run)
+    weights.put(model, store.weights(run))
+    return model, alive, run
+
+
+def _training(plan: Plan, level: int, replicate: int) -> Train:
+    """The training of the ticket, or at level 0 of the dense network."""
+    spec = plan.experiment.spec
+    if len(spec.rewind) > 1:
+        raise BadInput(
+            where="rewind",
+            expected="one step",
+            found=", ".join(map(str, spec.rewind)),
+            todo=f"--set rewind={spec.rewind[0]} picks one of them.",
+        )
+    if not 0 <= level <= spec.levels:
+        raise BadInput(
+            where="--level", expected=f"0 to {spec.levels}", found=str(level), todo="Level 0 is the dense network."
+        )
+    if not 0 <= replicate < spec.replicates:
+        raise BadInput(
+            where="--replicate",
+            expected=f"0 to {spec.replicates - 1}",
+            found=str(replicate),
+            todo="Replicates count from 0.",
+        )
+    arm = "ticket" if level else "dense"
+    return next(row.run for row in plan.rows if (row.arm, row.level, row.replicate) == (arm, level, replicate))
+
+
+def _need(runs: Iterable[Run], plan: Plan, store: Store, level: int, replicate: int) -> None:
+    for needed in runs:
+        if not store.has(needed):
+            raise StoreError(
+                where=str(store.root),
+                expected=f"the finished runs of level {level} and replicate {replicate}",
+                found=f"no {needed.key}",
+                todo=f"`tombola run {plan.experiment.asked_by}` makes them; give the same --set and --store here.",
+            )
+
+
+def _network(plan: Plan, store: Store, run: Train) -> "tuple[nn.Module, Mask]":
+    """The network that is trained, whatever its weights, and what lives of it."""
+    from tombola import models, prunable
+
+    facts, recipe = plan.experiment.spec.facts, run.recipe
+    model = models.build(recipe.model, facts.shape, facts.classes, recipe.init, init_seed=0)
+    return model, store.mask(run.mask) if run.mask else prunable.full(model)

@@ -3,7 +3,7 @@
 To add one: write a file like `overlap`, which needs no run of its own, or like `stability`, and name its `STUDY` here.
 """
 
-from tombola.lab.studies import connectivity, overlap, stability
+from tombola.lab.studies import checks, connectivity, overlap, stability
 from tombola.lab.studies.study import (
     Answer,
     Evidence,
@@ -13,6 +13,9 @@ from tombola.lab.studies.study import (
     Setting,
     Study,
     asked,
+    by_replicate,
+    grouped,
+    rewound,
     study_table,
 )
 
@@ -28,5 +31,9 @@ __all__ = [
     "Setting",
     "Study",
     "asked",
+    "by_replicate",
+    "checks",
+    "grouped",
+    "rewound",
     "study_table",
 ]

@@ -156,7 +156,7 @@ def figures(findings: Sequence[Connected], marks: Marks) -> dict[str, Figure]:
         "intervals over initialisations. Below the dashed line, 2 points, a network counts as stable."
     )
     of_test = [finding for finding in findings if finding.on == "test"]
-    drawn = {"connectivity": Figure(_lines(of_test), lines)} if of_test else {}
+    drawn = {"connectivity": Figure(_lines(of_test), lines)}
     if len({finding.rewind for finding in of_test}) > 1:
         drawn["barriers"] = Figure(_barriers(of_test), barriers)
     return drawn
@@ -243,7 +243,7 @@ STUDY = Study(
     figures=figures,
     faults=faults,
     about="How high does the error rise between two trainings from one start in other data orders?",
-    paper="Linear Mode Connectivity and the Lottery Ticket Hypothesis (Frankle, Dziugaite, Roy & Carbin)",
+    paper="[Linear Mode Connectivity](https://arxiv.org/abs/1912.05671)",
     year=2020,
     rest="errors on training images, running statistics interpolated",
     example="study.connectivity.levels=0,5",

@@ -84,7 +84,7 @@ def figures(findings: Sequence[Alike], marks: Marks) -> dict[str, Figure]:
         "How far the masks of different replicates' tickets overlap in each layer (bars), and how far masks of "
         "that size do by chance (ticks)."
     )
-    return {"overlap": Figure(_bars(findings, marks["ticket"].colour), caption)} if findings else {}
+    return {"overlap": Figure(_bars(findings, marks["ticket"].colour), caption)}
 
 
 def _bars(findings: Sequence[Alike], colour: str) -> dict[str, Any]:
@@ -115,7 +115,7 @@ STUDY = Study(
     figures=figures,
     faults=faults,
     about="How far do the masks of two replicates' tickets overlap in each layer, and how far would they by chance?",
-    paper="How Many Winning Tickets Are There in One DNN? (Grosse & Backes)",
+    paper="[How Many Winning Tickets Are There in One DNN?](https://arxiv.org/abs/2006.07014)",
     year=2020,
     example="study.overlap.levels=5",
 )

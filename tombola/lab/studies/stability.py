@@ -122,7 +122,7 @@ def figures(findings: Sequence[Stable], marks: Marks) -> dict[str, Figure]:
         "How far apart trainings end over the surviving weights, tickets beside random masks with the same "
         "layer-wise counts: from the dense network (pruning), and from each other (data order)."
     )
-    return {"stability": Figure(_bars(findings, marks), caption)} if findings else {}
+    return {"stability": Figure(_bars(findings, marks), caption)}
 
 
 def _bars(findings: Sequence[Stable], marks: Marks) -> dict[str, Any]:
@@ -158,7 +158,7 @@ STUDY = Study(
     figures=figures,
     faults=faults,
     about="Do tickets end where the dense network ends, and twice in the same place, more than random masks do?",
-    paper="Stabilizing the Lottery Ticket Hypothesis (Frankle, Dziugaite, Roy & Carbin)",
+    paper="[Stabilizing the Lottery Ticket Hypothesis](https://arxiv.org/abs/1903.01611)",
     year=2019,
     example="study.stability.levels=5",
 )

@@ -219,7 +219,7 @@ class Study:
         table: the model of that table; the study is asked for where the spec has it.
         questions: what is asked in one replicate at one rewind step, given the table and the series of its tickets.
         findings: what it finds, given the table and the evidence.
-        figures: name -> figure of its findings, given these and the marks of the arms by name.
+        figures: name -> figure of its findings, given these, one at least, and the marks of the arms by name.
         faults: what cannot be of a table whose fields are allowed one by one.
         about: one sentence on what it asks.
         paper, year: where it comes from.
@@ -233,8 +233,8 @@ class Study:
     questions: Callable[[Any, Series], Iterable[Question]]
     findings: Callable[[Any, Evidence], Iterable[Finding]]
     about: str
-    paper: str
-    year: int
+    paper: str = ""
+    year: int | None = None
     figures: Callable[[Sequence[Any], Marks], dict[str, Figure]] = no_figures
     faults: Callable[[Any, Setting], Iterable[Fault]] = no_faults
     rest: str = ""

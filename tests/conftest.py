@@ -5,11 +5,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from torch import Tensor, nn
 
 from tombola.data import cifar10_jpeg
 from tombola.data.mnist import FILES
@@ -33,6 +35,56 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+class _Named(nn.Linear):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.tag = "first"
+
+
+class _Scaled(nn.Linear):
+    def forward(self, values: Tensor) -> Tensor:
+        return 2 * super().forward(values)
+
+
+class _Shadow:
+    def __init__(self, model: nn.Module) -> None:
+        self.shadow = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    def update(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            self.shadow[name].lerp_(parameter.detach(), 0.2)
+
+    def table(self) -> dict[str, Tensor]:
+        return self.shadow
+
+    def begin(self, model: nn.Module) -> None:
+        """Where it ended, as a mapping of the model's names says what it is."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shadow": self.shadow, "decay": 0.8}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.shadow = {name: value.clone() for name, value in state["shadow"].items()}
+
+
+@pytest.fixture
+def named() -> type[nn.Linear]:
+    """A subclass of a linear layer that adds nothing to what is computed."""
+    return _Named
+
+
+@pytest.fixture
+def scaled() -> type[nn.Linear]:
+    """A subclass of a linear layer that computes something else."""
+    return _Scaled
+
+
+@pytest.fixture
+def shadow() -> type[_Shadow]:
+    """An average as everybody writes it: a dict of tensors, which are wherever those are that it is given."""
+    return _Shadow
 
 
 @pytest.fixture

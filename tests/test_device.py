@@ -186,42 +186,25 @@ def test_on_another_device_everything_is_as_on_the_cpu(recipe: str, tmp_path: Pa
     spawn(on_both, (recipe, tmp_path), nprocs=1)
 
 
-def test_a_search_and_its_forms_are_there_as_on_the_cpu(tmp_path: Path) -> None:
+def test_a_search_and_its_forms_are_there_as_on_the_cpu(tmp_path: Path, shadow: Any) -> None:
     """Around a loop of one's own: rewound with all its state, averages included, and proved where the model is."""
-    spawn(searched_on_both, (tmp_path,), nprocs=1)
+    spawn(searched_on_both, (tmp_path, shadow), nprocs=1)
 
 
-def searched_on_both(rank: int, folder: Path) -> None:
+def searched_on_both(rank: int, folder: Path, shadow: Any) -> None:
     made_up()
-    here = searched("cpu", folder / "here")
+    here = searched("cpu", folder / "here", shadow)
     with Elsewhere():
-        there = searched(DEVICE, folder / "there")
+        there = searched(DEVICE, folder / "there", shadow)
     close(here, there)
 
 
-class Shadow:
-    """An average as everybody writes it, which puts what it is given wherever that is."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.shadow = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-    def update(self, model: nn.Module) -> None:
-        for name, parameter in model.named_parameters():
-            self.shadow[name].lerp_(parameter.detach(), 0.2)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"shadow": self.shadow}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.shadow = dict(state["shadow"])
-
-
-def searched(device: str, path: Path) -> dict[str, Any]:
+def searched(device: str, path: Path, shadow_of: Any) -> dict[str, Any]:
     """All that a search gives, as numbers."""
     torch.manual_seed(3)
     images, labels = torch.rand(90, 12), torch.arange(90) % 4
     model = nn.Sequential(nn.Linear(12, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 4)).to(device)
-    average, shadow = copy.deepcopy(model), Shadow(model)
+    average, shadow = copy.deepcopy(model), shadow_of(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.5)
     options: dict[str, Any] = {"levels": 2, "rate": {"0.*": 0.6, "*": 0.3}, "rewind": "2it"}

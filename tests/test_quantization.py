@@ -186,24 +186,11 @@ def test_compacted_models_are_quantised(name: str) -> None:
     } == {torch.int8}
 
 
-class Named(nn.Linear):
-    """A subclass that adds nothing to what is computed."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs)
-        self.tag = "first"
-
-
-class Scaled(nn.Linear):
-    """A subclass that computes something else."""
-
-    def forward(self, values: Tensor) -> Tensor:
-        return 2 * super().forward(values)
-
-
-def test_a_subclass_that_adds_nothing_is_quantised_as_its_base_and_one_with_a_forward_of_its_own_is_not() -> None:
-    model = nn.Sequential(Named(6, 5), nn.ReLU(), Scaled(5, 4), type("Conv", (nn.Conv2d,), {})(1, 1, 1))
-    assert [type(layer) for layer in quantize(model).children()] == [QuantisedLinear, nn.ReLU, Scaled, QuantisedConv2d]
+def test_a_subclass_that_adds_nothing_is_quantised_as_its_base_and_one_with_a_forward_of_its_own_is_not(
+    named: type[nn.Linear], scaled: type[nn.Linear]
+) -> None:
+    model = nn.Sequential(named(6, 5), nn.ReLU(), scaled(5, 4), type("Conv", (nn.Conv2d,), {})(1, 1, 1))
+    assert [type(layer) for layer in quantize(model).children()] == [QuantisedLinear, nn.ReLU, scaled, QuantisedConv2d]
 
 
 @pytest.mark.parametrize("layer", [nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), nn.Conv1d(4, 6, 5)])

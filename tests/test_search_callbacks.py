@@ -45,6 +45,24 @@ def check(
     assert search.mask(1).counts == {name: (size + 1) // 2 for name, size in search.mask(0).counts.items()}
 
 
+def linear_module(lr: float = 0.1) -> Any:
+    """A class of Lightning's that trains one linear layer by SGD."""
+    import lightning.pytorch as lightning
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(6, 3)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=lr)
+
+    return Module
+
+
 @pytest.mark.parametrize("k", [0, 3])
 def test_lightning_fits_level_by_level(k: int, tmp_path: Path) -> None:  # M1 R1 R5 R8 R9
     pytest.importorskip("lightning")
@@ -169,14 +187,7 @@ def test_lightning_goes_on_after_a_crash_and_wants_a_trainer_for_every_level(tmp
 
     from tombola.callbacks.lightning import Tickets
 
-    class Module(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = nn.Linear(6, 3)
-
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return functional.cross_entropy(self.net(batch[0]), batch[1])
-
+    class Module(linear_module()):  # type: ignore[misc]
         def configure_optimizers(self) -> Any:
             return torch.optim.Adam(self.parameters(), lr=0.01)
 
@@ -247,19 +258,9 @@ def test_other_weights_in_the_tickets_place_are_not_measured(first: bool, tmp_pa
 
     from tombola.callbacks.lightning import Tickets
 
-    class Module(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = nn.Linear(6, 3)
-
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return functional.cross_entropy(self.net(batch[0]), batch[1])
-
+    class Module(linear_module(lr=0.01)):  # type: ignore[misc]
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             self.log("accuracy", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.01)
 
     class Average(lightning.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
@@ -293,22 +294,12 @@ def test_the_best_checkpoint_of_lightning_is_the_tickets(tmp_path: Path) -> None
 
     from tombola.callbacks.lightning import Tickets
 
-    class Module(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = nn.Linear(6, 3)
-
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            return functional.cross_entropy(self.net(batch[0]), batch[1])
-
+    class Module(linear_module()):  # type: ignore[misc]
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             self.log("worse", float(self.global_step))
 
         def test_step(self, batch: Any, batch_idx: int) -> None:
             tested.append(weights.of(self.net))
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
 
     tested: list[dict[str, Tensor]] = []
     dataset = torch.utils.data.TensorDataset(INPUTS, LABELS)

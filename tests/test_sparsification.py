@@ -877,30 +877,17 @@ def test_several_threads_give_what_one_gives(data: st.DataObject) -> None:
     assert torch.equal(shared[0], alone[0]) and torch.equal(shared[1], alone[1])
 
 
-class Named(nn.Linear):
-    """A subclass that adds nothing to what is computed."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs)
-        self.tag = "first"
-
-
-class Scaled(nn.Linear):
-    """A subclass that computes something else."""
-
-    def forward(self, values: Tensor) -> Tensor:
-        return 2 * super().forward(values)
-
-
 @pytest.mark.parametrize("fork", [False, True], ids=["one graph", "one by one"])
-def test_a_subclass_that_adds_nothing_is_sparse_and_one_with_a_forward_of_its_own_is_not(fork: bool) -> None:
+def test_a_subclass_that_adds_nothing_is_sparse_and_one_with_a_forward_of_its_own_is_not(
+    fork: bool, named: type[nn.Linear], scaled: type[nn.Linear]
+) -> None:
     class Model(nn.Sequential):
         def forward(self, values: Tensor) -> Tensor:
             for layer in self:
                 values = layer(values)
             return -values if fork and values.sum() > 1e9 else values
 
-    model = Model(Named(6, 5), nn.ReLU(), Scaled(5, 4), nn.ReLU(), Named(4, 3))
+    model = Model(named(6, 5), nn.ReLU(), scaled(5, 4), nn.ReLU(), named(4, 3))
     found = sparsify(model, randn(3, 6), everywhere=True)
     kinds = [type(module).__name__ for module in found.modules()]
     assert kinds.count("SparseChain") == 2 and "Named" not in kinds

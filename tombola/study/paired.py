@@ -16,25 +16,22 @@ MOST = 1000  # replicates: whoever would need more will not be helped by the num
 
 
 @dataclass(frozen=True)
-class Difference:
+class Estimate:
+    """A mean over n replicates, its interval at some confidence, and the p-value of what it would be by chance."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    p: float = 1.0
+
+
+class Difference(Estimate):
     """The mean of n paired differences, its interval (infinite where n = 1), and the p-value of no difference."""
 
-    mean: float
-    low: float
-    high: float
-    n: int
-    p: float = 1.0
 
-
-@dataclass(frozen=True)
-class Ratio:
+class Ratio(Estimate):
     """The geometric mean of n paired ratios, its interval (0 to infinity where n = 1), and the p-value of ratio 1."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    p: float = 1.0
 
 
 def paired(differences: Sequence[float], confidence: float, grain: float = 0.0) -> Difference:

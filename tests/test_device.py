@@ -6,18 +6,18 @@ go from one to the other. What they compute is the CPU's arithmetic.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 import tombola
 from tombola import cash
@@ -97,28 +97,52 @@ class Elsewhere(TorchDispatchMode):
 
 
 def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    leaves = list(_leaves((args, kwargs)))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     there = [tensor for tensor in tensors if isinstance(tensor, There)]
     here = [tensor for tensor in tensors if not isinstance(tensor, There)]
     # Numbers of no dimension are let through, as torch does for most of its functions.
     if there and function not in _COPIES and any(tensor.dim() for tensor in here):
         shapes = [(tuple(tensor.shape), str(tensor.device)) for tensor in tensors]
         raise RuntimeError(f"{function}: expected all tensors to be on the same device, found {shapes}")
-    asked = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
+    asked = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
     onto_it = asked[0].type == NAME if asked else bool(there)
-    inner_args, inner_kwargs = tree_map(
-        lambda leaf: leaf.held if isinstance(leaf, There) else CPU if isinstance(leaf, torch.device) else leaf,
-        (args, dict(kwargs)),
-    )
-    made = function(*inner_args, **inner_kwargs)
+    made = function(*_mapped(_inner, args), **_mapped(_inner, dict(kwargs)))
     if function is torch.ops.aten.copy_.default:
         return args[0]
     known: dict[int, Tensor] = {id(tensor.held): tensor for tensor in there if onto_it}
     if not asked:  # what goes from one to the other is another tensor there
         known |= {id(tensor): tensor for tensor in here}
-    return tree_map(
-        lambda leaf: known.get(id(leaf), There(leaf) if onto_it else leaf) if isinstance(leaf, Tensor) else leaf, made
-    )
+
+    def outer(leaf: Any) -> Any:
+        return known.get(id(leaf), There(leaf) if onto_it else leaf) if isinstance(leaf, Tensor) else leaf
+
+    return _mapped(outer, made)
+
+
+def _inner(leaf: Any) -> Any:
+    return leaf.held if isinstance(leaf, There) else CPU if isinstance(leaf, torch.device) else leaf
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What arguments consist of; torch's own `tree_leaves` asks far more of each, a hundred thousand times."""
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _leaves(each)
+    elif isinstance(value, Mapping):
+        yield from _leaves(list(value.values()))
+    else:
+        yield value
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, list):
+        return [_mapped(function, each) for each in value]
+    if isinstance(value, tuple):
+        return tuple(_mapped(function, each) for each in value)
+    if isinstance(value, dict):
+        return {name: _mapped(function, each) for name, each in value.items()}
+    return function(value)
 
 
 class _Module(backend_registration._DummyBackendModule if POSSIBLE else object):  # type: ignore[misc]
@@ -128,14 +152,15 @@ class _Module(backend_registration._DummyBackendModule if POSSIBLE else object):
 
 
 def made_up() -> None:
-    """Make the device known to torch - in a process of its own, as all that looks for a device would find it."""
+    """Make the device known to torch."""
     one_thread()
     _setup(NAME, backend_module=_Module())
 
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="this torch has no way to make up a device")
 
-STUDY = {"stability": {"levels": [1]}, "connectivity": {"levels": [1], "orders": 2, "points": 2}}
+CONNECTIVITY = {"connectivity": {"levels": [1], "orders": 2, "points": 2}}
+STUDIES = {"adam": {"stability": {"levels": [1]}, **CONNECTIVITY}, "norms": CONNECTIVITY}  # statistics matter on lines
 RECIPES: dict[str, dict[str, Any]] = {
     "adam": {"model": "lenet-20-10", "optimizer": {"name": "adam", "lr": 1e-2}},
     "convolutions": {"model": "conv-2-w2", "optimizer": {"name": "adamw", "lr": 1e-2}},
@@ -158,13 +183,12 @@ def planned(recipe: str) -> Plan:
         "recipe": whole,
         "prune": {"rate": 0.4, "scope": "global", "keep": ["output"]},
         "evaluate": {"every": "2it", "test_every": "4it"},
-        "study": STUDY if recipe in ("adam", "norms") else {},
+        "study": STUDIES.get(recipe, {}),
     }
     return plan(Experiment(name="tiny", spec=Spec.model_validate(spec)))
 
 
-def refuses(rank: int) -> None:
-    made_up()
+def refuses() -> None:
     with Elsewhere():
         there = torch.ones(2, 3).to(DEVICE)
         assert isinstance(there, There) and isinstance(torch.zeros(2, device=DEVICE), There)
@@ -176,23 +200,33 @@ def refuses(rank: int) -> None:
         assert not isinstance(there.cpu(), There)
 
 
-def test_the_made_up_device_refuses_what_a_gpu_refuses() -> None:
-    spawn(refuses, nprocs=1)
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[ProcessPoolExecutor]:
+    """A process in which torch knows the device, as all that looks for one would find it here."""
+    with ProcessPoolExecutor(1, get_context("spawn"), made_up) as process:
+        yield process
+
+
+def test_the_made_up_device_refuses_what_a_gpu_refuses(elsewhere: ProcessPoolExecutor) -> None:
+    elsewhere.submit(refuses).result()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_on_another_device_everything_is_as_on_the_cpu(recipe: str, tmp_path: Path) -> None:  # S12
+def test_on_another_device_everything_is_as_on_the_cpu(  # S12
+    recipe: str, tmp_path: Path, elsewhere: ProcessPoolExecutor
+) -> None:
     """One by one, and in stacks."""
-    spawn(on_both, (recipe, tmp_path), nprocs=1)
+    elsewhere.submit(on_both, recipe, tmp_path).result()
 
 
-def test_a_search_and_its_forms_are_there_as_on_the_cpu(tmp_path: Path, shadow: Any) -> None:
+def test_a_search_and_its_forms_are_there_as_on_the_cpu(
+    tmp_path: Path, shadow: Any, elsewhere: ProcessPoolExecutor
+) -> None:
     """Around a loop of one's own: rewound with all its state, averages included, and proved where the model is."""
-    spawn(searched_on_both, (tmp_path, shadow), nprocs=1)
+    elsewhere.submit(searched_on_both, tmp_path, shadow).result()
 
 
-def searched_on_both(rank: int, folder: Path, shadow: Any) -> None:
-    made_up()
+def searched_on_both(folder: Path, shadow: Any) -> None:
     here = searched("cpu", folder / "here", shadow)
     with Elsewhere():
         there = searched(DEVICE, folder / "there", shadow)
@@ -268,8 +302,7 @@ def searched(device: str, path: Path, shadow_of: Any) -> dict[str, Any]:
     }
 
 
-def on_both(rank: int, recipe: str, folder: Path) -> None:
-    made_up()
+def on_both(recipe: str, folder: Path) -> None:
     for together in (False, True):
         compare(planned(recipe), together, folder / str(together))
 

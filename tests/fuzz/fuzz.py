@@ -1,8 +1,8 @@
-"""Random inputs at every door: `python tests/fuzz/fuzz.py DOOR SEED CASES`; each door is a function of this file.
+"""Random inputs at every door: `python tests/fuzz/fuzz.py SEED DOOR=CASES ...`; each door is a function of this file.
 
 A case is good if it is taken and right, or refused with the project's own error; it fails if anything else is raised,
 if it takes more than `SECONDS`, or if it asks for more than `ROOM` beyond what the process had before. Its number is
-printed, and `python tests/fuzz/fuzz.py DOOR SEED+NUMBER 1` does it again.
+printed, and `python tests/fuzz/fuzz.py NUMBER DOOR=1` does it again.
 """
 
 import copy
@@ -490,13 +490,17 @@ def late(*_: Any) -> None:
     raise TimeoutError(f"more than {SECONDS} s")
 
 
-def main(door: str, seed: int, cases: int) -> int:
-    torch.set_num_threads(1)
+def bounded() -> None:
+    """From here on the process may ask for no more than `ROOM`."""
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else None
     if pages:
-        limit = pages * resource.getpagesize() + ROOM
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    signal.signal(signal.SIGPROF, late)
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, most))
+
+
+def tried(door: str, seed: int, cases: int) -> int:
+    """How many of the cases at one door fail."""
+    bounded()
     taken = failed = 0
     for number in range(seed, seed + cases):
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -514,9 +518,16 @@ def main(door: str, seed: int, cases: int) -> int:
                 print(f"{door} {number}: {traceback.format_exc(limit=-4)}")
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
-    print(f"{cases} cases, {taken} taken, {cases - taken - failed} refused, {failed} failed")
-    return 1 if failed else 0
+    print(f"{door}: {cases} cases, {taken} taken, {cases - taken - failed} refused, {failed} failed", flush=True)
+    return failed
+
+
+def main(seed: int, counts: dict[str, int]) -> int:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGPROF, late)
+    return 1 if sum([tried(door, seed, cases) for door, cases in counts.items()]) else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    pairs = (each.split("=") for each in sys.argv[2:])
+    raise SystemExit(main(int(sys.argv[1]), {door: int(cases) for door, cases in pairs}))

@@ -176,7 +176,7 @@ class Spec(Value):
 
 def spec_model(members: Members) -> type[Spec]:
     """The model of a spec in which `members` may be named: the studies are fields of its `study` table."""
-    if members.studies == BUILT_IN.studies:
+    if members.studies.keys() == StudySpec.model_fields.keys():
         return Spec
     table = study_table(members.studies)
     fields: dict[str, Any] = {"study": (table, table())}

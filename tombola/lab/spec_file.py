@@ -3,6 +3,7 @@
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +15,6 @@ from tombola.lab.extension import load
 from tombola.lab.members import Members, extended
 from tombola.lab.spec import Experiment, spec_model
 from tombola.lab.spec_checks import contradictions, unknown_names
-from tombola.objective import OBJECTIVES
 from tombola.recipe import Optimizer, Schedule
 
 
@@ -24,7 +24,6 @@ def read(source: str, changes: Iterable[str] = (), extend: Iterable[str | Path] 
     Args:
         source: a preset's name, or the path of a TOML file.
         changes: `path=value` each, like `recipe.length=1000it`; values are written as in TOML, quotes may be left out.
-
         extend: files of members that the spec may name beside the built-in ones, executed here: see `lab.extension`.
 
     Raises:
@@ -51,8 +50,8 @@ def read(source: str, changes: Iterable[str] = (), extend: Iterable[str | Path] 
         # A list of which every element is wrong is not also too short.
         elements = {detail["loc"][:-1] for detail in details if isinstance(detail["loc"][-1], int)}
         real = [detail for detail in details if not (detail["type"] == "too_short" and detail["loc"] in elements)]
-        models = _models(members)
-        raise SpecError(source, [*(_fault(detail, table, models) for detail in real), *unknown_names(table)]) from None
+        known = _Known.of(members)
+        raise SpecError(source, [*(_fault(detail, table, known) for detail in real), *unknown_names(table)]) from None
     faults = list(unknown_names(table)) or list(contradictions(spec, members))
     if faults:
         raise SpecError(source, faults)
@@ -114,42 +113,74 @@ def _undone(changes: Sequence[str]) -> Iterable[Fault]:
                 yield Fault(f"--set {path}", "one value", f"--set {change} before it", "leave one of them out")
 
 
-Models = Mapping[str, type[BaseModel]]  # of a spec's tables, by their path
+@dataclass(frozen=True)
+class _Known:
+    """The fields that a spec may have.
+
+    Attributes:
+        tables: path -> model.
+        named: field of the recipe -> name -> model, of tables that are told apart by their `name`.
+    """
+
+    tables: Mapping[str, type[BaseModel]]
+    named: Mapping[str, Mapping[str, type[BaseModel]]]
+
+    @staticmethod
+    def of(members: Members) -> "_Known":
+        """With those that come of the members."""
+        spec = spec_model(members)
+        fields: dict[str, Any] = {name: field.annotation for name, field in spec.model_fields.items()}
+        tables = {name: model for name, model in fields.items() if _is_model(model)}
+        studies = {f"study.{name}": study.table for name, study in members.studies.items()}
+        named = {"optimizer": _by_name(Optimizer), "schedule": _by_name(Schedule), "objective": members.objectives}
+        return _Known({"": spec, **tables, **studies}, named)
+
+    @property
+    def paths(self) -> Iterable[str]:
+        """The path of every field."""
+        for parent, model in self.tables.items():
+            yield from (f"{parent}.{name}".lstrip(".") for name in model.model_fields)
+        for field, models in self.named.items():
+            yield from (f"recipe.{field}.{name}" for model in models.values() for name in _parameters(model))
+
+    def below(self, parents: Sequence[str], table: Mapping[str, Any]) -> set[str]:
+        """The fields below `parents`, as far as that can be told."""
+        if ".".join(parents) in self.tables:
+            return set(self.tables[".".join(parents)].model_fields)
+        inner = table.get("recipe", {}).get(parents[-1], {})
+        models = self.named.get(parents[-1], {})
+        chosen = models.get(inner.get("name", "") if isinstance(inner, dict) else "")
+        return _parameters(chosen) if chosen else set()
 
 
-def _models(members: Members) -> Models:
-    spec = spec_model(members)
-    annotations = {name: field.annotation for name, field in spec.model_fields.items()}
-    tables = {name: one for name, one in annotations.items() if isinstance(one, type) and issubclass(one, BaseModel)}
-    return {"": spec, **tables, **{f"study.{name}": study.table for name, study in members.studies.items()}}
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _members(union: Any) -> Mapping[str, type[BaseModel]]:
+def _by_name(union: Any) -> Mapping[str, type[BaseModel]]:
     """name -> model of a union whose members are told apart by their `name`."""
     return {get_args(member.model_fields["name"].annotation)[0]: member for member in get_args(get_args(union)[0])}
 
 
-_MEMBERS: dict[str, Mapping[str, type[BaseModel]]] = {
-    "optimizer": _members(Optimizer),
-    "schedule": _members(Schedule),
-    "objective": OBJECTIVES,
-}
+def _parameters(model: type[BaseModel]) -> set[str]:
+    """The fields that a spec can have: not an objective's code, of which a spec says nothing."""
+    return set(model.model_fields) - {"code"}
 
 
-def _fault(detail: Any, table: Mapping[str, Any], models: Models) -> Fault:
+def _fault(detail: Any, table: Mapping[str, Any], known: _Known) -> Fault:
     """One of pydantic's errors in our words."""
     # Inside a union pydantic's path holds the member's tag, which the reader never wrote.
     where = [
         str(part)
         for place, part in enumerate(detail["loc"])
-        if not (place and part in _MEMBERS.get(detail["loc"][place - 1], {}))
+        if not (place and part in known.named.get(detail["loc"][place - 1], {}))
     ]
     path, found = ".".join(where), repr(detail["input"])
     match detail["type"]:
         case "missing":
             return Fault(path, "a value", "nothing", _example(path))
         case "extra_forbidden":
-            return Fault(path, "a known field", f"the unknown field {where[-1]!r}", _hint(where, table, models))
+            return Fault(path, "a known field", f"the unknown field {where[-1]!r}", _hint(where, table, known))
         case "union_tag_invalid" | "union_tag_not_found":
             return Fault(
                 f"{path}.name",
@@ -194,15 +225,15 @@ def _example(path: str) -> str:
     return examples.get(path, "")
 
 
-def _hint(where: list[str], table: Mapping[str, Any], models: Models) -> str:
+def _hint(where: list[str], table: Mapping[str, Any], known: _Known) -> str:
     """What somebody may have meant by an unknown field: one nearby of a similar name, or one of its name elsewhere."""
     *parents, name = where
-    fields = _fields(parents, table, models)
+    fields = known.below(parents, table)
     if name == "momentum" and "betas" in fields:
         return "Adam's is the first of betas, 0.9 in betas = [0.9, 0.999]"
     if name in _SYNONYMS:
         return f"did you mean {_SYNONYMS[name]}?"
-    deepest_first = sorted(_paths(models), key=lambda path: -path.count("."))
+    deepest_first = sorted(known.paths, key=lambda path: -path.count("."))
     paths = {path.rpartition(".")[2]: path for path in deepest_first} | _SYNONYMS
     if close := difflib.get_close_matches(name, fields, n=1):
         return f"did you mean {close[0]}?"
@@ -224,25 +255,3 @@ _SYNONYMS = {
     "seeds": "replicates",
     "steps": "recipe.length",
 }
-
-
-def _paths(models: Models) -> Iterable[str]:
-    """The path of every field that a spec can have."""
-    for parent, model in models.items():
-        yield from (f"{parent}.{name}".lstrip(".") for name in model.model_fields)
-    for field, members in _MEMBERS.items():
-        yield from (f"recipe.{field}.{name}" for member in members.values() for name in _parameters(member))
-
-
-def _fields(parents: list[str], table: Mapping[str, Any], models: Models) -> set[str]:
-    """The fields known below `parents`, as far as that can be told."""
-    if ".".join(parents) in models:
-        return set(models[".".join(parents)].model_fields)
-    inner = table.get("recipe", {}).get(parents[-1], {})
-    chosen = _MEMBERS.get(parents[-1], {}).get(inner.get("name", "") if isinstance(inner, dict) else "")
-    return _parameters(chosen) if chosen else set()
-
-
-def _parameters(member: type[BaseModel]) -> set[str]:
-    """The fields that a spec can have: not an objective's code, of which a spec says nothing."""
-    return set(member.model_fields) - {"code"}

@@ -575,10 +575,10 @@ def test_kinds_of_runs_from_outside_are_planned_done_by_workers_and_stored(store
     one, other = map(store.weights, soup.inputs)
     assert weights.equal(store.weights(soup), {name: (one[name] + other[name]) / 2 for name in one})
     before, own = store.weights(rows["ticket"].start), store.mask(halved)
-    assert 0 < own.alive < store.mask(rows["ticket"].mask).alive and store.living(halved) == own
+    ticket_mask, flipped = store.living(rows["ticket"]), store.living(rows["flipped"])
+    assert ticket_mask and flipped and 0 < own.alive < ticket_mask.alive and store.living(halved) == own
     assert weights.equal(store.weights(halved), mask.apply(before, own)), "by its own mask"
-    for name, alive in store.mask(rows["flipped"].mask).items():
-        assert torch.equal(alive, store.mask(rows["ticket"].mask)[name].flip(-1))
+    assert all(torch.equal(alive, ticket_mask[name].flip(-1)) for name, alive in flipped.items())
     assert missing(wanted, store) == []
 
 

@@ -73,9 +73,10 @@ def trained_of(plan: Plan, store: Store, level: int, replicate: int) -> "tuple[n
 
     run = _training(plan, level, replicate)
     _need([run], plan, store, level, replicate)
-    model, alive = _network(plan, store, run)
+    model, given = _network(plan, store, run)
     weights.put(model, store.weights(run))
-    return model, alive, run
+    living = store.living(run)  # its own, where it changed its mask while it trained
+    return model, given if living is None else living, run
 
 
 def _training(plan: Plan, level: int, replicate: int) -> Train:

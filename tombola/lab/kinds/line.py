@@ -1,6 +1,6 @@
 """The error along the line between two trainings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,58 +51,69 @@ class Line(Run):
 
     def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
         """The error on training and test images at each point, the running statistics treated in both ways."""
-        import torch
-
-        from tombola import weights
-        from tombola.data.augment import generator
-        from tombola.evaluate import evaluate
         from tombola.study import connectivity
-        from tombola.train import computing
 
-        recipe, dataset = self.recipe, worker.placed(self.recipe)
-        facts = dataset.facts
-        model = Network(recipe.model, facts.shape, facts.classes).build()
-        model.to(worker.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        ends = [worker.store.weights(end) for end in (self.left, self.right)]
-        train_places = data.split(dataset, self.split_seed)[0][: self.examples]
-        # Some data sets have their test set class by class: a few of its examples are a few of all.
-        test_places = torch.randperm(len(dataset.test_labels), generator=generator("line", "test"))[: self.examples]
-        normed = any("running_mean" in name for name in ends[0])
-        points = connectivity.alphas(self.points)
-        halted = worker.store.kept(self)
-        before: Mapping[str, Any] = (
-            halted.values if halted else {"step": 0, "seconds": 0.0, "errors": {}, "resumed": []}
-        )
-        resumed = [*before["resumed"], before["step"]] if halted else []
+        points, errors_at, halted = connectivity.alphas(self.points), _errors(self, worker), worker.store.kept(self)
+        before: Mapping[str, Any] = halted.values if halted else {"step": 0, "errors": {}}
+        how = {"resumed": [*before["resumed"], before["step"]], "seconds_before": before["seconds"]} if halted else {}
         errors: dict[str, dict[str, list[float]]] = before["errors"]
         checkpoints = worker.checkpoints(self, halted)
-
-        def measure(statistics: str) -> None:
-            on_train = evaluate(model, dataset, dataset.images, dataset.labels, train_places, recipe.precision)
-            on_test = evaluate(model, dataset, dataset.test_images, dataset.test_labels, test_places, recipe.precision)
-            for name, seen in (("train", on_train), ("test", on_test)):
-                errors.setdefault(statistics, {}).setdefault(name, []).append(1 - seen.accuracy)
-
         for done, alpha in enumerate(points[before["step"] :], start=before["step"] + 1):
-            weights.put(model, weights.interpolate(ends[0], ends[1], alpha))
-            measure("interpolated" if normed else "none")
-            if normed:
-                chunks = train_places.split(recipe.batch)
-                whole = [chunk for chunk in chunks if len(chunk) == recipe.batch] or chunks
-                with computing(torch.device(worker.device), recipe.precision):  # as the network is used
-                    images = (each.to(worker.device) for each in data.each(dataset.images, whole))  # as bytes
-                    connectivity.recompute_statistics(model, map(dataset.inputs, images))
-                measure("recomputed")
-            tell(done, len(points), errors["recomputed" if normed else "none"]["test"][-1])
+            for statistics, on, error in errors_at(alpha):
+                errors.setdefault(statistics, {}).setdefault(on, []).append(error)
+            tell(done, len(points), error)
             if done < len(points) and checkpoints.due(done):
-                checkpoints.keep(Outcome({"step": done, "errors": errors, "resumed": resumed}))
+                checkpoints.keep(Outcome({"step": done, "errors": errors, "resumed": how.get("resumed", [])}))
         barriers = {
-            statistics: {name: connectivity.barrier(line) for name, line in each.items()}
+            statistics: {on: connectivity.barrier(line) for on, line in each.items()}
             for statistics, each in errors.items()
         }
         values = {"alphas": list(points), "errors": errors, "barriers": barriers}
-        how = {
-            **machine.device_facts(worker.device),
-            **({"resumed": resumed, "seconds_before": before["seconds"]} if halted else {}),
-        }
-        return Outcome(values, how=how)
+        return Outcome(values, how={**machine.device_facts(worker.device), **how})
+
+
+def _errors(line: Line, worker: "Worker") -> Callable[[float], Iterator[tuple[str, str, float]]]:
+    """What says of a point of the line its errors: (how statistics are treated, on which images, error), test last.
+
+    Where the network has running statistics they are interpolated like weights, and then recomputed for the point.
+    """
+    import torch
+
+    from tombola import weights
+    from tombola.data.augment import generator
+    from tombola.evaluate import evaluate
+    from tombola.study import connectivity
+    from tombola.train import computing
+
+    recipe, dataset = line.recipe, worker.placed(line.recipe)
+    facts = dataset.facts
+    model = Network(recipe.model, facts.shape, facts.classes).build()
+    model.to(worker.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    left, right = (worker.store.weights(end) for end in (line.left, line.right))
+    train = data.split(dataset, line.split_seed)[0][: line.examples]
+    # Some data sets have their test set class by class: a few of its examples are a few of all.
+    test = torch.randperm(len(dataset.test_labels), generator=generator("line", "test"))[: line.examples]
+
+    def measured(statistics: str) -> Iterator[tuple[str, str, float]]:
+        on_train = evaluate(model, dataset, dataset.images, dataset.labels, train, recipe.precision)
+        on_test = evaluate(model, dataset, dataset.test_images, dataset.test_labels, test, recipe.precision)
+        yield statistics, "train", 1 - on_train.accuracy
+        yield statistics, "test", 1 - on_test.accuracy
+
+    def recompute() -> None:
+        chunks = train.split(recipe.batch)
+        whole = [chunk for chunk in chunks if len(chunk) == recipe.batch] or chunks
+        with computing(torch.device(worker.device), recipe.precision):  # as the network is used
+            images = (each.to(worker.device) for each in data.each(dataset.images, whole))  # as bytes
+            connectivity.recompute_statistics(model, map(dataset.inputs, images))
+
+    def at(alpha: float) -> Iterator[tuple[str, str, float]]:
+        weights.put(model, weights.interpolate(left, right, alpha))
+        if not any("running_mean" in name for name in left):
+            yield from measured("none")
+            return
+        yield from measured("interpolated")
+        recompute()
+        yield from measured("recomputed")
+
+    return at

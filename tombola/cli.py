@@ -22,7 +22,8 @@ from tombola.engine import machine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.executor import Resources
-from tombola.lab.plan import Plan, engine_of, missing, plan, run_seconds, summary
+from tombola.lab.plan import Plan, engine_of, missing, run_seconds, summary
+from tombola.lab.plan import plan as planned
 from tombola.lab.runs import data_sets
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
@@ -89,10 +90,10 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
     """
     from tombola.lab import executors
 
-    wanted = plan(read(spec, common.set, common.extend))
-    resources = _resources(wanted, common, data_dir, workers)
+    plan = planned(read(spec, common.set, common.extend))
+    resources = _resources(plan, common, data_dir, workers)
     with executors.choose().team(resources) as team:
-        return _run(wanted, resources, team) if team else 0
+        return _run(plan, resources, team) if team else 0
 
 
 class _Patient(Console):
@@ -101,38 +102,38 @@ class _Patient(Console):
         _silence()
 
 
-def _resources(wanted: Plan, common: Common, data_dir: Path | None, workers: int | None) -> Resources:
-    spec = wanted.experiment.spec
+def _resources(plan: Plan, common: Common, data_dir: Path | None, workers: int | None) -> Resources:
+    spec = plan.experiment.spec
     return Resources(
         store=Store(common.store),
         data_dir=data_dir,
         engine=spec.engine,
         devices=machine.devices(spec.device),
         workers=workers,
-        extensions=wanted.experiment.extensions,
+        extensions=plan.experiment.extensions,
     )
 
 
-def _run(wanted: Plan, resources: Resources, team: "Team") -> int:
+def _run(plan: Plan, resources: Resources, team: "Team") -> int:
     from tombola.report.text import Watcher, plan_text
 
     store, data_dir = resources.store.open(), resources.data_dir
     console = _Patient(stderr=False)
-    lacking = missing(wanted, store)
+    lacking = missing(plan, store)
     if lacking:
-        if engine_of(wanted).unmeasured:
+        if engine_of(plan).unmeasured:
             for name in data_sets(lacking):
                 data.load(name, data_dir)  # that they are not there should not be found out half a minute later
             console.print("Measuring, once, how fast this machine trains such layers: up to half a minute.")
-        engine_of(wanted, measuring=True)  # while the machine is quiet, and before the plan shows it
-    console.print(plan_text(summary(wanted, store, team.processes)), highlight=False, markup=False)
+        engine_of(plan, measuring=True)  # while the machine is quiet, and before the plan shows it
+    console.print(plan_text(summary(plan, store, team.processes)), highlight=False, markup=False)
     failed = 0
     if lacking:
         try:
-            with _stoppable(), Watcher(console, lacking, wanted, run_seconds(wanted, store), team.processes) as watcher:
+            with _stoppable(), Watcher(console, lacking, plan, run_seconds(plan, store), team.processes) as watcher:
                 result = team.execute(lacking, watcher)
         except KeyboardInterrupt:
-            left = len(missing(wanted, store))
+            left = len(missing(plan, store))
             sys.stderr.write(
                 f"\ninterrupted: {_counted(len(lacking) - left, 'run')} finished and kept, {left} left. The same "
                 "command goes on; a training that was under way goes on from its last checkpoint, of which there is "
@@ -147,7 +148,7 @@ def _run(wanted: Plan, resources: Resources, team: "Team") -> int:
             )
         for failure in result.failed.values():
             sys.stderr.write(f"  log: {failure.log}\n")
-    results = _results(wanted, store, allow_none=bool(failed))
+    results = _results(plan, store, allow_none=bool(failed))
     if results.rows:
         _show(results, console)
     return 1 if failed else 0
@@ -179,8 +180,8 @@ def plan_command(
 
     store = Store(common.store)
     store.check()
-    wanted = plan(read(spec, common.set, common.extend))
-    content = summary(wanted, store, _resources(wanted, common, None, workers).processes)
+    plan = planned(read(spec, common.set, common.extend))
+    content = summary(plan, store, _resources(plan, common, None, workers).processes)
     print(json.dumps(content, indent=1) if format == "json" else plan_text(content))
     return 0
 
@@ -326,11 +327,11 @@ def ticket(
             found=str(output),
             todo=f"{output.suffix} stands for another format: -o {output.with_suffix('.safetensors')}.",
         )
-    wanted, store = _existing(spec, common)
+    plan, store = _existing(spec, common)
     try:
-        made = ticket_of(wanted, store, level, replicate)
+        made = ticket_of(plan, store, level, replicate)
     except StoreError as error:
-        raise _outside(wanted, error) from error
+        raise _outside(plan, error) from error
     made.save(output, as_seed=as_seed)
     print(f"{made!r} -> {output}")
     return 0
@@ -431,7 +432,7 @@ def cash(
             found=f"the name of a file, {output.name}",
             todo=f"Name a folder: -o {output.with_suffix('')}.",
         )
-    wanted, store = _existing(spec, common)
+    plan, store = _existing(spec, common)
     place = _timed_on(device)
     if not 1 <= threads <= (os.cpu_count() or 1):
         raise BadInput(
@@ -440,7 +441,7 @@ def cash(
             found=str(threads),
             todo="Leave it out for one.",
         )
-    model, alive, run = trained_of(wanted, store, level, replicate)
+    model, alive, run = trained_of(plan, store, level, replicate)
     dataset = data.load(run.recipe.data, data_dir)
     inputs, labels = dataset.inputs(dataset.test_images), dataset.test_labels
     before = torch.get_num_threads()
@@ -488,9 +489,9 @@ def presets(name: str | None = None, /) -> int:
     return 0
 
 
-def _outside(wanted: Plan, error: StoreError) -> BadInput:
+def _outside(plan: Plan, error: StoreError) -> BadInput:
     """What to say where runs are not there: of a sweep, that the step asked for is none of it, if it is so."""
-    experiment = wanted.experiment
+    experiment = plan.experiment
     others = [change for change in experiment.changes if change.partition("=")[0].strip() != "rewind"]
     extend = [extension.path for extension in experiment.extensions]
     swept = read(experiment.source or experiment.name, others, extend).spec.rewind
@@ -509,9 +510,9 @@ def _counted(number: int, thing: str) -> str:
 
 
 def _existing(spec: str, common: Common) -> tuple[Plan, Store]:
-    wanted, store = plan(read(spec, common.set, common.extend)), Store(common.store)
+    plan, store = planned(read(spec, common.set, common.extend)), Store(common.store)
     store.check()
-    return wanted, store
+    return plan, store
 
 
 def _results(plan: Plan, store: Store, allow_none: bool = False) -> "Results":

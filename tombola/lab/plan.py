@@ -41,8 +41,8 @@ def plan(experiment: Experiment) -> Plan:
             series = Series(replicate, tickets, members.controls)
             for study, table in asked(spec.study, members.studies):
                 questions += study.questions(table, series)
-    wanted = [*(row.run for row in rows), *(question.run for question in questions)]
-    return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(wanted)))
+    asking = [*(row.run for row in rows), *(question.run for question in questions)]
+    return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(asking)))
 
 
 def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:
@@ -62,20 +62,20 @@ def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:
                 yield Row(arm, number, level, 0, run, step)
 
 
-def missing(wanted: Plan, store: Store) -> list[Run]:
+def missing(plan: Plan, store: Store) -> list[Run]:
     """The runs whose outcomes the rows need and the store lacks: the rows themselves, their starts and masks.
 
     What went into a run that is done is not needed for its own sake.
     """
     done = store.keys()
-    needed = {run.key for run in _needed(wanted, done)}
-    return [run for run in wanted.runs if run.key in needed]
+    needed = {run.key for run in _needed(plan, done)}
+    return [run for run in plan.runs if run.key in needed]
 
 
-def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
+def _needed(plan: Plan, done: set[str]) -> Iterator[Run]:
     seen: set[str] = set()
-    stack: list[Run] = [run for row in wanted.rows for run in (row.run, *row.run.inputs)]
-    stack += [question.run for question in wanted.questions]
+    stack: list[Run] = [run for row in plan.rows for run in (row.run, *row.run.inputs)]
+    stack += [question.run for question in plan.questions]
     while stack:
         run = stack.pop()
         if run.key not in seen and run.key not in done:
@@ -84,23 +84,23 @@ def _needed(wanted: Plan, done: set[str]) -> Iterator[Run]:
             stack.extend(run.inputs)
 
 
-def engine_of(wanted: Plan, measuring: bool = False) -> EngineForecast:
-    """The engine that the trainings of `wanted` will get."""
-    spec = wanted.experiment.spec
+def engine_of(plan: Plan, measuring: bool = False) -> EngineForecast:
+    """The engine that the trainings of `plan` will get."""
+    spec = plan.experiment.spec
     training = Training.of(spec.recipe, spec.facts, spec.engine, devices(spec.device)[0])
     return forecast(replace(training, processes=processes(), densities=_densities(spec, 0)), measuring)
 
 
-def run_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
-    """Seconds that each run of `wanted` takes, as its kind says.
+def run_seconds(plan: Plan, store: Store) -> Callable[[Run], float]:
+    """Seconds that each run of `plan` takes, as its kind says.
 
     As the engine's measured times have it for the density of the run's level, or else a guess from the model's size;
     scaled so that finished trainings of this plan come out right.
     """
-    spec, engine = wanted.experiment.spec, engine_of(wanted)
-    levels = {each.key: question.level for question in wanted.questions for each in question.run.inputs}
-    levels |= {question.run.key: question.level for question in wanted.questions}
-    levels |= {row.run.key: row.level for row in wanted.rows}
+    spec, engine = plan.experiment.spec, engine_of(plan)
+    levels = {each.key: question.level for question in plan.questions for each in question.run.inputs}
+    levels |= {question.run.key: question.level for question in plan.questions}
+    levels |= {row.run.key: row.level for row in plan.rows}
 
     def expected(run: Run) -> float:
         return run.seconds(spec.facts, lambda: expected_at(levels.get(run.key, 0)))
@@ -110,7 +110,7 @@ def run_seconds(wanted: Plan, store: Store) -> Callable[[Run], float]:
         return engine.step_seconds(_densities(spec, level))
 
     done = store.keys()
-    known = [row.run for row in wanted.rows if row.run.key in done][:100]
+    known = [row.run for row in plan.rows if row.run.key in done][:100]
     taken = [store.provenance(run)["seconds"] for run in known]
     factor = median(each / expected(run) for each, run in zip(taken, known, strict=True)) if known else 1.0
     return lambda run: factor * expected(run)
@@ -121,22 +121,22 @@ def _densities(spec: Spec, level: int) -> dict[str, float]:
     return spec.prune.round.densities(kinds, level)
 
 
-def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
+def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
     """What a plan amounts to: per kind, how often runs are asked for, how many they are, stored, missing; the time."""
-    absent = missing(wanted, store)
-    asked = Counter(row.run.kind for row in wanted.rows) + Counter(
-        needed.kind for run in wanted.runs for needed in run.inputs
+    absent = missing(plan, store)
+    asked = Counter(row.run.kind for row in plan.rows) + Counter(
+        needed.kind for run in plan.runs for needed in run.inputs
     )
-    asked += Counter(question.run.kind for question in wanted.questions)
-    kinds = Counter(run.kind for run in wanted.runs)
+    asked += Counter(question.run.kind for question in plan.questions)
+    kinds = Counter(run.kind for run in plan.runs)
     lacking = Counter(run.kind for run in absent)
     done = store.keys()
-    stored = Counter(run.kind for run in wanted.runs if run.key in done)
+    stored = Counter(run.kind for run in plan.runs if run.key in done)
     lengths = [run.steps for run in absent if run.steps]
-    each, engine = run_seconds(wanted, store), engine_of(wanted)
+    each, engine = run_seconds(plan, store), engine_of(plan)
     return {
-        "experiment": wanted.experiment.name,
-        "rows": len(wanted.rows),
+        "experiment": plan.experiment.name,
+        "rows": len(plan.rows),
         "runs": {
             kind: {
                 "asked": asked[kind],
@@ -146,12 +146,12 @@ def summary(wanted: Plan, store: Store, workers: int) -> dict[str, Any]:
             }
             for kind in kinds
         },
-        "files_passed_over": data.passed_over(wanted.experiment.spec.recipe.data),
+        "files_passed_over": data.passed_over(plan.experiment.spec.recipe.data),
         "failed_last_time": len(store.failed() & {run.key for run in absent}),
-        "total": {"wanted": len(wanted.runs), "stored": stored.total(), "missing": len(absent)},
+        "total": {"wanted": len(plan.runs), "stored": stored.total(), "missing": len(absent)},
         "training_steps_missing": sum(lengths),
         "training_lengths_missing": sorted(set(lengths)),
-        "devices": list(devices(wanted.experiment.spec.device)),
+        "devices": list(devices(plan.experiment.spec.device)),
         "engine": {
             "name": engine.name,
             "why": engine.why,

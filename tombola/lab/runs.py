@@ -253,8 +253,8 @@ def ancestry(runs: list[Run]) -> Iterator[Run]:
     Walks with a stack of its own: a chain of hundreds of levels is deeper than Python's.
     """
     seen: set[str] = set()
-    for wanted in runs:
-        stack = [(wanted, False)]
+    for last in runs:
+        stack = [(last, False)]
         while stack:
             run, expanded = stack.pop()
             if run.key in seen:

@@ -280,8 +280,8 @@ def ticket_record(ticket: "Ticket", file: str, size: int, about: dict[str, Any])
         size: the file's length in bytes.
         about: what the file says of itself.
     """
-    said = ticket.origin.get("layouts")
-    layouts = said if isinstance(said, dict) else {}
+    listed = ticket.origin.get("layouts")
+    layouts = listed if isinstance(listed, dict) else {}
     idle = {name: _idle(alive, layouts.get(name, {})) for name, alive in ticket.mask.items()}
     layers = [
         {
@@ -311,17 +311,17 @@ def ticket_record(ticket: "Ticket", file: str, size: int, about: dict[str, Any])
     }
 
 
-def _idle(alive: "Tensor", said: Any) -> tuple[int | None, int | None]:
+def _idle(alive: "Tensor", fields: Any) -> tuple[int | None, int | None]:
     """Idle outputs and unread inputs of a layer; None where it has none, or what the file says of them is no layout.
 
     Args:
-        said: how its weight is laid out: a layout's fields, those of an ordinary one left out; None if it is not known.
+        fields: of its weight's layout, those of an ordinary one left out; None if it is not known.
     """
     from tombola.layers import Layout
     from tombola.study.anatomy import idle
 
     try:
-        layout = Layout(**said)
+        layout = Layout(**fields)
         if alive.ndim < 2 or {layout.inputs, layout.outputs} != {0, 1}:
             return None, None
         return idle(alive.numpy(), layout)
@@ -377,24 +377,24 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 72 else f"{round(hours / 24)} days"
 
 
-def _names(wanted: Plan) -> dict[str, str]:
+def _names(plan: Plan) -> dict[str, str]:
     """What people call the trainings and lines of a plan, by key; what is in the table is called as it is there."""
-    several = len(wanted.experiment.spec.rewind) > 1
+    several = len(plan.experiment.spec.rewind) > 1
     names: dict[str, str] = {}
 
     def name(run: Run, what: str, of: Row | Question) -> None:
         rewound = f" rewound to {of.rewind:,}" if several else ""
         names.setdefault(run.key, f"{what} of replicate {of.replicate}{rewound}")
 
-    for row in wanted.rows:
+    for row in plan.rows:
         name(row.run, f"{row.arm} {row.level}", row)
-    for row in wanted.rows:
+    for row in plan.rows:
         of = "" if row.arm in ("dense", "ticket") else f" of {row.arm}"  # what an arm shares has a name by then
         names.setdefault(row.run.start.key, f"rewind point {row.rewind:,}{of} of replicate {row.replicate}")
-    for asked in wanted.questions:
-        name(asked.run, asked.name, asked)
-        for run, what in asked.names:
-            name(run, what, asked)
+    for question in plan.questions:
+        name(question.run, question.name, question)
+        for run, what in question.names:
+            name(run, what, question)
     return names
 
 
@@ -408,12 +408,12 @@ class Watcher:
         self,
         console: Console,
         runs: Sequence[Run],
-        wanted: Plan,
+        plan: Plan,
         run_seconds: Callable[[Run], float],
         workers: int,
     ) -> None:
         self._console, self._workers = console, workers
-        self._names = _names(wanted)
+        self._names = _names(plan)
         # In seconds as they were estimated: a step at a low density is a fraction of one at a high density.
         self._expected = {run.key: run_seconds(run) for run in runs}
         self._left = dict(self._expected)

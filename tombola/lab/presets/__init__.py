@@ -15,8 +15,8 @@ def names() -> tuple[str, ...]:
 
 def about(name: str) -> str:
     """What a preset is, in a sentence; whether its data are there does not matter."""
-    said: str = tomllib.loads(text(name))["about"]
-    return said
+    about: str = tomllib.loads(text(name))["about"]
+    return about
 
 
 def text(name: str) -> str:

@@ -2,15 +2,15 @@
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tombola import data, mask, models, prunable, prune, score, weights
 from tombola.errors import BadInput, Diverged, StoreError
@@ -25,7 +25,8 @@ from tombola.lab.store import Store
 from tombola.lab.tickets import ticket_of
 from tombola.lab.worker import Worker
 from tombola.methods import METHODS
-from tombola.recipe import learning_rate
+from tombola.objective import Objective
+from tombola.recipe import Recipe, learning_rate
 from tombola.study.overlap import overlaps
 from tombola.ticket import Ticket
 from tombola.train import Span, losses, optimizer_of, train
@@ -525,3 +526,32 @@ def test_how_it_came_about_is_recorded_beside_the_outcome(lab: Lab) -> None:
     assert found["seconds"] > 0 and found["threads"] == 1 and found["device"] == "cpu"
     assert found["torch"] == torch.__version__ and {"tombola", "git", "python", "machine", "finished"} <= found.keys()
     assert not found.keys() & worker.store.values(run).keys(), "none of it is in what must not change"
+
+
+# ---------------------------------------------------------------- further inputs
+
+
+class Imitation(Objective):
+    """|theta - theta_teacher|^2 / 2: whose gradient step of length 1 ends at the teacher."""
+
+    name: Literal["imitation"] = "imitation"
+
+    def loss(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor], inputs: Mapping[str, Mapping[str, Tensor]]
+    ) -> Tensor:
+        teacher = inputs["teacher"]
+        return sum(((mine - teacher[name]) ** 2).sum() / 2 for name, mine in model.named_parameters())  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference", "stacked"])
+def test_a_training_hands_what_else_it_was_given_to_its_objective(engine: Any, tmp_path: Path) -> None:
+    dense = planned(levels=0).rows[0].run
+    table = RECIPE | {"optimizer": {"name": "sgd", "lr": 1.0}, "length": "1it", "objective": Imitation()}
+    teacher = replace(dense, order_seed=9)
+    pupil = replace(dense, recipe=Recipe.model_validate(table), until=1, further=(("teacher", teacher),))
+    assert teacher in pupil.inputs and pupil.key != replace(pupil, further=(("teacher", dense),)).key
+    worker = Worker(Store(tmp_path / "store").open(), None, engine)
+    accomplish([pupil], worker)
+    ours, theirs = worker.store.weights(pupil), worker.store.weights(teacher)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
+    assert not weights.equal(worker.store.weights(pupil.start), ours)

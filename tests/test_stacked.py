@@ -447,6 +447,18 @@ def test_one_that_cannot_be_stored_takes_no_others_along(tmp_path: Path, monkeyp
     assert all(store.has(run) for run in runs)
 
 
+def test_a_stack_of_which_nothing_is_left_to_do_is_done(tmp_path: Path) -> None:
+    """Another process has done one of them since, and is at the other."""
+    wanted, store = planned(levels=0, arms=["ticket"]), Store(tmp_path).open()
+    worker, said = Worker(store, None, "stacked"), list[Any]()
+    first, second, *_ = (row.run for row in wanted.rows)
+    for run in (first.start, first):
+        do(run, worker, lambda *seen: None)
+    with Store(tmp_path).claim(second):
+        do_all([first, second], worker, lambda run, *what: said.append((run, *what)))
+    assert said == [(first, "stored"), (second, "elsewhere")]
+
+
 def test_why_a_stack_did_not_work_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def too_many(*_: object) -> None:
         raise RuntimeError("CUDA out of memory")

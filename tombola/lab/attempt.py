@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
@@ -102,40 +102,49 @@ def do_all(runs: Sequence[Run], worker: "Worker", say: Callable[..., None]) -> N
             once with the others; or how it ended.
     """
 
-    def looked(run: Run) -> Tell:
-        return lambda *seen: say(run, "looked", *seen)
+    left = _do_stack(runs, worker, say) if len(runs) > 1 else runs
+    for run in left:  # it is elsewhere or done, or will be done now
+        say(run, *do(run, worker, _looked(run, say)))
 
-    left = list(runs)
-    if len(runs) > 1:
-        with ExitStack() as claims:
-            claimed = [run for run in runs if claims.enter_context(worker.store.claim(run))]
-            ours = [run for run in claimed if not worker.store.has(run)]
-            try:
-                for name in data_sets(ours):
-                    worker.dataset(name)
-                began = time.perf_counter()
-                outcomes = type(ours[0]).perform_stack(ours, worker, [looked(run) for run in ours])
-                stacked = sum(outcome is not None for outcome in outcomes)
-                share = (time.perf_counter() - began) / max(stacked, 1)  # so that seconds add up
-                for run, outcome in zip(ours, outcomes, strict=True):
-                    if outcome is None:
-                        continue
-                    if isinstance(outcome, TombolaError):
-                        say(run, *_ended(outcome, worker.store))
-                    else:
-                        _save(run, outcome, share, worker.store)
-                        say(run, "stored")
-                    left.remove(run)
-            except Exception as error:
-                what, *details = _ended(error, worker.store)
-                if what == "stop":
-                    say(left[0], what, *details)
-                    return
-                sys.stderr.write(details[-1])
-                # Too little memory for so many, say: each may do alone.
-                say(next(run for run in ours if run in left), "apart", details[0])
-    for each in left:  # it is elsewhere or done, or will be done now
-        say(each, *do(each, worker, looked(each)))
+
+def _looked(run: Run, say: Callable[..., None]) -> Tell:
+    return lambda *seen: say(run, "looked", *seen)
+
+
+def _do_stack(runs: Sequence[Run], worker: "Worker", say: Callable[..., None]) -> list[Run]:
+    """Do runs of one `Run.stack` at once; return those that have not ended by that, to be done one by one."""
+    ended: set[Run] = set()
+    with ExitStack() as claims:
+        claimed = [run for run in runs if claims.enter_context(worker.store.claim(run))]
+        ours = [run for run in claimed if not worker.store.has(run)]
+        try:
+            for run, *what in _stack(ours, worker, say) if ours else ():
+                ended.add(run)
+                say(run, *what)
+        except Exception as error:
+            what, *details = _ended(error, worker.store)
+            first = next(run for run in ours if run not in ended)
+            if what == "stop":
+                say(first, what, *details)
+                return []
+            sys.stderr.write(details[-1])
+            say(first, "apart", details[0])  # too little memory for so many, say: each may do alone
+    return [run for run in runs if run not in ended]
+
+
+def _stack(runs: Sequence[Run], worker: "Worker", say: Callable[..., None]) -> Iterator[tuple[Any, ...]]:
+    """Each run that a stack does, its outcome stored or not, and what is to be said of it."""
+    for name in data_sets(runs):
+        worker.dataset(name)
+    began = time.perf_counter()
+    outcomes = type(runs[0]).perform_stack(runs, worker, [_looked(run, say) for run in runs])
+    share = (time.perf_counter() - began) / max(sum(map(bool, outcomes)), 1)  # so that seconds add up
+    for run, outcome in zip(runs, outcomes, strict=True):
+        if isinstance(outcome, TombolaError):
+            yield run, *_ended(outcome, worker.store)
+        elif outcome is not None:
+            _save(run, outcome, share, worker.store)
+            yield run, "stored"
 
 
 def no_room(error: OSError, store: Store) -> NoRoom:

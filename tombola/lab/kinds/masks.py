@@ -1,9 +1,10 @@
 """Masks: what pruning leaves, everything, and the controls' masks made from another one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tombola.data.facts import Facts
 from tombola.lab.code import attribute
 from tombola.lab.kinds.training import Train
 from tombola.lab.runs import Network, Outcome, Run, Tell
@@ -91,6 +92,10 @@ class Prune(Run):
     @property
     def data(self) -> tuple[str, ...]:
         return (self.sample.recipe.data,) if self.sample else ()
+
+    def seconds(self, facts: Facts, step_seconds: Callable[[], float]) -> float:
+        """An epoch's steps where the score sees batches, of which it asks a gradient, say; nothing elsewhere."""
+        return facts.epoch_iterations(self.sample.recipe.batch) * step_seconds() if self.sample else 0.0
 
     def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
         """Score the trained weights, and let the lowest of what is alive go."""

@@ -1,0 +1,192 @@
+"""A spec's [prune] table and a Search's arguments are two ways to write one round: they make the same masks."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tombola import prunable, weights
+from tombola.lab.attempt import do
+from tombola.lab.kinds import Init, Prune, Train
+from tombola.lab.plan import plan
+from tombola.lab.replicate import Replicate
+from tombola.lab.runs import ancestry
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.spec_checks import contradictions
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
+from tombola.mask import Mask
+from tombola.pruning import SCOPES, Round
+from tombola.score import SCORES, Score, Scored
+from tombola.search import Search
+
+RECIPE: dict[str, Any] = {
+    "model": "resnet-20-w2",
+    "data": "digits",
+    "length": "4it",
+    "batch": 60,
+    "optimizer": {"name": "sgd", "lr": 0.1},
+}
+ENTRIES = ("conv", "output", "*.conv1.weight", "*.shortcut.*", "blocks.*", "linear")
+
+
+def snip(scored: Scored) -> dict[str, Tensor]:
+    """|g * theta| of one batch (SNIP, Lee, Ajanthan & Torr, 2019)."""
+    named = dict(scored.model.named_parameters())
+    batch = next(iter(scored.batches))
+    gradients = torch.autograd.grad(scored.loss(scored.model, batch), [named[name] for name in scored.mask])
+    return {name: (g * named[name]).abs() for name, g in zip(scored.mask, gradients, strict=True)}
+
+
+SNIP = Score("snip", snip, "|g * theta|: how much the loss would miss a weight", "SNIP (Lee et al.)", 2019, True)
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    return Worker(Store(tmp_path_factory.mktemp("store") / "store").open(), None, "reference")
+
+
+def spec_of(prune: dict[str, Any], model: str = "resnet-20-w2", **changes: Any) -> Spec:
+    values = {"levels": 1, "replicates": 1, "arms": ["ticket"], "recipe": RECIPE | {"model": model}, "prune": prune}
+    return Spec.model_validate(values | changes)
+
+
+def dense(spec: Spec) -> Train:
+    return next(iter(plan(Experiment(name="tiny", spec=spec)).rows)).run
+
+
+def by_lab(spec: Spec, worker: Worker) -> Mask:
+    """What one round of the spec leaves of its initial weights."""
+    replicate = Replicate(spec, 0)
+    start = replicate.rewind_point()
+    made = replicate.prune(dense(spec), replicate.full_mask)
+    at_once = Prune(**{name: getattr(made, name) for name in made.names} | {"trained": start})
+    for run in ancestry([at_once]):
+        if not worker.store.has(run):
+            do(run, worker, lambda *seen: None)
+    return worker.store.mask(at_once)
+
+
+def by_search(spec: Spec, worker: Worker, **options: Any) -> Mask:
+    """What one round of a Search leaves of the same weights, in a loop that changes nothing."""
+    start = Replicate(spec, 0).rewind_point()
+    assert isinstance(start, Init)
+    model = start.network.build()
+    weights.put(model, worker.store.weights(start))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    search = Search(model.train(), optimizer, levels=1, score_seed=Replicate(spec, 0).seed("score"), **options)
+    for _ in search:
+        functional.cross_entropy(model(torch.rand(4, *spec.facts.shape)), torch.arange(4)).backward()
+        optimizer.step()
+    return search.mask(1)
+
+
+def same(left: Mask, right: Mask) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> dict[str, Any]:
+    scope = draw(st.sampled_from(sorted(SCOPES)))
+    table: dict[str, Any] = {"scope": scope, "score": draw(st.sampled_from(sorted(SCORES)))}
+    table["keep"] = draw(st.lists(st.sampled_from(ENTRIES[1:4]), max_size=2, unique=True))
+    fractions = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9])
+    if scope == "n_of_m":
+        return table | draw(st.sampled_from([{"n": 2, "m": 4}, {"n": 1, "m": 2}]))
+    table["rate"] = draw(fractions)
+    return table | ({"conv_rate": draw(fractions), "output_rate": draw(fractions)} if scope == "layer" else {})
+
+
+@settings(max_examples=25)
+@given(table=tables())
+def test_a_spec_and_a_search_make_the_same_mask(worker: Worker, table: dict[str, Any]) -> None:
+    spec = spec_of(table)
+    if any(contradictions(spec, Experiment(name="tiny", spec=spec).members)):
+        return
+    theirs = by_lab(spec, worker)
+    parts = {"score": table["score"], "scope": table["scope"], "keep": table["keep"]}
+    if table["scope"] == "n_of_m":
+        keep = tuple(table["keep"])
+        whole = Round("n_of_m", keep=keep, n=table["n"], m=table["m"], score=SCORES[table["score"]])
+        assert same(by_search(spec, worker, round=whole), theirs)
+        return
+    rates = {"conv": table.get("conv_rate"), "output": table.get("output_rate"), "*": table["rate"]}
+    rate = table["rate"] if table["scope"] == "global" else rates
+    assert same(by_search(spec, worker, rate=rate, **parts), theirs)
+
+
+def test_what_is_written_in_a_table_is_the_round_that_is_performed() -> None:
+    for table in ({"rate": 0.3, "conv_rate": 0.1}, {"scope": "global"}, {"scope": "n_of_m", "n": 2, "m": 4}):
+        spec = spec_of(table)
+        assert Replicate(spec, 0).prune(dense(spec), None).round(SCORES) == spec.prune.round
+
+
+def by_hand(spec: Spec, worker: Worker, rate: float) -> Mask:
+    """SNIP step by step: the gradient of the first batch, times the weights; the lowest go."""
+    run = dense(spec)
+    start = run.start
+    assert isinstance(start, Init)
+    model = start.network.build().train()
+    weights.put(model, worker.store.weights(start))
+    inputs, labels = worker.batches(run)(0)
+    functional.cross_entropy(model(inputs), labels).backward()
+    sizes = {name: (each.grad * each).abs() for name, each in model.named_parameters() if each.grad is not None}
+    full = prunable.full(model)
+    return Round(rates=(("*", rate),)).next(full, {name: sizes[name] for name in full}, prunable.prunable(model))
+
+
+def test_snip_is_ten_lines_and_runs_in_the_lab(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCORES, "snip", SNIP)
+    spec = spec_of({"score": "snip", "rate": 0.5}, model="lenet-20-10")
+    run = Replicate(spec, 0).prune(dense(spec), None)
+    assert run.data == ("digits",) and "sample" in run.described and "code" not in run.described
+    assert same(by_lab(spec, worker), by_hand(spec, worker, 0.5))
+
+
+def test_snip_runs_in_a_search(worker: Worker) -> None:
+    spec = spec_of({"rate": 0.5}, model="lenet-20-10")
+    by_lab(spec, worker)  # for its initial weights
+    first = [worker.batches(dense(spec))(0)]
+    assert same(by_search(spec, worker, rate=0.5, score=SNIP, batches=first), by_hand(spec, worker, 0.5))
+    assert same(by_search(spec, worker, rate=0.5, score=snip, batches=first), by_hand(spec, worker, 0.5))
+
+
+def test_a_score_that_sees_no_batches_has_the_key_that_it_always_had() -> None:
+    spec = spec_of({"rate": 0.5}, model="lenet-20-10")
+    assert Replicate(spec, 0).prune(dense(spec), None).described.keys().isdisjoint({"sample", "code", "n", "m"})
+
+
+def test_a_score_changes_nothing_in_the_loop() -> None:
+    """It computes gradients, moves running means and draws: in a copy, and as if nobody had drawn."""
+
+    def greedy(scored: Scored) -> dict[str, Tensor]:
+        for batch in scored.batches:
+            scored.loss(scored.model, batch).backward()
+        torch.rand(7)
+        with torch.no_grad():
+            for parameter in scored.model.parameters():
+                parameter.zero_()
+        return {name: scored.weights[name].abs() for name in scored.mask}
+
+    def left(**options: Any) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
+        """What the first level leaves: the model, what is drawn next, the gradients."""
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        search = Search(model, optimizer, levels=1, **options)
+        search.begin()
+        for _ in range(3):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(torch.randn(12, 8)), torch.arange(12) % 3).backward()
+            optimizer.step()
+        search.finish()
+        return weights.of(model), torch.rand(5), [p.grad for p in model.parameters() if p.grad is not None]
+
+    loader = torch.utils.data.DataLoader([(torch.randn(8), 1) for _ in range(10)], batch_size=5, shuffle=True)
+    plain, seeing = left(), left(score=greedy, batches=loader)
+    assert weights.equal(plain[0], seeing[0]) and torch.equal(plain[1], seeing[1])
+    assert plain[2] and all(map(torch.equal, plain[2], seeing[2]))

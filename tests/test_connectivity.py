@@ -13,7 +13,7 @@ from scipy.stats import t
 from torch import Tensor, nn
 
 from tombola import weights
-from tombola.study.connectivity import BOUND, Line, alphas, barrier, decide, judge, line, recompute_statistics
+from tombola.study.connectivity import BOUND, alphas, barrier, decide, judge, recompute_statistics
 from tombola.study.paired import Difference
 
 SEEDS = st.integers(0, 2**16)
@@ -54,6 +54,14 @@ def test_a_line_has_30_points_and_at_least_its_ends() -> None:  # E6
     assert len(alphas()) == 30
     with pytest.raises(ValueError, match=r"at least the two ends of the line, found 1 point"):
         alphas(1)
+
+
+Error = Callable[[weights.Weights], float]
+
+
+def line(left: weights.Weights, right: weights.Weights, error: Error, points: int = 30) -> list[float]:
+    """The error of each network on the line from `left` to `right`."""
+    return [error(weights.interpolate(left, right, alpha)) for alpha in alphas(points)]
 
 
 @given(seed=SEEDS)
@@ -113,7 +121,6 @@ def test_a_linear_loss_has_no_barrier_beyond_its_ends_and_a_hill_has_its_height(
 def test_the_barrier_is_no_less_than_half_the_difference_of_the_ends(errors: list[float]) -> None:
     assert barrier(errors) >= abs(errors[0] - errors[-1]) / 2 - 1e-15
     assert barrier(errors) == max(each - mean([errors[0], errors[-1]]) for each in errors)
-    assert Line(alphas(len(errors)), tuple(errors)).barrier == barrier(errors)
 
 
 def norms(model: nn.Sequential) -> list[nn.BatchNorm1d]:

@@ -27,8 +27,9 @@ from tombola.lab.runs import ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
+from tombola.pruning import Round
 from tombola.recipe import learning_rate
-from tombola.score import Scored
+from tombola.score import RANDOM, Score, Scored
 from tombola.search import Level, Search
 from tombola.train import optimizer_of
 from tombola.weights import Weights
@@ -385,6 +386,47 @@ def test_random_scores_are_drawn_from_their_seed() -> None:
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.parametrize(
+    ("parts", "whole"),
+    [
+        ({}, Round()),
+        ({"rate": 0.3, "scope": "global", "score": "random"}, Round("global", (("*", 0.3),), score=RANDOM)),
+        (
+            {"rate": {"conv": 0.1, "*": 0.3}, "keep": ["out*"], "prune": ["norm.weight"]},
+            Round(rates=(("conv", 0.1), ("*", 0.3)), keep=("out*",), include=("norm.weight",)),
+        ),
+    ],
+)
+def test_a_round_and_its_parts_are_one_search(parts: dict[str, Any], whole: Round, tmp_path: Path) -> None:
+    searches = []
+    for number, options in enumerate((parts, {"round": whole})):
+        model = network()
+        optimizer = momentum(model)
+        search = Search(model, optimizer, levels=1, path=tmp_path / str(number), **options)
+        for _ in search:
+            Loop(model, optimizer)()
+        searches.append(search)
+    assert searches[0].mask(1) == searches[1].mask(1)
+    assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
+
+
+def test_a_search_of_2_of_4_goes_on_from_its_file(tmp_path: Path) -> None:
+    model = network()
+    optimizer = momentum(model)
+    options: dict[str, Any] = {"levels": 1, "round": Round("n_of_m", n=2, m=4), "path": tmp_path / "search"}
+    for level in Search(model, optimizer, **options):
+        if level.number == 1:
+            break
+        Loop(model, optimizer)()
+    resumed = Search.resume(tmp_path / "search", model, optimizer)
+    assert resumed.mask(1).counts == {"conv.weight": 36, "middle.weight": 64, "output.weight": 12}
+    for level in resumed:
+        assert level.number == 1
+        Loop(model, optimizer)()
+    with pytest.raises(BadInput, match="expected a new file, or that of this search"):
+        Search(model, optimizer, **options | {"round": Round("n_of_m", n=1, m=4)})
+
+
 def test_a_score_that_leaves_a_weight_out_is_refused() -> None:
     model = network()
     optimizer = momentum(model)
@@ -681,6 +723,13 @@ def of_another(model: Net) -> dict[str, Any]:
         ({"optimizer": 3}, "optimizer: expected a torch.optim.Optimizer, found int"),
         ({"also": torch.Generator()}, "also: expected a list, found Generator. also=[it], for one."),
         ({"keep": [nn.Linear(2, 2)]}, "keep: expected names or patterns, found Linear("),
+        ({"score": lambda weights, names, seed: {}},
+         "score: expected a function of one argument, what it sees: model, weights, mask, batches, seed, loss, found"),
+        ({"score": Score("snip", score.magnitude, sees_batches=True)},
+         "batches: expected batches of the training set, which the score snip asks for, found none"),
+        ({"round": 0.2}, "round: expected a tombola.pruning.Round, found 0.2"),
+        ({"round": Round(), "rate": 0.1, "keep": ["conv"]}, "round: expected a round, or its parts, found rate, keep"),
+        ({"round": Round("n_of_m", n=2, m=4), "levels": 3}, "levels: expected 0 or 1 in the scope 'n_of_m'"),
         ({"score": "magnitud"}, "score: expected a function, or one of magnitude, random, found 'magnitud'"),
         ({"rewind": "2ep", "epoch_iterations": "10"}, "epoch_iterations: expected a whole number of steps, 1 or more"),
         ({"rewind": "2ep", "epoch_iterations": 0}, "epoch_iterations: expected a whole number of steps, 1 or more"),

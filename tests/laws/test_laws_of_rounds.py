@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 from tombola import prunable, weights
 from tombola.lab.attempt import do
@@ -186,7 +187,8 @@ def test_a_score_changes_nothing_in_the_loop() -> None:
         search.finish()
         return weights.of(model), torch.rand(5), [p.grad for p in model.parameters() if p.grad is not None]
 
-    loader = torch.utils.data.DataLoader([(torch.randn(8), 1) for _ in range(10)], batch_size=5, shuffle=True)
+    examples = TensorDataset(torch.randn(10, 8), torch.arange(10) % 3)
+    loader = DataLoader(examples, batch_size=5, shuffle=True)
     plain, seeing = left(), left(score=greedy, batches=loader)
     assert weights.equal(plain[0], seeing[0]) and torch.equal(plain[1], seeing[1])
     assert plain[2] and all(map(torch.equal, plain[2], seeing[2]))

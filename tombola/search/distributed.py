@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import distributed
 
-from tombola.errors import TombolaError
+from tombola.engine.data_parallel.crew import check_same
 
 
 def world() -> int:
@@ -32,9 +32,5 @@ def agree(value: Any, what: str) -> None:
     Raises:
         TombolaError: they have not; all of them raise it.
     """
-    values = gathered(value)
-    if any(each != value for each in values):
-        raise TombolaError(
-            f"{what}: expected the same of all {len(values)} processes, found {values}. Their weights or their scores "
-            "differ; parallel training should have kept them equal."
-        )
+    todo = "Their weights or their scores differ; parallel training should have kept them equal."
+    check_same(gathered(value), what, todo)

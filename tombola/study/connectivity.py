@@ -18,7 +18,7 @@ A network with batch norms also carries running statistics, and the paper does n
 Linear Mode Connectivity and the Lottery Ticket Hypothesis (Frankle, Dziugaite, Roy & Carbin, 2020).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
@@ -27,26 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from tombola.study.paired import Difference, paired
-from tombola.weights import Weights, interpolate
 
 POINTS = 30
 BOUND = 0.02
 
 Statistics = Literal["none", "interpolated", "recomputed"]
 Word = Literal["stable", "unstable", "not decided"]
-
-
-@dataclass(frozen=True)
-class Line:
-    """The error (a fraction) at each alpha of the line between two networks."""
-
-    alphas: tuple[float, ...]
-    errors: tuple[float, ...]
-
-    @property
-    def barrier(self) -> float:
-        """How far the error rises above its ends, see `barrier`."""
-        return barrier(self.errors)
 
 
 @dataclass(frozen=True)
@@ -83,21 +69,6 @@ def alphas(points: int = POINTS) -> tuple[float, ...]:
     if points < 2:
         raise ValueError(f"expected at least the two ends of the line, found {points} point(s)")
     return tuple(place / (points - 1) for place in range(points))
-
-
-def line(left: Weights, right: Weights, error: Callable[[Weights], float], points: int = POINTS) -> tuple[float, ...]:
-    """E(alpha) at each of `alphas(points)`: the error of each network on the line from `left` to `right`.
-
-    Args:
-        left, right: two trained networks.
-        error: of weights; a network's statistics are recomputed there, or left as they come (`recompute_statistics`).
-        points: at least 2, with the ends, whose weights are those of `left` and `right` bit for bit.
-
-    >>> ends = {"w": torch.tensor(-1.0)}, {"w": torch.tensor(1.0)}
-    >>> line(*ends, error=lambda weights: 1 - float(weights["w"]) ** 2, points=3)
-    (0.0, 1.0, 0.0)
-    """
-    return tuple(error(interpolate(left, right, alpha)) for alpha in alphas(points))
 
 
 def barrier(errors: Sequence[float]) -> float:

@@ -44,11 +44,14 @@ class Crew:
         """
         values: list[Any] = [None] * self.world
         distributed.all_gather_object(values, value)
-        if any(each != value for each in values):
-            raise TombolaError(
-                f"{what}: expected the same of all {self.world} processes, found {values}. They need one store, on a "
-                "file system that all machines share, and the same version of everything."
-            )
+        todo = "They need one store, on a file system that all machines share, and the same version of everything."
+        check_same(values, what, todo)
+
+
+def check_same(values: Sequence[Any], what: str, todo: str) -> None:
+    """Raise TombolaError, which says what to do, unless all processes have the same value."""
+    if any(each != values[0] for each in values):
+        raise TombolaError(f"{what}: expected the same of all {len(values)} processes, found {values}. {todo}")
 
 
 @contextmanager

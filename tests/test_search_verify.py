@@ -1,6 +1,8 @@
 """Controls are the result: they differ from the ticket in what they declare, and in nothing else."""
 
 import copy
+import hashlib
+import itertools
 import json
 import random
 import re
@@ -15,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tombola import mask, weights
+from tombola.controls import Control
 from tombola.errors import BadInput
 from tombola.mask import Mask
+from tombola.replicate import Draws, T
 from tombola.search import Level, Report, Search, Verification
 from tombola.search.grain import grain
 from tombola.search.question import Question, criteria_of, trial_of
@@ -163,6 +167,54 @@ def test_a_ticket_that_is_better_than_chance_is_found_so() -> None:  # K15
     )
     lab.accuracy = planted(lab, mask.random_like(lab.search.mask(2), 0))
     assert lab.verify(controls=["random"], replicates=3).verdict.verdict == "losing"
+
+
+def turned(living: Mask, seed: int) -> Mask:
+    """The mask with the places of each layer in reverse order."""
+    return Mask({name: alive.flatten().flip(0).view_as(alive) for name, alive in living.items()})
+
+
+def test_a_control_of_ones_own_is_made_as_the_labs_are_and_speaks_for_itself() -> None:
+    def mirror(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+        return replace(ticket, mask=replicate.derived(turned, ticket.mask, "mirror"))
+
+    def redrawn(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+        return replace(ticket, start=replicate.rewind_point(init="redrawn"))
+
+    mirrored = Control("mirror", mirror, claim="it matters where", what="a mirrored mask", about="")
+    again = Control("redrawn", redrawn, claim="", what="other weights", about="")
+    lab = Lab()
+    lab.accuracy = planted(lab, lab.search.mask(2))
+    found = lab.verify(controls=[mirrored, "random"], build=None, replicates=3)
+    assert [control.against for control in found.verdict.controls] == ["mirror", "random"]
+    assert [note["mask"] for note in lab.seen[2::4]] == [turned(lab.search.mask(2), 0)] * 3
+    assert "It matters where: the ticket is more accurate than a mirrored mask" in " ".join(str(found).split())
+    lab.seen = []
+    lab.verify(controls=[again, "reinit"], replicates=1)
+    _, ticket, other, reinit = lab.seen
+    assert ticket["mask"] == other["mask"] == reinit["mask"]
+    starts = [note["states"][0] for note in (ticket, other, reinit)]
+    assert all(not weights.equal(left, right) for left, right in itertools.combinations(starts, 2))
+    with pytest.raises(BadInput, match="for the control redrawn, found none"):
+        lab.verify(controls=[again], build=None)
+    with pytest.raises(BadInput, match="expected controls of different names, none of them dense or ticket, found ran"):
+        lab.verify(controls=["random", replace(mirrored, name="random")])
+
+
+def test_masks_and_draws_of_a_verification_stay_those_of_its_seed() -> None:
+    """Verdicts that were reported once can be made again."""
+    lab = Lab()
+    lab.verify(controls=EVERY, replicates=1)
+    ticket = lab.search.mask(2)
+    reinit, chance, shuffled = lab.seen[2:]
+
+    def seed(name: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{name}/0/0".encode()).digest()[:8], "big") >> 1
+
+    assert chance["mask"] == mask.random_like(ticket, seed("random mask"))
+    assert shuffled["mask"] == mask.shuffle(ticket, seed("shuffled mask"))
+    torch.manual_seed(seed("reinit"))
+    assert weights.equal(reinit["states"][0], mask.apply(weights.of(network()), ticket))
 
 
 def test_one_replicate_decides_nothing() -> None:  # K15

@@ -115,7 +115,8 @@ def _resources(plan: Plan, common: Common, data_dir: Path | None, workers: int |
 
 
 def _run(plan: Plan, resources: Resources, team: "Team") -> int:
-    from tombola.report.text import Watcher, plan_text
+    from tombola.report.progress import Watcher
+    from tombola.report.text import plan_text
 
     store, data_dir = resources.store.open(), resources.data_dir
     console = _Patient(stderr=False)
@@ -352,7 +353,7 @@ def show(file: str, /, *, format: Literal["text", "json"] = "text") -> int:
 
     from tombola import hub
     from tombola import ticket as tickets
-    from tombola.report.text import ticket_record, ticket_text
+    from tombola.report.tickets import ticket_record, ticket_text
 
     preset = file in preset_files.names()
     if preset or (Path(file).suffix.lower() in _TEXTS and not file.startswith("hub:")):
@@ -416,7 +417,7 @@ def cash(
 
     from tombola.cash.comparison import prove, write
     from tombola.lab.tickets import trained_of
-    from tombola.report.text import forms_record, forms_text
+    from tombola.report.tickets import forms_record, forms_text
 
     if spec.endswith(".safetensors"):
         raise BadInput(

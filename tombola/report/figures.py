@@ -15,8 +15,8 @@ PANELS = 3  # side by side
 CURVES = 6  # levels shown at most: more lines cannot be told apart
 
 
-def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[float]]]]) -> dict[str, tuple[Spec, str]]:
-    """Every figure that the table's rows allow: name -> Vega-Lite specification and caption.
+def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[float]]]]) -> dict[str, Figure]:
+    """Every figure that the table's rows allow, by name.
 
     Where the verdict compares accuracy at the end of training, that figure comes first.
 
@@ -29,39 +29,39 @@ def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[flo
     dense = "each begins at its dense network" if several else "the black dashed line is the dense network"
     whose = f"lines are means, bands reach from smallest to largest, {dense}"
     at_end = {
-        "final-accuracy": (
+        "final-accuracy": Figure(
             _against_density(rows, "final_test_accuracy", "test accuracy at the end of training (%)", 100, marks),
             f"Test accuracy after the last training step; {whose}.",
         )
     }
-    figures: dict[str, tuple[Spec, str]] = at_end if results.at == "end" else {}
+    figures: dict[str, Figure] = at_end if results.at == "end" else {}
     if several:
         figures |= {
-            "rewinding": (
+            "rewinding": Figure(
                 _rewinding(rows, results.accuracy),
                 "Test accuracy of the tickets against the step that they were rewound to, at a few densities; lines "
                 "are means, bars reach from smallest to largest.",
             )
         }
     figures |= {
-        "accuracy": (
+        "accuracy": Figure(
             _against_density(rows, "early_stop_test_accuracy", "test accuracy at early stop (%)", 100, marks),
             f"Test accuracy at the step of minimum validation loss, against the weights remaining; {whose}.",
         ),
-        "early-stop": (
+        "early-stop": Figure(
             _against_density(rows, "early_stop_step", "early stop (training steps)", 1, marks),
             f"The step of minimum validation loss: how fast each network learns; {whose}.",
         ),
         **at_end,
     }
     if len(rows[0].values["curve"]["test_step"]) > 2:  # beginning and end alone are no curve
-        figures["curves"] = (
+        figures["curves"] = Figure(
             _curves(rows),
             "Test accuracy during training, mean over replicates, at a few densities; each panel is an arm.",
         )
     if survivors:
         step = f", rewound to step {min(result.row.rewind for result in rows):,}" if several else ""
-        figures["survivors"] = (
+        figures["survivors"] = Figure(
             _survivors(survivors),
             "What survives of the first layer, as an image of the input: living weights of each pixel, "
             f"relative to the layer's mean (replicate 0{step}).",

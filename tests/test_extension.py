@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tombola.cli import main
 from tombola.errors import BadInput
 from tombola.lab.code import code_of
 from tombola.lab.extension import load
@@ -52,6 +53,13 @@ CONTROLS = {
     "mirror": Control("mirror", mirror, claim="it matters where", what="a mirrored mask", about="Mirrored"),
 }
 '''
+
+
+CONTROL = """
+from tombola.controls import Control
+def f(*x): ...
+CONTROLS = {{'a': Control('a', {}, '', '', '', draws={!r})}}
+"""
 
 
 def written(folder: Path, text: str, name: str = "mine.py") -> str:
@@ -117,6 +125,8 @@ def test_an_extension_is_loaded_where_it_is_unpickled_and_before_what_is_of_it(t
         ("METHODS = {\n'a': 1}", "mine.py, line 2: expected a function of (replicate, levels), or a Method, found"),
         ("CONTROLS = {'a': len}", "line 1: expected a function of (replicate, ticket, level, draw), or a Control"),
         ("def f(x): ...\n\nCONTROLS: dict = {\n    'a': f\n}", "line 4: expected a function of (replicate, ticket, "),
+        (CONTROL.format("3", ""), "line 4: expected a function of (replicate, ticket, level, draw), or a Control, found"),
+        (CONTROL.format("f", "levels"), "line 4: expected a Control whose draws are one of randoms, reinits, or none"),
         ("METHODS = []", "line 1: expected METHODS, a dict of name: member, found a list"),
         ("def f(x, y): ...\nMETHODS = {'ticket': f}", "line 2: expected a name of letters, digits"),
         ("def f(x, y): ...\nMETHODS = {'a,b': f}", "line 2: expected a name of letters, digits"),
@@ -150,3 +160,42 @@ def test_two_extensions_of_one_name_are_refused_and_one_that_is_named_twice_is_o
     assert len(read("digits", [], [one, one]).extensions) == 1
     with pytest.raises(BadInput, match=r"other.py, line \d+: expected a name that is free, found 'patient', another"):
         read("digits", [], [one, other])
+
+
+@pytest.mark.parametrize("arm", ["tired", "partial", "ours"])
+def test_what_goes_wrong_in_an_extension_is_told_with_its_line(
+    tmp_path: Path, arm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with a traceback through code that is none of the reader's."""
+    path = written(tmp_path, GOOD + WRONG)
+    line = next(number for number, text in enumerate((GOOD + WRONG).splitlines(), 1) if f"# {arm}" in text)
+    messages = {
+        "tired": f"{path}, line {line}: expected code that runs, found ZeroDivisionError: division by zero.",
+        "partial": "derived(..., 'p'): expected a function at the top level of an extension, found <part of another",
+        "ours": "derived(..., 'o'): expected a function at the top level of an extension, found shuffle, which is none",
+    }
+    assert main(["plan", "digits-lenet", "--extend", path, "--set", f"arms=ticket,{arm}"]) == 2
+    assert messages[arm] in capsys.readouterr().err
+
+
+WRONG = """
+from functools import partial
+
+from tombola import mask
+
+
+def tired(replicate, levels):
+    yield 1 / 0  # tired
+
+
+def part(replicate, ticket, level, draw):
+    return replace(ticket, mask=replicate.derived(partial(turned), ticket.mask, "p"))  # partial
+
+
+def ours(replicate, ticket, level, draw):
+    return replace(ticket, mask=replicate.derived(mask.shuffle, ticket.mask, "o"))  # ours
+
+
+METHODS["tired"] = tired
+CONTROLS |= {"partial": part, "ours": ours}
+"""

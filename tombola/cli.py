@@ -21,6 +21,7 @@ from tombola import __version__, data
 from tombola.engine import machine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
+from tombola.lab.code import place
 from tombola.lab.executor import Resources
 from tombola.lab.plan import Plan, engine_of, missing, run_seconds, summary
 from tombola.lab.plan import plan as planned
@@ -629,3 +630,8 @@ def main(arguments: list[str] | None = None) -> int:
         _silence()
         sys.stderr.write(f"tombola: the output cannot be written: {error.strerror}. What is finished is kept.\n")
         return 1
+    except Exception as error:
+        if not (where := place(error)):
+            raise  # it is ours
+        sys.stderr.write(f"tombola: {where}: expected code that runs, found {type(error).__name__}: {error}.\n")
+        return 2

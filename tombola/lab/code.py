@@ -2,6 +2,7 @@
 
 import linecache
 import sys
+import traceback
 from types import ModuleType
 from typing import Any
 
@@ -14,8 +15,15 @@ def code_of(thing: Any) -> str | None:
     >>> code_of(code_of) is None
     True
     """
-    module: str = thing.__module__
+    module = getattr(thing, "__module__", None) or ""
     return module.removeprefix(_PREFIX) if module.startswith(_PREFIX) else None
+
+
+def place(error: BaseException) -> str:
+    """The file and line of an extension at which `error` came up, the innermost one; empty where it is of none."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    mine = [(frame, line) for frame, line in frames if frame.f_globals.get("__name__", "").startswith(_PREFIX)]
+    return f"{mine[-1][0].f_code.co_filename}, line {mine[-1][1]}" if mine else ""
 
 
 def attribute(name: str, code: str | None) -> Any:

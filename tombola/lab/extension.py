@@ -14,16 +14,15 @@ import ast
 import hashlib
 import inspect
 import re
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tombola.controls import Control
+from tombola.controls import CONTROLS, Control
 from tombola.errors import BadInput
-from tombola.lab.code import module_of
+from tombola.lab.code import module_of, place
 from tombola.lab.members import Members
 from tombola.lab.studies import Study
 from tombola.methods import Method
@@ -79,7 +78,9 @@ def made(path: str, text: str) -> Extension:
         module = module_of(sha256, path, text)
     except (Exception, SystemExit) as error:
         message = f"{type(error).__name__}: {error}"
-        raise _bad(f"{path}, line {_line_of(error, path)}", "Python that can be executed", message) from error
+        own = isinstance(error, SyntaxError) and error.filename == path
+        where = f"{path}, line {error.lineno}" if own else place(error) or path
+        raise _bad(where, "Python that can be executed", message) from error
     tables = {kind: _members(_Table(kind, module, path, sha256, text)) for kind in _MAKERS}
     if not any(tables.values()):
         raise _bad(
@@ -123,24 +124,23 @@ def _members(table: _Table) -> dict[str, Any]:
 
 
 def _method(name: str, value: Any, code: str) -> Method:
-    if isinstance(value, Method):
-        return replace(value, code=code)
-    _need(value, 2, "a function of (replicate, levels), or a Method")
-    return Method(name, value, about=_about(value), code=code)
+    method = value if isinstance(value, Method) else Method(name, value, about=_about(value))
+    _need(method.search, 2, "a function of (replicate, levels), or a Method")
+    return replace(method, code=code)
 
 
 def _control(name: str, value: Any, code: str) -> Control:
-    if isinstance(value, Control):
-        return replace(value, code=code)
-    _need(value, 4, "a function of (replicate, ticket, level, draw), or a Control")
-    return Control(name, value, claim="", what=name, about=_about(value), code=code)
+    control = value if isinstance(value, Control) else Control(name, value, claim="", what=name, about=_about(value))
+    _need(control.make, 4, "a function of (replicate, ticket, level, draw), or a Control")
+    if control.draws not in (fields := {each.draws for each in CONTROLS.values()}):
+        raise TypeError(f"a Control whose draws are one of {', '.join(sorted(fields - {''}))}, or none")
+    return replace(control, code=code)
 
 
 def _score(name: str, value: Any, code: str) -> Score:
-    if isinstance(value, Score):
-        return replace(value, code=code)
-    _need(value, 1, "a function of one argument, a score.Scored, or a Score")
-    return Score(name, value, about=_about(value), code=code)
+    score = value if isinstance(value, Score) else Score(name, value, about=_about(value))
+    _need(score.of, 1, "a function of one argument, a score.Scored, or a Score")
+    return replace(score, code=code)
 
 
 def _objective(name: str, value: Any, code: str) -> type[Objective]:
@@ -185,14 +185,6 @@ def _kind_of(value: Any) -> str:
     if inspect.isfunction(value):
         return f"a function of {inspect.signature(value)}"
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-
-
-def _line_of(error: BaseException, path: str) -> int:
-    """The line of the file at which it failed; 1 where that is not known."""
-    if isinstance(error, SyntaxError) and error.filename == path:
-        return error.lineno or 1
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    return lines[-1] if lines and lines[-1] else 1
 
 
 def _line_in(text: str, kind: str, name: str) -> int:

@@ -132,12 +132,12 @@ class Replicate:
         Raises:
             BadInput: workers could not find the function, which is none of an extension, or is inside of another one.
         """
-        code = code_of(function)
-        if code is None or "<" in function.__qualname__:
+        code, called = code_of(function), getattr(function, "__qualname__", "<part of another one>")
+        if code is None or "<" in called:
             raise BadInput(
-                where=f"derived({function.__qualname__}, ...)",
+                where=f"derived(..., {name!r})",
                 expected="a function at the top level of an extension",
-                found=f"one of {function.__module__}",
+                found=f"{called}, which is none",
                 todo="Define it in the file that --extend names, outside of other functions.",
             )
-        return DerivedMask(like, function.__qualname__, code, mask_seed=self.seed(name))
+        return DerivedMask(like, called, code, mask_seed=self.seed(name))

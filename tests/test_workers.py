@@ -37,7 +37,7 @@ from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
-from tombola.lab.workers import _dismiss, _fill, _Place, _shapes, _unheard, execute
+from tombola.lab.workers import _dismiss, _Equipment, _fill, _shapes, _unheard, execute
 from tombola.prunable import full
 
 SPEC: dict[str, Any] = {
@@ -308,7 +308,7 @@ def test_a_worker_does_not_hear_ctrl_c_even_before_it_can_say_so(
 ) -> None:
     """From its first instant on, as the terminal sends it to the whole group."""
     work, crew = RunQueue([planned().runs[0]], store, quietly), list[Any]()
-    _fill(crew, work, 1, _Place(Resources(store=store, engine="reference"), store.root, {}))
+    _fill(crew, work, 1, _Equipment(Resources(store=store, engine="reference"), store.root, {}))
     for _ in range(100):
         os.kill(crew[0].process.pid, signal.SIGINT)
         time.sleep(0.02)

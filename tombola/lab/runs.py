@@ -30,6 +30,10 @@ A_LOOK = 1 / 6  # what looking at an image costs beside training on it, about
 Tell = Callable[[int, int, float], None]  # done, in all, and what it comes to: see `Run.progress`
 
 
+def untold(done: int, total: int, loss: float) -> None:
+    """What is told of a run where nobody asks."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run made: numbers, and named files of named tensors; and, for the record, how."""
@@ -77,7 +81,7 @@ class Run:
     data_parallel: ClassVar[bool] = False
     key: str = field(init=False, repr=False)
 
-    def perform(self, worker: Any, tell: Tell = lambda done, total, loss: None) -> Outcome:
+    def perform(self, worker: Any, tell: Tell = untold) -> Outcome:
         """The outcome of this run, whose inputs the worker's store has.
 
         Args:

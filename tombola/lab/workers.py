@@ -38,7 +38,7 @@ LOG_TAIL = 4000
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Equipment:
     """What each worker is given."""
 
     resources: Resources
@@ -77,36 +77,36 @@ def execute(resources: Resources, runs: Iterable[Run], tell: Announce) -> Tally:
     """
     store, engine, workers = resources.store, resources.engine, resources.processes
     queue = RunQueue(list(runs), store, tell)
-    crew: list[_Process] = []
+    processes: list[_Process] = []
     with ExitStack() as stack:
-        stack.callback(_dismiss, crew)
+        stack.callback(_dismiss, processes)
         try:
             shared = stack.enter_context(store.scratch("data"))
             # Here, and sent along: a second measurement may choose other formats, which give other last bits.
             measured = calibrate.times(_shapes(queue.recipes, engine, resources.devices))
-            place = _Place(resources, shared, measured)
-            _fill(crew, queue, workers, place)
+            equipment = _Equipment(resources, shared, measured)
+            _fill(processes, queue, workers, equipment)
             for name in queue.data_sets:  # once for all workers, while they start
                 publish(name, resources.data_dir, shared)
         except OSError as error:
             raise no_room(error, store) from error
         while not queue.over:
-            _fill(crew, queue, workers, place)
-            _hand_out(crew, queue, engine)
-            _listen(crew, queue)
+            _fill(processes, queue, workers, equipment)
+            _hand_out(processes, queue, engine)
+            _listen(processes, queue)
         return queue.result
 
 
-def _hand_out(crew: list[_Process], queue: RunQueue, engine: Choice) -> None:
+def _hand_out(processes: list[_Process], queue: RunQueue, engine: Choice) -> None:
     """Give the idle ones what is ready."""
-    for worker in list(crew):
-        idle = sum(not each.runs for each in crew)
+    for worker in list(processes):
+        idle = sum(not each.runs for each in processes)
         if not worker.runs and (given := queue.next(_stack_size(engine, worker.device), idle)):
             worker.runs = {run.key: run for run in given}
             try:
                 worker.pipe.send([shallow(run) for run in given])
             except OSError:
-                _bury(worker, crew, queue)
+                _bury(worker, processes, queue)
 
 
 def _stack_size(engine: Choice, device: str) -> Callable[[Run], int]:
@@ -122,19 +122,19 @@ def _shapes(recipes: Iterable[Recipe], engine: Choice, devices: tuple[str, ...])
     return [shape for training in trainings for shape in shapes(training)]
 
 
-def _dismiss(crew: list[_Process]) -> None:
-    for worker in crew:
+def _dismiss(processes: list[_Process]) -> None:
+    for worker in processes:
         worker.process.terminate()
-    for worker in crew:
+    for worker in processes:
         worker.process.join()
         worker.log.unlink(missing_ok=True)
 
 
-def _fill(crew: list[_Process], queue: RunQueue, workers: int, place: "_Place") -> None:
-    while len(crew) < min(workers, queue.left) and queue.ready:
-        busy = [worker.device for worker in crew]
+def _fill(processes: list[_Process], queue: RunQueue, workers: int, equipment: "_Equipment") -> None:
+    while len(processes) < min(workers, queue.left) and queue.ready:
+        busy = [worker.device for worker in processes]
         with _unheard():
-            crew.append(_hire(place, min(place.resources.devices, key=busy.count)))
+            processes.append(_hire(equipment, min(equipment.resources.devices, key=busy.count)))
 
 
 @contextmanager
@@ -159,9 +159,9 @@ def _unheard() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _listen(crew: list[_Process], queue: RunQueue) -> None:
+def _listen(processes: list[_Process], queue: RunQueue) -> None:
     """Wait until some worker has something to say, or is dead, and act on it."""
-    at_work = [worker for worker in crew if worker.runs]
+    at_work = [worker for worker in processes if worker.runs]
     sources = [source for worker in at_work for source in (worker.pipe, worker.process.sentinel)]
     if not sources:
         time.sleep(BUSY_POLL_S)
@@ -172,11 +172,11 @@ def _listen(crew: list[_Process], queue: RunQueue) -> None:
             try:
                 message = worker.pipe.recv()
             except (EOFError, OSError):
-                _bury(worker, crew, queue)
+                _bury(worker, processes, queue)
             else:
                 _hear(worker, queue, *message)
         elif worker.process.sentinel in heard:
-            _bury(worker, crew, queue)
+            _bury(worker, processes, queue)
 
 
 def _hear(worker: _Process, queue: RunQueue, key: str, what: str, *details: Any) -> None:
@@ -198,8 +198,8 @@ def _hear(worker: _Process, queue: RunQueue, key: str, what: str, *details: Any)
             raise details[0]
 
 
-def _bury(worker: _Process, crew: list[_Process], queue: RunQueue) -> None:
-    crew.remove(worker)
+def _bury(worker: _Process, processes: list[_Process], queue: RunQueue) -> None:
+    processes.remove(worker)
     worker.process.join(timeout=GRACE_S)
     worker.process.kill()  # of no effect on one that is gone, as nearly all are by now
     worker.process.join()
@@ -215,21 +215,21 @@ def _bury(worker: _Process, crew: list[_Process], queue: RunQueue) -> None:
         queue.died(run, reason, f"{reason}\n{log}")
 
 
-def _hire(place: _Place, device: str) -> _Process:
+def _hire(equipment: _Equipment, device: str) -> _Process:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    log = place.resources.store.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
-    process = context.Process(target=_serve, args=(theirs, place, device, log), daemon=True)
+    log = equipment.resources.store.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
+    process = context.Process(target=_serve, args=(theirs, equipment, device, log), daemon=True)
     process.start()
     theirs.close()
     return _Process(process, ours, log, device)
 
 
-def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) -> None:
+def _serve(pipe: "Connection[Any, Any]", equipment: _Equipment, device: str, log: Path) -> None:
     """A worker's life: take a run, do it, say so, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for good, and where `_unheard` could not see to it
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    resources = place.resources
+    resources = equipment.resources
     store = resources.store
     with store.claim(Stored(log.name)):  # else another process would take the log for a leftover
         with log.open("w") as file:
@@ -248,10 +248,10 @@ def _serve(pipe: "Connection[Any, Any]", place: _Place, device: str, log: Path) 
             store,
             resources.data_dir,
             resources.engine,
-            place.shared,
+            equipment.shared,
             device,
             time.perf_counter,
-            measured=place.measured,
+            measured=equipment.measured,
             scores=resources.members.scores,
         )
         while True:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tombola.lab.kinds.training import Train
-from tombola.lab.runs import Outcome, Run, Tell
+from tombola.lab.runs import Outcome, Run, Tell, untold
 
 if TYPE_CHECKING:
     from tombola.lab.worker import Worker
@@ -21,7 +21,7 @@ class Distance(Run):
     right: Train
     mask: Run
 
-    def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
+    def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Measure it, as an L2 norm and as an angle."""
         from tombola.study import stability
 

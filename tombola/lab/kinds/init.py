@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tombola import models
 from tombola.errors import BadInput
-from tombola.lab.runs import Network, Outcome, Run, Tell
+from tombola.lab.runs import Network, Outcome, Run, Tell, untold
 from tombola.models import Initialisation
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Init(Run):
     init: Initialisation
     init_seed: int
 
-    def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
+    def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Draw the weights, or take the pre-trained ones."""
         from tombola import weights
 

@@ -8,7 +8,7 @@ from tombola import data
 from tombola.data.facts import Facts
 from tombola.engine import machine
 from tombola.lab.kinds.training import Train
-from tombola.lab.runs import A_LOOK, Network, Outcome, Run, Tell
+from tombola.lab.runs import A_LOOK, Network, Outcome, Run, Tell, untold
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Line(Run):
     def progress(self, done: int, total: int, loss: float) -> str:
         return f"{done} of {total} points"
 
-    def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
+    def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """The error on training and test images at each point, the running statistics treated in both ways."""
         from tombola.study import connectivity
 

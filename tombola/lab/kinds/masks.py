@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tombola.data.facts import Facts
 from tombola.lab.code import attribute
 from tombola.lab.kinds.training import Train
-from tombola.lab.runs import Network, Outcome, Run, Tell
+from tombola.lab.runs import Network, Outcome, Run, Tell, untold
 from tombola.objective import CrossEntropy
 from tombola.pruning import Round, by_kind
 from tombola.recipe import Recipe
@@ -97,7 +97,7 @@ class Prune(Run):
         """An epoch's steps where the score sees batches, of which it asks a gradient, say; nothing elsewhere."""
         return facts.epoch_iterations(self.sample.recipe.batch) * step_seconds() if self.sample else 0.0
 
-    def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
+    def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Score the trained weights, and let the lowest of what is alive go."""
         from tombola import prunable
         from tombola.mask import Mask
@@ -152,7 +152,7 @@ class FullMask(Run):
     keep: tuple[str, ...]
     include: tuple[str, ...] | None = None
 
-    def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
+    def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """All of the network's prunable weights but the kept ones."""
         return mask_outcome(Round(keep=self.keep, include=self.include or ()).full(self.network.build()))
 
@@ -167,7 +167,7 @@ class RandomMask(Run):
     like: Run
     mask_seed: int
 
-    def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
+    def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Draw it."""
         from tombola import mask
 
@@ -184,7 +184,7 @@ class ShuffledMask(Run):
     like: Run
     mask_seed: int
 
-    def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
+    def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Permute it."""
         from tombola import mask
 
@@ -208,7 +208,7 @@ class DerivedMask(Run):
     code: str
     mask_seed: int
 
-    def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
+    def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Have the function make it."""
         make = attribute(self.function, self.code)
         return mask_outcome(make(worker.store.mask(self.like), self.mask_seed))

@@ -10,7 +10,7 @@ from tombola.data.facts import Facts
 from tombola.engine import machine
 from tombola.engine.training import Start, Training, TrainingState
 from tombola.errors import TombolaError
-from tombola.lab.runs import A_LOOK, Network, Outcome, Run, Tell
+from tombola.lab.runs import A_LOOK, Network, Outcome, Run, Tell, untold
 from tombola.recipe import Recipe, learning_rate
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Train(Run):
     augment_seed: int | None = None
     further: tuple[tuple[str, Run], ...] | None = None
 
-    def perform(self, worker: "Worker", tell: Tell = lambda done, total, loss: None) -> Outcome:
+    def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Train, on whichever engine the worker chooses."""
         (ended,) = _train([_start(self, worker)], worker, [tell])
         if isinstance(ended, TombolaError):

@@ -125,7 +125,7 @@ def test_an_extension_is_loaded_where_it_is_unpickled_and_before_what_is_of_it(t
         ("METHODS = {\n'a': 1}", "mine.py, line 2: expected a function of (replicate, levels), or a Method, found"),
         ("CONTROLS = {'a': len}", "line 1: expected a function of (replicate, ticket, level, draw), or a Control"),
         ("def f(x): ...\n\nCONTROLS: dict = {\n    'a': f\n}", "line 4: expected a function of (replicate, ticket, "),
-        (CONTROL.format("3", ""), "line 4: expected a function of (replicate, ticket, level, draw), or a Control, found"),
+        (CONTROL.format("3", ""), "line 4: expected a function of (replicate, ticket, level, draw), or a Control"),
         (CONTROL.format("f", "levels"), "line 4: expected a Control whose draws are one of randoms, reinits, or none"),
         ("METHODS = []", "line 1: expected METHODS, a dict of name: member, found a list"),
         ("def f(x, y): ...\nMETHODS = {'ticket': f}", "line 2: expected a name of letters, digits"),

@@ -77,10 +77,10 @@ def made(path: str, text: str) -> Extension:
     try:
         module = module_of(sha256, path, text)
     except (Exception, SystemExit) as error:
-        message = f"{type(error).__name__}: {error}"
-        own = isinstance(error, SyntaxError) and error.filename == path
-        where = f"{path}, line {error.lineno}" if own else place(error) or path
-        raise _bad(where, "Python that can be executed", message) from error
+        where = place(error) or path
+        if isinstance(error, SyntaxError) and error.filename == path:
+            where = f"{path}, line {error.lineno}"
+        raise _bad(where, "Python that can be executed", f"{type(error).__name__}: {error}") from error
     tables = {kind: _members(_Table(kind, module, path, sha256, text)) for kind in _MAKERS}
     if not any(tables.values()):
         raise _bad(

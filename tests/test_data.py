@@ -373,7 +373,7 @@ def test_batches_for_several_trainings_are_those_of_each(augment: Literal["flip-
         for first in (0, 40, 900)
     ]
     for step in (0, 2, 4):  # the third of an epoch has 10 examples
-        inputs, labels = data.together(several, step)
+        inputs, labels = data.stacked_batches(several, step)
         for place, each in enumerate(several):
             assert torch.equal(inputs[place], each(step)[0]) and torch.equal(labels[place], each(step)[1])
 

@@ -30,9 +30,10 @@ from tombola.engine.reference.trainer import Reference
 from tombola.engine.training import Start, Training
 from tombola.evaluate import evaluate
 from tombola.mask import Mask, apply
+from tombola.optimizers import optimizer_of, restore_state, state_of
 from tombola.prunable import full
 from tombola.recipe import SGD, Adam, AdamW, Optimizer, Recipe, learning_rate
-from tombola.train import Span, losses, optimizer_of, restore_state, state_of, train
+from tombola.train import Span, losses, train
 
 needs_kernels = pytest.mark.skipif(not kernels.sets(), reason="no kernels: there was no compiler")
 

@@ -26,10 +26,11 @@ from tombola.lab.tickets import ticket_of
 from tombola.lab.worker import Worker
 from tombola.methods import METHODS
 from tombola.objective import Objective
+from tombola.optimizers import optimizer_of
 from tombola.recipe import Recipe, learning_rate
 from tombola.study.overlap import overlaps
 from tombola.ticket import Ticket
-from tombola.train import Span, losses, optimizer_of, train
+from tombola.train import Span, losses, train
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "lr": 0.1},

@@ -18,7 +18,7 @@ LAYERS = [
     ["value", "stacks", "mark"],
     ["effective", "transfer", "hub", "charts", "card"],
     ["prune", "guard", "models", "ticket", "data", "objective", "score", "pruning"],
-    ["recipe", "replicate", "methods", "controls", "train", "evaluate", "engine"],
+    ["recipe", "optimizers", "replicate", "methods", "controls", "train", "evaluate", "engine"],
     ["study", "search", "callbacks", "cash"],
     ["lab"],
     ["report", "cli", "__main__"],

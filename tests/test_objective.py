@@ -26,8 +26,9 @@ from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.mask import Mask, apply
 from tombola.objective import L1, OBJECTIVES, CrossEntropy, LabelSmoothing, Objective, cross_entropy
+from tombola.optimizers import optimizer_of
 from tombola.recipe import SGD, Recipe
-from tombola.train import Span, losses, optimizer_of, train
+from tombola.train import Span, losses, train
 
 FIELDS: dict[str, Any] = {
     "model": "lenet-20-10",

@@ -27,11 +27,11 @@ from tombola.lab.runs import ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
+from tombola.optimizers import optimizer_of
 from tombola.pruning import Round
 from tombola.recipe import learning_rate
 from tombola.score import RANDOM, Score, Scored
 from tombola.search import Level, Search
-from tombola.train import optimizer_of
 from tombola.weights import Weights
 
 STEPS = 12

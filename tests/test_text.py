@@ -180,7 +180,7 @@ def test_batches_are_texts_with_their_labels(name: str, small: Path) -> None:
     train, _ = data.split(dataset, 0)
     several = [Batches(dataset, train, 50, order_seed=seed) for seed in (0, 1)]
     for step in range(4):
-        both = data.together(several, step) if len(several[0](step)[0]) == 50 else None
+        both = data.stacked_batches(several, step) if len(several[0](step)[0]) == 50 else None
         for number, one in enumerate(several):
             inputs, labels = one(step)
             places = one.places(step, step + 1)[0]

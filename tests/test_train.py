@@ -13,8 +13,9 @@ from torch.nn import functional
 from tombola import mask, prunable, weights
 from tombola.errors import GuardLost
 from tombola.mask import Mask
+from tombola.optimizers import optimizer_of, restore_state, state_of
 from tombola.recipe import SGD, Adam, AdamW, Optimizer, Recipe, learning_rate
-from tombola.train import Span, losses, optimizer_of, restore_state, state_of, train
+from tombola.train import Span, losses, train
 
 OPTIMISERS: dict[str, Optimizer] = {
     "sgd": SGD(name="sgd", lr=0.5),

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +11,9 @@ from torch.optim import Optimizer
 from tombola.guard import Guard
 from tombola.mask import Mask
 from tombola.objective import CrossEntropy, Objective
-from tombola.recipe import SGD, Adam, AdamW, Precision
-from tombola.recipe import Optimizer as OptimizerValue
+from tombola.recipe import Precision
 
 Loss = Callable[[int], Tensor]  # of the optimiser step that follows after a step
-
-
-def optimizer_of(value: OptimizerValue, model: nn.Module) -> Optimizer:
-    """A fresh optimiser over all parameters of `model`; fused kernels, which nearly halve a small network's step."""
-    options = value.model_dump(exclude={"name"}) | {"fused": True}
-    match value:
-        case SGD():
-            return torch.optim.SGD(model.parameters(), **options)
-        case AdamW():
-            return torch.optim.AdamW(model.parameters(), **options)
-        case Adam():
-            return torch.optim.Adam(model.parameters(), **options)
 
 
 @dataclass(frozen=True)
@@ -123,27 +109,3 @@ def losses(
 def computing(device: torch.device, precision: Precision | None) -> torch.autocast:
     """The context of a forward pass in `precision`. bfloat16 has the range of float32: no loss has to be scaled."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def state_of(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors: `exp_avg/fc1.weight` and the like, copied to the CPU."""
-    return {
-        f"{entry}/{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, parameter in model.named_parameters()
-        for entry, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
-    }
-
-
-def restore_state(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put back what `state_of` took, by copy."""
-    parameters = dict(model.named_parameters())
-    entries: dict[Tensor, dict[str, Any]] = {}
-    for path, value in state.items():
-        entry, name = path.split("/", 1)
-        parameter = parameters[name]
-        # Adam's step counter is a scalar that fused kernels expect beside the parameter; what has the parameter's shape
-        # they expect laid out in memory as it is.
-        like = parameter.detach() if value.shape == parameter.shape else value.to(parameter.device)
-        entries.setdefault(parameter, {})[entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
-    optimizer.state.update(entries)

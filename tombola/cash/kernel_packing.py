@@ -78,7 +78,7 @@ def stages_of(
         slice_w[at], slice_column[at] = values, place[columns]
         slice_bias = np.zeros(slices * width, np.float32)
         slice_bias[:outputs] = bias[order]
-        whole, addresses = kernels.together(
+        whole, addresses = kernels.one_buffer(
             {
                 "begin": begin.astype(np.int32),
                 "column": columns.astype(np.int32),
@@ -184,7 +184,7 @@ def convolution_of(
     group = rank[output] * groups + (np.array([1, 0, 2])[column] if layout.sums else 0)
     in_turn = np.lexsort((offset, group))
     begin = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=len(order) * groups))])
-    whole, addresses = kernels.together(
+    whole, addresses = kernels.one_buffer(
         {
             "order": order.astype(np.int32),
             "begin": begin.astype(np.int32),

@@ -328,7 +328,7 @@ class Batches:
         return self._orders[epoch][place * self._size : (place + steps) * self._size], begin + steps
 
 
-def together(several: Sequence[Batches], step: int) -> tuple["Tensor", "Tensor"]:
+def stacked_batches(several: Sequence[Batches], step: int) -> tuple["Tensor", "Tensor"]:
     """The step's inputs [replicate, example, ...] and labels [replicate, example] of several trainings of one recipe.
 
     What each gives by itself, but with one way to the device, one gather and one augmentation for all of them: a small

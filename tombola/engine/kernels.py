@@ -281,7 +281,7 @@ def aligned(shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
     return whole.reshape(shape)
 
 
-def together(arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.uint8], dict[str, int]]:
+def one_buffer(arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.uint8], dict[str, int]]:
     """Copies of the arrays, one after the other in one buffer, and the address of each: it may be loaded as vectors."""
     sizes = [-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays.values()]
     whole, addresses, begin = aligned(sum(sizes), np.uint8), {}, 0

@@ -28,10 +28,10 @@ _OF_THIS_PROCESS = (DataError, StoreError, NoRoom)  # other errors come of the r
 @contextmanager
 def _team(resources: Resources) -> "Iterator[Team | None]":
     """The leader's team; the others follow it until it dismisses them."""
-    from tombola.engine.data_parallel import crew as together
+    from tombola.engine.data_parallel.crew import joined
 
     one_thread()
-    with together.joined(resources.devices) as crew:
+    with joined(resources.devices) as crew:
         if crew.rank:
             follow(resources, crew)
             yield None

@@ -294,7 +294,7 @@ class Native:
         first = self._network.layers[0]
         if first.kind == kernels.SPARSE:
             arrays["segments"], arrays["place"], arrays["column"] = self._kernels.sifted(first, position)
-        whole, addresses = kernels.together(arrays)
+        whole, addresses = kernels.one_buffer(arrays)
         held.append(whole)
         return kernels.Pack(len(used), len(chosen), whole.nbytes, **addresses)
 
@@ -317,7 +317,7 @@ class Native:
         return self._spread([(part, part.held) for part in self._parts])
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The optimiser's state, named and shaped as `train.state_of` has it."""
+        """The optimiser's state, named and shaped as `optimizers.state_of` has it."""
         if not self._done and not self._carried:
             return {}
         state: dict[str, Tensor] = {}

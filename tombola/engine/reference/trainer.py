@@ -10,7 +10,8 @@ from tombola import weights
 from tombola.data import Batches
 from tombola.engine.training import Start, Training
 from tombola.evaluate import Evaluation, evaluate
-from tombola.train import Span, losses, optimizer_of, restore_state, state_of, train
+from tombola.optimizers import optimizer_of, restore_state, state_of
+from tombola.train import Span, losses, train
 
 
 class Reference:

@@ -17,13 +17,14 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tombola.data import Batches, together
+from tombola.data import Batches, stacked_batches
 from tombola.engine.reference.trainer import Reference
 from tombola.engine.training import Start, Training
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.objective import CrossEntropy, Objective
-from tombola.train import Loss, Span, computing, descend, guarded, optimizer_of, restore_state
+from tombola.optimizers import optimizer_of, restore_state
+from tombola.train import Loss, Span, computing, descend, guarded
 
 
 class Stacked:
@@ -89,7 +90,7 @@ class Stacked:
         """step -> the sum of the losses of all, of which each depends on its own weights alone."""
 
         def loss(step: int) -> Tensor:
-            inputs, labels = together(batches, step)
+            inputs, labels = stacked_batches(batches, step)
             values = dict(self._loss.named_parameters()) | dict(self._loss.named_buffers())
             with computing(self._device, self._training.precision), self._attending():
                 losses: Tensor = vmap(self._loss_of, randomness="different")(values, inputs, labels)
@@ -178,7 +179,7 @@ class StackedState(Reference):
         raise TypeError("a training of a stack is trained by Stacked.train")
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The optimiser's state by name, as `train.state_of` has it."""
+        """The optimiser's state by name, as `optimizers.state_of` has it."""
         return {
             f"{entry}/{name}": (value[self._number] if value.dim() else value).detach().cpu().clone()
             for name, parameter in self._stack.named_parameters()

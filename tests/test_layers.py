@@ -17,7 +17,7 @@ LAYERS = [
     ["weights", "layers", "mask", "prunable", "mask_codec"],
     ["value", "stacks", "mark"],
     ["effective", "transfer", "hub", "charts", "card"],
-    ["prune", "guard", "models", "ticket", "data", "objective", "score", "pruning"],
+    ["prune", "optimizer_state", "step_hooks", "guard", "models", "ticket", "data", "objective", "score", "pruning"],
     ["recipe", "optimizers", "replicate", "methods", "controls", "train", "evaluate", "engine"],
     ["study", "search", "callbacks", "cash"],
     ["lab"],

@@ -14,8 +14,9 @@ from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
 from tombola import prunable, weights
-from tombola.guard import KNOWN, Guard, keeping
+from tombola.guard import Guard
 from tombola.mask import Mask
+from tombola.optimizer_state import KNOWN, keeping
 
 OPTIMISERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
     "sgd": partial(optim.SGD, lr=0.1),

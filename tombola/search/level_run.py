@@ -16,11 +16,12 @@ from torch.utils.hooks import RemovableHandle
 
 from tombola import weights
 from tombola.errors import BadInput, GuardLost
-from tombola.guard import Guard, ahead, opaque
+from tombola.guard import Guard
 from tombola.mask import Mask
 from tombola.search import averages
 from tombola.search.averages import Average
 from tombola.search.state import Loop, Moment
+from tombola.step_hooks import ahead, opaque
 from tombola.weights import Weights
 
 ROUNDING = 1e-6  # of a mean of ones

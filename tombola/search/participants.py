@@ -11,11 +11,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tombola import weights
 from tombola.errors import BadInput
-from tombola.guard import UNKNOWN, check_watchable, keeping
 from tombola.layer_patterns import covering, few
 from tombola.mask import Mask
+from tombola.optimizer_state import UNKNOWN, keeping
 from tombola.search import averages
 from tombola.search.state import GENERATORS, Loop, Pair
+from tombola.step_hooks import check_watchable
 
 _SCHEDULED = ("_wrapped_by_lr_sched", "_with_counter")  # what torch's schedulers leave on an optimiser's step
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from tombola import weights
 from tombola.errors import BadInput
-from tombola.guard import watchable
+from tombola.step_hooks import watchable
 from tombola.weights import Weights
 
 State = Mapping[str, Any]

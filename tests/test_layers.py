@@ -14,7 +14,7 @@ PACKAGE = Path(tombola.__file__).parent
 # A room may import the rooms of the layers above its line here, and those to its left in its own.
 LAYERS = [
     ["errors", "amounts", "files", "steps", "layer_patterns", "container"],
-    ["weights", "layers", "mask", "prunable", "mask_codec"],
+    ["weights", "layers", "mask_checks", "mask", "prunable", "mask_codec"],
     ["value", "stacks", "mark"],
     ["effective", "transfer", "hub", "charts", "card"],
     ["prune", "optimizer_state", "step_hooks", "guard", "models", "ticket", "data", "objective", "score", "pruning"],

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola import prunable, weights
-from tombola.errors import Diverged, GuardLost
 from tombola.mask import Mask
+from tombola.mask_checks import check_zero
 from tombola.optimizer_state import keeping
 from tombola.step_hooks import ahead, check_watchable, opaque
 
@@ -128,16 +128,7 @@ class Guard:
         for name, parameter, dead in zip(self._names, self._parameters, self._dead, strict=True):
             states = [("optimiser state", state) for state in self._state_of(parameter, self._keeping.per_weight)]
             for what, value in [("weight", parameter.detach()), *states]:
-                pruned = value[dead] if part is None else value[part][dead[part]]
-                if not bool(pruned.isfinite().all()):
-                    raise Diverged(f"{name}: expected every pruned {what} to be 0, found NaN. The training diverged.")
-                moved = int(pruned.count_nonzero())
-                if moved:
-                    raise GuardLost(
-                        f"{name}: expected every pruned {what} to be 0, found {moved} that are not. "
-                        "Something changed them outside of the optimiser's step, as loading weights from before the "
-                        "rewind point does, a best checkpoint's for one."
-                    )
+                check_zero(name, what, value[dead] if part is None else value[part][dead[part]])
 
     def release(self) -> None:
         """Take the hooks off the optimiser."""

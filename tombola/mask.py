@@ -6,15 +6,12 @@ and must not be written to; pruning makes another one.
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
-from tombola.errors import BadInput, shown
+from tombola import mask_checks
+from tombola.errors import BadInput
 from tombola.weights import Weights, bits
-
-WITHOUT_ZERO = ("float8_e8m0fnu", "float4_e2m1fn_x2")  # powers of 2 alone; two numbers in one place
 
 
 class Mask(Mapping[str, Tensor]):
@@ -28,26 +25,7 @@ class Mask(Mapping[str, Tensor]):
     __slots__ = ("_layers",)
 
     def __init__(self, layers: Mapping[str, Tensor]) -> None:
-        if not isinstance(layers, Mapping):
-            raise BadInput(
-                where="Mask",
-                expected="a mapping from names of weights to tensors of bool",
-                found=type(layers).__name__,
-                todo="Mask({'fc.weight': alive}), for one.",
-            )
-        for name, alive in layers.items():
-            if not isinstance(alive, Tensor) or alive.dtype != torch.bool:
-                array = isinstance(alive, np.ndarray)
-                raise BadInput(
-                    where=f"mask of {name}",
-                    expected="a tensor of bool",
-                    found=f"an array of NumPy, {alive.dtype}"
-                    if array
-                    else str(alive.dtype)
-                    if isinstance(alive, Tensor)
-                    else shown(repr(alive)),
-                    todo="torch.from_numpy(array != 0) makes one." if array else "Compare or convert it first.",
-                )
+        mask_checks.check_layers(layers)
         self._layers = {name: alive.detach().cpu().clone() for name, alive in layers.items()}
 
     @staticmethod
@@ -99,32 +77,10 @@ class Mask(Mapping[str, Tensor]):
         return {name: int(alive.sum()) for name, alive in self._layers.items()}
 
 
-def foreign(expected: str, name: str, alive: Tensor, known: Mapping[str, Tensor]) -> BadInput:
-    """The error of a mask that is not one of `known` weights: `name`, which is `alive` in it, is none of theirs."""
-    shape = f"{name} {tuple(alive.shape)}"
-    if name not in known:
-        names = ", ".join(list(known)[:3]) + (", ..." if len(known) > 3 else "")
-        found = f"{shape}, where the names are {names}" if known else f"{shape}, where there are none"
-    else:
-        own = known[name]
-        found = f"{shape}, which is {'lazy' if is_lazy(own) else tuple(own.shape)} there"
-    todo = "The mask belongs to another model."
-    return BadInput(where=f"mask of {name}", expected=expected, found=found, todo=todo)
-
-
 def suits(mask: Mask, weights: Weights) -> None:
     """Raise BadInput unless all that `mask` names is in `weights`, in its shape: nothing broadcasts, or is left out."""
     Mask.check(mask)
-    for name, alive in mask.items():
-        if name not in weights or weights[name].shape != alive.shape:
-            raise foreign("one of the weights", name, alive, weights)
-        if str(weights[name].dtype).removeprefix("torch.") in WITHOUT_ZERO:
-            raise BadInput(
-                where=f"mask of {name}",
-                expected="a weight of a type that has a number 0, each in its own place",
-                found=str(weights[name].dtype),
-                todo="Convert it first, or keep it out of the mask.",
-            )
+    mask_checks.check_weights(mask, weights)
 
 
 def shuffle(mask: Mask, mask_seed: int) -> Mask:

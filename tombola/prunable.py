@@ -11,7 +11,8 @@ from tombola import layers, weights
 from tombola.errors import BadInput
 from tombola.layer_patterns import named
 from tombola.layers import Kind
-from tombola.mask import Mask, foreign
+from tombola.mask import Mask
+from tombola.mask_checks import foreign
 
 
 def prunable(model: nn.Module, include: Sequence[str] = ()) -> dict[str, Kind]:

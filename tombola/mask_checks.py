@@ -1,0 +1,84 @@
+"""Whether what is given as a mask is one, and of these weights, and whether it holds: what to say where it does not."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from tombola.errors import BadInput, Diverged, GuardLost, shown
+from tombola.weights import Weights
+
+WITHOUT_ZERO = ("float8_e8m0fnu", "float4_e2m1fn_x2")  # powers of 2 alone; two numbers in one place
+
+
+def check_layers(layers: object) -> None:
+    """Raise BadInput unless these are tensors of bool by name."""
+    if not isinstance(layers, Mapping):
+        raise BadInput(
+            where="Mask",
+            expected="a mapping from names of weights to tensors of bool",
+            found=type(layers).__name__,
+            todo="Mask({'fc.weight': alive}), for one.",
+        )
+    for name, alive in layers.items():
+        if not isinstance(alive, Tensor) or alive.dtype != torch.bool:
+            raise _no_bool(name, alive)
+
+
+def _no_bool(name: object, alive: object) -> BadInput:
+    expected, where = "a tensor of bool", f"mask of {name}"
+    if isinstance(alive, np.ndarray):
+        todo = "torch.from_numpy(array != 0) makes one."
+        return BadInput(where=where, expected=expected, found=f"an array of NumPy, {alive.dtype}", todo=todo)
+    found = str(alive.dtype) if isinstance(alive, Tensor) else shown(repr(alive))
+    return BadInput(where=where, expected=expected, found=found, todo="Compare or convert it first.")
+
+
+def foreign(expected: str, name: str, alive: Tensor, known: Mapping[str, Tensor]) -> BadInput:
+    """The error of a mask that is not one of `known` weights: `name`, which is `alive` in it, is none of theirs."""
+    shape = f"{name} {tuple(alive.shape)}"
+    if name not in known:
+        names = ", ".join(list(known)[:3]) + (", ..." if len(known) > 3 else "")
+        found = f"{shape}, where the names are {names}" if known else f"{shape}, where there are none"
+    else:
+        own = known[name]
+        found = f"{shape}, which is {'lazy' if is_lazy(own) else tuple(own.shape)} there"
+    todo = "The mask belongs to another model."
+    return BadInput(where=f"mask of {name}", expected=expected, found=found, todo=todo)
+
+
+def check_weights(mask: Mapping[str, Tensor], weights: Weights) -> None:
+    """Raise BadInput unless all that `mask` names is in `weights`, in its shape: nothing broadcasts, or is left out."""
+    for name, alive in mask.items():
+        if name not in weights or weights[name].shape != alive.shape:
+            raise foreign("one of the weights", name, alive, weights)
+        if str(weights[name].dtype).removeprefix("torch.") in WITHOUT_ZERO:
+            raise BadInput(
+                where=f"mask of {name}",
+                expected="a weight of a type that has a number 0, each in its own place",
+                found=str(weights[name].dtype),
+                todo="Convert it first, or keep it out of the mask.",
+            )
+
+
+def check_zero(name: str, what: str, pruned: Tensor) -> None:
+    """Make sure that what is left of a pruned weight is exactly 0.
+
+    Args:
+        what: a weight, or optimiser state.
+        pruned: its numbers where it is pruned.
+
+    Raises:
+        GuardLost: some are not.
+        Diverged: some are not even numbers.
+    """
+    if not bool(pruned.isfinite().all()):
+        raise Diverged(f"{name}: expected every pruned {what} to be 0, found NaN. The training diverged.")
+    if moved := int(pruned.count_nonzero()):
+        raise GuardLost(
+            f"{name}: expected every pruned {what} to be 0, found {moved} that are not. Something changed them "
+            "outside of the optimiser's step, as loading weights from before the rewind point does, a best "
+            "checkpoint's for one."
+        )

@@ -29,7 +29,7 @@ from tombola.errors import TombolaError
 from tombola.lab.attempt import do
 from tombola.lab.executor import Resources
 from tombola.lab.kinds import Train
-from tombola.lab.plan import Plan, missing, plan
+from tombola.lab.plan import Plan, missing, plan, run_seconds
 from tombola.lab.queue import Event, RunQueue, Tally
 from tombola.lab.results import results
 from tombola.lab.runs import Outcome, Run
@@ -580,6 +580,71 @@ def test_kinds_of_runs_from_outside_are_planned_done_by_workers_and_stored(store
     assert weights.equal(store.weights(halved), mask.apply(before, own)), "by its own mask"
     assert all(torch.equal(alive, ticket_mask[name].flip(-1)) for name, alive in flipped.items())
     assert missing(wanted, store) == []
+
+
+DWINDLING = '''
+from dataclasses import dataclass, fields
+
+from tombola import mask_codec, weights
+from tombola.lab.kinds import Train, mask_outcome
+from tombola.lab.runs import Outcome
+from tombola.mask import Mask
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dwindling(Train):
+    """A training that ends under a mask of its own: every second of the weights that it was given."""
+
+    kind = "dwindling"
+    version = 1
+
+    def perform(self, worker, tell=lambda done, total, loss: None):
+        ended = super().perform(worker, tell)
+        trained = ended.tensors["weights"]
+        if self.mask:
+            trained = mask_codec.expand(trained, worker.store.mask(self.mask))
+        own = {name: value != 0 for name, value in trained.items() if name.endswith("weight")}
+        for alive in own.values():
+            alive.view(-1)[alive.view(-1).nonzero().flatten()[1::2]] = False
+        made = mask_outcome(Mask(own))
+        kept = {"weights": mask_codec.compress(trained, Mask(own))}
+        return Outcome({**ended.values, **made.values}, {**ended.tensors, **made.tensors, **kept}, ended.how)
+
+
+def dwindling(replicate, levels):
+    training = None
+    for level in range(levels + 1):
+        plain = replicate.train(replicate.rewind_point(), mask=training)
+        training = Dwindling(**{each.name: getattr(plain, each.name) for each in fields(plain) if each.init})
+        yield training
+
+
+METHODS = {"dwindling": dwindling}
+'''
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("engine", ["auto", "stacked"])
+def test_a_training_may_end_under_a_mask_of_its_own_which_the_next_one_is_given(
+    engine: str, store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(DWINDLING)
+    small = ["levels=2", "replicates=2", "recipe.length=10it", "rewind=0it", "method=dwindling", "arms=ticket"]
+    experiment = read("digits-lenet", [*small, f"engine={engine}"], [tmp_path / "mine.py"])
+    wanted = plan(experiment)
+    kinds = {row.run.kind for row in wanted.rows}
+    assert kinds == {"dwindling"} and not any(run.data_parallel or run.stack for run in wanted.runs)
+    resources = Resources(store=store, workers=2, engine=experiment.spec.engine, extensions=experiment.extensions)
+    assert execute(resources, missing(wanted, store), quietly).failed == {}
+    alive = {(row.replicate, row.level): store.values(row.run)["alive"] for row in wanted.rows}
+    for (replicate, level), count in alive.items():
+        assert not level or abs(count - alive[replicate, level - 1] / 2) <= 3, "half of what there was, layer by layer"
+    for row in wanted.rows:
+        state, living = store.weights(row.run), store.living(row.run)
+        assert living and all(((state[name] != 0) <= kept).all() for name, kept in living.items())
+        assert living.alive == store.values(row.run)["alive"]
+    assert len(results(wanted, store).rows) == len(wanted.rows)
+    assert run_seconds(wanted, store)(wanted.rows[0].run) > 0
 
 
 # ---------------------------------------------------------------- scheduling

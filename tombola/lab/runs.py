@@ -63,7 +63,7 @@ class Network:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """One unit of work with one outcome. Kinds of run are final classes below this one.
+    """One unit of work with one outcome. Kinds of run are classes below this one.
 
     A kind says all there is to say of its runs: their fields, how they are performed, which data they need, what they
     cost. Its module imports no torch at the top: plans are made without.
@@ -72,7 +72,7 @@ class Run:
         kind: its name, the beginning of its keys.
         version: to be raised whenever the numbers it makes change: old outcomes then keep their old names.
         later: fields that older runs lack: absent from the key where None.
-        data_parallel: whether the processes that torchrun starts do such a run all together.
+        data_parallel: whether the processes that torchrun starts do such a run all together; no kind inherits it.
     """
 
     kind: ClassVar[str]
@@ -80,6 +80,10 @@ class Run:
     later: ClassVar[frozenset[str]] = frozenset()
     data_parallel: ClassVar[bool] = False
     key: str = field(init=False, repr=False)
+
+    def __init_subclass__(cls) -> None:
+        # A kind that is built on another one performs in its own way, which may know nothing of other processes.
+        cls.data_parallel = cls.__dict__.get("data_parallel", False)
 
     def perform(self, worker: Any, tell: Tell = untold) -> Outcome:
         """The outcome of this run, whose inputs the worker's store has.

@@ -93,8 +93,10 @@ class Train(Run):
         return f"validation loss {loss:.3f} at step {done}"
 
     @property
-    def stack(self) -> tuple[Any, ...]:
-        """All but where trainings start, their masks and their seeds."""
+    def stack(self) -> tuple[Any, ...] | None:
+        """All but where trainings start, their masks and their seeds; None for a kind that trains in its own way."""
+        if type(self) is not Train:
+            return None
         recipe = self.recipe.model_dump_json()
         looks = self.evaluate_every, self.test_every
         names = tuple(name for name, _ in self.further or ())
@@ -102,7 +104,7 @@ class Train(Run):
         return recipe, self.data_fingerprint, self.begin, self.until, *looks, *state, names
 
     def stack_size(self, choice: engine.Choice, device: str) -> int:
-        return 1 if self.further else _room(self.recipe, choice, device)
+        return 1 if self.further or type(self) is not Train else _room(self.recipe, choice, device)
 
     @staticmethod
     def perform_stack(

@@ -1,7 +1,6 @@
 """A ticket of YOUR model in YOUR loop: it runs level by level, and everything it changes is rewound in between."""
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from tombola.search.arguments import AnyScore, Rate
 from tombola.search.averages import Average
 from tombola.search.checkpoint import Progress
 from tombola.search.heads import Heads
-from tombola.search.level_run import Course, Level, Report, Rewinding, first
+from tombola.search.level_run import Calls, Course, Level, Report, Rewinding, first
 from tombola.search.options import Options
 from tombola.search.question import Question
 from tombola.search.scoring import Examples, Loss, ranked
@@ -156,21 +155,12 @@ class Search:
         self._masked: list[Average] = []  # what its mask has changed of that
         self._about = self._asked()
         self._strangers = Strangers()
-        if self._path and self._path.is_dir():
-            raise BadInput(
-                where=f"path={path!r}", expected="a file's name", found="a folder", todo="Name a file in it, or None."
-            )
-        if self._path and self._path.exists():
-            self._progress = self._finished_in(self._path, given=mask)
+        if self._path is None:
             return
-        if self._path and distributed.rank() == 0 and not os.access(self._path.parent, os.W_OK):
-            raise BadInput(
-                where=str(self._path),
-                expected="a file in a folder that is there and can be written to",
-                found=f"no such folder: {self._path.parent}",
-                todo="Make the folder, or name another one.",
-            )
-        if self._path:  # better now than at the end of level 0
+        arguments.check_path(self._path, given=path, writes=distributed.rank() == 0)
+        if self._path.exists():
+            self._progress = self._finished_in(self._path, given=mask)
+        else:  # better now than at the end of level 0
             checkpoint.content(self._about, Progress((full,), start=self._loop.moment()), [])
 
     def _finished_in(self, path: Path, given: Mask | None) -> Progress:
@@ -182,15 +172,7 @@ class Search:
         except BadInput:
             asked, levels = False, 0
         if not asked or len(progress.trained) < levels or given not in (None, progress.masks[0]):
-            held = checkpoint.holds(path)
-            raise BadInput(
-                where=str(path),
-                expected="a new file, or that of this search with all levels finished",
-                found="one that is there already" + ("" if held else ", and holds no search"),
-                todo="Search.resume goes on with the search that it holds; or name another one."
-                if held
-                else "Name another one.",
-            )
+            raise arguments.file_in_the_way(path, holds_search=checkpoint.holds(path))
         arguments.same_types(weights.of(self._loop.model), progress.weights, str(path))
         assert progress.start
         arguments.warn_of_settings(self._loop, progress.start.followed["groups"], path.name)
@@ -314,30 +296,15 @@ class Search:
                 were; both or none.
         """
         if self._course:
-            raise BadInput(
-                where="Search.begin",
-                expected="no level under way",
-                found=f"level {self._course.level.number}",
-                todo="Call finish first.",
-            )
+            raise arguments.under_way("Search.begin", self._course.level.number, "Call finish first.")
         number = len(self._progress.trained)
         if number > self._options.levels:
-            raise BadInput(
-                where="Search.begin",
-                expected=f"one of {self._options.levels + 1} levels to be left",
-                found="none",
-                todo="Ask the search for a ticket.",
-            )
+            raise arguments.none_left(self._options.levels)
         if optimizer is not None:
             old = self._loop
             loop = participants.loop_of(old.model, optimizer, scheduler, [*old.also[old.listed :], *old.generators])
             if loop.listed != old.listed:
-                raise BadInput(
-                    where="Search.begin",
-                    expected=f"as many optimizers as the search was given, {old.listed + 1}",
-                    found=f"{loop.listed + 1}",
-                    todo="Hand over one for each, in the same order.",
-                )
+                raise arguments.other_optimizers(old.listed + 1, loop.listed + 1)
             self._given = loop
             participants.trained(self._loop, self.mask(0))
         self._course = self._next(number) if number else self._first()
@@ -345,13 +312,12 @@ class Search:
         return self._course.level
 
     def _next(self, number: int) -> Course:
-        return self._rewinding().course(
-            self._loop,
-            number,
-            self.mask(number),
-            passed=lambda: self._watch.look(number, self._options.rewind),
-            unnamed=self._strangers.at(number, self._loop.model),
-        )
+        return self._rewinding().course(self._loop, number, self.mask(number), calls=self._calls(number))
+
+    def _calls(self, number: int) -> Calls:
+        """A look at the batch after step k, and at the optimisers that nobody handed over."""
+        k, unnamed = self._options.rewind, self._strangers.at(number, self._loop.model)
+        return Calls(done=lambda: self._watch.look(number, k), unnamed=unnamed)
 
     def finish(self) -> None:
         """End the level under way: check that nothing escaped, keep what it trained, prune, save.
@@ -438,8 +404,7 @@ class Search:
         k, found = self._options.rewind, averages.begun(self._loop, list(self.mask(0)))
         self._progress = replace(self._progress, start=start, rewind=None if k else start, averages=found)
         before = averages.held(found, self._loop)
-        watch, unnamed = lambda: self._watch.look(0, k), self._strangers.at(0, self._loop.model)
-        course = first(self._loop, self.mask(0), found, k, self._reached, unnamed, watch)
+        course = first(self._loop, self.mask(0), found, k, self._reached, self._calls(0))
         self._masked = [average for average in found if averages.has_moved(average, self._loop, before)]
         self._held = averages.held(found, self._loop)
         if self._options.asks_for_output and distributed.rank() == 0:
@@ -544,12 +509,8 @@ class Search:
                 better or by how much; the replicates do not differ, or `build` does not draw weights anew.
         """
         if self._course:
-            raise BadInput(
-                where="Search.verify",
-                expected="no level under way",
-                found=f"level {self._course.level.number}",
-                todo="Call it after the loop over the search, not in it.",
-            )
+            todo = "Call it after the loop over the search, not in it."
+            raise arguments.under_way("Search.verify", self._course.level.number, todo)
         if type(level) is not int or level < 1:
             raise BadInput(
                 where="level", expected="1 or more", found=repr(level), todo="Level 0 is the dense network itself."

@@ -1,8 +1,10 @@
 """What a search is given, checked once, before anything is done with it."""
 
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -192,4 +194,56 @@ def _other_arguments(function: Callable[..., object]) -> BadInput:
         expected="a function of one argument, what it sees: model, weights, mask, batches, seed, loss",
         found=f"one of {inspect.signature(function)}",
         todo="def score(scored): return {name: scored.weights[name].abs() for name in scored.mask} is score.magnitude.",
+    )
+
+
+def check_path(path: Path, given: object, writes: bool) -> None:
+    """Raise BadInput unless `path` can be a search's file.
+
+    Args:
+        given: the path as it was given.
+        writes: whether this process writes it.
+    """
+    if path.is_dir():
+        raise BadInput(
+            where=f"path={given!r}", expected="a file's name", found="a folder", todo="Name a file in it, or None."
+        )
+    if not path.exists() and writes and not os.access(path.parent, os.W_OK):
+        raise BadInput(
+            where=str(path),
+            expected="a file in a folder that is there and can be written to",
+            found=f"no such folder: {path.parent}",
+            todo="Make the folder, or name another one.",
+        )
+
+
+def file_in_the_way(path: Path, holds_search: bool) -> BadInput:
+    """The error of a new search whose file is there already."""
+    other = "Search.resume goes on with the search that it holds; or name another one."
+    return BadInput(
+        where=str(path),
+        expected="a new file, or that of this search with all levels finished",
+        found="one that is there already" + ("" if holds_search else ", and holds no search"),
+        todo=other if holds_search else "Name another one.",
+    )
+
+
+def under_way(where: str, level: int, todo: str) -> BadInput:
+    """The error of what cannot be called while a level is trained."""
+    return BadInput(where=where, expected="no level under way", found=f"level {level}", todo=todo)
+
+
+def none_left(levels: int) -> BadInput:
+    """The error of a level after the last one."""
+    expected = f"one of {levels + 1} levels to be left"
+    return BadInput(where="Search.begin", expected=expected, found="none", todo="Ask the search for a ticket.")
+
+
+def other_optimizers(expected: int, found: int) -> BadInput:
+    """The error of a level with more optimisers, or fewer, than the search was given."""
+    return BadInput(
+        where="Search.begin",
+        expected=f"as many optimizers as the search was given, {expected}",
+        found=str(found),
+        todo="Hand over one for each, in the same order.",
     )

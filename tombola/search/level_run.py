@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isnan
 from types import FrameType
 from typing import Any, SupportsFloat
@@ -125,6 +125,23 @@ def nothing() -> None:
     """What is done where nothing is to be done."""
 
 
+@dataclass(frozen=True)
+class Calls:
+    """What is called while a loop runs.
+
+    Attributes:
+        begun: before the first step.
+        done: right after step k, inside of `optimizer.step()`.
+        followed: once after that, before the next step or at the loop's end.
+        unnamed: with every optimiser that steps and that the loop was not given.
+    """
+
+    begun: Callable[[], None] = nothing
+    done: Callable[[], None] = nothing
+    followed: Callable[[], None] = nothing
+    unnamed: Callable[[Optimizer], None] | None = None
+
+
 class Steps:
     """Counts the optimiser's steps; says when step `at` is done, and when the one after it begins.
 
@@ -134,13 +151,10 @@ class Steps:
     Args:
         begin: the steps that are done already.
         at: k.
-        begun: called before the first step.
-        done: called right after step k, inside of `optimizer.step()`.
-        followed: called once after that, before the next step or by `close`.
+        calls: what is called on the way.
         others: optimisers that step in the same loop. One that steps before this one does so before the next step too,
-            and belongs to it. One that steps after it belongs to the step before: after step k `done` is called once
-            more when each has stepped.
-        unnamed: called with every optimiser that steps and is none of these.
+            and belongs to it. One that steps after it belongs to the step before: after step k `calls.done` is called
+            once more when each has stepped.
     """
 
     def __init__(
@@ -148,15 +162,12 @@ class Steps:
         optimizer: Optimizer,
         begin: int,
         at: int,
-        begun: Callable[[], None] = nothing,
-        done: Callable[[], None] = nothing,
-        followed: Callable[[], None] = nothing,
+        calls: Calls,
         others: Sequence[Optimizer] = (),
-        unnamed: Callable[[Optimizer], None] | None = None,
     ) -> None:
         self.begin = self.number = begin
-        self._at, self._done, self._followed, self._awaits = at, done, followed, False
-        self._begun: Callable[[], None] | None = begun
+        self._at, self._done, self._followed, self._awaits = at, calls.done, calls.followed, False
+        self._begun: Callable[[], None] | None = calls.begun
         self._earlier: set[Optimizer] = set()
         self._later: set[Optimizer] = set()  # that have stepped since step k
         self.stepped: set[str] = set()  # the classes of others that have
@@ -169,9 +180,9 @@ class Steps:
             *(other.register_step_pre_hook(opaque(lambda other, *_: self._before_another(other))) for other in others),
             *(ahead(other, lambda other, *_: self._after_another(other)) for other in others),
         ]
-        if unnamed:
+        if calls.unnamed:
             groups = [each.param_groups for each in (optimizer, *others)]
-            self._hooks.append(register_optimizer_step_post_hook(opaque(_strangers(groups, unnamed))))
+            self._hooks.append(register_optimizer_step_post_hook(opaque(_strangers(groups, calls.unnamed))))
 
     def _before_another(self, other: Optimizer) -> None:
         if self._begun:  # no step of the search's own was seen yet
@@ -478,28 +489,27 @@ def first(
     averages: Sequence[Average],
     k: int,
     reached: Callable[[Moment], None],
-    unnamed: Callable[[Optimizer], None],
-    passed: Callable[[], None] = nothing,
+    calls: Calls,
 ) -> Course:
     """The way of level 0, from how everything is; `reached` is given the moment after step k, if k > 0.
 
     Args:
-        unnamed: is given each optimiser that steps and that the loop was not given.
-        passed: called right after step k, if k > 0.
+        calls: what else is called on the way.
     """
     left: dict[str, Any] = {}
 
     def done() -> None:
         nonlocal left
         if not left:
-            passed()
+            calls.done()
         left = loop.left() | ({"steps": left.get("steps", 1) + 1} if left else {})
 
     def followed() -> None:
         reached(Moment(left, loop.followed()))
 
     hold = Hold(loop, living, averages)  # before the hooks of steps, as it may fail
-    return Course(0, living, Steps(loop.optimizer, 0, k, nothing, done, followed, loop.others, unnamed), hold)
+    steps = Steps(loop.optimizer, 0, k, replace(calls, done=done, followed=followed), loop.others)
+    return Course(0, living, steps, hold)
 
 
 @dataclass(frozen=True)
@@ -529,31 +539,20 @@ class Rewinding:
         living: Mask,
         seed: int | None = None,
         fresh: Weights | None = None,
-        passed: Callable[[], None] = nothing,
-        unnamed: Callable[[Optimizer], None] | None = None,
+        calls: Calls = Calls(),
     ) -> Course:
         """Put everything in place for a way through the loop from step k on, under the mask `living`.
 
         Args:
             seed: of a data order, and whatever else is random, of its own; None for those of level 0.
-            passed: called right after step k, at the end of a replay.
             fresh: initial weights to take instead, which the first k steps then train under the mask of level 0: no
                 replay, but all that is known of them.
-            unnamed: is given each optimiser that steps and that the loop was not given.
+            calls: what is called on the way, right after step k at the end of a replay.
         """
-        if self.replay:
-            loop.put(self.start)
-        else:
-            loop.put(self.moment)
-        if fresh is not None:
-            weights.put(loop.model, fresh)
-            begun = [average for average in self.averages if average.begins]
-            averages.change(begun, loop, lambda name, value: fresh[name].to(value, copy=True))
-        if seed is not None:
-            loop.seed(seed)
+        self._put(loop, seed, fresh)
         if self.k == 0 or not self.replay:
             hold = Hold(loop, living, self.averages)
-            steps = Steps(loop.optimizer, self.k, self.k, hold.check, others=loop.others, unnamed=unnamed)
+            steps = Steps(loop.optimizer, self.k, self.k, Calls(hold.check, unnamed=calls.unnamed), loop.others)
             return Course(number, living, steps, hold, self.k)
 
         several = left = self.moment.left.get("steps", 1)  # of the optimisers of step k that are to come
@@ -567,7 +566,7 @@ class Rewinding:
             hold.hold()
             hold.mask_averages()  # which may be measured before the loop goes on
             if first:
-                passed()
+                calls.done()
 
         def followed() -> None:
             nonlocal left
@@ -579,5 +578,15 @@ class Rewinding:
             hold.mask_averages()
 
         hold = Hold(loop, living, self.averages, self.begun)
-        steps = Steps(loop.optimizer, 0, self.k, nothing, done, followed, loop.others, unnamed)
+        steps = Steps(loop.optimizer, 0, self.k, replace(calls, done=done, followed=followed), loop.others)
         return Course(number, living, steps, hold, self.k)
+
+    def _put(self, loop: Loop, seed: int | None, fresh: Weights | None) -> None:
+        """Everything to where the loop starts."""
+        loop.put(self.start if self.replay else self.moment)
+        if fresh is not None:
+            weights.put(loop.model, fresh)
+            begun = [average for average in self.averages if average.begins]
+            averages.change(begun, loop, lambda name, value: fresh[name].to(value, copy=True))
+        if seed is not None:
+            loop.seed(seed)

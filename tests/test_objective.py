@@ -218,6 +218,17 @@ def test_from_a_spec_to_its_report(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "label-smoothing" in report.read_text(encoding="utf-8")
 
 
+def test_processes_that_train_together_refuse_it_before_they_meet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    store = tmp_path / "store"
+    changes = ["--set", "recipe.objective={name = 'label-smoothing'}", "--set", "device=cpu"]
+    assert main(["run", "digits-lenet", "--store", str(store), *changes]) == 2
+    assert "found the objective label-smoothing" in capsys.readouterr().err.replace("\n", " ") and not store.exists()
+
+
 # ---------------------------------------------------------------- of one's own
 
 DISTILLATION = '''

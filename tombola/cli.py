@@ -93,6 +93,7 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
 
     plan = planned(read(spec, common.set, common.extend))
     resources = _resources(plan, common, data_dir, workers)
+    engine_of(plan)  # before processes meet: what they cannot share out each of them refuses by itself
     with executors.choose().team(resources) as team:
         return _run(plan, resources, team) if team else 0
 

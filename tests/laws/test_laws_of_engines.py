@@ -131,5 +131,7 @@ def test_only_the_plain_loop_takes_everything() -> None:
 def test_processes_that_train_together_refuse_what_they_cannot_share_out(objective: Any) -> None:
     training = replace(GRID[0], processes=2)
     assert choose(training)[0].name == "data-parallel"
-    with pytest.raises(BadInput, match=f"torchrun: expected .* and no {objective.name}.*Start one process"):
+    with pytest.raises(
+        BadInput, match=f"torchrun: expected .* found the objective {objective.name}: .*Start one process"
+    ):
         choose(replace(training, objective=objective))

@@ -9,7 +9,7 @@ from tombola.engine.training import Alone, Engine, Start, Training, Trainings
 def accepts(training: Training) -> str:
     """Everything whose loss is a mean over answers, as shares of a batch are weighed by theirs."""
     if training.objective:
-        return f"processes that train together share out cross-entropy, and no {training.objective.name}"
+        return f"the objective {training.objective.name}: only cross-entropy adds up over shares of a batch"
     return "" if training.processes > 1 else "this is one process"
 
 

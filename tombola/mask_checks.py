@@ -82,3 +82,15 @@ def check_zero(name: str, what: str, pruned: Tensor) -> None:
             "outside of the optimiser's step, as loading weights from before the rewind point does, a best "
             "checkpoint's for one."
         )
+
+
+def check_finite(scores: Mapping[str, Tensor]) -> None:
+    """Raise BadInput unless all scores that a mask is made of are numbers that can be compared."""
+    for name, score in scores.items():
+        if not bool(score.isfinite().all()):
+            raise BadInput(
+                where=f"scores of {name}",
+                expected="finite numbers",
+                found="NaN or infinity",
+                todo="The training that gave them diverged.",
+            )

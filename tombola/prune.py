@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tombola.amounts import check_fraction, check_n_of_m
-from tombola.errors import BadInput
 from tombola.mask import Mask
+from tombola.mask_checks import check_finite
 
 
 def count(fraction: float, living: int) -> int:
@@ -51,7 +51,7 @@ def by_layer(scores: Mapping[str, Tensor], mask: Mask, rates: Mapping[str, float
     >>> by_layer({"w": torch.tensor([3.0, 1.0, 2.0, 1.0, 5.0])}, mask, {"w": 0.2})["w"]
     tensor([ True, False,  True,  True,  True])
     """
-    _finite(scores)
+    check_finite(scores)
     return Mask(
         {name: lowest(scores[name], alive, count(rates[name], int(alive.sum()))) for name, alive in mask.items()}
     )
@@ -62,7 +62,7 @@ def globally(scores: Mapping[str, Tensor], mask: Mask, rate: float) -> Mask:
 
     Scores are compared raw, not normalised per layer.
     """
-    _finite(scores)
+    check_finite(scores)
     pooled = torch.cat([scores[name].flatten() for name in mask])
     alive = torch.cat([mask[name].flatten() for name in mask])
     survivors = lowest(pooled, alive, count(rate, int(alive.sum())))
@@ -88,7 +88,7 @@ def n_of_m(scores: Mapping[str, Tensor], mask: Mask, n: int, m: int) -> Mask:
     tensor([[1, 0, 0, 1, 0, 0, 1, 1]], dtype=torch.int32)
     """
     check_n_of_m(n, m, "prune")
-    _finite(scores)
+    check_finite(scores)
     return Mask({name: _best_of_groups(scores[name], alive, n, m) for name, alive in mask.items()})
 
 
@@ -102,14 +102,3 @@ def _best_of_groups(scores: Tensor, alive: Tensor, n: int, m: int) -> Tensor:
     kept = torch.zeros_like(groups).scatter_(-1, stays, True) & groups
     whole: Tensor = kept.flatten(-2)
     return whole.movedim(-1, 1).contiguous()
-
-
-def _finite(scores: Mapping[str, Tensor]) -> None:
-    for name, score in scores.items():
-        if not bool(score.isfinite().all()):
-            raise BadInput(
-                where=f"scores of {name}",
-                expected="finite numbers",
-                found="NaN or infinity",
-                todo="The training that gave them diverged.",
-            )

@@ -297,16 +297,20 @@ def _about(content: bytes, where: str) -> dict[str, Any]:
 def _parsed(content: bytes, where: str) -> Ticket:
     said = _about(content, where)
     if not 1 <= said["format"] <= FORMAT:
-        raise BadInput(
-            where=where,
-            expected=f"a ticket's file of format {FORMAT} or older",
-            found=f"format {said['format']}",
-            todo="A newer version of Tombola wrote it: use that one.",
-        )
+        raise _newer(where, said["format"])
     try:
         return _version_1(said, content) if said["format"] == 1 else _version_2(said, content, where)
     except container.DAMAGED as error:
         raise _no_ticket(where, f"a damaged one ({shown(error, LONGEST)})", "Get it anew.") from error
+
+
+def _newer(where: str, version: int) -> BadInput:
+    return BadInput(
+        where=where,
+        expected=f"a ticket's file of format {FORMAT} or older",
+        found=f"format {version}",
+        todo="A newer version of Tombola wrote it: use that one.",
+    )
 
 
 def _version_1(said: dict[str, Any], content: bytes) -> Ticket:
@@ -328,18 +332,21 @@ def _version_2(said: dict[str, Any], content: bytes, where: str) -> Ticket:
     if remade:
         values = remade.masked(alive)
         if _sha256(values, alive) != said["weights_sha256"]:
-            by = shown(said["origin"].get("versions", {}).get("torch", "of its time"))
-            raise BadInput(
-                where=where,
-                expected="the weights whose SHA-256 the file has",
-                found=f"others, drawn by torch {torch.__version__} on this processor from {shown(seed, LONGEST)}",
-                todo=f"Load it with the torch ({by}) and on the kind of processor that made it, and save the weights.",
-            )
+            raise _other_weights(where, remade, shown(said["origin"].get("versions", {}).get("torch", "of its time")))
     else:
         # Of a tied weight that has a mask under each of its names the values are there once; older files have such.
         stored = Mask({name: each for name, each in alive.items() if name not in said["tied"]})
         values = mask_codec.expand(weights.below("weights/", tensors), stored)
     return Ticket(alive, {name: values[said["tied"].get(name, name)] for name in said["weights"]}, said["origin"], seed)
+
+
+def _other_weights(where: str, seed: Seed, by: str) -> BadInput:
+    return BadInput(
+        where=where,
+        expected="the weights whose SHA-256 the file has",
+        found=f"others, drawn by torch {torch.__version__} on this processor from {shown(seed, LONGEST)}",
+        todo=f"Load it with the torch ({by}) and on the kind of processor that made it, and save the weights.",
+    )
 
 
 def _remakes(seed: Seed, shapes: Mapping[str, list[int]], size: int) -> None:

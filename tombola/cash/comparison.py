@@ -74,16 +74,20 @@ def prove(
     """
     given = _given(model, inputs, whole)
     if metric is not None and not callable(metric):
-        raise BadInput(
-            where="metric",
-            expected="a function, f(form, *inputs)",
-            found=shown(repr(metric)),
-            todo="It is handed each form, and returns one number.",
-        )
+        raise _no_metric(metric)
     batches = (given.count,) if whole else _sizes(batches)
     _belong_together(given, labels)
     with equivalence.seeded(0):  # a model may draw random numbers in eval mode too
         return _proved(masked(model, mask), given, labels, batches, metric and _Metric(metric, model, inputs))
+
+
+def _no_metric(metric: object) -> BadInput:
+    return BadInput(
+        where="metric",
+        expected="a function, f(form, *inputs)",
+        found=shown(repr(metric)),
+        todo="It is handed each form, and returns one number.",
+    )
 
 
 def _proved(

@@ -144,14 +144,18 @@ def to_safetensors(model: nn.Module, path: str | Path) -> None:
     """
     weights.check(model)
     if has_kernels(model):
-        raise BadInput(
-            where=type(model).__name__,
-            expected="a model without sparse layers, whose weights its own class can read",
-            found="sparse ones, of which some names are gone",
-            todo="Write the model that they were made of, without its zeros too, and make them anew of what is read: "
-            "`cash.sparsify`.",
-        )
+        raise _not_stored(model)
     files.deliver(path, stored(model))
+
+
+def _not_stored(model: nn.Module) -> BadInput:
+    return BadInput(
+        where=type(model).__name__,
+        expected="a model without sparse layers, whose weights its own class can read",
+        found="sparse ones, of which some names are gone",
+        todo="Write the model that they were made of, without its zeros too, and make them anew of what is read: "
+        "`cash.sparsify`.",
+    )
 
 
 def stored(model: nn.Module, *, zeros: bool = False) -> bytes:
@@ -196,16 +200,20 @@ def from_safetensors(model: nn.Module, path: str | Path) -> nn.Module:
             alive, living = mask_codec.decode(values.pop(name + FLAGS), shape), values.pop(name + VALUES)
             values |= mask_codec.expand({name: living}, Mask({name: alive}))
     except (OSError, *container.DAMAGED) as error:
-        raise BadInput(
-            where=str(path),
-            expected="a safetensors file",
-            found=f"something else ({error})",
-            todo="`tombola.cash.export.to_safetensors` makes one.",
-        ) from error
+        raise _no_weights(path, error) from error
     small = fitted(model, values)
     first = _first_names(small)
     weights.put(small, values | {name: values[one] for name, one in first.items() if one in values})
     return small
+
+
+def _no_weights(path: str | Path, error: Exception) -> BadInput:
+    return BadInput(
+        where=str(path),
+        expected="a safetensors file",
+        found=f"something else ({error})",
+        todo="`tombola.cash.export.to_safetensors` makes one.",
+    )
 
 
 def _sparse(content: bytes) -> dict[str, Any]:
@@ -387,14 +395,19 @@ def _largest_difference(model: nn.Module, other: Callable[..., Any], inputs: _In
                 outputs = max(outputs, float(own.double().nan_to_num(0, 0, 0).abs().max()))
     allowed = equivalence.allowed(model, outputs)
     if largest > allowed:
-        raise BadInput(
-            where=type(model).__name__,
-            expected=f"outputs of {what} within {allowed:.1g} of the model's own",
-            found=f"a difference of {largest:.2g}, of outputs up to {outputs:.2g}",
-            todo="Nothing was written: the exporter translates some call of this model to another one, or the model "
-            "draws random numbers. `to_safetensors` writes its weights all the same.",
-        )
+        found = f"a difference of {largest:.2g}, of outputs up to {outputs:.2g}"
+        raise _other_outputs(model, f"outputs of {what} within {allowed:.1g} of the model's own", found)
     return largest
+
+
+def _other_outputs(model: nn.Module, expected: str, found: str) -> BadInput:
+    return BadInput(
+        where=type(model).__name__,
+        expected=expected,
+        found=found,
+        todo="Nothing was written: the exporter translates some call of this model to another one, or the model "
+        "draws random numbers. `to_safetensors` writes its weights all the same.",
+    )
 
 
 def _make_sparse(proto: Any) -> None:

@@ -63,13 +63,17 @@ def copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, _sparse(model)).eval()
     except RuntimeError as error:  # tensors that were computed, and are kept, cannot be copied
-        name, todo = _uncopied(model)
-        raise BadInput(
-            where=f"{type(model).__name__}{name and f', {name}'}",
-            expected="a plain model",
-            found="one that keeps what it has computed" if name else f"one that cannot be copied ({first_line(error)})",
-            todo=todo,
-        ) from error
+        raise _not_copied(model, error) from error
+
+
+def _not_copied(model: nn.Module, error: RuntimeError) -> BadInput:
+    name, todo = _uncopied(model)
+    return BadInput(
+        where=f"{type(model).__name__}{name and f', {name}'}",
+        expected="a plain model",
+        found="one that keeps what it has computed" if name else f"one that cannot be copied ({first_line(error)})",
+        todo=todo,
+    )
 
 
 def _sparse(model: nn.Module) -> dict[int, Tensor]:

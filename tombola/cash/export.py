@@ -395,8 +395,8 @@ def _largest_difference(model: nn.Module, other: Callable[..., Any], inputs: _In
                 outputs = max(outputs, float(own.double().nan_to_num(0, 0, 0).abs().max()))
     allowed = equivalence.allowed(model, outputs)
     if largest > allowed:
-        found = f"a difference of {largest:.2g}, of outputs up to {outputs:.2g}"
-        raise _other_outputs(model, f"outputs of {what} within {allowed:.1g} of the model's own", found)
+        gap = f"a difference of {largest:.2g}, of outputs up to {outputs:.2g}"
+        raise _other_outputs(model, f"outputs of {what} within {allowed:.1g} of the model's own", gap)
     return largest
 
 

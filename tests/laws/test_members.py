@@ -37,7 +37,7 @@ from tombola.controls import Control
 from tombola.lab.fields import Levels
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.studies import Finding, Question, Study
-from tombola.methods import Method
+from tombola.method import Method
 from tombola.objective import Objective, cross_entropy
 from tombola.score import Score
 from tombola.value import Value

@@ -25,7 +25,7 @@ from tombola.errors import BadInput
 from tombola.lab.code import module_of, place
 from tombola.lab.members import Members
 from tombola.lab.studies import Study
-from tombola.methods import Method
+from tombola.method import Method
 from tombola.objective import Objective
 from tombola.score import Score
 

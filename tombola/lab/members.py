@@ -9,7 +9,8 @@ from tombola.controls import CONTROLS, Control
 from tombola.errors import BadInput
 from tombola.lab.studies import STUDIES, Study
 from tombola.mark import Mark, marks
-from tombola.methods import METHODS, Method
+from tombola.method import Method
+from tombola.methods import METHODS
 from tombola.objective import OBJECTIVES, Objective
 from tombola.score import SCORES, Score
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import create_model
 
-from tombola import methods, replicate
+from tombola import replicate
 from tombola.charts import Figure
 from tombola.controls import Control
 from tombola.data.facts import Facts
@@ -27,6 +27,7 @@ from tombola.lab.row import Row
 from tombola.lab.runs import Run
 from tombola.lab.store import Store
 from tombola.mark import Mark
+from tombola.method import Method
 from tombola.steps import Step
 from tombola.value import Value
 
@@ -71,7 +72,7 @@ class Setting:
     """
 
     spec: Spec
-    method: methods.Method
+    method: Method
     controls: Sequence[str]
 
     @property

@@ -1,6 +1,7 @@
 """One thread, no denormals, the same examples every time; and the folders with MNIST and CIFAR-10, where they are."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ np.finfo(np.float32), np.finfo(np.float64)  # NumPy 2.0 looks for denormals once
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
 
+# -O0: half the time to compile, and no read is optimised away before the sanitizers see it.
+SANITIZED = ["-g1", "-O0", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-contract=off"]
+
 settings.register_profile("tombola", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("tombola")
 
@@ -27,6 +31,22 @@ settings.load_profile("tombola")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-cases", type=int, default=1000, help="random inputs for tests/fuzz, in all")
     parser.addoption("--fuzz-seed", type=int, default=0, help="the first one's seed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fuzzer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, "subprocess.Popen[str]"] | None]:
+    """The program of kernels/fuzz.c and who compiles it, beside the first tests: it takes a core 15 s."""
+    compiler = shutil.which(os.environ.get("CC", "cc").split()[0])
+    if not compiler or not any(item.path.name == "test_kernels.py" for item in request.session.items):
+        yield None
+        return
+    program = tmp_path_factory.mktemp("kernels") / "fuzz"
+    command = [compiler, *SANITIZED, "-o", str(program), str(Path(__file__).parent / "kernels" / "fuzz.c"), "-lm"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        yield program, process
+        process.kill()
 
 
 @pytest.fixture(scope="session", autouse=True)

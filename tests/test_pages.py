@@ -15,7 +15,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -36,7 +39,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._printed = folder, ""
-        shutil.copytree(PACKAGE, folder / "tombola", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PACKAGE, folder / "tombola")
 
     def follow(self, page: str) -> None:
         for what, where, block in STEP.findall(page):
@@ -78,13 +81,38 @@ class Reader:
         return done.stdout
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_on_adding_something_can_be_followed_to_the_letter(page: str, tmp_path: Path) -> None:
+def followed(page: str, folder: Path) -> None:
     text = (DOCS / f"{page}.md").read_text()
     assert STEP.search(text), "a page on adding something has steps that can be followed"
-    Reader(tmp_path).follow(text)
-    reports = list(tmp_path.glob("store/reports/*/report.html"))
+    Reader(folder).follow(text)
+    reports = list(folder.glob("store/reports/*/report.html"))
     assert reports and all(report.stat().st_size for report in reports)
+
+
+def on_a_core_of_its_own(cores: "SimpleQueue[int]") -> None:
+    """What this thread starts takes one core, and thus one worker: mostly it imports."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cores.get()})
+
+
+@pytest.fixture(scope="module")
+def readers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, "Future[None]"]]:
+    """Of each page whose test was asked for, somebody who follows it; two at a time."""
+    asked = [page for page in PAGES if any(f"[{page}]" in item.name for item in request.session.items)]
+    own, cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0], SimpleQueue[int]()
+    for place in range(2):
+        cores.put(own[place % len(own)])
+    with ThreadPoolExecutor(2, initializer=on_a_core_of_its_own, initargs=(cores,)) as pool:
+        yield {page: pool.submit(followed, page, tmp_path_factory.mktemp(page)) for page in asked}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_on_adding_something_can_be_followed_to_the_letter(
+    page: str, readers: dict[str, "Future[None]"]
+) -> None:
+    readers[page].result()
 
 
 def test_a_step_that_fails_is_not_passed_over(tmp_path: Path) -> None:

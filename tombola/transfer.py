@@ -68,16 +68,14 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
     masks.suits(mask, weights)
     own = states.own(model)
     where = f"transfer to {type(model).__name__}"
-    if isinstance(rule, str) and rule != "matching":
-        raise BadInput(where="rule", expected="'matching' or a mapping", found=repr(rule), todo="{'target': 'source'}")
-    pairs = _matching(own, weights) if isinstance(rule, str) else _named(own, weights, rule, where)
     masked_as = _masked_as(mask, weights, where)
-    pairs = _by_first_name(pairs, states.ties(model), masked_as, mask, where)
+    pairs = _by_first_name(_pairs(own, weights, rule, where), states.ties(model), masked_as, mask, where)
     taken = {name: masked_as[source] for name, source in pairs.items() if source in masked_as}
-    if not taken:
-        raise _nothing_taken(mask, {name: own[name] for name in prunable.prunable(model) if name in own}, where)
     names = dict.fromkeys([*prunable.prunable(model), *taken])
-    made = prunable.checked(_carried(mask, taken, {name: own[name] for name in names if name in own}), model)
+    layers = {name: own[name] for name in names if name in own}
+    if not taken:
+        raise _nothing_taken(mask, layers, where)
+    made = prunable.checked(_carried(mask, taken, layers), model)
     if values:
         with torch.no_grad():
             for name, source in pairs.items():
@@ -89,6 +87,15 @@ def transfer(mask: Mask, weights: Weights, model: nn.Module, rule: Rule, *, valu
         values=tuple(pairs) if values else (),
         unused=tuple(name for name in mask if name not in taken.values()),
     )
+
+
+def _pairs(own: Weights, weights: Weights, rule: Rule, where: str) -> dict[str, str]:
+    """Each entry of the model that takes one of the ticket's, and which, as the rule has it."""
+    if not isinstance(rule, str):
+        return _named(own, weights, rule, where)
+    if rule != "matching":
+        raise BadInput(where="rule", expected="'matching' or a mapping", found=repr(rule), todo="{'target': 'source'}")
+    return {name: name for name, value in own.items() if name in weights and weights[name].shape == value.shape}
 
 
 def _masked_as(mask: Mask, weights: Weights, where: str) -> dict[str, str]:
@@ -148,10 +155,6 @@ def _two_masks(where: str, name: str, other: str) -> BadInput:
         found="two that differ",
         todo="Leave one of them out.",
     )
-
-
-def _matching(own: Weights, weights: Weights) -> dict[str, str]:
-    return {name: name for name, value in own.items() if name in weights and weights[name].shape == value.shape}
 
 
 def _named(own: Weights, weights: Weights, rule: Mapping[str, str], where: str) -> dict[str, str]:

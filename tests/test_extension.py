@@ -162,7 +162,7 @@ def test_two_extensions_of_one_name_are_refused_and_one_that_is_named_twice_is_o
         read("digits", [], [one, other])
 
 
-@pytest.mark.parametrize("arm", ["tired", "partial", "ours"])
+@pytest.mark.parametrize("arm", ["tired", "partial", "ours", "hidden", "method"])
 def test_what_goes_wrong_in_an_extension_is_told_with_its_line(
     tmp_path: Path, arm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +172,8 @@ def test_what_goes_wrong_in_an_extension_is_told_with_its_line(
     messages = {
         "tired": f"{path}, line {line}: expected code that runs, found ZeroDivisionError: division by zero.",
         "partial": "derived(..., 'p'): expected a function at the top level of an extension, found <part of another",
+        "hidden": "derived(..., 'h'): expected a function at the top level of an extension, found turned, which",
+        "method": "derived(..., 'm'): expected a function at the top level of an extension, found Turn.turn, which is",
         "ours": "derived(..., 'o'): expected a function at the top level of an extension, found shuffle, which is none",
     }
     assert main(["plan", "digits-lenet", "--extend", path, "--set", f"arms=ticket,{arm}"]) == 2
@@ -196,6 +198,27 @@ def ours(replicate, ticket, level, draw):
     return replace(ticket, mask=replicate.derived(mask.shuffle, ticket.mask, "o"))  # ours
 
 
+earlier = turned
+
+
+def turned(mask, seed):
+    return mask
+
+
+def hidden(replicate, ticket, level, draw):
+    return replace(ticket, mask=replicate.derived(earlier, ticket.mask, "h"))  # hidden
+
+
+class Turn:
+    @staticmethod
+    def turn(mask, seed):
+        return mask
+
+
+def method(replicate, ticket, level, draw):
+    return replace(ticket, mask=replicate.derived(Turn.turn, ticket.mask, "m"))  # method
+
+
 METHODS["tired"] = tired
-CONTROLS |= {"partial": part, "ours": ours}
+CONTROLS |= {"partial": part, "ours": ours, "hidden": hidden, "method": method}
 """

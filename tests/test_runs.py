@@ -103,6 +103,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "m": 4,
         "code": "c0de",
         "sample": Sample.of(TRAIN),
+        "further": (("teacher", INIT),),
     },
     FULL: {"network": replace(NETWORK, model="lenet-20"), "keep": (), "include": ("fc1.bias",)},
     RANDOM: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},

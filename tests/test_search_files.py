@@ -24,6 +24,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from tombola import container, files, score, weights
 from tombola.errors import BadInput, NoRoom
+from tombola.pruning import Round
+from tombola.score import Score
 from tombola.search import Search, checkpoint
 from tombola.search.codec import decode, encode
 from tombola.ticket import Ticket
@@ -161,6 +163,26 @@ def test_a_finished_search_is_opened_with_any_optimiser(tmp_path: Path) -> None:
     assert weights.equal(again.ticket(1).weights, search.ticket(1).weights)
     with pytest.raises(BadInput, match=r"expected a ticket's file, found the file of a search. Search.resume opens it"):
         Ticket.load(tmp_path / "search")
+
+
+def test_a_search_whose_score_is_in_its_round_goes_on_with_that_score(tmp_path: Path) -> None:
+    """Whatever its name: as the callbacks open it again."""
+    largest = Score("magnitude", lambda scored: {name: -scored.weights[name].abs() for name in scored.mask})
+    options: dict[str, Any] = {"round": Round(score=largest), "levels": 2, "rewind": "2it"}
+
+    def opened(path: Path, until: int) -> Search:
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        search = Search.opened(model, optimizer, None, {**options, "path": path})
+        for level in search:
+            if level.number == until:
+                break
+            train(model, optimizer)
+        return search
+
+    opened(tmp_path / "parts", until=1)
+    again, whole = opened(tmp_path / "parts", until=3), opened(tmp_path / "whole", until=3)
+    assert again.mask(2) == whole.mask(2)
 
 
 def test_the_file_stays_where_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ class Scored:
 
     Attributes:
         model: the network, in training mode, with the trained weights in it.
-        weights: theta, the trained weights by name; pruned ones are 0.
+        weights: theta, the trained weights by name, on the CPU; pruned ones are 0.
         mask: m, what is alive; its names are those to be scored.
         batches: of the training set, (inputs, labels) each; empty for a score that does not ask for them.
         seed: for a score that draws.
@@ -126,12 +126,17 @@ SCORES: dict[str, Score] = {
 def scores(score: Score, scored: Scored) -> "dict[str, Tensor]":
     """Return the numbers that `score` gives the weights of a mask: on the CPU, 0 where they are pruned.
 
+    What it draws from Python, NumPy and torch is decided by `scored.seed`, and nobody's random state is disturbed.
+
     Raises:
         BadInput: it gives no number for a weight, or one that cannot be compared.
     """
     import torch
 
-    given = score.of(scored)
+    from tombola.seeding import seeded
+
+    with seeded(scored.seed):  # it may draw from generators of the whole process, and so may the network, for dropout
+        given = score.of(scored)
     if not isinstance(given, Mapping):
         raise _no_mapping(given)
     ranked: dict[str, Tensor] = {}

@@ -1,7 +1,11 @@
 """A spec's [prune] table and a Search's arguments are two ways to write one round: they make the same masks."""
 
-from typing import Any
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from tombola import prunable, weights
+from tombola import mask_codec, prunable, weights
 from tombola.lab.attempt import do
 from tombola.lab.kinds import Init, Prune, Train
 from tombola.lab.plan import plan
@@ -21,7 +25,9 @@ from tombola.lab.spec_checks import contradictions
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
+from tombola.objective import Objective
 from tombola.pruning import SCOPES, Round
+from tombola.recipe import Recipe
 from tombola.score import SCORES, Score, Scored
 from tombola.search import Search
 
@@ -148,6 +154,62 @@ def test_snip_is_ten_lines_and_runs_in_the_lab(worker: Worker, monkeypatch: pyte
     assert same(by_lab(spec, worker), by_hand(spec, worker, 0.5))
 
 
+def test_what_a_score_draws_is_decided_by_its_seed(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:  # K11 K13
+    """Whatever was drawn before in the process, which draws on as if nothing had been drawn in between."""
+
+    def drawing(scored: Scored) -> dict[str, Tensor]:
+        noise = np.random.rand() + random.random()
+        return {name: torch.rand(alive.shape) + noise for name, alive in scored.mask.items()}
+
+    for name, sees in (("drawing", False), ("drawing-too", True)):
+        monkeypatch.setitem(SCORES, name, Score(name, drawing, sees_batches=sees))
+        spec = spec_of({"score": name, "rate": 0.5}, model="lenet-20-10")
+        first = by_lab(spec, worker)
+        run = replace(Replicate(spec, 0).prune(dense(spec), None), trained=Replicate(spec, 0).rewind_point())
+        for seed in (1, 2):
+            random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+            drawn = random.random(), np.random.rand(), torch.rand(1).item()
+            random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+            outcome = run.perform(worker)
+            again = mask_codec.unpack(outcome.tensors["mask"], {name: alive.shape for name, alive in first.items()})
+            assert same(again, first)
+            assert (random.random(), np.random.rand(), torch.rand(1).item()) == drawn
+
+
+def test_a_score_sees_the_loss_of_an_objective_with_further_inputs(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A teacher's weights, for one: they are inputs of the pruning too, and in its key."""
+
+    class Imitation(Objective):
+        name: Literal["imitation"] = "imitation"
+
+        def loss(
+            self, model: nn.Module, batch: tuple[Tensor, Tensor], inputs: Mapping[str, Mapping[str, Tensor]]
+        ) -> Tensor:
+            teacher = inputs["teacher"]
+            apart = (((own - teacher[name]) ** 2).sum() for name, own in model.named_parameters())
+            return torch.stack(list(apart)).sum()
+
+    monkeypatch.setitem(SCORES, "snip", SNIP)
+    spec = spec_of({"score": "snip", "rate": 0.5}, model="lenet-20-10")
+    replicate = Replicate(spec, 0)
+    teacher, start = replicate.rewind_point(init="teacher"), replicate.rewind_point()
+    recipe = Recipe.model_validate(RECIPE | {"model": "lenet-20-10", "objective": Imitation()})
+    pupil = replace(replicate.train(start, recipe=recipe), further=(("teacher", teacher),))
+    pruned = replicate.prune(pupil, None)
+    assert teacher in pruned.inputs and pruned.key != replace(pruned, further=(("teacher", start),)).key
+    at_once = replace(pruned, trained=start)
+    for run in ancestry([at_once]):
+        assert worker.store.has(run) or do(run, worker, lambda *seen: None) == ("stored",)
+    own, other = worker.store.weights(start), worker.store.weights(teacher)
+    assert isinstance(start, Init)
+    model = start.network.build()
+    sizes = {name: (2 * (own[name] - other[name]) * own[name]).abs() for name in prunable.full(model)}
+    by_hand = Round(rates=(("*", 0.5),)).next(prunable.full(model), sizes, prunable.prunable(model))
+    assert same(worker.store.mask(at_once), by_hand)
+
+
 def test_snip_runs_in_a_search(worker: Worker) -> None:
     spec = spec_of({"rate": 0.5}, model="lenet-20-10")
     by_lab(spec, worker)  # for its initial weights
@@ -159,6 +221,23 @@ def test_snip_runs_in_a_search(worker: Worker) -> None:
 def test_a_score_that_sees_no_batches_has_the_key_that_it_always_had() -> None:
     spec = spec_of({"rate": 0.5}, model="lenet-20-10")
     assert Replicate(spec, 0).prune(dense(spec), None).described.keys().isdisjoint({"sample", "code", "n", "m"})
+
+
+def test_a_score_is_given_batches_as_they_are() -> None:
+    """Of named inputs too, which the loss of the loop takes apart."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches: list[Any] = [{"inputs": [torch.ones(1, 2)], "name": "a"}, (torch.ones(1, 2), torch.ones(1))]
+    seen: list[Any] = []
+
+    def looking(scored: Scored) -> dict[str, Tensor]:
+        seen.extend(scored.batches)
+        return {name: scored.weights[name].abs() for name in scored.mask}
+
+    for _ in Search(model, optimizer, levels=1, score=looking, batches=batches):
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    assert str(seen) == str(batches)
 
 
 def test_a_score_changes_nothing_in_the_loop() -> None:

@@ -27,7 +27,7 @@ def place(error: BaseException) -> str:
 
 
 def attribute(name: str, code: str | None) -> Any:
-    """The function or table of an extension that is loaded, by its name and the SHA-256 of the extension.
+    """The function of an extension that is loaded, by its name and the SHA-256 of the extension; None if it has none.
 
     Raises:
         LookupError: no such extension is loaded.
@@ -35,7 +35,7 @@ def attribute(name: str, code: str | None) -> Any:
     module = sys.modules.get(f"{_PREFIX}{code}")
     if module is None:
         raise LookupError(f"no extension {code} is loaded")
-    return getattr(module, name)
+    return getattr(module, name, None)
 
 
 def module_of(sha256: str, path: str, text: str) -> ModuleType:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tombola import models
 from tombola.errors import BadInput
-from tombola.lab.code import code_of
+from tombola.lab.code import attribute, code_of
 from tombola.lab.kinds import DerivedMask, FullMask, Init, Prune, RandomMask, Sample, ShuffledMask, Train
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.runs import Network, Run
@@ -116,6 +116,7 @@ class Replicate:
             m=prune.m,
             code=score.code,
             sample=Sample.of(trained) if score.sees_batches else None,
+            further=trained.further if score.sees_batches else None,
         )
 
     def random_mask(self, like: Run, name: str) -> RandomMask:
@@ -130,10 +131,11 @@ class Replicate:
         """The mask that a function of an extension makes of the mask `like` and the seed of `name`.
 
         Raises:
-            BadInput: workers could not find the function, which is none of an extension, or is inside of another one.
+            BadInput: workers could not find the function by its name: it is none of an extension, or inside of another
+                one or of a class, or another one has its name by now.
         """
         code, called = code_of(function), getattr(function, "__qualname__", "<part of another one>")
-        if code is None or "<" in called:
+        if code is None or attribute(called, code) is not function:
             raise BadInput(
                 where=f"derived(..., {name!r})",
                 expected="a function at the top level of an extension",

@@ -82,7 +82,8 @@ class Search:
         replay: False for a loop that starts by itself at `level.begin`, which saves the replay.
         mask: what is alive in level 0; None is all that may be pruned. The network under it is then what tickets are
             compared to, where otherwise the dense one is. Weights that it does not name stay dense and uncounted.
-        batches: of the training set, (inputs, labels) each, for a score that sees them: a loader, for one.
+        batches: of the training set, (inputs, labels) each, for a score that sees them, which goes through them after
+            each level anew: a loader, for one.
         loss: what the loop makes small, for such a score: `(model, batch) -> tensor`.
         round: rate, scope, keep, prune, stacks and score as one value, in their place:
             `Round(scope="n_of_m", n=2, m=4)`.
@@ -266,8 +267,8 @@ class Search:
         if not path or not Path(path).exists():
             return Search(model, optimizer, scheduler=scheduler, **options)
         asked = Search(model, optimizer, scheduler=scheduler, **{**options, "path": None})
-        made = {name: options[name] for name in ("score", "also", "batches", "loss") if name in options}
-        search = Search.resume(path, model, optimizer, scheduler=scheduler, **made)
+        made = {name: options[name] for name in ("also", "batches", "loss") if name in options}
+        search = Search.resume(path, model, optimizer, scheduler=scheduler, score=asked._options.round.score, **made)
         arguments.same_options(str(path), search._options, asked._options)
         return search
 

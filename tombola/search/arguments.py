@@ -3,7 +3,7 @@
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ def options(given: Mapping[str, Any]) -> Options:
         BadInput: one of them does not fit.
     """
     k = iterations(given["rewind"], given["epoch_iterations"])
+    if isinstance(given["batches"], Iterator):
+        raise _batches_once(given["batches"])
     return Options(given["levels"], round_of(given), k, given["score_seed"], given["replay"])
 
 
@@ -186,6 +188,11 @@ def _no_score(given: object) -> BadInput:
 def _no_batches(name: str) -> BadInput:
     expected = f"batches of the training set, which the score {name} asks for"
     return BadInput(where="batches", expected=expected, found="none", todo="batches=loader, for one.")
+
+
+def _batches_once(batches: object) -> BadInput:
+    expected, found = "what can be gone through at every level", f"a {type(batches).__name__}, which ends once"
+    return BadInput(where="batches", expected=expected, found=found, todo="batches=loader, not iter(loader).")
 
 
 def _other_arguments(function: Callable[..., object]) -> BadInput:

@@ -38,7 +38,18 @@ class _Placed:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
-            yield tuple(part.to(self.device) if isinstance(part, Tensor) else part for part in batch)
+            yield _placed(batch, self.device)
+
+
+def _placed(value: Any, device: torch.device) -> Any:
+    """`value` with all tensors in it on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if type(value) is dict:
+        return {name: _placed(part, device) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_placed(part, device) for part in value)
+    return value.to(device) if hasattr(value, "to") else value  # as the encodings of tokenizers
 
 
 def ranked(

@@ -47,9 +47,10 @@ class Sample:
         for step in range(worker.placed(self.recipe).facts.epoch_iterations(self.recipe.batch)):
             yield batches(step)
 
-    def loss(self, model: "nn.Module", batch: "Batch") -> "Tensor":
-        """What the training makes small."""
-        return (self.recipe.objective or CrossEntropy()).loss(model, batch, {})
+    def loss(self, inputs: "Mapping[str, Mapping[str, Tensor]]") -> "Callable[[nn.Module, Batch], Tensor]":
+        """What the training makes small, given the weights that it was given beside its start, by name."""
+        objective = self.recipe.objective or CrossEntropy()
+        return lambda model, batch: objective.loss(model, batch, inputs)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,11 +70,12 @@ class Prune(Run):
         n, m: in the scope `n_of_m`, how many stay of how many; None elsewhere.
         code: SHA-256 of the file that the score comes from; None for Tombola's own.
         sample: the batches that the score sees; None for one that sees none.
+        further: what else the objective of the training asks for, as `Train` has it, for a score that sees its loss.
     """
 
     kind = "prune"
     version = 1
-    later = frozenset({"include", "n", "m", "code", "sample"})
+    later = frozenset({"include", "n", "m", "code", "sample", "further"})
 
     network: Network
     trained: Run
@@ -88,6 +90,7 @@ class Prune(Run):
     m: int | None = None
     code: str | None = None
     sample: Sample | None = None
+    further: tuple[tuple[str, Run], ...] | None = None
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -136,8 +139,12 @@ class Prune(Run):
         weights.put(model, trained)
         if self.sample is None:
             return Scored(model, trained, before, seed=self.score_seed)
-        batches = self.sample.batches(worker)
-        return Scored(model.to(worker.device), trained, before, batches, self.score_seed, self.sample.loss)
+        further = {name: worker.store.weights(run) for name, run in self.further or ()}
+        inputs = {
+            name: {layer: value.to(worker.device) for layer, value in given.items()} for name, given in further.items()
+        }
+        batches, loss = self.sample.batches(worker), self.sample.loss(inputs)
+        return Scored(model.to(worker.device), trained, before, batches, self.score_seed, loss)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

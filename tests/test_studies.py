@@ -13,19 +13,26 @@ from typing import Any
 import pytest
 import torch
 
-from tombola import data, models, weights
+from tombola import data, mask, mask_codec, models, weights
 from tombola.cli import main
+from tombola.controls import CONTROLS
+from tombola.errors import BadInput
 from tombola.evaluate import evaluate
 from tombola.lab.attempt import do
-from tombola.lab.kinds import Distance, Line, Prune, RandomMask, Train
+from tombola.lab.kinds import Distance, Line, Prune, RandomMask, Train, mask_outcome
 from tombola.lab.plan import Plan, missing, plan
+from tombola.lab.replicate import Replicate
 from tombola.lab.results import results
+from tombola.lab.runs import Outcome
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies.connectivity import Connected
 from tombola.lab.studies.overlap import Alike
-from tombola.lab.studies.stability import Stable
+from tombola.lab.studies.stability import STUDY as STABILITY
+from tombola.lab.studies.stability import StabilitySpec, Stable
+from tombola.lab.studies.study import Evidence, Series
 from tombola.lab.worker import Worker
+from tombola.mask import Mask
 from tombola.study.connectivity import barrier
 from tombola.study.overlap import overlaps
 from tombola.study.verdict import rewound
@@ -441,3 +448,40 @@ def test_lenet_on_mnist_has_a_barrier_under_one_point_from_the_initialisation(mn
     (line,) = lines(wanted)
     risen = worker.store.values(line)["barriers"]["none"]
     assert risen["test"] < 0.01 and risen["train"] < 0.01
+
+
+# ---------------------------------------------------------------- trainings that end under a mask of their own
+
+
+def test_studies_are_about_the_masks_that_trainings_ended_under(tmp_path: Path) -> None:
+    """Where a training changes its mask, the one that it was given is no more than where it began."""
+    wanted, store = planned("lenet"), Store(tmp_path / "store").open()
+    generator = torch.Generator().manual_seed(0)
+    given = Mask({"w": torch.ones(4, 5, dtype=torch.bool)})
+    runs = [row.run for row in wanted.rows if (row.arm, row.level, row.rewind) == ("ticket", 1, 0)]
+    own = [Mask({"w": torch.rand(4, 5, generator=generator) < 0.5}) for _ in runs]
+    ends = [mask.apply({"w": torch.rand(4, 5, generator=generator)}, living) for living in own]
+    for run, living, end in zip(runs, own, ends, strict=True):
+        made = mask_outcome(living)
+        store.save(run, Outcome(made.values, {**made.tensors, "weights": mask_codec.compress(end, living)}), {})
+        assert run.mask
+        store.save(run.mask, mask_outcome(given), {})
+
+    done, spec = frozenset(store.keys()), wanted.experiment.spec
+    assert Evidence(spec, wanted.rows, (), store, 0.95, done).masks("ticket", 1, 0) == own
+    assert runs[0].mask
+    both = own[0]["w"] & own[1]["w"]
+    apart = ((ends[0]["w"] - ends[1]["w"]) * both).norm().item()
+    found = Distance(runs[0], runs[1], runs[0].mask).perform(Worker(store, None)).values
+    assert both.any() and found["l2"] == pytest.approx(apart)
+
+
+def test_a_ticket_without_a_mask_to_begin_with_is_its_own_and_has_no_controls() -> None:
+    replicate = Replicate(planned("lenet", prune={}).experiment.spec, 0)
+    training = replicate.train(replicate.rewind_point())
+    series = Series(replicate, [training, training], {})
+    assert {one.run.mask for one in STABILITY.questions(StabilitySpec(levels=(1,)), series)} == {training}
+    for control in CONTROLS.values():
+        if control.name != "reinit":
+            with pytest.raises(BadInput, match="expected a ticket that was given a mask, found one without"):
+                control.make(replicate, training, 1, 0)

@@ -121,11 +121,11 @@ class Replicate:
 
     def random_mask(self, like: Run, name: str) -> RandomMask:
         """A random mask with the layer-wise counts of `like`, from the seed of `name`."""
-        return RandomMask(like, mask_seed=self.seed(name))
+        return RandomMask(_given(like, name), mask_seed=self.seed(name))
 
     def shuffled_mask(self, like: Run, name: str) -> ShuffledMask:
         """The mask `like` with its entries permuted inside each layer, by the seed of `name`."""
-        return ShuffledMask(like, mask_seed=self.seed(name))
+        return ShuffledMask(_given(like, name), mask_seed=self.seed(name))
 
     def derived(self, function: "Callable[[Mask, int], Mask]", like: Run, name: str) -> DerivedMask:
         """The mask that a function of an extension makes of the mask `like` and the seed of `name`.
@@ -142,4 +142,15 @@ class Replicate:
                 found=f"{called}, which is none",
                 todo="Define it in the file that --extend names, outside of other functions.",
             )
-        return DerivedMask(like, called, code, mask_seed=self.seed(name))
+        return DerivedMask(_given(like, name), called, code, mask_seed=self.seed(name))
+
+
+def _given(like: Run | None, name: str) -> Run:
+    if like is None:
+        raise BadInput(
+            where=name,
+            expected="a ticket that was given a mask",
+            found="one without, which may have one of its own at its end",
+            todo="Leave the control out of `arms`, or let the method give its trainings a mask.",
+        )
+    return like

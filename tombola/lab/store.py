@@ -228,14 +228,18 @@ class Store:
         except ValueError as error:
             raise self._damaged(self.root / "runs" / run.key / "weights.safetensors", error) from error
 
-    def living(self, run: Run) -> "Mask | None":
-        """What lives of the weights that a finished run made: its own mask, or else the one it was given; None for all.
+    def masked_by(self, run: Run) -> Run | None:
+        """The run that made the mask of a run's weights: itself, or else the one whose mask it was given; None for all.
 
         A training that changes its mask while it trains has one of its own in its outcome.
         """
-        if (self.root / "runs" / run.key / "mask.safetensors").exists():
-            return self.mask(run)
-        return self.mask(run.compressed_by) if run.compressed_by else None
+        own = (self.root / "runs" / run.key / "mask.safetensors").exists()
+        return run if own else run.compressed_by
+
+    def living(self, run: Run) -> "Mask | None":
+        """What lives of the weights that a finished run made; None for all of them."""
+        made = self.masked_by(run)
+        return self.mask(made) if made else None
 
     def tensors(self, run: Run, name: str) -> dict[str, "Tensor"]:
         """The file of tensors `name` of a finished run."""

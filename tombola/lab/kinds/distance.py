@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Distance(Run):
-    """How far apart two trainings end, over the weights that survive in `mask`."""
+    """How far apart two trainings end, over the weights that survive in `mask`, and in their own where they changed it.
+
+    Attributes:
+        mask: what they were given; or a training that ends under a mask of its own.
+    """
 
     kind = "distance"
     version = 1
@@ -25,6 +29,10 @@ class Distance(Run):
         """Measure it, as an L2 norm and as an angle."""
         from tombola.study import stability
 
-        left, right = worker.store.weights(self.left), worker.store.weights(self.right)
-        apart = stability.distances(left, right, worker.store.mask(self.mask))
+        store = worker.store
+        surviving = dict(store.mask(self.mask))
+        for end in (self.left, self.right):
+            if store.masked_by(end) == end:
+                surviving = {name: alive & surviving[name] for name, alive in store.mask(end).items()}
+        apart = stability.distances(store.weights(self.left), store.weights(self.right), surviving)
         return Outcome({"l2": apart.l2, "degrees": apart.degrees})

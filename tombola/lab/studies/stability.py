@@ -67,14 +67,13 @@ def questions(table: StabilitySpec, series: Series) -> Iterator[Question]:
 
 def _question(kind: "Kind", arm: str, level: int, series: Series, pair: Pair) -> Question:
     ticket = series.training(arm, level)
-    assert ticket.mask is not None
     return Question(
         study="stability",
         arm=arm,
         replicate=series.replicate.number,
         level=level,
         rewind=series.replicate.rewind_step,
-        run=Distance(pair.left, pair.right, ticket.mask),
+        run=Distance(pair.left, pair.right, ticket.mask or ticket),
         density_of=ticket,
         part=kind,
         names=pair.names(arm, level),

@@ -174,9 +174,13 @@ class Evidence:
     done: frozenset[str] = field(repr=False)
 
     def masks(self, arm: str, level: int, rewind: int) -> "list[Mask]":
-        """The masks of an arm at a level and a rewind step, one for each replicate that has its own by now."""
+        """The masks of an arm at a level and a rewind step, one for each replicate that has its own by now.
+
+        Of a training that has ended under a mask of its own it is that one.
+        """
         trainings = [row.run for row in self.rows if (row.arm, row.level, row.rewind) == (arm, level, rewind)]
-        return [self.store.mask(run.mask) for run in trainings if run.mask and run.mask.key in self.done]
+        made = map(self.store.masked_by, trainings)
+        return [self.store.mask(run) for run in made if run and run.key in self.done]
 
 
 @dataclass(frozen=True)

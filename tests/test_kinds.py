@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +19,13 @@ from tombola.lab.attempt import do
 from tombola.lab.kinds import Init, Prune, Train
 from tombola.lab.plan import Plan, plan
 from tombola.lab.plan import _densities as foreseen_densities
+from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Run, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.tickets import ticket_of
 from tombola.lab.worker import Worker
+from tombola.method import Method
 from tombola.methods import METHODS
 from tombola.objective import Objective
 from tombola.optimizers import optimizer_of
@@ -355,6 +357,19 @@ def test_the_ticket_is_the_mask_on_the_rewind_weights_not_on_the_trained(lab: La
     for level, replicate in ((4, 0), (-1, 0), (0, 1)):
         with pytest.raises(BadInput, match="expected 0 to"):
             ticket_of(wanted, worker.store, level, replicate)
+
+
+def test_a_ticket_says_how_its_own_training_goes(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which a method may have go otherwise than the spec says."""
+
+    def small(replicate: Replicate, levels: int) -> Iterator[Train]:
+        recipe = replicate.recipe.model_copy(update={"batch": 30})
+        yield from (replicate.train(replicate.rewind_point(), recipe=recipe) for _ in range(levels + 1))
+
+    monkeypatch.setitem(METHODS, "small", Method("small", small, "Smaller batches"))  # type: ignore[arg-type]
+    wanted = planned(method="small", levels=0)
+    accomplish([tickets(wanted)[0].start], worker)
+    assert ticket_of(wanted, worker.store, 0, 0).origin["recipe"]["batch"] == 30
 
 
 # ---------------------------------------------------------------- the same again

@@ -223,7 +223,7 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
 def test_everything_about_n_of_m_is_told_at_once(write: Write) -> None:
     only = faults_of(write(GOOD), "prune={scope='n_of_m', n=4, m=4, rate=0.1, conv_rate=0.1}", "levels=3")
     assert only.keys() == {"prune.n", "prune.rate", "prune.conv_rate", "levels"}
-    assert only["levels"].todo == "a second round of n of m removes nothing more"
+    assert only["levels"].todo == "a second round removes nothing more"
     assert faults_of(write(GOOD), "prune={scope='n_of_m', n=2}", "levels=1").keys() == {"prune.m"}
     assert faults_of(write(GOOD), "prune.n=2", "prune.m=4").keys() == {"prune.n", "prune.m"}
 

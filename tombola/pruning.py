@@ -142,6 +142,8 @@ class Scope:
         prune: (round, scores, mask, rate of each layer) -> the mask after the round.
         density: (round, rate, number of rounds) -> the density of a layer after so many.
         check: raises BadInput where a round does not go with it.
+        by_kind: whether layers have rates of their own.
+        counted: whether n of m say how many stay, and no rate.
         once: whether a second round removes nothing more.
     """
 
@@ -149,6 +151,8 @@ class Scope:
     prune: "Callable[[Round, Mapping[str, Tensor], Mask, Mapping[str, float]], Mask]"
     density: Callable[[Round, float, int], float]
     check: Callable[[Round], None]
+    by_kind: bool = True
+    counted: bool = False
     once: bool = False
 
 
@@ -208,8 +212,16 @@ def _check_n_of_m(round: Round) -> None:
 
 SCOPES: dict[str, Scope] = {
     "layer": Scope("each layer loses its rate of its living weights", _by_layer, _geometric, _check_rates),
-    "global": Scope("all layers together lose one rate", _globally, _geometric, _check_one_rate),
-    "n_of_m": Scope("n of every m weights along a layer's inputs stay", _n_of_m, _n_over_m, _check_n_of_m, once=True),
+    "global": Scope("all layers together lose one rate", _globally, _geometric, _check_one_rate, by_kind=False),
+    "n_of_m": Scope(
+        about="n of every m weights along a layer's inputs stay",
+        prune=_n_of_m,
+        density=_n_over_m,
+        check=_check_n_of_m,
+        by_kind=False,
+        counted=True,
+        once=True,
+    ),
 }
 
 
@@ -219,8 +231,8 @@ def by_kind(rates: Mapping[str, float], scope: str) -> Rates:
     >>> by_kind({"linear": 0.2, "output": 0.1}, "layer")
     (('output', 0.1), ('*', 0.2))
     """
-    apart = () if scope == "global" else tuple((kind, rate) for kind, rate in rates.items() if kind != "linear")
-    return (*apart, ("*", rates["linear"]))
+    apart = ((kind, rate) for kind, rate in rates.items() if kind != "linear")
+    return (*(apart if SCOPES[scope].by_kind else ()), ("*", rates["linear"]))
 
 
 def meant(entries: Iterable[str], kinds: Mapping[str, str], ties: Ties | None = None) -> set[str]:

@@ -131,28 +131,28 @@ def _optimizer(spec: Spec) -> Iterable[Fault]:
 
 
 def _scope(spec: Spec) -> Iterable[Fault]:
-    scope = spec.prune.scope
-    alone = {"global": "in the global scope", "n_of_m": "in the scope n_of_m"}.get(scope)
+    scope, alone = SCOPES[spec.prune.scope], f"in the scope {spec.prune.scope}"
     for name in ("conv_rate", "output_rate"):
-        if alone and (rate := getattr(spec.prune, name)) is not None:
+        if not scope.by_kind and (rate := getattr(spec.prune, name)) is not None:
             todo = f"--set prune.{name}=none leaves it out; prune.keep leaves layers dense"
             yield Fault(f"prune.{name}", f"absent {alone}", str(rate), todo)
-    yield from _n_of_m(spec.prune)
-    if SCOPES[scope].once and spec.levels > 1:
-        why = "a second round of n of m removes nothing more"
-        yield Fault("levels", f"0 or 1 {alone}", str(spec.levels), why)
+    yield from _counts(spec.prune)
+    if scope.once and spec.levels > 1:
+        yield Fault("levels", f"0 or 1 {alone}", str(spec.levels), "a second round removes nothing more")
 
 
-def _n_of_m(prune: PruneSpec) -> Iterable[Fault]:
+def _counts(prune: PruneSpec) -> Iterable[Fault]:
+    """n of m where no rate says how many go, and nowhere else."""
+    counted, alone = SCOPES[prune.scope].counted, f"in the scope {prune.scope}"
     for name in ("n", "m"):
         given = getattr(prune, name)
-        if (given is None) == (prune.scope == "n_of_m"):
-            expected = "a number in the scope n_of_m" if given is None else "absent, as it is of the scope n_of_m"
+        if (given is None) == counted:
+            expected = f"a number {alone}" if counted else f"absent {alone}"
             yield Fault(f"prune.{name}", expected, "nothing" if given is None else str(given), "n = 2, m = 4: 2 of 4")
     if prune.n is not None and prune.m is not None and prune.n >= prune.m:
         yield Fault("prune.n", f"fewer than prune.m, {prune.m}, to stay", str(prune.n))
-    if prune.scope == "n_of_m" and "rate" in prune.model_fields_set:
-        yield Fault("prune.rate", "absent in the scope n_of_m", str(prune.rate), "n and m say how many go")
+    if counted and "rate" in prune.model_fields_set:
+        yield Fault("prune.rate", f"absent {alone}", str(prune.rate), "n and m say how many go")
 
 
 def _arms(spec: Spec, members: Members) -> Iterable[Fault]:

@@ -126,7 +126,7 @@ def evaluation_table(measured: Sequence[Looks], length: int) -> str:
 # ---- a real search
 
 
-class Search:
+class StoredSearch:
     """A finished search of the preset's arm `ticket`, with the preset's number of looks in fewer steps."""
 
     def __init__(self, folder: Path, data_dir: Path | None, spread: int, replicates: int) -> None:
@@ -247,7 +247,7 @@ def main(arguments: list[str]) -> None:
     lenet.one_thread()
     (planned, some, runs), (planned_more, more, more_runs) = long_plans()
     with tempfile.TemporaryDirectory() as folder:
-        search = Search(Path(folder), given.data_dir, given.spread, given.replicates)
+        search = StoredSearch(Path(folder), given.data_dir, given.spread, given.replicates)
         acts = {"run": search.run_again, "store": search.save_again}
         costs = interleaved(acts, 3, warm_up=0)
         (stored, one, largest), reported, peak = search.weigh(), search.report_size(), search.peak_memory()

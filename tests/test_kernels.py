@@ -80,7 +80,7 @@ def test_packed_images_are_the_images_without_what_none_of_them_has(name: str, d
     inputs = np.flatnonzero(random.random(pixels) < 0.8).astype(np.int32)
     drawn = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=one.panel))
     held = np.zeros((pixels, one.panel), np.uint8)
-    network = kernels.Network(inputs=len(inputs), pixels=pixels, pixel=inputs.ctypes.data, bytes=held.ctypes.data)
+    network = kernels.NetworkStruct(inputs=len(inputs), pixels=pixels, pixel=inputs.ctypes.data, bytes=held.ctypes.data)
 
     position, used, words = one.packed(network, images.ctypes.data, np.array(drawn, np.int64))
 
@@ -114,7 +114,7 @@ def test_sifted_keeps_each_weight_that_meets_a_column_once(data: st.DataObject) 
     position = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
     segments, row, column = arranged(alive, tile)
 
-    layer = kernels.Layer(outputs=rows, count=len(column), n_segments=len(segments))
+    layer = kernels.LayerStruct(outputs=rows, count=len(column), n_segments=len(segments))
     layer.column, layer.segments = column.ctypes.data, segments.ctypes.data
 
     left, place, new = kernels.load("portable").sifted(layer, position)

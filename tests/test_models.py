@@ -325,7 +325,7 @@ def with_drawn_norms(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("inputs", "stride"), [(4, 1), (3, 1), (4, 2), (8, 2)])
 def test_a_basic_block_computes_what_its_formula_says(inputs: int, stride: int) -> None:
-    block = Basic(residual.Block("", inputs, 4, stride, bottleneck=False))
+    block = Basic(residual.ResidualBlock("", inputs, 4, stride, bottleneck=False))
     p, maps = with_drawn_norms(block), torch.randn(2, inputs, 6, 7, generator=torch.Generator().manual_seed(0))
     conv2d = nn.functional.conv2d
     inner = normalised(conv2d(maps, p["conv1.weight"], stride=stride, padding=1), p, "norm1").clamp(min=0)
@@ -338,7 +338,7 @@ def test_a_basic_block_computes_what_its_formula_says(inputs: int, stride: int) 
 
 @pytest.mark.parametrize(("inputs", "stride"), [(8, 1), (3, 1), (8, 2)])
 def test_a_bottleneck_computes_what_its_formula_says(inputs: int, stride: int) -> None:
-    block = Bottleneck(residual.Block("", inputs, 2, stride, bottleneck=True))
+    block = Bottleneck(residual.ResidualBlock("", inputs, 2, stride, bottleneck=True))
     p, maps = with_drawn_norms(block), torch.randn(2, inputs, 6, 7, generator=torch.Generator().manual_seed(0))
     conv2d = nn.functional.conv2d
     inner = normalised(conv2d(maps, p["conv1.weight"]), p, "norm1").clamp(min=0)

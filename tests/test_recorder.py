@@ -12,7 +12,7 @@ from torch import Tensor
 from tombola import data
 from tombola.errors import Diverged
 from tombola.evaluate import Evaluation
-from tombola.lab.recorder import STOPS, Examples, Recorder, Schedule
+from tombola.lab.recorder import STOPS, EvaluationSchedule, Recorder, Splits
 
 TOTAL = 1000
 
@@ -57,11 +57,13 @@ class Unkept:
         return False
 
 
-def recorded(schedule: Schedule, losses: Mapping[int, float], told: list[Any] | None = None) -> dict[str, Any]:
+def recorded(
+    schedule: EvaluationSchedule, losses: Mapping[int, float], told: list[Any] | None = None
+) -> dict[str, Any]:
     training, places = Scripted(losses), torch.arange(3)
-    examples = Examples(data.load("digits"), places, places, places)
+    splits = Splits(data.load("digits"), places, places, places)
     tell = lambda *seen: None if told is None else told.append(seen)  # noqa: E731
-    recorder = Recorder(training, "scripted", schedule, examples, Unkept(), tell)  # type: ignore[arg-type]
+    recorder = Recorder(training, "scripted", schedule, splits, Unkept(), tell)  # type: ignore[arg-type]
     for step in recorder.stops:
         training.step = step
         recorder(step)
@@ -71,7 +73,7 @@ def recorded(schedule: Schedule, losses: Mapping[int, float], told: list[Any] | 
 
 
 schedules = st.builds(
-    lambda begin, length, every, test_every: Schedule(begin, begin + length, every, test_every),
+    lambda begin, length, every, test_every: EvaluationSchedule(begin, begin + length, every, test_every),
     st.integers(0, 120),
     st.integers(1, 200),
     st.integers(1, 70),
@@ -80,7 +82,7 @@ schedules = st.builds(
 
 
 @given(schedules)
-def test_a_training_is_looked_at_at_both_ends_and_at_multiples_between(schedule: Schedule) -> None:
+def test_a_training_is_looked_at_at_both_ends_and_at_multiples_between(schedule: EvaluationSchedule) -> None:
     stops = schedule.stops(schedule.begin)
     assert stops == sorted(set(stops)) and stops[0] == schedule.begin and stops[-1] == schedule.until
     for step in range(schedule.begin, schedule.until + 1):
@@ -92,7 +94,7 @@ def test_a_training_is_looked_at_at_both_ends_and_at_multiples_between(schedule:
 
 
 @given(schedules, st.randoms(use_true_random=False))
-def test_the_early_stop_is_the_first_of_the_smallest_validation_losses(schedule: Schedule, draw: Any) -> None:
+def test_the_early_stop_is_the_first_of_the_smallest_validation_losses(schedule: EvaluationSchedule, draw: Any) -> None:
     """And the test accuracy reported for it is that of the weights at that very step, tested then or not."""
     looks = [step for step in schedule.stops(schedule.begin) if schedule.validated(step)]
     losses = {step: draw.choice([0.25, 0.5, 0.75, 1.0]) for step in looks}
@@ -111,4 +113,4 @@ def test_the_early_stop_is_the_first_of_the_smallest_validation_losses(schedule:
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_training_and_says_when(loss: float) -> None:
     with pytest.raises(Diverged, match=f"the validation loss is {loss} after 4 steps"):
-        recorded(Schedule(0, 8, 2, 8), {0: 2.0, 2: 1.0, 4: loss})
+        recorded(EvaluationSchedule(0, 8, 2, 8), {0: 2.0, 2: 1.0, 4: loss})

@@ -14,7 +14,7 @@ from tombola.search import Search
 from tombola.search.watch import no_look
 
 
-class Block(nn.Module):
+class HeadedModel(nn.Module):
     """Linear layers by name, in the order in which they are given, called by a function of them."""
 
     def __init__(self, call: Callable[..., Any], **sizes: tuple[int, int]) -> None:
@@ -33,16 +33,16 @@ def experts(layers: Any, values: Tensor) -> Tensor:
 
 
 IN, MID, OUT = (4, 3), (3, 3), (3, 2)
-HEAD_FIRST = Block(lambda of, x: of["head"](of["body"](x).relu()), head=OUT, body=IN)
-TWO_HEADS = Block(lambda of, x: (of["a"](h := of["body"](x)), of["b"](h)), body=IN, a=OUT, b=OUT)
-BOTH_SQUASHED = Block(lambda of, x: [of["a"](h := of["body"](x)).exp(), of["b"](h).exp()], body=IN, a=OUT, b=OUT)
-APART = Block(lambda of, x: (of["a"](x), of["b"](of["body"](x).relu())), body=IN, a=(4, 2), b=OUT)
-IN_ORDER = Block(lambda of, x: {"logits": of["b"](of["a"](x)).view(-1)}, a=IN, b=OUT)
-SQUASHED = Block(lambda of, x: of["b"](of["a"](x)).log_softmax(1), a=IN, b=OUT)
-GATED = Block(experts, one=(4, 2), two=(4, 2), gate=(4, 2))
+HEAD_FIRST = HeadedModel(lambda of, x: of["head"](of["body"](x).relu()), head=OUT, body=IN)
+TWO_HEADS = HeadedModel(lambda of, x: (of["a"](h := of["body"](x)), of["b"](h)), body=IN, a=OUT, b=OUT)
+BOTH_SQUASHED = HeadedModel(lambda of, x: [of["a"](h := of["body"](x)).exp(), of["b"](h).exp()], body=IN, a=OUT, b=OUT)
+APART = HeadedModel(lambda of, x: (of["a"](x), of["b"](of["body"](x).relu())), body=IN, a=(4, 2), b=OUT)
+IN_ORDER = HeadedModel(lambda of, x: {"logits": of["b"](of["a"](x)).view(-1)}, a=IN, b=OUT)
+SQUASHED = HeadedModel(lambda of, x: of["b"](of["a"](x)).log_softmax(1), a=IN, b=OUT)
+GATED = HeadedModel(experts, one=(4, 2), two=(4, 2), gate=(4, 2))
 
 
-WIDE = Block(lambda of, x: of["b"](of["a"](x)) + of["wide"](x), a=IN, b=OUT, wide=(4, 2))
+WIDE = HeadedModel(lambda of, x: of["b"](of["a"](x)) + of["wide"](x), a=IN, b=OUT, wide=(4, 2))
 
 
 def searched(model: nn.Module, **options: Any) -> None:
@@ -136,4 +136,4 @@ def test_a_copy_of_the_model_is_watched_by_nobody(taken: str) -> None:
 
 
 def test_layers_that_are_called_by_keyword_do_not_stand_side_by_side() -> None:
-    searched(Block(lambda of, x: of["b"](input=of["a"](input=x)).exp(), a=IN, b=OUT), keep="output")
+    searched(HeadedModel(lambda of, x: of["b"](input=of["a"](input=x)).exp(), a=IN, b=OUT), keep="output")

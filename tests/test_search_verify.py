@@ -23,7 +23,7 @@ from tombola.mask import Mask
 from tombola.replicate import Draws, T
 from tombola.search import Level, Report, Search, Verification
 from tombola.search.grain import grain
-from tombola.search.question import Question, criteria_of, trial_of
+from tombola.search.verdict_settings import VerdictSettings, criteria_of, trial_of
 from tombola.study.verdict import Criteria, Metric, judge
 
 STEPS = 6
@@ -525,7 +525,7 @@ def share_of_statements(grained: bool, examples: int = 200, replicates: int = 2)
     Networks disagree about an answer or two of a test set that all share.
     """
     draw = np.random.default_rng(0)
-    question, stated, times = Question.of("accuracy", None, None, None, None, None), 0, 400
+    settings, stated, times = VerdictSettings.of("accuracy", None, None, None, None, None), 0, 400
     for _ in range(times):
         shared = np.round(0.93 * examples + draw.normal(size=(replicates, 1, 1)))
         right = np.minimum(shared + np.round(draw.normal(size=(replicates, 2, 6))), examples)
@@ -534,7 +534,7 @@ def share_of_statements(grained: bool, examples: int = 200, replicates: int = 2)
             for replicate in range(replicates)
             for number, arm in enumerate(("dense", "ticket"))
         }
-        criteria = criteria_of(question, list(rows.values()))
+        criteria = criteria_of(settings, list(rows.values()))
         criteria = criteria if grained else replace(criteria, accuracy_grain=0.0)
         trials = [trial_of(*at, of_one, criteria) for at, of_one in rows.items()]
         (verdict,) = judge(trials, criteria)

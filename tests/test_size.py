@@ -17,7 +17,7 @@ from tombola.cash.quantization import quantize
 from tombola.cash.size import Size, sizes
 from tombola.errors import BadInput
 
-Inputs = tuple[Tensor, ...]
+Example = tuple[Tensor, ...]
 
 
 class TimeFirst(nn.Module):
@@ -107,7 +107,7 @@ def encoder() -> nn.Module:
 
 
 shared = nn.Linear(4, 4)
-MODELS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
+MODELS: dict[str, tuple[Callable[[], nn.Module], Example]] = {
     "convolutions": (
         lambda: nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, groups=2), nn.ReLU(), nn.Conv2d(4, 6, 2, dilation=2)),
         (torch.rand(3, 2, 12, 12),),
@@ -138,7 +138,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
 }
 
 
-def counted(model: nn.Module, inputs: Inputs) -> int:
+def counted(model: nn.Module, inputs: Example) -> int:
     """Multiply-adds of all examples together, by torch's own counter."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

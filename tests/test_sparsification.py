@@ -30,7 +30,7 @@ from tombola.mask import Mask
 pytestmark = pytest.mark.skipif(not kernels.sets(), reason="no compiled kernels here")
 each_set = pytest.mark.parametrize("set_name", kernels.sets())
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d)
+AnyLayer = TypeVar("AnyLayer", nn.Linear, nn.Conv1d, nn.Conv2d)
 SIZES = [1, 2, 15, 16, 17, 33, 100]
 BATCHES = [(0,), (1,), (2,), (3,), (15,), (16,), (17,), (63,), (64,), (65,), (130,), (), (2, 3), (1, 1, 2), (5, 0)]
 OUTLYING = 0.02  # the density at which one row is longer than all others
@@ -54,7 +54,7 @@ def only(set_name: str) -> Iterator[None]:
         yield
 
 
-def thinned(layer: Layer, density: float, seed: int = 0) -> Layer:
+def thinned(layer: AnyLayer, density: float, seed: int = 0) -> AnyLayer:
     """Random weights of which a part lives, and outputs of about 1."""
     random = generator(seed)
     with torch.no_grad():

@@ -26,10 +26,10 @@ from tombola.lab.results import results
 from tombola.lab.runs import Outcome
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
-from tombola.lab.studies.connectivity import Connected
-from tombola.lab.studies.overlap import Alike
+from tombola.lab.studies.connectivity import ConnectivityFinding
+from tombola.lab.studies.overlap import OverlapFinding
 from tombola.lab.studies.stability import STUDY as STABILITY
-from tombola.lab.studies.stability import StabilitySpec, Stable
+from tombola.lab.studies.stability import StabilityFinding, StabilitySpec
 from tombola.lab.studies.study import Evidence, Series
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
@@ -277,11 +277,11 @@ def test_a_rewound_state_is_the_state_after_exactly_k_steps(steps: int, lab: Lab
 def test_every_study_has_its_findings(recipe: str, lab: Lab) -> None:
     wanted, worker = lab(recipe)
     found = results(wanted, worker.store).findings
-    stable = [one for one in found if isinstance(one, Stable)]
+    stable = [one for one in found if isinstance(one, StabilityFinding)]
     assert {(one.found.kind, one.level, one.rewind) for one in stable} == {
         (kind, 2, step) for kind in ("pruning", "data order") for step in (0, 6)
     }
-    connected = [one for one in found if isinstance(one, Connected)]
+    connected = [one for one in found if isinstance(one, ConnectivityFinding)]
     statistics = {"none"} if recipe == "lenet" else {"interpolated", "recomputed"}
     assert {one.found.statistics for one in connected} == statistics
     assert {(one.arm, one.level, one.rewind, one.on) for one in connected} == {
@@ -291,7 +291,7 @@ def test_every_study_has_its_findings(recipe: str, lab: Lab) -> None:
         for on in ("train", "test")
     }
     assert all(one.found.barrier.n == 2 and one.found.pairs == (1, 1) for one in connected)
-    alike = [one for one in found if isinstance(one, Alike)]
+    alike = [one for one in found if isinstance(one, OverlapFinding)]
     assert {(one.level, one.rewind) for one in alike} == {(level, step) for level in (1, 2) for step in (0, 6)}
     assert all(one.sentence.endswith(".") for one in found)
 
@@ -299,7 +299,9 @@ def test_every_study_has_its_findings(recipe: str, lab: Lab) -> None:
 def test_a_mean_barrier_is_that_of_the_pairs(lab: Lab) -> None:
     wanted, worker = lab("lenet")
     for one in (
-        one for one in results(wanted, worker.store).findings if isinstance(one, Connected) and one.on == "test"
+        one
+        for one in results(wanted, worker.store).findings
+        if isinstance(one, ConnectivityFinding) and one.on == "test"
     ):
         theirs = [
             worker.store.values(question.run)["barriers"]["none"]["test"]
@@ -312,7 +314,7 @@ def test_a_mean_barrier_is_that_of_the_pairs(lab: Lab) -> None:
 
 def test_overlap_is_that_of_the_replicates_masks(lab: Lab) -> None:
     wanted, worker = lab("lenet")
-    one = next(one for one in results(wanted, worker.store).findings if isinstance(one, Alike))
+    one = next(one for one in results(wanted, worker.store).findings if isinstance(one, OverlapFinding))
     masks = [
         worker.store.mask(row.run.mask)
         for row in wanted.rows

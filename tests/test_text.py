@@ -27,7 +27,7 @@ from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.studies import STUDIES, Answer, Evidence, asked
-from tombola.lab.studies.connectivity import Connected
+from tombola.lab.studies.connectivity import ConnectivityFinding
 from tombola.lab.tickets import ticket_of
 from tombola.lab.worker import Worker
 from tombola.objective import cross_entropy
@@ -378,7 +378,9 @@ def test_a_barrier_on_a_text_is_known_to_an_answer(examples: int | None, tmp_pat
     answers = [Answer(question, 1.0, values) for question in wanted.questions]
     ((barriers, own),) = asked(wanted.experiment.spec.study, STUDIES)
     evidence = Evidence(wanted.experiment.spec, wanted.rows, answers, Store(tmp_path), 0.95, frozenset())
-    found = {one.on: one.found.barrier for one in barriers.findings(own, evidence) if isinstance(one, Connected)}
+    found = {
+        one.on: one.found.barrier for one in barriers.findings(own, evidence) if isinstance(one, ConnectivityFinding)
+    }
     sizes = {"train": examples or facts.train, "test": examples or facts.test}
     length = facts.shape[0]
     assert length > 1 and found == {on: paired([0.1, 0.1], 0.95, 1 / (size * length)) for on, size in sizes.items()}

@@ -2,17 +2,17 @@
 
 from typing import Any, NamedTuple
 
-Spec = dict[str, Any]
+VegaLiteSpec = dict[str, Any]
 
 
 class Figure(NamedTuple):
     """A figure as a Vega-Lite specification that holds its data, and its caption."""
 
-    spec: Spec
+    spec: VegaLiteSpec
     caption: str
 
 
-def styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> Spec:
+def styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> VegaLiteSpec:
     """The chart, in which data sets are only named, as a specification that holds them: altair would copy each many
     times over."""
     styled = (
@@ -35,7 +35,7 @@ def styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> Spec:
     return {**styled.to_dict(validate=False), "datasets": datasets}
 
 
-def render(spec: Spec) -> tuple[str, bytes]:
+def render(spec: VegaLiteSpec) -> tuple[str, bytes]:
     """A figure as SVG and as PNG at twice the screen's resolution."""
     import vl_convert
 

@@ -1,6 +1,6 @@
 """Which layers have weights that may be pruned, of which kind, and along which axes their inputs and outputs stand.
 
-One table: what is pruned, what is counted and what is drawn of a ticket read it. To add a layer, add a row.
+One table: what is pruned, what is counted and what is drawn of a ticket read it. To add a layer, add a line.
 """
 
 from collections.abc import Hashable, Sequence
@@ -37,7 +37,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerWeights:
     """What the table says of a layer: the kind of its weights, their names in it, and how they are laid out."""
 
     kind: Kind
@@ -47,18 +47,20 @@ class Row:
 
 _SIDEWAYS = Layout(inputs=0, outputs=1)
 
-_ROWS: dict[type[nn.Module], Row] = {
-    nn.Linear: Row("linear"),
-    nn.Conv1d: Row("conv"),
-    nn.Conv2d: Row("conv"),
-    nn.Conv3d: Row("conv"),
-    nn.ConvTranspose1d: Row("conv", layout=_SIDEWAYS),
-    nn.ConvTranspose2d: Row("conv", layout=_SIDEWAYS),
-    nn.ConvTranspose3d: Row("conv", layout=_SIDEWAYS),
-    nn.Embedding: Row("embedding", layout=_SIDEWAYS),
-    nn.MultiheadAttention: Row("linear", ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
+_LAYERS: dict[type[nn.Module], LayerWeights] = {
+    nn.Linear: LayerWeights("linear"),
+    nn.Conv1d: LayerWeights("conv"),
+    nn.Conv2d: LayerWeights("conv"),
+    nn.Conv3d: LayerWeights("conv"),
+    nn.ConvTranspose1d: LayerWeights("conv", layout=_SIDEWAYS),
+    nn.ConvTranspose2d: LayerWeights("conv", layout=_SIDEWAYS),
+    nn.ConvTranspose3d: LayerWeights("conv", layout=_SIDEWAYS),
+    nn.Embedding: LayerWeights("embedding", layout=_SIDEWAYS),
+    nn.MultiheadAttention: LayerWeights(
+        "linear", ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    ),
 }
-_CONV1D = Row("linear", layout=_SIDEWAYS)  # GPT-2's, of `transformers`
+_CONV1D = LayerWeights("linear", layout=_SIDEWAYS)  # GPT-2's, of `transformers`
 
 
 def layouts(model: nn.Module) -> dict[str, Layout]:
@@ -71,7 +73,7 @@ def layouts(model: nn.Module) -> dict[str, Layout]:
     """
     found: dict[Hashable, Layout] = {}  # by the place of the weight
     for module in model.modules():
-        each = row(module)
+        each = layer_weights(module)
         if each is None:
             continue
         for parameter in (getattr(module, name) for name in each.weights):
@@ -81,18 +83,18 @@ def layouts(model: nn.Module) -> dict[str, Layout]:
     return {name: found[place(each)] for name, each in parameters if place(each) in found}
 
 
-def row(module: nn.Module) -> Row | None:
-    """What the table says of `module`: the row of the first class there that it is of; None where it is of none.
+def layer_weights(module: nn.Module) -> LayerWeights | None:
+    """What the table says of `module`: the line of the first class there that it is of; None where it is of none.
 
-    >>> row(nn.ConvTranspose2d(4, 6, 3, groups=2))
-    Row(kind='conv', weights=('weight',), layout=Layout(inputs=0, outputs=1, groups=2))
+    >>> layer_weights(nn.ConvTranspose2d(4, 6, 3, groups=2))
+    LayerWeights(kind='conv', weights=('weight',), layout=Layout(inputs=0, outputs=1, groups=2))
     """
     kind = type(module)
     if kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):
         return _CONV1D
-    found = next((each for base, each in _ROWS.items() if isinstance(module, base)), None)
+    found = next((each for base, each in _LAYERS.items() if isinstance(module, base)), None)
     groups = getattr(module, "groups", 1)
     if found and found.kind == "conv" and groups != 1:
         layout = Layout(found.layout.inputs, found.layout.outputs, groups)
-        return Row(found.kind, found.weights, layout)
+        return LayerWeights(found.kind, found.weights, layout)
     return found

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tombola.mark import Mark
-from tombola.replicate import Replicate, T
+from tombola.replicate import MethodReplicate, T
 
 
-class Search(Protocol):
+class SearchFunction(Protocol):
     """What a method does: given a replicate, the trainings of level 0 to `levels`, one by one."""
 
-    def __call__(self, replicate: Replicate[T], levels: int, /) -> Iterator[T]: ...
+    def __call__(self, replicate: MethodReplicate[T], levels: int, /) -> Iterator[T]: ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Method:
     """
 
     name: str
-    search: Search
+    search: SearchFunction
     about: str
     paper: str = ""
     year: int | None = None

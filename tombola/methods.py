@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from tombola.mark import Mark
 from tombola.method import Method
 from tombola.recipe import at_final_rate
-from tombola.replicate import Replicate, T
+from tombola.replicate import MethodReplicate, T
 
 
-def iterative(replicate: Replicate[T], levels: int) -> Iterator[T]:
+def iterative(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     """Train, prune, rewind the survivors to step k, repeat: Strategy 1 where k = 0."""
     start = replicate.rewind_point()
     ticket = replicate.train(start)
@@ -22,7 +22,7 @@ def iterative(replicate: Replicate[T], levels: int) -> Iterator[T]:
         yield ticket
 
 
-def continued(replicate: Replicate[T], levels: int) -> Iterator[T]:
+def continued(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     """Train, prune, train on without resetting, repeat; rewind only the ticket at the end: Strategy 2."""
     start = replicate.rewind_point()
     trained = replicate.train(start)
@@ -33,7 +33,7 @@ def continued(replicate: Replicate[T], levels: int) -> Iterator[T]:
         trained = replicate.train(trained, mask=mask)
 
 
-def one_shot(replicate: Replicate[T], levels: int) -> Iterator[T]:
+def one_shot(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     """Train once; each level prunes that one trained network to the level's counts and rewinds the survivors."""
     start = replicate.rewind_point()
     dense = replicate.train(start)
@@ -45,7 +45,7 @@ def one_shot(replicate: Replicate[T], levels: int) -> Iterator[T]:
         yield replicate.train(start, mask=mask)
 
 
-def learning_rate_rewinding(replicate: Replicate[T], levels: int) -> Iterator[T]:
+def learning_rate_rewinding(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     """Train, prune, keep the trained weights, train again with the learning rates from step k on, repeat."""
     trained = replicate.train(replicate.rewind_point())
     yield trained
@@ -54,7 +54,7 @@ def learning_rate_rewinding(replicate: Replicate[T], levels: int) -> Iterator[T]
         yield trained
 
 
-def fine_tune(replicate: Replicate[T], levels: int) -> Iterator[T]:
+def fine_tune(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     """Train, prune, keep the trained weights, train again at the last learning rate throughout, repeat."""
     slow = at_final_rate(replicate.recipe, replicate.epoch_iterations)
     trained = replicate.train(replicate.rewind_point())

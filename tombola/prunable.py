@@ -41,7 +41,7 @@ def prunable(model: nn.Module, include: Sequence[str] = ()) -> dict[str, Kind]:
     last = ""
     more = _included(model, include)
     for path, module in model.named_modules():
-        row = layers.row(module)
+        row = layers.layer_weights(module)
         # A weight that is computed from others is an attribute and no parameter.
         own = {name: getattr(module, name) for name in row.weights} if row else {}
         own |= {name: value for name, value in module.named_parameters(recurse=False) if weights.place(value) in more}

@@ -20,7 +20,7 @@ from tombola.data.normalise import Normalisation
 from tombola.models import Initialisation
 from tombola.objective import OBJECTIVES, Objective, objective_of
 from tombola.steps import Step
-from tombola.value import Count, Number, Rate, Value
+from tombola.value import Count, Number, Proportion, Value
 
 
 def _step(value: Any) -> Any:
@@ -85,14 +85,14 @@ class Cosine(Value):
     """From lr to `final` * lr along half a cosine over the whole length (SGDR, Loshchilov & Hutter, 2017)."""
 
     name: Literal["cosine"]
-    final: Rate = 0.0
+    final: Proportion = 0.0
 
 
 class Linear(Value):
     """From lr to `final` * lr along a straight line over the whole length."""
 
     name: Literal["linear"]
-    final: Rate = 0.0
+    final: Proportion = 0.0
 
 
 # Fields of a recipe that came later are None where they are not used, and then absent from the key.

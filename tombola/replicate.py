@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tombola.mask import Mask
 
 
-class Training(Protocol):
+class PlannedTraining(Protocol):
     """A training that is still to be done: a frozen dataclass, of which `dataclasses.replace` makes another one."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -24,7 +24,7 @@ class Training(Protocol):
         """What is alive while it trains; None for everything."""
 
 
-T = TypeVar("T", bound=Training)
+T = TypeVar("T", bound=PlannedTraining)
 
 
 class Draws(Protocol):
@@ -46,7 +46,7 @@ class Draws(Protocol):
         """The mask that `function` makes of the mask `like` and the seed of `name`."""
 
 
-class Replicate(Draws, Protocol[T]):
+class MethodReplicate(Draws, Protocol[T]):
     """One repetition of an experiment, as a method sees it: how it trains, how it prunes."""
 
     @property

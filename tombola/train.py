@@ -13,7 +13,7 @@ from tombola.mask import Mask
 from tombola.objective import CrossEntropy, Objective
 from tombola.recipe import Precision
 
-Loss = Callable[[int], Tensor]  # of the optimiser step that follows after a step
+StepLoss = Callable[[int], Tensor]  # of the optimiser step that follows after a step
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Span:
 
 
 def train(
-    model: nn.Module, optimizer: Optimizer, mask: Mask, loss: Loss, span: Span, watch: Callable[[int], None]
+    model: nn.Module, optimizer: Optimizer, mask: Mask, loss: StepLoss, span: Span, watch: Callable[[int], None]
 ) -> None:
     """Train `model` in place over `span`, pruned weights held at 0: theta <- m * step(theta, m * grad loss).
 
@@ -55,7 +55,7 @@ def train(
         watch(span.until)
 
 
-def descend(model: nn.Module, optimizer: Optimizer, loss: Loss, span: Span, watch: Callable[[int], None]) -> None:
+def descend(model: nn.Module, optimizer: Optimizer, loss: StepLoss, span: Span, watch: Callable[[int], None]) -> None:
     """Step after step along the gradient of `loss`; what holds pruned weights at 0 is the guard around it."""
     looks = frozenset(span.looks)
     model.train()
@@ -86,7 +86,7 @@ def losses(
     objective: Objective | None = None,
     precision: Precision | None = None,
     inputs: Mapping[str, Mapping[str, Tensor]] | None = None,
-) -> Loss:
+) -> StepLoss:
     """step -> the objective's loss on the batch of the optimiser step that follows.
 
     Args:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # Strict: true is not 1.0, and "0.3" is not 0.3.
 Number = Annotated[float, Field(strict=True)]
-Rate = Annotated[Number, Field(ge=0, le=1)]
+Proportion = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[int, Field(strict=True)]
 
 

@@ -13,7 +13,7 @@ from tombola.errors import BadInput, GuardLost
 from tombola.search import Level, Search, arguments, checkpoint
 
 
-class Levels:
+class SearchCallback:
     """The levels of a search, each begun and ended from outside: what the callbacks of all libraries have in common.
 
     Args:

@@ -3,7 +3,7 @@
 from copy import deepcopy
 from typing import Any
 
-from tombola.callbacks import Levels
+from tombola.callbacks import SearchCallback
 from tombola.errors import BadInput, not_installed
 
 try:
@@ -12,7 +12,7 @@ except ImportError as error:
     raise not_installed("tombola.callbacks.lightning", "lightning", "lightning") from error
 
 
-class Tickets(Levels, Callback):
+class Tickets(SearchCallback, Callback):
     """Makes each `fit` one level of a `Search`: rewinds on the way in, holds pruned weights at 0, prunes at the end.
 
     Every level needs a Trainer of its own, which makes optimiser and scheduler as it does anyway:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tombola.callbacks import Levels
+from tombola.callbacks import SearchCallback
 from tombola.errors import not_installed
 
 try:
@@ -11,7 +11,7 @@ except ImportError as error:
     raise not_installed("tombola.callbacks.trainer", "transformers and accelerate", "transformers") from error
 
 
-class Tickets(Levels, TrainerCallback):
+class Tickets(SearchCallback, TrainerCallback):
     """Makes each `train` one level of a `Search`: rewinds on the way in, holds pruned weights at 0, prunes at the end.
 
     Every level needs a Trainer of its own around the same model, which makes optimiser and scheduler as it does anyway:

@@ -92,7 +92,7 @@ class Channels:
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class CompactableLayer:
     """A linear layer or convolution whose units may go.
 
     Attributes:
@@ -133,7 +133,7 @@ class Flow:
         trace: of the calls.
     """
 
-    layers: Sequence[Layer]
+    layers: Sequence[CompactableLayer]
     along: Sequence[tuple[str, Tensor]]
     attentions: Sequence[str]
     flattenings: Sequence[tuple[fx.Node, Tensor]]
@@ -166,7 +166,7 @@ class _Follower:
         self.inputs: set[fx.Node] = set()  # the model's own, flattened or not
         self.units = 1  # STAYS
         self.ties: list[tuple[Tensor, Tensor]] = []
-        self.layers: list[Layer] = []
+        self.layers: list[CompactableLayer] = []
         self.along: list[tuple[str, Tensor]] = []
         self.attentions: list[str] = []
         self.flattenings: list[tuple[fx.Node, Tensor]] = []
@@ -303,7 +303,7 @@ class _Follower:
     def _layer(
         self, node: fx.Node, reads: Channels, weights: Tensor, pads: bool = False, first: bool = False
     ) -> Channels:
-        layer = Layer(str(node.target), weights, reads, self._fresh(len(weights)), pads, first)
+        layer = CompactableLayer(str(node.target), weights, reads, self._fresh(len(weights)), pads, first)
         self.layers.append(layer)
         return Channels(reads.axis, layer.gives, _constants(layer, self.modules[layer.name].bias))
 
@@ -467,7 +467,7 @@ def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _constants(layer: Layer, bias: Tensor | None) -> Tensor:
+def _constants(layer: CompactableLayer, bias: Tensor | None) -> Tensor:
     """What each unit of `layer` is for every input, NaN where it depends on it.
 
     A constant meets the zeros of a padded border: unless it is 0, what comes out there is something else.

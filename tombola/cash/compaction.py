@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tombola import effective, prunable, weights
 from tombola import mask as masks
 from tombola.cash import channels, equivalence, hardcoded_sizes
-from tombola.cash.channels import Flow, Layer
+from tombola.cash.channels import CompactableLayer, Flow
 from tombola.cash.quantization import QUANTISED, quantised_layer
 from tombola.cash.replaceable import LAYERS, copied, kind_of
 from tombola.cash.trace import calls, is_attention
@@ -175,7 +175,7 @@ class _Picked:
     fillers: Tensor
     carriers: Mapping[str, int]
 
-    def read(self, layer: Layer) -> Tensor:
+    def read(self, layer: CompactableLayer) -> Tensor:
         """The inputs that a layer's remaining units do read, [inputs]; all others are constants, or meet no weight."""
         read = _read(layer, self.stays & ~self.fillers)
         if layer.name in self.carriers:
@@ -183,7 +183,7 @@ class _Picked:
         return read
 
 
-def _read(layer: Layer, stays: Tensor) -> Tensor:
+def _read(layer: CompactableLayer, stays: Tensor) -> Tensor:
     """The inputs that vary and meet a living weight of a unit that stays, [inputs]."""
     return layer.alive[stays[layer.gives]].any(dim=0) & ~layer.reads.constant
 
@@ -224,7 +224,7 @@ def _close(found: Flow, needed: Tensor) -> None:
             needed[found.groups[layer.reads.units[read]]] = True
 
 
-def _misses_carrier(layer: Layer, stays: Tensor, carriers: Mapping[str, int]) -> bool:
+def _misses_carrier(layer: CompactableLayer, stays: Tensor, carriers: Mapping[str, int]) -> bool:
     """Whether its units read constants through a padding, other than 0, and nothing carries them yet."""
     if not layer.pads or layer.name in carriers:
         return False
@@ -232,11 +232,11 @@ def _misses_carrier(layer: Layer, stays: Tensor, carriers: Mapping[str, int]) ->
     return bool((met & _carries(layer)).any())
 
 
-def _carries(layer: Layer) -> Tensor:
+def _carries(layer: CompactableLayer) -> Tensor:
     return layer.reads.constant & (layer.reads.constants != 0)
 
 
-def _carrier(layer: Layer, stays: Tensor) -> int:
+def _carrier(layer: CompactableLayer, stays: Tensor) -> int:
     """The constant into which the others are merged: the largest that stays anyway, or else the largest of all.
 
     The others are divided by it, so that its rounding grows with them: one that is much smaller than they are carries
@@ -250,7 +250,7 @@ def _carrier(layer: Layer, stays: Tensor) -> int:
 # ---- smaller modules
 
 
-def _shrink(module: Any, layer: Layer, picked: _Picked) -> Tensor:
+def _shrink(module: Any, layer: CompactableLayer, picked: _Picked) -> Tensor:
     """Take from a layer the units and inputs that go, constants folded in; returns the inputs that stay, [inputs]."""
     rows, columns, read = picked.stays[layer.gives], picked.stays[layer.reads.units], picked.read(layer)
     if layer.first and not read.all():

@@ -36,18 +36,18 @@ IGNORED = nn.CrossEntropyLoss().ignore_index  # a label of which nothing is aske
 CPU = "cpu"  # where layers are worth being sparse, and ONNX Runtime is asked
 CHANNELS_LAST = "dense, channels last"
 
-Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
-Metric = Callable[..., float | Tensor]
+ModelInputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+MetricFunction = Callable[..., float | Tensor]
 
 
 def prove(
     model: nn.Module,
     mask: Mask,
-    inputs: Inputs,
+    inputs: ModelInputs,
     labels: Tensor | None = None,
     batches: Sequence[int] = BATCHES,
     *,
-    metric: Metric | None = None,
+    metric: MetricFunction | None = None,
     whole: bool = False,
 ) -> Proof:
     """The forms of a trained ticket, each compared with the masked model and measured; printed, a table.
@@ -167,7 +167,7 @@ class _Given:
             yield min(step, self.count - begin), self.part(begin, begin + step)
 
 
-def _given(model: nn.Module, inputs: Inputs, whole: bool) -> _Given:
+def _given(model: nn.Module, inputs: ModelInputs, whole: bool) -> _Given:
     values = _positional(model, inputs) if isinstance(inputs, Mapping) else inputs
     values = values if isinstance(values, tuple) else (values,)
     first = next((each for each in values if isinstance(each, Tensor)), None)
@@ -334,9 +334,9 @@ def _shape(values: Tensor) -> str:
 class _Metric:
     """The caller's own metric, and what it is handed beside a form."""
 
-    function: Metric
+    function: MetricFunction
     model: nn.Module
-    inputs: Inputs
+    inputs: ModelInputs
 
     @property
     def name(self) -> str:

@@ -57,7 +57,7 @@ def stages_of(
     For single examples rows are sorted by length and cut into slices of `width`, padded to their longest. The next
     layer's columns are where its inputs then stand.
     """
-    stages, held = (kernels.Stage * len(weights))(), []
+    stages, held = (kernels.StageStruct * len(weights))(), []
     place = np.arange(weights[0].shape[1])
     for stage, weight, bias, positive in zip(stages, weights, biases, relu, strict=True):
         outputs, inputs = weight.shape
@@ -100,7 +100,7 @@ def stages_of(
 
 
 @dataclass(frozen=True)
-class Layout:
+class ConvolutionLayout:
     """Where a convolution's inputs lie when a weight meets its outputs, as inference.h has it."""
 
     window: Window
@@ -145,7 +145,9 @@ class Layout:
         return min(self.out_height, max(ROWS, rows))
 
 
-def layouts(window: Window, height: int, width: int, images: int, vector: int) -> Iterator[Layout]:
+def convolution_layouts(
+    window: Window, height: int, width: int, images: int, vector: int
+) -> Iterator[ConvolutionLayout]:
     """With moved sums where that can be; by numbers of images side by side, up to so many.
 
     Args:
@@ -154,7 +156,7 @@ def layouts(window: Window, height: int, width: int, images: int, vector: int) -
     down, across = window.outputs(height, width)
     movable = window.stride == 1 and (window.shape[3], window.dilation[1], window.padding[1]) == (3, 1, 1)
     found = [
-        [Layout(window, height, width, down, across, abreast, sums) for abreast in range(1, images + 1)]
+        [ConvolutionLayout(window, height, width, down, across, abreast, sums) for abreast in range(1, images + 1)]
         for sums in (True, False)
     ]
     whole = [layout for layout in found[0] if movable and layout.pitch <= MOST_VECTORS * vector]
@@ -162,8 +164,8 @@ def layouts(window: Window, height: int, width: int, images: int, vector: int) -
 
 
 def convolution_of(
-    layout: Layout, weight: NDArray[np.float32], bias: NDArray[np.float32], relu: bool
-) -> tuple[kernels.Convolution, list[Any]]:
+    layout: ConvolutionLayout, weight: NDArray[np.float32], bias: NDArray[np.float32], relu: bool
+) -> tuple[kernels.ConvolutionStruct, list[Any]]:
     """The convolution laid out so, and what it points to."""
     window = layout.window
     output, into, row, column = np.nonzero(weight)
@@ -202,7 +204,7 @@ def convolution_of(
         each.end = max(each.begin, min(layout.out_width, (layout.width - 1 - each.move) // window.stride + 1))
         each.keep = at * layout.pitch if layout.whole(each.move) else -1
         keep[at, each.begin : each.end] = -1
-    made = kernels.Convolution(
+    made = kernels.ConvolutionStruct(
         window.inputs,
         layout.height,
         layout.width,

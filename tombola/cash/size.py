@@ -282,7 +282,7 @@ def _layout(module: nn.Module, name: str = "weight") -> layers.Layout | None:
     """How a weight of `module` is laid out; None where the table does not say."""
     if isinstance(module, QuantisedLinear | QuantisedConv2d):
         return layers.Layout(groups=getattr(module, "groups", 1))
-    row = layers.row(module)
+    row = layers.layer_weights(module)
     return row.layout if row and name in row.weights else None
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from tombola import mask_codec
-from tombola.cash.kernel_packing import Layout, Window, convolution_of, layouts, stages_of, up
+from tombola.cash.kernel_packing import ConvolutionLayout, Window, convolution_layouts, convolution_of, stages_of, up
 from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear
 from tombola.engine import kernels
 from tombola.errors import BadInput
@@ -152,7 +152,7 @@ class SparseConv2d(_Sparse):
         if min(self.window.outputs(height, width)) < 1:
             raise _misfit(self, "maps as large as the window", f"{height} x {width}")
         best = kernels.load(kernels.sets()[-1])
-        layout = min(layouts(self.window, height, width, images, best.width), key=Layout.waste)
+        layout = min(convolution_layouts(self.window, height, width, images, best.width), key=ConvolutionLayout.waste)
         convolution, held = convolution_of(layout, _weight(self, "0", self.window.shape), _bias(self, "0"), self.relu)
         room = convolution.rows * self.window.stride * convolution.line
         least = layout.abreast + SHARE // max(1, _alive(self) * layout.out_height * layout.out_width)

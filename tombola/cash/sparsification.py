@@ -28,7 +28,7 @@ from tombola.cash.sparse_layers import (
     sparse_convolution,
     tiles,
 )
-from tombola.cash.trace import Calls, Run
+from tombola.cash.trace import Calls, GraphInterpreter
 from tombola.engine import kernels
 from tombola.errors import BadInput
 
@@ -316,7 +316,7 @@ def _alone(graph: fx.GraphModule) -> nn.Module:
 def _given(graph: fx.GraphModule, nodes: Sequence[fx.Node], inputs: tuple[Tensor, ...]) -> dict[fx.Node, Tensor]:
     """What each of the nodes is called with."""
     with torch.inference_mode(False), torch.no_grad():  # an inference does not count what is written
-        run = Run(copy.deepcopy(graph), graph.graph, nodes)  # whose state changes with every call, perhaps
+        run = GraphInterpreter(copy.deepcopy(graph), graph.graph, nodes)  # whose state changes with every call, perhaps
         run.run(*cloned(inputs))
     return run.inputs
 

@@ -1,6 +1,6 @@
 """The calls that a model makes, as torch.fx sees them, with what they are given and give, and who overwrites it.
 
-All that follows a model does it here: `Calls` writes the graph of its calls down, `Run` performs them.
+All that follows a model does it here: `Calls` writes the graph of its calls down, `GraphInterpreter` performs them.
 """
 
 import copy
@@ -43,7 +43,7 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
             cannot be called with `example`.
     """
     called, graph = calls(model, len(example))
-    run = Run(called, graph)
+    run = GraphInterpreter(called, graph)
     try:
         with seeded(0), torch.inference_mode(False), torch.no_grad():  # an inference does not count what is written
             run.run(*cloned(example))
@@ -138,7 +138,7 @@ class Calls(fx.Tracer):
         return _Value(node, self)
 
 
-class Run(fx.Interpreter):
+class GraphInterpreter(fx.Interpreter):
     """Performs the calls of a graph, and keeps of each tensor the shape, the memory and when that was written to.
 
     Args:

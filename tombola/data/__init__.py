@@ -12,9 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tombola.data import (
     cifar10,
     cifar10_jpeg,
@@ -29,6 +26,7 @@ from tombola.data import (
     text,
     tokenised,
 )
+from tombola.data.arrays import Arrays
 from tombola.data.augment import Augmentation, flip_crop, flip_crop_draws, generator
 from tombola.data.facts import IGNORED, Facts
 from tombola.data.normalise import Normalisation
@@ -37,7 +35,6 @@ from tombola.errors import DataError
 if TYPE_CHECKING:  # torch takes 2 s to import; facts are asked for by commands that never touch a tensor
     from torch import Tensor
 
-Arrays = tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]
 AHEAD = 2  # batches that are decoded while another one is trained on
 SOURCES: dict[str, ModuleType] = {
     "digits": digits,

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tombola.data.arrays import ImageArrays
 from tombola.data.download import fetch
 from tombola.data.facts import Facts
 from tombola.errors import DataError
@@ -37,10 +38,8 @@ FACTS = Facts(
     checksum="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 )
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
 
-
-def read(data_dir: Path | None) -> Arrays:
+def read(data_dir: Path | None) -> ImageArrays:
     """Training images and labels, test images and labels, from the archive as it is: nothing is unpacked to disk.
 
     Looks for it in `data_dir` and in `data_dir/cifar10`; where it is absent it is downloaded into `data_dir/cifar10`,

@@ -5,7 +5,8 @@ Learning Multiple Layers of Features from Tiny Images (Krizhevsky, 2009).
 
 from pathlib import Path
 
-from tombola.data.cifar10 import Arrays, archive, records, unpacked
+from tombola.data.arrays import ImageArrays
+from tombola.data.cifar10 import archive, records, unpacked
 from tombola.data.facts import Facts
 
 ARCHIVE = "cifar-100-binary.tar.gz"
@@ -27,7 +28,7 @@ FACTS = Facts(
 )
 
 
-def read(data_dir: Path | None) -> Arrays:
+def read(data_dir: Path | None) -> ImageArrays:
     """Training images and fine labels, test images and fine labels; as `cifar10.read`, from `data_dir/cifar100`.
 
     Raises:

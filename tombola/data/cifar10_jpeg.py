@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tombola import files
 from tombola.data import cifar10
-from tombola.data.cifar10 import TEST, TRAIN, Arrays, records
+from tombola.data.arrays import ImageArrays
+from tombola.data.cifar10 import TEST, TRAIN, records
 from tombola.data.facts import Facts
 from tombola.errors import DataError
 
@@ -25,7 +26,7 @@ FACTS: Facts = replace(
 )
 
 
-def read(data_dir: Path | None) -> Arrays:
+def read(data_dir: Path | None) -> ImageArrays:
     """Training images and labels, test images and labels, from `cifar-10-batches-bin/` in `data_dir` or below it.
 
     Below it means in `data_dir/cifar10`. There is no home to download it from.

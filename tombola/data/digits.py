@@ -6,8 +6,8 @@ Optical Recognition of Handwritten Digits (Alpaydin & Kaynak, 1998), UCI Machine
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tombola.data.arrays import ImageArrays
 from tombola.data.facts import Facts
 
 # scikit-learn's copy has no split. Ours is drawn once, with this seed, and is part of what `digits` means here:
@@ -28,10 +28,8 @@ FACTS = Facts(
     most_frequent=68 / 597,
 )
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
 
-
-def read(data_dir: Path | None) -> Arrays:
+def read(data_dir: Path | None) -> ImageArrays:
     """Training images and labels, test images and labels; `data_dir` is not needed."""
     from sklearn.datasets import load_digits  # 1.6 s: only when digits are really read
 

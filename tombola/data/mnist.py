@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tombola.data.arrays import ImageArrays
 from tombola.data.download import fetch
 from tombola.data.facts import Facts
 from tombola.errors import DataError
@@ -44,10 +45,8 @@ FILES: dict[str, tuple[str, tuple[int, ...]]] = {
     "t10k-labels-idx1-ubyte": ("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2", (10_000,)),
 }
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
 
-
-def read(data_dir: Path | None) -> Arrays:
+def read(data_dir: Path | None) -> ImageArrays:
     """Training images and labels, test images and labels.
 
     Looks for the four files, plain or `.gz`, in `data_dir`, in `data_dir/mnist` and in `data_dir/MNIST/raw`, where

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tombola.data import text
+from tombola.data.arrays import TokenArrays
 from tombola.data.facts import Facts
 
 LENGTH = 64
@@ -22,7 +23,7 @@ FACTS: Facts = replace(
 )
 
 
-def read(data_dir: Path | None) -> text.Arrays:
+def read(data_dir: Path | None) -> TokenArrays:
     """As `text.read`, in shorter blocks.
 
     Raises:

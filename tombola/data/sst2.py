@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tombola import files
+from tombola.data.arrays import TokenArrays
 from tombola.data.facts import Facts
 from tombola.errors import DataError
 from tombola.models.transformer import PADDING
@@ -41,10 +42,9 @@ FACTS = Facts(
 )
 
 Labelled = list[tuple[str, int]]
-Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
-def read(data_dir: Path | None) -> Arrays:
+def read(data_dir: Path | None) -> TokenArrays:
     """The pool's sentences and labels, and the test's, from `train.tsv`, `dev.tsv` and `test.tsv` in `data_dir/sst2`.
 
     There is no home to download them from.
@@ -65,7 +65,7 @@ def sentences(data_dir: Path | None) -> tuple[Labelled, Labelled]:
     return [*train, *dev], test
 
 
-def arrays(pool: Sequence[tuple[str, int]], test: Sequence[tuple[str, int]], length: int) -> Arrays:
+def arrays(pool: Sequence[tuple[str, int]], test: Sequence[tuple[str, int]], length: int) -> TokenArrays:
     """Tokens and labels of (sentence, label) in the pool and in the test; the pool alone says which words there are.
 
     >>> images, labels, test_images, _ = arrays([("good , good", 1), ("bad , sad", 0)], [("so good", 1)], length=4)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tombola import files
+from tombola.data.arrays import TokenArrays
 from tombola.data.download import fetch
 from tombola.data.facts import IGNORED, Facts
 from tombola.errors import DataError
@@ -36,10 +37,8 @@ FACTS = Facts(
     most_frequent=16_617 / 111_539,
 )
 
-Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
-
-def read(data_dir: Path | None) -> Arrays:
+def read(data_dir: Path | None) -> TokenArrays:
     """The pool's blocks and the characters that follow, and the test's; the pool is in the order of the text.
 
     Raises:
@@ -63,7 +62,7 @@ def whole(data_dir: Path | None) -> bytes:
     return _checked(fetch("tinyshakespeare", FILE, HOMES, data_dir, check=_checked))
 
 
-def arrays(text: bytes, ends: tuple[int, int, int], length: int) -> Arrays:
+def arrays(text: bytes, ends: tuple[int, int, int], length: int) -> TokenArrays:
     """Of a text of one byte a character, whose tokens are its characters in the order of their codes.
 
     Args:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tombola import hub
 from tombola.data import sst2, subset
+from tombola.data.arrays import TokenArrays
 from tombola.data.facts import Facts
 from tombola.errors import BadInput, not_installed
 
@@ -64,7 +65,7 @@ def facts(name: str) -> Facts:
     return subset.facts(whole, size) if size else whole
 
 
-def read(name: str, data_dir: Path | None) -> sst2.Arrays:
+def read(name: str, data_dir: Path | None) -> TokenArrays:
     """Tokens [N, LENGTH] and labels of the whole pool and of the test.
 
     Raises:

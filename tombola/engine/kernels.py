@@ -30,7 +30,7 @@ def _integers(names: str) -> list[tuple[str, type]]:
     return [(name, c_int32) for name in names.split()]
 
 
-class Layer(Structure):
+class LayerStruct(Structure):
     """`layer` of kernels.c."""
 
     _fields_ = [
@@ -41,7 +41,7 @@ class Layer(Structure):
     ]
 
 
-class Optimiser(Structure):
+class OptimiserStruct(Structure):
     """`optimiser` of kernels.c."""
 
     _fields_ = [
@@ -52,20 +52,20 @@ class Optimiser(Structure):
     ]
 
 
-class Network(Structure):
+class NetworkStruct(Structure):
     """`network` of kernels.c."""
 
     _fields_ = [
         *_integers("n_layers inputs pixels batch rows unit"),
-        ("layers", POINTER(Layer)),
+        ("layers", POINTER(LayerStruct)),
         *_pointers("pixel row scale shift bytes x scratch"),
         ("idle", c_int64),
         *_pointers("idle_w idle_m idle_v"),
-        ("optimiser", Optimiser),
+        ("optimiser", OptimiserStruct),
     ]
 
 
-class Pack(Structure):
+class PackStruct(Structure):
     """`pack` of kernels.c."""
 
     _fields_ = [
@@ -75,7 +75,7 @@ class Pack(Structure):
     ]
 
 
-class Stage(Structure):
+class StageStruct(Structure):
     """`stage` of kernels.c."""
 
     _fields_ = [
@@ -91,7 +91,7 @@ class Moved(Structure):
     _fields_ = _integers("channel move begin end keep padding")
 
 
-class Convolution(Structure):
+class ConvolutionStruct(Structure):
     """`convolution` of kernels.c."""
 
     _fields_ = [
@@ -124,7 +124,7 @@ class Kernels:
 
     def train(
         self,
-        network: Network,
+        network: NetworkStruct,
         images: int,
         labels: int,
         order: NDArray[np.int64],
@@ -144,7 +144,9 @@ class Kernels:
             done,
         )
 
-    def evaluate(self, network: Network, images: int, labels: int, places: NDArray[np.int64]) -> tuple[float, int]:
+    def evaluate(
+        self, network: NetworkStruct, images: int, labels: int, places: NDArray[np.int64]
+    ) -> tuple[float, int]:
         """The summed loss and the number of correct answers on the examples at `places`."""
         loss, correct = c_double(), c_int64()
         self.library.tombola_evaluate(
@@ -160,8 +162,8 @@ class Kernels:
         )
         return loss.value, correct.value
 
-    def evaluate_packed(self, network: Network, packs: Any) -> tuple[float, int]:
-        """The same for images that were packed: an array of `Pack`. For float32 alone."""
+    def evaluate_packed(self, network: NetworkStruct, packs: Any) -> tuple[float, int]:
+        """The same for images that were packed: an array of `PackStruct`. For float32 alone."""
         loss, correct = c_double(), c_int64()
         self.library.tombola_evaluate_packed(
             SETS.index(self.set_name), byref(network), packs, len(packs), byref(loss), byref(correct)
@@ -169,10 +171,10 @@ class Kernels:
         return loss.value, correct.value
 
     def packed(
-        self, network: Network, images: int, places: NDArray[np.int64]
+        self, network: NetworkStruct, images: int, places: NDArray[np.int64]
     ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint32]]:
         """Up to a panel of images: each input's position among those that are not 0 in all of them, or -1; which those
-        are; their words, as a `Pack` has them."""
+        are; their words, as a `PackStruct` has them."""
         position, used = np.empty(network.inputs, np.int32), np.empty(network.inputs, np.int32)
         words = aligned((network.inputs, 2, self.width), np.uint32)
         active = self.library.tombola_pack(
@@ -188,7 +190,7 @@ class Kernels:
         return position, used[:active], words[:active]
 
     def sifted(
-        self, layer: Layer, position: NDArray[np.int32]
+        self, layer: LayerStruct, position: NDArray[np.int32]
     ) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]:
         """Of a sparse layer what meets columns with a position >= 0: segments, places of weights, their positions."""
         place, column = np.empty(layer.count, np.int32), np.empty(layer.count, np.int32)
@@ -200,10 +202,10 @@ class Kernels:
         return segments, place[:count], column[:count]
 
     def infer(self, stages: Any, given: int, examples: int, result: int, room: int) -> None:
-        """The outputs of a chain of `Stage` for `examples` at the address `given`. For float32 alone."""
+        """The outputs of a chain of `StageStruct` for `examples` at the address `given`. For float32 alone."""
         self.library.tombola_infer(SETS.index(self.set_name), stages, len(stages), given, examples, result, room)
 
-    def slide(self, convolution: Convolution, given: int, images: int, result: int, room: int) -> None:
+    def slide(self, convolution: ConvolutionStruct, given: int, images: int, result: int, room: int) -> None:
         """The outputs of a convolution for `images` at the address `given`. For float32 alone."""
         self.library.tombola_slide(SETS.index(self.set_name), byref(convolution), given, images, result, room)
 
@@ -250,7 +252,7 @@ def _library() -> Any:
     except (OSError, AttributeError):  # of another machine, or left from an older version
         return None
     layout.restype = c_int64
-    structures = Layer, Network, Pack, Stage, Convolution
+    structures = LayerStruct, NetworkStruct, PackStruct, StageStruct, ConvolutionStruct
     sizes = VERSION, *(ctypes.sizeof(structure) for structure in structures)
     if layout() != int("".join(f"{size:03}" for size in sizes)):
         return None

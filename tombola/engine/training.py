@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tens
     from tombola.mask import Mask
     from tombola.train import Span
 
-Examples = Literal["images", "files", "tokens"]
+DataKind = Literal["images", "files", "tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Training:
     layers: Mapping[str, Layer] = field(default_factory=dict)
     sequential: bool = False
     densities: Mapping[str, float] = field(default_factory=dict)
-    examples: Examples = "images"
+    examples: DataKind = "images"
     augmented: bool = False
     precision: Precision | None = None
     objective: Objective | None = None

@@ -50,7 +50,7 @@ class Tally:
 _Queue = OrderedDict[str, Run]  # by key
 
 
-class _Ready:
+class _ReadyRuns:
     """The runs that can be done now, in the order in which they go; nothing in here looks at all of them.
 
     Those whose worker died go first, then what others wait for - so that the many controls at the end fill every worker
@@ -137,7 +137,7 @@ class RunQueue:
         for run in runs:
             for needed in self._inputs[run.key]:
                 self._dependants[needed].append(run)
-        self.ready = _Ready()
+        self.ready = _ReadyRuns()
         for run in runs:
             if not self._inputs[run.key]:
                 self._is_ready(run)

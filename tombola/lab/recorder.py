@@ -22,7 +22,7 @@ STOPS = 50  # steps between two looks at the clock
 
 
 @dataclass(frozen=True)
-class Schedule:
+class EvaluationSchedule:
     """When a training is looked at: at both ends, and at every multiple of `evaluate_every` and `test_every` between.
 
     Attributes:
@@ -50,7 +50,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Examples:
+class Splits:
     """What a training is evaluated on: places in the training images for `train` and `validation`, `test` in the test
     images."""
 
@@ -78,16 +78,16 @@ class Recorder:
         self,
         training: "TrainingState",
         engine: str,
-        schedule: Schedule,
-        examples: Examples,
+        schedule: EvaluationSchedule,
+        splits: Splits,
         checkpoints: Checkpoints,
         tell: Tell,
     ) -> None:
-        dataset = examples.dataset
-        self._training, self._schedule, self._examples = training, schedule, examples
+        dataset = splits.dataset
+        self._training, self._schedule, self._splits = training, schedule, splits
         self._checkpoints, self._tell = checkpoints, tell
-        self._on_validation = training.repeatedly(dataset.images, dataset.labels, examples.validation)
-        self._on_test = training.repeatedly(dataset.test_images, dataset.test_labels, examples.test)
+        self._on_validation = training.repeatedly(dataset.images, dataset.labels, splits.validation)
+        self._on_test = training.repeatedly(dataset.test_images, dataset.test_labels, splits.test)
         self.begin = schedule.begin
         self.how: dict[str, Any] = {}
         self.engines = [engine]  # with those that had it before it was interrupted
@@ -163,8 +163,8 @@ class Recorder:
             self._test.append((step, self._on_test().accuracy))
 
     def _on_training(self) -> Evaluation:
-        dataset = self._examples.dataset
-        return self._training.evaluate(dataset.images, dataset.labels, self._examples.train)
+        dataset = self._splits.dataset
+        return self._training.evaluate(dataset.images, dataset.labels, self._splits.train)
 
     def finish(self) -> dict[str, Any]:
         """The numbers of the training; leaves the weights as they came."""

@@ -32,7 +32,7 @@ from tombola.lab.studies import study_table
 from tombola.pruning import SCOPES, Round, by_kind
 from tombola.recipe import Recipe, StepField
 from tombola.steps import Step
-from tombola.value import Count, Number, Rate, Value
+from tombola.value import Count, Number, Proportion, Value
 
 if TYPE_CHECKING:
     StudySpec = Value
@@ -86,9 +86,9 @@ class PruneSpec(Value):
     """
 
     scope: Annotated[str, AfterValidator(partial(_among, list(SCOPES)))] = "layer"
-    rate: Rate = 0.2
-    conv_rate: Rate | None = None
-    output_rate: Rate | None = None
+    rate: Proportion = 0.2
+    conv_rate: Proportion | None = None
+    output_rate: Proportion | None = None
     keep: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     include: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     score: Annotated[str, _member("scores")] = "magnitude"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola.models.transformer import EXPANSION, PADDING, Size
+from tombola.models.transformer import EXPANSION, PADDING, TransformerSize
 
 
 class SelfAttention(nn.Module):
@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), and to that + contract(gelu(expand(norm(.))))."""
 
-    def __init__(self, size: Size, causal: bool) -> None:
+    def __init__(self, size: TransformerSize, causal: bool) -> None:
         super().__init__()
         width = size.width
         self.norm1 = nn.LayerNorm(width)
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class _Transformer(nn.Module):
-    def __init__(self, size: Size, length: int, vocabulary: int, causal: bool) -> None:
+    def __init__(self, size: TransformerSize, length: int, vocabulary: int, causal: bool) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, size.width)
         self.positions = nn.Embedding(length, size.width)
@@ -73,7 +73,7 @@ class _Transformer(nn.Module):
 class Decoder(_Transformer):
     """A token's scores as the next one, at every position; the output's weight is the embedding's."""
 
-    def __init__(self, size: Size, length: int, vocabulary: int) -> None:
+    def __init__(self, size: TransformerSize, length: int, vocabulary: int) -> None:
         super().__init__(size, length, vocabulary, causal=True)
         self.output = nn.Linear(size.width, vocabulary, bias=False)
         self.output.weight = self.tokens.weight
@@ -90,7 +90,7 @@ class Decoder(_Transformer):
 class Encoder(_Transformer):
     """The classes' scores, from the mean over all tokens that are not padding."""
 
-    def __init__(self, size: Size, length: int, vocabulary: int, classes: int) -> None:
+    def __init__(self, size: TransformerSize, length: int, vocabulary: int, classes: int) -> None:
         super().__init__(size, length, vocabulary, causal=False)
         self.output = nn.Linear(size.width, classes)
 

@@ -24,14 +24,14 @@ DEPTHS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 6, 3)}
 HALVINGS = 5  # the stem's convolution, its pooling, and the stages after the first
 
 
-def blocks(name: str) -> list[residual.Block]:
+def blocks(name: str) -> list[residual.ResidualBlock]:
     """The residual blocks that `name` asks for.
 
     Raises:
         ValueError: it is not of the form `FORM`.
 
     >>> blocks("imagenet-resnet-50-w32")[3]
-    Block(path='stage2.block1', inputs=128, inner=64, stride=2, bottleneck=True)
+    ResidualBlock(path='stage2.block1', inputs=128, inner=64, stride=2, bottleneck=True)
     """
     match = re.fullmatch(r"imagenet-resnet-(18|34|50)(?:-w([1-9]\d{0,3}))?", name)
     if not match:

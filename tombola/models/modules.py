@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tombola.models.residual import Block
+from tombola.models.residual import ResidualBlock
 
 
 def convolution(inputs: int, outputs: int, window: int, stride: int = 1) -> nn.Conv2d:
@@ -13,7 +13,7 @@ def convolution(inputs: int, outputs: int, window: int, stride: int = 1) -> nn.C
     return nn.Conv2d(inputs, outputs, window, stride, padding=window // 2, bias=False)
 
 
-def shortcut(block: Block) -> nn.Module:
+def shortcut(block: ResidualBlock) -> nn.Module:
     """What the sum at the end of `block` adds: its input, projected where its shape is another."""
     if not block.projects:
         return nn.Identity()
@@ -24,7 +24,7 @@ def shortcut(block: Block) -> nn.Module:
 class Basic(nn.Module):
     """relu(norm(conv(relu(norm(conv(x))))) + shortcut(x)), 3 x 3 convolutions."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
         self.conv1 = convolution(block.inputs, block.inner, 3, block.stride)
         self.norm1 = nn.BatchNorm2d(block.inner)
@@ -42,7 +42,7 @@ class Basic(nn.Module):
 class Bottleneck(nn.Module):
     """Like `Basic`, of 1 x 1, 3 x 3 and 1 x 1 convolutions, the first two with fewer channels."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
         self.conv1 = convolution(block.inputs, block.inner, 1)
         self.norm1 = nn.BatchNorm2d(block.inner)
@@ -60,7 +60,7 @@ class Bottleneck(nn.Module):
         return total.relu()
 
 
-def network(stem: nn.Module, blocks: Sequence[Block], classes: int) -> nn.Module:
+def network(stem: nn.Module, blocks: Sequence[ResidualBlock], classes: int) -> nn.Module:
     """`stem`, the stages of `blocks`, the mean of each map, and a fully connected layer."""
     stages: dict[str, OrderedDict[str, nn.Module]] = {}
     for block in blocks:

@@ -14,7 +14,7 @@ BOTTLENECK = 4  # the channels of a bottleneck's end, to those inside
 
 
 @dataclass(frozen=True)
-class Block:
+class ResidualBlock:
     """One residual block: two 3 x 3 convolutions, or as a bottleneck 1 x 1, 3 x 3 and 1 x 1.
 
     Attributes:
@@ -40,19 +40,19 @@ class Block:
         return self.stride > 1 or self.inputs != self.outputs
 
 
-def blocks(depths: Sequence[int], first: int, bottleneck: bool = False) -> list[Block]:
+def blocks(depths: Sequence[int], first: int, bottleneck: bool = False) -> list[ResidualBlock]:
     """The blocks of stages with `depths` blocks each and `first`, 2 `first`, ... channels inside.
 
     >>> [(block.path, block.inputs, block.outputs, block.stride) for block in blocks((1, 2), first=16)]
     [('stage1.block1', 16, 16, 1), ('stage2.block1', 16, 32, 2), ('stage2.block2', 32, 32, 1)]
     """
-    found: list[Block] = []
+    found: list[ResidualBlock] = []
     for stage, depth in enumerate(depths, start=1):
         for number in range(1, depth + 1):
             inputs = found[-1].outputs if found else first
             stride = 2 if number == 1 < stage else 1
             path = f"stage{stage}.block{number}"
-            found.append(Block(path, inputs, first * 2 ** (stage - 1), stride, bottleneck))
+            found.append(ResidualBlock(path, inputs, first * 2 ** (stage - 1), stride, bottleneck))
     return found
 
 
@@ -61,7 +61,7 @@ def halved(size: int) -> int:
     return -(-size // 2)
 
 
-def layers(blocks: Sequence[Block], height: int, width: int, classes: int) -> dict[str, Layer]:
+def layers(blocks: Sequence[ResidualBlock], height: int, width: int, classes: int) -> dict[str, Layer]:
     """The layers of `blocks`, which read maps of `height` x `width`, and of the output after them."""
     found: dict[str, Layer] = {}
     for block in blocks:

@@ -15,7 +15,7 @@ EXPANSION = 4  # units between the two fully connected layers of a block, to tho
 
 
 @dataclass(frozen=True)
-class Size:
+class TransformerSize:
     """How large a transformer is.
 
     Attributes:
@@ -37,14 +37,14 @@ def form(family: str) -> str:
     )
 
 
-def size(name: str) -> Size:
+def size(name: str) -> TransformerSize:
     """The size that a name like `gpt-4-128` or `gpt-4-128-h2` asks for.
 
     Raises:
         ValueError: it is not of that form, or the heads do not share the width evenly.
 
     >>> size("bert-2-64"), size("gpt-6-384-h6")
-    (Size(depth=2, width=64, heads=2), Size(depth=6, width=384, heads=6))
+    (TransformerSize(depth=2, width=64, heads=2), TransformerSize(depth=6, width=384, heads=6))
     """
     match = re.fullmatch(r"[a-z]+-([1-9]\d?)-([1-9]\d{0,4})(?:-h([1-9]\d{0,2}))?", name)
     if not match:
@@ -53,13 +53,13 @@ def size(name: str) -> Size:
     heads = int(match[3]) if match[3] else -(-width // HEAD)
     if width % heads:
         raise ValueError(f"{form(name.split('-')[0])}; {heads} heads share the width evenly")
-    return Size(depth, width, heads)
+    return TransformerSize(depth, width, heads)
 
 
-def blocks(size: Size, length: int) -> dict[str, Layer]:
+def blocks(size: TransformerSize, length: int) -> dict[str, Layer]:
     """The layers of the blocks, each of which is used once for every one of `length` tokens.
 
-    >>> list(blocks(Size(depth=1, width=4, heads=2), length=8))[:3]
+    >>> list(blocks(TransformerSize(depth=1, width=4, heads=2), length=8))[:3]
     ['blocks.0.attention.query.weight', 'blocks.0.attention.key.weight', 'blocks.0.attention.value.weight']
     """
     width, wide = size.width, size.width * EXPANSION

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from tombola.charts import Figure, Spec, styled
+from tombola.charts import Figure, VegaLiteSpec, styled
 from tombola.lab.results import Result, Results, arms_of
 from tombola.mark import COLOURS, Mark
 
@@ -141,7 +141,9 @@ def _arms_scale(arms: Sequence[str], marks: Mapping[str, Mark]) -> dict[str, Any
     }
 
 
-def _against_density(rows: Sequence[Result], name: str, title: str, scale: float, marks: Mapping[str, Mark]) -> Spec:
+def _against_density(
+    rows: Sequence[Result], name: str, title: str, scale: float, marks: Mapping[str, Mark]
+) -> VegaLiteSpec:
     points = _points(rows, name, scale)
     arms = list(dict.fromkeys(point["arm"] for point in points))
     channels = _arms_scale(arms, marks)
@@ -165,7 +167,7 @@ def _against_density(rows: Sequence[Result], name: str, title: str, scale: float
     )
 
 
-def _curves(rows: Sequence[Result]) -> Spec:
+def _curves(rows: Sequence[Result]) -> VegaLiteSpec:
     arms, levels = _series(rows), _few(rows)
     curves = {arm: [_curve(results, arm, level) for level in levels] for arm, results in arms.items()}
     records = [record for of_arm in curves.values() for curve in of_arm for record in curve]
@@ -208,7 +210,7 @@ def _few(rows: Sequence[Result]) -> list[int]:
     return sorted({levels[round(place * (len(levels) - 1) / (CURVES - 1))] for place in range(CURVES)})
 
 
-def _rewinding(rows: Sequence[Result], name: str) -> Spec:
+def _rewinding(rows: Sequence[Result], name: str) -> VegaLiteSpec:
     points = []
     for level in _few(rows):
         here = [result for result in rows if result.row.level == level and result.row.arm in ("dense", "ticket")]
@@ -272,7 +274,7 @@ def _above(low: float, curve: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> Spec:
+def _survivors(images: Sequence[tuple[float, list[list[float]]]]) -> VegaLiteSpec:
     size = 680 // len(images) - 30
     most = max(value for _, image in images for row in image for value in row)
     cells = {

@@ -22,12 +22,12 @@ from tombola.search.arguments import AnyScore, Rate
 from tombola.search.averages import Average
 from tombola.search.checkpoint import Progress
 from tombola.search.heads import Heads
-from tombola.search.level_run import Calls, Course, Level, Report, Rewinding, first
+from tombola.search.level_run import Course, Level, Report, Rewinding, StepCallbacks, first
 from tombola.search.options import Options
-from tombola.search.question import Question
 from tombola.search.scoring import Examples, Loss, ranked
 from tombola.search.state import Loop, Moment
 from tombola.search.strangers import Strangers
+from tombola.search.verdict_settings import VerdictSettings
 from tombola.search.verification import Verification
 from tombola.search.verify import Arms, verify
 from tombola.search.watch import Watch
@@ -315,10 +315,10 @@ class Search:
     def _next(self, number: int) -> Course:
         return self._rewinding().course(self._loop, number, self.mask(number), calls=self._calls(number))
 
-    def _calls(self, number: int) -> Calls:
+    def _calls(self, number: int) -> StepCallbacks:
         """A look at the batch after step k, and at the optimisers that nobody handed over."""
         k, unnamed = self._options.rewind, self._strangers.at(number, self._loop.model)
-        return Calls(done=lambda: self._watch.look(number, k), unnamed=unnamed)
+        return StepCallbacks(done=lambda: self._watch.look(number, k), unnamed=unnamed)
 
     def finish(self) -> None:
         """End the level under way: check that nothing escaped, keep what it trained, prune, save.
@@ -520,8 +520,8 @@ class Search:
         stacks = frozenset(round.stacked(prunable(model, round.include), weights.ties(model)))
         arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), seed, stacks)
         reported = list(dict.fromkeys(name for report in self.history for name in report.metrics))
-        wanted = Question.of(metric, higher_is_better, margin, examples, chance, criteria, reported)
-        return verify(arms, train, replicates, controls, build, wanted)
+        settings = VerdictSettings.of(metric, higher_is_better, margin, examples, chance, criteria, reported)
+        return verify(arms, train, replicates, controls, build, settings)
 
     @property
     def left(self) -> int:

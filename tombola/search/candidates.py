@@ -18,7 +18,7 @@ from tombola.weights import Weights
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that is to be trained, as `tombola.replicate.Training` has it.
+    """A network that is to be trained, as `tombola.replicate.PlannedTraining` has it.
 
     Attributes:
         start: initial weights drawn anew; None for those of the search.
@@ -30,7 +30,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Replicate:
+class SearchReplicate:
     """One repetition, as controls see it: `tombola.replicate.Draws`, of which a mask is a mask and weights are weights.
 
     Attributes:

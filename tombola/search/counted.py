@@ -136,5 +136,5 @@ def _original(model: nn.Module, name: str) -> bool:
     if not inside:
         owner, weight = path, own.rpartition("_")[0]  # weight_g, weight_v, weight_orig
     module = model.get_submodule(owner.removeprefix("."))
-    row = layers.row(module)
+    row = layers.layer_weights(module)
     return bool(row and weight in row.weights and weight not in module._parameters)

@@ -31,7 +31,7 @@ class Heads:
         self._calls: list[tuple[str, Any, Any]] = []  # the weight, and what its layer got and gave
         self._hooks: list[RemovableHandle] = []
         for path, module in model.named_modules():
-            if found := layers.row(module):
+            if found := layers.layer_weights(module):
                 weight = "out_proj.weight" if isinstance(module, nn.MultiheadAttention) else "weight"
                 if found.kind == "linear":
                     note = partial(self._note, f"{path}.{weight}" if path else weight)

@@ -126,7 +126,7 @@ def nothing() -> None:
 
 
 @dataclass(frozen=True)
-class Calls:
+class StepCallbacks:
     """What is called while a loop runs.
 
     Attributes:
@@ -142,7 +142,7 @@ class Calls:
     unnamed: Callable[[Optimizer], None] | None = None
 
 
-class Steps:
+class StepCounter:
     """Counts the optimiser's steps; says when step `at` is done, and when the one after it begins.
 
     A step that a gradient scaler skips is none. What a loop does between two steps - schedulers, averages, scalers -
@@ -162,7 +162,7 @@ class Steps:
         optimizer: Optimizer,
         begin: int,
         at: int,
-        calls: Calls,
+        calls: StepCallbacks,
         others: Sequence[Optimizer] = (),
     ) -> None:
         self.begin = self.number = begin
@@ -418,7 +418,7 @@ class Course:
         counted_from: the step from which on reports are this network's own, and not those of a dense one's replay.
     """
 
-    def __init__(self, number: int, living: Mask, steps: Steps, hold: Hold, counted_from: int = 0) -> None:
+    def __init__(self, number: int, living: Mask, steps: StepCounter, hold: Hold, counted_from: int = 0) -> None:
         self.level = Level(number, living, steps.begin, self._report, hold.check, lambda: hold.held)
         self.reports: list[Report] = []
         self._steps, self._hold, self._counted_from, self._over = steps, hold, counted_from, False
@@ -489,7 +489,7 @@ def first(
     averages: Sequence[Average],
     k: int,
     reached: Callable[[Moment], None],
-    calls: Calls,
+    calls: StepCallbacks,
 ) -> Course:
     """The way of level 0, from how everything is; `reached` is given the moment after step k, if k > 0.
 
@@ -508,7 +508,7 @@ def first(
         reached(Moment(left, loop.followed()))
 
     hold = Hold(loop, living, averages)  # before the hooks of steps, as it may fail
-    steps = Steps(loop.optimizer, 0, k, replace(calls, done=done, followed=followed), loop.others)
+    steps = StepCounter(loop.optimizer, 0, k, replace(calls, done=done, followed=followed), loop.others)
     return Course(0, living, steps, hold)
 
 
@@ -539,7 +539,7 @@ class Rewinding:
         living: Mask,
         seed: int | None = None,
         fresh: Weights | None = None,
-        calls: Calls = Calls(),
+        calls: StepCallbacks = StepCallbacks(),
     ) -> Course:
         """Put everything in place for a way through the loop from step k on, under the mask `living`.
 
@@ -552,7 +552,9 @@ class Rewinding:
         self._put(loop, seed, fresh)
         if self.k == 0 or not self.replay:
             hold = Hold(loop, living, self.averages)
-            steps = Steps(loop.optimizer, self.k, self.k, Calls(hold.check, unnamed=calls.unnamed), loop.others)
+            steps = StepCounter(
+                loop.optimizer, self.k, self.k, StepCallbacks(hold.check, unnamed=calls.unnamed), loop.others
+            )
             return Course(number, living, steps, hold, self.k)
 
         several = left = self.moment.left.get("steps", 1)  # of the optimisers of step k that are to come
@@ -578,7 +580,7 @@ class Rewinding:
             hold.mask_averages()
 
         hold = Hold(loop, living, self.averages, self.begun)
-        steps = Steps(loop.optimizer, 0, self.k, replace(calls, done=done, followed=followed), loop.others)
+        steps = StepCounter(loop.optimizer, 0, self.k, replace(calls, done=done, followed=followed), loop.others)
         return Course(number, living, steps, hold, self.k)
 
     def _put(self, loop: Loop, seed: int | None, fresh: Weights | None) -> None:

@@ -15,7 +15,7 @@ from tombola.layer_patterns import covering, few
 from tombola.mask import Mask
 from tombola.optimizer_state import UNKNOWN, keeping
 from tombola.search import averages
-from tombola.search.state import GENERATORS, Loop, Pair
+from tombola.search.state import GENERATORS, Loop, StateFunctions
 from tombola.step_hooks import check_watchable
 
 _SCHEDULED = ("_wrapped_by_lr_sched", "_with_counter")  # what torch's schedulers leave on an optimiser's step
@@ -123,7 +123,7 @@ def _optimizers(given: Any) -> list[Optimizer]:
 
 def _with_state(thing: Any) -> Any:
     if isinstance(thing, tuple) and len(thing) == 2 and all(callable(part) for part in thing):
-        return Pair(*thing)
+        return StateFunctions(*thing)
     return bare(thing)
 
 

@@ -32,7 +32,7 @@ def copied(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Pair:
+class StateFunctions:
     """Two functions that stand for something with a state: one returns it, the other takes it back.
 
     Attributes:

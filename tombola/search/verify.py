@@ -15,10 +15,10 @@ from tombola.controls import CONTROLS, Control
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.search import distributed
-from tombola.search.candidates import Candidate, Drawn, Replicate
+from tombola.search.candidates import Candidate, Drawn, SearchReplicate
 from tombola.search.level_run import Level, Report, Rewinding
-from tombola.search.question import Question, criteria_of, rows_of, trial_of
 from tombola.search.state import Loop
+from tombola.search.verdict_settings import VerdictSettings, criteria_of, rows_of, trial_of
 from tombola.search.verification import Verification
 from tombola.study.verdict import judge
 from tombola.weights import Weights
@@ -41,7 +41,7 @@ class Arms:
     seed: int
     stacks: frozenset[str] = frozenset()
 
-    def candidates(self, controls: Sequence[Control], replicate: Replicate) -> dict[str, Candidate]:
+    def candidates(self, controls: Sequence[Control], replicate: SearchReplicate) -> dict[str, Candidate]:
         """Every network that a replicate trains, by its arm."""
         ticket = Candidate(None, self.ticket)
         made = {
@@ -69,7 +69,7 @@ def verify(
     replicates: int,
     controls: Sequence[str | Control],
     build: Callable[[], nn.Module] | None,
-    question: Question,
+    settings: VerdictSettings,
 ) -> Verification:
     """As `Search.verify` has it."""
     _check(train, replicates)
@@ -85,7 +85,7 @@ def verify(
     found: dict[tuple[str, int], tuple[Report, ...]] = {}
     try:
         for number in range(replicates):
-            replicate = Replicate(loop, arms.rewinding, arms.level, arms.stacks, arms.seed, number, drawn)
+            replicate = SearchReplicate(loop, arms.rewinding, arms.level, arms.stacks, arms.seed, number, drawn)
             order_seed = replicate.seed(f"order {distributed.rank()}")
             for arm, candidate in arms.candidates(made, replicate).items():
                 level = 0 if arm == "dense" else arms.level
@@ -96,9 +96,9 @@ def verify(
         loop.put(before)
         for parameter, gradient in zip(loop.parameters(), gradients, strict=True):
             parameter.grad = gradient
-    name = question.metric.name
+    name = settings.metric.name
     rows = {at: rows_of(reports, name) for at, reports in found.items()}
-    criteria = criteria_of(question, list(rows.values()))
+    criteria = criteria_of(settings, list(rows.values()))
     trials = [trial_of(arm, replicate, of_one, criteria) for (arm, replicate), of_one in rows.items()]
     finite = tuple(trial for trial in trials if isfinite(trial.accuracy))
     lost = Counter(trial.arm for trial in trials if not isfinite(trial.accuracy))
@@ -106,7 +106,7 @@ def verify(
     if not verdicts:
         raise BadInput(
             where="verify",
-            expected=f"a replicate in which the {question.metric.label} of ticket and dense network is a number",
+            expected=f"a replicate in which the {settings.metric.label} of ticket and dense network is a number",
             found=", ".join(f"{count} of {arm} that is none" for arm, count in lost.items()),
             todo="Lower the learning rate, or judge an earlier step.",
         )

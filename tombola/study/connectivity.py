@@ -32,7 +32,7 @@ POINTS = 30
 BOUND = 0.02
 
 Statistics = Literal["none", "interpolated", "recomputed"]
-Word = Literal["stable", "unstable", "not decided"]
+ConnectivityWord = Literal["stable", "unstable", "not decided"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Instability:
     statistics: Statistics
     barrier: Difference
     pairs: tuple[int, ...]
-    verdict: Word
+    verdict: ConnectivityWord
     reason: str
 
 
@@ -159,7 +159,7 @@ def judge(
     )
 
 
-def decide(barrier: Difference) -> Word:
+def decide(barrier: Difference) -> ConnectivityWord:
     """The word for a mean barrier: stable if its whole interval is below 2 %, unstable if none of it is.
 
     Else, and always for one initialisation, whose interval is infinite, not decided.
@@ -175,7 +175,7 @@ def _reason(
     statistics: Statistics,
     risen: Difference,
     pairs: tuple[int, ...],
-    word: Word,
+    word: ConnectivityWord,
     error: str,
 ) -> str:
     start = f"rewound to step {step:,}" if step else "from the initialisation"
@@ -193,7 +193,7 @@ def _counted(pairs: tuple[int, ...]) -> str:
     return f"{inits} x {each} pair{'s' if max(pairs) > 1 else ''}"
 
 
-def _because(word: Word, risen: Difference) -> str:
+def _because(word: ConnectivityWord, risen: Difference) -> str:
     bound = f"{100 * BOUND:g}"
     if risen.n < 2:
         return "one initialisation has no interval"

@@ -29,8 +29,8 @@ from torch import Tensor
 from tombola.study.paired import Difference, paired
 from tombola.weights import Weights
 
-Kind = Literal["pruning", "data order"]
-Word = Literal["more stable", "less stable", "not shown"]
+StabilityKind = Literal["pruning", "data order"]
+StabilityWord = Literal["more stable", "less stable", "not shown"]
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Stability:
         reason: the same as a sentence.
     """
 
-    kind: Kind
+    kind: StabilityKind
     density: float
     ticket: Distances
     random: Distances
     l2: Difference
     degrees: Difference
-    verdict: Word
+    verdict: StabilityWord
     reason: str
 
 
@@ -115,7 +115,7 @@ def _survivors(weights: Weights, mask: Mapping[str, Tensor]) -> Tensor:
 
 
 def judge(
-    kind: Kind,
+    kind: StabilityKind,
     density: float,
     ticket: Mapping[int, Sequence[Distances]],
     random: Mapping[int, Sequence[Distances]],
@@ -143,7 +143,7 @@ def judge(
     return Stability(kind, density, *means, l2, turned, word, _reason(kind, density, *means, l2, turned))
 
 
-def decide(l2: Difference, degrees: Difference) -> Word:
+def decide(l2: Difference, degrees: Difference) -> StabilityWord:
     """The word for ticket less random: as both distances say, by their whole intervals.
 
     As both must agree, neither interval needs a correction for there being two. One replicate shows nothing.
@@ -158,7 +158,7 @@ def _middle(several: Iterable[Distances]) -> Distances:
     return Distances(mean(one.l2 for one in each), mean(one.degrees for one in each))
 
 
-_ENDS: dict[Kind, str] = {
+_ENDS: dict[StabilityKind, str] = {
     "data order": "trained twice in other orders, tickets end {} apart ({:.1f} degrees), "
     "random masks {} ({:.1f} degrees)",
     "pruning": "tickets end {} ({:.1f} degrees) from the dense network trained in the same order, "
@@ -167,7 +167,7 @@ _ENDS: dict[Kind, str] = {
 
 
 def _reason(
-    kind: Kind, density: float, ticket: Distances, random: Distances, l2: Difference, turned: Difference
+    kind: StabilityKind, density: float, ticket: Distances, random: Distances, l2: Difference, turned: Difference
 ) -> str:
     ends = _ENDS[kind].format(_short(ticket.l2), ticket.degrees, _short(random.l2), random.degrees)
     numbers = f"difference {_signed(l2)} ({_signed(turned)} degrees), n = {l2.n}"

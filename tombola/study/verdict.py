@@ -20,9 +20,9 @@ from typing import Any, Literal
 from tombola.study.paired import Difference, Ratio, holm, more_replicates, paired, ratio
 from tombola.study.smoothed import LOOKS, NAME, Stop
 
-Word = Literal["winning", "matching", "losing", "not decided", "not learned"]
+VerdictWord = Literal["winning", "matching", "losing", "not decided", "not learned"]
 Pace = Literal["as fast", "slower", "speed open"]
-Result = Literal["better", "worse", "not shown"]
+Effect = Literal["better", "worse", "not shown"]
 Earlier = Literal["earlier", "later", "not shown"]
 
 REPLICATES = 5  # that winning takes: over fewer the spread of the differences is hardly known
@@ -167,13 +167,13 @@ class Comparison:
     against: str
     accuracy: Difference
     steps: Difference
-    result: Result
+    result: Effect
     censored: bool = False
     unmoved: bool = False
     ratio: Ratio | None = None
     pairs: tuple[Pair, ...] = ()
     second: Reading | None = None
-    result_holm: Result | None = None
+    result_holm: Effect | None = None
     earlier_holm: Earlier | None = None
 
 
@@ -192,7 +192,7 @@ class Verdict:
     arm: str
     level: int
     density: float
-    verdict: Word
+    verdict: VerdictWord
     reason: str
     dense: Comparison
     controls: tuple[Comparison, ...]
@@ -221,7 +221,7 @@ class Contrast:
     densities: tuple[float, ...]
     accuracy: Difference
     ratio: Ratio
-    result: Result = "not shown"
+    result: Effect = "not shown"
     earlier: Earlier = "not shown"
 
 
@@ -242,7 +242,7 @@ def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria)
     ]
     accuracy = paired([pair.gap for pair in pairs], criteria.confidence, criteria.accuracy_grain)
     gain = criteria.metric.gain(accuracy)
-    result: Result = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown"
+    result: Effect = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown"
     steps = [pair.steps for pair in pairs]
     unmoved = any(trial.first for one, _ in sides for trial in one)
     censored = unmoved or any(trial.censored for one, _ in sides for trial in one)
@@ -260,24 +260,24 @@ def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria)
     )
 
 
-Steps = Sequence[tuple[float, float]]  # of each replicate the early stop of the ticket and that of the other
+EarlyStops = Sequence[tuple[float, float]]  # of each replicate the early stop of the ticket and that of the other
 
 
 def _steps(one: Sequence[Trial], another: Sequence[Trial], step: Callable[[Trial], int]) -> tuple[float, float]:
     return mean(step(trial) for trial in one), mean(step(trial) for trial in another)
 
 
-def _later(steps: Steps, criteria: Criteria) -> Difference:
+def _later(steps: EarlyStops, criteria: Criteria) -> Difference:
     return paired([one - another for one, another in steps], criteria.confidence, criteria.step_grain)
 
 
-def _logarithms(steps: Steps, criteria: Criteria) -> list[float]:
+def _logarithms(steps: EarlyStops, criteria: Criteria) -> list[float]:
     """log((j' + g) / (j + g)) of each replicate."""
     grain = criteria.step_grain or 1
     return [log((one + grain) / (another + grain)) for one, another in steps]
 
 
-def _ratio(logarithms: Sequence[float], steps: Steps, criteria: Criteria) -> Ratio:
+def _ratio(logarithms: Sequence[float], steps: EarlyStops, criteria: Criteria) -> Ratio:
     """Of the logarithms, which are known as exactly as the steps, each to the grain."""
     grain = criteria.step_grain
     squares = mean((one + (grain or 1)) ** -2 + (another + (grain or 1)) ** -2 for one, another in steps)
@@ -417,7 +417,7 @@ def _corrected(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Verdict]
     ]
 
 
-_RESULTS: dict[int, Result] = {1: "better", -1: "worse", 0: "not shown"}
+_RESULTS: dict[int, Effect] = {1: "better", -1: "worse", 0: "not shown"}
 _PACES: dict[int, Earlier] = {-1: "earlier", 1: "later", 0: "not shown"}
 
 
@@ -481,7 +481,7 @@ def _logarithmic(found: Ratio) -> Difference:
     return Difference(log(found.mean), -inf, inf, found.n, found.p)
 
 
-def decide(dense: Comparison, criteria: Criteria) -> Word:
+def decide(dense: Comparison, criteria: Criteria) -> VerdictWord:
     """The word for a comparison with the dense network.
 
     winning: the whole interval of a' - a lies above -margin, that of j' - j below its margin, every j' is a minimum
@@ -512,7 +512,7 @@ def _pace(steps: Difference, censored: bool, criteria: Criteria) -> Pace:
     return "as fast" if steps.high <= criteria.step_margin and not censored else "speed open"
 
 
-def _reason(word: Word, dense: Comparison, criteria: Criteria, more: int | None) -> str:
+def _reason(word: VerdictWord, dense: Comparison, criteria: Criteria, more: int | None) -> str:
     metric, margin = criteria.metric, margin_of(criteria)
     stop = f", early stop {whole(dense.steps)} steps{_times(dense.ratio)}" if criteria.paced else ""
     numbers = f"{metric.label} {amount(dense.accuracy, metric)}{stop} against dense, n = {dense.accuracy.n}"

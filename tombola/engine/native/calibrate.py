@@ -148,7 +148,7 @@ def _training(shape: Shape, format: Format | None, density: float) -> Callable[[
 
     from tombola.data import Batches, Dataset
     from tombola.data.facts import Facts
-    from tombola.engine.native.sequential_layers import SequentialLayer as Layer
+    from tombola.engine.native.sequential_layers import SequentialLayer
     from tombola.engine.native.trainer import Native
     from tombola.engine.reference.trainer import Reference
     from tombola.engine.training import Start, Training
@@ -157,9 +157,11 @@ def _training(shape: Shape, format: Format | None, density: float) -> Callable[[
     from tombola.train import Span
 
     maps = {"height": shape.height, "width": shape.width}
-    layer = Layer("1.weight", "1.bias", shape.inputs, shape.outputs, max(shape.window, 1) ** 2, shape.window, **maps)
-    before = Layer("0.weight", "0.bias", 1, shape.inputs, 1, min(shape.window, 1), **maps)
-    after = Layer("2.weight", "2.bias", shape.outputs, 2, shape.height * shape.width)
+    layer = SequentialLayer(
+        "1.weight", "1.bias", shape.inputs, shape.outputs, max(shape.window, 1) ** 2, shape.window, **maps
+    )
+    before = SequentialLayer("0.weight", "0.bias", 1, shape.inputs, 1, min(shape.window, 1), **maps)
+    after = SequentialLayer("2.weight", "2.bias", shape.outputs, 2, shape.height * shape.width)
     layers = ([] if shape.first else [before]) + ([replace(layer, pool=1), after] if shape.window else [layer])
     draw = torch.Generator().manual_seed(0)
     examples, classes = STEPS * shape.batch, layers[-1].outputs

@@ -90,7 +90,7 @@ class Native:
         live = live_units(alive)
         border = max(layer.window // 2 for layer in layers)
         self._live_inputs = _strides(live[0], layers[0].height * layers[0].width)
-        described = (kernels.Layer * len(layers))()
+        described = (kernels.LayerStruct * len(layers))()
         for number, layer in enumerate(layers):
             one = described[number]
             rows, columns = live[number + 1], _strides(live[number], layer.area)
@@ -178,7 +178,7 @@ class Native:
         self._parts.append(part)
         return part
 
-    def _described(self, layers: Any) -> kernels.Network:
+    def _described(self, layers: Any) -> kernels.NetworkStruct:
         facts, panel, inputs, first = self._facts, self._kernels.panel, self._live_inputs, layers[0]
         channels, height, width = facts.shape
         pixels = channels * height * width
@@ -187,11 +187,11 @@ class Native:
             np.repeat(np.array(numbers, np.float32), height * width)
             for numbers in affine(facts, self._dataset.normalisation)
         )
-        network = kernels.Network()
+        network = kernels.NetworkStruct()
         network.n_layers, network.inputs, network.pixels, network.batch = len(layers), len(inputs), pixels, self._batch
         network.rows = first.inputs * first.plane
         network.unit = self._dataset.normalisation == "unit"
-        network.layers = ctypes.cast(layers, ctypes.POINTER(kernels.Layer))
+        network.layers = ctypes.cast(layers, ctypes.POINTER(kernels.LayerStruct))
         self._held.append(layers)
         network.pixel = self._pointer(inputs.astype(np.int32))
         image = np.arange(first.height)[:, None] * first.pitch + np.arange(first.width) + first.inner
@@ -278,7 +278,7 @@ class Native:
         panel = self._kernels.panel
         parts = [chosen[begin : begin + panel] for begin in range(0, len(chosen), panel)]
         held: list[Array] = []
-        packs = (kernels.Pack * len(parts))(*(self._pack(images, labels, part, held) for part in parts))
+        packs = (kernels.PackStruct * len(parts))(*(self._pack(images, labels, part, held) for part in parts))
 
         def evaluation() -> Evaluation:
             assert held is not None  # the packs point into it
@@ -287,7 +287,7 @@ class Native:
 
         return evaluation
 
-    def _pack(self, images: Tensor, labels: Tensor, chosen: NDArray[np.int64], held: list[Array]) -> kernels.Pack:
+    def _pack(self, images: Tensor, labels: Tensor, chosen: NDArray[np.int64], held: list[Array]) -> kernels.PackStruct:
         """Pack a panel of images; the buffer that the pack points into goes into `held`."""
         position, used, words = self._kernels.packed(self._network, images.data_ptr(), chosen)
         arrays = {"words": words, "labels": labels.numpy()[chosen], "input": used}
@@ -296,7 +296,7 @@ class Native:
             arrays["segments"], arrays["place"], arrays["column"] = self._kernels.sifted(first, position)
         whole, addresses = kernels.one_buffer(arrays)
         held.append(whole)
-        return kernels.Pack(len(used), len(chosen), whole.nbytes, **addresses)
+        return kernels.PackStruct(len(used), len(chosen), whole.nbytes, **addresses)
 
     def snapshot(self) -> Any:
         """The weights as they are held: quickly taken, for `restore`."""
@@ -348,12 +348,12 @@ _ENTRIES: dict[type, tuple[str, str]] = {
 }
 
 
-def _described(optimizer: Optimizer) -> kernels.Optimiser:
+def _described(optimizer: Optimizer) -> kernels.OptimiserStruct:
     if isinstance(optimizer, Adam):
         kind = kernels.ADAMW if isinstance(optimizer, AdamW) else kernels.ADAM
-        return kernels.Optimiser(kind, 0, 0, optimizer.weight_decay, 0, *optimizer.betas, optimizer.eps)
+        return kernels.OptimiserStruct(kind, 0, 0, optimizer.weight_decay, 0, *optimizer.betas, optimizer.eps)
     kind = kernels.SGD if not optimizer.momentum else kernels.NESTEROV if optimizer.nesterov else kernels.MOMENTUM
-    return kernels.Optimiser(kind, 0, 0, optimizer.weight_decay, optimizer.momentum, 0, 0, 0)
+    return kernels.OptimiserStruct(kind, 0, 0, optimizer.weight_decay, optimizer.momentum, 0, 0, 0)
 
 
 def _flags(layer: SequentialLayer, mask: Mask) -> Flags:

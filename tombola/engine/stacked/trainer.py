@@ -24,7 +24,7 @@ from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.objective import CrossEntropy, Objective
 from tombola.optimizers import optimizer_of, restore_state
-from tombola.train import Loss, Span, computing, descend, guarded
+from tombola.train import Span, StepLoss, computing, descend, guarded
 
 
 class Stacked:
@@ -86,7 +86,7 @@ class Stacked:
                 watch(span.until)
         return failed
 
-    def _losses(self, batches: Sequence[Batches]) -> Loss:
+    def _losses(self, batches: Sequence[Batches]) -> StepLoss:
         """step -> the sum of the losses of all, of which each depends on its own weights alone."""
 
         def loss(step: int) -> Tensor:

@@ -201,12 +201,12 @@ def _recorder(
     tell: Tell,
     interval: "Interval | None" = None,
 ) -> "Recorder":
-    from tombola.lab.recorder import Examples, Recorder, Schedule
+    from tombola.lab.recorder import EvaluationSchedule, Recorder, Splits
 
     run = start.run
-    schedule = Schedule(run.begin, run.until, run.evaluate_every, run.test_every)
-    examples = Examples(worker.placed(run.recipe), *worker.split(run.recipe, run.split_seed), worker.test(run.recipe))
-    return Recorder(training, name, schedule, examples, worker.checkpoints(run, start.halted, interval), tell)
+    schedule = EvaluationSchedule(run.begin, run.until, run.evaluate_every, run.test_every)
+    splits = Splits(worker.placed(run.recipe), *worker.split(run.recipe, run.split_seed), worker.test(run.recipe))
+    return Recorder(training, name, schedule, splits, worker.checkpoints(run, start.halted, interval), tell)
 
 
 def _pays(starts: Sequence[_Start], worker: "Worker") -> bool:

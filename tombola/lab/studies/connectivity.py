@@ -82,7 +82,7 @@ def questions(table: ConnectivitySpec, series: Series) -> Iterator[Question]:
 
 
 @dataclass(frozen=True)
-class Connected(Finding):
+class ConnectivityFinding(Finding):
     """The barrier of an arm's networks at one level and rewind step.
 
     Attributes:
@@ -109,7 +109,7 @@ class Connected(Finding):
         return self.on == "test" and self.found.statistics in ("none", "recomputed")
 
 
-def findings(table: ConnectivitySpec, evidence: Evidence) -> Iterator[Connected]:
+def findings(table: ConnectivitySpec, evidence: Evidence) -> Iterator[ConnectivityFinding]:
     """How far the error rises, and whether that is stable, for each treatment of statistics and each set of images."""
     groups = grouped(evidence.answers, lambda question: (question.rewind, question.level, question.arm))
     for group in groups.values():
@@ -120,7 +120,7 @@ def findings(table: ConnectivitySpec, evidence: Evidence) -> Iterator[Connected]
 
 def _connected(
     table: ConnectivitySpec, evidence: Evidence, answers: Sequence[Answer], statistics: "Statistics", on: str
-) -> Connected:
+) -> ConnectivityFinding:
     from tombola.study.connectivity import judge
 
     facts, first = evidence.spec.facts, answers[0]
@@ -134,7 +134,7 @@ def _connected(
         grain=facts.grain(min(table.examples or size, size)),
         error=f"{on} error",
     )
-    return Connected(
+    return ConnectivityFinding(
         first.question.arm,
         first.question.level,
         first.question.rewind,
@@ -145,7 +145,7 @@ def _connected(
     )
 
 
-def figures(findings: Sequence[Connected], marks: Marks) -> dict[str, Figure]:
+def figures(findings: Sequence[ConnectivityFinding], marks: Marks) -> dict[str, Figure]:
     """The error along the lines, and where there are several rewind steps the barrier against them."""
     lines = (
         "Test error on the straight line between the ends of two trainings that differ in data order alone, mean "
@@ -162,7 +162,7 @@ def figures(findings: Sequence[Connected], marks: Marks) -> dict[str, Figure]:
     return drawn
 
 
-def _names(findings: Sequence[Connected]) -> list[str]:
+def _names(findings: Sequence[ConnectivityFinding]) -> list[str]:
     """What each finding is about, as far as it has to be said to tell them apart."""
     several = len({finding.rewind for finding in findings}) > 1
     return [
@@ -171,7 +171,7 @@ def _names(findings: Sequence[Connected]) -> list[str]:
     ]
 
 
-def _lines(findings: Sequence[Connected]) -> dict[str, Any]:
+def _lines(findings: Sequence[ConnectivityFinding]) -> dict[str, Any]:
     import altair as alt
 
     names = _names(findings)
@@ -202,7 +202,7 @@ def _lines(findings: Sequence[Connected]) -> dict[str, Any]:
     return styled(alt.hconcat(*charts), data)
 
 
-def _barriers(findings: Sequence[Connected]) -> dict[str, Any]:
+def _barriers(findings: Sequence[ConnectivityFinding]) -> dict[str, Any]:
     import altair as alt
 
     points = [_point(finding) for finding in findings]
@@ -222,7 +222,7 @@ def _barriers(findings: Sequence[Connected]) -> dict[str, Any]:
     return styled(chart, {"points": points, "bound": [{"barrier": 2}]})
 
 
-def _point(finding: Connected) -> dict[str, Any]:
+def _point(finding: ConnectivityFinding) -> dict[str, Any]:
     statistics = "" if finding.found.statistics == "none" else f", {finding.found.statistics}"
     risen = finding.found.barrier
     low, high = (risen.low, risen.high) if risen.n > 1 else (risen.mean, risen.mean)

@@ -42,7 +42,7 @@ def questions(table: OverlapSpec, series: Series) -> Iterator[Question]:
 
 
 @dataclass(frozen=True)
-class Alike(Finding):
+class OverlapFinding(Finding):
     """How far the masks of every two replicates' tickets overlap at one level and rewind step, layer by layer."""
 
     study: ClassVar[str] = "overlap"
@@ -64,7 +64,7 @@ class Alike(Finding):
         return {**values, "sentence": reason}
 
 
-def findings(table: OverlapSpec, evidence: Evidence) -> Iterator[Alike]:
+def findings(table: OverlapSpec, evidence: Evidence) -> Iterator[OverlapFinding]:
     """How far the masks overlap, wherever two replicates have theirs."""
     from tombola.study.overlap import averaged, overlaps, sentence
 
@@ -75,10 +75,10 @@ def findings(table: OverlapSpec, evidence: Evidence) -> Iterator[Alike]:
             if pairs:
                 density = mean(mask.density for mask in masks)
                 reason = sentence("tickets of different replicates", density, pairs)
-                yield Alike(level, step, density, tuple(averaged(pairs)), reason)
+                yield OverlapFinding(level, step, density, tuple(averaged(pairs)), reason)
 
 
-def figures(findings: Sequence[Alike], marks: Marks) -> dict[str, Figure]:
+def figures(findings: Sequence[OverlapFinding], marks: Marks) -> dict[str, Figure]:
     """The overlap of each layer as a bar, and that of chance as a tick."""
     caption = (
         "How far the masks of different replicates' tickets overlap in each layer (bars), and how far masks of "
@@ -87,7 +87,7 @@ def figures(findings: Sequence[Alike], marks: Marks) -> dict[str, Figure]:
     return {"overlap": Figure(_bars(findings, marks["ticket"].colour), caption)}
 
 
-def _bars(findings: Sequence[Alike], colour: str) -> dict[str, Any]:
+def _bars(findings: Sequence[OverlapFinding], colour: str) -> dict[str, Any]:
     import altair as alt
 
     several = len({finding.rewind for finding in findings}) > 1

@@ -20,11 +20,11 @@ from tombola.lab.studies.study import (
     Evidence,
     Finding,
     Marks,
-    Pair,
     Question,
     Series,
     Setting,
     Study,
+    TrainingPair,
     by_replicate,
     grouped,
     rewound,
@@ -32,7 +32,7 @@ from tombola.lab.studies.study import (
 from tombola.value import Count, Value
 
 if TYPE_CHECKING:
-    from tombola.study.stability import Distances, Kind, Stability
+    from tombola.study.stability import Distances, Stability, StabilityKind
 
 ARMS = ("ticket", "random")  # a distance means something only beside that of a random mask with the same counts
 
@@ -60,12 +60,12 @@ def questions(table: StabilitySpec, series: Series) -> Iterator[Question]:
     for level in table.levels:
         for arm in ARMS:
             training = series.training(arm, level)
-            yield _question("pruning", arm, level, series, Pair(series.tickets[0], training, (0, 0)))
+            yield _question("pruning", arm, level, series, TrainingPair(series.tickets[0], training, (0, 0)))
             for pair in series.pairs(training, table.orders):
                 yield _question("data order", arm, level, series, pair)
 
 
-def _question(kind: "Kind", arm: str, level: int, series: Series, pair: Pair) -> Question:
+def _question(kind: "StabilityKind", arm: str, level: int, series: Series, pair: TrainingPair) -> Question:
     ticket = series.training(arm, level)
     return Question(
         study="stability",
@@ -81,7 +81,7 @@ def _question(kind: "Kind", arm: str, level: int, series: Series, pair: Pair) ->
 
 
 @dataclass(frozen=True)
-class Stable(Finding):
+class StabilityFinding(Finding):
     """The stability of one kind at one level and rewind step."""
 
     study: ClassVar[str] = "stability"
@@ -94,7 +94,7 @@ class Stable(Finding):
         return f"{rewound(self.rewind)}{self.found.reason}"
 
 
-def findings(table: StabilitySpec, evidence: Evidence) -> Iterator[Stable]:
+def findings(table: StabilitySpec, evidence: Evidence) -> Iterator[StabilityFinding]:
     """Are the tickets closer than random masks are? Wherever a replicate has answers for both."""
     from tombola.study.stability import judge
 
@@ -103,7 +103,7 @@ def findings(table: StabilitySpec, evidence: Evidence) -> Iterator[Stable]:
         ticket, random = (_distances(answer for answer in group if answer.question.arm == arm) for arm in ARMS)
         if ticket.keys() & random.keys():
             density = mean(answer.density for answer in group)
-            yield Stable(level, rewind, judge(kind, density, ticket, random, evidence.confidence))
+            yield StabilityFinding(level, rewind, judge(kind, density, ticket, random, evidence.confidence))
 
 
 def _distances(answers: Iterable[Answer]) -> "dict[int, list[Distances]]":
@@ -115,7 +115,7 @@ def _distances(answers: Iterable[Answer]) -> "dict[int, list[Distances]]":
     }
 
 
-def figures(findings: Sequence[Stable], marks: Marks) -> dict[str, Figure]:
+def figures(findings: Sequence[StabilityFinding], marks: Marks) -> dict[str, Figure]:
     """The distances of tickets, as bars beside those of random masks."""
     caption = (
         "How far apart trainings end over the surviving weights, tickets beside random masks with the same "
@@ -124,7 +124,7 @@ def figures(findings: Sequence[Stable], marks: Marks) -> dict[str, Figure]:
     return {"stability": Figure(_bars(findings, marks), caption)}
 
 
-def _bars(findings: Sequence[Stable], marks: Marks) -> dict[str, Any]:
+def _bars(findings: Sequence[StabilityFinding], marks: Marks) -> dict[str, Any]:
     import altair as alt
 
     several = len({(finding.level, finding.rewind) for finding in findings}) > 1

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tombola.mask import Mask
 
 
-class Spec(Protocol):
+class ExperimentSpec(Protocol):
     """What a study reads of a spec beside its own table."""
 
     @property
@@ -49,7 +49,7 @@ class Spec(Protocol):
     def iterations(self, step: Step, /) -> int: ...
 
 
-class Replicate(replicate.Replicate[Train], Protocol):
+class StudyReplicate(replicate.MethodReplicate[Train], Protocol):
     """What a study can ask of a replicate: what methods can, its number, step k, and trainings in other data orders."""
 
     @property
@@ -71,7 +71,7 @@ class Setting:
         controls: the names of those that can be made of them.
     """
 
-    spec: Spec
+    spec: ExperimentSpec
     method: Method
     controls: Sequence[str]
 
@@ -113,7 +113,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Pair:
+class TrainingPair:
     """Two trainings, and the data order of each."""
 
     left: Train
@@ -130,7 +130,7 @@ class Pair:
 class Series:
     """One replicate's tickets at one rewind step, level by level, the dense network first."""
 
-    replicate: Replicate
+    replicate: StudyReplicate
     tickets: Sequence[Train]
     controls: Mapping[str, Control]
 
@@ -139,11 +139,11 @@ class Series:
         ticket = self.tickets[level]
         return self.controls[arm].make(self.replicate, ticket, level, 0) if arm in self.controls else ticket
 
-    def pairs(self, training: Train, orders: int) -> Iterator[Pair]:
+    def pairs(self, training: Train, orders: int) -> Iterator[TrainingPair]:
         """Every two of `orders` trainings that differ in data order alone; order 0 is that of `training` itself."""
         for left, right in combinations(range(orders), 2):
             ends = self.replicate.reordered(training, left), self.replicate.reordered(training, right)
-            yield Pair(*ends, (left, right))
+            yield TrainingPair(*ends, (left, right))
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Evidence:
         done: the keys of all runs that are finished.
     """
 
-    spec: Spec
+    spec: ExperimentSpec
     rows: Sequence[Row]
     answers: Sequence[Answer]
     store: Store

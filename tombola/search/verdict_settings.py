@@ -17,7 +17,7 @@ MARGIN = 0.002  # of accuracy, as in a spec
 
 
 @dataclass(frozen=True)
-class Question:
+class VerdictSettings:
     """What is asked of the arms.
 
     Attributes:
@@ -44,7 +44,7 @@ class Question:
         chance: float | None,
         criteria: Criteria | None,
         reported: Sequence[str] = (),
-    ) -> "Question":
+    ) -> "VerdictSettings":
         """As `Search.verify` is given it.
 
         Args:
@@ -159,27 +159,27 @@ def _looks(rows: Sequence[Report], metric: str) -> list[Report]:
     return [row for row in rows if metric in row.metrics and "validation_loss" in row.metrics]
 
 
-def criteria_of(question: Question, found: Sequence[Sequence[Report]]) -> Criteria:
+def criteria_of(settings: VerdictSettings, found: Sequence[Sequence[Report]]) -> Criteria:
     """What counts, given the rows of all trainings.
 
     Steps are compared where every training has looked for its early stop; the grains are those that are seen.
     """
-    name = question.metric.name
+    name = settings.metric.name
     looks = [[row.step for row in _looks(rows, name)] for rows in found]
     paced = all(len(steps) > 1 for steps in looks)
     values = [row.metrics[name] for rows in found for row in rows if isfinite(row.metrics.get(name, inf))]
-    known = grain(values, question.examples)
-    if asked := question.criteria:
+    known = grain(values, settings.examples)
+    if asked := settings.criteria:
         return replace(asked, paced=asked.paced and paced, accuracy_grain=asked.accuracy_grain or known)
     interval = max((later - earlier for steps in looks for earlier, later in pairwise(steps)), default=0)
     return Criteria(
-        question.margin,
+        settings.margin,
         interval,
         accuracy_grain=known,
         step_grain=interval,
         paced=paced,
-        metric=question.metric,
-        chance=question.chance,
+        metric=settings.metric,
+        chance=settings.chance,
     )
 
 

@@ -1,0 +1,10 @@
+"""What a data set is read as: examples and labels of the training pool, then of the test set."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ImageArrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
+TokenArrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+Arrays = tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]  # of either

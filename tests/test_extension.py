@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tombola.cli import main
+from tombola.code import code_of
 from tombola.errors import BadInput
-from tombola.lab.code import code_of
 from tombola.lab.extension import load
 from tombola.lab.members import BUILT_IN
 from tombola.lab.plan import plan

@@ -13,12 +13,14 @@ from torch.nn import functional
 
 from tombola import data, models, prunable, weights
 from tombola.cli import main
+from tombola.code import attribute
 from tombola.data import Batches
 from tombola.engine.reference.trainer import Reference
 from tombola.engine.stacked.trainer import Stacked
 from tombola.engine.training import Start, Training
-from tombola.errors import SpecError
+from tombola.errors import BadInput, SpecError
 from tombola.lab.attempt import do
+from tombola.lab.extension import load
 from tombola.lab.kinds import Train
 from tombola.lab.plan import plan
 from tombola.lab.spec_file import read
@@ -273,3 +275,56 @@ def test_an_objective_from_outside_learns_from_a_teacher(tmp_path: Path) -> None
     shared = worker.store.weights(pupil), worker.store.weights(plain.run)
     assert not weights.equal(*shared) and pupil.key != row.run.key
     assert pupil.stack_size("stacked", "cpu") == 1
+
+
+HARDER = '''
+from typing import Literal
+
+from tombola.objective import CrossEntropy
+
+
+class Doubled(CrossEntropy):
+    """Twice the cross-entropy."""
+
+    name: Literal["doubled"] = "doubled"
+
+    def loss(self, model, batch, inputs):
+        return 2 * super().loss(model, batch, inputs)
+
+
+class Unlisted(Doubled):
+    """One that no table has, but a method may use."""
+
+
+MADE = Doubled(), Unlisted()
+OBJECTIVES = {"doubled": Doubled}
+'''
+
+
+def test_what_is_built_on_cross_entropy_is_none(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(HARDER)
+    experiment = read("digits-lenet", ["recipe.objective={name = 'doubled'}"], [tmp_path / "mine.py"])
+    objective = experiment.spec.recipe.objective
+    assert objective and objective.name == "doubled"
+    model, _ = network()
+    assert objective.loss(model, batch_of(0), {}) == 2 * CrossEntropy().loss(model, batch_of(0), {})
+
+
+def test_the_code_of_an_objective_is_that_of_its_class_whoever_made_it_and_when(tmp_path: Path) -> None:  # S9
+    """Before its table was read, and of a class that is in no table."""
+    keys = []
+    for text in (HARDER, HARDER + "\n"):
+        (tmp_path / "mine.py").write_text(text)
+        mine = load(tmp_path / "mine.py")
+        for made in attribute("MADE", mine.sha256):
+            assert made.code == mine.sha256
+            recipe = Recipe.model_validate(FIELDS | {"objective": made})
+            keys.append(replace(plan(read("digits-lenet", ["levels=0"])).rows[0].run, recipe=recipe).key)
+    assert set(keys[:2]).isdisjoint(keys[2:])
+
+
+def test_an_extension_lists_its_own_objectives_and_changes_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from tombola.objective import L1\n\nOBJECTIVES = {'l1': L1}\n")
+    with pytest.raises(BadInput, match="line 3: expected a class that this file defines"):
+        load(tmp_path / "mine.py")
+    assert L1(strength=1e-5).code is None

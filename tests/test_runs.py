@@ -141,8 +141,8 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
     Steps: ({"name": "step", "milestones": ["9it"]}, {"milestones": ["9it", "10it"], "factor": 0.2}),
     Cosine: ({"name": "cosine"}, {"final": 0.1}),
     Linear: ({"name": "linear"}, {"final": 0.1}),
-    LabelSmoothing: ({"name": "label-smoothing"}, {"epsilon": 0.2, "code": "of an extension"}),
-    L1: ({"name": "l1", "strength": 1e-5}, {"strength": 2e-5, "code": "of an extension"}),
+    LabelSmoothing: ({"name": "label-smoothing"}, {"epsilon": 0.2}),
+    L1: ({"name": "l1", "strength": 1e-5}, {"strength": 2e-5}),
 }
 EVERY_VALUE = [(kind, name) for kind, (_, others) in RECIPES.items() for name in others]
 

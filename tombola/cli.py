@@ -18,10 +18,10 @@ from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedC
 from rich.console import Console
 
 from tombola import __version__, data
+from tombola.code import place
 from tombola.engine import machine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
-from tombola.lab.code import place
 from tombola.lab.executor import Resources
 from tombola.lab.plan import Plan, engine_of, missing, run_seconds, summary
 from tombola.lab.plan import plan as planned

@@ -8,9 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
-from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+from pydantic import Field, computed_field
+from pydantic_core import PydanticCustomError
 
+from tombola.code import code_of
 from tombola.data.facts import IGNORED
 from tombola.value import Number, Value
 
@@ -49,7 +50,6 @@ class Objective(Value, ABC):
 
     Attributes:
         name: by which a recipe names it: `objective = {name = "l1", strength = 1e-5}`.
-        code: SHA-256 of the file that it comes from; None for Tombola's own. It is in the keys of its trainings.
     """
 
     about: ClassVar[str] = ""  # one sentence
@@ -59,7 +59,15 @@ class Objective(Value, ABC):
     stacks: ClassVar[bool] = False
 
     name: str
-    code: str | None = None
+
+    @computed_field(repr=False)  # type: ignore[prop-decorator]
+    @property
+    def code(self) -> str | None:
+        """SHA-256 of the extension whose class it is; None for what is installed. It is in the keys of its trainings.
+
+        Of the class, and never set: what a method makes of a class that no table lists has it too.
+        """
+        return code_of(type(self))
 
     @abstractmethod
     def loss(
@@ -162,7 +170,7 @@ def objective_of(table: Any, known: Mapping[str, type[Objective]] = OBJECTIVES) 
         ValidationError: there is no such objective, or it has no such parameters.
 
     >>> objective_of({"name": "label-smoothing", "epsilon": 0.2})
-    LabelSmoothing(name='label-smoothing', code=None, epsilon=0.2)
+    LabelSmoothing(name='label-smoothing', epsilon=0.2)
     >>> objective_of({"name": "cross-entropy"}) is None
     True
     """
@@ -176,9 +184,6 @@ def objective_of(table: Any, known: Mapping[str, type[Objective]] = OBJECTIVES) 
             "Input should be one of {expected_tags}",
             {"expected_tags": ", ".join(map(repr, known))},
         )
-    elif "code" in table:  # a spec by itself says nothing of code
-        fault = InitErrorDetails(type="extra_forbidden", loc=("code",), input=table["code"])
-        raise ValidationError.from_exception_data("Objective", [fault])
     else:
         made = known[table["name"]].model_validate(table)
-    return None if isinstance(made, CrossEntropy) else made
+    return None if type(made) is CrossEntropy else made  # what is built on it is another one

@@ -20,9 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tombola.code import code_of, module_of, place
 from tombola.controls import CONTROLS, Control
 from tombola.errors import BadInput
-from tombola.lab.code import module_of, place
 from tombola.lab.members import Members
 from tombola.lab.studies import Study
 from tombola.method import Method
@@ -148,8 +148,8 @@ def _objective(name: str, value: Any, code: str) -> type[Objective]:
         raise TypeError("a class below tombola.objective.Objective, with a loss")
     if "name" not in value.model_fields or value.model_fields["name"].default != name:
         raise TypeError(f"an objective whose name is {name!r} by default: name: Literal[{name!r}] = {name!r}")
-    value.model_fields["code"].default = code
-    value.model_rebuild(force=True)
+    if code_of(value) != code:
+        raise TypeError("a class that this file defines, as its SHA-256 is in the keys of what is trained with it")
     return value
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from functools import reduce
 from typing import Any, Protocol
 
+from tombola.code import code_of
 from tombola.controls import CONTROLS, Control
 from tombola.errors import BadInput
 from tombola.lab.studies import STUDIES, Study
@@ -66,7 +67,8 @@ class Adding(Protocol):
 
 
 def _taken(where: str, name: str, member: Any) -> BadInput:
-    whose = "another extension's" if getattr(member, "code", None) else "Tombola's own"
+    code = code_of(member) if isinstance(member, type) else member.code
+    whose = "another extension's" if code else "Tombola's own"
     return BadInput(where=where, expected="a name that is free", found=f"{name!r}, {whose}", todo="Rename it.")
 
 

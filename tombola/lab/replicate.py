@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tombola import models
+from tombola.code import attribute, code_of
 from tombola.errors import BadInput
-from tombola.lab.code import attribute, code_of
 from tombola.lab.kinds import DerivedMask, FullMask, Init, Prune, RandomMask, Sample, ShuffledMask, Train
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.runs import Network, Run

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel
 
 from tombola import models
+from tombola.code import code_of
 from tombola.engine import Choice
 from tombola.errors import TombolaError
-from tombola.lab.code import code_of
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:

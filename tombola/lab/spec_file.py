@@ -141,7 +141,7 @@ class _Known:
         for parent, model in self.tables.items():
             yield from (f"{parent}.{name}".lstrip(".") for name in model.model_fields)
         for field, models in self.named.items():
-            yield from (f"recipe.{field}.{name}" for model in models.values() for name in _parameters(model))
+            yield from (f"recipe.{field}.{name}" for model in models.values() for name in model.model_fields)
 
     def below(self, parents: Sequence[str], table: Mapping[str, Any]) -> set[str]:
         """The fields below `parents`, as far as that can be told."""
@@ -150,7 +150,7 @@ class _Known:
         inner = table.get("recipe", {}).get(parents[-1], {})
         models = self.named.get(parents[-1], {})
         chosen = models.get(inner.get("name", "") if isinstance(inner, dict) else "")
-        return _parameters(chosen) if chosen else set()
+        return set(chosen.model_fields) if chosen else set()
 
 
 def _is_model(annotation: Any) -> bool:
@@ -160,11 +160,6 @@ def _is_model(annotation: Any) -> bool:
 def _by_name(union: Any) -> Mapping[str, type[BaseModel]]:
     """name -> model of a union whose members are told apart by their `name`."""
     return {get_args(member.model_fields["name"].annotation)[0]: member for member in get_args(get_args(union)[0])}
-
-
-def _parameters(model: type[BaseModel]) -> set[str]:
-    """The fields that a spec can have: not an objective's code, of which a spec says nothing."""
-    return set(model.model_fields) - {"code"}
 
 
 def _fault(detail: Any, table: Mapping[str, Any], known: _Known) -> Fault:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tombola.code import attribute
 from tombola.data.facts import Facts
-from tombola.lab.code import attribute
 from tombola.lab.kinds.training import Train
 from tombola.lab.runs import Network, Outcome, Run, Tell, untold
 from tombola.objective import CrossEntropy

@@ -5,7 +5,7 @@ import json
 import pickle
 import time
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pytest
@@ -369,6 +369,14 @@ class Ensemble(Run):
     members: tuple[Run, ...]
     by_name: tuple[tuple[str, Run], ...] = ()
     shares: tuple[float, ...] | None = None
+    power: int = field(default=1, kw_only=True)
+    less: Run | None = field(default=None, kw_only=True)
+
+
+def test_what_is_given_by_keyword_only_is_in_the_key_and_an_input() -> None:  # S9
+    both = replace(ENSEMBLE, power=2, less=RANDOM)
+    assert len({ENSEMBLE.key, replace(ENSEMBLE, power=2).key, both.key}) == 3
+    assert both.inputs == (*ENSEMBLE.inputs, RANDOM) and shallow(both).key == both.key
 
 
 ENSEMBLE = Ensemble((TRAIN, replace(TRAIN, order_seed=8, mask=PRUNE)), (("teacher", INIT),))

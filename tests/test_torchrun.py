@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ from tombola.errors import StoreError, TombolaError
 from tombola.evaluate import Evaluation
 from tombola.lab import store as storing
 from tombola.lab.attempt import do
+from tombola.lab.kinds import Train
 from tombola.lab.plan import plan
+from tombola.lab.queue import RunQueue
 from tombola.lab.runs import Outcome, Stored
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.torchrun import _lead
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, Optimizer
@@ -199,6 +203,8 @@ def test_shares_cover_everything_once(count: int, world: int) -> None:  # K9
 class Leading:
     """The part of a crew that says something, to all."""
 
+    rank, world = 0, WORLD
+
     def __init__(self) -> None:
         self.said: list[int | None] = []
 
@@ -262,6 +268,24 @@ def test_a_checkpoint_that_never_comes_is_no_silent_start_from_zero(
     monkeypatch.setattr(storing, "SEEN_WITHIN_S", 0.01)
     with pytest.raises(StoreError, match="the checkpoint of train-1 at step 8, which the first process has written"):
         Worker(store, None, crew=Following(8)).halted(Stored("train-1"))  # type: ignore[arg-type]
+
+
+class InItsOwnWay(Train):
+    """A kind of training that makes something of the plain one."""
+
+    kind = "in-its-own-way"
+
+
+def test_a_kind_that_trains_in_its_own_way_is_trained_by_the_leader_alone(tmp_path: Path) -> None:
+    """Though it calls the plain training's: the others, who hear nothing of the run, would be waited for for ever."""
+    small = ["levels=0", "replicates=1", "recipe.length=4it", "device=cpu"]
+    plain = plan(read("digits", small)).rows[0].run
+    run = InItsOwnWay(**{each.name: getattr(plain, each.name) for each in fields(plain) if each.init})
+    store, crew = Store(tmp_path).open(), Leading()
+    queue = RunQueue([run.start, run], store, lambda event: None)
+    for each in (run.start, run):
+        _lead(each, Worker(store, None, crew=crew), queue)  # type: ignore[arg-type]
+    assert queue.result.failed == {} and queue.result.done == 2 and crew.said == []
 
 
 # ---------------------------------------------------------------- the command

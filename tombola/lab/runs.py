@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
@@ -148,8 +149,8 @@ class Run:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of its parameters and inputs: all fields but the key."""
-        return self.__match_args__
+        """Of its parameters and inputs: all fields but the key, those that are given by keyword only too."""
+        return _names(type(self))
 
     @property
     def inputs(self) -> tuple["Run", ...]:
@@ -178,6 +179,11 @@ class Run:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.key == other.key
+
+
+@cache
+def _names(kind: type[Run]) -> tuple[str, ...]:
+    return tuple(parameter.name for parameter in fields(kind) if parameter.init)
 
 
 def _runs_in(value: Any) -> Iterator[Run]:

@@ -89,7 +89,7 @@ def _lead(run: Run, worker: "Worker", queue: RunQueue) -> None:
     def performing(run: Run, worker: "Worker", looked: Tell) -> Outcome:
         nonlocal alone
         if not run.data_parallel:
-            return run.perform(worker, looked)
+            return run.perform(worker.alone, looked)
         assert worker.crew
         worker.crew.hear(shallow(run))
         alone = True

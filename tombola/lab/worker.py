@@ -1,5 +1,6 @@
 """What a worker has at hand while it performs runs: the store, the data sets, and how it trains."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -142,12 +143,15 @@ class Worker:
             self._tests[key] = torch.from_numpy(image_order(images.numpy())) if key[1] else torch.arange(len(images))
         return self._tests[key]
 
-    def batches(self, order: ExampleOrder, whole: bool = False) -> data.Batches:
-        """The batches that a training sees, step by step: of each this process's share, on the worker's device.
+    @property
+    def alone(self) -> "Worker":
+        """The same without its crew, for runs that one process does by itself; what it has read it has in common."""
+        alone = copy.copy(self)
+        alone.crew = None
+        return alone
 
-        Args:
-            whole: all of each, where this process does alone what it does.
-        """
+    def batches(self, order: ExampleOrder) -> data.Batches:
+        """The batches that a training sees, step by step: of each this process's share, on the worker's device."""
         recipe = order.recipe
         return data.Batches(
             self.placed(recipe),
@@ -156,7 +160,7 @@ class Worker:
             order.order_seed,
             recipe.augment,
             order.augment_seed or 0,
-            part=(self.crew.rank, self.crew.world) if self.crew and not whole else (0, 1),
+            part=(self.crew.rank, self.crew.world) if self.crew else (0, 1),
             device=self.device,
         )
 

@@ -43,7 +43,7 @@ class Sample:
 
     def batches(self, worker: "Worker") -> "Iterator[Batch]":
         """Those of one epoch, on the worker's device."""
-        batches = worker.batches(self, whole=True)
+        batches = worker.batches(self)
         for step in range(worker.placed(self.recipe).facts.epoch_iterations(self.recipe.batch)):
             yield batches(step)
 

@@ -36,6 +36,7 @@ from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.tickets import ticket_of, trained_of
 from tombola.lab.worker import Worker
 from tombola.lab.workers import _dismiss, _Equipment, _fill, _shapes, _unheard, execute
 from tombola.prunable import full
@@ -630,7 +631,8 @@ def test_a_training_may_end_under_a_mask_of_its_own_which_the_next_one_is_given(
 ) -> None:
     (tmp_path / "mine.py").write_text(DWINDLING)
     small = ["levels=2", "replicates=2", "recipe.length=10it", "rewind=0it", "method=dwindling", "arms=ticket"]
-    experiment = read("digits-lenet", [*small, f"engine={engine}"], [tmp_path / "mine.py"])
+    changes = [*small, "study.overlap.levels=1,2", f"engine={engine}"]
+    experiment = read("digits-lenet", changes, [tmp_path / "mine.py"])
     wanted = plan(experiment)
     kinds = {row.run.kind for row in wanted.rows}
     assert kinds == {"dwindling"} and not any(run.data_parallel or run.stack for run in wanted.runs)
@@ -643,7 +645,17 @@ def test_a_training_may_end_under_a_mask_of_its_own_which_the_next_one_is_given(
         state, living = store.weights(row.run), store.living(row.run)
         assert living and all(((state[name] != 0) <= kept).all() for name, kept in living.items())
         assert living.alive == store.values(row.run)["alive"]
-    assert len(results(wanted, store).rows) == len(wanted.rows)
+    finished = results(wanted, store)
+    assert len(finished.rows) == len(wanted.rows)
+    for row in wanted.rows:
+        ticket = ticket_of(wanted, store, row.level, row.replicate)
+        _, alive_at_end, _ = trained_of(wanted, store, row.level, row.replicate)
+        assert ticket.mask == alive_at_end == store.living(row.run), "what the table counts"
+        assert ticket.origin["keys"] == {"start": row.run.start.key, "mask": row.run.key}
+    for level, finding in enumerate(finished.findings, start=1):
+        densities = [store.values(row.run)["density"] for row in wanted.rows if row.level == level]
+        assert finding.values["density"] == pytest.approx(sum(densities) / 2), "the masks at the end"
+    assert len(finished.findings) == 2
     assert run_seconds(wanted, store)(wanted.rows[0].run) > 0
 
 

@@ -240,6 +240,18 @@ def test_a_score_is_given_batches_as_they_are() -> None:
     assert str(seen) == str(batches)
 
 
+@pytest.mark.parametrize("code", ["of another file", None])
+def test_a_mask_is_made_by_the_score_that_is_in_its_key_or_not_at_all(worker: Worker, code: str | None) -> None:  # S9
+    """Not by another one of its name: two plans on one store may have two files."""
+    spec = spec_of({"rate": 0.5}, model="lenet-20-10")
+    by_spec, start = Replicate(spec, 0).prune(dense(spec), None), Replicate(spec, 0).rewind_point()
+    run = replace(by_spec, trained=start, score_seed=1, code=code)
+    mine = replace(worker, scores={"magnitude": replace(SCORES["magnitude"], code="of this file")})
+    by_lab(spec, worker)  # for its initial weights
+    what, reason, _ = do(run, mine, lambda *seen: None)
+    assert what == "failed" and "score of prune-" in reason
+
+
 def test_a_score_changes_nothing_in_the_loop() -> None:
     """It computes gradients, moves running means and draws: in a copy, and as if nobody had drawn."""
 

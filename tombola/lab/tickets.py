@@ -36,14 +36,14 @@ def ticket_of(plan: Plan, store: Store, level: int, replicate: int) -> "Ticket":
             todo="Its levels go on from trained weights: there is no ticket to write.",
         )
     run = _training(plan, level, replicate)
-    _need(run.inputs, plan, store, level, replicate)
-    start = store.weights(run.start)
+    _need(run.inputs if run.keeps_mask else (run, *run.inputs), plan, store, level, replicate)
+    start, mask = store.weights(run.start), store.masked_by(run)
     model, alive = _network(plan, store, run)
-    how = store.provenance(run.mask or run.start)
+    how = store.provenance(mask or run.start)
     origin = {
         "experiment": plan.experiment.name,
         "key": run.key,
-        "keys": {"start": run.start.key, **({"mask": run.mask.key} if run.mask else {})},
+        "keys": {"start": run.start.key, **({"mask": mask.key} if mask else {})},
         "model": run.recipe.model,
         "data": run.recipe.data,
         "data_fingerprint": run.data_fingerprint,
@@ -73,10 +73,9 @@ def trained_of(plan: Plan, store: Store, level: int, replicate: int) -> "tuple[n
 
     run = _training(plan, level, replicate)
     _need([run], plan, store, level, replicate)
-    model, given = _network(plan, store, run)
+    model, alive = _network(plan, store, run)
     weights.put(model, store.weights(run))
-    living = store.living(run)  # its own, where it changed its mask while it trained
-    return model, given if living is None else living, run
+    return model, alive, run
 
 
 def _training(plan: Plan, level: int, replicate: int) -> Train:
@@ -116,9 +115,10 @@ def _need(runs: Iterable[Run], plan: Plan, store: Store, level: int, replicate: 
 
 
 def _network(plan: Plan, store: Store, run: Train) -> "tuple[nn.Module, Mask]":
-    """The network that is trained, whatever its weights, and what lives of it."""
+    """The network, whatever its weights, and what lives of it: at the end, where that is another mask."""
     from tombola import models, prunable
 
     facts, recipe = plan.experiment.spec.facts, run.recipe
     model = models.build(recipe.model, facts.shape, facts.classes, recipe.init, init_seed=0)
-    return model, store.mask(run.mask) if run.mask else prunable.full(model)
+    living = store.living(run)
+    return model, prunable.full(model) if living is None else living

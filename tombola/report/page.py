@@ -10,7 +10,6 @@ from statistics import mean
 from altair.utils.schemapi import debug_mode
 
 from tombola import charts, files
-from tombola.lab.kinds import Prune
 from tombola.lab.results import ACCURACY, Result, Results
 from tombola.lab.studies import Finding, Study
 from tombola.report import figures
@@ -49,8 +48,8 @@ def _survivors(results: Results) -> list[tuple[float, list[list[float]]]]:
     spread = sorted({round(place * (len(tickets) - 1) / (IMAGES - 1)) for place in range(IMAGES)}) if tickets else []
     images = []
     for ticket in (tickets[place] for place in spread):
-        mask = ticket.row.run.mask
-        if not isinstance(mask, Prune) or not results.store.has(mask):
+        mask = results.store.masked_by(ticket.row.run)
+        if mask is None or not results.store.has(mask):
             continue
         first = next(iter(results.store.alive(mask).values()))
         alive = input_survivors(first, results.experiment.spec.facts.shape)

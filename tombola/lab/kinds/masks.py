@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from tombola.code import attribute
 from tombola.data.facts import Facts
-from tombola.lab.kinds.training import Train
+from tombola.errors import BadInput
+from tombola.lab.kinds.training import Train, further_inputs
 from tombola.lab.runs import Network, Outcome, Run, Tell, untold
 from tombola.objective import CrossEntropy
 from tombola.pruning import Round, by_kind
@@ -70,7 +71,7 @@ class Prune(Run):
         n, m: in the scope `n_of_m`, how many stay of how many; None elsewhere.
         code: SHA-256 of the file that the score comes from; None for Tombola's own.
         sample: the batches that the score sees; None for one that sees none.
-        further: what else the objective of the training asks for, as `Train` has it, for a score that sees its loss.
+        further: what else the loss that the score sees asks for, as `Train.further` has it; None for nothing.
     """
 
     kind = "prune"
@@ -120,7 +121,13 @@ class Prune(Run):
 
         Args:
             scores: that there are, by name.
+
+        Raises:
+            BadInput: the score is none of them, or of another file than the one that is in the key.
         """
+        score = scores.get(self.score)
+        if score is None or score.code != self.code:
+            raise _other_score(self)
         return Round(
             scope=self.scope,
             rates=by_kind(dict(self.rates), self.scope),
@@ -128,7 +135,7 @@ class Prune(Run):
             include=self.include or (),
             n=self.n,
             m=self.m,
-            score=scores[self.score],
+            score=score,
         )
 
     def _scored(self, model: "nn.Module", before: "Mask", worker: "Worker") -> "Scored":
@@ -139,12 +146,17 @@ class Prune(Run):
         weights.put(model, trained)
         if self.sample is None:
             return Scored(model, trained, before, seed=self.score_seed)
-        further = {name: worker.store.weights(run) for name, run in self.further or ()}
-        inputs = {
-            name: {layer: value.to(worker.device) for layer, value in given.items()} for name, given in further.items()
-        }
-        batches, loss = self.sample.batches(worker), self.sample.loss(inputs)
-        return Scored(model.to(worker.device), trained, before, batches, self.score_seed, loss)
+        loss = self.sample.loss(further_inputs(self.further, worker))
+        return Scored(model.to(worker.device), trained, before, self.sample.batches(worker), self.score_seed, loss)
+
+
+def _other_score(run: Prune) -> BadInput:
+    return BadInput(
+        where=f"score of {run.key}",
+        expected=f"{run.score!r} of {f'the extension {run.code[:16]}...' if run.code else 'Tombola itself'}",
+        found="another one, or none",
+        todo="`replicate.prune` makes masks by the spec's score; name the same files to whatever performs them.",
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

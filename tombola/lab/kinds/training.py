@@ -80,6 +80,11 @@ class Train(Run):
         return self.mask
 
     @property
+    def keeps_mask(self) -> bool:
+        """Whether it ends under the mask that it was given: a kind that trains in its own way may have another one."""
+        return type(self) is Train
+
+    @property
     def steps(self) -> int:
         return self.until - self.begin
 
@@ -188,9 +193,16 @@ def _train(starts: Sequence[_Start], worker: "Worker", tells: Sequence[Tell]) ->
 
 
 def _begin(start: _Start, worker: "Worker") -> Start:
-    run = start.run
-    inputs = {name: worker.store.weights(further) for name, further in run.further or ()}
+    run, inputs = start.run, further_inputs(start.run.further, worker)
     return Start(start.model, start.living, worker.placed(run.recipe), start.state, inputs)
+
+
+def further_inputs(
+    further: tuple[tuple[str, Run], ...] | None, worker: "Worker"
+) -> "dict[str, dict[str, Tensor]]":
+    """What else an objective asks for, by name: the weights of each of these runs, on the worker's device."""
+    states = {name: worker.store.weights(run) for name, run in further or ()}
+    return {name: {key: value.to(worker.device) for key, value in state.items()} for name, state in states.items()}
 
 
 def _recorder(

@@ -176,10 +176,10 @@ class Evidence:
     def masks(self, arm: str, level: int, rewind: int) -> "list[Mask]":
         """The masks of an arm at a level and a rewind step, one for each replicate that has its own by now.
 
-        Of a training that has ended under a mask of its own it is that one.
+        Of a training that has ended under a mask of its own it is that one, and none before it has.
         """
         trainings = [row.run for row in self.rows if (row.arm, row.level, row.rewind) == (arm, level, rewind)]
-        made = map(self.store.masked_by, trainings)
+        made = [self.store.masked_by(run) for run in trainings if run.keeps_mask or run.key in self.done]
         return [self.store.mask(run) for run in made if run and run.key in self.done]
 
 

@@ -177,7 +177,8 @@ def _endless(spec: Spec, members: Members) -> Iterable[Fault]:
     tables = spec.replicates * len(spec.rewind)
     rows = tables * (1 + spec.levels * sum(members.draws(arm, spec) for arm in spec.arms))
     if rows > MOST:
-        counts = {name: getattr(spec, name) for name in ("replicates", "levels", "reinits", "randoms")}
+        draws = {control.draws for control in members.controls.values() if control.draws}
+        counts = {name: getattr(spec, name) for name in ("replicates", "levels", *sorted(draws, reverse=True))}
         largest = max(counts, key=counts.__getitem__)
         yield Fault(
             largest,

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
@@ -150,7 +149,7 @@ class Run:
     @property
     def names(self) -> tuple[str, ...]:
         """Of its parameters and inputs: all fields but the key, those that are given by keyword only too."""
-        return _names(type(self))
+        return tuple(parameter.name for parameter in fields(self) if parameter.init)
 
     @property
     def inputs(self) -> tuple["Run", ...]:
@@ -179,11 +178,6 @@ class Run:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.key == other.key
-
-
-@cache
-def _names(kind: type[Run]) -> tuple[str, ...]:
-    return tuple(parameter.name for parameter in fields(kind) if parameter.init)
 
 
 def _runs_in(value: Any) -> Iterator[Run]:

@@ -197,9 +197,7 @@ def _begin(start: _Start, worker: "Worker") -> Start:
     return Start(start.model, start.living, worker.placed(run.recipe), start.state, inputs)
 
 
-def further_inputs(
-    further: tuple[tuple[str, Run], ...] | None, worker: "Worker"
-) -> "dict[str, dict[str, Tensor]]":
+def further_inputs(further: tuple[tuple[str, Run], ...] | None, worker: "Worker") -> "dict[str, dict[str, Tensor]]":
     """What else an objective asks for, by name: the weights of each of these runs, on the worker's device."""
     states = {name: worker.store.weights(run) for name, run in further or ()}
     return {name: {key: value.to(worker.device) for key, value in state.items()} for name, state in states.items()}

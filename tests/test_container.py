@@ -48,7 +48,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="m
 def changed(path: Path, key: str, change: Callable[[dict[str, Any]], object]) -> None:
     """What is said in the header of a file, made otherwise; the digest is right."""
     content = path.read_bytes()
-    said = container.said(content, key)
+    said = container.metadata(content, key)
     change(said)
     sealed = "digest" in said
     again = save(load(content), metadata={key: json.dumps(said | ({"digest": files.ZEROS} if sealed else {}))})

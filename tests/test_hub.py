@@ -211,7 +211,7 @@ def test_a_checkpoint_that_cannot_be_fetched_is_said_at_once(
         BadInput,
         match=r"the hub's user/none: expected a, found no copy of it here, and no way to the hub \(.*refused.*\)",
     ):
-        hub.found("user/none", "a")
+        hub.located("user/none", "a")
 
 
 @pytest.mark.parametrize("offline", [{}, {"HF_HUB_OFFLINE": "1"}])

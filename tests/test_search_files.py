@@ -375,7 +375,7 @@ def test_a_file_that_says_something_else_is_refused(place: tuple[Any, ...], valu
     """Complete, with the right digest, and a value of another type: errors of Python's own came out of it."""
     path = tmp_path / "search"
     finished(path, levels=1)
-    said = container.said(path.read_bytes(), checkpoint.KEY)
+    said = container.metadata(path.read_bytes(), checkpoint.KEY)
     holder = said
     for key in place[:-1]:
         holder = holder[key]

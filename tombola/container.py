@@ -35,11 +35,11 @@ class Foreign(ValueError):
         self.keys, self.names = keys, names
 
 
-def content(tensors: Mapping[str, Tensor], key: str, said: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
-    """The bytes of a file that holds `tensors`, and `said` as JSON under `key` in its header.
+def content(tensors: Mapping[str, Tensor], key: str, metadata: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
+    """The bytes of a file that holds `tensors`, and `metadata` as JSON under `key` in its header.
 
     Args:
-        said: its first string of 64 zeros, `files.ZEROS`, is the place of the digest.
+        metadata: its first string of 64 zeros, `files.ZEROS`, is the place of the digest.
 
     Raises:
         BadInput: a tensor has a type that no such file holds.
@@ -47,9 +47,9 @@ def content(tensors: Mapping[str, Tensor], key: str, said: Mapping[str, Any], *,
     pairs = [name for name, value in tensors.items() if value.is_complex()]
     if pairs:
         tensors = {name: torch.view_as_real(value) if name in pairs else value for name, value in tensors.items()}
-        said = {**said, PAIRS: pairs}
+        metadata = {**metadata, PAIRS: pairs}
     # One key of metadata: with more, the file's bytes depend on the order of a hash map.
-    text = json.dumps(said, sort_keys=sort_keys)
+    text = json.dumps(metadata, sort_keys=sort_keys)
     try:
         return files.sealed(save(dict(tensors), metadata={key: text}))
     except KeyError as error:
@@ -80,7 +80,7 @@ def header(content: bytes) -> tuple[dict[str, str], list[str]]:
     return metadata, list(found)
 
 
-def said(content: bytes, key: str) -> dict[str, Any]:
+def metadata(content: bytes, key: str) -> dict[str, Any]:
     """What a file says of itself under `key`.
 
     Args:
@@ -90,29 +90,29 @@ def said(content: bytes, key: str) -> dict[str, Any]:
         Foreign: nothing is said there.
         ValueError: what is said is no table, or it is no safetensors file.
     """
-    metadata, names = header(content)
-    if key not in metadata:
-        raise Foreign(metadata.keys(), names)
+    entries, names = header(content)
+    if key not in entries:
+        raise Foreign(entries.keys(), names)
     try:
-        found = files.parsed(metadata[key])
+        values = files.parsed(entries[key])
     except TypeError as error:
         raise ValueError(f"nothing to be read under {key} in its header") from error
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise ValueError(f"{key} in its header is no table")
-    return found
+    return values
 
 
-def sealed(content: bytes, said: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a file that `content` made, of which it says `said`.
+def sealed(content: bytes, metadata: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a file that `content` made, of which it says `metadata`.
 
     Raises:
         ValueError: a byte of it is another than when it was made.
         SafetensorError, KeyError, TypeError, RuntimeError: it is damaged otherwise.
     """
-    if not files.intact(content, said["digest"]):
+    if not files.intact(content, metadata["digest"]):
         raise ValueError("its SHA-256 is another than it says")
     found = tensors(content)
-    return found | {name: torch.view_as_complex(found[name]) for name in said.get(PAIRS, ())}
+    return found | {name: torch.view_as_complex(found[name]) for name in metadata.get(PAIRS, ())}
 
 
 def tensors(content: bytes) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def pull(repo: str, file: str, *, revision: str | None = None, endpoint: str | N
             ) from error
 
 
-def found(source: str, *files: str) -> Path | None:
+def located(source: str, *files: str) -> Path | None:
     """The first of `files` in the folder `source`, or in the hub's repository of that name; None where none is there.
 
     What the library has kept of the repository is taken as it is; only what is not there is fetched.

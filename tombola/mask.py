@@ -29,11 +29,11 @@ class Mask(Mapping[str, Tensor]):
         self._layers = {name: alive.detach().cpu().clone() for name, alive in layers.items()}
 
     @staticmethod
-    def check(found: object) -> None:
+    def check(value: object) -> None:
         """Raise BadInput if it is no mask."""
-        if not isinstance(found, Mask):
-            todo = "tombola.Mask(it) makes one." if isinstance(found, Mapping) else "A ticket's is ticket.mask."
-            raise BadInput(where="mask", expected="a Mask", found=type(found).__name__, todo=todo)
+        if not isinstance(value, Mask):
+            todo = "tombola.Mask(it) makes one." if isinstance(value, Mapping) else "A ticket's is ticket.mask."
+            raise BadInput(where="mask", expected="a Mask", found=type(value).__name__, todo=todo)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._layers[name]

@@ -173,7 +173,7 @@ class Ticket:
         tensors = {f"mask/{name}": code for name, code in codes.items()}
         if not as_seed:
             tensors |= {f"weights/{name}": value for name, value in living.items()}
-        said = {
+        metadata = {
             # The first key in the order of the alphabet, so that its zeros are the first ones in the file.
             "digest": files.ZEROS,
             "format": FORMAT,
@@ -184,14 +184,14 @@ class Ticket:
             "weights": list(self.weights),
         }
         if as_seed:
-            said["weights_sha256"] = self._remade()
+            metadata["weights_sha256"] = self._remade()
         try:
-            json.dumps(said, sort_keys=True)
+            json.dumps(metadata, sort_keys=True)
         except (TypeError, ValueError) as error:
             raise BadInput(
                 where="the ticket's origin", expected="JSON values", found=str(error), todo="Convert or leave it out."
             ) from error
-        return container.content(tensors, KEY, said, sort_keys=True)
+        return container.content(tensors, KEY, metadata, sort_keys=True)
 
     def _remade(self) -> str:
         own = _sha256(self.weights, self.mask)
@@ -279,12 +279,12 @@ def _about(content: bytes, where: str) -> dict[str, Any]:
     if content[8:9] != b"{" and content.startswith((b"\x80", b"PK")):
         raise _no_ticket(where, "a pickle, as torch.save writes it", "Tombola reads none: they execute what they hold.")
     try:
-        said = container.said(content, KEY)
-        if not isinstance(said["format"], int):
-            raise TypeError(f"format {said['format']!r}")
-        if not isinstance(said["origin"], dict):
-            raise TypeError(f"origin {said['origin']!r:.60}")
-        return said
+        metadata = container.metadata(content, KEY)
+        if not isinstance(metadata["format"], int):
+            raise TypeError(f"format {metadata['format']!r}")
+        if not isinstance(metadata["origin"], dict):
+            raise TypeError(f"origin {metadata['origin']!r:.60}")
+        return metadata
     except container.Foreign as other:
         if "tombola-search" in other.keys:
             search = "Search.resume opens it; its `ticket(level)` is one."
@@ -295,11 +295,11 @@ def _about(content: bytes, where: str) -> dict[str, Any]:
 
 
 def _parsed(content: bytes, where: str) -> Ticket:
-    said = _about(content, where)
-    if not 1 <= said["format"] <= FORMAT:
-        raise _newer(where, said["format"])
+    metadata = _about(content, where)
+    if not 1 <= metadata["format"] <= FORMAT:
+        raise _newer(where, metadata["format"])
     try:
-        return _version_1(said, content) if said["format"] == 1 else _version_2(said, content, where)
+        return _version_1(metadata, content) if metadata["format"] == 1 else _version_2(metadata, content, where)
     except container.DAMAGED as error:
         raise _no_ticket(where, f"a damaged one ({shown(error, LONGEST)})", "Get it anew.") from error
 
@@ -313,31 +313,38 @@ def _newer(where: str, version: int) -> BadInput:
     )
 
 
-def _version_1(said: dict[str, Any], content: bytes) -> Ticket:
-    shapes = {name: tuple(shape) for name, shape in said["shapes"].items()}
+def _version_1(metadata: dict[str, Any], content: bytes) -> Ticket:
+    shapes = {name: tuple(shape) for name, shape in metadata["shapes"].items()}
     mask_codec.affordable(shapes.values(), len(content))
     tensors = container.tensors(content)
     alive = mask_codec.unpack(weights.below("mask/", tensors), shapes)
-    return Ticket(alive, mask_codec.expand(weights.below("weights/", tensors), alive), said["origin"])
+    return Ticket(alive, mask_codec.expand(weights.below("weights/", tensors), alive), metadata["origin"])
 
 
-def _version_2(said: dict[str, Any], content: bytes, where: str) -> Ticket:
-    tensors = container.sealed(content, said)
-    mask_codec.affordable((shape for _, shape in said["masks"]), len(content))
-    seed = Seed(**said["seed"] | {"shape": tuple(said["seed"]["shape"])}) if said["seed"] else None
-    remade = seed if "weights_sha256" in said else None
+def _version_2(metadata: dict[str, Any], content: bytes, where: str) -> Ticket:
+    tensors = container.sealed(content, metadata)
+    mask_codec.affordable((shape for _, shape in metadata["masks"]), len(content))
+    seed = Seed(**metadata["seed"] | {"shape": tuple(metadata["seed"]["shape"])}) if metadata["seed"] else None
+    remade = seed if "weights_sha256" in metadata else None
     if remade:
-        _remakes(remade, dict(said["masks"]), len(content))
-    alive = Mask({name: mask_codec.decode(tensors[f"mask/{name}"], shape) for name, shape in said["masks"]})
+        _remakes(remade, dict(metadata["masks"]), len(content))
+    alive = Mask({name: mask_codec.decode(tensors[f"mask/{name}"], shape) for name, shape in metadata["masks"]})
     if remade:
         values = remade.masked(alive)
-        if _sha256(values, alive) != said["weights_sha256"]:
-            raise _other_weights(where, remade, shown(said["origin"].get("versions", {}).get("torch", "of its time")))
+        if _sha256(values, alive) != metadata["weights_sha256"]:
+            raise _other_weights(
+                where, remade, shown(metadata["origin"].get("versions", {}).get("torch", "of its time"))
+            )
     else:
         # Of a tied weight that has a mask under each of its names the values are there once; older files have such.
-        stored = Mask({name: each for name, each in alive.items() if name not in said["tied"]})
+        stored = Mask({name: each for name, each in alive.items() if name not in metadata["tied"]})
         values = mask_codec.expand(weights.below("weights/", tensors), stored)
-    return Ticket(alive, {name: values[said["tied"].get(name, name)] for name in said["weights"]}, said["origin"], seed)
+    return Ticket(
+        alive,
+        {name: values[metadata["tied"].get(name, name)] for name in metadata["weights"]},
+        metadata["origin"],
+        seed,
+    )
 
 
 def _other_weights(where: str, seed: Seed, by: str) -> BadInput:

@@ -148,9 +148,9 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
         BadInput: what the model calls depends on its input's values, so that there is no one graph of calls; or it
             cannot be called with `example`.
     """
-    found = trace(model, example)
-    follower = _Follower(model, found)
-    for node in found.graph.nodes:
+    traced = trace(model, example)
+    follower = _Follower(model, traced)
+    for node in traced.graph.nodes:
         follower.visit(node)
     return follower.flow()
 
@@ -158,10 +158,10 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
 class _Follower:
     """Goes from call to call; `values` holds the channels of each value that has some, None behind a barrier."""
 
-    def __init__(self, model: nn.Module, found: Trace) -> None:
+    def __init__(self, model: nn.Module, traced: Trace) -> None:
         self.modules = dict(model.named_modules())
-        self.trace, self.shapes = found, found.shapes
-        self.shared = _shared(model, found.graph)
+        self.trace, self.shapes = traced, traced.shapes
+        self.shared = _shared(model, traced.graph)
         self.values: dict[fx.Node, Channels | None] = {}
         self.inputs: set[fx.Node] = set()  # the model's own, flattened or not
         self.units = 1  # STAYS

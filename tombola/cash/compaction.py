@@ -83,19 +83,19 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
     """
     small = masked(model, mask)
     example = example if isinstance(example, tuple) else (example,)
-    found = channels.follow(small, example)
-    picked = _pick(found)
-    small = _with_fewer_heads(small, found.attentions, example)
-    for layer in found.layers:
+    flow = channels.follow(small, example)
+    picked = _pick(flow)
+    small = _with_fewer_heads(small, flow.attentions, example)
+    for layer in flow.layers:
         module = small.get_submodule(layer.name)
         columns = _shrink(module, layer, picked)
         if layer.first and not columns.all():
             _put_inputs_before(small, layer.name, columns.nonzero().flatten())
-    for name, units in found.along:
+    for name, units in flow.along:
         _slice(small.get_submodule(name), picked.stays[units])
-    other = {node: int(stay.sum()) for node, units in found.flattenings if not (stay := picked.stays[units]).all()}
+    other = {node: int(stay.sum()) for node, units in flow.flattenings if not (stay := picked.stays[units]).all()}
     if other:
-        small = hardcoded_sizes.rewritten(small, found.trace.called, found.trace.graph, other)
+        small = hardcoded_sizes.rewritten(small, flow.trace.called, flow.trace.graph, other)
     if apart := equivalence.difference(masked(model, mask), small, example):
         raise _not_compacted(model, apart)
     return small
@@ -188,7 +188,7 @@ def _read(layer: CompactableLayer, stays: Tensor) -> Tensor:
     return layer.alive[stays[layer.gives]].any(dim=0) & ~layer.reads.constant
 
 
-def _pick(found: Flow) -> _Picked:
+def _pick(flow: Flow) -> _Picked:
     """The units that a living path leads on from, through layers that read them, to an output or a barrier.
 
     What is constant needs no unit: it is folded into the reader's bias. One case needs a unit all the same: a constant
@@ -196,32 +196,32 @@ def _pick(found: Flow) -> _Picked:
     that such a convolution reads are multiples of one of them there, so that one, the carrier, stays for all:
     sum_i w_i c_i = (sum_i w_i c_i / c_0) c_0.
     """
-    needed = torch.zeros(int(found.groups.max()) + 1, dtype=torch.bool)
-    needed[found.groups[channels.STAYS]] = True
+    needed = torch.zeros(int(flow.groups.max()) + 1, dtype=torch.bool)
+    needed[flow.groups[channels.STAYS]] = True
     carriers: dict[str, int] = {}
     while True:
-        _close(found, needed)
-        stays = needed[found.groups]
-        missing = next((layer for layer in found.layers if _misses_carrier(layer, stays, carriers)), None)
+        _close(flow, needed)
+        stays = needed[flow.groups]
+        missing = next((layer for layer in flow.layers if _misses_carrier(layer, stays, carriers)), None)
         if missing is None:
             break
         carriers[missing.name] = _carrier(missing, stays)
-        needed[found.groups[missing.reads.units[carriers[missing.name]]]] = True
+        needed[flow.groups[missing.reads.units[carriers[missing.name]]]] = True
     fill = torch.zeros_like(needed)
-    for layer in found.layers:
-        if not (needed | fill)[found.groups[layer.gives]].any():
-            fill[found.groups[layer.gives[0]]] = True
-    fillers = fill[found.groups]
+    for layer in flow.layers:
+        if not (needed | fill)[flow.groups[layer.gives]].any():
+            fill[flow.groups[layer.gives[0]]] = True
+    fillers = fill[flow.groups]
     return _Picked(stays | fillers, fillers, carriers)
 
 
-def _close(found: Flow, needed: Tensor) -> None:
+def _close(flow: Flow, needed: Tensor) -> None:
     """Add to the groups that are needed those that they read, and so on."""
     before = -1
     while before != (before := int(needed.sum())):
-        for layer in reversed(found.layers):
-            read = _read(layer, needed[found.groups])
-            needed[found.groups[layer.reads.units[read]]] = True
+        for layer in reversed(flow.layers):
+            read = _read(layer, needed[flow.groups])
+            needed[flow.groups[layer.reads.units[read]]] = True
 
 
 def _misses_carrier(layer: CompactableLayer, stays: Tensor, carriers: Mapping[str, int]) -> bool:

@@ -100,17 +100,17 @@ def _proved(
     dense = _Candidate("dense", model, model, model)
     drawn = _takes_one(dense, given)
     _cuts_no_time(dense, given)
-    wanted = _outputs(dense, given)
-    _are_numbers(wanted)
-    correct = None if labels is None else _marker(labels, wanted)
+    expected = _outputs(dense, given)
+    _are_numbers(expected)
+    correct = None if labels is None else _marker(labels, expected)
     _fill_a_batch(given, batches)
-    itself = equivalence.apart(wanted, _outputs(dense, given))
+    itself = equivalence.apart(expected, _outputs(dense, given))
 
-    def judged(one: _Candidate, outputs: Tensor) -> _Compared:
+    def compared_with_dense(one: _Candidate, outputs: Tensor) -> _Compared:
         accuracy = None if correct is None else correct(outputs)
-        return _Compared(equivalence.apart(wanted, outputs), accuracy, metric(one) if metric else None)
+        return _Compared(equivalence.apart(expected, outputs), accuracy, metric(one) if metric else None)
 
-    compared, left_out = {dense: judged(dense, wanted)}, dict[str, str]()
+    compared, left_out = {dense: compared_with_dense(dense, expected)}, dict[str, str]()
     for name, made in _others(dense, given, max(batches)):
         if isinstance(made, str):
             left_out[name] = made
@@ -118,7 +118,7 @@ def _proved(
         try:
             for batch in batches:
                 _call(made, given.first(batch))
-            compared[made] = judged(made, _outputs(made, given))
+            compared[made] = compared_with_dense(made, _outputs(made, given))
         except Exception as error:  # it runs the model's own code, which may raise anything
             left_out[name] = f"It cannot be called with these inputs: {type(error).__name__} ({first_line(error)})."
     taken = {batch: _times([*compared], given.first(batch)) for batch in batches}
@@ -127,18 +127,18 @@ def _proved(
             name=one.name,
             model=one.model,
             stored=one.stored if one.model else None,
-            difference=found.difference,
-            largest=float(wanted.abs().max()),
-            accuracy=found.accuracy,
+            difference=comparison.difference,
+            largest=float(expected.abs().max()),
+            accuracy=comparison.accuracy,
             disk_bytes=one.disk_bytes,
             plain_bytes=one.plain_bytes,
             memory_bytes=one.memory_bytes,
             multiply_adds=one.multiply_adds(given.first(1)),
             timing={batch: taken[batch][one.name] for batch in batches},
-            metric=found.metric,
+            metric=comparison.metric,
             unchanged=one.unchanged,
         )
-        for one, found in compared.items()
+        for one, comparison in compared.items()
     ]
     return Proof(tuple(forms), left_out, itself, metric.name if metric else "", drawn)
 

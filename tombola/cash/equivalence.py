@@ -94,10 +94,10 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def apart(own: Tensor, found: Tensor) -> float:
-    """The largest |own - found|; the same infinity or NaN is no difference, any other is the largest."""
-    own, found = (tensor.detach().cpu().double() for tensor in (own, found))
-    gaps = (own - found).abs().masked_fill((own == found) | (own.isnan() & found.isnan()), 0)
+def apart(own: Tensor, other: Tensor) -> float:
+    """The largest |own - other|; the same infinity or NaN is no difference, any other is the largest."""
+    own, other = (tensor.detach().cpu().double() for tensor in (own, other))
+    gaps = (own - other).abs().masked_fill((own == other) | (own.isnan() & other.isnan()), 0)
     return float(gaps.nan_to_num(nan=torch.inf).max()) if gaps.numel() else 0.0
 
 
@@ -115,20 +115,20 @@ def _tolerance(model: nn.Module) -> float:
     )
 
 
-def _agree(expected: list[Any], found: list[Any], tolerance: float) -> bool:
-    return len(expected) == len(found) and all(
-        _close(left, right, tolerance) for left, right in zip(expected, found, strict=True)
+def _agree(expected: list[Any], outputs: list[Any], tolerance: float) -> bool:
+    return len(expected) == len(outputs) and all(
+        _close(left, right, tolerance) for left, right in zip(expected, outputs, strict=True)
     )
 
 
-def _close(expected: Any, found: Any, tolerance: float) -> bool:
-    if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
-        return type(expected) is type(found) and bool(expected == found)
-    if (expected.shape, expected.dtype) != (found.shape, found.dtype):
+def _close(expected: Any, output: Any, tolerance: float) -> bool:
+    if not isinstance(expected, Tensor) or not isinstance(output, Tensor):
+        return type(expected) is type(output) and bool(expected == output)
+    if (expected.shape, expected.dtype) != (output.shape, output.dtype):
         return False
     if not expected.is_floating_point() or not expected.numel():
         return True  # of numbers that are all but equal, either may be the larger one
-    left, right = (each.detach().to_dense().cpu().double() for each in (expected, found))
+    left, right = (each.detach().to_dense().cpu().double() for each in (expected, output))
     finite = left.isfinite()
     left, right = left.where(finite, 0), right.where(finite, 0)
     return torch.allclose(left, right, rtol=0, atol=tolerance * max(float(left.abs().max()), _SMALL))

@@ -223,7 +223,7 @@ def _sparse(content: bytes) -> dict[str, Any]:
         ValueError: it is a ticket, of another version, or no safetensors file.
     """
     try:
-        about = container.said(content, KEY)
+        about = container.metadata(content, KEY)
     except container.Foreign as other:
         if "tombola" in other.keys:
             ticket = "a ticket, which `Ticket.load` reads: its weights are those before the training"
@@ -387,11 +387,11 @@ def _largest_difference(model: nn.Module, other: Callable[..., Any], inputs: _In
     with torch.no_grad():
         for batch in (inputs.batch(count) for count in (inputs.size, 1, inputs.size + 1)):
             with equivalence.seeded(0):
-                wanted = tensors(model(*cloned(batch)))
+                expected = tensors(model(*cloned(batch)))
             with equivalence.seeded(0):
                 given = tensors(other(*cloned(batch)))
-            for own, found in zip(wanted, given, strict=True):
-                largest = max(largest, equivalence.apart(own, found))
+            for own, theirs in zip(expected, given, strict=True):
+                largest = max(largest, equivalence.apart(own, theirs))
                 outputs = max(outputs, float(own.double().nan_to_num(0, 0, 0).abs().max()))
     allowed = equivalence.allowed(model, outputs)
     if largest > allowed:

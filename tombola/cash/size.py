@@ -71,7 +71,7 @@ def sizes(model: nn.Module, example: Tensor | tuple[Tensor, ...], examples: int 
     given = example if isinstance(example, tuple) else (example,)
     watch = _watched(model, given)
     count = examples or (watch.sequences[1] if watch.sequences else len(watch.first)) or 1
-    return {name: used.size(count) for name, used in watch.found.items()}
+    return {name: used.size(count) for name, used in watch.uses.items()}
 
 
 def time_first(model: nn.Module, example: tuple[Any, ...]) -> str | None:
@@ -193,7 +193,7 @@ class _Watch:
     model: nn.Module
     first: Tensor
     sequences: tuple[str, int] | None = None
-    found: dict[str, _Used] = field(default_factory=dict)
+    uses: dict[str, _Used] = field(default_factory=dict)
     within: list[tuple[str, nn.Module]] = field(default_factory=list)
 
     @contextmanager
@@ -242,7 +242,7 @@ class _Watch:
             # Computed from others at each call.
             self._used(_named(path, "weight"), weight, layout).multiply_adds += made.multiply_adds
         else:
-            self.found.setdefault(path, _Used()).products += made.multiply_adds
+            self.uses.setdefault(path, _Used()).products += made.multiply_adds
 
     def _owner(self, path: str, module: nn.Module, factor: Tensor) -> _Used | None:
         """What is noted of the parameter that `factor` is, or a part or another view of; None where it is of none."""
@@ -257,13 +257,13 @@ class _Watch:
 
     def _used(self, name: str, weight: Tensor, layout: layers.Layout | None, factor: Tensor | None = None) -> _Used:
         short = "" if name == "weight" else name.removesuffix(".weight")
-        if short not in self.found or not self.found[short].weights:
-            used = self.found.setdefault(short, _Used())
+        if short not in self.uses or not self.uses[short].weights:
+            used = self.uses.setdefault(short, _Used())
             used.weights, used.living = weight.numel(), int(weight.count_nonzero())
             shape = weight.shape if layout else (factor if factor is not None else weight).shape[-2:]
             layout = layout or layers.Layout(inputs=0, outputs=1)  # as x W has them
             used.units = layout.units(shape)
-        return self.found[short]
+        return self.uses[short]
 
 
 def _sequences(values: Tensor, example: Tensor, batch_first: bool) -> int | None:

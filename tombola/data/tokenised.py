@@ -97,7 +97,7 @@ def _tokens(labelled: Sequence[tuple[str, int]], tokenizer: "Tokenizer") -> tupl
 
 
 def _file(source: str) -> Path:
-    path = hub.found(source, FILE)
+    path = hub.located(source, FILE)
     if path is None:
         raise BadInput(
             where=source,

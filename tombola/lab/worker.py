@@ -102,11 +102,11 @@ class Worker:
 
     def times(self, shapes: Iterable[Shape]) -> dict[Shape, Times]:
         """How long layers of these shapes take, from the one measurement there is."""
-        wanted = list(shapes)
+        distinct = list(shapes)
         if self._measures:
-            found = calibrate.times([shape for shape in wanted if shape not in self._measured])
+            found = calibrate.times([shape for shape in distinct if shape not in self._measured])
             self._measured = found | self._measured
-        return {shape: self._measured.get(shape, calibrate.ASSUMED) for shape in wanted}
+        return {shape: self._measured.get(shape, calibrate.ASSUMED) for shape in distinct}
 
     def pays(self, recipe: str, count: int, measured: Callable[[], bool]) -> bool:
         """Whether so many trainings of a recipe are faster in a stack; measured once, by the first worker that asks."""

@@ -43,7 +43,7 @@ def checkpoint(name: str) -> str:
         BadInput: a file is absent, or the weights are there as pickles only.
     """
     # The weights first: what is fetched from the hub is its newest, and then so is the other file.
-    files = [*_weights(name), _found(name, "config.json")]
+    files = [*_weights(name), _located(name, "config.json")]
     return hashlib.sha256("".join(_digest(*_stamp(path)) for path in files).encode()).hexdigest()
 
 
@@ -70,7 +70,7 @@ def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
     Raises:
         ValueError: it has matrices in other layers than linear ones and embeddings, which would never be pruned.
     """
-    return _layers(name, _stamp(_found(name, "config.json")), shape[0], classes)
+    return _layers(name, _stamp(_located(name, "config.json")), shape[0], classes)
 
 
 @lru_cache(maxsize=8)
@@ -132,7 +132,7 @@ def load(name: str, model: "nn.Module") -> None:
     try:
         with _quiet(library):
             loaded, report = library.AutoModelForSequenceClassification.from_pretrained(
-                _found(name, "config.json").parent,
+                _located(name, "config.json").parent,
                 config=config,
                 use_safetensors=True,
                 local_files_only=True,
@@ -159,7 +159,7 @@ def _classifier(name: str, classes: int) -> Any:
 
 
 def _config(name: str, classes: int) -> Any:
-    path, library = _found(name, "config.json"), _library()
+    path, library = _located(name, "config.json"), _library()
     try:
         config = library.AutoConfig.from_pretrained(path.parent, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -175,7 +175,7 @@ def _config(name: str, classes: int) -> Any:
 
 def _weights(name: str) -> list[Path]:
     """The files of weights: one, or the shards that an index lists."""
-    path = hub.found(source(name), WEIGHTS, INDEX)
+    path = hub.located(source(name), WEIGHTS, INDEX)
     if path and path.name == WEIGHTS:
         return [path]
     if path:
@@ -186,7 +186,7 @@ def _weights(name: str) -> list[Path]:
                 raise TypeError("shards without names")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _bad(name, f"{INDEX}, a table of shards", f"a damaged one ({error})") from error
-        return [path, *(_found(name, shard) for shard in shards)]
+        return [path, *(_located(name, shard) for shard in shards)]
     raise BadInput(
         where=name,
         expected=f"weights as {WEIGHTS}",
@@ -195,8 +195,8 @@ def _weights(name: str) -> list[Path]:
     )
 
 
-def _found(name: str, file: str) -> Path:
-    path = hub.found(source(name), file)
+def _located(name: str, file: str) -> Path:
+    path = hub.located(source(name), file)
     if path is None:
         raise _bad(name, file, "none")
     return path

@@ -52,16 +52,16 @@ def begun(loop: Loop, names: Sequence[str]) -> tuple[Average, ...]:
         names: the weights that are pruned.
     """
     things = [(number, thing) for number, thing in enumerate(loop.also) if not isinstance(thing, Optimizer)]
-    found = (_found(number, thing, loop.model, names, loop.trained) for number, thing in things)
-    return (*within(loop, names), *(average for each in found for average in each))
+    averages = (_averages(number, thing, loop.model, names, loop.trained) for number, thing in things)
+    return (*within(loop, names), *(average for part in averages for average in part))
 
 
 def within(loop: Loop, names: Sequence[str]) -> tuple[Average, ...]:
     """Those of `begun` that are parts of the model itself."""
-    return tuple(_found(None, loop.model, loop.model, names, loop.trained))
+    return tuple(_averages(None, loop.model, loop.model, names, loop.trained))
 
 
-def _found(
+def _averages(
     number: int | None, thing: Any, model: nn.Module, names: Sequence[str], trained: Set[Hashable]
 ) -> Iterator[Average]:
     own = places(model)
@@ -104,11 +104,11 @@ def _by_class(number: int | None, thing: Any, model: nn.Module, theirs: Weights)
 def _by_value(number: int | None, theirs: Weights, sources: Weights, names: Sequence[str]) -> Iterator[Average]:
     """Tensors that hold the numbers of weights which are pruned, and those of the other tensors beside them."""
     pruned = {name: sources[name] for name in names if name in sources}
-    alike = {path: [name for name, own in pruned.items() if _equal(value, own)] for path, value in theirs.items()}
+    equal = {path: [name for name, own in pruned.items() if _equal(value, own)] for path, value in theirs.items()}
     # What holds one number throughout, as zeros, is equal by chance.
-    alike = {path: found for path, found in alike.items() if found and _varied(theirs[path])}
+    equal = {path: own for path, own in equal.items() if own and _varied(theirs[path])}
     groups: dict[tuple[str, str], dict[str, str]] = {}
-    for path, name in _paired(alike).items():
+    for path, name in _paired(equal).items():
         end = _common_end(path, name)
         at = (path.removesuffix(end), name.removesuffix(end)) if end else (path.rpartition(".")[0], "")
         groups.setdefault(at, {})[path] = name
@@ -120,11 +120,11 @@ def _by_value(number: int | None, theirs: Weights, sources: Weights, names: Sequ
         yield Average(number, found)
 
 
-def _paired(alike: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _paired(equal: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Each path with one of the names that fit: that which ends most like it, in order where all end alike."""
     paired: dict[str, str] = {}
     used: dict[tuple[str, ...], int] = {}
-    for path, names in alike.items():
+    for path, names in equal.items():
         lengths = [_likeness(path, name) for name in names]
         best = tuple(name for name, length in zip(names, lengths, strict=True) if length == max(lengths))
         turn = used.get(best, 0)
@@ -221,14 +221,14 @@ def _thing(average: Average, loop: Loop) -> Any:
     return loop.model if average.thing is None else loop.also[average.thing]
 
 
-def _tables(found: Weights, names: Weights) -> Iterator[dict[str, str]]:
+def _tables(theirs: Weights, names: Weights) -> Iterator[dict[str, str]]:
     """Mappings with all names and shapes of the weights that are pruned."""
     first = next(iter(names))
-    for path in found:
+    for path in theirs:
         prefix = path.removesuffix(first)
         if path == prefix + first and prefix[-1:] in ("", "."):
             sources = {f"{prefix}{name}": name for name in names}
-            if all(at in found and found[at].shape == names[name].shape for at, name in sources.items()):
+            if all(at in theirs and theirs[at].shape == names[name].shape for at, name in sources.items()):
                 yield sources
 
 

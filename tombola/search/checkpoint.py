@@ -115,7 +115,7 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
     """
     try:
         content = path.read_bytes()
-        metadata = _said(content)
+        metadata = _metadata(content)
         _same(path, "format", FORMAT, metadata["format"], "Another version of Tombola wrote it: use that one.")
         tensors = container.sealed(content, metadata)
         randoms = decode(metadata["random"], tensors)
@@ -177,8 +177,8 @@ def _checked(about: Mapping[str, Any], progress: Progress) -> None:
         raise ValueError(f"weights tied to {unknown}")
 
 
-def _are_weights(found: Any) -> bool:
-    return isinstance(found, dict) and all(isinstance(value, Tensor) for value in found.values())
+def _are_weights(state: Any) -> bool:
+    return isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
 
 
 def _is_report(report: Report) -> bool:
@@ -194,7 +194,7 @@ def left(path: Path) -> tuple[int, Options]:
         BadInput: it is no search's file.
     """
     try:
-        metadata = _said(container.beginning(path))
+        metadata = _metadata(container.beginning(path))
         options = Options.of(metadata["about"]["plan"])
         return options.levels + 1 - int(metadata["finished"]), options
     except (OSError, *container.DAMAGED) as error:
@@ -210,9 +210,9 @@ def holds(path: Path) -> bool:
     return True
 
 
-def _said(content: bytes) -> dict[str, Any]:
+def _metadata(content: bytes) -> dict[str, Any]:
     try:
-        return container.said(content, KEY)
+        return container.metadata(content, KEY)
     except container.Foreign as other:
         raise ValueError("a ticket" if "tombola" in other.keys else str(other)) from other
 

@@ -360,7 +360,7 @@ class Hold:
             GuardLost: a parameter is another object than the one that is held, or a pruned weight is not 0.
         """
         for name, parameter in self._parameters.items():
-            if _found(self._loop.model, name) is not parameter:
+            if _parameter(self._loop.model, name) is not parameter:
                 raise GuardLost(
                     f"{name}: expected the parameter that the search began with, found another object in its place. "
                     "Load weights into it, or make the Search after the model is complete."
@@ -404,7 +404,7 @@ def _trained_by(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], li
     return Mask({name: alive for name, alive in living.items() if parameters[name].data_ptr() in own})
 
 
-def _found(model: nn.Module, name: str) -> object:
+def _parameter(model: nn.Module, name: str) -> object:
     try:
         return model.get_parameter(name)
     except AttributeError:

@@ -159,15 +159,15 @@ def _looks(rows: Sequence[Report], metric: str) -> list[Report]:
     return [row for row in rows if metric in row.metrics and "validation_loss" in row.metrics]
 
 
-def criteria_of(settings: VerdictSettings, found: Sequence[Sequence[Report]]) -> Criteria:
+def criteria_of(settings: VerdictSettings, reports: Sequence[Sequence[Report]]) -> Criteria:
     """What counts, given the rows of all trainings.
 
     Steps are compared where every training has looked for its early stop; the grains are those that are seen.
     """
     name = settings.metric.name
-    looks = [[row.step for row in _looks(rows, name)] for rows in found]
+    looks = [[row.step for row in _looks(rows, name)] for rows in reports]
     paced = all(len(steps) > 1 for steps in looks)
-    values = [row.metrics[name] for rows in found for row in rows if isfinite(row.metrics.get(name, inf))]
+    values = [row.metrics[name] for rows in reports for row in rows if isfinite(row.metrics.get(name, inf))]
     known = grain(values, settings.examples)
     if asked := settings.criteria:
         return replace(asked, paced=asked.paced and paced, accuracy_grain=asked.accuracy_grain or known)

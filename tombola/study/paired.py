@@ -85,7 +85,7 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
     return rejected
 
 
-def more_replicates(found: Difference, bound: float, confidence: float, power: float = POWER) -> int | None:
+def more_replicates(difference: Difference, bound: float, confidence: float, power: float = POWER) -> int | None:
     """How many more replicates would set the interval apart from `bound` with probability `power`.
 
     As many as it takes if mean and standard deviation are those found: with n in all,
@@ -93,7 +93,7 @@ def more_replicates(found: Difference, bound: float, confidence: float, power: f
     noncentrality |mean - bound| sqrt(n) / s, and t is the interval's own quantile.
 
     Args:
-        found: over 2 replicates or more.
+        difference: over 2 replicates or more.
         bound: in the same unit.
 
     Returns:
@@ -104,16 +104,16 @@ def more_replicates(found: Difference, bound: float, confidence: float, power: f
     """
     from scipy.special import nctdtr, stdtrit
 
-    half, effect = (found.high - found.low) / 2, abs(found.mean - bound)
-    if found.n < 2 or not isfinite(half) or half == 0:
+    half, effect = (difference.high - difference.low) / 2, abs(difference.mean - bound)
+    if difference.n < 2 or not isfinite(half) or half == 0:
         return None
-    spread = half * sqrt(found.n) / float(stdtrit(found.n - 1, (1 + confidence) / 2))
+    spread = half * sqrt(difference.n) / float(stdtrit(difference.n - 1, (1 + confidence) / 2))
 
     def enough(n: int) -> bool:
         beyond = float(stdtrit(n - 1, (1 + confidence) / 2))
         missed = float(nctdtr(n - 1, effect * sqrt(n) / spread, beyond))
         return not missed > 1 - power  # where it is smaller than any number, scipy gives nan
 
-    tried = range(found.n + 1, MOST + 1)
+    tried = range(difference.n + 1, MOST + 1)
     place = bisect_left(tried, True, key=enough)
-    return tried[place] - found.n if place < len(tried) else None
+    return tried[place] - difference.n if place < len(tried) else None

@@ -311,7 +311,7 @@ def judge(trials: Sequence[Trial], criteria: Criteria, arm: str = "ticket") -> l
     for step in steps:
         first = [replace(trial, arm=rewound(steps[0])) for trial in trials if trial.arm == arm]
         earlier = [trial for trial in first if trial.rewind == steps[0] != step]
-        verdicts += _judged([trial for trial in trials if trial.rewind == step] + earlier, criteria, arm, step)
+        verdicts += _verdicts([trial for trial in trials if trial.rewind == step] + earlier, criteria, arm, step)
     return _corrected(verdicts, criteria)
 
 
@@ -320,7 +320,7 @@ def rewound(step: int) -> str:
     return f"the ticket rewound to step {step:,}"
 
 
-def _judged(trials: Sequence[Trial], criteria: Criteria, arm: str, rewind: int) -> list[Verdict]:
+def _verdicts(trials: Sequence[Trial], criteria: Criteria, arm: str, rewind: int) -> list[Verdict]:
     dense = [trial for trial in trials if trial.arm == "dense"]
     unlearned = _unlearned(dense, criteria)
     verdicts = []
@@ -477,8 +477,8 @@ def _contrast(name: str, levels: Sequence[tuple[Verdict, Comparison]], criteria:
     )
 
 
-def _logarithmic(found: Ratio) -> Difference:
-    return Difference(log(found.mean), -inf, inf, found.n, found.p)
+def _logarithmic(ratio: Ratio) -> Difference:
+    return Difference(log(ratio.mean), -inf, inf, ratio.n, ratio.p)
 
 
 def decide(dense: Comparison, criteria: Criteria) -> VerdictWord:
@@ -527,8 +527,8 @@ def _reason(word: VerdictWord, dense: Comparison, criteria: Criteria, more: int 
     return f"{numbers}: the {metric.label} {holds}{_speed(dense, criteria)}"
 
 
-def _times(found: Ratio | None) -> str:
-    return f" ({times(found)})" if found else ""
+def _times(ratio: Ratio | None) -> str:
+    return f" ({times(ratio)})" if ratio else ""
 
 
 def _needed(more: int | None) -> str:
@@ -594,14 +594,14 @@ def whole(difference: Difference) -> str:
     return f"{difference.mean:+,.0f}{interval}"
 
 
-def times(found: Ratio) -> str:
+def times(ratio: Ratio) -> str:
     """A ratio of steps with its interval.
 
     >>> times(Ratio(0.594, 0.521, 0.678, 5))
     '0.59 [0.52, 0.68] times'
     """
-    interval = f" [{found.low:.2f}, {found.high:.2f}]" if found.n > 1 else ""
-    return f"{found.mean:.2f}{interval} times"
+    interval = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.n > 1 else ""
+    return f"{ratio.mean:.2f}{interval} times"
 
 
 def contrast_record(contrast: Contrast, metric: Metric) -> dict[str, Any]:

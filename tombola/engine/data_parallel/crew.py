@@ -30,9 +30,9 @@ class Crew:
     world: int
     device: str
 
-    def hear(self, said: Any = None) -> Any:
+    def hear(self, message: Any = None) -> Any:
         """What the leader says, to all; the leader is asked with what it has to say."""
-        content = [said]
+        content = [message]
         distributed.broadcast_object_list(content, src=0)
         return content[0]
 

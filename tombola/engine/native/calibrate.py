@@ -39,20 +39,20 @@ def times(shapes: Iterable[Shape]) -> dict[Shape, Times]:
 
     Where nothing can be kept nothing is measured either: the times are then `ASSUMED`.
     """
-    wanted = list(dict.fromkeys(shapes))
+    distinct = list(dict.fromkeys(shapes))
     kept = _read()
-    if any(shape.name not in kept for shape in wanted):
+    if any(shape.name not in kept for shape in distinct):
         try:
             path = _path()
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):  # one measures, the others wait: two would disturb each other
                 files.replace(path, _written(_read()))  # before anything is measured: it may be that it cannot be kept
                 kept = _read()
-                kept |= {shape.name: _measured(shape) for shape in wanted if shape.name not in kept}
+                kept |= {shape.name: _measured(shape) for shape in distinct if shape.name not in kept}
                 files.replace(path, _written(kept))
         except (OSError, RuntimeError, NotImplementedError):  # no room, no right, no home, no locks
-            return dict.fromkeys(wanted, ASSUMED)
-    return {shape: kept[shape.name] for shape in wanted}
+            return dict.fromkeys(distinct, ASSUMED)
+    return {shape: kept[shape.name] for shape in distinct}
 
 
 def known(shapes: Iterable[Shape]) -> dict[Shape, Times]:
@@ -61,9 +61,9 @@ def known(shapes: Iterable[Shape]) -> dict[Shape, Times]:
     return {shape: kept[shape.name] for shape in shapes if shape.name in kept}
 
 
-def record(found: Mapping[Shape, Times]) -> dict[str, Any]:
+def record(measured: Mapping[Shape, Times]) -> dict[str, Any]:
     """What the record of a training says of the times that its engine was chosen by: all of them, under one `id`."""
-    seconds = {shape.name: _plain(times) for shape, times in found.items()}
+    seconds = {shape.name: _plain(times) for shape, times in measured.items()}
     named = hashlib.sha256(json.dumps(seconds, sort_keys=True).encode()).hexdigest()[:12]
     return {"id": named, "seconds": seconds}
 

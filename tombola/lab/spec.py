@@ -44,8 +44,8 @@ MOST_MARGIN = 0.1  # of accuracy: whoever asks for more means points
 
 def _points(value: Any) -> Any:
     # `1pt` is one percentage point: 0.01.
-    if isinstance(value, str) and (found := re.fullmatch(r"([0-9]*\.?[0-9]+) *pt", value)):
-        value = float(found[1]) / 100
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]*\.?[0-9]+) *pt", value)):
+        value = float(match[1]) / 100
     if isinstance(value, int | float) and not isinstance(value, bool) and value > MOST_MARGIN:
         raise ValueError(f"a fraction of at most {MOST_MARGIN:g} (0.01 is one point), or points like 1pt")
     return value

@@ -363,10 +363,10 @@ class Store:
         path = self.root / "runs" / key / name
         try:
             content = files.parsed(path.read_text())
-            found = content if part is None else content[part]
-            if not isinstance(found, dict):
-                raise ValueError(f"no table, but {found!r:.60}")
-            return found
+            table = content if part is None else content[part]
+            if not isinstance(table, dict):
+                raise ValueError(f"no table, but {table!r:.60}")
+            return table
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(path, error) from error
 

@@ -102,11 +102,11 @@ class Worker:
 
     def times(self, shapes: Iterable[Shape]) -> dict[Shape, Times]:
         """How long layers of these shapes take, from the one measurement there is."""
-        distinct = list(shapes)
+        requested = list(shapes)
         if self._measures:
-            found = calibrate.times([shape for shape in distinct if shape not in self._measured])
-            self._measured = found | self._measured
-        return {shape: self._measured.get(shape, calibrate.ASSUMED) for shape in distinct}
+            measured = calibrate.times([shape for shape in requested if shape not in self._measured])
+            self._measured = measured | self._measured
+        return {shape: self._measured.get(shape, calibrate.ASSUMED) for shape in requested}
 
     def pays(self, recipe: str, count: int, measured: Callable[[], bool]) -> bool:
         """Whether so many trainings of a recipe are faster in a stack; measured once, by the first worker that asks."""

@@ -349,16 +349,16 @@ class Search:
         """Sort, after level 0, what follows the weights from what only looks as if it did."""
         own, before = self._loop.model.state_dict(), self._held
         names = {name: own[name] for name in self.mask(0)}
-        found = averages.followed(self._progress.averages, self._loop, before, names)
-        self._progress, self._held = replace(self._progress, averages=found), []
-        if teachers := [average for average in self._masked if average not in found]:
+        followers = averages.followed(self._progress.averages, self._loop, before, names)
+        self._progress, self._held = replace(self._progress, averages=followers), []
+        if teachers := [average for average in self._masked if average not in followers]:
             raise BadInput(
                 where=f"mask=..., {averages.place_of(teachers[0], self._loop)}",
                 expected="an average, which begins with the numbers of the weights and follows them",
                 found="what stays as it is, as a teacher does: where the mask of level 0 prunes, it was held at 0",
                 todo="Leave it out of the model and out of `also`: what does not change needs no rewinding.",
             )
-        for what, whose in averages.unlike(found, self._loop, before).items():
+        for what, whose in averages.unlike(followers, self._loop, before).items():
             warnings.warn(
                 f"{what} has the names and shapes {whose}, changed in level 0 and is in no optimiser, but began with "
                 "other weights: it is not taken for an average, and is not held at 0. If it is one, let it begin with "
@@ -380,8 +380,8 @@ class Search:
         if len(living) > level + 1:
             ended = [name for name, alive in living[-1].items() if living[-2][name].any() and not alive.any()]
             if ended:
-                said = f"level {level + 1}: nothing is alive any more in {', '.join(ended)}."
-                warnings.warn(f"{said} Lower the rate, or stop here.", stacklevel=4)
+                message = f"level {level + 1}: nothing is alive any more in {', '.join(ended)}."
+                warnings.warn(f"{message} Lower the rate, or stop here.", stacklevel=4)
 
     def leave(self) -> None:
         """Give up the level under way, if there is one: it is as if it had not begun."""
@@ -402,12 +402,12 @@ class Search:
             participants.trained(self._loop, self.mask(0))  # as it may have been changed since
             start = self._loop.moment()
             self._loop.forget_gradients()  # as at every later level: they belong to what came before
-        k, found = self._options.rewind, averages.begun(self._loop, list(self.mask(0)))
-        self._progress = replace(self._progress, start=start, rewind=None if k else start, averages=found)
-        before = averages.held(found, self._loop)
-        course = first(self._loop, self.mask(0), found, k, self._reached, self._calls(0))
-        self._masked = [average for average in found if averages.has_moved(average, self._loop, before)]
-        self._held = averages.held(found, self._loop)
+        k, begun = self._options.rewind, averages.begun(self._loop, list(self.mask(0)))
+        self._progress = replace(self._progress, start=start, rewind=None if k else start, averages=begun)
+        before = averages.held(begun, self._loop)
+        course = first(self._loop, self.mask(0), begun, k, self._reached, self._calls(0))
+        self._masked = [average for average in begun if averages.has_moved(average, self._loop, before)]
+        self._held = averages.held(begun, self._loop)
         if self._options.asks_for_output and distributed.rank() == 0:
             self._heads = Heads(self._loop.model)
         return course
@@ -425,8 +425,8 @@ class Search:
                 found="that it has not",
                 todo="Let the loop run first.",
             )
-        begun, found = self._progress.masks[0], self._progress.averages
-        return Rewinding(start, moment, self._options.rewind, self._options.replay, begun, found)
+        options, progress = self._options, self._progress
+        return Rewinding(start, moment, options.rewind, options.replay, progress.masks[0], progress.averages)
 
     def _pruned(self, trained: Weights, living: Mask) -> Mask:
         loop, round = self._loop, self._options.round
@@ -541,8 +541,8 @@ class Search:
     def trained(self, level: int) -> dict[str, Tensor]:
         """The weights at the end of a finished level: all that the model's state_dict holds."""
         self._known(level, len(self._progress.trained), "that is finished")
-        found = mask_codec.expand(self._progress.trained[level], self._progress.masks[level])
-        return {name: found[name] for name in self._progress.weights}  # a file has an order of its own
+        values = mask_codec.expand(self._progress.trained[level], self._progress.masks[level])
+        return {name: values[name] for name in self._progress.weights}  # a file has an order of its own
 
     def ticket(self, level: int) -> Ticket:
         """The ticket that `level` trains: its mask, m ⊙ theta_k, and where they come from."""

@@ -98,11 +98,13 @@ def _check_score(function: Callable[..., object]) -> None:
 
 def patterns(given: str | Sequence[str], where: str) -> tuple[str, ...]:
     """What was given for `where` as it is meant: one pattern, or several."""
-    found = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple | set) else (given,)
-    for entry in found:
+    entries = (
+        (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple | set) else (given,)
+    )
+    for entry in entries:
         if not isinstance(entry, str):
             raise BadInput(where=where, expected="names or patterns", found=repr(entry), todo="As in ['encoder.*'].")
-    return found
+    return entries
 
 
 def warn_of_settings(loop: Loop, groups: Sequence[Mapping[str, Any]], where: str) -> None:

@@ -80,12 +80,12 @@ def _averages(
 
 def _free(thing: Any, trained: Set[Hashable]) -> dict[str, Tensor]:
     """The tensors of `thing` that no optimiser trains."""
-    found = places(thing)
+    free = places(thing)
     if isinstance(thing, nn.Module):
         own = thing.named_parameters(remove_duplicate=False)
         held = {path for path, value in own if weights.place(value) in trained}
-        found = {path: value for path, value in found.items() if path not in held}
-    return {path: value for path, value in found.items() if value.layout is torch.strided}
+        free = {path: value for path, value in free.items() if path not in held}
+    return {path: value for path, value in free.items() if value.layout is torch.strided}
 
 
 def _by_class(number: int | None, thing: Any, model: nn.Module, theirs: Weights) -> Iterator[Average]:
@@ -112,12 +112,12 @@ def _by_value(number: int | None, theirs: Weights, sources: Weights, names: Sequ
         end = _common_end(path, name)
         at = (path.removesuffix(end), name.removesuffix(end)) if end else (path.rpartition(".")[0], "")
         groups.setdefault(at, {})[path] = name
-    for (before, start), found in groups.items():
+    for (before, start), matched in groups.items():
         for path, value in theirs.items():
             name = start + path.removeprefix(before)
-            if path.startswith(before) and path not in found and name in sources and _equal(value, sources[name]):
-                found[path] = name
-        yield Average(number, found)
+            if path.startswith(before) and path not in matched and name in sources and _equal(value, sources[name]):
+                matched[path] = name
+        yield Average(number, matched)
 
 
 def _paired(equal: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -186,7 +186,7 @@ def followed(averages: Sequence[Average], loop: Loop, before: Sequence[Weights],
         if not isinstance(thing, nn.Module | Optimizer):
             taken = {path for average in moved if average.thing == number for path in average.sources}
             rest = {path: value for path, value in places(thing).items() if path not in taken}
-            others = (Average(number, found, begins=False) for found in _tables(rest, names))
+            others = (Average(number, sources, begins=False) for sources in _tables(rest, names))
             moved += [each for each in others if has_moved(each, loop, before)]
     return tuple(moved)
 

@@ -134,8 +134,8 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
             for name, own in zip(("start", "rewind"), randoms[rank], strict=True)
         )
         history, steps = tuple(Report(**row) for row in metadata["history"]), tuple(metadata["steps"])
-        found = decoded(metadata["averages"])
-        progress = Progress(masks, trained, start, rewind or start, history, steps, found)
+        averages = decoded(metadata["averages"])
+        progress = Progress(masks, trained, start, rewind or start, history, steps, averages)
         _checked(metadata["about"], progress)
         about = metadata["about"]
         return {**about, "plan": Options.of(about["plan"]).values()}, progress

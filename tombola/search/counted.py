@@ -115,14 +115,14 @@ def others(model: nn.Module, include: Sequence[str] = ()) -> dict[str, int]:
 
 def warn_of_others(model: nn.Module, round: Round) -> None:
     """Say which matrices stay dense and uncounted without `keep` saying so."""
-    found = others(model, round.include)
-    said = named(round.keep, dict.fromkeys(found, ""))
-    unsaid = [name for name in found if name not in said and not _original(model, name)]
+    extra = others(model, round.include)
+    kept = named(round.keep, dict.fromkeys(extra, ""))
+    unsaid = [name for name in extra if name not in kept and not _original(model, name)]
     if unsaid:
         matrices = (name for name, each in model.named_parameters() if each.dim() > 1)
         entries = covering(unsaid, (name for name in matrices if name not in unsaid))
         warnings.warn(
-            f"{sum(found[name] for name in unsaid):,} weights are in no layer that can be pruned, and stay dense and "
+            f"{sum(extra[name] for name in unsaid):,} weights are in no layer that can be pruned, and stay dense and "
             f"uncounted: {few(unsaid)}. prune={entries} prunes and counts them; keep={entries} says that this is "
             "meant. Both take patterns of names.",
             stacklevel=3,

@@ -31,9 +31,9 @@ class Heads:
         self._calls: list[tuple[str, Any, Any]] = []  # the weight, and what its layer got and gave
         self._hooks: list[RemovableHandle] = []
         for path, module in model.named_modules():
-            if found := layers.layer_weights(module):
+            if entry := layers.layer_weights(module):
                 weight = "out_proj.weight" if isinstance(module, nn.MultiheadAttention) else "weight"
-                if found.kind == "linear":
+                if entry.kind == "linear":
                     note = partial(self._note, f"{path}.{weight}" if path else weight)
                     self._hooks.append(module.register_forward_hook(Look(note)))
         self._hooks.append(model.register_forward_hook(Look(self._over)))

@@ -95,19 +95,19 @@ class Level:
 
 def _number(name: str, value: float | Tensor) -> float:
     try:
-        found = _plain(value)
+        number = _plain(value)
     except (TypeError, ValueError, RuntimeError):
         raise BadInput(
             where=f"level.report({name}=...)", expected="one number", found=repr(value), todo="Report its mean."
         ) from None
-    if name == "accuracy" and not -ROUNDING <= found <= 1 + ROUNDING and not isnan(found):
+    if name == "accuracy" and not -ROUNDING <= number <= 1 + ROUNDING and not isnan(number):
         raise BadInput(
             where="level.report(accuracy=...)",
             expected="a fraction from 0 to 1",
-            found=f"{found:.6g}",
+            found=f"{number:.6g}",
             todo="Divide per cent by 100; what is no accuracy has another name.",
         )
-    return found
+    return number
 
 
 def _plain(value: object) -> float:
@@ -252,8 +252,8 @@ def _within(frame: FrameType | None, outer: FrameType | None) -> bool:
 
 def _has_gradients(optimizer: Optimizer) -> bool:
     gradients = (parameter.grad for group in optimizer.param_groups for parameter in group["params"])
-    found = (gradient for gradient in gradients if gradient is not None)
-    return any(gradient.is_sparse or bool(gradient.any()) for gradient in found)
+    present = (gradient for gradient in gradients if gradient is not None)
+    return any(gradient.is_sparse or bool(gradient.any()) for gradient in present)
 
 
 def _strangers(

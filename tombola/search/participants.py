@@ -107,18 +107,18 @@ def _no_state(where: str, thing: object) -> BadInput:
 
 
 def _optimizers(given: Any) -> list[Optimizer]:
-    found = [bare(each) for each in (given if isinstance(given, list | tuple) else [given])]
-    wrong = [type(each).__name__ for each in found if not isinstance(each, Optimizer)]
-    if wrong or not found or len({id(each) for each in found}) < len(found):
+    optimizers = [bare(each) for each in (given if isinstance(given, list | tuple) else [given])]
+    wrong = [type(each).__name__ for each in optimizers if not isinstance(each, Optimizer)]
+    if wrong or not optimizers or len({id(each) for each in optimizers}) < len(optimizers):
         raise BadInput(
             where="optimizer",
             expected="a torch.optim.Optimizer" + (", or several, each once" if isinstance(given, list | tuple) else ""),
-            found=wrong[0] if wrong else "one of them twice" if found else "an empty list",
+            found=wrong[0] if wrong else "one of them twice" if optimizers else "an empty list",
             todo="Its step is what the search sees.",
         )
-    for each in found:
+    for each in optimizers:
         check_watchable(each)
-    return found
+    return optimizers
 
 
 def _with_state(thing: Any) -> Any:

@@ -127,8 +127,10 @@ class Loop:
     def outside(self) -> list[Tensor]:
         """What the optimisers train that is in no module given: a loss's weights, coefficients of an equation."""
         own = {id(parameter) for module in self.modules for parameter in module.parameters()}
-        found = (each for optimizer in self.optimizers for group in optimizer.param_groups for each in group["params"])
-        return list({id(parameter): parameter for parameter in found if id(parameter) not in own}.values())
+        parameters = (
+            each for optimizer in self.optimizers for group in optimizer.param_groups for each in group["params"]
+        )
+        return list({id(parameter): parameter for parameter in parameters if id(parameter) not in own}.values())
 
     def left(self) -> dict[str, Any]:
         return {

@@ -70,13 +70,13 @@ class VerdictSettings:
                     todo="Criteria(accuracy_margin=0.2, step_margin=100, metric=Metric('psnr', unit='dB')).",
                 )
             return cls(criteria.metric, criteria.accuracy_margin, examples, criteria.chance, criteria)
-        judged = metric if isinstance(metric, Metric) else _metric(metric, higher_is_better, reported)
-        if judged.unit == "points" and margin is None:
+        compared = metric if isinstance(metric, Metric) else _metric(metric, higher_is_better, reported)
+        if compared.unit == "points" and margin is None:
             margin = MARGIN
-        _margin(judged, margin)
-        _chance(judged, chance)
+        _margin(compared, margin)
+        _chance(compared, chance)
         assert margin is not None
-        return cls(judged, margin, examples, chance, None)
+        return cls(compared, margin, examples, chance, None)
 
 
 def _metric(name: str, higher_is_better: bool | None, reported: Sequence[str]) -> Metric:

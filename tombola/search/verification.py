@@ -51,11 +51,11 @@ class Verification:
         return tuple(
             Mean(
                 arm,
-                mean(trial.accuracy for trial in found),
-                mean(trial.step for trial in found) if self.criteria.paced else None,
-                len(found),
+                mean(trial.accuracy for trial in trials),
+                mean(trial.step for trial in trials) if self.criteria.paced else None,
+                len(trials),
             )
-            for arm, found in arms.items()
+            for arm, trials in arms.items()
         )
 
     @property
@@ -78,14 +78,14 @@ class Verification:
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON values; an interval without ends has None for them."""
-        found = {
+        values = {
             "criteria": asdict(self.criteria),
             "means": [asdict(each) for each in self.means],
             "verdict": record(self.verdict, self.criteria.metric),
             "trials": [asdict(trial) for trial in self.trials],
             "sentences": list(self.sentences),
         }
-        plain: dict[str, Any] = _finite(found)
+        plain: dict[str, Any] = _finite(values)
         return plain
 
     def __str__(self) -> str:

@@ -82,14 +82,14 @@ def verify(
         build=build,
     )
     ends: list[Weights] = []
-    found: dict[tuple[str, int], tuple[Report, ...]] = {}
+    reports: dict[tuple[str, int], tuple[Report, ...]] = {}
     try:
         for number in range(replicates):
             replicate = SearchReplicate(loop, arms.rewinding, arms.level, arms.stacks, arms.seed, number, drawn)
             order_seed = replicate.seed(f"order {distributed.rank()}")
             for arm, candidate in arms.candidates(made, replicate).items():
                 level = 0 if arm == "dense" else arms.level
-                found[arm, number] = arms.train(train, level, candidate, order_seed)
+                reports[arm, number] = arms.train(train, level, candidate, order_seed)
                 if arm == "dense":
                     _differ(ends, weights.of(loop.model))
     finally:
@@ -97,7 +97,7 @@ def verify(
         for parameter, gradient in zip(loop.parameters(), gradients, strict=True):
             parameter.grad = gradient
     name = settings.metric.name
-    rows = {at: rows_of(reports, name) for at, reports in found.items()}
+    rows = {at: rows_of(of_one, name) for at, of_one in reports.items()}
     criteria = criteria_of(settings, list(rows.values()))
     trials = [trial_of(arm, replicate, of_one, criteria) for (arm, replicate), of_one in rows.items()]
     finite = tuple(trial for trial in trials if isfinite(trial.accuracy))

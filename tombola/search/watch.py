@@ -137,9 +137,9 @@ def _numbers(loop: Loop) -> Iterator[tuple[str, Any]]:
                 if name in _TORCHS_OWN:
                     continue
                 where = f" of {type(module).__name__}" + (f" at {path}" if path else "")
-                for own, found in _in(name, value):
-                    if not (isinstance(found, Tensor) and weights.place(found) in rewound):
-                        yield f"{own}{where}", _few(found) if isinstance(found, Tensor) else found
+                for own, part in _in(name, value):
+                    if not (isinstance(part, Tensor) and weights.place(part) in rewound):
+                        yield f"{own}{where}", _few(part) if isinstance(part, Tensor) else part
 
 
 def _in(name: str, value: Any, depth: int = DEEP) -> Iterator[tuple[str, Any]]:

@@ -59,13 +59,13 @@ def overlaps(left: Mask, right: Mask) -> list[Overlap]:
     shapes = [{name: tuple(alive.shape) for name, alive in mask.items()} for mask in (left, right)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"expected two masks of the same layers, found {shapes[0]} and {shapes[1]}")
-    found, common, by_chance, kept = [], 0, 0.0, 0
+    layers, common, by_chance, kept = [], 0, 0.0, 0
     for name in left:
         both = int((left[name] & right[name]).sum())
         a, b, n = int(left[name].sum()), int(right[name].sum()), left[name].numel()
-        found.append(Overlap(name, _jaccard(both, a + b), chance(a, b, n)))
+        layers.append(Overlap(name, _jaccard(both, a + b), chance(a, b, n)))
         common, by_chance, kept = common + both, by_chance + (a * b / n if n else 0.0), kept + a + b
-    return [*found, Overlap(WHOLE, _jaccard(common, kept), _jaccard(by_chance, kept))]
+    return [*layers, Overlap(WHOLE, _jaccard(common, kept), _jaccard(by_chance, kept))]
 
 
 def _jaccard(both: float, kept: int) -> float:
@@ -102,16 +102,16 @@ def sentence(group: str, density: float, pairs: Sequence[Sequence[Overlap]]) -> 
     *layers, whole = averaged(pairs)
     each = [pair[-1].overlap for pair in pairs]
     spread = f" ({min(each):.2f} to {max(each):.2f})" if len(each) > 1 else ""
-    said = (
+    opening = (
         f"At {density:.1%}, the masks of {group} overlap by {whole.overlap:.2f}{spread} where chance gives "
         f"{whole.chance:.2f}, over {len(pairs)} pair{'s' if len(pairs) > 1 else ''}"
     )
     if len(layers) < 2:
-        return f"{said}."
+        return f"{opening}."
     ordered = sorted(layers, key=lambda layer: layer.overlap - layer.chance)
     if f"{ordered[-1].overlap:.2f}" <= f"{ordered[-1].chance:.2f}":
-        return f"{said}: in no layer more than chance, to two digits."
+        return f"{opening}: in no layer more than chance, to two digits."
     most, least = (
         f"{layer.name} ({layer.overlap:.2f} against {layer.chance:.2f})" for layer in (ordered[-1], ordered[0])
     )
-    return f"{said}: most above chance in {most}, least in {least}."
+    return f"{opening}: most above chance in {most}, least in {least}."

@@ -61,8 +61,8 @@ def ratio(logarithms: Sequence[float], confidence: float, grain: float = 0.0) ->
     >>> ratio([-0.5, -0.7, -0.9], confidence=0.95)
     Ratio(mean=0.496..., low=0.302..., high=0.816..., n=3, p=0.0261...)
     """
-    found = paired(logarithms, confidence, grain)
-    return Ratio(exp(found.mean), _exp(found.low), _exp(found.high), found.n, found.p)
+    log_ratio = paired(logarithms, confidence, grain)
+    return Ratio(exp(log_ratio.mean), _exp(log_ratio.low), _exp(log_ratio.high), log_ratio.n, log_ratio.p)
 
 
 def _exp(logarithm: float) -> float:

@@ -32,30 +32,30 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria, controls: Mapping
         return ["No level has both a ticket and a dense network yet."]
     steps = sorted({verdict.rewind for verdict in verdicts})
     made = contrasts(verdicts, criteria)
-    said = []
+    lines = []
     for step in steps:
         here = [verdict for verdict in verdicts if verdict.rewind == step]
         which = f"Rewound to step {step:,}: " if len(steps) > 1 else ""
         of_step = [contrast for contrast in made if contrast.rewind == step]
-        said += [which + line for line in _at_one_step(here, of_step, criteria, controls)]
+        lines += [which + line for line in _at_one_step(here, of_step, criteria, controls)]
     if all(verdict.verdict == "not learned" for verdict in verdicts):
-        return said
+        return lines
     levels = len({verdict.level for verdict in verdicts})
     tried = f"{levels} level{'s' if levels > 1 else ''}" + (f" at {len(steps)} rewind steps" if len(steps) > 1 else "")
     counts = sorted({verdict.dense.accuracy.n for verdict in verdicts})
     if counts[-1] < 2:
-        return [*said, "One replicate decides nothing: run at least two, better five."]
+        return [*lines, "One replicate decides nothing: run at least two, better five."]
     if counts[-1] == 2:
-        said.append("Two replicates give wide intervals that one more may move far: better five.")
+        lines.append("Two replicates give wide intervals that one more may move far: better five.")
     beyond = "below" if criteria.metric.higher_is_better else "above"
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    said.append(
+    lines.append(
         f"Differences are paired over n = {n} replicates, with {criteria.confidence:.0%} Student t intervals; winning "
         f"and matching are decided level by level{_fixed(made, tried)}. "
         f"{_subject(criteria.metric)} is that at {_where(criteria)}, and holds if not more than "
         f"{margin_of(criteria)} {beyond} dense."
     )
-    return said
+    return lines
 
 
 def _fixed(made: Sequence[Contrast], tried: str) -> str:
@@ -75,13 +75,13 @@ def _at_one_step(
 ) -> list[str]:
     if verdicts[0].verdict == "not learned":
         return [f"No verdict: {verdicts[0].reason}."]
-    found = {contrast.against: contrast for contrast in made}
+    by_control = {contrast.against: contrast for contrast in made}
     names = dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)
     against = []
     for name in names:
         claim, what = (controls[name].claim, controls[name].what) if name in controls else ("", name)
         levels = _levels(name, verdicts, criteria.metric)
-        against.append(_against(claim, what, found.get(name), criteria.metric, levels))
+        against.append(_against(claim, what, by_control.get(name), criteria.metric, levels))
     return [_tickets(verdicts, criteria), *_second_reading(verdicts), *against]
 
 
@@ -114,14 +114,14 @@ def _meanings(criteria: Criteria) -> dict[str, str]:
 
 def _tickets(verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     meanings = _meanings(criteria)
-    found = {label: [verdict for verdict in verdicts if verdict.label == label] for label in meanings}
+    by_label = {label: [verdict for verdict in verdicts if verdict.label == label] for label in meanings}
     words = {verdict.verdict for verdict in verdicts}
     best = next((word for word in ("winning", "matching") if word in words), None)
     opening = f"{best.capitalize()} tickets are found" if best else "No winning ticket is shown"
     if best and not criteria.isolated:
         good = _as_good(criteria.metric)
         opening = f"Sparse networks {good} as the dense one are found (from trained weights, so no tickets)"
-    parts = [f"{meanings[label]} at {_spans(at, verdicts)}{_more(at)}" for label, at in found.items() if at]
+    parts = [f"{meanings[label]} at {_spans(at, verdicts)}{_more(at)}" for label, at in by_label.items() if at]
     return f"{opening}. Of the densities tried, {'; '.join(parts)}."
 
 
@@ -136,12 +136,12 @@ def _more(verdicts: Sequence[Verdict]) -> str:
 
 def _second_reading(verdicts: Sequence[Verdict]) -> list[str]:
     """The pace by the smoothed early stop, in a sentence of its own."""
-    found = {
+    by_pace = {
         word: [verdict for verdict in verdicts if verdict.dense.second and verdict.dense.second.pace == word]
         for word in ("as fast", "slower", "speed open")
     }
     names = {"as fast": "no later than dense", "slower": "later than dense", "speed open": "not decided"}
-    parts = [f"{names[word]} at {_spans(at, verdicts)}" for word, at in found.items() if at]
+    parts = [f"{names[word]} at {_spans(at, verdicts)}" for word, at in by_pace.items() if at]
     if not parts or verdicts[0].dense.accuracy.n < 2:
         return []
     return [

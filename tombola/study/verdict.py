@@ -354,9 +354,9 @@ def _unlearned(dense: Sequence[Trial], criteria: Criteria) -> str:
     if not reasons or 2 * len(reasons) < len(dense):
         return ""
     (why, _), *_ = Counter(reasons).most_common(1)
-    found = criteria.metric.shown(mean(trial.accuracy for trial in dense))
+    accuracy = criteria.metric.shown(mean(trial.accuracy for trial in dense))
     where = f"in {len(reasons)} of {len(dense)} replicates" if len(dense) > 1 else "in the one replicate"
-    return f"the dense network learned nothing {where} ({criteria.metric.label} {found} on average): {why}"
+    return f"the dense network learned nothing {where} ({criteria.metric.label} {accuracy} on average): {why}"
 
 
 def _untaught(trial: Trial, criteria: Criteria) -> str:
@@ -442,8 +442,8 @@ def contrasts(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Contrast]
     for name in dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls):
         mine = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
         steps = dict.fromkeys(verdict.rewind for verdict, _ in mine)
-        found = [_contrast(name, [each for each in mine if each[0].rewind == step], criteria) for step in steps]
-        complete = [each for each in found if each]
+        at_each_step = [_contrast(name, [each for each in mine if each[0].rewind == step], criteria) for step in steps]
+        complete = [each for each in at_each_step if each]
         better = _shown([criteria.metric.gain(each.accuracy) for each in complete], criteria)
         later = _shown([_logarithmic(each.ratio) for each in complete], criteria)
         unmoved = {(verdict.rewind, verdict.level) for verdict, control in mine if control.unmoved}

@@ -125,7 +125,7 @@ def _connected(
 
     facts, first = evidence.spec.facts, answers[0]
     size = facts.test if on == "test" else facts.train
-    found = judge(
+    instability = judge(
         mean(answer.density for answer in answers),
         first.question.rewind,
         [[answer.values["barriers"][statistics][on] for answer in group] for group in by_replicate(answers).values()],
@@ -139,7 +139,7 @@ def _connected(
         first.question.level,
         first.question.rewind,
         on,
-        found,
+        instability,
         tuple(first.values["alphas"]),
         tuple(tuple(answer.values["errors"][statistics][on]) for answer in answers),
     )

@@ -6,14 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tombola.cli import main
 from tombola.code import code_of
 from tombola.errors import BadInput
 from tombola.lab.extension import load
+from tombola.lab.kinds import DerivedMask, mask_outcome
 from tombola.lab.members import BUILT_IN
 from tombola.lab.plan import plan
+from tombola.lab.runs import Stored
 from tombola.lab.spec_file import read
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
+from tombola.mask import Mask
 
 GOOD = '''
 from dataclasses import dataclass, replace
@@ -222,3 +228,31 @@ def method(replicate, ticket, level, draw):
 METHODS["tired"] = tired
 CONTROLS |= {"partial": part, "ours": ours, "hidden": hidden, "method": method}
 """
+
+
+DRAWING = """
+import random
+
+import torch
+
+from tombola.mask import Mask
+
+
+def drawn(mask, seed):
+    return Mask({name: torch.rand(alive.shape) < random.random() for name, alive in mask.items()})
+
+
+CONTROLS = {"drawn": lambda replicate, ticket, level, draw: ticket}
+"""
+
+
+def test_what_a_derived_mask_draws_from_anywhere_is_decided_by_its_seed(tmp_path: Path) -> None:  # K9 K11
+    mine, like, kept = load(written(tmp_path, DRAWING)), Mask({"w": torch.ones(99, dtype=torch.bool)}), Stored("like")
+    store = Store(tmp_path / "store").open()
+    store.save(kept, mask_outcome(like), {})
+    worker = Worker(store, None)
+    first, again, other = (
+        DerivedMask(kept, "drawn", mine.sha256, mask_seed=seed).perform(worker).tensors["mask"]["w"]
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)

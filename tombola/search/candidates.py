@@ -12,6 +12,7 @@ from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.search.level_run import Rewinding
 from tombola.search.state import Loop
+from tombola.seeding import seeded
 from tombola.stacks import join, split
 from tombola.weights import Weights
 
@@ -85,8 +86,10 @@ class SearchReplicate:
         return self.derived(mask.shuffle, like, name)
 
     def derived(self, function: Callable[[Mask, int], Mask], like: Mask, name: str) -> Mask:
-        """What `function` makes of `like` and the seed of `name`."""
-        parts = function(Mask(split(like, self.stacks)), self.seed(name))
+        """What `function` makes of `like` and the seed of `name`, at which all that it draws begins."""
+        seed = self.seed(name)
+        with seeded(seed):
+            parts = function(Mask(split(like, self.stacks)), seed)
         return join(parts, like, self.stacks)
 
 

@@ -228,9 +228,12 @@ class DerivedMask(Run):
     mask_seed: int
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
-        """Have the function make it."""
-        make = attribute(self.function, self.code)
-        return mask_outcome(make(worker.store.mask(self.like), self.mask_seed))
+        """Have the function make it; what it draws from generators of the whole process begins at the seed too."""
+        from tombola.seeding import seeded
+
+        make, like = attribute(self.function, self.code), worker.store.mask(self.like)
+        with seeded(self.mask_seed):
+            return mask_outcome(make(like, self.mask_seed))
 
 
 def mask_outcome(made: "Mask") -> Outcome:

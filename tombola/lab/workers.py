@@ -259,7 +259,7 @@ def _serve(pipe: "Connection[Any, Any]", equipment: _Equipment, device: str, log
                 runs = pipe.recv()
             except EOFError:
                 return
-            do_all(runs, worker, lambda run, *said: pipe.send((run.key, *said)))
+            do_all(runs, worker, lambda run, *message: pipe.send((run.key, *message)))
 
 
 def _warm_up() -> None:

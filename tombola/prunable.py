@@ -35,7 +35,7 @@ def prunable(model: nn.Module, include: Sequence[str] = ()) -> dict[str, Kind]:
     >>> prunable(nn.GRU(2, 3), include=["weight_*"])
     {'weight_ih_l0': 'named', 'weight_hh_l0': 'named'}
     """
-    found: dict[str, Kind] = {}
+    kinds: dict[str, Kind] = {}
     # The name under which a tensor was met first; and the tensor, lest another one that is computed takes its place.
     first: dict[Hashable, tuple[str, Tensor]] = {}
     last = ""
@@ -50,11 +50,11 @@ def prunable(model: nn.Module, include: Sequence[str] = ()) -> dict[str, Kind]:
                 continue
             listed = row and name in row.weights
             full_name, _ = first.setdefault(weights.place(parameter), (f"{path}.{name}" if path else name, parameter))
-            found.setdefault(full_name, row.kind if row and listed else "named")
+            kinds.setdefault(full_name, row.kind if row and listed else "named")
             last = full_name if row and listed and row.kind == "linear" else last
     if last:
-        found[last] = "output"
-    return found
+        kinds[last] = "output"
+    return kinds
 
 
 def _included(model: nn.Module, include: Sequence[str]) -> set[Hashable]:
@@ -129,10 +129,10 @@ def checked(mask: Mask, model: nn.Module) -> Mask:
         if name not in parameters or is_lazy(parameters[name]) or parameters[name].shape != alive.shape:
             raise foreign(f"a weight of {type(model).__name__}", name, alive, parameters)
     tied = weights.ties(model)
-    found: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
     for name, alive in mask.items():
         first = tied.get(name, name)
-        if not torch.equal(found.setdefault(first, alive), alive):
+        if not torch.equal(masks.setdefault(first, alive), alive):
             raise BadInput(
                 where=f"mask of {name}",
                 expected=f"the mask of {first}, as both are names of one tensor",
@@ -140,14 +140,14 @@ def checked(mask: Mask, model: nn.Module) -> Mask:
                 todo="Give one mask, under either name.",
             )
     for left, right in weights.overlapping(model):
-        if not found.keys().isdisjoint((tied.get(left, left), tied.get(right, right))):
+        if not masks.keys().isdisjoint((tied.get(left, left), tied.get(right, right))):
             raise BadInput(
                 where=f"{right} of {type(model).__name__}",
                 expected="weights with memory of their own",
                 found=f"a view into that of {left}: to prune one prunes the other",
                 todo="Share the Parameter itself, and transpose or cut it in forward; or clone it.",
             )
-    return mask if found.keys() == mask.keys() else Mask(found)
+    return mask if masks.keys() == mask.keys() else Mask(masks)
 
 
 def _computed(model: nn.Module, name: str) -> BadInput:

@@ -29,6 +29,7 @@ from tombola.cash.sparsification import sparsify
 from tombola.cash.unchanged import dense_layers, float_layers, sparse_layers
 from tombola.errors import BadInput, shown
 from tombola.mask import Mask
+from tombola.seeding import seeded
 
 BATCHES = (1, 64)
 CHUNK = 250  # inputs whose outputs are computed at once
@@ -77,7 +78,7 @@ def prove(
         raise _no_metric(metric)
     batches = (given.count,) if whole else _sizes(batches)
     _belong_together(given, labels)
-    with equivalence.seeded(0):  # a model may draw random numbers in eval mode too
+    with seeded(0):  # a model may draw random numbers in eval mode too
         return _proved(masked(model, mask), given, labels, batches, metric and _Metric(metric, model, inputs))
 
 
@@ -350,7 +351,7 @@ class _Metric:
 
         named = self.inputs if isinstance(self.inputs, Mapping) else {}
         args = self.inputs if isinstance(self.inputs, tuple) else () if named else (self.inputs,)
-        with equivalence.seeded(0), torch.inference_mode():
+        with seeded(0), torch.inference_mode():
             try:
                 found = self.function(form, *args, **named)
             except BadInput:
@@ -387,11 +388,11 @@ def _call(one: "_Candidate", values: tuple[Any, ...]) -> Tensor:
 
 def _outputs(one: "_Candidate", given: _Given) -> Tensor:
     """Of all inputs, each chunk under random numbers of its own, the same ones for every form."""
-    found = []
+    outputs = []
     for seed, (size, chunk) in enumerate(given.chunks()):
-        with equivalence.seeded(seed):
-            found.append(_of_each(_call(one, chunk), size if any(given.cut) else None))
-    return torch.cat(found)
+        with seeded(seed):
+            outputs.append(_of_each(_call(one, chunk), size if any(given.cut) else None))
+    return torch.cat(outputs)
 
 
 def _of_each(outputs: Tensor, size: int | None) -> Tensor:

@@ -6,13 +6,13 @@ are of, or drop an axis of size 1. Such a model is found out here.
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tombola.cash.replaceable import cloned, first_line, in_batch
+from tombola.seeding import seeded
 
 _SEED = 1  # not the one under which calls are traced: a number drawn there, and frozen, would be drawn here again
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the largest output
@@ -40,17 +40,6 @@ def difference(whole: nn.Module, other: nn.Module, example: tuple[Any, ...]) -> 
         if not _agree(expected, found, tolerance):
             return "other outputs"
     return ""
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Random numbers that begin at `seed`; nobody's random state is disturbed."""
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(seed)
-        for gpu in gpus:
-            torch.cuda.default_generators[gpu].manual_seed(seed)
-        yield
 
 
 def random_states() -> list[Tensor]:

@@ -26,6 +26,7 @@ from tombola.cash.replaceable import cloned, copied, first_line, in_batch, line_
 from tombola.cash.sparse_layers import has_kernels, not_exported
 from tombola.errors import BadInput, not_installed, shown
 from tombola.mask import Mask
+from tombola.seeding import seeded
 
 FORMAT = 1
 KEY = "tombola-model"  # in the metadata; "tombola" is a ticket's
@@ -386,9 +387,9 @@ def _largest_difference(model: nn.Module, other: Callable[..., Any], inputs: _In
     largest, outputs = 0.0, 0.0
     with torch.no_grad():
         for batch in (inputs.batch(count) for count in (inputs.size, 1, inputs.size + 1)):
-            with equivalence.seeded(0):
+            with seeded(0):
                 expected = tensors(model(*cloned(batch)))
-            with equivalence.seeded(0):
+            with seeded(0):
                 given = tensors(other(*cloned(batch)))
             for own, theirs in zip(expected, given, strict=True):
                 largest = max(largest, equivalence.apart(own, theirs))

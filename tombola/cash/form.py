@@ -134,18 +134,18 @@ def table(forms: Sequence[Form]) -> list[str]:
 
 def notes(proof: Proof) -> list[str]:
     """What a reader of the table has to know: what was not made, what stayed as it was, and why."""
-    said = [f"{form.name}: leaves as they were {listed(form.unchanged)}." for form in proof if form.unchanged]
-    said += [f"{name}: left out. {why}" for name, why in proof.left_out.items()]
+    lines = [f"{form.name}: leaves as they were {listed(form.unchanged)}." for form in proof if form.unchanged]
+    lines += [f"{name}: left out. {why}" for name, why in proof.left_out.items()]
     if proof.drawn:
-        said.append(
+        lines.append(
             "The model draws random numbers of torch in its forward: every form is compared under the same ones."
         )
     if proof.itself:
-        said.append(
+        lines.append(
             f"The masked model differs from itself by up to {proof.itself:.1g} from call to call, under the same "
             "random numbers of torch: differences of this size say nothing about a form."
         )
-    return said
+    return lines
 
 
 def listed(reasons: Mapping[str, str]) -> str:
@@ -255,7 +255,7 @@ def _smaller(form: Form, baselines: Sequence[Form]) -> str:
 
 
 def _faster(form: Form, baselines: Sequence[Form]) -> str:
-    said = []
+    lines = []
     for batch, taken in form.timing.items():
         best = min(baselines, key=lambda one, batch=batch: one.latency_s[batch])  # type: ignore[misc]
         ratio = best.timing[batch].median_s / taken.median_s
@@ -266,5 +266,5 @@ def _faster(form: Form, baselines: Sequence[Form]) -> str:
         ]
         apart = f"; rounds disagree: {sum(rounds)} of {len(rounds)} bear this out"
         agreed = "" if sum(rounds) >= AGREE * len(rounds) else apart
-        said.append(f"{what} at batch {batch} ({taken.text} ms; {best.name}: {best.timing[batch].text} ms{agreed})")
-    return ", ".join(said)
+        lines.append(f"{what} at batch {batch} ({taken.text} ms; {best.name}: {best.timing[batch].text} ms{agreed})")
+    return ", ".join(lines)

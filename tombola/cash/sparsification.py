@@ -31,6 +31,7 @@ from tombola.cash.sparse_layers import (
 from tombola.cash.trace import Calls, GraphInterpreter
 from tombola.engine import kernels
 from tombola.errors import BadInput
+from tombola.seeding import seeded
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, QuantisedLinear, QuantisedConv1d, QuantisedConv2d)
 
@@ -69,7 +70,7 @@ def sparsify(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhe
     _fits(model)
     inputs = example if isinstance(example, tuple) else (example,)
     makes = (_in_one_graph, _one_by_one)
-    with equivalence.seeded(0):  # a model may draw in eval mode too
+    with seeded(0):  # a model may draw in eval mode too
         whole = copied(model)
         takes(copied(model), inputs)
         for make in makes[1:] if any(hooked(module) for module in model.modules()) else makes:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.cash.equivalence import seeded
 from tombola.cash.replaceable import cloned, first_line, is_layer, kind_of, line_of, not_taken
 from tombola.errors import BadInput
+from tombola.seeding import seeded
 from tombola.weights import Region, region
 
 

@@ -18,14 +18,14 @@ def dense_layers(model: nn.Module, made: nn.Module) -> dict[str, str]:
     """The layers of `model` that are dense in `made`, its sparse form, and why."""
     state = made.state_dict() if has_kernels(made) else model.state_dict()
     reasons = _reasons(model, sparsification.KINDS)
-    found = {}
+    left = {}
     for name, layer, weight in _layers(model):
         if weight in state:
             why = reasons.get(name, SLOWER)
             if isinstance(layer, Convolved) and not convolvable(layer):
                 why = "it pads with other numbers than 0, more on one side, or strides differently down and across"
-            found[name] = why
-    return found
+            left[name] = why
+    return left
 
 
 def sparse_layers(model: nn.Module, made: nn.Module) -> frozenset[str]:
@@ -37,12 +37,12 @@ def sparse_layers(model: nn.Module, made: nn.Module) -> frozenset[str]:
 def float_layers(model: nn.Module, made: nn.Module) -> dict[str, str]:
     """The layers of `model` whose weights are floats in `made`, its quantised form, and why."""
     state, reasons = made.state_dict(), _reasons(model, quantization.QUANTISED)
-    found = {}
+    left = {}
     for name, layer, weight in _layers(model):
         if weight not in state or state[weight].dtype is not torch.int8:
             pads = isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.padding_mode != "zeros"
-            found[name] = reasons.get(name, "it pads with other numbers than 0" if pads else READ)
-    return found
+            left[name] = reasons.get(name, "it pads with other numbers than 0" if pads else READ)
+    return left
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
@@ -66,7 +66,7 @@ def _reasons(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, 
     whole = nn.Sequential(model)  # so that `model` may be a layer itself
     fit = {layer for _, layer in only_called(whole, kinds)}
     times = uses(model)
-    found = {}
+    reasons = {}
     for name, layer, _ in _layers(model):
         if layer in fit:
             continue
@@ -75,11 +75,11 @@ def _reasons(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, 
             torchs = type(layer).__module__.startswith("torch.nn.")
             own = isinstance(layer, kinds) and not torchs
             kind = f"of class {type(layer).__name__}"
-            found[name] = f"{kind}, which computes something of its own" if own else f"{kind}: no form of it is made"
+            reasons[name] = f"{kind}, which computes something of its own" if own else f"{kind}: no form of it is made"
         elif hooked(layer):
-            found[name] = "it has hooks"
+            reasons[name] = "it has hooks"
         elif weight is not None and times[weights.place(weight)] > 1:
-            found[name] = "its weight is another layer's too"
+            reasons[name] = "its weight is another layer's too"
         else:
-            found[name] = "code of torch reads its weight"
-    return found
+            reasons[name] = "code of torch reads its weight"
+    return reasons

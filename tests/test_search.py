@@ -425,6 +425,8 @@ def test_a_search_of_2_of_4_goes_on_from_its_file(tmp_path: Path) -> None:
         Loop(model, optimizer)()
     with pytest.raises(BadInput, match="expected a new file, or that of this search"):
         Search(model, optimizer, **options | {"round": Round("n_of_m", n=1, m=4)})
+    origin = resumed.ticket(1).origin
+    assert (origin["scope"], origin["n"], origin["m"]) == ("n_of_m", 2, 4) and "rate" not in origin
 
 
 def test_a_score_that_leaves_a_weight_out_is_refused() -> None:

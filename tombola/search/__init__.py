@@ -16,7 +16,7 @@ from tombola.controls import Control
 from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
 from tombola.prunable import prunable
-from tombola.pruning import Round
+from tombola.pruning import SCOPES, Round
 from tombola.search import arguments, averages, checkpoint, counted, distributed, participants
 from tombola.search.arguments import AnyScore, Rate
 from tombola.search.averages import Average
@@ -547,14 +547,14 @@ class Search:
     def ticket(self, level: int) -> Ticket:
         """The ticket that `level` trains: its mask, m ⊙ theta_k, and where they come from."""
         living = self.mask(level)
-        rewind = self._rewinding().moment
+        rewind, asked = self._rewinding().moment, self._options.values()
+        count = ("n", "m") if SCOPES[self._options.round.scope].counted else ("rate",)
         origin = {
             "model": self._about["model"],
             "level": level,
             "density": living.density,
-            "rewind": f"{self._options.rewind}it",
-            "rate": self._options.values()["rate"],
-            "scope": self._options.round.scope,
+            "rewind": asked["rewind"],
+            **{name: asked[name] for name in (*count, "scope")},
             "key": _digest(rewind.left["weights"])[:20],
         }
         early = mask.apply(rewind.left["weights"], living)

@@ -227,9 +227,9 @@ def overlapping(model: nn.Module) -> Iterator[tuple[str, str]]:
     for name, value in model.named_parameters():
         if isinstance(place(value), tuple):
             stored.setdefault(region(value).memory, []).append((name, value))
-    for together in stored.values():
+    for neighbours in stored.values():
         before: list[tuple[str, Tensor]] = []
-        for right, other in sorted(together, key=lambda pair: region(pair[1]).start):
+        for right, other in sorted(neighbours, key=lambda pair: region(pair[1]).start):
             before = [(left, one) for left, one in before if region(one).end > region(other).start]
             for left, one in before:
                 if place(one) != place(other) and _meet(one, other):

@@ -293,8 +293,8 @@ def _reshape(module: Any, shapes: Mapping[str, torch.Size]) -> None:
     """Give a module as many units and inputs as `shapes` have; another kind of layer is not made of it."""
     for name, shape in shapes.items():
         old = getattr(module, name)
-        alike = old is None or (old.dim() == len(shape) and old.shape[2:] == shape[2:])
-        if alike and (old is None or old.shape != shape):  # tied ones never are
+        fits = old is None or (old.dim() == len(shape) and old.shape[2:] == shape[2:])
+        if fits and (old is None or old.shape != shape):  # tied ones never are
             _put(module, name, torch.zeros(shape))
             _tell_sizes(module)
 

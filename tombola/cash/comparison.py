@@ -79,7 +79,7 @@ def prove(
     batches = (given.count,) if whole else _sizes(batches)
     _belong_together(given, labels)
     with seeded(0):  # a model may draw random numbers in eval mode too
-        return _proved(masked(model, mask), given, labels, batches, metric and _Metric(metric, model, inputs))
+        return _proved(masked(model, mask), given, labels, batches, metric and _CallersMetric(metric, model, inputs))
 
 
 def _no_metric(metric: object) -> BadInput:
@@ -96,9 +96,9 @@ def _proved(
     given: "_Given",
     labels: Tensor | None,
     batches: Sequence[int],
-    metric: "_Metric | None",
+    metric: "_CallersMetric | None",
 ) -> Proof:
-    dense = _Candidate("dense", model, model, model)
+    dense = _Measured("dense", model, model, model)
     drawn = _takes_one(dense, given)
     _cuts_no_time(dense, given)
     expected = _outputs(dense, given)
@@ -107,7 +107,7 @@ def _proved(
     _fill_a_batch(given, batches)
     itself = equivalence.apart(expected, _outputs(dense, given))
 
-    def compared_with_dense(one: _Candidate, outputs: Tensor) -> _Compared:
+    def compared_with_dense(one: _Measured, outputs: Tensor) -> _Compared:
         accuracy = None if correct is None else correct(outputs)
         return _Compared(equivalence.apart(expected, outputs), accuracy, metric(one) if metric else None)
 
@@ -228,7 +228,7 @@ def _belong_together(given: _Given, labels: Tensor | None) -> None:
         )
 
 
-def _cuts_no_time(dense: "_Candidate", given: _Given) -> None:
+def _cuts_no_time(dense: "_Measured", given: _Given) -> None:
     first = next(each for each in given.values if isinstance(each, Tensor))
     size = 1 if first.shape[1:2] == (2,) else 2  # not as many as there are on the second axis
     layer = time_first(dense.stored, dense.laid_out(given.first(size))) if any(given.cut) else None
@@ -251,7 +251,7 @@ def _fill_a_batch(given: _Given, batches: Sequence[int]) -> None:
         )
 
 
-def _takes_one(dense: "_Candidate", given: _Given) -> bool:
+def _takes_one(dense: "_Measured", given: _Given) -> bool:
     """Make sure that the model can be called with one example; whether it draws random numbers of torch in that."""
     before = equivalence.random_states()
     try:
@@ -269,7 +269,7 @@ def _takes_one(dense: "_Candidate", given: _Given) -> bool:
     return any(not torch.equal(*pair) for pair in zip(before, after, strict=False))
 
 
-def _taken(dense: "_Candidate", values: tuple[Any, ...]) -> bool:
+def _taken(dense: "_Measured", values: tuple[Any, ...]) -> bool:
     try:
         takes(dense.stored, dense.laid_out(values))
     except BadInput:
@@ -323,8 +323,8 @@ def _marker(labels: Tensor, outputs: Tensor) -> Callable[[Tensor], float]:
 
 
 def _one_logit(labels: Tensor, outputs: Tensor) -> bool:
-    alike = len(outputs) == outputs.numel() == labels.numel() and labels.dim() in (1, outputs.dim())
-    return alike and bool(((labels == 0) | (labels == 1)).all())
+    one_each = len(outputs) == outputs.numel() == labels.numel() and labels.dim() in (1, outputs.dim())
+    return one_each and bool(((labels == 0) | (labels == 1)).all())
 
 
 def _shape(values: Tensor) -> str:
@@ -332,7 +332,7 @@ def _shape(values: Tensor) -> str:
 
 
 @dataclass(frozen=True)
-class _Metric:
+class _CallersMetric:
     """The caller's own metric, and what it is handed beside a form."""
 
     function: MetricFunction
@@ -344,7 +344,7 @@ class _Metric:
         name = getattr(self.function, "__name__", type(self.function).__name__)
         return "metric" if name == "<lambda>" else str(name)
 
-    def __call__(self, one: "_Candidate") -> float:
+    def __call__(self, one: "_Measured") -> float:
         def form(*values: Any, **named: Any) -> Tensor:
             values = _positional(self.model, named, values) if named else values
             return _call(one, values).cpu()
@@ -381,12 +381,12 @@ class _Compared:
     metric: float | None
 
 
-def _call(one: "_Candidate", values: tuple[Any, ...]) -> Tensor:
+def _call(one: "_Measured", values: tuple[Any, ...]) -> Tensor:
     with torch.inference_mode():
         return one.call(*one.laid_out(values))
 
 
-def _outputs(one: "_Candidate", given: _Given) -> Tensor:
+def _outputs(one: "_Measured", given: _Given) -> Tensor:
     """Of all inputs, each chunk under random numbers of its own, the same ones for every form."""
     outputs = []
     for seed, (size, chunk) in enumerate(given.chunks()):
@@ -407,10 +407,10 @@ def _of_each(outputs: Tensor, size: int | None) -> Tensor:
     return outputs.cpu()
 
 
-def _times(candidates: Sequence["_Candidate"], values: tuple[Any, ...]) -> dict[str, timing.Timing]:
+def _times(candidates: Sequence["_Measured"], values: tuple[Any, ...]) -> dict[str, timing.Timing]:
     """A call is over when its outputs are there; a GPU returns before."""
 
-    def timed(one: "_Candidate") -> Callable[[], object]:
+    def timed(one: "_Measured") -> Callable[[], object]:
         laid_out = one.laid_out(values)
 
         def awaited() -> None:
@@ -427,7 +427,7 @@ def _times(candidates: Sequence["_Candidate"], values: tuple[Any, ...]) -> dict[
 
 
 @dataclass(frozen=True, eq=False)
-class _Candidate:
+class _Measured:
     """A form to be measured: what is called, whose weights its file holds, layers of 2 in 4, sparse ones."""
 
     name: str
@@ -489,15 +489,15 @@ class _Candidate:
         return value.clone(memory_format=torch.contiguous_format)  # maps of one channel are contiguous in any layout
 
 
-Made = tuple[str, _Candidate | str]  # a form, or why there is none
+Made = tuple[str, _Measured | str]  # a form, or why there is none
 
 
-def _others(whole: _Candidate, given: _Given, batch: int) -> Iterator[Made]:
+def _others(whole: _Measured, given: _Given, batch: int) -> Iterator[Made]:
     dense, example, on_cpu = whole.stored, whole.laid_out(given.first(2)), whole.place.type == CPU
     maps = any(isinstance(each, Tensor) and each.dim() == 4 for each in example)
     if maps and any(isinstance(module, nn.Conv2d) for module in dense.modules()):
         last = copy.deepcopy(dense).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        yield CHANNELS_LAST, _Candidate(CHANNELS_LAST, last, dense, last)
+        yield CHANNELS_LAST, _Measured(CHANNELS_LAST, last, dense, last)
     axes = None if any(given.cut) else (None,) * len(example)
     elsewhere = f"It is measured on CPUs, and the model is on {whole.place}."
     if on_cpu:
@@ -511,7 +511,7 @@ def _others(whole: _Candidate, given: _Given, batch: int) -> Iterator[Made]:
         yield "compact", small
         yield "compact, ONNX Runtime", "There is no compact form."
     else:
-        yield "compact", _Candidate("compact", small, small, small)
+        yield "compact", _Measured("compact", small, small, small)
         yield _in_onnx("compact", small, example, axes) if on_cpu else ("compact, ONNX Runtime", elsewhere)
     timed = whole.laid_out(given.first(batch))
     yield _in_kernels("sparse", dense, timed) if on_cpu else ("sparse", elsewhere)
@@ -523,7 +523,7 @@ def _others(whole: _Candidate, given: _Given, batch: int) -> Iterator[Made]:
         yield name, f"No weight has become int8: {listed(unchanged)}."
         yield "sparse int8", "No weight has become int8."
         return
-    yield name, _Candidate(name, rounded, rounded, rounded, unchanged=unchanged)
+    yield name, _Measured(name, rounded, rounded, rounded, unchanged=unchanged)
     yield _in_kernels("sparse int8", quantize(dense), timed) if on_cpu else ("sparse int8", elsewhere)
 
 
@@ -549,7 +549,7 @@ def _in_kernels(name: str, model: nn.Module, example: tuple[Any, ...]) -> Made:
     if not has_kernels(found):
         return name, f"No layer has become sparse: {listed(unchanged) or 'it has none'}."
     layers = sparse_layers(model, found)
-    return name, _Candidate(name, found, model, found, sparse=layers, unchanged=unchanged)
+    return name, _Measured(name, found, model, found, sparse=layers, unchanged=unchanged)
 
 
 def _on_gpu(dense: nn.Module) -> Iterator[Made]:
@@ -561,8 +561,8 @@ def _on_gpu(dense: nn.Module) -> Iterator[Made]:
     except BadInput as error:
         yield name, str(error)
         return
-    yield "dense, float16", _Candidate("dense, float16", half, half, half)
-    yield name, _Candidate(name, converted, half, converted, halved=semi_structured_layers(converted))
+    yield "dense, float16", _Measured("dense, float16", half, half, half)
+    yield name, _Measured(name, converted, half, converted, halved=semi_structured_layers(converted))
 
 
 def _in_onnx(name: str, model: nn.Module, example: tuple[Any, ...], axes: export.Axes | None) -> Made:
@@ -575,7 +575,7 @@ def _in_onnx(name: str, model: nn.Module, example: tuple[Any, ...], axes: export
         except BadInput as error:
             return name, str(error)
         session, size = export.onnx_session(path, torch.get_num_threads()), path.stat().st_size
-    return name, _Candidate(name, session, model, onnx_bytes=size)
+    return name, _Measured(name, session, model, onnx_bytes=size)
 
 
 # ---- files

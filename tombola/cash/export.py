@@ -63,7 +63,7 @@ def to_onnx(
     """
     onnxruntime = _onnxruntime()
     model = copied(model)
-    inputs = _Inputs.of(example, batch_axes)
+    inputs = _ExampleInputs.of(example, batch_axes)
     with _exporting(model):
         program = torch.onnx.export(
             model,
@@ -123,7 +123,7 @@ def to_torch_export(model: nn.Module, example: Example, path: str | Path, *, bat
     """
     buffer = io.BytesIO()
     model = copied(model)
-    inputs = _Inputs.of(example, batch_axes)
+    inputs = _ExampleInputs.of(example, batch_axes)
     with _exporting(model):
         program = torch.export.export(model, inputs.two(), dynamic_shapes=inputs.any_batch())
         torch.export.save(program, buffer)
@@ -305,25 +305,25 @@ def _quiet() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class _ExampleInputs:
     """What a model is called with, and of each the axis that is the batch."""
 
     values: tuple[Tensor, ...]
     axes: tuple[int | None, ...]
 
     @staticmethod
-    def of(example: Example, axes: Axes | None) -> "_Inputs":
+    def of(example: Example, axes: Axes | None) -> "_ExampleInputs":
         """Raises: BadInput, where they are no tensors, or the axes are not theirs."""
         values = example if isinstance(example, tuple) else (example,)
         _are_tensors(values)
         if axes is None:
-            return _Inputs(values, tuple(0 if of else None for of in in_batch(values)))
+            return _ExampleInputs(values, tuple(0 if of else None for of in in_batch(values)))
         if not isinstance(axes, Sequence) or not all(axis is None or type(axis) is int for axis in axes):
             raise _no_axes(values, axes)
         if not _of_one_size(values, axes):
             raise _no_axes(values, tuple(axes))
         places = (None if axis is None else axis % each.dim() for each, axis in zip(values, axes, strict=True))
-        return _Inputs(values, tuple(places))
+        return _ExampleInputs(values, tuple(places))
 
     @property
     def size(self) -> int:
@@ -378,7 +378,7 @@ def _no_axes(values: tuple[Tensor, ...], found: object) -> BadInput:
     )
 
 
-def _largest_difference(model: nn.Module, other: Callable[..., Any], inputs: _Inputs, what: str) -> float:
+def _largest_difference(model: nn.Module, other: Callable[..., Any], inputs: _ExampleInputs, what: str) -> float:
     """max |model(x) - other(x)| over batches of three sizes.
 
     Raises:

@@ -97,8 +97,10 @@ def compare(model: nn.Module, small: nn.Module, example: Tensor | tuple[Tensor, 
     return dict(zip(before, zip(before.values(), after.values(), strict=True), strict=True))
 
 
-def _watched(model: nn.Module, given: tuple[Any, ...]) -> "_Watch":
-    watch = _Watch(model, next((each for each in given if isinstance(each, Tensor) and each.dim()), torch.empty(0)))
+def _watched(model: nn.Module, given: tuple[Any, ...]) -> "_ProductCounter":
+    watch = _ProductCounter(
+        model, next((each for each in given if isinstance(each, Tensor) and each.dim()), torch.empty(0))
+    )
     with torch.no_grad(), _one_by_one(), watch.looking():
         model(*given)
     return watch
@@ -182,7 +184,7 @@ def _product(name: str, args: Sequence[Any], out: Any) -> _Product | None:
 
 
 @dataclass
-class _Watch:
+class _ProductCounter:
     """Sees what a model multiplies while it is called, and in which of its modules.
 
     Attributes:
@@ -303,7 +305,7 @@ def _within(factor: Tensor, parameter: Tensor) -> bool:
 class _Operations(TorchDispatchMode):
     """Every operation of torch, below the modules, when it is done."""
 
-    def __init__(self, watch: _Watch) -> None:
+    def __init__(self, watch: _ProductCounter) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._watch = watch
 

@@ -133,7 +133,7 @@ def _in_one_graph(model: nn.Module, inputs: tuple[Tensor, ...], everywhere: bool
 
 
 @dataclass(frozen=True)
-class _Run:
+class _LayerChain:
     """Layers that one module can stand for: a convolution, fully connected ones one after the other, or a pooling."""
 
     modules: tuple[str, ...]
@@ -235,7 +235,7 @@ def _make_affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         norm.bias = nn.Parameter(torch.zeros_like(norm.running_mean))
 
 
-def _runs(graph: fx.GraphModule) -> Iterator[_Run]:
+def _runs(graph: fx.GraphModule) -> Iterator[_LayerChain]:
     """The layers of a graph that sparse ones can stand for, in the order of their calls."""
     modules = dict(graph.named_modules())
     done: set[fx.Node] = set()
@@ -244,7 +244,7 @@ def _runs(graph: fx.GraphModule) -> Iterator[_Run]:
             continue
         name, layer = str(node.target), modules[str(node.target)]
         if tiles(layer):
-            yield _Run((name,), (cast(nn.MaxPool2d, layer),), (False,), node, node)
+            yield _LayerChain((name,), (cast(nn.MaxPool2d, layer),), (False,), node, node)
         elif kind_of(layer) not in KINDS:
             continue
         elif not isinstance(layer, Convolved):
@@ -253,7 +253,7 @@ def _runs(graph: fx.GraphModule) -> Iterator[_Run]:
             yield _connected(chain, modules)
         elif convolvable(layer):
             last, positive = _through_relu(node, modules)
-            yield _Run((name,), (layer,), (positive,), node, last)
+            yield _LayerChain((name,), (layer,), (positive,), node, last)
 
 
 def _chain(node: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node]:
@@ -268,7 +268,7 @@ def _chain(node: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node]:
         chain.append(after)
 
 
-def _connected(chain: Sequence[fx.Node], modules: dict[str, nn.Module]) -> _Run:
+def _connected(chain: Sequence[fx.Node], modules: dict[str, nn.Module]) -> _LayerChain:
     """A chain of linear layers, from the flattening before it on."""
     names = tuple(str(node.target) for node in chain)
     ends = [_through_relu(node, modules) for node in chain]
@@ -276,7 +276,7 @@ def _connected(chain: Sequence[fx.Node], modules: dict[str, nn.Module]) -> _Run:
     flat = isinstance(before, fx.Node) and len(before.users) == 1 and _is_flatten(before, modules)
     first = before if flat and isinstance(before, fx.Node) else chain[0]
     layers = cast(tuple[Connected, ...], tuple(modules[name] for name in names))
-    return _Run(names, layers, tuple(positive for _, positive in ends), first, ends[-1][0], flat)
+    return _LayerChain(names, layers, tuple(positive for _, positive in ends), first, ends[-1][0], flat)
 
 
 def _through_relu(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, bool]:

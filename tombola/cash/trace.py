@@ -95,11 +95,11 @@ def is_attention(module: nn.Module) -> bool:
     return {part.out_features for part in readers} == {projection.in_features} == {heads * width}
 
 
-def _recorded(function: Callable[[Any, Any], Any]) -> Callable[["_Value", Any], Any]:
+def _recorded(function: Callable[[Any, Any], Any]) -> Callable[["_RecordingProxy", Any], Any]:
     return lambda value, other: value.tracer.create_proxy("call_function", function, (value, other), {})
 
 
-class _Value(fx.Proxy):
+class _RecordingProxy(fx.Proxy):
     """Records `h += 1` as it is; torch.fx takes it for `h = h + 1`, which would leave what else is called h alone."""
 
     __iadd__, __isub__, __imul__ = _recorded(operator.iadd), _recorded(operator.isub), _recorded(operator.imul)
@@ -135,7 +135,7 @@ class Calls(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for the value of `node` while the model's code runs."""
-        return _Value(node, self)
+        return _RecordingProxy(node, self)
 
 
 class GraphInterpreter(fx.Interpreter):

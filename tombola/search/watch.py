@@ -105,8 +105,8 @@ class Watch:
                     f"Make it a buffer (register_buffer), set it in the loop, or name it: also=[(get, set)].",
                     stacklevel=2,
                 )
-        alike = len(first.inputs) == len(now.inputs) and all(map(_same, first.inputs, now.inputs))
-        if first.module == now.module and not alike and "batches" not in self._warned:
+        same_inputs = len(first.inputs) == len(now.inputs) and all(map(_same, first.inputs, now.inputs))
+        if first.module == now.module and not same_inputs and "batches" not in self._warned:
             self._warned.add("batches")
             warnings.warn(
                 f"level {level}: the first batch is not that of level 0. What decides about batches goes on from level "

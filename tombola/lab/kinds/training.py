@@ -62,7 +62,7 @@ class Train(Run):
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Train, on whichever engine the worker chooses."""
-        (ended,) = _train([_start(self, worker)], worker, [tell])
+        (ended,) = _train([_prepared(self, worker)], worker, [tell])
         if isinstance(ended, TombolaError):
             raise ended
         return ended
@@ -126,7 +126,7 @@ class Train(Run):
         """
         from tombola.engine.stacked.trainer import state_kind
 
-        starts = [_start(run, worker) for run in runs]
+        starts = [_prepared(run, worker) for run in runs]
         outcomes: list[Outcome | TombolaError | None] = [None] * len(runs)
         groups: dict[Any, list[int]] = {}
         for place, start in enumerate(starts):
@@ -142,7 +142,7 @@ class Train(Run):
 
 
 @dataclass(frozen=True)
-class _Start:
+class _Prepared:
     """A training that is about to begin, or to go on from its checkpoint."""
 
     run: Train
@@ -152,7 +152,7 @@ class _Start:
     halted: Outcome | None
 
 
-def _start(run: Train, worker: "Worker") -> _Start:
+def _prepared(run: Train, worker: "Worker") -> _Prepared:
     from tombola import prunable, weights
 
     store, facts = worker.store, worker.placed(run.recipe).facts
@@ -165,10 +165,10 @@ def _start(run: Train, worker: "Worker") -> _Start:
         start = store.weights(run.start)
         state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
     weights.put(model, start)
-    return _Start(run, model, living, state, halted)
+    return _Prepared(run, model, living, state, halted)
 
 
-def _train(starts: Sequence[_Start], worker: "Worker", tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
+def _train(starts: Sequence[_Prepared], worker: "Worker", tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
     """The outcomes of a training by itself, or of several in one stack, of each its own or why it failed."""
     from tombola.engine.native import calibrate
     from tombola.lab.checkpoints import Interval
@@ -192,7 +192,7 @@ def _train(starts: Sequence[_Start], worker: "Worker", tells: Sequence[Tell]) ->
     ]
 
 
-def _begin(start: _Start, worker: "Worker") -> Start:
+def _begin(start: _Prepared, worker: "Worker") -> Start:
     run, inputs = start.run, further_inputs(start.run.further, worker)
     return Start(start.model, start.living, worker.placed(run.recipe), start.state, inputs)
 
@@ -204,7 +204,7 @@ def further_inputs(further: tuple[tuple[str, Run], ...] | None, worker: "Worker"
 
 
 def _recorder(
-    start: _Start,
+    start: _Prepared,
     training: TrainingState,
     name: str,
     worker: "Worker",
@@ -219,7 +219,7 @@ def _recorder(
     return Recorder(training, name, schedule, splits, worker.checkpoints(run, start.halted, interval), tell)
 
 
-def _pays(starts: Sequence[_Start], worker: "Worker") -> bool:
+def _pays(starts: Sequence[_Prepared], worker: "Worker") -> bool:
     """Whether so many such trainings are faster in a stack."""
     if worker.engine == "stacked":
         return True
@@ -244,7 +244,7 @@ def _rates(run: Train, worker: "Worker") -> Callable[[int], float]:
     return lambda step: learning_rate(run.recipe, step, per_epoch)
 
 
-def _trained(start: _Start, training: TrainingState, recorder: "Recorder", worker: "Worker") -> Outcome:
+def _trained(start: _Prepared, training: TrainingState, recorder: "Recorder", worker: "Worker") -> Outcome:
     from tombola import mask_codec
 
     run, living, numbers = start.run, start.living, recorder.finish()

@@ -132,7 +132,7 @@ def test_an_extension_is_loaded_where_it_is_unpickled_and_before_what_is_of_it(t
         ("CONTROLS = {'a': len}", "line 1: expected a function of (replicate, ticket, level, draw), or a Control"),
         ("def f(x): ...\n\nCONTROLS: dict = {\n    'a': f\n}", "line 4: expected a function of (replicate, ticket, "),
         (CONTROL.format("3", ""), "line 4: expected a function of (replicate, ticket, level, draw), or a Control"),
-        (CONTROL.format("f", "levels"), "line 4: expected a Control whose draws are one of randoms, reinits, or none"),
+        (CONTROL.format("f", "levels"), "line 4: expected a Control without draws, as a spec says how many"),
         ("METHODS = []", "line 1: expected METHODS, a dict of name: member, found a list"),
         ("def f(x, y): ...\nMETHODS = {'ticket': f}", "line 2: expected a name of letters, digits"),
         ("def f(x, y): ...\nMETHODS = {'a,b': f}", "line 2: expected a name of letters, digits"),

@@ -3,15 +3,19 @@
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tombola.controls import CONTROLS
 from tombola.engine import kernels
 from tombola.engine.native import calibrate
 from tombola.engine.native.layer_formats import Times
+from tombola.errors import BadInput
 from tombola.lab.kinds import Init, Train
+from tombola.lab.members import BUILT_IN
 from tombola.lab.plan import Plan, missing, plan, run_seconds, summary
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
@@ -58,6 +62,24 @@ def test_draws_of_a_control_are_runs_of_their_own() -> None:
     for arm, draws in (("reinit", 3), ("random", 2)):
         runs = [row.run for row in rows if row.arm == arm]
         assert len(set(runs)) == len(runs) == 2 * 3 * draws
+
+
+def test_any_control_is_drawn_as_often_as_the_spec_says() -> None:
+    arms = ["ticket", *CONTROLS]
+    once, rows = planned(arms=arms).rows, planned(arms=arms, draws=dict.fromkeys(CONTROLS, 2), levels=3).rows
+    assert [row for row in rows if row.draw == 0] == list(once), "the first draw is that of a control drawn once"
+    for arm in CONTROLS:
+        runs = [row.run for row in rows if row.arm == arm]
+        assert len(set(runs)) == len(runs) == 2 * 3 * 2
+
+
+def test_a_control_that_is_the_same_in_each_draw_counts_once() -> None:
+    fixed = replace(CONTROLS["reinit"], name="fixed", make=lambda replicate, ticket, level, draw: ticket)
+    members = replace(BUILT_IN, controls=CONTROLS | {"fixed": fixed})
+    table = {"arms": ["ticket", "fixed"], "draws": {"fixed": 2}, "recipe": RECIPE}
+    spec = Spec.model_validate(table, context=members.tables)
+    with pytest.raises(BadInput, match="draws of fixed: expected a control that is another one in each draw"):
+        plan(Experiment(name="tiny", spec=spec, members=members))
 
 
 def test_another_method_is_an_arm_and_shares_what_it_can() -> None:

@@ -220,6 +220,18 @@ def test_every_bad_set_is_told_at_once(write: Write) -> None:
     assert len(faults_of(write(GOOD), "levels", "=3", "recipe.length.it=3")) == 3
 
 
+def test_draws_are_of_controls_among_the_arms_and_said_once(write: Write) -> None:
+    faults = faults_of(
+        write(GOOD), "draws={shuffle = 2, random = 2, reinit = 0}", "arms=ticket,random,reinit", "randoms=3"
+    )
+    assert faults["draws.reinit"].expected == "a number >= 1" and len(faults) == 1
+    faults = faults_of(write(GOOD), "draws={shuffle = 2, random = 2}", "arms=ticket,random,reinit", "randoms=3")
+    assert faults["draws.shuffle"].expected == "a control among the spec's arms (random, reinit)"
+    assert faults["draws.random"].found == "randoms beside it"
+    assert read(write(GOOD), ["draws.random=2"]).spec.draws == {"random": 2}
+    assert "draws" not in read(write(GOOD)).spec.model_dump(), "a changed spec's folder is named by its values"
+
+
 def test_everything_about_n_of_m_is_told_at_once(write: Write) -> None:
     only = faults_of(write(GOOD), "prune={scope='n_of_m', n=4, m=4, rate=0.1, conv_rate=0.1}", "levels=3")
     assert only.keys() == {"prune.n", "prune.rate", "prune.conv_rate", "levels"}

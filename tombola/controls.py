@@ -28,7 +28,7 @@ class Control:
         what: its networks in a sentence: `a random mask with the same layer-wise counts`.
         about: what it is, in one sentence.
         paper, year: where it comes from.
-        draws: the field of a spec that says how many draws of it there are; empty for one.
+        draws: the field of a spec that says how many draws of it there are where its `draws` does not; empty for one.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
     """
@@ -57,7 +57,8 @@ def random(replicate: Draws, ticket: T, level: int, draw: int) -> T:
 
 def shuffle(replicate: Draws, ticket: T, level: int, draw: int) -> T:
     """The ticket's weights under the ticket's mask with its entries permuted inside each layer."""
-    return replace(ticket, mask=replicate.shuffled_mask(ticket.mask, f"shuffled mask {level}"))
+    name = f"shuffled mask {level}" + (f" {draw}" if draw else "")  # as long as there was one draw, it had no number
+    return replace(ticket, mask=replicate.shuffled_mask(ticket.mask, name))
 
 
 CONTROLS: dict[str, Control] = {

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from tombola.code import code_of, module_of, place
-from tombola.controls import CONTROLS, Control
+from tombola.controls import Control
 from tombola.errors import BadInput
 from tombola.lab.members import Members
 from tombola.lab.studies import Study
@@ -132,8 +132,8 @@ def _method(name: str, value: Any, code: str) -> Method:
 def _control(name: str, value: Any, code: str) -> Control:
     control = value if isinstance(value, Control) else Control(name, value, claim="", what=name, about=_about(value))
     _need(control.make, 4, "a function of (replicate, ticket, level, draw), or a Control")
-    if control.draws not in (fields := {each.draws for each in CONTROLS.values()}):
-        raise TypeError(f"a Control whose draws are one of {', '.join(sorted(fields - {''}))}, or none")
+    if control.draws:
+        raise TypeError(f"a Control without draws, as a spec says how many there are: draws = {{{name} = 3}}")
     return replace(control, code=code)
 
 

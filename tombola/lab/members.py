@@ -40,7 +40,8 @@ class Members:
     def draws(self, arm: str, spec: Any) -> int:
         """How many trainings of an arm there are at each level of a replicate: the draws of a control, else 1."""
         control = self.controls.get(arm)
-        return getattr(spec, control.draws) if control and control.draws else 1
+        usual = getattr(spec, control.draws) if control and control.draws else 1
+        return spec.draws.get(arm, usual)
 
     def with_(self, extension: "Adding") -> "Members":
         """These and those of an extension.

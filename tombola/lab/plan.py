@@ -11,6 +11,7 @@ from tombola import data, models
 from tombola.engine import EngineForecast, forecast
 from tombola.engine.machine import devices, processes
 from tombola.engine.training import Training
+from tombola.errors import BadInput
 from tombola.lab.kinds import Train
 from tombola.lab.replicate import Replicate
 from tombola.lab.row import Row
@@ -54,8 +55,16 @@ def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:
             continue
         yield Row("ticket", number, level, 0, ticket, step)
         for arm, control, draws in controls:
-            for draw in range(draws):
-                yield Row(arm, number, level, draw, control.make(replicate, ticket, level, draw), step)
+            drawn = [control.make(replicate, ticket, level, draw) for draw in range(draws)]
+            if len(set(drawn)) < draws:  # they would count as several
+                raise BadInput(
+                    where=f"draws of {arm}",
+                    expected="a control that is another one in each draw",
+                    found=f"the same training in several of {draws} draws",
+                    todo="Let its seeds depend on `draw`; or draw it once.",
+                )
+            for draw, run in enumerate(drawn):
+                yield Row(arm, number, level, draw, run, step)
     for arm in (arm for arm in spec.arms if arm in members.methods):
         for level, run in enumerate(members.methods[arm].search(replicate, spec.levels)):
             if level:

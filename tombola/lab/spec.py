@@ -154,6 +154,7 @@ class Spec(Value):
     rewind: Annotated[tuple[StepField, ...], BeforeValidator(listed)] = Field(default=(Step("0it"),), min_length=1)
     reinits: Count = Field(default=1, ge=1, le=MOST)
     randoms: Count = Field(default=1, ge=1, le=MOST)
+    draws: dict[str, Annotated[Count, Field(ge=1, le=MOST)]] = Field(default={})
     seed: Count = Field(default=0, ge=0)
     carry_optimizer: bool = False
     engine: Choice = "auto"
@@ -163,6 +164,11 @@ class Spec(Value):
     evaluate: EvaluateSpec = EvaluateSpec()
     verdict: VerdictSpec = VerdictSpec()
     study: StudySpec = StudySpec()
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = plain(self)
+        return {name: value for name, value in values.items() if name != "draws" or value}  # as in `PruneSpec`
 
     @property
     def facts(self) -> Facts:

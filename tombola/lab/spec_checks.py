@@ -177,8 +177,9 @@ def _endless(spec: Spec, members: Members) -> Iterable[Fault]:
     tables = spec.replicates * len(spec.rewind)
     rows = tables * (1 + spec.levels * sum(members.draws(arm, spec) for arm in spec.arms))
     if rows > MOST:
-        draws = {control.draws for control in members.controls.values() if control.draws}
-        counts = {name: getattr(spec, name) for name in ("replicates", "levels", *sorted(draws, reverse=True))}
+        fields = {control.draws for control in members.controls.values() if control.draws}
+        counts = {name: getattr(spec, name) for name in ("replicates", "levels", *sorted(fields, reverse=True))}
+        counts |= {f"draws.{arm}": count for arm, count in spec.draws.items()}
         largest = max(counts, key=counts.__getitem__)
         yield Fault(
             largest,
@@ -186,6 +187,16 @@ def _endless(spec: Spec, members: Members) -> Iterable[Fault]:
             f"{counts[largest]:,}, with which there are {rows:,}",
             "they are counted over replicates, rewind steps, levels, arms and their draws",
         )
+
+
+def _drawn_controls(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Draws of what is not drawn, or twice said."""
+    controls = [arm for arm in spec.arms if arm in members.controls]
+    for arm in spec.draws:
+        if arm not in controls:
+            yield Fault(f"draws.{arm}", f"a control among the spec's arms ({', '.join(controls) or 'none'})", repr(arm))
+        elif (field := members.controls[arm].draws) and field in spec.model_fields_set:
+            yield Fault(f"draws.{arm}", f"one number of draws of {arm}", f"{field} beside it", "leave one of them out")
 
 
 def _foreign(spec: Spec) -> Iterable[Fault]:
@@ -242,4 +253,4 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
 
 
 _CHECKS = (_length, _foreign, _data, _steps, _rewinding, _misnamed_layers, _optimizer, _scope)
-_CHECKS_OF_MEMBERS = (_endless, _studies, _arms)
+_CHECKS_OF_MEMBERS = (_endless, _drawn_controls, _studies, _arms)

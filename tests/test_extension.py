@@ -68,6 +68,12 @@ CONTROLS = {{'a': Control('a', {}, '', '', '', draws={!r})}}
 """
 
 
+STUDY = """
+from tombola.lab.studies import STUDIES as OURS
+STUDIES = {"copy": OURS["overlap"]}
+"""
+
+
 def written(folder: Path, text: str, name: str = "mine.py") -> str:
     path = folder / name
     path.write_text(text)
@@ -141,6 +147,7 @@ def test_an_extension_is_loaded_where_it_is_unpickled_and_before_what_is_of_it(t
         ("def f(*x): ...\nMETHODS = {'a': f}\nCONTROLS = {'a': f}", "line 3: expected a name that is free, found 'a',"),
         ("OBJECTIVES = {'a': int}", "line 1: expected a class below tombola.objective.Objective"),
         ("STUDIES = {'a': len}", "line 1: expected a tombola.lab.studies.Study"),
+        (STUDY, "line 3: expected a study by another name, as that is one of every table's own"),
         ("x = 1\n\nx.y = 3", "line 3: expected Python that can be executed, found AttributeError: 'int' object"),
         ("def f():\n    1 / 0\nf()", "line 2: expected Python that can be executed, found ZeroDivisionError"),
         ("x = 1\ny = (", "line 2: expected Python that can be executed, found SyntaxError: '(' was never closed"),

@@ -116,6 +116,8 @@ def test_a_study_draws_what_it_found(name: str, finished: Results) -> None:
         alt.Chart.from_dict(figure.spec, validate=True)
         assert figure.caption.endswith(".")
     assert figures.study_figures(finished).keys() >= drawn.keys()
+    beside = figures.study_figures(finished, taken=drawn)
+    assert beside.keys() >= {f"{name}-{figure}" for figure in drawn} and not beside.keys() & drawn.keys()
 
 
 @every_study

@@ -28,6 +28,7 @@ from tombola.lab.studies import Study
 from tombola.method import Method
 from tombola.objective import Objective
 from tombola.score import Score
+from tombola.value import Value
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # as it stands in a TOML file, in --set and in figures
 
@@ -156,6 +157,8 @@ def _objective(name: str, value: Any, code: str) -> type[Objective]:
 def _study(name: str, value: Any, code: str) -> Study:
     if not isinstance(value, Study):
         raise TypeError("a tombola.lab.studies.Study")
+    if hasattr(Value, name):
+        raise TypeError("a study by another name, as that is one of every table's own")
     return replace(value, code=code)
 
 

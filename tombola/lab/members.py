@@ -40,8 +40,8 @@ class Members:
     def draws(self, arm: str, spec: Any) -> int:
         """How many trainings of an arm there are at each level of a replicate: the draws of a control, else 1."""
         control = self.controls.get(arm)
-        usual = getattr(spec, control.draws) if control and control.draws else 1
-        return spec.draws.get(arm, usual)
+        draws: dict[str, int] = spec.draws
+        return draws.get(arm, getattr(spec, control.draws) if control and control.draws else 1)
 
     def with_(self, extension: "Adding") -> "Members":
         """These and those of an extension.

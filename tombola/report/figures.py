@@ -1,6 +1,6 @@
 """The figures that people know from the papers, as Vega-Lite: on screen, and legible in print without colour."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 from typing import Any
@@ -69,12 +69,13 @@ def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[flo
     return figures
 
 
-def study_figures(results: Results) -> dict[str, Figure]:
-    """The figures of each study that found something, by name."""
+def study_figures(results: Results, taken: Collection[str] = ()) -> dict[str, Figure]:
+    """The figures of each study that found something, by name: where that is `taken`, with the study's before it."""
     members, figures = results.experiment.members, dict[str, Figure]()
     for study in members.studies.values():
         if own := [finding for finding in results.findings if finding.study == study.name]:
-            figures |= study.figures(own, members.marks)
+            for name, figure in study.figures(own, members.marks).items():
+                figures[f"{study.name}-{name}" if name in {*taken, *figures} else name] = figure
     return figures
 
 

@@ -29,7 +29,8 @@ def write(results: Results, folder: Path) -> Path:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     drawn = []
     with debug_mode(False):  # altair's checks of every part against its schema take longer than all the rest
-        drawings = figures.all_figures(results, _survivors(results)) | figures.study_figures(results)
+        drawings = figures.all_figures(results, _survivors(results))
+        drawings |= figures.study_figures(results, taken=drawings)
     for name, (spec, caption) in drawings.items():
         svg, png = charts.render(spec)
         files.replace(folder / "figures" / f"{name}.svg", svg.encode())

@@ -73,7 +73,7 @@ class Reader:
 
     def _type(self, line: str) -> str:
         words = line.replace("tombola ", f"{sys.executable} -m tombola ", 1)
-        environment = os.environ | {"PYTHONPATH": str(self._folder), "TOMBOLA_STORE": "store", "COLUMNS": "120"}
+        environment = os.environ | {"PYTHONPATH": str(self._folder), "COLUMNS": "120", "TOMBOLA_STORE": "tombola-store"}
         done = subprocess.run(
             words, shell=True, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=300
         )
@@ -85,7 +85,7 @@ def followed(page: str, folder: Path) -> None:
     text = (DOCS / f"{page}.md").read_text()
     assert STEP.search(text), "a page on adding something has steps that can be followed"
     Reader(folder).follow(text)
-    reports = list(folder.glob("store/reports/*/report.html"))
+    reports = list(folder.glob("tombola-store/reports/*/report.html"))
     assert reports and all(report.stat().st_size for report in reports)
 
 

@@ -16,6 +16,8 @@ class Mark:
 
 # Okabe and Ito's colours, told apart by all, but a darker yellow, as theirs is lost on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+# For arms that bring none along: Tol's muted ones, unlike those above, but without those that are pale on white.
+MORE_COLOURS = ("#882255", "#332288", "#999933", "#117733", "#661100", "#6699cc", "#aa4499", "#888888")
 SHAPES = ("cross", "square", "triangle-up", "diamond", "triangle-down", "triangle-right", "triangle-left", "circle")
 
 DENSE = Mark("#000000", (3, 3), "circle")
@@ -38,14 +40,19 @@ def marks(chosen: Mapping[str, Mark | None]) -> dict[str, Mark]:
 
 
 def _free(taken: Iterable[Mark]) -> Iterator[Mark]:
-    """Marks of which none has the dash and shape of one that is taken, nor of another one; there is no last one."""
-    used = {(mark.dash, mark.shape) for mark in taken}
+    """Marks of which none has the dash and shape of one that is taken, nor of another one; there is no last one.
+
+    Nor has any a colour that is taken; their own come again after some.
+    """
+    marks = list(taken)
+    used = {(mark.dash, mark.shape) for mark in marks}
+    colours = [colour for colour in MORE_COLOURS if colour not in {mark.colour for mark in marks}] or MORE_COLOURS
     strokes, number = 1, 0
     while True:
         # Dashes of one, two, three ... strokes of different lengths: there are as many as anybody wants.
         for length, shape in product((7, 4, 9, 2), SHAPES):
             dash = (length, 2) + (1, 2) * strokes
             if (dash, shape) not in used:
-                yield Mark(COLOURS[number % len(COLOURS)], dash, shape)
+                yield Mark(colours[number % len(colours)], dash, shape)
                 number += 1
         strokes += 1

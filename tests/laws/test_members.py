@@ -231,6 +231,8 @@ def test_arms_without_a_mark_are_told_apart_in_print(tmp_path: Path) -> None:
     marks = read("digits", [], [tmp_path / "mine.py"]).members.marks
     assert marks["redrawn"] != marks["lazily"] and marks["dense"] == DENSE and marks["ticket"] == TICKET
     assert len({(mark.dash, mark.shape) for mark in marks.values()}) == len(marks)
+    ours = {mark.colour for arm, mark in marks.items() if arm not in ("redrawn", "lazily")}
+    assert len({marks["redrawn"].colour, marks["lazily"].colour} - ours) == 2, "a colour of their own"
     many = mark.marks(dict.fromkeys(map(str, range(200))))
     assert len({(each.dash, each.shape) for each in many.values()}) == 202
 

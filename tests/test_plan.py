@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tombola.controls import CONTROLS
+from tombola.controls import CONTROLS, Control
 from tombola.engine import kernels
 from tombola.engine.native import calibrate
 from tombola.engine.native.layer_formats import Times
@@ -74,12 +74,55 @@ def test_any_control_is_drawn_as_often_as_the_spec_says() -> None:
 
 
 def test_a_control_that_is_the_same_in_each_draw_counts_once() -> None:
-    fixed = replace(CONTROLS["reinit"], name="fixed", make=lambda replicate, ticket, level, draw: ticket)
-    members = replace(BUILT_IN, controls=CONTROLS | {"fixed": fixed})
-    table = {"arms": ["ticket", "fixed"], "draws": {"fixed": 2}, "recipe": RECIPE}
-    spec = Spec.model_validate(table, context=members.tables)
     with pytest.raises(BadInput, match="draws of fixed: expected a control that is another one in each draw"):
-        plan(Experiment(name="tiny", spec=spec, members=members))
+        planned_with(
+            "fixed", lambda replicate, ticket, level, draw: CONTROLS["random"].make(replicate, ticket, level, 0)
+        )
+
+
+def planned_with(name: str, make: Any, changes: Any = "", draws: int = 2) -> Plan:
+    """The plan of a spec with one control of one's own."""
+    control = Control(name, make, claim="", what=name, about=name, changes=changes)
+    members = replace(BUILT_IN, controls=CONTROLS | {name: control})
+    table = {"arms": ["ticket", name], "draws": {name: draws}, "recipe": RECIPE, "levels": 1}
+    return plan(Experiment(name="tiny", spec=Spec.model_validate(table, context=members.tables), members=members))
+
+
+@pytest.mark.parametrize(
+    ("change", "changes", "alone", "differs"),
+    [
+        (lambda replicate, ticket: ticket, "", "start or its mask", "one that differs in nothing"),
+        (lambda replicate, ticket: replace(ticket, until=30), "", "start or its mask", "one that differs in until"),
+        (lambda replicate, ticket: replace(ticket, order_seed=1), "mask", "mask", "one that differs in order_seed"),
+        (
+            lambda replicate, ticket: replace(ticket, recipe=ticket.recipe.model_copy(update={"batch": 10})),
+            "start",
+            "start",
+            "one that differs in recipe",
+        ),
+        (lambda replicate, ticket: replace(ticket, mask=None), "mask", "mask", "one whose mask is None"),
+        (
+            lambda replicate, ticket: CONTROLS["reinit"].make(replicate, ticket, 1, 0),
+            "mask",
+            "mask",
+            "differs in start",
+        ),
+        (
+            lambda replicate, ticket: CONTROLS["random"].make(
+                replicate, CONTROLS["reinit"].make(replicate, ticket, 1, 0), 1, 0
+            ),
+            "",
+            "start or its mask",
+            "one that differs in mask, start",
+        ),
+        (lambda replicate, ticket: None, "", "start or its mask", "a NoneType"),
+    ],
+)
+def test_a_control_differs_from_its_ticket_in_what_it_declares_alone(
+    change: Any, changes: str, alone: str, differs: str
+) -> None:  # K8
+    with pytest.raises(BadInput, match=f"control bold: expected a training .* in its {alone} alone, found .*{differs}"):
+        planned_with("bold", lambda replicate, ticket, level, draw: change(replicate, ticket), changes, draws=1)
 
 
 def test_another_method_is_an_arm_and_shares_what_it_can() -> None:

@@ -201,6 +201,29 @@ def test_a_control_of_ones_own_is_made_as_the_labs_are_and_speaks_for_itself() -
         lab.verify(controls=["random", replace(mirrored, name="random")])
 
 
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        (lambda replicate, ticket: ticket, "one that differs in nothing"),
+        (lambda replicate, ticket: replace(ticket, mask=ticket.mask), "one that differs in nothing"),
+        (lambda replicate, ticket: replace(ticket, mask=None), "one whose mask is None"),
+        (
+            lambda replicate, ticket: replace(
+                ticket,
+                start=replicate.rewind_point(init="again"),
+                mask=replicate.shuffled_mask(ticket.mask, "again"),
+            ),
+            "one that differs in mask, start",
+        ),
+        (lambda replicate, ticket: ticket.mask, "a Mask"),
+    ],
+)
+def test_a_control_of_a_verification_differs_in_its_start_or_its_mask(change: Any, differs: str) -> None:  # K8
+    bold = Control("bold", lambda replicate, ticket, level, draw: change(replicate, ticket), "", "", "")
+    with pytest.raises(BadInput, match=f"control bold: expected a training that differs .*, found {differs}"):
+        Lab().verify(controls=[bold], replicates=1)
+
+
 def test_masks_and_draws_of_a_verification_stay_those_of_its_seed() -> None:
     """Verdicts that were reported once can be made again."""
     lab = Lab()

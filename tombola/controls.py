@@ -4,9 +4,11 @@ To add one: write a function like `reinit`, and declare it in `CONTROLS`. The la
 masks and weights: which of the two is the replicate's business.
 """
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Protocol
 
+from tombola.errors import BadInput
 from tombola.mark import Mark
 from tombola.replicate import Draws, T
 
@@ -29,6 +31,7 @@ class Control:
         about: what it is, in one sentence.
         paper, year: where it comes from.
         draws: the field of a spec that says how many draws of it there are where its `draws` does not; empty for one.
+        changes: the field of its ticket that it replaces; empty where that is not said, and any one of the two.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
     """
@@ -41,8 +44,46 @@ class Control:
     paper: str = ""
     year: int | None = None
     draws: str = ""
+    changes: Literal["start", "mask", ""] = ""
     mark: Mark | None = None
     code: str | None = None
+
+    def training(self, replicate: Draws, ticket: T, level: int, draw: int) -> T:
+        """The control of a ticket, which differs from it in what it declares, and in nothing else.
+
+        Raises:
+            BadInput: it does not.
+        """
+        made = self.make(replicate, ticket, level, draw)
+        if type(made) is not type(ticket):
+            raise _bad_control(self, f"a {type(made).__name__}")
+        changed = {field.name for field in fields(ticket) if field.init and _other(ticket, made, field.name)}
+        if changed not in ([{self.changes}] if self.changes else [{"start"}, {"mask"}]):
+            raise _bad_control(self, f"one that differs in {_listed(changed)}")
+        lacking = [name for name in changed if getattr(made, name) is None]
+        if lacking:
+            raise _bad_control(self, f"one whose {_listed(lacking)} is None")
+        return made
+
+
+def _other(ticket: Any, made: Any, name: str) -> bool:
+    """Whether a field is another one. Runs are compared; of masks and weights each is one by itself."""
+    # A mask in which all is alive is the same when it is shuffled, and that is no fault of the control.
+    one, other = getattr(ticket, name), getattr(made, name)
+    return one is not other and (isinstance(one, Mapping) or bool(one != other))
+
+
+def _bad_control(control: Control, found: str) -> BadInput:
+    return BadInput(
+        where=f"control {control.name}",
+        expected=f"a training that differs from its ticket in its {control.changes or 'start or its mask'} alone",
+        found=found,
+        todo="Let it return replace(ticket, mask=...) or replace(ticket, start=...), and declare that as `changes`.",
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
 
 
 def reinit(replicate: Draws, ticket: T, level: int, draw: int) -> T:
@@ -71,6 +112,7 @@ CONTROLS: dict[str, Control] = {
         paper="[The Lottery Ticket Hypothesis](https://arxiv.org/abs/1803.03635)",
         year=2019,
         draws="reinits",
+        changes="start",
         mark=Mark("#d55e00", (6, 3), "square"),
     ),
     "random": Control(
@@ -82,6 +124,7 @@ CONTROLS: dict[str, Control] = {
         paper="[The Lottery Ticket Hypothesis](https://arxiv.org/abs/1803.03635), App. E",
         year=2019,
         draws="randoms",
+        changes="mask",
         mark=Mark("#009e73", (2, 2), "triangle-up"),
     ),
     "shuffle": Control(
@@ -92,6 +135,7 @@ CONTROLS: dict[str, Control] = {
         about="The ticket's mask shuffled inside each layer",
         paper="[Sanity-Checking Pruning Methods](https://arxiv.org/abs/2009.11094)",
         year=2020,
+        changes="mask",
         mark=Mark("#cc79a7", (8, 2, 2, 2), "diamond"),
     ),
 }

@@ -55,7 +55,7 @@ def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:
             continue
         yield Row("ticket", number, level, 0, ticket, step)
         for arm, control, draws in controls:
-            drawn = [control.make(replicate, ticket, level, draw) for draw in range(draws)]
+            drawn = [control.training(replicate, ticket, level, draw) for draw in range(draws)]
             if len(set(drawn)) < draws:  # they would count as several
                 raise BadInput(
                     where=f"draws of {arm}",

@@ -45,7 +45,7 @@ class Arms:
         """Every network that a replicate trains, by its arm."""
         ticket = Candidate(None, self.ticket)
         made = {
-            control.name: control.make(replace(replicate, control=control.name), ticket, self.level, 0)
+            control.name: control.training(replace(replicate, control=control.name), ticket, self.level, 0)
             for control in controls
         }
         return {"dense": Candidate(None, self.dense), "ticket": ticket} | made

@@ -137,7 +137,7 @@ class Series:
     def training(self, arm: str, level: int) -> Train:
         """The training of an arm at a level: of the ticket, of the dense network at level 0, of a control's draw 0."""
         ticket = self.tickets[level]
-        return self.controls[arm].make(self.replicate, ticket, level, 0) if arm in self.controls else ticket
+        return self.controls[arm].training(self.replicate, ticket, level, 0) if arm in self.controls else ticket
 
     def pairs(self, training: Train, orders: int) -> Iterator[TrainingPair]:
         """Every two of `orders` trainings that differ in data order alone; order 0 is that of `training` itself."""

@@ -1,5 +1,6 @@
 """Files of members from outside the package: what they add, what of them is refused, and how they travel."""
 
+import hashlib
 import pickle
 import subprocess
 import sys
@@ -11,15 +12,17 @@ import torch
 from tombola.cli import main
 from tombola.code import code_of
 from tombola.errors import BadInput
+from tombola.lab.attempt import do
 from tombola.lab.extension import load
 from tombola.lab.kinds import DerivedMask, mask_outcome
 from tombola.lab.members import BUILT_IN
 from tombola.lab.plan import plan
-from tombola.lab.runs import Stored
+from tombola.lab.runs import Run, Stored, untold
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
+from tombola.report import progress
 
 GOOD = '''
 from dataclasses import dataclass, replace
@@ -65,6 +68,34 @@ CONTROL = """
 from tombola.controls import Control
 def f(*x): ...
 CONTROLS = {{'a': Control('a', {}, '', '', '', draws={!r})}}
+"""
+
+
+KIND = """
+from tombola.lab.runs import Run
+METHODS = {{}}
+
+
+class Norm(Run):
+    kind = {}
+    version = {}
+"""
+
+
+ANY = "model_config = {'arbitrary_types_allowed': True}"
+OBJECTIVE = """
+import torch
+from typing import Literal
+from tombola.objective import Objective
+
+
+
+class A(Objective):
+    {}
+    name: Literal["a"] = "a"
+    strength: {}
+    def loss({}): ...
+OBJECTIVES = {{"a": A}}
 """
 
 
@@ -148,6 +179,17 @@ def test_an_extension_is_loaded_where_it_is_unpickled_and_before_what_is_of_it(t
         ("OBJECTIVES = {'a': int}", "line 1: expected a class below tombola.objective.Objective"),
         ("STUDIES = {'a': len}", "line 1: expected a tombola.lab.studies.Study"),
         (STUDY, "line 3: expected a study by another name, as that is one of every table's own"),
+        (KIND.format("'my/dead kind'", 1), "line 6: expected a kind of run whose `kind` is a name of letters"),
+        (KIND.format(None, 1), "line 6: expected a kind of run whose `kind` is a name of letters, digits, - and _"),
+        (KIND.format("'norm'", None), "line 6: expected a kind of run whose `version` is a whole number, found Norm"),
+        (OBJECTIVE.format("", "torch.Tensor", "self, model, batch, inputs"), "line 8: expected parameters that are"),
+        (OBJECTIVE.format(ANY, "torch.Tensor", "self, model, batch, inputs"), "line 13: expected an objective with"),
+        (OBJECTIVE.format("", "float", "self, model, batch"), "line 13: expected an objective whose loss is a"),
+        *((f"def f(x, y): ...\nMETHODS = {{'{name}': f}}", f"line 2: expected a name that --set reads as a text, found "
+           f"'{name}', which") for name in ("nan", "1", "true", "none", "1e5", "2020-01-01")),
+        ("METHODS = {'a': 1}", "adding-a-method.md"), ("CONTROLS = {'a': 1}", "adding-a-control.md"),
+        ("SCORES = {'a': 1}", "adding-a-score.md"), ("OBJECTIVES = {'a': 1}", "adding-an-objective.md"),
+        ("STUDIES = {'a': 1}", "adding-a-study.md"), ("STUDIES = 3", "adding-a-study.md"),
         ("x = 1\n\nx.y = 3", "line 3: expected Python that can be executed, found AttributeError: 'int' object"),
         ("def f():\n    1 / 0\nf()", "line 2: expected Python that can be executed, found ZeroDivisionError"),
         ("x = 1\ny = (", "line 2: expected Python that can be executed, found SyntaxError: '(' was never closed"),
@@ -168,6 +210,17 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
             load(path)
 
 
+def test_a_file_that_is_not_utf8_is_to_be_saved_as_it_and_a_byte_order_mark_is_none_of_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_bytes(b"# gr\xfc\xdfe\n" + GOOD.encode())
+    with pytest.raises(BadInput, match=r"found one that is not UTF-8, from byte 4 on. Save it as UTF-8\.$"):
+        load(path)
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    mine = load(path)
+    assert mine.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert pickle.loads(pickle.dumps(mine)) == mine and "patient" in mine.members.methods
+
+
 def test_two_extensions_of_one_name_are_refused_and_one_that_is_named_twice_is_one(tmp_path: Path) -> None:
     one, other = written(tmp_path, GOOD), written(tmp_path, GOOD + "\n", "other.py")
     assert len(read("digits", [], [one, one]).extensions) == 1
@@ -175,15 +228,18 @@ def test_two_extensions_of_one_name_are_refused_and_one_that_is_named_twice_is_o
         read("digits", [], [one, other])
 
 
-@pytest.mark.parametrize("arm", ["tired", "partial", "ours", "hidden", "method"])
+@pytest.mark.parametrize("arm", ["tired", "partial", "ours", "hidden", "method", "empty", "lost"])
 def test_what_goes_wrong_in_an_extension_is_told_with_its_line(
     tmp_path: Path, arm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not with a traceback through code that is none of the reader's."""
-    path = written(tmp_path, GOOD + WRONG)
+    path = written(tmp_path, f"{GOOD}{WRONG}# {tmp_path}")
     line = next(number for number, text in enumerate((GOOD + WRONG).splitlines(), 1) if f"# {arm}" in text)
     messages = {
         "tired": f"{path}, line {line}: expected code that runs, found ZeroDivisionError: division by zero.",
+        "empty": f"{path}, line {line}: expected a method that yields a training for each level, found empty, which "
+        "yields None. Yield what replicate.train(...) gives.",
+        "lost": f"{path}, line {line}: expected a method that yields a training for each level, found lost, which retu",
         "partial": "derived(..., 'p'): expected a function at the top level of an extension, found <part of another",
         "hidden": "derived(..., 'h'): expected a function at the top level of an extension, found turned, which",
         "method": "derived(..., 'm'): expected a function at the top level of an extension, found Turn.turn, which is",
@@ -232,7 +288,15 @@ def method(replicate, ticket, level, draw):
     return replace(ticket, mask=replicate.derived(Turn.turn, ticket.mask, "m"))  # method
 
 
-METHODS["tired"] = tired
+def empty(replicate, levels):  # empty
+    yield None
+
+
+def lost(replicate, levels):  # lost
+    return None
+
+
+METHODS |= {"tired": tired, "empty": empty, "lost": lost}
 CONTROLS |= {"partial": part, "ours": ours, "hidden": hidden, "method": method}
 """
 
@@ -263,3 +327,104 @@ def test_what_a_derived_mask_draws_from_anywhere_is_decided_by_its_seed(tmp_path
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+BOOM = """
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tombola.lab.runs import Run, untold
+from tombola.objective import Objective
+
+
+def boom(*given):
+    raise ValueError("boom")  # here
+
+
+class Boom(Objective):
+    name: Literal["bang"] = "bang"
+
+    def loss(self, model, batch, inputs):
+        return boom()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Norm(Run):
+    kind = "norm"
+    version = 1
+
+    def perform(self, worker, tell=untold):
+        boom()
+
+
+class Other(Objective):
+    name: Literal["other"] = "other"
+    powers: list[float] = [1.0]
+    how: str = "float"
+
+    def loss(self, model, batch, inputs):
+        losses = model(batch[0]).square().mean(dim=1)
+        loss = losses.mean()
+        return {"float": loss.item(), "vector": losses, "detached": loss.detach()}[self.how]
+
+
+def crash(replicate, ticket, level, draw):
+    return replace(ticket, mask=replicate.derived(boom, ticket.mask, "crash"))
+
+
+CONTROLS = {"crash": crash}
+SCORES, OBJECTIVES = {"boom": boom}, {"bang": Boom, "other": Other}
+"""
+
+
+def line_of(words: str, text: str, which: int = 0) -> int:
+    return [number for number, line in enumerate(text.splitlines(), 1) if words in line][which]
+
+
+def first_failure(tmp_path: Path, *changes: str) -> tuple[Run, str]:
+    """The first run of an experiment that fails, and why."""
+    small = ["levels=1", "replicates=1", "recipe.model=lenet-20-10", "recipe.length=10it", "evaluate.test_every=5it"]
+    experiment = read("digits", [*small, "evaluate.every=5it", *changes], [written(tmp_path, f"{BOOM}# {tmp_path}")])
+    wanted = plan(experiment)
+    worker = Worker(Store(tmp_path / "store").open(), None, scores=experiment.members.scores)
+    for run in wanted.runs:
+        if (said := do(run, worker, untold))[0] == "failed":
+            return run, said[1]
+    raise AssertionError("nothing failed")
+
+
+@pytest.mark.parametrize("change", ["arms=ticket,crash", "prune.score=boom", "recipe.objective={name = 'bang'}"])
+def test_why_a_run_failed_ends_with_the_place_in_the_extension(tmp_path: Path, change: str) -> None:
+    _, reason = first_failure(tmp_path, change)
+    assert reason == f"ValueError: boom ({tmp_path / 'mine.py'}, line {line_of('# here', BOOM)})"
+
+
+def test_why_a_measurement_failed_ends_with_the_place_in_the_extension(tmp_path: Path) -> None:
+    mine = load(written(tmp_path, BOOM))
+    kind = sys.modules[mine.members.scores["boom"].of.__module__].Norm
+    _, reason, _ = do(kind(), Worker(Store(tmp_path / "store").open(), None), untold)
+    assert reason.endswith("mine.py, line 10)")
+
+
+@pytest.mark.parametrize(
+    ("how", "found"),
+    [("float", "a float"), ("vector", "a tensor of shape (120,)"), ("detached", "one without a gradient")],
+)
+def test_what_no_step_can_descend_is_said_of_the_objective(tmp_path: Path, how: str, found: str) -> None:
+    run, reason = first_failure(tmp_path, f"recipe.objective={{name = 'other', how = '{how}'}}")
+    expected = "loss of the objective other: expected a scalar tensor with a gradient"
+    assert run.kind == "train" and reason.startswith(f"{expected}, found {found}. Let loss return the mean over")
+    assert reason.endswith(f"({tmp_path / 'mine.py'}, line {line_of('def loss', BOOM, -1)}).")
+
+
+def test_a_parameter_may_be_a_list(tmp_path: Path) -> None:
+    objective = load(written(tmp_path, BOOM)).members.objectives["other"]
+    one, same, other = (objective.model_validate({"name": "other", "powers": powers}) for powers in ([1], [1.0], [2.0]))
+    assert {one, same} == {one} != {other}
+
+
+def test_progress_names_the_masks_of_controls(tmp_path: Path) -> None:
+    wanted = plan(read("digits", ["arms=ticket,crash", "levels=1", "replicates=2"], [written(tmp_path, BOOM)]))
+    names = progress._names(wanted)
+    derived = [run.key for run in wanted.runs if run.kind == "derived"]
+    assert [names[key] for key in derived] == [f"mask of crash 1 of replicate {number}" for number in range(2)]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -162,6 +162,36 @@ def test_a_stack_descends_the_same_objective(objective: Objective | None) -> Non
         alone.train(several[number], span, lambda step: None)
         for name, value in alone.weights().items():
             torch.testing.assert_close(stack.states[number].weights()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+class Odd(Objective):
+    """One whose loss is nothing that a step descends."""
+
+    stacks = True
+
+    name: Literal["odd"] = "odd"
+    how: str
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor], inputs: Any) -> Any:
+        losses = functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        return {"none": None, "vector": losses, "detached": losses.mean().detach()}[self.how]
+
+
+@pytest.mark.parametrize("how", ["none", "vector", "detached"])
+def test_what_no_step_can_descend_is_refused_alone_and_in_a_stack(how: str) -> None:
+    objective, dataset = Odd(how=how), data.load("digits")
+    training, span = Training(optimizer=SGD(name="sgd", lr=0.1), batch=60, objective=objective), Span(0, 1, float)
+    batches = Batches(dataset, torch.arange(300), 60, 0)
+
+    def start() -> Start:
+        model = models.build("lenet-20-10", (1, 8, 8), 10, "glorot-normal", 0)
+        return Start(model, prunable.full(model), dataset)
+
+    expected = "loss of the objective odd: expected a scalar tensor with a gradient, found "
+    with pytest.raises(BadInput, match=expected):
+        Reference(training, start()).train(batches, span, lambda step: None)
+    with pytest.raises(BadInput, match=expected):
+        Stacked(training, [start(), start()]).train([batches, batches], span, [lambda step: None] * 2)
 
 
 # ---------------------------------------------------------------- in a recipe

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tombola import mask, weights
-from tombola.controls import Control
+from tombola.controls import CONTROLS, Control
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.replicate import Draws, T
@@ -334,10 +334,11 @@ def also_psnr(lab: Lab) -> None:
         ({"level": 0}, None, "level: expected 1 or more, found 0"),
         ({"level": 3}, None, "level: expected one from 0 to 2 whose mask is known, found 3"),
         ({"replicates": 0}, None, "verify: expected one replicate or more"),
-        ({"controls": "random"}, None, "verify: expected controls among reinit, random, shuffle, found 'random'."),
+        ({"controls": "random"}, None, "shuffle, or a tombola.controls.Control, found 'random', in no list. "),
+        ({"controls": CONTROLS["random"]}, None, "expected a list of controls, each of reinit, random, shuffle, or a "),
         ({"level": "2"}, None, "level: expected 1 or more, found '2'"),
-        ({"controls": ["rand"]}, None, "verify: expected controls among reinit, random, shuffle, found ['rand']. Did "),
-        ({"controls": 3}, None, "verify: expected controls among reinit, random, shuffle, found 3."),
+        ({"controls": ["rand"]}, None, "or a tombola.controls.Control, found ['rand']. Did you mean "),
+        ({"controls": 3}, None, "or a tombola.controls.Control, found 3."),
         ({}, seeding, "verify: expected trainings that depend on the data order"),
         ({}, silent, "verify: expected level.report(accuracy=...) in what is to train, found only validation_loss"),
         ({}, nothing, "verify: expected level.report(accuracy=...) in what is to train, found none. Report it after"),

@@ -340,7 +340,7 @@ def test_what_studies_lack_is_counted(tmp_path: Path, lab: Lab) -> None:
     assert said.startswith(f"1 of {len(wanted.questions)} measurements") and "because" not in said
     store.fail(lost.run.right, "it diverged", "")
     (said,) = results(wanted, store).unanswered
-    assert "1 of them because a training failed" in said
+    assert "1 of them because a run failed" in said
     assert said in results(wanted, store).sentences
 
 

@@ -1,11 +1,13 @@
 """Code from outside the package: the file of an extension as a module of its own, and its name in keys."""
 
+import inspect
 import linecache
 import sys
 import traceback
 from types import ModuleType
 from typing import Any
 
+BYTE_ORDER_MARK = "\ufeff"  # which some editors begin a file with
 _PREFIX = "tombola_extension_"
 
 
@@ -21,9 +23,29 @@ def code_of(thing: Any) -> str | None:
 
 def place(error: BaseException) -> str:
     """The file and line of an extension at which `error` came up, the innermost one; empty where it is of none."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    mine = [(frame, line) for frame, line in frames if frame.f_globals.get("__name__", "").startswith(_PREFIX)]
-    return f"{mine[-1][0].f_code.co_filename}, line {mine[-1][1]}" if mine else ""
+    mine = [
+        (path, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith(_PREFIX)
+        and (path := frame.f_code.co_filename) == frame.f_globals["__file__"]  # not what dataclasses made for it
+    ]
+    return f"{mine[-1][0]}, line {mine[-1][1]}" if mine else ""
+
+
+def defined_at(thing: Any) -> str:
+    """The file and line of an extension at which a class or a function begins; empty where it is of none.
+
+    >>> defined_at(defined_at)
+    ''
+    """
+    code = code_of(thing)
+    if code is None:
+        return ""
+    path = sys.modules[f"{_PREFIX}{code}"].__file__
+    try:
+        return f"{path}, line {inspect.getsourcelines(inspect.unwrap(thing))[1]}"
+    except (OSError, TypeError):  # one that is an object, or made by other code
+        return str(path)
 
 
 def attribute(name: str, code: str | None) -> Any:
@@ -55,7 +77,7 @@ def module_of(sha256: str, path: str, text: str) -> ModuleType:
     module.__file__ = path
     sys.modules[name] = module  # dataclasses look for their module while it is executed
     try:
-        exec(compile(text, path, "exec"), module.__dict__)
+        exec(compile(text.removeprefix(BYTE_ORDER_MARK), path, "exec"), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, computed_field
 from pydantic_core import PydanticCustomError
 
-from tombola.code import code_of
+from tombola.code import code_of, defined_at
 from tombola.data.facts import IGNORED
+from tombola.errors import BadInput
 from tombola.value import Number, Value
 
 if TYPE_CHECKING:  # `tombola plan` reads recipes, and touches no tensor
@@ -68,6 +69,9 @@ class Objective(Value, ABC):
         Of the class, and never set: what a method makes of a class that no table lists has it too.
         """
         return code_of(type(self))
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.model_dump_json()))  # its parameters may be lists
 
     @abstractmethod
     def loss(
@@ -150,6 +154,37 @@ class L1(Objective):
         parameters = dict(model.named_parameters())
         size = sum(parameters[name].abs().sum() for name in prunable(model))
         return cross_entropy(model(examples), labels) + self.strength * size
+
+
+def descended(objective: Objective, loss: Any, gradient: bool = True) -> "Tensor":
+    """The loss that an objective gave, where an optimiser's step can descend it.
+
+    Args:
+        gradient: whether it has to have one by now; inside of `torch.func.vmap` nothing has.
+
+    Raises:
+        BadInput: it is no scalar, or has no gradient.
+    """
+    import torch
+
+    if not isinstance(loss, torch.Tensor):
+        found = f"a {type(loss).__name__}"
+    elif loss.numel() != 1:
+        found = f"a tensor of shape {tuple(loss.shape)}"
+    elif gradient and not loss.requires_grad:
+        found = "one without a gradient"
+    else:
+        return loss
+    raise BadInput(
+        where=f"loss of the objective {objective.name}",
+        expected="a scalar tensor with a gradient",
+        found=found,
+        todo=f"Let loss return the mean over the batch, neither detached nor made a number{_place(objective)}.",
+    )
+
+
+def _place(objective: Objective) -> str:
+    return f" ({place})" if (place := defined_at(type(objective).loss)) else ""
 
 
 OBJECTIVES: dict[str, type[Objective]] = {

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from tombola.guard import Guard
 from tombola.mask import Mask
-from tombola.objective import CrossEntropy, Objective
+from tombola.objective import CrossEntropy, Objective, descended
 from tombola.recipe import Precision
 
 StepLoss = Callable[[int], Tensor]  # of the optimiser step that follows after a step
@@ -101,7 +101,7 @@ def losses(
     def loss(step: int) -> Tensor:
         examples, labels = batches(step)
         with computing(device, precision):
-            return objective.loss(model, (examples.to(device), labels.to(device)), inputs or {})
+            return descended(objective, objective.loss(model, (examples.to(device), labels.to(device)), inputs or {}))
 
     return loss
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tombola.code import place
 from tombola.engine import kernels
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
 from tombola.lab.runs import Outcome, Run, Tell, data_sets
@@ -76,7 +77,8 @@ def _ended(error: Exception, store: Store) -> tuple[Any, ...]:
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return "stop", no_room(error, store)
     name = "" if isinstance(error, TombolaError | OSError) else f"{type(error).__name__}: "
-    return "failed", f"{name}{error}", "".join(traceback.format_exception(error))
+    where = f" ({at})" if (at := place(error)) else ""
+    return "failed", f"{name}{error}{where}", "".join(traceback.format_exception(error))
 
 
 def _gpu_is_lost(error: Exception) -> bool:

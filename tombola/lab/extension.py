@@ -14,16 +14,20 @@ import ast
 import hashlib
 import inspect
 import re
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tombola.code import code_of, module_of, place
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
+
+from tombola.code import BYTE_ORDER_MARK, code_of, module_of, place
 from tombola.controls import Control
 from tombola.errors import BadInput
 from tombola.lab.members import Members
+from tombola.lab.runs import Run
 from tombola.lab.studies import Study
 from tombola.method import Method
 from tombola.objective import Objective
@@ -31,6 +35,8 @@ from tombola.score import Score
 from tombola.value import Value
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # as it stands in a TOML file, in --set and in figures
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")  # as the names of folders begin
+_PARAMETERS = "parameters that are numbers, texts, or lists of these"
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,10 @@ def load(path: str | Path) -> Extension:
         text = Path(path).read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reasons: dict[type, str] = {FileNotFoundError: "no such file", IsADirectoryError: "a folder"}
-        reason = reasons.get(type(error), str(error))
-        raise _bad(str(path), "a Python file", reason, "--extend takes the path of one") from error
+        reason, todo = reasons.get(type(error), str(error)), "--extend takes the path of one"
+        if isinstance(error, UnicodeDecodeError):
+            reason, todo = f"one that is not UTF-8, from byte {error.start} on", "Save it as UTF-8"
+        raise _bad(str(path), "a Python file", reason, todo) from error
     return made(str(path), text)
 
 
@@ -81,12 +89,16 @@ def made(path: str, text: str) -> Extension:
         where = place(error) or path
         if isinstance(error, SyntaxError) and error.filename == path:
             where = f"{path}, line {error.lineno}"
-        raise _bad(where, "Python that can be executed", f"{type(error).__name__}: {error}") from error
+        if isinstance(error, PydanticSchemaGenerationError):
+            found = error.message.partition(". Set")[0]
+            raise _bad(where, _PARAMETERS, found, _PAGES["objectives"]) from error
+        raise _bad(
+            where, "Python that can be executed", f"{type(error).__name__}: {error}", _PAGES["methods"]
+        ) from error
+    _check_kinds(module, path, sha256, text)
     tables = {kind: _members(_Table(kind, module, path, sha256, text)) for kind in _MAKERS}
     if not any(tables.values()):
-        raise _bad(
-            path, f"one of {', '.join(map(str.upper, _MAKERS))}", "none of them", "docs/adding-a-method.md has one"
-        )
+        raise _bad(path, f"one of {', '.join(map(str.upper, _MAKERS))}", "none of them", _PAGES["methods"])
     return Extension(path, sha256, text, Members(**tables))
 
 
@@ -104,22 +116,28 @@ class _Table:
         """The place of an entry, or of the whole table."""
         return f"{self.path}, line {_line_in(self.text, self.kind, name)}"
 
+    def bad(self, name: str, expected: str, found: str) -> BadInput:
+        """What to raise of an entry, or of the whole table."""
+        return _bad(self.where(name), expected, found, _PAGES[self.kind])
+
 
 def _members(table: _Table) -> dict[str, Any]:
     listed = getattr(table.module, table.kind.upper(), {})
     if not isinstance(listed, Mapping):
-        raise _bad(table.where(), f"{table.kind.upper()}, a dict of name: member", f"a {type(listed).__name__}")
+        raise table.bad("", f"{table.kind.upper()}, a dict of name: member", f"a {type(listed).__name__}")
     members = {}
     for name, value in listed.items():
         if not (isinstance(name, str) and _NAME.fullmatch(name)) or name in ("dense", "ticket"):
             expected = "a name of letters, digits, -, _, + and ., and neither dense nor ticket"
-            raise _bad(table.where(str(name)), expected, repr(name))
+            raise table.bad(str(name), expected, repr(name))
+        if name == "none" or _is_toml(name):
+            raise table.bad(name, "a name that --set reads as a text", f"{name!r}, which it reads as another value")
         try:
             member = _MAKERS[table.kind](name, value, table.sha256)
         except TypeError as error:
-            raise _bad(table.where(name), str(error), f"{name!r}, {_kind_of(value)}") from error
+            raise table.bad(name, str(error), f"{name!r}, {_kind_of(value)}") from error
         if getattr(member, "name", name) != name:
-            raise _bad(table.where(name), f"a member of the name {name!r}", repr(member.name))
+            raise table.bad(name, f"a member of the name {name!r}", repr(member.name))
         members[name] = member
     return members
 
@@ -151,6 +169,11 @@ def _objective(name: str, value: Any, code: str) -> type[Objective]:
         raise TypeError(f"an objective whose name is {name!r} by default: name: Literal[{name!r}] = {name!r}")
     if code_of(value) != code:
         raise TypeError("a class that this file defines, as its SHA-256 is in the keys of what is trained with it")
+    _need(value.loss, 4, "an objective whose loss is a function of (self, model, batch, inputs)")
+    try:
+        value.model_json_schema()
+    except PydanticInvalidForJsonSchema:
+        raise TypeError(f"an objective with {_PARAMETERS}") from None
     return value
 
 
@@ -169,6 +192,38 @@ _MAKERS: dict[str, Callable[[str, Any, str], Any]] = {
     "objectives": _objective,
     "studies": _study,
 }
+
+
+_PAGES = {
+    "methods": "docs/adding-a-method.md has an example",
+    "controls": "docs/adding-a-control.md has an example",
+    "scores": "docs/adding-a-score.md has an example",
+    "objectives": "docs/adding-an-objective.md has an example",
+    "studies": "docs/adding-a-study.md has an example",
+}
+
+
+def _check_kinds(module: ModuleType, path: str, sha256: str, text: str) -> None:
+    """Make sure that each kind of run in the file says what the keys and folders of its runs are made of."""
+    own = [each for each in vars(module).values() if isinstance(each, type) and code_of(each) == sha256]
+    for kind in (each for each in own if issubclass(each, Run) and not each.__subclasses__()):
+        name, version = getattr(kind, "kind", None), getattr(kind, "version", None)
+        if not (isinstance(name, str) and _KIND.fullmatch(name)):
+            expected, found = "a kind of run whose `kind` is a name of letters, digits, - and _", name
+        elif type(version) is not int:
+            expected, found = "a kind of run whose `version` is a whole number", version
+        else:
+            continue
+        where, has = f"{path}, line {_line_of_class(text, kind.__name__)}", "none" if found is None else repr(found)
+        raise _bad(where, expected, f"{kind.__name__}, which has {has}", _PAGES["studies"])
+
+
+def _is_toml(name: str) -> bool:
+    """Whether a name without quotes is a value in TOML: a number, true, a date."""
+    try:
+        return bool(tomllib.loads(f"name = {name}"))
+    except ValueError:
+        return False
 
 
 def _need(value: Any, arguments: int, what: str) -> None:
@@ -193,7 +248,7 @@ def _kind_of(value: Any) -> str:
 def _line_in(text: str, kind: str, name: str) -> int:
     """The line where a table names a member, or begins; 1 where it is made in another way."""
     line = 1
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(_parsed(text)):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if not any(isinstance(target, ast.Name) and target.id == kind.upper() for target in targets):
             continue
@@ -203,5 +258,16 @@ def _line_in(text: str, kind: str, name: str) -> int:
     return line
 
 
-def _bad(where: str, expected: str, found: str, todo: str = "docs/adding-a-method.md has an example") -> BadInput:
+def _line_of_class(text: str, name: str) -> int:
+    """The line where a class begins; 1 where it is made in another way."""
+    return next(
+        (each.lineno for each in ast.walk(_parsed(text)) if isinstance(each, ast.ClassDef) and each.name == name), 1
+    )
+
+
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text.removeprefix(BYTE_ORDER_MARK))
+
+
+def _bad(where: str, expected: str, found: str, todo: str) -> BadInput:
     return BadInput(where=where, expected=expected, found=found, todo=f"{todo}.")

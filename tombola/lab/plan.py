@@ -1,17 +1,18 @@
 """From a spec to the runs it wants: which trainings make its table, and what those need."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
 from typing import Any
 
 from tombola import data, models
+from tombola.code import defined_at
 from tombola.engine import EngineForecast, forecast
 from tombola.engine.machine import devices, processes
 from tombola.engine.training import Training
-from tombola.errors import BadInput
+from tombola.errors import BadInput, shown
 from tombola.lab.kinds import Train
 from tombola.lab.replicate import Replicate
 from tombola.lab.row import Row
@@ -19,6 +20,7 @@ from tombola.lab.runs import Run, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Question, Series, asked
+from tombola.method import Method
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,32 @@ def plan(experiment: Experiment) -> Plan:
     for number in range(spec.replicates):
         for step in spec.rewind:
             replicate = Replicate(spec, number, step, members)
-            tickets = list(members.methods[spec.method].search(replicate, spec.levels))
+            tickets = _searched(members.methods[spec.method], replicate)
             rows += _rows(replicate, tickets)
             series = Series(replicate, tickets, members.controls)
             for study, table in asked(spec.study, members.studies):
                 questions += study.questions(table, series)
     asking = [*(row.run for row in rows), *(question.run for question in questions)]
     return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(asking)))
+
+
+def _searched(method: Method, replicate: Replicate) -> list[Train]:
+    """What a method makes, level by level.
+
+    Raises:
+        BadInput: it is no list of trainings.
+    """
+    made: Any = method.search(replicate, replicate.spec.levels)
+    trainings = list(made) if isinstance(made, Iterable) else [made]
+    for each in trainings:
+        if not isinstance(each, Train):
+            raise BadInput(
+                where=defined_at(method.search) or f"method {method.name}",
+                expected="a method that yields a training for each level",
+                found=f"{method.name}, which {'yields' if made is not each else 'returns'} {shown(repr(each))}",
+                todo="Yield what replicate.train(...) gives.",
+            )
+    return trainings
 
 
 def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:
@@ -66,7 +87,7 @@ def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:
             for draw, run in enumerate(drawn):
                 yield Row(arm, number, level, draw, run, step)
     for arm in (arm for arm in spec.arms if arm in members.methods):
-        for level, run in enumerate(members.methods[arm].search(replicate, spec.levels)):
+        for level, run in enumerate(_searched(members.methods[arm], replicate)):
             if level:
                 yield Row(arm, number, level, 0, run, step)
 

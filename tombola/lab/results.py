@@ -155,7 +155,7 @@ class Results:
         if not missing:
             return []
         lost = [one for one in missing if failed & {one.run.key, *(each.key for each in one.run.inputs)}]
-        why = f", {len(lost)} of them because a training failed" if lost else ""
+        why = f", {len(lost)} of them because a run failed" if lost else ""
         count = f"{len(missing)} of {len(asked)}"
         return [f"{count} measurements of the studies are not there{why}; what the studies say is about the others."]
 

@@ -1,5 +1,6 @@
 """The figures that people know from the papers, as Vega-Lite: on screen, and legible in print without colour."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
@@ -70,12 +71,15 @@ def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[flo
 
 
 def study_figures(results: Results, taken: Collection[str] = ()) -> dict[str, Figure]:
-    """The figures of each study that found something, by name: where that is `taken`, with the study's before it."""
+    """The figures of each study that found something, by name as files can have it: if `taken`, after the study's."""
     members, figures = results.experiment.members, dict[str, Figure]()
     for study in members.studies.values():
         if own := [finding for finding in results.findings if finding.study == study.name]:
             for name, figure in study.figures(own, members.marks).items():
-                figures[f"{study.name}-{name}" if name in {*taken, *figures} else name] = figure
+                file = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+                while file in {*taken, *figures}:
+                    file = f"{study.name}-{file}"
+                figures[file] = figure
     return figures
 
 

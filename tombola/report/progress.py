@@ -28,6 +28,8 @@ def _names(plan: Plan) -> dict[str, str]:
 
     for row in plan.rows:
         name(row.run, f"{row.arm} {row.level}", row)
+        if row.run.mask:
+            name(row.run.mask, f"mask of {row.arm} {row.level}", row)
     for row in plan.rows:
         of = "" if row.arm in ("dense", "ticket") else f" of {row.arm}"  # what an arm shares has a name by then
         names.setdefault(row.run.start.key, f"rewind point {row.rewind:,}{of} of replicate {row.replicate}")

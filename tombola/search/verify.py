@@ -147,8 +147,8 @@ def _controls(given: Sequence[str | Control]) -> tuple[Control, ...]:
         close = get_close_matches(str(unknown[0]), CONTROLS, n=1) if unknown else []
         raise BadInput(
             where="verify",
-            expected=f"controls among {', '.join(CONTROLS)}",
-            found=repr(given),
+            expected=f"a list of controls, each of {', '.join(CONTROLS)}, or a tombola.controls.Control",
+            found=repr(given) if unknown else f"{getattr(given, 'name', given)!r}, in no list",
             todo=f"Did you mean controls=[{close[0]!r}]?" if close else "controls=['random'], for one.",
         )
     made = [each if isinstance(each, Control) else CONTROLS[each] for each in listed]

@@ -22,7 +22,7 @@ from tombola.engine.reference.trainer import Reference
 from tombola.engine.training import Start, Training
 from tombola.errors import TombolaError
 from tombola.mask import Mask
-from tombola.objective import CrossEntropy, Objective
+from tombola.objective import CrossEntropy, Objective, descended
 from tombola.optimizers import optimizer_of, restore_state
 from tombola.train import Span, StepLoss, computing, descend, guarded
 
@@ -94,7 +94,7 @@ class Stacked:
             values = dict(self._loss.named_parameters()) | dict(self._loss.named_buffers())
             with computing(self._device, self._training.precision), self._attending():
                 losses: Tensor = vmap(self._loss_of, randomness="different")(values, inputs, labels)
-            return losses.sum()
+            return descended(self._loss.objective, losses.sum())
 
         return loss
 
@@ -121,10 +121,11 @@ class _LossOf(nn.Module):
 
     def __init__(self, network: nn.Module, objective: Objective) -> None:
         super().__init__()
-        self.network, self._objective = network, objective
+        self.network, self.objective = network, objective
 
     def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        return self._objective.loss(self.network, (inputs, labels), {})
+        loss = self.objective.loss(self.network, (inputs, labels), {})
+        return descended(self.objective, loss, gradient=False)
 
 
 WARM, TIMED = 3, 10  # steps, where it is measured whether a stack pays

@@ -4,7 +4,10 @@ import hashlib
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +25,7 @@ from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
-from tombola.report import progress
+from tombola.report import figures, progress
 
 GOOD = '''
 from dataclasses import dataclass, replace
@@ -228,7 +231,7 @@ def test_two_extensions_of_one_name_are_refused_and_one_that_is_named_twice_is_o
         read("digits", [], [one, other])
 
 
-@pytest.mark.parametrize("arm", ["tired", "partial", "ours", "hidden", "method", "empty", "lost"])
+@pytest.mark.parametrize("arm", ["tired", "partial", "ours", "hidden", "method", "empty", "lost", "nothing", "number"])
 def test_what_goes_wrong_in_an_extension_is_told_with_its_line(
     tmp_path: Path, arm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,9 +240,10 @@ def test_what_goes_wrong_in_an_extension_is_told_with_its_line(
     line = next(number for number, text in enumerate((GOOD + WRONG).splitlines(), 1) if f"# {arm}" in text)
     messages = {
         "tired": f"{path}, line {line}: expected code that runs, found ZeroDivisionError: division by zero.",
-        "empty": f"{path}, line {line}: expected a method that yields a training for each level, found empty, which "
-        "yields None. Yield what replicate.train(...) gives.",
-        "lost": f"{path}, line {line}: expected a method that yields a training for each level, found lost, which retu",
+        "empty": f"{path}, line {line}, method empty: expected a training for each level, found one that yields None. ",
+        "lost": f"{path}, line {line}, method lost: expected a training for each level, found one that returns None. ",
+        "nothing": f"{path}, line {line}, control nothing: expected a training that differs from its ticket in its ",
+        "number": f"{path}, line {line}, control number: expected a training that differs from its ticket in its ",
         "partial": "derived(..., 'p'): expected a function at the top level of an extension, found <part of another",
         "hidden": "derived(..., 'h'): expected a function at the top level of an extension, found turned, which",
         "method": "derived(..., 'm'): expected a function at the top level of an extension, found Turn.turn, which is",
@@ -296,8 +300,13 @@ def lost(replicate, levels):  # lost
     return None
 
 
+def nothing(replicate, ticket, level, draw):  # nothing
+    replicate.rewind_point()
+
+
 METHODS |= {"tired": tired, "empty": empty, "lost": lost}
-CONTROLS |= {"partial": part, "ours": ours, "hidden": hidden, "method": method}
+CONTROLS |= {"partial": part, "ours": ours, "hidden": hidden, "method": method, "nothing": nothing}
+CONTROLS["number"] = lambda replicate, ticket, level, draw: 3  # number
 """
 
 
@@ -428,3 +437,20 @@ def test_progress_names_the_masks_of_controls(tmp_path: Path) -> None:
     names = progress._names(wanted)
     derived = [run.key for run in wanted.runs if run.kind == "derived"]
     assert [names[key] for key in derived] == [f"mask of crash 1 of replicate {number}" for number in range(2)]
+
+
+def test_a_figure_of_a_study_has_a_name_that_files_can_have() -> None:
+    drawn: Any = {name: name for name in ("a/b ü", "a b ü", "a?b ", "..", "plain")}
+    ours = replace(BUILT_IN.studies["overlap"], figures=lambda findings, marks: drawn)
+    members = SimpleNamespace(studies={"overlap": ours}, marks={})
+    results: Any = SimpleNamespace(
+        experiment=SimpleNamespace(members=members), findings=[SimpleNamespace(study="overlap")]
+    )
+    named = figures.study_figures(results, taken=["plain"])
+    assert {name: str(figure) for name, figure in named.items()} == {
+        "a-b-": "a/b ü",
+        "overlap-a-b-": "a b ü",
+        "overlap-overlap-a-b-": "a?b ",
+        "..": "..",
+        "overlap-plain": "plain",
+    }

@@ -324,6 +324,9 @@ def also_psnr(lab: Lab) -> None:
         level.report(psnr=20.0)
 
 
+LISTED = "verify: expected a list of controls, each of reinit, random, shuffle, or a tombola.controls.Control, found "
+
+
 @pytest.mark.parametrize(
     ("options", "change", "message"),
     [
@@ -334,11 +337,11 @@ def also_psnr(lab: Lab) -> None:
         ({"level": 0}, None, "level: expected 1 or more, found 0"),
         ({"level": 3}, None, "level: expected one from 0 to 2 whose mask is known, found 3"),
         ({"replicates": 0}, None, "verify: expected one replicate or more"),
-        ({"controls": "random"}, None, "shuffle, or a tombola.controls.Control, found 'random', in no list. "),
-        ({"controls": CONTROLS["random"]}, None, "expected a list of controls, each of reinit, random, shuffle, or a "),
+        ({"controls": "random"}, None, f"{LISTED}'random', in no list. "),
+        ({"controls": CONTROLS["random"]}, None, f"{LISTED}'random', in no list. "),
         ({"level": "2"}, None, "level: expected 1 or more, found '2'"),
-        ({"controls": ["rand"]}, None, "or a tombola.controls.Control, found ['rand']. Did you mean "),
-        ({"controls": 3}, None, "or a tombola.controls.Control, found 3."),
+        ({"controls": ["rand"]}, None, f"{LISTED}['rand']. Did you mean controls=['random']?"),
+        ({"controls": 3}, None, f"{LISTED}3."),
         ({}, seeding, "verify: expected trainings that depend on the data order"),
         ({}, silent, "verify: expected level.report(accuracy=...) in what is to train, found only validation_loss"),
         ({}, nothing, "verify: expected level.report(accuracy=...) in what is to train, found none. Report it after"),

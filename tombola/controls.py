@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol
 
+from tombola.code import defined_at
 from tombola.errors import BadInput
 from tombola.mark import Mark
 from tombola.replicate import Draws, T
@@ -74,8 +75,9 @@ def _other(ticket: Any, made: Any, name: str) -> bool:
 
 
 def _bad_control(control: Control, found: str) -> BadInput:
+    place = defined_at(control.make)
     return BadInput(
-        where=f"control {control.name}",
+        where=f"{place}, control {control.name}" if place else f"control {control.name}",
         expected=f"a training that differs from its ticket in its {control.changes or 'start or its mask'} alone",
         found=found,
         todo="Let it return replace(ticket, mask=...) or replace(ticket, start=...), and declare that as `changes`.",

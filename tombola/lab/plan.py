@@ -59,9 +59,11 @@ def _searched(method: Method, replicate: Replicate) -> list[Train]:
     for each in trainings:
         if not isinstance(each, Train):
             raise BadInput(
-                where=defined_at(method.search) or f"method {method.name}",
-                expected="a method that yields a training for each level",
-                found=f"{method.name}, which {'yields' if made is not each else 'returns'} {shown(repr(each))}",
+                where=f"{place}, method {method.name}"
+                if (place := defined_at(method.search))
+                else f"method {method.name}",
+                expected="a training for each level",
+                found=f"one that {'returns' if made is each else 'yields'} {shown(repr(each))}",
                 todo="Yield what replicate.train(...) gives.",
             )
     return trainings

@@ -185,7 +185,7 @@ def test_an_extension_is_loaded_where_it_is_unpickled_and_before_what_is_of_it(t
         (KIND.format("'my/dead kind'", 1), "line 6: expected a kind of run whose `kind` is a name of letters"),
         (KIND.format(None, 1), "line 6: expected a kind of run whose `kind` is a name of letters, digits, - and _"),
         (KIND.format("'norm'", None), "line 6: expected a kind of run whose `version` is a whole number, found Norm"),
-        (OBJECTIVE.format("", "torch.Tensor", "self, model, batch, inputs"), "line 8: expected parameters that are"),
+        (OBJECTIVE.format("", "torch.Tensor", "self, model, batch, inputs"), "found one of <class 'torch.Tensor'>. "),
         (OBJECTIVE.format(ANY, "torch.Tensor", "self, model, batch, inputs"), "line 13: expected an objective with"),
         (OBJECTIVE.format("", "float", "self, model, batch"), "line 13: expected an objective whose loss is a"),
         *((f"def f(x, y): ...\nMETHODS = {{'{name}': f}}", f"line 2: expected a name that --set reads as a text, found "

@@ -90,7 +90,7 @@ def made(path: str, text: str) -> Extension:
         if isinstance(error, SyntaxError) and error.filename == path:
             where = f"{path}, line {error.lineno}"
         if isinstance(error, PydanticSchemaGenerationError):
-            found = error.message.partition(". Set")[0]
+            found = f"one of {error.message.partition(' schema for ')[2].partition('. ')[0] or 'another type'}"
             raise _bad(where, _PARAMETERS, found, _PAGES["objectives"]) from error
         raise _bad(
             where, "Python that can be executed", f"{type(error).__name__}: {error}", _PAGES["methods"]

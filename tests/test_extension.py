@@ -16,7 +16,7 @@ from tombola.cli import main
 from tombola.code import code_of
 from tombola.errors import BadInput
 from tombola.lab.attempt import do
-from tombola.lab.extension import load
+from tombola.lab.extension import Extension, load
 from tombola.lab.kinds import DerivedMask, mask_outcome
 from tombola.lab.members import BUILT_IN
 from tombola.lab.plan import plan
@@ -319,7 +319,8 @@ from tombola.mask import Mask
 
 
 def drawn(mask, seed):
-    return Mask({name: torch.rand(alive.shape) < random.random() for name, alive in mask.items()})
+    places = {name: torch.randperm(len(alive)).roll(random.randrange(len(alive))) for name, alive in mask.items()}
+    return Mask({name: alive[places[name]] for name, alive in mask.items()})
 
 
 CONTROLS = {"drawn": lambda replicate, ticket, level, draw: ticket}
@@ -327,7 +328,7 @@ CONTROLS = {"drawn": lambda replicate, ticket, level, draw: ticket}
 
 
 def test_what_a_derived_mask_draws_from_anywhere_is_decided_by_its_seed(tmp_path: Path) -> None:  # K9 K11
-    mine, like, kept = load(written(tmp_path, DRAWING)), Mask({"w": torch.ones(99, dtype=torch.bool)}), Stored("like")
+    mine, like, kept = load(written(tmp_path, DRAWING)), Mask({"w": torch.arange(99) < 40}), Stored("like")
     store = Store(tmp_path / "store").open()
     store.save(kept, mask_outcome(like), {})
     worker = Worker(store, None)
@@ -454,3 +455,80 @@ def test_a_figure_of_a_study_has_a_name_that_files_can_have() -> None:
         "..": "..",
         "overlap-plain": "plain",
     }
+
+
+DERIVING = """
+from tombola.mask import Mask
+
+
+def partial(mask, seed):
+    return Mask({"a": mask["a"]})
+
+
+def more(mask, seed):
+    return Mask({"a": mask["a"], "b": mask["b"], "c": mask["b"]})
+
+
+def turned(mask, seed):
+    return Mask({"a": mask["a"].T, "b": mask["b"]})
+
+
+def denser(mask, seed):
+    return Mask({name: alive | True for name, alive in mask.items()})
+
+
+def in_place(mask, seed):
+    for alive in mask.values():
+        alive.fill_(True)
+    return mask
+
+
+def plain(mask, seed):
+    return dict(mask)
+
+
+def nothing(mask, seed):
+    pass
+
+
+def moved(mask, seed):
+    return Mask({"b": ~mask["b"], "a": ~mask["a"]})
+
+
+CONTROLS = {"any": lambda replicate, ticket, level, draw: ticket}
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("partial", "expected a mask of the layers that there are, b (3,), found b missing"),
+        ("more", "expected a mask of the layers that there are, c missing, found c (3,)"),
+        ("turned", "expected a mask of the layers that there are, a (1, 3), found a (3, 1)"),
+        ("denser", "expected a mask that keeps 3 weights, found one that keeps 6"),
+        ("in_place", "expected a mask that keeps 3 weights, found one that keeps 6"),
+        ("plain", "expected a Mask, found a dict"),
+        ("nothing", "expected a Mask, found a NoneType"),
+    ],
+)
+def test_a_derived_mask_has_all_layers_and_as_many_living_weights(
+    tmp_path: Path, function: str, message: str
+) -> None:  # K6
+    mine, worker, kept = derivation(tmp_path)
+    with pytest.raises(BadInput) as caught:
+        DerivedMask(kept, function, mine.sha256, mask_seed=1).perform(worker)
+    assert message in str(caught.value) and function in caught.value.where
+
+
+def test_a_derived_mask_may_move_what_lives_from_layer_to_layer(tmp_path: Path) -> None:
+    mine, worker, kept = derivation(tmp_path)
+    made = DerivedMask(kept, "moved", mine.sha256, mask_seed=1).perform(worker)
+    assert made.values["counts"] == {"a": 1, "b": 2} and list(made.values["counts"]) == ["a", "b"]
+
+
+def derivation(folder: Path) -> tuple[Extension, Worker, Stored]:
+    """An extension of functions of masks, and a mask in a store to derive others from."""
+    like = Mask({"a": torch.tensor([[True, True, False]]), "b": torch.tensor([False, False, True])})
+    kept, store = Stored("like"), Store(folder / "store").open()
+    store.save(kept, mask_outcome(like), {})
+    return load(written(folder, DERIVING)), Worker(store, None), kept

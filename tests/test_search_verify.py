@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola import mask, weights
+from tombola import mask, prunable, weights
 from tombola.controls import CONTROLS, Control
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -222,6 +222,33 @@ def test_a_control_of_a_verification_differs_in_its_start_or_its_mask(change: An
     bold = Control("bold", lambda replicate, ticket, level, draw: change(replicate, ticket), "", "", "")
     with pytest.raises(BadInput, match=f"control bold: expected a training that differs .*, found {differs}"):
         Lab().verify(controls=[bold], replicates=1)
+
+
+def first_layer(living: Mask, seed: int) -> Mask:
+    return Mask({name: living[name] for name in list(living)[:1]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda replicate, like: replicate.derived(first_layer, like, "m"),
+            "expected a mask of the layers that there are, 4.weight",
+        ),
+        (lambda replicate, like: replicate.derived(lambda like, seed: dict(like), like, "m"), "expected a Mask, found"),
+        (
+            lambda replicate, like: replicate.derived(lambda like, seed: None, like, "m"),
+            "expected a Mask, found a None",
+        ),
+        (lambda replicate, like: prunable.full(network()), "control bold: expected a mask that keeps 27 weights"),
+    ],
+)
+def test_a_control_of_a_verification_keeps_as_many_weights(change: Any, message: str) -> None:  # K6
+    def bold(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+        return replace(ticket, mask=change(replicate, ticket.mask))
+
+    with pytest.raises(BadInput, match=message):
+        Lab().verify(controls=[Control("bold", bold, "", "", "")], replicates=1)
 
 
 def test_masks_and_draws_of_a_verification_stay_those_of_its_seed() -> None:

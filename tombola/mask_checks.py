@@ -1,6 +1,7 @@
 """Whether what is given as a mask is one, and of these weights, and whether it holds: what to say where it does not."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from tombola.errors import BadInput, Diverged, GuardLost, shown
 from tombola.weights import Weights
 
+Layers = TypeVar("Layers", bound=Mapping[str, Tensor])
 WITHOUT_ZERO = ("float8_e8m0fnu", "float4_e2m1fn_x2")  # powers of 2 alone; two numbers in one place
 
 
@@ -61,6 +63,39 @@ def check_weights(mask: Mapping[str, Tensor], weights: Weights) -> None:
                 found=str(weights[name].dtype),
                 todo="Convert it first, or keep it out of the mask.",
             )
+
+
+def rearranged(made: object, like: Layers, where: str) -> Layers:
+    """`made`, if it is a mask of the layers of the mask `like` that keeps as many weights in all; in their order.
+
+    Args:
+        made: by code that is not ours.
+        where: what made it, for messages.
+
+    Raises:
+        BadInput: it is none.
+
+    >>> from tombola import Mask, mask
+    >>> like = Mask({"weight": torch.tensor([True, False, True])})
+    >>> rearranged(mask.shuffle(like, 0), like, "shuffle").counts
+    {'weight': 2}
+    """
+    if not isinstance(made, type(like)):
+        raise _not_rearranged(where, "a Mask", f"a {type(made).__name__}")
+    shapes, known = ({name: tuple(alive.shape) for name, alive in layers.items()} for layers in (made, like))
+    if shapes != known:
+        names = [name for name in {**known, **shapes} if shapes.get(name) != known.get(name)]
+        whole, part = (", ".join(f"{name} {of.get(name, 'missing')}" for name in names[:3]) for of in (known, shapes))
+        raise _not_rearranged(where, f"a mask of the layers that there are, {whole}", part)
+    kept, count = (sum(int(alive.sum()) for alive in layers.values()) for layers in (like, made))
+    if count != kept:
+        raise _not_rearranged(where, f"a mask that keeps {kept:,} weights", f"one that keeps {count:,}")
+    return type(like)({name: made[name] for name in like})  # type: ignore[call-arg]
+
+
+def _not_rearranged(where: str, expected: str, found: str) -> BadInput:
+    todo = "A control's mask has the layers of the mask that it is made from, and as many living weights in all."
+    return BadInput(where=where, expected=expected, found=found, todo=todo)
 
 
 def check_zero(name: str, what: str, pruned: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from tombola import mask, weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
+from tombola.mask_checks import rearranged
 from tombola.search.level_run import Rewinding
 from tombola.search.state import Loop
 from tombola.seeding import seeded
@@ -86,11 +87,15 @@ class SearchReplicate:
         return self.derived(mask.shuffle, like, name)
 
     def derived(self, function: Callable[[Mask, int], Mask], like: Mask, name: str) -> Mask:
-        """What `function` makes of `like` and the seed of `name`, at which all that it draws begins."""
-        seed = self.seed(name)
+        """What `function` makes of `like` and the seed of `name`, at which all that it draws begins.
+
+        Raises:
+            BadInput: it is no mask of the layers of `like`, with as many living weights.
+        """
+        seed, parts = self.seed(name), Mask(split(like, self.stacks))
         with seeded(seed):
-            parts = function(Mask(split(like, self.stacks)), seed)
-        return join(parts, like, self.stacks)
+            made = function(Mask(parts), seed)  # a copy, as it may work in place
+        return join(rearranged(made, parts, f"derived(..., {name!r})"), like, self.stacks)
 
 
 @dataclass

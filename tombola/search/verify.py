@@ -14,6 +14,7 @@ from tombola import weights
 from tombola.controls import CONTROLS, Control
 from tombola.errors import BadInput
 from tombola.mask import Mask
+from tombola.mask_checks import rearranged
 from tombola.search import distributed
 from tombola.search.candidates import Candidate, Drawn, SearchReplicate
 from tombola.search.level_run import Level, Report, Rewinding
@@ -42,12 +43,18 @@ class Arms:
     stacks: frozenset[str] = frozenset()
 
     def candidates(self, controls: Sequence[Control], replicate: SearchReplicate) -> dict[str, Candidate]:
-        """Every network that a replicate trains, by its arm."""
+        """Every network that a replicate trains, by its arm.
+
+        Raises:
+            BadInput: a control differs from the ticket in more than its start or where its mask is alive.
+        """
         ticket = Candidate(None, self.ticket)
         made = {
             control.name: control.training(replace(replicate, control=control.name), ticket, self.level, 0)
             for control in controls
         }
+        for name, candidate in made.items():
+            rearranged(candidate.mask, self.ticket, f"control {name}")
         return {"dense": Candidate(None, self.dense), "ticket": ticket} | made
 
     def train(

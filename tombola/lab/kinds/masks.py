@@ -228,12 +228,19 @@ class DerivedMask(Run):
     mask_seed: int
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
-        """Have the function make it; what it draws from generators of the whole process begins at the seed too."""
+        """Have the function make it; what it draws from generators of the whole process begins at the seed too.
+
+        Raises:
+            BadInput: what it makes is no mask of the layers of `like`, with as many living weights.
+        """
+        from tombola.mask import Mask
+        from tombola.mask_checks import rearranged
         from tombola.seeding import seeded
 
         make, like = attribute(self.function, self.code), worker.store.mask(self.like)
         with seeded(self.mask_seed):
-            return mask_outcome(make(like, self.mask_seed))
+            made = make(Mask(like), self.mask_seed)  # a copy, as it may work in place
+        return mask_outcome(rearranged(made, like, f"{self.function} of {self.key}"))
 
 
 def mask_outcome(made: "Mask") -> Outcome:

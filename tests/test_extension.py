@@ -20,6 +20,7 @@ from tombola.lab.extension import Extension, load
 from tombola.lab.kinds import DerivedMask, mask_outcome
 from tombola.lab.members import BUILT_IN
 from tombola.lab.plan import plan
+from tombola.lab.results import results
 from tombola.lab.runs import Run, Stored, untold
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
@@ -532,3 +533,99 @@ def derivation(folder: Path) -> tuple[Extension, Worker, Stored]:
     kept, store = Stored("like"), Store(folder / "store").open()
     store.save(kept, mask_outcome(like), {})
     return load(written(folder, DERIVING)), Worker(store, None), kept
+
+
+SLIPS = """
+import random
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from tombola.lab.kinds import Init
+from tombola.lab.studies import Finding, Question, Study
+from tombola.value import Value
+
+
+def chance(replicate, ticket, level, draw):
+    return replace(ticket, start=replicate.rewind_point(init=f"chance {random.random()}"))
+
+
+def unsteady(replicate, levels):
+    start = replicate.rewind_point(init=f"unsteady {random.random()}")
+    for _ in range(levels + 1):
+        yield replicate.train(start)
+
+
+def counted(replicate, levels, calls=[]):
+    calls.append(replicate)
+    return [replicate.train(replicate.rewind_point())] * len(calls)
+
+
+class Table(Value):
+    pass
+
+
+@dataclass(frozen=True)
+class Done(Finding):
+    study: ClassVar[str] = "deed"
+    sentence = "It is done."
+
+
+@dataclass(frozen=True)
+class Nameless(Finding):
+    sentence = "It is done."
+
+
+def asking(study, name):
+    def questions(table, series):
+        training = series.training("ticket", 1)
+        start = series.replicate.rewind_point(init=name())
+        yield Question(study, "ticket", series.replicate.number, 1, 0, start, training)
+
+    return questions
+
+
+def steady():
+    return "init"
+
+
+METHODS = {"unsteady": unsteady, "counted": counted}
+CONTROLS = {"chance": chance}
+STUDIES = {
+    name: Study(name, Table, asking(study, init), lambda table, evidence, found=found: found, "Are deeds done?")
+    for name, study, init, found in [
+        ("slip", "deed", steady, []),
+        ("moody", "moody", lambda: str(random.random()), []),
+        ("deeds", "deeds", steady, [Done()]),
+        ("silent", "silent", steady, [Nameless()]),
+    ]
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("arms=ticket,chance", "control chance: expected the same runs each time that an experiment is planned, found"),
+        ("arms=ticket,unsteady", "method unsteady: expected the same runs each time"),
+        ("arms=ticket,counted", "method counted: expected the same runs each time"),
+        ("method=unsteady", "method unsteady: expected the same runs each time"),
+        ("study.moody={}", "study moody: expected the same runs each time"),
+        ("study.slip={}", "study slip: expected questions of its own, Question('slip', ...), found one of the study"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_made_twice_or_answers_nobody_is_refused(
+    tmp_path: Path, change: str, message: str
+) -> None:  # K11
+    changes = ["levels=2", "replicates=1", *(["arms=ticket"] if not change.startswith("arms") else []), change]
+    with pytest.raises(BadInput) as caught:
+        plan(read("digits-lenet", changes, [written(tmp_path, SLIPS)]))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("study", "found"), [("deeds", "Done, with 'deed'"), ("silent", "Nameless, with None")])
+def test_a_finding_of_another_study_is_refused(tmp_path: Path, study: str, found: str) -> None:
+    wanted = plan(read("digits-lenet", ["arms=ticket", f"study.{study}={{}}"], [written(tmp_path, SLIPS)]))
+    with pytest.raises(BadInput) as caught:
+        _ = results(wanted, Store(tmp_path / "store").open()).findings
+    message = f"study {study}: expected findings of its own, whose class has study = '{study}', found {found}"
+    assert message in str(caught.value)

@@ -65,3 +65,19 @@ def test_every_score_gives_finite_numbers_of_the_weights_own_shape() -> None:
 def test_every_score_is_declared_with_its_name_and_where_it_comes_from() -> None:
     for name, member in SCORES.items():
         assert member.name == name and member.about and member.paper and member.year > 1980
+
+
+def test_a_score_that_writes_into_what_it_is_given_changes_nothing_of_it() -> None:
+    given = seen(WEIGHTS, "a", "b")
+    weights, mask = {name: value.clone() for name, value in WEIGHTS.items()}, Mask(given.mask)
+
+    def writing(scored: Scored) -> dict[str, Tensor]:
+        ranked = {name: scored.weights[name].abs() for name in scored.mask}
+        for name, alive in scored.mask.items():
+            alive.fill_(False)
+            scored.weights[name].zero_()
+        return ranked
+
+    ranked = score.scores(score.Score("writing", writing), given)
+    assert given.mask == mask and all(torch.equal(value, weights[name]) for name, value in given.weights.items())
+    assert torch.equal(ranked["a"], weights["a"].abs())

@@ -5,7 +5,7 @@ A score says nothing about how many weights go or where: `pruning.Round` decides
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput
@@ -32,7 +32,8 @@ class Scored:
         model: the network, in training mode, with the trained weights in it.
         weights: theta, the trained weights by name, on the CPU; pruned ones are 0.
         mask: m, what is alive; its names are those to be scored.
-        batches: of the training set, (inputs, labels) each; empty for a score that does not ask for them.
+        batches: of the training set, (inputs, labels) each, each time from the first one on; empty for a score that
+            does not ask for them.
         seed: for a score that draws.
         loss: what the training made small, of the model and a batch.
     """
@@ -127,16 +128,20 @@ def scores(score: Score, scored: Scored) -> "dict[str, Tensor]":
     """Return the numbers that `score` gives the weights of a mask: on the CPU, 0 where they are pruned.
 
     What it draws from Python, NumPy and torch is decided by `scored.seed`, and nobody's random state is disturbed.
+    It is given copies of the weights and of the mask, and may work in place.
 
     Raises:
         BadInput: it gives no number for a weight, or one that cannot be compared.
     """
     import torch
 
+    from tombola.mask import Mask
     from tombola.seeding import seeded
 
+    copies = {name: value.clone() for name, value in scored.weights.items()}
+    own = replace(scored, weights=copies, mask=Mask(scored.mask))
     with seeded(scored.seed):  # it may draw from generators of the whole process, and so may the network, for dropout
-        given = score.of(scored)
+        given = score.of(own)
     if not isinstance(given, Mapping):
         raise _no_mapping(given)
     ranked: dict[str, Tensor] = {}

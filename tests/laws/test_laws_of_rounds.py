@@ -154,6 +154,22 @@ def test_snip_is_ten_lines_and_runs_in_the_lab(worker: Worker, monkeypatch: pyte
     assert same(by_lab(spec, worker), by_hand(spec, worker, 0.5))
 
 
+def test_a_score_may_go_through_its_batches_twice(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a search: each time from the first one on."""
+    passes: list[list[Tensor]] = []
+
+    def twice(scored: Scored) -> dict[str, Tensor]:
+        next(iter(scored.batches))
+        passes.extend([labels for _, labels in scored.batches] for _ in range(2))
+        return {name: scored.weights[name].abs() for name in scored.mask}
+
+    monkeypatch.setitem(SCORES, "twice", Score("twice", twice, sees_batches=True))
+    by_lab(spec_of({"score": "twice", "rate": 0.5}, model="lenet-20-10"), worker)
+    first, second = passes
+    assert len(first) == len(second) == 17
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
 def test_what_a_score_draws_is_decided_by_its_seed(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:  # K11 K13
     """Whatever was drawn before in the process, which draws on as if nothing had been drawn in between."""
 

@@ -34,7 +34,22 @@ class Plan:
 
 
 def plan(experiment: Experiment) -> Plan:
-    """List the runs that `experiment` wants."""
+    """List the runs that `experiment` wants.
+
+    Raises:
+        BadInput: a control, a method or a study does what none may do.
+    """
+    rows, questions = _wanted(experiment)
+    if experiment.extensions:
+        _check_again(experiment, (rows, questions), _wanted(experiment))
+    asking = [*(row.run for row in rows), *(question.run for question in questions)]
+    return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(asking)))
+
+
+_Wanted = tuple[list[Row], list[Question]]
+
+
+def _wanted(experiment: Experiment) -> _Wanted:
     spec, members, rows, questions = experiment.spec, experiment.members, list[Row](), list[Question]()
     for number in range(spec.replicates):
         for step in spec.rewind:
@@ -43,9 +58,40 @@ def plan(experiment: Experiment) -> Plan:
             rows += _rows(replicate, tickets)
             series = Series(replicate, tickets, members.controls)
             for study, table in asked(spec.study, members.studies):
-                questions += study.questions(table, series)
-    asking = [*(row.run for row in rows), *(question.run for question in questions)]
-    return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(asking)))
+                for question in study.questions(table, series):
+                    if question.study != study.name:  # its answer would be nobody's
+                        raise BadInput(
+                            where=f"study {study.name}",
+                            expected=f"questions of its own, Question({study.name!r}, ...)",
+                            found=f"one of the study {question.study!r}",
+                            todo="A question is named after the study that asks it.",
+                        )
+                    questions.append(question)
+    return rows, questions
+
+
+def _check_again(experiment: Experiment, first: _Wanted, second: _Wanted) -> None:
+    """Make sure that two plans of one experiment are the same: else no run that is done would be found again."""
+    one, other = (_by_member(experiment, *wanted) for wanted in (first, second))
+    for member in one | other:
+        if one.get(member) != other.get(member):
+            raise BadInput(
+                where=member,
+                expected="the same runs each time that an experiment is planned",
+                found="others the second time",
+                todo="Draw from replicate.seed(name) alone, and keep nothing between two calls.",
+            )
+
+
+def _by_member(experiment: Experiment, rows: list[Row], questions: list[Question]) -> dict[str, list[Run]]:
+    """The runs that each method, control and study asks for; those of the method that makes the tickets come first."""
+    method, controls, runs = experiment.spec.method, experiment.members.controls, dict[str, list[Run]]()
+    for row in rows:
+        arm = method if row.arm in ("dense", "ticket") else row.arm
+        runs.setdefault(f"{'control' if arm in controls else 'method'} {arm}", []).append(row.run)
+    for question in questions:
+        runs.setdefault(f"study {question.study}", []).append(question.run)
+    return runs
 
 
 def _searched(method: Method, replicate: Replicate) -> list[Train]:

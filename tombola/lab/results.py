@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from tombola.errors import BadInput
 from tombola.lab.plan import Plan
 from tombola.lab.row import Row
 from tombola.lab.spec import Experiment
@@ -133,7 +134,11 @@ class Results:
 
     @cached_property
     def findings(self) -> list[Finding]:
-        """All that the finished answers allow to say, study by study."""
+        """All that the finished answers allow to say, study by study.
+
+        Raises:
+            BadInput: a study's finding says that it is of another one.
+        """
         spec, store, done = self.experiment.spec, self.store, frozenset(self.store.keys())
         answers = [
             Answer(question, store.values(question.density_of)["density"], store.values(question.run))
@@ -144,7 +149,7 @@ class Results:
         for study, table in asked(spec.study, self.experiment.members.studies):
             own = [answer for answer in answers if answer.question.study == study.name]
             evidence = Evidence(spec, self.plan.rows, own, store, spec.verdict.confidence, done)
-            findings += study.findings(table, evidence)
+            findings += (_own(finding, study.name) for finding in study.findings(table, evidence))
         return findings
 
     @cached_property
@@ -227,6 +232,19 @@ def _record(result: Result, experiment: str) -> dict[str, Any]:
         "key": row.run.key,
         **{name: result.values[name] for name in COLUMNS if name in result.values},
     }
+
+
+def _own(finding: Finding, study: str) -> Finding:
+    """`finding`, if it says that it is of `study`, by which pages and figures find it."""
+    named = getattr(finding, "study", None)
+    if named != study:
+        raise BadInput(
+            where=f"study {study}",
+            expected=f"findings of its own, whose class has study = {study!r}",
+            found=f"{type(finding).__name__}, with {named!r}",
+            todo="A finding is named after the study that finds it.",
+        )
+    return finding
 
 
 def _failures(plan: Plan, store: Store) -> list[str]:

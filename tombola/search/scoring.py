@@ -63,9 +63,8 @@ def ranked(
     Raises:
         BadInput: it gives no number for a weight, or one that cannot be compared.
     """
-    given = {name: value.clone() for name, value in trained.items()}  # it may work in place
     if not score.sees_batches:
-        return scores(score, Scored(loop.model, given, living, seed=score_seed, loss=examples.loss))
+        return scores(score, Scored(loop.model, trained, living, seed=score_seed, loss=examples.loss))
     model, random = deepcopy(loop.model), loop.random()
     for parameter in model.parameters():
         parameter.grad = None
@@ -74,6 +73,6 @@ def ranked(
     try:
         loop.seed(score_seed)
         with torch.enable_grad():
-            return scores(score, Scored(model.train(), given, living, batches, score_seed, examples.loss))
+            return scores(score, Scored(model.train(), trained, living, batches, score_seed, examples.loss))
     finally:
         loop.put_random(random)

@@ -1,6 +1,6 @@
 """Masks: what pruning leaves, everything, and the controls' masks made from another one."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,16 +42,26 @@ class Sample:
         seeds = training.split_seed, training.order_seed, training.augment_seed
         return cls(training.recipe, training.data_fingerprint, *seeds)
 
-    def batches(self, worker: "Worker") -> "Iterator[Batch]":
-        """Those of one epoch, on the worker's device."""
-        batches = worker.batches(self)
-        for step in range(worker.placed(self.recipe).facts.epoch_iterations(self.recipe.batch)):
-            yield batches(step)
+    def batches(self, worker: "Worker") -> "Iterable[Batch]":
+        """Those of one epoch, on the worker's device, from the first one on as often as they are asked for."""
+        steps = worker.placed(self.recipe).facts.epoch_iterations(self.recipe.batch)
+        return _Epoch(worker.batches(self), steps)
 
     def loss(self, inputs: "Mapping[str, Mapping[str, Tensor]]") -> "Callable[[nn.Module, Batch], Tensor]":
         """What the training makes small, given the weights that it was given beside its start, by name."""
         objective = self.recipe.objective or CrossEntropy()
         return lambda model, batch: objective.loss(model, batch, inputs)
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The first `steps` batches, each time from the first one on."""
+
+    batches: "Callable[[int], Batch]"
+    steps: int
+
+    def __iter__(self) -> "Iterator[Batch]":
+        return map(self.batches, range(self.steps))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -39,17 +39,17 @@ def plan(experiment: Experiment) -> Plan:
     Raises:
         BadInput: a control, a method or a study does what none may do.
     """
-    rows, questions = _wanted(experiment)
+    rows, questions = _planned(experiment)
     if experiment.extensions:
-        _check_again(experiment, (rows, questions), _wanted(experiment))
+        _check_again(experiment, (rows, questions), _planned(experiment))
     asking = [*(row.run for row in rows), *(question.run for question in questions)]
     return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(asking)))
 
 
-_Wanted = tuple[list[Row], list[Question]]
+_Planned = tuple[list[Row], list[Question]]
 
 
-def _wanted(experiment: Experiment) -> _Wanted:
+def _planned(experiment: Experiment) -> _Planned:
     spec, members, rows, questions = experiment.spec, experiment.members, list[Row](), list[Question]()
     for number in range(spec.replicates):
         for step in spec.rewind:
@@ -70,9 +70,9 @@ def _wanted(experiment: Experiment) -> _Wanted:
     return rows, questions
 
 
-def _check_again(experiment: Experiment, first: _Wanted, second: _Wanted) -> None:
+def _check_again(experiment: Experiment, first: _Planned, second: _Planned) -> None:
     """Make sure that two plans of one experiment are the same: else no run that is done would be found again."""
-    one, other = (_by_member(experiment, *wanted) for wanted in (first, second))
+    one, other = (_by_member(experiment, *planned) for planned in (first, second))
     for member in one | other:
         if one.get(member) != other.get(member):
             raise BadInput(

@@ -13,6 +13,7 @@ import pytest
 from tombola.data import digits
 from tombola.lab.kinds import (
     DerivedMask,
+    DerivedWeights,
     Distance,
     FullMask,
     Init,
@@ -57,6 +58,7 @@ PRUNE = Prune(NETWORK, TRAIN, None, "magnitude", "layer", (("linear", 0.2), ("ou
 RANDOM = RandomMask(PRUNE, mask_seed=4)
 SHUFFLED = ShuffledMask(PRUNE, mask_seed=4)
 DERIVED = DerivedMask(PRUNE, "halves", "c0de", mask_seed=4)
+OF_WEIGHTS = DerivedWeights(INIT, "flipped", "c0de", weights_seed=4)
 FULL = FullMask(NETWORK, keep=("output",))
 DISTANCE = Distance(TRAIN, replace(TRAIN, order_seed=8), PRUNE)
 LINE = Line(TRAIN, replace(TRAIN, order_seed=8), TRAIN.recipe, split_seed=1, points=30, examples=None)
@@ -108,7 +110,8 @@ CHANGES: dict[Run, dict[str, Any]] = {
     FULL: {"network": replace(NETWORK, model="lenet-20"), "keep": (), "include": ("fc1.bias",)},
     RANDOM: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
     SHUFFLED: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
-    DERIVED: {"like": replace(PRUNE, score_seed=9), "function": "thirds", "code": "c0df", "mask_seed": 0},
+    DERIVED: {"like": replace(PRUNE, score_seed=9), "function": "thirds", "code": None, "mask_seed": 0},
+    OF_WEIGHTS: {"of": replace(INIT, init_seed=1), "function": "grown", "code": None, "weights_seed": 0},
 }
 EVERY_FIELD = [(run, name) for run, others in CHANGES.items() for name in others]
 

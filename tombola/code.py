@@ -1,5 +1,6 @@
-"""Code from outside the package: the file of an extension as a module of its own, and its name in keys."""
+"""Code by its name, as in keys: of an extension, whose file is a module of its own, and of the package."""
 
+import importlib
 import inspect
 import linecache
 import sys
@@ -48,16 +49,46 @@ def defined_at(thing: Any) -> str:
         return str(path)
 
 
+def named(function: Any) -> tuple[str, str | None] | None:
+    """The name and the code by which `attribute` finds a function again, in other processes too; None where it is not.
+
+    >>> named(code_of), named(lambda: None)
+    (('tombola.code:code_of', None), None)
+    """
+    code, name = code_of(function), getattr(function, "__qualname__", "")
+    if code is None:
+        name = f"{getattr(function, '__module__', None)}:{name}"
+    try:
+        return (name, code) if attribute(name, code) is function else None
+    except LookupError:
+        return None
+
+
 def attribute(name: str, code: str | None) -> Any:
-    """The function of an extension that is loaded, by its name and the SHA-256 of the extension; None if it has none.
+    """The function at the top level of an extension or of a module of the package; None if there is none of the name.
+
+    Args:
+        name: `mirrored`, or `tombola.mask:shuffle` of the package.
+        code: the SHA-256 of the extension, which is loaded; None for the package.
 
     Raises:
-        LookupError: no such extension is loaded.
+        LookupError: there is no such extension or module.
+
+    >>> attribute("tombola.code:attribute", None) is attribute
+    True
     """
-    module = sys.modules.get(f"{_PREFIX}{code}")
-    if module is None:
-        raise LookupError(f"no extension {code} is loaded")
-    return getattr(module, name, None)
+    if code is not None:
+        module = sys.modules.get(f"{_PREFIX}{code}")
+        if module is None:
+            raise LookupError(f"no extension {code} is loaded")
+        return getattr(module, name, None)
+    place, _, name = name.partition(":")
+    if place.partition(".")[0] != "tombola":
+        raise LookupError(f"{place} is no module of the package")
+    try:
+        return getattr(importlib.import_module(place), name, None)
+    except ModuleNotFoundError as error:
+        raise LookupError(f"there is no module {place}") from error
 
 
 def module_of(sha256: str, path: str, text: str) -> ModuleType:

@@ -8,6 +8,7 @@ from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
     from tombola.mask import Mask
+    from tombola.weights import Weights
 
 
 class PlannedTraining(Protocol):
@@ -44,6 +45,9 @@ class Draws(Protocol):
 
     def derived(self, function: "Callable[[Mask, int], Mask]", like: Any, name: str) -> Any:
         """The mask that `function` makes of the mask `like` and the seed of `name`."""
+
+    def derived_weights(self, function: "Callable[[Weights, int], Weights]", start: Any, name: str) -> Any:
+        """The weights that `function` makes of the weights `start` and the seed of `name`, to begin with at step k."""
 
 
 class MethodReplicate(Draws, Protocol[T]):

@@ -1,6 +1,6 @@
 """The state of a model as a value: name -> tensor, parameters and buffers, everything a state_dict holds."""
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tombola.errors import BadInput
+from tombola.seeding import seeded
 
 Weights = Mapping[str, Tensor]
 
@@ -288,6 +289,38 @@ def fit(own: Weights, other: Weights, where: str) -> None:
             found=_listed(other, differing),
             todo="These weights belong to another model.",
         )
+
+
+def derived(function: Callable[[dict[str, Tensor], int], Weights], start: Weights, seed: int) -> dict[str, Tensor]:
+    """Return the weights that a function makes of others; what it draws begins at the seed, and `start` stays.
+
+    Args:
+        function: of weights and a seed.
+        start: weights by name.
+        seed: 0 <= seed < 2^63.
+
+    Raises:
+        BadInput: what it returns differs from `start` in a name, a shape or a type, or is not finite.
+
+    >>> derived(lambda weights, seed: {name: -value for name, value in weights.items()}, {"w": torch.ones(2)}, 0)
+    {'w': tensor([-1., -1.])}
+    """
+    with seeded(seed):
+        made = function({name: value.clone() for name, value in start.items()}, seed)
+    maker = f"what {getattr(function, '__name__', 'the function')} makes"
+    if not isinstance(made, Mapping) or not all(isinstance(value, Tensor) for value in made.values()):
+        raise _not_derived(maker, "tensors by name", type(made).__name__)
+    fit(start, made, maker)
+    for name, value in made.items():
+        if value.dtype != start[name].dtype or not bool(value.isfinite().all()):
+            found = "NaN or infinity" if value.dtype == start[name].dtype else str(value.dtype)
+            raise _not_derived(f"{name} of {maker}", f"finite numbers of type {start[name].dtype}", found)
+    return {name: made[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in start}
+
+
+def _not_derived(where: str, expected: str, found: str) -> BadInput:
+    todo = "Return all weights, those that stay too: {**weights, name: ...}."
+    return BadInput(where=where, expected=expected, found=found, todo=todo)
 
 
 def _listed(weights: Weights, names: list[str]) -> str:

@@ -6,9 +6,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tombola import models
-from tombola.code import attribute, code_of
+from tombola.code import named
 from tombola.errors import BadInput
-from tombola.lab.kinds import DerivedMask, FullMask, Init, Prune, RandomMask, Sample, ShuffledMask, Train
+from tombola.lab.kinds import (
+    DerivedMask,
+    DerivedWeights,
+    FullMask,
+    Init,
+    Prune,
+    RandomMask,
+    Sample,
+    ShuffledMask,
+    Train,
+)
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.runs import Network, Run
 from tombola.lab.spec import Spec
@@ -17,6 +27,7 @@ from tombola.steps import Step
 
 if TYPE_CHECKING:
     from tombola.mask import Mask
+    from tombola.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ class Replicate:
 
     def train(self, start: Run, mask: Run | None = None, recipe: Recipe | None = None) -> Train:
         """From `start`, taken as the state at step k, to the end under `mask`, by default under the full one."""
-        spec = self.spec
+        spec, carried = self.spec, isinstance(start, Train | DerivedWeights) and start.keep_optimizer
         return Train(
             start=start,
             mask=mask or self.full_mask,
@@ -88,7 +99,7 @@ class Replicate:
             until=spec.iterations(spec.recipe.length),
             evaluate_every=spec.iterations(spec.evaluate.every),
             test_every=spec.iterations(spec.evaluate.test_every),
-            optimizer_state="carried" if isinstance(start, Train) and start.keep_optimizer else "fresh",
+            optimizer_state="carried" if carried else "fresh",
             augment_seed=self.seed("augment") if spec.recipe.augment else None,
         )
 
@@ -128,21 +139,50 @@ class Replicate:
         return ShuffledMask(_given(like, name), mask_seed=self.seed(name))
 
     def derived(self, function: "Callable[[Mask, int], Mask]", like: Run, name: str) -> DerivedMask:
-        """The mask that a function of an extension makes of the mask `like` and the seed of `name`.
+        """The mask that a function makes of the mask `like` and the seed of `name`.
 
         Raises:
-            BadInput: workers could not find the function by its name: it is none of an extension, or inside of another
-                one or of a class, or another one has its name by now.
+            BadInput: workers could not find the function by its name; or `like` is the run of no mask.
         """
-        code, called = code_of(function), getattr(function, "__qualname__", "<part of another one>")
-        if code is None or attribute(called, code) is not function:
+        mask = _given(like, name)
+        if isinstance(like, Init | DerivedWeights) or (isinstance(like, Train) and like.keeps_mask):
             raise BadInput(
                 where=f"derived(..., {name!r})",
-                expected="a function at the top level of an extension",
-                found=f"{called}, which is none",
-                todo="Define it in the file that --extend names, outside of other functions.",
+                expected="the run of a mask, as ticket.mask is",
+                found=f"{like.key}, which makes weights",
+                todo="derived_weights(function, ticket.start, name) makes weights of weights.",
             )
-        return DerivedMask(_given(like, name), called, code, mask_seed=self.seed(name))
+        return DerivedMask(mask, *_found_again(function, f"derived(..., {name!r})"), mask_seed=self.seed(name))
+
+    def derived_weights(self, function: "Callable[[Weights, int], Weights]", start: Run, name: str) -> DerivedWeights:
+        """The weights that a function makes of the weights `start` and the seed of `name`, to begin with at step k.
+
+        An optimizer's state that is carried over goes with them, as it is.
+
+        Raises:
+            BadInput: workers could not find the function by its name; or `start` is the run of a mask.
+        """
+        if start is None or isinstance(start, Prune | FullMask | RandomMask | ShuffledMask | DerivedMask):
+            raise BadInput(
+                where=f"derived_weights(..., {name!r})",
+                expected="the run of weights, as ticket.start is",
+                found=f"{start.key}, which makes a mask" if start else "None",
+                todo="derived(function, ticket.mask, name) makes a mask of a mask.",
+            )
+        called = _found_again(function, f"derived_weights(..., {name!r})")
+        return DerivedWeights(start, *called, weights_seed=self.seed(name))
+
+
+def _found_again(function: Callable[..., object], where: str) -> tuple[str, str | None]:
+    """The name and the code of a function that workers find by them."""
+    if called := named(function):
+        return called
+    raise BadInput(
+        where=where,
+        expected="a function at the top level of an extension, or of a module of tombola",
+        found=f"{getattr(function, '__qualname__', 'a part of another one')}, which is none",
+        todo="Define it in the file that --extend names, outside of other functions.",
+    )
 
 
 def _given(like: Run | None, name: str) -> Run:

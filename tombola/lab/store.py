@@ -233,8 +233,11 @@ class Store:
 
         A training that changes its mask while it trains has one of its own in its outcome.
         """
-        own = (self.root / "runs" / run.key / "mask.safetensors").exists()
-        return run if own else run.compressed_by
+        return run if self.holds(run, "mask") else run.compressed_by
+
+    def holds(self, run: Run, name: str) -> bool:
+        """Whether a finished run has the file of tensors `name`."""
+        return (self.root / "runs" / run.key / f"{name}.safetensors").exists()
 
     def living(self, run: Run) -> "Mask | None":
         """What lives of the weights that a finished run made; None for all of them."""

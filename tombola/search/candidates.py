@@ -23,12 +23,19 @@ class Candidate:
     """A network that is to be trained, as `tombola.replicate.PlannedTraining` has it.
 
     Attributes:
-        start: initial weights drawn anew; None for those of the search.
+        start: initial weights drawn anew; others that take the place of those of step k; None for the search's own.
         mask: what is alive.
     """
 
-    start: Weights | None
+    start: "Weights | AtRewindPoint | None"
     mask: Mask
+
+
+@dataclass(frozen=True, eq=False)
+class AtRewindPoint:
+    """Weights that take the place of those of step k, where k > 0."""
+
+    weights: Weights
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,30 @@ class SearchReplicate:
         with seeded(seed):
             made = function(Mask(parts), seed)  # a copy, as it may work in place
         return join(rearranged(made, parts, f"derived(..., {name!r})"), like, self.stacks)
+
+    def derived_weights(
+        self,
+        function: Callable[[Weights, int], Weights],
+        start: "Weights | AtRewindPoint | None",
+        name: str,
+    ) -> "Weights | AtRewindPoint":
+        """What `function` makes of `start` and the seed of `name`; what the optimizer carries over stays as it is.
+
+        Raises:
+            BadInput: it makes no such weights; or it is to make some of drawn ones after the first k steps, which are
+                known only when these are trained.
+        """
+        moment, k = self.rewinding.moment, self.rewinding.k
+        if k and start is not None and not isinstance(start, AtRewindPoint):
+            raise BadInput(
+                where="verify",
+                expected=f"a control of the ticket's own weights at step {k}",
+                found=f"{self.control}, which derives its weights from newly drawn ones",
+                todo="Search with rewind='0it', or leave the control out.",
+            )
+        own = start.weights if isinstance(start, AtRewindPoint) else start
+        made = weights.derived(function, moment.left["weights"] if own is None else own, self.seed(name))
+        return AtRewindPoint(made) if k else made
 
 
 @dataclass

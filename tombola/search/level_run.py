@@ -532,6 +532,10 @@ class Rewinding:
     begun: Mask
     averages: Sequence[Average] = ()
 
+    def with_weights(self, changed: Weights) -> "Rewinding":
+        """The same way to step k, at which these weights take the place of the model's own."""
+        return replace(self, moment=replace(self.moment, left={**self.moment.left, "weights": changed}))
+
     def course(
         self,
         loop: Loop,

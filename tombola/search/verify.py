@@ -16,7 +16,7 @@ from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.mask_checks import rearranged
 from tombola.search import distributed
-from tombola.search.candidates import Candidate, Drawn, SearchReplicate
+from tombola.search.candidates import AtRewindPoint, Candidate, Drawn, SearchReplicate
 from tombola.search.level_run import Level, Report, Rewinding
 from tombola.search.state import Loop
 from tombola.search.verdict_settings import VerdictSettings, criteria_of, rows_of, trial_of
@@ -61,7 +61,10 @@ class Arms:
         self, train: Callable[[Level], object], number: int, candidate: Candidate, order_seed: int
     ) -> tuple[Report, ...]:
         """The reports of one network, all of it put in place before."""
-        course = self.rewinding.course(self.loop, number, candidate.mask, order_seed, candidate.start)
+        rewinding, start = self.rewinding, candidate.start
+        if isinstance(start, AtRewindPoint):
+            rewinding, start = rewinding.with_weights(start.weights), None
+        course = rewinding.course(self.loop, number, candidate.mask, order_seed, start)
         try:
             train(course.level)
             course.end(self.rewinding.k)

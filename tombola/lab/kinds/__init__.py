@@ -5,9 +5,11 @@ from tombola.lab.kinds.init import Init
 from tombola.lab.kinds.line import Line
 from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask, mask_outcome
 from tombola.lab.kinds.training import Train
+from tombola.lab.kinds.weights import DerivedWeights
 
 __all__ = [
     "DerivedMask",
+    "DerivedWeights",
     "Distance",
     "FullMask",
     "Init",

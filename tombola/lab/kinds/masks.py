@@ -222,11 +222,11 @@ class ShuffledMask(Run):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DerivedMask(Run):
-    """A control of an extension: the mask that a function of it makes of the mask `like`.
+    """A control: the mask that a function makes of the mask `like`.
 
     Attributes:
-        function: its name in the extension; from a mask and a seed to a mask.
-        code: SHA-256 of the extension.
+        function: from a mask and a seed to a mask; its name, by which `code.attribute` finds it.
+        code: SHA-256 of the extension that it is of; None for the package.
     """
 
     kind = "derived"
@@ -234,7 +234,7 @@ class DerivedMask(Run):
 
     like: Run
     function: str
-    code: str
+    code: str | None
     mask_seed: int
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:

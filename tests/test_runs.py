@@ -159,6 +159,7 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
     "arms": (["ticket", "reinit", "random", "shuffle", "one-shot", "fine-tune"], NONE),
     "reinits": (3, NONE),
     "randoms": (3, NONE),
+    "draws": ({"shuffle": 3}, NONE),
     "study": ({"connectivity": {"levels": [0, 1]}, "stability": {"levels": [1]}}, NONE),
     "verdict.at": ("end", NONE),
     "verdict.accuracy_margin": (0.01, NONE),

@@ -251,6 +251,49 @@ def test_a_control_of_a_verification_keeps_as_many_weights(change: Any, message:
         Lab().verify(controls=[Control("bold", bold, "", "", "")], replicates=1)
 
 
+def flip(start: weights.Weights, seed: int) -> weights.Weights:
+    """Other signs of what has two dimensions."""
+    draw = torch.Generator().manual_seed(seed)
+    signs = {name: torch.randint(2, value.shape, generator=draw) * 2 - 1 for name, value in start.items()}
+    return {name: value * signs[name] if value.dim() == 2 else value for name, value in start.items()}
+
+
+@pytest.mark.parametrize(("k", "replay"), [(0, True), (3, True), (3, False)])
+def test_a_control_of_the_weights_begins_at_step_k_with_what_its_function_makes(k: int, replay: bool) -> None:  # K4
+    def flipped(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+        return replace(ticket, start=replicate.derived_weights(flip, ticket.start, "flipped"))
+
+    lab = Lab(f"{k}it", replay=replay)
+    theta, alive = lab.search.ticket(0).weights, lab.search.mask(2)
+    control = Control("flipped", flipped, claim="signs matter", what="other signs", about="", changes="start")
+    lab.verify(controls=[control], build=None)
+    ends = []
+    for ticket, other in (lab.seen[1:3], lab.seen[4:6]):
+        assert ticket["mask"] == other["mask"] and ticket["batches"] == other["batches"]
+        begun, own = (note["states"][k if replay else 0] for note in (other, ticket))
+        assert weights.equal(own, mask.apply(theta, alive))
+        for name, value in begun.items():
+            assert torch.equal(value.abs(), own[name].abs())
+            assert torch.equal(value, own[name]) == (name not in alive)
+        if replay and k:
+            assert weights.equal(other["states"][0], ticket["states"][0]), "the way to step k is the ticket's"
+        assert not weights.equal(other["states"][-1], ticket["states"][-1])
+        ends.append(begun)
+    assert not weights.equal(*ends), "other signs in each replicate"
+
+
+def test_weights_derived_from_drawn_ones_are_put_before_the_first_step_alone() -> None:
+    def both(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+        start = replicate.derived_weights(flip, replicate.rewind_point(init="both"), "both")
+        return replace(ticket, start=start)
+
+    control, lab = Control("both", both, claim="", what="both", about=""), Lab()
+    lab.verify(controls=[control], replicates=1)
+    assert not weights.equal(lab.seen[2]["states"][0], lab.seen[1]["states"][0])
+    with pytest.raises(BadInput, match="expected a control of the ticket's own weights at step 3, found both, which"):
+        Lab("3it").verify(controls=[control])
+
+
 def test_masks_and_draws_of_a_verification_stay_those_of_its_seed() -> None:
     """Verdicts that were reported once can be made again."""
     lab = Lab()

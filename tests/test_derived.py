@@ -119,8 +119,9 @@ def replicate() -> tuple[Replicate, Train]:
 
 def test_a_function_of_the_package_is_found_by_its_name_alone(tmp_path: Path) -> None:
     made, ticket = replicate()
+    assert ticket.mask
     run = made.derived(mask.shuffle, ticket.mask, "other places")
-    assert run == DerivedMask(ticket.mask, "tombola.mask:shuffle", None, made.seed("other places")) and ticket.mask
+    assert run == DerivedMask(ticket.mask, "tombola.mask:shuffle", None, made.seed("other places"))
     worker, like = Worker(Store(tmp_path / "store").open(), None), Mask({"w": torch.arange(99) < 40})
     worker.store.save(Stored("like"), mask_outcome(like), {})
     packed = replace(run, like=Stored("like")).perform(worker).tensors["mask"]
@@ -140,9 +141,10 @@ def outside(living: Any, seed: int) -> Any: ...
 @pytest.mark.parametrize("function", [lambda living, seed: living, Outside.function, outside, json.dumps, 3])
 def test_what_workers_would_not_find_is_refused(function: Any) -> None:
     made, ticket = replicate()
-    for derived, of in ((made.derived, ticket.mask), (made.derived_weights, ticket.start)):
+    asking: list[tuple[Any, Any]] = [(made.derived, ticket.mask), (made.derived_weights, ticket.start)]
+    for derived, of in asking:
         with pytest.raises(BadInput, match="expected a function at the top level of an extension, or of a module of t"):
-            derived(function, of, "other")  # type: ignore[operator]
+            derived(function, of, "other")
 
 
 # ---------------------------------------------------------------- what a function of weights may return

@@ -35,7 +35,7 @@ from tombola import Mask
 from tombola.controls import Control
 
 
-def patient(replicate, levels):
+def unhurried(replicate, levels):
     """Search without hurry.
 
     More of it.
@@ -52,8 +52,8 @@ def turned(mask, seed):
     return Mask({name: alive.flip(0) for name, alive in mask.items()})
 
 
-def mirror(replicate, ticket, level, draw):
-    return replace(ticket, mask=replicate.derived(turned, ticket.mask, "mirror"))
+def turned_over(replicate, ticket, level, draw):
+    return replace(ticket, mask=replicate.derived(turned, ticket.mask, "turned-over"))
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Thing:
     number: int
 
 
-METHODS = {"patient": patient}
+METHODS = {"unhurried": unhurried}
 CONTROLS = {
-    "mirror": Control("mirror", mirror, claim="it matters where", what="a mirrored mask", about="Mirrored"),
+    "turned-over": Control("turned-over", turned_over, claim="it matters where", what="a mirrored mask", about="So"),
 }
 '''
 
@@ -118,23 +118,23 @@ def written(folder: Path, text: str, name: str = "mine.py") -> str:
 def test_an_extension_adds_to_what_a_spec_may_name(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
     mine = load(path)
-    method, control = mine.members.methods["patient"], mine.members.controls["mirror"]
+    method, control = mine.members.methods["unhurried"], mine.members.controls["turned-over"]
     assert (method.about, method.code) == ("Search without hurry", mine.sha256)
     assert (control.claim, control.what, control.code) == ("it matters where", "a mirrored mask", mine.sha256)
-    changes = ["arms=ticket,mirror,patient", "levels=1", "replicates=1"]
+    changes = ["arms=ticket,turned-over,unhurried", "levels=1", "replicates=1"]
     experiment = read("digits-lenet", changes, [path])
-    assert [row.arm for row in plan(experiment).rows] == ["dense", "ticket", "mirror", "patient"]
-    with pytest.raises(BadInput, match=r"arms.1: expected one of ticket, .*, found 'mirror'"):
+    assert [row.arm for row in plan(experiment).rows] == ["dense", "ticket", "turned-over", "unhurried"]
+    with pytest.raises(BadInput, match=r"arms.1: expected one of ticket, .*, found 'turned-over'"):
         read("digits-lenet", changes)
-    assert "mirror" not in BUILT_IN.controls
+    assert "turned-over" not in BUILT_IN.controls
 
 
 def test_an_extension_changes_no_key_of_a_run_that_executes_nothing_of_it(tmp_path: Path) -> None:
     plain = plan(read("digits-lenet"))
-    extended = plan(read("digits-lenet", ["arms=ticket,reinit,random,mirror"], [written(tmp_path, GOOD)]))
+    extended = plan(read("digits-lenet", ["arms=ticket,reinit,random,turned-over"], [written(tmp_path, GOOD)]))
     more = {run.kind for run in extended.runs} - {run.kind for run in plain.runs}
     assert {run.key for run in plain.runs} < {run.key for run in extended.runs} and more == {"derived"}
-    other = plan(read("digits-lenet", ["arms=ticket,reinit,random,mirror"], [written(tmp_path, GOOD + "\n")]))
+    other = plan(read("digits-lenet", ["arms=ticket,reinit,random,turned-over"], [written(tmp_path, GOOD + "\n")]))
     assert len({run.key for run in extended.runs} & {run.key for run in other.runs}) == len(plain.runs)
 
 
@@ -151,7 +151,7 @@ def test_what_to_type_and_the_report_name_the_extension(tmp_path: Path) -> None:
 def test_an_extension_is_loaded_where_it_is_unpickled_and_before_what_is_of_it(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
     mine = load(path)
-    thing = sys.modules[mine.members.methods["patient"].search.__module__].Thing(3)
+    thing = sys.modules[mine.members.methods["unhurried"].search.__module__].Thing(3)
     assert code_of(type(thing)) == mine.sha256 and load(path).members == mine.members
     (tmp_path / "both").write_bytes(pickle.dumps((mine, thing)))
     Path(path).unlink()
@@ -222,39 +222,43 @@ def test_a_file_that_is_not_utf8_is_to_be_saved_as_it_and_a_byte_order_mark_is_n
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
     mine = load(path)
     assert mine.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert pickle.loads(pickle.dumps(mine)) == mine and "patient" in mine.members.methods
+    assert pickle.loads(pickle.dumps(mine)) == mine and "unhurried" in mine.members.methods
 
 
 def test_two_extensions_of_one_name_are_refused_and_one_that_is_named_twice_is_one(tmp_path: Path) -> None:
     one, other = written(tmp_path, GOOD), written(tmp_path, GOOD + "\n", "other.py")
     assert len(read("digits", [], [one, one]).extensions) == 1
-    with pytest.raises(BadInput, match=r"other.py, line \d+: expected a name that is free, found 'patient', another"):
+    with pytest.raises(BadInput, match=r"other.py, line \d+: expected a name that is free, found 'unhurried', another"):
         read("digits", [], [one, other])
 
 
-@pytest.mark.parametrize("arm", ["tired", "partial", "ours", "hidden", "method", "empty", "lost", "nothing", "number"])
+@pytest.mark.parametrize(
+    "arm", ["tired", "partial", "foreign", "hidden", "method", "empty", "lost", "nothing", "number"]
+)
 def test_what_goes_wrong_in_an_extension_is_told_with_its_line(
     tmp_path: Path, arm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not with a traceback through code that is none of the reader's."""
     path = written(tmp_path, f"{GOOD}{WRONG}# {tmp_path}")
     line = next(number for number, text in enumerate((GOOD + WRONG).splitlines(), 1) if f"# {arm}" in text)
+    none = "expected a function at the top level of an extension, or of a module of tombola, found"
     messages = {
         "tired": f"{path}, line {line}: expected code that runs, found ZeroDivisionError: division by zero.",
         "empty": f"{path}, line {line}, method empty: expected a training for each level, found one that yields None. ",
         "lost": f"{path}, line {line}, method lost: expected a training for each level, found one that returns None. ",
         "nothing": f"{path}, line {line}, control nothing: expected a training that differs from its ticket in its ",
         "number": f"{path}, line {line}, control number: expected a training that differs from its ticket in its ",
-        "partial": "derived(..., 'p'): expected a function at the top level of an extension, found <part of another",
-        "hidden": "derived(..., 'h'): expected a function at the top level of an extension, found turned, which",
-        "method": "derived(..., 'm'): expected a function at the top level of an extension, found Turn.turn, which is",
-        "ours": "derived(..., 'o'): expected a function at the top level of an extension, found shuffle, which is none",
+        "partial": f"derived(..., 'p'): {none} a part of another one",
+        "hidden": f"derived(..., 'h'): {none} turned, which is none",
+        "method": f"derived(..., 'm'): {none} Turn.turn",
+        "foreign": f"derived(..., 'o'): {none} dumps",
     }
     assert main(["plan", "digits-lenet", "--extend", path, "--set", f"arms=ticket,{arm}"]) == 2
     assert messages[arm] in capsys.readouterr().err
 
 
 WRONG = """
+import json
 from functools import partial
 
 from tombola import mask
@@ -268,8 +272,8 @@ def part(replicate, ticket, level, draw):
     return replace(ticket, mask=replicate.derived(partial(turned), ticket.mask, "p"))  # partial
 
 
-def ours(replicate, ticket, level, draw):
-    return replace(ticket, mask=replicate.derived(mask.shuffle, ticket.mask, "o"))  # ours
+def foreign(replicate, ticket, level, draw):
+    return replace(ticket, mask=replicate.derived(json.dumps, ticket.mask, "o"))  # foreign
 
 
 earlier = turned
@@ -306,7 +310,7 @@ def nothing(replicate, ticket, level, draw):  # nothing
 
 
 METHODS |= {"tired": tired, "empty": empty, "lost": lost}
-CONTROLS |= {"partial": part, "ours": ours, "hidden": hidden, "method": method, "nothing": nothing}
+CONTROLS |= {"partial": part, "foreign": foreign, "hidden": hidden, "method": method, "nothing": nothing}
 CONTROLS["number"] = lambda replicate, ticket, level, draw: 3  # number
 """
 

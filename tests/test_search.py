@@ -30,7 +30,7 @@ from tombola.lab.worker import Worker
 from tombola.optimizers import optimizer_of
 from tombola.pruning import Round
 from tombola.recipe import learning_rate
-from tombola.score import RANDOM, Score, Scored
+from tombola.score import RANDOM, SCORES, Score, Scored
 from tombola.search import Level, Search
 from tombola.weights import Weights
 
@@ -734,7 +734,7 @@ def of_another(model: Net) -> dict[str, Any]:
         ({"round": 0.2}, "round: expected a tombola.pruning.Round, found 0.2"),
         ({"round": Round(), "rate": 0.1, "keep": ["conv"]}, "round: expected a round, or its parts, found rate, keep"),
         ({"round": Round("n_of_m", n=2, m=4), "levels": 3}, "levels: expected 0 or 1 in the scope 'n_of_m'"),
-        ({"score": "magnitud"}, "score: expected a function, or one of magnitude, random, found 'magnitud'"),
+        ({"score": "magnitud"}, f"score: expected a function, or one of {', '.join(SCORES)}, found 'magnitud'"),
         ({"rewind": "2ep", "epoch_iterations": "10"}, "epoch_iterations: expected a whole number of steps, 1 or more"),
         ({"rewind": "2ep", "epoch_iterations": 0}, "epoch_iterations: expected a whole number of steps, 1 or more"),
         ({"rewind": "2ep", "epoch_iterations": 7.5}, "epoch_iterations: expected a whole number of steps, 1 or more"),

@@ -394,7 +394,8 @@ def also_psnr(lab: Lab) -> None:
         level.report(psnr=20.0)
 
 
-LISTED = "verify: expected a list of controls, each of reinit, random, shuffle, or a tombola.controls.Control, found "
+EACH = ", ".join(CONTROLS)
+LISTED = f"verify: expected a list of controls, each of {EACH}, or a tombola.controls.Control, found "
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,8 @@ def test_all_is_pinned() -> None:
 
 
 def test_the_script_adds_what_is_not_pinned_and_changes_nothing() -> None:
-    made = {"keys": {"digits": {"dense": "train-1", "mine 1": "train-2"}}, "defaults": {"Mine": {"a": 1}}}
-    old = {"keys": {"digits": {"dense": "train-1"}}, "defaults": {}}
+    made: Table = {"keys": {"digits": {"dense": "train-1", "mine 1": "train-2"}}, "defaults": {"Mine": {"a": 1}}}
+    old: Table = {"keys": {"digits": {"dense": "train-1"}}, "defaults": {}}
     assert list(not_pinned(made, old)) == [("keys", "digits", "mine 1"), ("defaults", "Mine", "a")]
     assert added(made, old) == made
     for pinned in ({"digits": {"dense": "train-0"}}, {"digits": {"gone 1": "train-1"}}, {"gone": {"dense": "train-1"}}):

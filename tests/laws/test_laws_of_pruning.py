@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tombola import mask, prune
 from tombola.mask import Mask
-from tombola.score import SCORES, Scored
+from tombola.score import SCORES, Score, Scored
 
 Scores = Mapping[str, Tensor]
 FRACTIONS = ("0", "0.1", "0.2", "0.5", "0.9", "1")
@@ -49,11 +49,38 @@ def full(weights: Scores) -> Mask:
     return Mask({name: torch.ones_like(value, dtype=torch.bool) for name, value in weights.items()})
 
 
+def of_gradients(scored: Scored) -> Scores:
+    """|g_i theta_i|, of the model and the batches."""
+    parameters = [scored.model.get_parameter(name) for name in scored.mask]
+    loss = torch.stack([scored.loss(scored.model, batch) for batch in scored.batches]).sum()
+    gradients = torch.autograd.grad(loss, parameters)
+    return {name: (g * p).abs() for name, g, p in zip(scored.mask, gradients, parameters, strict=True)}
+
+
+MEMBERS = SCORES | {"one that sees batches": Score("of gradients", of_gradients, sees_batches=True)}
+
+
 def scores_of(score: str, weights: Scores, seed: int) -> Scores:
-    return SCORES[score].of(Scored(nn.Module(), weights, full(weights), seed=seed))
+    """Those of a network of `weights` that looks at batches, as a score may do."""
+    network = Summed({name: nn.Parameter(value.clone()) for name, value in weights.items()})
+    draw = torch.Generator().manual_seed(seed)
+    batches = [(torch.randn(5, 3, generator=draw).double(), torch.randint(3, (5,), generator=draw)) for _ in range(4)]
+    return MEMBERS[score].of(Scored(network, weights, full(weights), batches, seed=seed))
 
 
-members = pytest.mark.parametrize(("score", "scope"), [(score, scope) for score in SCORES for scope in SCOPES])
+class Summed(nn.Module):
+    """A network of weights of any shape: each layer shifts the answers by a smooth function of all of its weights."""
+
+    def __init__(self, layers: Mapping[str, nn.Parameter]) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.register_parameter(name, layer)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * sum((1 + layer.flatten().tanh().mean() for layer in self.parameters()), torch.zeros(()))
+
+
+members = pytest.mark.parametrize(("score", "scope"), [(score, scope) for score in MEMBERS for scope in SCOPES])
 seeds = st.integers(0, 2**32 - 1)
 rounds = st.lists(st.sampled_from(FRACTIONS), min_size=1, max_size=5)
 

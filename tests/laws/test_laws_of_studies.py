@@ -37,11 +37,24 @@ prune = {rate = 0.4}
 evaluate = {every = "8it", test_every = "12it"}
 
 [study]
-stability = {levels = [2]}
-connectivity = {levels = [0, 2], orders = 2, points = 3}
-overlap = {levels = [1, 2]}
-norms = {levels = [1, 2]}
 """
+TABLES = {
+    "stability": "{levels = [2]}",
+    "connectivity": "{levels = [0, 2], orders = 2, points = 3}",
+    "overlap": "{levels = [1, 2]}",
+    "norms": "{levels = [1, 2]}",
+}
+
+
+def example_of(study: Study) -> str:
+    """The table that its example asks for, at the levels that there are."""
+    table = getattr(read("digits-lenet", [study.example]).spec.study, study.name).model_dump(mode="json")
+    table["levels"] = [level for level in table["levels"] if level <= 2] or [2]
+    return "{" + ", ".join(f"{name} = {json.dumps(value)}" for name, value in table.items() if value is not None) + "}"
+
+
+ASKED = {name: example_of(study) for name, study in STUDIES.items() if name not in TABLES} | TABLES
+SPEC += "".join(f"{name} = {table}\n" for name, table in ASKED.items())
 NAMES = [*STUDIES, "norms"]
 every_study = pytest.mark.parametrize("name", NAMES)
 
@@ -81,6 +94,13 @@ def inside(folder: Path) -> Plan:
 
 
 # ---------------------------------------------------------------- every study
+
+
+def test_a_study_without_a_table_here_is_asked_for_by_its_example() -> None:
+    tables = {name: tomllib.loads(f"table = {example_of(study)}")["table"] for name, study in STUDIES.items()}
+    assert tables["overlap"]["levels"] == [2] and tables["connectivity"]["levels"] == [0]
+    for name, study in STUDIES.items():
+        assert study.table.model_validate(tables[name]).levels == tuple(tables[name]["levels"])  # type: ignore[attr-defined]
 
 
 @every_study

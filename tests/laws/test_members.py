@@ -129,8 +129,8 @@ def figures(findings, marks):
 
 METHODS = {"lazily": lazily}
 CONTROLS = {
-    "redrawn": Control(
-        "redrawn",
+    "once-more": Control(
+        "once-more",
         redrawn,
         claim="it matters what is drawn",
         what="weights drawn once more",
@@ -141,11 +141,11 @@ SCORES = {"smallest": smallest}
 OBJECTIVES = {"halved": Halved}
 STUDIES = {"norms": Study("norms", NormsSpec, questions, findings, "How long are tickets?", "None", 2026, figures)}
 '''
-NAMES = {"methods": "lazily", "controls": "redrawn", "scores": "smallest", "objectives": "halved", "studies": "norms"}
+NAMES = {"methods": "lazily", "controls": "once-more", "scores": "smallest", "objectives": "halved", "studies": "norms"}
 SPEC = """
 replicates = 2
 levels = 1
-arms = ["ticket", "random", "redrawn", "lazily"]
+arms = ["ticket", "random", "once-more", "lazily"]
 [recipe]
 model = "lenet-20-10"
 data = "digits"
@@ -206,7 +206,7 @@ def finished(
 
 
 def test_a_member_of_each_kind_reaches_everything(finished: Finished) -> None:
-    arms = {"dense", "ticket", "random", "redrawn", "lazily"}
+    arms = {"dense", "ticket", "random", "once-more", "lazily"}
     assert "Nothing to do" in finished.printed("plan")
     rows = finished.printed("table", "--format", "csv").splitlines()
     assert {row.split(",")[1] for row in rows[1:]} == arms and len(rows) == 1 + 2 * (1 + 4)
@@ -229,10 +229,10 @@ def test_a_member_of_each_kind_reaches_everything(finished: Finished) -> None:
 def test_arms_without_a_mark_are_told_apart_in_print(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     marks = read("digits", [], [tmp_path / "mine.py"]).members.marks
-    assert marks["redrawn"] != marks["lazily"] and marks["dense"] == DENSE and marks["ticket"] == TICKET
+    assert marks["once-more"] != marks["lazily"] and marks["dense"] == DENSE and marks["ticket"] == TICKET
     assert len({(mark.dash, mark.shape) for mark in marks.values()}) == len(marks)
-    ours = {mark.colour for arm, mark in marks.items() if arm not in ("redrawn", "lazily")}
-    assert len({marks["redrawn"].colour, marks["lazily"].colour} - ours) == 2, "a colour of their own"
+    ours = {mark.colour for arm, mark in marks.items() if arm not in ("once-more", "lazily")}
+    assert len({marks["once-more"].colour, marks["lazily"].colour} - ours) == 2, "a colour of their own"
     many = mark.marks(dict.fromkeys(map(str, range(200))))
     assert len({(each.dash, each.shape) for each in many.values()}) == 202
 

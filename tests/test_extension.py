@@ -232,9 +232,7 @@ def test_two_extensions_of_one_name_are_refused_and_one_that_is_named_twice_is_o
         read("digits", [], [one, other])
 
 
-@pytest.mark.parametrize(
-    "arm", ["tired", "partial", "foreign", "hidden", "method", "empty", "lost", "nothing", "number"]
-)
+@pytest.mark.parametrize("arm", ["tired", "partial", "dumps", "hidden", "method", "empty", "lost", "nothing", "number"])
 def test_what_goes_wrong_in_an_extension_is_told_with_its_line(
     tmp_path: Path, arm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,7 +249,7 @@ def test_what_goes_wrong_in_an_extension_is_told_with_its_line(
         "partial": f"derived(..., 'p'): {none} a part of another one",
         "hidden": f"derived(..., 'h'): {none} turned, which is none",
         "method": f"derived(..., 'm'): {none} Turn.turn",
-        "foreign": f"derived(..., 'o'): {none} dumps",
+        "dumps": f"derived(..., 'o'): {none} dumps",
     }
     assert main(["plan", "digits-lenet", "--extend", path, "--set", f"arms=ticket,{arm}"]) == 2
     assert messages[arm] in capsys.readouterr().err
@@ -261,7 +259,6 @@ WRONG = """
 import json
 from functools import partial
 
-from tombola import mask
 
 
 def tired(replicate, levels):
@@ -272,8 +269,8 @@ def part(replicate, ticket, level, draw):
     return replace(ticket, mask=replicate.derived(partial(turned), ticket.mask, "p"))  # partial
 
 
-def foreign(replicate, ticket, level, draw):
-    return replace(ticket, mask=replicate.derived(json.dumps, ticket.mask, "o"))  # foreign
+def dumps(replicate, ticket, level, draw):
+    return replace(ticket, mask=replicate.derived(json.dumps, ticket.mask, "o"))  # dumps
 
 
 earlier = turned
@@ -310,7 +307,7 @@ def nothing(replicate, ticket, level, draw):  # nothing
 
 
 METHODS |= {"tired": tired, "empty": empty, "lost": lost}
-CONTROLS |= {"partial": part, "foreign": foreign, "hidden": hidden, "method": method, "nothing": nothing}
+CONTROLS |= {"partial": part, "dumps": dumps, "hidden": hidden, "method": method, "nothing": nothing}
 CONTROLS["number"] = lambda replicate, ticket, level, draw: 3  # number
 """
 

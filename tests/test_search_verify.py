@@ -282,6 +282,21 @@ def test_a_control_of_the_weights_begins_at_step_k_with_what_its_function_makes(
     assert not weights.equal(*ends), "other signs in each replicate"
 
 
+def test_weights_for_a_mask_and_the_reverse_are_refused_in_a_verification() -> None:
+    def slip(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+        return replace(ticket, mask=replicate.derived(turned, ticket.start, "slip"))
+
+    def other(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+        return replace(ticket, start=replicate.derived_weights(flip, ticket.mask, "slip"))
+
+    for make, message in (
+        (slip, "mask: expected a Mask, found NoneType"),
+        (other, "slip: expected weights, as ticket"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            Lab().verify(controls=[Control("slip", make, claim="", what="a slip", about="")])
+
+
 def test_weights_derived_from_drawn_ones_are_put_before_the_first_step_alone() -> None:
     def both(replicate: Draws, ticket: T, level: int, draw: int) -> T:
         start = replicate.derived_weights(flip, replicate.rewind_point(init="both"), "both")

@@ -99,6 +99,7 @@ class SearchReplicate:
         Raises:
             BadInput: it is no mask of the layers of `like`, with as many living weights.
         """
+        Mask.check(like)
         seed, parts = self.seed(name), Mask(split(like, self.stacks))
         with seeded(seed):
             made = function(Mask(parts), seed)  # a copy, as it may work in place
@@ -117,6 +118,9 @@ class SearchReplicate:
                 known only when these are trained.
         """
         moment, k = self.rewinding.moment, self.rewinding.k
+        if isinstance(start, Mask):
+            todo = "derived(function, ticket.mask, name) makes a mask of a mask."
+            raise BadInput(where=name, expected="weights, as ticket.start is", found="a mask", todo=todo)
         if k and start is not None and not isinstance(start, AtRewindPoint):
             raise BadInput(
                 where="verify",

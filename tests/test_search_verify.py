@@ -291,7 +291,7 @@ def test_weights_for_a_mask_and_the_reverse_are_refused_in_a_verification() -> N
 
     for make, message in (
         (slip, "mask: expected a Mask, found NoneType"),
-        (other, "slip: expected weights, as ticket"),
+        (other, "slip: expected weights, as"),
     ):
         with pytest.raises(BadInput, match=message):
             Lab().verify(controls=[Control("slip", make, claim="", what="a slip", about="")])

@@ -6,6 +6,7 @@ Comments above a page's code blocks, which no reader sees, say what the words ar
                                 folder where the commands are typed
     <!-- import PATH -->        the block goes below the docstring of this file of the package
     <!-- entry PATH TABLE -->   the block goes into this table of that file
+    <!-- above PATH TABLE -->   the block goes above this table of that file
     <!-- type -->               the lines are typed, one after another
     <!-- output -->             what the last of these lines prints, where `...` stands for anything
 """
@@ -26,7 +27,7 @@ import tombola
 
 PACKAGE = Path(tombola.__file__).parent
 DOCS = PACKAGE.parent / "docs"
-STEP = re.compile(r"<!-- (file|import|entry|type|output) ?([^\n]*?) ?-->\n```\w*\n(.*?)```", re.DOTALL)
+STEP = re.compile(r"<!-- (file|import|entry|above|type|output) ?([^\n]*?) ?-->\n```\w*\n(.*?)```", re.DOTALL)
 PAGES = sorted(page.stem for page in DOCS.glob("adding-a*.md"))
 
 
@@ -50,7 +51,10 @@ class Reader:
                     self._below_docstring(self._folder / where, block)
                 case "entry":
                     path, table = where.split()
-                    self._into(self._folder / path, table, block)
+                    self._at(self._folder / path, table, f"\\1\n{block}")
+                case "above":
+                    path, table = where.split()
+                    self._at(self._folder / path, table, f"{block}\n\n\\1")
                 case "type":
                     self._printed = "".join(map(self._type, block.splitlines()))
                 case "output":
@@ -64,10 +68,10 @@ class Reader:
         head, docstring, rest = path.read_text().split('"""', 2)
         path.write_text(f'{head}"""{docstring}"""\n{block}{rest}')
 
-    def _into(self, path: Path, table: str, block: str) -> None:
-        text, times = re.subn(
-            rf"(^{table}\b[^\n]* = [^\n]*[{{(\[](?: +#[^\n]*)?)$", rf"\1\n{block}", path.read_text(), flags=re.MULTILINE
-        )
+    def _at(self, path: Path, table: str, with_block: str) -> None:
+        """Put `with_block` in place of the line at which a table begins, which is `\\1` in it."""
+        line = rf"(^{table}\b[^\n]* = [^\n]*[{{(\[](?: +#[^\n]*)?)$"
+        text, times = re.subn(line, with_block, path.read_text(), flags=re.MULTILINE)
         assert times == 1, f"{path} has no table {table} that begins on a line of its own"
         path.write_text(text)
 

@@ -23,6 +23,7 @@ from tombola.lab.spec import EvaluateSpec, PruneSpec, Spec, StudySpec, VerdictSp
 from tombola.lab.spec_file import read
 from tombola.lab.studies import STUDIES
 from tombola.methods import METHODS
+from tombola.objective import OBJECTIVES
 from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
 from tombola.steps import Step
 from tombola.value import Value
@@ -53,18 +54,10 @@ VALUES: list[type[Value]] = [
     Steps,
     Cosine,
     Linear,
+    *OBJECTIVES.values(),
 ]
 KINDS: list[type[runs.Run]] = [
-    kinds.Init,
-    kinds.Train,
-    kinds.Prune,
-    kinds.FullMask,
-    kinds.RandomMask,
-    kinds.ShuffledMask,
-    kinds.DerivedMask,
-    kinds.DerivedWeights,
-    kinds.Distance,
-    kinds.Line,
+    kind for kind in vars(kinds).values() if isinstance(kind, type) and issubclass(kind, runs.Run)
 ]
 
 
@@ -131,14 +124,17 @@ def changed(made: Table, pinned: Table) -> list[str]:
 
 
 def added(made: Table, pinned: Table) -> Table:
-    """What is pinned, and beside it what was not; as `made` is ordered.
+    """What is pinned, and behind it what was not.
 
     Raises:
         SystemExit: something that is pinned has changed.
     """
     if faults := changed(made, pinned):
         raise SystemExit("\n".join(["Pinned, and not as it was; nothing is written:", *faults]))
-    return made
+    return {
+        part: {name: {**pinned[part].get(name, {}), **made[part][name]} for name in {**pinned[part], **made[part]}}
+        for part in made
+    }
 
 
 @pytest.mark.parametrize(("part", "name"), [(part, name) for part, names in PINNED.items() for name in names])

@@ -219,7 +219,7 @@ def test_replicates_differ_in_all_seeds(method: str) -> None:  # K9 K10
     }
     wanted = plan(Experiment(name="tiny", spec=Spec.model_validate(spec)))
     found = [seeds_of([row.run for row in wanted.rows if row.replicate == number]) for number in range(3)]
-    assert found[0].keys() == {
+    assert found[0].keys() >= {
         "init.init_seed",
         "train.order_seed",
         "train.split_seed",

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tombola.controls import CONTROLS
 from tombola.errors import BadInput, Fault, SpecError
 from tombola.lab import presets
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
+from tombola.methods import METHODS
+from tombola.score import SCORES
 from tombola.steps import Step
 
 GOOD = """
@@ -296,9 +299,9 @@ def test_everything_about_n_of_m_is_told_at_once(write: Write) -> None:
         ("recipe.optimizer.name=adm", "recipe.optimizer.name", "sgd, adam, adamw", "'adm'", ""),
         ("recipe.schedule.name=cos", "recipe.schedule.name", "cosine", "'cos'", ""),
         ("recipe.init=zeros", "recipe.init", "one of glorot-normal", "'zeros'", ""),
-        ("method=iterativ", "method", "one of iterative", "'iterativ'", ""),
-        ("arms=ticket,radnom", "arms.1", "one of ticket, reinit, random", "'radnom'", ""),
-        ("prune.score=size", "prune.score", "one of magnitude", "'size'", ""),
+        ("method=iterativ", "method", f"one of {next(iter(METHODS))}", "'iterativ'", ""),
+        ("arms=ticket,radnom", "arms.1", f"one of ticket, {', '.join(CONTROLS)}", "'radnom'", ""),
+        ("prune.score=size", "prune.score", f"one of {next(iter(SCORES))}", "'size'", ""),
         # numbers
         ("recipe.optimizer.lr=0,1", "recipe.optimizer.lr", "number", "'0,1'", ""),
         ("recipe.optimizer.lr=0", "recipe.optimizer.lr", "> 0", "0", ""),

@@ -158,8 +158,13 @@ def test_the_script_adds_what_is_not_pinned_and_changes_nothing() -> None:
 
 
 def test_what_is_pinned_is_told_apart() -> None:
-    """No two runs share a name, but for fine-tuning where the learning rate is constant anyway: there it rewinds it."""
-    for name, pinned in PINNED["keys"].items():
+    """No two runs share a name, but for fine-tuning where the learning rate is constant anyway: there it rewinds it.
+
+    A method from later on may do at level 2 what another one does.
+    """
+    ours = {f"{method} 2" for method in ("iterative", "continued", "one-shot", "lr-rewind", "fine-tune")}
+    for name, keys in PINNED["keys"].items():
+        pinned = {label: key for label, key in keys.items() if label in ours or not label.endswith(" 2")}
         same = {label for label, key in pinned.items() if list(pinned.values()).count(key) > 1}
         recipe = read(*EXTRA.get(name, (name, []))).spec.recipe
         assert same == ({"lr-rewind 2", "fine-tune 2"} if recipe.schedule.name == "constant" else set())

@@ -119,8 +119,15 @@ def changed(made: Table, pinned: Table) -> list[str]:
         for part, names in pinned.items()
         for name, values in names.items()
         for label, value in values.items()
-        if label not in made[part].get(name, {}) or made[part][name][label] != value
+        if label not in made[part].get(name, {}) or not _holds(made[part][name][label], value)
     ]
+
+
+def _holds(value: Any, pinned: Any) -> bool:
+    """Whether a value is as pinned; a table in a table may have got more entries, which are pinned by themselves."""
+    if isinstance(value, dict) and isinstance(pinned, dict):
+        return all(name in value and _holds(value[name], pinned[name]) for name in pinned)
+    return bool(value == pinned)
 
 
 def added(made: Table, pinned: Table) -> Table:
@@ -152,6 +159,7 @@ def test_the_script_adds_what_is_not_pinned_and_changes_nothing() -> None:
     old: Table = {"keys": {"digits": {"dense": "train-1"}}, "defaults": {}}
     assert list(not_pinned(made, old)) == [("keys", "digits", "mine 1"), ("defaults", "Mine", "a")]
     assert added(made, old) == made
+    assert _holds({"study": {"a": None, "mine": None}}, {"study": {"a": None}}) and not _holds({"a": 1}, {"a": 2})
     for pinned in ({"digits": {"dense": "train-0"}}, {"digits": {"gone 1": "train-1"}}, {"gone": {"dense": "train-1"}}):
         with pytest.raises(SystemExit, match="nothing is written"):
             added(made, {"keys": pinned, "defaults": {}})

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,30 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def readers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cache_of_its_own: None
+) -> Iterator[dict[str, "Future[None]"]]:
+    """Who follows each page on adding something, one after another, beside the first tests: a core's minute."""
+    items = [item for item in request.session.items if item.path.name == "test_pages.py"]
+    asked = sorted({item.callspec.params["page"] for item in items if hasattr(item, "callspec")})
+    environment = dict(os.environ)  # as it is now, whatever a test changes meanwhile
+    pool = ThreadPoolExecutor(1, initializer=_on_the_last_core)
+    try:
+        yield {
+            page: pool.submit(items[0].module.followed, page, tmp_path_factory.mktemp(page), environment)  # type: ignore[attr-defined]
+            for page in asked
+        }
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _on_the_last_core() -> None:
+    """What this thread starts takes one core, and thus one worker: mostly it imports."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 class _Named(nn.Linear):

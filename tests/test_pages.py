@@ -16,10 +16,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from queue import SimpleQueue
 
 import pytest
 
@@ -36,11 +35,14 @@ class Reader:
 
     Args:
         folder: where it is done; `tombola` in it is the copy of the package.
+        environment: of the commands that are typed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._printed = folder, ""
-        shutil.copytree(PACKAGE, folder / "tombola")
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        own = {"PYTHONPATH": str(folder), "COLUMNS": "120", "TOMBOLA_STORE": "tombola-store"}
+        self._folder, self._environment, self._printed = folder, {**environment, **own}, ""
+        half_written = shutil.ignore_patterns("*.pyc.*")  # by the tests that run meanwhile
+        shutil.copytree(PACKAGE, folder / "tombola", ignore=half_written)
 
     def follow(self, page: str) -> None:
         for what, where, block in STEP.findall(page):
@@ -77,50 +79,31 @@ class Reader:
 
     def _type(self, line: str) -> str:
         words = line.replace("tombola ", f"{sys.executable} -m tombola ", 1)
-        environment = os.environ | {"PYTHONPATH": str(self._folder), "COLUMNS": "120", "TOMBOLA_STORE": "tombola-store"}
         done = subprocess.run(
-            words, shell=True, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=300
+            words, shell=True, cwd=self._folder, env=self._environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
 
-def followed(page: str, folder: Path) -> None:
+def followed(page: str, folder: Path, environment: Mapping[str, str]) -> None:
+    """Follow a page of docs/ in `folder`; conftest.py has it done beside the first tests."""
     text = (DOCS / f"{page}.md").read_text()
     assert STEP.search(text), "a page on adding something has steps that can be followed"
-    Reader(folder).follow(text)
+    Reader(folder, environment).follow(text)
     reports = list(folder.glob("tombola-store/reports/*/report.html"))
     assert reports and all(report.stat().st_size for report in reports)
 
 
-def on_a_core_of_its_own(cores: "SimpleQueue[int]") -> None:
-    """What this thread starts takes one core, and thus one worker: mostly it imports."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {cores.get()})
-
-
-@pytest.fixture(scope="module")
-def readers(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, "Future[None]"]]:
-    """Of each page whose test was asked for, somebody who follows it; two at a time."""
-    asked = [page for page in PAGES if any(f"[{page}]" in item.name for item in request.session.items)]
-    own, cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0], SimpleQueue[int]()
-    for place in range(2):
-        cores.put(own[place % len(own)])
-    with ThreadPoolExecutor(2, initializer=on_a_core_of_its_own, initargs=(cores,)) as pool:
-        yield {page: pool.submit(followed, page, tmp_path_factory.mktemp(page)) for page in asked}
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_on_adding_something_can_be_followed_to_the_letter(
-    page: str, readers: dict[str, "Future[None]"]
+    page: str, readers: Mapping[str, "Future[None]"]
 ) -> None:
     readers[page].result()
 
 
 def test_a_step_that_fails_is_not_passed_over(tmp_path: Path) -> None:
-    reader = Reader(tmp_path)
+    reader = Reader(tmp_path, os.environ)
     with pytest.raises(AssertionError, match="no such file"):
         reader.follow("<!-- type -->\n```sh\ntombola plan nothing.toml\n```")
     with pytest.raises(AssertionError, match="no table"):

@@ -360,18 +360,22 @@ def show(file: str, /, *, format: Literal["text", "json"] = "text") -> int:
     preset = file in preset_files.names()
     if preset or (Path(file).suffix.lower() in _TEXTS and not file.startswith("hub:")):
         made_of = file if preset or file.endswith(".toml") else "SPEC"
-        raise BadInput(
-            where=file,
-            expected="a ticket's file, which is one of safetensors",
-            found="a preset" if preset else f"a {Path(file).suffix} file",
-            todo=f"`tombola ticket {made_of} --level 5 -o ticket.safetensors` writes one.",
-        )
+        raise _no_ticket_file(file, preset, made_of)
     repo, _, revision = file.removeprefix("hub:").partition("@")
     path = hub.pull(repo, tickets.FILE, revision=revision or None) if file.startswith("hub:") else Path(file)
     loaded = tickets.Ticket.load(path)
     record = ticket_record(loaded, file, path.stat().st_size, tickets.about(path))
     print(json.dumps(record, indent=1) if format == "json" else ticket_text(record))
     return 0
+
+
+def _no_ticket_file(file: str, preset: bool, made_of: str) -> BadInput:
+    return BadInput(
+        where=file,
+        expected="a ticket's file, which is one of safetensors",
+        found="a preset" if preset else f"a {Path(file).suffix} file",
+        todo=f"`tombola ticket {made_of} --level 5 -o ticket.safetensors` writes one.",
+    )
 
 
 @app.command
@@ -422,28 +426,13 @@ def cash(
     from tombola.report.tickets import forms_record, forms_text
 
     if spec.endswith(".safetensors"):
-        raise BadInput(
-            where=spec,
-            expected="a preset's name or a TOML file, whose trained tickets are in the store",
-            found="a file of weights",
-            todo="For a model of your own there is `cash.prove` in Python: docs/cashing-in.md.",
-        )
+        raise _no_experiment(spec)
     if output is not None and output.suffix.lower() in _MODEL_FILES | {".safetensors"}:
-        raise BadInput(
-            where="--output",
-            expected="a folder, in which each form has its file",
-            found=f"the name of a file, {output.name}",
-            todo=f"Name a folder: -o {output.with_suffix('')}.",
-        )
+        raise _no_folder(output)
     plan, store = _existing(spec, common)
     place = _timed_on(device)
     if not 1 <= threads <= (os.cpu_count() or 1):
-        raise BadInput(
-            where="--threads",
-            expected=f"1 to {os.cpu_count() or 1}, the cores there are",
-            found=str(threads),
-            todo="Leave it out for one.",
-        )
+        raise _no_such_cores(threads)
     model, alive, run = trained_of(plan, store, level, replicate)
     dataset = data.load(run.recipe.data, data_dir)
     inputs, labels = dataset.inputs(dataset.test_images), dataset.test_labels
@@ -457,6 +446,33 @@ def cash(
     record = forms_record(proof, run.key, alive.density, len(labels), threads, written)
     print(json.dumps(record, indent=1) if format == "json" else forms_text(record, proof, written))
     return 0
+
+
+def _no_experiment(spec: str) -> BadInput:
+    return BadInput(
+        where=spec,
+        expected="a preset's name or a TOML file, whose trained tickets are in the store",
+        found="a file of weights",
+        todo="For a model of your own there is `cash.prove` in Python: docs/cashing-in.md.",
+    )
+
+
+def _no_folder(output: Path) -> BadInput:
+    return BadInput(
+        where="--output",
+        expected="a folder, in which each form has its file",
+        found=f"the name of a file, {output.name}",
+        todo=f"Name a folder: -o {output.with_suffix('')}.",
+    )
+
+
+def _no_such_cores(threads: int) -> BadInput:
+    return BadInput(
+        where="--threads",
+        expected=f"1 to {os.cpu_count() or 1}, the cores there are",
+        found=str(threads),
+        todo="Leave it out for one.",
+    )
 
 
 def _timed_on(device: Literal["cpu", "cuda"]) -> str:

@@ -3,7 +3,7 @@
 The library knows where the hub is (`HF_ENDPOINT` names another) and who you are (`hf auth login`, or `HF_TOKEN`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -79,12 +79,7 @@ def located(source: str, *files: str) -> Path | None:
                     break
                 return Path(client.hf_hub_download(source, file, local_files_only=kept))
             except client.errors.HFValidationError as error:
-                raise BadInput(
-                    where=source,
-                    expected="a folder, or the name of a repository on the Hugging Face hub",
-                    found="neither",
-                    todo="Check the path.",
-                ) from error
+                raise _neither(source) from error
             except client.errors.LocalEntryNotFoundError as error:
                 if not kept:
                     away = error
@@ -92,13 +87,26 @@ def located(source: str, *files: str) -> Path | None:
             except client.errors.EntryNotFoundError:
                 continue
         if away:
-            raise BadInput(
-                where=f"the hub's {source}",
-                expected=" or ".join(files),
-                found=f"no copy of it here, and no way to the hub ({away})",
-                todo=f"`hf download {source}` where there is one, or name a folder that save_pretrained wrote.",
-            ) from away
+            raise _no_copy(source, files, away) from away
     return None
+
+
+def _neither(source: str) -> BadInput:
+    return BadInput(
+        where=source,
+        expected="a folder, or the name of a repository on the Hugging Face hub",
+        found="neither",
+        todo="Check the path.",
+    )
+
+
+def _no_copy(source: str, files: Sequence[str], away: Exception) -> BadInput:
+    return BadInput(
+        where=f"the hub's {source}",
+        expected=" or ".join(files),
+        found=f"no copy of it here, and no way to the hub ({away})",
+        todo=f"`hf download {source}` where there is one, or name a folder that save_pretrained wrote.",
+    )
 
 
 def _away(client: "ModuleType", address: str) -> Exception | None:

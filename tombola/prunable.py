@@ -133,21 +133,29 @@ def checked(mask: Mask, model: nn.Module) -> Mask:
     for name, alive in mask.items():
         first = tied.get(name, name)
         if not torch.equal(masks.setdefault(first, alive), alive):
-            raise BadInput(
-                where=f"mask of {name}",
-                expected=f"the mask of {first}, as both are names of one tensor",
-                found="another one",
-                todo="Give one mask, under either name.",
-            )
+            raise _two_masks(name, first)
     for left, right in weights.overlapping(model):
         if not masks.keys().isdisjoint((tied.get(left, left), tied.get(right, right))):
-            raise BadInput(
-                where=f"{right} of {type(model).__name__}",
-                expected="weights with memory of their own",
-                found=f"a view into that of {left}: to prune one prunes the other",
-                todo="Share the Parameter itself, and transpose or cut it in forward; or clone it.",
-            )
+            raise _shared_memory(model, left, right)
     return mask if masks.keys() == mask.keys() else Mask(masks)
+
+
+def _two_masks(name: str, first: str) -> BadInput:
+    return BadInput(
+        where=f"mask of {name}",
+        expected=f"the mask of {first}, as both are names of one tensor",
+        found="another one",
+        todo="Give one mask, under either name.",
+    )
+
+
+def _shared_memory(model: nn.Module, left: str, right: str) -> BadInput:
+    return BadInput(
+        where=f"{right} of {type(model).__name__}",
+        expected="weights with memory of their own",
+        found=f"a view into that of {left}: to prune one prunes the other",
+        todo="Share the Parameter itself, and transpose or cut it in forward; or clone it.",
+    )
 
 
 def _computed(model: nn.Module, name: str) -> BadInput:

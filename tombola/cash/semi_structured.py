@@ -65,13 +65,17 @@ def semi_structured(model: nn.Module) -> nn.Module:
                 converted += 1
     if not converted:
         name, why = next(iter(refused.items()), (type(model).__name__, "it has no linear layers"))
-        raise BadInput(
-            where="semi_structured",
-            expected="a linear layer of 2 in 4 weights, of a type and of sizes that torch takes",
-            found=f"none; {name}: {why}",
-            todo="`prune.n_of_m` makes such masks; `.half()` gives the weights a type that fits.",
-        )
+        raise _no_layer(name, why)
     return small
+
+
+def _no_layer(name: str, why: str) -> BadInput:
+    return BadInput(
+        where="semi_structured",
+        expected="a linear layer of 2 in 4 weights, of a type and of sizes that torch takes",
+        found=f"none; {name}: {why}",
+        todo="`prune.n_of_m` makes such masks; `.half()` gives the weights a type that fits.",
+    )
 
 
 def _in_line(_: nn.Module, given: tuple[Tensor, ...]) -> Tensor:

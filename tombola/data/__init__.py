@@ -198,25 +198,33 @@ def read(name: str, data_dir: Path | None) -> Arrays:
         expected: str = source.FACTS.checksum
         digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
         if not expected:
-            raise DataError(
-                where=whole,
-                expected="a checksum in its FACTS",
-                found="none",
-                todo=f'Where what was read is right, write checksum="{digest}".',
-            )
+            raise _no_checksum(whole, digest)
         if digest != expected:
-            raise DataError(
-                where=whole,
-                expected=f"examples and labels with SHA-256 {expected[:16]}...",
-                found=digest,
-                todo="The source has changed; results would not compare.",
-            )
+            raise _another_source(whole, expected, digest)
     if size is None:
         return arrays
     images, labels, test_images, test_labels = arrays
     known: Facts = source.FACTS
     chosen = subset.beginnings(known, size) if known.running else subset.drawn(labels, size)
     return images[chosen], labels[chosen], test_images, test_labels
+
+
+def _no_checksum(whole: str, digest: str) -> DataError:
+    return DataError(
+        where=whole,
+        expected="a checksum in its FACTS",
+        found="none",
+        todo=f'Where what was read is right, write checksum="{digest}".',
+    )
+
+
+def _another_source(whole: str, expected: str, digest: str) -> DataError:
+    return DataError(
+        where=whole,
+        expected=f"examples and labels with SHA-256 {expected[:16]}...",
+        found=digest,
+        todo="The source has changed; results would not compare.",
+    )
 
 
 def split(dataset: Dataset, split_seed: int) -> tuple["Tensor", "Tensor"]:

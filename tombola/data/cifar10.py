@@ -66,12 +66,7 @@ def archive(name: str, file: str, digest: str, data_dir: Path | None) -> Path:
         except OSError as error:
             found = f"nothing that can be read ({error.strerror})"
         if found != digest:
-            raise DataError(
-                where=str(path),
-                expected=f"the archive {file} with SHA-256 {digest[:16]}...",
-                found=found,
-                todo="The file is damaged or another one: remove it, and it is downloaded again.",
-            )
+            raise _another_archive(path, file, digest, found)
 
     for path in (data_dir / file, data_dir / name / file) if data_dir else ():
         if path.is_file():
@@ -80,6 +75,15 @@ def archive(name: str, file: str, digest: str, data_dir: Path | None) -> Path:
     path = fetch(name, file, HOMES, data_dir, check)
     check(path)
     return path
+
+
+def _another_archive(path: Path, file: str, digest: str, found: str) -> DataError:
+    return DataError(
+        where=str(path),
+        expected=f"the archive {file} with SHA-256 {digest[:16]}...",
+        found=found,
+        todo="The file is damaged or another one: remove it, and it is downloaded again.",
+    )
 
 
 def unpacked(path: Path, names: Sequence[str]) -> dict[str, bytes]:

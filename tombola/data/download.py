@@ -32,12 +32,7 @@ def fetch(folder: str, name: str, homes: Sequence[str], data_dir: Path | None, c
             `data_dir`: a misspelt name would get a second copy of everything.
     """
     if data_dir and not data_dir.exists():
-        raise DataError(
-            where=str(data_dir),
-            expected="a folder for data sets",
-            found="none",
-            todo="Make it, or name another one with --data-dir or TOMBOLA_DATA. Without a name the user's cache is it.",
-        )
+        raise _no_data_folder(data_dir)
     target = (data_dir or cache_dir()) / folder / name
     part = target.with_name(name + ".part")
     answers = []
@@ -54,11 +49,24 @@ def fetch(folder: str, name: str, homes: Sequence[str], data_dir: Path | None, c
                 answers.append(f"{home}: {answer}")
     except OSError as error:
         answers = [f"{target.parent} cannot be written ({error.strerror})"]
-    raise DataError(
+    raise _no_file(folder, name, target, answers)
+
+
+def _no_file(folder: str, name: str, target: Path, answers: Sequence[str]) -> DataError:
+    return DataError(
         where=folder,
         expected=f"{name} in {target.parent}",
         found="no such file there, and no download: " + "; ".join(answers),
         todo="Put the file into that folder by hand, or name a folder that has it with --data-dir or TOMBOLA_DATA.",
+    )
+
+
+def _no_data_folder(data_dir: Path) -> DataError:
+    return DataError(
+        where=str(data_dir),
+        expected="a folder for data sets",
+        found="none",
+        todo="Make it, or name another one with --data-dir or TOMBOLA_DATA. Without a name the user's cache is it.",
     )
 
 

@@ -45,18 +45,22 @@ def attach(name: str, folder: Path) -> Dataset:
     for field, shape, kind in zip(_FIELDS, shapes, kinds, strict=True):  # torch would fill up with zeros
         file, size = place / field, prod(shape) * kind.itemsize
         if not file.is_file() or file.stat().st_size != size:
-            raise DataError(
-                where=str(file),
-                expected=f"{size:,} bytes",
-                found=f"{file.stat().st_size:,}" if file.is_file() else "no file",
-                todo="Somebody removed or changed it while workers were at work: run the same command again.",
-            )
+            raise _changed(file, size)
     return Dataset(
         known,
         *(
             torch.from_file(str(place / field), shared=True, size=prod(shape), dtype=kind).view(shape)
             for field, shape, kind in zip(_FIELDS, shapes, kinds, strict=True)
         ),
+    )
+
+
+def _changed(file: Path, size: int) -> DataError:
+    return DataError(
+        where=str(file),
+        expected=f"{size:,} bytes",
+        found=f"{file.stat().st_size:,}" if file.is_file() else "no file",
+        todo="Somebody removed or changed it while workers were at work: run the same command again.",
     )
 
 

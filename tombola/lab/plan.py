@@ -126,18 +126,22 @@ def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:
         for arm, control, draws in controls:
             drawn = [control.training(replicate, ticket, level, draw) for draw in range(draws)]
             if len(set(drawn)) < draws:  # they would count as several
-                raise BadInput(
-                    where=f"draws of {arm}",
-                    expected="a control that is another one in each draw",
-                    found=f"the same training in several of {draws} draws",
-                    todo="Let its seeds depend on `draw`; or draw it once.",
-                )
+                raise _same_draws(arm, draws)
             for draw, run in enumerate(drawn):
                 yield Row(arm, number, level, draw, run, step)
     for arm in (arm for arm in spec.arms if arm in members.methods):
         for level, run in enumerate(_searched(members.methods[arm], replicate)):
             if level:
                 yield Row(arm, number, level, 0, run, step)
+
+
+def _same_draws(arm: str, draws: int) -> BadInput:
+    return BadInput(
+        where=f"draws of {arm}",
+        expected="a control that is another one in each draw",
+        found=f"the same training in several of {draws} draws",
+        todo="Let its seeds depend on `draw`; or draw it once.",
+    )
 
 
 def missing(plan: Plan, store: Store) -> list[Run]:

@@ -76,12 +76,16 @@ def _text(source: str) -> tuple[str, str]:
             UnicodeDecodeError: "a file that is not text",
         }
         reason = kinds.get(type(error), str(error))
-        raise BadInput(
-            where=source,
-            expected="a preset or a TOML file",
-            found=reason,
-            todo=todo,
-        ) from error
+        raise _no_spec(source, reason, todo) from error
+
+
+def _no_spec(source: str, reason: str, todo: str) -> BadInput:
+    return BadInput(
+        where=source,
+        expected="a preset or a TOML file",
+        found=reason,
+        todo=todo,
+    )
 
 
 def _change(table: dict[str, Any], change: str) -> Fault | None:

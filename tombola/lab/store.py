@@ -96,41 +96,15 @@ class Store:
         try:
             if not marker.exists():
                 if self.root.exists() and not self._may_become_one():
-                    raise StoreError(
-                        where=str(self.root),
-                        expected="a store or an empty folder",
-                        found="something else",
-                        todo="Name another folder with --store.",
-                    )
+                    raise _no_store(self.root)
                 return
-            found = files.parsed(marker.read_text())["format"]
+            made = files.parsed(marker.read_text())["format"]
         except OSError as error:
-            raise StoreError(
-                where=str(self.root),
-                expected="a folder that can be read",
-                found=f"{error.strerror}: {error.filename}",
-                todo="Name another one with --store, or give the right to read.",
-            ) from error
+            raise _unreadable(self.root, error) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                where=str(marker),
-                expected="the store's format",
-                found=f"an unreadable file ({error})",
-                todo='If the folder runs/ is fine, write {"format": 1} into it.',
-            ) from error
-        if found != FORMAT:
-            newer = isinstance(found, int) and found > FORMAT
-            made = (
-                "A newer version of Tombola made it: use that one"
-                if newer
-                else "That format is unknown: correct store.json"
-            )
-            raise StoreError(
-                where=str(self.root),
-                expected=f"a store of format {FORMAT}",
-                found=f"format {found}",
-                todo=f"{made}; or name another folder with --store.",
-            )
+            raise _no_format(marker, error) from error
+        if made != FORMAT:
+            raise _another_format(self.root, made)
 
     def _may_become_one(self) -> bool:
         # A process that was killed while it made the store may have left the folders without the marker.
@@ -380,6 +354,44 @@ class Store:
             found=f"a damaged one ({error})",
             todo=f"Remove the folder {path.parent}, and the run is done again.",
         )
+
+
+def _no_store(root: Path) -> StoreError:
+    return StoreError(
+        where=str(root),
+        expected="a store or an empty folder",
+        found="something else",
+        todo="Name another folder with --store.",
+    )
+
+
+def _unreadable(root: Path, error: OSError) -> StoreError:
+    return StoreError(
+        where=str(root),
+        expected="a folder that can be read",
+        found=f"{error.strerror}: {error.filename}",
+        todo="Name another one with --store, or give the right to read.",
+    )
+
+
+def _no_format(marker: Path, error: Exception) -> StoreError:
+    return StoreError(
+        where=str(marker),
+        expected="the store's format",
+        found=f"an unreadable file ({error})",
+        todo='If the folder runs/ is fine, write {"format": 1} into it.',
+    )
+
+
+def _another_format(root: Path, made: object) -> StoreError:
+    newer = isinstance(made, int) and made > FORMAT
+    todo = "A newer version of Tombola made it: use that one" if newer else "That format is unknown: correct store.json"
+    return StoreError(
+        where=str(root),
+        expected=f"a store of format {FORMAT}",
+        found=f"format {made}",
+        todo=f"{todo}; or name another folder with --store.",
+    )
 
 
 def _remove(path: Path) -> None:

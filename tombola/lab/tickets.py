@@ -9,6 +9,7 @@ from tombola.lab.kinds import Init, Train
 from tombola.lab.plan import Plan
 from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Run
+from tombola.lab.spec import Spec
 from tombola.lab.store import Store
 
 if TYPE_CHECKING:
@@ -29,12 +30,7 @@ def ticket_of(plan: Plan, store: Store, level: int, replicate: int) -> "Ticket":
 
     spec = plan.experiment.spec
     if not plan.experiment.members.methods[spec.method].rewinds:
-        raise BadInput(
-            where="method",
-            expected="one that rewinds to early weights",
-            found=spec.method,
-            todo="Its levels go on from trained weights: there is no ticket to write.",
-        )
+        raise _no_ticket(spec)
     run = _training(plan, level, replicate)
     _need(run.inputs if run.keeps_mask else (run, *run.inputs), plan, store, level, replicate)
     start, mask = store.weights(run.start), store.masked_by(run)
@@ -60,6 +56,15 @@ def ticket_of(plan: Plan, store: Store, level: int, replicate: int) -> "Ticket":
     if isinstance(run.start, Init) and network.checkpoint is None:
         seed = Seed(network.model, network.shape, network.classes, run.start.init, run.start.init_seed)
     return replace(Ticket.of(model, alive, start, origin), seed=seed)
+
+
+def _no_ticket(spec: Spec) -> BadInput:
+    return BadInput(
+        where="method",
+        expected="one that rewinds to early weights",
+        found=spec.method,
+        todo="Its levels go on from trained weights: there is no ticket to write.",
+    )
 
 
 def trained_of(plan: Plan, store: Store, level: int, replicate: int) -> "tuple[nn.Module, Mask, Train]":

@@ -55,7 +55,11 @@ def encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
         return {"$tuple": each(value)}
     if type(value) is set:
         return {"$set": each(sorted(value, key=repr))}
-    raise BadInput(
+    raise _not_plain(value, where)
+
+
+def _not_plain(value: object, where: str) -> BadInput:
+    return BadInput(
         where=where,
         expected="numbers, strings, tensors, and lists, tuples and dicts of them, which a file can hold without pickle",
         found=f"{type(value).__module__}.{type(value).__qualname__}",

@@ -315,12 +315,7 @@ class Hold:
             if not self.held:
                 return gradient
             if gradient.layout is not torch.strided:
-                raise BadInput(
-                    where=f"gradient of a pruned weight of shape {tuple(gradient.shape)}",
-                    expected="a dense one",
-                    found="a sparse one",
-                    todo="Call functional.embedding with sparse=False, or keep the weight dense.",
-                )
+                raise _sparse_gradient(gradient)
             size = gradient.element_size()
             lazy = gradient.is_conj() or gradient.is_neg()  # of complex weights: their bits are yet to be flipped
             if gradient.requires_grad or lazy or size not in _INTEGERS:  # second derivatives are not of bits
@@ -397,6 +392,15 @@ class Hold:
             guard.release()
         for hook in self._hooks:
             hook.remove()
+
+
+def _sparse_gradient(gradient: Tensor) -> BadInput:
+    return BadInput(
+        where=f"gradient of a pruned weight of shape {tuple(gradient.shape)}",
+        expected="a dense one",
+        found="a sparse one",
+        todo="Call functional.embedding with sparse=False, or keep the weight dense.",
+    )
 
 
 def _trained_by(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], living: Mask) -> Mask:

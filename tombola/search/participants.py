@@ -233,12 +233,7 @@ def gathered(loop: Loop, full: Mask, k: int) -> None:
         kind = type(optimizer).__name__
         if isinstance(optimizer, torch.optim.LBFGS):
             if any(_holds(optimizer.state.get(parameter)) for parameter in own):
-                raise BadInput(
-                    where="rewind",
-                    expected=f"an L-BFGS that has not stepped by step {k}, as its memory is that of the dense network",
-                    found="one that has",
-                    todo="Rewind to a step before its first one, or use another optimizer.",
-                )
+                raise _stepped_too_early(k)
         elif keeping(optimizer) == UNKNOWN and any(_holds(optimizer.state.get(parameter)) for parameter in parameters):
             otherwise = "; an optimizer made anew and rewind='0it' leave none" if k else ""
             warnings.warn(
@@ -247,6 +242,15 @@ def gathered(loop: Loop, full: Mask, k: int) -> None:
                 f"the others may be moved by what they have left{otherwise}.",
                 stacklevel=2,
             )
+
+
+def _stepped_too_early(k: int) -> BadInput:
+    return BadInput(
+        where="rewind",
+        expected=f"an L-BFGS that has not stepped by step {k}, as its memory is that of the dense network",
+        found="one that has",
+        todo="Rewind to a step before its first one, or use another optimizer.",
+    )
 
 
 def _holds(state: Any) -> bool:

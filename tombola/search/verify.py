@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import isfinite
@@ -21,7 +21,7 @@ from tombola.search.level_run import Level, Report, Rewinding
 from tombola.search.state import Loop
 from tombola.search.verdict_settings import VerdictSettings, criteria_of, rows_of, trial_of
 from tombola.search.verification import Verification
-from tombola.study.verdict import judge
+from tombola.study.verdict import Metric, judge
 from tombola.weights import Weights
 
 
@@ -114,12 +114,7 @@ def verify(
     lost = Counter(trial.arm for trial in trials if not isfinite(trial.accuracy))
     verdicts = judge(finite, criteria)
     if not verdicts:
-        raise BadInput(
-            where="verify",
-            expected=f"a replicate in which the {settings.metric.label} of ticket and dense network is a number",
-            found=", ".join(f"{count} of {arm} that is none" for arm, count in lost.items()),
-            todo="Lower the learning rate, or judge an earlier step.",
-        )
+        raise _no_numbers(settings.metric, lost)
     notes = [
         f"{count} of {replicates} trainings of {arm} ended in no number, and are left out of every comparison."
         for arm, count in lost.items()
@@ -129,6 +124,15 @@ def verify(
         for control, names in drawn.fixed.items()
     ]
     return Verification(verdicts[0], finite, criteria, tuple(notes), made)
+
+
+def _no_numbers(metric: Metric, lost: Mapping[str, int]) -> BadInput:
+    return BadInput(
+        where="verify",
+        expected=f"a replicate in which the {metric.label} of ticket and dense network is a number",
+        found=", ".join(f"{count} of {arm} that is none" for arm, count in lost.items()),
+        todo="Lower the learning rate, or judge an earlier step.",
+    )
 
 
 def _check(train: object, replicates: int) -> None:

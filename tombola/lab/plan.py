@@ -56,18 +56,30 @@ def _planned(experiment: Experiment) -> _Planned:
             replicate = Replicate(spec, number, step, members)
             tickets = _searched(members.methods[spec.method], replicate)
             rows += _rows(replicate, tickets)
-            series = Series(replicate, tickets, members.controls)
-            for study, table in asked(spec.study, members.studies):
-                for question in study.questions(table, series):
-                    if question.study != study.name:  # its answer would be nobody's
-                        raise BadInput(
-                            where=f"study {study.name}",
-                            expected=f"questions of its own, Question({study.name!r}, ...)",
-                            found=f"one of the study {question.study!r}",
-                            todo="A question is named after the study that asks it.",
-                        )
-                    questions.append(question)
+            questions += _questions(experiment, Series(replicate, tickets, members.controls))
     return rows, questions
+
+
+def _questions(experiment: Experiment, series: Series) -> Iterator[Question]:
+    """What the studies ask of one replicate at one rewind step.
+
+    Raises:
+        BadInput: a study asks in the name of another one.
+    """
+    for study, table in asked(experiment.spec.study, experiment.members.studies):
+        for question in study.questions(table, series):
+            if question.study != study.name:  # its answer would be nobody's
+                raise _of_another_study(question, study.name)
+            yield question
+
+
+def _of_another_study(question: Question, study: str) -> BadInput:
+    return BadInput(
+        where=f"study {study}",
+        expected=f"questions of its own, Question({study!r}, ...)",
+        found=f"one of the study {question.study!r}",
+        todo="A question is named after the study that asks it.",
+    )
 
 
 def _check_again(experiment: Experiment, first: _Planned, second: _Planned) -> None:
@@ -104,15 +116,18 @@ def _searched(method: Method, replicate: Replicate) -> list[Train]:
     trainings = list(made) if isinstance(made, Iterable) else [made]
     for each in trainings:
         if not isinstance(each, Train):
-            raise BadInput(
-                where=f"{place}, method {method.name}"
-                if (place := defined_at(method.search))
-                else f"method {method.name}",
-                expected="a training for each level",
-                found=f"one that {'returns' if made is each else 'yields'} {shown(repr(each))}",
-                todo="Yield what replicate.train(...) gives.",
-            )
+            raise _no_training(method, "returns" if made is each else "yields", each)
     return trainings
+
+
+def _no_training(method: Method, does: str, made: object) -> BadInput:
+    place = defined_at(method.search)
+    return BadInput(
+        where=f"{place}, method {method.name}" if place else f"method {method.name}",
+        expected="a training for each level",
+        found=f"one that {does} {shown(repr(made))}",
+        todo="Yield what replicate.train(...) gives.",
+    )
 
 
 def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:

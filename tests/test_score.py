@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from tombola import score
 from tombola.mask import Mask
-from tombola.score import SCORES, Scored
+from tombola.score import Scored
+from tombola.scores import SCORES
 
 WEIGHTS = {"a": torch.tensor([[-3.0, 1.0], [0.0, -0.5]]), "a.bias": torch.tensor([9.0]), "b": torch.tensor([2.0, -2.0])}
 

@@ -30,7 +30,8 @@ from tombola.lab.worker import Worker
 from tombola.optimizers import optimizer_of
 from tombola.pruning import Round
 from tombola.recipe import learning_rate
-from tombola.score import RANDOM, SCORES, Score, Scored
+from tombola.score import RANDOM, Score, Scored
+from tombola.scores import SCORES
 from tombola.search import Level, Search
 from tombola.weights import Weights
 

@@ -12,7 +12,7 @@ from tombola.lab import presets
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.methods import METHODS
-from tombola.score import SCORES
+from tombola.scores import SCORES
 from tombola.steps import Step
 
 GOOD = """

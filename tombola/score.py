@@ -1,7 +1,7 @@
 """One number per weight: the higher, the longer it lives.
 
 A score says nothing about how many weights go or where: `pruning.Round` decides that. To add one: write a function like
-`magnitude` and declare it in `SCORES`; docs/adding-a-score.md.
+`magnitude` and declare it in `scores.SCORES`; docs/adding-a-score.md.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -118,10 +118,6 @@ RANDOM = Score(
     "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks (Frankle & Carbin)",
     2019,
 )
-SCORES: dict[str, Score] = {
-    "magnitude": MAGNITUDE,
-    "random": RANDOM,
-}
 
 
 def scores(score: Score, scored: Scored) -> "dict[str, Tensor]":

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tombola import mask, prune
 from tombola.mask import Mask
-from tombola.score import SCORES, Score, Scored
+from tombola.score import Score, Scored
+from tombola.scores import SCORES
 
 Scores = Mapping[str, Tensor]
 FRACTIONS = ("0", "0.1", "0.2", "0.5", "0.9", "1")

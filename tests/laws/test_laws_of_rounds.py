@@ -28,7 +28,8 @@ from tombola.mask import Mask
 from tombola.objective import Objective
 from tombola.pruning import SCOPES, Round
 from tombola.recipe import Recipe
-from tombola.score import SCORES, Score, Scored
+from tombola.score import Score, Scored
+from tombola.scores import SCORES
 from tombola.search import Search
 
 RECIPE: dict[str, Any] = {

@@ -13,7 +13,8 @@ from tombola.mark import Mark, marks
 from tombola.method import Method
 from tombola.methods import METHODS
 from tombola.objective import OBJECTIVES, Objective
-from tombola.score import SCORES, Score
+from tombola.score import Score
+from tombola.scores import SCORES
 
 
 @dataclass(frozen=True)

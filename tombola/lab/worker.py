@@ -23,7 +23,8 @@ from tombola.lab.checkpoints import Checkpoints, Clock, Interval
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.store import Store
 from tombola.recipe import Recipe
-from tombola.score import SCORES, Score
+from tombola.score import Score
+from tombola.scores import SCORES
 
 if TYPE_CHECKING:
     from tombola.engine.data_parallel.crew import Crew

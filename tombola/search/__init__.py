@@ -67,8 +67,8 @@ class Search:
             is `named`.
         stacks: names or patterns of names of weights like [experts, outputs, inputs], of which each leading index is a
             layer of its own: in the scope `layer` it loses its own rate, and random controls keep its count.
-        score: one number per weight, the lowest go: a name in `score.SCORES`, a `score.Score`, or a function of what it
-            sees, `scored -> name -> tensor`; see `score.Scored`.
+        score: one number per weight, the lowest go: a name in `scores.SCORES`, a `score.Score`, or a function of what
+            it sees, `scored -> name -> tensor`; see `score.Scored`.
         also: what else is to be rewound: averaged models, gradient scalers, other optimisers (held like those in the
             list, where they train what is pruned), anything with a state_dict; the generators
             (of torch, NumPy or random) that decide about batches; and pairs of functions `(get, set)`, of which one

@@ -12,7 +12,8 @@ from torch import Tensor
 from tombola import weights
 from tombola.errors import BadInput
 from tombola.pruning import Round
-from tombola.score import MAGNITUDE, SCORES, Score, Scored
+from tombola.score import MAGNITUDE, Score, Scored
+from tombola.scores import SCORES
 from tombola.search.options import Options, rates_of
 from tombola.search.state import Loop
 from tombola.steps import Step

@@ -39,6 +39,15 @@ def flipped(replicate, ticket, level, draw):
     return replace(ticket, start=replicate.derived_weights(flip, ticket.start, f"flipped {draw}"))
 
 
+def grown(weights, trained, mask, seed):
+    return {**weights, **{name: trained[name] * alive * (seed / 2**63) for name, alive in mask.items()}}
+
+
+def signed(replicate, ticket, level, draw):
+    beside = ticket, ticket.mask
+    return replace(ticket, start=replicate.derived_weights(grown, ticket.start, "signed", beside))
+
+
 def slip(replicate, ticket, level, draw):
     return replace(ticket, mask=replicate.derived(flip, ticket.start, "slip"))
 
@@ -53,7 +62,7 @@ def again(replicate, levels):
     yield replicate.train(start, replicate.prune(replicate.train(start), None))
 
 
-CONTROLS = {"flipped": flipped, "slip": slip, "other-slip": other_slip}
+CONTROLS = {"flipped": flipped, "signed": signed, "slip": slip, "other-slip": other_slip}
 METHODS = {"again": again}
 """
 CHANGES = ["levels=1", "replicates=1", "recipe.model=lenet-20-10", "recipe.length=24it", "evaluate.every=12it"]
@@ -90,6 +99,18 @@ def test_signs_flipped_at_random_are_a_control_of_the_weights(tmp_path: Path, st
         assert not weights.equal(store.weights(run), store.weights(ticket))
         starts.append(others)
     assert not weights.equal(*starts)
+
+
+def test_a_function_of_weights_is_handed_the_weights_and_masks_beside_them(tmp_path: Path) -> None:  # K4
+    wanted, worker = planned(tmp_path, "arms=ticket,signed"), Worker(Store(tmp_path / "store").open(), None)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *_: None) == ("stored",)
+    (ticket, made), store = (rows_of(wanted)[arm] for arm in ("ticket", "signed")), worker.store
+    assert isinstance(made.start, DerivedWeights) and made.start.inputs == (ticket.start, ticket, ticket.mask)
+    trained, start, found = (store.weights(run) for run in (ticket, ticket.start, made.start))
+    for name, value in found.items():
+        expected = trained[name] * (made.start.weights_seed / 2**63) if name.endswith("weight") else start[name]
+        assert torch.equal(value, expected)
 
 
 def test_a_method_that_starts_from_derived_weights_carries_the_optimizer_over_too(tmp_path: Path) -> None:

@@ -111,7 +111,13 @@ CHANGES: dict[Run, dict[str, Any]] = {
     RANDOM: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
     SHUFFLED: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
     DERIVED: {"like": replace(PRUNE, score_seed=9), "function": "thirds", "code": None, "mask_seed": 0},
-    OF_WEIGHTS: {"of": replace(INIT, init_seed=1), "function": "grown", "code": None, "weights_seed": 0},
+    OF_WEIGHTS: {
+        "of": replace(INIT, init_seed=1),
+        "function": "grown",
+        "code": None,
+        "weights_seed": 0,
+        "beside": (("weights", TRAIN), ("mask", PRUNE)),
+    },
 }
 EVERY_FIELD = [(run, name) for run, others in CHANGES.items() for name in others]
 

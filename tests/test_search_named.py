@@ -201,7 +201,7 @@ def test_controls_keep_the_count_of_each_part_of_a_stack() -> None:
 
     living = Mask({"experts": torch.arange(60).view(3, 5, 4) < torch.tensor([3, 35, 47]).view(3, 1, 1)})
     nothing: Any = None
-    replicate = SearchReplicate(nothing, nothing, 1, frozenset({"experts"}), 0, 0, nothing)
+    replicate = SearchReplicate(nothing, nothing, 1, frozenset({"experts"}), None, 0, 0, nothing)
     for arm in ("random", "shuffle"):
         drawn = CONTROLS[arm].make(replicate, Candidate(None, living), 1, 0).mask
         assert drawn != living and drawn["experts"].flatten(1).sum(1).tolist() == [3, 15, 7]

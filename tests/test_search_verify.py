@@ -850,3 +850,42 @@ def test_afterwards_gradients_beside_the_model_are_as_they_were() -> None:
     search.verify(train, level=1, replicates=1, controls=["random"])
     for parameter, gradient in zip(beside, before, strict=True):
         assert parameter.grad is not None and gradient is not None and torch.equal(parameter.grad, gradient)
+
+
+# ---------------------------------------------------------------- made of what the search trained
+
+
+def ends_of(start: weights.Weights, *beside: weights.Weights | int) -> weights.Weights:
+    trained, begun, living, _ = beside
+    assert isinstance(living, Mask) and isinstance(trained, dict) and isinstance(begun, dict)
+    return {name: trained[name] + begun[name] if name in living else value for name, value in start.items()}
+
+
+def trained_on(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+    beside = ticket, ticket.start, ticket.mask
+    return replace(ticket, start=replicate.derived_weights(ends_of, ticket.start, "trained on", beside))
+
+
+TRAINED_ON = Control("trained-on", trained_on, "it matters", "the trained weights", "Trained weights", changes="start")
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_a_control_may_be_made_of_the_weights_that_the_search_trained(k: int) -> None:  # K4
+    lab = Lab(f"{k}it")
+    theta, trained, living = lab.search.ticket(0).weights, lab.search.trained(2), lab.search.mask(2)
+    lab.verify(controls=[TRAINED_ON])
+    begun = lab.seen[2]["states"][k]
+    for name, alive in living.items():
+        assert torch.equal(begun[name], (trained[name] + theta[name]) * alive)
+    assert weights.equal(lab.search.trained(2), trained)
+
+
+def test_weights_of_a_level_that_is_not_trained_are_refused() -> None:
+    lab = Lab()
+    search = Search(lab.model, lab.optimizer, levels=1, scheduler=lab.scheduler)
+    for level in search:
+        lab.train(level)
+        if level.number == 1:
+            break
+    with pytest.raises(BadInput, match=r"expected the ticket of a level that is finished.*found level 1, which is not"):
+        search.verify(lab.train, level=1, controls=[TRAINED_ON])

@@ -1,6 +1,6 @@
 """What methods and controls see of an experiment: a replicate of it, and trainings, which they make and do not do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import Field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -46,8 +46,14 @@ class Draws(Protocol):
     def derived(self, function: "Callable[[Mask, int], Mask]", like: Any, name: str) -> Any:
         """The mask that `function` makes of the mask `like` and the seed of `name`."""
 
-    def derived_weights(self, function: "Callable[[Weights, int], Weights]", start: Any, name: str) -> Any:
-        """The weights that `function` makes of the weights `start` and the seed of `name`, to begin with at step k."""
+    def derived_weights(
+        self, function: "Callable[..., Weights]", start: Any, name: str, beside: Sequence[Any] = ()
+    ) -> Any:
+        """The weights that `function` makes of the weights `start` and the seed of `name`, to begin with at step k.
+
+        It is handed further weights and masks too, those `beside`, after `start`: what a ticket was trained to, where
+        the ticket itself stands there; its own start; its mask.
+        """
 
 
 class MethodReplicate(Draws, Protocol[T]):

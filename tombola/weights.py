@@ -291,13 +291,16 @@ def fit(own: Weights, other: Weights, where: str) -> None:
         )
 
 
-def derived(function: Callable[[dict[str, Tensor], int], Weights], start: Weights, seed: int) -> dict[str, Tensor]:
+def derived(
+    function: Callable[..., Weights], start: Weights, seed: int, *beside: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Return the weights that a function makes of others; what it draws begins at the seed, and `start` stays.
 
     Args:
-        function: of weights and a seed.
+        function: of weights, what is `beside` them, and a seed.
         start: weights by name.
         seed: 0 <= seed < 2^63.
+        beside: further weights, and masks, which are the function's own.
 
     Raises:
         BadInput: what it returns differs from `start` in a name, a shape or a type, or is not finite.
@@ -306,7 +309,7 @@ def derived(function: Callable[[dict[str, Tensor], int], Weights], start: Weight
     {'w': tensor([-1., -1.])}
     """
     with seeded(seed):
-        made = function({name: value.clone() for name, value in start.items()}, seed)
+        made = function({name: value.clone() for name, value in start.items()}, *beside, seed)
     maker = f"what {getattr(function, '__name__', 'the function')} makes"
     if not isinstance(made, Mapping) or not all(isinstance(value, Tensor) for value in made.values()):
         raise _not_derived(maker, "tensors by name", type(made).__name__)

@@ -1,9 +1,9 @@
 """One repetition of an experiment: its seeds, and the runs that methods and controls build with them."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tombola import models
 from tombola.code import named
@@ -154,23 +154,40 @@ class Replicate:
             )
         return DerivedMask(mask, *_found_again(function, f"derived(..., {name!r})"), mask_seed=self.seed(name))
 
-    def derived_weights(self, function: "Callable[[Weights, int], Weights]", start: Run, name: str) -> DerivedWeights:
+    def derived_weights(
+        self, function: "Callable[..., Weights]", start: Run, name: str, beside: Sequence[Run] = ()
+    ) -> DerivedWeights:
         """The weights that a function makes of the weights `start` and the seed of `name`, to begin with at step k.
 
         An optimizer's state that is carried over goes with them, as it is.
 
+        Args:
+            function: `function(weights, seed)`; `function(weights, *others, seed)` with others `beside` them.
+            start: the run of weights.
+            name: of what is random in it.
+            beside: runs of further weights, a ticket's trained ones, say, and of masks.
+
         Raises:
             BadInput: workers could not find the function by its name; or `start` is the run of a mask.
         """
-        if start is None or isinstance(start, Prune | FullMask | RandomMask | ShuffledMask | DerivedMask):
+        where = f"derived_weights(..., {name!r})"
+        if start is None or isinstance(start, _MASKS):
             raise BadInput(
-                where=f"derived_weights(..., {name!r})",
+                where=where,
                 expected="the run of weights, as ticket.start is",
                 found=f"{start.key}, which makes a mask" if start else "None",
                 todo="derived(function, ticket.mask, name) makes a mask of a mask.",
             )
-        called = _found_again(function, f"derived_weights(..., {name!r})")
-        return DerivedWeights(start, *called, weights_seed=self.seed(name))
+        read = tuple(_read(run, where) for run in beside) or None
+        return DerivedWeights(start, *_found_again(function, where), weights_seed=self.seed(name), beside=read)
+
+
+_MASKS = (Prune, FullMask, RandomMask, ShuffledMask, DerivedMask)
+
+
+def _read(run: Run, where: str) -> tuple[Literal["weights", "mask"], Run]:
+    """Which of its outcome is meant where a run stands for what it made."""
+    return ("mask" if isinstance(run, _MASKS) else "weights", _given(run, where))
 
 
 def _found_again(function: Callable[..., object], where: str) -> tuple[str, str | None]:

@@ -518,7 +518,8 @@ class Search:
             )
         model, round = self._loop.model, self._options.round
         stacks = frozenset(round.stacked(prunable(model, round.include), weights.ties(model)))
-        arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), seed, stacks)
+        trained = self.trained(level) if level < len(self._progress.trained) else None
+        arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), trained, seed, stacks)
         reported = list(dict.fromkeys(name for report in self.history for name in report.metrics))
         settings = VerdictSettings.of(metric, higher_is_better, margin, examples, chance, criteria, reported)
         return verify(arms, train, replicates, controls, build, settings)

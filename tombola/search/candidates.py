@@ -45,6 +45,7 @@ class SearchReplicate:
     Attributes:
         level: of the ticket.
         stacks: weights of which each leading index is a layer of its own.
+        trained: the ticket's mask, and what the search trained under it; None where that level is not finished.
         base: the seed of the verification.
         number: from 0.
         control: the one that asks.
@@ -54,6 +55,7 @@ class SearchReplicate:
     rewinding: Rewinding
     level: int
     stacks: frozenset[str]
+    trained: tuple[Mask, Weights] | None
     base: int
     number: int
     drawn: "Drawn"
@@ -107,30 +109,56 @@ class SearchReplicate:
 
     def derived_weights(
         self,
-        function: Callable[[Weights, int], Weights],
+        function: Callable[..., Weights],
         start: "Weights | AtRewindPoint | None",
         name: str,
+        beside: Sequence["Candidate | Weights | AtRewindPoint | None"] = (),
     ) -> "Weights | AtRewindPoint":
         """What `function` makes of `start` and the seed of `name`; what the optimizer carries over stays as it is.
 
+        Args:
+            function: `function(weights, seed)`; `function(weights, *others, seed)` with others `beside` them.
+            start: weights.
+            name: of what is random in it.
+            beside: further weights and masks; the ticket itself stands for what the search trained it to.
+
         Raises:
             BadInput: it makes no such weights; or it is to make some of drawn ones after the first k steps, which are
-                known only when these are trained.
+                known only when these are trained; or of a ticket that the search has not trained.
         """
-        moment, k = self.rewinding.moment, self.rewinding.k
         if isinstance(start, Mask):
             todo = "derived(function, ticket.mask, name) makes a mask of a mask."
             raise BadInput(where=name, expected="weights, as ticket.start is", found="a mask", todo=todo)
-        if k and start is not None and not isinstance(start, AtRewindPoint):
+        others = [self._handed(each) for each in beside]
+        made = weights.derived(function, self._known(start), self.seed(name), *others)
+        return AtRewindPoint(made) if self.rewinding.k else made
+
+    def _handed(self, each: "Candidate | Weights | AtRewindPoint | None") -> Weights | Mask:
+        """A copy of what stands beside the weights that a function is given."""
+        if isinstance(each, Mask):
+            return Mask(each)
+        if not isinstance(each, Candidate):
+            return {name: value.clone() for name, value in self._known(each).items()}
+        if self.trained is None or each.start is not None or each.mask is not self.trained[0]:
             raise BadInput(
                 where="verify",
-                expected=f"a control of the ticket's own weights at step {k}",
+                expected=f"the ticket of a level that is finished, whose trained weights {self.control} is made of",
+                found=f"level {self.level}, which is not" if self.trained is None else "another network",
+                todo="Verify once the loop over the search is at its end, or leave the control out.",
+            )
+        return {name: value.clone() for name, value in self.trained[1].items()}
+
+    def _known(self, start: "Weights | AtRewindPoint | None") -> Weights:
+        """The weights at step k; refused where they are newly drawn, to be trained for k steps by the loop."""
+        if self.rewinding.k and start is not None and not isinstance(start, AtRewindPoint):
+            raise BadInput(
+                where="verify",
+                expected=f"a control of the ticket's own weights at step {self.rewinding.k}",
                 found=f"{self.control}, which derives its weights from newly drawn ones",
                 todo="Search with rewind='0it', or leave the control out.",
             )
-        own = start.weights if isinstance(start, AtRewindPoint) else start
-        made = weights.derived(function, moment.left["weights"] if own is None else own, self.seed(name))
-        return AtRewindPoint(made) if k else made
+        own: Weights = self.rewinding.moment.left["weights"]
+        return start.weights if isinstance(start, AtRewindPoint) else own if start is None else start
 
 
 @dataclass

@@ -31,6 +31,7 @@ class Arms:
 
     Attributes:
         dense, ticket: the masks of level 0 and of `level`.
+        trained: the weights at the end of `level`; None where it is not finished.
         stacks: weights of which each leading index is a layer of its own.
     """
 
@@ -39,6 +40,7 @@ class Arms:
     level: int
     dense: Mask
     ticket: Mask
+    trained: Weights | None
     seed: int
     stacks: frozenset[str] = frozenset()
 
@@ -91,11 +93,14 @@ def verify(
         later=[arms.rewinding.moment.left["weights"], before.left["weights"]],
         build=build,
     )
+    trained = None if arms.trained is None else (arms.ticket, arms.trained)
     ends: list[Weights] = []
     reports: dict[tuple[str, int], tuple[Report, ...]] = {}
     try:
         for number in range(replicates):
-            replicate = SearchReplicate(loop, arms.rewinding, arms.level, arms.stacks, arms.seed, number, drawn)
+            replicate = SearchReplicate(
+                loop, arms.rewinding, arms.level, arms.stacks, trained, arms.seed, number, drawn
+            )
             order_seed = replicate.seed(f"order {distributed.rank()}")
             for arm, candidate in arms.candidates(made, replicate).items():
                 level = 0 if arm == "dense" else arms.level

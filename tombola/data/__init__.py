@@ -25,6 +25,7 @@ from tombola.data import (
     subset,
     text,
     tokenised,
+    variants,
 )
 from tombola.data.arrays import Arrays
 from tombola.data.augment import Augmentation, flip_crop, flip_crop_draws, generator
@@ -65,7 +66,8 @@ def check(name: str) -> None:
 def facts(name: str) -> Facts:
     """What is known of the data set `name` without reading it.
 
-    `NAME-N` is N examples of the pool of `NAME`, equally many of each class, with the same test set. `folder:PATH` is
+    `NAME-N` is N examples of the pool of `NAME`, equally many of each class, with the same test set. `NAME+VARIANT` has
+    that pool changed as `variants` has it: `mnist+random-labels`, `mnist-6000+first-half`. `folder:PATH` is
     the folder of photographs at PATH, made 224 pixels wide and high; `folder:PATH@SIZE` as many as one wants.
     `sst2@PATH-OR-NAME` is its sentences in the tokens of a checkpoint of `transformers`.
 
@@ -83,12 +85,13 @@ def facts(name: str) -> Facts:
         return folder.facts(name)
     if is_tokenised(name):
         return tokenised.facts(name)
-    whole, size = subset.parts(name)
+    varied, changes = variants.parts(name)
+    whole, size = subset.parts(varied)
     if whole not in SOURCES:
-        known_ones = ", ".join(SOURCES)
-        raise ValueError(f"one of {known_ones}; NAME-N, which is N examples of one; {folder.FORM}; or {tokenised.FORM}")
+        ways = f"NAME-N, which is N examples of one; {variants.FORM}; {folder.FORM}; or {tokenised.FORM}"
+        raise ValueError(f"one of {', '.join(SOURCES)}; {ways}")
     known: Facts = SOURCES[whole].FACTS
-    return subset.facts(known, size) if size else known
+    return variants.facts(subset.facts(known, size) if size else known, changes)
 
 
 def passed_over(name: str) -> dict[str, int]:
@@ -189,7 +192,8 @@ def read(name: str, data_dir: Path | None) -> Arrays:
     Raises:
         DataError: a file is absent, damaged or another one.
     """
-    whole, size = subset.parts(name.partition("@")[0])
+    varied, changes = (name.partition("@")[0], []) if is_tokenised(name) else variants.parts(name)
+    whole, size = subset.parts(varied)
     source = SOURCES[whole]
     arrays: Arrays = tokenised.read(name, data_dir) if is_tokenised(name) else source.read(data_dir)
     # Where the source has an ARCHIVE, the checksum is that file's, and `source.read` has compared it; so it has where
@@ -201,12 +205,12 @@ def read(name: str, data_dir: Path | None) -> Arrays:
             raise _no_checksum(whole, digest)
         if digest != expected:
             raise _another_source(whole, expected, digest)
-    if size is None:
-        return arrays
     images, labels, test_images, test_labels = arrays
     known: Facts = source.FACTS
-    chosen = subset.beginnings(known, size) if known.running else subset.drawn(labels, size)
-    return images[chosen], labels[chosen], test_images, test_labels
+    if size is not None:
+        chosen = subset.beginnings(known, size) if known.running else subset.drawn(labels, size)
+        images, labels, known = images[chosen], labels[chosen], subset.facts(known, size)
+    return *variants.changed((images, labels), known, changes), test_images, test_labels
 
 
 def _no_checksum(whole: str, digest: str) -> DataError:

@@ -20,6 +20,8 @@ class Facts:
         white: the pixel value that stands for 1.
         checksum: SHA-256 over all images and labels, or of the archive that holds them.
         most_frequent: the share of the test set's answers that are the most frequent one; 0 where all are as frequent.
+        class_counts: how many examples of each class are in the training set and for validation together; empty where
+            there are as many of each, or, where that does not divide, of the first ones one more.
     """
 
     name: str
@@ -33,11 +35,13 @@ class Facts:
     white: int = 1
     checksum: str = ""
     most_frequent: float = 0.0
+    class_counts: tuple[int, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all of this, checksum included: what the key of every run on this data has of it."""
-        content = {name: value for name, value in asdict(self).items() if name != "most_frequent"}  # the labels say it
+        said = ("most_frequent", "class_counts")  # by the labels
+        content = {name: value for name, value in asdict(self).items() if name not in said}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property

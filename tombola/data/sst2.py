@@ -39,6 +39,7 @@ FACTS = Facts(
     test=1_821,
     checksum="62f4680180d8fe0232ac7c4ffbbab17419bdaa810a942e74a78448a54cf6949d",
     most_frequent=912 / 1_821,
+    class_counts=(3738, 4054),
 )
 
 Labelled = list[tuple[str, int]]

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from bisect import bisect_right
 from dataclasses import replace
 
 import numpy as np
@@ -32,15 +33,47 @@ def facts(whole: Facts, size: int) -> Facts:
     pool, least = whole.train + whole.validation, 10 * (1 if whole.running else whole.classes)
     if not least <= size < pool:
         raise ValueError(f"{whole.name}-N with N from {least:,} to {pool - 1:,}, or {whole.name}")
-    validation = (2 * size * whole.validation + pool) // (2 * pool)
     what = f"{size} of {whole.checksum} by seed {SEED}"
     return replace(
-        whole,
+        of(whole, size),
         name=f"{whole.name}-{size}",
-        train=size - validation,
-        validation=validation,
         checksum=hashlib.sha256(what.encode()).hexdigest(),
+        class_counts=() if whole.running else evenly(counts(whole), size),
     )
+
+
+def of(whole: Facts, size: int) -> Facts:
+    """The facts with `size` examples in the pool: validation keeps its proportion, rounded."""
+    pool = whole.train + whole.validation
+    validation = (2 * size * whole.validation + pool) // (2 * pool)
+    return replace(whole, train=size - validation, validation=validation)
+
+
+def counts(known: Facts) -> tuple[int, ...]:
+    """How many examples of each class are in the pool.
+
+    >>> counts(Facts("letters", (1, 8, 8), 4, train=8, validation=2, test=0))
+    (3, 3, 2, 2)
+    """
+    pool = known.train + known.validation
+    return known.class_counts or evenly((pool,) * known.classes, pool)
+
+
+def evenly(counts: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """How many of each class `drawn` takes of a pool with these counts: equally many as long as there are.
+
+    >>> evenly((1, 4, 4), 6)
+    (1, 3, 2)
+    """
+    rounds = bisect_right(range(max(counts) + 1), size, key=lambda each: sum(min(n, each) for n in counts)) - 1
+    taken = [min(n, rounds) for n in counts]
+    longer = [place for place, n in enumerate(counts) if n > rounds][: size - sum(taken)]
+    return tuple(n + (place in longer) for place, n in enumerate(taken))
+
+
+def first_half(counts: tuple[int, ...]) -> tuple[int, ...]:
+    """How many of each class are in half of a pool with these counts."""
+    return evenly(counts, sum(counts) // 2)
 
 
 def beginnings(whole: Facts, size: int) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tombola import data, models
-from tombola.data import subset, tokenised
+from tombola.data import subset, tokenised, variants
 from tombola.errors import BadInput, DataError, Fault
 from tombola.lab.fields import MOST, MOST_STEPS
 from tombola.lab.members import Members
@@ -40,19 +40,21 @@ def unknown_names(table: Mapping[str, Any]) -> Iterable[Fault]:
 
 
 def _meant(name: str) -> str:
-    """Which data set somebody who wrote `name` may have meant; of as many examples, where it asks for a part."""
+    """Which data set, part or variant somebody who wrote `name` may have meant."""
     if name.lower() in ("imagenet", "imagenet-1k", "ilsvrc2012"):
         return (
             "ImageNet is not downloaded: recipe.data=folder:PATH reads PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg"
         )
-    whole, size = subset.parts(name)
+    varied, changes = variants.parts(name)
+    whole, size = subset.parts(varied)
     same = {_bare(source): source for source in data.SOURCES}
     if _bare(name) in same:  # cifar-10 is no part of ten examples
         return f"did you mean {same[_bare(name)]}?"
     close = (
         [same[_bare(whole)]] if _bare(whole) in same else difflib.get_close_matches(whole.lower(), data.SOURCES, n=1)
     )
-    meant = close[0] + (f"-{size}" if size else "") if close else ""
+    ways = [(difflib.get_close_matches(each.lower(), variants.VARIANTS, n=1) or [each])[0] for each in changes]
+    meant = variants.MARK.join([close[0] + (f"-{size}" if size else ""), *ways]) if close else ""
     return f"did you mean {meant}?" if meant not in ("", name) else ""
 
 

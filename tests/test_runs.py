@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from tombola.data import digits
+from tombola.early_bird import Settling
 from tombola.lab.kinds import (
     DerivedMask,
     DerivedWeights,
     Distance,
+    EarlyBird,
     FullMask,
     Init,
     Line,
@@ -61,6 +63,8 @@ DERIVED = DerivedMask(PRUNE, "halves", "c0de", mask_seed=4)
 OF_WEIGHTS = DerivedWeights(INIT, "flipped", "c0de", weights_seed=4)
 FULL = FullMask(NETWORK, keep=("output",))
 DISTANCE = Distance(TRAIN, replace(TRAIN, order_seed=8), PRUNE)
+RATES = (("linear", 0.2), ("output", 0.1))
+EARLY = EarlyBird(NETWORK, INIT, Sample.of(TRAIN), 0, 40, "layer", RATES, (), None, 2, "layer", Settling(every="5it"))
 LINE = Line(TRAIN, replace(TRAIN, order_seed=8), TRAIN.recipe, split_seed=1, points=30, examples=None)
 
 # For every field of every kind of run, another value. A field that is missing here fails a test below.
@@ -105,6 +109,22 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "m": 4,
         "code": "c0de",
         "sample": Sample.of(TRAIN),
+        "further": (("teacher", INIT),),
+    },
+    EARLY: {
+        "network": replace(NETWORK, classes=11),
+        "start": replace(INIT, init_seed=1),
+        "sample": Sample.of(replace(TRAIN, order_seed=9)),
+        "begin": 1,
+        "until": 39,
+        "density": 0.5,
+        "rounds": 3,
+        "counted": "global",
+        "scope": "global",
+        "rates": (("linear", 0.2), ("output", 0.2)),
+        "keep": ("output",),
+        "rule": Settling(every="6it"),
+        "include": ("fc1.bias",),
         "further": (("teacher", INIT),),
     },
     FULL: {"network": replace(NETWORK, model="lenet-20"), "keep": (), "include": ("fc1.bias",)},

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import Field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from tombola.early_bird import Settling
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -72,3 +73,9 @@ class MethodReplicate(Draws, Protocol[T]):
 
     def prune(self, trained: T, mask: Any) -> Any:
         """The mask of one round more: what is left of `mask` after the lowest-scoring weights of `trained` are gone."""
+
+    def settled(self, training: T, level: int, rule: Settling) -> Any:
+        """The mask of `level` that `training`, done until then, has settled on, and the weights of that moment.
+
+        `training` itself is not done for it: it says how the search for the mask goes.
+        """

@@ -17,6 +17,7 @@ import pytest
 from pydantic_core import to_jsonable_python
 
 from tombola.controls import CONTROLS
+from tombola.early_bird import Settling
 from tombola.lab import kinds, presets, runs
 from tombola.lab.replicate import Replicate
 from tombola.lab.spec import EvaluateSpec, PruneSpec, Spec, StudySpec, VerdictSpec
@@ -55,6 +56,7 @@ VALUES: list[type[Value]] = [
     Cosine,
     Linear,
     *OBJECTIVES.values(),
+    Settling,
 ]
 KINDS: list[type[runs.Run]] = [
     kind for kind in vars(kinds).values() if isinstance(kind, type) and issubclass(kind, runs.Run)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from tombola import models
 from tombola.code import named
+from tombola.early_bird import Settling
 from tombola.errors import BadInput
 from tombola.lab.kinds import (
     DerivedMask,
     DerivedWeights,
+    EarlyBird,
     FullMask,
     Init,
     Prune,
@@ -128,6 +130,26 @@ class Replicate:
             code=score.code,
             sample=Sample.of(trained) if score.sees_batches else None,
             further=trained.further if score.sees_batches else None,
+        )
+
+    def settled(self, training: Train, level: int, rule: Settling) -> EarlyBird:
+        """The mask of `level` that `training`, done until then, has settled on, and the weights of that moment."""
+        prune = self.spec.prune
+        return EarlyBird(
+            self.network,
+            training.start,
+            Sample.of(training),
+            training.begin,
+            training.until,
+            prune.scope,
+            prune.rates,
+            prune.keep,
+            None,
+            level,
+            prune.scope,
+            rule,
+            include=prune.include or None,
+            further=training.further,
         )
 
     def random_mask(self, like: Run, name: str) -> RandomMask:

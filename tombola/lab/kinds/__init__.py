@@ -1,6 +1,7 @@
 """The kinds of run there are: each a frozen value that says how it is performed, what it needs and what it costs."""
 
 from tombola.lab.kinds.distance import Distance
+from tombola.lab.kinds.early import EarlyBird
 from tombola.lab.kinds.init import Init
 from tombola.lab.kinds.line import Line
 from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask, mask_outcome
@@ -11,6 +12,7 @@ __all__ = [
     "DerivedMask",
     "DerivedWeights",
     "Distance",
+    "EarlyBird",
     "FullMask",
     "Init",
     "Line",

@@ -1,0 +1,247 @@
+"""Early-bird tickets: when a mask has settled, and the training that ends there."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tombola import weights
+from tombola.early_bird import Drawn, Settling, apart_by_chance, channels, distance, importance
+from tombola.lab.attempt import do, do_all
+from tombola.lab.kinds import EarlyBird
+from tombola.lab.replicate import Replicate
+from tombola.lab.runs import Run, ancestry
+from tombola.lab.spec import Spec
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
+from tombola.mask import Mask
+
+RECIPE: dict[str, Any] = {
+    "model": "lenet-20-10",
+    "data": "digits",
+    "length": "200it",
+    "batch": 60,
+    "optimizer": {"name": "adam", "lr": 2e-3},
+}
+RULE = Settling(every="10it", within=0.05)
+
+
+def masks(*flips: int) -> list[Mask]:
+    """Masks over 100 weights, each with as many places flipped, from the first on, as is said."""
+    made = [torch.arange(100) < 50 for _ in flips]
+    for flags, count in zip(made, flips, strict=True):
+        flags[:count] = ~flags[:count]
+    return [Mask({"a": flags[:40].clone(), "b": flags[40:].view(6, 10).clone()}) for flags in made]
+
+
+def settled_at(sequence: list[Mask], remembered: int, within: float) -> int | None:
+    drawn = Drawn(remembered)
+    for number, mask in enumerate(sequence, start=1):
+        drawn = drawn.then(mask)
+        if drawn.within(within):
+            return number
+    return None
+
+
+def test_a_mask_has_settled_when_the_newest_is_near_all_that_are_remembered() -> None:  # E7
+    # The distances from each to the last are 40, 30, 20, 10, 8, 6, 4, 2 and 0 hundredths.
+    moving = masks(40, 30, 20, 10, 8, 6, 4, 2, 0)
+    assert [distance(mask, moving[-1]) for mask in moving] == [0.4, 0.3, 0.2, 0.1, 0.08, 0.06, 0.04, 0.02, 0.0]
+    assert settled_at(moving, 5, 0.1) == 8  # the fifth, to the eighth: 10 - 2 = 8 hundredths; before, 20 - 4 = 16
+    assert settled_at(moving, 5, 0.08) == 8 and settled_at(moving, 5, 0.0799) is None
+    assert settled_at(moving, 3, 0.1) == 6 and settled_at(moving[:4], 5, 1.0) is None
+    still = masks(*[0] * 9)
+    assert settled_at(still, 5, 0.0) == 5, "not before there are as many as are compared"
+    back_and_forth = masks(*[0, 50] * 6)
+    assert settled_at(back_and_forth, 5, 0.1) is None, "near to every other one only"
+
+
+def test_two_random_masks_are_apart_as_chance_says() -> None:
+    for density in (0.5, 0.1, 0.02):
+        one, other = (
+            Mask({"w": torch.rand(1_000_000, generator=torch.Generator().manual_seed(seed)) < density})
+            for seed in (0, 1)
+        )
+        assert distance(one, other) == pytest.approx(apart_by_chance(density), abs=1e-3)
+    assert Settling().reached(0.02) == 0.1 > apart_by_chance(0.02), "the paper's distance says nothing there"
+    assert Settling(distance="chance", within=0.25).reached(0.5) == 0.125
+
+
+def test_a_channel_goes_with_all_of_its_weights() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.Flatten(),
+        nn.Linear(6, 3),
+    )
+    gammas = {
+        "1.weight": torch.tensor([0.4, -0.1, 0.3, -0.9]),
+        "4.weight": torch.tensor([0.2, 0.5, 0.6, 0.7, 0.8, 0.05]),
+    }
+    state = model.state_dict() | gammas
+    names = ["0.weight", "3.weight", "6.weight"]
+    whole = Mask({name: torch.ones_like(state[name], dtype=torch.bool) for name in names})
+    ranked = importance(model, whole, state)
+    assert {name: values.tolist() for name, values in ranked.items()} == {
+        "0.weight": gammas["1.weight"].abs().tolist(),
+        "3.weight": gammas["4.weight"].tolist(),
+    }
+    left = channels(whole, ranked, whole.alive - 2 * 36 - 9)  # .05, .1 and .2 go, in this order
+    assert left["3.weight"].flatten(1).any(1).tolist() == [False, True, True, True, True, False]
+    assert left["0.weight"].flatten(1).any(1).tolist() == [True, False, True, True]
+    assert left.alive == whole.alive - 2 * 36 - 9 and left["6.weight"].all()
+    assert channels(whole, ranked, whole.alive - 2 * 36 - 8).alive == whole.alive - 36 - 9, "never below what is asked"
+    assert [int(layer.flatten(1).any(1).sum()) for layer in channels(whole, ranked, 0).values()] == [1, 1, 3]
+
+
+def test_without_normalisations_a_unit_counts_by_its_weights() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    state = {"0.weight": torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]]), "2.weight": torch.ones(2, 2)}
+    ranked = importance(model, state, state)
+    assert {name: values.tolist() for name, values in ranked.items()} == {"0.weight": [5.0, 1.0]}
+
+
+# ---------------------------------------------------------------- the run
+
+
+def replicate(**changes: Any) -> Replicate:
+    values = {"levels": 4, "replicates": 1, "arms": ["ticket"], "recipe": RECIPE, "prune": {"rate": 0.4}}
+    return Replicate(Spec.model_validate(values | changes), 0)
+
+
+def search(level: int, settling: Settling = RULE, **changes: Any) -> EarlyBird:
+    own = replicate(**changes)
+    return own.settled(own.train(own.rewind_point()), level, settling)
+
+
+def fresh(folder: Path, **options: Any) -> Worker:
+    return Worker(Store(folder).open(), None, **{"engine": "reference"} | options)
+
+
+def done(run: Run, worker: Worker) -> Run:
+    for each in ancestry([run]):
+        if not worker.store.has(each):
+            assert do(each, worker, lambda *seen: None) == ("stored",)
+    return run
+
+
+def bytes_of(run: Run, worker: Worker) -> dict[str, bytes]:
+    folder = worker.store.root / "runs" / run.key
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "provenance.json"}
+
+
+@pytest.mark.parametrize("engine", ["reference", "auto"])
+def test_the_search_is_the_dense_training_until_the_mask_has_settled(tmp_path: Path, engine: str) -> None:
+    worker = fresh(tmp_path, engine=engine)
+    run = done(search(2), worker)
+    values = worker.store.values(run)
+    step = values["settled_step"]
+    assert step and 50 <= step < 200 and step % 10 == 0 and values["trained_steps"] == step
+    dense = replicate().train(replicate().rewind_point())
+    until = done(replace(dense, until=step), worker)
+    mask, kept, whole = worker.store.mask(run), worker.store.weights(run), worker.store.weights(until)
+    assert all(torch.equal(kept[name], whole[name] * mask[name] if name in mask else whole[name]) for name in whole)
+    by_hand = worker.store.mask(done(replicate().prune(until, None), worker))  # type: ignore[arg-type]
+    once_more = replace(replicate().prune(until, replicate().prune(until, None)))  # type: ignore[arg-type]
+    assert weights.equal(worker.store.mask(done(once_more, worker)), mask) and by_hand.alive > mask.alive
+    looks = [at for at, _ in values["distances"]]
+    assert looks == list(range(50, step + 1, 10)) and values["distances"][-1][1] <= 0.05
+    assert all(apart > 0.05 for _, apart in values["distances"][:-1])
+
+
+def test_levels_that_are_one_training_are_what_each_is_by_itself(tmp_path: Path) -> None:
+    levels = [search(level) for level in (1, 2, 3, 4)]
+    alone, together = fresh(tmp_path / "alone"), fresh(tmp_path / "together")
+    for run in levels:
+        done(run, alone)
+    done(levels[0].start, together)
+    told: list[tuple[Any, ...]] = []
+    do_all(levels, together, lambda run, *what: told.append((run.key, *what)))
+    assert {what for _, what, *_ in told} == {"looked", "stored"}
+    assert all(bytes_of(run, alone) == bytes_of(run, together) for run in levels)
+    steps = [alone.store.values(run)["settled_step"] for run in levels]
+    assert len(set(steps)) > 1, "each level settles at a step of its own"
+    assert len({run.stack for run in levels}) == 1 and search(1, rule(every="5it")).stack != levels[0].stack
+
+
+def rule(**changes: Any) -> Settling:
+    return Settling.model_validate(RULE.model_dump() | changes)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("levels", [(2,), (1, 2, 4)], ids=["alone", "together"])
+def test_a_search_that_was_interrupted_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: tuple[int, ...]
+) -> None:
+    runs = [search(level, rule(every="15it")) for level in levels]
+    whole, broken = fresh(tmp_path / "whole"), fresh(tmp_path / "broken")
+    for run in runs:
+        done(run, whole)
+    seconds = iter(range(0, 1_000_000, 200))
+    done(runs[0].start, broken)
+    interrupted = replace(broken, clock=lambda: float(next(seconds)))
+    kept: list[int] = []
+
+    def keep(self: Store, run: Run, state: Any, keep: Any = Store.keep) -> None:
+        keep(self, run, state)
+        kept.append(state.values["step"])
+        if len(kept) == 2 * len(runs):
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "keep", keep)
+        with pytest.raises(Stopped):
+            EarlyBird.perform_stack(runs, interrupted, [lambda *seen: None] * len(runs))
+    assert sorted(set(kept)) == [50, 100]
+    do_all(runs, broken, lambda *seen: None)
+    assert all(broken.store.provenance(run)["resumed"] == [100] for run in runs)
+    assert all(bytes_of(run, whole) == bytes_of(run, broken) for run in runs)
+
+
+def test_a_mask_that_does_not_settle_is_that_of_the_end(tmp_path: Path) -> None:
+    worker = fresh(tmp_path)
+    run = done(search(3, rule(within=0.001)), worker)
+    values = worker.store.values(run)
+    assert values["settled_step"] is None and values["trained_steps"] == 200 and values["distances"][-1][0] == 200
+    trained = done(replicate().train(replicate().rewind_point()), worker)
+    mask: Any = None
+    for _ in range(3):
+        mask = replicate().prune(trained, mask)  # type: ignore[arg-type]
+    assert weights.equal(worker.store.mask(done(mask, worker)), worker.store.mask(run)), "that of one-shot pruning"
+
+
+def test_channels_settle_too(tmp_path: Path) -> None:
+    worker = fresh(tmp_path)
+    recipe = RECIPE | {"model": "resnet-20-w2", "length": "12it"}
+    run = done(search(2, Settling(every="2it", by="channel", within=0.3), recipe=recipe), worker)
+    mask, values = worker.store.mask(run), worker.store.values(run)
+    rows = {name: alive.flatten(1) for name, alive in mask.items()}
+    assert all(bool((alive.any(1) == alive.all(1)).all()) for alive in rows.values()), "whole channels"
+    single = done(search(2, Settling(every="2it"), recipe=recipe), worker)
+    exact = worker.store.values(single)["alive"]
+    largest = max(alive[0].numel() for alive in rows.values())
+    assert exact <= values["alive"] < exact + largest
+    assert rows["output.weight"].all() and any(not alive.all() for alive in rows.values())
+
+
+def test_a_search_that_is_rewound_sees_no_mask_before_it_trains(tmp_path: Path) -> None:  # E7
+    worker = fresh(tmp_path)
+    run = done(search(1, rule(every="20it"), rewind="40it"), worker)
+    values = worker.store.values(run)
+    assert run.begin == 40 and values["distances"][0][0] == 40 + 5 * 20
+
+
+def test_every_choice_of_the_rule_is_in_the_key() -> None:
+    changes = {"every": "5it", "remembered": 4, "within": 0.2, "distance": "chance", "by": "channel"}
+    assert changes.keys() == Settling.model_fields.keys()
+    keys = {search(1).key, *(search(1, rule(**{name: value})).key for name, value in changes.items())}
+    assert len(keys) == 1 + len(changes)

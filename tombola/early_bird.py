@@ -1,0 +1,175 @@
+"""When a mask has settled: the rule by which an early-bird ticket is drawn while the dense network still trains.
+
+Drawing Early-Bird Tickets: Towards More Efficient Training of Deep Networks (You et al., 2020),
+https://arxiv.org/abs/1909.11957. Now and then the mask is drawn that pruning would give at that moment. Once the newest
+one lies within a small distance of each of those before it, the training need not go on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from tombola.recipe import StepField
+from tombola.steps import Step
+from tombola.value import Count, Number, Value
+
+if TYPE_CHECKING:  # `tombola plan` reads the rule, and touches no tensor
+    from torch import Tensor, nn
+
+    from tombola.mask import Mask
+
+
+class Settling(Value):
+    """When a mask has settled.
+
+    Attributes:
+        every: training between two masks; the first is drawn after so much of it, and none before.
+        remembered: how many masks are compared, the newest with each of the others.
+        within: the distance that none of them may exceed.
+        distance: `hamming`, the share of places in which two masks differ; or `chance`, that share divided by what it
+            is on average between two random masks of this density, 2 d (1 - d). At 5 % these differ in less than a
+            tenth of their places: by the first, any two masks are alike there.
+        by: `weight`, each by its size; or `channel`: a channel with all of its weights, by |gamma| of the batch
+            normalisation after it, all layers together; where there is none, a unit by the norm of its weights.
+
+    >>> Settling(every="100it").within
+    0.1
+    """
+
+    every: StepField = Step("1ep")
+    remembered: Annotated[Count, Field(ge=2, le=1000)] = 5
+    within: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    distance: Literal["hamming", "chance"] = "hamming"
+    by: Literal["weight", "channel"] = "weight"
+
+    def reached(self, density: float) -> float:
+        """The Hamming distance that a mask of `density` has to come within.
+
+        >>> Settling(distance="chance", within=0.5).reached(0.1)
+        0.09
+        """
+        return self.within * apart_by_chance(density) if self.distance == "chance" else self.within
+
+
+def apart_by_chance(density: float) -> float:
+    """2 d (1 - d): the share of places in which two random masks of density d differ.
+
+    >>> round(apart_by_chance(0.05), 3)
+    0.095
+    """
+    return 2 * density * (1 - density)
+
+
+def distance(one: "Mask", other: "Mask") -> float:
+    """The normalised Hamming distance of two masks of the same layers: the share of places in which they differ.
+
+    >>> import torch
+    >>> from tombola.mask import Mask
+    >>> flags = torch.tensor([True, True, False, False])
+    >>> distance(Mask({"w": flags}), Mask({"w": flags.roll(1)}))
+    0.5
+    """
+    return sum(int((one[name] ^ other[name]).sum()) for name in one) / sum(flags.numel() for flags in one.values())
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The masks that have been drawn last, oldest first: never more than are remembered.
+
+    Attributes:
+        remembered: how many there may be.
+    """
+
+    remembered: int
+    masks: "tuple[Mask, ...]" = ()
+
+    def then(self, mask: "Mask") -> "Drawn":
+        """The same after one more mask, the oldest having gone where there are too many."""
+        return replace(self, masks=(*self.masks, mask)[-self.remembered :])
+
+    @property
+    def distances(self) -> tuple[float, ...]:
+        """Of the newest to each of the others; none before there are as many as are remembered."""
+        if len(self.masks) < self.remembered:
+            return ()
+        *others, newest = self.masks
+        return tuple(distance(newest, other) for other in others)
+
+    def within(self, most: float) -> bool:
+        """Whether none of the distances is larger than `most`; False as long as there are none."""
+        return bool(self.distances) and max(self.distances) <= most
+
+
+def channels(mask: "Mask", importance: "Mapping[str, Tensor]", left: int) -> "Mask":
+    """`mask` less its channels of least importance, all layers together: as many as leave `left` weights at least.
+
+    Ties go by layer, then by channel, as everywhere; the last channel of a layer stays.
+
+    Args:
+        mask: what is alive before; a channel is what shares the first index of a weight.
+        importance: of each channel, a vector for each layer whose channels may go; other layers stay.
+        left: weights that are to stay.
+
+    >>> import torch
+    >>> from tombola.mask import Mask
+    >>> whole = Mask({"a": torch.ones(3, 2, dtype=torch.bool), "b": torch.ones(2, 3, dtype=torch.bool)})
+    >>> channels(whole, {"a": torch.tensor([0.3, 0.1, 0.2])}, left=9).counts
+    {'a': 4, 'b': 6}
+    """
+    import torch
+
+    from tombola.mask import Mask
+
+    kept = Mask(mask)
+    ranked = torch.cat([importance[name] for name in mask if name in importance] or [torch.empty(0)])
+    places = [(name, channel) for name in mask if name in importance for channel in range(len(importance[name]))]
+    alive = mask.alive
+    for place in torch.sort(ranked, stable=True).indices.tolist():
+        name, channel = places[place]
+        living = kept[name].flatten(1).any(1)
+        size = int(kept[name][channel].sum())
+        if alive - size < left:
+            break
+        if living.sum() > 1:
+            kept[name][channel] = False
+            alive -= size
+    return kept
+
+
+def importance(
+    model: "nn.Module", names: "Mapping[str, object]", weights: "Mapping[str, Tensor]"
+) -> "dict[str, Tensor]":
+    """How important each channel is: |gamma| of the batch normalisation after it.
+
+    The normalisation of a layer is the one that is registered right after it. In a network without any, it is the norm
+    of a unit's weights, and the last layer, whose units are the classes, has no unit to lose.
+
+    Args:
+        names: of the weights that are pruned.
+        weights: by name; those of the model may be others.
+
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+    >>> importance(model, {"0.weight": 0, "3.weight": 0}, model.state_dict())
+    {'0.weight': tensor([1., 1.])}
+    """
+    from torch import nn
+
+    found: dict[str, Tensor] = {}
+    before = ""
+    for path, module in model.named_modules():
+        name = f"{path}.weight"
+        if name in names:
+            before = name
+        elif isinstance(module, nn.modules.batchnorm._NormBase) and module.affine:
+            if before and len(weights[name]) == len(weights[before]):
+                found[before] = weights[name].abs()
+            before = ""
+        elif not list(module.children()) and list(module.parameters()):
+            before = ""  # what comes after it is about its outputs
+    if found:
+        return found
+    *hidden, _ = names
+    return {name: weights[name].flatten(1).norm(dim=1) for name in hidden}

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
 
+R = TypeVar("R", bound=Run)
 RECIPE: dict[str, Any] = {
     "model": "lenet-20-10",
     "data": "digits",
@@ -124,7 +125,7 @@ def fresh(folder: Path, **options: Any) -> Worker:
     return Worker(Store(folder).open(), None, **{"engine": "reference"} | options)
 
 
-def done(run: Run, worker: Worker) -> Run:
+def done(run: R, worker: Worker) -> R:
     for each in ancestry([run]):
         if not worker.store.has(each):
             assert do(each, worker, lambda *seen: None) == ("stored",)
@@ -147,8 +148,8 @@ def test_the_search_is_the_dense_training_until_the_mask_has_settled(tmp_path: P
     until = done(replace(dense, until=step), worker)
     mask, kept, whole = worker.store.mask(run), worker.store.weights(run), worker.store.weights(until)
     assert all(torch.equal(kept[name], whole[name] * mask[name] if name in mask else whole[name]) for name in whole)
-    by_hand = worker.store.mask(done(replicate().prune(until, None), worker))  # type: ignore[arg-type]
-    once_more = replace(replicate().prune(until, replicate().prune(until, None)))  # type: ignore[arg-type]
+    by_hand = worker.store.mask(done(replicate().prune(until, None), worker))
+    once_more = replicate().prune(until, replicate().prune(until, None))
     assert weights.equal(worker.store.mask(done(once_more, worker)), mask) and by_hand.alive > mask.alive
     looks = [at for at, _ in values["distances"]]
     assert looks == list(range(50, step + 1, 10)) and values["distances"][-1][1] <= 0.05
@@ -215,7 +216,7 @@ def test_a_mask_that_does_not_settle_is_that_of_the_end(tmp_path: Path) -> None:
     trained = done(replicate().train(replicate().rewind_point()), worker)
     mask: Any = None
     for _ in range(3):
-        mask = replicate().prune(trained, mask)  # type: ignore[arg-type]
+        mask = replicate().prune(trained, mask)
     assert weights.equal(worker.store.mask(done(mask, worker)), worker.store.mask(run)), "that of one-shot pruning"
 
 

@@ -264,7 +264,7 @@ class _Watch:
             "distances": self._distances,
             "apart_by_chance": apart_by_chance(mask.density),
         }
-        return Outcome(made.values | values, {**made.tensors, "weights": mask_codec.compress(weights, mask)})
+        return Outcome({**made.values, **values}, {**made.tensors, "weights": mask_codec.compress(weights, mask)})
 
     def outcome(self, how: dict[str, Any]) -> Outcome:
         """What was found."""

@@ -442,7 +442,7 @@ def test_methods_that_keep_trained_weights_have_no_ticket_and_no_controls(
     status, _, err = ask(capsys, "ticket", "digits-lenet", "--level", "1", "-o", str(tmp_path / "t"), *changes)
     assert status == 2
     assert "there is no ticket to write" in err
-    status, _, err = ask(capsys, "plan", "digits-lenet", *changes[:2], "--set", "arms=ticket,reinit")
+    status, _, err = ask(capsys, "plan", "digits-lenet", *changes[:2], "--set", "arms=ticket,random")
     assert status == 2
     assert "goes on from trained weights" in err
 

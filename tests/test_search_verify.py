@@ -889,3 +889,20 @@ def test_weights_of_a_level_that_is_not_trained_are_refused() -> None:
             break
     with pytest.raises(BadInput, match=r"expected the ticket of a level that is finished.*found level 1, which is not"):
         search.verify(lab.train, level=1, controls=[TRAINED_ON])
+
+
+def test_the_four_arms_of_signs_and_magnitudes_are_made_of_one_draw() -> None:  # K4 K9
+    lab = Lab()
+    trained, living = lab.search.trained(2), lab.search.mask(2)
+    lab.verify(controls=["reinit", "sign", "magnitude", "trained"])
+    reinit, sign, magnitude, kept = (lab.seen[2 + place]["states"][0] for place in range(4))
+    for name, alive in living.items():
+        drawn, ended = reinit[name][alive], trained[name][alive]
+        assert torch.equal(sign[name][alive], drawn.abs() * ended.sign())
+        assert torch.equal(magnitude[name][alive], ended.abs() * drawn.sign())
+        assert torch.equal(kept[name], trained[name])
+
+
+def test_signs_on_weights_that_the_first_steps_are_still_to_train_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"found sign, which derives its weights from newly drawn ones.*rewind='0it'"):
+        Lab("3it").verify(controls=["sign"])

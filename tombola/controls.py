@@ -12,6 +12,7 @@ from tombola.code import defined_at
 from tombola.errors import BadInput
 from tombola.mark import Mark
 from tombola.replicate import Draws, T
+from tombola.signs import flipped_10, flipped_30, trained_values, with_magnitudes_of, with_signs_of
 
 
 class Make(Protocol):
@@ -32,6 +33,8 @@ class Control:
         about: what it is, in one sentence.
         paper, year: where it comes from.
         draws: the field of a spec that says how many draws of it there are where its `draws` does not; empty for one.
+        of_trained: whether it asks something of trained weights, too, as the tickets of a method have them that never
+            goes back to early ones.
         changes: the field of its ticket that it replaces; empty where that is not said, and any one of the two.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
@@ -46,6 +49,7 @@ class Control:
     year: int | None = None
     draws: str = ""
     changes: Literal["start", "mask", ""] = ""
+    of_trained: bool = False
     mark: Mark | None = None
     code: str | None = None
 
@@ -104,6 +108,39 @@ def shuffle(replicate: Draws, ticket: T, level: int, draw: int) -> T:
     return replace(ticket, mask=replicate.shuffled_mask(ticket.mask, name))
 
 
+def sign(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+    """The ticket's mask on the weights of `reinit`, with the signs of the trained ticket."""
+    drawn, name = replicate.rewind_point(init=f"reinit {draw}"), f"sign {draw}"
+    return replace(ticket, start=replicate.derived_weights(with_signs_of, drawn, name, beside=(ticket,)))
+
+
+def magnitude(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+    """The ticket's mask on the magnitudes of the trained ticket, with the signs of `reinit`."""
+    drawn, name = replicate.rewind_point(init=f"reinit {draw}"), f"magnitude {draw}"
+    return replace(ticket, start=replicate.derived_weights(with_magnitudes_of, drawn, name, beside=(ticket,)))
+
+
+def trained(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+    """The ticket's mask on all that the trained ticket holds, which is trained once more."""
+    return replace(ticket, start=replicate.derived_weights(trained_values, ticket.start, "trained", beside=(ticket,)))
+
+
+def flipped_tenth(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+    """The ticket with the signs of a tenth of its early weights flipped, those of `flipped-30` among others."""
+    start, name = ticket.start, f"flipped {draw}"
+    return replace(ticket, start=replicate.derived_weights(flipped_10, start, name, beside=(ticket.mask,)))
+
+
+def flipped_three_tenths(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+    """The ticket with the signs of three tenths of its early weights flipped."""
+    start, name = ticket.start, f"flipped {draw}"
+    return replace(ticket, start=replicate.derived_weights(flipped_30, start, name, beside=(ticket.mask,)))
+
+
+_WINNING_SIGN = "[Find a Winning Sign](https://arxiv.org/abs/2504.05357)"
+_SIGN_IN = "[Sign-In to the Lottery](https://arxiv.org/abs/2504.12801)"
+_MASKS_AND_SIGNS = "[Masks, Signs, And Learning Rate Rewinding](https://arxiv.org/abs/2402.19262)"
+
 CONTROLS: dict[str, Control] = {
     "reinit": Control(
         name="reinit",
@@ -115,6 +152,7 @@ CONTROLS: dict[str, Control] = {
         year=2019,
         draws="reinits",
         changes="start",
+        of_trained=True,
         mark=Mark("#d55e00", (6, 3), "square"),
     ),
     "random": Control(
@@ -139,5 +177,65 @@ CONTROLS: dict[str, Control] = {
         year=2020,
         changes="mask",
         mark=Mark("#cc79a7", (8, 2, 2, 2), "diamond"),
+    ),
+    "sign": Control(
+        name="sign",
+        make=sign,
+        claim="the trained signs are not all that matters",
+        what="the same mask on newly drawn weights with the signs of the trained ticket (sign)",
+        about="The ticket's mask on newly drawn weights with the trained ticket's signs",
+        paper=f"{_WINNING_SIGN}; {_SIGN_IN}",
+        year=2025,
+        changes="start",
+        of_trained=True,
+        mark=Mark("#332288", (6, 1, 1, 1), "cross"),
+    ),
+    "magnitude": Control(
+        name="magnitude",
+        make=magnitude,
+        claim="the trained magnitudes are not all that matters",
+        what="the same mask on the trained ticket's magnitudes with newly drawn signs (magnitude)",
+        about="The ticket's mask on the trained ticket's magnitudes with newly drawn signs",
+        paper=_SIGN_IN,
+        year=2025,
+        changes="start",
+        of_trained=True,
+        mark=Mark("#882255", (6, 1, 1, 1), "square"),
+    ),
+    "trained": Control(
+        name="trained",
+        make=trained,
+        claim="trained weights are the worse ones to begin with",
+        what="the trained ticket, trained once more (trained)",
+        about="The trained ticket itself, trained once more: its mask, signs and magnitudes",
+        paper=f"{_WINNING_SIGN}; {_SIGN_IN}",
+        year=2025,
+        changes="start",
+        of_trained=True,
+        mark=Mark("#999933", (6, 1, 1, 1), "triangle-up"),
+    ),
+    "flipped-10": Control(
+        name="flipped-10",
+        make=flipped_tenth,
+        claim="the signs of a tenth of the weights to begin with matter",
+        what="the same ticket with a tenth of its first weights' signs flipped at random",
+        about="The ticket with the signs of a tenth of its first weights flipped at random",
+        paper=_MASKS_AND_SIGNS,
+        year=2024,
+        changes="start",
+        of_trained=True,
+        mark=Mark("#117733", (9, 1, 1, 1), "diamond"),
+    ),
+    "flipped-30": Control(
+        name="flipped-30",
+        make=flipped_three_tenths,
+        claim="the signs of three tenths of the weights to begin with matter",
+        what="the same ticket with three tenths of its first weights' signs flipped at random",
+        about="The ticket with the signs of three tenths of its first weights flipped at random",
+        paper=_MASKS_AND_SIGNS,
+        year=2024,
+        changes="start",
+        of_trained=True,
+        mark=Mark("#6699cc", (9, 1, 1, 1), "triangle-down"),
     ),
 }

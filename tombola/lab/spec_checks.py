@@ -159,9 +159,11 @@ def _counts(prune: PruneSpec) -> Iterable[Fault]:
 
 def _arms(spec: Spec, members: Members) -> Iterable[Fault]:
     if not members.methods[spec.method].rewinds:
-        for control in (arm for arm in spec.arms if arm in members.controls):
+        controls = (members.controls[arm] for arm in spec.arms if arm in members.controls)
+        for control in (control for control in controls if not control.of_trained):
             why = f"{spec.method} goes on from trained weights, of which this control would ask nothing"
-            yield Fault("arms", "only ticket and other methods", repr(control), why)
+            able = ", ".join(name for name, other in members.controls.items() if other.of_trained)
+            yield Fault("arms", f"only ticket, other methods and {able}", repr(control.name), why)
     if "ticket" not in spec.arms:
         yield Fault("arms", "ticket among them", repr(list(spec.arms)), "the other arms are compared with it")
     yield from repeated("arms", "arm", spec.arms)

@@ -83,9 +83,11 @@ class SearchReplicate:
                 found=f"one that starts at step {self.rewinding.k}",
                 todo="Search with replay=True, or pass controls=['random'].",
             )
-        build = self.drawn.builder(self.control)
-        self.loop.seed(self.seed(init))
-        return self.drawn.another(build, weights.of(self.loop.model), self.control)
+        build, seed = self.drawn.builder(self.control), self.seed(init)
+        if seed not in self.drawn.by_seed:  # several controls may be made of one draw
+            self.loop.seed(seed)
+            self.drawn.by_seed[seed] = self.drawn.another(build, weights.of(self.loop.model), self.control)
+        return self.drawn.by_seed[seed]
 
     def random_mask(self, like: Mask, name: str) -> Mask:
         """A random mask with the layer-wise counts of `like`."""
@@ -172,6 +174,7 @@ class Drawn:
         build: makes the model anew; None where nobody gave it.
         fixed: by control, names of weights that are the same at each call, though others are not: an initialisation
             that draws nothing, as of an identity, or a part that is pre-trained.
+        by_seed: what was drawn.
     """
 
     names: Sequence[str]
@@ -179,6 +182,7 @@ class Drawn:
     later: list[Weights]
     build: Callable[[], nn.Module] | None = None
     fixed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    by_seed: dict[int, Weights] = field(default_factory=dict)
 
     def builder(self, control: str) -> Callable[[], nn.Module]:
         """What makes the model anew, for a control that asks for it.

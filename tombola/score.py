@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import BadInput
+from tombola.macs import GRADIENT
 from tombola.objective import CrossEntropy
 
 if TYPE_CHECKING:  # `tombola plan` reads which scores there are, and touches no tensor
@@ -70,6 +71,8 @@ class Score:
         paper, year: where it comes from.
         sees_batches: whether it asks for batches of the training set.
         code: SHA-256 of the file that it comes from; None for Tombola's own. It is in the keys of the runs that use it.
+        macs: (f, examples) -> the multiply-adds that it takes once, where an example forwards takes f; None for a
+            gradient of every example, 3 f each, of a score that sees batches, and for nothing of one that does not.
     """
 
     name: str
@@ -79,6 +82,21 @@ class Score:
     year: int = 0
     sees_batches: bool = False
     code: str | None = None
+    macs: Callable[[int, int], int] | None = None
+
+    def cost(self, forward: int, examples: int) -> int:
+        """Return the multiply-adds of scoring once.
+
+        Args:
+            forward: those of one example, forwards.
+            examples: that it sees.
+
+        >>> RANDOM.cost(266_200, examples=0)
+        0
+        """
+        if self.macs:
+            return self.macs(forward, examples)
+        return GRADIENT * forward * examples if self.sees_batches else 0
 
 
 def magnitude(scored: Scored) -> "dict[str, Tensor]":

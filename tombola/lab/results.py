@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from tombola.errors import BadInput
+from tombola.lab.costs import Cost, Costs
 from tombola.lab.plan import Plan
 from tombola.lab.row import Row
 from tombola.lab.spec import Experiment
@@ -31,6 +32,13 @@ COLUMNS = (
     "final_test_accuracy",
     "final_train_accuracy",
     "final_validation_loss",
+    "search_macs",
+    "training_macs",
+    "search_macs_executed",
+    "training_macs_executed",
+    "dense_trainings",
+    "search_seconds",
+    "training_seconds",
     "seconds",
     "key",
 )
@@ -101,7 +109,13 @@ class Results:
     @cached_property
     def table(self) -> list[dict[str, Any]]:
         """One record per replicate x arm x level (x draw), with `COLUMNS`; accuracies as fractions."""
-        return [_record(result, self.experiment.name) for result in self.rows]
+        costs = self.costs
+        return [_record(result, costs.of(result.row), self.experiment.name) for result in self.rows]
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What the plan's runs cost."""
+        return Costs(self.experiment, self.plan.runs, self.store)
 
     @cached_property
     def criteria(self) -> Criteria:
@@ -219,7 +233,7 @@ _LAST_BITS = (
 )
 
 
-def _record(result: Result, experiment: str) -> dict[str, Any]:
+def _record(result: Result, cost: Cost, experiment: str) -> dict[str, Any]:
     row = result.row
     return {
         "experiment": experiment,
@@ -228,6 +242,7 @@ def _record(result: Result, experiment: str) -> dict[str, Any]:
         "level": row.level,
         "rewind": row.rewind,
         "draw": row.draw,
+        **cost.record,
         "seconds": round(result.seconds, 3),
         "key": row.run.key,
         **{name: result.values[name] for name in COLUMNS if name in result.values},

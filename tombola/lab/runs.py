@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel
 
@@ -17,12 +17,14 @@ from tombola import models
 from tombola.code import code_of
 from tombola.engine import Choice
 from tombola.errors import TombolaError
+from tombola.macs import Macs
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tombola.data.facts import Facts
+    from tombola.score import Score
 
 KEY_DIGITS = 20  # 80 bits: a million runs collide with a chance below 1e-12
 A_LOOK = 1 / 6  # what looking at an image costs beside training on it, about
@@ -59,6 +61,29 @@ class Network:
     def build(self) -> "nn.Module":
         """The network, for its shapes; whoever asks puts the weights in."""
         return models.build(self.model, self.shape, self.classes, "glorot-normal", init_seed=0)
+
+
+class Known(Protocol):
+    """What is known of runs when it is asked what one costs: what the store has of them, else what is expected."""
+
+    @property
+    def scores(self) -> "Mapping[str, Score]":
+        """Those that a pruning may name."""
+
+    def facts(self, data: str) -> "Facts":
+        """Of a data set."""
+
+    def values(self, run: "Run") -> Mapping[str, Any]:
+        """The numbers of a finished run; none of one that is not done."""
+
+    def counts(self, run: "Run") -> Mapping[str, int]:
+        """How many weights of each layer live under the mask that a run made; it may leave out those that are whole."""
+
+    def living(self, network: Network, mask: "Run | None") -> Mapping[str, int]:
+        """The same for all layers of a network; all weights of them where there is no mask."""
+
+    def forward(self, network: Network, mask: "Run | None", by: "Run | None" = None) -> Macs:
+        """What an example takes forwards under a mask; executed by the engine that did the run `by`, else dense."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -120,6 +145,14 @@ class Run:
             step_seconds: asked for the seconds of one optimiser step at the run's density.
         """
         return 0.0
+
+    def macs(self, known: Known) -> Macs:
+        """The multiply-adds that it takes, by the rule in `tombola.macs`; none for what neither trains nor scores."""
+        return Macs()
+
+    def counts(self, known: Known) -> Mapping[str, int]:
+        """How many weights of each layer are expected to live under the mask that it makes; see `Known.counts`."""
+        return {}
 
     def progress(self, done: int, total: int, loss: float) -> str:
         """What it has told of itself, in words."""

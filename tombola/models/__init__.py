@@ -113,6 +113,16 @@ def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
     return found
 
 
+def products(name: str, shape: tuple[int, ...]) -> int:
+    """The multiply-adds of an example that no weight takes part in: those inside of attention; 0 of a family without.
+
+    >>> products("bert-2-64", (48, 7751)), products("lenet-300-100", (1, 28, 28))
+    (589824, 0)
+    """
+    of_family = getattr(family(name), "products", None)
+    return int(of_family(name, shape)) if of_family else 0
+
+
 def kinds(name: str, shape: tuple[int, ...], classes: int, include: Sequence[str] = ()) -> "dict[str, Kind]":
     """The kind of each weight of the model that may be pruned, by its name; see `tombola.prunable.prunable`.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tombola.models import transformer
 from tombola.models.layer import Layer
+from tombola.models.transformer import products as products
 
 if TYPE_CHECKING:
     from torch import nn

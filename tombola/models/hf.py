@@ -97,6 +97,12 @@ def _layers(name: str, _: tuple[str, int, int], length: int, classes: int) -> di
     return {key: layer(key) for key in kinds}
 
 
+def products(name: str, shape: tuple[int, ...]) -> int:
+    """The multiply-adds of attention, as `transformer.products` has them."""
+    config: Any = _config(name, classes=2)
+    return 2 * shape[0] ** 2 * int(config.hidden_size) * int(config.num_hidden_layers)
+
+
 def build(name: str, shape: tuple[int, ...], classes: int) -> "nn.Module":
     """The network, its weights not those of the checkpoint: it takes tokens [N, T] and gives scores [N, classes]."""
     model: nn.Module = _classifier(name, classes)

@@ -35,9 +35,14 @@ class Layer:
         return self.inputs * self.outputs * self.window**2
 
     @property
+    def positions(self) -> int:
+        """How often an example multiplies with each weight: a table never, a convolution at all places of its map."""
+        return 0 if self.kind == "embedding" else self.height * self.width
+
+    @property
     def uses(self) -> int:
-        """Multiplications per example: a convolution uses each weight at every position of its map, a table none."""
-        return 0 if self.kind == "embedding" else self.weights * self.height * self.width
+        """Multiplications per example."""
+        return self.weights * self.positions
 
     @property
     def sizes(self) -> tuple[int, ...]:

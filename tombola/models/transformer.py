@@ -72,6 +72,18 @@ def blocks(size: TransformerSize, length: int) -> dict[str, Layer]:
     }
 
 
+def products(name: str, shape: tuple[int, ...]) -> int:
+    """The multiply-adds of an example that no weight takes part in: queries with keys, shares of attention with values.
+
+    2 x tokens^2 x width in each block; those of padding and of tokens that are not looked at are counted too.
+
+    >>> products("gpt-2-64", (256, 65))
+    16777216
+    """
+    length, _ = text(name, shape)
+    return 2 * length**2 * size(name).width * size(name).depth
+
+
 def text(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """(length, vocabulary) of a text's shape; ValueError where it is an image's, with what was expected."""
     if len(shape) != 2:

@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from tombola.engine import kernels, reference
-from tombola.engine.native.layer_formats import Shape, Times, network_seconds
+from tombola.engine.native.layer_formats import Format, Shape, Times, network_seconds
 from tombola.engine.training import Alone, Engine, Start, Training, Trainings
 from tombola.models.layer import Layer
 
@@ -95,8 +95,28 @@ def begin(training: Training, starts: Sequence[Start]) -> tuple[Trainings, str]:
         name: training.times[shape].format(training.densities.get(name, 1.0))
         for name, shape in shapes(training).items()
     }
-    described = ", ".join(f"{name.removesuffix('.weight')} {each}" for name, each in formats.items())
-    return Alone(Native(training, start, layers, formats)), f"native {kernels.sets()[-1]}: {described}"
+    return Alone(Native(training, start, layers, formats)), described(kernels.sets()[-1], formats)
+
+
+def described(instructions: str, formats: Mapping[str, Format]) -> str:
+    """The engine with its instruction set and the format of each layer, for the record."""
+    layers = ", ".join(f"{name.removesuffix('.weight')} {each}" for name, each in formats.items())
+    return f"native {instructions}: {layers}"
+
+
+def sparse_layers(name: str) -> set[str]:
+    """The layers that were held sparse, by the weight, of a training with this name of its engine in the record.
+
+    Of one that several engines had, one after another, those of the first. Other engines hold all layers dense.
+
+    >>> sorted(sparse_layers("native avx2: fc1 sparse, fc2 sparse, output dense"))
+    ['fc1.weight', 'fc2.weight']
+    >>> sparse_layers("reference")
+    set()
+    """
+    engine, _, layers = name.partition(", then ")[0].partition(": ")
+    formats = (layer.rpartition(" ") for layer in layers.split(", ")) if engine.startswith("native ") else ()
+    return {f"{layer}.weight" for layer, _, format in formats if format == "sparse"}
 
 
 def inspected(training: Training, start: Start) -> Training:

@@ -1,16 +1,19 @@
 """Masks: what pruning leaves, everything, and the controls' masks made from another one."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tombola import models
 from tombola.code import attribute
 from tombola.data.facts import Facts
 from tombola.errors import BadInput
 from tombola.lab.kinds.training import Train, further_inputs
-from tombola.lab.runs import Network, Outcome, Run, Tell, untold
+from tombola.lab.runs import Known, Network, Outcome, Run, Tell, untold
+from tombola.macs import Macs
 from tombola.objective import CrossEntropy
-from tombola.pruning import Round, by_kind
+from tombola.pruning import SCOPES, Round, by_kind
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -41,6 +44,10 @@ class Sample:
         """What `training` sees."""
         seeds = training.split_seed, training.order_seed, training.augment_seed
         return cls(training.recipe, training.data_fingerprint, *seeds)
+
+    def size(self, known: Known) -> int:
+        """How many examples they are: those of one epoch."""
+        return known.facts(self.recipe.data).train
 
     def batches(self, worker: "Worker") -> "Iterable[Batch]":
         """Those of one epoch, on the worker's device, from the first one on as often as they are asked for."""
@@ -110,6 +117,21 @@ class Prune(Run):
     def seconds(self, facts: Facts, step_seconds: Callable[[], float]) -> float:
         """An epoch's steps where the score sees batches, of which it asks a gradient, say; nothing elsewhere."""
         return facts.epoch_iterations(self.sample.recipe.batch) * step_seconds() if self.sample else 0.0
+
+    def macs(self, known: Known) -> Macs:
+        """What its score takes on the examples that it sees, of the network under the mask before."""
+        score, seen = self.round(known.scores).score, self.sample.size(known) if self.sample else 0
+        f = known.forward(self.network, self.mask)
+        return Macs(score.cost(f.ideal, seen), score.cost(f.executed, seen))
+
+    def counts(self, known: Known) -> Mapping[str, int]:
+        """Each layer's rate of what was alive goes; in the scope `global` the same rate in all of them."""
+        before, whole = known.living(self.network, self.mask), known.living(self.network, None)
+        model, round = self.network, self.round(known.scores)
+        rates = round.rates_of(models.kinds(model.model, model.shape, model.classes))
+        once, density = SCOPES[self.scope].once, SCOPES[self.scope].density
+        after = {name: (whole if once else before)[name] * density(round, rate, 1) for name, rate in rates.items()}
+        return {name: min(count, math.floor(after.get(name, count) + 0.5)) for name, count in before.items()}
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Score the trained weights, and let the lowest of what is alive go."""
@@ -196,6 +218,10 @@ class RandomMask(Run):
     like: Run
     mask_seed: int
 
+    def counts(self, known: Known) -> Mapping[str, int]:
+        """Those of `like`."""
+        return known.counts(self.like)
+
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Draw it."""
         from tombola import mask
@@ -212,6 +238,10 @@ class ShuffledMask(Run):
 
     like: Run
     mask_seed: int
+
+    def counts(self, known: Known) -> Mapping[str, int]:
+        """Those of `like`."""
+        return known.counts(self.like)
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Permute it."""
@@ -236,6 +266,10 @@ class DerivedMask(Run):
     function: str
     code: str | None
     mask_seed: int
+
+    def counts(self, known: Known) -> Mapping[str, int]:
+        """Those of `like`."""
+        return known.counts(self.like)
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Have the function make it; what it draws from generators of the whole process begins at the seed too.

@@ -10,7 +10,8 @@ from tombola.data.facts import Facts
 from tombola.engine import machine
 from tombola.engine.training import Start, Training, TrainingState
 from tombola.errors import TombolaError
-from tombola.lab.runs import A_LOOK, Network, Outcome, Run, Tell, untold
+from tombola.lab.runs import A_LOOK, Known, Network, Outcome, Run, Tell, untold
+from tombola.macs import GRADIENT, Macs, examples
 from tombola.recipe import Recipe, learning_rate
 
 if TYPE_CHECKING:
@@ -93,6 +94,15 @@ class Train(Run):
         looks, tests = self.steps // self.evaluate_every + 1, self.steps // self.test_every + 1
         images = looks * facts.validation + tests * facts.test + 2 * facts.train
         return step_seconds() * (self.steps + A_LOOK * images / self.recipe.batch)
+
+    def macs(self, known: Known) -> Macs:
+        """3 f for every example of its steps; ideally what it says itself, where its mask changes while it trains."""
+        recipe, facts = self.recipe, known.facts(self.recipe.data)
+        network = Network(recipe.model, facts.shape, facts.classes)
+        gradients = GRADIENT * examples(self.begin, self.until, facts.train, recipe.batch)
+        static = known.forward(network, self.mask, by=self) * gradients
+        own = None if self.keeps_mask else known.values(self).get("macs")
+        return static if own is None else Macs(own, static.executed)
 
     def progress(self, done: int, total: int, loss: float) -> str:
         return f"validation loss {loss:.3f} at step {done}"

@@ -56,7 +56,7 @@ def counted(model: nn.Module, inputs: Tensor, backward: bool) -> int:
         scores = model(inputs).flatten(0, -2)
         if backward:
             cross_entropy(scores, torch.zeros(len(scores), dtype=torch.int64)).backward()
-    return counter.get_total_flops() // 2  # a multiply-add is two operations
+    return int(counter.get_total_flops()) // 2  # a multiply-add is two operations
 
 
 def test_of_an_embedding_that_is_an_output_too_the_scores_are_counted_and_not_the_look_up() -> None:  # P7

@@ -27,7 +27,7 @@ from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.mask import Mask, apply
-from tombola.objective import L1, OBJECTIVES, CrossEntropy, LabelSmoothing, Objective, cross_entropy
+from tombola.objective import L1, OBJECTIVES, CrossEntropy, LabelSmoothing, Objective, Slimming, cross_entropy
 from tombola.optimizers import optimizer_of
 from tombola.recipe import SGD, Recipe
 from tombola.train import Span, losses, train
@@ -143,6 +143,21 @@ def test_a_strong_l1_makes_weights_smaller() -> None:
         return sum(float(end[name].abs().sum()) for name in network()[1])
 
     assert size(trained(L1(strength=1e-2), steps=30)) < 0.9 * size(trained(None, steps=30))
+
+
+def test_slimming_adds_the_sign_of_each_gamma_to_its_gradient() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))
+    gammas = model[1].weight
+    assert isinstance(gammas, torch.Tensor)
+    gammas.data = torch.tensor([0.5, -0.5, 0.0])
+    batch = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2
+    plain, slimmed = (
+        torch.autograd.grad(objective.loss(model, batch, {}), list(model.parameters()))
+        for objective in (CrossEntropy(), Slimming(strength=0.25))
+    )
+    added = [one - other for one, other in zip(slimmed, plain, strict=True)]
+    assert torch.allclose(added[2], torch.tensor([0.25, -0.25, 0.0]))
+    assert all(not each.any() for place, each in enumerate(added) if place != 2)
 
 
 @pytest.mark.parametrize("objective", [None, *(each for each in (SMOOTH, LASSO) if each.stacks)], ids=str)

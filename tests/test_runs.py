@@ -31,7 +31,7 @@ from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Network, Run, Stored, ancestry, shallow
 from tombola.lab.spec import EvaluateSpec, Experiment, PruneSpec, Spec, VerdictSpec
 from tombola.methods import METHODS
-from tombola.objective import L1, LabelSmoothing, Objective
+from tombola.objective import L1, LabelSmoothing, Objective, Slimming
 from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
 from tombola.value import Value
 
@@ -172,6 +172,7 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
     Linear: ({"name": "linear"}, {"final": 0.1}),
     LabelSmoothing: ({"name": "label-smoothing"}, {"epsilon": 0.2}),
     L1: ({"name": "l1", "strength": 1e-5}, {"strength": 2e-5}),
+    Slimming: ({"name": "slimming", "strength": 1e-5}, {"strength": 2e-5}),
 }
 EVERY_VALUE = [(kind, name) for kind, (_, others) in RECIPES.items() for name in others]
 

@@ -47,8 +47,8 @@ class Settling(Value):
     def reached(self, density: float) -> float:
         """The Hamming distance that a mask of `density` has to come within.
 
-        >>> Settling(distance="chance", within=0.5).reached(0.1)
-        0.09
+        >>> Settling(distance="chance", within=0.5).reached(0.5)
+        0.25
         """
         return self.within * apart_by_chance(density) if self.distance == "chance" else self.within
 

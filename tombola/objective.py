@@ -156,6 +156,34 @@ class L1(Objective):
         return cross_entropy(model(examples), labels) + self.strength * size
 
 
+class Slimming(Objective):
+    """Cross-entropy + strength * sum |gamma| over the batch normalisations: channels that do little fade out.
+
+    The subgradient at gamma = 0 is 0, as in the authors' code.
+
+    Attributes:
+        strength: of the sum.
+    """
+
+    about = "Cross-entropy and strength times the sum of |gamma| over the batch normalisations"
+    paper = "Learning Efficient Convolutional Networks through Network Slimming (Liu et al.)"
+    year = 2017
+
+    name: Literal["slimming"] = "slimming"
+    strength: Number = Field(gt=0)
+
+    def loss(
+        self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"
+    ) -> "Tensor":
+        """-log p(label), averaged over the batch, + strength * sum |gamma|."""
+        from torch import nn
+
+        examples, labels = batch
+        normalisations = (each for each in model.modules() if isinstance(each, nn.modules.batchnorm._NormBase))
+        size = sum(each.weight.abs().sum() for each in normalisations if each.affine)
+        return cross_entropy(model(examples), labels) + self.strength * size
+
+
 def descended(objective: Objective, loss: Any, gradient: bool = True) -> "Tensor":
     """The loss that an objective gave, where an optimiser's step can descend it.
 
@@ -191,6 +219,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cross-entropy": CrossEntropy,
     "label-smoothing": LabelSmoothing,
     "l1": L1,
+    "slimming": Slimming,
 }
 
 

@@ -199,7 +199,7 @@ def test_an_extension_is_loaded_where_it_is_unpickled_and_before_what_is_of_it(t
         ("x = 1\ny = (", "line 2: expected Python that can be executed, found SyntaxError: '(' was never closed"),
         ("raise SystemExit(0)", "line 1: expected Python that can be executed, found SystemExit: 0"),
         ("import nowhere_at_all", "line 1: expected Python that can be executed, found ModuleNotFoundError"),
-        ("x = 1", "mine.py: expected one of METHODS, CONTROLS, SCORES, OBJECTIVES, STUDIES, found none of them"),
+        ("x = 1", "expected one of METHODS, CONTROLS, SCORES, OBJECTIVES, DYNAMICS, STUDIES, found none of them"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_extension_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:

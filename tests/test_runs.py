@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from tombola.data import digits
+from tombola.dynamics import Dynamics
+from tombola.dynamics.gradual import Gradual
 from tombola.early_bird import Settling
 from tombola.lab.kinds import (
     DerivedMask,
@@ -85,6 +87,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "keep_optimizer": True,
         "augment_seed": 0,
         "further": (("teacher", INIT),),
+        "dynamics_seed": 0,
     },
     DISTANCE: {"left": replace(TRAIN, order_seed=9), "right": replace(TRAIN, order_seed=7), "mask": RANDOM},
     LINE: {
@@ -158,6 +161,7 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
             "precision": "bfloat16",
             "normalise": "unit",
             "objective": {"name": "label-smoothing"},
+            "dynamics": {"name": "gradual"},
         },
     ),
     SGD: (
@@ -173,6 +177,10 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
     LabelSmoothing: ({"name": "label-smoothing"}, {"epsilon": 0.2}),
     L1: ({"name": "l1", "strength": 1e-5}, {"strength": 2e-5}),
     Slimming: ({"name": "slimming", "strength": 1e-5}, {"strength": 2e-5}),
+    Gradual: (
+        {"name": "gradual"},
+        {"begin": "1it", "end": "30it", "every": 50, "curve": "linear", "scope": "global"},
+    ),
 }
 EVERY_VALUE = [(kind, name) for kind, (_, others) in RECIPES.items() for name in others]
 
@@ -221,7 +229,9 @@ def train_with(kind: type[Value], values: dict[str, Any]) -> Train:
 
 def place(kind: type[Value]) -> str:
     """The field of a recipe in which a `kind` stands."""
-    return "optimizer" if kind in (SGD, Adam, AdamW) else "objective" if issubclass(kind, Objective) else "schedule"
+    families = {Objective: "objective", Dynamics: "dynamics"}
+    found = (name for family, name in families.items() if issubclass(kind, family))
+    return "optimizer" if kind in (SGD, Adam, AdamW) else next(found, "schedule")
 
 
 def keys(spec: dict[str, Any]) -> dict[tuple[str, int, int, int], str]:

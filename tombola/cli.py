@@ -57,8 +57,8 @@ class Common:
     set
         Change a field of the spec: --set recipe.length=1000it. May be repeated.
     extend
-        Execute a Python file, whose METHODS, CONTROLS, SCORES, OBJECTIVES and STUDIES the spec may then name. May be
-        repeated.
+        Execute a Python file, whose METHODS, CONTROLS, SCORES, OBJECTIVES, DYNAMICS and STUDIES the spec may then name.
+        May be repeated.
     store
         The folder of finished runs.
     """

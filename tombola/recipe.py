@@ -6,8 +6,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
-    InstanceOf,
-    PlainSerializer,
     PlainValidator,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
@@ -17,17 +15,11 @@ from pydantic import (
 
 from tombola.data.augment import Augmentation
 from tombola.data.normalise import Normalisation
+from tombola.dynamics import DYNAMICS, Dynamics, dynamics_of
 from tombola.models import Initialisation
 from tombola.objective import OBJECTIVES, Objective, objective_of
 from tombola.steps import Step
-from tombola.value import Count, Number, Proportion, Value
-
-
-def _step(value: Any) -> Any:
-    return Step(value) if not isinstance(value, Step) else value
-
-
-StepField = Annotated[InstanceOf[Step], BeforeValidator(_step), PlainSerializer(str, return_type=str)]
+from tombola.value import Count, Number, Proportion, StepField, Value
 
 
 def _absent_if_standard(value: Any) -> Any:
@@ -38,6 +30,10 @@ def _absent_if_standard(value: Any) -> Any:
 def _objective(table: Any, info: ValidationInfo) -> Objective | None:
     # Whoever reads a spec with an extension's objectives says so: `model_validate(..., context={"objectives": ...})`.
     return objective_of(table, (info.context or {}).get("objectives", OBJECTIVES))
+
+
+def _dynamics(table: Any, info: ValidationInfo) -> Dynamics | None:
+    return dynamics_of(table, (info.context or {}).get("dynamics", DYNAMICS))
 
 
 class SGD(Value):
@@ -117,6 +113,8 @@ class Recipe(Value):
         normalise: how the bytes of an image become inputs, as `data.normalise` has it; None, and in words `standard`,
             for the data set's mean and deviation.
         objective: what is made small, as `tombola.objective` has it; None for cross-entropy.
+        dynamics: what moves the mask, or makes the weights, beside the optimizer's steps, as `tombola.dynamics` has it;
+            None for nothing: the mask stays.
     """
 
     model: str
@@ -131,11 +129,13 @@ class Recipe(Value):
     precision: Precision | None = None
     normalise: Annotated[Normalisation | None, BeforeValidator(_absent_if_standard)] = None
     objective: Annotated[SerializeAsAny[Objective] | None, PlainValidator(_objective)] = None
+    dynamics: Annotated[SerializeAsAny[Dynamics] | None, PlainValidator(_dynamics)] = None
 
     @model_serializer(mode="wrap")
     def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = plain(self)
-        return {name: value for name, value in values.items() if name != "objective" or value is not None}
+        later = ("objective", "dynamics")
+        return {name: value for name, value in values.items() if name not in later or value is not None}
 
 
 def learning_rate(recipe: Recipe, step: int, epoch_iterations: int) -> float:

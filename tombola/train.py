@@ -14,6 +14,7 @@ from tombola.objective import CrossEntropy, Objective, descended
 from tombola.recipe import Precision
 
 StepLoss = Callable[[int], Tensor]  # of the optimiser step that follows after a step
+AtStep = Callable[[int], None]  # what is done after so many steps
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,7 @@ class Span:
     looks: Sequence[int] = ()
 
 
-def train(
-    model: nn.Module, optimizer: Optimizer, mask: Mask, loss: StepLoss, span: Span, watch: Callable[[int], None]
-) -> None:
+def train(model: nn.Module, optimizer: Optimizer, mask: Mask, loss: StepLoss, span: Span, watch: AtStep) -> None:
     """Train `model` in place over `span`, pruned weights held at 0: theta <- m * step(theta, m * grad loss).
 
     Args:
@@ -55,8 +54,13 @@ def train(
         watch(span.until)
 
 
-def descend(model: nn.Module, optimizer: Optimizer, loss: StepLoss, span: Span, watch: Callable[[int], None]) -> None:
-    """Step after step along the gradient of `loss`; what holds pruned weights at 0 is the guard around it."""
+def descend(
+    model: nn.Module, optimizer: Optimizer, loss: StepLoss, span: Span, watch: AtStep, advance: AtStep | None = None
+) -> None:
+    """Step after step along the gradient of `loss`; what holds pruned weights at 0 is the guard around it.
+
+    `advance` takes each of the steps, whose gradients are there, in the place of the optimiser's own.
+    """
     looks = frozenset(span.looks)
     model.train()
     for step in range(span.begin, span.until):
@@ -67,7 +71,10 @@ def descend(model: nn.Module, optimizer: Optimizer, loss: StepLoss, span: Span, 
         following = loss(step)
         optimizer.zero_grad()
         following.backward()
-        optimizer.step()
+        if advance:
+            advance(step)
+        else:
+            optimizer.step()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import pytest
 from pydantic_core import to_jsonable_python
 
 from tombola.controls import CONTROLS
+from tombola.dynamics import DYNAMICS
 from tombola.early_bird import Settling
 from tombola.lab import kinds, presets, runs
 from tombola.lab.replicate import Replicate
@@ -57,6 +58,7 @@ VALUES: list[type[Value]] = [
     Linear,
     *OBJECTIVES.values(),
     Settling,
+    *DYNAMICS.values(),
 ]
 KINDS: list[type[runs.Run]] = [
     kind for kind in vars(kinds).values() if isinstance(kind, type) and issubclass(kind, runs.Run)

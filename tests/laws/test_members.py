@@ -34,9 +34,12 @@ from pydantic import Field
 
 from tombola.charts import Figure, styled
 from tombola.controls import Control
+from tombola.dynamics import Course, Dynamics
+from tombola.dynamics.moving_mask import by_layer_to
 from tombola.lab.fields import Levels
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.studies import Finding, Question, Study
+from tombola.mask import Mask
 from tombola.method import Method
 from tombola.objective import Objective, cross_entropy
 from tombola.score import Score
@@ -74,6 +77,45 @@ class Halved(Objective):
     def loss(self, model, batch, inputs):
         examples, labels = batch
         return cross_entropy(model(examples), labels) / 2
+
+
+class Thinning(Course):
+    """At one step the smallest weight of each layer goes."""
+
+    def __init__(self, setting, at):
+        super().__init__(setting)
+        self.at, self.alive = at, setting.mask
+
+    @property
+    def mask(self):
+        return self.alive
+
+    def advance(self, optimizer, step):
+        optimizer.step()
+        named = dict(self.setting.model.named_parameters())
+        if step == self.at:
+            sizes = {name: named[name].detach().abs() for name in self.alive}
+            self.alive = by_layer_to(sizes, self.alive, {name: n - 1 for name, n in self.alive.counts.items()})
+        for name, alive in self.alive.items():
+            named[name].data.mul_(alive)
+
+    def state(self):
+        return dict(self.alive)
+
+    def load(self, state):
+        self.alive = Mask(state)
+
+
+class Once(Dynamics):
+    """The smallest weight of each layer goes."""
+
+    about = "The smallest weight of each layer goes at one step"
+
+    name: Literal["once"] = "once"
+    at: int = 3
+
+    def course(self, setting):
+        return Thinning(setting, self.at)
 
 
 class NormsSpec(Value):
@@ -139,9 +181,17 @@ CONTROLS = {
 }
 SCORES = {"smallest": smallest}
 OBJECTIVES = {"halved": Halved}
+DYNAMICS = {"once": Once}
 STUDIES = {"norms": Study("norms", NormsSpec, questions, findings, "How long are tickets?", "None", 2026, figures)}
 '''
-NAMES = {"methods": "lazily", "controls": "once-more", "scores": "smallest", "objectives": "halved", "studies": "norms"}
+NAMES = {
+    "methods": "lazily",
+    "controls": "once-more",
+    "scores": "smallest",
+    "objectives": "halved",
+    "dynamics": "once",
+    "studies": "norms",
+}
 SPEC = """
 replicates = 2
 levels = 1
@@ -153,6 +203,7 @@ length = "24it"
 batch = 60
 optimizer = {name = "adam", lr = 1e-2}
 objective = {name = "halved"}
+dynamics = {name = "once"}
 [prune]
 rate = 0.4
 score = "smallest"
@@ -240,7 +291,7 @@ def test_arms_without_a_mark_are_told_apart_in_print(tmp_path: Path) -> None:
 def test_every_name_that_a_spec_may_have_is_in_the_table_of_its_kind() -> None:
     for kind, table in BUILT_IN.tables.items():
         for name, member in table.items():
-            own = member.model_fields["name"].default if kind == "objectives" else member.name
+            own = member.model_fields["name"].default if kind in ("objectives", "dynamics") else member.name
             assert own == name and member.about, f"{kind}: {name}"
     arms = [*BUILT_IN.methods, *BUILT_IN.controls]
     assert len(arms) == len(set(arms)) and not {"dense", "ticket"} & set(arms)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tombola import data, models
 from tombola.data.facts import Facts
+from tombola.dynamics import Dynamics, Timeline
 from tombola.errors import TombolaError
 from tombola.models.layer import Layer
 from tombola.objective import Objective
@@ -28,7 +29,7 @@ class Training:
     """All that decides which engine does a training, from names and sizes alone: the plan knows what the run will do.
 
     Attributes:
-        optimizer, batch, precision, objective: as the recipe has them.
+        optimizer, batch, precision, objective, dynamics: as the recipe has them.
         layers: by weight, from the input on.
         sequential: whether the model is these layers, with ReLU and pooling between them, and nothing else.
         densities: of the weights that the mask names, in [0, 1]; all others are whole.
@@ -51,6 +52,7 @@ class Training:
     augmented: bool = False
     precision: Precision | None = None
     objective: Objective | None = None
+    dynamics: Dynamics | None = None
     ours: bool = True
     device: str = "cpu"
     choice: str = "auto"
@@ -77,6 +79,7 @@ class Training:
             augmented=recipe.augment is not None,
             precision=recipe.precision,
             objective=recipe.objective,
+            dynamics=recipe.dynamics,
             ours=models.source(recipe.model) is None,
             device=device,
             choice=choice,
@@ -92,7 +95,10 @@ class Start:
         mask: True = alive.
         dataset: what is trained on.
         state: the optimiser's, where one is carried over.
-        inputs: what else the objective asks for, by name.
+        inputs: what else the objective or the dynamics ask for, by name.
+        timeline: of the whole training, which dynamics ask for; None where there are none.
+        seed: what dynamics draw from.
+        standing: what `TrainingState.standing` gave, of a training with dynamics that goes on; None at its beginning.
     """
 
     model: "nn.Module"
@@ -100,6 +106,22 @@ class Start:
     dataset: "Dataset"
     state: "Mapping[str, Tensor]" = field(default_factory=dict)
     inputs: "Mapping[str, Mapping[str, Tensor]]" = field(default_factory=dict)
+    timeline: Timeline | None = None
+    seed: int = 0
+    standing: "Mapping[str, Tensor] | None" = None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What dynamics have made of a training's mask, and what its steps took.
+
+    Attributes:
+        mask: what is alive where it stands.
+        multiply_adds: of all steps so far and all their examples, on a machine that skips what is pruned.
+    """
+
+    mask: "Mask"
+    multiply_adds: int
 
 
 class TrainingState(Protocol):
@@ -120,7 +142,14 @@ class TrainingState(Protocol):
         """Put a snapshot back."""
 
     def load(self, start: "Mapping[str, Tensor]") -> None:
-        """Put in weights as `weights()` gave them; the optimiser's state stays."""
+        """Put in what `standing()` gave; the optimiser's state stays."""
+
+    def standing(self) -> "dict[str, Tensor]":
+        """All that it stands on beside the optimiser's state: the weights, and what its dynamics remember."""
+
+    @property
+    def moved(self) -> Moved | None:
+        """The mask that its dynamics have made; None without dynamics: its mask is the one that it was given."""
 
     def weights(self) -> "dict[str, Tensor]":
         """The state_dict as it stands."""

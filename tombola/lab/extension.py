@@ -1,9 +1,10 @@
-"""Members from outside the package: a Python file that adds methods, controls, scores, objectives and studies.
+"""Members from outside the package: a Python file that adds methods, controls, scores, objectives, dynamics, studies.
 
     METHODS = {"mine": generator of (replicate, levels)}
     CONTROLS = {"moved": function of (replicate, ticket, level, draw)}
     SCORES = {"gradient": function of what is scored}
     OBJECTIVES = {"focal": class below tombola.objective.Objective}
+    DYNAMICS = {"thaw": class below tombola.dynamics.Dynamics}
     STUDIES = {"norms": tombola.lab.studies.Study}
 
 A function is a member without words; a `Method`, `Control` or `Score` brings its own. A spec alone executes nothing:
@@ -25,6 +26,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 
 from tombola.code import BYTE_ORDER_MARK, code_of, module_of, place
 from tombola.controls import Control
+from tombola.dynamics import Dynamics
 from tombola.errors import BadInput
 from tombola.lab.members import Members
 from tombola.lab.runs import Run
@@ -165,16 +167,29 @@ def _score(name: str, value: Any, code: str) -> Score:
 def _objective(name: str, value: Any, code: str) -> type[Objective]:
     if not (isinstance(value, type) and issubclass(value, Objective)) or inspect.isabstract(value):
         raise TypeError("a class below tombola.objective.Objective, with a loss")
+    _check_value(name, value, code, "an objective")
+    _need(value.loss, 4, "an objective whose loss is a function of (self, model, batch, inputs)")
+    return value
+
+
+def _dynamics(name: str, value: Any, code: str) -> type[Dynamics]:
+    if not (isinstance(value, type) and issubclass(value, Dynamics)) or inspect.isabstract(value):
+        raise TypeError("a class below tombola.dynamics.Dynamics, with a course")
+    _check_value(name, value, code, "dynamics")
+    _need(value.course, 2, "dynamics whose course is a function of (self, setting)")
+    return value
+
+
+def _check_value(name: str, value: type[Value], code: str, what: str) -> None:
+    """Make sure of a class whose objects are named by a table in a recipe."""
     if "name" not in value.model_fields or value.model_fields["name"].default != name:
-        raise TypeError(f"an objective whose name is {name!r} by default: name: Literal[{name!r}] = {name!r}")
+        raise TypeError(f"{what} whose name is {name!r} by default: name: Literal[{name!r}] = {name!r}")
     if code_of(value) != code:
         raise TypeError("a class that this file defines, as its SHA-256 is in the keys of what is trained with it")
-    _need(value.loss, 4, "an objective whose loss is a function of (self, model, batch, inputs)")
     try:
         value.model_json_schema()
     except PydanticInvalidForJsonSchema:
-        raise TypeError(f"an objective with {_PARAMETERS}") from None
-    return value
+        raise TypeError(f"{what} with {_PARAMETERS}") from None
 
 
 def _study(name: str, value: Any, code: str) -> Study:
@@ -190,6 +205,7 @@ _MAKERS: dict[str, Callable[[str, Any, str], Any]] = {
     "controls": _control,
     "scores": _score,
     "objectives": _objective,
+    "dynamics": _dynamics,
     "studies": _study,
 }
 
@@ -199,6 +215,7 @@ _PAGES = {
     "controls": "docs/adding-a-control.md has an example",
     "scores": "docs/adding-a-score.md has an example",
     "objectives": "docs/adding-an-objective.md has an example",
+    "dynamics": "docs/adding-dynamics.md has an example",
     "studies": "docs/adding-a-study.md has an example",
 }
 

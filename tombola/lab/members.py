@@ -1,4 +1,4 @@
-"""What a spec may name: the methods, controls, scores, objectives and studies that there are."""
+"""What a spec may name: the methods, controls, scores, objectives, dynamics and studies that there are."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from tombola.code import code_of
 from tombola.controls import CONTROLS, Control
+from tombola.dynamics import DYNAMICS, Dynamics
 from tombola.errors import BadInput
 from tombola.lab.studies import STUDIES, Study
 from tombola.mark import Mark, marks
@@ -25,6 +26,7 @@ class Members:
     controls: dict[str, Control]
     scores: dict[str, Score]
     objectives: dict[str, type[Objective]]
+    dynamics: dict[str, type[Dynamics]]
     studies: dict[str, Study]
 
     @property
@@ -74,7 +76,7 @@ def _taken(where: str, name: str, member: Any) -> BadInput:
     return BadInput(where=where, expected="a name that is free", found=f"{name!r}, {whose}", todo="Rename it.")
 
 
-BUILT_IN = Members(METHODS, CONTROLS, SCORES, OBJECTIVES, STUDIES)
+BUILT_IN = Members(METHODS, CONTROLS, SCORES, OBJECTIVES, DYNAMICS, STUDIES)
 
 
 def extended(extensions: Iterable[Adding]) -> Members:

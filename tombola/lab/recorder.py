@@ -28,12 +28,15 @@ class EvaluationSchedule:
     Attributes:
         begin, until: optimiser steps done before and after.
         evaluate_every, test_every: steps between two looks at the validation loss and at the test accuracy.
+        settled: the first step at which an early stop may be taken: at what is before, more weights are alive than at
+            the end, where dynamics prune on the way.
     """
 
     begin: int
     until: int
     evaluate_every: int
     test_every: int
+    settled: int = 0
 
     def validated(self, step: int) -> bool:
         """Whether the validation loss is looked at after so many steps."""
@@ -116,11 +119,12 @@ class Recorder:
 
         No random state is among it: batches and their augmentation are functions of the step.
         """
-        tensors = {"weights": self._training.weights(), "optimizer": self._training.optimizer_state()}
-        now = self._training.snapshot()
-        self._training.restore(self._best)
-        tensors["best"] = self._training.weights()
-        self._training.restore(now)
+        tensors = {"weights": self._training.standing(), "optimizer": self._training.optimizer_state()}
+        if self._best is not None:
+            now = self._training.snapshot()
+            self._training.restore(self._best)
+            tensors["best"] = self._training.standing()
+            self._training.restore(now)
         values = {
             "step": step,
             "steps": self._steps,
@@ -140,10 +144,11 @@ class Recorder:
         self.begin = values["step"]
         self.engines = [*values["engines"], *self.engines]
         self.how |= {"resumed": [*values["resumed"], self.begin], "seconds_before": values["seconds"]}
-        now = self._training.snapshot()
-        self._training.load(kept.tensors["best"])
-        self._best = self._training.snapshot()
-        self._training.restore(now)
+        if "best" in kept.tensors:
+            now = self._training.snapshot()
+            self._training.load(kept.tensors["best"])
+            self._best = self._training.snapshot()
+            self._training.restore(now)
 
     def _look(self, step: int) -> None:
         if self._schedule.validated(step):
@@ -153,7 +158,7 @@ class Recorder:
                     f"the validation loss is {seen.loss} after {step} steps; expected a finite number. "
                     "Lower recipe.optimizer.lr, or add a recipe.warmup."
                 )
-            if not self._losses or seen.loss < min(self._losses):
+            if step >= self._schedule.settled and seen.loss < min(self._settled_losses, default=float("inf")):
                 self._best = self._training.snapshot()
             self._steps.append(step)
             self._losses.append(seen.loss)
@@ -162,13 +167,20 @@ class Recorder:
         if self._schedule.tested(step):
             self._test.append((step, self._on_test().accuracy))
 
+    @property
+    def _settled_losses(self) -> list[float]:
+        """Those at which an early stop may be taken."""
+        return [loss for step, loss in zip(self._steps, self._losses, strict=True) if step >= self._schedule.settled]
+
     def _on_training(self) -> Evaluation:
         dataset = self._splits.dataset
         return self._training.evaluate(dataset.images, dataset.labels, self._splits.train)
 
     def finish(self) -> dict[str, Any]:
         """The numbers of the training; leaves the weights as they came."""
-        best, train_final, test_final = early_stop(self._losses), self._on_training(), self._test[-1][1]
+        settled = self._settled_losses
+        best = len(self._losses) - len(settled) + early_stop(settled)
+        train_final, test_final = self._on_training(), self._test[-1][1]
         train_best, test_best = train_final, test_final  # the last look was at the end, and may have been the best
         if best < len(self._losses) - 1:
             final = self._training.snapshot()

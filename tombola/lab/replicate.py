@@ -103,6 +103,7 @@ class Replicate:
             test_every=spec.iterations(spec.evaluate.test_every),
             optimizer_state="carried" if carried else "fresh",
             augment_seed=self.seed("augment") if spec.recipe.augment else None,
+            dynamics_seed=self.seed("dynamics") if (recipe or spec.recipe).dynamics else None,
         )
 
     def reordered(self, training: Train, order: int) -> Train:

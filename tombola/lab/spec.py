@@ -30,9 +30,9 @@ from tombola.lab.fields import MOST, listed
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.studies import study_table
 from tombola.pruning import SCOPES, Round, by_kind
-from tombola.recipe import Recipe, StepField
+from tombola.recipe import Recipe
 from tombola.steps import Step
-from tombola.value import Count, Number, Proportion, Value
+from tombola.value import Count, Number, Proportion, StepField, Value
 
 if TYPE_CHECKING:
     StudySpec = Value

@@ -137,6 +137,7 @@ class _Known:
         tables = {name: model for name, model in fields.items() if _is_model(model)}
         studies = {f"study.{name}": study.table for name, study in members.studies.items()}
         named = {"optimizer": _by_name(Optimizer), "schedule": _by_name(Schedule), "objective": members.objectives}
+        named["dynamics"] = members.dynamics
         return _Known({"": spec, **tables, **studies}, named)
 
     @property
@@ -220,6 +221,7 @@ def _example(path: str) -> str:
         "recipe.optimizer": 'optimizer = {name = "adam", lr = 1.2e-3}',
         "recipe.schedule": 'schedule = {name = "cosine"}',
         "recipe.objective": 'objective = {name = "label-smoothing"}',
+        "recipe.dynamics": 'dynamics = {name = "rigl"}',
     }
     return examples.get(path, "")
 

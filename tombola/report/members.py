@@ -1,4 +1,4 @@
-"""What can be asked for, as a page: each method, control, score, objective and study, and where it comes from."""
+"""What can be asked for, as a page: each method, control, score, objective, ... and study, and where it comes from."""
 
 from tombola.lab.members import Members
 
@@ -10,6 +10,10 @@ KINDS = {
     "objectives": (
         "Objectives",
         'What is made small: `objective = {name = "l1", strength = 1e-5}` of a recipe.',
+    ),
+    "dynamics": (
+        "Dynamics",
+        'What moves the mask, or makes the weights, in a training: `dynamics = {name = "gradual"}` of a recipe.',
     ),
     "studies": ("Studies", "A table of the spec, like `[study.overlap]`, and what `tombola study` says."),
 }

@@ -7,9 +7,11 @@ from tombola.engine.training import Alone, Engine, Start, Training, Trainings
 
 
 def accepts(training: Training) -> str:
-    """Everything whose loss is a mean over answers, as shares of a batch are weighed by theirs."""
+    """Everything whose mask stays and whose loss is a mean over answers, as shares of a batch are weighed by theirs."""
     if training.objective:
         return f"the objective {training.objective.name}: only cross-entropy adds up over shares of a batch"
+    if training.dynamics:
+        return f"the dynamics {training.dynamics.name}: each process would move a mask, or make weights, of its own"
     return "" if training.processes > 1 else "this is one process"
 
 

@@ -36,6 +36,7 @@ def hindrance(training: Training) -> str:
         "the kernels know no mixed precision": training.precision is not None,
         "the kernels know no folders of pictures": training.examples == "files",
         "the kernels know no objective but cross-entropy": training.objective is not None,
+        "the kernels know no dynamics": training.dynamics is not None,
         f"the kernels know no {training.optimizer.name}": training.optimizer.name not in OPTIMIZERS,
         "on GPUs, and for networks that are too large for a stack": training.device != "cpu",
         "the kernels know chains of convolutions and fully connected layers only": not training.sequential,

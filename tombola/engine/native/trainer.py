@@ -22,7 +22,7 @@ from tombola.engine import kernels
 from tombola.engine.native.layer_formats import Format
 from tombola.engine.native.live_units import Flags, live_units
 from tombola.engine.native.sequential_layers import SequentialLayer
-from tombola.engine.training import Start, Training
+from tombola.engine.training import Moved, Start, Training
 from tombola.evaluate import Evaluation
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, AdamW, Optimizer
@@ -308,9 +308,18 @@ class Native:
             part.held[...] = held
 
     def load(self, start: weights.Weights) -> None:
-        """Put in weights as `weights()` gave them; the optimiser's state stays."""
+        """Put in what `standing()` gave; the optimiser's state stays."""
         for part in self._parts:
             part.take(part.held, start[part.name])
+
+    def standing(self) -> dict[str, Tensor]:
+        """The weights: there is nothing else but the optimiser's state."""
+        return self.weights()
+
+    @property
+    def moved(self) -> Moved | None:
+        """None: its mask is the one that it was given."""
+        return None
 
     def weights(self) -> dict[str, Tensor]:
         """The state_dict of the model, pruned weights exactly 0."""

@@ -20,9 +20,10 @@ def step_seconds(training: Training) -> float:
 
 def begin(training: Training, starts: Sequence[Start]) -> tuple[Trainings, str]:
     """One training by torch's own layers, gradients and optimisers."""
+    from tombola.engine.reference.moving import Moving
     from tombola.engine.reference.trainer import Reference
 
-    return Alone(Reference(training, starts[0])), "reference"
+    return Alone((Moving if training.dynamics else Reference)(training, starts[0])), "reference"
 
 
 def forecast(training: Training, refusal: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tombola import weights
 from tombola.data import Batches
-from tombola.engine.training import Start, Training
+from tombola.engine.training import Moved, Start, Training
 from tombola.evaluate import Evaluation, evaluate
 from tombola.optimizers import optimizer_of, restore_state, state_of
 from tombola.train import Span, losses, train
@@ -56,8 +56,17 @@ class Reference:
         weights.put(self._model, snapshot)
 
     def load(self, start: weights.Weights) -> None:
-        """Put in weights as `weights()` gave them; the optimiser's state stays."""
+        """Put in what `standing()` gave; the optimiser's state stays."""
         weights.put(self._model, start)
+
+    def standing(self) -> dict[str, Tensor]:
+        """The weights: there is nothing else but the optimiser's state."""
+        return self.weights()
+
+    @property
+    def moved(self) -> Moved | None:
+        """None: its mask is the one that it was given."""
+        return None
 
     def weights(self) -> dict[str, Tensor]:
         """The state_dict of the model."""

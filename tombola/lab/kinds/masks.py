@@ -9,7 +9,7 @@ from tombola import models
 from tombola.code import attribute
 from tombola.data.facts import Facts
 from tombola.errors import BadInput
-from tombola.lab.kinds.training import Train, further_inputs
+from tombola.lab.kinds.training import Train, further_inputs, mask_values
 from tombola.lab.runs import Known, Network, Outcome, Run, Tell, untold
 from tombola.macs import Macs
 from tombola.objective import CrossEntropy
@@ -291,11 +291,4 @@ def mask_outcome(made: "Mask") -> Outcome:
     """An outcome that holds a mask, as `Store.mask` reads it."""
     from tombola import mask_codec
 
-    values = {
-        "density": made.density,
-        "alive": made.alive,
-        "total": made.total,
-        "counts": made.counts,
-        "shapes": {name: list(alive.shape) for name, alive in made.items()},
-    }
-    return Outcome(values, tensors={"mask": mask_codec.pack(made)})
+    return Outcome(mask_values(made), tensors={"mask": mask_codec.pack(made)})

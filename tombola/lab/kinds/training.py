@@ -1,12 +1,13 @@
 """The only kind of training, and how it is done: alone, or several in a stack."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from tombola import data, engine
 from tombola.data.facts import Facts
+from tombola.dynamics import Timeline
 from tombola.engine import machine
 from tombola.engine.training import Start, Training, TrainingState
 from tombola.errors import TombolaError
@@ -38,13 +39,15 @@ class Train(Run):
         optimizer_state: `fresh`, or `carried` over from `start`.
         keep_optimizer: whether the outcome holds the optimiser's state for a successor that carries it over.
         augment_seed: how the images are changed, where the recipe augments them.
-        further: what else its objective asks for, as (name, run whose weights it is): a teacher, say; None for nothing.
+        further: what else its objective or its dynamics ask for, as (name, run whose weights, or whose mask, it is):
+            a teacher, say; None for nothing.
+        dynamics_seed: what the recipe's dynamics draw from; None where there are none.
     """
 
     kind = "train"
     version = 1
     data_parallel = True
-    later = frozenset({"augment_seed", "further"})
+    later = frozenset({"augment_seed", "further", "dynamics_seed"})
 
     start: Run
     mask: Run | None
@@ -60,6 +63,7 @@ class Train(Run):
     keep_optimizer: bool = False
     augment_seed: int | None = None
     further: tuple[tuple[str, Run], ...] | None = None
+    dynamics_seed: int | None = None
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Train, on whichever engine the worker chooses."""
@@ -82,8 +86,11 @@ class Train(Run):
 
     @property
     def keeps_mask(self) -> bool:
-        """Whether it ends under the mask that it was given: a kind that trains in its own way may have another one."""
-        return type(self) is Train
+        """Whether it ends under the mask that it was given.
+
+        With dynamics, or a kind that trains in its own way, it may have another one.
+        """
+        return type(self) is Train and self.recipe.dynamics is None
 
     @property
     def steps(self) -> int:
@@ -169,10 +176,11 @@ def _prepared(run: Train, worker: "Worker") -> _Prepared:
     model = Network(run.recipe.model, facts.shape, facts.classes).build()
     living = store.mask(run.mask) if run.mask else prunable.full(model)
     halted = worker.halted(run)
+    # What dynamics remember is more than weights, and is put back when they have begun.
+    start = halted.tensors["weights"] if halted and run.recipe.dynamics is None else store.weights(run.start)
     if halted:
-        start, state = halted.tensors["weights"], halted.tensors.get("optimizer", {})
+        state = halted.tensors.get("optimizer", {})
     else:
-        start = store.weights(run.start)
         state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
     weights.put(model, start)
     return _Prepared(run, model, living, state, halted)
@@ -204,13 +212,26 @@ def _train(starts: Sequence[_Prepared], worker: "Worker", tells: Sequence[Tell])
 
 def _begin(start: _Prepared, worker: "Worker") -> Start:
     run, inputs = start.run, further_inputs(start.run.further, worker)
-    return Start(start.model, start.living, worker.placed(run.recipe), start.state, inputs)
+    dataset = worker.placed(run.recipe)
+    begun = Start(start.model, start.living, dataset, start.state, inputs)
+    if run.recipe.dynamics is None:
+        return begun
+    standing = start.halted.tensors["weights"] if start.halted else None
+    return replace(begun, timeline=_timeline(run, dataset.facts), seed=run.dynamics_seed or 0, standing=standing)
+
+
+def _timeline(run: Train, facts: Facts) -> Timeline:
+    return Timeline(run.begin, run.until, facts.epoch_iterations(run.recipe.batch))
 
 
 def further_inputs(further: tuple[tuple[str, Run], ...] | None, worker: "Worker") -> "dict[str, dict[str, Tensor]]":
-    """What else an objective asks for, by name: the weights of each of these runs, on the worker's device."""
-    states = {name: worker.store.weights(run) for name, run in further or ()}
-    return {name: {key: value.to(worker.device) for key, value in state.items()} for name, state in states.items()}
+    """What else a training asks for, by name: the weights of each of these runs, or the mask of one that made a mask.
+
+    They are on the worker's device.
+    """
+    store = worker.store
+    made = {name: store.weights(run) if store.holds(run, "weights") else store.mask(run) for name, run in further or ()}
+    return {name: {key: value.to(worker.device) for key, value in state.items()} for name, state in made.items()}
 
 
 def _recorder(
@@ -223,8 +244,9 @@ def _recorder(
 ) -> "Recorder":
     from tombola.lab.recorder import EvaluationSchedule, Recorder, Splits
 
-    run = start.run
-    schedule = EvaluationSchedule(run.begin, run.until, run.evaluate_every, run.test_every)
+    run, dynamics = start.run, start.run.recipe.dynamics
+    settled = dynamics.settles(_timeline(run, worker.placed(run.recipe).facts)) if dynamics else run.begin
+    schedule = EvaluationSchedule(run.begin, run.until, run.evaluate_every, run.test_every, min(settled, run.until))
     splits = Splits(worker.placed(run.recipe), *worker.split(run.recipe, run.split_seed), worker.test(run.recipe))
     return Recorder(training, name, schedule, splits, worker.checkpoints(run, start.halted, interval), tell)
 
@@ -258,8 +280,12 @@ def _trained(start: _Prepared, training: TrainingState, recorder: "Recorder", wo
     from tombola import mask_codec
 
     run, living, numbers = start.run, start.living, recorder.finish()
-    trained = training.weights()
-    tensors = {"weights": mask_codec.compress(trained, living) if run.mask else trained}
+    trained, moved = training.weights(), training.moved
+    if moved:
+        living, numbers = moved.mask, numbers | mask_values(moved.mask) | {"macs": moved.multiply_adds}
+    tensors = {"weights": mask_codec.compress(trained, living) if run.mask or moved else trained}
+    if moved:
+        tensors["mask"] = mask_codec.pack(living)
     if run.keep_optimizer:
         tensors["optimizer"] = training.optimizer_state()
     return Outcome(
@@ -271,3 +297,14 @@ def _trained(start: _Prepared, training: TrainingState, recorder: "Recorder", wo
             **recorder.how,
         },
     )
+
+
+def mask_values(mask: "Mask") -> dict[str, Any]:
+    """The numbers of an outcome that holds a mask, as `Store.mask` reads it."""
+    return {
+        "density": mask.density,
+        "alive": mask.alive,
+        "total": mask.total,
+        "counts": mask.counts,
+        "shapes": {name: list(alive.shape) for name, alive in mask.items()},
+    }

@@ -1,0 +1,161 @@
+"""What moves a network beside its optimiser's steps while it trains: its mask, or how its weights are made.
+
+`Dynamics` is the value that a recipe names; `Course` is what goes on in one training. `tombola.dynamics.DYNAMICS` lists
+those that there are. To add one, write a class like `RigL` in a file beside this one, and name it there.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import computed_field
+
+from tombola.code import code_of
+from tombola.steps import Step
+from tombola.value import Value
+
+if TYPE_CHECKING:  # `tombola plan` reads recipes, and touches no tensor
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from tombola.mask import Mask
+    from tombola.models.layer import Layer
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When a training takes place, whole, whatever it was interrupted by.
+
+    Attributes:
+        begin, until: optimiser steps done before and after.
+        epoch_iterations: the optimiser steps of one pass over the training set.
+    """
+
+    begin: int
+    until: int
+    epoch_iterations: int
+
+    def iterations(self, step: Step) -> int:
+        """How many optimiser steps `step` is."""
+        return step.iterations(self.epoch_iterations)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a course begins with.
+
+    Attributes:
+        model: holds the weights that the training starts from, on its device; a course may change how it is made.
+        mask: what the training was given, True = alive; all that may be pruned where it was given none.
+        timeline: of the training.
+        seed: for a course that draws.
+        inputs: what else the training was given, by name: the weights of a run, or the mask of one that made a mask.
+        layers: of the network, by weight; what its multiply-adds are counted by.
+    """
+
+    model: "nn.Module"
+    mask: "Mask"
+    timeline: Timeline
+    seed: int = 0
+    inputs: "Mapping[str, Mapping[str, Tensor]]" = field(default_factory=dict)
+    layers: "Mapping[str, Layer]" = field(default_factory=dict)
+
+    def forward(self, counts: Mapping[str, int]) -> int:
+        """Multiply-adds of one example's way through the network, f.
+
+        Args:
+            counts: living weights of each layer; a layer that is not named is whole.
+        """
+        return sum(layer.uses * counts.get(name, layer.weights) // layer.weights for name, layer in self.layers.items())
+
+
+class Course(ABC):
+    """One training under dynamics while it goes on: it has a state, and belongs to that training alone.
+
+    The trainer makes it before the optimiser, which is made over all parameters that the model has by then.
+
+    Args:
+        setting: what it begins with.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+
+    @property
+    @abstractmethod
+    def mask(self) -> "Mask":
+        """What is alive now."""
+
+    @contextmanager
+    def along(self, optimizer: "Optimizer") -> Iterator[None]:
+        """Meanwhile steps are taken; what holds pruned weights at 0 is set up before, and taken off after."""
+        yield
+
+    def advance(self, optimizer: "Optimizer", step: int) -> None:
+        """Take the optimiser's step that follows after `step` steps, and move what moves beside it.
+
+        The gradients of that step's batch are there, of pruned weights too. A course that moves its mask in the place
+        of a step takes none.
+        """
+        optimizer.step()
+
+    def multiply_adds(self, step: int) -> int:
+        """What the step that follows after `step` steps takes for one example, on a machine that skips what is pruned.
+
+        3 f: one pass forward, and two as long backward.
+        """
+        return 3 * self.setting.forward(self.mask.counts)
+
+    def weights(self) -> "dict[str, Tensor]":
+        """The weights as the network computes with them now, under the names of a plain one, copied to the CPU."""
+        from tombola import weights
+
+        return weights.of(self.setting.model)
+
+    def state(self) -> "dict[str, Tensor]":
+        """All that it has to remember beside the model's own state_dict and the optimiser's state, for `load`."""
+        return {}
+
+    def load(self, state: "Mapping[str, Tensor]") -> None:
+        """Stand where `state` was taken. Nothing that holds pruned weights is moved: it may only be to look."""
+        return None
+
+
+class Dynamics(Value, ABC):
+    """How mask and weights move while a network trains, beside the optimiser's steps: a name and its parameters.
+
+    Attributes:
+        name: by which a recipe names it: `dynamics = {name = "rigl", fraction = 0.3}`.
+    """
+
+    about: ClassVar[str] = ""  # one sentence
+    paper: ClassVar[str] = ""
+    year: ClassVar[int] = 0
+
+    name: str
+
+    @computed_field(repr=False)  # type: ignore[prop-decorator]
+    @property
+    def code(self) -> str | None:
+        """SHA-256 of the extension whose class it is; None for what is installed. It is in its trainings' keys."""
+        return code_of(type(self))
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.model_dump_json()))  # its parameters may be lists
+
+    def settles(self, timeline: Timeline) -> int:
+        """The step from which on as many weights live as at the end: an early stop is taken no earlier.
+
+        So are networks of equal density compared.
+        """
+        return timeline.begin
+
+    @abstractmethod
+    def course(self, setting: Setting) -> Course:
+        """What goes on in one training.
+
+        Raises:
+            BadInput: the training was not given what it needs.
+        """

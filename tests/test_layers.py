@@ -161,5 +161,5 @@ def test_a_print_is_seen() -> None:
 
 
 def test_the_hypothesis_reads_in_under_600_lines() -> None:
-    files = ("mask", "prune", "guard", "train", "methods")
+    files = ("mask", "prune", "guard", "train", "methods/rewinding")
     assert sum(len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in files) < 600

@@ -1,5 +1,6 @@
 """Search methods: the runs that each is made of are wired as its paper says."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Run, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.methods import METHODS
+from tombola.methods.at_initialisation import ScoringOptions
 from tombola.recipe import Constant, Recipe, learning_rate
 from tombola.steps import Step
 
@@ -34,7 +36,8 @@ def replicate(number: int = 0, **changes: Any) -> Replicate:
 
 
 def search(method: str, **changes: Any) -> list[Train]:
-    return list(METHODS[method].search(replicate(**changes), LEVELS))
+    own = replace(replicate(**changes), options=METHODS[method].options())
+    return list(METHODS[method].search(own, LEVELS))
 
 
 def mask_of(run: Train) -> Prune:
@@ -97,14 +100,19 @@ def test_each_mask_is_what_was_left_of_the_one_before(method: str) -> None:
     _, *tickets = search(method)
     masks = [mask_of(run) for run in tickets]
     assert masks[0].mask is None
-    assert all(later.mask == earlier for earlier, later in pairwise(masks))
+    if METHODS[method].options is ScoringOptions:  # at once, each level from the whole network
+        assert [mask.rounds for mask in masks] == list(range(1, len(masks) + 1))
+        assert all(mask.mask is None and mask.trained == tickets[0].start for mask in masks)
+    else:
+        assert all(later.mask == earlier for earlier, later in pairwise(masks))
     assert len({(mask.rates, mask.scope, mask.score, mask.keep) for mask in masks}) == 1
 
 
 @every_method
 def test_fewer_levels_are_the_first_of_more(method: str) -> None:  # S5
-    assert list(METHODS[method].search(replicate(), 2)) == search(method)[:3]
-    assert list(METHODS[method].search(replicate(), 0)) == search(method)[:1]
+    own = replace(replicate(), options=METHODS[method].options())
+    assert list(METHODS[method].search(own, 2)) == search(method)[:3]
+    assert list(METHODS[method].search(own, 0)) == search(method)[:1]
 
 
 # ---------------------------------------------------------------- the rewind point

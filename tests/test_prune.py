@@ -15,6 +15,7 @@ from torch.nn.utils import prune as torch_prune
 from tombola import mask, prunable, prune
 from tombola.errors import BadInput
 from tombola.mask import Mask
+from tombola.n_of_m import n_of_m
 
 FRACTIONS = ["0", "0.1", "0.2", "0.5", "0.9", "1"]
 
@@ -170,7 +171,7 @@ def test_of_each_group_along_the_inputs_the_best_living_stay(
     shape = (shape[0], groups * m, *shape[1:])
     scores = torch.randint(levels, shape, generator=random).double()  # with many equals
     before = torch.rand(shape, generator=random) < 0.7
-    after = prune.n_of_m({"w": scores}, Mask({"w": before}), n, m)["w"]
+    after = n_of_m({"w": scores}, Mask({"w": before}), n, m)["w"]
     for output in range(shape[0]):
         for window in itertools.product(*map(range, shape[2:])):
             for first in range(0, groups * m, m):
@@ -183,12 +184,12 @@ def test_of_each_group_along_the_inputs_the_best_living_stay(
 def test_n_of_m_nests_is_exact_and_leaves_layers_whose_inputs_do_not_divide() -> None:
     scores = {"a": torch.rand(6, 8), "odd": torch.rand(6, 7), "flat": torch.rand(8)}
     full = Mask({name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()})
-    half, quarter = prune.n_of_m(scores, full, 2, 4), prune.n_of_m(scores, prune.n_of_m(scores, full, 2, 4), 1, 4)
+    half, quarter = n_of_m(scores, full, 2, 4), n_of_m(scores, n_of_m(scores, full, 2, 4), 1, 4)
     assert half.counts == {"a": 24, "odd": 42, "flat": 8} and quarter.counts == {"a": 12, "odd": 42, "flat": 8}
     assert (
         Mask(mask.apply(half, full)) == half and Mask(mask.apply(quarter, half)) == quarter and full.counts["a"] == 48
     )
-    assert prune.n_of_m(scores, full, 1, 4) == quarter
+    assert n_of_m(scores, full, 1, 4) == quarter
 
 
 def test_the_n_of_m_vectors_of_jaxpruner() -> None:  # O3
@@ -206,17 +207,17 @@ def test_the_n_of_m_vectors_of_jaxpruner() -> None:  # O3
         [0, 0, 1, 1],
     ]
     full = Mask({"w": alive(32).view(8, 4)})
-    assert prune.n_of_m({"w": torch.tensor(scores)}, full, 2, 4)["w"].int().tolist() == wanted
-    tied = prune.n_of_m({"w": torch.ones(1, 8)}, Mask({"w": alive(8).view(1, 8)}), 2, 4)
+    assert n_of_m({"w": torch.tensor(scores)}, full, 2, 4)["w"].int().tolist() == wanted
+    tied = n_of_m({"w": torch.ones(1, 8)}, Mask({"w": alive(8).view(1, 8)}), 2, 4)
     assert tied["w"].int().tolist() == [[0, 0, 1, 1, 0, 0, 1, 1]]
 
 
 @pytest.mark.parametrize(("n", "m"), [(4, 2), (-1, 4), (0, 0)])
 def test_more_than_all_of_a_group_cannot_stay(n: int, m: int) -> None:  # O3
     with pytest.raises(BadInput, match=f"expected n of m with 0 <= n <= m and m > 0, found {n} of {m}"):
-        prune.n_of_m({"w": torch.ones(1, 8)}, Mask({"w": alive(8).view(1, 8)}), n, m)
+        n_of_m({"w": torch.ones(1, 8)}, Mask({"w": alive(8).view(1, 8)}), n, m)
     with pytest.raises(BadInput, match="scores of w: expected finite numbers"):
-        prune.n_of_m({"w": torch.full((1, 4), torch.nan)}, Mask({"w": alive(4).view(1, 4)}), 2, 4)
+        n_of_m({"w": torch.full((1, 4), torch.nan)}, Mask({"w": alive(4).view(1, 4)}), 2, 4)
 
 
 # ---------------------------------------------------------------- independent answers

@@ -4,8 +4,49 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import Field
+
 from tombola.mark import Mark
+from tombola.recipe import Precision, StepField
 from tombola.replicate import MethodReplicate, T
+from tombola.value import Count, Number, Value
+
+
+class SearchOptions(Value):
+    """What every search lets one choose; a method with choices of its own derives a table from it.
+
+    Where `data`, `length`, `batch`, `lr` or `precision` is given, the search is made with that in the recipe's place,
+    and the masks that it finds are trained in full.
+
+    Attributes:
+        data: the data set that is searched on, like `mnist-6000`.
+        length, batch, precision, lr: of the trainings of the search.
+        score: what decides; by default `prune.score`, or the method's own.
+        scope: where weights are ranked against each other; by default `prune.scope`, or the method's own.
+        rate: the largest fraction of what is alive that goes in one round; where the spec has `densities`.
+        retrain: whether the masks found are trained in full from the rewind point, even if the search is as long.
+    """
+
+    data: str | None = None
+    length: StepField | None = None
+    batch: Count | None = Field(default=None, gt=0)
+    precision: Precision | None = None
+    lr: Number | None = Field(default=None, gt=0)
+    score: str | None = None
+    scope: str | None = None
+    rate: Number | None = Field(default=None, gt=0, lt=1)
+    retrain: bool = False
+
+    @property
+    def apart(self) -> bool:
+        """Whether what is searched with is not what is trained with."""
+        return self.retrain or bool(self.of_recipe) or self.lr is not None
+
+    @property
+    def of_recipe(self) -> dict[str, object]:
+        """The fields of a recipe that the search has otherwise."""
+        fields = {name: getattr(self, name) for name in ("data", "length", "batch", "precision")}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 class SearchFunction(Protocol):
@@ -26,6 +67,7 @@ class Method:
         rewinds: whether its levels go back to early weights; those that go on from trained weights are no tickets in
             the formal sense, and the controls, which ask what the early weights and the mask are worth by themselves,
             ask nothing of them.
+        options: the model of what it lets one choose: `[search]` in a spec, or `[arm.NAME]`.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
     """
@@ -36,5 +78,13 @@ class Method:
     paper: str = ""
     year: int | None = None
     rewinds: bool = True
+    options: type[SearchOptions] = SearchOptions
     mark: Mark | None = None
     code: str | None = None
+
+
+def retrained(replicate: MethodReplicate[T], found: Iterator[T]) -> Iterator[T]:
+    """The masks of trainings, each trained in full from the rewind point of `replicate`; the first is of no mask."""
+    start = replicate.rewind_point()
+    for level, training in enumerate(found):
+        yield replicate.train(start, mask=replicate.mask_of(training) if level else None)

@@ -11,7 +11,7 @@ from math import floor
 import torch
 from torch import Tensor
 
-from tombola.amounts import check_fraction, check_n_of_m
+from tombola.amounts import check_fraction
 from tombola.mask import Mask
 from tombola.mask_checks import check_finite
 
@@ -51,10 +51,8 @@ def by_layer(scores: Mapping[str, Tensor], mask: Mask, rates: Mapping[str, float
     >>> by_layer({"w": torch.tensor([3.0, 1.0, 2.0, 1.0, 5.0])}, mask, {"w": 0.2})["w"]
     tensor([ True, False,  True,  True,  True])
     """
-    check_finite(scores)
-    return Mask(
-        {name: lowest(scores[name], alive, count(rates[name], int(alive.sum()))) for name, alive in mask.items()}
-    )
+    counts = mask.counts
+    return down_to(scores, mask, {(name,): counts[name] - count(rates[name], counts[name]) for name in mask})
 
 
 def globally(scores: Mapping[str, Tensor], mask: Mask, rate: float) -> Mask:
@@ -62,43 +60,28 @@ def globally(scores: Mapping[str, Tensor], mask: Mask, rate: float) -> Mask:
 
     Scores are compared raw, not normalised per layer.
     """
-    check_finite(scores)
-    pooled = torch.cat([scores[name].flatten() for name in mask])
-    alive = torch.cat([mask[name].flatten() for name in mask])
-    survivors = lowest(pooled, alive, count(rate, int(alive.sum())))
-    sizes = [mask[name].numel() for name in mask]
-    return Mask({name: part.view_as(mask[name]) for name, part in zip(mask, survivors.split(sizes), strict=True)})
+    return down_to(scores, mask, {tuple(mask): mask.alive - count(rate, mask.alive)})
 
 
-def n_of_m(scores: Mapping[str, Tensor], mask: Mask, n: int, m: int) -> Mask:
-    """In every m consecutive weights along the inputs of a layer the n of highest score stay, of those that live.
-
-    2 of 4 is what GPUs multiply faster (`tombola.cash.semi_structured`). Of a group with n living weights or fewer none
-    goes. Source: Accelerating Sparse Deep Neural Networks (Mishra et al., 2021), https://arxiv.org/abs/2104.08378.
+def down_to(scores: Mapping[str, Tensor], mask: Mask, left: Mapping[tuple[str, ...], int]) -> Mask:
+    """Let the lowest go until so many are left: of each group of layers, whose scores are compared raw.
 
     Args:
         scores: a number per weight; what is alive and scores low goes.
-        mask: what is alive before, of shape [outputs, inputs, ...]; only layers whose inputs, their second axis, divide
-            by m are pruned, the others stay as they are.
-        n: that stay, 0 <= n <= m.
-        m: > 0.
+        mask: what is alive before.
+        left: how many stay of each group of names; groups in which no more are alive stay as they are.
 
-    >>> mask = Mask({"w": torch.ones(1, 8, dtype=torch.bool)})
-    >>> n_of_m({"w": torch.tensor([[3.0, 1.0, 2.0, 4.0, 1.0, 1.0, 1.0, 1.0]])}, mask, 2, 4)["w"].int()
-    tensor([[1, 0, 0, 1, 0, 0, 1, 1]], dtype=torch.int32)
+    >>> mask = Mask({"a": torch.ones(3, dtype=torch.bool), "b": torch.ones(1, dtype=torch.bool)})
+    >>> kept = down_to({"a": torch.tensor([3.0, 1.0, 2.0]), "b": torch.tensor([2.5])}, mask, {("a", "b"): 2})
+    >>> kept["a"], kept["b"]
+    (tensor([ True, False, False]), tensor([True]))
     """
-    check_n_of_m(n, m, "prune")
     check_finite(scores)
-    return Mask({name: _best_of_groups(scores[name], alive, n, m) for name, alive in mask.items()})
-
-
-def _best_of_groups(scores: Tensor, alive: Tensor, n: int, m: int) -> Tensor:
-    if alive.dim() < 2 or alive.shape[1] % m:
-        return alive
-    groups = alive.movedim(1, -1).unflatten(-1, (-1, m))
-    ranked = scores.movedim(1, -1).unflatten(-1, (-1, m)).double().masked_fill(~groups, -torch.inf)
-    # Sorted upwards and stable, the lower index is the first to go, as everywhere here.
-    stays = torch.sort(ranked, dim=-1, stable=True).indices[..., m - n :]
-    kept = torch.zeros_like(groups).scatter_(-1, stays, True) & groups
-    whole: Tensor = kept.flatten(-2)
-    return whole.movedim(-1, 1).contiguous()
+    kept: dict[str, Tensor] = {}
+    for names, stay in left.items():
+        alive = torch.cat([mask[name].flatten() for name in names])
+        pooled = torch.cat([scores[name].flatten() for name in names])
+        survivors = lowest(pooled, alive, max(0, int(alive.sum()) - stay))
+        parts = survivors.split([mask[name].numel() for name in names])
+        kept |= {name: part.view_as(mask[name]) for name, part in zip(names, parts, strict=True)}
+    return Mask({name: kept[name] for name in mask})

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tombola import layerwise
 from tombola.amounts import check_fraction, check_n_of_m
 from tombola.errors import BadInput
 from tombola.layer_patterns import few, named
+from tombola.layerwise import Shape
 from tombola.score import MAGNITUDE, Score
 
 if TYPE_CHECKING:  # `tombola plan` reads rounds, and touches no tensor
@@ -19,6 +21,7 @@ if TYPE_CHECKING:  # `tombola plan` reads rounds, and touches no tensor
     from tombola.mask import Mask
 
 Rates = tuple[tuple[str, float], ...]  # (kind, name or pattern of names, fraction)
+Left = dict[tuple[str, ...], int]  # groups of layers, and how many weights of each stay
 Ties = Mapping[str, str]  # other names of tied weights, each with the first
 
 
@@ -130,6 +133,18 @@ class Round:
         pruned = SCOPES[self.scope].prune(self, split(layers, stacks), Mask(split(mask, stacks)), rate)
         return join(pruned, mask, stacks)
 
+    def total(self, sizes: Mapping[str, int], rates: Mapping[str, float], rounds: int) -> int:
+        """Return how many weights so many rounds leave: the count that a search by rounds has, to the last weight.
+
+        Args:
+            sizes: how many weights each layer has.
+            rates: what it loses in each round, as `rates_of` has it.
+
+        >>> Round().total({"w": 5}, {"w": 0.2}, 2)
+        3
+        """
+        return sum(SCOPES[self.scope].left(self, sizes, rates, rounds).values())
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -140,20 +155,27 @@ class Scope:
     Attributes:
         about: what it does, in one sentence.
         prune: (round, scores, mask, rate of each layer) -> the mask after the round.
+        left: (round, sizes, rates, number of rounds) -> how many weights of each group of layers so many rounds leave.
+        shares: (shapes, rates, how many weights stay of all) -> how many of each group of layers; None where
+            `left` says all.
         density: (round, rate, number of rounds) -> the density of a layer after so many.
         check: raises BadInput where a round does not go with it.
         by_kind: whether layers have rates of their own.
         counted: whether n of m say how many stay, and no rate.
         once: whether a second round removes nothing more.
+        whole: whether it is for networks that are pruned at once, and never for a round.
     """
 
     about: str
     prune: "Callable[[Round, Mapping[str, Tensor], Mask, Mapping[str, float]], Mask]"
     density: Callable[[Round, float, int], float]
     check: Callable[[Round], None]
+    left: "Callable[[Round, Mapping[str, int], Mapping[str, float], int], Left]"
+    shares: "Callable[[Mapping[str, Shape], Mapping[str, float], int], Left] | None" = None
     by_kind: bool = True
     counted: bool = False
     once: bool = False
+    whole: bool = False
 
 
 def _by_layer(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
@@ -169,10 +191,48 @@ def _globally(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates:
 
 
 def _n_of_m(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
-    from tombola import prune
+    from tombola.n_of_m import n_of_m
 
     assert round.n is not None and round.m is not None  # as `check` has seen
-    return prune.n_of_m(scores, mask, round.n, round.m)
+    return n_of_m(scores, mask, round.n, round.m)
+
+
+def _left_of(size: int, rate: float, rounds: int) -> int:
+    from tombola.prune import count
+
+    for _ in range(rounds):
+        size -= count(rate, size)
+    return size
+
+
+def _each_left(round: Round, sizes: Mapping[str, int], rates: Mapping[str, float], rounds: int) -> Left:
+    return {(name,): _left_of(size, rates[name], rounds) for name, size in sizes.items()}
+
+
+def _pool_left(round: Round, sizes: Mapping[str, int], rates: Mapping[str, float], rounds: int) -> Left:
+    return {tuple(sizes): _left_of(sum(sizes.values()), round.rates[0][1], rounds)}
+
+
+def _pooled(shapes: Mapping[str, Shape], rates: Mapping[str, float], total: int) -> Left:
+    return {tuple(shapes): total}
+
+
+def _singly(
+    rule: "Callable[[Mapping[str, Shape], Mapping[str, float], int], dict[str, int]]",
+) -> "Callable[[Mapping[str, Shape], Mapping[str, float], int], Left]":
+    def shares(shapes: Mapping[str, Shape], rates: Mapping[str, float], total: int) -> Left:
+        return {(name,): count for name, count in rule(shapes, rates, total).items()}
+
+    return shares
+
+
+def _at_once_only(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
+    raise BadInput(
+        where=f"scope {round.scope!r}",
+        expected="layer or global, where a network is pruned round by round",
+        found=repr(round.scope),
+        todo="It shares out what stays of a whole network that is pruned at once: method='random-erk', for one.",
+    )
 
 
 def _geometric(round: Round, rate: float, rounds: int) -> float:
@@ -183,6 +243,15 @@ def _geometric(round: Round, rate: float, rounds: int) -> float:
 def _n_over_m(round: Round, rate: float, rounds: int) -> float:
     """n / m after the first round, of a layer whose inputs divide by m."""
     return (round.n or 0) / (round.m or 1) if rounds else 1.0
+
+
+def _n_of_m_left(round: Round, sizes: Mapping[str, int], rates: Mapping[str, float], rounds: int) -> Left:
+    raise BadInput(
+        where="scope 'n_of_m'",
+        expected="rounds of pruning after trainings",
+        found="a network that is pruned at once",
+        todo="Take the scope layer or global.",
+    )
 
 
 def _check_rates(round: Round) -> None:
@@ -211,13 +280,47 @@ def _check_n_of_m(round: Round) -> None:
 
 
 SCOPES: dict[str, Scope] = {
-    "layer": Scope("each layer loses its rate of its living weights", _by_layer, _geometric, _check_rates),
-    "global": Scope("all layers together lose one rate", _globally, _geometric, _check_one_rate, by_kind=False),
+    "layer": Scope(
+        about="each layer loses its rate of its living weights",
+        prune=_by_layer,
+        density=_geometric,
+        check=_check_rates,
+        left=_each_left,
+        shares=_singly(layerwise.evenly),
+    ),
+    "global": Scope(
+        about="all layers together lose one rate",
+        prune=_globally,
+        density=_geometric,
+        check=_check_one_rate,
+        left=_pool_left,
+        shares=_pooled,
+        by_kind=False,
+    ),
+    "er": Scope(
+        about="layers keep shares that go as (n_in + n_out) / (n_in n_out) (Erdős-Rényi), at once",
+        prune=_at_once_only,
+        density=_geometric,
+        check=_check_rates,
+        left=_each_left,
+        shares=_singly(layerwise.erdos_renyi),
+        whole=True,
+    ),
+    "erk": Scope(
+        about="layers keep shares that go as the sum of their axes over the product (Erdős-Rényi-Kernel), at once",
+        prune=_at_once_only,
+        density=_geometric,
+        check=_check_rates,
+        left=_each_left,
+        shares=_singly(layerwise.erdos_renyi_kernel),
+        whole=True,
+    ),
     "n_of_m": Scope(
         about="n of every m weights along a layer's inputs stay",
         prune=_n_of_m,
         density=_n_over_m,
         check=_check_n_of_m,
+        left=_n_of_m_left,
         by_kind=False,
         counted=True,
         once=True,

@@ -8,6 +8,7 @@ from tombola.early_bird import Settling
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
+    from tombola.at_once import Scoring
     from tombola.mask import Mask
     from tombola.weights import Weights
 
@@ -68,6 +69,10 @@ class MethodReplicate(Draws, Protocol[T]):
     def epoch_iterations(self) -> int:
         """The optimiser steps of one pass over the training set."""
 
+    @property
+    def options(self) -> Any:
+        """What a spec has chosen of what the method lets one choose: a value of `Method.options`."""
+
     def train(self, start: Any, mask: Any = None, recipe: Recipe | None = None) -> T:
         """From `start`, taken as the state at step k, to the end under `mask`."""
 
@@ -79,3 +84,9 @@ class MethodReplicate(Draws, Protocol[T]):
 
         `training` itself is not done for it: it says how the search for the mask goes.
         """
+
+    def prune_at_once(self, weights: Any, level: int, scoring: "Scoring") -> Any:
+        """The mask that is left when `weights` lose at once all that the levels up to `level` lose."""
+
+    def mask_of(self, trained: T) -> Any:
+        """The mask that a training ends under: the one that it was given, or its own where it changes it."""

@@ -35,7 +35,7 @@ def semi_structured(model: nn.Module) -> nn.Module:
     https://arxiv.org/abs/2104.08378.
 
     Args:
-        model: on a CUDA device of capability 8.0 or higher, its weights m ⊙ theta; `prune.n_of_m` makes such a mask.
+        model: on a CUDA device of capability 8.0 or higher, its weights m ⊙ theta; `n_of_m.n_of_m` makes such a mask.
 
     Raises:
         BadInput: there is no such device, the model is not on it, or none of its layers can be converted.
@@ -74,7 +74,7 @@ def _no_layer(name: str, why: str) -> BadInput:
         where="semi_structured",
         expected="a linear layer of 2 in 4 weights, of a type and of sizes that torch takes",
         found=f"none; {name}: {why}",
-        todo="`prune.n_of_m` makes such masks; `.half()` gives the weights a type that fits.",
+        todo="`n_of_m.n_of_m` makes such masks; `.half()` gives the weights a type that fits.",
     )
 
 

@@ -11,11 +11,32 @@ from tombola.dynamics import DYNAMICS, Dynamics
 from tombola.errors import BadInput
 from tombola.lab.studies import STUDIES, Study
 from tombola.mark import Mark, marks
-from tombola.method import Method
+from tombola.method import Method, SearchOptions
 from tombola.methods import METHODS
 from tombola.objective import OBJECTIVES, Objective
 from tombola.score import Score
 from tombola.scores import SCORES
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared inside of a replicate: a method with what is chosen of it, or a control of its tickets.
+
+    Attributes:
+        name: by which the spec's `arms` name it.
+        options: a value of the method's `options`.
+        control: None for the tickets themselves.
+    """
+
+    name: str
+    method: Method
+    options: SearchOptions
+    control: Control | None = None
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether its levels go back to early weights."""
+        return self.method.rewinds or self.options.apart
 
 
 @dataclass(frozen=True)
@@ -34,15 +55,28 @@ class Members:
         """Kind -> name -> member."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    @property
-    def marks(self) -> dict[str, Mark]:
-        """How each arm looks in figures."""
+    def marks(self, spec: Any) -> dict[str, Mark]:
+        """How each arm of a spec looks in figures; those that it declares have marks that are free."""
         of_controls = {name: control.mark for name, control in self.controls.items()}
-        return marks(of_controls | {name: method.mark for name, method in self.methods.items()})
+        of_methods = {name: method.mark for name, method in self.methods.items()}
+        return marks(of_controls | of_methods | dict.fromkeys(spec.arm, None))
+
+    def arm(self, name: str, spec: Any) -> "Arm":
+        """The arm of a spec that has this name: one that it declares, the ticket, a control of the ticket, a method."""
+        if name in spec.arm:
+            own = spec.arm[name]
+            control = self.controls[own.control] if own.control else None
+            return Arm(name, self.methods[own.method], own.search, control)
+        if name in self.methods:
+            method = self.methods[name]
+            return Arm(name, method, method.options())
+        control, method = self.controls.get(name), self.methods[spec.method]
+        options = spec.search if spec.search.model_fields_set else method.options()
+        return Arm(name, method, options, control)
 
     def draws(self, arm: str, spec: Any) -> int:
         """How many trainings of an arm there are at each level of a replicate: the draws of a control, else 1."""
-        control = self.controls.get(arm)
+        control = self.arm(arm, spec).control
         draws: dict[str, int] = spec.draws
         return draws.get(arm, getattr(spec, control.draws) if control and control.draws else 1)
 

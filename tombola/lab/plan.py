@@ -14,13 +14,14 @@ from tombola.engine.machine import devices, processes
 from tombola.engine.training import Training
 from tombola.errors import BadInput, shown
 from tombola.lab.kinds import Train
+from tombola.lab.members import Arm
 from tombola.lab.replicate import Replicate
 from tombola.lab.row import Row
 from tombola.lab.runs import Run, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Question, Series, asked
-from tombola.method import Method
+from tombola.method import Method, retrained
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def _planned(experiment: Experiment) -> _Planned:
     for number in range(spec.replicates):
         for step in spec.rewind:
             replicate = Replicate(spec, number, step, members)
-            tickets = _searched(members.methods[spec.method], replicate)
+            tickets = _trainings(members.arm("ticket", spec), replicate)
             rows += _rows(replicate, tickets)
             questions += _questions(experiment, Series(replicate, tickets, members.controls))
     return rows, questions
@@ -97,22 +98,35 @@ def _check_again(experiment: Experiment, first: _Planned, second: _Planned) -> N
 
 def _by_member(experiment: Experiment, rows: list[Row], questions: list[Question]) -> dict[str, list[Run]]:
     """The runs that each method, control and study asks for; those of the method that makes the tickets come first."""
-    method, controls, runs = experiment.spec.method, experiment.members.controls, dict[str, list[Run]]()
+    spec, runs = experiment.spec, dict[str, list[Run]]()
     for row in rows:
-        arm = method if row.arm in ("dense", "ticket") else row.arm
-        runs.setdefault(f"{'control' if arm in controls else 'method'} {arm}", []).append(row.run)
+        arm = experiment.members.arm("ticket" if row.arm == "dense" else row.arm, spec)
+        of = f"control {arm.control.name}" if arm.control else f"method {arm.method.name}"
+        runs.setdefault(of, []).append(row.run)
     for question in questions:
         runs.setdefault(f"study {question.study}", []).append(question.run)
     return runs
 
 
+def _trainings(arm: Arm, replicate: Replicate) -> list[Train]:
+    """What an arm's method makes, level by level, trained in full where it searches with another recipe.
+
+    Raises:
+        BadInput: it makes no list of trainings.
+    """
+    own = replace(replicate, options=arm.options)
+    made = _searched(arm.method, own.searching if arm.options.apart else own)
+    trainings = list(retrained(own, iter(made))) if arm.options.apart else made
+    return [trainings[rounds] for rounds in own.rounds if rounds < len(trainings)]
+
+
 def _searched(method: Method, replicate: Replicate) -> list[Train]:
-    """What a method makes, level by level.
+    """What a method makes, round by round.
 
     Raises:
         BadInput: it is no list of trainings.
     """
-    made: Any = method.search(replicate, replicate.spec.levels)
+    made: Any = method.search(replicate, replicate.rounds[-1])
     trainings = list(made) if isinstance(made, Iterable) else [made]
     for each in trainings:
         if not isinstance(each, Train):
@@ -132,22 +146,37 @@ def _no_training(method: Method, does: str, made: object) -> BadInput:
 
 def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:
     spec, members, number, step = replicate.spec, replicate.members, replicate.number, replicate.rewind_step
-    controls = [(arm, members.controls[arm], members.draws(arm, spec)) for arm in spec.arms if arm in members.controls]
+    arms = [members.arm(name, spec) for name in spec.arms if name != "ticket"]
+    found = {arm.name: _trainings(arm, replicate) for arm in arms if arm.name in spec.arm or arm.control is None}
     for level, ticket in enumerate(tickets):
         if level == 0:
             yield Row("dense", number, level, 0, ticket, step)
             continue
         yield Row("ticket", number, level, 0, ticket, step)
-        for arm, control, draws in controls:
-            drawn = [control.training(replicate, ticket, level, draw) for draw in range(draws)]
-            if len(set(drawn)) < draws:  # they would count as several
-                raise _same_draws(arm, draws)
-            for draw, run in enumerate(drawn):
-                yield Row(arm, number, level, draw, run, step)
-    for arm in (arm for arm in spec.arms if arm in members.methods):
-        for level, run in enumerate(_searched(members.methods[arm], replicate)):
-            if level:
-                yield Row(arm, number, level, 0, run, step)
+        for arm in arms:
+            if arm.control:
+                of = found.get(arm.name, tickets)
+                yield from (
+                    Row(arm.name, number, level, draw, run, step) for draw, run in _drawn(arm, replicate, of, level)
+                )
+    for arm in arms:
+        if arm.control is None:
+            for level, run in enumerate(found[arm.name]):
+                if level:
+                    yield Row(arm.name, number, level, 0, run, step)
+
+
+def _drawn(arm: Arm, replicate: Replicate, tickets: Sequence[Train], level: int) -> Iterator[tuple[int, Train]]:
+    """The draws of a control at a level, of whosever tickets these are."""
+    assert arm.control
+    if level >= len(tickets):
+        return
+    own = replace(replicate, options=arm.options)
+    draws = replicate.members.draws(arm.name, replicate.spec)
+    drawn = [arm.control.training(own, tickets[level], level, draw) for draw in range(draws)]
+    if len(set(drawn)) < draws:  # they would count as several
+        raise _same_draws(arm.name, draws)
+    yield from enumerate(drawn)
 
 
 def _same_draws(arm: str, draws: int) -> BadInput:
@@ -215,7 +244,10 @@ def run_seconds(plan: Plan, store: Store) -> Callable[[Run], float]:
 
 def _densities(spec: Spec, level: int) -> dict[str, float]:
     kinds = models.kinds(spec.recipe.model, spec.facts.shape, spec.facts.classes, spec.prune.include)
-    return spec.prune.round.densities(kinds, level)
+    if not spec.densities or not level:
+        return spec.prune.round.densities(kinds, level)
+    rates, density = spec.prune.round.rates_of(kinds), spec.densities[level - 1]
+    return {name: density if name in rates else 1.0 for name in kinds}
 
 
 def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:

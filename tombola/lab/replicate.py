@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from tombola import models
+from tombola.at_once import Scoring, course
 from tombola.code import named
 from tombola.early_bird import Settling
 from tombola.errors import BadInput
@@ -24,6 +25,7 @@ from tombola.lab.kinds import (
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.runs import Network, Run
 from tombola.lab.spec import Spec
+from tombola.method import SearchOptions
 from tombola.recipe import Recipe
 from tombola.steps import Step
 
@@ -40,12 +42,24 @@ class Replicate:
         number: from 0.
         rewind: the step k that its tickets return to; by default the spec's first.
         members: those that the spec was read with.
+        options: what has been chosen of the method that is asked.
     """
 
     spec: Spec
     number: int
     rewind: Step | None = None
     members: Members = field(default=BUILT_IN, repr=False)
+    options: SearchOptions = field(default_factory=SearchOptions)
+
+    @property
+    def searching(self) -> "Replicate":
+        """The same where its method searches with another recipe than the one that tickets are trained with."""
+        options, recipe = self.options, self.spec.recipe
+        changed: dict[str, object] = dict(options.of_recipe)
+        if options.lr is not None:
+            changed["optimizer"] = recipe.optimizer.model_copy(update={"lr": options.lr})
+        spec = self.spec.model_copy(update={"recipe": recipe.model_copy(update=changed)})
+        return replace(self, spec=spec)
 
     def seed(self, name: str) -> int:
         """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
@@ -115,13 +129,30 @@ class Replicate:
 
     def prune(self, trained: Train, mask: Run | None) -> Prune:
         """One round more: what is left of `mask` after the lowest-scoring weights of `trained` have gone."""
-        prune, score = self.spec.prune, self.members.scores[self.spec.prune.score]
+        prune, options = self.spec.prune, self.options
+        how = Scoring(options.score or prune.score, options.scope)
+        density = self.course[_rounds(mask)] if self.spec.densities else None
+        return replace(self._pruned(trained, trained, how), mask=mask, density=density)
+
+    def prune_at_once(self, weights: Run, level: int, scoring: Scoring) -> Prune:
+        """The mask that is left when `weights`, of step k, lose at once all that the levels up to `level` lose."""
+        made = self._pruned(weights, self.train(weights), scoring)
+        made = replace(made, iterations=scoring.iterations if scoring.iterations > 1 else None)
+        made = replace(made, returning=scoring.returning or None)
+        if self.spec.densities:
+            return replace(made, density=self.course[level - 1])
+        return replace(made, rounds=level, counted=self.spec.prune.scope)
+
+    def _pruned(self, weights: Run, seen: Train, scoring: Scoring) -> Prune:
+        """A round of pruning of `weights`, whose score sees the batches of the training `seen`."""
+        prune, score = self.spec.prune, self.members.scores[scoring.score]
+        examples = scoring.examples or (scoring.per_class * self.spec.facts.classes or None)
         return Prune(
             self.network,
-            trained,
-            mask,
-            prune.score,
-            prune.scope,
+            weights,
+            None,
+            score.name,
+            scoring.scope or prune.scope,
             prune.rates,
             prune.keep,
             score_seed=self.seed("score"),
@@ -129,8 +160,8 @@ class Replicate:
             n=prune.n,
             m=prune.m,
             code=score.code,
-            sample=Sample.of(trained) if score.sees_batches else None,
-            further=trained.further if score.sees_batches else None,
+            sample=Sample.of(seen, examples) if score.sees_batches else None,
+            further=seen.further if score.sees_batches else None,
         )
 
     def settled(self, training: Train, level: int, rule: Settling) -> EarlyBird:
@@ -145,13 +176,29 @@ class Replicate:
             prune.scope,
             prune.rates,
             prune.keep,
-            None,
-            level,
-            prune.scope,
+            self.course[level - 1] if self.spec.densities else None,
+            None if self.spec.densities else level,
+            None if self.spec.densities else prune.scope,
             rule,
             include=prune.include or None,
             further=training.further,
         )
+
+    @property
+    def course(self) -> list[float]:
+        """The density after each round, where the spec has `densities`."""
+        return course(self.spec.densities, self.options.rate or self.spec.prune.rate)
+
+    @property
+    def rounds(self) -> list[int]:
+        """How many rounds of pruning each level has behind it, level 0 first."""
+        if not self.spec.densities:
+            return list(range(self.spec.levels + 1))
+        return [0, *(self.course.index(density) + 1 for density in self.spec.densities)]
+
+    def mask_of(self, trained: Train) -> Run | None:
+        """The mask that a training ends under: the one that it was given, or its own where it changes it."""
+        return trained.mask if trained.keeps_mask else trained
 
     def random_mask(self, like: Run, name: str) -> RandomMask:
         """A random mask with the layer-wise counts of `like`, from the seed of `name`."""
@@ -211,6 +258,15 @@ _MASKS = (Prune, FullMask, RandomMask, ShuffledMask, DerivedMask)
 def _read(run: Run, where: str) -> tuple[Literal["weights", "mask"], Run]:
     """Which of its outcome is meant where a run stands for what it made."""
     return ("mask" if isinstance(run, _MASKS) else "weights", _given(run, where))
+
+
+def _rounds(mask: Run | None) -> int:
+    """How many rounds of pruning a mask has behind it."""
+    rounds = 0
+    while mask is not None:
+        rounds += isinstance(mask, Prune)
+        mask = mask.mask if isinstance(mask, Prune) else getattr(mask, "like", None)
+    return rounds
 
 
 def _found_again(function: Callable[..., object], where: str) -> tuple[str, str | None]:

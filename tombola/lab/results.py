@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from tombola.controls import Control
 from tombola.errors import BadInput
 from tombola.lab.costs import Cost, Costs
 from tombola.lab.plan import Plan
@@ -106,6 +107,13 @@ class Results:
         model, count = self.rows[0].row.run.recipe.model, self.weights
         return f"{model}, {f'{count / 1e6:.2g} M' if count >= 100_000 else f'{count:,}'} weights"
 
+    @property
+    def _controls(self) -> dict[str, Control]:
+        """By the name of the arm, the controls of the ticket; of another method's tickets they are none of its."""
+        spec, members = self.experiment.spec, self.experiment.members
+        of_ticket = [arm for name in spec.arms if name not in spec.arm and (arm := members.arm(name, spec)).control]
+        return {arm.name: arm.control for arm in of_ticket if arm.control}
+
     @cached_property
     def table(self) -> list[dict[str, Any]]:
         """One record per replicate x arm x level (x draw), with `COLUMNS`; accuracies as fractions."""
@@ -136,11 +144,7 @@ class Results:
         close = self.made_by_several(near) or (_LAST_BITS if near else "")
         return [
             *([partial] if count < whole else []),
-            *(
-                sentences(self.verdicts, self.criteria, self.experiment.members.controls)
-                if self.experiment.spec.levels
-                else [_NO_LEVEL]
-            ),
+            *(sentences(self.verdicts, self.criteria, self._controls) if self.experiment.spec.levels else [_NO_LEVEL]),
             *([close] if close else []),
             *_failures(self.plan, self.store),
             *self.unanswered,
@@ -219,7 +223,7 @@ def criteria(plan: Plan) -> Criteria:
         confidence=spec.verdict.confidence,
         accuracy_grain=spec.facts.grain(spec.facts.test),
         step_grain=every,
-        isolated=plan.experiment.members.methods[spec.method].rewinds,
+        isolated=plan.experiment.members.arm("ticket", spec).rewinds,
         paced=spec.verdict.at == "early-stop",
         chance=spec.facts.chance,
     )

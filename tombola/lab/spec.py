@@ -3,7 +3,7 @@
 import hashlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,10 +13,12 @@ from pydantic import (
     BeforeValidator,
     Field,
     InstanceOf,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     create_model,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -29,6 +31,7 @@ from tombola.lab.extension import Extension
 from tombola.lab.fields import MOST, listed
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.studies import study_table
+from tombola.method import Method, SearchOptions
 from tombola.pruning import SCOPES, Round, by_kind
 from tombola.recipe import Recipe
 from tombola.steps import Step
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 else:
     StudySpec = study_table(BUILT_IN.studies)
 
+_LATER = ("draws", "densities", "arm")  # absent where empty
 MOST_MARGIN = 0.1  # of accuracy: whoever asks for more means points
 
 
@@ -51,14 +55,19 @@ def _points(value: Any) -> Any:
     return value
 
 
-def _member(*kinds: str, also: Sequence[str] = ()) -> AfterValidator:
-    """A name that a member of one of the kinds has, of those that the spec is read with, or one of `also`."""
+def _member(kind: str) -> AfterValidator:
+    """A name that a member of the kind has, of those that the spec is read with."""
 
     def known(name: str, info: ValidationInfo) -> str:
-        tables = info.context or BUILT_IN.tables
-        return _among([*also, *(each for kind in kinds for each in tables[kind])], name)
+        return _among(list((info.context or BUILT_IN.tables)[kind]), name)
 
     return AfterValidator(known)
+
+
+def _arm(name: str, info: ValidationInfo) -> str:
+    """The name of an arm: the ticket, a control of it, a method, one that the spec declares."""
+    tables = info.context or BUILT_IN.tables
+    return _among(["ticket", *tables["controls"], *tables["methods"], *info.data.get("arm", ())], name)
 
 
 def _among(names: Sequence[str], name: str) -> str:
@@ -141,16 +150,69 @@ class VerdictSpec(Value):
     confidence: Number = Field(default=0.95, gt=0.5, lt=1)
 
 
+def _options(table: Any, method: str, methods: Mapping[str, Method]) -> SearchOptions:
+    """What a table says of the choices that a method leaves; of a method that there is not, those of all."""
+    known = methods[method].options if method in methods else SearchOptions
+    return table if isinstance(table, SearchOptions) else known.model_validate(table)
+
+
+def _search(table: Any, info: ValidationInfo) -> SearchOptions:
+    return _options(table, info.data.get("method", ""), (info.context or BUILT_IN.tables)["methods"])
+
+
+class ArmSpec(Value):
+    """An arm of its own: a method with what is chosen of it, or a control of that method's tickets.
+
+    Attributes:
+        method: by default the one of the arm's name.
+        control: None for the method's tickets themselves.
+        search: what is chosen of what the method lets one choose; written beside the other two.
+    """
+
+    method: Annotated[str, _member("methods")]
+    control: Annotated[str, _member("controls")] | None = None
+    search: SerializeAsAny[SearchOptions] = SearchOptions()
+
+
+def _named_arms(tables: Any) -> Any:
+    """Tables of arms, each with the method of its name where it names none."""
+    if not isinstance(tables, dict):
+        return tables
+    return {name: {"method": name, **table} if isinstance(table, dict) else table for name, table in tables.items()}
+
+
+def _arm_spec(table: Any, info: ValidationInfo) -> Any:
+    if not isinstance(table, dict) or "search" in table:
+        return table
+    known = info.context or BUILT_IN.tables
+    own = {field: value for field, value in table.items() if field not in ("method", "control")}
+    search = _options(own, table["method"], known["methods"])
+    return {field: table[field] for field in ("method", "control") if field in table} | {"search": search}
+
+
+def _levels_of_densities(table: Any) -> Any:
+    """As many levels as densities, where these are given."""
+    densities = table.get("densities") if isinstance(table, dict) else None
+    if not densities or not isinstance(densities, list | tuple) or "levels" in table:
+        return table
+    return {**table, "levels": len(densities)}
+
+
 class Spec(Value):
     """One experiment; `docs/spec.md` explains each field."""
 
     about: str = ""
     replicates: Count = Field(default=3, ge=1, le=MOST)
     levels: Count = Field(default=20, ge=0, le=MOST)
-    arms: Annotated[
-        tuple[Annotated[str, _member("controls", "methods", also=["ticket"])], ...], BeforeValidator(listed)
-    ] = Field(default=("ticket", "reinit", "random"), min_length=1)
+    densities: Annotated[tuple[Annotated[Number, Field(gt=0, lt=1)], ...], BeforeValidator(listed)] = ()
+    arm: Annotated[dict[str, Annotated[ArmSpec, BeforeValidator(_arm_spec)]], BeforeValidator(_named_arms)] = Field(
+        default={}
+    )
+    arms: Annotated[tuple[Annotated[str, AfterValidator(_arm)], ...], BeforeValidator(listed)] = Field(
+        default=("ticket", "reinit", "random"), min_length=1
+    )
     method: Annotated[str, _member("methods")] = "iterative"
+    search: Annotated[SerializeAsAny[SearchOptions], BeforeValidator(_search)] = SearchOptions()
     rewind: Annotated[tuple[StepField, ...], BeforeValidator(listed)] = Field(default=(Step("0it"),), min_length=1)
     reinits: Count = Field(default=1, ge=1, le=MOST)
     randoms: Count = Field(default=1, ge=1, le=MOST)
@@ -165,10 +227,14 @@ class Spec(Value):
     verdict: VerdictSpec = VerdictSpec()
     study: StudySpec = StudySpec()
 
+    _levels = model_validator(mode="before")(_levels_of_densities)
+
     @model_serializer(mode="wrap")
     def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = plain(self)
-        return {name: value for name, value in values.items() if name != "draws" or value}  # as in `PruneSpec`
+        if not self.search.model_fields_set:
+            del values["search"]
+        return {name: value for name, value in values.items() if name not in _LATER or value}  # as in `PruneSpec`
 
     @property
     def facts(self) -> Facts:
@@ -202,7 +268,7 @@ class Experiment(Value):
     changes: tuple[str, ...] = ()
     source: str = ""
     extensions: tuple[InstanceOf[Extension], ...] = Field(default=(), exclude=True)
-    members: InstanceOf[Members] = Field(default=BUILT_IN, exclude=True, repr=False)
+    members: InstanceOf[Members] = Field(default_factory=lambda: BUILT_IN, exclude=True, repr=False)
 
     @property
     def asked_by(self) -> str:

@@ -14,6 +14,7 @@ from tombola.lab.spec import PruneSpec, Spec
 from tombola.lab.studies import Setting, asked
 from tombola.lab.studies.checks import repeated
 from tombola.layer_patterns import named
+from tombola.method import SearchOptions
 from tombola.models import hf
 from tombola.pruning import SCOPES, Round
 
@@ -134,6 +135,10 @@ def _optimizer(spec: Spec) -> Iterable[Fault]:
 
 def _scope(spec: Spec) -> Iterable[Fault]:
     scope, alone = SCOPES[spec.prune.scope], f"in the scope {spec.prune.scope}"
+    if scope.whole:
+        yield Fault(
+            "prune.scope", "a scope for rounds of pruning", repr(spec.prune.scope), "method = 'random-erk', say"
+        )
     for name in ("conv_rate", "output_rate"):
         if not scope.by_kind and (rate := getattr(spec.prune, name)) is not None:
             todo = f"--set prune.{name}=none leaves it out; prune.keep leaves layers dense"
@@ -158,21 +163,95 @@ def _counts(prune: PruneSpec) -> Iterable[Fault]:
 
 
 def _arms(spec: Spec, members: Members) -> Iterable[Fault]:
-    if not members.methods[spec.method].rewinds:
-        controls = (members.controls[arm] for arm in spec.arms if arm in members.controls)
-        for control in (control for control in controls if not control.of_trained):
-            why = f"{spec.method} goes on from trained weights, of which this control would ask nothing"
+    arms = {name: members.arm(name, spec) for name in spec.arms}
+    for name, arm in arms.items():
+        if arm.control and not arm.rewinds and not arm.control.of_trained:
+            why = f"{arm.method.name} goes on from trained weights, of which this control would ask nothing"
             able = ", ".join(name for name, other in members.controls.items() if other.of_trained)
-            yield Fault("arms", f"only ticket, other methods and {able}", repr(control.name), why)
+            yield Fault("arms", f"only ticket, other methods and {able}", repr(name), why)
     if "ticket" not in spec.arms:
         yield Fault("arms", "ticket among them", repr(list(spec.arms)), "the other arms are compared with it")
     yield from repeated("arms", "arm", spec.arms)
-    if spec.method in spec.arms:
+    if spec.method in spec.arms and spec.method not in spec.arm:
         yield Fault(
             "arms",
             "other methods than the one of the ticket arm",
             repr(spec.method),
             f"method = {spec.method!r} is what `ticket` is",
+        )
+
+
+def _declared_arms(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Arms that nobody names, or of a name that stands for something else."""
+    for name, own in spec.arm.items():
+        where = f"arm.{name}"
+        if name not in spec.arms:
+            yield Fault(where, "an arm among the spec's arms", repr(name), f"arms = [..., {name!r}] compares it")
+        if name in ("ticket", "dense", *members.controls) or (name in members.methods and own.method != name):
+            todo = "[search] is what is chosen of the ticket's method" if name == "ticket" else ""
+            yield Fault(where, "a name that stands for nothing else", repr(name), todo)
+
+
+def _searches(spec: Spec, members: Members) -> Iterable[Fault]:
+    """What is chosen of methods that they cannot do."""
+    tables = {"search": members.arm("ticket", spec), **{f"arm.{name}": members.arm(name, spec) for name in spec.arm}}
+    for where, arm in tables.items():
+        yield from _search(spec, members, where, arm.options)
+
+
+def _search(spec: Spec, members: Members, where: str, options: SearchOptions) -> Iterable[Fault]:
+    for name, known in (("score", members.scores), ("scope", SCOPES)):
+        if (given := getattr(options, name)) is not None and given not in known:
+            yield Fault(f"{where}.{name}", f"one of {', '.join(known)}", repr(given))
+    if options.rate is not None and not spec.densities:
+        yield Fault(
+            f"{where}.rate", "densities in the spec", str(options.rate), "else it would decide about the densities"
+        )
+    if not options.of_recipe:
+        return
+    facts = spec.facts
+    if options.data is not None:
+        try:
+            facts = data.facts(options.data)
+        except (ValueError, DataError) as error:
+            yield Fault(f"{where}.data", str(error), repr(options.data), _meant(options.data))
+            return
+        if (facts.shape, facts.classes) != (spec.facts.shape, spec.facts.classes):
+            asked = f"inputs and classes like those of {spec.recipe.data}"
+            yield Fault(f"{where}.data", asked, repr(options.data), "the mask is of one and the same network")
+    batch = options.batch or spec.recipe.batch
+    if batch > facts.train:
+        yield Fault(f"{where}.batch", f"at most the {facts.train:,} training examples of {facts.name}", str(batch))
+        return
+    yield from _search_length(spec, where, options, facts.epoch_iterations(batch))
+
+
+def _search_length(spec: Spec, where: str, options: SearchOptions, epoch: int) -> Iterable[Fault]:
+    length = (options.length or spec.recipe.length).iterations(epoch)
+    if not 0 < length <= MOST_STEPS:
+        yield Fault(f"{where}.length", f"between 1 and {MOST_STEPS:,} steps", repr(str(options.length)))
+    for step in spec.rewind:
+        if step.iterations(epoch) >= max(length, 1) and options.apart:
+            yield Fault(f"{where}.length", f"more than the rewind step {step}", repr(str(options.length)))
+
+
+def _densities(spec: Spec) -> Iterable[Fault]:
+    densities = spec.densities
+    if not densities:
+        return
+    if list(densities) != sorted(set(densities), reverse=True):
+        yield Fault("densities", "densities that fall from one to the next", str(list(densities)))
+    if spec.levels != len(densities):
+        yield Fault(
+            "levels", "none where there are densities", str(spec.levels), "--set levels=none: each density is a level"
+        )
+    if SCOPES[spec.prune.scope].counted:
+        yield Fault(
+            "densities", f"none in the scope {spec.prune.scope}", str(list(densities)), "n and m say how many stay"
+        )
+    elif not 0 < spec.prune.rate < 1:
+        yield Fault(
+            "prune.rate", "more than 0 and less than 1", str(spec.prune.rate), "no rounds of it reach a density"
         )
 
 
@@ -195,11 +274,11 @@ def _endless(spec: Spec, members: Members) -> Iterable[Fault]:
 
 def _drawn_controls(spec: Spec, members: Members) -> Iterable[Fault]:
     """Draws of what is not drawn, or twice said."""
-    controls = [arm for arm in spec.arms if arm in members.controls]
+    controls = {name: control for name in spec.arms if (control := members.arm(name, spec).control)}
     for arm in spec.draws:
         if arm not in controls:
             yield Fault(f"draws.{arm}", f"a control among the spec's arms ({', '.join(controls) or 'none'})", repr(arm))
-        elif (field := members.controls[arm].draws) and field in spec.model_fields_set:
+        elif (field := controls[arm].draws) and field in spec.model_fields_set:
             yield Fault(f"draws.{arm}", f"one number of draws of {arm}", f"{field} beside it", "leave one of them out")
 
 
@@ -256,5 +335,5 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
         yield from study.faults(table, setting)
 
 
-_CHECKS = (_length, _foreign, _data, _steps, _rewinding, _misnamed_layers, _optimizer, _scope)
-_CHECKS_OF_MEMBERS = (_endless, _drawn_controls, _studies, _arms)
+_CHECKS = (_length, _foreign, _data, _steps, _rewinding, _misnamed_layers, _optimizer, _scope, _densities)
+_CHECKS_OF_MEMBERS = (_endless, _drawn_controls, _studies, _arms, _declared_arms, _searches)

@@ -124,21 +124,24 @@ class _Known:
     Attributes:
         tables: path -> model.
         named: field of the recipe -> name -> model, of tables that are told apart by their `name`.
+        methods: name -> the model of what a method lets one choose, in `search` and in the tables of arms.
     """
 
     tables: Mapping[str, type[BaseModel]]
     named: Mapping[str, Mapping[str, type[BaseModel]]]
+    methods: Mapping[str, type[BaseModel]]
 
     @staticmethod
     def of(members: Members) -> "_Known":
         """With those that come of the members."""
         spec = spec_model(members)
         fields: dict[str, Any] = {name: field.annotation for name, field in spec.model_fields.items()}
-        tables = {name: model for name, model in fields.items() if _is_model(model)}
+        tables = {name: model for name, model in fields.items() if _is_model(model) and name != "search"}
         studies = {f"study.{name}": study.table for name, study in members.studies.items()}
         named = {"optimizer": _by_name(Optimizer), "schedule": _by_name(Schedule), "objective": members.objectives}
         named["dynamics"] = members.dynamics
-        return _Known({"": spec, **tables, **studies}, named)
+        methods = {name: method.options for name, method in members.methods.items()}
+        return _Known({"": spec, **tables, **studies}, named, methods)
 
     @property
     def paths(self) -> Iterable[str]:
@@ -152,10 +155,19 @@ class _Known:
         """The fields below `parents`, as far as that can be told."""
         if ".".join(parents) in self.tables:
             return set(self.tables[".".join(parents)].model_fields)
+        if parents[0] in ("search", "arm"):
+            return self._chosen(parents, table)
         inner = table.get("recipe", {}).get(parents[-1], {})
         models = self.named.get(parents[-1], {})
         chosen = models.get(inner.get("name", "") if isinstance(inner, dict) else "")
         return set(chosen.model_fields) if chosen else set()
+
+    def _chosen(self, parents: Sequence[str], table: Mapping[str, Any]) -> set[str]:
+        """The fields of what is chosen of a method: the spec's own, or that of an arm."""
+        if parents[0] == "search":
+            return set(self.methods[table.get("method", "iterative")].model_fields)
+        own = table["arm"][parents[1]]
+        return {"method", "control", *self.methods[own.get("method", parents[1])].model_fields}
 
 
 def _is_model(annotation: Any) -> bool:

@@ -29,7 +29,7 @@ def ticket_of(plan: Plan, store: Store, level: int, replicate: int) -> "Ticket":
     from tombola.ticket import Seed, Ticket
 
     spec = plan.experiment.spec
-    if not plan.experiment.members.methods[spec.method].rewinds:
+    if not plan.experiment.members.arm("ticket", spec).rewinds:
         raise _no_ticket(spec)
     run = _training(plan, level, replicate)
     _need(run.inputs if run.keeps_mask else (run, *run.inputs), plan, store, level, replicate)

@@ -25,7 +25,7 @@ def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[flo
         results: of the experiment, one finished row at least.
         survivors: (density, image of what is alive in the first layer relative to its mean) at a few levels, or none.
     """
-    rows, marks = results.rows, results.experiment.members.marks
+    rows, marks = results.rows, results.experiment.members.marks(results.experiment.spec)
     several = len({result.row.rewind for result in rows}) > 1
     dense = "each begins at its dense network" if several else "the black dashed line is the dense network"
     whose = f"lines are means, bands reach from smallest to largest, {dense}"
@@ -75,7 +75,7 @@ def study_figures(results: Results, taken: Collection[str] = ()) -> dict[str, Fi
     members, figures = results.experiment.members, dict[str, Figure]()
     for study in members.studies.values():
         if own := [finding for finding in results.findings if finding.study == study.name]:
-            for name, figure in study.figures(own, members.marks).items():
+            for name, figure in study.figures(own, members.marks(results.experiment.spec)).items():
                 file = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
                 while file in {*taken, *figures}:
                     file = f"{study.name}-{file}"

@@ -36,6 +36,8 @@ class Options:
         if self.levels > 1 and SCOPES[self.round.scope].once:
             expected = f"0 or 1 in the scope {self.round.scope!r}, where a second round removes nothing more"
             raise _no_levels(self.levels, expected, "levels=1 prunes once.")
+        if SCOPES[self.round.scope].whole:
+            raise _no_rounds(self.round.scope)
 
     def values(self) -> dict[str, Any]:
         """Return them as JSON has them, without the score."""
@@ -85,3 +87,8 @@ def rates_of(rate: float | Mapping[str, float]) -> tuple[tuple[str, float], ...]
 
 def _no_levels(levels: object, expected: str, todo: str) -> BadInput:
     return BadInput(where="levels", expected=expected, found=repr(levels), todo=todo)
+
+
+def _no_rounds(scope: str) -> BadInput:
+    expected, todo = "a scope for rounds of pruning", "prune_at_init(model, scope=...) makes a mask at once, for mask=."
+    return BadInput(where="scope", expected=expected, found=repr(scope), todo=todo)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tombola import models
+from tombola.at_once import Amount, AtOnce
 from tombola.code import attribute
 from tombola.data.facts import Facts
 from tombola.errors import BadInput
@@ -31,6 +32,7 @@ class Sample:
     Attributes:
         recipe: which model, which data, how large a batch, what the training makes small.
         data_fingerprint, split_seed, order_seed, augment_seed: as `Train` has them.
+        examples: how many of them, of one epoch at most; None for an epoch.
     """
 
     recipe: Recipe
@@ -38,21 +40,23 @@ class Sample:
     split_seed: int
     order_seed: int
     augment_seed: int | None = None
+    examples: int | None = None
 
     @classmethod
-    def of(cls, training: Train) -> "Sample":
-        """What `training` sees."""
+    def of(cls, training: Train, examples: int | None = None) -> "Sample":
+        """What `training` sees, or the first `examples` of that."""
         seeds = training.split_seed, training.order_seed, training.augment_seed
-        return cls(training.recipe, training.data_fingerprint, *seeds)
+        return cls(training.recipe, training.data_fingerprint, *seeds, examples)
 
     def size(self, known: Known) -> int:
-        """How many examples they are: those of one epoch."""
-        return known.facts(self.recipe.data).train
+        """How many examples they are: those of one epoch, at the most."""
+        epoch = known.facts(self.recipe.data).train
+        return epoch if self.examples is None else min(self.examples, epoch)
 
     def batches(self, worker: "Worker") -> "Iterable[Batch]":
         """Those of one epoch, on the worker's device, from the first one on as often as they are asked for."""
         steps = worker.placed(self.recipe).facts.epoch_iterations(self.recipe.batch)
-        return _Epoch(worker.batches(self), steps)
+        return _Epoch(worker.batches(self), steps, self.examples)
 
     def loss(self, inputs: "Mapping[str, Mapping[str, Tensor]]") -> "Callable[[nn.Module, Batch], Tensor]":
         """What the training makes small, given the weights that it was given beside its start, by name."""
@@ -62,13 +66,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Epoch:
-    """The first `steps` batches, each time from the first one on."""
+    """The first `steps` batches, and of these so many examples, each time from the first one on."""
 
     batches: "Callable[[int], Batch]"
     steps: int
+    examples: int | None = None
 
     def __iter__(self) -> "Iterator[Batch]":
-        return map(self.batches, range(self.steps))
+        if self.examples is None:
+            yield from map(self.batches, range(self.steps))
+            return
+        left = self.examples
+        for step in range(self.steps):
+            inputs, labels = self.batches(step)
+            yield inputs[:left], labels[:left]
+            left -= len(labels)
+            if left <= 0:
+                return
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,11 +103,29 @@ class Prune(Run):
         code: SHA-256 of the file that the score comes from; None for Tombola's own.
         sample: the batches that the score sees; None for one that sees none.
         further: what else the loss that the score sees asks for, as `Train.further` has it; None for nothing.
+        density: what is left, at once, of all that may be pruned; None where rounds say that.
+        rounds: as many weights are left as so many rounds of `counted` would leave; None for one round from `mask` on.
+        counted: the scope of these rounds.
+        iterations, returning: in how many steps of scoring, between which weights may come back; None for one.
     """
 
     kind = "prune"
     version = 1
-    later = frozenset({"include", "n", "m", "code", "sample", "further"})
+    later = frozenset(
+        {
+            "include",
+            "n",
+            "m",
+            "code",
+            "sample",
+            "further",
+            "density",
+            "rounds",
+            "counted",
+            "iterations",
+            "returning",
+        }
+    )
 
     network: Network
     trained: Run
@@ -109,29 +141,57 @@ class Prune(Run):
     code: str | None = None
     sample: Sample | None = None
     further: tuple[tuple[str, Run], ...] | None = None
+    density: float | None = None
+    rounds: int | None = None
+    counted: str | None = None
+    iterations: int | None = None
+    returning: bool | None = None
 
     @property
     def data(self) -> tuple[str, ...]:
         return (self.sample.recipe.data,) if self.sample else ()
 
     def seconds(self, facts: Facts, step_seconds: Callable[[], float]) -> float:
-        """An epoch's steps where the score sees batches, of which it asks a gradient, say; nothing elsewhere."""
-        return facts.epoch_iterations(self.sample.recipe.batch) * step_seconds() if self.sample else 0.0
+        """The steps of an epoch, or of its examples, where the score sees batches; nothing elsewhere."""
+        if self.sample is None:
+            return 0.0
+        batch, examples = self.sample.recipe.batch, self.sample.examples
+        steps = facts.epoch_iterations(batch) if examples is None else -(-examples // batch)
+        return (self.iterations or 1) * steps * step_seconds()
+
+    @property
+    def amount(self) -> Amount | None:
+        """What is left of the whole network; None for a round more."""
+        if self.density is None and self.rounds is None:
+            return None
+        scope = self.counted or self.scope
+        by = Round(scope, by_kind(dict(self.rates), scope), self.keep, self.include or ())
+        return Amount(by, self.density, self.rounds or 0)
 
     def macs(self, known: Known) -> Macs:
         """What its score takes on the examples that it sees, of the network under the mask before."""
         score, seen = self.round(known.scores).score, self.sample.size(known) if self.sample else 0
         f = known.forward(self.network, self.mask)
-        return Macs(score.cost(f.ideal, seen), score.cost(f.executed, seen))
+        return Macs(score.cost(f.ideal, seen), score.cost(f.executed, seen)) * (self.iterations or 1)
 
     def counts(self, known: Known) -> Mapping[str, int]:
         """Each layer's rate of what was alive goes; in the scope `global` the same rate in all of them."""
         before, whole = known.living(self.network, self.mask), known.living(self.network, None)
+        if self.amount is not None:
+            return self._shares(known, self.amount)
         model, round = self.network, self.round(known.scores)
         rates = round.rates_of(models.kinds(model.model, model.shape, model.classes))
         once, density = SCOPES[self.scope].once, SCOPES[self.scope].density
         after = {name: (whole if once else before)[name] * density(round, rate, 1) for name, rate in rates.items()}
         return {name: min(count, math.floor(after.get(name, count) + 0.5)) for name, count in before.items()}
+
+    def _shares(self, known: Known, amount: Amount) -> Mapping[str, int]:
+        """Every layer's share of what is left of all, at one density."""
+        whole, model = known.living(self.network, None), self.network
+        rates = amount.by.rates_of(models.kinds(model.model, model.shape, model.classes))
+        sizes = {name: whole[name] for name in rates}
+        density = amount.total(sizes, rates) / sum(sizes.values())
+        return {name: math.floor(density * count + 0.5) if name in rates else count for name, count in whole.items()}
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Score the trained weights, and let the lowest of what is alive go."""
@@ -145,8 +205,16 @@ class Prune(Run):
         # The store lists layers by the alphabet; among equal scores the earlier layer of the model goes first.
         stored = worker.store.mask(self.mask) if self.mask else everything
         before = Mask({name: stored[name] for name in everything})
-        ranked = scores(round.score, self._scored(model, before, worker))
-        return mask_outcome(round.next(before, ranked, prunable.prunable(model, round.include)))
+        kinds = prunable.prunable(model, round.include)
+        see = self._eye(model, worker)
+        if self.amount is None:
+            return mask_outcome(round.next(before, scores(round.score, see(None, before)), kinds))
+        at_once = AtOnce(round, self.amount, self.iterations or 1, bool(self.returning))
+
+        def ranked(alive: "Mask", among: "Mask") -> "Mapping[str, Tensor]":
+            return scores(round.score, see(alive, among))
+
+        return mask_outcome(at_once.mask(everything, ranked, kinds, before=before))
 
     def round(self, scores: "Mapping[str, Score]") -> Round:
         """Return what goes in it.
@@ -170,16 +238,21 @@ class Prune(Run):
             score=score,
         )
 
-    def _scored(self, model: "nn.Module", before: "Mask", worker: "Worker") -> "Scored":
-        from tombola import weights
+    def _eye(self, model: "nn.Module", worker: "Worker") -> "Callable[[Mask | None, Mask], Scored]":
+        """What a score sees of the network under a mask, None for as it is, and of the weights to be scored."""
+        from tombola import mask, weights
         from tombola.score import Scored
 
-        trained = worker.store.weights(self.trained)
-        weights.put(model, trained)
-        if self.sample is None:
-            return Scored(model, trained, before, seed=self.score_seed)
-        loss = self.sample.loss(further_inputs(self.further, worker))
-        return Scored(model.to(worker.device), trained, before, self.sample.batches(worker), self.score_seed, loss)
+        trained, sample = worker.store.weights(self.trained), self.sample
+        loss = sample.loss(further_inputs(self.further, worker)) if sample else None
+
+        def see(alive: "Mask | None", among: "Mask") -> "Scored":
+            weights.put(model, trained if alive is None else mask.apply(trained, alive))
+            if sample is None or loss is None:
+                return Scored(model, trained, among, seed=self.score_seed)
+            return Scored(model.to(worker.device), trained, among, sample.batches(worker), self.score_seed, loss)
+
+        return see
 
 
 def _other_score(run: Prune) -> BadInput:

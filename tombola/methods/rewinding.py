@@ -1,4 +1,4 @@
-"""Search methods: each a generator of trainings, level by level, level 0 dense.
+"""Methods that train, prune and train again: each a generator of trainings, level by level, level 0 dense.
 
 To add one: write a generator like `iterative`, and declare it in `METHODS`. What it asks of a replicate are values that
 name their inputs: nothing is trained here, and rewinding is which run a training starts from.

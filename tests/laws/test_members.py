@@ -279,7 +279,7 @@ def test_a_member_of_each_kind_reaches_everything(finished: Finished) -> None:
 
 def test_arms_without_a_mark_are_told_apart_in_print(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    experiment = read("digits", [], [tmp_path / "mine.py"])
+    experiment = read("digits", ["arms=ticket,once-more,lazily"], [tmp_path / "mine.py"])
     marks = experiment.members.marks(experiment.spec)
     assert marks["once-more"] != marks["lazily"] and marks["dense"] == DENSE and marks["ticket"] == TICKET
     assert len({(mark.dash, mark.shape) for mark in marks.values()}) == len(marks)

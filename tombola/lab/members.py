@@ -56,10 +56,10 @@ class Members:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def marks(self, spec: Any) -> dict[str, Mark]:
-        """How each arm of a spec looks in figures; those that it declares have marks that are free."""
+        """How each arm of a spec looks in figures, and each control, which studies draw too."""
         of_controls = {name: control.mark for name, control in self.controls.items()}
-        of_methods = {name: method.mark for name, method in self.methods.items()}
-        return marks(of_controls | of_methods | dict.fromkeys(spec.arm, None))
+        methods = {name: self.methods[name].mark for name in spec.arms if name in self.methods and name not in spec.arm}
+        return marks(of_controls | methods | dict.fromkeys(spec.arm, None))
 
     def arm(self, name: str, spec: Any) -> "Arm":
         """The arm of a spec that has this name: one that it declares, the ticket, a control of the ticket, a method."""

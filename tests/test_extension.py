@@ -32,7 +32,7 @@ GOOD = '''
 from dataclasses import dataclass, replace
 
 from tombola import Mask
-from tombola.controls import Control
+from tombola.control import Control
 
 
 def unhurried(replicate, levels):
@@ -69,7 +69,7 @@ CONTROLS = {
 
 
 CONTROL = """
-from tombola.controls import Control
+from tombola.control import Control
 def f(*x): ...
 CONTROLS = {{'a': Control('a', {}, '', '', '', draws={!r})}}
 """

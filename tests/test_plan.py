@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tombola.controls import CONTROLS, Control
+from tombola.control import Control
+from tombola.controls import CONTROLS
 from tombola.engine import kernels
 from tombola.engine.native import calibrate
 from tombola.engine.native.layer_formats import Times

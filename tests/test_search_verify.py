@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tombola import mask, prunable, weights
-from tombola.controls import CONTROLS, Control
+from tombola.control import Control
+from tombola.controls import CONTROLS
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.replicate import Draws, T

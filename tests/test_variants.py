@@ -1,6 +1,6 @@
 """Variants of data sets: each changes of the pool what its name says, and nothing else."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
 
@@ -50,8 +50,10 @@ def test_the_facts_of_a_variant_are_those_of_its_arrays(variant: str, whole: Dat
     assert len(made.images) == len(made.labels) == pool
     assert made.labels.bincount(minlength=10).tolist() == list(subset.counts(known))
     assert made.images.shape[1:] == known.shape and made.images.dtype == torch.uint8
-    same = {"name": WHOLE, "checksum": whole.facts.checksum, "class_counts": whole.facts.class_counts}
-    assert replace(known, train=250, validation=50, **same) == whole.facts, "what is no fact of the pool stays"
+    of_the_pool = {"name", "train", "validation", "checksum", "class_counts"}
+    for field in fields(Facts):
+        if field.name not in of_the_pool:
+            assert getattr(known, field.name) == getattr(whole.facts, field.name)
     assert known.validation == (pool + 3) // 6, "in the proportion of the whole"
 
 

@@ -505,7 +505,12 @@ def test_json_says_of_each_result_which_correction_it_has() -> None:
     verdicts = judge(rounds(gaps), CRITERIA)
     (control,) = record(verdicts[-1], ACCURACY)["controls"]
     assert (control["result"], control["result_holm"]) == ("better", "not shown")
-    assert control["correction"] == {"result": "none", "result_holm": "Holm", "earlier_holm": "Holm"}
+    assert control["correction"] == {
+        "result": "none",
+        "result_holm": "Holm",
+        "earlier_holm": "Holm",
+        "same_holm": "Holm",
+    }
     assert record(verdicts[-1], ACCURACY)["dense"]["correction"] == {"result": "none"}
     assert len(control["pairs"]) == 3 and set(control["pairs"][0]) == {"replicate", "accuracy", "steps"}
 

@@ -33,7 +33,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from tombola.charts import Figure, styled
-from tombola.controls import Control
+from tombola.control import Control
 from tombola.dynamics import Course, Dynamics
 from tombola.dynamics.moving_mask import by_layer_to
 from tombola.lab.fields import Levels

@@ -25,7 +25,7 @@ from typing import Any
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from tombola.code import BYTE_ORDER_MARK, code_of, module_of, place
-from tombola.controls import Control
+from tombola.control import Control
 from tombola.dynamics import Dynamics
 from tombola.errors import BadInput
 from tombola.lab.members import Members

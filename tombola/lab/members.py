@@ -6,7 +6,8 @@ from functools import reduce
 from typing import Any, Protocol
 
 from tombola.code import code_of
-from tombola.controls import CONTROLS, Control
+from tombola.control import Control
+from tombola.controls import CONTROLS
 from tombola.dynamics import DYNAMICS, Dynamics
 from tombola.errors import BadInput
 from tombola.lab.studies import STUDIES, Study

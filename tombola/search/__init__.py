@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola import effective, mask, mask_codec, score, weights
-from tombola.controls import Control
+from tombola.control import Control
 from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
 from tombola.prunable import prunable

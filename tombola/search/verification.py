@@ -6,7 +6,8 @@ from math import isfinite
 from statistics import mean
 from typing import Any
 
-from tombola.controls import CONTROLS, Control
+from tombola.control import Control
+from tombola.controls import CONTROLS
 from tombola.study.sentences import sentences
 from tombola.study.verdict import Criteria, Trial, Verdict, record
 

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from tombola import weights
-from tombola.controls import CONTROLS, Control
+from tombola.control import Control
+from tombola.controls import CONTROLS
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.mask_checks import rearranged

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
-from tombola.controls import CONTROLS, Control
+from tombola.control import Control
+from tombola.controls import CONTROLS
+from tombola.study.sanity import Words, as_good
 from tombola.study.smoothed import LOOKS, NAME
 from tombola.study.verdict import (
     ACCURACY,
@@ -79,9 +81,8 @@ def _at_one_step(
     names = dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)
     against = []
     for name in names:
-        claim, what = (controls[name].claim, controls[name].what) if name in controls else ("", name)
-        levels = _levels(name, verdicts, criteria.metric)
-        against.append(_against(claim, what, by_control.get(name), criteria.metric, levels))
+        words = Words.of(name, controls.get(name))
+        against.append(_against(words, by_control.get(name), criteria, _levels(name, verdicts, criteria)))
     return [_tickets(verdicts, criteria), *_second_reading(verdicts), *against]
 
 
@@ -164,14 +165,14 @@ def _span(first: float, last: float) -> str:
     return f"{first:.1%}" if first == last else f"{first:.1%} to {last:.1%}"
 
 
-def _against(claim: str, what: str, contrast: Contrast | None, metric: Metric, levels: str) -> str:
+def _against(words: Words, contrast: Contrast | None, criteria: Criteria, levels: str) -> str:
     """How the ticket compares with another arm at one rewind step: over the low densities together, then by level.
 
     Args:
-        claim: what a better ticket shows; empty for an arm that is no control.
-        what: the other arm, in words.
+        words: of the other arm.
         levels: what holds level by level.
     """
+    claim, what, metric = words.claim, words.what, criteria.metric
     if contrast is None:
         opening = f"That {claim} stays open" if claim else f"The ticket beside {what} stays open"
         return f"{opening}: no replicate has both at every level yet{levels}."
@@ -179,6 +180,8 @@ def _against(claim: str, what: str, contrast: Contrast | None, metric: Metric, l
     numbers = f"{amount(contrast.accuracy, metric)}"
     if contrast.result == "not shown":
         early = f"; the ticket stops {_early(contrast)}" if contrast.earlier != "not shown" else ""
+        if contrast.same:
+            return as_good(words, _as_good(metric), margin_of(criteria), f"{where} ({numbers}){early}{levels}")
         same = f"no difference between the ticket and {what} is shown {where} ({numbers}){early}{levels}."
         return f"That {claim} stays open: {same}" if claim else same[0].upper() + same[1:]
     subject, form = "the ticket is", f"accurate than {what}"
@@ -188,6 +191,7 @@ def _against(claim: str, what: str, contrast: Contrast | None, metric: Metric, l
         word = "higher" if contrast.accuracy.mean > 0 else "lower"
     opening = f"{claim}: " if contrast.result == "better" else f"that {claim} is not shown by {metric.label}: "
     early = f" and stops {_early(contrast)}" if contrast.earlier != "not shown" else ""
+    numbers += f", by less than {margin_of(criteria)}" if contrast.same else ""
     sentence = f"{opening if claim else ''}{subject} {word} {form} {where} ({numbers}){early}{levels}."
     return sentence[0].upper() + sentence[1:]
 
@@ -203,8 +207,9 @@ def _over(contrast: Contrast) -> str:
     return f"on average over the levels {which}, {_span(contrast.densities[0], contrast.densities[-1])}"
 
 
-def _levels(name: str, verdicts: Sequence[Verdict], metric: Metric) -> str:
+def _levels(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     """What holds level by level, corrected: `; level by level more accurate at 5.6% to 3.6%, earlier at 3.6%`."""
+    metric = criteria.metric
     if len(verdicts) < 2:
         return ""
 
@@ -217,6 +222,9 @@ def _levels(name: str, verdicts: Sequence[Verdict], metric: Metric) -> str:
     groups = {
         better: at(lambda control: control.result_holm == "better"),
         worse: at(lambda control: control.result_holm == "worse"),
+        f"{_as_good(metric)} within {margin_of(criteria)}": at(
+            lambda control: bool(control.same_holm) and control.result_holm == "not shown"
+        ),
         "earlier": at(lambda control: control.earlier_holm == "earlier"),
         "later": at(lambda control: control.earlier_holm == "later"),
     }

@@ -17,7 +17,7 @@ from math import floor, inf, isfinite, log, log10, sqrt
 from statistics import mean
 from typing import Any, Literal
 
-from tombola.study.paired import Difference, Ratio, holm, more_replicates, paired, ratio
+from tombola.study.paired import Difference, Ratio, beyond, holm, more_replicates, paired, ratio
 from tombola.study.smoothed import LOOKS, NAME, Stop
 
 VerdictWord = Literal["winning", "matching", "losing", "not decided", "not learned"]
@@ -162,6 +162,8 @@ class Comparison:
         second: the smoothed early stop's differences, which no word rests on.
         result_holm, earlier_holm: for controls, whether the ticket is better or worse, and stops earlier or later,
             corrected by Holm for all levels and rewind steps of that control; None for the dense network.
+        same_holm: for controls, whether the ticket is shown to be as good as it, within the accuracy margin: two
+            one-sided tests, corrected likewise. None for the dense network.
     """
 
     against: str
@@ -175,6 +177,7 @@ class Comparison:
     second: Reading | None = None
     result_holm: Effect | None = None
     earlier_holm: Earlier | None = None
+    same_holm: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ class Contrast:
     Attributes:
         levels, densities: those below `LOW_DENSITY`, or all where none is.
         result, earlier: what is shown; corrected by Holm for the number of rewind steps, 1 in most experiments.
+        same: whether the ticket is shown to be as good as the control, within the accuracy margin; corrected likewise.
     """
 
     against: str
@@ -223,6 +227,7 @@ class Contrast:
     ratio: Ratio
     result: Effect = "not shown"
     earlier: Earlier = "not shown"
+    same: bool = False
 
 
 def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria) -> Comparison:
@@ -404,9 +409,10 @@ def _corrected(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Verdict]
         places = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
         better = _shown([criteria.metric.gain(control.accuracy) for _, control in places], criteria)
         later = _shown([control.steps for _, control in places], criteria) if criteria.paced else [0] * len(places)
-        for (verdict, control), gain, delay in zip(places, better, later, strict=True):
+        same = _same([control.accuracy for _, control in places], criteria)
+        for (verdict, control), gain, delay, alike in zip(places, better, later, same, strict=True):
             shown[name, verdict.rewind, verdict.level] = replace(
-                control, result_holm=_RESULTS[gain], earlier_holm=_earlier(delay, control.unmoved)
+                control, result_holm=_RESULTS[gain], earlier_holm=_earlier(delay, control.unmoved), same_holm=alike
             )
     return [
         replace(
@@ -432,6 +438,12 @@ def _shown(differences: Sequence[Difference], criteria: Criteria) -> list[int]:
     return [(1 if each.mean > 0 else -1) if sure else 0 for each, sure in zip(differences, rejected, strict=True)]
 
 
+def _same(differences: Sequence[Difference], criteria: Criteria) -> list[bool]:
+    """Of which differences it is shown, when all are looked at together, that they are smaller than the margin."""
+    tests = [beyond(each, criteria.accuracy_margin, criteria.confidence) for each in differences]
+    return holm(tests, alpha=(1 - criteria.confidence) / 2)
+
+
 def contrasts(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Contrast]:
     """What is said of each control at each rewind step: one contrast, fixed before any result is seen.
 
@@ -446,11 +458,12 @@ def contrasts(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Contrast]
         complete = [each for each in at_each_step if each]
         better = _shown([criteria.metric.gain(each.accuracy) for each in complete], criteria)
         later = _shown([_logarithmic(each.ratio) for each in complete], criteria)
+        same = _same([each.accuracy for each in complete], criteria)
         unmoved = {(verdict.rewind, verdict.level) for verdict, control in mine if control.unmoved}
         still = [any((each.rewind, level) in unmoved for level in each.levels) for each in complete]
         made += [
-            replace(each, result=_RESULTS[gain], earlier=_earlier(delay if criteria.paced else 0, stuck))
-            for each, gain, delay, stuck in zip(complete, better, later, still, strict=True)
+            replace(each, result=_RESULTS[gain], earlier=_earlier(delay if criteria.paced else 0, stuck), same=alike)
+            for each, gain, delay, stuck, alike in zip(complete, better, later, still, same, strict=True)
         ]
     return made
 
@@ -617,9 +630,10 @@ def record(verdict: Verdict, metric: Metric) -> dict[str, Any]:
     for comparison in (content["dense"], *content["controls"]):
         second = comparison.pop("second")
         comparison["second_reading"] = {"name": NAME, "evaluations": LOOKS, **second} if second else None
-        comparison["correction"] = {"result": "none", "result_holm": "Holm", "earlier_holm": "Holm"}
+        corrected = ("result_holm", "earlier_holm", "same_holm")
+        comparison["correction"] = {"result": "none", **dict.fromkeys(corrected, "Holm")}
         if comparison["result_holm"] is None:
-            for name in ("result_holm", "earlier_holm"):
+            for name in corrected:
                 del comparison[name], comparison["correction"][name]
         for each in (comparison, *comparison["pairs"]):
             each[metric.name] = each.pop("accuracy")

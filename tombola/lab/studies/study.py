@@ -19,7 +19,7 @@ from pydantic import create_model
 
 from tombola import replicate
 from tombola.charts import Figure
-from tombola.controls import Control
+from tombola.control import Control
 from tombola.data.facts import Facts
 from tombola.errors import Fault
 from tombola.lab.kinds import Train

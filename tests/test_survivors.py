@@ -1,0 +1,136 @@
+"""What survivors begin with: each action keeps of the early weights what it says, layer by layer, and nothing else."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from tombola import mask, models, prunable, weights
+from tombola.controls import survivors
+from tombola.lab.plan import plan
+from tombola.lab.spec import Experiment, Spec
+from tombola.mask import Mask
+from tombola.weights import Weights
+
+Action = Callable[[Weights, Mask, int], Weights]
+ACTIONS = {
+    each.__name__: each
+    for each in (
+        survivors.signed_constants,
+        survivors.unsigned_constants,
+        survivors.reshuffled_sizes,
+        survivors.reshuffled_values,
+    )
+}
+every_action = pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS)
+
+
+def early(seed: int = 0) -> dict[str, torch.Tensor]:
+    return weights.of(models.build("lenet-40-20", (1, 8, 8), 10, "glorot-normal", init_seed=seed))
+
+
+def kept() -> Mask:
+    return mask.random_like(
+        Mask(
+            {
+                name: torch.arange(alive.numel()).view_as(alive) % 5 == 0
+                for name, alive in prunable.full(models.build("lenet-40-20", (1, 8, 8), 10, "glorot-normal", 0)).items()
+            }
+        ),
+        mask_seed=3,
+    )
+
+
+def numbers(values: torch.Tensor) -> Counter[float]:
+    return Counter(values.flatten().tolist())
+
+
+@every_action
+def test_biases_stay_and_what_is_drawn_begins_at_the_seed(action: Action) -> None:  # K6 K7 K11
+    start, living = early() | {"norm.running_mean": torch.ones(3)}, kept()
+    made = weights.derived(action, start, 1, living)
+    assert all(torch.equal(made[name], start[name]) for name in start if name not in living)
+    assert weights.equal(made, weights.derived(action, start, 1, living))
+    random = action is not survivors.signed_constants
+    for name in living:
+        assert (made[name] != start[name]).any()
+        assert torch.equal(made[name], weights.derived(action, start, 2, living)[name]) != random
+
+
+@every_action
+def test_layers_are_drawn_apart(action: Action) -> None:  # K3
+    """Two layers of one shape and one content are dealt out in two ways, and each as if the other were not there."""
+    values = torch.randn(30, 30, generator=torch.Generator().manual_seed(0))
+    alive = torch.ones(30, 30, dtype=torch.bool)
+    both = action({"a": values, "b": values}, Mask({"a": alive, "b": alive}), 5)
+    alone = action({"b": values}, Mask({"b": alive}), 5)
+    assert torch.equal(both["b"], alone["b"])
+    assert torch.equal(both["a"], both["b"]) == (action is survivors.signed_constants)
+
+
+@pytest.mark.parametrize("action", [survivors.signed_constants, survivors.unsigned_constants])
+def test_constants_are_the_deviation_of_the_layer(action: Action) -> None:
+    start, living = early(), kept()
+    made = action(start, living, 0)
+    for name in living:
+        deviation = float(np.std(start[name].numpy(), dtype=np.float64))
+        assert made[name].abs().flatten().tolist() == pytest.approx([deviation] * made[name].numel(), rel=1e-5)
+        assert int((made[name] > 0).sum()) == int((start[name] > 0).sum()), "as many of either sign"
+
+
+@pytest.mark.parametrize("action", [survivors.signed_constants, survivors.reshuffled_sizes])
+def test_a_sign_that_is_kept_is_that_of_its_place(action: Action) -> None:  # K6
+    start, living = early(), kept()
+    made = action(start, living, 0)
+    assert all(torch.equal(made[name] > 0, start[name] > 0) for name in living)
+
+
+@pytest.mark.parametrize("action", [survivors.unsigned_constants, survivors.reshuffled_values])
+def test_a_sign_that_is_not_kept_agrees_by_chance(action: Action) -> None:
+    start, living = early(), kept()
+    made = action(start, living, 0)
+    survived = [(made[name][alive] > 0) == (start[name][alive] > 0) for name, alive in living.items()]
+    assert 0.4 < torch.cat(survived).float().mean() < 0.6
+
+
+def test_reshuffled_values_are_those_of_the_survivors_of_their_layer() -> None:  # K4
+    start, living = early(), kept()
+    values, sizes = (action(start, living, 4) for action in (survivors.reshuffled_values, survivors.reshuffled_sizes))
+    for name, alive in living.items():
+        assert numbers(values[name][alive]) == numbers(start[name][alive])
+        assert numbers(sizes[name][alive].abs()) == numbers(start[name][alive].abs())
+        assert torch.equal(values[name][~alive], start[name][~alive]), "of the pruned ones none takes part"
+        assert 0 < (values[name] == start[name])[alive].sum() + 1 < 0.2 * alive.sum(), "hardly one is in its place"
+
+
+def test_redrawn_weights_are_fresh_in_size_and_old_in_sign() -> None:  # K4 K6
+    drawn, living = early(1) | {"norm.weight": torch.ones(3)}, kept()
+    original = early(0) | {"norm.weight": -torch.ones(3)}
+    made = survivors.signed_as(drawn, original, living, 0)
+    for name in original:
+        if name in living:
+            assert torch.equal(made[name].abs(), drawn[name].abs()) and torch.equal(made[name] > 0, original[name] > 0)
+            assert numbers(made[name].abs()) != numbers(original[name].abs()), "not a permutation of the old ones"
+        else:
+            assert torch.equal(made[name], drawn[name])
+
+
+def test_redrawn_is_reinit_with_other_signs() -> None:
+    """The two controls of one draw begin with the same sizes: what they differ in is the signs alone."""
+    spec = {
+        "replicates": 1,
+        "levels": 1,
+        "arms": ["ticket", "reinit", "redrawn"],
+        "recipe": {
+            "model": "lenet-20-10",
+            "data": "digits",
+            "length": "24it",
+            "batch": 60,
+            "optimizer": {"name": "adam", "lr": 1e-2},
+        },
+    }
+    runs = {row.arm: row.run for row in plan(Experiment(name="tiny", spec=Spec.model_validate(spec))).rows}
+    start = runs["redrawn"].start
+    assert start.inputs == (runs["reinit"].start, runs["ticket"].start, runs["ticket"].mask)

@@ -1,0 +1,11 @@
+"""Controls: each is its ticket with one field replaced. What a difference from the ticket shows is said beside it.
+
+To add one: write a function like `redrawn.reinit`, and declare it in the `CONTROLS` of its file, or of a new file whose
+table is joined here. The lab makes runs with it, `Search.verify` masks and weights: which of the two is the replicate's
+business.
+"""
+
+from tombola.control import Control as Control
+from tombola.controls import redrawn, signs, survivors
+
+CONTROLS: dict[str, Control] = {**redrawn.CONTROLS, **survivors.CONTROLS, **signs.CONTROLS}

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,10 +129,26 @@ def gradual(**changes: Any) -> Train:
     return training(values, further=(("target", SPARSE),))
 
 
+def scored(optimizer: str = "momentum", **values: Any) -> Train:
+    return training(values, optimizer, further=(("target", SPARSE),))
+
+
 CASES: dict[str, Callable[[], Train]] = {
     "gradual": gradual,
     "gradual, global": lambda: gradual(scope="global"),
     "halfway": lambda: training(Halfway()),
+    **{
+        f"{name}, {optimizer}, {choices}": partial(scored, optimizer, name=name, **choices)
+        for optimizer in OPTIMIZERS
+        for name, choices in (
+            ("edge-popup", {}),
+            ("edge-popup", {"scope": "global", "scaled": True, "weights": "initial"}),
+            ("supermask", {"rescaled": True, "weights": "initial"}),
+            ("supermask", {"counted": True, "begin": None}),
+            ("signed-supermask", {}),
+            ("gem-miner", {"every": "5it"}),
+        )
+    },
 }
 
 

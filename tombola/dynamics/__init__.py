@@ -7,11 +7,16 @@ from pydantic_core import PydanticCustomError
 
 from tombola.dynamics.base import Course, Dynamics, Setting, Timeline
 from tombola.dynamics.gradual import Gradual
+from tombola.dynamics.supermasks import EdgePopup, GemMiner, SignedSupermask, Supermask
 
 __all__ = ["DYNAMICS", "Course", "Dynamics", "Setting", "Timeline", "dynamics_of"]
 
 DYNAMICS: dict[str, type[Dynamics]] = {
     "gradual": Gradual,
+    "edge-popup": EdgePopup,
+    "supermask": Supermask,
+    "signed-supermask": SignedSupermask,
+    "gem-miner": GemMiner,
 }
 
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import computed_field
 
@@ -113,6 +113,11 @@ class Course(ABC):
         from tombola import weights
 
         return weights.of(self.setting.model)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What else is recorded of it, as it stands."""
+        return {}
 
     def state(self) -> "dict[str, Tensor]":
         """All that it has to remember beside the model's own state_dict and the optimiser's state, for `load`."""

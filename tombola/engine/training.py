@@ -118,10 +118,12 @@ class Moved:
     Attributes:
         mask: what is alive where it stands.
         multiply_adds: of all steps so far and all their examples, on a machine that skips what is pruned.
+        numbers: what else is recorded.
     """
 
     mask: "Mask"
     multiply_adds: int
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TrainingState(Protocol):

@@ -282,7 +282,10 @@ def _trained(start: _Prepared, training: TrainingState, recorder: "Recorder", wo
     run, living, numbers = start.run, start.living, recorder.finish()
     trained, moved = training.weights(), training.moved
     if moved:
-        living, numbers = moved.mask, numbers | mask_values(moved.mask) | {"macs": moved.multiply_adds}
+        living, numbers = (
+            moved.mask,
+            {**numbers, **moved.numbers, **mask_values(moved.mask), "macs": moved.multiply_adds},
+        )
     tensors = {"weights": mask_codec.compress(trained, living) if run.mask or moved else trained}
     if moved:
         tensors["mask"] = mask_codec.pack(living)

@@ -2,6 +2,7 @@
 
 import copy
 from itertools import permutations as orders
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,12 @@ from torch import Tensor, nn
 
 from tombola import models, prunable, rebasin, weights
 from tombola.errors import BadInput
+from tombola.lab.attempt import do
+from tombola.lab.kinds import AlignedMask, Alignment
+from tombola.lab.plan import plan
+from tombola.lab.spec_file import read
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.mask import Mask, random_like
 from tombola.prune import by_layer
 
@@ -111,3 +118,36 @@ def test_the_matching_is_the_best_of_all_orders() -> None:
 def test_a_network_of_which_no_unit_is_known_to_be_free_is_refused() -> None:
     with pytest.raises(BadInput, match="expected a network with hidden units that may be permuted"):
         rebasin.Symmetries.of(nn.Sequential(nn.Linear(4, 3)).eval(), torch.rand(2, 4))
+
+
+# ---------------------------------------------------------------- as methods
+
+
+def test_masks_found_elsewhere_are_trained_from_ones_own_rewind_point_as_they_are_and_permuted(tmp_path: Path) -> None:
+    changes = ["replicates=1", "levels=2", "recipe.model=lenet-20-10", "recipe.length=30it", "rewind=6it"]
+    wanted = plan(read("digits-lenet", [*changes, "arms=ticket,rebasin,elsewhere", "evaluate.every=15it"]))
+    worker = Worker(Store(tmp_path / "store").open(), None)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *_: None) == ("stored",)
+    rows, store = {(row.arm, row.level): row.run for row in wanted.rows}, worker.store
+    dense = rows["dense", 0]
+    for level in (1, 2):
+        ticket, aligned, naive = (rows[arm, level] for arm in ("ticket", "rebasin", "elsewhere"))
+        assert aligned.start == naive.start == ticket.start and isinstance(aligned.mask, AlignedMask) and naive.mask
+        assert aligned.mask.like == naive.mask
+        alignment = aligned.mask.alignment
+        assert isinstance(alignment, Alignment) and alignment.ours == dense and alignment.theirs != dense
+        permutations = store.tensors(alignment, "permutations")
+        ours, theirs = store.mask(aligned.mask), store.mask(naive.mask)
+        first, second = (np.eye(size)[permutations[name].numpy()] for name, size in (("fc1", 20), ("fc2", 10)))
+        assert np.array_equal(
+            ours["fc2.weight"].numpy(), (second @ theirs["fc2.weight"].numpy() @ first.T).astype(bool)
+        )
+        assert ours.counts == theirs.counts == store.mask(ticket.mask or ticket).counts and ours != theirs
+    one, two = (store.mask(rows["rebasin", level].mask or dense) for level in (1, 2))
+    assert all(not (two[name] & ~one[name]).any() for name in one), "masks of the levels nest"
+
+
+def test_a_network_of_texts_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(BadInput, match=r"expected another method for a network that reads text, found .rebasin."):
+        plan(read("gpt-shakespeare-quick", ["arms=ticket,rebasin"]))

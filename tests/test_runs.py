@@ -15,6 +15,8 @@ from tombola.dynamics import Dynamics
 from tombola.dynamics.gradual import Gradual
 from tombola.early_bird import Settling
 from tombola.lab.kinds import (
+    AlignedMask,
+    Alignment,
     DerivedMask,
     DerivedWeights,
     Distance,
@@ -63,6 +65,8 @@ RANDOM = RandomMask(PRUNE, mask_seed=4)
 SHUFFLED = ShuffledMask(PRUNE, mask_seed=4)
 DERIVED = DerivedMask(PRUNE, "halves", "c0de", mask_seed=4)
 OF_WEIGHTS = DerivedWeights(INIT, "flipped", "c0de", weights_seed=4)
+ALIGNMENT = Alignment(NETWORK, TRAIN, replace(TRAIN, order_seed=8), Sample.of(TRAIN), batches=9)
+ALIGNED = AlignedMask(NETWORK, PRUNE, ALIGNMENT)
 FULL = FullMask(NETWORK, keep=("output",))
 DISTANCE = Distance(TRAIN, replace(TRAIN, order_seed=8), PRUNE)
 RATES = (("linear", 0.2), ("output", 0.1))
@@ -134,6 +138,18 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "rule": Settling(every="6it"),
         "include": ("fc1.bias",),
         "further": (("teacher", INIT),),
+    },
+    ALIGNMENT: {
+        "network": replace(NETWORK, classes=11),
+        "theirs": replace(TRAIN, order_seed=9),
+        "ours": replace(TRAIN, order_seed=9),
+        "sample": Sample.of(replace(TRAIN, split_seed=9)),
+        "batches": 10,
+    },
+    ALIGNED: {
+        "network": replace(NETWORK, classes=11),
+        "like": RANDOM,
+        "alignment": replace(ALIGNMENT, batches=10),
     },
     FULL: {"network": replace(NETWORK, model="lenet-20"), "keep": (), "include": ("fc1.bias",)},
     RANDOM: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},

@@ -68,6 +68,8 @@ class Method:
             the formal sense, and the controls, which ask what the early weights and the mask are worth by themselves,
             ask nothing of them.
         options: the model of what it lets one choose: `[search]` in a spec, or `[arm.NAME]`.
+        follows_units: whether it follows units from layer to layer, for which there is no way through attention: it
+            takes networks of images alone.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
     """
@@ -79,6 +81,7 @@ class Method:
     year: int | None = None
     rewinds: bool = True
     options: type[SearchOptions] = SearchOptions
+    follows_units: bool = False
     mark: Mark | None = None
     code: str | None = None
 

@@ -90,3 +90,6 @@ class MethodReplicate(Draws, Protocol[T]):
 
     def mask_of(self, trained: T) -> Any:
         """The mask that a training ends under: the one that it was given, or its own where it changes it."""
+
+    def aligned(self, mask: Any, theirs: T, ours: T, examples: int) -> Any:
+        """The mask of `theirs`, its units in the order of those of `ours` that they are like on so many examples."""

@@ -8,7 +8,7 @@ numbers that a kind of run makes have changed, and its `version` is raised - tak
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,9 @@ def keys_of(name: str, changes: list[str]) -> dict[str, str]:
     dense, ticket, _ = METHODS[replicate.spec.method].search(replicate, 2)
     found = {"rewind point": dense.start, "dense": dense, "ticket 1": ticket}
     found |= {f"{arm} 1": control.make(replicate, ticket, 1, 0) for arm, control in CONTROLS.items()}
-    found |= {f"{name} 2": [*method.search(replicate, 2)][2] for name, method in METHODS.items()}
+    for name, method in METHODS.items():
+        own = replace(replicate, options=method.options())
+        found[f"{name} 2"] = [*method.search(own, 2)][2]
     return {label: run.key for label, run in found.items()}
 
 

@@ -11,6 +11,8 @@ from tombola.code import named
 from tombola.early_bird import Settling
 from tombola.errors import BadInput
 from tombola.lab.kinds import (
+    AlignedMask,
+    Alignment,
     DerivedMask,
     DerivedWeights,
     EarlyBird,
@@ -224,6 +226,15 @@ class Replicate:
             )
         return DerivedMask(mask, *_found_again(function, f"derived(..., {name!r})"), mask_seed=self.seed(name))
 
+    def aligned(self, mask: Run | None, theirs: Train, ours: Train, examples: int) -> AlignedMask:
+        """The mask of `theirs`, its units in the order of those of `ours` that they are like on so many examples.
+
+        They are the first ones of the training, in whole batches, and an epoch at most.
+        """
+        batches = min(self.epoch_iterations, -(-examples // self.recipe.batch))
+        alignment = Alignment(self.network, theirs, ours, Sample.of(ours), batches)
+        return AlignedMask(self.network, _given(mask, "aligned"), alignment)
+
     def derived_weights(
         self, function: "Callable[..., Weights]", start: Run, name: str, beside: Sequence[Run] = ()
     ) -> DerivedWeights:
@@ -252,7 +263,7 @@ class Replicate:
         return DerivedWeights(start, *_found_again(function, where), weights_seed=self.seed(name), beside=read)
 
 
-_MASKS = (Prune, FullMask, RandomMask, ShuffledMask, DerivedMask)
+_MASKS = (AlignedMask, Prune, FullMask, RandomMask, ShuffledMask, DerivedMask)
 
 
 def _read(run: Run, where: str) -> tuple[Literal["weights", "mask"], Run]:

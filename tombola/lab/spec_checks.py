@@ -255,6 +255,15 @@ def _densities(spec: Spec) -> Iterable[Fault]:
         )
 
 
+def _units(spec: Spec, members: Members) -> Iterable[Fault]:
+    asked = {"method": [spec.method], "arms": spec.arms}
+    for path, names in asked.items():
+        for name in (name for name in names if name in members.methods and members.methods[name].follows_units):
+            if spec.facts.text:
+                why = f"{name} matches units of two networks, and follows none through attention"
+                yield Fault(path, "another method for a network that reads text", repr(name), why)
+
+
 def _endless(spec: Spec, members: Members) -> Iterable[Fault]:
     """A plan that nobody could carry out, nor even list."""
     tables = spec.replicates * len(spec.rewind)
@@ -336,4 +345,4 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
 
 
 _CHECKS = (_length, _foreign, _data, _steps, _rewinding, _misnamed_layers, _optimizer, _scope, _densities)
-_CHECKS_OF_MEMBERS = (_endless, _drawn_controls, _studies, _arms, _declared_arms, _searches)
+_CHECKS_OF_MEMBERS = (_endless, _drawn_controls, _studies, _arms, _declared_arms, _searches, _units)

@@ -1,9 +1,10 @@
 """The search methods: each a generator of trainings, level by level, level 0 dense, in the file of its kind."""
 
 from tombola.method import Method
-from tombola.methods import at_initialisation, rewinding
+from tombola.methods import at_initialisation, elsewhere, rewinding
 
 METHODS: dict[str, Method] = {
     **rewinding.METHODS,
     **at_initialisation.METHODS,
+    **elsewhere.METHODS,
 }

@@ -5,6 +5,7 @@ name their inputs: nothing is trained here, and rewinding is which run a trainin
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from tombola.mark import Mark
 from tombola.method import Method
@@ -14,7 +15,11 @@ from tombola.replicate import MethodReplicate, T
 
 def iterative(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     """Train, prune, rewind the survivors to step k, repeat: Strategy 1 where k = 0."""
-    start = replicate.rewind_point()
+    yield from iterative_from(replicate, replicate.rewind_point(), levels)
+
+
+def iterative_from(replicate: MethodReplicate[T], start: Any, levels: int) -> Iterator[T]:
+    """The same, back to the weights `start` each time."""
     ticket = replicate.train(start)
     yield ticket
     for _ in range(levels):

@@ -1,5 +1,6 @@
 """The kinds of run there are: each a frozen value that says how it is performed, what it needs and what it costs."""
 
+from tombola.lab.kinds.alignment import AlignedMask, Alignment
 from tombola.lab.kinds.distance import Distance
 from tombola.lab.kinds.early import EarlyBird
 from tombola.lab.kinds.init import Init
@@ -9,6 +10,8 @@ from tombola.lab.kinds.training import Train
 from tombola.lab.kinds.weights import DerivedWeights
 
 __all__ = [
+    "AlignedMask",
+    "Alignment",
     "DerivedMask",
     "DerivedWeights",
     "Distance",

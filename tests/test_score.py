@@ -13,9 +13,29 @@ from tombola.scores import SCORES
 WEIGHTS = {"a": torch.tensor([[-3.0, 1.0], [0.0, -0.5]]), "a.bias": torch.tensor([9.0]), "b": torch.tensor([2.0, -2.0])}
 
 
+class Net(nn.Module):
+    """A network of weights of any shape, each of which the answers depend on."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.layers = nn.ParameterDict({name.replace(".", "_"): nn.Parameter(each) for name, each in weights.items()})
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * sum((layer.sin().sum() for layer in self.layers.values()), torch.zeros(()))
+
+
 def seen(weights: Mapping[str, Tensor], *names: str, seed: int = 0) -> Scored:
     mask = Mask({name: torch.ones_like(weights[name], dtype=torch.bool) for name in names})
     return Scored(nn.Module(), weights, mask, seed=seed)
+
+
+def trained(weights: Mapping[str, Tensor]) -> Scored:
+    """All that a score may ask for."""
+    net = Net(weights)
+    named = {name: value.detach().clone() for name, value in net.named_parameters()}
+    mask = Mask({name: torch.ones_like(value, dtype=torch.bool) for name, value in named.items()})
+    batches = [(torch.rand(4, 3, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 3)]
+    return Scored(net, named, mask, batches, initial={name: value - 0.25 for name, value in named.items()})
 
 
 def test_magnitude_is_the_absolute_value_of_the_named_weights_alone() -> None:  # P1 M6
@@ -56,10 +76,11 @@ def test_random_is_uniform() -> None:
 
 def test_every_score_gives_finite_numbers_of_the_weights_own_shape() -> None:
     for name, member in SCORES.items():
-        scores = score.scores(member, seen(WEIGHTS, "a", "b"))
+        given = trained({layer: WEIGHTS[layer] for layer in ("a", "b")})
+        scores = score.scores(member, given)
         assert {layer: (values.shape, bool(values.isfinite().all())) for layer, values in scores.items()} == {
-            "a": (WEIGHTS["a"].shape, True),
-            "b": (WEIGHTS["b"].shape, True),
+            "layers.a": (WEIGHTS["a"].shape, True),
+            "layers.b": (WEIGHTS["b"].shape, True),
         }, name
 
 

@@ -727,7 +727,7 @@ def of_another(model: Net) -> dict[str, Any]:
         ({"also": torch.Generator()}, "also: expected a list, found Generator. also=[it], for one."),
         ({"keep": [nn.Linear(2, 2)]}, "keep: expected names or patterns, found Linear("),
         ({"score": lambda weights, names, seed: {}},
-         "score: expected a function of one argument, what it sees: model, weights, mask, batches, seed, loss, found"),
+         "score: expected a function of one argument, what it sees: model, weights, mask, batches, seed, loss"),
         ({"score": Score("snip", score.magnitude, sees_batches=True)},
          "batches: expected batches of the training set, which the score snip asks for, found none"),
         ({"score": Score("snip", score.magnitude, sees_batches=True), "batches": iter([(INPUTS, LABELS)])},

@@ -37,6 +37,8 @@ class Scored:
             does not ask for them.
         seed: for a score that draws.
         loss: what the training made small, of the model and a batch.
+        initial: theta_0, the weights at the beginning of the training that ended with `weights`, by name, on the CPU:
+            those of the rewind point where it began there. None where they are not known.
     """
 
     model: "nn.Module"
@@ -45,6 +47,7 @@ class Scored:
     batches: Iterable[Batch] = ()
     seed: int = 0
     loss: "Callable[[nn.Module, Batch], Tensor]" = cross_entropy
+    initial: "Mapping[str, Tensor] | None" = None
 
     @staticmethod
     def of(model: "nn.Module", mask: "Mask", seed: int = 0) -> "Scored":
@@ -70,6 +73,7 @@ class Score:
         about: what it ranks by, in one sentence.
         paper, year: where it comes from.
         sees_batches: whether it asks for batches of the training set.
+        sees_initial: whether it asks for the weights at the beginning of the training.
         code: SHA-256 of the file that it comes from; None for Tombola's own. It is in the keys of the runs that use it.
         macs: (f, examples) -> the multiply-adds that it takes once, where an example forwards takes f; None for a
             gradient of every example, 3 f each, of a score that sees batches, and for nothing of one that does not.
@@ -81,6 +85,7 @@ class Score:
     paper: str = ""
     year: int = 0
     sees_batches: bool = False
+    sees_initial: bool = False
     code: str | None = None
     macs: Callable[[int, int], int] | None = None
 
@@ -153,7 +158,8 @@ def scores(score: Score, scored: Scored) -> "dict[str, Tensor]":
     from tombola.seeding import seeded
 
     copies = {name: value.clone() for name, value in scored.weights.items()}
-    own = replace(scored, weights=copies, mask=Mask(scored.mask))
+    initial = scored.initial and {name: value.clone() for name, value in scored.initial.items()}
+    own = replace(scored, weights=copies, mask=Mask(scored.mask), initial=initial)
     with seeded(scored.seed):  # it may draw from generators of the whole process, and so may the network, for dropout
         given = score.of(own)
     if not isinstance(given, Mapping):

@@ -6,7 +6,7 @@ from math import floor
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -66,7 +66,8 @@ def scores_of(score: str, weights: Scores, seed: int) -> Scores:
     network = Summed({name: nn.Parameter(value.clone()) for name, value in weights.items()})
     draw = torch.Generator().manual_seed(seed)
     batches = [(torch.randn(5, 3, generator=draw).double(), torch.randint(3, (5,), generator=draw)) for _ in range(4)]
-    return MEMBERS[score].of(Scored(network, weights, full(weights), batches, seed=seed))
+    initial = {name: value.flip(0) for name, value in weights.items()}
+    return MEMBERS[score].of(Scored(network, weights, full(weights), batches, seed=seed, initial=initial))
 
 
 class Summed(nn.Module):
@@ -82,11 +83,13 @@ class Summed(nn.Module):
 
 
 members = pytest.mark.parametrize(("score", "scope"), [(score, scope) for score in MEMBERS for scope in SCOPES])
+FEWER = settings(max_examples=12)  # of each of many scores, in each scope
 seeds = st.integers(0, 2**32 - 1)
 rounds = st.lists(st.sampled_from(FRACTIONS), min_size=1, max_size=5)
 
 
 @members
+@FEWER
 @given(weights=networks(), seed=seeds, rates=rounds)
 def test_exactly_the_asked_count_goes_in_every_round(
     score: str, scope: str, weights: dict[str, Tensor], seed: int, rates: list[str]
@@ -101,6 +104,7 @@ def test_exactly_the_asked_count_goes_in_every_round(
 
 
 @members
+@FEWER
 @given(weights=networks(), seed=seeds, rates=rounds)
 def test_masks_nest_over_the_rounds_though_the_scores_change(
     score: str, scope: str, weights: dict[str, Tensor], seed: int, rates: list[str]
@@ -117,6 +121,7 @@ def test_masks_nest_over_the_rounds_though_the_scores_change(
 
 
 @members
+@FEWER
 @given(weights=networks(), seed=seeds, rate=st.sampled_from(FRACTIONS))
 def test_nothing_that_goes_scores_higher_than_what_stays(
     score: str, scope: str, weights: dict[str, Tensor], seed: int, rate: str
@@ -132,6 +137,7 @@ def test_nothing_that_goes_scores_higher_than_what_stays(
 
 
 @members
+@FEWER
 @given(weights=networks(), seed=seeds, rate=st.sampled_from(FRACTIONS))
 def test_the_slow_and_obvious_way_gives_the_same_mask(
     score: str, scope: str, weights: dict[str, Tensor], seed: int, rate: str
@@ -160,6 +166,7 @@ def test_the_slow_and_obvious_way_gives_the_same_mask(
 
 
 @members
+@FEWER
 @given(weights=networks(), seed=seeds, rate=st.sampled_from(FRACTIONS))
 def test_the_same_question_has_the_same_answer(
     score: str, scope: str, weights: dict[str, Tensor], seed: int, rate: str

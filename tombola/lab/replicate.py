@@ -164,6 +164,7 @@ class Replicate:
             code=score.code,
             sample=Sample.of(seen, examples) if score.sees_batches else None,
             further=seen.further if score.sees_batches else None,
+            initial=seen.start if score.sees_initial else None,
         )
 
     def settled(self, training: Train, level: int, rule: Settling) -> EarlyBird:

@@ -431,7 +431,8 @@ class Search:
     def _pruned(self, trained: Weights, living: Mask) -> Mask:
         loop, round = self._loop, self._options.round
         kinds, ties = prunable(loop.model, round.include), weights.ties(loop.model)
-        scores = ranked(round.score, loop, trained, living, self._options.score_seed, self._examples)
+        initial = self._rewinding().moment.left["weights"]
+        scores = ranked(round.score, loop, trained, initial, living, self._options.score_seed, self._examples)
         following = round.next(living, scores, kinds, ties)
         distributed.agree(_digest(mask_codec.pack(following)), "the mask of the next level")
         return following

@@ -201,7 +201,7 @@ def _batches_once(batches: object) -> BadInput:
 def _other_arguments(function: Callable[..., object]) -> BadInput:
     return BadInput(
         where="score",
-        expected="a function of one argument, what it sees: model, weights, mask, batches, seed, loss",
+        expected="a function of one argument, what it sees: model, weights, mask, batches, seed, loss, initial",
         found=f"one of {inspect.signature(function)}",
         todo="def score(scored): return {name: scored.weights[name].abs() for name in scored.mask} is score.magnitude.",
     )

@@ -53,9 +53,12 @@ def _placed(value: Any, device: torch.device) -> Any:
 
 
 def ranked(
-    score: Score, loop: Loop, trained: Weights, living: Mask, score_seed: int, examples: Examples
+    score: Score, loop: Loop, trained: Weights, initial: Weights, living: Mask, score_seed: int, examples: Examples
 ) -> Mapping[str, Tensor]:
     """Return the scores of the weights that `living` names, of the network as it is at the end of its level.
+
+    Args:
+        trained, initial: the weights at the end of the level, and those at its beginning, at step k.
 
     A score that sees batches is given a copy of the model, of which it may change everything; what it draws from
     torch, NumPy and random is decided by `score_seed`, and is not missing in the loop.
@@ -64,7 +67,8 @@ def ranked(
         BadInput: it gives no number for a weight, or one that cannot be compared.
     """
     if not score.sees_batches:
-        return scores(score, Scored(loop.model, trained, living, seed=score_seed, loss=examples.loss))
+        seen = Scored(loop.model, trained, living, seed=score_seed, loss=examples.loss, initial=initial)
+        return scores(score, seen)
     model, random = deepcopy(loop.model), loop.random()
     for parameter in model.parameters():
         parameter.grad = None
@@ -73,6 +77,7 @@ def ranked(
     try:
         loop.seed(score_seed)
         with torch.enable_grad():
-            return scores(score, Scored(model.train(), trained, living, batches, score_seed, examples.loss))
+            seen = Scored(model.train(), trained, living, batches, score_seed, examples.loss, initial)
+            return scores(score, seen)
     finally:
         loop.put_random(random)

@@ -107,6 +107,7 @@ class Prune(Run):
         rounds: as many weights are left as so many rounds of `counted` would leave; None for one round from `mask` on.
         counted: the scope of these rounds.
         iterations, returning: in how many steps of scoring, between which weights may come back; None for one.
+        initial: the weights at the beginning of `trained`'s training; None for a score that does not ask for them.
     """
 
     kind = "prune"
@@ -124,6 +125,7 @@ class Prune(Run):
             "counted",
             "iterations",
             "returning",
+            "initial",
         }
     )
 
@@ -146,6 +148,7 @@ class Prune(Run):
     counted: str | None = None
     iterations: int | None = None
     returning: bool | None = None
+    initial: Run | None = None
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -244,13 +247,15 @@ class Prune(Run):
         from tombola.score import Scored
 
         trained, sample = worker.store.weights(self.trained), self.sample
+        initial = worker.store.weights(self.initial) if self.initial else None
         loss = sample.loss(further_inputs(self.further, worker)) if sample else None
 
         def see(alive: "Mask | None", among: "Mask") -> "Scored":
             weights.put(model, trained if alive is None else mask.apply(trained, alive))
             if sample is None or loss is None:
-                return Scored(model, trained, among, seed=self.score_seed)
-            return Scored(model.to(worker.device), trained, among, sample.batches(worker), self.score_seed, loss)
+                return Scored(model, trained, among, seed=self.score_seed, initial=initial)
+            batches = sample.batches(worker)
+            return Scored(model.to(worker.device), trained, among, batches, self.score_seed, loss, initial)
 
         return see
 

@@ -1,5 +1,7 @@
 """The numbers that say how much a round of pruning removes: a fraction, or n of every m."""
 
+from math import floor
+
 from tombola.errors import BadInput
 
 
@@ -25,3 +27,17 @@ def check_n_of_m(n: object, m: object, where: str) -> None:
     if type(n) is not int or type(m) is not int or not 0 <= n <= m or not m:
         expected = "n of m with 0 <= n <= m and m > 0"
         raise BadInput(where=where, expected=expected, found=f"{n} of {m}", todo="2 of 4 keeps half of the weights.")
+
+
+def count(fraction: float, living: int) -> int:
+    """How many of `living` weights a `fraction` in [0, 1] removes: floor(fraction * living + 1/2), in floating point.
+
+    So 0.29 of 50 are 14 and not 15: the product in floating point is 14.499999999999998.
+
+    >>> [count(fraction, 10) for fraction in (0, 0.1, 0.2, 0.25, 1)]
+    [0, 1, 2, 3, 10]
+    >>> count(0.29, 50)
+    14
+    """
+    check_fraction(fraction, "prune")
+    return floor(fraction * living + 0.5)

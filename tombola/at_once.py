@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, floor, log
+from math import ceil, floor, log, prod
 from typing import TYPE_CHECKING
 
+from tombola.amounts import count
+from tombola.layerwise import Shape
 from tombola.pruning import SCOPES, Left, Round, Ties
 
 if TYPE_CHECKING:  # `tombola plan` reads amounts, and touches no tensor
@@ -69,12 +71,10 @@ class Amount:
 
     def total(self, sizes: Mapping[str, int], rates: Mapping[str, float]) -> int:
         """Return how many weights of layers of these sizes, which lose these rates in each round, are left."""
-        from tombola import prune
-
         whole = sum(sizes.values())
         if self.density is None:
             return self.by.total(sizes, rates, self.rounds)
-        return whole - prune.count(1 - self.density, whole)
+        return whole - count(1 - self.density, whole)
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,20 @@ class AtOnce:
 
         alive = before or everything
         rates = self.amount.by.rates_of(kinds, ties)
-        for left in self._schedule(everything, rates):
+        for left in self.schedule({name: tuple(each.shape) for name, each in everything.items()}, rates):
             among = everything if self.returning else alive
             alive = prune.down_to(scores(alive, among), among, left)
         return alive
 
-    def _schedule(self, everything: "Mask", rates: Mapping[str, float]) -> Iterator[Left]:
-        shapes = {name: tuple(alive.shape) for name, alive in everything.items()}
-        sizes = {name: alive.numel() for name, alive in everything.items()}
-        whole, total = everything.total, self.amount.total(sizes, rates)
+    def schedule(self, shapes: Mapping[str, Shape], rates: Mapping[str, float]) -> Iterator[Left]:
+        """Yield how many weights are left after each step.
+
+        Args:
+            shapes: of what may be pruned.
+            rates: the fraction that each layer loses in a round of `amount.by`.
+        """
+        sizes = {name: prod(shape) for name, shape in shapes.items()}
+        whole, total = sum(sizes.values()), self.amount.total(sizes, rates)
         shares = SCOPES[self.round.scope].shares
         assert shares  # as a spec's checks have seen
         for step in range(1, self.steps + 1):

@@ -6,28 +6,13 @@ among equal scores the earlier tensor goes first, and in a tensor the lower flat
 """
 
 from collections.abc import Mapping
-from math import floor
 
 import torch
 from torch import Tensor
 
-from tombola.amounts import check_fraction
+from tombola.amounts import count as count
 from tombola.mask import Mask
 from tombola.mask_checks import check_finite
-
-
-def count(fraction: float, living: int) -> int:
-    """How many of `living` weights a `fraction` in [0, 1] removes: floor(fraction * living + 1/2), in floating point.
-
-    So 0.29 of 50 are 14 and not 15: the product in floating point is 14.499999999999998.
-
-    >>> [count(fraction, 10) for fraction in (0, 0.1, 0.2, 0.25, 1)]
-    [0, 1, 2, 3, 10]
-    >>> count(0.29, 50)
-    14
-    """
-    check_fraction(fraction, "prune")
-    return floor(fraction * living + 0.5)
 
 
 def lowest(scores: Tensor, alive: Tensor, remove: int) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tombola import layerwise
-from tombola.amounts import check_fraction, check_n_of_m
+from tombola.amounts import check_fraction, check_n_of_m, count
 from tombola.errors import BadInput
 from tombola.layer_patterns import few, named
 from tombola.layerwise import Shape
@@ -198,8 +198,6 @@ def _n_of_m(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: M
 
 
 def _left_of(size: int, rate: float, rounds: int) -> int:
-    from tombola.prune import count
-
     for _ in range(rounds):
         size -= count(rate, size)
     return size

@@ -57,7 +57,7 @@ class Cost:
 
 
 class Costs:
-    """What is known of an experiment's runs, and what its rows cost by that.
+    """What is known of an experiment's runs, as `lab.runs.Known` has it, and what its rows cost by that.
 
     Args:
         experiment: whose network and scores these are.
@@ -96,28 +96,27 @@ class Costs:
             self._facts[data_set] = data.facts(data_set)
         return self._facts[data_set]
 
+    def layers(self, network: Network) -> Mapping[str, Layer]:
+        """Of a network, by the name of their weight."""
+        return self._network(network)[0]
+
     def values(self, run: Run) -> Mapping[str, Any]:
         """The numbers of a finished run; none of one that is not done."""
         return self._store.values(run) if self._store and run.key in self._done else {}
 
-    def counts(self, run: Run) -> Mapping[str, int]:
+    def counts(self, mask: Run | None) -> Mapping[str, int]:
         """How many weights of each layer live under the mask that a run made, or is expected to make."""
-        if run.key not in self._counts:
-            self._counts[run.key] = self.values(run).get("counts") or run.counts(self)
-        return self._counts[run.key]
+        if mask is None:
+            return {}
+        if mask.key not in self._counts:
+            self._counts[mask.key] = self.values(mask).get("counts") or mask.counts(self)
+        return self._counts[mask.key]
 
-    def living(self, network: Network, mask: Run | None) -> Mapping[str, int]:
-        """How many weights of each layer live."""
-        layers, _ = self._layers(network)
-        counts = self.counts(mask) if mask else {}
-        return {name: counts.get(name, layer.weights) for name, layer in layers.items()}
-
-    def forward(self, network: Network, mask: Run | None, by: Run | None = None) -> Macs:
-        """What an example takes forwards under a mask; executed by the engine that did the run `by`, else dense."""
-        layers, products = self._layers(network)
-        living = self.living(network, mask)
-        sparse = sparse_layers(self._how(by).get("engine", "")) if by else set()
-        multiplied = {name: living[name] for name in sparse & layers.keys()}
+    def forward(self, network: Network, living: Mapping[str, int], by: Run | None = None) -> Macs:
+        """What an example takes forwards, with so many living weights; executed by the engine of `by`, or densely."""
+        layers, products = self._network(network)
+        sparse = sparse_layers(self._how(by).get("engine", "")) if by else ()
+        multiplied = {name: living[name] for name in sparse if name in living}
         return Macs(forward(layers, living, products), forward(layers, multiplied, products))
 
     def of(self, row: Row) -> Cost:
@@ -135,11 +134,11 @@ class Costs:
 
     def _dense(self) -> int:
         spec, facts = self._spec, self._spec.facts
-        layers, products = self._layers(Network(spec.recipe.model, facts.shape, facts.classes))
+        layers, products = self._network(Network(spec.recipe.model, facts.shape, facts.classes))
         seen = examples(0, spec.iterations(spec.recipe.length), facts.train, spec.recipe.batch)
         return GRADIENT * seen * forward(layers, {}, products)
 
-    def _layers(self, network: Network) -> tuple[Mapping[str, Layer], int]:
+    def _network(self, network: Network) -> tuple[Mapping[str, Layer], int]:
         if network not in self._networks:
             name, shape = network.model, network.shape
             self._networks[network] = models.layers(name, shape, network.classes), models.products(name, shape)

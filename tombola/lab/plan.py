@@ -13,6 +13,7 @@ from tombola.engine import EngineForecast, forecast
 from tombola.engine.machine import devices, processes
 from tombola.engine.training import Training
 from tombola.errors import BadInput, shown
+from tombola.lab.costs import Costs
 from tombola.lab.kinds import Train
 from tombola.lab.members import Arm
 from tombola.lab.replicate import Replicate
@@ -210,6 +211,24 @@ def _needed(plan: Plan, done: set[str]) -> Iterator[Run]:
             stack.extend(run.inputs)
 
 
+def expected_costs(plan: Plan) -> list[dict[str, Any]]:
+    """What a row of each arm and level will cost, as the first replicate has it at the first rewind step, before
+    anything is trained.
+    """
+    first = [row for row in plan.rows if (row.replicate, row.rewind, row.draw) == (0, plan.rows[0].rewind, 0)]
+    costs = Costs(plan.experiment, ancestry([row.run for row in first]))
+    return [
+        {
+            "arm": row.arm,
+            "level": row.level,
+            "search_macs": cost.search.ideal,
+            "training_macs": cost.training.ideal,
+            "dense_training_macs": cost.dense,
+        }
+        for row, cost in ((row, costs.of(row)) for row in first)
+    ]
+
+
 def engine_of(plan: Plan, measuring: bool = False) -> EngineForecast:
     """The engine that the trainings of `plan` will get."""
     spec = plan.experiment.spec
@@ -287,6 +306,7 @@ def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
             "unmeasured": engine.unmeasured,
             "sparse_below": {name: round(times.break_even, 3) for name, times in engine.times.items()},
         },
+        "expected_costs": expected_costs(plan),
         "workers": workers,
         "estimated_seconds": round(sum(map(each, absent)) / workers, 3),
     }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tombola.data.facts import Facts
+    from tombola.models.layer import Layer
     from tombola.score import Score
 
 KEY_DIGITS = 20  # 80 bits: a million runs collide with a chance below 1e-12
@@ -73,17 +74,17 @@ class Known(Protocol):
     def facts(self, data: str) -> "Facts":
         """Of a data set."""
 
+    def layers(self, network: Network) -> "Mapping[str, Layer]":
+        """Of a network, by the name of their weight."""
+
     def values(self, run: "Run") -> Mapping[str, Any]:
         """The numbers of a finished run; none of one that is not done."""
 
-    def counts(self, run: "Run") -> Mapping[str, int]:
+    def counts(self, mask: "Run | None") -> Mapping[str, int]:
         """How many weights of each layer live under the mask that a run made; it may leave out those that are whole."""
 
-    def living(self, network: Network, mask: "Run | None") -> Mapping[str, int]:
-        """The same for all layers of a network; all weights of them where there is no mask."""
-
-    def forward(self, network: Network, mask: "Run | None", by: "Run | None" = None) -> Macs:
-        """What an example takes forwards under a mask; executed by the engine that did the run `by`, else dense."""
+    def forward(self, network: Network, living: Mapping[str, int], by: "Run | None" = None) -> Macs:
+        """What an example takes forwards, with so many living weights; executed by the engine of `by`, or densely."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

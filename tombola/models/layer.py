@@ -35,6 +35,12 @@ class Layer:
         return self.inputs * self.outputs * self.window**2
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The axes of the weights: (outputs, inputs), of a convolution its window too; of a table (inputs, outputs)."""
+        window = (self.window, self.window) if self.kind == "conv" else ()
+        return (*((self.inputs, self.outputs) if self.kind == "embedding" else (self.outputs, self.inputs)), *window)
+
+    @property
     def positions(self) -> int:
         """How often an example multiplies with each weight: a table never, a convolution at all places of its map."""
         return 0 if self.kind == "embedding" else self.height * self.width

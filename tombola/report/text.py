@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import mean
 from typing import Any
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tombola.data.folder import counted
+from tombola.lab.costs import Costs
 from tombola.lab.results import COLUMNS, Result, Results
 from tombola.study.verdict import contrast_record, contrasts, record
 
@@ -22,15 +23,21 @@ def summary_table(results: Results, width: int | None = None) -> Table:
     """One line per rewind step and level: density, each arm's mean test accuracy, its mean early stop, the verdict.
 
     Accuracies are those that the verdict is about; where they are those at the end of training no stop is shown. Where
-    `width` characters do not hold all, the last columns of early stops are left out, then those of accuracies, and a
-    line below names them.
+    several methods are compared each one's cost is shown, in dense trainings. Where `width` characters do not hold all,
+    the last columns of early stops are left out, then those of costs and of accuracies, and a line below names them.
     """
-    arms, stops = results.arms, results.arms if results.at == "early-stop" else []
-    table, left_out = _summary_table(results, arms, stops), list[str]()
-    while width and len(arms) > 1 and _width(table) > width:
-        left_out.insert(0, f"{stops[-1]} stop" if stops else f"{arms[-1]} acc.")
-        arms, stops = (arms, stops[:-1]) if stops else (arms[:-1], stops)
-        table = _summary_table(results, arms, stops)
+    methods = [arm for arm in results.arms if arm in results.experiment.members.methods]
+    shown = {
+        "acc.": results.arms,
+        "cost": ["ticket", *methods] if methods else [],
+        "stop": results.arms if results.at == "early-stop" else [],
+    }
+    table, left_out = _summary_table(results, shown), list[str]()
+    while width and len(shown["acc."]) > 1 and _width(table) > width:
+        what = next(what for what in ("stop", "cost", "acc.") if shown[what])
+        left_out.insert(0, f"{shown[what][-1]} {what}")
+        shown[what] = shown[what][:-1]
+        table = _summary_table(results, shown)
     if left_out:
         table.caption, table.caption_justify = f"No room for {', '.join(left_out)}: `tombola table` has all.", "left"
     return table
@@ -40,27 +47,35 @@ def _width(table: Table) -> int:
     return Console(width=10_000).measure(table).maximum
 
 
-def _summary_table(results: Results, arms: Sequence[str], stops: Sequence[str]) -> Table:
+def _summary_table(results: Results, shown: Mapping[str, Sequence[str]]) -> Table:
+    """The table with these columns: `acc.`, `cost` and `stop`, and of which arms."""
     rows, words = results.rows, {(verdict.rewind, verdict.level): verdict.label for verdict in results.verdicts}
     places = sorted({(result.row.rewind, result.row.level) for result in rows})
     several = len({rewind for rewind, _ in places}) > 1
     table = Table(title=results.network, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    names = [*(["rewind\nstep"] if several else []), "level", "dens-\nity %", *(f"{arm}\nacc. %" for arm in arms)]
-    for name in (*names, *(f"{arm}\nstop" for arm in stops)):
+    names = [*(["rewind\nstep"] if several else []), "level", "dens-\nity %"]
+    names += [f"{arm}\nacc. %" for arm in shown["acc."]]
+    names += [f"{arm}\n{what}" for what in ("cost", "stop") for arm in shown[what]]
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for rewind, level in places:
         here = [result for result in rows if (result.row.rewind, result.row.level) == (rewind, level)]
-        groups = [[result for result in here if level == 0 or result.row.arm == arm] for arm in arms]
+        groups = {arm: [each for each in here if level == 0 or each.row.arm == arm] for arm in results.arms}
         table.add_row(
             *([f"{rewind:,}"] if several else []),
             str(level),
             f"{100 * mean(result.values['density'] for result in here):.1f}",
-            *(_mean(group, results.accuracy, 100, ".2f") for group in groups),
-            *(_mean(group, "early_stop_step", 1, ",.0f") for group in groups[: len(stops)]),
+            *(_mean(groups[arm], results.accuracy, 100, ".2f") for arm in shown["acc."]),
+            *(_cost(groups[arm], results.costs) for arm in shown["cost"]),
+            *(_mean(groups[arm], "early_stop_step", 1, ",.0f") for arm in shown["stop"]),
             words.get((rewind, level), "dense" if level == 0 else ""),
         )
     return table
+
+
+def _cost(group: Sequence[Result], costs: Costs) -> str:
+    return f"{mean(costs.of(result.row).dense_trainings for result in group):.2f}" if group else "-"
 
 
 def _mean(group: Sequence[Result], name: str, scale: float, form: str) -> str:
@@ -154,7 +169,19 @@ def plan_text(summary: dict[str, Any]) -> str:
         lines.insert(0, _cost_text(summary))
     else:
         lines.append("Nothing to do: everything is stored.")
+    lines += _expected_text(summary["expected_costs"])
     return "\n".join(lines)
+
+
+def _expected_text(costs: Sequence[dict[str, Any]]) -> list[str]:
+    """What a row of the last level costs, arms that cost the same together; nothing where none is pruned."""
+    last, alike = max(cost["level"] for cost in costs), dict[str, list[str]]()
+    for cost in costs if last else ():
+        if cost["level"] == last:
+            search, training = (cost[part] / cost["dense_training_macs"] for part in ("search_macs", "training_macs"))
+            alike.setdefault(f"{search:.2f} + {training:.2g}", []).append(cost["arm"])
+    told = "; ".join(f"{', '.join(arms)} {cost}" for cost, arms in alike.items())
+    return [f"Search + training at level {last}, in dense trainings of an ideal sparse machine: {told}."] * bool(last)
 
 
 GPU_FROM_S = 3 * 24 * 3600

@@ -1,11 +1,10 @@
 """Masks: what pruning leaves, everything, and the controls' masks made from another one."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import floor
 from typing import TYPE_CHECKING
 
-from tombola import models
 from tombola.at_once import Amount, AtOnce
 from tombola.code import attribute
 from tombola.data.facts import Facts
@@ -14,7 +13,7 @@ from tombola.lab.kinds.training import Train, further_inputs, mask_values
 from tombola.lab.runs import Known, Network, Outcome, Run, Tell, untold
 from tombola.macs import Macs
 from tombola.objective import CrossEntropy
-from tombola.pruning import SCOPES, Round, by_kind
+from tombola.pruning import SCOPES, Left, Round, by_kind
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -172,29 +171,32 @@ class Prune(Run):
         return Amount(by, self.density, self.rounds or 0)
 
     def macs(self, known: Known) -> Macs:
-        """What its score takes on the examples that it sees, of the network under the mask before."""
-        score, seen = self.round(known.scores).score, self.sample.size(known) if self.sample else 0
-        f = known.forward(self.network, self.mask)
-        return Macs(score.cost(f.ideal, seen), score.cost(f.executed, seen)) * (self.iterations or 1)
+        """What its score takes on the examples that it sees, in every step of scoring under what is alive by then."""
+        score, steps = self.round(known.scores).score, self.iterations or 1
+        seen = self.sample.size(known) if self.sample else 0
+        whole = {name: layer.weights for name, layer in known.layers(self.network).items()}
+        before, after = known.counts(self.mask), known.counts(self)
+        ends = {name: (before.get(name, size), after.get(name, size)) for name, size in whole.items()}
+        total = Macs()
+        for done in (step / steps for step in range(steps)):  # each layer goes down exponentially, as is assumed
+            alive = {name: floor(first ** (1 - done) * last**done) for name, (first, last) in ends.items()}
+            f = known.forward(self.network, alive)
+            total += Macs(score.cost(f.ideal, seen), score.cost(f.executed, seen))
+        return total
 
     def counts(self, known: Known) -> Mapping[str, int]:
-        """Each layer's rate of what was alive goes; in the scope `global` the same rate in all of them."""
-        before, whole = known.living(self.network, self.mask), known.living(self.network, None)
+        """Each layer's share; where layers are pooled all are taken to lose the same fraction."""
+        layers, round, scope = known.layers(self.network), self.round(known.scores), SCOPES[self.scope]
+        kinds = {name: layer.kind for name, layer in layers.items()}
+        rates = round.rates_of(kinds)
+        whole = {name: layers[name].weights for name in rates}
         if self.amount is not None:
-            return self._shares(known, self.amount)
-        model, round = self.network, self.round(known.scores)
-        rates = round.rates_of(models.kinds(model.model, model.shape, model.classes))
-        once, density = SCOPES[self.scope].once, SCOPES[self.scope].density
-        after = {name: (whole if once else before)[name] * density(round, rate, 1) for name, rate in rates.items()}
-        return {name: min(count, math.floor(after.get(name, count) + 0.5)) for name, count in before.items()}
-
-    def _shares(self, known: Known, amount: Amount) -> Mapping[str, int]:
-        """Every layer's share of what is left of all, at one density."""
-        whole, model = known.living(self.network, None), self.network
-        rates = amount.by.rates_of(models.kinds(model.model, model.shape, model.classes))
-        sizes = {name: whole[name] for name in rates}
-        density = amount.total(sizes, rates) / sum(sizes.values())
-        return {name: math.floor(density * count + 0.5) if name in rates else count for name, count in whole.items()}
+            shapes = {name: layers[name].shape for name in rates}
+            *_, left = AtOnce(round, self.amount).schedule(shapes, self.amount.by.rates_of(kinds))
+            return evenly_in(left, whole)
+        before = {**whole, **known.counts(self.mask)}
+        after = {name: (whole if scope.once else before)[name] * scope.density(round, rates[name], 1) for name in rates}
+        return {name: min(before[name], floor(count + 0.5)) for name, count in after.items()}
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Score the trained weights, and let the lowest of what is alive go."""
@@ -258,6 +260,16 @@ class Prune(Run):
             return Scored(model.to(worker.device), trained, among, batches, self.score_seed, loss, initial)
 
         return see
+
+
+def evenly_in(left: Left, sizes: Mapping[str, int]) -> dict[str, int]:
+    """How many weights of each layer stay, if layers that are pooled keep the same fraction.
+
+    >>> evenly_in({("a", "b"): 30, ("c",): 5}, {"a": 40, "b": 20, "c": 10})
+    {'a': 20, 'b': 10, 'c': 5}
+    """
+    fractions = {names: count / (sum(sizes[name] for name in names) or 1) for names, count in left.items()}
+    return {name: floor(sizes[name] * fraction + 0.5) for names, fraction in fractions.items() for name in names}
 
 
 def _other_score(run: Prune) -> BadInput:

@@ -107,7 +107,7 @@ class Train(Run):
         recipe, facts = self.recipe, known.facts(self.recipe.data)
         network = Network(recipe.model, facts.shape, facts.classes)
         gradients = GRADIENT * examples(self.begin, self.until, facts.train, recipe.batch)
-        static = known.forward(network, self.mask, by=self) * gradients
+        static = known.forward(network, known.counts(self.mask), by=self) * gradients
         own = None if self.keeps_mask else known.values(self).get("macs")
         return static if own is None else Macs(own, static.executed)
 

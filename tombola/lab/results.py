@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import mean
 from typing import Any
 
 from tombola.controls import Control
@@ -14,6 +15,7 @@ from tombola.lab.row import Row
 from tombola.lab.spec import Experiment
 from tombola.lab.store import Store
 from tombola.lab.studies import Answer, Evidence, Finding, asked
+from tombola.study.front import Way, sentence
 from tombola.study.sentences import sentences
 from tombola.study.smoothed import smoothed_early_stop
 from tombola.study.verdict import Criteria, Trial, Verdict, judge
@@ -126,6 +128,59 @@ class Results:
         return Costs(self.experiment, self.plan.runs, self.store)
 
     @cached_property
+    def searches(self) -> list[str]:
+        """Those of the arms that are ways to a ticket, and no controls of one."""
+        spec, members = self.experiment.spec, self.experiment.members
+        return [arm for arm in self.arms if arm != "dense" and not members.arm(arm, spec).control]
+
+    @cached_property
+    def ways(self) -> dict[int, list[Way]]:
+        """At each level after the first what each way to a ticket costs and comes to; {} where there is only one."""
+        several = len({result.row.rewind for result in self.rows}) > 1
+        groups: dict[int, dict[str, list[Result]]] = {}
+        for result in self.rows:
+            row = result.row
+            if row.arm in self.searches and result.values["alive"]:
+                name = f"{row.arm}, k = {row.rewind:,}" if several else row.arm
+                groups.setdefault(row.level, {}).setdefault(name, []).append(result)
+        return {
+            level: [self._way(name, group) for name, group in named.items()]
+            for level, named in sorted(groups.items())
+            if len(self.searches) > 1
+        }
+
+    def _way(self, name: str, group: Sequence[Result]) -> Way:
+        cost = mean(self.costs.of(result.row).dense_trainings for result in group)
+        return Way(name, cost, {result.row.replicate: result.values[self.accuracy] for result in group})
+
+    @cached_property
+    def fronts(self) -> dict[int, str]:
+        """Which ways nothing cheaper beats, in a sentence for each level."""
+        return {
+            level: sentence(mean(self.densities(level)), ways, self.criteria.confidence)
+            for level, ways in self.ways.items()
+        }
+
+    @property
+    def front(self) -> list[str]:
+        """That sentence for the sparsest level at which one way is as accurate as the dense network on average, or
+        else for the first one.
+        """
+        enough = mean(self.accuracies(0)) - self.criteria.accuracy_margin if self.accuracies(0) else 1.0
+        level = max(
+            (level for level, ways in self.ways.items() if max(way.accuracy for way in ways) >= enough), default=0
+        )
+        return [self.fronts[level or min(self.fronts)]] if self.fronts else []
+
+    def densities(self, level: int) -> list[float]:
+        """Of all rows of a level."""
+        return [result.values["density"] for result in self.rows if result.row.level == level]
+
+    def accuracies(self, level: int) -> list[float]:
+        """Those that the verdict is about, of all rows of a level."""
+        return [result.values[self.accuracy] for result in self.rows if result.row.level == level]
+
+    @cached_property
     def criteria(self) -> Criteria:
         """The experiment's own margins, in steps and fractions."""
         return criteria(self.plan)
@@ -145,6 +200,7 @@ class Results:
         return [
             *([partial] if count < whole else []),
             *(sentences(self.verdicts, self.criteria, self._controls) if self.experiment.spec.levels else [_NO_LEVEL]),
+            *self.front,
             *([close] if close else []),
             *_failures(self.plan, self.store),
             *self.unanswered,

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -10,10 +9,11 @@ import altair as alt
 
 from tombola.charts import Figure, VegaLiteSpec, styled
 from tombola.lab.results import Result, Results, arms_of
-from tombola.mark import COLOURS, Mark
+from tombola.mark import Mark
+from tombola.report.costs import cost_figure
+from tombola.report.shown import arms_scale, few, living
 
 PANELS = 3  # side by side
-CURVES = 6  # levels shown at most: more lines cannot be told apart
 
 
 def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[float]]]]) -> dict[str, Figure]:
@@ -55,6 +55,8 @@ def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[flo
         ),
         **at_end,
     }
+    if results.ways:
+        figures["cost"] = cost_figure(results)
     if len(rows[0].values["curve"]["test_step"]) > 2:  # beginning and end alone are no curve
         figures["curves"] = Figure(
             _curves(rows),
@@ -128,30 +130,12 @@ def _density_axis(points: Sequence[dict[str, Any]]) -> alt.X:
     )
 
 
-def _arms_scale(arms: Sequence[str], marks: Mapping[str, Mark]) -> dict[str, Any]:
-    # Of several rewind steps each has a colour, and the arms keep their dashes and shapes.
-    steps = list(dict.fromkeys(arm.partition(", k = ")[2] for arm in arms))
-    looks = [marks[arm.partition(", k = ")[0]] for arm in arms]
-    if len(steps) > 1:
-        colours = [COLOURS[steps.index(arm.partition(", k = ")[2]) % len(COLOURS)] for arm in arms]
-        looks = [replace(look, colour=colour) for colour, look in zip(colours, looks, strict=True)]
-
-    def scale(values: list[Any]) -> alt.Scale:
-        return alt.Scale(domain=list(arms), range=values)
-
-    return {
-        "color": alt.Color("arm:N", scale=scale([look.colour for look in looks]), title=None),
-        "strokeDash": alt.StrokeDash("arm:N", scale=scale([list(look.dash) for look in looks]), title=None),
-        "shape": alt.Shape("arm:N", scale=scale([look.shape for look in looks]), title=None),
-    }
-
-
 def _against_density(
     rows: Sequence[Result], name: str, title: str, scale: float, marks: Mapping[str, Mark]
 ) -> VegaLiteSpec:
     points = _points(rows, name, scale)
     arms = list(dict.fromkeys(point["arm"] for point in points))
-    channels = _arms_scale(arms, marks)
+    channels = arms_scale(arms, marks)
     base = alt.Chart(alt.NamedData("points")).encode(x=_density_axis(points))
     y = alt.Scale(zero=False)
     band = base.mark_area(opacity=0.15).encode(
@@ -173,7 +157,7 @@ def _against_density(
 
 
 def _curves(rows: Sequence[Result]) -> VegaLiteSpec:
-    arms, levels = _series(rows), _few(rows)
+    arms, levels = _series(rows), few(living(rows))
     curves = {arm: [_curve(results, arm, level) for level in levels] for arm, results in arms.items()}
     records = [record for of_arm in curves.values() for curve in of_arm for record in curve]
     order = list(dict.fromkeys(record["density"] for record in records))
@@ -207,17 +191,9 @@ def _curves(rows: Sequence[Result]) -> VegaLiteSpec:
     return styled(alt.concat(*charts, columns=PANELS), seen)
 
 
-def _few(rows: Sequence[Result]) -> list[int]:
-    """Levels that something lives at, spread over all of them, as many as can be told apart."""
-    levels = sorted({result.row.level for result in rows if result.values["alive"]})
-    if len(levels) <= CURVES:
-        return levels
-    return sorted({levels[round(place * (len(levels) - 1) / (CURVES - 1))] for place in range(CURVES)})
-
-
 def _rewinding(rows: Sequence[Result], name: str) -> VegaLiteSpec:
     points = []
-    for level in _few(rows):
+    for level in few(living(rows)):
         here = [result for result in rows if result.row.level == level and result.row.arm in ("dense", "ticket")]
         if not here:
             continue

@@ -26,10 +26,9 @@ def summary_table(results: Results, width: int | None = None) -> Table:
     several methods are compared each one's cost is shown, in dense trainings. Where `width` characters do not hold all,
     the last columns of early stops are left out, then those of costs and of accuracies, and a line below names them.
     """
-    methods = [arm for arm in results.arms if arm in results.experiment.members.methods]
     shown = {
         "acc.": results.arms,
-        "cost": ["ticket", *methods] if methods else [],
+        "cost": results.searches if len(results.searches) > 1 else [],
         "stop": results.arms if results.at == "early-stop" else [],
     }
     table, left_out = _summary_table(results, shown), list[str]()

@@ -1,0 +1,81 @@
+"""Which ways to a ticket nothing cheaper beats: the Pareto front of cost and accuracy at one density."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import nan
+from statistics import mean
+
+from tombola.study.paired import paired
+from tombola.study.verdict import points
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to a ticket at some density, and what came of it.
+
+    Attributes:
+        name: that of its arm.
+        cost: of search and training together, in dense trainings, > 0.
+        accuracies: by replicate, fractions.
+    """
+
+    name: str
+    cost: float
+    accuracies: Mapping[int, float]
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over replicates."""
+        return mean(self.accuracies.values())
+
+
+def front(ways: Sequence[Way]) -> list[Way]:
+    """Those that are more accurate, on average, than all that cost as much or less; the cheapest first.
+
+    Costs are compared in hundredths of a dense training: what differs by less costs the same.
+
+    >>> ways = [Way("dear", 3.0, {0: 0.9}), Way("cheap", 1.0, {0: 0.8}), Way("poor", 2.0, {0: 0.7})]
+    >>> [way.name for way in front(ways)]
+    ['cheap', 'dear']
+    """
+    found: list[Way] = []
+    for way in sorted(ways, key=lambda way: (round(way.cost, 2), -way.accuracy)):
+        if not found or way.accuracy > found[-1].accuracy:
+            found.append(way)
+    return found
+
+
+def sentence(density: float, ways: Sequence[Way], confidence: float) -> str:
+    """What the front says, in words: what it would take to be more accurate, and whether the difference is shown.
+
+    Args:
+        density: at which all are compared.
+        ways: two at least, over the same replicates or some in common.
+        confidence: of the intervals of differences, paired by replicate.
+
+    >>> ways = [Way("ticket", 2.8, {0: 0.9, 1: 0.92}), Way("one-shot", 1.1, {0: 0.8, 1: 0.81})]
+    >>> print(sentence(0.05, ways, 0.95).partition(": ")[2])
+    ticket minus one-shot +10.50 [+4.15, +16.85] points, n = 2.
+    """
+    best = front(ways)
+    begin = f"At {density:.1%} of the weights, of {len(ways)} ways compared,"
+    if len(best) == 1:
+        only = best[0]
+        return (
+            f"{begin} nothing is cheaper than {only.name} ({only.cost:.2f} dense trainings for search and training) "
+            f"and nothing more accurate on average ({only.accuracy:.2%})."
+        )
+    return f"{begin} {'; '.join(_step(dear, cheap, confidence) for cheap, dear in pairwise(best))}."
+
+
+def _step(dear: Way, cheap: Way, confidence: float) -> str:
+    """What it takes to be more accurate than the cheaper one, and the difference that the dearer one makes."""
+    both = [replicate for replicate in dear.accuracies if replicate in cheap.accuracies]
+    difference = paired([dear.accuracies[each] - cheap.accuracies[each] for each in both] or [nan], confidence)
+    shown = "" if difference.low > 0 else ", so that no difference is shown"
+    return (
+        f"nothing that costs less than {dear.cost:.2f} dense trainings ({dear.name}, {dear.accuracy:.2%}) is more "
+        f"accurate on average than {cheap.name} ({cheap.accuracy:.2%} for {cheap.cost:.2f}): "
+        f"{dear.name} minus {cheap.name} {points(difference)} points, n = {len(both)}{shown}"
+    )

@@ -48,7 +48,7 @@ class Alignment(Run):
         """f for each example and network."""
         recipe = self.sample.recipe
         seen = examples(0, self.batches, known.facts(recipe.data).train, recipe.batch)
-        return known.forward(self.network, None) * (2 * seen)
+        return known.forward(self.network, {}) * (2 * seen)
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Call both on the same examples, and match layer by layer."""

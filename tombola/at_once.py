@@ -77,6 +77,18 @@ class Amount:
         return whole - count(1 - self.density, whole)
 
 
+def _fitted(left: Left, alive: Mapping[str, int]) -> Left:
+    """As many in all, where no group keeps more than it has: rounding may ask a layer for one weight that has gone."""
+    have = {names: sum(alive[name] for name in names) for names in left}
+    fitted = {names: min(stay, have[names]) for names, stay in left.items()}
+    missing = sum(left.values()) - sum(fitted.values())
+    for names in sorted(fitted, key=lambda names: fitted[names] - have[names]):
+        more = min(missing, have[names] - fitted[names])
+        fitted[names] += more
+        missing -= more
+    return fitted
+
+
 @dataclass(frozen=True)
 class AtOnce:
     """Pruning a whole network to an amount, in one or several steps of scoring, where no training is between them.
@@ -119,7 +131,7 @@ class AtOnce:
         rates = self.amount.by.rates_of(kinds, ties)
         for left in self.schedule({name: tuple(each.shape) for name, each in everything.items()}, rates):
             among = everything if self.returning else alive
-            alive = prune.down_to(scores(alive, among), among, left)
+            alive = prune.down_to(scores(alive, among), among, _fitted(left, among.counts))
         return alive
 
     def schedule(self, shapes: Mapping[str, Shape], rates: Mapping[str, float]) -> Iterator[Left]:

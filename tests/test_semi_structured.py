@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tombola import mask, models, prunable, prune, score, weights
+from tombola import mask, models, prunable, score, weights
 from tombola.cash import comparison, timing
 from tombola.cash.semi_structured import fits, held_bytes, semi_structured, semi_structured_layers
 from tombola.errors import BadInput
 from tombola.mask import Mask
+from tombola.n_of_m import n_of_m
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -25,7 +26,7 @@ SECOND = timing.Timing(1.0, (1.0, 1.0), (1.0,))
 @given(n=st.integers(0, 4), groups=st.integers(1, 3), window=st.sampled_from([(), (3, 3)]), seed=st.integers(0, 99))
 def test_what_n_of_m_leaves_fits_and_one_more_does_not(n: int, groups: int, window: tuple[int, ...], seed: int) -> None:
     values = torch.rand(3, 4 * groups, *window, generator=torch.Generator().manual_seed(seed)) + 0.1
-    kept = prune.n_of_m({"w": values}, Mask({"w": values > 0}), n, 4)["w"]
+    kept = n_of_m({"w": values}, Mask({"w": values > 0}), n, 4)["w"]
     assert fits(values * kept, n, 4) and (n == 0 or not fits(values * kept, n - 1, 4))
     if n < 4:
         flags = kept[2].view(4 * groups, -1)
@@ -73,7 +74,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def two_of_four(model: Model) -> Model:
     start = weights.of(model)
     full = prunable.full(model)
-    living = prune.n_of_m(score.magnitude(score.Scored.of(model, full)), full, 2, 4)
+    living = n_of_m(score.magnitude(score.Scored.of(model, full)), full, 2, 4)
     weights.put(model, mask.apply(start, living))
     return model
 
@@ -99,7 +100,7 @@ def test_what_fits_is_converted_and_nothing_else(monkeypatch: pytest.MonkeyPatch
 def test_a_model_of_which_nothing_can_be_converted_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_gpu(monkeypatch)
     expected = "semi_structured: expected a linear layer of 2 in 4 weights, .*, found none; "
-    with pytest.raises(BadInput, match=expected + "0: more than 2 of 4 weights are not 0. `prune.n_of_m`"):
+    with pytest.raises(BadInput, match=expected + "0: more than 2 of 4 weights are not 0. `n_of_m.n_of_m`"):
         semi_structured(nn.Sequential(nn.Linear(64, 32)))
     with pytest.raises(BadInput, match=expected + r"0: Error original_tensor\.shape .* is not supported"):
         semi_structured(two_of_four(nn.Sequential(nn.Linear(8, 4))))

@@ -7,9 +7,9 @@ from typing import Protocol
 from pydantic import Field
 
 from tombola.mark import Mark
-from tombola.recipe import Precision, StepField
+from tombola.recipe import Precision
 from tombola.replicate import MethodReplicate, T
-from tombola.value import Count, Number, Value
+from tombola.value import Count, Number, StepField, Value
 
 
 class SearchOptions(Value):

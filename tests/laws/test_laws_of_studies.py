@@ -129,7 +129,10 @@ def test_a_study_finds_something_at_every_level_and_rewind_step(name: str, finis
 @every_study
 def test_a_study_draws_what_it_found(name: str, finished: Results) -> None:
     study, _ = study_of(finished, name)
-    own, marks = [one for one in finished.findings if one.study == name], finished.experiment.members.marks(finished.experiment.spec)
+    own, marks = (
+        [one for one in finished.findings if one.study == name],
+        finished.experiment.members.marks(finished.experiment.spec),
+    )
     drawn = study.figures(own, marks)
     assert name in drawn
     for figure in drawn.values():

@@ -1,0 +1,128 @@
+"""Laws of the search methods, all of them: counts, dead weights, interruption, options, workers.
+
+Each method makes the tickets of a small experiment, in every scope for rounds; what its trainings left is looked at.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tombola.cli import main
+from tombola.lab.attempt import do
+from tombola.lab.kinds import Train
+from tombola.lab.plan import Plan, plan
+from tombola.lab.runs import untold
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
+from tombola.methods import METHODS
+from tombola.prune import count
+
+RECIPE: dict[str, Any] = {
+    "model": "lenet-20-10",
+    "data": "digits",
+    "length": "30it",
+    "batch": 60,
+    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
+}
+DENSITIES = [0.4, 0.1]
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def planned(method: str, scope: str = "layer", **changes: Any) -> Plan:
+    spec = {
+        "replicates": 1,
+        "densities": DENSITIES,
+        "arms": ["ticket"],
+        "method": method,
+        "device": "cpu",
+        "engine": "reference",
+        "recipe": RECIPE,
+        "prune": {"scope": scope, "rate": 0.5},
+        "evaluate": {"every": "10it", "test_every": "10it"},
+    }
+    return plan(Experiment(name="tiny", spec=Spec.model_validate(spec | changes)))
+
+
+def done(made: Plan, folder: Path) -> Store:
+    """A store in which all runs of a plan are finished."""
+    store = Store(folder).open()
+    worker = Worker(store, None, "reference", measured={})
+    for run in made.runs:
+        assert do(run, worker, untold) == ("stored",), run
+    return store
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The plan and the store of a method in a scope, made once."""
+
+    @cache
+    def made(method: str, scope: str) -> tuple[Plan, Store]:
+        wanted = planned(method, scope)
+        return wanted, done(wanted, tmp_path_factory.mktemp(method))
+
+    return made
+
+
+def tickets(made: Plan) -> Iterator[tuple[float, Train]]:
+    for row in made.rows:
+        if row.arm == "ticket":
+            yield DENSITIES[row.level - 1], row.run
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@every_method
+def test_every_level_has_exactly_as_many_weights_as_its_density_says(method: str, scope: str, finished: Any) -> None:
+    made, store = finished(method, scope)  # C1 C2 C9
+    for density, ticket in tickets(made):
+        mask = store.mask(store.masked_by(ticket))
+        assert mask.alive == mask.total - count(1 - density, mask.total)
+        assert store.values(ticket)["alive"] == mask.alive
+
+
+@every_method
+def test_no_dead_weight_is_anything_but_zero(method: str, finished: Any) -> None:  # M1 M2 M10
+    made, store = finished(method, "layer")
+    for _, ticket in tickets(made):
+        trained, mask = store.weights(ticket), store.mask(store.masked_by(ticket))
+        assert all(bool((trained[name][~alive] == 0).all()) for name, alive in mask.items())
+        assert all(bool((trained[name][alive] != 0).any()) for name, alive in mask.items() if alive.any())
+
+
+def test_one_worker_and_two_find_the_same_masks_side_by_side(tmp_path: Path) -> None:
+    """All methods as arms of one experiment, by the command that people type."""
+    others = [name for name in METHODS if name != "iterative"]
+    made = planned("iterative", arms=["ticket", *others])
+    lines = [
+        f"arms = {json.dumps(['ticket', *others])}",
+        f"densities = {DENSITIES}",
+        "replicates = 1",
+        'engine = "reference"',
+    ]
+    lines += [
+        'device = "cpu"',
+        "[prune]",
+        "rate = 0.5",
+        "[evaluate]",
+        'every = "10it"',
+        'test_every = "10it"',
+        "[recipe]",
+    ]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in RECIPE.items() if name != "optimizer"]
+    lines += ['optimizer = {name = "sgd", lr = 0.1, momentum = 0.9, weight_decay = 1e-4}']
+    (tmp_path / "all.toml").write_text("\n".join(lines))
+    masks: list[dict[str, Any]] = []
+    for workers in (1, 2):
+        store = tmp_path / f"store-{workers}"
+        assert main(["run", str(tmp_path / "all.toml"), "--store", str(store), "--workers", str(workers)]) == 0
+        opened = Store(store).open()
+        found = {row.run.key: opened.living(row.run) for row in made.rows}
+        masks.append(
+            {key: mask and {name: alive.tolist() for name, alive in mask.items()} for key, mask in found.items()}
+        )
+    assert masks[0] == masks[1] and len(made.rows) == 1 + 2 * len(METHODS)

@@ -40,8 +40,9 @@ class Scoring:
         scope: its name in `pruning.SCOPES`; None for the spec's.
         iterations: steps of scoring between the whole network and the amount that is left.
         returning: whether weights may come back between these.
-        per_class: how many training examples the score sees, times the number of classes; 0 for as many as it asks for.
-        examples: how many in all, in its place.
+        per_class: how many training examples the score sees, times the number of classes.
+        batches: or how many batches of the recipe; where both are 0, an epoch.
+        examples: or how many in all.
     """
 
     score: str
@@ -49,7 +50,16 @@ class Scoring:
     iterations: int = 1
     returning: bool = False
     per_class: int = 0
+    batches: int = 0
     examples: int | None = None
+
+    def seen(self, classes: int, batch: int) -> int | None:
+        """How many training examples the score sees; None for an epoch.
+
+        >>> Scoring("snip", per_class=10).seen(classes=10, batch=60)
+        100
+        """
+        return self.examples or self.per_class * classes + self.batches * batch or None
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class Replicate:
     def _pruned(self, weights: Run, seen: Train, scoring: Scoring) -> Prune:
         """A round of pruning of `weights`, whose score sees the batches of the training `seen`."""
         prune, score = self.spec.prune, self.members.scores[scoring.score]
-        examples = scoring.examples or (scoring.per_class * self.spec.facts.classes or None)
+        examples = scoring.seen(self.spec.facts.classes, self.recipe.batch)
         return Prune(
             self.network,
             weights,

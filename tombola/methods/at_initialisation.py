@@ -51,6 +51,7 @@ def _method(name: str, scoring: Scoring, about: str, paper: str, year: int, mark
 
 
 _MISSING = "[Pruning Neural Networks at Initialization](https://arxiv.org/abs/2009.08576)"
+_FORCE = "[Progressive Skeletonization](https://arxiv.org/abs/2006.09081)"
 _RIGL = "[Rigging the Lottery](https://arxiv.org/abs/1911.11134)"
 
 METHODS: dict[str, Method] = {
@@ -90,6 +91,48 @@ METHODS: dict[str, Method] = {
             "Keep the largest initial weights",
             _MISSING,
             2021,
+        ),
+        _method(
+            "snip",
+            Scoring("snip", per_class=10),
+            "Keep what the loss at initialisation is most sensitive to",
+            "[SNIP: Single-shot Network Pruning](https://arxiv.org/abs/1810.02340)",
+            2019,
+        ),
+        _method(
+            "iterative-snip",
+            Scoring("snip", iterations=60, per_class=10),
+            "SNIP in 60 steps, each on the network that the one before has left",
+            _FORCE,
+            2021,
+        ),
+        _method(
+            "force",
+            Scoring("snip", iterations=60, returning=True, per_class=10),
+            "SNIP in 60 steps, between which weights may come back",
+            _FORCE,
+            2021,
+        ),
+        _method(
+            "grasp",
+            Scoring("grasp", per_class=10),
+            "Let go first what leaves the largest gradient",
+            "[Picking Winning Tickets Before Training](https://arxiv.org/abs/2002.07376)",
+            2020,
+        ),
+        _method(
+            "synflow",
+            Scoring("synflow", iterations=100, examples=1),
+            "Conserve what flows through the network, in 100 steps, without any data",
+            "[Pruning Neural Networks without Any Data](https://arxiv.org/abs/2006.05467)",
+            2020,
+        ),
+        _method(
+            "prospr",
+            Scoring("prospr", batches=4),
+            "Keep what the loss is most sensitive to after three steps of training",
+            "[Prospect Pruning](https://arxiv.org/abs/2202.08132)",
+            2022,
         ),
     )
 }

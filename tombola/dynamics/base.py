@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import computed_field
 
+from tombola import macs
 from tombola.code import code_of
 from tombola.steps import Step
 from tombola.value import Value
@@ -52,7 +53,7 @@ class Setting:
         timeline: of the training.
         seed: for a course that draws.
         inputs: what else the training was given, by name: the weights of a run, or the mask of one that made a mask.
-        layers: of the network, by weight; what its multiply-adds are counted by.
+        layers, products: of the network, by weight, and what it multiplies without weights; see `tombola.macs`.
     """
 
     model: "nn.Module"
@@ -61,6 +62,7 @@ class Setting:
     seed: int = 0
     inputs: "Mapping[str, Mapping[str, Tensor]]" = field(default_factory=dict)
     layers: "Mapping[str, Layer]" = field(default_factory=dict)
+    products: int = 0
 
     def forward(self, counts: Mapping[str, int]) -> int:
         """Multiply-adds of one example's way through the network, f.
@@ -68,7 +70,7 @@ class Setting:
         Args:
             counts: living weights of each layer; a layer that is not named is whole.
         """
-        return sum(layer.uses * counts.get(name, layer.weights) // layer.weights for name, layer in self.layers.items())
+        return macs.forward(self.layers, counts, self.products)
 
 
 class Course(ABC):

@@ -31,6 +31,7 @@ class Training:
     Attributes:
         optimizer, batch, precision, objective, dynamics: as the recipe has them.
         layers: by weight, from the input on.
+        products: multiply-adds of an example that no weight takes part in, as `models.products` has them.
         sequential: whether the model is these layers, with ReLU and pooling between them, and nothing else.
         densities: of the weights that the mask names, in [0, 1]; all others are whole.
         examples: images as bytes in memory, in files, or texts.
@@ -46,6 +47,7 @@ class Training:
     optimizer: Optimizer
     batch: int
     layers: Mapping[str, Layer] = field(default_factory=dict)
+    products: int = 0
     sequential: bool = False
     densities: Mapping[str, float] = field(default_factory=dict)
     examples: DataKind = "images"
@@ -74,6 +76,7 @@ class Training:
             optimizer=recipe.optimizer,
             batch=recipe.batch,
             layers=models.layers(recipe.model, facts.shape, facts.classes),
+            products=models.products(recipe.model, facts.shape),
             sequential=models.family(recipe.model).SEQUENTIAL,
             examples="files" if data.is_folder(recipe.data) else "tokens" if facts.text else "images",
             augmented=recipe.augment is not None,

@@ -27,7 +27,9 @@ class Moving(Reference):
     def __init__(self, training: Training, start: Start) -> None:
         assert training.dynamics is not None and start.timeline is not None
         super().__init__(training, replace(start, state={}))
-        setting = Setting(self._model, start.mask, start.timeline, start.seed, self._inputs, training.layers)
+        setting = Setting(
+            self._model, start.mask, start.timeline, start.seed, self._inputs, training.layers, training.products
+        )
         self._course = training.dynamics.course(setting)
         self._multiply_adds = 0
         # Made anew, over what the course has made of the model.

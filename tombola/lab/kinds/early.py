@@ -1,18 +1,20 @@
 """A training that ends as soon as the mask that it would be pruned to has settled."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tombola import engine
+from tombola.at_once import Amount, AtOnce
 from tombola.data.facts import Facts
 from tombola.early_bird import Drawn, Settling, apart_by_chance
 from tombola.engine import Choice, machine
 from tombola.engine.training import Start
 from tombola.errors import TombolaError
-from tombola.lab.kinds.masks import Sample, mask_outcome
+from tombola.lab.kinds.masks import Sample, left_at_once, mask_outcome
 from tombola.lab.kinds.training import further_inputs
-from tombola.lab.runs import Network, Outcome, Run, Tell, untold
+from tombola.lab.runs import Known, Network, Outcome, Run, Tell, untold
+from tombola.macs import GRADIENT, Macs, examples
 from tombola.pruning import Round, by_kind
 from tombola.recipe import learning_rate
 
@@ -78,6 +80,18 @@ class EarlyBird(Run):
     def seconds(self, facts: Facts, step_seconds: Callable[[], float]) -> float:
         """All steps, as if no mask settled."""
         return step_seconds() * self.steps
+
+    def macs(self, known: Known) -> Macs:
+        """3 f of the dense network for every example until the mask had settled; of all steps until that is known."""
+        recipe, taken = self.sample.recipe, known.values(self).get("trained_steps", self.steps)
+        seen = examples(self.begin, self.begin + taken, known.facts(recipe.data).train, recipe.batch)
+        return known.forward(self.network, {}, by=self) * (GRADIENT * seen)
+
+    def counts(self, known: Known) -> Mapping[str, int]:
+        """Each layer's share, as `Prune` has it where it prunes at once."""
+        scope = self.counted or self.scope
+        amount = Amount(Round(scope, by_kind(dict(self.rates), scope), self.keep), self.density, self.rounds or 0)
+        return left_at_once(AtOnce(self.round, amount), known.layers(self.network))
 
     def progress(self, done: int, total: int, loss: float) -> str:
         return f"masks {loss:.1%} apart at step {done}" if loss <= 1 else f"step {done}"

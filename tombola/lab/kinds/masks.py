@@ -12,8 +12,9 @@ from tombola.errors import BadInput
 from tombola.lab.kinds.training import Train, further_inputs, mask_values
 from tombola.lab.runs import Known, Network, Outcome, Run, Tell, untold
 from tombola.macs import Macs
+from tombola.models.layer import Layer
 from tombola.objective import CrossEntropy
-from tombola.pruning import SCOPES, Left, Round, by_kind
+from tombola.pruning import SCOPES, Round, by_kind
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -187,13 +188,10 @@ class Prune(Run):
     def counts(self, known: Known) -> Mapping[str, int]:
         """Each layer's share; where layers are pooled all are taken to lose the same fraction."""
         layers, round, scope = known.layers(self.network), self.round(known.scores), SCOPES[self.scope]
-        kinds = {name: layer.kind for name, layer in layers.items()}
-        rates = round.rates_of(kinds)
-        whole = {name: layers[name].weights for name in rates}
         if self.amount is not None:
-            shapes = {name: layers[name].shape for name in rates}
-            *_, left = AtOnce(round, self.amount).schedule(shapes, self.amount.by.rates_of(kinds))
-            return evenly_in(left, whole)
+            return left_at_once(AtOnce(round, self.amount), layers)
+        rates = round.rates_of({name: layer.kind for name, layer in layers.items()})
+        whole = {name: layers[name].weights for name in rates}
         before = {**whole, **known.counts(self.mask)}
         after = {name: (whole if scope.once else before)[name] * scope.density(round, rates[name], 1) for name in rates}
         return {name: min(before[name], floor(count + 0.5)) for name, count in after.items()}
@@ -262,14 +260,17 @@ class Prune(Run):
         return see
 
 
-def evenly_in(left: Left, sizes: Mapping[str, int]) -> dict[str, int]:
-    """How many weights of each layer stay, if layers that are pooled keep the same fraction.
+def left_at_once(pruning: AtOnce, layers: Mapping[str, Layer]) -> dict[str, int]:
+    """How many weights of each layer stay where a network is pruned at once, if layers that are pooled lose the same.
 
-    >>> evenly_in({("a", "b"): 30, ("c",): 5}, {"a": 40, "b": 20, "c": 10})
-    {'a': 20, 'b': 10, 'c': 5}
+    >>> layers = {"a": Layer("linear", 10, 10), "b": Layer("output", 10, 5)}
+    >>> left_at_once(AtOnce(Round("global"), Amount(Round("global"), density=0.1)), layers)
+    {'a': 10, 'b': 5}
     """
-    fractions = {names: count / (sum(sizes[name] for name in names) or 1) for names, count in left.items()}
-    return {name: floor(sizes[name] * fraction + 0.5) for names, fraction in fractions.items() for name in names}
+    rates = pruning.amount.by.rates_of({name: layer.kind for name, layer in layers.items()})
+    *_, left = pruning.schedule({name: layers[name].shape for name in rates}, rates)
+    shares = {names: count / (sum(layers[name].weights for name in names) or 1) for names, count in left.items()}
+    return {name: floor(layers[name].weights * share + 0.5) for names, share in shares.items() for name in names}
 
 
 def _other_score(run: Prune) -> BadInput:

@@ -111,6 +111,11 @@ class Train(Run):
         own = None if self.keeps_mask else known.values(self).get("macs")
         return static if own is None else Macs(own, static.executed)
 
+    def counts(self, known: Known) -> Mapping[str, int]:
+        """Where it ends under a mask of its own: those of the mask that says how much shall stay, or it begins with."""
+        given = [known.counts(run) for run in (*(run for _, run in self.further or ()), self.mask)]
+        return next((counts for counts in given if counts and not self.keeps_mask), {})
+
     def progress(self, done: int, total: int, loss: float) -> str:
         return f"validation loss {loss:.3f} at step {done}"
 

@@ -44,14 +44,21 @@ def test_links_in_the_readme_and_the_docs_lead_somewhere() -> None:
 
 
 def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
-    least, text = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "spec.md").read_text(), re.DOTALL)
-    text = re.sub(
-        r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE
-    )  # what is not there by default is shown, but commented out
+    least, text, searches = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "spec.md").read_text(), re.DOTALL)
+    (tmp_path / "searches.toml").write_text(searches + least)
+    assert set(spec_file.read(str(tmp_path / "searches.toml")).spec.arm) == {
+        "snip",
+        "cheap",
+        "snip-shuffled",
+        "movement",
+    }
+    assert re.search("^# densities = ", text, re.MULTILINE), "shown beside the levels, in whose place it stands"
+    # What is not there by default is shown, but commented out.
+    text = re.sub(r"^# (?!densities)(\w+ = )", r"\1", text, flags=re.MULTILINE)
     (tmp_path / "all.toml").write_text(text)
     shown = spec_file.read(str(tmp_path / "all.toml")).spec
     table = tomllib.loads(text)
-    assert set(table) == set(spec.Spec.model_fields)
+    assert set(table) == set(spec.Spec.model_fields) - {"densities", "search", "arm"}
     elsewhere = {"n", "m"}  # of another scope than the one that is shown
     for part in ("recipe", "prune", "evaluate", "verdict"):
         assert set(table[part]) == set(type(getattr(shown, part)).model_fields) - elsewhere

@@ -23,6 +23,7 @@ from tombola.lab.kinds import (
     EarlyBird,
     FullMask,
     Init,
+    InvertedMask,
     Line,
     Prune,
     RandomMask,
@@ -71,6 +72,7 @@ FULL = FullMask(NETWORK, keep=("output",))
 DISTANCE = Distance(TRAIN, replace(TRAIN, order_seed=8), PRUNE)
 RATES = (("linear", 0.2), ("output", 0.1))
 EARLY = EarlyBird(NETWORK, INIT, Sample.of(TRAIN), 0, 40, "layer", RATES, (), None, 2, "layer", Settling(every="5it"))
+INVERTED = InvertedMask(**{name: getattr(PRUNE, name) for name in PRUNE.names}, like=PRUNE)
 LINE = Line(TRAIN, replace(TRAIN, order_seed=8), TRAIN.recipe, split_seed=1, points=30, examples=None)
 
 # For every field of every kind of run, another value. A field that is missing here fails a test below.
@@ -163,6 +165,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "beside": (("weights", TRAIN), ("mask", PRUNE)),
     },
 }
+CHANGES[INVERTED] = CHANGES[PRUNE] | {"like": RANDOM, "earlier": ((INIT, None), (TRAIN, PRUNE))}
 EVERY_FIELD = [(run, name) for run, others in CHANGES.items() for name in others]
 
 # The same for the values inside a recipe: a base, and for each of its fields another value.

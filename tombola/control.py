@@ -36,6 +36,8 @@ class Control:
         of_trained: whether it asks something of trained weights, too, as the tickets of a method have them that never
             goes back to early ones.
         changes: the field of its ticket that it replaces; empty where that is not said, and any one of the two.
+        data: variants of the data set, as `data.variants` names them, on which its masks are searched for, one for each
+            draw; empty for one that searches for none.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
     """
@@ -50,6 +52,7 @@ class Control:
     draws: str = ""
     changes: Literal["start", "mask", ""] = ""
     of_trained: bool = False
+    data: tuple[str, ...] = ()
     mark: Mark | None = None
     code: str | None = None
     otherwise: str = ""

@@ -45,6 +45,12 @@ class Draws(Protocol):
     def shuffled_mask(self, like: Any, name: str) -> Any:
         """The mask `like` with its entries permuted inside each layer, by the seed of `name`."""
 
+    def inverted_mask(self, like: Any) -> Any:
+        """Of each layer as many weights as the mask `like` keeps: those that its pruning lets go first."""
+
+    def searched_on(self, variant: str, ticket: Any, level: int) -> Any:
+        """The mask that the same search finds at a level on a variant of its data set: `random-labels`, say."""
+
     def derived(self, function: "Callable[[Mask, int], Mask]", like: Any, name: str) -> Any:
         """The mask that `function` makes of the mask `like` and the seed of `name`."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from pydantic_core import to_jsonable_python
 
+from tombola import data
 from tombola.controls import CONTROLS
 from tombola.dynamics import DYNAMICS
 from tombola.early_bird import Settling
@@ -70,11 +71,20 @@ def keys_of(name: str, changes: list[str]) -> dict[str, str]:
     replicate = Replicate(read(name, changes).spec, 0)
     dense, ticket, _ = METHODS[replicate.spec.method].search(replicate, 2)
     found = {"rewind point": dense.start, "dense": dense, "ticket 1": ticket}
-    found |= {f"{arm} 1": control.make(replicate, ticket, 1, 0) for arm, control in CONTROLS.items()}
+    able = {arm: control for arm, control in CONTROLS.items() if all(varied(replicate, way) for way in control.data)}
+    found |= {f"{arm} 1": control.make(replicate, ticket, 1, 0) for arm, control in able.items()}
     for name, method in METHODS.items():
         own = replace(replicate, options=method.options())
         found[f"{name} 2"] = [*method.search(own, 2)][2]
     return {label: run.key for label, run in found.items()}
+
+
+def varied(replicate: Replicate, variant: str) -> bool:
+    """Whether there is a variant of the replicate's data."""
+    try:
+        return bool(data.facts(f"{replicate.recipe.data}+{variant}"))
+    except ValueError:
+        return False
 
 
 @cache

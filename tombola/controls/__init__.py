@@ -6,6 +6,6 @@ business.
 """
 
 from tombola.control import Control as Control
-from tombola.controls import redrawn, signs, survivors
+from tombola.controls import redrawn, sanity, signs, survivors
 
-CONTROLS: dict[str, Control] = {**redrawn.CONTROLS, **survivors.CONTROLS, **signs.CONTROLS}
+CONTROLS: dict[str, Control] = {**redrawn.CONTROLS, **sanity.CONTROLS, **survivors.CONTROLS, **signs.CONTROLS}

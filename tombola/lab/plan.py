@@ -1,28 +1,27 @@
 """From a spec to the runs it wants: which trainings make its table, and what those need."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
 from typing import Any
 
 from tombola import data, models
-from tombola.code import defined_at
 from tombola.engine import EngineForecast, forecast
 from tombola.engine.machine import devices, processes
 from tombola.engine.training import Training
-from tombola.errors import BadInput, shown
+from tombola.errors import BadInput
 from tombola.lab.costs import Costs
 from tombola.lab.kinds import Train
 from tombola.lab.members import Arm
 from tombola.lab.replicate import Replicate
 from tombola.lab.row import Row
 from tombola.lab.runs import Run, ancestry
+from tombola.lab.searches import trainings
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Question, Series, asked
-from tombola.method import Method, retrained
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ def _planned(experiment: Experiment) -> _Planned:
     for number in range(spec.replicates):
         for step in spec.rewind:
             replicate = Replicate(spec, number, step, members)
-            tickets = _trainings(members.arm("ticket", spec), replicate)
+            arm = members.arm("ticket", spec)
+            tickets = trainings(arm, replicate.asking(arm))
             rows += _rows(replicate, tickets)
             questions += _questions(experiment, Series(replicate, tickets, members.controls))
     return rows, questions
@@ -109,46 +109,12 @@ def _by_member(experiment: Experiment, rows: list[Row], questions: list[Question
     return runs
 
 
-def _trainings(arm: Arm, replicate: Replicate) -> list[Train]:
-    """What an arm's method makes, level by level, trained in full where it searches with another recipe.
-
-    Raises:
-        BadInput: it makes no list of trainings.
-    """
-    own = replace(replicate, options=arm.options)
-    made = _searched(arm.method, own.searching if arm.options.apart else own)
-    trainings = list(retrained(own, iter(made))) if arm.options.apart else made
-    return [trainings[rounds] for rounds in own.rounds if rounds < len(trainings)]
-
-
-def _searched(method: Method, replicate: Replicate) -> list[Train]:
-    """What a method makes, round by round.
-
-    Raises:
-        BadInput: it is no list of trainings.
-    """
-    made: Any = method.search(replicate, replicate.rounds[-1])
-    trainings = list(made) if isinstance(made, Iterable) else [made]
-    for each in trainings:
-        if not isinstance(each, Train):
-            raise _no_training(method, "returns" if made is each else "yields", each)
-    return trainings
-
-
-def _no_training(method: Method, does: str, made: object) -> BadInput:
-    place = defined_at(method.search)
-    return BadInput(
-        where=f"{place}, method {method.name}" if place else f"method {method.name}",
-        expected="a training for each level",
-        found=f"one that {does} {shown(repr(made))}",
-        todo="Yield what replicate.train(...) gives.",
-    )
-
-
 def _rows(replicate: Replicate, tickets: Sequence[Train]) -> Iterator[Row]:
     spec, members, number, step = replicate.spec, replicate.members, replicate.number, replicate.rewind_step
     arms = [members.arm(name, spec) for name in spec.arms if name != "ticket"]
-    found = {arm.name: _trainings(arm, replicate) for arm in arms if arm.name in spec.arm or arm.control is None}
+    found = {
+        arm.name: trainings(arm, replicate.asking(arm)) for arm in arms if arm.name in spec.arm or arm.control is None
+    }
     for level, ticket in enumerate(tickets):
         if level == 0:
             yield Row("dense", number, level, 0, ticket, step)
@@ -172,7 +138,7 @@ def _drawn(arm: Arm, replicate: Replicate, tickets: Sequence[Train], level: int)
     assert arm.control
     if level >= len(tickets):
         return
-    own = replace(replicate, options=arm.options)
+    own = replicate.asking(arm)
     draws = replicate.members.draws(arm.name, replicate.spec)
     drawn = [arm.control.training(own, tickets[level], level, draw) for draw in range(draws)]
     if len(set(drawn)) < draws:  # they would count as several

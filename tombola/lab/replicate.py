@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from tombola import models
 from tombola.at_once import Scoring, course
 from tombola.code import named
+from tombola.data import variants
 from tombola.early_bird import Settling
 from tombola.errors import BadInput
 from tombola.lab.kinds import (
@@ -18,16 +19,18 @@ from tombola.lab.kinds import (
     EarlyBird,
     FullMask,
     Init,
+    InvertedMask,
     Prune,
     RandomMask,
     Sample,
     ShuffledMask,
     Train,
 )
-from tombola.lab.members import BUILT_IN, Members
+from tombola.lab.members import BUILT_IN, Arm, Members
 from tombola.lab.runs import Network, Run
+from tombola.lab.searches import trainings
 from tombola.lab.spec import Spec
-from tombola.method import SearchOptions
+from tombola.method import Method, SearchOptions
 from tombola.recipe import Recipe
 from tombola.steps import Step
 
@@ -45,6 +48,7 @@ class Replicate:
         rewind: the step k that its tickets return to; by default the spec's first.
         members: those that the spec was read with.
         options: what has been chosen of the method that is asked.
+        method: that one; None for the spec's.
     """
 
     spec: Spec
@@ -52,6 +56,11 @@ class Replicate:
     rewind: Step | None = None
     members: Members = field(default=BUILT_IN, repr=False)
     options: SearchOptions = field(default_factory=SearchOptions)
+    method: Method | None = field(default=None, repr=False)
+
+    def asking(self, arm: Arm) -> "Replicate":
+        """The same with what has been chosen of an arm's method."""
+        return replace(self, options=arm.options, method=arm.method)
 
     @property
     def searching(self) -> "Replicate":
@@ -210,6 +219,48 @@ class Replicate:
     def shuffled_mask(self, like: Run, name: str) -> ShuffledMask:
         """The mask `like` with its entries permuted inside each layer, by the seed of `name`."""
         return ShuffledMask(_given(like, name), mask_seed=self.seed(name))
+
+    def inverted_mask(self, like: Run) -> InvertedMask:
+        """Of each layer as many weights as the mask `like` keeps: those that its pruning lets go first.
+
+        Raises:
+            BadInput: no pruning made it.
+        """
+        if not isinstance(last := _given(like, "inverted mask"), Prune):
+            raise BadInput(
+                where="inverted mask",
+                expected="a mask that pruning by a score has made",
+                found=f"{last.key}, which was made in another way",
+                todo="Leave the control out of `arms`, or take a method that prunes by a score.",
+            )
+        earlier: list[tuple[Run, Run | None]] = []
+        before = last.mask
+        while isinstance(before, Prune):
+            earlier.append((before.trained, before.mask))
+            before = before.mask
+        of_last = {name: getattr(last, name) for name in last.names}
+        return InvertedMask(**of_last, like=like, earlier=tuple(reversed(earlier)) or None)
+
+    def searched_on(self, variant: str, ticket: Train, level: int) -> Run:
+        """The mask that the same search finds at a level on a variant of its data set, as `data.variants` has them.
+
+        Raises:
+            BadInput: it is the ticket's, as the search looks at no data.
+        """
+        spec = self.spec
+        arm = Arm("", self.method, self.options) if self.method else self.members.arm("ticket", spec)
+        name = variants.MARK.join([arm.options.data or spec.recipe.data, variant])
+        options = arm.options.model_copy(update={"data": name})
+        other = replace(arm, options=options)
+        found = trainings(other, self.asking(other))[level].mask
+        if found is None or found == ticket.mask:
+            raise BadInput(
+                where=f"the search on {name}",
+                expected="a search that looks at its data",
+                found=f"{arm.method.name}, which finds the same mask whatever the data",
+                todo="Leave the control out of `arms`: that it is no worse is known.",
+            )
+        return found
 
     def derived(self, function: "Callable[[Mask, int], Mask]", like: Run, name: str) -> DerivedMask:
         """The mask that a function makes of the mask `like` and the seed of `name`.

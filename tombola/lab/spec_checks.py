@@ -226,6 +226,22 @@ def _search(spec: Spec, members: Members, where: str, options: SearchOptions) ->
     yield from _search_length(spec, where, options, facts.epoch_iterations(batch))
 
 
+def _searched_controls(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Controls that search on a variant of data of which there is none."""
+    for name in spec.arms:
+        arm = members.arm(name, spec)
+        for variant in arm.control.data if arm.control else ():
+            whole = variants.MARK.join([arm.options.data or spec.recipe.data, variant])
+            try:
+                facts = data.facts(whole)
+            except (ValueError, DataError) as error:
+                yield Fault("arms", "controls that can be had of these data", repr(name), str(error))
+                continue
+            if (batch := arm.options.batch or spec.recipe.batch) > facts.train:
+                todo = f"leave {name} out, or let batches have {facts.train:,} examples at most"
+                yield Fault("arms", f"controls whose data make one batch of {batch:,}", repr(name), todo)
+
+
 def _search_length(spec: Spec, where: str, options: SearchOptions, epoch: int) -> Iterable[Fault]:
     length = (options.length or spec.recipe.length).iterations(epoch)
     if not 0 < length <= MOST_STEPS:
@@ -345,4 +361,13 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
 
 
 _CHECKS = (_length, _foreign, _data, _steps, _rewinding, _misnamed_layers, _optimizer, _scope, _densities)
-_CHECKS_OF_MEMBERS = (_endless, _drawn_controls, _studies, _arms, _declared_arms, _searches, _units)
+_CHECKS_OF_MEMBERS = (
+    _endless,
+    _drawn_controls,
+    _studies,
+    _arms,
+    _declared_arms,
+    _searches,
+    _searched_controls,
+    _units,
+)

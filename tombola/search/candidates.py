@@ -97,6 +97,23 @@ class SearchReplicate:
         """The mask `like` with its entries permuted inside each layer."""
         return self.derived(mask.shuffle, like, name)
 
+    def inverted_mask(self, like: Mask) -> Mask:
+        """Nothing: a search keeps the masks of its levels, and not the scores.
+
+        Raises:
+            BadInput: always.
+        """
+        raise _of_a_spec(self.control, "the scores of its pruning, which a search does not keep")
+
+    def searched_on(self, variant: str, ticket: "Candidate", level: int) -> Mask:
+        """Nothing: the data are the loop's.
+
+        Raises:
+            BadInput: always.
+        """
+        todo = "Search once more with a loader of such data, and compare the two tickets."
+        raise _of_a_spec(self.control, "a search on other data, which are your loop's", todo)
+
     def derived(self, function: Callable[[Mask, int], Mask], like: Mask, name: str) -> Mask:
         """What `function` makes of `like` and the seed of `name`, at which all that it draws begins.
 
@@ -161,6 +178,11 @@ class SearchReplicate:
             )
         own: Weights = self.rewinding.moment.left["weights"]
         return start.weights if isinstance(start, AtRewindPoint) else own if start is None else start
+
+
+def _of_a_spec(control: str, asked: str, todo: str = "Leave it out; tombola run has it.") -> BadInput:
+    expected = "a control of masks and weights that are there"
+    return BadInput(where="verify", expected=expected, found=f"{control}, which asks for {asked}", todo=todo)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from tombola.lab.kinds.alignment import AlignedMask, Alignment
 from tombola.lab.kinds.distance import Distance
 from tombola.lab.kinds.early import EarlyBird
 from tombola.lab.kinds.init import Init
+from tombola.lab.kinds.inverted import InvertedMask
 from tombola.lab.kinds.line import Line
 from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask, mask_outcome
 from tombola.lab.kinds.training import Train
@@ -18,6 +19,7 @@ __all__ = [
     "EarlyBird",
     "FullMask",
     "Init",
+    "InvertedMask",
     "Line",
     "Prune",
     "RandomMask",

@@ -198,6 +198,15 @@ class Prune(Run):
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Score the trained weights, and let the lowest of what is alive go."""
+        return mask_outcome(self.left(worker))
+
+    def left(self, worker: "Worker", watch: "Callable[[Mask, Mapping[str, Tensor]], None] | None" = None) -> "Mask":
+        """The mask that is left.
+
+        Args:
+            worker: whose store has the weights.
+            watch: is told, at each step of scoring, what was alive to be scored, and the scores.
+        """
         from tombola import prunable
         from tombola.mask import Mask
         from tombola.score import scores
@@ -210,14 +219,17 @@ class Prune(Run):
         before = Mask({name: stored[name] for name in everything})
         kinds = prunable.prunable(model, round.include)
         see = self._eye(model, worker)
+
+        def ranked(alive: "Mask | None", among: "Mask") -> "Mapping[str, Tensor]":
+            given = scores(round.score, see(alive, among))
+            if watch:
+                watch(among, given)
+            return given
+
         if self.amount is None:
-            return mask_outcome(round.next(before, scores(round.score, see(None, before)), kinds))
+            return round.next(before, ranked(None, before), kinds)
         at_once = AtOnce(round, self.amount, self.iterations or 1, bool(self.returning))
-
-        def ranked(alive: "Mask", among: "Mask") -> "Mapping[str, Tensor]":
-            return scores(round.score, see(alive, among))
-
-        return mask_outcome(at_once.mask(everything, ranked, kinds, before=before))
+        return at_once.mask(everything, ranked, kinds, before=before)
 
     def round(self, scores: "Mapping[str, Score]") -> Round:
         """Return what goes in it.

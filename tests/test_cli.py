@@ -165,6 +165,18 @@ def test_a_table_leaves_out_columns_before_it_cuts_a_number(store: Path, width: 
     assert ("shuffle stop" in left_out) == (width < 200), "what is left out is named"
 
 
+@pytest.mark.parametrize("width", [24, 45])
+def test_arms_that_do_not_fit_beside_each_other_have_lines_of_their_own(store: Path, width: int) -> None:
+    found = results(plan(read("digits-lenet", TINY[1::2])), Store(store))
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(summary_table(found, width))
+    shown = console.export_text()
+    lines = [line.split() for line in shown.splitlines() if line.split()]
+    arms = [words for words in lines if words[0] in ("dense", *found.arms)]
+    assert [words[0] for words in arms] == ["dense", *found.arms] and "…" not in shown
+    assert all(len(words) > 1 and all(re.fullmatch(r"[0-9.]+", word) for word in words[1:]) for words in arms)
+
+
 def test_the_plan_counts_what_is_wanted_stored_and_missing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = ask(capsys, "plan", "digits-lenet", "--store", str(store), *tiny("levels=3"), "--format", "json")
     content = json.loads(out)

@@ -24,7 +24,8 @@ def summary_table(results: Results, width: int | None = None) -> Table:
 
     Accuracies are those that the verdict is about; where they are those at the end of training no stop is shown. Where
     several methods are compared each one's cost is shown, in dense trainings. Where `width` characters do not hold all,
-    the last columns of early stops are left out, then those of costs and of accuracies, and a line below names them.
+    the last columns of early stops are left out, then those of costs, and a line below names them; where they do not
+    hold all accuracies either, arms have lines and levels columns, as `arms_table` has it.
     """
     shown = {
         "acc.": results.arms,
@@ -32,6 +33,9 @@ def summary_table(results: Results, width: int | None = None) -> Table:
         "stop": results.arms if results.at == "early-stop" else [],
     }
     table, left_out = _summary_table(results, shown), list[str]()
+    accuracies_alone = {"acc.": results.arms, "cost": [], "stop": []}
+    if width and len(results.arms) > 1 and _width(_summary_table(results, accuracies_alone)) > width:
+        return arms_table(results, width)
     while width and len(shown["acc."]) > 1 and _width(table) > width:
         what = next(what for what in ("stop", "cost", "acc.") if shown[what])
         left_out.insert(0, f"{shown[what][-1]} {what}")
@@ -39,6 +43,53 @@ def summary_table(results: Results, width: int | None = None) -> Table:
         table = _summary_table(results, shown)
     if left_out:
         table.caption, table.caption_justify = f"No room for {', '.join(left_out)}: `tombola table` has all.", "left"
+    return table
+
+
+def arms_table(results: Results, width: int) -> Table:
+    """One line per rewind step and arm: at each density its mean test accuracy and its cost, in dense trainings.
+
+    Where `width` characters do not hold all, costs are left out, then densities, the highest first.
+    """
+    levels = sorted({result.row.level for result in results.rows} - {0})
+    table, shown, costs = _arms_table(results, levels, costs=True), levels, True
+    while _width(table) > width and (costs or len(shown) > 1):
+        costs, shown = False, shown if costs else shown[1:]
+        table = _arms_table(results, shown, costs)
+    left = (
+        ""
+        if costs and shown == levels
+        else ", ".join(
+            [
+                *([] if costs else ["costs"]),
+                *([f"the first {len(levels) - len(shown)} levels"] if shown != levels else []),
+            ]
+        )
+    )
+    if left:
+        table.caption, table.caption_justify = f"No room for {left}: `tombola table` has all.", "left"
+    return table
+
+
+def _arms_table(results: Results, levels: Sequence[int], costs: bool) -> Table:
+    steps = sorted({result.row.rewind for result in results.rows})
+    table = Table(title=results.network, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    if len(steps) > 1:
+        table.add_column("rewind\nstep", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for level in levels:
+        table.add_column(f"{100 * mean(results.densities(level)):.3g}%\nacc. %", justify="right", no_wrap=True)
+        if costs:
+            table.add_column("\ncost", justify="right", no_wrap=True)
+    for step in steps:
+        for arm in results.arms if results.arms == ["dense"] else ["dense", *results.arms]:
+            rows = [result for result in results.rows if (result.row.rewind, result.row.arm) == (step, arm)]
+            cells: list[str] = []
+            for level in levels:
+                group = [result for result in rows if result.row.level == (0 if arm == "dense" else level)]
+                cells.append(_mean(group, results.accuracy, 100, ".2f"))
+                cells += [_cost(group, results.costs)] if costs else []
+            table.add_row(*([f"{step:,}"] if len(steps) > 1 else []), arm, *cells)
     return table
 
 

@@ -124,6 +124,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "counted": "global",
         "iterations": 100,
         "returning": True,
+        "initial": replace(INIT, init_seed=1),
     },
     EARLY: {
         "network": replace(NETWORK, classes=11),

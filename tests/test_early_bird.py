@@ -88,7 +88,7 @@ def test_a_channel_goes_with_all_of_its_weights() -> None:
     state = model.state_dict() | gammas
     names = ["0.weight", "3.weight", "6.weight"]
     whole = Mask({name: torch.ones_like(state[name], dtype=torch.bool) for name in names})
-    ranked = importance(model, whole, state)
+    ranked = importance(model, dict.fromkeys(whole, "conv"), state)
     assert {name: values.tolist() for name, values in ranked.items()} == {
         "0.weight": gammas["1.weight"].abs().tolist(),
         "3.weight": gammas["4.weight"].tolist(),
@@ -104,7 +104,7 @@ def test_a_channel_goes_with_all_of_its_weights() -> None:
 def test_without_normalisations_a_unit_counts_by_its_weights() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
     state = {"0.weight": torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]]), "2.weight": torch.ones(2, 2)}
-    ranked = importance(model, state, state)
+    ranked = importance(model, {"0.weight": "linear", "2.weight": "output"}, state)
     assert {name: values.tolist() for name, values in ranked.items()} == {"0.weight": [5.0, 1.0]}
 
 

@@ -9,13 +9,15 @@ import pytest
 from tombola.control import Control
 from tombola.controls import CONTROLS
 from tombola.errors import BadInput
-from tombola.lab.kinds import AlignedMask, Init, Prune, Train
+from tombola.lab.kinds import AlignedMask, EarlyBird, Init, Prune, Sample, Train
 from tombola.lab.plan import plan
 from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Run, ancestry
 from tombola.lab.spec import Experiment, Spec
 from tombola.methods import METHODS
-from tombola.methods.at_initialisation import ScoringOptions
+from tombola.methods.colt import ColtOptions
+from tombola.methods.early_bird import EarlyBirdOptions
+from tombola.objective import Slimming
 from tombola.recipe import Constant, Recipe, learning_rate
 from tombola.steps import Step
 
@@ -46,6 +48,10 @@ def mask_of(run: Train) -> Prune:
     mask = run.mask.like if isinstance(run.mask, AlignedMask) else run.mask
     assert isinstance(mask, Prune)
     return mask
+
+
+def made_mask(run: Train) -> Prune | EarlyBird:
+    return run.mask if isinstance(run.mask, EarlyBird) else mask_of(run)
 
 
 def without(run: Run, *names: str) -> dict[str, Any]:
@@ -92,8 +98,8 @@ def test_nothing_comes_after_the_last_training(method: str) -> None:  # R11
     """The last ticket is trained and not pruned again, and no run is made that no row needs."""
     levels = search(method)
     everything = list(ancestry(list(levels)))
-    prunings = [run for run in everything if isinstance(run, Prune)]
-    assert len(prunings) == LEVELS and levels[-1] not in [run.trained for run in prunings]
+    prunings = [run for run in everything if isinstance(run, Prune | EarlyBird)]
+    assert len(prunings) == LEVELS and levels[-1] not in [needed for run in prunings for needed in run.inputs]
     needed = {needed.key for run in everything for needed in run.inputs} | {run.key for run in levels}
     assert needed == {run.key for run in everything}
 
@@ -101,14 +107,16 @@ def test_nothing_comes_after_the_last_training(method: str) -> None:  # R11
 @every_method
 def test_each_mask_is_what_was_left_of_the_one_before(method: str) -> None:
     _, *tickets = search(method)
-    masks = [mask_of(run) for run in tickets]
-    assert masks[0].mask is None
-    if METHODS[method].options is ScoringOptions:  # at once, each level from the whole network
+    masks = [made_mask(run) for run in tickets]
+    if masks[0].rounds is not None:  # at once, each level from the whole network
         assert [mask.rounds for mask in masks] == list(range(1, len(masks) + 1))
-        assert all(mask.mask is None and mask.trained == tickets[0].start for mask in masks)
+        start = replicate().rewind_point()
+        assert all(mask.inputs == (start,) for mask in masks), "from the weights of step k, and under no mask"
     else:
-        assert all(later.mask == earlier for earlier, later in pairwise(masks))
-    assert len({(mask.rates, mask.scope, mask.score, mask.keep) for mask in masks}) == 1
+        chain = [mask_of(run) for run in tickets]
+        assert chain[0].mask is None and all(later.mask == earlier for earlier, later in pairwise(chain))
+        assert len({mask.score for mask in chain}) == 1
+    assert len({(mask.rates, mask.scope, mask.keep) for mask in masks}) == 1
 
 
 @every_method
@@ -204,6 +212,44 @@ def test_fine_tune_keeps_the_weights_at_the_last_learning_rate_throughout() -> N
     assert {learning_rate(slow, step, epoch_iterations=17) for step in range(40)} == {last}
     others = {"optimizer": dense.recipe.optimizer, "schedule": dense.recipe.schedule, "warmup": dense.recipe.warmup}
     assert slow.model_copy(update=others) == dense.recipe, "nothing else is another"
+
+
+@every_rewind
+def test_early_bird_ends_the_dense_training_early(rewind: str) -> None:
+    """You et al., 2020; rewound, or continued from the weights of the moment."""
+    point, levels = replicate(rewind=rewind).rewind_point(), search("early-bird", rewind=rewind)
+    dense = levels[0]
+    for ticket, on in zip(levels[1:], search("early-bird-continued", rewind=rewind)[1:], strict=True):
+        bird = made_mask(ticket)
+        assert isinstance(bird, EarlyBird) and ticket.start == bird.start == point
+        assert bird.sample == Sample.of(dense) and (bird.begin, bird.until) == (dense.begin, dense.until)
+        assert on.start == on.mask == bird and without(on, "start") == without(ticket, "start")
+
+
+def test_a_search_that_slims_trains_as_before() -> None:
+    options = EarlyBirdOptions(slimming=1e-4)
+    dense, ticket, *_ = METHODS["early-bird"].search(replace(replicate(), options=options), LEVELS)
+    bird = made_mask(ticket)
+    assert isinstance(bird, EarlyBird) and bird.sample.recipe.objective == Slimming(strength=1e-4)
+    assert ticket.recipe == dense.recipe and dense.recipe.objective is None
+
+
+@pytest.mark.parametrize(
+    ("split", "halves"),
+    [("classes", ("first-classes", "second-classes")), ("examples", ("first-half", "second-half"))],
+)
+def test_colt_keeps_what_two_halves_of_the_data_agree_on(split: str, halves: tuple[str, str]) -> None:
+    """Hossain et al., 2022."""
+    options = ColtOptions.model_validate({"split": split})
+    point, levels = replicate().rewind_point(), [*METHODS["colt"].search(replace(replicate(), options=options), LEVELS)]
+    assert {run.start for run in levels} == {point} and {run.recipe.data for run in levels} == {"digits"}
+    for before, after in pairwise(levels):
+        mask = mask_of(after)
+        both = [mask.trained, *(mask.beside or ())]
+        assert [each.recipe.data for each in both if isinstance(each, Train)] == [f"digits+{half}" for half in halves]
+        assert {each.start for each in both if isinstance(each, Train)} == {point}
+        assert {each.mask for each in both if isinstance(each, Train)} == {before.mask}
+        assert {each.until for each in both if isinstance(each, Train)} == {40}
 
 
 # ---------------------------------------------------------------- seeds

@@ -125,6 +125,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "iterations": 100,
         "returning": True,
         "initial": replace(INIT, init_seed=1),
+        "beside": (INIT,),
     },
     EARLY: {
         "network": replace(NETWORK, classes=11),

@@ -138,31 +138,32 @@ def channels(mask: "Mask", importance: "Mapping[str, Tensor]", left: int) -> "Ma
     return kept
 
 
-def importance(
-    model: "nn.Module", names: "Mapping[str, object]", weights: "Mapping[str, Tensor]"
-) -> "dict[str, Tensor]":
+def importance(model: "nn.Module", kinds: Mapping[str, str], weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """How important each channel is: |gamma| of the batch normalisation after it.
 
     The normalisation of a layer is the one that is registered right after it. In a network without any, it is the norm
-    of a unit's weights, and the last layer, whose units are the classes, has no unit to lose.
+    of a unit's weights, and the output, whose units are the classes, has no unit to lose.
 
     Args:
-        names: of the weights that are pruned.
+        kinds: of the weights that are pruned, as `prunable.prunable` has them.
         weights: by name; those of the model may be others.
 
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
-    >>> importance(model, {"0.weight": 0, "3.weight": 0}, model.state_dict())
+    >>> importance(model, {"0.weight": "conv", "3.weight": "output"}, model.state_dict())
     {'0.weight': tensor([1., 1.])}
     """
     from torch import nn
 
+    from tombola.layers import layouts
+
+    outputs_first = {name for name, layout in layouts(model).items() if layout.outputs == 0}
     found: dict[str, Tensor] = {}
     before = ""
     for path, module in model.named_modules():
         name = f"{path}.weight"
-        if name in names:
-            before = name
+        if name in kinds:
+            before = name if name in outputs_first else ""
         elif isinstance(module, nn.modules.batchnorm._NormBase) and module.affine:
             if before and len(weights[name]) == len(weights[before]):
                 found[before] = weights[name].abs()
@@ -171,5 +172,5 @@ def importance(
             before = ""  # what comes after it is about its outputs
     if found:
         return found
-    *hidden, _ = names
-    return {name: weights[name].flatten(1).norm(dim=1) for name in hidden}
+    units = [name for name, kind in kinds.items() if kind != "output" and name in outputs_first]
+    return {name: weights[name].flatten(1).norm(dim=1) for name in units}

@@ -1,11 +1,12 @@
 """What a search method is: a generator of trainings, and what is said of it. The ones there are stand in `methods`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import Field
 
+from tombola.errors import Fault
 from tombola.mark import Mark
 from tombola.recipe import Precision
 from tombola.replicate import MethodReplicate, T
@@ -41,6 +42,10 @@ class SearchOptions(Value):
     def apart(self) -> bool:
         """Whether what is searched with is not what is trained with."""
         return self.retrain or bool(self.of_recipe) or self.lr is not None
+
+    def faults(self, spec: Any) -> Iterable[Fault]:
+        """What of these choices a spec does not allow, each with the name of the choice as its path."""
+        return ()
 
     @property
     def of_recipe(self) -> dict[str, object]:

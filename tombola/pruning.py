@@ -177,6 +177,11 @@ class Scope:
     once: bool = False
     whole: bool = False
 
+    @property
+    def pooled(self) -> bool:
+        """Whether the weights of all layers are ranked against each other."""
+        return not self.by_kind and not self.counted
+
 
 def _by_layer(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
     from tombola import prune

@@ -91,6 +91,12 @@ class MethodReplicate(Draws, Protocol[T]):
         `training` itself is not done for it: it says how the search for the mask goes.
         """
 
+    def prune_in_common(self, trained: Sequence[T], mask: Any) -> Any:
+        """The mask of one round more: what each of `trained` would keep of `mask`, pruned as much as that takes."""
+
+    def on(self, data: str) -> "MethodReplicate[T]":
+        """The same, its trainings on the data set of this name: a part or a variant of its own."""
+
     def prune_at_once(self, weights: Any, level: int, scoring: "Scoring") -> Any:
         """The mask that is left when `weights` lose at once all that the levels up to `level` lose."""
 

@@ -249,7 +249,9 @@ def test_an_arm_trains_its_living_weights_and_keeps_the_others_at_0(lab: Lab, ar
         for name, alive in mask_of(run, worker).items():
             assert not trained[name][~alive].any()
             assert (trained[name][alive] != start[name][alive]).float().mean() > 0.5
-        if run != ticket:
+        # A method may find the mask of another one in another way.
+        found_too = arm in METHODS and weights.equal(mask_of(run, worker), mask_of(ticket, worker))
+        if run != ticket and not (found_too and run.start == ticket.start):
             assert not weights.equal(trained, worker.store.weights(ticket)), "it came out differently"
 
 

@@ -72,6 +72,12 @@ class Replicate:
         spec = self.spec.model_copy(update={"recipe": recipe.model_copy(update=changed)})
         return replace(self, spec=spec)
 
+    def on(self, data: str) -> "Replicate":
+        """The same, its trainings on the data set of this name: a part or a variant of its own."""
+        return replace(
+            self, spec=self.spec.model_copy(update={"recipe": self.recipe.model_copy(update={"data": data})})
+        )
+
     def seed(self, name: str) -> int:
         """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
         digest = hashlib.sha256(f"{name}/{self.spec.seed}/{self.number}".encode()).digest()
@@ -145,6 +151,23 @@ class Replicate:
         density = self.course[_rounds(mask)] if self.spec.densities else None
         return replace(self._pruned(trained, trained, how), mask=mask, density=density)
 
+    def prune_in_common(self, trained: Sequence[Train], mask: Run | None) -> Prune:
+        """One round more: what each of `trained` would keep of `mask`, pruned as much as that takes.
+
+        Raises:
+            BadInput: the score sees batches, of which each training has its own.
+        """
+        first, *others = trained
+        made = self.prune(first, mask)
+        if made.sample is not None:
+            raise BadInput(
+                where="prune.score",
+                expected="a score of the weights alone, where several trainings are compared",
+                found=f"{made.score!r}, which sees batches",
+                todo="score = 'magnitude', for one.",
+            )
+        return replace(made, beside=tuple(others))
+
     def prune_at_once(self, weights: Run, level: int, scoring: Scoring) -> Prune:
         """The mask that is left when `weights`, of step k, lose at once all that the levels up to `level` lose."""
         made = self._pruned(weights, self.train(weights), scoring)
@@ -178,20 +201,20 @@ class Replicate:
 
     def settled(self, training: Train, level: int, rule: Settling) -> EarlyBird:
         """The mask of `level` that `training`, done until then, has settled on, and the weights of that moment."""
-        prune = self.spec.prune
+        prune, densities = self.spec.prune, bool(self.spec.densities)
         return EarlyBird(
             self.network,
             training.start,
             Sample.of(training),
             training.begin,
             training.until,
-            prune.scope,
+            self.options.scope or prune.scope,
             prune.rates,
             prune.keep,
-            self.course[level - 1] if self.spec.densities else None,
-            None if self.spec.densities else level,
-            None if self.spec.densities else prune.scope,
-            rule,
+            density=self.course[level - 1] if densities else None,
+            rounds=None if densities else level,
+            counted=None if densities else prune.scope,
+            rule=rule,
             include=prune.include or None,
             further=training.further,
         )

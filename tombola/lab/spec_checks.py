@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tombola import data, models
@@ -207,6 +208,7 @@ def _search(spec: Spec, members: Members, where: str, options: SearchOptions) ->
         yield Fault(
             f"{where}.rate", "densities in the spec", str(options.rate), "else it would decide about the densities"
         )
+    yield from (replace(fault, path=f"{where}.{fault.path}") for fault in options.faults(spec))
     if not options.of_recipe:
         return
     facts = spec.facts

@@ -1,10 +1,12 @@
 """The search methods: each a generator of trainings, level by level, level 0 dense, in the file of its kind."""
 
 from tombola.method import Method
-from tombola.methods import at_initialisation, elsewhere, rewinding
+from tombola.methods import at_initialisation, colt, early_bird, elsewhere, rewinding
 
 METHODS: dict[str, Method] = {
     **rewinding.METHODS,
     **at_initialisation.METHODS,
     **elsewhere.METHODS,
+    **early_bird.METHODS,
+    **colt.METHODS,
 }

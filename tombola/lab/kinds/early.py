@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tombola import engine
-from tombola.at_once import Amount, AtOnce
+from tombola.at_once import AtOnce
 from tombola.data.facts import Facts
 from tombola.early_bird import Drawn, Settling, apart_by_chance
 from tombola.engine import Choice, machine
 from tombola.engine.training import Start
 from tombola.errors import TombolaError
-from tombola.lab.kinds.masks import Sample, left_at_once, mask_outcome
+from tombola.lab.kinds.masks import Prune, Sample, mask_outcome
 from tombola.lab.kinds.training import further_inputs
 from tombola.lab.runs import Known, Network, Outcome, Run, Tell, untold
 from tombola.macs import GRADIENT, Macs, examples
-from tombola.pruning import Round, by_kind
 from tombola.recipe import learning_rate
+from tombola.score import MAGNITUDE
+from tombola.scores import SCORES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,16 +83,14 @@ class EarlyBird(Run):
         return step_seconds() * self.steps
 
     def macs(self, known: Known) -> Macs:
-        """3 f of the dense network for every example until the mask had settled; of all steps until that is known."""
-        recipe, taken = self.sample.recipe, known.values(self).get("trained_steps", self.steps)
-        seen = examples(self.begin, self.begin + taken, known.facts(recipe.data).train, recipe.batch)
+        """3 f of the dense network for every example until the mask has settled; to the end where that is not known."""
+        facts, trained = known.facts(self.sample.recipe.data), known.values(self).get("trained_steps", self.steps)
+        seen = examples(self.begin, self.begin + trained, facts.train, self.sample.recipe.batch)
         return known.forward(self.network, {}, by=self) * (GRADIENT * seen)
 
     def counts(self, known: Known) -> Mapping[str, int]:
-        """Each layer's share, as `Prune` has it where it prunes at once."""
-        scope = self.counted or self.scope
-        amount = Amount(Round(scope, by_kind(dict(self.rates), scope), self.keep), self.density, self.rounds or 0)
-        return left_at_once(AtOnce(self.round, amount), known.layers(self.network))
+        """Those of any mask of as many weights."""
+        return self.pruned.counts(known)
 
     def progress(self, done: int, total: int, loss: float) -> str:
         return f"masks {loss:.1%} apart at step {done}" if loss <= 1 else f"step {done}"
@@ -143,9 +142,11 @@ class EarlyBird(Run):
         return outcomes
 
     @property
-    def round(self) -> Round:
-        """What goes in each round."""
-        return Round(self.scope, by_kind(dict(self.rates), self.scope), self.keep, self.include or ())
+    def pruned(self) -> Prune:
+        """What the mask of a moment is, if the weights of that moment are those of `start`."""
+        amount = {"density": self.density, "rounds": self.rounds, "counted": self.counted}
+        score, rates, keep = MAGNITUDE.name, self.rates, self.keep
+        return Prune(self.network, self.start, None, score, self.scope, rates, keep, 0, include=self.include, **amount)
 
 
 def _searched(runs: Sequence[EarlyBird], worker: "Worker", tells: Sequence[Tell]) -> Sequence[Outcome | TombolaError]:
@@ -239,7 +240,10 @@ class _Watch:
         from tombola import prunable
 
         self._run, self._checkpoints, self._tell, self._model = run, checkpoints, tell, run.network.build()
-        self._kinds, self._full = prunable.prunable(self._model, run.include or ()), run.round.full(self._model)
+        self._round, amount = run.pruned.round(SCORES), run.pruned.amount
+        assert amount
+        self._at_once, self._full = AtOnce(self._round, amount), self._round.full(self._model)
+        self._kinds = prunable.prunable(self._model, self._round.include)
         self._drawn, self._distances = Drawn(run.rule.remembered), list[list[Any]]()
         self.found: Outcome | None = None
         if checkpoints.halted:
@@ -256,17 +260,18 @@ class _Watch:
         settled = self._drawn.within(run.rule.reached(mask.density))
         if settled or step == run.until:
             self.found = self._taken(step if settled else None, step, mask, weights)
-        self._tell(step - run.begin, run.until - run.begin, max(apart) if apart else 1.0)
+        self._tell(step - run.begin, run.until - run.begin, max(apart) if apart else float("inf"))
 
     def _mask(self, weights: "Weights") -> "Mask":
         from tombola.early_bird import channels, importance
 
-        mask, scores = self._full, {name: weights[name].abs() for name in self._full}
-        for _ in range(self._run.rounds or 0):
-            mask = self._run.round.next(mask, scores, self._kinds)
+        sizes = {name: weights[name].abs() for name in self._full}
+        mask = self._at_once.mask(self._full, lambda alive, among: sizes, self._kinds)
         if self._run.rule.by == "weight":
             return mask
-        return channels(self._full, importance(self._model, mask, weights), mask.alive)
+        return channels(
+            self._full, importance(self._model, {name: self._kinds[name] for name in mask}, weights), mask.alive
+        )
 
     def _taken(self, settled: int | None, step: int, mask: "Mask", weights: "Weights") -> Outcome:
         from tombola import mask_codec

@@ -9,6 +9,7 @@ from tombola.at_once import Amount, AtOnce
 from tombola.code import attribute
 from tombola.data.facts import Facts
 from tombola.errors import BadInput
+from tombola.intersection import lowest_ranks
 from tombola.lab.kinds.training import Train, further_inputs, mask_values
 from tombola.lab.runs import Known, Network, Outcome, Run, Tell, untold
 from tombola.macs import Macs
@@ -108,6 +109,7 @@ class Prune(Run):
         counted: the scope of these rounds.
         iterations, returning: in how many steps of scoring, between which weights may come back; None for one.
         initial: the weights at the beginning of `trained`'s training; None for a score that does not ask for them.
+        beside: the weights of further trainings: what stays is what all of them would keep; None for no other.
     """
 
     kind = "prune"
@@ -126,6 +128,7 @@ class Prune(Run):
             "iterations",
             "returning",
             "initial",
+            "beside",
         }
     )
 
@@ -149,6 +152,7 @@ class Prune(Run):
     iterations: int | None = None
     returning: bool | None = None
     initial: Run | None = None
+    beside: tuple[Run, ...] | None = None
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -218,10 +222,12 @@ class Prune(Run):
         stored = worker.store.mask(self.mask) if self.mask else everything
         before = Mask({name: stored[name] for name in everything})
         kinds = prunable.prunable(model, round.include)
-        see = self._eye(model, worker)
+        eyes = [self._eye(trained, model, worker) for trained in (self.trained, *(self.beside or ()))]
 
         def ranked(alive: "Mask | None", among: "Mask") -> "Mapping[str, Tensor]":
-            given = scores(round.score, see(alive, among))
+            each = [scores(round.score, see(alive, among)) for see in eyes]
+            groups = [list(among)] if SCOPES[round.scope].pooled else [[name] for name in among]
+            given = lowest_ranks(each, among, groups) if self.beside else each[0]
             if watch:
                 watch(among, given)
             return given
@@ -253,12 +259,12 @@ class Prune(Run):
             score=score,
         )
 
-    def _eye(self, model: "nn.Module", worker: "Worker") -> "Callable[[Mask | None, Mask], Scored]":
-        """What a score sees of the network under a mask, None for as it is, and of the weights to be scored."""
+    def _eye(self, run: Run, model: "nn.Module", worker: "Worker") -> "Callable[[Mask | None, Mask], Scored]":
+        """What a score sees of the network that `run` trained, under a mask or as it is, and of what is scored."""
         from tombola import mask, weights
         from tombola.score import Scored
 
-        trained, sample = worker.store.weights(self.trained), self.sample
+        trained, sample = worker.store.weights(run), self.sample
         initial = worker.store.weights(self.initial) if self.initial else None
         loss = sample.loss(further_inputs(self.further, worker)) if sample else None
 

@@ -1,7 +1,7 @@
 """A training that ends as soon as the mask that it would be pruned to has settled."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tombola import engine
@@ -144,9 +144,9 @@ class EarlyBird(Run):
     @property
     def pruned(self) -> Prune:
         """What the mask of a moment is, if the weights of that moment are those of `start`."""
-        amount = {"density": self.density, "rounds": self.rounds, "counted": self.counted}
         score, rates, keep = MAGNITUDE.name, self.rates, self.keep
-        return Prune(self.network, self.start, None, score, self.scope, rates, keep, 0, include=self.include, **amount)
+        made = Prune(self.network, self.start, None, score, self.scope, rates, keep, 0, include=self.include)
+        return replace(made, density=self.density, rounds=self.rounds, counted=self.counted)
 
 
 def _searched(runs: Sequence[EarlyBird], worker: "Worker", tells: Sequence[Tell]) -> Sequence[Outcome | TombolaError]:

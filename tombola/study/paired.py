@@ -5,6 +5,7 @@ has a Student t interval (The Probable Error of a Mean, Student, 1908). Several 
 A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979). That a difference is not shown does not say that
 there is none: that it is small is a claim of its own, tested by two one-sided tests (A Comparison of the Two One-Sided
 Tests Procedure and the Power Approach, Schuirmann, 1987).
+Where replicates are added until something is shown, intervals and p-values are those of `study.sequential`.
 """
 
 from bisect import bisect_left
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf, isfinite, nan, sqrt
 from statistics import mean, stdev
+
+from tombola.study.sequential import Looks
 
 POWER = 0.8
 MOST = 1000  # replicates: whoever would need more will not be helped by the number
@@ -36,19 +39,29 @@ class Ratio(Estimate):
     """The geometric mean of n paired ratios, its interval (0 to infinity where n = 1), and the p-value of ratio 1."""
 
 
-def paired(differences: Sequence[float], confidence: float, grain: float = 0.0) -> Difference:
+def paired(
+    differences: Sequence[float], confidence: float, grain: float = 0.0, looks: Looks | None = None
+) -> Difference:
     """The mean of paired differences with its Student t interval, mean ± t s / sqrt(n) with n - 1 degrees of freedom.
 
     The standard deviation s is taken to be at least grain / sqrt(6), that of the difference of two values which are
     rounded to `grain`: differences that agree by rounding are no certainty. Where one is no number, nor is the mean,
     and the interval is infinite.
 
+    Args:
+        looks: of differences, in the order in which they came, that were added until something was shown: the interval
+            is then what the intervals of all looks so far have in common, which hold together, and the p-value that of
+            the look that speaks most for the mean's sign. The interval is infinite before the first look, and always
+            reaches to the mean.
+
     >>> paired([1.0, 2.0, 3.0], confidence=0.95)
     Difference(mean=2.0, low=-0.484..., high=4.484..., n=3, p=0.0741...)
     """
     n, middle = len(differences), mean(differences) if all(map(isfinite, differences)) else nan
-    if n < 2 or not isfinite(middle):
+    if n < (looks.first if looks else 2) or not isfinite(middle):
         return Difference(middle, -inf, inf, n)
+    if looks:
+        return _repeated(differences, looks, confidence, grain)
     from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to import
 
     error = max(stdev(differences), grain / sqrt(6)) / sqrt(n)
@@ -57,13 +70,35 @@ def paired(differences: Sequence[float], confidence: float, grain: float = 0.0) 
     return Difference(middle, middle - half, middle + half, n, p)
 
 
-def ratio(logarithms: Sequence[float], confidence: float, grain: float = 0.0) -> Ratio:
+def _repeated(differences: Sequence[float], looks: Looks, confidence: float, grain: float) -> Difference:
+    """`paired` of differences that were looked at again and again."""
+    import numpy as np
+    from scipy.special import stdtr, stdtrit
+
+    n = np.arange(1, min(len(differences), looks.last) + 1)
+    values = np.asarray(differences[: len(n)], float)
+    middle = float(values.mean())
+    apart = values - middle  # so that the squares lose no digits
+    means = apart.cumsum() / n
+    squares = (apart**2).cumsum() - n * means**2
+    n, means, squares = n[looks.first - 1 :], means[looks.first - 1 :] + middle, squares[looks.first - 1 :]
+    errors = np.sqrt(np.maximum(squares / (n - 1), grain**2 / 6) / n)
+    half = -stdtrit(n - 1, looks.nominal(1 - confidence) / 2) * errors
+    low, high = float((means - half).max()), float((means + half).min())
+    alike = means * middle > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stdtr(n - 1, -np.abs(means) / errors)[alike]
+    overall = looks.overall(float(p.min())) if len(p) else 1.0
+    return Difference(middle, min(low, middle), max(high, middle), len(values), overall)
+
+
+def ratio(logarithms: Sequence[float], confidence: float, grain: float = 0.0, looks: Looks | None = None) -> Ratio:
     """The geometric mean of paired ratios with its interval: `paired` of their natural logarithms, exponentiated.
 
     >>> ratio([-0.5, -0.7, -0.9], confidence=0.95)
     Ratio(mean=0.496..., low=0.302..., high=0.816..., n=3, p=0.0261...)
     """
-    log_ratio = paired(logarithms, confidence, grain)
+    log_ratio = paired(logarithms, confidence, grain, looks)
     return Ratio(exp(log_ratio.mean), _exp(log_ratio.low), _exp(log_ratio.high), log_ratio.n, log_ratio.p)
 
 
@@ -109,6 +144,15 @@ def beyond(difference: Difference, margin: float, confidence: float) -> float:
         return float(near <= 0)
     error = half / float(stdtrit(difference.n - 1, (1 + confidence) / 2))
     return float(stdtr(difference.n - 1, -near / error))
+
+
+def last_level(p_values: Sequence[float], alpha: float) -> float:
+    """The level at which `holm` tests the last: whose interval leaves the null value out is just what is rejected.
+
+    >>> last_level([0.01, 0.04, 0.03], alpha=0.05)
+    0.025
+    """
+    return alpha / max(len(p_values) - sum(holm(p_values, alpha)), 1)
 
 
 def more_replicates(difference: Difference, bound: float, confidence: float, power: float = POWER) -> int | None:

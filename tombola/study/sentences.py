@@ -6,6 +6,7 @@ from itertools import groupby
 from tombola.control import Control
 from tombola.controls import CONTROLS
 from tombola.study.sanity import Words, as_good
+from tombola.study.sequential import Looks
 from tombola.study.smoothed import LOOKS, NAME
 from tombola.study.verdict import (
     ACCURACY,
@@ -45,6 +46,8 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria, controls: Mapping
     levels = len({verdict.level for verdict in verdicts})
     tried = f"{levels} level{'s' if levels > 1 else ''}" + (f" at {len(steps)} rewind steps" if len(steps) > 1 else "")
     counts = sorted({verdict.dense.accuracy.n for verdict in verdicts})
+    if looks := criteria.looks:
+        return [*lines, *_sequential(looks, counts, criteria)]
     if counts[-1] < 2:
         return [*lines, "One replicate decides nothing: run at least two, better five."]
     if counts[-1] == 2:
@@ -58,6 +61,23 @@ def sentences(verdicts: Sequence[Verdict], criteria: Criteria, controls: Mapping
         f"{margin_of(criteria)} {beyond} dense."
     )
     return lines
+
+
+def _sequential(looks: Looks, counts: Sequence[int], criteria: Criteria) -> list[str]:
+    """How it was found out where replicates were added until it was decided."""
+    if counts[-1] < looks.first:
+        return [f"Nothing is decided before the first look, which is after {looks.first} replicates."]
+    beyond = "below" if criteria.metric.higher_is_better else "above"
+    n = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    rule = f"the looks after {looks.first} to {looks.last}" if looks.first < looks.last else f"the look after {looks.last}"
+    return [
+        f"Replicates were added until it was decided: differences are paired over n = {n}, and all that is said here, of "
+        f"all levels and arms, holds together at {criteria.confidence:.0%} over {rule} replicates (Pocock's boundary as "
+        "repeated Student t intervals, shared out evenly over the comparisons and corrected in each by Holm), so that "
+        "intervals are wider than those of a number fixed beforehand. "
+        f"{_subject(criteria.metric)} is that at {_where(criteria)}, and holds if not more than "
+        f"{margin_of(criteria)} {beyond} dense."
+    ]
 
 
 def _fixed(made: Sequence[Contrast], tried: str) -> str:
@@ -122,7 +142,7 @@ def _tickets(verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     if best and not criteria.isolated:
         good = _as_good(criteria.metric)
         opening = f"Sparse networks {good} as the dense one are found (from trained weights, so no tickets)"
-    parts = [f"{meanings[label]} at {_spans(at, verdicts)}{_more(at)}" for label, at in by_label.items() if at]
+    parts = [f"{meanings[label]} at {spans(at, verdicts)}{_more(at)}" for label, at in by_label.items() if at]
     return f"{opening}. Of the densities tried, {'; '.join(parts)}."
 
 
@@ -142,7 +162,7 @@ def _second_reading(verdicts: Sequence[Verdict]) -> list[str]:
         for word in ("as fast", "slower", "speed open")
     }
     names = {"as fast": "no later than dense", "slower": "later than dense", "speed open": "not decided"}
-    parts = [f"{names[word]} at {_spans(at, verdicts)}" for word, at in by_pace.items() if at]
+    parts = [f"{names[word]} at {spans(at, verdicts)}" for word, at in by_pace.items() if at]
     if not parts or verdicts[0].dense.accuracy.n < 2:
         return []
     return [
@@ -151,7 +171,8 @@ def _second_reading(verdicts: Sequence[Verdict]) -> list[str]:
     ]
 
 
-def _spans(levels: Sequence[Verdict], everything: Sequence[Verdict]) -> str:
+def spans(levels: Sequence[Verdict], everything: Sequence[Verdict]) -> str:
+    """The densities of some levels, neighbours as one span: `80.0% to 26.2%, 5.6%`."""
     order = [verdict.level for verdict in everything]
     places = [order.index(verdict.level) for verdict in levels]
     spans = []  # neighbouring levels as one span
@@ -228,5 +249,5 @@ def _levels(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> str:
         "earlier": at(lambda control: control.earlier_holm == "earlier"),
         "later": at(lambda control: control.earlier_holm == "later"),
     }
-    parts = [f"{word} at {_spans(levels, verdicts)}" for word, levels in groups.items() if levels]
+    parts = [f"{word} at {spans(levels, verdicts)}" for word, levels in groups.items() if levels]
     return f"; level by level {', '.join(parts) if parts else 'nothing is shown'}"

@@ -8,16 +8,23 @@ Every replicate compares its own arms, which share all but the declared factor, 
 draws of a control are averaged inside their replicate first. The intervals are about other seeds, not about another
 test set, which all replicates share. The words hold level by level. What is said of a control is one contrast fixed
 beforehand, over all levels of low density together; what is said of its single levels is corrected for their number.
+
+Where replicates are added until it is decided (`Criteria.looks`), all that is said of an experiment at any of its looks
+holds together: the error is shared out evenly among the families of claims - accuracy and early stop against the dense
+network at all levels; better or worse, as good, earlier or later than each control over the low densities, and the same
+at all levels -, in each of them by Holm, over p-values that hold in spite of the looks (Multiple Testing in Group Sequential Trials Using Graphical Approaches, Maurer
+& Bretz, 2013). Each interval has the confidence at which Holm tests last, so that it leaves out what is ruled out.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import floor, inf, isfinite, log, log10, sqrt
+from math import floor, inf, isfinite, log, log10, nan, sqrt
 from statistics import mean
 from typing import Any, Literal
 
-from tombola.study.paired import Difference, Ratio, beyond, holm, more_replicates, paired, ratio
+from tombola.study.paired import Difference, Ratio, beyond, holm, last_level, more_replicates, paired, ratio
+from tombola.study.sequential import Looks
 from tombola.study.smoothed import LOOKS, NAME, Stop
 
 VerdictWord = Literal["winning", "matching", "losing", "not decided", "not learned"]
@@ -108,6 +115,8 @@ class Criteria:
         paced: whether steps are compared: not where accuracy is that at the end, after as many steps for all.
         metric: what is compared; `accuracy` in the other names stands for it.
         chance: the metric of guessing, of accuracy the share of the most frequent class; None where that is not known.
+        looks: when replicates are looked at, where they are added until it is decided; None where their number is
+            fixed. `confidence` is then that of all that is said at all looks together.
     """
 
     accuracy_margin: float
@@ -119,6 +128,20 @@ class Criteria:
     paced: bool = True
     metric: Metric = ACCURACY
     chance: float | None = None
+    looks: Looks | None = None
+
+    @property
+    def accuracy_bound(self) -> float:
+        """The difference a' - a at which a ticket begins to match."""
+        return -self.accuracy_margin if self.metric.higher_is_better else self.accuracy_margin
+
+
+@dataclass(frozen=True)
+class Sure:
+    """The confidence of each interval of a comparison, where it is not the criteria's own."""
+
+    accuracy: float
+    steps: float
 
 
 @dataclass(frozen=True)
@@ -164,6 +187,7 @@ class Comparison:
             corrected by Holm for all levels and rewind steps of that control; None for the dense network.
         same_holm: for controls, whether the ticket is shown to be as good as it, within the accuracy margin: two
             one-sided tests, corrected likewise. None for the dense network.
+        sure: how sure its intervals are, where replicates were added until it was decided.
     """
 
     against: str
@@ -178,6 +202,7 @@ class Comparison:
     result_holm: Effect | None = None
     earlier_holm: Earlier | None = None
     same_holm: bool | None = None
+    sure: Sure | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +242,8 @@ class Contrast:
         levels, densities: those below `LOW_DENSITY`, or all where none is.
         result, earlier: what is shown; corrected by Holm for the number of rewind steps, 1 in most experiments.
         same: whether the ticket is shown to be as good as the control, within the accuracy margin; corrected likewise.
+        gaps: the replicates' means that `accuracy` is over.
+        sure: as in `Comparison`.
     """
 
     against: str
@@ -228,6 +255,8 @@ class Contrast:
     result: Effect = "not shown"
     earlier: Earlier = "not shown"
     same: bool = False
+    gaps: tuple[float, ...] = ()
+    sure: Sure | None = None
 
 
 def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria) -> Comparison:
@@ -245,23 +274,41 @@ def compare(ticket: Iterable[Trial], other: Iterable[Trial], criteria: Criteria)
         Pair(number, (_accuracy(one), _accuracy(another)), _steps(one, another, lambda trial: trial.step))
         for number, (one, another) in zip(shared, sides, strict=True)
     ]
-    accuracy = paired([pair.gap for pair in pairs], criteria.confidence, criteria.accuracy_grain)
-    gain = criteria.metric.gain(accuracy)
-    result: Effect = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown"
-    steps = [pair.steps for pair in pairs]
     unmoved = any(trial.first for one, _ in sides for trial in one)
     censored = unmoved or any(trial.censored for one, _ in sides for trial in one)
     censored = censored or any(trial.first for _, another in sides for trial in another)
-    return Comparison(
-        against=right[shared[0]][0].arm,
+    return _measured(
+        Comparison(
+            against=right[shared[0]][0].arm,
+            accuracy=_UNKNOWN,
+            steps=_UNKNOWN,
+            result="not shown",
+            censored=censored,
+            unmoved=unmoved,
+            pairs=tuple(pairs),
+            second=_second(sides, criteria),
+        ),
+        criteria,
+    )
+
+
+_UNKNOWN = Difference(nan, -inf, inf, 0)
+
+
+def _measured(comparison: Comparison, criteria: Criteria, sure: Sure | None = None) -> Comparison:
+    """With intervals over its pairs, of the criteria's own confidence where no other is given."""
+    known = sure or Sure(criteria.confidence, criteria.confidence)
+    gaps, steps = _gaps(comparison), [pair.steps for pair in comparison.pairs]
+    accuracy = paired(gaps, known.accuracy, criteria.accuracy_grain, criteria.looks)
+    gain = criteria.metric.gain(accuracy)
+    of_steps = replace(criteria, confidence=known.steps)
+    return replace(
+        comparison,
         accuracy=accuracy,
-        steps=_later(steps, criteria),
-        result=result,
-        censored=censored,
-        unmoved=unmoved,
-        ratio=_ratio(_logarithms(steps, criteria), steps, criteria),
-        pairs=tuple(pairs),
-        second=_second(sides, criteria),
+        steps=_later(steps, of_steps),
+        result="better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown",
+        ratio=_ratio(_logarithms(steps, criteria), steps, of_steps),
+        sure=sure,
     )
 
 
@@ -273,7 +320,7 @@ def _steps(one: Sequence[Trial], another: Sequence[Trial], step: Callable[[Trial
 
 
 def _later(steps: EarlyStops, criteria: Criteria) -> Difference:
-    return paired([one - another for one, another in steps], criteria.confidence, criteria.step_grain)
+    return paired([one - another for one, another in steps], criteria.confidence, criteria.step_grain, criteria.looks)
 
 
 def _logarithms(steps: EarlyStops, criteria: Criteria) -> list[float]:
@@ -286,13 +333,13 @@ def _ratio(logarithms: Sequence[float], steps: EarlyStops, criteria: Criteria) -
     """Of the logarithms, which are known as exactly as the steps, each to the grain."""
     grain = criteria.step_grain
     squares = mean((one + (grain or 1)) ** -2 + (another + (grain or 1)) ** -2 for one, another in steps)
-    return ratio(logarithms, criteria.confidence, grain * sqrt(squares / 2))
+    return ratio(logarithms, criteria.confidence, grain * sqrt(squares / 2), criteria.looks)
 
 
 def _second(sides: Sequence[tuple[Sequence[Trial], Sequence[Trial]]], criteria: Criteria) -> Reading | None:
     trials = [trial for arms in sides for arm in arms for trial in arm]
-    if not criteria.paced or any(trial.smoothed is None for trial in trials):
-        return None
+    if not criteria.paced or criteria.looks or any(trial.smoothed is None for trial in trials):
+        return None  # of what is looked at again and again nothing is said that is not counted
 
     def stop(trial: Trial) -> Stop:
         assert trial.smoothed
@@ -317,7 +364,7 @@ def judge(trials: Sequence[Trial], criteria: Criteria, arm: str = "ticket") -> l
         first = [replace(trial, arm=rewound(steps[0])) for trial in trials if trial.arm == arm]
         earlier = [trial for trial in first if trial.rewind == steps[0] != step]
         verdicts += _verdicts([trial for trial in trials if trial.rewind == step] + earlier, criteria, arm, step)
-    return _corrected(verdicts, criteria)
+    return _corrected(_surer(verdicts, criteria) if criteria.looks else verdicts, criteria)
 
 
 def rewound(step: int) -> str:
@@ -343,14 +390,20 @@ def _verdicts(trials: Sequence[Trial], criteria: Criteria, arm: str, rewind: int
             & _by_replicate(tickets).keys()
         )
         density = mean(trial.density for trial in tickets)
-        word = "not learned" if unlearned else decide(against_dense, criteria)
-        gain, more = criteria.metric.gain(against_dense.accuracy), None
-        if word == "not decided" and gain.n > 1:
-            more = more_replicates(gain, -criteria.accuracy_margin, criteria.confidence)
-        speed = pace(against_dense, criteria)
-        reason = unlearned or _reason(word, against_dense, criteria, more)
-        verdicts.append(Verdict(arm, level, density, word, reason, against_dense, controls, rewind, speed, more))
+        measured = Verdict(arm, level, density, "not decided", "", against_dense, controls, rewind)
+        verdicts.append(_judged(measured, criteria, unlearned))
     return verdicts
+
+
+def _judged(verdict: Verdict, criteria: Criteria, unlearned: str) -> Verdict:
+    """With the word that its comparison with the dense network deserves, and why."""
+    dense, more = verdict.dense, None
+    word = "not learned" if unlearned else decide(dense, criteria)
+    gain = criteria.metric.gain(dense.accuracy)
+    if word == "not decided" and gain.n > 1 and not criteria.looks:
+        more = more_replicates(gain, -criteria.accuracy_margin, criteria.confidence)
+    reason = unlearned or _reason(word, dense, criteria, more)
+    return replace(verdict, verdict=word, reason=reason, pace=pace(dense, criteria), more_replicates=more)
 
 
 def _unlearned(dense: Sequence[Trial], criteria: Criteria) -> str:
@@ -401,15 +454,61 @@ def _beyond_chance(value: float, chance: float, criteria: Criteria) -> bool:
     return by_luck <= 1 - criteria.confidence
 
 
+def _names(verdicts: Iterable[Verdict]) -> list[str]:
+    """The arms that the tickets are compared with beside the dense network."""
+    return list(dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls))
+
+
+def _share(verdicts: Iterable[Verdict], criteria: Criteria) -> float:
+    """The error that a family of claims may make: where replicates are added until it is decided, its part of all."""
+    alpha, controls = 1 - criteria.confidence, len(_names(verdicts))
+    each = 3 if criteria.paced else 2  # better or worse, as good within the margin, earlier or later
+    families = (2 if criteria.paced else 1) + 2 * each * controls
+    return alpha / families if criteria.looks else alpha
+
+
+def _surer(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Verdict]:
+    """The verdicts with intervals that hold at all looks, and at all levels and rewind steps, together."""
+    share, known = _share(verdicts, criteria), dict[str, Sure]()
+
+    def p_values(comparisons: Sequence[Comparison], bounds: tuple[float, float]) -> Sure:
+        accuracies = [[pair.gap - bounds[0] for pair in each.pairs] for each in comparisons]
+        steps = [[pair.steps[0] - pair.steps[1] - bounds[1] for pair in each.pairs] for each in comparisons]
+        return Sure(
+            1 - last_level([_p(values, criteria.accuracy_grain, criteria) for values in accuracies], share),
+            1 - last_level([_p(values, criteria.step_grain, criteria) for values in steps], share),
+        )
+
+    against_dense = p_values([verdict.dense for verdict in verdicts], (criteria.accuracy_bound, criteria.step_margin))
+    for name in _names(verdicts):
+        known[name] = p_values([each for one in verdicts for each in one.controls if each.against == name], (0, 0))
+    return [
+        _judged(
+            replace(
+                verdict,
+                dense=_measured(verdict.dense, criteria, against_dense),
+                controls=tuple(_measured(control, criteria, known[control.against]) for control in verdict.controls),
+            ),
+            criteria,
+            verdict.reason if verdict.verdict == "not learned" else "",
+        )
+        for verdict in verdicts
+    ]
+
+
+def _p(differences: Sequence[float], grain: float, criteria: Criteria) -> float:
+    return paired(differences, criteria.confidence, grain, criteria.looks).p
+
+
 def _corrected(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Verdict]:
     """The verdicts with what holds of each control at all levels and rewind steps together."""
-    names = dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)
+    share = _share(verdicts, criteria)
     shown: dict[tuple[str, int, int], Comparison] = {}
-    for name in names:
+    for name in _names(verdicts):
         places = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
-        better = _shown([criteria.metric.gain(control.accuracy) for _, control in places], criteria)
-        later = _shown([control.steps for _, control in places], criteria) if criteria.paced else [0] * len(places)
-        same = _same([control.accuracy for _, control in places], criteria)
+        better = _shown([criteria.metric.gain(control.accuracy) for _, control in places], share)
+        later = _shown([control.steps for _, control in places], share) if criteria.paced else [0] * len(places)
+        same = _same([control.accuracy for _, control in places], [_gaps(control) for _, control in places], criteria, share)
         for (verdict, control), gain, delay, alike in zip(places, better, later, same, strict=True):
             shown[name, verdict.rewind, verdict.level] = replace(
                 control, result_holm=_RESULTS[gain], earlier_holm=_earlier(delay, control.unmoved), same_holm=alike
@@ -432,16 +531,36 @@ def _earlier(delay: int, unmoved: bool) -> Earlier:
     return "not shown" if delay < 0 and unmoved else _PACES[delay]
 
 
-def _shown(differences: Sequence[Difference], criteria: Criteria) -> list[int]:
+def _shown(differences: Sequence[Difference], alpha: float) -> list[int]:
     """The sign of each difference that is shown when all of them are looked at together, else 0."""
-    rejected = holm([difference.p for difference in differences], alpha=1 - criteria.confidence)
+    rejected = holm([difference.p for difference in differences], alpha)
     return [(1 if each.mean > 0 else -1) if sure else 0 for each, sure in zip(differences, rejected, strict=True)]
 
 
-def _same(differences: Sequence[Difference], criteria: Criteria) -> list[bool]:
-    """Of which differences it is shown, when all are looked at together, that they are smaller than the margin."""
+def _same(
+    differences: Sequence[Difference], values: Sequence[Sequence[float]], criteria: Criteria, alpha: float
+) -> list[bool]:
+    """Of which differences it is shown, when all are looked at together, that they are smaller than the margin.
+
+    Args:
+        values: what each of them is the mean of.
+    """
+    if criteria.looks:
+        return holm([_within(each, criteria) for each in values], alpha)
     tests = [beyond(each, criteria.accuracy_margin, criteria.confidence) for each in differences]
-    return holm(tests, alpha=(1 - criteria.confidence) / 2)
+    return holm(tests, alpha / 2)
+
+
+def _within(gaps: Sequence[float], criteria: Criteria) -> float:
+    """The p-value, over all looks, of a mean that lies the margin or more from 0, of two one-sided tests the larger."""
+    margin = criteria.accuracy_margin
+    if not abs(mean(gaps)) < margin:
+        return 1.0
+    return max(_p([gap - bound for gap in gaps], criteria.accuracy_grain, criteria) for bound in (-margin, margin))
+
+
+def _gaps(comparison: Comparison) -> list[float]:
+    return [pair.gap for pair in comparison.pairs]
 
 
 def contrasts(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Contrast]:
@@ -450,15 +569,17 @@ def contrasts(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Contrast]
     In each replicate the differences are averaged over the levels below 30 % density, over all levels where none lies
     below; their mean over the replicates has its interval. Replicates that lack one of these levels are left out.
     """
-    made: list[Contrast] = []
-    for name in dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls):
+    made, share = list[Contrast](), _share(verdicts, criteria)
+    for name in _names(verdicts):
         mine = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
         steps = dict.fromkeys(verdict.rewind for verdict, _ in mine)
         at_each_step = [_contrast(name, [each for each in mine if each[0].rewind == step], criteria) for step in steps]
         complete = [each for each in at_each_step if each]
-        better = _shown([criteria.metric.gain(each.accuracy) for each in complete], criteria)
-        later = _shown([_logarithmic(each.ratio) for each in complete], criteria)
-        same = _same([each.accuracy for each in complete], criteria)
+        better = _shown([criteria.metric.gain(each.accuracy) for each in complete], share)
+        later = _shown([_logarithmic(each.ratio) for each in complete], share)
+        same = _same([each.accuracy for each in complete], [each.gaps for each in complete], criteria, share)
+        if criteria.looks:
+            complete = [_surely(each, complete, mine, criteria, share) for each in complete]
         unmoved = {(verdict.rewind, verdict.level) for verdict, control in mine if control.unmoved}
         still = [any((each.rewind, level) in unmoved for level in each.levels) for each in complete]
         made += [
@@ -466,6 +587,27 @@ def contrasts(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Contrast]
             for each, gain, delay, stuck, alike in zip(complete, better, later, still, same, strict=True)
         ]
     return made
+
+
+def _surely(
+    contrast: Contrast,
+    together: Sequence[Contrast],
+    levels: Sequence[tuple[Verdict, Comparison]],
+    criteria: Criteria,
+    share: float,
+) -> Contrast:
+    """The contrast with intervals that hold at all looks, and at all rewind steps, together."""
+    here = [each for each in levels if each[0].rewind == contrast.rewind]
+    sure = Sure(
+        1 - last_level([each.accuracy.p for each in together], share),
+        1 - last_level([each.ratio.p for each in together], share),
+    )
+    by_accuracy, by_steps = (
+        _contrast(contrast.against, here, replace(criteria, confidence=confidence))
+        for confidence in (sure.accuracy, sure.steps)
+    )
+    assert by_accuracy and by_steps  # as the contrast is there
+    return replace(by_accuracy, ratio=by_steps.ratio, sure=sure)
 
 
 def _contrast(name: str, levels: Sequence[tuple[Verdict, Comparison]], criteria: Criteria) -> Contrast | None:
@@ -480,13 +622,15 @@ def _contrast(name: str, levels: Sequence[tuple[Verdict, Comparison]], criteria:
         return None
     steps = [pair.steps for pairs in complete for pair in pairs]
     logarithms = [mean(_logarithms([pair.steps for pair in pairs], criteria)) for pairs in complete]
+    gaps = tuple(mean(pair.gap for pair in pairs) for pairs in complete)
     return Contrast(
         name,
         low[0][0].rewind,
         tuple(verdict.level for verdict, _ in low),
         tuple(verdict.density for verdict, _ in low),
-        paired([mean(pair.gap for pair in pairs) for pairs in complete], criteria.confidence, criteria.accuracy_grain),
+        paired(gaps, criteria.confidence, criteria.accuracy_grain, criteria.looks),
         _ratio(logarithms, steps, criteria),
+        gaps=gaps,
     )
 
 
@@ -532,6 +676,8 @@ def _reason(word: VerdictWord, dense: Comparison, criteria: Criteria, more: int 
     worse, beyond = ("lower", "below") if metric.higher_is_better else ("higher", "above")
     if dense.accuracy.n < 2:
         return f"{numbers}: one replicate has no interval"
+    if criteria.looks and dense.accuracy.n < criteria.looks.first:
+        return f"{numbers}: the first look is after {criteria.looks.first} replicates"
     if word == "losing":
         return f"{numbers}: the {metric.label} is more than {margin} {worse}"
     if word == "not decided":
@@ -580,7 +726,7 @@ def points(difference: Difference) -> str:
     >>> points(Difference(0.0012, -0.0005, 0.0029, 5))
     '+0.12 [-0.05, +0.29]'
     """
-    interval = f" [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]" if difference.n > 1 else ""
+    interval = f" [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]" if isfinite(difference.high) else ""
     return f"{100 * difference.mean:+.2f}{interval}"
 
 
@@ -603,7 +749,7 @@ def amount(difference: Difference, metric: Metric) -> str:
 
 def whole(difference: Difference) -> str:
     """A step difference with its interval."""
-    interval = f" [{difference.low:+,.0f}, {difference.high:+,.0f}]" if difference.n > 1 else ""
+    interval = f" [{difference.low:+,.0f}, {difference.high:+,.0f}]" if isfinite(difference.high) else ""
     return f"{difference.mean:+,.0f}{interval}"
 
 
@@ -613,13 +759,15 @@ def times(ratio: Ratio) -> str:
     >>> times(Ratio(0.594, 0.521, 0.678, 5))
     '0.59 [0.52, 0.68] times'
     """
-    interval = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.n > 1 else ""
+    interval = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if isfinite(ratio.high) else ""
     return f"{ratio.mean:.2f}{interval} times"
 
 
 def contrast_record(contrast: Contrast, metric: Metric) -> dict[str, Any]:
     """A contrast as JSON values, the metric under its own name."""
     content = asdict(contrast)
+    del content["gaps"]
+    _drop_sure(content)
     content[metric.name] = content.pop("accuracy")
     return content
 
@@ -628,16 +776,26 @@ def record(verdict: Verdict, metric: Metric) -> dict[str, Any]:
     """A verdict as JSON values: the metric under its own name, and each result with the correction that it has."""
     content = asdict(verdict)
     for comparison in (content["dense"], *content["controls"]):
+        _drop_sure(comparison)
         second = comparison.pop("second")
         comparison["second_reading"] = {"name": NAME, "evaluations": LOOKS, **second} if second else None
+        together = "looks, Holm" if "sure" in comparison else "Holm"
         corrected = ("result_holm", "earlier_holm", "same_holm")
-        comparison["correction"] = {"result": "none", **dict.fromkeys(corrected, "Holm")}
+        comparison["correction"] = {"result": "none", **dict.fromkeys(corrected, together)}
+        if "sure" in comparison:
+            comparison["correction"]["result"] = together
         if comparison["result_holm"] is None:
             for name in corrected:
                 del comparison[name], comparison["correction"][name]
         for each in (comparison, *comparison["pairs"]):
             each[metric.name] = each.pop("accuracy")
     return content
+
+
+def _drop_sure(content: dict[str, Any]) -> None:
+    """Leave the confidences out where all are that of the criteria."""
+    if content["sure"] is None:
+        del content["sure"]
 
 
 def _by_replicate(trials: Iterable[Trial]) -> dict[int, list[Trial]]:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from tombola.engine import machine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.executor import Resources
-from tombola.lab.plan import Plan, engine_of, missing, run_seconds, summary
+from tombola.lab.plan import Plan, complete, engine_of, missing, of_first, run_seconds, summary
 from tombola.lab.plan import plan as planned
 from tombola.lab.runs import data_sets
 from tombola.lab.spec_file import read
@@ -31,6 +32,7 @@ from tombola.lab.store import Store
 
 if TYPE_CHECKING:
     from tombola.lab.executor import Team
+    from tombola.lab.queue import Tally
     from tombola.lab.results import Results
 
 # Endings that say of a file what it is.
@@ -61,11 +63,24 @@ class Common:
         May be repeated.
     store
         The folder of finished runs.
+    until
+        `decided`: add replicates, from five on, until each verdict and each control's sentence is decided at every
+        level, or given up. Short for --set verdict.until=decided.
+    most_replicates
+        How many there may be then, by default 20. Short for --set verdict.most_replicates=20.
     """
 
     set: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = ()
     extend: Annotated[tuple[str, ...], Parameter(name="--extend", negative=())] = ()
     store: Annotated[Path, Parameter(name="--store", env_var="TOMBOLA_STORE")] = Path("tombola-store")
+    until: Annotated[Literal["decided"] | None, Parameter(name="--until")] = None
+    most_replicates: Annotated[int | None, Parameter(name="--most-replicates")] = None
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """All changes to the spec."""
+        short = {"verdict.until": self.until, "verdict.most_replicates": self.most_replicates}
+        return (*self.set, *(f"{path}={value}" for path, value in short.items() if value is not None))
 
 
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -91,7 +106,7 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
     """
     from tombola.lab import executors
 
-    plan = planned(read(spec, common.set, common.extend))
+    plan = planned(read(spec, common.changes, common.extend))
     resources = _resources(plan, common, data_dir, workers)
     engine_of(plan)  # before processes meet: what they cannot share out each of them refuses by itself
     with executors.choose().team(resources) as team:
@@ -117,44 +132,91 @@ def _resources(plan: Plan, common: Common, data_dir: Path | None, workers: int |
 
 
 def _run(plan: Plan, resources: Resources, team: "Team") -> int:
-    from tombola.report.progress import Watcher
     from tombola.report.text import plan_text
 
-    store, data_dir = resources.store.open(), resources.data_dir
+    store, data_dir, looks = resources.store.open(), resources.data_dir, plan.experiment.spec.looks
     console = _Patient(stderr=False)
-    lacking = missing(plan, store)
-    if lacking:
+    part = of_first(plan, max(looks.first, complete(plan, store))) if looks else plan
+    if lacking := missing(part, store):
         if engine_of(plan).unmeasured:
             for name in data_sets(lacking):
                 data.load(name, data_dir)  # that they are not there should not be found out half a minute later
             console.print("Measuring, once, how fast this machine trains such layers: up to half a minute.")
         engine_of(plan, measuring=True)  # while the machine is quiet, and before the plan shows it
     console.print(plan_text(summary(plan, store, team.processes)), highlight=False, markup=False)
-    failed = 0
-    if lacking:
-        try:
-            with _stoppable(), Watcher(console, lacking, plan, run_seconds(plan, store), team.processes) as watcher:
-                result = team.execute(lacking, watcher)
-        except KeyboardInterrupt:
-            left = len(missing(plan, store))
-            sys.stderr.write(
-                f"\ninterrupted: {_counted(len(lacking) - left, 'run')} finished and kept, {left} left. The same "
-                "command goes on; a training that was under way goes on from its last checkpoint, of which there is "
-                "one every three minutes.\n"
-            )
-            return 130
-        failed = len(result.failed)
-        if failed:  # why is said when it happens
-            sys.stderr.write(
-                f"{failed} of {len(lacking)} runs failed, "
-                f"{len(result.skipped)} that need them were left out, {result.done} are done.\n"
-            )
-        for failure in result.failed.values():
-            sys.stderr.write(f"  log: {failure.log}\n")
-    results = _results(plan, store, allow_none=bool(failed))
+    if looks:
+        store.note_until(plan.rows[0].run)
+    tally = _execute(part, store, team, console)
+    if tally and looks:
+        tally = _until_decided(plan, part, tally, store, team, console)
+    if tally is None:
+        return 130
+    results = _results(plan, store, allow_none=bool(tally.failed))
     if results.rows:
         _show(results, console)
-    return 1 if failed else 0
+    return 1 if tally.failed else 0
+
+
+def _execute(plan: Plan, store: Store, team: "Team", console: Console) -> "Tally | None":
+    """Do what is missing of a plan, and say what failed; None where somebody interrupted it."""
+    from tombola.lab.queue import Tally
+    from tombola.report.progress import Watcher
+
+    if not (lacking := missing(plan, store)):
+        return Tally()
+    try:
+        with _stoppable(), Watcher(console, lacking, plan, run_seconds(plan, store), team.processes) as watcher:
+            result = team.execute(lacking, watcher)
+    except KeyboardInterrupt:
+        left = len(missing(plan, store))
+        sys.stderr.write(
+            f"\ninterrupted: {_counted(len(lacking) - left, 'run')} finished and kept, {left} left. The same "
+            "command goes on; a training that was under way goes on from its last checkpoint, of which there is "
+            "one every three minutes.\n"
+        )
+        return None
+    if result.failed:  # why is said when it happens
+        sys.stderr.write(
+            f"{len(result.failed)} of {len(lacking)} runs failed, "
+            f"{len(result.skipped)} that need them were left out, {result.done} are done.\n"
+        )
+    for failure in result.failed.values():
+        sys.stderr.write(f"  log: {failure.log}\n")
+    return result
+
+
+def _until_decided(
+    plan: Plan, part: Plan, tally: "Tally", store: Store, team: "Team", console: Console
+) -> "Tally | None":
+    """Add replicates to those of `part`, which are done, until no question is open; what failed in all of them.
+
+    As many are added at once as the team can be busy with: each has one training under way in each arm.
+    """
+    arms = {(row.arm, row.draw, row.rewind) for row in plan.rows if row.arm != "dense"}
+    at_once = max(1, team.processes // max(1, len(arms)))
+    from tombola.lab.queue import Tally
+
+    looks, failed = plan.experiment.spec.looks, dict(tally.failed)
+    assert looks
+    while True:
+        count, standings = 1 + max(row.replicate for row in part.rows), _results(plan, store, allow_none=True).standings
+        states = Counter(each.state for each in standings)
+        more = min(at_once, looks.last - count) if states["open"] else 0
+        stuck = bool(tally.failed) and not tally.done
+        ending = f"{_counted(more, 'more replicate')}" if more and not stuck else "no more"
+        console.print(
+            f"After {count} replicates: {states['decided']} of {_counted(len(standings), 'question')} decided, "
+            f"{states['given up']} given up, {states['open']} open: {ending}.",
+            highlight=False,
+        )
+        if not more or stuck:
+            return Tally(failed=failed)
+        part = of_first(plan, count + more)
+        done = _execute(part, store, team, console)
+        if done is None:
+            return None
+        tally = done
+        failed |= tally.failed
 
 
 @app.command(name="plan")
@@ -183,7 +245,7 @@ def plan_command(
 
     store = Store(common.store)
     store.check()
-    plan = planned(read(spec, common.set, common.extend))
+    plan = planned(read(spec, common.changes, common.extend))
     content = summary(plan, store, _resources(plan, common, None, workers).processes)
     print(json.dumps(content, indent=1) if format == "json" else plan_text(content))
     return 0
@@ -529,7 +591,7 @@ def _counted(number: int, thing: str) -> str:
 
 
 def _existing(spec: str, common: Common) -> tuple[Plan, Store]:
-    plan, store = planned(read(spec, common.set, common.extend)), Store(common.store)
+    plan, store = planned(read(spec, common.changes, common.extend)), Store(common.store)
     store.check()
     return plan, store
 

@@ -52,7 +52,7 @@ _Planned = tuple[list[Row], list[Question]]
 
 def _planned(experiment: Experiment) -> _Planned:
     spec, members, rows, questions = experiment.spec, experiment.members, list[Row](), list[Question]()
-    for number in range(spec.replicates):
+    for number in range(spec.all_replicates):
         for step in spec.rewind:
             replicate = Replicate(spec, number, step, members)
             arm = members.arm("ticket", spec)
@@ -155,6 +155,27 @@ def _same_draws(arm: str, draws: int) -> BadInput:
     )
 
 
+def of_first(plan: Plan, replicates: int) -> Plan:
+    """The part of a plan that is about its first replicates."""
+    rows = tuple(row for row in plan.rows if row.replicate < replicates)
+    questions = tuple(question for question in plan.questions if question.replicate < replicates)
+    asking = [*(row.run for row in rows), *(question.run for question in questions)]
+    return Plan(plan.experiment, rows, questions, tuple(ancestry(asking)))
+
+
+def complete(plan: Plan, store: Store) -> int:
+    """How many replicates, from the first on, are finished but for what failed."""
+    done, failed = store.keys(), store.failed()
+    asked = [(row.replicate, row.run) for row in plan.rows]
+    asked += [(question.replicate, question.run) for question in plan.questions]
+    lacking = [(number, run) for number, run in asked if run.key not in done]
+    lost = failed and {run.key for run in plan.runs if run.key not in done and run.key in failed}
+    for run in plan.runs:  # inputs first
+        if lost and run.key not in done and any(needed.key in lost for needed in run.inputs):
+            lost.add(run.key)
+    return min((number for number, run in lacking if run.key not in lost), default=plan.experiment.spec.all_replicates)
+
+
 def missing(plan: Plan, store: Store) -> list[Run]:
     """The runs whose outcomes the rows need and the store lacks: the rows themselves, their starts and masks.
 
@@ -247,7 +268,13 @@ def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
     done = store.keys()
     stored = Counter(run.kind for run in plan.runs if run.key in done)
     lengths = [run.steps for run in absent if run.steps]
-    each, engine = run_seconds(plan, store), engine_of(plan)
+    each, engine, looks = run_seconds(plan, store), engine_of(plan), plan.experiment.spec.looks
+    first = missing(of_first(plan, looks.first), store) if looks else []
+    least = {
+        "replicates": looks.first if looks else 0,
+        "missing": len(first),
+        "estimated_seconds": round(sum(map(each, first)) / workers, 3),
+    }
     return {
         "experiment": plan.experiment.name,
         "rows": len(plan.rows),
@@ -275,4 +302,5 @@ def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
         "expected_costs": expected_costs(plan),
         "workers": workers,
         "estimated_seconds": round(sum(map(each, absent)) / workers, 3),
+        **({"replicates": looks.last, "least": least} if looks else {}),
     }

@@ -10,14 +10,16 @@ from typing import Any
 from tombola.controls import Control
 from tombola.errors import BadInput
 from tombola.lab.costs import Cost, Costs
-from tombola.lab.plan import Plan
+from tombola.lab.plan import Plan, complete, of_first
 from tombola.lab.row import Row
-from tombola.lab.spec import Experiment
+from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Answer, Evidence, Finding, asked
 from tombola.study.front import Way, sentence
 from tombola.study.sentences import sentences
+from tombola.study.sequential import FIRST
 from tombola.study.smoothed import smoothed_early_stop
+from tombola.study.standing import Standing, needed, standings
 from tombola.study.verdict import Criteria, Trial, Verdict, judge
 
 COLUMNS = (
@@ -188,7 +190,16 @@ class Results:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The verdict on the ticket arm at each rewind step and level."""
-        return judge([_trial(result, self.accuracy) for result in self.rows], self.criteria)
+        return judge(self._trials, self.criteria)
+
+    @cached_property
+    def _trials(self) -> list[Trial]:
+        return [_trial(result, self.accuracy) for result in self.rows]
+
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """How far each question is, where replicates are added until it is decided."""
+        return standings(self._trials, self.criteria) if self.criteria.looks and self.rows else []
 
     @cached_property
     def sentences(self) -> list[str]:
@@ -200,11 +211,20 @@ class Results:
         return [
             *([partial] if count < whole else []),
             *(sentences(self.verdicts, self.criteria, self._controls) if self.experiment.spec.levels else [_NO_LEVEL]),
+            *(needed(self.standings, self.verdicts, self.criteria.looks) if self.criteria.looks else []),
+            *([_ADDED] if self.added else []),
             *self.front,
             *([close] if close else []),
             *_failures(self.plan, self.store),
             *self.unanswered,
         ]
+
+    @property
+    def added(self) -> bool:
+        """Whether replicates were added until it was decided, of which the experiment as it is asked for says nothing."""
+        spec = self.experiment.spec
+        fixed = spec.looks is None and spec.replicates > FIRST
+        return fixed and bool(self.plan.rows) and self.plan.rows[0].run.key in self.store.until()
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -222,7 +242,7 @@ class Results:
         findings: list[Finding] = []
         for study, table in asked(spec.study, self.experiment.members.studies):
             own = [answer for answer in answers if answer.question.study == study.name]
-            evidence = Evidence(spec, self.plan.rows, own, store, spec.verdict.confidence, done)
+            evidence = Evidence(spec, self.plan.rows, own, store, _confidence(spec), done)
             findings += (_own(finding, study.name) for finding in study.findings(table, evidence))
         return findings
 
@@ -258,7 +278,13 @@ class Results:
 
 
 def results(plan: Plan, store: Store) -> Results:
-    """The results of a plan, as far as the store has them."""
+    """The results of a plan, as far as the store has them.
+
+    Where replicates are added until it is decided they are those of the last look: a replicate that is under way is
+    left out.
+    """
+    if looks := plan.experiment.spec.looks:
+        plan = of_first(plan, max(looks.first, complete(plan, store)))
     done = store.keys()
     rows = [Result(row, store.values(row.run), store.provenance(row.run)) for row in plan.rows if row.run.key in done]
     return Results(plan, store, rows)
@@ -282,7 +308,20 @@ def criteria(plan: Plan) -> Criteria:
         isolated=plan.experiment.members.arm("ticket", spec).rewinds,
         paced=spec.verdict.at == "early-stop",
         chance=spec.facts.chance,
+        looks=spec.looks,
     )
+
+
+def _confidence(spec: Spec) -> float:
+    """Of each interval of a study: where replicates are added, so much that it holds at all looks together."""
+    confidence = spec.verdict.confidence
+    return 1 - spec.looks.nominal(1 - confidence) if spec.looks else confidence
+
+
+_ADDED = (
+    "Replicates of this experiment were added until it was decided, and intervals of a number fixed beforehand, as "
+    "these are, are too narrow for that: --until decided has those that hold."
+)
 
 
 _NO_LEVEL = "No verdict: the spec has no level of pruning (levels = 0), so there is no ticket to judge."

@@ -35,6 +35,7 @@ from tombola.method import Method, SearchOptions
 from tombola.pruning import SCOPES, Round, by_kind
 from tombola.recipe import Recipe
 from tombola.steps import Step
+from tombola.study.sequential import FIRST, LAST, Looks
 from tombola.value import Count, Number, Proportion, StepField, Value
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ else:
     StudySpec = study_table(BUILT_IN.studies)
 
 _LATER = ("draws", "densities", "arm")  # absent where empty
+MOST_LOOKS = 100  # replicates: their boundary takes a second for every hundred
 MOST_MARGIN = 0.1  # of accuracy: whoever asks for more means points
 
 
@@ -142,12 +144,23 @@ class VerdictSpec(Value):
         step_margin: steps by which its early stop may come later; by default one interval between two looks, as an
             early stop is not known more exactly.
         confidence: of every interval.
+        until: `decided`: replicates are added to the first until each question is decided or given up, or there are
+            `most_replicates`. Intervals and words are then those of `study.sequential`.
+        most_replicates: by default 20.
     """
 
     at: Literal["early-stop", "end"] = "early-stop"
     accuracy_margin: Annotated[Number, BeforeValidator(_points)] = Field(default=0.002, ge=0, le=MOST_MARGIN)
     step_margin: StepField | None = None
     confidence: Number = Field(default=0.95, gt=0.5, lt=1)
+    until: Literal["decided"] | None = None
+    most_replicates: Count | None = Field(default=None, ge=FIRST, le=MOST_LOOKS)
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = plain(self)
+        later = ("until", "most_replicates")  # as in `PruneSpec`
+        return {name: value for name, value in values.items() if name not in later or value is not None}
 
 
 def _options(table: Any, method: str, methods: Mapping[str, Method]) -> SearchOptions:
@@ -235,6 +248,18 @@ class Spec(Value):
         if not self.search.model_fields_set:
             del values["search"]
         return {name: value for name, value in values.items() if name not in _LATER or value}  # as in `PruneSpec`
+
+    @property
+    def looks(self) -> Looks | None:
+        """After which replicates it is looked at, where they are added until it is decided."""
+        if self.verdict.until is None:
+            return None
+        return Looks(max(self.replicates, FIRST), self.verdict.most_replicates or LAST)
+
+    @property
+    def all_replicates(self) -> int:
+        """How many replicates there may be."""
+        return self.looks.last if self.looks else self.replicates
 
     @property
     def facts(self) -> Facts:

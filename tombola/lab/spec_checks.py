@@ -284,11 +284,12 @@ def _units(spec: Spec, members: Members) -> Iterable[Fault]:
 
 def _endless(spec: Spec, members: Members) -> Iterable[Fault]:
     """A plan that nobody could carry out, nor even list."""
-    tables = spec.replicates * len(spec.rewind)
+    tables = spec.all_replicates * len(spec.rewind)
     rows = tables * (1 + spec.levels * sum(members.draws(arm, spec) for arm in spec.arms))
     if rows > MOST:
         fields = {control.draws for control in members.controls.values() if control.draws}
-        counts = {name: getattr(spec, name) for name in ("replicates", "levels", *sorted(fields, reverse=True))}
+        counts = {"verdict.most_replicates" if spec.looks else "replicates": spec.all_replicates}
+        counts |= {name: getattr(spec, name) for name in ("levels", *sorted(fields, reverse=True))}
         counts |= {f"draws.{arm}": count for arm, count in spec.draws.items()}
         largest = max(counts, key=counts.__getitem__)
         yield Fault(
@@ -297,6 +298,16 @@ def _endless(spec: Spec, members: Members) -> Iterable[Fault]:
             f"{counts[largest]:,}, with which there are {rows:,}",
             "they are counted over replicates, rewind steps, levels, arms and their draws",
         )
+
+
+def _until(spec: Spec) -> Iterable[Fault]:
+    """How many replicates there are at most, where they are added until it is decided."""
+    most, looks = spec.verdict.most_replicates, spec.looks
+    if most is not None and looks is None:
+        yield Fault("verdict.most_replicates", "absent where replicates are not added", str(most), "--until decided")
+    if looks and looks.first > looks.last:
+        todo = f"there are {spec.replicates} before the first look: --most-replicates {spec.replicates} or more"
+        yield Fault("verdict.most_replicates", f"at least replicates, {spec.replicates}", str(looks.last), todo)
 
 
 def _drawn_controls(spec: Spec, members: Members) -> Iterable[Fault]:
@@ -362,7 +373,7 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
         yield from study.faults(table, setting)
 
 
-_CHECKS = (_length, _foreign, _data, _steps, _rewinding, _misnamed_layers, _optimizer, _scope, _densities)
+_CHECKS = (_length, _foreign, _data, _steps, _rewinding, _misnamed_layers, _optimizer, _scope, _densities, _until)
 _CHECKS_OF_MEMBERS = (
     _endless,
     _drawn_controls,

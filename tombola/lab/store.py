@@ -7,6 +7,7 @@ runs/KEY/outcome.json      the run's description and its numbers: the same bytes
 checkpoints/KEY.safetensors    a training that is under way, or was interrupted
 failed/KEY/outcome.json    the last failure of a run that is not done: status and reason
           /log.txt         what it said
+until/KEY          the experiment whose first training this is had replicates added until it was decided
 tmp/, locks/               work in progress; of no use afterwards
 """
 
@@ -142,6 +143,16 @@ class Store:
     def failed(self) -> set[str]:
         """The keys of all runs whose last attempt failed."""
         return self._names("failed")
+
+    def note_until(self, run: Run) -> None:
+        """Remember that replicates of the experiment whose first training is `run` are added until it is decided."""
+        folder = self.root / "until"
+        folder.mkdir(exist_ok=True)
+        (folder / run.key).touch()
+
+    def until(self) -> set[str]:
+        """The keys that `note_until` was told of."""
+        return self._names("until")
 
     def _names(self, kept: str) -> set[str]:
         folder = self.root / kept

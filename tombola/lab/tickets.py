@@ -97,10 +97,10 @@ def _training(plan: Plan, level: int, replicate: int) -> Train:
         raise BadInput(
             where="--level", expected=f"0 to {spec.levels}", found=str(level), todo="Level 0 is the dense network."
         )
-    if not 0 <= replicate < spec.replicates:
+    if not 0 <= replicate < spec.all_replicates:
         raise BadInput(
             where="--replicate",
-            expected=f"0 to {spec.replicates - 1}",
+            expected=f"0 to {spec.all_replicates - 1}",
             found=str(replicate),
             todo="Replicates count from 0.",
         )

@@ -16,7 +16,9 @@ from rich.table import Table
 from tombola.data.folder import counted
 from tombola.lab.costs import Costs
 from tombola.lab.results import COLUMNS, Result, Results
-from tombola.study.verdict import contrast_record, contrasts, record
+from tombola.study.sequential import Looks
+from tombola.study.standing import Standing
+from tombola.study.verdict import contrast_record, contrasts, criteria_record, record
 
 
 def summary_table(results: Results, width: int | None = None) -> Table:
@@ -161,13 +163,31 @@ def verdict_json(results: Results) -> str:
         "network": results.network,
         "model": results.rows[0].row.run.recipe.model,
         "weights": results.weights,
-        "method": "paired differences, Student t interval",
-        "criteria": asdict(criteria),
+        "method": f"paired differences, {'repeated ' if criteria.looks else ''}Student t interval",
+        **({"rule": _rule(criteria.looks, criteria.confidence)} if criteria.looks else {}),
+        "criteria": criteria_record(criteria),
         "sentences": results.sentences,
         "contrasts": [contrast_record(contrast, criteria.metric) for contrast in contrasts(verdicts, criteria)],
         "levels": [record(verdict, criteria.metric) for verdict in verdicts],
+        **({"questions": [_question(each) for each in results.standings]} if criteria.looks else {}),
     }
     return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+
+def _rule(looks: Looks, confidence: float) -> dict[str, Any]:
+    """By which rule replicates were added, and what its intervals are worth."""
+    return {
+        "name": "Pocock's boundary, repeated confidence intervals",
+        "looks": list(range(looks.first, looks.last + 1)),
+        "confidence_of_all_looks_together": confidence,
+        "confidence_of_one_look_at_one_comparison": 1 - looks.nominal(1 - confidence),
+        "several_comparisons": "the error is shared out evenly, and corrected in each share by Holm",
+    }
+
+
+def _question(standing: Standing) -> dict[str, Any]:
+    content = asdict(standing)
+    return {**content.pop("place"), **content}
 
 
 def verdict_text(results: Results) -> str:
@@ -216,7 +236,7 @@ def plan_text(summary: dict[str, Any]) -> str:
         lines.append(f"{summary['failed_last_time']} of them failed last time and are tried again.")
     if summary["total"]["missing"]:
         lines.append(_engine_text(**summary["engine"]))
-        lines.insert(0, _cost_text(summary))
+        lines[:0] = [_cost_text(summary), *_least_text(summary)]
     else:
         lines.append("Nothing to do: everything is stored.")
     lines += _expected_text(summary["expected_costs"])
@@ -234,13 +254,29 @@ def _expected_text(costs: Sequence[dict[str, Any]]) -> list[str]:
     return [f"Search + training at level {last}, in dense trainings of an ideal sparse machine: {told}."] * bool(last)
 
 
+def _least_text(summary: dict[str, Any]) -> list[str]:
+    """Where replicates are added until it is decided, what the first of them cost."""
+    if "least" not in summary:
+        return []
+    least = summary["least"]
+    return [
+        f"That is the most, {summary['replicates']} replicates. Replicates are added until all is decided or given up; "
+        f"the first look is after {least['replicates']}: {_counted_runs(least['missing'])} to do, about "
+        f"{duration(least['estimated_seconds'])}."
+    ]
+
+
+def _counted_runs(count: int) -> str:
+    return f"{count:,} run{'' if count == 1 else 's'}"
+
+
 GPU_FROM_S = 3 * 24 * 3600
 
 
 def _cost_text(summary: dict[str, Any]) -> str:
     """What is to be done and how long it takes, which is what a person asks first."""
     trainings, lengths = summary["runs"].get("train", {}).get("missing", 0), summary["training_lengths_missing"]
-    what = f"{summary['total']['missing']:,} run{'s' if summary['total']['missing'] > 1 else ''} to do"
+    what = f"{_counted_runs(summary['total']['missing'])} to do"
     if trainings:
         steps = f"{lengths[-1]:,} steps" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,} steps"
         what = f"{trainings:,} training{'s' if trainings > 1 else ''} of {steps} to do"

@@ -9,7 +9,7 @@ from typing import Any
 from tombola.control import Control
 from tombola.controls import CONTROLS
 from tombola.study.sentences import sentences
-from tombola.study.verdict import Criteria, Trial, Verdict, record
+from tombola.study.verdict import Criteria, Trial, Verdict, criteria_record, record
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Verification:
     def record(self) -> dict[str, Any]:
         """All of it as JSON values; an interval without ends has None for them."""
         values = {
-            "criteria": asdict(self.criteria),
+            "criteria": criteria_record(self.criteria),
             "means": [asdict(each) for each in self.means],
             "verdict": record(self.verdict, self.criteria.metric),
             "trials": [asdict(trial) for trial in self.trials],

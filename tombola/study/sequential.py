@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 FIRST, LAST = 5, 20  # replicates at the first look, and at the last where nobody says otherwise
 GRID, NODES = 300, 48  # places at which a probability is known as a function of y, and of an integral
-LEAST_LEVEL, MOST_LEVEL = 1e-8, 0.5  # nominal levels between which a rule is tabled
-TABLE = 16  # degree of the polynomial through the table's logarithms
+LEAST_LEVEL, MOST_LEVEL, PLACES = 1e-7, 0.5, 33  # nominal levels between which a rule is tabled, at so many places
 
 
 @dataclass(frozen=True)
@@ -64,28 +63,19 @@ class Looks:
         """
         if self.first == self.last or level >= MOST_LEVEL:
             return min(level if self.first == self.last else 1.0, 1.0)
-        from numpy.polynomial.chebyshev import chebval
+        import numpy as np
 
-        place = _place(log(max(level, LEAST_LEVEL)))
-        return min(1.0, exp(float(chebval(place, _table(self.first, self.last)))))
-
-
-def _place(logarithm: float) -> float:
-    """Of a logarithm of a level, in [-1, 1]."""
-    low, high = log(LEAST_LEVEL), log(MOST_LEVEL)
-    return 2 * (logarithm - low) / (high - low) - 1
+        levels, probabilities = _table(self.first, self.last)
+        return min(1.0, exp(float(np.interp(log(max(level, LEAST_LEVEL)), levels, probabilities))))
 
 
 @cache
-def _table(first: int, last: int) -> "Values":
-    """Chebyshev coefficients of log `crossing` as a function of the logarithm of the level."""
-    from numpy.polynomial.chebyshev import chebinterpolate
+def _table(first: int, last: int) -> "tuple[Values, Values]":
+    """Logarithms of levels, and those of `crossing` at them, between which a straight line is as good as a permille."""
+    import numpy as np
 
-    low, high = log(LEAST_LEVEL), log(MOST_LEVEL)
-    return chebinterpolate(
-        lambda places: [log(crossing(exp(low + (place + 1) / 2 * (high - low)), first, last)) for place in places],
-        TABLE,
-    )
+    levels = np.linspace(log(LEAST_LEVEL), log(MOST_LEVEL), PLACES)
+    return levels, np.log([crossing(exp(level), first, last) for level in levels])
 
 
 def crossing(level: float, first: int, last: int, grid: int = GRID) -> float:

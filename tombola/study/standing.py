@@ -8,7 +8,7 @@ no share of the error, and it binds nobody: a question that was given up is deci
 after all.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev
@@ -156,19 +156,15 @@ def needed(standings: Sequence[Standing], verdicts: Sequence[Verdict], looks: Lo
 
 def _parts(standings: Sequence[Standing], verdicts: Sequence[Verdict], looks: Looks) -> Iterable[str]:
     levels = {verdict.level: verdict for verdict in verdicts}
-    groups: dict[str, list[Verdict]] = {}
+    groups, over = dict[str, list[Verdict]](), max(verdict.dense.accuracy.n for verdict in verdicts) >= looks.last
+    unsettled = {
+        "given up": f"not decided by {looks.last}" if over else f"given up, as {looks.last} would hardly decide it,",
+        "open": "not decided yet",
+    }
     for each in standings:
-        words = f"{each.replicates}" if each.state == "decided" else _STATES[each.state].format(last=looks.last)
+        words = f"{each.replicates}" if each.state == "decided" else unsettled[each.state]
         if each.place.level is None:
             yield f"{words} over the low densities together"
         else:
             groups.setdefault(words, []).append(levels[each.place.level])
     yield from (f"{words} at {spans(members, verdicts)}" for words, members in groups.items())
-
-
-_STATES: Mapping[State, str] = {
-    "given up": "given up, as {last} would hardly decide it,",
-    "open": "not decided yet",
-}
-
-

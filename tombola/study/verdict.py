@@ -763,6 +763,11 @@ def times(ratio: Ratio) -> str:
     return f"{ratio.mean:.2f}{interval} times"
 
 
+def criteria_record(criteria: Criteria) -> dict[str, Any]:
+    """Criteria as JSON values."""
+    return {name: value for name, value in asdict(criteria).items() if name != "looks" or value}
+
+
 def contrast_record(contrast: Contrast, metric: Metric) -> dict[str, Any]:
     """A contrast as JSON values, the metric under its own name."""
     content = asdict(contrast)

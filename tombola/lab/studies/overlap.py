@@ -32,8 +32,8 @@ class OverlapSpec(Value):
 def faults(table: OverlapSpec, setting: Setting) -> Iterator[Fault]:
     """What of the table the experiment cannot answer."""
     yield from checks.levels("overlap", table.levels, setting, least=1)
-    if setting.spec.replicates < 2:
-        yield Fault("study.overlap", "two replicates at least, whose masks are compared", str(setting.spec.replicates))
+    if (replicates := setting.spec.all_replicates) < 2:
+        yield Fault("study.overlap", "two replicates at least, whose masks are compared", str(replicates))
 
 
 def questions(table: OverlapSpec, series: Series) -> Iterator[Question]:

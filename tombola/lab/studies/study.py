@@ -41,7 +41,7 @@ class ExperimentSpec(Protocol):
     @property
     def levels(self) -> int: ...
     @property
-    def replicates(self) -> int: ...
+    def all_replicates(self) -> int: ...
     @property
     def rewind(self) -> tuple[Step, ...]: ...
     @property
@@ -78,7 +78,7 @@ class Setting:
     @property
     def tables(self) -> int:
         """How often a study is asked: in each replicate, at each rewind step."""
-        return self.spec.replicates * len(self.spec.rewind)
+        return self.spec.all_replicates * len(self.spec.rewind)
 
 
 @dataclass(frozen=True)

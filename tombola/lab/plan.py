@@ -166,7 +166,7 @@ def of_first(plan: Plan, replicates: int) -> Plan:
 def complete(plan: Plan, store: Store) -> int:
     """How many replicates, from the first on, are finished but for what failed."""
     done, failed = store.keys(), store.failed()
-    asked = [(row.replicate, row.run) for row in plan.rows]
+    asked: list[tuple[int, Run]] = [(row.replicate, row.run) for row in plan.rows]
     asked += [(question.replicate, question.run) for question in plan.questions]
     lacking = [(number, run) for number, run in asked if run.key not in done]
     lost = failed and {run.key for run in plan.runs if run.key not in done and run.key in failed}

@@ -221,7 +221,7 @@ class Results:
 
     @property
     def added(self) -> bool:
-        """Whether replicates were added until it was decided, of which the experiment as it is asked for says nothing."""
+        """Whether replicates were added until it was decided, and the experiment as it is asked for is not."""
         spec = self.experiment.spec
         fixed = spec.looks is None and spec.replicates > FIRST
         return fixed and bool(self.plan.rows) and self.plan.rows[0].run.key in self.store.until()

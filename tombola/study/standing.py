@@ -16,7 +16,7 @@ from typing import Literal
 
 from tombola.study.sentences import spans
 from tombola.study.sequential import Looks
-from tombola.study.verdict import Contrast, Criteria, Trial, Verdict, contrasts, judge
+from tombola.study.verdict import Contrast, Criteria, Sure, Trial, Verdict, contrasts, judge
 
 State = Literal["decided", "given up", "open"]
 
@@ -85,11 +85,9 @@ def _chances(trials: Sequence[Trial], criteria: Criteria, arm: str) -> dict[Plac
         chances[Place(contrast.against, contrast.rewind, None)] = _of_contrast(contrast, criteria)
     for one in verdicts:
         for control in one.controls:
-            shown = control.result_holm != "not shown"
-            values = [pair.gap for pair in control.pairs]
-            known = control.sure.accuracy if control.sure else criteria.confidence
-            place = Place(control.against, one.rewind, one.level)
-            chances[place] = None if shown else chance(values, known, criteria, criteria.accuracy_grain)
+            shown = control.result_holm != "not shown" or bool(control.same_holm)
+            gaps, place = [pair.gap for pair in control.pairs], Place(control.against, one.rewind, one.level)
+            chances[place] = None if shown else _either(gaps, control.sure, criteria)
     return chances
 
 
@@ -110,10 +108,19 @@ def _of_verdict(verdict: Verdict, criteria: Criteria) -> float | None:
 
 
 def _of_contrast(contrast: Contrast, criteria: Criteria) -> float | None:
-    if contrast.result != "not shown":
+    if contrast.result != "not shown" or contrast.same:
         return None
-    known = contrast.sure.accuracy if contrast.sure else criteria.confidence
-    return chance(contrast.gaps, known, criteria, criteria.accuracy_grain)
+    return _either(contrast.gaps, contrast.sure, criteria)
+
+
+def _either(gaps: Sequence[float], sure: Sure | None, criteria: Criteria) -> float:
+    """The chance that a control is shown to be worse, better, or as good within the margin."""
+    known = sure.accuracy if sure else criteria.confidence
+    within = [criteria.accuracy_margin - (gap if mean(gaps) > 0 else -gap) for gap in gaps]
+    return max(
+        chance(gaps, known, criteria, criteria.accuracy_grain),
+        chance(within, known, criteria, criteria.accuracy_grain) if mean(within) > 0 else 0.0,
+    )
 
 
 def chance(values: Sequence[float], confidence: float, criteria: Criteria, grain: float) -> float:
@@ -121,6 +128,11 @@ def chance(values: Sequence[float], confidence: float, criteria: Criteria, grain
 
     With n of N replicates, mean m and standard deviation s, the last mean is normal around
     (n |m| + (N - n) (|m| + s / sqrt(n))) / N with deviation s sqrt(N - n) / N, and has to be beyond t s / sqrt(N).
+
+    Args:
+        values: a mean's distances from where something is decided, one of each replicate.
+        confidence: of the interval that has to leave 0 out, all looks together.
+        grain: of the values.
 
     Returns:
         1 before the first look, 0 after the last.

@@ -12,8 +12,9 @@ beforehand, over all levels of low density together; what is said of its single 
 Where replicates are added until it is decided (`Criteria.looks`), all that is said of an experiment at any of its looks
 holds together: the error is shared out evenly among the families of claims - accuracy and early stop against the dense
 network at all levels; better or worse, as good, earlier or later than each control over the low densities, and the same
-at all levels -, in each of them by Holm, over p-values that hold in spite of the looks (Multiple Testing in Group Sequential Trials Using Graphical Approaches, Maurer
-& Bretz, 2013). Each interval has the confidence at which Holm tests last, so that it leaves out what is ruled out.
+at all levels -, in each of them by Holm, over p-values that hold in spite of the looks (Multiple Testing in Group
+Sequential Trials Using Graphical Approaches, Maurer & Bretz, 2013). Each interval has the confidence at which Holm
+tests last, so that it leaves out what is ruled out.
 """
 
 from collections import Counter
@@ -508,7 +509,9 @@ def _corrected(verdicts: Sequence[Verdict], criteria: Criteria) -> list[Verdict]
         places = [(verdict, control) for verdict in verdicts for control in verdict.controls if control.against == name]
         better = _shown([criteria.metric.gain(control.accuracy) for _, control in places], share)
         later = _shown([control.steps for _, control in places], share) if criteria.paced else [0] * len(places)
-        same = _same([control.accuracy for _, control in places], [_gaps(control) for _, control in places], criteria, share)
+        same = _same(
+            [control.accuracy for _, control in places], [_gaps(control) for _, control in places], criteria, share
+        )
         for (verdict, control), gain, delay, alike in zip(places, better, later, same, strict=True):
             shown[name, verdict.rewind, verdict.level] = replace(
                 control, result_holm=_RESULTS[gain], earlier_holm=_earlier(delay, control.unmoved), same_holm=alike

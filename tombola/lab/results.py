@@ -159,7 +159,7 @@ class Results:
     def fronts(self) -> dict[int, str]:
         """Which ways nothing cheaper beats, in a sentence for each level."""
         return {
-            level: sentence(mean(self.densities(level)), ways, self.criteria.confidence)
+            level: sentence(mean(self.densities(level)), ways, _confidence(self.experiment.spec))
             for level, ways in self.ways.items()
         }
 

@@ -510,3 +510,41 @@ def test_a_folder_and_a_file_of_bytes_are_no_specs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("asked", "margin"), [("1pt", 0.01), ("0.5 pt", 0.005), ("0.01", 0.01), ("0", 0.0)])
 def test_a_margin_may_be_given_in_points(asked: str, margin: float) -> None:
     assert read("digits", [f"verdict.accuracy_margin={asked}"]).spec.verdict.accuracy_margin == margin
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "expected"),
+    [
+        (["densities=[0.2,0.1]", "levels=3"], "levels", "none where there are densities"),
+        (["densities=[0.1,0.2]"], "densities", "densities that fall"),
+        (["densities=[0.1,0.1]"], "densities", "densities that fall"),
+        (["densities=[0.0]"], "densities.0", "> 0"),
+        (["densities=[1.0]"], "densities.0", "< 1"),
+        (["densities=[0.1]", "prune.rate=0.0"], "prune.rate", "more than 0"),
+        (["densities=[0.1]", "prune.scope=n_of_m", "prune.n=2", "prune.m=4"], "densities", "none in the scope n_of_m"),
+        (["prune.scope=erk"], "prune.scope", "a scope for rounds"),
+        (["search.scope=erk"], "search.scope", "a scope for rounds"),
+        (["search.rate=0.3"], "search.rate", "densities in the spec"),
+        (["method=snip", "search.rate=0.3", "densities=[0.1]"], "search.rate", "no such choice of snip"),
+        (["search.score=smallest"], "search.score", "one of magnitude"),
+        (["search.data=mnist"], "search.data", "inputs and classes like those of digits"),
+        (["search.data=digits-7"], "search.data", "digits-N with N from"),
+        (["search.batch=5000"], "search.batch", "at most the 1,000 training examples"),
+        (["search.length=0it"], "search.length", "between 1 and"),
+        (["search.length=20it", "rewind=30it"], "search.length", "more than the rewind step"),
+        (["search.examples=3"], "search.examples", "a known field"),
+        (["arm.snip.examples=3"], "arm.snip", "an arm among the spec's arms"),
+        (["arms=ticket,random", "arm.random.method=snip"], "arm.random", "stands for nothing else"),
+        (["arms=ticket,snip", "arm.snip.method=grasp"], "arm.snip", "stands for nothing else"),
+        (
+            ["arms=ticket,x", "arm.x.method=snip", "arm.x.control=random-labels", "arm.x.examples=0"],
+            "arm.x.examples",
+            "> 0",
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_it_begins(
+    write: Write, changes: list[str], path: str, expected: str
+) -> None:
+    faults = faults_of(write(GOOD), *changes)
+    assert path in faults and expected in faults[path].expected, faults

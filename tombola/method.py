@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import Field
 
@@ -27,6 +27,9 @@ class SearchOptions(Value):
         rate: the largest fraction of what is alive that goes in one round; where the spec has `densities`.
         retrain: whether the masks found are trained in full from the rewind point, even if the search is as long.
     """
+
+    by_rounds: ClassVar[bool] = True  # or at once, for which there are scopes of its own
+    ignored: ClassVar[frozenset[str]] = frozenset()  # choices above that the method has no use for
 
     data: str | None = None
     length: StepField | None = None

@@ -10,7 +10,7 @@ from tombola import data, models
 from tombola.data import subset, tokenised, variants
 from tombola.errors import BadInput, DataError, Fault
 from tombola.lab.fields import MOST, MOST_STEPS
-from tombola.lab.members import Members
+from tombola.lab.members import Arm, Members
 from tombola.lab.spec import PruneSpec, Spec
 from tombola.lab.studies import Setting, asked
 from tombola.lab.studies.checks import repeated
@@ -195,9 +195,24 @@ def _declared_arms(spec: Spec, members: Members) -> Iterable[Fault]:
 
 def _searches(spec: Spec, members: Members) -> Iterable[Fault]:
     """What is chosen of methods that they cannot do."""
-    tables = {"search": members.arm("ticket", spec), **{f"arm.{name}": members.arm(name, spec) for name in spec.arm}}
-    for where, arm in tables.items():
+    names = dict.fromkeys([*spec.arm, *(name for name in spec.arms if name in members.methods)])
+    arms = {"search": members.arm("ticket", spec), **{f"arm.{name}": members.arm(name, spec) for name in names}}
+    for where, arm in arms.items():
+        yield from _unused(where, arm)
         yield from _search(spec, members, where, arm.options)
+
+
+def _unused(where: str, arm: Arm) -> Iterable[Fault]:
+    """Choices that would change nothing."""
+    options = arm.options
+    for name in sorted(options.ignored):
+        if (given := getattr(options, name)) is not None:
+            yield Fault(
+                f"{where}.{name}", f"no such choice of {arm.method.name}", repr(given), "it would change nothing"
+            )
+    if options.by_rounds and options.scope in SCOPES and SCOPES[options.scope].whole:
+        todo = "er and erk are for methods that prune at once, like random-erk or snip"
+        yield Fault(f"{where}.scope", "a scope for rounds of pruning", repr(options.scope), todo)
 
 
 def _search(spec: Spec, members: Members, where: str, options: SearchOptions) -> Iterable[Fault]:

@@ -7,7 +7,7 @@ last one.
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -25,6 +25,9 @@ class ScoringOptions(SearchOptions):
         examples: of the training set that the score sees, in the order in which the training sees them.
         iterations: steps of scoring between the whole network and the density of the level.
     """
+
+    by_rounds: ClassVar[bool] = False
+    ignored: ClassVar[frozenset[str]] = frozenset({"rate"})
 
     examples: Count | None = Field(default=None, gt=0)
     iterations: Count | None = Field(default=None, gt=0)

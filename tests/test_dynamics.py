@@ -1,9 +1,10 @@
 """Dynamics: masks that move, and weights that are made of others, while a network trains."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,16 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tombola import weights
-from tombola.dynamics import Course, Dynamics, Setting, Timeline
+from tombola import prunable, weights
+from tombola.cli import main
+from tombola.data import Batches
+from tombola.dynamics import DYNAMICS, Course, Dynamics, Setting, Timeline
+from tombola.dynamics.gradual import Gradual
+from tombola.engine.reference.moving import Moving
+from tombola.engine.training import Start
+from tombola.errors import BadInput, SpecError
 from tombola.lab import recorder
 from tombola.lab.attempt import do
 from tombola.lab.kinds import Init, Prune, Train
 from tombola.lab.runs import Network, Outcome, Run, ancestry
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
 from tombola.recipe import Recipe
+from tombola.train import Span
 
 NETWORK = Network("lenet-20-10", (1, 8, 8), 10)
 INIT = Init(NETWORK, "glorot-normal", init_seed=3)
@@ -38,7 +47,7 @@ class Halfway(Dynamics):
     name: Literal["halfway"] = "halfway"
 
     def settles(self, timeline: Timeline) -> int:
-        return (timeline.begin + timeline.until) // 2
+        return timeline.length // 2
 
     def course(self, setting: Setting) -> Course:
         return HalfwayCourse(setting)
@@ -133,9 +142,17 @@ def scored(optimizer: str = "momentum", **values: Any) -> Train:
     return training(values, optimizer, further=(("target", SPARSE),))
 
 
+def rewiring(name: str, optimizer: str = "momentum", **changes: Any) -> Train:
+    return training({"name": name, "every": 4} | changes, optimizer, mask=SPARSE)
+
+
 CASES: dict[str, Callable[[], Train]] = {
     "gradual": gradual,
     "gradual, global": lambda: gradual(scope="global"),
+    "set": lambda: rewiring("set"),
+    "set, adam": lambda: rewiring("set", "adam"),
+    "rigl": lambda: rewiring("rigl"),
+    "rigl, adam": lambda: rewiring("rigl", "adam"),
     "halfway": lambda: training(Halfway()),
     **{
         f"{name}, {optimizer}, {choices}": partial(scored, optimizer, name=name, **choices)
@@ -209,7 +226,7 @@ def test_the_outcome_has_the_mask_at_the_end_and_its_weights(case: str, tmp_path
     assert isinstance(values["macs"], int) and values["macs"] > 0
     assert set(trained) == set(store.weights(INIT)), "the names are those of a plain network"
     for name, alive in mask.items():
-        assert not trained[name][~alive].any() and trained[name][alive].all() and 0 < int(alive.sum()) < alive.numel()
+        assert not trained[name][~alive].any() and 0 < int(alive.sum()) < alive.numel()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -217,8 +234,224 @@ def test_an_early_stop_waits_for_the_mask_to_settle(case: str, tmp_path: Path) -
     run = CASES[case]()
     dynamics = run.recipe.dynamics
     assert dynamics is not None
-    settled = dynamics.settles(Timeline(0, 24, 20))
+    settled = dynamics.settles(Timeline(0, 24, 24, 20))
     values = performed(run, tmp_path).values(run)
     curve = values["curve"]
     allowed = {s: v for s, v in zip(curve["step"], curve["validation_loss"], strict=True) if s >= settled}
     assert values["early_stop_step"] == min(allowed, key=lambda step: allowed[step])
+
+
+def begun(run: Train, root: Path) -> tuple[Moving, Batches, Store]:
+    """The trainer of a training that is about to begin, its batches, and a store that has what it needs."""
+    store = Store(root).open()
+    for each in run.inputs:
+        performed(each, root)
+    worker = Worker(store, None, "reference")
+    model = NETWORK.build()
+    weights.put(model, store.weights(run.start))
+    living = store.mask(run.mask) if run.mask else prunable.full(model)
+    dataset = worker.placed(run.recipe)
+    inputs = {name: dict(store.mask(each)) for name, each in run.further or ()}
+    start = Start(model, living, dataset, {}, inputs, Timeline(0, 24, 24, 20), run.dynamics_seed or 0)
+    return Moving(worker.training(run.recipe), start), worker.batches(run), store
+
+
+def walked(run: Train, root: Path) -> Iterator[tuple[int, Mask, dict[str, Tensor], dict[str, Tensor]]]:
+    """(step, mask, weights, optimiser's state) before each step of a training and after the last one."""
+    trainer, batches, _ = begun(run, root)
+    seen: list[tuple[int, Mask, dict[str, Tensor], dict[str, Tensor]]] = []
+
+    def look(step: int) -> None:
+        seen.append((step, trainer.moved.mask, trainer.weights(), trainer.optimizer_state()))
+
+    trainer.train(batches, Span(0, run.until, lambda step: 0.1, range(run.until + 1)), look)
+    yield from seen
+
+
+MASKS_MOVE = [case for case in CASES if case.startswith(("gradual", "set", "rigl"))]
+SPARSE_ALWAYS = [case for case in CASES if case.startswith(("set", "rigl"))]
+
+
+# ---------------------------------------------------------------- of masks that move
+
+
+@pytest.mark.parametrize("case", MASKS_MOVE)
+def test_what_is_dead_now_is_0_with_its_state_after_every_step(case: str, tmp_path: Path) -> None:  # M1 M4
+    masks = []
+    for step, mask, held, state in walked(CASES[case](), tmp_path):
+        masks.append(mask)
+        for name, alive in mask.items():
+            assert not held[name][~alive].any(), f"{name} after {step} steps"
+            kept = [value for path, value in state.items() if path.endswith(f"/{name}") and value.shape == alive.shape]
+            assert all(not value[~alive].any() for value in kept) and (kept or step <= 1)
+    assert sum(before != after for before, after in pairwise(masks)) >= 4, "it moves"
+
+
+@pytest.mark.parametrize("case", SPARSE_ALWAYS)
+def test_each_layer_has_as_many_living_weights_throughout(case: str, tmp_path: Path) -> None:
+    counts = [mask.counts for _, mask, _, _ in walked(CASES[case](), tmp_path)]
+    assert all(each == counts[0] for each in counts)
+    assert {name: n / s for (name, n), s in zip(counts[0].items(), (1280, 200, 100), strict=True)} == {
+        "fc1.weight": 0.2, "fc2.weight": 0.2, "output.weight": 0.5
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPARSE_ALWAYS)
+def test_what_comes_to_life_starts_from_0_with_fresh_state(case: str, tmp_path: Path) -> None:
+    seen, came = list(walked(CASES[case](), tmp_path)), 0
+    for (_, before, _, _), (_, after, held, state) in pairwise(seen):
+        for name in after:
+            new = after[name] & ~before[name]
+            came += int(new.sum())
+            assert not held[name][new].any()
+            assert not any(value[new].any() for path, value in state.items() if path == f"momentum_buffer/{name}")
+            assert not any(value[new].any() for path, value in state.items() if path == f"exp_avg_sq/{name}")
+    assert came > 100
+
+
+@pytest.mark.parametrize("name", ["set", "rigl"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_where_nothing_moves_it_is_the_training_of_a_static_mask_bit_for_bit(
+    name: str, optimizer: str, tmp_path: Path
+) -> None:
+    moving = rewiring(name, optimizer, fraction=0.0)
+    static = training(None, optimizer, mask=SPARSE)
+    store = performed(static, performed(moving, tmp_path).root)
+    values, plain = store.values(moving), store.values(static)
+    assert {name: values[name] for name in plain} == plain and store.mask(moving) == store.mask(SPARSE)
+    assert weights.equal(store.weights(moving), store.weights(static))
+
+
+def test_a_move_of_rigl_is_that_of_an_oracle(tmp_path: Path) -> None:
+    """The first one, at step 0, from the gradient of a network in plain arithmetic, weight by weight."""
+    run = rewiring("rigl", fraction=0.2)
+    trainer, batches, store = begun(run, tmp_path)
+    mask, held = store.mask(SPARSE), store.weights(INIT)
+    leaves = {name: (value * mask[name] if name in mask else value).requires_grad_() for name, value in held.items()}
+    inputs, labels = batches(0)
+    hidden = inputs.flatten(1)
+    for layer in ("fc1", "fc2"):
+        hidden = (hidden @ leaves[f"{layer}.weight"].T + leaves[f"{layer}.bias"]).relu()  # whose slope at 0 is 0
+    scores = hidden @ leaves["output.weight"].T + leaves["output.bias"]
+    loss = (scores.logsumexp(1) - scores[torch.arange(len(labels)), labels]).mean()
+    gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+    trainer.train(batches, Span(0, 1, lambda step: 0.1), lambda step: None)
+    for name, alive in mask.items():
+        sizes, slopes = held[name].abs().flatten().tolist(), gradients[name].abs().flatten().tolist()
+        living = [place for place, lives in enumerate(alive.flatten().tolist()) if lives]
+        count = int(0.2 * len(living) + 0.5)
+        stays = set(sorted(living, key=lambda place: (sizes[place], place))[count:])
+        after = set(trainer.moved.mask[name].flatten().nonzero().flatten().tolist())
+        assert stays < after and len(after) == len(living) and count > 0
+        others = set(range(alive.numel())) - after
+        least = min(slopes[place] for place in after - stays)
+        assert least >= max(slopes[place] for place in others) - 1e-7 and least > 0
+    # No step was taken: what stayed is as it was, what came starts from 0.
+    wanted = {n: v * (trainer.moved.mask[n] & mask[n]) if n in mask else v for n, v in held.items()}
+    assert weights.equal(trainer.weights(), wanted)
+
+
+@pytest.mark.parametrize("curve", ["cubic", "linear"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_gradual_pruning_has_the_counts_of_its_formula(curve: str, scope: str, tmp_path: Path) -> None:
+    """s_t = s_f + (s_i - s_f) (1 - (t - t0) / (n dt))^3, in floating point; what is gone stays gone."""
+    run = gradual(curve=curve, scope=scope, begin="1it")  # after 5, 9, 13 and 17 steps
+    seen = {step: mask for step, mask, _, _ in walked(run, tmp_path)}
+    first, last = seen[0], Store(tmp_path).mask(SPARSE)
+
+    def wanted(step: int, whole: int, end: int) -> float:
+        share = min(max((step - 1) // 4, 0), 4) / 4
+        sparsity = (1 - end / whole) * (1 - (1 - share) ** (3 if curve == "cubic" else 1))
+        return whole * (1 - sparsity)
+
+    for step, mask in seen.items():
+        if scope == "global":
+            assert abs(mask.alive - wanted(step, first.alive, last.alive)) <= 0.5
+        for name, alive in mask.counts.items() if scope == "layer" else ():
+            assert abs(alive - wanted(step, first.counts[name], last.counts[name])) <= 0.5 + 1e-9
+    assert all(not (after[name] & ~before[name]).any() for before, after in pairwise(seen.values()) for name in after)
+    assert seen[24].alive == last.alive and (scope == "global" or seen[24].counts == last.counts)
+    assert scope == "layer" or seen[24].counts != last.counts, "layers are compared with each other"
+
+
+def test_gradual_pruning_removes_the_smallest(tmp_path: Path) -> None:
+    seen = list(walked(gradual(), tmp_path))
+    for (_, before, _, _), (_, after, held, _) in pairwise(seen):
+        for name in after:
+            gone = before[name] & ~after[name]
+            assert not gone.any() or not held[name][gone].any()
+    sizes = {step: held for step, _, held, _ in seen}
+    after, before = seen[4][1], seen[3][1]
+    name = "fc1.weight"
+    gone = before[name] & ~after[name]
+    # Between 3 and 4 steps weights move a little; what went had been small among all.
+    assert sizes[3][name][gone].abs().median() < sizes[3][name][after[name]].abs().median()
+
+
+# ---------------------------------------------------------------- what it takes
+
+
+def test_what_a_training_takes_is_counted_step_by_step(tmp_path: Path) -> None:
+    """3 f_S for each example of a step, 2 f_S + f_D of a move of RigL; each weight of these layers is used once."""
+    dense, sparse = 64 * 20 + 20 * 10 + 10 * 10, 256 + 40 + 50
+    batch = [60] * 24
+    batch[16] = 1000 % 60  # the last batch of the first epoch: there are 1,000 training images
+    for name in ("set", "rigl"):
+        run = rewiring(name)
+        moves = {0, 4, 8, 12, 16} if name == "rigl" else set()
+        wanted = sum(n * (2 * sparse + dense if step in moves else 3 * sparse) for step, n in enumerate(batch))
+        assert performed(run, tmp_path).values(run)["macs"] == wanted
+    run = gradual()
+    thinned = {step: mask.alive for step, mask, _, _ in walked(run, tmp_path)}
+    assert performed(run, tmp_path).values(run)["macs"] == sum(n * 3 * thinned[step] for step, n in enumerate(batch))
+
+
+# ---------------------------------------------------------------- where it is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"end": "28it"}, "found prunings every 4 steps from step 0 to step 28"),
+        ({"every": 30}, "found prunings every 30 steps from step 0 to step 17"),
+        ({"begin": "30it"}, "found prunings every 4 steps from step 30 to step 17"),
+    ],
+)
+def test_gradual_pruning_that_prunes_at_no_time_is_refused(changes: dict[str, Any], found: str) -> None:
+    with pytest.raises(BadInput, match=found):
+        Gradual.model_validate({"every": 4, "end": "17it"} | changes).prunings(Timeline(0, 24, 24, 20))
+
+
+def test_gradual_pruning_needs_counts_to_prune_towards(tmp_path: Path) -> None:
+    store = Store(tmp_path).open()
+    performed(INIT, tmp_path)
+    status, reason, *_ = do(training({"name": "gradual", "every": 4}), Worker(store, None), lambda *seen: None)
+    assert status == "failed" and "further input `target`, found none" in reason
+
+
+def test_processes_that_train_together_refuse_it_before_they_meet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    store = tmp_path / "store"
+    changes = ["--set", "recipe.dynamics={name = 'rigl'}", "--set", "device=cpu"]
+    assert main(["run", "digits-lenet", "--store", str(store), *changes]) == 2
+    assert "found the dynamics rigl" in capsys.readouterr().err.replace("\n", " ") and not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("recipe.dynamics=rigl", "recipe.dynamics: expected a table, found 'rigl'"),
+        ("recipe.dynamics={name = 'riggl'}", f"recipe.dynamics.name: expected {', '.join(DYNAMICS)}"),
+        ("recipe.dynamics={name = 'rigl', fraction = 1.0}", "recipe.dynamics.fraction: expected a number < 1"),
+        ("recipe.dynamics={name = 'rigl', fracton = 0.1}", "did you mean fraction?"),
+        ("recipe.dynamics={name = 'gradual', end = '3'}", "recipe.dynamics.end: expected"),
+    ],
+)
+def test_a_fault_is_told_with_its_path(change: str, fault: str) -> None:
+    with pytest.raises(SpecError) as told:
+        read("digits-lenet", [change])
+    assert fault in str(told.value).replace("\n", " ")

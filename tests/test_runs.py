@@ -13,6 +13,7 @@ import pytest
 from tombola.data import digits
 from tombola.dynamics import Dynamics
 from tombola.dynamics.gradual import Gradual
+from tombola.dynamics.rewiring import SET, RigL
 from tombola.early_bird import Settling
 from tombola.lab.kinds import (
     AlignedMask,
@@ -207,6 +208,8 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
         {"name": "gradual"},
         {"begin": "1it", "end": "30it", "every": 50, "curve": "linear", "scope": "global"},
     ),
+    SET: ({"name": "set"}, {"fraction": 0.2, "decay": "cosine", "every": 50, "end": "30it"}),
+    RigL: ({"name": "rigl"}, {"fraction": 0.2, "decay": "constant", "every": 50, "end": "30it"}),
 }
 EVERY_VALUE = [(kind, name) for kind, (_, others) in RECIPES.items() for name in others]
 

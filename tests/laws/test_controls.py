@@ -88,12 +88,14 @@ def pairs(wanted: Plan, arm: str, draw: int = 0) -> list[tuple[int, Train, Train
 
 
 def differing(left: Train, right: Train) -> set[str]:
-    return {name for name in left.described if left.described[name] != right.described[name]}
+    ours, theirs = left.described, right.described
+    return {name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)}
 
 
 def mask_of(run: Train, worker: Worker) -> Mask:
-    assert run.mask
-    return worker.store.mask(run.mask)
+    made = worker.store.masked_by(run)
+    assert made
+    return worker.store.mask(made)
 
 
 def declared(arm: str, level: int) -> list[set[str]]:
@@ -103,7 +105,7 @@ def declared(arm: str, level: int) -> list[set[str]]:
         return [{changes}] if changes else [{"start"}, {"mask"}]
     if arm in METHOD_ARMS:
         return [METHOD_ARMS[arm][level > 1]]
-    may = ["mask"] if METHODS[arm].rewinds else ["start", "mask", "recipe"]
+    may = ["mask"] if METHODS[arm].rewinds else ["start", "mask", "recipe", "further", "dynamics_seed"]
     return [set(some) for size in range(len(may) + 1) for some in combinations(may, size)]
 
 
@@ -262,8 +264,7 @@ def test_an_arm_done_again_is_the_same_whatever_the_process_has_drawn(
 ) -> None:  # K11 K13
     wanted, worker = lab(rewind)
     _, _, run = pairs(wanted, arm)[-1]
-    for each in (run, run.mask):
-        assert each
+    for each in (run, run.mask or run):
         random.seed(1)
         torch.manual_seed(1)
         again = each.perform(worker)

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from tombola.dynamics.base import Course, Dynamics, Setting, Timeline
 from tombola.dynamics.gradual import Gradual
+from tombola.dynamics.rewiring import SET, RigL
 from tombola.dynamics.supermasks import EdgePopup, GemMiner, SignedSupermask, Supermask
 
 __all__ = ["DYNAMICS", "Course", "Dynamics", "Setting", "Timeline", "dynamics_of"]
@@ -17,6 +18,8 @@ DYNAMICS: dict[str, type[Dynamics]] = {
     "supermask": Supermask,
     "signed-supermask": SignedSupermask,
     "gem-miner": GemMiner,
+    "set": SET,
+    "rigl": RigL,
 }
 
 

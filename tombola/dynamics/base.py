@@ -31,12 +31,18 @@ class Timeline:
 
     Attributes:
         begin, until: optimiser steps done before and after.
+        length: of the recipe, which schedules span: what moves is, like the learning rate, a function of the step.
         epoch_iterations: the optimiser steps of one pass over the training set.
     """
 
     begin: int
     until: int
+    length: int
     epoch_iterations: int
+
+    def interval(self, every: int | None, within: int) -> int:
+        """Return `every`, and for None 100 steps, or a tenth of the steps `within` which something moves if fewer."""
+        return every or max(1, min(100, within // 10))
 
     def iterations(self, step: Step) -> int:
         """How many optimiser steps `step` is."""
@@ -65,7 +71,7 @@ class Setting:
     products: int = 0
 
     def forward(self, counts: Mapping[str, int]) -> int:
-        """Multiply-adds of one example's way through the network, f.
+        """f, as `tombola.macs.forward` has it.
 
         Args:
             counts: living weights of each layer; a layer that is not named is whole.
@@ -104,11 +110,11 @@ class Course(ABC):
         optimizer.step()
 
     def multiply_adds(self, step: int) -> int:
-        """What the step that follows after `step` steps takes for one example, on a machine that skips what is pruned.
+        """What the step after `step` steps, just taken, took for one example, on a machine that skips what is pruned.
 
-        3 f: one pass forward, and two as long backward.
+        3 f, as `tombola.macs` counts it.
         """
-        return 3 * self.setting.forward(self.mask.counts)
+        return macs.GRADIENT * self.setting.forward(self.mask.counts)
 
     def weights(self) -> "dict[str, Tensor]":
         """The weights as the network computes with them now, under the names of a plain one, copied to the CPU."""

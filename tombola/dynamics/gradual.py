@@ -43,7 +43,7 @@ class Gradual(Dynamics):
 
     Attributes:
         begin, end: t0, and when the last weights go at the latest; None for three quarters of the training.
-        every: dt.
+        every: dt; None for 100 steps, or ten prunings in all where there is no room for more.
         curve: `cubic`, or `linear`.
         scope: whether weights are compared in each `layer`, or `global`.
     """
@@ -55,26 +55,28 @@ class Gradual(Dynamics):
     name: Literal["gradual"] = "gradual"
     begin: StepField = Step("0it")
     end: StepField | None = None
-    every: Count = Field(default=100, gt=0)
+    every: Count | None = Field(default=None, gt=0)
     curve: Curve = "cubic"
     scope: Literal["layer", "global"] = "layer"
 
     def prunings(self, timeline: Timeline) -> range:
-        """Steps after which weights go, t0 + dt to t0 + n dt.
+        """Steps after which weights go, t0 + dt to t0 + n dt; a training that begins later makes up for the first ones.
 
         Raises:
-            BadInput: there is none, or the last is after the end.
+            BadInput: there is none, or the last is before the training begins, or after it ends.
         """
         begin = timeline.iterations(self.begin)
-        end = timeline.iterations(self.end) if self.end else timeline.begin + 3 * (timeline.until - timeline.begin) // 4
-        if not timeline.begin < begin + self.every <= end <= timeline.until:
+        end = timeline.iterations(self.end) if self.end else 3 * timeline.length // 4
+        every = timeline.interval(self.every, end - begin)
+        prunings = range(begin + every, end + 1, every)
+        if not prunings or not timeline.begin < prunings[-1] <= timeline.length:
             raise BadInput(
                 where="gradual",
-                expected=f"prunings from step {begin} on, every {self.every} steps, until step {timeline.until}",
-                found=f"an end at step {end}",
-                todo="Name an earlier begin, a later end, or a smaller every.",
+                expected=f"a last pruning between the steps {timeline.begin} and {timeline.length} of the training",
+                found=f"prunings every {every} steps from step {begin} to step {end}",
+                todo="Name another begin, end or every.",
             )
-        return range(begin + self.every, end + 1, self.every)
+        return prunings
 
     def settles(self, timeline: Timeline) -> int:
         """The step of the last pruning."""

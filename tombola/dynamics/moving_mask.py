@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tombola.dynamics.base import Course, Setting
 from tombola.guard import Guard
+from tombola.macs import GRADIENT
 from tombola.mask import Mask
 from tombola.mask_checks import check_finite
 from tombola.prune import lowest
@@ -17,19 +18,29 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
+Move = Callable[[int, Mask], Mask]
+
+
+def _stay(step: int, mask: Mask) -> Mask:
+    return mask
+
+
 class MovingMask(Course):
     """A course whose mask another one follows at some steps; a `Guard` holds at 0 what is dead now.
 
     Args:
         setting: what it begins with.
         following: (step, mask) -> the mask after the optimiser's step that follows after `step` steps, which has been
-            taken; the same mask where it stays.
+            taken; the same mask where it stays. None for one that always stays.
+        instead: (step, mask) -> the mask that takes the place of that step, before which it is asked; the same mask
+            where the step is to be taken. None where all steps are.
     """
 
-    def __init__(self, setting: Setting, following: Callable[[int, Mask], Mask]) -> None:
+    def __init__(self, setting: Setting, following: Move | None = None, instead: Move | None = None) -> None:
         super().__init__(setting)
-        self._following = following
+        self._following, self._instead = following or _stay, instead or _stay
         self._guard: Guard | None = None
+        self._took = 0
         self._put(setting.mask)
 
     @property
@@ -49,7 +60,14 @@ class MovingMask(Course):
             self._guard = None
 
     def advance(self, optimizer: "Optimizer", step: int) -> None:
-        """The optimiser's step, and then the mask that follows."""
+        """The optimiser's step and then the mask that follows, or a mask in the step's place."""
+        moved = self._instead(step, self._mask)
+        if moved is not self._mask:
+            # Forwards and back to what layers read with what lives; the gradient of all weights.
+            self._took = 2 * self._forward + self.setting.forward({})
+            self.take(moved, optimizer)
+            return
+        self._took = GRADIENT * self._forward
         optimizer.step()
         self.take(self._following(step, self._mask), optimizer)
 
@@ -72,8 +90,8 @@ class MovingMask(Course):
         self._guard = Guard(self.setting.model, optimizer, self._mask)
 
     def multiply_adds(self, step: int) -> int:
-        """3 f with what is alive."""
-        return 3 * self._forward
+        """3 f with what was alive; 2 f and that of the whole network where a mask took the place of the step."""
+        return self._took
 
     def state(self) -> dict[str, Tensor]:
         """The mask as it stands."""
@@ -95,13 +113,48 @@ def magnitudes(setting: Setting, mask: Mask) -> dict[str, Tensor]:
 
 
 def gradients(setting: Setting, mask: Mask) -> dict[str, Tensor]:
-    """The gradient of each weight that `mask` names, of pruned ones too, on the CPU; 0 where there is none."""
+    """|dL/dtheta_i| of each weight that `mask` names, of pruned ones too, on the CPU; 0 where there is none."""
     parameters = dict(setting.model.named_parameters(remove_duplicate=False))
     found = {name: parameters[name].grad for name in mask}
     return {
-        name: torch.zeros(mask[name].shape) if gradient is None else gradient.detach().cpu()
+        name: torch.zeros(mask[name].shape) if gradient is None else gradient.detach().abs().cpu()
         for name, gradient in found.items()
     }
+
+
+def drawn(mask: Mask, seed: int) -> dict[str, Tensor]:
+    """A uniform number per weight that `mask` names, drawn from `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(alive.shape, generator=generator, dtype=torch.float64) for name, alive in mask.items()}
+
+
+def rewired(
+    mask: Mask, kept_by: Mapping[str, Tensor], grown_by: Mapping[str, Tensor], counts: Mapping[str, int]
+) -> Mask:
+    """The mask when in each layer so many weights have gone and as many have come.
+
+    Args:
+        mask: what is alive before.
+        kept_by: a number per weight; of what is alive the lowest go, ties as `prune` has it.
+        grown_by: a number per weight; of all that did not stay the highest come, of equal ones the earlier.
+        counts: how many move in each layer, at most as many as live.
+
+    >>> mask = Mask({"w": torch.tensor([True, True, False, False])})
+    >>> numbers = {"w": torch.tensor([1.0, 2.0, 3.0, 4.0])}
+    >>> rewired(mask, numbers, numbers, {"w": 1})["w"]
+    tensor([False,  True, False,  True])
+    """
+    living = mask.counts
+    kept = by_layer_to(kept_by, mask, {name: living[name] - counts[name] for name in mask})
+    return Mask({name: _with_highest(alive, grown_by[name], counts[name]) for name, alive in kept.items()})
+
+
+def _with_highest(alive: Tensor, scores: Tensor, come: int) -> Tensor:
+    grown = alive.flatten().clone()
+    places = (~grown).nonzero().squeeze(1)
+    order = torch.sort(scores.flatten()[places], stable=True, descending=True).indices
+    grown[places[order[:come]]] = True
+    return grown.view_as(alive)
 
 
 def by_layer_to(scores: Mapping[str, Tensor], mask: Mask, counts: Mapping[str, int]) -> Mask:

@@ -1,7 +1,7 @@
 """The search methods: each a generator of trainings, level by level, level 0 dense, in the file of its kind."""
 
 from tombola.method import Method
-from tombola.methods import at_initialisation, colt, early_bird, elsewhere, rewinding
+from tombola.methods import at_initialisation, colt, early_bird, elsewhere, rewinding, sparse_training
 
 METHODS: dict[str, Method] = {
     **rewinding.METHODS,
@@ -9,4 +9,5 @@ METHODS: dict[str, Method] = {
     **elsewhere.METHODS,
     **early_bird.METHODS,
     **colt.METHODS,
+    **sparse_training.METHODS,
 }

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tombola import weights
+from tombola import macs, weights
 from tombola.data import Batches
 from tombola.dynamics import Setting
 from tombola.engine.reference.trainer import Reference
@@ -41,15 +42,15 @@ class Moving(Reference):
     def train(self, batches: Batches, span: Span, watch: Callable[[int], None]) -> None:
         """Train over `span`; call `watch` at each of its looks, before the step that follows."""
 
-        def counted(step: int) -> tuple[Tensor, Tensor]:
-            examples, labels = batches(step)
-            self._multiply_adds += len(examples) * self._course.multiply_adds(step)
-            return examples, labels
+        examples = partial(macs.examples, train=self._start.dataset.facts.train, batch=self._training.batch)
 
-        loss = losses(self._model, counted, self._training.objective, self._training.precision, self._inputs)
-        course, optimizer = self._course, self._optimizer
-        with course.along(optimizer):
-            descend(self._model, optimizer, loss, span, watch, lambda step: course.advance(optimizer, step))
+        def advance(step: int) -> None:
+            self._course.advance(self._optimizer, step)
+            self._multiply_adds += examples(step, step + 1) * self._course.multiply_adds(step)
+
+        loss = losses(self._model, batches, self._training.objective, self._training.precision, self._inputs)
+        with self._course.along(self._optimizer):
+            descend(self._model, self._optimizer, loss, span, watch, advance)
         if span.until in span.looks:
             watch(span.until)
 

@@ -226,7 +226,8 @@ def _begin(start: _Prepared, worker: "Worker") -> Start:
 
 
 def _timeline(run: Train, facts: Facts) -> Timeline:
-    return Timeline(run.begin, run.until, facts.epoch_iterations(run.recipe.batch))
+    epoch = facts.epoch_iterations(run.recipe.batch)
+    return Timeline(run.begin, run.until, run.recipe.length.iterations(epoch), epoch)
 
 
 def further_inputs(further: tuple[tuple[str, Run], ...] | None, worker: "Worker") -> "dict[str, dict[str, Tensor]]":

@@ -1,0 +1,121 @@
+"""Methods that move the mask while they train: one training for each level, whose mask at its end is an outcome."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pydantic import Field
+
+from tombola.at_once import Scoring
+from tombola.dynamics import Dynamics
+from tombola.dynamics.gradual import Curve, Gradual
+from tombola.dynamics.rewiring import SET, Decay, RigL
+from tombola.method import Method, SearchOptions
+from tombola.recipe import Recipe
+from tombola.replicate import MethodReplicate, T
+from tombola.value import Count, Number, StepField
+
+
+class GradualOptions(SearchOptions):
+    """What gradual pruning lets one choose, as `dynamics.Gradual` has it; None for what stands there.
+
+    Attributes:
+        begin, end: when it prunes; `end` is three quarters of the training where it is None.
+        every: steps between two prunings.
+        curve: `cubic` or `linear`.
+    """
+
+    begin: StepField | None = None
+    end: StepField | None = None
+    every: Count | None = Field(default=None, gt=0)
+    curve: Curve | None = None
+
+
+class RewiringOptions(SearchOptions):
+    """What SET and RigL let one choose, as `dynamics.SET` has it; None for what stands there.
+
+    `scope` and `score` decide the mask at the beginning: drawn at random by Erdős-Rényi-Kernel where they are None.
+
+    Attributes:
+        fraction: of each layer's living weights, which move at once.
+        decay: of that fraction: `cosine` or `constant`.
+        every: steps between two moves.
+        end: when the mask settles; three quarters of the training where it is None.
+    """
+
+    fraction: Number | None = Field(default=None, ge=0, lt=1)
+    decay: Decay | None = None
+    every: Count | None = Field(default=None, gt=0)
+    end: StepField | None = None
+
+
+def gradual(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
+    """Train the whole network, and prune it by magnitude on the way, little by little, to the counts of the level."""
+    start = replicate.rewind_point()
+    yield replicate.train(start)
+    for level in range(1, levels + 1):
+        # Of the mask that it prunes towards only the counts matter.
+        target = replicate.prune_at_once(start, level, Scoring("random", replicate.options.scope))
+        scope = "global" if target.scope == "global" else "layer"
+        dynamics = Gradual.model_validate({"scope": scope} | _chosen(replicate.options, GradualOptions))
+        training = replicate.train(start, recipe=_with(replicate.recipe, dynamics))
+        yield replace(training, further=(("target", target),))
+
+
+def evolved(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
+    """SET: train from a random mask with the level's count; now and then weights go, and others come at random."""
+    return _rewired(replicate, levels, SET)
+
+
+def rigged(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
+    """RigL: train from a random mask with the level's count; weights go, and those of the largest gradients come."""
+    return _rewired(replicate, levels, RigL)
+
+
+def _rewired(replicate: MethodReplicate[T], levels: int, kind: type[SET]) -> Iterator[T]:
+    start, options = replicate.rewind_point(), replicate.options
+    recipe = _with(replicate.recipe, kind.model_validate(_chosen(options, RewiringOptions)))
+    first = Scoring(options.score or "random", options.scope or "erk")
+    yield replicate.train(start)
+    for level in range(1, levels + 1):
+        yield replicate.train(start, mask=replicate.prune_at_once(start, level, first), recipe=recipe)
+
+
+def _chosen(options: SearchOptions, table: type[SearchOptions]) -> dict[str, object]:
+    """What is chosen of a method's own options."""
+    own = table.model_fields.keys() - SearchOptions.model_fields.keys()
+    return {name: value for name in own if (value := getattr(options, name)) is not None}
+
+
+def _with(recipe: Recipe, dynamics: Dynamics) -> Recipe:
+    return recipe.model_copy(update={"dynamics": dynamics})
+
+
+METHODS: dict[str, Method] = {
+    "gradual": Method(
+        "gradual",
+        gradual,
+        "Prune by magnitude little by little while the network trains, and train on",
+        "[To prune, or not to prune](https://arxiv.org/abs/1710.01878)",
+        2017,
+        rewinds=False,
+        options=GradualOptions,
+    ),
+    "set": Method(
+        "set",
+        evolved,
+        "Train a sparse network; now and then its smallest weights go, and as many come at random",
+        "[Sparse Evolutionary Training](https://www.nature.com/articles/s41467-018-04316-3)",
+        2018,
+        rewinds=False,
+        options=RewiringOptions,
+    ),
+    "rigl": Method(
+        "rigl",
+        rigged,
+        "Train a sparse network; now and then its smallest weights go, and as many come where the gradient is largest",
+        "[Rigging the Lottery](https://arxiv.org/abs/1911.11134)",
+        2020,
+        rewinds=False,
+        options=RewiringOptions,
+    ),
+}

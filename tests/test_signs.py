@@ -1,5 +1,6 @@
 """Signs and magnitudes, each taken from the trained ticket or drawn anew: a table of four arms; and signs that flip."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ from torch import Tensor, nn
 
 from tombola import signs, weights
 from tombola.controls import CONTROLS
+from tombola.dynamics import Aws, SignIn
+from tombola.errors import BadInput
 from tombola.lab.attempt import do
 from tombola.lab.kinds import DerivedWeights, Train
 from tombola.lab.plan import plan
+from tombola.lab.replicate import Replicate
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
+from tombola.methods import METHODS
+from tombola.steps import Step
 
 CHANGES = ["replicates=1", "levels=2", "recipe.model=lenet-20-10", "recipe.length=24it", "evaluate.every=12it"]
 ARMS = "arms=ticket,reinit,sign,magnitude,trained,flipped-10,flipped-30"
@@ -93,3 +99,55 @@ def test_the_four_arms_are_made_of_two_draws_and_two_ends(tmp_path: Path, change
         run = rows[arm, 2]
         assert (run.optimizer_state == "carried") == carried and run.mask == rows["ticket", 2].mask
         assert isinstance(run.start, DerivedWeights) or arm == "reinit"
+
+
+# ---------------------------------------------------------------- methods
+
+
+def searched(method: str, model: str = "lenet-20-10", **options: Any) -> list[Train]:
+    own = Replicate(read("digits-lenet", ["levels=2", f"recipe.model={model}"]).spec, 0)
+    chosen = METHODS[method].options.model_validate(options)
+    return list(METHODS[method].search(replace(own, options=chosen), 2))
+
+
+def test_aws_where_there_is_no_normalisation_is_learning_rate_rewinding_run_by_run() -> None:
+    assert searched("aws") == searched("lr-rewind")
+
+
+def test_signs_are_found_with_softened_normalisations_and_trained_without(tmp_path: Path) -> None:  # K4
+    changes = ["recipe.model=resnet-8-w2", "recipe.length=12it", "levels=1", "evaluate.every=6it"]
+    wanted = plan(read("digits-lenet", [*CHANGES[:1], *changes, "arms=ticket,reinit,winning-sign,aws"]))
+    worker = Worker(Store(tmp_path / "store").open(), None)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *_: None) == ("stored",)
+    rows, store = {row.arm: row.run for row in wanted.rows}, worker.store
+    found, made = rows["aws"], rows["winning-sign"]
+    assert found.recipe.dynamics == Aws() and isinstance(found.start, Train) and found.start.recipe.dynamics == Aws()
+    assert made.recipe == rows["dense"].recipe and made.mask == found.mask and found.mask
+    drawn, trained, begun = (store.weights(run) for run in (rows["reinit"].start, found, made.start))
+    for name, alive in store.mask(found.mask).items():
+        expected = np.copysign(drawn[name].numpy(), trained[name].numpy())
+        assert np.array_equal(begun[name].numpy(), expected * alive.numpy())
+    norms = [name for name in drawn if "norm" in name]
+    assert norms and all(torch.equal(begun[name], drawn[name]) for name in norms)
+    assert any(not torch.equal(trained[name], drawn[name]) for name in norms)
+
+
+def test_signs_of_plain_learning_rate_rewinding_are_there_for_comparison() -> None:
+    made = searched("winning-sign", "resnet-8-w2", aws=False)[2]
+    plain = searched("lr-rewind", "resnet-8-w2")[2]
+    assert isinstance(made.start, DerivedWeights) and made.start.beside == (("weights", plain),)
+
+
+@pytest.mark.parametrize("masks", ["random-erk", "snip"])
+def test_sign_in_trains_the_masks_of_a_method_at_initialisation(masks: str) -> None:
+    made, plain = searched("sign-in", masks=masks, beta=2.0, every="7it"), searched(masks)
+    assert made[0] == plain[0]
+    for ours, theirs in zip(made[1:], plain[1:], strict=True):
+        recipe = theirs.recipe.model_copy(update={"dynamics": SignIn(beta=2.0, every=Step("7it"))})
+        assert ours == replace(theirs, recipe=recipe, dynamics_seed=ours.dynamics_seed)
+
+
+def test_sign_in_with_masks_of_no_method_at_initialisation_is_refused() -> None:
+    with pytest.raises(BadInput, match="Input should be one of random-uniform"):
+        read("digits-lenet", ["method=sign-in", "search.masks=iterative"])

@@ -5,12 +5,14 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from tombola.dynamics.aws import Aws
 from tombola.dynamics.base import Course, Dynamics, Setting, Timeline
 from tombola.dynamics.gradual import Gradual
 from tombola.dynamics.rewiring import SET, RigL
+from tombola.dynamics.sign_in import SignIn
 from tombola.dynamics.supermasks import EdgePopup, GemMiner, SignedSupermask, Supermask
 
-__all__ = ["DYNAMICS", "Course", "Dynamics", "Setting", "Timeline", "dynamics_of"]
+__all__ = ["DYNAMICS", "Aws", "Course", "Dynamics", "Setting", "SignIn", "Timeline", "dynamics_of"]
 
 DYNAMICS: dict[str, type[Dynamics]] = {
     "gradual": Gradual,
@@ -20,6 +22,8 @@ DYNAMICS: dict[str, type[Dynamics]] = {
     "gem-miner": GemMiner,
     "set": SET,
     "rigl": RigL,
+    "aws": Aws,
+    "sign-in": SignIn,
 }
 
 

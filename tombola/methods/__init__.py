@@ -1,7 +1,7 @@
 """The search methods: each a generator of trainings, level by level, level 0 dense, in the file of its kind."""
 
 from tombola.method import Method
-from tombola.methods import at_initialisation, colt, early_bird, elsewhere, rewinding, sparse_training
+from tombola.methods import at_initialisation, colt, early_bird, elsewhere, rewinding, signs, sparse_training
 
 METHODS: dict[str, Method] = {
     **rewinding.METHODS,
@@ -10,4 +10,5 @@ METHODS: dict[str, Method] = {
     **early_bird.METHODS,
     **colt.METHODS,
     **sparse_training.METHODS,
+    **signs.METHODS,
 }

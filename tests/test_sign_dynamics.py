@@ -20,7 +20,7 @@ from tombola.dynamics.softened import Softened, alpha_of
 from tombola.errors import BadInput
 from tombola.mask import Mask
 
-TIMES = Timeline(0, 40, 10)
+TIMES = Timeline(begin=0, until=40, length=40, epoch_iterations=10)
 INPUTS = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 LABELS = (INPUTS[:, 0] > 0).long()
 

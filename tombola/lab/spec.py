@@ -144,9 +144,9 @@ class VerdictSpec(Value):
         step_margin: steps by which its early stop may come later; by default one interval between two looks, as an
             early stop is not known more exactly.
         confidence: of every interval.
-        until: `decided`: replicates are added to the first until each question is decided or given up, or there are
-            `most_replicates`. Intervals and words are then those of `study.sequential`.
-        most_replicates: by default 20.
+        until: `decided`: replicates are added to the first five until each question is decided or given up, or there
+            are `most_replicates`. Intervals and words are then those of `study.sequential`.
+        most_replicates: by default 20, or `replicates` where these are more.
     """
 
     at: Literal["early-stop", "end"] = "early-stop"
@@ -254,7 +254,7 @@ class Spec(Value):
         """After which replicates it is looked at, where they are added until it is decided."""
         if self.verdict.until is None:
             return None
-        return Looks(max(self.replicates, FIRST), self.verdict.most_replicates or LAST)
+        return Looks(FIRST, self.verdict.most_replicates or min(max(LAST, self.replicates), MOST_LOOKS))
 
     @property
     def all_replicates(self) -> int:

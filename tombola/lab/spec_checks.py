@@ -317,12 +317,10 @@ def _endless(spec: Spec, members: Members) -> Iterable[Fault]:
 
 def _until(spec: Spec) -> Iterable[Fault]:
     """How many replicates there are at most, where they are added until it is decided."""
-    most, looks = spec.verdict.most_replicates, spec.looks
-    if most is not None and looks is None:
-        yield Fault("verdict.most_replicates", "absent where replicates are not added", str(most), "--until decided")
-    if looks and looks.first > looks.last:
-        todo = f"there are {spec.replicates} before the first look: --most-replicates {spec.replicates} or more"
-        yield Fault("verdict.most_replicates", f"at least replicates, {spec.replicates}", str(looks.last), todo)
+    verdict = spec.verdict
+    if verdict.most_replicates is not None and verdict.until is None:
+        todo = "--until decided adds them"
+        yield Fault("verdict.most_replicates", "absent where none are added", str(verdict.most_replicates), todo)
 
 
 def _drawn_controls(spec: Spec, members: Members) -> Iterable[Fault]:

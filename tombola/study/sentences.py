@@ -74,8 +74,8 @@ def _sequential(looks: Looks, counts: Sequence[int], criteria: Criteria) -> list
     return [
         f"Replicates were added until it was decided: differences are paired over n = {n}, and what is said of "
         f"levels and arms above holds together at {criteria.confidence:.0%} over {rule} replicates (Pocock's boundary "
-        "as repeated Student t intervals, shared out evenly over the comparisons and corrected in each by Holm), so that "
-        "intervals are wider than those of a number fixed beforehand. "
+        "as repeated Student t intervals, shared out evenly over the comparisons and corrected in each by Holm), so "
+        "that intervals are wider than those of a number fixed beforehand. "
         f"{_subject(criteria.metric)} is that at {_where(criteria)}, and holds if not more than "
         f"{margin_of(criteria)} {beyond} dense."
     ]

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 FIRST, LAST = 5, 20  # replicates at the first look, and at the last where nobody says otherwise
-GRID, NODES = 300, 48  # places at which a probability is known as a function of y, and of an integral
-LEAST_LEVEL, MOST_LEVEL, PLACES = 1e-7, 0.5, 33  # nominal levels between which a rule is tabled, at so many places
+GRID, NODES = 200, 32  # places at which a probability is known as a function of y, and of an integral
+LEAST_LEVEL, MOST_LEVEL, PLACES = 1e-7, 0.5, 25  # nominal levels between which a rule is tabled, at so many places
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def crossing(level: float, first: int, last: int, grid: int = GRID) -> float:
         bound, angle = _bound(level, n), np.arctan(y)
         edge = np.arcsin(np.minimum(bound / np.sqrt(1 + y**2), 1))  # of phi + angle, where the next look crosses
         held = _held(np.maximum(-edge, angle - pi / 2), edge, angle, n - 2, bound, later)
-        beyond = np.maximum(pi - edge, angle), angle + pi / 2  # so far past the bound that it is within it again
-        held += _held(beyond[0], np.maximum(*beyond), angle, n - 2, bound, later)
+        again = angle + pi / 2 > pi - edge  # where it may go so far past the bound that it is within it once more
+        held[again] += _held(pi - edge[again], angle[again] + pi / 2, angle[again], n - 2, bound, later)
         later = 1 - held
     edge = np.array([asin(_bound(level, first) / sqrt(first))])
     inside = _held(-edge, edge, np.zeros(1), first - 2, _bound(level, first) / sqrt(first), later)

@@ -731,7 +731,7 @@ def of_another(model: Net) -> dict[str, Any]:
         ({"score": Score("snip", score.magnitude, sees_batches=True)},
          "batches: expected batches of the training set, which the score snip asks for, found none"),
         ({"score": Score("snip", score.magnitude, sees_batches=True), "batches": iter([(INPUTS, LABELS)])},
-         "batches: expected what can be gone through at every level, found a list_iterator, which ends once"),
+         "batches: expected what can be gone through again and again, found a list_iterator, which ends once"),
         ({"round": 0.2}, "round: expected a tombola.pruning.Round, found 0.2"),
         ({"round": Round(), "rate": 0.1, "keep": ["conv"]}, "round: expected a round, or its parts, found rate, keep"),
         ({"round": Round("n_of_m", n=2, m=4), "levels": 3}, "levels: expected 0 or 1 in the scope 'n_of_m'"),

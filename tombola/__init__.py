@@ -14,12 +14,24 @@ if TYPE_CHECKING:
     from tombola.mask import Mask
     from tombola.recipe import Recipe
     from tombola.search import Search
+    from tombola.search.at_initialisation import prune_at_init
     from tombola.steps import Step
     from tombola.ticket import Ticket
 
 __version__ = "0.1.0"
 
-__all__ = ["Step", "Mask", "Ticket", "Recipe", "Guard", "Evaluation", "Search", "TombolaError", "BadInput"]
+__all__ = [
+    "Step",
+    "Mask",
+    "Ticket",
+    "Recipe",
+    "Guard",
+    "Evaluation",
+    "Search",
+    "prune_at_init",
+    "TombolaError",
+    "BadInput",
+]
 
 _HOMES = {
     "Step": "steps",
@@ -29,6 +41,7 @@ _HOMES = {
     "Guard": "guard",
     "Evaluation": "evaluate",
     "Search": "search",
+    "prune_at_init": "search.at_initialisation",
     "TombolaError": "errors",
     "BadInput": "errors",
 }

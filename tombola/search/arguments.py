@@ -3,7 +3,7 @@
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,19 @@ def options(given: Mapping[str, Any]) -> Options:
         BadInput: one of them does not fit.
     """
     k = iterations(given["rewind"], given["epoch_iterations"])
-    if isinstance(given["batches"], Iterator):
-        raise _batches_once(given["batches"])
+    lasting(given["batches"])
     return Options(given["levels"], round_of(given), k, given["score_seed"], given["replay"])
+
+
+def lasting(batches: Iterable[Any] | None) -> Iterable[Any] | None:
+    """Return `batches`, once they are found to be there more than once.
+
+    Raises:
+        BadInput: they are an iterator, which ends.
+    """
+    if isinstance(batches, Iterator):
+        raise _batches_once(batches)
+    return batches
 
 
 _PARTS = {"rate": 0.2, "scope": "layer", "keep": (), "prune": (), "stacks": (), "score": MAGNITUDE.of}
@@ -194,7 +204,7 @@ def _no_batches(name: str) -> BadInput:
 
 
 def _batches_once(batches: object) -> BadInput:
-    expected, found = "what can be gone through at every level", f"a {type(batches).__name__}, which ends once"
+    expected, found = "what can be gone through again and again", f"a {type(batches).__name__}, which ends once"
     return BadInput(where="batches", expected=expected, found=found, todo="batches=loader, not iter(loader).")
 
 

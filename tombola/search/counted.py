@@ -29,10 +29,7 @@ def full(loop: Loop, round: Round, given: Mask | None = None) -> Mask:
     model, ties = loop.model, weights.ties(loop.model)
     kinds = prunable(model, round.include)
     known = {**kinds, **{name: kinds[first] for name, first in ties.items() if first in kinds}}
-    _known(round.keep, known, "keep", others(model, round.include))
-    dense = round.kept(kinds, ties)
-    _whole(model, (name for name in kinds if name not in dense))
-    all_alive = round.full(model, ties)
+    all_alive = of_model(model, round)
     own = [name for name in all_alive if weights.place(model.get_parameter(name)) in loop.trained]
     beside = {path for average in averages.within(loop, own) for path in average.sources}
     counted = Mask({name: alive for name, alive in all_alive.items() if name not in beside})
@@ -44,6 +41,23 @@ def full(loop: Loop, round: Round, given: Mask | None = None) -> Mask:
     if flat := [name for name in round.stacked(kinds, ties) if model.get_parameter(name).dim() < 2]:
         raise _no_stack(flat)
     return counted if given is None else _given(checked(given, model), counted)
+
+
+def of_model(model: nn.Module, round: Round) -> Mask:
+    """All that may be pruned of `model` and is not kept dense.
+
+    Raises:
+        BadInput: `keep` or `include` names nothing of the model; a weight is computed from others; nothing is left.
+    """
+    kinds, ties = prunable(model, round.include), weights.ties(model)
+    known = {**kinds, **{name: kinds[first] for name, first in ties.items() if first in kinds}}
+    _known(round.keep, known, "keep", others(model, round.include))
+    dense = round.kept(kinds, ties)
+    _whole(model, (name for name in kinds if name not in dense))
+    whole = round.full(model, ties)
+    if not whole:
+        raise _nothing(model, round, kinds)
+    return whole
 
 
 def _nothing(model: nn.Module, round: Round, kinds: Mapping[str, Kind]) -> BadInput:

@@ -28,6 +28,10 @@ class Examples:
     batches: Iterable[Batch] | None = None
     loss: Loss = cross_entropy
 
+    def on(self, model: nn.Module) -> Iterable[Batch]:
+        """The batches where the model is, as often as they are asked for."""
+        return _Placed(self.batches or (), next(iter(model.parameters())).device)
+
 
 @dataclass(frozen=True)
 class _Placed:
@@ -52,6 +56,14 @@ def _placed(value: Any, device: torch.device) -> Any:
     return value.to(device) if hasattr(value, "to") else value  # as the encodings of tokenizers
 
 
+def apart(model: nn.Module) -> nn.Module:
+    """A copy of a model, in training mode and without gradients, of which a score may change everything."""
+    copy = deepcopy(model).train()
+    for parameter in copy.parameters():
+        parameter.grad = None
+    return copy
+
+
 def ranked(
     score: Score, loop: Loop, trained: Weights, initial: Weights, living: Mask, score_seed: int, examples: Examples
 ) -> Mapping[str, Tensor]:
@@ -69,15 +81,11 @@ def ranked(
     if not score.sees_batches:
         seen = Scored(loop.model, trained, living, seed=score_seed, loss=examples.loss, initial=initial)
         return scores(score, seen)
-    model, random = deepcopy(loop.model), loop.random()
-    for parameter in model.parameters():
-        parameter.grad = None
-    device = next(iter(model.parameters())).device
-    batches = _Placed(examples.batches or (), device)
+    model, random = apart(loop.model), loop.random()
     try:
         loop.seed(score_seed)
         with torch.enable_grad():
-            seen = Scored(model.train(), trained, living, batches, score_seed, examples.loss, initial)
+            seen = Scored(model, trained, living, examples.on(model), score_seed, examples.loss, initial)
             return scores(score, seen)
     finally:
         loop.put_random(random)

@@ -94,10 +94,12 @@ def grasp_magnitude(scored: Scored) -> "Scores":
 def synflow(scored: Scored) -> "Scores":
     """theta_i dR/dtheta_i, with R = sum of the outputs f(1; |theta|): all weights are positive, and all inputs are 1.
 
-    In evaluation mode and float64, and of the batches only the shape of an example counts. Of a network of linear
-    layers, convolutions and ReLUs, whose biases and normalisations are included as |theta| too, each unit has as much
-    on its way in, its bias included, as on its way out; without biases each layer has as much as any other, R. Running
-    means are taken to be 0, as at initialisation, and running variances are a factor like any other.
+    In evaluation mode and float64, and of the batches only the shape of an example counts. Nothing is added on the way,
+    as in the paper's R = 1ᵀ |theta_L| ... |theta_1| 1: biases and running means count as 0, which they are at
+    initialisation in the authors' program, and a normalisation multiplies by |gamma| / sqrt(running variance). So in a
+    network of linear layers, convolutions and ReLUs each unit has as much on its way in as on its way out, and each
+    layer as much as any other, R; a layer that has little left is not cut off. Biases that are scored themselves are
+    there, as |theta|, and part of what comes in.
 
     Raises:
         BadInput: an input is no tensor of numbers, or an output no tensor.
@@ -110,9 +112,7 @@ def synflow(scored: Scored) -> "Scores":
 
     from tombola.loss_of_weights import LossOfWeights, derivative, evaluating
 
-    theta = {name: value.detach().double().abs() for name, value in LossOfWeights.of(scored).theta.items()}
-    for name in scored.mask:
-        theta[name].requires_grad_()
+    theta = {name: _positive(name, value, scored) for name, value in LossOfWeights.of(scored).theta.items()}
     buffers = {name: _neutral(name, value) for name, value in scored.model.named_buffers()}
     inputs = _example(next(_batches(scored)))
     ones = torch.ones((1, *inputs.shape[1:]), dtype=torch.float64, device=inputs.device)
@@ -190,10 +190,21 @@ def _batches(scored: Scored) -> Iterator[Batch]:
     return chain([first], batches)
 
 
+def _positive(name: str, value: "Tensor", scored: Scored) -> "Tensor":
+    size = value.detach().double().abs()
+    if name in scored.mask:
+        return size.requires_grad_()
+    return size.zero_() if "bias" in _last(name) else size
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
 def _neutral(name: str, buffer: "Tensor") -> "Tensor":
     """A buffer with which signs stay as they are: nothing is subtracted on the way."""
     value = buffer.double() if buffer.is_floating_point() else buffer.clone()
-    return value.new_zeros(value.shape) if name.rpartition(".")[2] == "running_mean" else value
+    return value.new_zeros(value.shape) if _last(name) == "running_mean" else value
 
 
 def _example(batch: object) -> "Tensor":

@@ -13,7 +13,7 @@ from torch.nn import functional
 from tombola import prunable, prune_at_init, saliency, weights
 from tombola.errors import BadInput
 from tombola.lab.attempt import do
-from tombola.lab.kinds import Init
+from tombola.lab.kinds import Init, Prune
 from tombola.lab.replicate import Replicate
 from tombola.lab.runs import ancestry
 from tombola.lab.spec import Spec
@@ -40,7 +40,8 @@ def network(width: int = 10, depth: int = 2) -> nn.Sequential:
 @pytest.mark.parametrize("how", [{}, {"scope": "layer"}, {"iterations": 5}, {"iterations": 5, "returning": True}])
 def test_so_many_weights_are_left_and_the_model_is_as_it_was(score: str, how: dict[str, Any]) -> None:
     model = network().eval()
-    model[0].weight.grad = torch.ones_like(model[0].weight)
+    weight, other = model.get_parameter("0.weight"), model.get_parameter("5.weight")
+    weight.grad = torch.ones_like(weight)
     before = weights.of(model)
     torch.manual_seed(3)
     living = prune_at_init(model, score, 0.3, BATCHES, **how)
@@ -51,7 +52,7 @@ def test_so_many_weights_are_left_and_the_model_is_as_it_was(score: str, how: di
     if how.get("scope") == "layer":
         assert list(living.counts.values()) == [24, 30, 9]
     assert weights.equal(weights.of(model), before) and not any(module.training for module in model.modules())
-    assert bool((model[0].weight.grad == 1).all()) and model[6 - 1].weight.grad is None
+    assert bool((weight.grad == 1).all()) and other.grad is None
     assert living == prune_at_init(model, score, 0.3, BATCHES, **how)
 
 
@@ -76,12 +77,12 @@ def test_a_method_of_a_spec_makes_the_same_mask(
     )
     _, ticket = METHODS[name].search(replicate, 1)
     start, made = ticket.start, ticket.mask
-    assert isinstance(start, Init)
+    assert isinstance(start, Init) and isinstance(made, Prune)
     for run in ancestry([made]):
         do(run, worker, lambda *seen: None)
     model = start.network.build()
     weights.put(model, worker.store.weights(start))
-    how = {
+    how: dict[str, Any] = {
         part: value
         for part, value in (("scope", made.scope), ("iterations", made.iterations), ("returning", made.returning))
         if value
@@ -144,7 +145,8 @@ def test_what_is_named_stays_dense_and_a_loss_may_be_of_anything() -> None:
             return {"out": self.inner(named["pixels"]) * self.scale.sum()}
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        return model(batch)["out"].square().mean()
+        squared: Tensor = model(batch)["out"].square()
+        return squared.mean()
 
     batches = [{"pixels": inputs} for inputs, _ in BATCHES]
     living = prune_at_init(Named(), "snip", 0.5, batches, loss=loss, keep="output", prune="scale")

@@ -30,7 +30,8 @@ class Smooth(nn.Module):
         self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 3)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.second(self.first(inputs).tanh())
+        outputs: Tensor = self.second(self.first(inputs).tanh())
+        return outputs
 
 
 def drawn(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -161,9 +162,7 @@ def test_grasp_lets_go_what_slows_the_loss_down() -> None:
     model = nn.Linear(1, 2, bias=False).double()
     model.weight.data = torch.tensor([[0.5], [2.0]]).double()
     scored = replace(
-        Scored.of(model, prunable.full(model)),
-        batches=[torch.ones(1, 1).double()],
-        loss=lambda model, inputs: (model(inputs) - 1).square().sum() / 2,
+        seen(model, [torch.ones(1, 1).double()]), loss=lambda model, inputs: (model(inputs) - 1).square().sum() / 2
     )
     found = saliency.grasp(scored, temperature=1)
     assert found["weight"].flatten().tolist() == [-0.25, 2.0]
@@ -235,10 +234,10 @@ def test_synflow_passes_a_normalisation_by_its_size_whatever_the_signs_and_the_m
     """A unit's normalisation is one positive factor: what comes in goes out, and running means take nothing off."""
 
     def normalised(mean: float, sign: float) -> nn.Module:
-        model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3, bias=False))
-        drawn(model)
-        model[1].weight.data.abs_().mul_(sign)
-        model[1].running_mean.fill_(mean), model[1].running_var.fill_(4.0)
+        norm = nn.BatchNorm1d(6)
+        model = drawn(nn.Sequential(nn.Linear(4, 6, bias=False), norm, nn.ReLU(), nn.Linear(6, 3, bias=False)))
+        norm.weight.data.abs_().mul_(sign)
+        norm.running_mean, norm.running_var = torch.full((6,), mean).double(), torch.full((6,), 4.0).double()
         return model
 
     found = saliency.synflow(seen(normalised(0.0, 1.0), examples(1, features=4)))
@@ -254,8 +253,8 @@ def test_synflow_sees_no_data_but_the_shape() -> None:
 
 def test_synflow_does_not_overflow_where_single_precision_does() -> None:
     deep = nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(40)))
-    for layer in deep:
-        layer.weight.data.fill_(50.0)
+    for weight in deep.parameters():
+        weight.data.fill_(50.0)
     deep.append(nn.Linear(16, 3, bias=False))
     found = saliency.synflow(seen(deep, [(torch.ones(1, 16), torch.zeros(1))]))
     assert all(bool(each.isfinite().all()) and float(each.min()) > 1e38 for each in list(found.values())[:3])
@@ -266,8 +265,8 @@ def test_rescaling_a_pair_of_layers_changes_magnitude_alone(name: str, same: boo
     """What a ReLU network computes stays, and so does what the loss and the flow would miss."""
     model, batches = drawn(conv_net(bias=False)), [(inputs.double(), labels) for inputs, labels in pictures()]
     before = score.scores(SCORES[name], seen(model, batches))
-    model[0].weight.data.mul_(8)
-    model[4].weight.data.div_(8)
+    model.get_parameter("0.weight").data.mul_(8)
+    model.get_parameter("4.weight").data.div_(8)
     assert close(score.scores(SCORES[name], seen(model, batches)), before, 1e-10) == same
 
 

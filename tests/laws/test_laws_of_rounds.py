@@ -128,7 +128,7 @@ def test_a_spec_and_a_search_make_the_same_mask(worker: Worker, table: dict[str,
     theirs = by_lab(spec, worker, trained)
     score = SCORES[table["score"]]
     parts = {"scope": table["scope"], "keep": table["keep"], "score": table["score"]}
-    seen = {"batches": batches_of(spec, worker) if score.sees_batches else None, "trained": trained}
+    seen: dict[str, Any] = {"batches": batches_of(spec, worker) if score.sees_batches else None, "trained": trained}
     if table["scope"] == "n_of_m":
         keep = tuple(table["keep"])
         whole = Round("n_of_m", keep=keep, n=table["n"], m=table["m"], score=score)

@@ -1,5 +1,6 @@
 """Costs: the rule against torch's own counter, and what rows come to against sums by hand."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from tombola import data, macs, models
+from tombola import data, macs, models, prunable, weights
 from tombola.engine import native
 from tombola.lab.attempt import do
 from tombola.lab.costs import Cost, Costs
@@ -22,6 +23,8 @@ from tombola.lab.results import Results, results
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
+from tombola.score import Scored
+from tombola.scores import SCORES
 
 IMAGE, TEXT = (3, 32, 32), (12, 20)
 NETWORKS: dict[str, tuple[tuple[int, ...], int]] = {
@@ -80,6 +83,32 @@ def test_the_formats_that_the_kernels_held_layers_in_are_read_from_the_record(fo
     name = native.described("avx2", formats)
     assert native.sparse_layers(f"{name}, then reference") == {each for each in formats if formats[each] == "sparse"}
     assert native.sparse_layers("stacked") == set()
+
+
+# How often, of what a score takes, torch leaves out f of the first layer for an example, as nobody asks for the
+# gradient of what that layer reads. Of a gradient: once, this product itself. Of one that is differentiated in turn:
+# five times, this product, its two derivatives, and one of the two that each of the other two products has.
+SIZES = [6, 6, 6, 6, 3]
+LEFT_OUT = {
+    "gradient": sum(SIZES),
+    "snip": sum(SIZES),
+    "grasp": 6 * sum(SIZES),
+    "grasp-magnitude": 6 * sum(SIZES),
+    "synflow": 1,
+    "prospr": 5 * (6 + 6 + 6) + 6,
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_score_takes_what_torch_counts(name: str) -> None:
+    """All but what torch leaves out of the first layer; scores that see no batches multiply nothing."""
+    model, generator = models.build("lenet-30-20", (1, 8, 8), 10, "glorot-normal", 0), torch.Generator().manual_seed(0)
+    batches = [(torch.rand(size, 1, 8, 8, generator=generator), torch.zeros(size, dtype=torch.int64)) for size in SIZES]
+    score, layers = SCORES[name], models.layers("lenet-30-20", (1, 8, 8), 10)
+    with FlopCounterMode(display=False) as counter:
+        score.of(replace(Scored.of(model, prunable.full(model)), batches=batches, initial=weights.of(model)))
+    left_out = LEFT_OUT.get(name, 0) * layers["fc1.weight"].uses
+    assert counter.get_total_flops() // 2 == score.cost(macs.forward(layers, {}), SIZES) - left_out
 
 
 # ---------------------------------------------------------------- rows

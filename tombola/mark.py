@@ -42,11 +42,12 @@ def marks(chosen: Mapping[str, Mark | None]) -> dict[str, Mark]:
 def _free(taken: Iterable[Mark]) -> Iterator[Mark]:
     """Marks of which none has the dash and shape of one that is taken, nor of another one; there is no last one.
 
-    Nor has any a colour that is taken; their own come again after some.
+    Colours that nobody has come first, and then all of them in turn.
     """
     marks = list(taken)
     used = {(mark.dash, mark.shape) for mark in marks}
-    colours = [colour for colour in MORE_COLOURS if colour not in {mark.colour for mark in marks}] or MORE_COLOURS
+    free = [colour for colour in MORE_COLOURS if colour not in {mark.colour for mark in marks}]
+    colours = (*free, *COLOURS, *MORE_COLOURS)
     strokes, number = 1, 0
     while True:
         # Dashes of one, two, three ... strokes of different lengths: there are as many as anybody wants.

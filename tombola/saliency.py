@@ -6,11 +6,12 @@ batch where a paper takes one. g is dL/dtheta of the network under its mask, and
 where these are the dense ones beside a sparse network, pruned weights have scores, too, as in FORCE.
 """
 
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING
 
 from tombola.errors import BadInput
+from tombola.macs import GRADIENT
 from tombola.score import Batch, Scored
 
 if TYPE_CHECKING:  # `tombola plan` reads which scores there are, and touches no tensor
@@ -228,3 +229,19 @@ def _no_batch() -> BadInput:
         found="none",
         todo="Hand over a loader, or a list of batches; an iterator ends once.",
     )
+
+
+def grasp_macs(forward: int, batches: Sequence[int]) -> int:
+    """12 f an example: two gradients, 3 f each, and a derivative of the second one, 6 f, of its 3 f two for each."""
+    return 4 * GRADIENT * forward * sum(batches)
+
+
+def synflow_macs(forward: int, batches: Sequence[int]) -> int:
+    """A gradient for one example, which is all 1."""
+    return GRADIENT * forward
+
+
+def prospr_macs(forward: int, batches: Sequence[int]) -> int:
+    """9 f an example of each step, whose gradient is differentiated in turn, and 3 f of the batch that comes after."""
+    *steps, last = islice(cycle(batches), INNER_STEPS + 1)
+    return 3 * GRADIENT * forward * sum(steps) + GRADIENT * forward * last

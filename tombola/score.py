@@ -4,7 +4,7 @@ A score says nothing about how many weights go or where: `pruning.Round` decides
 `magnitude` and declare it in `scores.SCORES`; docs/adding-a-score.md.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +75,9 @@ class Score:
         sees_batches: whether it asks for batches of the training set.
         sees_initial: whether it asks for the weights at the beginning of the training.
         code: SHA-256 of the file that it comes from; None for Tombola's own. It is in the keys of the runs that use it.
-        macs: (f, examples) -> the multiply-adds that it takes once, where an example forwards takes f; None for a
-            gradient of every example, 3 f each, of a score that sees batches, and for nothing of one that does not.
+        macs: (f, batches) -> the multiply-adds of scoring once, in proportion to f, which an example takes forwards;
+            `batches` are how many examples each batch has. None for a gradient of every example, 3 f each, of a score
+            that sees batches.
     """
 
     name: str
@@ -87,21 +88,21 @@ class Score:
     sees_batches: bool = False
     sees_initial: bool = False
     code: str | None = None
-    macs: Callable[[int, int], int] | None = None
+    macs: Callable[[int, Sequence[int]], int] | None = None
 
-    def cost(self, forward: int, examples: int) -> int:
+    def cost(self, forward: int, batches: Sequence[int]) -> int:
         """Return the multiply-adds of scoring once.
 
         Args:
-            forward: those of one example, forwards.
-            examples: that it sees.
+            forward: f, those of one example forwards.
+            batches: how many examples are in each that it may see.
 
-        >>> RANDOM.cost(266_200, examples=0)
+        >>> RANDOM.cost(266_200, batches=[60, 40])
         0
         """
-        if self.macs:
-            return self.macs(forward, examples)
-        return GRADIENT * forward * examples if self.sees_batches else 0
+        if not self.sees_batches:
+            return 0
+        return self.macs(forward, batches) if self.macs else GRADIENT * forward * sum(batches)
 
 
 def magnitude(scored: Scored) -> "dict[str, Tensor]":

@@ -34,6 +34,7 @@ SCORES: dict[str, Score] = {
         paper="Picking Winning Tickets Before Training by Preserving Gradient Flow (Wang, Zhang & Grosse)",
         year=2020,
         sees_batches=True,
+        macs=saliency.grasp_macs,
     ),
     "grasp-magnitude": Score(
         name="grasp-magnitude",
@@ -42,6 +43,7 @@ SCORES: dict[str, Score] = {
         paper="Pruning Neural Networks at Initialization: Why Are We Missing the Mark? (Frankle et al.)",
         year=2021,
         sees_batches=True,
+        macs=saliency.grasp_macs,
     ),
     "synflow": Score(
         name="synflow",
@@ -50,6 +52,7 @@ SCORES: dict[str, Score] = {
         paper="Pruning Neural Networks without Any Data by Iteratively Conserving Synaptic Flow (Tanaka et al.)",
         year=2020,
         sees_batches=True,
+        macs=saliency.synflow_macs,
     ),
     "prospr": Score(
         name="prospr",
@@ -58,6 +61,7 @@ SCORES: dict[str, Score] = {
         paper="Prospect Pruning: Finding Trainable Weights at Initialization using Meta-Gradients (Alizadeh et al.)",
         year=2022,
         sees_batches=True,
+        macs=saliency.prospr_macs,
     ),
     "large-final": Score(
         name="large-final",

@@ -1,7 +1,7 @@
 """The figure of costs: what each way to a ticket takes, and how accurate its tickets are."""
 
 from collections.abc import Sequence
-from math import ceil, floor, log10, sqrt
+from math import ceil, exp, floor, inf, log, log10
 from statistics import mean
 from typing import Any
 
@@ -12,8 +12,9 @@ from tombola.lab.results import Results
 from tombola.report.shown import arms_scale, few
 from tombola.study.front import Way, front
 
-PANELS = 3  # side by side
+PANELS, WIDTH, HEIGHT = 2, 270, 240  # side by side; of each, in pixels
 BESIDE = 0.03  # of a panel's width: how far apart points stand that cost the same
+LETTER, LINE = 6.2, 13  # pixels that a letter takes at most, and a line of letters
 
 
 def cost_figure(results: Results) -> Figure:
@@ -25,7 +26,7 @@ def cost_figure(results: Results) -> Figure:
     levels = few(list(results.ways))
     names = list(dict.fromkeys(way.name for level in levels for way in results.ways[level]))
     costs = [way.cost for level in levels for way in results.ways[level]]
-    ends = min(costs) / 1.25, max(costs) * 1.25
+    ends = min(costs) / 1.8, max(costs) * 1.25  # with room for names to the left
     datasets: dict[str, list[dict[str, Any]]] = {}
     panels = [_panel(results, level, ends, names, datasets) for level in levels]
     caption = (
@@ -45,21 +46,22 @@ def _panel(
     datasets: dict[str, list[dict[str, Any]]],
 ) -> Any:
     ways, best = results.ways[level], front(results.ways[level])
-    step, middle = (ends[1] / ends[0]) ** BESIDE, sqrt(ends[0] * ends[1])
+    step = (ends[1] / ends[0]) ** BESIDE
     points = [
         _point(way, way.cost * step ** (place - (len(group) - 1) / 2))
         for group in _alike(ways, step)
         for place, way in enumerate(group)
     ]
-    named = [point for point in points if point["arm"] in {way.name for way in best}]
-    drawn = {
-        "ways": points,
-        "front": [*(_point(way, way.cost) for way in best), _point(best[-1], ends[1])],
-        "left": [point for point in named if point["cost"] < middle],
-        "right": [point for point in named if point["cost"] >= middle],
-        "dense": [{"accuracy": 100 * mean(results.accuracies(0))}],
+    dense = 100 * mean(results.accuracies(0)) if results.accuracies(0) else points[0]["high"]
+    heights = [dense, *(point[name] for point in points for name in ("low", "high"))]
+    named = {way.name for way in best}
+    frame, labels = _labelled([each for each in points if each["arm"] in named], ends, (min(heights), max(heights)))
+    datasets |= {
+        f"ways {level}": points,
+        f"front {level}": [*(_point(way, way.cost) for way in best), _point(best[-1], ends[1])],
+        f"labels {level}": labels,
+        f"dense {level}": [{"accuracy": dense}],
     }
-    datasets |= {f"{part} {level}": points for part, points in drawn.items()}
 
     def chart(part: str) -> Any:
         return alt.Chart(alt.NamedData(f"{part} {level}"))
@@ -71,28 +73,63 @@ def _panel(
         axis=alt.Axis(values=_ticks(*ends), format="~g"),
         title="cost (dense trainings), log scale",
     )
-    y = alt.Y("accuracy:Q", scale=alt.Scale(zero=False), title="test accuracy (%)")
-    text = {"fontSize": 11, "dy": -9}
+    y = alt.Y("accuracy:Q", scale=alt.Scale(domain=list(frame), nice=False), title="test accuracy (%)")
     layers = [
         chart("dense").mark_rule(strokeDash=[3, 3], color="#444444").encode(y=y),
         chart("front").mark_line(interpolate="step-after", color="#999999", strokeWidth=1.5).encode(x=x, y=y),
-        chart("ways").mark_rule(opacity=0.6).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=channels["color"]),
+        chart("labels").mark_rule(color="#bbbbbb").encode(x=x, y=y, x2="to cost:Q", y2="to accuracy:Q"),
+        chart("ways").mark_rule(opacity=0.5).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=channels["color"]),
         chart("ways")
         .mark_point(size=60, filled=True, opacity=1)
-        .encode(x=x, y=y, color=channels["color"], stroke=channels["color"], shape=channels["shape"]),
-        chart("left").mark_text(align="left", dx=4, **text).encode(x=x, y=y, text="arm:N"),
-        chart("right").mark_text(align="right", dx=-4, **text).encode(x=x, y=y, text="arm:N"),
+        .encode(x=x, y=y, color=channels["color"], shape=channels["shape"]),
+        chart("labels").mark_text(align="right", fontSize=11).encode(x=x, y=y, text="arm:N"),
     ]
-    density = mean(results.densities(level))
-    title = f"{100 * density:.3g} % of the weights"
-    return alt.layer(*layers, title=title).properties(width=680 // PANELS - 40, height=240)
+    title = f"{100 * mean(results.densities(level)):.3g} % of the weights"
+    return alt.layer(*layers, title=title).properties(width=WIDTH, height=HEIGHT)
+
+
+def _labelled(
+    points: Sequence[dict[str, Any]], ends: tuple[float, float], heights: tuple[float, float]
+) -> tuple[tuple[float, float], list[dict[str, Any]]]:
+    """The ends of the axis of accuracies, and a label for each point of the front, its right end, none over another.
+
+    Above and to the left of a front there is nothing: there the names go, from the lowest point upwards, as far up as
+    those below them push them; the axis is made longer until there is room.
+
+    Args:
+        points: of the front, the cheapest first.
+        ends: of the axis of costs.
+        heights: the lowest and the highest accuracy that is drawn.
+    """
+    across = WIDTH / log(ends[1] / ends[0])
+    low = heights[0] - 0.04 * (heights[1] - heights[0])
+    for longer in range(1, 30):
+        high = heights[1] + 0.04 * longer * (heights[1] - heights[0] or 1)
+        labels, top = [], -inf
+        for point in points:
+            wide = LETTER * len(point["arm"])
+            right = max(log(point["cost"] / ends[0]) * across - 7, wide + 3)
+            over = max((point["accuracy"] - low) / (high - low) * HEIGHT + 9, top + LINE)
+            top = over
+            labels.append(
+                {
+                    "arm": point["arm"],
+                    "cost": ends[0] * exp(right / across),
+                    "accuracy": low + over / HEIGHT * (high - low),
+                    "to cost": point["cost"],
+                    "to accuracy": point["accuracy"],
+                }
+            )
+        if top < HEIGHT - LINE / 2:
+            break
+    return (low, high), labels
 
 
 def _alike(ways: Sequence[Way], step: float) -> list[list[Way]]:
-    """Groups of ways that cost about the same, less than a step apart from one to the next."""
+    """Groups of ways whose points would lie on each other: of costs within half a step of the first one's."""
     groups: list[list[Way]] = []
     for way in sorted(ways, key=lambda way: way.cost):
-        if groups and way.cost < groups[-1][-1].cost * step:
+        if groups and way.cost < groups[-1][0].cost * step**0.5:
             groups[-1].append(way)
         else:
             groups.append([way])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from statistics import mean
 from typing import Any
 
@@ -11,9 +12,10 @@ from tombola.charts import Figure, VegaLiteSpec, styled
 from tombola.lab.results import Result, Results, arms_of
 from tombola.mark import Mark
 from tombola.report.costs import cost_figure
-from tombola.report.shown import arms_scale, few, living
+from tombola.report.shown import MANY, arms_scale, few, living
 
 PANELS = 3  # side by side
+NEAR = 1.05  # densities that differ by less are those of one level
 
 
 def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[float]]]]) -> dict[str, Figure]:
@@ -28,7 +30,9 @@ def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[flo
     rows, marks = results.rows, results.experiment.members.marks(results.experiment.spec)
     several = len({result.row.rewind for result in rows}) > 1
     dense = "each begins at its dense network" if several else "the black dashed line is the dense network"
-    whose = f"lines are means, bands reach from smallest to largest, {dense}"
+    apart = "bars reach from smallest to largest, arms of one level stand side by side"
+    spread = apart if len(_series(rows)) > MANY else "bands reach from smallest to largest"
+    whose = f"lines are means, {spread}, {dense}"
     at_end = {
         "final-accuracy": Figure(
             _against_density(rows, "final_test_accuracy", "test accuracy at the end of training (%)", 100, marks),
@@ -134,14 +138,17 @@ def _against_density(
     rows: Sequence[Result], name: str, title: str, scale: float, marks: Mapping[str, Mark]
 ) -> VegaLiteSpec:
     points = _points(rows, name, scale)
-    arms = list(dict.fromkeys(point["arm"] for point in points))
+    arms, x = list(dict.fromkeys(point["arm"] for point in points)), _density_axis(points)
+    if many := len(arms) > MANY:  # the legend in the order of the lines' right ends, and points of a level side by side
+        ends = {point["arm"]: point["value"] for point in points}  # those of the last level
+        arms = sorted(arms, key=lambda arm: -ends[arm])
+        _set_apart(points, arms)
     channels = arms_scale(arms, marks)
-    base = alt.Chart(alt.NamedData("points")).encode(x=_density_axis(points))
+    base = alt.Chart(alt.NamedData("points")).encode(x=x)
     y = alt.Scale(zero=False)
-    band = base.mark_area(opacity=0.15).encode(
-        y=alt.Y("low:Q", scale=y, title=title), y2="high:Q", color=channels["color"]
-    )
-    line = base.mark_line(strokeWidth=2).encode(
+    spread = base.mark_rule(opacity=0.5) if many else base.mark_area(opacity=0.15)
+    spread = spread.encode(y=alt.Y("low:Q", scale=y, title=title), y2="high:Q", color=channels["color"])
+    line = base.mark_line(strokeWidth=1.5 if many else 2).encode(
         y=alt.Y("value:Q", scale=y, title=title), color=channels["color"], strokeDash=channels["strokeDash"]
     )
     dots = base.mark_point(size=45, filled=True, opacity=1).encode(
@@ -151,9 +158,17 @@ def _against_density(
     dense = [{"value": mean(point["value"] for point in points if point["level"] == 0)}]
     if len({result.row.rewind for result in rows}) > 1:
         dense = []  # each step has its own
-    return styled(
-        alt.layer(band, rule, line, dots).properties(width=600, height=320), {"points": points, "dense": dense}
-    )
+    chart = alt.layer(spread, rule, line, dots).properties(width=600, height=440 if many else 320)
+    return styled(chart, {"points": points, "dense": dense})
+
+
+def _set_apart(points: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
+    """Move the points of a level apart, arm by arm, by a third of the way to the next level all together."""
+    densities = sorted({point["density"] for point in points if point["level"]} | {100.0})
+    nearest = min((high / low for low, high in pairwise(densities) if high / low > NEAR), default=2.0)
+    for point in points:
+        if point["level"]:
+            point["density"] *= nearest ** ((0.5 - arms.index(point["arm"]) / (len(arms) - 1)) / 3)
 
 
 def _curves(rows: Sequence[Result]) -> VegaLiteSpec:

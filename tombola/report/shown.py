@@ -9,7 +9,9 @@ import altair as alt
 from tombola.lab.results import Result
 from tombola.mark import COLOURS, Mark
 
+BAR = "M-1,-.25L1,-.25L1,.25L-1,.25Z"  # a stroke as a shape that can be filled
 MOST = 6  # levels shown at most: more lines cannot be told apart
+MANY = 6  # arms whose bands can be told apart where they overlap
 
 
 def arms_scale(arms: Sequence[str], marks: Mapping[str, Mark]) -> dict[str, Any]:
@@ -24,10 +26,11 @@ def arms_scale(arms: Sequence[str], marks: Mapping[str, Mark]) -> dict[str, Any]
     def scale(values: list[Any]) -> alt.Scale:
         return alt.Scale(domain=list(arms), range=values)
 
+    shapes = [BAR if look.shape == "stroke" else look.shape for look in looks]
     return {
         "color": alt.Color("arm:N", scale=scale([look.colour for look in looks]), title=None),
         "strokeDash": alt.StrokeDash("arm:N", scale=scale([list(look.dash) for look in looks]), title=None),
-        "shape": alt.Shape("arm:N", scale=scale([look.shape for look in looks]), title=None),
+        "shape": alt.Shape("arm:N", scale=scale(shapes), title=None),
     }
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import nan
 from statistics import mean
 
-from tombola.study.paired import paired
+from tombola.study.paired import Difference, paired
 from tombola.study.verdict import points
 
 
@@ -51,31 +51,38 @@ def sentence(density: float, ways: Sequence[Way], confidence: float) -> str:
 
     Args:
         density: at which all are compared.
-        ways: two at least, over the same replicates or some in common.
+        ways: two at least.
         confidence: of the intervals of differences, paired by replicate.
 
     >>> ways = [Way("ticket", 2.8, {0: 0.9, 1: 0.92}), Way("one-shot", 1.1, {0: 0.8, 1: 0.81})]
     >>> print(sentence(0.05, ways, 0.95).partition(": ")[2])
     ticket minus one-shot +10.50 [+4.15, +16.85] points, n = 2.
     """
-    best = front(ways)
-    begin = f"At {density:.1%} of the weights, of {len(ways)} ways compared,"
+    best, begin = front(ways), f"At {density:.1%} of the weights, of {len(ways)} ways compared,"
     if len(best) == 1:
-        only = best[0]
         return (
-            f"{begin} nothing is cheaper than {only.name} ({only.cost:.2f} dense trainings for search and training) "
-            f"and nothing more accurate on average ({only.accuracy:.2%})."
+            f"{begin} nothing is cheaper than {best[0].name} ({best[0].cost:.2f} dense trainings for search and "
+            f"training), and nothing more accurate on average ({best[0].accuracy:.2%})."
         )
-    return f"{begin} {'; '.join(_step(dear, cheap, confidence) for cheap, dear in pairwise(best))}."
-
-
-def _step(dear: Way, cheap: Way, confidence: float) -> str:
-    """What it takes to be more accurate than the cheaper one, and the difference that the dearer one makes."""
-    both = [replicate for replicate in dear.accuracies if replicate in cheap.accuracies]
-    difference = paired([dear.accuracies[each] - cheap.accuracies[each] for each in both] or [nan], confidence)
-    shown = "" if difference.low > 0 else ", so that no difference is shown"
-    return (
+    *_, cheap, dear = best
+    gains = [_gain(dear, cheap, confidence) for cheap, dear in pairwise(best)]
+    shown = [way.name for way, gain in zip(best[1:], gains, strict=True) if gain.low > 0]
+    last = (
         f"nothing that costs less than {dear.cost:.2f} dense trainings ({dear.name}, {dear.accuracy:.2%}) is more "
-        f"accurate on average than {cheap.name} ({cheap.accuracy:.2%} for {cheap.cost:.2f}): "
-        f"{dear.name} minus {cheap.name} {points(difference)} points, n = {len(both)}{shown}"
+        f"accurate on average than {cheap.name} ({cheap.accuracy:.2%} for {cheap.cost:.2f}): {dear.name} minus "
+        f"{cheap.name} {points(gains[-1])} points, n = {gains[-1].n}"
     )
+    if len(best) == 2:
+        return f"{begin} {last}{'' if shown else ', so that no difference is shown'}."
+    listed = ", ".join(f"{way.name} ({way.accuracy:.2%} for {way.cost:.2f})" for way in best)
+    which = f"for {', '.join(shown)} only" if shown else "for none"
+    return (
+        f"{begin} these are more accurate on average than all that cost as much or less: {listed}; a gain over the one "
+        f"before is shown {which}. So {last}."
+    )
+
+
+def _gain(dear: Way, cheap: Way, confidence: float) -> Difference:
+    """What the dearer one has more, over the replicates that both have."""
+    both = [replicate for replicate in dear.accuracies if replicate in cheap.accuracies]
+    return paired([dear.accuracies[each] - cheap.accuracies[each] for each in both] or [nan], confidence)

@@ -49,10 +49,11 @@ class Sample:
         seeds = training.split_seed, training.order_seed, training.augment_seed
         return cls(training.recipe, training.data_fingerprint, *seeds, examples)
 
-    def size(self, known: Known) -> int:
-        """How many examples they are: those of one epoch, at the most."""
-        epoch = known.facts(self.recipe.data).train
-        return epoch if self.examples is None else min(self.examples, epoch)
+    def sizes(self, known: Known) -> list[int]:
+        """How many examples are in each batch: all of one epoch, or as many as it has at the most."""
+        epoch, batch = known.facts(self.recipe.data).train, self.recipe.batch
+        seen = epoch if self.examples is None else min(self.examples, epoch)
+        return [min(batch, seen - begin) for begin in range(0, seen, batch)]
 
     def batches(self, worker: "Worker") -> "Iterable[Batch]":
         """Those of one epoch, on the worker's device, from the first one on as often as they are asked for."""
@@ -178,7 +179,7 @@ class Prune(Run):
     def macs(self, known: Known) -> Macs:
         """What its score takes on the examples that it sees, in every step of scoring under what is alive by then."""
         score, steps = self.round(known.scores).score, self.iterations or 1
-        seen = self.sample.size(known) if self.sample else 0
+        batches = self.sample.sizes(known) if self.sample else []
         whole = {name: layer.weights for name, layer in known.layers(self.network).items()}
         before, after = known.counts(self.mask), known.counts(self)
         ends = {name: (before.get(name, size), after.get(name, size)) for name, size in whole.items()}
@@ -186,7 +187,9 @@ class Prune(Run):
         for done in (step / steps for step in range(steps)):  # each layer goes down exponentially, as is assumed
             alive = {name: floor(first ** (1 - done) * last**done) for name, (first, last) in ends.items()}
             f = known.forward(self.network, alive)
-            total += Macs(score.cost(f.ideal, seen), score.cost(f.executed, seen))
+            # Where pruned weights may come back they have gradients too, a third of what a gradient takes.
+            ideal = 2 * f.ideal + f.executed if self.returning else 3 * f.ideal
+            total += Macs(score.cost(ideal, batches) // 3, score.cost(f.executed, batches))
         return total
 
     def counts(self, known: Known) -> Mapping[str, int]:

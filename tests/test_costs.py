@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import altair
 import pytest
 import torch
 from hypothesis import given
@@ -23,8 +24,12 @@ from tombola.lab.results import Results, results
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
+from tombola.report import figures, page
+from tombola.report.costs import HEIGHT, LINE, labelled
+from tombola.report.shown import MANY
 from tombola.score import Scored
 from tombola.scores import SCORES
+from tombola.study.front import Way, front
 
 IMAGE, TEXT = (3, 32, 32), (12, 20)
 NETWORKS: dict[str, tuple[tuple[int, ...], int]] = {
@@ -236,3 +241,34 @@ def test_a_plan_of_a_thousand_levels_is_no_depth_of_recursion() -> None:
     found = Costs(wanted.experiment, wanted.runs)
     last = found.of(wanted.rows[-1])
     assert 1 < last.dense_trainings < 1.2 and last.search.ideal == last.dense
+
+
+# ---------------------------------------------------------------- figures and pages
+
+
+def test_the_figures_hold_to_the_schema_with_many_arms(finished: Results) -> None:
+    drawn = figures.all_figures(finished, [])
+    assert "cost" in drawn and len(finished.arms) >= MANY
+    for spec, caption in drawn.values():
+        assert altair.Chart.from_dict(spec, validate=True) and caption.endswith(".")
+
+
+def test_a_single_way_to_a_ticket_has_no_front(finished: Results) -> None:
+    alone = replace(
+        finished, rows=[result for result in finished.rows if result.row.arm in ("dense", "ticket", "reinit")]
+    )
+    assert (
+        "cost" not in figures.all_figures(alone, []) and alone.front == [] and "<h2>Cost" not in page._page(alone, [])
+    )
+    assert "<h2>Cost" in page._page(finished, []) and len(finished.front) == 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 1000), st.integers(1, 24)), min_size=1, max_size=14))
+def test_no_two_names_on_a_front_lie_over_each_other(drawn: list[tuple[int, int, int]]) -> None:
+    best = front([Way("x" * length, cost / 100, {0: part / 1000}) for cost, part, length in drawn])
+    points = [{"arm": way.name, "cost": way.cost, "accuracy": 100 * way.accuracy} for way in best]
+    heights = min(point["accuracy"] for point in points), max(point["accuracy"] for point in points)
+    (low, high), labels = labelled(points, (0.005, 4.0), heights)
+    places = sorted((label["accuracy"] - low) / (high - low) * HEIGHT for label in labels)
+    assert all(upper - lower > LINE - 1e-6 for lower, upper in pairwise(places))
+    assert places[0] >= 0 and places[-1] <= HEIGHT

@@ -55,7 +55,7 @@ def _panel(
     dense = 100 * mean(results.accuracies(0)) if results.accuracies(0) else points[0]["high"]
     heights = [dense, *(point[name] for point in points for name in ("low", "high"))]
     named = {way.name for way in best}
-    frame, labels = _labelled([each for each in points if each["arm"] in named], ends, (min(heights), max(heights)))
+    frame, labels = labelled([each for each in points if each["arm"] in named], ends, (min(heights), max(heights)))
     datasets |= {
         f"ways {level}": points,
         f"front {level}": [*(_point(way, way.cost) for way in best), _point(best[-1], ends[1])],
@@ -88,7 +88,7 @@ def _panel(
     return alt.layer(*layers, title=title).properties(width=WIDTH, height=HEIGHT)
 
 
-def _labelled(
+def labelled(
     points: Sequence[dict[str, Any]], ends: tuple[float, float], heights: tuple[float, float]
 ) -> tuple[tuple[float, float], list[dict[str, Any]]]:
     """The ends of the axis of accuracies, and a label for each point of the front, its right end, none over another.

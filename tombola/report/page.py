@@ -85,6 +85,7 @@ def _page(results: Results, drawn: Sequence[tuple[str, str, str]]) -> str:
 <h2>Verdict</h2>
 <ul>{sentences}</ul>
 {_studies(results.findings, experiment.members.studies)}
+{_costs(results)}
 <h2>Figures</h2>
 {pictures}
 <h2>Table</h2>
@@ -109,6 +110,16 @@ def _studies(findings: Sequence[Finding], studies: Mapping[str, Study]) -> str:
     summary = f"<summary>{len(rest)} more: {html.escape(about)}</summary>"
     folded = f"<details>{summary}<ul>{more}</ul></details>" if rest else ""
     return f"<h2>Studies</h2><ul>{told}</ul>{folded}" if findings else ""
+
+
+def _costs(results: Results) -> str:
+    """Which ways to a ticket nothing cheaper beats, level by level; nothing where there is one way only."""
+    told = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in results.fronts.values())
+    note = (
+        "Search and training together, in multiply-adds of an ideal sparse machine. What is compared here was chosen "
+        "by how it came out: intervals are not corrected for that."
+    )
+    return f"<h2>Cost</h2><p>{note}</p><ul>{told}</ul>" if told else ""
 
 
 def _told(at: str) -> str:

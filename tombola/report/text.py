@@ -243,6 +243,9 @@ def plan_text(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+FEW = 3  # costs that a sentence can hold
+
+
 def _expected_text(costs: Sequence[dict[str, Any]]) -> list[str]:
     """What a row of the last level costs, arms that cost the same together; nothing where none is pruned."""
     last, alike = max(cost["level"] for cost in costs), dict[str, list[str]]()
@@ -250,8 +253,12 @@ def _expected_text(costs: Sequence[dict[str, Any]]) -> list[str]:
         if cost["level"] == last:
             search, training = (cost[part] / cost["dense_training_macs"] for part in ("search_macs", "training_macs"))
             alike.setdefault(f"{search:.2f} + {training:.2g}", []).append(cost["arm"])
-    told = "; ".join(f"{', '.join(arms)} {cost}" for cost, arms in alike.items())
-    return [f"Search + training at level {last}, in dense trainings of an ideal sparse machine: {told}."] * bool(last)
+    about = f"Search + training at level {last}, in dense trainings of an ideal sparse machine:"
+    if len(alike) <= FEW:
+        told = "; ".join(f"{', '.join(arms)} {cost}" for cost, arms in alike.items())
+        return [f"{about} {told}."] if last else []
+    width = max(map(len, alike))
+    return [about, *(f"  {cost:<{width}}  {', '.join(arms)}" for cost, arms in alike.items())]
 
 
 def _least_text(summary: dict[str, Any]) -> list[str]:

@@ -236,7 +236,7 @@ def test_kernels_multiply_with_living_weights_in_the_layers_that_they_hold_spars
     assert provenance["engine"] == "reference"
 
 
-def test_a_plan_of_a_thousand_levels_is_no_depth_of_recursion() -> None:
+def test_a_plan_of_many_levels_is_no_depth_of_recursion() -> None:
     wanted = planned(levels=400, replicates=1, arms=["ticket", "one-shot"], prune={"rate": 0.01})
     found = Costs(wanted.experiment, wanted.runs)
     last = found.of(wanted.rows[-1])

@@ -80,8 +80,6 @@ class Costs:
             self._needed.append(1 << place)
             for each in run.inputs:
                 self._needed[place] |= self._needed[self._place[each.key]]
-            if run.key not in self._done:
-                self.counts(run)  # in this order no mask is asked for before the one that it is made of
             self._macs.append(run.macs(self))
             self._seconds.append(self._how(run).get("seconds"))
 

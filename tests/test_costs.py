@@ -266,7 +266,7 @@ def test_a_single_way_to_a_ticket_has_no_front(finished: Results) -> None:
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 1000), st.integers(1, 24)), min_size=1, max_size=14))
 def test_no_two_names_on_a_front_lie_over_each_other(drawn: list[tuple[int, int, int]]) -> None:
     best = front([Way("x" * length, cost / 100, {0: part / 1000}) for cost, part, length in drawn])
-    points = [{"arm": way.name, "cost": way.cost, "accuracy": 100 * way.accuracy} for way in best]
+    points: list[dict[str, Any]] = [{"arm": way.name, "cost": way.cost, "accuracy": 100 * way.accuracy} for way in best]
     heights = min(point["accuracy"] for point in points), max(point["accuracy"] for point in points)
     (low, high), labels = labelled(points, (0.005, 4.0), heights)
     places = sorted((label["accuracy"] - low) / (high - low) * HEIGHT for label in labels)

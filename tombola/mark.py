@@ -16,8 +16,12 @@ class Mark:
 
 # Okabe and Ito's colours, told apart by all, but a darker yellow, as theirs is lost on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-# For arms that bring none along: Tol's muted ones, unlike those above, but without those that are pale on white.
-MORE_COLOURS = ("#882255", "#332288", "#999933", "#117733", "#661100", "#6699cc", "#aa4499", "#888888")
+# For arms that bring none along: Tol's muted ones, unlike those above, but without those that are pale on white; then
+# some of his other schemes and darker ones.
+MORE_COLOURS = (
+    *("#882255", "#332288", "#999933", "#117733", "#661100", "#6699cc", "#aa4499", "#888888"),
+    *("#44aa99", "#bb5566", "#004488", "#aa7700", "#5c4033", "#7f7fff"),
+)
 SHAPES = ("cross", "square", "triangle-up", "diamond", "triangle-down", "triangle-right", "triangle-left", "circle")
 
 DENSE = Mark("#000000", (3, 3), "circle")

@@ -1,8 +1,8 @@
 """What a plan's finished runs say, as one value: the rows of its table, the verdicts, the findings, the sentences."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import mean
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 from tombola.controls import Control
 from tombola.errors import BadInput
 from tombola.lab.costs import Cost, Costs
+from tombola.lab.families import families
 from tombola.lab.plan import Plan, complete, of_first
 from tombola.lab.row import Row
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Answer, Evidence, Finding, asked
 from tombola.study.front import Way, sentence
-from tombola.study.sentences import sentences
+from tombola.study.sentences import of_another, sentences
 from tombola.study.sequential import FIRST
 from tombola.study.smoothed import smoothed_early_stop
 from tombola.study.standing import Standing, needed, standings
@@ -111,12 +112,10 @@ class Results:
         model, count = self.rows[0].row.run.recipe.model, self.weights
         return f"{model}, {f'{count / 1e6:.2g} M' if count >= 100_000 else f'{count:,}'} weights"
 
-    @property
-    def _controls(self) -> dict[str, Control]:
-        """By the name of the arm, the controls of the ticket; of another method's tickets they are none of its."""
-        spec, members = self.experiment.spec, self.experiment.members
-        of_ticket = [arm for name in spec.arms if name not in spec.arm and (arm := members.arm(name, spec)).control]
-        return {arm.name: arm.control for arm in of_ticket if arm.control}
+    @cached_property
+    def families(self) -> dict[str, dict[str, Control]]:
+        """By arm, the controls of its tickets, as `lab.families` has it."""
+        return families(self.experiment.spec, self.experiment.members)
 
     @cached_property
     def table(self) -> list[dict[str, Any]]:
@@ -184,22 +183,50 @@ class Results:
 
     @cached_property
     def criteria(self) -> Criteria:
-        """The experiment's own margins, in steps and fractions."""
-        return criteria(self.plan)
+        """The experiment's own margins, in steps and fractions.
+
+        Where replicates are added until it is decided, ways that have controls of their own share the error with the
+        ticket's, so that all that is said holds together.
+        """
+        known = criteria(self.plan)
+        if not known.looks:
+            return known
+        return replace(known, confidence=1 - (1 - known.confidence) / (1 + len(self._others)))
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The verdict on the ticket arm at each rewind step and level."""
-        return judge(self._trials, self.criteria)
+        others = {arm for way, controls in self.families.items() if way != "ticket" for arm in controls}
+        return judge(self._trials_of(lambda arm: arm not in others), self.criteria)
 
     @cached_property
-    def _trials(self) -> list[Trial]:
-        return [_trial(result, self.accuracy) for result in self.rows]
+    def other_verdicts(self) -> dict[str, list[Verdict]]:
+        """By arm, the verdicts on other ways to a ticket that have controls of their own."""
+        return {way: judge(self._trials_near(way), self.criteria, way) for way in self._others}
+
+    @property
+    def _others(self) -> list[str]:
+        return [way for way, controls in self.families.items() if way != "ticket" and controls]
+
+    def _trials_near(self, way: str) -> list[Trial]:
+        """Of a way, its controls and the dense network."""
+        near = ("dense", way, *self.families[way])
+        return self._trials_of(lambda arm: arm in near)
+
+    def _trials_of(self, chosen: Callable[[str], bool]) -> list[Trial]:
+        return [_trial(result, self.accuracy) for result in self.rows if chosen(result.row.arm)]
 
     @cached_property
     def standings(self) -> list[Standing]:
         """How far each question is, where replicates are added until it is decided."""
-        return standings(self._trials, self.criteria) if self.criteria.looks and self.rows else []
+        if not self.criteria.looks or not self.rows:
+            return []
+        others = {arm for way in self._others for arm in self.families[way]}
+        found = standings(self._trials_of(lambda arm: arm not in others), self.criteria)
+        for way in self._others:
+            about = standings(self._trials_near(way), self.criteria, way)
+            found += [each for each in about if each.place.against in self.families[way]]
+        return found
 
     @cached_property
     def sentences(self) -> list[str]:
@@ -210,7 +237,8 @@ class Results:
         close = self.made_by_several(near) or (_LAST_BITS if near else "")
         return [
             *([partial] if count < whole else []),
-            *(sentences(self.verdicts, self.criteria, self._controls) if self.experiment.spec.levels else [_NO_LEVEL]),
+            *(self._on_the_ticket if self.experiment.spec.levels else [_NO_LEVEL]),
+            *self._on_others,
             *(needed(self.standings, self.verdicts, self.criteria.looks) if self.criteria.looks else []),
             *([_ADDED] if self.added else []),
             *self.front,
@@ -225,6 +253,16 @@ class Results:
         spec = self.experiment.spec
         fixed = spec.looks is None and spec.replicates > FIRST
         return fixed and bool(self.plan.rows) and self.plan.rows[0].run.key in self.store.until()
+
+    @property
+    def _on_the_ticket(self) -> list[str]:
+        return sentences(self.verdicts, self.criteria, self.families["ticket"])
+
+    @property
+    def _on_others(self) -> list[str]:
+        """What the controls of the other ways' tickets show."""
+        verdicts, families = self.other_verdicts, self.families
+        return [line for way in verdicts for line in of_another(way, verdicts[way], self.criteria, families[way])]
 
     @cached_property
     def findings(self) -> list[Finding]:

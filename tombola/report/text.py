@@ -170,6 +170,13 @@ def verdict_json(results: Results) -> str:
         "contrasts": [contrast_record(contrast, criteria.metric) for contrast in contrasts(verdicts, criteria)],
         "levels": [record(verdict, criteria.metric) for verdict in verdicts],
         **({"questions": [_question(each) for each in results.standings]} if criteria.looks else {}),
+        "others": {
+            way: {
+                "contrasts": [contrast_record(contrast, criteria.metric) for contrast in contrasts(others, criteria)],
+                "levels": [record(verdict, criteria.metric) for verdict in others],
+            }
+            for way, others in results.other_verdicts.items()
+        },
     }
     return json.dumps(_finite(content), indent=1, allow_nan=False)
 

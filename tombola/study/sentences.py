@@ -98,13 +98,37 @@ def _at_one_step(
 ) -> list[str]:
     if verdicts[0].verdict == "not learned":
         return [f"No verdict: {verdicts[0].reason}."]
+    against = _of_controls(verdicts, made, criteria, controls)
+    return [_tickets(verdicts, criteria), *_second_reading(verdicts), *against]
+
+
+def of_another(way: str, verdicts: Sequence[Verdict], criteria: Criteria, controls: Mapping[str, Control]) -> list[str]:
+    """What the controls of another way's tickets show, each line with its name in front: `the ticket` is that way's.
+
+    Args:
+        way: the name of the arm that `judge` was asked about.
+        verdicts, criteria, controls: as in `sentences`.
+    """
+    steps = sorted({verdict.rewind for verdict in verdicts if verdict.verdict != "not learned"})
+    made, lines = contrasts(verdicts, criteria), []
+    for step in steps:
+        here = [verdict for verdict in verdicts if verdict.rewind == step]
+        which = f"{way}, rewound to step {step:,}: " if len(steps) > 1 else f"{way}: "
+        of_step = [contrast for contrast in made if contrast.rewind == step]
+        lines += [which + line for line in _of_controls(here, of_step, criteria, controls)]
+    return lines
+
+
+def _of_controls(
+    verdicts: Sequence[Verdict], made: Sequence[Contrast], criteria: Criteria, controls: Mapping[str, Control]
+) -> list[str]:
     by_control = {contrast.against: contrast for contrast in made}
     names = dict.fromkeys(control.against for verdict in verdicts for control in verdict.controls)
     against = []
     for name in names:
         words = Words.of(name, controls.get(name))
         against.append(_against(words, by_control.get(name), criteria, _levels(name, verdicts, criteria)))
-    return [_tickets(verdicts, criteria), *_second_reading(verdicts), *against]
+    return against
 
 
 def _subject(metric: Metric) -> str:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tombola.lab.attempt import do
 from tombola.lab.families import families
 from tombola.lab.members import BUILT_IN
@@ -87,3 +89,13 @@ def test_lines_of_another_way_have_its_name_in_front() -> None:
     steps = [*trials, *(replace(trial, rewind=8) for trial in trials)]
     both = of_another("snip", judge(steps, criteria, "snip"), criteria, words)
     assert any(each.startswith("snip, rewound to step 8: ") for each in both)
+
+
+def test_where_replicates_are_added_all_ways_share_the_error(tmp_path: Path) -> None:
+    def confidence(**changes: Any) -> float:
+        wanted = plan(Experiment(name="tiny", spec=Spec.model_validate(SPEC | changes)))
+        return results(wanted, Store(tmp_path / "store").open()).criteria.confidence
+
+    assert confidence() == 0.95
+    assert confidence(verdict={"until": "decided"}) == pytest.approx(1 - 0.05 / 3), "the ticket and two other ways"
+    assert confidence(verdict={"until": "decided"}, arms=["ticket", "reinit"], arm={}) == pytest.approx(0.95)

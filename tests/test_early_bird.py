@@ -10,14 +10,18 @@ from torch import nn
 
 from tombola import weights
 from tombola.early_bird import Drawn, Settling, apart_by_chance, channels, distance, importance
+from tombola.errors import SpecError
 from tombola.lab.attempt import do, do_all
 from tombola.lab.kinds import EarlyBird
 from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Run, ancestry
 from tombola.lab.spec import Spec
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
+from tombola.method import Found
+from tombola.methods.early_bird import settled
 
 R = TypeVar("R", bound=Run)
 RECIPE: dict[str, Any] = {
@@ -246,3 +250,84 @@ def test_every_choice_of_the_rule_is_in_the_key() -> None:
     assert changes.keys() == Settling.model_fields.keys()
     keys = {search(1).key, *(search(1, rule(**{name: value})).key for name, value in changes.items())}
     assert len(keys) == 1 + len(changes)
+
+
+# ---------------------------------------------------------------- what is said of it
+
+
+def found(level: int, density: float, step: int | None) -> Found:
+    values = {"settled_step": step, "within": 0.1, "apart_by_chance": apart_by_chance(density)}
+    return Found(level, density, values)
+
+
+def test_it_is_said_when_masks_had_settled_and_where_that_says_nothing() -> None:
+    both = [found(1, 0.2, 500), found(1, 0.2, 700), found(2, 0.1, None), found(2, 0.1, 600), found(3, 0.05, 500)]
+    assert settled(both) == [
+        "masks had settled after these steps of the search: at 20.0% 500 to 700, at 10.0% 600, at 5.0% 500.",
+        "a mask did not settle at 10.0% in 1 of 2 replicates and is that of the search's end.",
+        "at 5.0% any two random masks are as near as was asked: that a mask settled says nothing there "
+        "(distance = 'chance' asks for more).",
+    ]
+    assert settled([found(1, 0.2, None)])[0].endswith("at 20.0% none.")
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"every": "41it"},
+            "search.every: expected 5 masks before the end of the search, 200it, found 4, one every 41it",
+        ),
+        ({"every": "40it", "length": "199it"}, "search.every: expected 5 masks before the end of the search, 199it"),
+        ({"every": "1ep"}, ""),
+        ({"every": "0it"}, "search.every: expected at least one step"),
+        ({"every": "5it", "score": "random"}, "search.score: expected 'magnitude', by which it is pruned early"),
+        ({"every": "5it", "remembered": 1}, "search.remembered: "),
+        ({"every": "5it", "within": 1.5}, "search.within: "),
+        ({"every": "5it", "by": "filter"}, "search.by: "),
+        ({"every": "5it", "evry": 1}, "search.evry: expected a known field"),
+    ],
+)
+def test_what_no_search_can_do_is_refused_before_it_begins(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    path = tmp_path / "early.toml"
+    path.write_text(SPEC)
+    written = [f"search.{name}={value}" for name, value in changes.items()]
+    if not told:
+        read(str(path), written)
+        return
+    with pytest.raises(SpecError) as refused:
+        read(str(path), written)
+    assert told in str(refused.value)
+
+
+SPEC = """
+method = "early-bird"
+levels = 2
+replicates = 1
+arms = ["ticket"]
+[recipe]
+model = "lenet-20-10"
+data = "digits"
+length = "200it"
+batch = 60
+optimizer = {name = "adam", lr = 2e-3}
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "told"),
+    [
+        ("early-bird", ["prune={scope='n_of_m', n=2, m=4}", "levels=1"], "search.scope: expected one in which a whole"),
+        ("early-bird", ["search.slimming=1e-4", "recipe.objective={name='l1', strength=1e-5}"], "search.slimming: "),
+        ("colt", ["recipe.data=sst2", "recipe.model=bert-2-32"], "search.split: expected data with such halves: "),
+    ],
+)
+def test_what_does_not_go_with_the_rest_is_refused(tmp_path: Path, method: str, changes: list[str], told: str) -> None:
+    path = tmp_path / "early.toml"
+    path.write_text(SPEC)
+    with pytest.raises(SpecError) as refused:
+        read(str(path), [f"method={method}", *changes])
+    assert told in str(refused.value)

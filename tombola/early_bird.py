@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from tombola.recipe import StepField
 from tombola.steps import Step
-from tombola.value import Count, Number, Value
+from tombola.value import Count, Number, StepField, Value
 
 if TYPE_CHECKING:  # `tombola plan` reads the rule, and touches no tensor
     from torch import Tensor, nn

@@ -1,6 +1,6 @@
 """What a search method is: a generator of trainings, and what is said of it. The ones there are stand in `methods`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -57,6 +57,21 @@ class SearchOptions(Value):
         return {name: value for name, value in fields.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class Found:
+    """A mask that a method found.
+
+    Attributes:
+        level: of the spec, in one of its replicates.
+        density: what it keeps.
+        values: the numbers of the run that made it.
+    """
+
+    level: int
+    density: float
+    values: Mapping[str, Any]
+
+
 class SearchFunction(Protocol):
     """What a method does: given a replicate, the trainings of level 0 to `levels`, one by one."""
 
@@ -78,6 +93,7 @@ class Method:
         options: the model of what it lets one choose: `[search]` in a spec, or `[arm.NAME]`.
         follows_units: whether it follows units from layer to layer, for which there is no way through attention: it
             takes networks of images alone.
+        says: of all that it has found in an experiment, sentences about how it found that; None for none.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
     """
@@ -90,6 +106,7 @@ class Method:
     rewinds: bool = True
     options: type[SearchOptions] = SearchOptions
     follows_units: bool = False
+    says: Callable[[Sequence[Found]], Sequence[str]] | None = None
     mark: Mark | None = None
     code: str | None = None
 

@@ -16,6 +16,7 @@ from tombola.lab.row import Row
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Answer, Evidence, Finding, asked
+from tombola.method import Found
 from tombola.study.front import Way, sentence
 from tombola.study.sentences import of_another, sentences
 from tombola.study.sequential import FIRST
@@ -242,6 +243,7 @@ class Results:
             *(needed(self.standings, self.verdicts, self.criteria.looks) if self.criteria.looks else []),
             *([_ADDED] if self.added else []),
             *self.front,
+            *self.found,
             *([close] if close else []),
             *_failures(self.plan, self.store),
             *self.unanswered,
@@ -263,6 +265,23 @@ class Results:
         """What the controls of the other ways' tickets show."""
         verdicts, families = self.other_verdicts, self.families
         return [line for way in verdicts for line in of_another(way, verdicts[way], self.criteria, families[way])]
+
+    @property
+    def found(self) -> list[str]:
+        """What methods say of how they found their masks, arm by arm."""
+        spec, members = self.experiment.spec, self.experiment.members
+        said: list[str] = []
+        for name in self.searches:
+            says = members.arm(name, spec).method.says
+            own = [result for result in self.rows if result.row.arm == name and result.row.run.mask]
+            if says and own:
+                said += (f"{name}: {each}" for each in says([self._found(result) for result in own]))
+        return said
+
+    def _found(self, result: Result) -> Found:
+        mask = result.row.run.mask
+        assert mask
+        return Found(result.row.level, result.values["density"], self.store.values(mask))
 
     @cached_property
     def findings(self) -> list[Finding]:

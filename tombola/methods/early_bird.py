@@ -1,6 +1,6 @@
 """Methods that draw a mask early: as soon as what pruning would leave no longer changes while the network trains."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -9,7 +9,7 @@ from tombola import data
 from tombola.early_bird import Settling
 from tombola.errors import Fault
 from tombola.mark import Mark
-from tombola.method import Method, SearchOptions
+from tombola.method import Found, Method, SearchOptions
 from tombola.objective import Slimming
 from tombola.pruning import SCOPES
 from tombola.replicate import MethodReplicate, T
@@ -78,6 +78,38 @@ def _settled(replicate: MethodReplicate[T], start: Any, level: int) -> Any:
     return replicate.settled(replicate.train(start, recipe=recipe), level, options.rule)
 
 
+def settled(found: Sequence[Found]) -> list[str]:
+    """When masks had settled, level by level; where they had not, and where that says nothing."""
+    levels: dict[int, list[Found]] = {}
+    for each in found:
+        levels.setdefault(each.level, []).append(each)
+    said = [f"{_at(each)} {_steps(each)}" for each in levels.values()]
+    still = [f"{_at(each)} in {missed} of {len(each)}" for each in levels.values() if (missed := _missed(each))]
+    void = [_at(each) for each in levels.values() if each[0].values["within"] >= each[0].values["apart_by_chance"]]
+    sentences = [f"masks had settled after these steps of the search: {', '.join(said)}."]
+    if still:
+        sentences.append(f"a mask did not settle {', '.join(still)} replicates and is that of the search's end.")
+    if void:
+        near = f"{', '.join(void)} any two random masks are as near as was asked"
+        sentences.append(f"{near}: that a mask settled says nothing there (distance = 'chance' asks for more).")
+    return sentences
+
+
+def _at(found: Sequence[Found]) -> str:
+    return f"at {found[0].density:.1%}"
+
+
+def _steps(found: Sequence[Found]) -> str:
+    steps = sorted(each.values["settled_step"] for each in found if each.values["settled_step"] is not None)
+    if not steps:
+        return "none"
+    return f"{steps[0]:,}" if steps[0] == steps[-1] else f"{steps[0]:,} to {steps[-1]:,}"
+
+
+def _missed(found: Sequence[Found]) -> int:
+    return sum(each.values["settled_step"] is None for each in found)
+
+
 _PAPER = "[Drawing Early-Bird Tickets](https://arxiv.org/abs/1909.11957)"
 
 METHODS: dict[str, Method] = {
@@ -88,6 +120,7 @@ METHODS: dict[str, Method] = {
         paper=_PAPER,
         year=2020,
         options=EarlyBirdOptions,
+        says=settled,
         mark=Mark("#0072b2", (6, 2, 2, 2), "wedge"),
     ),
     "early-bird-continued": Method(
@@ -98,6 +131,7 @@ METHODS: dict[str, Method] = {
         year=2020,
         rewinds=False,
         options=EarlyBirdOptions,
+        says=settled,
         mark=Mark("#56b4e9", (2, 2), "wedge"),
     ),
 }

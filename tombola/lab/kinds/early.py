@@ -281,6 +281,7 @@ class _Watch:
             "settled_step": settled,
             "trained_steps": step - self._run.begin,
             "distances": self._distances,
+            "within": self._run.rule.reached(mask.density),
             "apart_by_chance": apart_by_chance(mask.density),
         }
         return Outcome({**made.values, **values}, {**made.tensors, "weights": mask_codec.compress(weights, mask)})

@@ -456,7 +456,7 @@ def test_methods_that_keep_trained_weights_have_no_ticket_and_no_controls(
     assert "there is no ticket to write" in err
     status, _, err = ask(capsys, "plan", "digits-lenet", *changes[:2], "--set", "arms=ticket,random")
     assert status == 2
-    assert "goes on from trained weights" in err
+    assert "does not train early weights" in err
 
 
 def test_failed_trainings_are_named_in_the_verdict_and_the_plan(

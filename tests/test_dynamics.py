@@ -174,7 +174,7 @@ CASES: dict[str, Callable[[], Train]] = {
             ("edge-popup", {}),
             ("edge-popup", {"scope": "global", "scaled": True, "weights": "initial"}),
             ("supermask", {"rescaled": True, "weights": "initial"}),
-            ("supermask", {"counted": True, "begin": None}),
+            ("supermask", {"counted": True, "begin": "level"}),
             ("signed-supermask", {}),
             ("gem-miner", {"every": "5it"}),
         )

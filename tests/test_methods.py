@@ -17,7 +17,6 @@ from tombola.lab.spec import Experiment, Spec
 from tombola.methods import METHODS
 from tombola.methods.colt import ColtOptions
 from tombola.methods.early_bird import EarlyBirdOptions
-from tombola.methods.sparse_training import GradualOptions, RewiringOptions
 from tombola.objective import Slimming
 from tombola.recipe import Constant, Recipe, learning_rate
 from tombola.steps import Step
@@ -32,10 +31,7 @@ RECIPE: dict[str, Any] = {
     "warmup": "2it",
 }
 LEVELS = 4
-MOVING = (GradualOptions, RewiringOptions)  # of what moves a mask while it trains
 every_method = pytest.mark.parametrize("method", METHODS)
-# Gradual pruning gives its trainings no mask, and they have controls only where their own masks are trained again.
-every_method_with_controls = pytest.mark.parametrize("method", [name for name in METHODS if name != "gradual"])
 every_rewind = pytest.mark.parametrize("rewind", ["0it", "8it", "1ep"])
 
 
@@ -94,8 +90,7 @@ def test_every_level_is_a_training_from_step_k_to_the_end(method: str, rewind: s
 
 @every_method
 def test_levels_differ_in_start_mask_and_recipe_alone(method: str) -> None:  # K8 R12
-    moving = ("further",) if METHODS[method].options in MOVING else ()
-    first, *rest = (without(run, "start", "mask", "recipe", "dynamics_seed", *moving) for run in search(method))
+    first, *rest = (without(run, "start", "mask", "recipe", "further", "dynamics_seed") for run in search(method))
     assert all(other == first for other in rest)
 
 
@@ -278,14 +273,15 @@ def controls_of(method: str) -> list[str]:
         except BadInput:
             return False
 
-    found = [name for name, control in CONTROLS.items() if able(control)]
-    assert {"reinit", "random", "shuffle"} <= set(found)
+    found = [name for name, control in CONTROLS.items() if able(control)] if ticket.mask else []
+    assert {"reinit", "random", "shuffle"} <= set(found) or not ticket.mask
     return found
 
 
-@every_method_with_controls
+@every_method
 def test_replicates_differ_in_all_seeds(method: str) -> None:  # K9 K10
-    arms = ["ticket", *controls_of(method), *(other for other in METHODS if other != method)]
+    controls = controls_of(method)
+    arms = ["ticket", *controls, *(other for other in METHODS if other != method)]
     spec = {
         "replicates": 3,
         "arms": arms,
@@ -302,14 +298,13 @@ def test_replicates_differ_in_all_seeds(method: str) -> None:  # K9 K10
         "train.order_seed",
         "train.split_seed",
         "prune.score_seed",
-        "random.mask_seed",
-        "shuffle.mask_seed",
+        *(["random.mask_seed", "shuffle.mask_seed"] if controls else []),
     }
     for name in found[0]:
         assert len(set.union(*(seeds[name] for seeds in found))) == sum(len(seeds[name]) for seeds in found), name
 
 
-@every_method_with_controls
+@every_method
 def test_arms_of_a_replicate_share_data_order_and_split(method: str) -> None:  # K10 R12
     made = replicate(1, rewind="8it")
     ticket = search(method, number=1, rewind="8it")[2]
@@ -319,7 +314,7 @@ def test_arms_of_a_replicate_share_data_order_and_split(method: str) -> None:  #
     assert found["train.order_seed"] == {made.seed("order")} and found["train.split_seed"] == {made.seed("split")}
     # One draw of theta_0 for the ticket, one for each draw of the reinit arm, and one where masks come from elsewhere.
     drawn = found["init.init_seed"] - {made.seed("elsewhere")}
-    assert drawn == {made.seed("init"), made.seed("reinit 0"), made.seed("reinit 1")}
+    assert drawn == {made.seed(name) for name in ("init", *(["reinit 0", "reinit 1"] if controls else []))}
 
 
 def test_the_masks_of_the_random_arm_share_one_seed_and_the_shuffled_ones_do_not() -> None:
@@ -336,3 +331,60 @@ def test_the_masks_of_the_random_arm_share_one_seed_and_the_shuffled_ones_do_not
     random = seeds_of([CONTROLS["random"].make(made, ticket, 0, 0) for ticket in tickets])["random.mask_seed"]
     shuffled = seeds_of([CONTROLS["shuffle"].make(made, ticket, level, 0) for level, ticket in enumerate(tickets)])
     assert len(random) == 1 and len(shuffled["shuffle.mask_seed"]) == LEVELS
+
+
+# ---------------------------------------------------------------- without training weights
+
+
+SCORES = ["edge-popup", "supermask", "signed-supermask", "gem-miner"]
+
+
+@pytest.mark.parametrize("method", SCORES)
+def test_scores_are_trained_by_their_own_optimiser_on_weights_that_have_the_level_s_counts(method: str) -> None:
+    for level, run in enumerate(search(method)[1:], start=1):
+        assert run.recipe.dynamics is not None and run.recipe.dynamics.name == method
+        assert run.start == replicate().rewind_point() and run.optimizer_state == "fresh"
+        assert run.recipe.optimizer != replicate().recipe.optimizer and run.recipe.warmup == Step("0it")
+        assert mask_of(run).rounds == level and run.mask is None and not run.keeps_mask
+        assert run.recipe.length == replicate().recipe.length
+
+
+@pytest.mark.parametrize("method", SCORES)
+def test_what_is_chosen_of_a_method_that_trains_scores_is_in_its_keys(method: str) -> None:
+    choices: list[dict[str, Any]] = [
+        {},
+        {"weights": "initial"},
+        {"scope": "erk"},
+        {"scope": "global" if method != "gem-miner" else "layer"},
+        {"optimizer": {"name": "adam", "lr": 1e-2}},
+        {"schedule": {"name": "linear"}},
+    ]
+    more: dict[str, list[dict[str, Any]]] = {
+        "supermask": [{"begin": "level"}, {"begin": 0.4}, {"counted": True}, {"rescaled": True}],
+        "gem-miner": [{"every": "7it"}],
+    }
+    choices += more.get(method, [{"scaled": True}])
+    found = METHODS[method]
+    levels = [
+        list(found.search(replace(replicate(), options=found.options.model_validate(chosen)), 1))[1]
+        for chosen in choices
+    ]
+    assert len({run.key for run in levels}) == len(choices)
+
+
+def test_masks_that_scores_have_found_are_trained_where_that_is_asked_for() -> None:
+    spec = {
+        "replicates": 1,
+        "levels": 2,
+        "method": "edge-popup",
+        "search": {"retrain": True},
+        "arms": ["ticket", "reinit", "shuffle"],
+        "rewind": "8it",
+        "recipe": RECIPE,
+    }
+    rows = plan(Experiment(name="gems", spec=Spec.model_validate(spec))).rows
+    for row in rows:
+        if row.arm == "ticket":
+            assert row.run.recipe.dynamics is None and row.run.begin == 8
+            found = row.run.mask
+            assert isinstance(found, Train) and found.recipe.dynamics is not None and found.start == row.run.start

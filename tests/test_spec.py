@@ -443,6 +443,29 @@ def test_a_control_asks_nothing_of_a_method_that_keeps_trained_weights(write: Wr
     assert list(faults) == ["arms"] and "random" in faults["arms"].found
 
 
+@pytest.mark.parametrize("method", ["edge-popup", "supermask", "signed-supermask"])
+def test_what_trains_no_weights_has_no_rewind_step_and_no_penalty_of_weights(write: Write, method: str) -> None:
+    changes = "levels=1", "recipe.objective={name='l1', strength=1e-3}", "rewind=5it"
+    faults = faults_of(write(GOOD), f"arms=ticket,{method}", *changes)
+    assert faults.keys() == {f"arm.{method}.retrain", f"arm.{method}.objective"}
+    assert "5it" in faults[f"arm.{method}.retrain"].expected and "l1" in faults[f"arm.{method}.objective"].found
+    alone = faults_of(write(GOOD), f"method={method}", "arms=ticket,random,reinit", *changes)
+    assert alone.keys() == {"search.retrain", "search.objective", "arms"}
+    read(write(GOOD), [f"method={method}", "arms=ticket,random", "search={retrain=true}", "rewind=5it", "levels=1"])
+
+
+def test_scores_that_are_never_frozen_are_told_before_anything_is_trained(write: Write) -> None:
+    faults = faults_of(write(GOOD), "arms=ticket,gem-miner", "arm.gem-miner={every='5ep'}")
+    assert list(faults) == ["arm.gem-miner.every"] and "5ep" in faults["arm.gem-miner.every"].found
+    read(write(GOOD), ["arms=ticket,gem-miner"])
+    read(write(GOOD), ["arms=ticket,gem-miner", "arm.gem-miner={every='10it'}"])
+
+
+def test_scores_have_no_mask_of_nothing(write: Write) -> None:
+    faults = faults_of(write(GOOD), "method=edge-popup", "arms=ticket", "levels=1", "prune.output_rate=1.0")
+    assert list(faults) == ["search.rate"] and "no weight would multiply" in faults["search.rate"].todo
+
+
 def test_nesterov_needs_momentum(write: Write) -> None:
     faults = faults_of(write(GOOD), "recipe.optimizer={name='sgd', lr=0.1, nesterov=true}")
     assert list(faults) == ["recipe.optimizer.momentum"]

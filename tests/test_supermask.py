@@ -17,6 +17,7 @@ from tombola.dynamics.base import Dynamics, Setting, Timeline
 from tombola.dynamics.score_training import ScoreCourse
 from tombola.dynamics.supermasks import EdgePopup, GemMiner, SignedSupermask, Supermask, frozen_out
 from tombola.mask import Mask
+from tombola.models.layer import Layer
 from tombola.prune import lowest
 from tombola.steps import Step
 from tombola.supermask import highest, highest_of, signed_constant, signed_deviation
@@ -29,7 +30,7 @@ ALL: dict[str, Dynamics] = {
     "edge-popup, global": EdgePopup(scope="global"),
     "supermask": Supermask(),
     "supermask, rescaled": Supermask(rescaled=True, weights="initial"),
-    "supermask, counted": Supermask(counted=True, begin=None, scope="global"),
+    "supermask, counted": Supermask(counted=True, begin="level", scope="global"),
     "signed-supermask": SignedSupermask(),
     "gem-miner": GemMiner(every=Step("2it")),
     "gem-miner, layer": GemMiner(every=Step("2it"), scope="layer"),
@@ -71,7 +72,7 @@ def counts(model: nn.Module, density: float) -> Mask:
 def begun(dynamics: Dynamics, model: nn.Module, density: float = 0.3, seed: int = 3) -> ScoreCourse:
     """A course of it on a model."""
     inputs = {"target": counts(model, density)}
-    made = dynamics.course(Setting(model, prunable.full(model), Timeline(0, STEPS, 10), seed, inputs))
+    made = dynamics.course(Setting(model, prunable.full(model), Timeline(0, STEPS, STEPS, 10), seed, inputs))
     assert isinstance(made, ScoreCourse)
     return made
 
@@ -327,3 +328,13 @@ def test_signed_constants_have_the_deviation_that_they_say() -> None:
     assert torch.equal(signed_constant(drawn).sign(), drawn.sign())
     assert torch.allclose(signed_constant(drawn).abs(), torch.full_like(drawn, sqrt(2 / 180)))
     assert torch.allclose(signed_deviation(drawn).abs(), torch.full_like(drawn, float(drawn.std(correction=0))))
+
+
+def test_a_step_costs_two_ways_of_its_mask_and_the_gradients_of_all_open_scores() -> None:
+    model = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 5))
+    layers = {"0.weight": Layer("linear", 20, 10), "2.weight": Layer("output", 10, 5)}
+    inputs = {"target": counts(model, 0.1)}
+    setting = Setting(model, prunable.full(model), Timeline(0, 6, 6, 10), 3, inputs, layers, products=7)
+    popped = EdgePopup().course(setting)
+    popped.advance(torch.optim.SGD(model.parameters(), lr=0.1), 0)
+    assert popped.multiply_adds(0) == 2 * (20 + 5) + (200 + 50) + 3 * 7

@@ -58,6 +58,8 @@ class Objective(Value, ABC):
     year: ClassVar[int] = 0
     # Whether `torch.func.vmap` can go through `loss`: it asks no tensor for its numbers. Then a stack can do it.
     stacks: ClassVar[bool] = False
+    # Whether `loss` depends on weights in other ways than through what the network puts out.
+    sees_weights: ClassVar[bool] = False
 
     name: str
 
@@ -140,6 +142,7 @@ class L1(Objective):
     about = "Cross-entropy and strength times the sum of |theta_i| over the living weights"
     paper = "Regression Shrinkage and Selection via the Lasso (Tibshirani)"
     year = 1996
+    sees_weights = True
 
     name: Literal["l1"] = "l1"
     strength: Number = Field(gt=0)
@@ -168,6 +171,7 @@ class Slimming(Objective):
     about = "Cross-entropy and strength times the sum of |gamma| over the batch normalisations"
     paper = "Learning Efficient Convolutional Networks through Network Slimming (Liu et al.)"
     year = 2017
+    sees_weights = True
 
     name: Literal["slimming"] = "slimming"
     strength: Number = Field(gt=0)

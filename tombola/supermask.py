@@ -156,12 +156,12 @@ def by_fan_in(mask: Tensor) -> Tensor:
 
     The authors' code has fan_in (1 - |m| / n), which is the same at one half only.
     """
-    return (mask.numel() / mask.detach().abs().sum()).sqrt()
+    return (mask.numel() / mask.detach().abs().sum().clamp(min=1)).sqrt()
 
 
 def dynamically(mask: Tensor) -> Tensor:
     """n / |m|, dynamic weight rescaling; the gradient goes through it too (Zhou et al., 2019)."""
-    return mask.numel() / mask.sum()
+    return mask.numel() / mask.sum().clamp(min=1)
 
 
 def parametrise(model: nn.Module, scored: Mapping[str, Scored]) -> None:

@@ -100,6 +100,7 @@ class ScoreCourse(Course):
         self._open = {name: setting.mask[name].to(parameters[name].device) for name in names}
         self._step = setting.timeline.begin
         self._looked: dict[str, Tensor] = {}
+        self._took = 0  # multiply-adds of the last step
         supermask.parametrise(model, self._scored)
         self._move()
 
@@ -115,7 +116,7 @@ class ScoreCourse(Course):
         import torch
 
         optimizer.step()
-        self._step = step + 1
+        self._took, self._step = self._takes(), step + 1
         if self._rule.between:
             with torch.no_grad():
                 for each in self._scored.values():
@@ -180,7 +181,10 @@ class ScoreCourse(Course):
         return {"learned_density": float(sum(each.double().sum() for each in chances)) / self.setting.mask.total}
 
     def multiply_adds(self, step: int) -> int:
-        """2 f for the mask as it stands, forward and back to the inputs, and f for the gradients of all open scores."""
+        """2 f for the mask of the step, forward and back to the inputs, and f for the gradients of all open scores."""
+        return self._took
+
+    def _takes(self) -> int:
         hard = {name: int((each.hard != 0).sum()) for name, each in self._scored.items()}
         trained = {name: int(self._open[name].sum()) if name in self._open else 0 for name in self.setting.layers}
         return 2 * self.setting.forward(hard) + self.setting.forward(trained)

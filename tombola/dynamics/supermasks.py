@@ -6,7 +6,7 @@ gradient is taken through. Where the level leaves a count, exactly so many weigh
 
 from collections.abc import Callable
 from math import floor, prod, sqrt
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -103,7 +103,7 @@ class Supermask(Dynamics):
 
     Attributes:
         weights, scope: as in `EdgePopup`.
-        begin: the probability that all weights begin with, in (0, 1); None for the density that the level leaves.
+        begin: the probability that all weights begin with, in (0, 1); `level` for the density that the level leaves.
         counted: whether each step's draw leaves exactly the level's count, too.
         rescaled: dynamic weight rescaling: living weights are multiplied by n / |m|, the gradient too.
     """
@@ -115,7 +115,7 @@ class Supermask(Dynamics):
     name: Literal["supermask"] = "supermask"
     weights: Frozen = "signed-deviation"
     scope: Ranked = "layer"
-    begin: Number | None = Field(default=0.5, gt=0, lt=1)
+    begin: Annotated[Number, Field(gt=0, lt=1)] | Literal["level"] = 0.5
     counted: bool = False
     rescaled: bool = False
 
@@ -128,7 +128,7 @@ class Supermask(Dynamics):
         def each_by_itself(scores: "Tensor", kept: "Tensor") -> "Tensor":
             return scores > 0  # with logistic noise: with the probability sigmoid(s)
 
-        begin = self.begin or _density(setting)
+        begin = _density(setting) if self.begin == "level" else self.begin
 
         def constant(shape: tuple[int, ...], generator: "Generator") -> "Tensor":
             return torch.full(shape, begin).logit()
@@ -207,13 +207,13 @@ class GemMiner(Dynamics):
         return ScoreCourse(setting, rule, self.weights, self.scope, freezings)
 
     def steps(self, timeline: Timeline) -> list[int]:
-        """The steps after which scores are frozen.
+        """The steps after which scores are frozen: multiples of `every` within the recipe's length.
 
         Raises:
             BadInput: there are none before the end.
         """
         every = timeline.iterations(self.every)
-        steps = list(range(timeline.begin + every, timeline.until, every)) if every else []
+        steps = list(range((timeline.begin // every + 1) * every, timeline.length, every)) if every else []
         if not steps:
             raise _never(self.every, timeline)
         return steps
@@ -236,7 +236,7 @@ def frozen_out(sizes: "Groups", left: "Groups", steps: list[int]) -> "dict[int, 
 def _never(every: Step, timeline: Timeline) -> BadInput:
     return BadInput(
         where="gem-miner",
-        expected=f"a freezing or more between step {timeline.begin} and step {timeline.until}",
+        expected=f"a freezing or more between step {timeline.begin} and step {timeline.length}",
         found=f"one every {every}",
         todo="Name a smaller `every`, or train longer.",
     )

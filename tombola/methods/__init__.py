@@ -1,7 +1,16 @@
 """The search methods: each a generator of trainings, level by level, level 0 dense, in the file of its kind."""
 
 from tombola.method import Method
-from tombola.methods import at_initialisation, colt, early_bird, elsewhere, rewinding, signs, sparse_training
+from tombola.methods import (
+    at_initialisation,
+    colt,
+    early_bird,
+    elsewhere,
+    rewinding,
+    signs,
+    sparse_training,
+    supermasks,
+)
 
 METHODS: dict[str, Method] = {
     **rewinding.METHODS,
@@ -11,4 +20,5 @@ METHODS: dict[str, Method] = {
     **colt.METHODS,
     **sparse_training.METHODS,
     **signs.METHODS,
+    **supermasks.METHODS,
 }

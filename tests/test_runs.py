@@ -22,6 +22,7 @@ from tombola.lab.kinds import (
     DerivedWeights,
     Distance,
     EarlyBird,
+    Flips,
     FullMask,
     Init,
     InvertedMask,
@@ -74,6 +75,7 @@ DISTANCE = Distance(TRAIN, replace(TRAIN, order_seed=8), PRUNE)
 RATES = (("linear", 0.2), ("output", 0.1))
 EARLY = EarlyBird(NETWORK, INIT, Sample.of(TRAIN), 0, 40, "layer", RATES, (), None, 2, "layer", Settling(every="5it"))
 INVERTED = InvertedMask(**{name: getattr(PRUNE, name) for name in PRUNE.names}, like=PRUNE)
+FLIPS = Flips(TRAIN, INIT, PRUNE)
 LINE = Line(TRAIN, replace(TRAIN, order_seed=8), TRAIN.recipe, split_seed=1, points=30, examples=None)
 
 # For every field of every kind of run, another value. A field that is missing here fails a test below.
@@ -97,6 +99,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "dynamics_seed": 0,
     },
     DISTANCE: {"left": replace(TRAIN, order_seed=9), "right": replace(TRAIN, order_seed=7), "mask": RANDOM},
+    FLIPS: {"trained": replace(TRAIN, order_seed=9), "since": replace(INIT, init_seed=1), "mask": RANDOM},
     LINE: {
         "left": replace(TRAIN, order_seed=9),
         "right": replace(TRAIN, order_seed=7),

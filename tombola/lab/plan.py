@@ -57,8 +57,10 @@ def _planned(experiment: Experiment) -> _Planned:
             replicate = Replicate(spec, number, step, members)
             arm = members.arm("ticket", spec)
             tickets = trainings(arm, replicate.asking(arm))
-            rows += _rows(replicate, tickets)
-            questions += _questions(experiment, Series(replicate, tickets, members.controls))
+            own = list(_rows(replicate, tickets))
+            first = {(row.arm, row.level): row.run for row in own if not row.draw}
+            rows += own
+            questions += _questions(experiment, Series(replicate, tickets, members.controls, first))
     return rows, questions
 
 

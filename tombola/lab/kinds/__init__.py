@@ -3,6 +3,7 @@
 from tombola.lab.kinds.alignment import AlignedMask, Alignment
 from tombola.lab.kinds.distance import Distance
 from tombola.lab.kinds.early import EarlyBird
+from tombola.lab.kinds.flips import Flips
 from tombola.lab.kinds.init import Init
 from tombola.lab.kinds.inverted import InvertedMask
 from tombola.lab.kinds.line import Line
@@ -17,6 +18,7 @@ __all__ = [
     "DerivedWeights",
     "Distance",
     "EarlyBird",
+    "Flips",
     "FullMask",
     "Init",
     "InvertedMask",

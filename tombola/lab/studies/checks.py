@@ -8,7 +8,7 @@ from tombola.lab.fields import MOST
 from tombola.lab.studies.study import Setting
 
 
-def levels(study: str, given: Sequence[int], setting: Setting, least: int) -> Iterator[Fault]:
+def levels(study: str, given: Sequence[int], setting: Setting, least: int, of_trained: bool = False) -> Iterator[Fault]:
     """Levels that the experiment does not have, or that are no tickets.
 
     Args:
@@ -16,6 +16,7 @@ def levels(study: str, given: Sequence[int], setting: Setting, least: int) -> It
         given: the levels that it is asked at.
         setting: the experiment.
         least: the first level that it can be asked at: 0 where it is about the dense network too, else 1.
+        of_trained: whether it asks something of methods, too, that never go back to early weights.
     """
     most = setting.spec.levels
     if most < least:
@@ -25,7 +26,7 @@ def levels(study: str, given: Sequence[int], setting: Setting, least: int) -> It
         if not least <= level <= most:
             yield Fault(f"study.{study}.levels", f"levels from {least} to {most}, the spec's", str(level))
     yield from repeated(f"study.{study}.levels", "level", given)
-    if not setting.method.rewinds:
+    if not setting.method.rewinds and not of_trained:
         yield Fault(
             f"study.{study}", "a method that rewinds to early weights", repr(setting.method.name), "or no study"
         )

@@ -45,6 +45,8 @@ class ExperimentSpec(Protocol):
     @property
     def rewind(self) -> tuple[Step, ...]: ...
     @property
+    def arms(self) -> tuple[str, ...]: ...
+    @property
     def facts(self) -> Facts: ...
     def iterations(self, step: Step, /) -> int: ...
 
@@ -128,14 +130,21 @@ class TrainingPair:
 
 @dataclass(frozen=True)
 class Series:
-    """One replicate's tickets at one rewind step, level by level, the dense network first."""
+    """One replicate's tickets at one rewind step, level by level, the dense network first.
+
+    Attributes:
+        rows: of the table, by arm and level; of several draws the first one.
+    """
 
     replicate: StudyReplicate
     tickets: Sequence[Train]
     controls: Mapping[str, Control]
+    rows: Mapping[tuple[str, int], Train] = field(default_factory=dict)
 
     def training(self, arm: str, level: int) -> Train:
-        """The training of an arm at a level: of the ticket, of the dense network at level 0, of a control's draw 0."""
+        """The training of an arm at a level: of one of the table, of the ticket or the dense network, of a control."""
+        if (arm, level) in self.rows:
+            return self.rows[arm, level]
         ticket = self.tickets[level]
         return self.controls[arm].training(self.replicate, ticket, level, 0) if arm in self.controls else ticket
 

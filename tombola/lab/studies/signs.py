@@ -1,0 +1,150 @@
+"""Signs: how many of the surviving weights end with another sign than they began with, level by level, arm by arm?"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from tombola.charts import Figure, styled
+from tombola.errors import Fault
+from tombola.lab.fields import Levels
+from tombola.lab.kinds import Flips, Train
+from tombola.lab.runs import Run
+from tombola.lab.studies import checks
+from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, grouped, rewound
+from tombola.value import Value
+
+if TYPE_CHECKING:
+    from tombola.study.signs import Flipped
+
+BEGINNING, REWIND = "at initialisation", "at the rewind point"
+
+
+class SignsSpec(Value):
+    """How many weights end with another sign than they began with, level by level: `study.signs`.
+
+    Attributes:
+        arms: whose networks, the ticket first; those of the spec, of controls the first draw.
+    """
+
+    levels: Levels = Field(min_length=1)
+    arms: tuple[str, ...] = ("ticket",)
+
+
+def faults(table: SignsSpec, setting: Setting) -> Iterator[Fault]:
+    """What of the table the experiment cannot answer."""
+    yield from checks.levels("signs", table.levels, setting, least=1, of_trained=True)
+    yield from checks.repeated("study.signs.arms", "arm", table.arms)
+    for arm in table.arms:
+        if arm not in setting.spec.arms:
+            yield Fault("study.signs.arms", f"arms of the spec ({', '.join(setting.spec.arms)})", repr(arm))
+
+
+def questions(table: SignsSpec, series: Series) -> Iterator[Question]:
+    """Compare each network with what it began with, and with the weights of step k."""
+    replicate = series.replicate
+    for level in table.levels:
+        for arm in table.arms:
+            training = series.training(arm, level)
+            mask = training.mask if training.keeps_mask else training
+            for since, run in _beginnings(training, replicate.rewind_step):
+                if mask is not None:
+                    about = f"signs {since}"
+                    flips, where = Flips(training, run, mask), (replicate.number, level, replicate.rewind_step)
+                    yield Question("signs", arm, *where, flips, training, about)
+
+
+def _beginnings(training: Train, k: int) -> Iterator[tuple[str, Run]]:
+    """The weights that a training goes back to through all that it was started from, and those of step k on the way."""
+    run: Run = training
+    while isinstance(run, Train):
+        run = run.start
+        if k and isinstance(run, Train) and run.until == k:
+            yield REWIND, run
+    yield BEGINNING, run
+
+
+@dataclass(frozen=True)
+class SignsFinding(Finding):
+    """The shares of all arms at one level and rewind step, since the initialisation or since the rewind point."""
+
+    study: ClassVar[str] = "signs"
+    level: int
+    rewind: int
+    since: str
+    density: float
+    arms: "tuple[Flipped, ...]"
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{rewound(self.rewind)}{self.reason}"
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The fields; the reason stands for the sentence, as `rewind` is beside it."""
+        values = asdict(self)
+        reason = values.pop("reason")
+        return {**values, "sentence": reason}
+
+
+def findings(table: SignsSpec, evidence: Evidence) -> Iterator[SignsFinding]:
+    """The shares, wherever an arm has answers."""
+    from tombola.study.signs import flipped, sentence
+
+    groups = grouped(evidence.answers, lambda question: (question.level, question.rewind, question.part))
+    for (level, rewind, part), answers in groups.items():
+        shares: dict[str, dict[int, float]] = {}
+        for answer in answers:
+            asked, living = answer.question, max(answer.values["living"], 1)
+            shares.setdefault(asked.arm, {})[asked.replicate] = answer.values["flipped"] / living
+        since, density = part.removeprefix("signs "), mean(answer.density for answer in answers)
+        arms = flipped(shares, evidence.confidence)
+        yield SignsFinding(level, rewind, since, density, arms, sentence(density, since, arms))
+
+
+def figures(findings: Sequence[SignsFinding], marks: Marks) -> dict[str, Figure]:
+    """The shares against the density, one line for each arm."""
+    caption = "How many of the surviving weights end with another sign than they began with."
+    return {"signs": Figure(_lines(findings, marks), caption)}
+
+
+def _lines(findings: Sequence[SignsFinding], marks: Marks) -> dict[str, Any]:
+    import altair as alt
+
+    data: dict[str, list[dict[str, Any]]] = {}
+    for finding in findings:
+        name = f"than {finding.since}" + (f", k = {finding.rewind:,}" if finding.rewind else "")
+        data.setdefault(name, []).extend(
+            {"arm": each.arm, "density": 100 * finding.density, "share": 100 * each.share.mean} for each in finding.arms
+        )
+    arms = list(dict.fromkeys(record["arm"] for records in data.values() for record in records))
+    colours = alt.Scale(domain=arms, range=[marks[arm].colour for arm in arms])
+    charts = [
+        alt.Chart(alt.NamedData(name), title=name)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("density:Q", title="weights remaining (%)", scale=alt.Scale(type="log", reverse=True)),
+            y=alt.Y("share:Q", title="with another sign (%)"),
+            color=alt.Color("arm:N", sort=arms, title=None, scale=colours),
+        )
+        .properties(width=280, height=220)
+        for name in data
+    ]
+    return styled(alt.concat(*charts, columns=2), data)
+
+
+STUDY = Study(
+    name="signs",
+    table=SignsSpec,
+    questions=questions,
+    findings=findings,
+    figures=figures,
+    faults=faults,
+    about="How many of the surviving weights end with another sign than they began with?",
+    paper="[Masks, Signs, And Learning Rate Rewinding](https://arxiv.org/abs/2402.19262)",
+    year=2024,
+    example="study.signs.levels=5",
+)

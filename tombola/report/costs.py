@@ -13,7 +13,7 @@ from tombola.report.shown import arms_scale, few
 from tombola.study.front import Way, front
 
 PANELS, WIDTH, HEIGHT = 2, 270, 240  # side by side; of each, in pixels
-BESIDE = 0.03  # of a panel's width: how far apart points stand that cost the same
+BESIDE, BESIDE_EACH = 0.025, 3  # of a panel's width: how far apart points stand that cost the same; more are closer
 LETTER, LINE = 6.2, 13  # pixels that a letter takes at most, and a line of letters
 
 
@@ -26,7 +26,7 @@ def cost_figure(results: Results) -> Figure:
     levels = few(list(results.ways))
     names = list(dict.fromkeys(way.name for level in levels for way in results.ways[level]))
     costs = [way.cost for level in levels for way in results.ways[level]]
-    ends = min(costs) / 1.8, max(costs) * 1.25  # with room for names to the left
+    ends = min(costs) / 2, max(costs) * 1.25  # with room for names to the left
     datasets: dict[str, list[dict[str, Any]]] = {}
     panels = [_panel(results, level, ends, names, datasets) for level in levels]
     caption = (
@@ -48,7 +48,7 @@ def _panel(
     ways, best = results.ways[level], front(results.ways[level])
     step = (ends[1] / ends[0]) ** BESIDE
     points = [
-        _point(way, way.cost * step ** (place - (len(group) - 1) / 2))
+        _point(way, way.cost * step ** ((place - (len(group) - 1) / 2) / max(1, len(group) / BESIDE_EACH)))
         for group in _alike(ways, step)
         for place, way in enumerate(group)
     ]

@@ -15,6 +15,7 @@ from tombola.report.costs import cost_figure
 from tombola.report.shown import MANY, arms_scale, few, living
 
 PANELS = 3  # side by side
+ARMS = 9  # whose curves are shown, each in a panel
 NEAR = 1.05  # densities that differ by less are those of one level
 
 
@@ -62,9 +63,11 @@ def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[flo
     if results.ways:
         figures["cost"] = cost_figure(results)
     if len(rows[0].values["curve"]["test_step"]) > 2:  # beginning and end alone are no curve
+        series, shown = _series(rows), _best(_series(rows), results.accuracy)
+        some = f" of the {len(shown)} most accurate ones of the sparsest level" if len(shown) < len(series) else ""
         figures["curves"] = Figure(
-            _curves(rows),
-            "Test accuracy during training, mean over replicates, at a few densities; each panel is an arm.",
+            _curves(rows, shown),
+            f"Test accuracy during training, mean over replicates, at a few densities; each panel is an arm{some}.",
         )
     if survivors:
         step = f", rewound to step {min(result.row.rewind for result in rows):,}" if several else ""
@@ -123,12 +126,15 @@ def _points(rows: Sequence[Result], name: str, scale: float) -> list[dict[str, A
     return points
 
 
-def _density_axis(points: Sequence[dict[str, Any]]) -> alt.X:
-    densities = sorted({point["density"] for point in points}, reverse=True)
-    thin = [float(f"{density:.3g}") for density in densities[:: max(1, round(len(densities) / 9))]]
+def _density_axis(densities: Sequence[float], drawn: Sequence[float]) -> alt.X:
+    """The axis, with ticks at a few of the densities that there are, for points at those where they are drawn."""
+    apart: list[float] = []
+    for density in sorted(densities, reverse=True):
+        apart += [density] if not apart or apart[-1] / density > NEAR else []
+    thin = [float(f"{density:.3g}") for density in apart[:: max(1, round(len(apart) / 9))]]
     return alt.X(
         "density:Q",
-        scale=alt.Scale(type="log", reverse=True, domain=[min(densities) * 0.93, max(densities) * 1.07], nice=False),
+        scale=alt.Scale(type="log", reverse=True, domain=[min(drawn) * 0.93, max(drawn) * 1.07], nice=False),
         axis=alt.Axis(values=thin, format="~r", grid=True),
         title="weights remaining (%), log scale",
     )
@@ -138,11 +144,12 @@ def _against_density(
     rows: Sequence[Result], name: str, title: str, scale: float, marks: Mapping[str, Mark]
 ) -> VegaLiteSpec:
     points = _points(rows, name, scale)
-    arms, x = list(dict.fromkeys(point["arm"] for point in points)), _density_axis(points)
+    arms, densities = list(dict.fromkeys(point["arm"] for point in points)), [point["density"] for point in points]
     if many := len(arms) > MANY:  # the legend in the order of the lines' right ends, and points of a level side by side
         ends = {point["arm"]: point["value"] for point in points}  # those of the last level
         arms = sorted(arms, key=lambda arm: -ends[arm])
         _set_apart(points, arms)
+    x = _density_axis(densities, [point["density"] for point in points])
     channels = arms_scale(arms, marks)
     base = alt.Chart(alt.NamedData("points")).encode(x=x)
     y = alt.Scale(zero=False)
@@ -163,16 +170,27 @@ def _against_density(
 
 
 def _set_apart(points: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
-    """Move the points of a level apart, arm by arm, by a third of the way to the next level all together."""
+    """Move the points of a level apart, arm by arm, all together by a third of the way to the next level at most."""
     densities = sorted({point["density"] for point in points if point["level"]} | {100.0})
-    nearest = min((high / low for low, high in pairwise(densities) if high / low > NEAR), default=2.0)
+    nearest = min((high / low for low, high in pairwise(densities) if high / low > NEAR), default=1.5)
     for point in points:
         if point["level"]:
-            point["density"] *= nearest ** ((0.5 - arms.index(point["arm"]) / (len(arms) - 1)) / 3)
+            point["density"] *= min(nearest, 1.5) ** ((0.5 - arms.index(point["arm"]) / (len(arms) - 1)) / 3)
 
 
-def _curves(rows: Sequence[Result]) -> VegaLiteSpec:
-    arms, levels = _series(rows), few(living(rows))
+def _best(series: Mapping[str, list[Result]], name: str) -> dict[str, list[Result]]:
+    """The series whose curves are shown: the most accurate ones at the last level, where there are too many for all."""
+
+    def at_last(arm: str) -> float:
+        last = max(result.row.level for result in series[arm])
+        return mean(result.values[name] for result in series[arm] if result.row.level == last)
+
+    best = sorted(series, key=at_last, reverse=True)[:ARMS]
+    return {arm: group for arm, group in series.items() if arm in best}
+
+
+def _curves(rows: Sequence[Result], arms: Mapping[str, list[Result]]) -> VegaLiteSpec:
+    levels = few(living(rows))
     curves = {arm: [_curve(results, arm, level) for level in levels] for arm, results in arms.items()}
     records = [record for of_arm in curves.values() for curve in of_arm for record in curve]
     order = list(dict.fromkeys(record["density"] for record in records))

@@ -11,6 +11,7 @@ import torch
 
 from tombola import models, prunable
 from tombola.cli import main
+from tombola.errors import SpecError
 from tombola.lab.attempt import do
 from tombola.lab.executor import Resources
 from tombola.lab.kinds import Prune, Train
@@ -177,6 +178,14 @@ def test_every_choice_is_in_the_keys_of_the_masks_and_in_no_training(spec: Path)
         assert {run.key for run in changed}.isdisjoint({run.key for run in plain}), name
         assert [replace(run, mask=None) for run in changed] == [replace(run, mask=None) for run in plain], name
     assert of(rows_of(spec, "arm.part.retrain=true"), "part") == plain, "it is trained in full anyway"
+
+
+def test_densities_are_a_list_as_others_are(spec: Path) -> None:
+    for written, densities in (("0.5,0.25", (0.5, 0.25)), ("0.5", (0.5,)), ("[0.5, 0.25]", (0.5, 0.25))):
+        read_spec = read(str(spec), [f"densities={written}"]).spec
+        assert (read_spec.densities, read_spec.levels) == (densities, len(densities))
+    with pytest.raises(SpecError, match=r"densities\.1: expected a number, found 'half'"):
+        read(str(spec), ["densities=0.5,half"])
 
 
 # ---------------------------------------------------------------- colt

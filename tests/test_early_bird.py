@@ -284,7 +284,7 @@ def test_it_is_said_when_masks_had_settled_and_where_that_says_nothing() -> None
         ({"every": "40it", "length": "199it"}, "search.every: expected 5 masks before the end of the search, 199it"),
         ({"every": "1ep"}, ""),
         ({"every": "0it"}, "search.every: expected at least one step"),
-        ({"every": "5it", "score": "random"}, "search.score: expected 'magnitude', by which it is pruned early"),
+        ({"every": "5it", "score": "random"}, "search.score: expected no such choice of early-bird"),
         ({"every": "5it", "remembered": 1}, "search.remembered: "),
         ({"every": "5it", "within": 1.5}, "search.within: "),
         ({"every": "5it", "by": "filter"}, "search.by: "),

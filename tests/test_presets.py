@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tombola.early_bird import Settling
 from tombola.lab import presets
 from tombola.lab.attempt import do
 from tombola.lab.plan import Plan, missing, plan
@@ -87,20 +88,31 @@ def test_a_preset_says_what_it_is_and_plans(name: str) -> None:  # K15
     assert rows_of(wanted) == {"dense": searches} | expected
 
 
+def searches_made_small(name: str) -> list[str]:
+    """What makes the searches of a preset as small as the experiment: one level, and all of its data and length."""
+    experiment = read(name)
+    arms = [experiment.members.arm(arm, experiment.spec) for arm in experiment.spec.arms]
+    given = [(arm.name, field) for arm in arms for field in arm.options.model_fields_set & {"data", "length"}]
+    early = [arm.name for arm in arms if isinstance(arm.options, Settling)]
+    settling = [f"arm.{arm}.{field}" for arm in early for field in ("every=1it", "remembered=2")]
+    return ["densities=0.5", *(f"arm.{arm}.{field}=none" for arm, field in given), *settling]
+
+
 @every_preset
 def test_a_preset_runs_from_end_to_end_when_made_small(name: str, tmp_path: Path) -> None:
     small = ["recipe.data=digits", "recipe.model=lenet-20-10", "recipe.length=8it", "recipe.batch=50"]
     small += ["recipe.schedule=none", "recipe.warmup=none", "recipe.augment=none", "recipe.precision=none"]
     small += ["recipe.init=none"] if "pretrained" in name else []
-    small += ["prune.keep=none", "rewind=0it", "study=none", "replicates=2", "levels=2"]
-    wanted = plan(read(name, [*small, "evaluate.every=4it", "evaluate.test_every=8it"]))
+    small += ["prune.keep=none", "rewind=0it", "study=none", "replicates=2", "evaluate.every=4it"]
+    small += searches_made_small(name) if read(name).spec.densities else ["levels=2"]
+    wanted = plan(read(name, [*small, "evaluate.test_every=8it"]))
     store = Store(tmp_path / "store").open()
     worker = Worker(store, None)
     for run in wanted.runs:
         assert do(run, worker, lambda *seen: None) == ("stored",)
     found = results(wanted, store)
     assert missing(wanted, store) == [] and len(found.table) == len(wanted.rows)
-    assert len(found.verdicts) == 2
+    assert len(found.verdicts) == wanted.experiment.spec.levels
 
 
 @pytest.mark.parametrize("name", ["lenet-mnist", "lenet-mnist-quick", "lenet-mnist-oneshot", "lenet-mnist-strategies"])

@@ -22,4 +22,14 @@ def numbers(value: Any) -> Any:
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def fractions(value: Any) -> Any:
+    """The same of numbers with a point in them: `--set densities=0.2,0.05`."""
+    if isinstance(value, str):
+        try:
+            return [float(part) for part in value.split(",")]
+        except ValueError:
+            return listed(value)
+    return listed(value)
+
+
 Levels = Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], BeforeValidator(numbers)]

@@ -28,7 +28,7 @@ from tombola.engine import Choice
 from tombola.engine.machine import Device
 from tombola.lab import presets
 from tombola.lab.extension import Extension
-from tombola.lab.fields import MOST, listed
+from tombola.lab.fields import MOST, fractions, listed
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.studies import study_table
 from tombola.method import Method, SearchOptions
@@ -205,7 +205,7 @@ def _arm_spec(table: Any, info: ValidationInfo) -> Any:
 
 def _levels_of_densities(table: Any) -> Any:
     """As many levels as densities, where these are given."""
-    densities = table.get("densities") if isinstance(table, dict) else None
+    densities = fractions(table.get("densities")) if isinstance(table, dict) else None
     if not densities or not isinstance(densities, list | tuple) or "levels" in table:
         return table
     return {**table, "levels": len(densities)}
@@ -217,7 +217,7 @@ class Spec(Value):
     about: str = ""
     replicates: Count = Field(default=3, ge=1, le=MOST)
     levels: Count = Field(default=20, ge=0, le=MOST)
-    densities: Annotated[tuple[Annotated[Number, Field(gt=0, lt=1)], ...], BeforeValidator(listed)] = ()
+    densities: Annotated[tuple[Annotated[Number, Field(gt=0, lt=1)], ...], BeforeValidator(fractions)] = ()
     arm: Annotated[dict[str, Annotated[ArmSpec, BeforeValidator(_arm_spec)]], BeforeValidator(_named_arms)] = Field(
         default={}
     )

@@ -1,7 +1,7 @@
 """Methods that draw a mask early: as soon as what pruning would leave no longer changes while the network trains."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -24,12 +24,13 @@ class EarlyBirdOptions(SearchOptions, Settling):
             channels that do little fade out; None for the recipe's loss.
     """
 
+    by_rounds: ClassVar[bool] = False
+    ignored: ClassVar[frozenset[str]] = frozenset({"score", "rate"})
+
     slimming: Number | None = Field(default=None, gt=0)
 
     def faults(self, spec: Any) -> Iterable[Fault]:
         """A training that ends before a mask can have settled; ways to prune that this method does not have."""
-        if self.score not in (None, "magnitude"):
-            yield Fault("score", "'magnitude', by which it is pruned early", repr(self.score))
         if not SCOPES.get(scope := self.scope or spec.prune.scope, SCOPES["layer"]).shares:
             yield Fault("scope", "one in which a whole network can be pruned at once", repr(scope), "layer or global")
         if self.slimming is not None and spec.recipe.objective:

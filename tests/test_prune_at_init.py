@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +134,66 @@ def test_a_search_trains_under_the_mask() -> None:
             optimizer.step()
     assert all(not bool(model.get_parameter(name)[~alive].any()) for name, alive in living.items())
     assert search.mask(0) == living
+
+
+def searched(score: str, steps: int, **options: Any) -> tuple[Search, nn.Module]:
+    """A search whose loop takes so many steps, and its model as it was at the beginning."""
+    model, beginning = network(), network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    search = Search(model, optimizer, score=score, batches=BATCHES, **options)
+    for _ in search:
+        for step in range(steps):
+            inputs, labels = BATCHES[step % 2]
+            optimizer.zero_grad()
+            functional.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+    return search, beginning
+
+
+@pytest.mark.parametrize("score", ["magnitude", "snip", "grasp", "synflow", "prospr", "large-init"])
+def test_a_search_prunes_at_initialisation(score: str) -> None:
+    """The same mask, with the dense network beside it as level 0, however long that was trained."""
+    for steps in (3, 4):
+        search, beginning = searched(score, steps, levels=1, rate=0.7, scope="global", score_at="rewind")
+        assert search.mask(1) == prune_at_init(beginning, score, 0.3, BATCHES)
+        assert search.mask(0).density == 1
+    after, _ = searched(score, 4, levels=1, rate=0.7, scope="global")
+    assert (after.mask(1) == search.mask(1)) == (score == "large-init")
+
+
+@pytest.mark.parametrize("score", ["snip", "synflow", "magnitude"])
+def test_a_search_prunes_at_step_k(score: str) -> None:
+    """By the weights and running statistics of step k under the level's mask, in a second round too."""
+    search, beginning = searched(score, 6, levels=2, rate=0.4, scope="global", rewind="3it", score_at="rewind")
+    early = network()
+    weights.put(early, search._rewinding().moment.left["weights"])
+    assert not weights.equal(weights.of(early), weights.of(beginning))
+    first = prune_at_init(early, score, 0.6, BATCHES)
+    assert search.mask(1) == first and search.mask(2).alive == first.alive - int(0.4 * first.alive + 0.5)
+    if score == "snip":
+        weights.put(early, search.ticket(1).weights)
+        values = saliency.snip(Scored(early, weights.of(early), first, BATCHES))
+        gone = torch.cat([values[name][first[name] & ~alive] for name, alive in search.mask(2).items()])
+        kept = torch.cat([values[name][alive] for name, alive in search.mask(2).items()])
+        assert gone.max() <= kept.min()
+
+
+def test_at_step_k_a_weight_has_moved_since_the_beginning() -> None:
+    search, beginning = searched("movement", 6, levels=1, rate=0.4, scope="global", rewind="3it", score_at="rewind")
+    before, after = weights.of(beginning), search.ticket(0).weights
+    moved = {name: (after[name] - before[name]).abs() for name in search.mask(0)}
+    least = torch.cat([each.flatten() for each in moved.values()]).sort().values[84]
+    assert all(torch.equal(alive, moved[name] >= least) for name, alive in search.mask(1).items())
+
+
+def test_when_a_score_sees_the_network_is_kept_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "search.safetensors"
+    search, _ = searched("snip", 2, levels=1, rate=0.7, score_at="rewind", path=path)
+    model = network()
+    again = Search.resume(path, model, torch.optim.SGD(model.parameters(), 0.1, 0.9), score="snip", batches=BATCHES)
+    assert again.mask(1) == search.mask(1) and again._options.score_at == "rewind"
+    with pytest.raises(BadInput, match="score_at: expected 'end' or 'rewind', found 'start'"):
+        searched("snip", 1, levels=1, score_at="start")
 
 
 def test_what_is_named_stays_dense_and_a_loss_may_be_of_anything() -> None:

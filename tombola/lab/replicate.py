@@ -181,6 +181,7 @@ class Replicate:
         """A round of pruning of `weights`, whose score sees the batches of the training `seen`."""
         prune, score = self.spec.prune, self.members.scores[scoring.score]
         examples = scoring.seen(self.spec.facts.classes, self.recipe.batch)
+        began = weights.start if isinstance(weights, Train) else weights
         return Prune(
             self.network,
             weights,
@@ -196,7 +197,7 @@ class Replicate:
             code=score.code,
             sample=Sample.of(seen, examples) if score.sees_batches else None,
             further=seen.further if score.sees_batches else None,
-            initial=seen.start if score.sees_initial else None,
+            initial=began if score.sees_initial else None,
         )
 
     def settled(self, training: Train, level: int, rule: Settling) -> EarlyBird:

@@ -79,6 +79,9 @@ class Search:
         epoch_iterations: optimiser steps in one epoch, for a `rewind` in epochs.
         path: a file to save the search to at the end of each level, for `resume`.
         score_seed: what `score` is given to draw from.
+        score_at: when `score` sees the network: at the `end` of a level's training, or as it was at the `rewind` point,
+            at initialisation where that is 0. Then a ticket's mask asks for no training but its k steps, and level 0 is
+            what it is compared to.
         replay: False for a loop that starts by itself at `level.begin`, which saves the replay.
         mask: what is alive in level 0; None is all that may be pruned. The network under it is then what tickets are
             compared to, where otherwise the dense one is. Weights that it does not name stay dense and uncounted.
@@ -125,6 +128,7 @@ class Search:
         epoch_iterations: int | None = None,
         path: str | Path | None = None,
         score_seed: int = 0,
+        score_at: str = "end",
         replay: bool = True,
         mask: Mask | None = None,
         batches: Iterable[Any] | None = None,
@@ -135,7 +139,7 @@ class Search:
             {
                 "levels": levels, "rate": rate, "rewind": rewind, "epoch_iterations": epoch_iterations, "scope": scope,
                 "keep": keep, "prune": prune, "stacks": stacks, "score": score, "score_seed": score_seed,
-                "replay": replay, "round": round, "batches": batches,
+                "score_at": score_at, "replay": replay, "round": round, "batches": batches,
             }
         )  # fmt: skip
         self._examples = Examples(batches, loss)
@@ -212,7 +216,7 @@ class Search:
         search = Search(
             model, optimizer, scheduler=scheduler, also=also, mask=begun, batches=batches, loss=loss,
             levels=asked.levels, round=asked.round, rewind=f"{asked.rewind}it", score_seed=asked.score_seed,
-            replay=asked.replay,
+            score_at=asked.score_at, replay=asked.replay,
         )  # fmt: skip
         finished = len(progress.trained) > search._options.levels
         for what, found in search._about.items():
@@ -431,11 +435,24 @@ class Search:
     def _pruned(self, trained: Weights, living: Mask) -> Mask:
         loop, round = self._loop, self._options.round
         kinds, ties = prunable(loop.model, round.include), weights.ties(loop.model)
-        initial = self._rewinding().moment.left["weights"]
-        scores = ranked(round.score, loop, trained, initial, living, self._options.score_seed, self._examples)
+        early = self._options.score_at == "rewind"
+        scores = ranked(round.score, loop, self._scored(self._early(living) if early else trained, living), early)
         following = round.next(living, scores, kinds, ties)
         distributed.agree(_digest(mask_codec.pack(following)), "the mask of the next level")
         return following
+
+    def _scored(self, seen: Weights, living: Mask) -> score.Scored:
+        """What the score sees: these weights, and those with which the training began that has led to them."""
+        model, options, way = self._loop.model, self._options, self._rewinding()
+        batches = self._examples.on(model) if options.round.score.sees_batches else ()
+        began = way.start if options.score_at == "rewind" else way.moment
+        loss = self._examples.loss
+        return score.Scored(model, seen, living, batches, options.score_seed, loss, began.left["weights"])
+
+    def _early(self, living: Mask) -> dict[str, Tensor]:
+        """m ⊙ theta_k, and all else that the model's state_dict holds at step k."""
+        early = mask.apply(self._rewinding().moment.left["weights"], living)
+        return {name: early[self._about["tied"].get(name, name)] for name in early}
 
     def _save(self) -> None:
         if self._path is None:
@@ -559,8 +576,7 @@ class Search:
             **{name: asked[name] for name in (*count, "scope")},
             "key": _digest(rewind.left["weights"])[:20],
         }
-        early = mask.apply(rewind.left["weights"], living)
-        return Ticket(living, {name: early[self._about["tied"].get(name, name)] for name in early}, origin)
+        return Ticket(living, self._early(living), origin)
 
     def _known(self, level: int, number: int, which: str) -> None:
         if type(level) is not int or not 0 <= level < number:

@@ -34,7 +34,7 @@ def options(given: Mapping[str, Any]) -> Options:
     """
     k = iterations(given["rewind"], given["epoch_iterations"])
     lasting(given["batches"])
-    return Options(given["levels"], round_of(given), k, given["score_seed"], given["replay"])
+    return Options(given["levels"], round_of(given), k, given["score_seed"], given["replay"], given["score_at"])
 
 
 def lasting(batches: Iterable[Any] | None) -> Iterable[Any] | None:

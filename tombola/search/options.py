@@ -9,7 +9,7 @@ from tombola.pruning import SCOPES, Round
 from tombola.score import MAGNITUDE, Score
 from tombola.steps import Step
 
-_LATER = ("prune", "stacks", "n", "m")  # what older searches lack is absent where it is empty
+_LATER = ("prune", "stacks", "n", "m", "score_at")  # what older searches lack is absent where it is empty
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Options:
         rewind: k, in optimiser steps.
         score_seed: what the score is given to draw from.
         replay: whether the loop starts from its own beginning at every level.
+        score_at: when the score sees the network: at the `end` of a level, or at its `rewind` point.
     """
 
     levels: int
@@ -29,10 +30,14 @@ class Options:
     rewind: int
     score_seed: int = 0
     replay: bool = True
+    score_at: str = "end"
 
     def __post_init__(self) -> None:
         if type(self.levels) is not int or self.levels < 0:
             raise _no_levels(self.levels, "a whole number, 0 or more", "10 prunes ten times.")
+        if self.score_at not in ("end", "rewind"):
+            todo = "'rewind' prunes by the weights of step k, at initialisation with rewind='0it'."
+            raise BadInput(where="score_at", expected="'end' or 'rewind'", found=repr(self.score_at), todo=todo)
         if self.levels > 1 and SCOPES[self.round.scope].once:
             expected = f"0 or 1 in the scope {self.round.scope!r}, where a second round removes nothing more"
             raise _no_levels(self.levels, expected, "levels=1 prunes once.")
@@ -55,6 +60,7 @@ class Options:
             "stacks": list(round.stacks),
             "n": round.n,
             "m": round.m,
+            "score_at": None if self.score_at == "end" else self.score_at,
         }
         return {name: value for name, value in values.items() if name not in _LATER or value not in ([], None)}
 
@@ -72,7 +78,9 @@ class Options:
             score=score,
         )
         k = Step(values["rewind"]).iterations(1)
-        return Options(values["levels"], round, k, values["score_seed"], values["replay"])
+        return Options(
+            values["levels"], round, k, values["score_seed"], values["replay"], values.get("score_at", "end")
+        )
 
     @property
     def asks_for_output(self) -> bool:

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tombola.mask import Mask
+from tombola import weights
 from tombola.score import Batch, Score, Scored, cross_entropy, scores
 from tombola.search.state import Loop
-from tombola.weights import Weights
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -64,28 +63,28 @@ def apart(model: nn.Module) -> nn.Module:
     return copy
 
 
-def ranked(
-    score: Score, loop: Loop, trained: Weights, initial: Weights, living: Mask, score_seed: int, examples: Examples
-) -> Mapping[str, Tensor]:
-    """Return the scores of the weights that `living` names, of the network as it is at the end of its level.
-
-    Args:
-        trained, initial: the weights at the end of the level, and those at its beginning, at step k.
+def ranked(score: Score, loop: Loop, scored: Scored, early: bool = False) -> Mapping[str, Tensor]:
+    """Return the scores of the weights of a loop's network at the end of a level, or as they were before.
 
     A score that sees batches is given a copy of the model, of which it may change everything; what it draws from
-    torch, NumPy and random is decided by `score_seed`, and is not missing in the loop.
+    torch, NumPy and random is decided by the seed, and is not missing in the loop.
+
+    Args:
+        scored: what the score sees, of the loop's own model.
+        early: whether its weights are not those that the model has now.
 
     Raises:
         BadInput: it gives no number for a weight, or one that cannot be compared.
     """
+    if early or score.sees_batches:
+        scored = replace(scored, model=apart(loop.model))
+        weights.put(scored.model, scored.weights)
     if not score.sees_batches:
-        seen = Scored(loop.model, trained, living, seed=score_seed, loss=examples.loss, initial=initial)
-        return scores(score, seen)
-    model, random = apart(loop.model), loop.random()
+        return scores(score, scored)
+    random = loop.random()
     try:
-        loop.seed(score_seed)
+        loop.seed(scored.seed)
         with torch.enable_grad():
-            seen = Scored(model, trained, living, examples.on(model), score_seed, examples.loss, initial)
-            return scores(score, seen)
+            return scores(score, scored)
     finally:
         loop.put_random(random)

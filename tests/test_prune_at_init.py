@@ -136,11 +136,11 @@ def test_a_search_trains_under_the_mask() -> None:
     assert search.mask(0) == living
 
 
-def searched(score: str, steps: int, **options: Any) -> tuple[Search, nn.Module]:
+def searched(score: Any, steps: int, **options: Any) -> tuple[Search, nn.Module]:
     """A search whose loop takes so many steps, and its model as it was at the beginning."""
     model, beginning = network(), network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    search = Search(model, optimizer, score=score, batches=BATCHES, **options)
+    search = Search(model, optimizer, score=score, **{"batches": BATCHES} | options)
     for _ in search:
         for step in range(steps):
             inputs, labels = BATCHES[step % 2]
@@ -184,6 +184,15 @@ def test_at_step_k_a_weight_has_moved_since_the_beginning() -> None:
     moved = {name: (after[name] - before[name]).abs() for name in search.mask(0)}
     least = torch.cat([each.flatten() for each in moved.values()]).sort().values[84]
     assert all(torch.equal(alive, moved[name] >= least) for name, alive in search.mask(1).items())
+
+
+def test_without_batches_a_score_is_shown_the_early_network_too() -> None:
+    def of_the_model(scored: Scored) -> dict[str, Tensor]:
+        return {name: scored.model.get_parameter(name).detach().abs() for name in scored.mask}
+
+    how: dict[str, Any] = {"levels": 1, "rate": 0.7, "scope": "global", "score_at": "rewind", "batches": None}
+    search, beginning = searched(of_the_model, 3, **how)
+    assert search.mask(1) == prune_at_init(beginning, "magnitude", 0.3)
 
 
 def test_when_a_score_sees_the_network_is_kept_and_checked(tmp_path: Path) -> None:

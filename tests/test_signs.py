@@ -148,6 +148,16 @@ def test_sign_in_trains_the_masks_of_a_method_at_initialisation(masks: str) -> N
         assert ours == replace(theirs, recipe=recipe, dynamics_seed=ours.dynamics_seed)
 
 
+def test_sign_in_goes_on_with_the_optimizer_of_what_is_no_product(tmp_path: Path) -> None:
+    changes = ["levels=1", "recipe.length=24it", "evaluate.every=12it", "rewind=6it", "carry_optimizer=true"]
+    wanted = plan(
+        read("digits-lenet", ["replicates=1", *changes, "recipe.model=lenet-20-10", "method=sign-in", "arms=ticket"])
+    )
+    worker = Worker(Store(tmp_path / "store").open(), None)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *_: None) == ("stored",)
+
+
 def test_sign_in_with_masks_of_no_method_at_initialisation_is_refused() -> None:
     with pytest.raises(BadInput, match="Input should be one of random-uniform"):
         read("digits-lenet", ["method=sign-in", "search.masks=iterative"])

@@ -12,9 +12,10 @@ from tombola.value import Number, StepField
 class SignIn(Dynamics):
     """theta = m ⊙ w: both are trained, from m^2 - w^2 = beta on, and brought back to that again and again.
 
-    A weight between 0 and either side moves by dL/dtheta (m^2 + w^2), with m^2 + w^2 = sqrt(beta^2 + 4 theta^2): never
-    slower than by beta, so that it can cross 0. Without mask m and w all weights that may be pruned are such products;
-    their factors are merged at the end, and the optimiser's weight decay is that of the factors.
+    A small step along the gradients of both moves theta by dL/dtheta (m^2 + w^2), and m^2 + w^2 = sqrt(beta^2 +
+    4 theta^2) where they are balanced: never less than by beta, so that a weight can cross 0. All weights that may be
+    pruned are such products, and the factors are merged at the end. The optimiser's weight decay is that of factors;
+    of its state that is carried over, theirs is left behind.
 
     Sign-In to the Lottery (Gadhikar, Jacobs, Zhou & Burkholz, 2025).
 

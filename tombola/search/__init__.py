@@ -510,7 +510,8 @@ class Search:
                 `metric`, and `validation_loss` at the same steps where there is an early stop to be found; where
                 not every arm has two such steps, the metric is that at the end.
             controls: `reinit`: the mask on newly drawn weights; `random`: a random mask with the same layer-wise
-                counts; `shuffle`: the mask shuffled in each layer; or a `tombola.controls.Control` of your own.
+                counts; `shuffle`: the mask shuffled in each layer; others of `tombola.controls.CONTROLS`, or a
+                `Control` of your own.
             build: makes the model anew, with weights newly drawn; for `reinit`, and others that start elsewhere.
             metric: the name under which `level.report` gets what is judged.
             higher_is_better: which way is better; known of `accuracy` and of what is called a loss, else to be stated.

@@ -97,7 +97,8 @@ def test_no_dead_weight_is_anything_but_zero(method: str, finished: Any) -> None
 def test_one_worker_and_two_find_the_same_masks_side_by_side(tmp_path: Path) -> None:
     """All methods as arms of one experiment, by the command that people type."""
     others = [name for name in METHODS if name != "iterative"]
-    made = planned("iterative", arms=["ticket", *others])
+    tables = {name: {"every": "4it"} for name in METHODS if "early-bird" in name}  # the training is short
+    made = planned("iterative", arms=["ticket", *others], arm=tables)
     lines = [
         f"arms = {json.dumps(['ticket', *others])}",
         f"densities = {DENSITIES}",
@@ -115,6 +116,7 @@ def test_one_worker_and_two_find_the_same_masks_side_by_side(tmp_path: Path) -> 
     ]
     lines += [f"{name} = {json.dumps(value)}" for name, value in RECIPE.items() if name != "optimizer"]
     lines += ['optimizer = {name = "sgd", lr = 0.1, momentum = 0.9, weight_decay = 1e-4}']
+    lines += [f'[arm.{name}]\nevery = "4it"' for name in tables]
     (tmp_path / "all.toml").write_text("\n".join(lines))
     masks: list[dict[str, Any]] = []
     for workers in (1, 2):
@@ -126,3 +128,58 @@ def test_one_worker_and_two_find_the_same_masks_side_by_side(tmp_path: Path) -> 
             {key: mask and {name: alive.tolist() for name, alive in mask.items()} for key, mask in found.items()}
         )
     assert masks[0] == masks[1] and len(made.rows) == 1 + 2 * len(METHODS)
+
+
+# Another value of every choice that a method has of its own, and of those that all have.
+OTHER: dict[str, Any] = {
+    "aws": False,
+    "begin": "3it",
+    "beta": 2.0,
+    "by": "channel",
+    "curve": "linear",
+    "decay": "cosine",
+    "distance": "chance",
+    "end": "12it",
+    "every": "2it",
+    "examples": 7,
+    "fraction": 0.2,
+    "iterations": 3,
+    "length": "20it",
+    "masks": "random-uniform",
+    "rate": 0.3,
+    "remembered": 3,
+    "scope": "layer",
+    "score": "gradient",
+    "slimming": 1e-4,
+    "split": "examples",
+    "within": 0.3,
+}
+# In whole numbers of steps; and what is the default of some methods.
+OTHERWISE: dict[tuple[str, str], Any] = {
+    **{(name, "every"): 3 for name in ("gradual", "set", "rigl")},
+    **{(name, "scope"): "global" for name in METHODS if METHODS[name].options.by_rounds or name == "random-uniform"},
+    **{(name, "scope"): "global" for name in ("gradual", "early-bird", "early-bird-continued")},
+    **{(name, "score"): "magnitude" for name in ("set", "rigl")},
+    ("colt", "score"): "random",
+    ("rigl", "decay"): "constant",
+}
+COMMON = ("data", "batch", "precision", "lr", "retrain")  # of the search, whatever the method
+CHOICES = [
+    (name, choice)
+    for name, method in METHODS.items()
+    for choice in method.options.model_fields
+    if choice not in {*method.options.ignored, *COMMON}
+]
+
+
+@pytest.mark.parametrize(("method", "choice"), CHOICES)
+def test_every_choice_is_in_the_keys(method: str, choice: str) -> None:  # S9 K8
+    value = OTHERWISE.get((method, choice), OTHER.get(choice))
+    assert value is not None, f"a value of {choice}, which {method} lets one choose"
+    before, after = (
+        {row.run.key for row in planned(method, search=search).rows if row.level} for search in ({}, {choice: value})
+    )
+    # What is drawn, or read off the initial weights, is the same however long one trains, on however many examples;
+    # and LeNet has no normalisation, which AWS would soften.
+    same = choice == "length" and ("random" in method or method == "magnitude-init")
+    assert (before == after) == (same or (method, choice) in (("sign-in", "examples"), ("winning-sign", "aws")))

@@ -18,6 +18,13 @@ from tombola.replicate import MethodReplicate, T
 from tombola.value import Count
 
 
+class AtOnceOptions(SearchOptions):
+    """What methods let one choose that prune at once, and by a score of their own: where weights are ranked."""
+
+    by_rounds: ClassVar[bool] = False
+    ignored: ClassVar[frozenset[str]] = frozenset({"rate", "score"})
+
+
 class ScoringOptions(SearchOptions):
     """What methods let one choose that score a network which is not trained.
 
@@ -50,7 +57,8 @@ def chosen(scoring: Scoring, options: Any) -> Scoring:
 
 def _method(name: str, scoring: Scoring, about: str, paper: str, year: int, mark: Mark | None = None) -> Method:
     search = partial(at_initialisation, scoring=scoring)
-    return Method(name, search, about, paper, year, options=ScoringOptions, mark=mark)
+    sees = scoring.per_class or scoring.batches or scoring.examples
+    return Method(name, search, about, paper, year, options=ScoringOptions if sees else AtOnceOptions, mark=mark)
 
 
 _MISSING = "[Pruning Neural Networks at Initialization](https://arxiv.org/abs/2009.08576)"

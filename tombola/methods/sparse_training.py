@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -24,6 +25,9 @@ class GradualOptions(SearchOptions):
         curve: `cubic` or `linear`.
     """
 
+    by_rounds: ClassVar[bool] = False
+    ignored: ClassVar[frozenset[str]] = frozenset({"rate", "score"})
+
     begin: StepField | None = None
     end: StepField | None = None
     every: Count | None = Field(default=None, gt=0)
@@ -41,6 +45,9 @@ class RewiringOptions(SearchOptions):
         every: steps between two moves.
         end: when the mask settles; three quarters of the training where it is None.
     """
+
+    by_rounds: ClassVar[bool] = False
+    ignored: ClassVar[frozenset[str]] = frozenset({"rate"})
 
     fraction: Number | None = Field(default=None, ge=0, lt=1)
     decay: Decay | None = None

@@ -1,6 +1,7 @@
 """Dynamics: masks that move, and weights that are made of others, while a network trains."""
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -18,12 +19,14 @@ from tombola.cli import main
 from tombola.data import Batches
 from tombola.dynamics import DYNAMICS, Course, Dynamics, Setting, Timeline
 from tombola.dynamics.gradual import Gradual
+from tombola.dynamics.rewiring import SET
 from tombola.engine.reference.moving import Moving
 from tombola.engine.training import Start
 from tombola.errors import BadInput, SpecError
 from tombola.lab import recorder
 from tombola.lab.attempt import do
 from tombola.lab.kinds import Init, Prune, Train
+from tombola.lab.plan import plan
 from tombola.lab.runs import Network, Outcome, Run, ancestry
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
@@ -337,6 +340,16 @@ def test_where_nothing_moves_it_is_the_training_of_a_static_mask_bit_for_bit(
     assert weights.equal(store.weights(moving), store.weights(static))
 
 
+def test_layers_are_in_the_models_order_whatever_a_file_has(tmp_path: Path) -> None:
+    """What is drawn, and which of equal weights goes, depends on it: after a checkpoint it is as before."""
+    model = nn.Sequential(OrderedDict(z=nn.Linear(3, 2), a=nn.Linear(2, 2)))
+    full = prunable.full(model)
+    course = SET().course(Setting(model, Mask({name: full[name] for name in sorted(full)}), Timeline(0, 9, 9, 3)))
+    assert list(course.mask) == ["z.weight", "a.weight"]
+    course.load({name: full[name] for name in sorted(full)})
+    assert list(course.mask) == ["z.weight", "a.weight"]
+
+
 def test_a_move_of_rigl_is_that_of_an_oracle(tmp_path: Path) -> None:
     """The first one, at step 0, from the gradient of a network in plain arithmetic, weight by weight."""
     run = rewiring("rigl", fraction=0.2)
@@ -470,3 +483,34 @@ def test_a_fault_is_told_with_its_path(change: str, fault: str) -> None:
     with pytest.raises(SpecError) as told:
         read("digits-lenet", [change])
     assert fault in str(told.value).replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (["method=gradual", "search.end=500it"], "search.end: expected a last pruning between the steps 0 and 400"),
+        (["method=gradual", "rewind=350it"], "search.every: expected a last pruning between the steps 350 and 400"),
+        (["method=gradual", "search.score=random"], "search.score: expected no such choice of gradual"),
+        (["method=gradual", "prune={scope='n_of_m', n=2, m=4}", "levels=1"], "search.scope: expected one of layer"),
+        (["method=set", "search.end=500it"], "search.end: expected a mask that moves between the steps 0 and 400"),
+        (["method=rigl", "search.every=300", "rewind=1it"], "found moves every 300 steps until step 300"),
+        (["method=rigl", "search.scope=n_of_m"], "search.scope: expected one of layer, global, er, erk"),
+        (["method=rigl", "search.rate=0.5"], "search.rate: expected no such choice of rigl"),
+        (["method=rigl", "search.fraction=1.5"], "fraction: expected a number < 1"),
+        (["method=rigl", "arms=ticket,random"], "rigl does not train early weights"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused_before_anything_is_trained(changes: list[str], fault: str) -> None:
+    with pytest.raises(SpecError) as told:
+        read("digits-lenet", [*changes, *([] if "arms" in str(changes) else ["arms=ticket"])])
+    assert fault in str(told.value).replace("\n", " ")
+
+
+@pytest.mark.parametrize("method", ["gradual", "set", "rigl"])
+def test_what_is_found_is_trained_again_where_that_is_asked_for(method: str) -> None:
+    """Under the mask at the end of the training that moved it, from the rewind point, and with all controls."""
+    changes = [f"method={method}", "search.retrain=true", "levels=1", "replicates=1", "arms=ticket,random,reinit"]
+    wanted = plan(read("digits-lenet", [*changes, "recipe.model=lenet-20-10"]))
+    (ticket,) = (row.run for row in wanted.rows if row.arm == "ticket")
+    assert isinstance(ticket.mask, Train) and ticket.mask.recipe.dynamics is not None
+    assert ticket.recipe.dynamics is None and ticket.start == ticket.mask.start

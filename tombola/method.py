@@ -88,8 +88,8 @@ class Method:
         about: that in one sentence.
         paper, year: where it comes from.
         rewinds: whether its levels go back to early weights and are trained from there; those that go on from trained
-            weights, or train none, are no tickets in the formal sense, and the controls, which ask what the early
-            weights and the mask are worth by themselves, ask nothing of them.
+            weights, or train none, or move their masks meanwhile, are no tickets in the formal sense, and the controls,
+            which ask what the early weights and the mask are worth by themselves, ask nothing of them.
         options: the model of what it lets one choose: `[search]` in a spec, or `[arm.NAME]`.
         follows_units: whether it follows units from layer to layer, for which there is no way through attention: it
             takes networks of images alone.

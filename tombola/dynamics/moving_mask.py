@@ -102,7 +102,9 @@ class MovingMask(Course):
         self._put(Mask(state))
 
     def _put(self, mask: Mask) -> None:
-        self._mask = mask
+        # In the model's order, whatever that of a file: ties go by it, and so does what is drawn.
+        names = [name for name, _ in self.setting.model.named_parameters(remove_duplicate=False) if name in mask]
+        self._mask = Mask({name: mask[name] for name in names}) if list(mask) != names else mask
         self._forward = self.setting.forward(mask.counts)
 
 

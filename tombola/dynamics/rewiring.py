@@ -68,16 +68,25 @@ class SET(Dynamics):
 
         return MovingMask(setting, following)
 
+    def ends(self, timeline: Timeline) -> int:
+        """T_end, in steps."""
+        return timeline.iterations(self.end) if self.end else 3 * timeline.length // 4
+
+    def moves(self, timeline: Timeline) -> range:
+        """The steps at which the mask moves: those in [begin, T_end) that dT divides."""
+        end = self.ends(timeline)
+        every = timeline.interval(self.every, end)
+        return range(-(-timeline.begin // every) * every, min(end, timeline.length), every)
+
     def moving(self, step: int, timeline: Timeline, living: Mapping[str, int]) -> dict[str, int]:
         """How many weights of each layer go, and come, at a step; none at all where nothing moves.
 
         Args:
             living: how many live in each layer.
         """
-        end = timeline.iterations(self.end) if self.end else 3 * timeline.length // 4
-        if step % timeline.interval(self.every, end) or not timeline.begin <= step < end:
+        if step not in self.moves(timeline):
             return {}
-        fraction = fraction_at(self.fraction, step / end, self.decay)
+        fraction = fraction_at(self.fraction, step / self.ends(timeline), self.decay)
         counts = {name: int(fraction * alive + 0.5) for name, alive in living.items()}
         return counts if any(counts.values()) else {}
 

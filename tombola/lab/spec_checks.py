@@ -167,7 +167,8 @@ def _arms(spec: Spec, members: Members) -> Iterable[Fault]:
     arms = {name: members.arm(name, spec) for name in spec.arms}
     for name, arm in arms.items():
         if arm.control and not arm.rewinds and not arm.control.of_trained:
-            why = f"{arm.method.name} does not train early weights under a mask, about which this control asks"
+            todo = "retrain = true trains its masks from there"
+            why = f"{arm.method.name} does not train early weights under a mask that stays, as it asks; {todo}"
             able = ", ".join(name for name, other in members.controls.items() if other.of_trained)
             yield Fault("arms", f"only ticket, other methods and {able}", repr(name), why)
     if "ticket" not in spec.arms:

@@ -63,7 +63,7 @@ def _no_ticket(spec: Spec) -> BadInput:
         where="method",
         expected="one that rewinds to early weights",
         found=spec.method,
-        todo="Its levels go on from trained weights: there is no ticket to write.",
+        todo="Its masks are not trained alone from early weights: with search.retrain = true they are.",
     )
 
 

@@ -1,16 +1,22 @@
-"""Methods that move the mask while they train: one training for each level, whose mask at its end is an outcome."""
+"""Methods that move the mask while they train: one training for each level, whose mask at its end is an outcome.
 
-from collections.abc import Iterator
+Trained again from the rewind point (`retrain = true`) it makes tickets.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
+from tombola import data
 from tombola.at_once import Scoring
-from tombola.dynamics import Dynamics
+from tombola.dynamics import Dynamics, Timeline
 from tombola.dynamics.gradual import Curve, Gradual
 from tombola.dynamics.rewiring import SET, Decay, RigL
+from tombola.errors import BadInput, Fault
 from tombola.method import Method, SearchOptions
+from tombola.pruning import SCOPES
 from tombola.recipe import Recipe
 from tombola.replicate import MethodReplicate, T
 from tombola.value import Count, Number, StepField
@@ -33,6 +39,16 @@ class GradualOptions(SearchOptions):
     every: Count | None = Field(default=None, gt=0)
     curve: Curve | None = None
 
+    def faults(self, spec: Any) -> Iterable[Fault]:
+        """A scope that it has not; a schedule that no training goes through."""
+        yield from _no_counts(self.scope or spec.prune.scope)
+        for timeline in _timelines(self, spec):
+            try:
+                Gradual.model_validate(_chosen(self)).prunings(timeline)
+            except BadInput as error:
+                yield Fault("end" if self.end else "every", error.expected, error.found, error.todo)
+                return
+
 
 class RewiringOptions(SearchOptions):
     """What SET and RigL let one choose, as `dynamics.SET` has it; None for what stands there.
@@ -54,6 +70,18 @@ class RewiringOptions(SearchOptions):
     every: Count | None = Field(default=None, gt=0)
     end: StepField | None = None
 
+    def faults(self, spec: Any) -> Iterable[Fault]:
+        """A scope that it has not; a mask that never moves, or still moves when the training is over."""
+        yield from _no_counts(self.scope or "erk")
+        dynamics = SET.model_validate(_chosen(self))
+        for timeline in _timelines(self, spec):
+            end, every = dynamics.ends(timeline), timeline.interval(self.every, dynamics.ends(timeline))
+            if not dynamics.moves(timeline) or end > timeline.length:
+                expected = f"a mask that moves between the steps {timeline.begin} and {timeline.length} of the training"
+                found = f"moves every {every} steps until step {end}"
+                yield Fault("end" if self.end else "every", expected, found, "name another end or every")
+                return
+
 
 def gradual(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     """Train the whole network, and prune it by magnitude on the way, little by little, to the counts of the level."""
@@ -62,8 +90,8 @@ def gradual(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     for level in range(1, levels + 1):
         # Of the mask that it prunes towards only the counts matter.
         target = replicate.prune_at_once(start, level, Scoring("random", replicate.options.scope))
-        scope = "global" if target.scope == "global" else "layer"
-        dynamics = Gradual.model_validate({"scope": scope} | _chosen(replicate.options, GradualOptions))
+        scope = "global" if SCOPES[target.scope].pooled else "layer"
+        dynamics = Gradual.model_validate({"scope": scope} | _chosen(replicate.options))
         training = replicate.train(start, recipe=_with(replicate.recipe, dynamics))
         yield replace(training, further=(("target", target),))
 
@@ -80,21 +108,36 @@ def rigged(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
 
 def _rewired(replicate: MethodReplicate[T], levels: int, kind: type[SET]) -> Iterator[T]:
     start, options = replicate.rewind_point(), replicate.options
-    recipe = _with(replicate.recipe, kind.model_validate(_chosen(options, RewiringOptions)))
+    recipe = _with(replicate.recipe, kind.model_validate(_chosen(options)))
     first = Scoring(options.score or "random", options.scope or "erk")
     yield replicate.train(start)
     for level in range(1, levels + 1):
         yield replicate.train(start, mask=replicate.prune_at_once(start, level, first), recipe=recipe)
 
 
-def _chosen(options: SearchOptions, table: type[SearchOptions]) -> dict[str, object]:
+def _chosen(options: SearchOptions) -> dict[str, object]:
     """What is chosen of a method's own options."""
-    own = table.model_fields.keys() - SearchOptions.model_fields.keys()
+    own = type(options).model_fields.keys() - SearchOptions.model_fields.keys()
     return {name: value for name in own if (value := getattr(options, name)) is not None}
 
 
 def _with(recipe: Recipe, dynamics: Dynamics) -> Recipe:
     return recipe.model_copy(update={"dynamics": dynamics})
+
+
+def _timelines(options: SearchOptions, spec: Any) -> Iterator[Timeline]:
+    """Of the trainings that search, from each step that is rewound to."""
+    epoch = data.facts(options.data or spec.recipe.data).epoch_iterations(options.batch or spec.recipe.batch)
+    length = (options.length or spec.recipe.length).iterations(epoch)
+    for step in spec.rewind:
+        yield Timeline(step.iterations(epoch), length, length, epoch)
+
+
+def _no_counts(scope: str) -> Iterator[Fault]:
+    """A scope that does not say how many weights of a whole network are left in each layer, or in all."""
+    if scope in SCOPES and not SCOPES[scope].shares:
+        able = ", ".join(name for name, each in SCOPES.items() if each.shares)
+        yield Fault("scope", f"one of {able}", repr(scope), "they count what is left of a whole network")
 
 
 METHODS: dict[str, Method] = {

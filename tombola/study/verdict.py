@@ -113,7 +113,7 @@ class Criteria:
         accuracy_grain, step_grain: how exactly an accuracy and an early stop are known: one test answer, one interval
             between two looks. Replicates that agree by chance do not know better than that.
         isolated: whether the ticket trains from its early weights; one that goes on from trained
-            weights, or trains none, cannot win.
+            weights, or trains none, or moves its mask meanwhile, cannot win.
         paced: whether steps are compared: not where accuracy is that at the end, after as many steps for all.
         metric: what is compared; `accuracy` in the other names stands for it.
         chance: the metric of guessing, of accuracy the share of the most frequent class; None where that is not known.
@@ -703,7 +703,7 @@ def _needed(more: int | None) -> str:
 def _speed(dense: Comparison, criteria: Criteria) -> str:
     margin, shown = f"(margin {criteria.step_margin} steps)", pace(dense, criteria)
     if not criteria.isolated:
-        return " and it does not train early weights under a mask, so it is no ticket"
+        return " and it does not train early weights under a mask that stays, so it is no ticket"
     match shown:
         case None:
             return ""

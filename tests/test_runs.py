@@ -12,6 +12,7 @@ import pytest
 
 from tombola.data import digits
 from tombola.dynamics import Dynamics
+from tombola.dynamics.frozen import Frozen
 from tombola.dynamics.gradual import Gradual
 from tombola.dynamics.rewiring import SET, RigL
 from tombola.early_bird import Settling
@@ -211,6 +212,7 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
         {"name": "gradual"},
         {"begin": "1it", "end": "30it", "every": 50, "curve": "linear", "scope": "global"},
     ),
+    Frozen: ({"name": "frozen"}, {}),
     SET: ({"name": "set"}, {"fraction": 0.2, "decay": "cosine", "every": 50, "end": "30it"}),
     RigL: ({"name": "rigl"}, {"fraction": 0.2, "decay": "constant", "every": 50, "end": "30it"}),
 }

@@ -35,7 +35,8 @@ class Control:
         draws: the field of a spec that says how many draws of it there are where its `draws` does not; empty for one.
         of_trained: whether it asks something of trained weights, too, as the tickets of a method have them that never
             goes back to early ones.
-        changes: the field of its ticket that it replaces; empty where that is not said, and any one of the two.
+        changes: the field of its ticket that it replaces, or both fields; empty where that is not said, and either its
+            start or its mask.
         data: variants of the data set, as `data.variants` names them, on which its masks are searched for, one for each
             draw; empty for one that searches for none.
         mark: how it looks in figures; None for any that is free.
@@ -50,7 +51,7 @@ class Control:
     paper: str = ""
     year: int | None = None
     draws: str = ""
-    changes: Literal["start", "mask", ""] = ""
+    changes: Literal["start", "mask", "recipe", "start and recipe", ""] = ""
     of_trained: bool = False
     data: tuple[str, ...] = ()
     mark: Mark | None = None
@@ -67,7 +68,7 @@ class Control:
         if type(made) is not type(ticket):
             raise _bad_control(self, f"a {type(made).__name__}")
         changed = {field.name for field in fields(ticket) if field.init and _other(ticket, made, field.name)}
-        if changed not in ([{self.changes}] if self.changes else [{"start"}, {"mask"}]):
+        if changed not in ([set(self.changes.split(" and "))] if self.changes else [{"start"}, {"mask"}]):
             raise _bad_control(self, f"one that differs in {_listed(changed)}")
         lacking = [name for name in changed if getattr(made, name) is None]
         if lacking:

@@ -48,6 +48,12 @@ class Draws(Protocol):
     def inverted_mask(self, like: Any) -> Any:
         """Of each layer as many weights as the mask `like` keeps: those that its pruning lets go first."""
 
+    def frozen(self, ticket: T) -> T:
+        """The ticket beside its pruned weights, which stay at those of its start, instead of 0."""
+
+    def pruned_by(self, like: Any) -> "Sequence[Any]":
+        """The trained networks by whose weights the mask `like` was pruned, the first first."""
+
     def searched_on(self, variant: str, ticket: Any, level: int) -> Any:
         """The mask that the same search finds at a level on a variant of its data set: `random-labels`, say."""
 

@@ -102,7 +102,7 @@ def declared(arm: str, level: int) -> list[set[str]]:
     """The fields that differ from the ticket's, each set of them that may be so."""
     if arm in CONTROLS:
         changes = CONTROLS[arm].changes
-        return [{changes}] if changes else [{"start"}, {"mask"}]
+        return [set(changes.split(" and "))] if changes else [{"start"}, {"mask"}]
     if arm in METHOD_ARMS:
         return [METHOD_ARMS[arm][level > 1]]
     may = ["mask"] if METHODS[arm].rewinds else ["start", "mask", "recipe", "further", "dynamics_seed"]
@@ -248,8 +248,10 @@ def test_an_arm_trains_its_living_weights_and_keeps_the_others_at_0(lab: Lab, ar
     wanted, worker = lab(rewind)
     for _, ticket, run in pairs(wanted, arm):
         trained, start = worker.store.weights(run), worker.store.weights(run.start)
+        holds = arm in CONTROLS and "recipe" in CONTROLS[arm].changes
+        held = start if holds else {name: torch.zeros_like(value) for name, value in start.items()}
         for name, alive in mask_of(run, worker).items():
-            assert not trained[name][~alive].any()
+            assert torch.equal(trained[name][~alive], held[name][~alive]), "at 0, or where it began"
             assert (trained[name][alive] != start[name][alive]).float().mean() > 0.5
         # A method may find the mask of another one in another way.
         found_too = arm in METHODS and weights.equal(mask_of(run, worker), mask_of(ticket, worker))
@@ -283,4 +285,9 @@ def test_a_control_of_nothing_pruned_is_its_ticket(tmp_path: Path) -> None:
     by_arm = {row.arm: row.run for row in wanted.rows}
     for arm in CONTROLS:
         trained, ticket = (worker.store.tensors(by_arm[each], "weights") for each in (arm, "ticket"))
+        if by_arm[arm].recipe != by_arm["ticket"].recipe:  # another engine does it, with other last bits
+            assert all(torch.allclose(trained[name], ticket[name], atol=1e-4) for name in ticket) or (
+                by_arm[arm].start != by_arm["ticket"].start
+            )
+            continue
         assert weights.equal(trained, ticket) == (by_arm[arm].start == by_arm["ticket"].start)

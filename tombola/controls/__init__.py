@@ -6,6 +6,12 @@ business.
 """
 
 from tombola.control import Control as Control
-from tombola.controls import redrawn, sanity, signs, survivors
+from tombola.controls import pruned, redrawn, sanity, signs, survivors
 
-CONTROLS: dict[str, Control] = {**redrawn.CONTROLS, **sanity.CONTROLS, **survivors.CONTROLS, **signs.CONTROLS}
+CONTROLS: dict[str, Control] = {
+    **redrawn.CONTROLS,
+    **sanity.CONTROLS,
+    **survivors.CONTROLS,
+    **pruned.CONTROLS,
+    **signs.CONTROLS,
+}

@@ -7,12 +7,13 @@ from pydantic_core import PydanticCustomError
 
 from tombola.dynamics.aws import Aws
 from tombola.dynamics.base import Course, Dynamics, Setting, Timeline
+from tombola.dynamics.frozen import Frozen
 from tombola.dynamics.gradual import Gradual
 from tombola.dynamics.rewiring import SET, RigL
 from tombola.dynamics.sign_in import SignIn
 from tombola.dynamics.supermasks import EdgePopup, GemMiner, SignedSupermask, Supermask
 
-__all__ = ["DYNAMICS", "Aws", "Course", "Dynamics", "Setting", "SignIn", "Timeline", "dynamics_of"]
+__all__ = ["DYNAMICS", "Aws", "Course", "Dynamics", "Frozen", "Setting", "SignIn", "Timeline", "dynamics_of"]
 
 DYNAMICS: dict[str, type[Dynamics]] = {
     "gradual": Gradual,
@@ -24,6 +25,7 @@ DYNAMICS: dict[str, type[Dynamics]] = {
     "rigl": RigL,
     "aws": Aws,
     "sign-in": SignIn,
+    "frozen": Frozen,
 }
 
 

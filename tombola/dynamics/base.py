@@ -88,6 +88,8 @@ class Course(ABC):
         setting: what it begins with.
     """
 
+    holds: ClassVar[bool] = False  # whether pruned weights are held at other values than 0, which are kept too
+
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
 

@@ -122,11 +122,13 @@ class Moved:
         mask: what is alive where it stands.
         multiply_adds: of all steps so far and all their examples, on a machine that skips what is pruned.
         numbers: what else is recorded.
+        holds: whether pruned weights are held at other values than 0.
     """
 
     mask: "Mask"
     multiply_adds: int
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    holds: bool = False
 
 
 class TrainingState(Protocol):

@@ -9,6 +9,7 @@ from tombola import models
 from tombola.at_once import Scoring, course
 from tombola.code import named
 from tombola.data import variants
+from tombola.dynamics import Frozen
 from tombola.early_bird import Settling
 from tombola.errors import BadInput
 from tombola.lab.kinds import (
@@ -264,6 +265,40 @@ class Replicate:
             before = before.mask
         of_last = {name: getattr(last, name) for name in last.names}
         return InvertedMask(**of_last, like=like, earlier=tuple(reversed(earlier)) or None)
+
+    def frozen(self, ticket: Train) -> Train:
+        """The ticket beside its pruned weights, which stay at those of its start, instead of 0.
+
+        Raises:
+            BadInput: its training has other dynamics.
+        """
+        if ticket.recipe.dynamics:
+            raise BadInput(
+                where="frozen weights",
+                expected="a ticket that is trained without dynamics",
+                found=f"one with {ticket.recipe.dynamics.name}",
+                todo="Leave the control out of `arms`, or take retrain = true for its method.",
+            )
+        return replace(ticket, recipe=ticket.recipe.model_copy(update={"dynamics": Frozen()}))
+
+    def pruned_by(self, like: Run) -> list[Run]:
+        """The trained networks by whose weights the mask `like` was pruned, the first first.
+
+        Raises:
+            BadInput: no trained network's weights were.
+        """
+        found, mask = list[Run](), _given(like, "trained networks")
+        while isinstance(mask, Prune):
+            found.append(mask.trained)
+            mask = mask.mask
+        if not found or not all(isinstance(each, Train) and each.until > self.rewind_step for each in found):
+            raise BadInput(
+                where="trained networks",
+                expected="a mask that was pruned by the weights of trained networks",
+                found=f"{like.key}, which was not",
+                todo="Leave the control out of `arms`: nothing has grown or shrunk before the network was pruned.",
+            )
+        return found[::-1]
 
     def searched_on(self, variant: str, ticket: Train, level: int) -> Run:
         """The mask that the same search finds at a level on a variant of its data set, as `data.variants` has them.

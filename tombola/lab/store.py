@@ -204,14 +204,18 @@ class Store:
             raise self._damaged(path, error) from error
 
     def weights(self, run: Run) -> dict[str, "Tensor"]:
-        """The weights that a finished run made, pruned ones 0."""
+        """The weights that a finished run made, pruned ones 0, or what they were held at."""
         from tombola import mask_codec
 
         kept, mask = self.tensors(run, "weights"), self.living(run)
+        if mask is None:
+            return kept
         try:
-            return kept if mask is None else mask_codec.expand(kept, mask)
+            whole = mask_codec.expand(kept, mask)
         except ValueError as error:
             raise self._damaged(self.root / "runs" / run.key / "weights.safetensors", error) from error
+        held = self.tensors(run, "held") if self.holds(run, "held") else {}
+        return whole | {name: whole[name].masked_scatter(~mask[name], values) for name, values in held.items()}
 
     def masked_by(self, run: Run) -> Run | None:
         """The run that made the mask of a run's weights: itself, or else the one whose mask it was given; None for all.

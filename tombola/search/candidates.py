@@ -105,6 +105,22 @@ class SearchReplicate:
         """
         raise _of_a_spec(self.control, "the scores of its pruning, which a search does not keep")
 
+    def frozen(self, ticket: "Candidate") -> "Candidate":
+        """Nothing: what holds pruned weights, in a loop that is not ours, holds them at 0.
+
+        Raises:
+            BadInput: always.
+        """
+        raise _of_a_spec(self.control, "pruned weights that are not 0, while your loop holds them there")
+
+    def pruned_by(self, like: Mask) -> list[Weights]:
+        """Nothing: a search keeps the trained weights of one level.
+
+        Raises:
+            BadInput: always.
+        """
+        raise _of_a_spec(self.control, "the trained weights of all levels, which a search does not keep")
+
     def searched_on(self, variant: str, ticket: "Candidate", level: int) -> Mask:
         """Nothing: the data are the loop's.
 

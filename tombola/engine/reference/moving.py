@@ -60,7 +60,7 @@ class Moving(Reference):
     @property
     def moved(self) -> Moved:
         """The mask as it stands, and what the steps so far took."""
-        return Moved(self._course.mask, self._multiply_adds, self._course.numbers)
+        return Moved(self._course.mask, self._multiply_adds, self._course.numbers, self._course.holds)
 
     def weights(self) -> dict[str, Tensor]:
         """The state_dict of the network as it computes now, under the names of a plain one."""

@@ -295,6 +295,8 @@ def _trained(start: _Prepared, training: TrainingState, recorder: "Recorder", wo
     tensors = {"weights": mask_codec.compress(trained, living) if run.mask or moved else trained}
     if moved:
         tensors["mask"] = mask_codec.pack(living)
+        if moved.holds:
+            tensors["held"] = {name: trained[name][~alive] for name, alive in living.items()}
     if run.keep_optimizer:
         tensors["optimizer"] = training.optimizer_state()
     return Outcome(

@@ -86,7 +86,8 @@ def test_factors_are_trained_as_the_papers_formula_has_it_and_pruned_ones_stay(n
         before = course.weights()
         course.advance(optimizer, number)
         for layer in mask:
-            made: Any = model.get_submodule(layer.removesuffix(".weight")).parametrizations["weight"]
+            owner: Any = model.get_submodule(layer.removesuffix(".weight"))
+            made = owner.parametrizations["weight"]
             m, w, alive = made.original0, made.original1, mask[layer]
             assert not m[~alive].any() and not w[~alive].any()
             for factor in (m, w):

@@ -50,11 +50,12 @@ class Looks:
 
     def nominal(self, alpha: float) -> float:
         """The two-sided level of each single look with which all looks together err with probability `alpha`."""
-        low, high = log(LEAST_LEVEL), log(MOST_LEVEL)
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.overall(exp(middle)) < alpha else (low, middle)
-        return exp(low)
+        if self.first == self.last:
+            return alpha
+        import numpy as np
+
+        levels, probabilities = _table(self.first, self.last)
+        return exp(float(np.interp(log(alpha), probabilities, levels)))
 
     def overall(self, level: float) -> float:
         """The probability that at some look a difference of nothing has a two-sided p-value of at most `level`.
@@ -62,7 +63,7 @@ class Looks:
         Of the smallest p-value so far it is the p-value that holds in spite of the looks.
         """
         if self.first == self.last or level >= MOST_LEVEL:
-            return min(level if self.first == self.last else 1.0, 1.0)
+            return min(level, 1.0) if self.first == self.last else 1.0
         import numpy as np
 
         levels, probabilities = _table(self.first, self.last)

@@ -127,6 +127,16 @@ def test_a_run_until_decided_says_after_each_look_what_is_open_and_ends_where_no
     assert len({path.name for path in (store / "runs").glob("train-*")}) == 3 * int(count)  # no more than were needed
 
 
+def test_a_run_ends_as_soon_as_all_is_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    easy = ["prune.rate=0.01", "verdict.accuracy_margin=10pt", "verdict.at=end", "recipe.length=200it"]
+    changes = [argument for change in [*easy, "arms=ticket"] for argument in ("--set", change)]
+    tiny = ["digits-lenet", *changes, "--set", "levels=1", "--set", "recipe.model=lenet-20-10", "--until", "decided"]
+    status, out, _ = ask(capsys, "run", *tiny, "--store", str(tmp_path / "store"), "--workers", "2")
+    assert status == 0
+    assert "After 5 replicates: 1 of 1 question decided, 0 given up, 0 open: no more." in out
+    assert re.search(r"Replicates needed against dense: 5 at 9\d\.\d%\.", out)
+
+
 def test_its_verdict_as_json_names_the_rule_and_every_question(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = ask(capsys, "verdict", *TINY, *UNTIL, "--store", str(store), "--format", "json")
     content = json.loads(out)

@@ -571,3 +571,10 @@ def test_a_search_that_cannot_be_is_refused_before_it_begins(
 ) -> None:
     faults = faults_of(write(GOOD), *changes)
     assert path in faults and expected in faults[path].expected, faults
+
+
+def test_a_changed_spec_keeps_its_folder_whatever_fields_come_later() -> None:
+    """Reports of last year are found where they were written."""
+    assert read("digits", ["levels=3"]).folder == "digits-7fb67a76"
+    changes = ["recipe.length=100it", "draws.shuffle=2", "arms=ticket,shuffle"]
+    assert read("lenet-mnist", changes).folder == "lenet-mnist-78bb3593"

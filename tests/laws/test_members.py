@@ -279,11 +279,11 @@ def test_a_member_of_each_kind_reaches_everything(finished: Finished) -> None:
 
 def test_arms_without_a_mark_are_told_apart_in_print(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    experiment = read("digits", ["arms=ticket,once-more,lazily"], [tmp_path / "mine.py"])
+    experiment = read("digits", ["arms=ticket,random,once-more,lazily"], [tmp_path / "mine.py"])
     marks = experiment.members.marks(experiment.spec)
     assert marks["once-more"] != marks["lazily"] and marks["dense"] == DENSE and marks["ticket"] == TICKET
     assert len({(mark.dash, mark.shape) for mark in marks.values()}) == len(marks)
-    ours = {mark.colour for arm, mark in marks.items() if arm not in ("once-more", "lazily")}
+    ours = {mark.colour for arm, mark in marks.items() if arm in ("dense", "ticket", "random")}
     assert len({marks["once-more"].colour, marks["lazily"].colour} - ours) == 2, "a colour of their own"
     many = mark.marks(dict.fromkeys(map(str, range(200))))
     assert len({(each.dash, each.shape) for each in many.values()}) == 202

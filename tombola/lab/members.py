@@ -58,9 +58,10 @@ class Members:
 
     def marks(self, spec: Any) -> dict[str, Mark]:
         """How each arm of a spec looks in figures, and each control, which studies draw too."""
-        of_controls = {name: control.mark for name, control in self.controls.items()}
-        methods = {name: self.methods[name].mark for name in spec.arms if name in self.methods and name not in spec.arm}
-        return marks(of_controls | methods | dict.fromkeys(spec.arm, None))
+        known = {name: member.mark for table in (self.controls, self.methods) for name, member in table.items()}
+        arms = {name: None if name in spec.arm else known[name] for name in spec.arms if name != "ticket"}
+        of_arms: dict[str, Mark | None] = dict(marks(arms))  # first, so that colours last for them
+        return marks(of_arms | {name: control.mark for name, control in self.controls.items() if name not in arms})
 
     def arm(self, name: str, spec: Any) -> "Arm":
         """The arm of a spec that has this name: one that it declares, the ticket, a control of the ticket, a method."""

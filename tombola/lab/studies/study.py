@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import create_model
+from pydantic import SerializerFunctionWrapHandler, create_model, model_serializer
 
 from tombola import replicate
 from tombola.charts import Figure
@@ -260,8 +260,20 @@ def study_table(studies: Mapping[str, Study]) -> type[Value]:
     """The model of a spec's `study` table: a field for each study, None where it is not asked for."""
     fields: dict[str, Any] = {name: (study.table | None, None) for name, study in studies.items()}
     return create_model(
-        "StudySpec", __base__=Value, __doc__="What else is asked of an experiment's networks.", **fields
+        "StudySpec", __base__=_StudyTable, __doc__="What else is asked of an experiment's networks.", **fields
     )
+
+
+# A changed spec's folder is named by its values: a study that is not asked for is absent, but for those that were there
+# when folders were first named.
+_FIRST = frozenset({"stability", "connectivity", "overlap"})
+
+
+class _StudyTable(Value):
+    @model_serializer(mode="wrap")
+    def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = plain(self)
+        return {name: value for name, value in values.items() if value is not None or name in _FIRST}
 
 
 def asked(table: Value, studies: Mapping[str, Study]) -> Iterator[tuple[Study, Any]]:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,8 @@ def planned(**changes: Any) -> Plan:
         },
         "evaluate": {"every": "20it", "test_every": "20it"},
     }
+    if "densities" in changes:
+        del spec["levels"]  # it follows from them
     return plan(Experiment(name="tiny", spec=Spec.model_validate(spec | changes)))
 
 
@@ -241,6 +244,60 @@ def test_a_plan_of_many_levels_is_no_depth_of_recursion() -> None:
     found = Costs(wanted.experiment, wanted.runs)
     last = found.of(wanted.rows[-1])
     assert 1 < last.dense_trainings < 1.2 and last.search.ideal == last.dense
+
+
+# ---------------------------------------------------------------- every way to a ticket
+
+
+F = 64 * 20 + 20 * 10 + 10 * 10  # of lenet-20-10 on digits
+
+
+def foreseen(wanted: Plan, arm: str, level: int) -> Cost:
+    row = next(row for row in wanted.rows if (row.arm, row.level) == (arm, level))
+    return Costs(wanted.experiment, wanted.runs).of(row)
+
+
+def test_scores_at_initialisation_cost_their_examples_in_each_of_their_steps() -> None:
+    arms = ["ticket", "random-erk", "magnitude-init", "snip", "iterative-snip", "force", "grasp", "synflow"]
+    wanted = planned(arms=arms, densities=[0.1])
+    level = wanted.rows[-1].level
+    search = {arm: foreseen(wanted, arm, level).search for arm in arms}
+    assert search["random-erk"] == search["magnitude-init"] == macs.Macs()
+    gradients = 3 * F * 100  # ten examples of each class
+    assert search["snip"] == macs.Macs(gradients, gradients)
+    assert search["grasp"].ideal == 4 * gradients and search["iterative-snip"].executed == 60 * gradients
+    assert search["synflow"].executed == 100 * 3 * F, "one example, in a hundred steps"
+    # From all to a tenth, exponentially: the mean of 0.1^x is (1 - 0.1) / ln 10, and a little more from the left.
+    assert search["iterative-snip"].ideal == pytest.approx(60 * gradients * 0.9 / log(10), rel=0.03)
+    # Pruned weights, which may come back, have gradients too: two thirds of what lives, and a third of everything.
+    force = (2 * search["iterative-snip"].ideal + search["iterative-snip"].executed) / 3
+    assert search["force"].ideal == pytest.approx(force, rel=0.01)
+
+
+def test_a_cheaper_search_is_counted_by_its_own_recipe() -> None:
+    cheap = {"cheap": {"method": "iterative", "length": "30it", "data": "digits-600"}}
+    wanted = planned(arms=["ticket", "cheap"], arm=cheap, levels=2)
+    facts = data.facts("digits-600")
+    seen = macs.examples(0, 30, facts.train, 60)
+    first, second = (foreseen(wanted, "cheap", level) for level in (1, 2))
+    assert first.search.ideal == 3 * F * seen
+    assert first.search.ideal < second.search.ideal < 2 * first.search.ideal
+    assert second.training == foreseen(wanted, "ticket", 2).training, "trained in full"
+
+
+def test_a_moving_mask_and_an_early_bird_say_what_they_took(tmp_path: Path) -> None:
+    arms = ["ticket", "gradual", "rigl", "early-bird"]
+    found = done(planned(arms=arms, densities=[0.3], replicates=1), tmp_path)
+    last = {row.arm: row for row in found.plan.rows if row.level}
+    for arm in ("gradual", "rigl"):
+        row = last[arm]
+        cost, values = found.costs.of(row), found.store.values(row.run)
+        assert cost.training.ideal == values["macs"] and cost.training.executed == cost.dense
+        assert values["density"] * cost.dense < cost.training.ideal < cost.dense, "dense at times"
+    (bird,) = (run for run in found.plan.runs if run.kind == "early_bird")
+    values, facts = found.store.values(bird), data.facts("digits")
+    seen = macs.examples(0, values["trained_steps"], facts.train, 60)
+    assert found.costs.of(last["early-bird"]).search.ideal == 3 * F * seen
 
 
 # ---------------------------------------------------------------- figures and pages

@@ -183,7 +183,7 @@ def _best(series: Mapping[str, list[Result]], name: str) -> dict[str, list[Resul
 
     def at_last(arm: str) -> float:
         last = max(result.row.level for result in series[arm])
-        return mean(result.values[name] for result in series[arm] if result.row.level == last)
+        return float(mean(result.values[name] for result in series[arm] if result.row.level == last))
 
     best = sorted(series, key=at_last, reverse=True)[:ARMS]
     return {arm: group for arm, group in series.items() if arm in best}

@@ -286,18 +286,16 @@ def test_a_cheaper_search_is_counted_by_its_own_recipe() -> None:
 
 
 def test_a_moving_mask_and_an_early_bird_say_what_they_took(tmp_path: Path) -> None:
-    arms = ["ticket", "gradual", "rigl", "early-bird"]
-    found = done(planned(arms=arms, densities=[0.3], replicates=1), tmp_path)
+    arms, bird = ["ticket", "gradual", "rigl", "bird"], {"method": "early-bird", "every": "5it", "within": 0.9}
+    found = done(planned(arms=arms, arm={"bird": bird}, densities=[0.3], replicates=1), tmp_path)
     last = {row.arm: row for row in found.plan.rows if row.level}
     for arm in ("gradual", "rigl"):
         row = last[arm]
         cost, values = found.costs.of(row), found.store.values(row.run)
         assert cost.training.ideal == values["macs"] and cost.training.executed == cost.dense
         assert values["density"] * cost.dense < cost.training.ideal < cost.dense, "dense at times"
-    (bird,) = (run for run in found.plan.runs if run.kind == "early_bird")
-    values, facts = found.store.values(bird), data.facts("digits")
-    seen = macs.examples(0, values["trained_steps"], facts.train, 60)
-    assert found.costs.of(last["early-bird"]).search.ideal == 3 * F * seen
+    seen = 16 * 60 + 40 + 8 * 60  # in 25 steps: five masks, all within the distance; an epoch has 1,000 examples
+    assert found.costs.of(last["bird"]).search.ideal == 3 * F * seen
 
 
 # ---------------------------------------------------------------- figures and pages

@@ -140,15 +140,13 @@ class Results:
         """At each level after the first what each way to a ticket costs and comes to; {} where there is only one."""
         several = len({result.row.rewind for result in self.rows}) > 1
         groups: dict[int, dict[str, list[Result]]] = {}
-        for result in self.rows:
+        for result in self.rows if len(self.searches) > 1 else ():
             row = result.row
             if row.arm in self.searches and result.values["alive"]:
                 name = f"{row.arm}, k = {row.rewind:,}" if several else row.arm
                 groups.setdefault(row.level, {}).setdefault(name, []).append(result)
         return {
-            level: [self._way(name, group) for name, group in named.items()]
-            for level, named in sorted(groups.items())
-            if len(self.searches) > 1
+            level: [self._way(name, group) for name, group in named.items()] for level, named in sorted(groups.items())
         }
 
     def _way(self, name: str, group: Sequence[Result]) -> Way:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tombola import weights
-from tombola.early_bird import Drawn, Settling, apart_by_chance, channels, distance, importance
+from tombola.early_bird import Drawn, Settling, Wiring, apart_by_chance, covered, distance, importance, kept_channels
 from tombola.errors import SpecError
 from tombola.lab.attempt import do, do_all
 from tombola.lab.kinds import EarlyBird
@@ -97,12 +97,26 @@ def test_a_channel_goes_with_all_of_its_weights() -> None:
         "0.weight": gammas["1.weight"].abs().tolist(),
         "3.weight": gammas["4.weight"].tolist(),
     }
-    left = channels(whole, ranked, whole.alive - 2 * 36 - 9)  # .05, .1 and .2 go, in this order
-    assert left["3.weight"].flatten(1).any(1).tolist() == [False, True, True, True, True, False]
-    assert left["0.weight"].flatten(1).any(1).tolist() == [True, False, True, True]
-    assert left.alive == whole.alive - 2 * 36 - 9 and left["6.weight"].all()
-    assert channels(whole, ranked, whole.alive - 2 * 36 - 8).alive == whole.alive - 36 - 9, "never below what is asked"
-    assert [int(layer.flatten(1).any(1).sum()) for layer in channels(whole, ranked, 0).values()] == [1, 1, 3]
+    numbers = torch.arange(10)
+    wiring = Wiring({"0.weight": numbers[:4], "3.weight": numbers[4:]}, {"3.weight": numbers[:4]})
+    rows = kept_channels(whole, ranked, whole.alive - 2 * 36 - 9 - 4 * 9, wiring)  # .05, .1 and .2 go, in this order
+    assert rows["3.weight"].tolist() == [False, True, True, True, True, False]
+    assert rows["0.weight"].tolist() == [True, False, True, True]
+    left = covered(whole, rows, wiring)
+    assert left.alive == whole.alive - 2 * 36 - 9 - 4 * 9, "rows of each, and what is left of the column of one"
+    assert not left["3.weight"][:, 1].any() and left["6.weight"].all()
+    more = kept_channels(whole, ranked, left.alive + 1, wiring)
+    assert covered(whole, more, wiring).alive > left.alive, "never below what is asked"
+    assert [int(flags.sum()) for flags in kept_channels(whole, ranked, 0, wiring).values()] == [1, 1]
+
+
+def test_what_is_added_is_read_as_long_as_one_of_it_is_made() -> None:
+    whole = Mask({name: torch.ones(2, 2, dtype=torch.bool) for name in "abc"})
+    numbers = torch.tensor([0, 1])
+    wiring = Wiring({"a": numbers, "b": numbers}, {"c": numbers})  # c reads a + b
+    first, second = torch.tensor([True, False]), torch.tensor([False, True])
+    assert covered(whole, {"a": first, "b": second}, wiring)["c"].all()
+    assert covered(whole, {"a": first, "b": first}, wiring)["c"].tolist() == [[True, False], [True, False]]
 
 
 def test_without_normalisations_a_unit_counts_by_its_weights() -> None:
@@ -183,11 +197,13 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.parametrize("by", ["weight", "channel"])
 @pytest.mark.parametrize("levels", [(2,), (1, 2, 4)], ids=["alone", "together"])
 def test_a_search_that_was_interrupted_ends_as_if_it_had_not_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: tuple[int, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: tuple[int, ...], by: str
 ) -> None:
-    runs = [search(level, rule(every="15it")) for level in levels]
+    # Where all levels have settled the training ends, and nothing is kept any more.
+    runs = [search(level, rule(every="15it", by=by, within=0.05 if by == "weight" else 0.0)) for level in levels]
     whole, broken = fresh(tmp_path / "whole"), fresh(tmp_path / "broken")
     for run in runs:
         done(run, whole)
@@ -229,13 +245,19 @@ def test_channels_settle_too(tmp_path: Path) -> None:
     recipe = RECIPE | {"model": "resnet-20-w2", "length": "12it"}
     run = done(search(2, Settling(every="2it", by="channel", within=0.3), recipe=recipe), worker)
     mask, values = worker.store.mask(run), worker.store.values(run)
-    rows = {name: alive.flatten(1) for name, alive in mask.items()}
-    assert all(bool((alive.any(1) == alive.all(1)).all()) for alive in rows.values()), "whole channels"
+    assert all(
+        bool((alive.flatten(1).any(1) == alive.flatten(2).all(2).any(1)).all())
+        for alive in mask.values()
+        if alive.dim() > 2
+    )
     single = done(search(2, Settling(every="2it"), recipe=recipe), worker)
     exact = worker.store.values(single)["alive"]
-    largest = max(alive[0].numel() for alive in rows.values())
-    assert exact <= values["alive"] < exact + largest
-    assert rows["output.weight"].all() and any(not alive.all() for alive in rows.values())
+    assert exact <= values["alive"] < exact + 200, "as many as whole channels allow"
+    dead = [name for name, alive in mask.items() if not alive.flatten(1).any(1).all()]
+    assert dead and mask["output.weight"].any(1).all() and "output.weight" not in dead
+    block, reader = mask["stage1.block1.conv1.weight"], mask["stage1.block1.conv2.weight"]
+    made = block.flatten(1).any(1)
+    assert not reader[:, ~made].any(), "who reads a channel that has gone has no weight for it"
 
 
 def test_a_search_that_is_rewound_sees_no_mask_before_it_trains(tmp_path: Path) -> None:  # E7

@@ -5,6 +5,7 @@ https://arxiv.org/abs/1909.11957. Now and then the mask is drawn that pruning wo
 one lies within a small distance of each of those before it, the training need not go on.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -101,40 +102,83 @@ class Drawn:
         return bool(self.distances) and max(self.distances) <= most
 
 
-def channels(mask: "Mask", importance: "Mapping[str, Tensor]", left: int) -> "Mask":
-    """`mask` less its channels of least importance, all layers together: as many as leave `left` weights at least.
+@dataclass(frozen=True)
+class Wiring:
+    """Which weights a channel has beside those that make it: those of the next layers that read it.
 
-    Ties go by layer, then by channel, as everywhere; the last channel of a layer stays.
+    Channels that a residual connection adds are one to whoever reads the sum.
+
+    Attributes:
+        gives: the number of each channel that a weight makes, [outputs].
+        reads: the number of the channel that each column of a weight reads, [inputs].
+        stays: the number of what no weight makes, such as the network's input.
+    """
+
+    gives: "Mapping[str, Tensor]"
+    reads: "Mapping[str, Tensor]"
+    stays: int = -1
+
+
+def covered(mask: "Mask", kept: "Mapping[str, Tensor]", wiring: Wiring) -> "Mask":
+    """`mask` less the weights of the channels that are not `kept`: those that make one, and those that read it.
+
+    What reads a sum is read as long as one of those that make it is kept.
 
     Args:
-        mask: what is alive before; a channel is what shares the first index of a weight.
-        importance: of each channel, a vector for each layer whose channels may go; other layers stay.
-        left: weights that are to stay.
+        kept: whether each channel of a layer is, [outputs]; of layers that are not named all are.
 
     >>> import torch
     >>> from tombola.mask import Mask
     >>> whole = Mask({"a": torch.ones(3, 2, dtype=torch.bool), "b": torch.ones(2, 3, dtype=torch.bool)})
-    >>> channels(whole, {"a": torch.tensor([0.3, 0.1, 0.2])}, left=9).counts
-    {'a': 4, 'b': 6}
+    >>> wiring = Wiring(gives={"a": torch.tensor([0, 1, 2])}, reads={"b": torch.tensor([0, 1, 2])})
+    >>> covered(whole, {"a": torch.tensor([True, False, True])}, wiring).counts
+    {'a': 4, 'b': 4}
     """
     import torch
 
     from tombola.mask import Mask
 
-    kept = Mask(mask)
-    ranked = torch.cat([importance[name] for name in mask if name in importance] or [torch.empty(0)])
-    places = [(name, channel) for name in mask if name in importance for channel in range(len(importance[name]))]
-    alive = mask.alive
-    for place in torch.sort(ranked, stable=True).indices.tolist():
-        name, channel = places[place]
-        living = kept[name].flatten(1).any(1)
-        size = int(kept[name][channel].sum())
-        if alive - size < left:
-            break
-        if living.sum() > 1:
-            kept[name][channel] = False
-            alive -= size
-    return kept
+    made = Mask(mask)
+    for name, flags in kept.items():
+        made[name][~flags] = False
+    given = [units[kept[name]] if name in kept else units for name, units in wiring.gives.items()]
+    living = torch.cat([*given, torch.tensor([wiring.stays])])
+    for name, units in wiring.reads.items():
+        if name in made:
+            made[name][:, ~torch.isin(units, living)] = False
+    return made
+
+
+def kept_channels(mask: "Mask", importance: "Mapping[str, Tensor]", left: int, wiring: Wiring) -> "Mask":
+    """The channels that stay: those of least importance go, all layers together, while `left` weights stay at least.
+
+    Ties go by layer, then by channel, as everywhere; the most important channel of a layer stays.
+
+    Args:
+        mask: what is alive before; a channel is what shares the first index of a weight.
+        importance: of each channel, a vector for each layer whose channels may go; other layers stay.
+        left: weights that are to stay.
+    """
+    import torch
+
+    from tombola.mask import Mask
+
+    names = [name for name in mask if name in importance]
+    places = [(name, channel) for name in names for channel in range(len(importance[name]))]
+    ranked = torch.cat([importance[name] for name in names]) if names else torch.empty(0)
+    ascending = [places[place] for place in torch.sort(ranked, stable=True).indices.tolist()]
+    last = dict(ascending)  # of each layer the one that comes last
+    going = [(name, channel) for name, channel in ascending if last[name] != channel]
+
+    def without(count: int) -> Mask:
+        flags = Mask({name: torch.ones(len(importance[name]), dtype=torch.bool) for name in names})
+        for name, channel in going[:count]:
+            flags[name][channel] = False
+        return flags
+
+    # The more channels go, the fewer weights are left: the last count that leaves enough.
+    count = bisect_right(range(len(going) + 1), -left, key=lambda count: -covered(mask, without(count), wiring).alive)
+    return without(max(0, count - 1))
 
 
 def importance(model: "nn.Module", kinds: Mapping[str, str], weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tombola import engine
 from tombola.at_once import AtOnce
 from tombola.data.facts import Facts
-from tombola.early_bird import Drawn, Settling, apart_by_chance
+from tombola.early_bird import Drawn, Settling, Wiring, apart_by_chance
 from tombola.engine import Choice, machine
 from tombola.engine.training import Start
-from tombola.errors import TombolaError
+from tombola.errors import BadInput, TombolaError
 from tombola.lab.kinds.masks import Prune, Sample, mask_outcome
 from tombola.lab.kinds.training import further_inputs
 from tombola.lab.runs import Known, Network, Outcome, Run, Tell, untold
@@ -253,27 +254,46 @@ class _Watch:
         """Draw the mask of this moment, and take it if it has settled, or if the training ends here."""
         if self.found:
             return
-        run, mask = self._run, self._mask(weights)
-        self._drawn = self._drawn.then(mask)
+        run, (mask, compared) = self._run, self._mask(weights)
+        self._drawn = self._drawn.then(compared)
         apart = self._drawn.distances
         self._distances += [[step, max(apart)]] if apart else []
-        settled = self._drawn.within(run.rule.reached(mask.density))
+        settled = self._drawn.within(run.rule.reached(compared.density))
         if settled or step == run.until:
-            self.found = self._taken(step if settled else None, step, mask, weights)
+            self.found = self._taken(step if settled else None, step, mask, compared.density, weights)
         self._tell(step - run.begin, run.until - run.begin, max(apart) if apart else float("inf"))
 
-    def _mask(self, weights: "Weights") -> "Mask":
-        from tombola.early_bird import channels, importance
+    def _mask(self, weights: "Weights") -> "tuple[Mask, Mask]":
+        """The mask of this moment, and what of it is compared: its weights, or which channels it keeps."""
+        from tombola.early_bird import covered, importance, kept_channels
 
         sizes = {name: weights[name].abs() for name in self._full}
         mask = self._at_once.mask(self._full, lambda alive, among: sizes, self._kinds)
         if self._run.rule.by == "weight":
-            return mask
-        return channels(
-            self._full, importance(self._model, {name: self._kinds[name] for name in mask}, weights), mask.alive
-        )
+            return mask, mask
+        ranked = importance(self._model, {name: self._kinds[name] for name in mask}, weights)
+        kept = kept_channels(self._full, ranked, mask.alive, self._wiring)
+        return covered(self._full, kept, self._wiring), kept
 
-    def _taken(self, settled: int | None, step: int, mask: "Mask", weights: "Weights") -> Outcome:
+    @cached_property
+    def _wiring(self) -> Wiring:
+        """Which channels a weight makes and reads, as far as the network's calls can be followed."""
+        import torch
+
+        from tombola.cash.channels import STAYS, follow
+
+        example = torch.zeros(2, *self._run.network.shape)
+        try:
+            flow = follow(self._model.eval(), (example,))
+        except BadInput:
+            return Wiring({}, {})
+        shapes = {name: tuple(alive.shape) for name, alive in self._full.items()}
+        gives = {f"{layer.name}.weight": flow.groups[layer.gives] for layer in flow.layers}
+        reads = {f"{layer.name}.weight": flow.groups[layer.reads.units] for layer in flow.layers}
+        reads = {name: units for name, units in reads.items() if name in shapes and shapes[name][1] == len(units)}
+        return Wiring(gives, reads, int(flow.groups[STAYS]))
+
+    def _taken(self, settled: int | None, step: int, mask: "Mask", density: float, weights: "Weights") -> Outcome:
         from tombola import mask_codec
 
         made = mask_outcome(mask)
@@ -281,8 +301,8 @@ class _Watch:
             "settled_step": settled,
             "trained_steps": step - self._run.begin,
             "distances": self._distances,
-            "within": self._run.rule.reached(mask.density),
-            "apart_by_chance": apart_by_chance(mask.density),
+            "within": self._run.rule.reached(density),
+            "apart_by_chance": apart_by_chance(density),
         }
         return Outcome({**made.values, **values}, {**made.tensors, "weights": mask_codec.compress(weights, mask)})
 
@@ -300,13 +320,15 @@ class _Watch:
         masks = {f"mask {place}": mask_codec.pack(mask) for place, mask in enumerate(self._drawn.masks)}
         found = {f"found {name}": tensors for name, tensors in (self.found.tensors if self.found else {}).items()}
         state = {"weights": training.weights(), "optimizer": training.optimizer_state()}
-        values = {"step": step, "distances": self._distances, "found": self.found and dict(self.found.values)}
+        shapes = {name: list(flags.shape) for mask in self._drawn.masks[:1] for name, flags in mask.items()}
+        found_values = self.found and dict(self.found.values)
+        values = {"step": step, "shapes": shapes, "distances": self._distances, "found": found_values}
         self._checkpoints.keep(Outcome(values, {**state, **masks, **found}))
 
     def _resume(self, halted: Outcome) -> None:
         from tombola import mask_codec
 
-        shapes = {name: tuple(alive.shape) for name, alive in self._full.items()}
+        shapes = halted.values["shapes"]
         for name in sorted((name for name in halted.tensors if name.startswith("mask ")), key=_number):
             self._drawn = self._drawn.then(mask_codec.unpack(halted.tensors[name], shapes))
         self._distances = halted.values["distances"]

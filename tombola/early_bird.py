@@ -31,8 +31,9 @@ class Settling(Value):
         distance: `hamming`, the share of places in which two masks differ; or `chance`, that share divided by what it
             is on average between two random masks of this density, 2 d (1 - d). At 5 % these differ in less than a
             tenth of their places: by the first, any two masks are alike there.
-        by: `weight`, each by its size; or `channel`: a channel with all of its weights, by |gamma| of the batch
-            normalisation after it, all layers together; where there is none, a unit by the norm of its weights.
+        by: `weight`, each by its size; or `channel`: a channel with the weights that make it and those that read it, by
+            |gamma| of the batch normalisation after it, all layers together; where there is none, a unit by the norm of
+            its weights. Then the channels that are kept are compared.
 
     >>> Settling(every="100it").within
     0.1

@@ -161,3 +161,10 @@ def test_sign_in_goes_on_with_the_optimizer_of_what_is_no_product(tmp_path: Path
 def test_sign_in_with_masks_of_no_method_at_initialisation_is_refused() -> None:
     with pytest.raises(BadInput, match="Input should be one of random-uniform"):
         read("digits-lenet", ["method=sign-in", "search.masks=iterative"])
+
+
+def test_aws_in_a_recipe_for_a_network_without_normalisations_is_refused_before_anything_is_trained() -> None:
+    message = "recipe.dynamics: expected dynamics that lenet-20-10 can be trained with, found 'aws'"
+    with pytest.raises(BadInput, match=message):
+        read("digits-lenet", ["recipe.model=lenet-20-10", "recipe.dynamics={name='aws'}"])
+    assert read("digits-lenet", ["recipe.model=resnet-8-w2", "recipe.dynamics={name='aws'}"]).spec.recipe.dynamics

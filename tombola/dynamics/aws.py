@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from tombola import models
 from tombola.dynamics.base import Course, Dynamics, Setting
 
 
@@ -19,6 +20,10 @@ class Aws(Dynamics):
     year = 2025
 
     name: Literal["aws"] = "aws"
+
+    def refuses(self, model: str) -> str:
+        """A model that is nothing but layers, with activations and pooling between them."""
+        return "it has no normalisations, without which aws changes nothing" if models.family(model).SEQUENTIAL else ""
 
     def course(self, setting: Setting) -> Course:
         """What goes on in one training.

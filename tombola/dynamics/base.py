@@ -160,6 +160,10 @@ class Dynamics(Value, ABC):
     def __hash__(self) -> int:
         return hash((type(self), self.model_dump_json()))  # its parameters may be lists
 
+    def refuses(self, model: str) -> str:
+        """Why networks of the name `model` cannot be trained so, as far as their name says it; "" where they can."""
+        return ""
+
     def settles(self, timeline: Timeline) -> int:
         """The step from which on as many weights live as at the end: an early stop is taken no earlier.
 

@@ -134,6 +134,12 @@ def _optimizer(spec: Spec) -> Iterable[Fault]:
         yield Fault("recipe.optimizer.momentum", "more than 0, as Nesterov's step needs it", "0.0")
 
 
+def _dynamics(spec: Spec) -> Iterable[Fault]:
+    model, dynamics = spec.recipe.model, spec.recipe.dynamics
+    if dynamics and (why := dynamics.refuses(model)):
+        yield Fault("recipe.dynamics", f"dynamics that {model} can be trained with", repr(dynamics.name), why)
+
+
 def _scope(spec: Spec) -> Iterable[Fault]:
     scope, alone = SCOPES[spec.prune.scope], f"in the scope {spec.prune.scope}"
     if scope.whole:
@@ -387,7 +393,19 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
         yield from study.faults(table, setting)
 
 
-_CHECKS = (_length, _foreign, _data, _steps, _rewinding, _misnamed_layers, _optimizer, _scope, _densities, _until)
+_CHECKS = (
+    _length,
+    _foreign,
+    _data,
+    _steps,
+    _rewinding,
+    _misnamed_layers,
+    _optimizer,
+    _dynamics,
+    _scope,
+    _densities,
+    _until,
+)
 _CHECKS_OF_MEMBERS = (
     _endless,
     _drawn_controls,

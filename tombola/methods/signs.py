@@ -5,7 +5,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from tombola import models
 from tombola.dynamics import Aws, SignIn
 from tombola.mark import Mark
 from tombola.method import Method, SearchOptions
@@ -87,8 +86,8 @@ def _kept(replicate: MethodReplicate[T], levels: int, recipe: Recipe) -> Iterato
 
 
 def _softened(recipe: Recipe) -> Recipe:
-    """The recipe with AWS; as it is where the model is nothing but layers with activations and pooling between them."""
-    return recipe if models.family(recipe.model).SEQUENTIAL else _with(recipe, Aws())
+    """The recipe with AWS; as it is where the model has no normalisations that could be softened."""
+    return recipe if Aws().refuses(recipe.model) else _with(recipe, Aws())
 
 
 def _with(recipe: Recipe, dynamics: Aws | SignIn) -> Recipe:

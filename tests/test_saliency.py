@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tombola import prunable, saliency, score, weights
+from tombola import models, prunable, saliency, score, weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.pruning import Round
@@ -300,6 +301,25 @@ def test_a_score_leaves_the_model_as_it_was(name: str) -> None:
     assert not model[4].weight.requires_grad and model[0].weight.requires_grad and not model._forward_hooks
 
 
+@pytest.mark.parametrize("name", ["snip", "grasp", "prospr"])
+@pytest.mark.parametrize("model", ["gpt-1-8", "bert-1-8"])
+def test_a_transformer_that_reads_text_is_scored(model: str, name: str) -> None:
+    """Its fast attention has no second derivative, of which GraSP and ProsPr are made."""
+    network = models.build(model, (6, 11), 11 if model.startswith("gpt") else 2, "glorot-normal", init_seed=0)
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (3, 6) if model.startswith("gpt") else (3,), generator=draw)
+    batches = [(torch.randint(11, (3, 6), generator=draw), labels) for _ in range(2)]
+    found = score.scores(SCORES[name], seen(network, batches))
+    assert all(bool(each.isfinite().all()) and bool(each.any()) for each in found.values())
+
+
+def once(model: nn.Module, batch: Any) -> Tensor:
+    """A loss that insists on the fast attention, of which there is no second derivative."""
+    outputs = model(batch[0].float())[None, None]
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return functional.scaled_dot_product_attention(outputs, outputs, outputs).square().sum()
+
+
 @pytest.mark.parametrize("name", OF_GRADIENTS)
 def test_a_tied_weight_is_scored_as_one(name: str) -> None:
     model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Softplus(), nn.Linear(3, 3, bias=False))
@@ -317,12 +337,15 @@ def test_a_tied_weight_is_scored_as_one(name: str) -> None:
         ("snip", examples(1), lambda model, batch: model(batch[0]), "found a tensor of shape (5, 3)"),
         ("grasp", examples(1), lambda model, batch: model(batch[0]).sum().detach(), "so that there is a gradient"),
         ("snip", examples(1), lambda model, batch: Smooth().double()(batch[0]).sum(), "Let the loss ask the model"),
+        ("grasp", examples(1), once, "found one that cannot: derivative for aten::"),
+        ("prospr", examples(1), once, "expected layers that can be differentiated twice"),
         ("synflow", [(torch.ones(2, 3, dtype=torch.long), None)], score.cross_entropy, "found torch.int64 numbers"),
         ("synflow", [{"pixels": 1}], score.cross_entropy, "found dict"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_scored_is_refused(name: str, batches: list[Any], loss: Any, message: str) -> None:
-    scored = replace(seen(drawn(Smooth()), batches), loss=loss)
+    model = drawn(Smooth()) if loss is not once else Smooth()
+    scored = replace(seen(model, batches), loss=loss)
     with pytest.raises(BadInput, match=re.escape(message)):
         score.scores(SCORES[name], scored)
 

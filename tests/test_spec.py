@@ -461,6 +461,16 @@ def test_scores_that_are_never_frozen_are_told_before_anything_is_trained(write:
     read(write(GOOD), ["arms=ticket,gem-miner", "arm.gem-miner={every='10it'}"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [(["method=synflow"], "method"), (["arms=ticket,synflow"], "arms"), (["prune.score=synflow"], "prune.score")],
+)
+def test_a_score_that_reads_no_text_is_told_before_anything_is_trained(changes: list[str], path: str) -> None:
+    faults = faults_of("gpt-shakespeare-quick", *changes)
+    assert list(faults) == [path] and faults[path].expected == "a score for a network that reads text"
+    read("gpt-shakespeare-quick", ["method=snip"])
+
+
 def test_scores_have_no_mask_of_nothing(write: Write) -> None:
     faults = faults_of(write(GOOD), "method=edge-popup", "arms=ticket", "levels=1", "prune.output_rate=1.0")
     assert list(faults) == ["search.rate"] and "no weight would multiply" in faults["search.rate"].todo
@@ -550,6 +560,12 @@ def test_a_margin_may_be_given_in_points(asked: str, margin: float) -> None:
         (["search.rate=0.3"], "search.rate", "densities in the spec"),
         (["method=snip", "search.rate=0.3", "densities=[0.1]"], "search.rate", "no such choice of snip"),
         (["search.score=smallest"], "search.score", "one of magnitude"),
+        (
+            ["method=snip", "search.score=movement"],
+            "search.score",
+            "a score of weights as they are where rewind is 0it",
+        ),
+        (["arms=ticket,x", "arm.x.method=snip", "arm.x.score=movement", "rewind=0it"], "arm.x.score", "as they are"),
         (["search.data=mnist"], "search.data", "inputs and classes like those of digits"),
         (["search.data=digits-7"], "search.data", "digits-N with N from"),
         (["search.batch=5000"], "search.batch", "at most the 1,000 training examples"),

@@ -1,13 +1,14 @@
 """The loss of a network as a function of its weights, to take gradients of it; the network itself stays as it is."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tombola.errors import BadInput
 from tombola.score import Batch, Scored
@@ -71,7 +72,10 @@ class LossOfWeights:
             BadInput: the loss asks for none of them.
         """
         names = list(by)
-        return dict(zip(names, derivative(self(theta, batch), [theta[name] for name in names], again), strict=True))
+        # The fast kernels of attention have no second derivative; its definition has.
+        with sdpa_kernel(SDPBackend.MATH) if again else nullcontext():
+            loss = self(theta, batch)
+        return dict(zip(names, derivative(loss, [theta[name] for name in names], again), strict=True))
 
 
 def derivative(value: Tensor, by: list[Tensor], again: bool = False) -> list[Tensor]:
@@ -81,11 +85,16 @@ def derivative(value: Tensor, by: list[Tensor], again: bool = False) -> list[Ten
         again: whether they will be differentiated themselves.
 
     Raises:
-        BadInput: it asks for none of them.
+        BadInput: it asks for none of them; or a layer on the way has no second derivative.
     """
     if not value.requires_grad:
         raise _no_gradient()
-    found = torch.autograd.grad(value, by, create_graph=again, allow_unused=True)
+    try:
+        found = torch.autograd.grad(value, by, create_graph=again, allow_unused=True)
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):  # as torch says it of second derivatives
+            raise
+        raise _no_second(error) from error
     if all(each is None for each in found):
         raise _no_gradient()
     return [torch.zeros_like(own) if each is None else each for each, own in zip(found, by, strict=True)]
@@ -140,6 +149,15 @@ def _no_gradient() -> BadInput:
         expected="a number that depends on the weights, so that there is a gradient",
         found="one that does not",
         todo="Let the loss ask the model that it is given, loss(model, batch), and detach nothing on the way.",
+    )
+
+
+def _no_second(error: RuntimeError) -> BadInput:
+    return BadInput(
+        where="score",
+        expected="layers that can be differentiated twice",
+        found=f"one that cannot: {error}",
+        todo="Take a score of first derivatives: snip, for one.",
     )
 
 

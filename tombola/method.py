@@ -90,6 +90,7 @@ class Method:
         rewinds: whether its levels go back to early weights and are trained from there; those that go on from trained
             weights, or train none, or move their masks meanwhile, are no tickets in the formal sense, and the controls,
             which ask what the early weights and the mask are worth by themselves, ask nothing of them.
+        score: what it goes by, of a network that is not trained; None where that is the spec's, of one that is.
         options: the model of what it lets one choose: `[search]` in a spec, or `[arm.NAME]`.
         follows_units: whether it follows units from layer to layer, for which there is no way through attention: it
             takes networks of images alone.
@@ -104,6 +105,7 @@ class Method:
     paper: str = ""
     year: int | None = None
     rewinds: bool = True
+    score: str | None = None
     options: type[SearchOptions] = SearchOptions
     follows_units: bool = False
     says: Callable[[Sequence[Found]], Sequence[str]] | None = None

@@ -52,6 +52,7 @@ SCORES: dict[str, Score] = {
         paper="Pruning Neural Networks without Any Data by Iteratively Conserving Synaptic Flow (Tanaka et al.)",
         year=2020,
         sees_batches=True,
+        reads_text=False,
         macs=saliency.synflow_macs,
     ),
     "prospr": Score(

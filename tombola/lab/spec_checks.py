@@ -304,6 +304,33 @@ def _units(spec: Spec, members: Members) -> Iterable[Fault]:
                 yield Fault(path, "another method for a network that reads text", repr(name), why)
 
 
+def _scores(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Scores that rank nothing in these networks, or before anything is trained."""
+    at_start = 0 in [spec.iterations(step) for step in spec.rewind]
+    for path, name, early in dict.fromkeys(_ranking(spec, members)):
+        score = members.scores.get(name)
+        if score and not score.reads_text and spec.facts.text:
+            yield Fault(path, "a score for a network that reads text", repr(name), "snip is one")
+        if score and score.sees_initial and early and at_start:
+            todo = "before the first step no weight has changed; magnitude is its size"
+            yield Fault(path, "a score of weights as they are where rewind is 0it", repr(name), todo)
+
+
+def _ranking(spec: Spec, members: Members) -> Iterable[tuple[str, str, bool]]:
+    """Of each arm where it says by which score it prunes, which that is, and whether it is of an untrained network."""
+    for name in spec.arms:
+        arm = members.arm(name, spec)
+        if "score" in arm.options.ignored:
+            continue
+        early = arm.method.score is not None
+        if arm.options.score is not None:
+            yield ("arm." + name if name in spec.arm else "search") + ".score", arm.options.score, early
+        elif arm.method.score is not None:
+            yield "method" if arm.method.name == spec.method else "arms", arm.method.score, early
+        else:
+            yield "prune.score", spec.prune.score, early
+
+
 def _endless(spec: Spec, members: Members) -> Iterable[Fault]:
     """A plan that nobody could carry out, nor even list."""
     tables = spec.all_replicates * len(spec.rewind)
@@ -415,4 +442,5 @@ _CHECKS_OF_MEMBERS = (
     _searches,
     _searched_controls,
     _units,
+    _scores,
 )

@@ -58,7 +58,8 @@ def chosen(scoring: Scoring, options: Any) -> Scoring:
 def _method(name: str, scoring: Scoring, about: str, paper: str, year: int, mark: Mark | None = None) -> Method:
     search = partial(at_initialisation, scoring=scoring)
     sees = scoring.per_class or scoring.batches or scoring.examples
-    return Method(name, search, about, paper, year, options=ScoringOptions if sees else AtOnceOptions, mark=mark)
+    options = ScoringOptions if sees else AtOnceOptions
+    return Method(name, search, about, paper, year, score=scoring.score, options=options, mark=mark)
 
 
 _MISSING = "[Pruning Neural Networks at Initialization](https://arxiv.org/abs/2009.08576)"

@@ -48,7 +48,7 @@ class Draws(Protocol):
     def inverted_mask(self, like: Any) -> Any:
         """Of each layer as many weights as the mask `like` keeps: those that its pruning lets go first."""
 
-    def frozen(self, ticket: T) -> T:
+    def frozen(self, ticket: Any) -> Any:
         """The ticket beside its pruned weights, which stay at those of its start, instead of 0."""
 
     def pruned_by(self, like: Any) -> "Sequence[Any]":

@@ -287,7 +287,8 @@ class Replicate:
         Raises:
             BadInput: no trained network's weights were.
         """
-        found, mask = list[Run](), _given(like, "trained networks")
+        found = list[Run]()
+        mask: Run | None = _given(like, "trained networks")
         while isinstance(mask, Prune):
             found.append(mask.trained)
             mask = mask.mask

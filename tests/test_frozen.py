@@ -72,11 +72,11 @@ def test_the_rule_of_shrinking_is_that_of_the_trainings(lab: tuple[Plan, Worker]
     for level, (frozen, one, two) in enumerate(
         zip(*(runs(wanted, arm) for arm in ("frozen", "frozen-if-grown", "initial-if-grown")), strict=True)
     ):
-        early, kept = worker.store.weights(frozen.start), worker.store.mask(frozen.mask)  # type: ignore[arg-type]
+        early, kept = worker.store.weights(frozen.start), worker.store.mask(frozen.mask)
         chain, mask = [], frozen.mask
         while mask is not None:
-            chain.append((worker.store.weights(mask.trained), worker.store.mask(mask)))  # type: ignore[attr-defined]
-            mask = mask.mask  # type: ignore[attr-defined]
+            chain.append((worker.store.weights(mask.trained), worker.store.mask(mask)))
+            mask = mask.mask
         ones, twos = worker.store.weights(one.start), worker.store.weights(two.start)
         assert level < len(chain)
         for name, alive in kept.items():

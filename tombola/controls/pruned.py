@@ -53,7 +53,8 @@ def grown(name: str, weights: "Weights", trained: "list[Weights]") -> "Tensor":
 
 def frozen(replicate: Draws, ticket: T, level: int, draw: int) -> T:
     """The ticket beside its pruned weights, which stay at their early values."""
-    return replicate.frozen(ticket)
+    made: T = replicate.frozen(ticket)
+    return made
 
 
 def frozen_if_grown(replicate: Draws, ticket: T, level: int, draw: int) -> T:

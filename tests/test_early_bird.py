@@ -344,6 +344,7 @@ optimizer = {name = "adam", lr = 2e-3}
     [
         ("early-bird", ["prune={scope='n_of_m', n=2, m=4}", "levels=1"], "search.scope: expected one in which a whole"),
         ("early-bird", ["search.slimming=1e-4", "recipe.objective={name='l1', strength=1e-5}"], "search.slimming: "),
+        ("early-bird", ["recipe.dynamics={name='gradual'}"], "search.every: expected a network that is whole until"),
         ("colt", ["recipe.data=sst2", "recipe.model=bert-2-32"], "search.split: expected data with such halves: "),
     ],
 )

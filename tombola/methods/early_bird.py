@@ -35,6 +35,11 @@ class EarlyBirdOptions(SearchOptions, Settling):
             yield Fault("scope", "one in which a whole network can be pruned at once", repr(scope), "layer or global")
         if self.slimming is not None and spec.recipe.objective:
             yield Fault("slimming", "none beside recipe.objective", str(self.slimming), "it is a loss of its own")
+        if spec.recipe.dynamics:
+            found = f"recipe.dynamics = {spec.recipe.dynamics.name!r}"
+            yield Fault(
+                "every", "a network that is whole until its mask has settled", found, "leave recipe.dynamics out"
+            )
         epoch = data.facts(self.data or spec.recipe.data).epoch_iterations(self.batch or spec.recipe.batch)
         length, every = self.length or spec.recipe.length, self.every.iterations(epoch)
         first = max(step.iterations(epoch) for step in spec.rewind)

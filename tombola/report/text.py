@@ -164,7 +164,7 @@ def verdict_json(results: Results) -> str:
         "model": results.rows[0].row.run.recipe.model,
         "weights": results.weights,
         "method": f"paired differences, {'repeated ' if criteria.looks else ''}Student t interval",
-        **({"rule": _rule(criteria.looks, criteria.confidence)} if criteria.looks else {}),
+        **({"rule": _rule(criteria.looks, results.experiment.spec.verdict.confidence)} if criteria.looks else {}),
         "criteria": criteria_record(criteria),
         "sentences": results.sentences,
         "contrasts": [contrast_record(contrast, criteria.metric) for contrast in contrasts(verdicts, criteria)],

@@ -281,17 +281,21 @@ def test_a_mask_is_made_by_the_score_that_is_in_its_key_or_not_at_all(worker: Wo
     assert what == "failed" and "score of prune-" in reason
 
 
-def test_a_score_changes_nothing_in_the_loop() -> None:
-    """It computes gradients, moves running means and draws: in a copy, and as if nobody had drawn."""
+def greedy(scored: Scored) -> dict[str, Tensor]:
+    """It computes gradients, moves running means and draws."""
+    for batch in scored.batches:
+        scored.loss(scored.model, batch).backward()
+    torch.rand(7)
+    with torch.no_grad():
+        for parameter in scored.model.parameters():
+            parameter.zero_()
+    return {name: scored.weights[name].abs() for name in scored.mask}
 
-    def greedy(scored: Scored) -> dict[str, Tensor]:
-        for batch in scored.batches:
-            scored.loss(scored.model, batch).backward()
-        torch.rand(7)
-        with torch.no_grad():
-            for parameter in scored.model.parameters():
-                parameter.zero_()
-        return {name: scored.weights[name].abs() for name in scored.mask}
+
+@pytest.mark.parametrize("at", ["end", "rewind"])
+@pytest.mark.parametrize("score", [greedy, *SCORES])
+def test_a_score_changes_nothing_in_the_loop(score: Any, at: str) -> None:
+    """It works on a copy, and as if nobody had drawn."""
 
     def left(**options: Any) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
         """What the first level leaves: the model, what is drawn next, the gradients."""
@@ -309,6 +313,6 @@ def test_a_score_changes_nothing_in_the_loop() -> None:
 
     examples = TensorDataset(torch.randn(10, 8), torch.arange(10) % 3)
     loader = DataLoader(examples, batch_size=5, shuffle=True)
-    plain, seeing = left(), left(score=greedy, batches=loader)
+    plain, seeing = left(), left(score=score, batches=loader, score_at=at, scope="global")
     assert weights.equal(plain[0], seeing[0]) and torch.equal(plain[1], seeing[1])
     assert plain[2] and all(map(torch.equal, plain[2], seeing[2]))

@@ -61,14 +61,16 @@ def frozen_if_grown(replicate: Draws, ticket: T, level: int, draw: int) -> T:
     """The ticket beside those of its pruned weights that have grown, at their early values; the others are 0."""
     beside = (ticket.mask, *replicate.pruned_by(ticket.mask))
     start = replicate.derived_weights(pruned_if_grown, ticket.start, "frozen if grown", beside=beside)
-    return replace(replicate.frozen(ticket), start=start)
+    made: T = replace(replicate.frozen(ticket), start=start)
+    return made
 
 
 def initial_if_grown(replicate: Draws, ticket: T, level: int, draw: int) -> T:
     """The same, and kept weights that have shrunk begin at 0, too."""
     beside = (ticket.mask, *replicate.pruned_by(ticket.mask))
     start = replicate.derived_weights(all_if_grown, ticket.start, "initial if grown", beside=beside)
-    return replace(replicate.frozen(ticket), start=start)
+    made: T = replace(replicate.frozen(ticket), start=start)
+    return made
 
 
 _PAPER = "[Deconstructing Lottery Tickets](https://arxiv.org/abs/1905.01067)"

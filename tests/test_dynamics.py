@@ -406,6 +406,15 @@ def test_gradual_pruning_has_the_counts_of_its_formula(curve: str, scope: str, t
     assert scope == "layer" or seen[24].counts != last.counts, "layers are compared with each other"
 
 
+@pytest.mark.parametrize("case", MASKS_MOVE)
+def test_a_mask_has_settled_when_as_many_live_as_at_the_end(case: str, tmp_path: Path) -> None:
+    run = CASES[case]()
+    assert run.recipe.dynamics
+    alive = {step: mask.alive for step, mask, _, _ in walked(run, tmp_path)}
+    settled = run.recipe.dynamics.settles(Timeline(0, 24, 24, 20))
+    assert settled == min(step for step in alive if all(alive[later] == alive[24] for later in range(step, 25)))
+
+
 def test_gradual_pruning_removes_the_smallest(tmp_path: Path) -> None:
     seen = list(walked(gradual(), tmp_path))
     for (_, before, _, _), (_, after, held, _) in pairwise(seen):

@@ -347,6 +347,8 @@ def test_scores_are_trained_by_their_own_optimiser_on_weights_that_have_the_leve
         assert run.recipe.optimizer != replicate().recipe.optimizer and run.recipe.warmup == Step("0it")
         assert mask_of(run).rounds == level and run.mask is None and not run.keeps_mask
         assert run.recipe.length == replicate().recipe.length
+    carried = search(method, rewind="8it", carry_optimizer=True)
+    assert [run.optimizer_state for run in carried[:2]] == ["carried", "fresh"], "a state of weights is none of scores"
 
 
 @pytest.mark.parametrize("method", SCORES)

@@ -105,7 +105,8 @@ class Supermask(Dynamics):
         weights, scope: as in `EdgePopup`.
         begin: the probability that all weights begin with, in (0, 1); `level` for the density that the level leaves.
         counted: whether each step's draw leaves exactly the level's count, too.
-        rescaled: dynamic weight rescaling: living weights are multiplied by n / |m|, the gradient too.
+        rescaled: dynamic weight rescaling: living weights are multiplied by n / |m|, the gradient too. Where the count
+            that is looked at is not the one that was learned, rescaled networks suffer most: `counted` goes with it.
     """
 
     about: ClassVar[str] = "Probabilities of weights are trained, weights never; a mask is drawn at every step"

@@ -237,6 +237,8 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
     "verdict.accuracy_margin": (0.01, NONE),
     "verdict.step_margin": ("7it", NONE),
     "verdict.confidence": (0.9, NONE),
+    "verdict.until": ("decided", NONE),
+    "verdict.most_replicates": (7, NONE),
     "engine": ("reference", NONE),
     "device": ("cpu", NONE),
     "seed": (1, ALL),

@@ -49,7 +49,7 @@ def test_signs_are_counted_since_the_initialisation_and_since_the_rewind_point(t
     assert len(seen) == 2 * 2 * (2 + 1 + 2)
     found = [each for each in results(wanted, store).findings if isinstance(each, SignsFinding)]
     assert [(each.level, each.since) for each in found] == [
-        (level, since) for level in (1, 2) for since in ("at the rewind point", "at initialisation")
+        (level, since) for level in (1, 2) for since in ("at the rewind point", "at the beginning")
     ]
     assert [arm.arm for arm in found[1].arms] == ["ticket", "sign", "lr-rewind"]
     assert "Rewound to step 6: At" in found[0].sentence
@@ -60,8 +60,8 @@ def test_shares_are_paired_by_replicate_and_one_replicate_has_no_interval() -> N
     assert arms[0].more is None and arms[1].more is not None
     assert arms[1].more.mean == pytest.approx(0.15) and arms[1].share.mean == pytest.approx(0.3)
     one = flipped({"ticket": {0: 0.1}, "lr-rewind": {0: 0.2}}, 0.95)
-    assert sentence(0.2, "at initialisation", one) == (
-        "At 20.0%, of the surviving weights have another sign than at initialisation: "
+    assert sentence(0.2, "at the beginning", one) == (
+        "At 20.0%, of the surviving weights have another sign than at the beginning: "
         "10.0% in ticket; 20.0% in lr-rewind, +10.0 points; n = 1."
     )
 
@@ -74,6 +74,6 @@ def test_arms_that_are_not_in_the_spec_are_refused() -> None:
 def test_signs_may_be_asked_of_a_method_that_keeps_trained_weights() -> None:
     asked = plan(read("digits-lenet", [*CHANGES, "arms=ticket", "method=lr-rewind", "study.signs.levels=1,2"]))
     assert {(question.level, question.part) for question in asked.questions} == {
-        (1, "signs at initialisation"),
-        (2, "signs at initialisation"),
+        (1, "signs at the beginning"),
+        (2, "signs at the beginning"),
     }

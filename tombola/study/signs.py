@@ -46,12 +46,12 @@ def sentence(density: float, since: str, arms: tuple[Flipped, ...]) -> str:
 
     Args:
         density: P_m, in (0, 1].
-        since: what the signs are compared with, `at initialisation` or `at the rewind point`.
+        since: what the signs are compared with, `at the beginning` or `at the rewind point`.
         arms: as `flipped` gives them.
 
     >>> alike = {arm: {0: share, 1: share + 0.01} for arm, share in (("ticket", 0.1), ("lr-rewind", 0.3))}
-    >>> sentence(0.2, "at initialisation", flipped(alike, 0.95))
-    'At 20.0%, of the surviving weights have another sign than at initialisation: 10.5% [4.1%, 16.9%] in ticket; 30.5%
+    >>> sentence(0.2, "at the beginning", flipped(alike, 0.95))
+    'At 20.0%, of the surviving weights have another sign than at the beginning: 10.5% [4.1%, 16.9%] in ticket; 30.5%
     [24.1%, 36.9%] in lr-rewind, +20.0 [+20.0, +20.0] points; n = 2.'
     """
     parts = [f"{_share(each.share)} in {each.arm}{_more(each.more)}" for each in arms]

@@ -19,7 +19,7 @@ from tombola.value import Value
 if TYPE_CHECKING:
     from tombola.study.signs import Flipped
 
-BEGINNING, REWIND = "at initialisation", "at the rewind point"
+BEGINNING, REWIND = "at the beginning", "at the rewind point"
 
 
 class SignsSpec(Value):
@@ -68,7 +68,7 @@ def _beginnings(training: Train, k: int) -> Iterator[tuple[str, Run]]:
 
 @dataclass(frozen=True)
 class SignsFinding(Finding):
-    """The shares of all arms at one level and rewind step, since the initialisation or since the rewind point."""
+    """The shares of all arms at one level and rewind step, since the beginning or since the rewind point."""
 
     study: ClassVar[str] = "signs"
     level: int

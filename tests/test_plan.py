@@ -20,6 +20,7 @@ from tombola.lab.members import BUILT_IN
 from tombola.lab.plan import Plan, missing, plan, run_seconds, summary
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
+from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 
 LAYERS = ("fc1.weight", "fc2.weight", "output.weight")
@@ -295,3 +296,17 @@ def test_a_plan_counts_what_studies_ask(store: Store) -> None:
     more = content["runs"]["train"]["wanted"] - plain["runs"]["train"]["wanted"]
     assert more == 2 * (2 + 2 + 1), "dense and ticket in two more orders, the random mask (a control already) in one"
     assert content["rows"] == plain["rows"] and content["estimated_seconds"] > plain["estimated_seconds"]
+
+
+@pytest.mark.skipif(not kernels.sets(), reason="the kernels were not compiled here")
+def test_a_training_that_moves_its_mask_is_expected_to_take_what_its_own_engine_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels train tickets, and the plain loop what has dynamics."""
+    monkeypatch.setattr(calibrate, "known", lambda shapes: dict.fromkeys(shapes, calibrate.ASSUMED))
+    wanted = plan(read("lenet-mnist-quick", ["levels=1", "arms=ticket,rigl", "replicates=1"]))
+    seconds = run_seconds(wanted, Store(tmp_path / "none"))
+    by_arm = {row.arm: seconds(row.run) for row in wanted.rows}
+    plain = plan(read("lenet-mnist-quick", ["levels=1", "arms=ticket", "replicates=1", "engine=reference"]))
+    of_plain = {row.arm: run_seconds(plain, Store(tmp_path / "none"))(row.run) for row in plain.rows}
+    assert by_arm["ticket"] < by_arm["rigl"] == pytest.approx(of_plain["ticket"], rel=0.01)

@@ -22,6 +22,7 @@ from tombola.lab.searches import trainings
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Question, Series, asked
+from tombola.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -220,8 +221,12 @@ def expected_costs(plan: Plan) -> list[dict[str, Any]]:
 
 def engine_of(plan: Plan, measuring: bool = False) -> EngineForecast:
     """The engine that the trainings of `plan` will get."""
-    spec = plan.experiment.spec
-    training = Training.of(spec.recipe, spec.facts, spec.engine, devices(spec.device)[0])
+    return _engine_for(plan.experiment.spec.recipe, plan.experiment.spec, measuring)
+
+
+def _engine_for(recipe: Recipe, spec: Spec, measuring: bool = False) -> EngineForecast:
+    """The engine that trainings of a recipe will get: what a search trains may be for another one than the ticket."""
+    training = Training.of(recipe, spec.facts, spec.engine, devices(spec.device)[0])
     return forecast(replace(training, processes=processes(), densities=_densities(spec, 0)), measuring)
 
 
@@ -231,17 +236,21 @@ def run_seconds(plan: Plan, store: Store) -> Callable[[Run], float]:
     As the engine's measured times have it for the density of the run's level, or else a guess from the model's size;
     scaled so that finished trainings of this plan come out right.
     """
-    spec, engine = plan.experiment.spec, engine_of(plan)
+    spec = plan.experiment.spec
     levels = {each.key: question.level for question in plan.questions for each in question.run.inputs}
     levels |= {question.run.key: question.level for question in plan.questions}
     levels |= {row.run.key: row.level for row in plan.rows}
 
     def expected(run: Run) -> float:
-        return run.seconds(spec.facts, lambda: expected_at(levels.get(run.key, 0)))
+        return run.seconds(spec.facts, lambda: expected_at(levels.get(run.key, 0), run.recipe_trained or spec.recipe))
 
     @cache
-    def expected_at(level: int) -> float:
-        return engine.step_seconds(_densities(spec, level))
+    def expected_at(level: int, recipe: Recipe) -> float:
+        return engine_for(recipe).step_seconds(_densities(spec, level))
+
+    @cache
+    def engine_for(recipe: Recipe) -> EngineForecast:
+        return _engine_for(recipe, spec)
 
     done = store.keys()
     known = [row.run for row in plan.rows if row.run.key in done and expected(row.run)][:100]

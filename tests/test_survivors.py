@@ -9,6 +9,7 @@ import torch
 
 from tombola import mask, models, prunable, weights
 from tombola.controls import survivors
+from tombola.lab.kinds import DerivedWeights
 from tombola.lab.plan import plan
 from tombola.lab.spec import Experiment, Spec
 from tombola.mask import Mask
@@ -134,3 +135,22 @@ def test_redrawn_is_reinit_with_other_signs() -> None:
     runs = {row.arm: row.run for row in plan(Experiment(name="tiny", spec=Spec.model_validate(spec))).rows}
     start = runs["redrawn"].start
     assert start.inputs == (runs["reinit"].start, runs["ticket"].start, runs["ticket"].mask)
+
+
+@pytest.mark.parametrize("control", ["constant", "reshuffled", "redrawn", "flipped-10"])
+@pytest.mark.parametrize("method", ["early-bird", "set", "edge-popup"])
+def test_of_a_run_that_made_a_mask_and_weights_a_control_reads_the_mask(method: str, control: str) -> None:  # K1 K6
+    search = {"every": "1it"} if method == "early-bird" else {"retrain": True}
+    recipe = {"model": "lenet-40-20", "data": "digits", "length": "20it", "batch": 60}
+    table = {
+        "replicates": 1,
+        "levels": 1,
+        "method": method,
+        "search": search,
+        "arms": ["ticket", control],
+        "recipe": recipe | {"optimizer": {"name": "sgd", "lr": 0.1}},
+    }
+    wanted = plan(Experiment(name="tiny", spec=Spec.model_validate(table)))
+    (ticket, made) = (next(row.run for row in wanted.rows if row.arm == arm) for arm in ("ticket", control))
+    assert isinstance(made.start, DerivedWeights) and made.start.beside
+    assert [what for what, run in made.start.beside if run == ticket.mask] == ["mask"]

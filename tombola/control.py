@@ -64,7 +64,7 @@ class Control:
         Raises:
             BadInput: it does not.
         """
-        made = self.make(replicate, ticket, level, draw)
+        made = self.make(replicate.of(ticket), ticket, level, draw)
         if type(made) is not type(ticket):
             raise _bad_control(self, f"a {type(made).__name__}")
         changed = {field.name for field in fields(ticket) if field.init and _other(ticket, made, field.name)}

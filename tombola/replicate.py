@@ -33,6 +33,9 @@ T = TypeVar("T", bound=PlannedTraining)
 class Draws(Protocol):
     """What a control may ask of its replicate: other weights and other masks, each drawn from a named seed."""
 
+    def of(self, ticket: PlannedTraining) -> "Draws":
+        """The same where a control of `ticket` is asked: of a run that made a mask and weights, its mask is meant."""
+
     def seed(self, name: str) -> int:
         """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
 

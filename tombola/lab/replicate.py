@@ -33,6 +33,7 @@ from tombola.lab.searches import trainings
 from tombola.lab.spec import Spec
 from tombola.method import Method, SearchOptions
 from tombola.recipe import Recipe
+from tombola.replicate import PlannedTraining
 from tombola.steps import Step
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Replicate:
         members: those that the spec was read with.
         options: what has been chosen of the method that is asked.
         method: that one; None for the spec's.
+        ticket: of which a control is asked; None elsewhere.
     """
 
     spec: Spec
@@ -58,10 +60,15 @@ class Replicate:
     members: Members = field(default=BUILT_IN, repr=False)
     options: SearchOptions = field(default_factory=SearchOptions)
     method: Method | None = field(default=None, repr=False)
+    ticket: PlannedTraining | None = field(default=None, repr=False)
 
     def asking(self, arm: Arm) -> "Replicate":
         """The same with what has been chosen of an arm's method."""
         return replace(self, options=arm.options, method=arm.method)
+
+    def of(self, ticket: PlannedTraining) -> "Replicate":
+        """The same where a control of `ticket` is asked: of a run that made a mask and weights, its mask is meant."""
+        return replace(self, ticket=ticket)
 
     @property
     def searching(self) -> "Replicate":
@@ -371,16 +378,17 @@ class Replicate:
                 found=f"{start.key}, which makes a mask" if start else "None",
                 todo="derived(function, ticket.mask, name) makes a mask of a mask.",
             )
-        read = tuple(_read(run, where) for run in beside) or None
+        read = tuple(self._read(run, where) for run in beside) or None
         return DerivedWeights(start, *_found_again(function, where), weights_seed=self.seed(name), beside=read)
+
+    def _read(self, run: Run, where: str) -> tuple[Literal["weights", "mask"], Run]:
+        """Which of its outcome is meant where a run stands for what it made."""
+        # An early bird, or a training that has moved its mask, made both.
+        mask = isinstance(run, _MASKS) or (self.ticket is not None and run == self.ticket.mask)
+        return ("mask" if mask else "weights", _given(run, where))
 
 
 _MASKS = (AlignedMask, Prune, FullMask, RandomMask, ShuffledMask, DerivedMask)
-
-
-def _read(run: Run, where: str) -> tuple[Literal["weights", "mask"], Run]:
-    """Which of its outcome is meant where a run stands for what it made."""
-    return ("mask" if isinstance(run, _MASKS) else "weights", _given(run, where))
 
 
 def _rounds(mask: Run | None) -> int:

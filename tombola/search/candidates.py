@@ -61,6 +61,10 @@ class SearchReplicate:
     drawn: "Drawn"
     control: str = ""
 
+    def of(self, ticket: object) -> "SearchReplicate":
+        """The same: here a mask is a mask."""
+        return self
+
     def seed(self, name: str) -> int:
         """The seed that governs `name` in this replicate, of all its arms; 0 <= seed < 2^63."""
         # There is one draw, and one level: our own controls' names, and so their seeds, are older than both.

@@ -267,6 +267,16 @@ def test_a_search_that_is_rewound_sees_no_mask_before_it_trains(tmp_path: Path) 
     assert run.begin == 40 and values["distances"][0][0] == 40 + 5 * 20
 
 
+def test_a_search_carries_the_optimizer_over_as_the_dense_training_does(tmp_path: Path) -> None:  # K8
+    worker, changes = fresh(tmp_path), {"rewind": "40it", "carry_optimizer": True}
+    run = done(search(1, **changes), worker)
+    own, stop = replicate(**changes), run.begin + worker.store.values(run)["trained_steps"]
+    dense = done(replace(own.train(own.rewind_point()), until=stop), worker)
+    mask, kept, whole = worker.store.mask(run), worker.store.weights(run), worker.store.weights(dense)
+    assert dense.optimizer_state == "carried"
+    assert all(torch.equal(kept[name], whole[name] * mask[name] if name in mask else whole[name]) for name in whole)
+
+
 def test_every_choice_of_the_rule_is_in_the_key() -> None:
     changes = {"every": "5it", "remembered": 4, "within": 0.2, "distance": "chance", "by": "channel"}
     assert changes.keys() == Settling.model_fields.keys()

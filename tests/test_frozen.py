@@ -1,5 +1,6 @@
 """Pruned weights that are held at other values than 0: what is trained, what stays, what is kept of it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,3 +158,22 @@ def test_a_rule_without_trainings_between_is_that_of_one() -> None:
     mask = Mask({"w": torch.tensor([True, False, False, False])})
     assert pruned_if_grown(early, mask, trained, 0)["w"].tolist() == [1.0, -2.0, 0.0, -4.0]
     assert all_if_grown(early, mask, trained, 0)["w"].tolist() == [0.0, -2.0, 0.0, -4.0]
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "sgd", "lr": 0.1, "momentum": 0.9}, {"name": "adam", "lr": 1e-2}])
+def test_an_optimizer_is_carried_over_to_kept_weights_as_to_those_of_the_ticket(
+    tmp_path: Path, optimizer: dict[str, Any]
+) -> None:  # K8
+    """Where nothing is pruned the two are one training; where something is, pruned weights bring nothing along."""
+    recipe = SPEC["recipe"] | {"optimizer": optimizer}
+    changes = {"rewind": "6it", "carry_optimizer": True, "arms": ["ticket", "frozen", "sign-in"], "recipe": recipe}
+    worker = Worker(Store(tmp_path / "store").open(), None)
+    for densities, prune in (([], {"rate": 0}), ([0.5], {})):
+        wanted = planned(**changes, densities=densities, levels=1, prune=prune)
+        for run in wanted.runs:
+            assert worker.store.has(run) or do(run, worker, lambda *seen: None) == ("stored",)
+        (ticket,), (frozen,) = runs(wanted, "ticket"), runs(wanted, "frozen")
+        kept, held = (worker.store.tensors(run, "weights") for run in (ticket, frozen))
+        alike = all(torch.allclose(held[name], kept[name], atol=1e-6) for name in kept)
+        assert alike == (not densities)
+        assert frozen.optimizer_state == ticket.optimizer_state == "carried"

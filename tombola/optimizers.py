@@ -34,7 +34,7 @@ def state_of(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
 
 
 def restore_state(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put back what `state_of` took, by copy."""
+    """Put back what `state_of` took, by copy; what nothing was taken of begins anew."""
     parameters = dict(model.named_parameters())
     entries: dict[Tensor, dict[str, Any]] = {}
     for path, value in state.items():
@@ -44,4 +44,8 @@ def restore_state(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Te
         # they expect laid out in memory as it is.
         like = parameter.detach() if value.shape == parameter.shape else value.to(parameter.device)
         entries.setdefault(parameter, {})[entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+    if any("momentum_buffer" in own for own in entries.values()):
+        # The fused step wants momentum of all parameters or of none; 0 is how one without begins.
+        for parameter in (each for each in parameters.values() if each.requires_grad):
+            entries.setdefault(parameter, {}).setdefault("momentum_buffer", torch.zeros_like(parameter.detach()))
     optimizer.state.update(entries)

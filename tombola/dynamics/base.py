@@ -118,6 +118,14 @@ class Course(ABC):
         """
         return macs.GRADIENT * self.setting.forward(self.mask.counts)
 
+    def carried(self, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """What of an optimiser's state, by `ENTRY/PARAMETER`, belongs to parameters that the model has now.
+
+        Of what a training before had, and this one makes of others, there is nothing to be carried over.
+        """
+        own = dict(self.setting.model.named_parameters())
+        return {path: value for path, value in state.items() if path.partition("/")[2] in own}
+
     def weights(self) -> "dict[str, Tensor]":
         """The weights as the network computes with them now, under the names of a plain one, copied to the CPU."""
         from tombola import weights

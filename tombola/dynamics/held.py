@@ -78,6 +78,20 @@ class Held(Course):
         """How many pruned weights are held at other values than 0."""
         return {"held": self._held}
 
+    def carried(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """That of kept weights too: they are trained as in any other training; of pruned ones there is none.
+
+        What this training has kept of itself comes back as it was.
+        """
+        whole: dict[str, Tensor] = {}
+        for path, value in state.items():
+            entry, _, name = path.partition("/")
+            alive = self.setting.mask.get(name)
+            where, _, own = name.rpartition(".")
+            inside = path if alive is None else f"{entry}/{where}.parametrizations.{own}.original".replace("/.", "/")
+            whole[inside] = value if alive is None or value.shape != alive.shape else value * alive
+        return super().carried(whole)
+
     def weights(self) -> dict[str, Tensor]:
         """Trained and held ones together, under the names of a plain network."""
         inside = weights.of(self.setting.model)

@@ -35,10 +35,7 @@ class Moving(Reference):
         self._multiply_adds = 0
         # Made anew, over what the course has made of the model.
         self._optimizer = optimizer_of(training.optimizer, self._model)
-        # Of what a training before had, and this one makes of others, there is nothing to be carried over.
-        own = dict(self._model.named_parameters())
-        kept = {path: value for path, value in start.state.items() if path.partition("/")[2] in own}
-        restore_state(self._optimizer, self._model, kept)
+        restore_state(self._optimizer, self._model, self._course.carried(start.state))
         if start.standing is not None:
             self.load(start.standing)
 

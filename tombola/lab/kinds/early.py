@@ -194,9 +194,10 @@ class _Training:
 
         recipe, dataset = run.sample.recipe, worker.placed(run.sample.recipe)
         self._per_epoch = dataset.facts.epoch_iterations(recipe.batch)
-        model = run.network.build()
-        weights.put(model, halted.tensors["weights"] if halted else worker.store.weights(run.start))
-        state = halted.tensors.get("optimizer", {}) if halted else {}
+        model, store = run.network.build(), worker.store
+        weights.put(model, halted.tensors["weights"] if halted else store.weights(run.start))
+        carried = store.tensors(run.start, "optimizer") if store.holds(run.start, "optimizer") else {}
+        state = halted.tensors.get("optimizer", {}) if halted else carried
         start = Start(model, prunable.full(model), dataset, state, further_inputs(run.further, worker))
         begun = engine.begin(worker.training(recipe), [start], worker.times)
         self._run, self._trainings, self._batches = run, begun.trainings, worker.batches(run.sample)

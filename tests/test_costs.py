@@ -308,6 +308,13 @@ def test_the_figures_hold_to_the_schema_with_many_arms(finished: Results) -> Non
         assert altair.Chart.from_dict(spec, validate=True) and caption.endswith(".")
 
 
+def test_figures_are_drawn_where_the_dense_network_failed(finished: Results) -> None:
+    """Of methods that prune before training, the tickets may be there without it."""
+    rows = [result for result in finished.rows if result.row.level]
+    drawn = figures.all_figures(replace(finished, rows=rows), [])
+    assert drawn.keys() == figures.all_figures(finished, []).keys()
+
+
 def test_a_single_way_to_a_ticket_has_no_front(finished: Results) -> None:
     alone = replace(
         finished, rows=[result for result in finished.rows if result.row.arm in ("dense", "ticket", "reinit")]

@@ -489,6 +489,8 @@ def test_processes_that_train_together_refuse_it_before_they_meet(
         ("recipe.dynamics={name = 'rigl', fraction = 1.0}", "recipe.dynamics.fraction: expected a number < 1"),
         ("recipe.dynamics={name = 'rigl', fracton = 0.1}", "did you mean fraction?"),
         ("recipe.dynamics={name = 'gradual', end = '3'}", "recipe.dynamics.end: expected"),
+        ("recipe.dynamics={name = 'gradual'}", "recipe.dynamics: expected dynamics that ask for no more than a recipe"),
+        ("recipe.dynamics={name = 'gem-miner'}", "method = 'gem-miner' gives its trainings a mask"),
     ],
 )
 def test_a_fault_is_told_with_its_path(change: str, fault: str) -> None:
@@ -526,3 +528,27 @@ def test_what_is_found_is_trained_again_where_that_is_asked_for(method: str) -> 
     (ticket,) = (row.run for row in wanted.rows if row.arm == "ticket")
     assert isinstance(ticket.mask, Train) and ticket.mask.recipe.dynamics is not None
     assert ticket.recipe.dynamics is None and ticket.start == ticket.mask.start
+
+
+@pytest.mark.parametrize("method", ["iterative", "lr-rewind", "continued", "fine-tune"])
+def test_a_round_prunes_what_lives_at_the_end_of_a_training_that_moved_its_mask(tmp_path: Path, method: str) -> None:
+    """Not what lived at its beginning: what came to life meanwhile may stay, and what has gone is gone."""
+    changes = [f"method={method}", "densities=0.5,0.49", "levels=none", "replicates=1", "arms=ticket"]
+    changes += [
+        "recipe.model=lenet-20-10",
+        "prune={rate=0.6}",
+        "recipe.dynamics={name='rigl', every=4}",
+        "recipe.length=24it",
+    ]
+    wanted, store = plan(read("digits-lenet", changes)), Store(tmp_path).open()
+    for run in wanted.runs:
+        assert do(run, Worker(store, None), lambda *seen: None) == ("stored",)
+    first, second = (row.run for row in wanted.rows if row.arm == "ticket")
+    assert isinstance(second.mask, Prune)
+    before = second.mask.mask
+    assert isinstance(before, Train) and before.mask
+    given, moved, left = (store.mask(run) for run in (before.mask, before, second.mask))
+    assert not weights.equal(given, moved)
+    assert all(bool((alive <= moved[name]).all()) for name, alive in left.items())
+    assert any(bool((alive & ~given[name]).any()) for name, alive in left.items()), "of what came, some stays"
+    assert left.alive == pytest.approx(0.49 * left.total, abs=3) and store.living(first) is not None

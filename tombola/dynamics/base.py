@@ -156,6 +156,7 @@ class Dynamics(Value, ABC):
     about: ClassVar[str] = ""  # one sentence
     paper: ClassVar[str] = ""
     year: ClassVar[int] = 0
+    of_method: ClassVar[bool] = False  # whether its trainings are given more than a recipe says, as a method does
 
     name: str
 

@@ -51,6 +51,7 @@ class Gradual(Dynamics):
     about = "Weights of lowest magnitude go bit by bit along a curve, and the rest trains on"
     paper = "To prune, or not to prune: exploring the efficacy of pruning for model compression (Zhu & Gupta)"
     year = 2017
+    of_method = True
 
     name: Literal["gradual"] = "gradual"
     begin: StepField = Step("0it")

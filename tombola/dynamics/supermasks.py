@@ -76,6 +76,7 @@ class EdgePopup(Dynamics):
     about: ClassVar[str] = "Scores are trained, weights never: of each layer those of the largest scores multiply"
     paper: ClassVar[str] = "What's Hidden in a Randomly Weighted Neural Network? (Ramanujan et al.)"
     year: ClassVar[int] = 2020
+    of_method: ClassVar[bool] = True
 
     name: Literal["edge-popup"] = "edge-popup"
     weights: Frozen = "signed-constant"
@@ -112,6 +113,7 @@ class Supermask(Dynamics):
     about: ClassVar[str] = "Probabilities of weights are trained, weights never; a mask is drawn at every step"
     paper: ClassVar[str] = "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask (Zhou et al.)"
     year: ClassVar[int] = 2019
+    of_method: ClassVar[bool] = True
 
     name: Literal["supermask"] = "supermask"
     weights: Frozen = "signed-deviation"
@@ -156,6 +158,7 @@ class SignedSupermask(Dynamics):
     about: ClassVar[str] = "Scores are trained, weights never: those of the largest |s| multiply, with the sign of s"
     paper: ClassVar[str] = "Signing the Supermask: Keep, Hide, Invert (Koster et al.)"
     year: ClassVar[int] = 2022
+    of_method: ClassVar[bool] = True
 
     name: Literal["signed-supermask"] = "signed-supermask"
     weights: Frozen = "signed-constant"
@@ -187,6 +190,7 @@ class GemMiner(Dynamics):
     about: ClassVar[str] = "Scores in [0, 1] are trained, weights never: those of 1/2 and more multiply, ever fewer"
     paper: ClassVar[str] = "Rare Gems: Finding Lottery Tickets at Initialization (Sreenivasan et al.)"
     year: ClassVar[int] = 2022
+    of_method: ClassVar[bool] = True
 
     name: Literal["gem-miner"] = "gem-miner"
     weights: Frozen = "signed-constant"

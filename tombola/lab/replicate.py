@@ -267,8 +267,9 @@ class Replicate:
             )
         earlier: list[tuple[Run, Run | None]] = []
         before = last.mask
-        while isinstance(before, Prune):
-            earlier.append((before.trained, before.mask))
+        while isinstance(before, Prune | Train):  # a training that has moved its mask let nothing go by a score
+            if isinstance(before, Prune):
+                earlier.append((before.trained, before.mask))
             before = before.mask
         of_last = {name: getattr(last, name) for name in last.names}
         return InvertedMask(**of_last, like=like, earlier=tuple(reversed(earlier)) or None)
@@ -396,7 +397,7 @@ def _rounds(mask: Run | None) -> int:
     rounds = 0
     while mask is not None:
         rounds += isinstance(mask, Prune)
-        mask = mask.mask if isinstance(mask, Prune) else getattr(mask, "like", None)
+        mask = mask.mask if isinstance(mask, Prune | Train) else getattr(mask, "like", None)
     return rounds
 
 

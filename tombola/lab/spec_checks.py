@@ -138,6 +138,9 @@ def _dynamics(spec: Spec) -> Iterable[Fault]:
     model, dynamics = spec.recipe.model, spec.recipe.dynamics
     if dynamics and (why := dynamics.refuses(model)):
         yield Fault("recipe.dynamics", f"dynamics that {model} can be trained with", repr(dynamics.name), why)
+    if dynamics and dynamics.of_method:
+        todo = f"method = {dynamics.name!r} gives its trainings a mask with as many weights as shall stay"
+        yield Fault("recipe.dynamics", "dynamics that ask for no more than a recipe says", repr(dynamics.name), todo)
 
 
 def _scope(spec: Spec) -> Iterable[Fault]:
@@ -206,7 +209,15 @@ def _searches(spec: Spec, members: Members) -> Iterable[Fault]:
     arms = {"search": members.arm("ticket", spec), **{f"arm.{name}": members.arm(name, spec) for name in names}}
     for where, arm in arms.items():
         yield from _unused(where, arm)
+        yield from _at_once(spec, where, arm)
         yield from _search(spec, members, where, arm.options)
+
+
+def _at_once(spec: Spec, where: str, arm: Arm) -> Iterable[Fault]:
+    """A method that prunes a whole network to a count, where n of m say how many stay."""
+    if not arm.options.by_rounds and SCOPES[scope := spec.prune.scope].counted:
+        name = "method" if where == "search" else "arms"
+        yield Fault(name, f"methods that prune round by round in the scope {scope}", repr(arm.method.name))
 
 
 def _unused(where: str, arm: Arm) -> Iterable[Fault]:

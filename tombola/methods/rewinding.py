@@ -23,7 +23,7 @@ def iterative_from(replicate: MethodReplicate[T], start: Any, levels: int) -> It
     ticket = replicate.train(start)
     yield ticket
     for _ in range(levels):
-        ticket = replicate.train(start, mask=replicate.prune(ticket, ticket.mask))
+        ticket = replicate.train(start, mask=replicate.prune(ticket, replicate.mask_of(ticket)))
         yield ticket
 
 
@@ -33,7 +33,7 @@ def continued(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     trained = replicate.train(start)
     yield trained
     for _ in range(levels):
-        mask = replicate.prune(trained, trained.mask)
+        mask = replicate.prune(trained, replicate.mask_of(trained))
         yield replicate.train(start, mask=mask)
         trained = replicate.train(trained, mask=mask)
 
@@ -43,7 +43,7 @@ def one_shot(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     start = replicate.rewind_point()
     dense = replicate.train(start)
     yield dense
-    mask = dense.mask
+    mask = replicate.mask_of(dense)
     for _ in range(levels):
         # Round by round, so that the counts are those of the iterative search to the last weight.
         mask = replicate.prune(dense, mask)
@@ -55,7 +55,7 @@ def learning_rate_rewinding(replicate: MethodReplicate[T], levels: int) -> Itera
     trained = replicate.train(replicate.rewind_point())
     yield trained
     for _ in range(levels):
-        trained = replicate.train(trained, mask=replicate.prune(trained, trained.mask))
+        trained = replicate.train(trained, mask=replicate.prune(trained, replicate.mask_of(trained)))
         yield trained
 
 
@@ -65,7 +65,7 @@ def fine_tune(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     trained = replicate.train(replicate.rewind_point())
     yield trained
     for _ in range(levels):
-        trained = replicate.train(trained, mask=replicate.prune(trained, trained.mask), recipe=slow)
+        trained = replicate.train(trained, mask=replicate.prune(trained, replicate.mask_of(trained)), recipe=slow)
         yield trained
 
 

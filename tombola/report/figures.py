@@ -162,9 +162,9 @@ def _against_density(
         y=alt.Y("value:Q", scale=y), color=channels["color"], shape=channels["shape"]
     )
     rule = alt.Chart(alt.NamedData("dense")).mark_rule(strokeDash=[3, 3], color="#444444").encode(y="value:Q")
-    dense = [{"value": mean(point["value"] for point in points if point["level"] == 0)}]
-    if len({result.row.rewind for result in rows}) > 1:
-        dense = []  # each step has its own
+    whole = [point["value"] for point in points if point["level"] == 0]  # none where its training failed
+    several = len({result.row.rewind for result in rows}) > 1  # each step has its own
+    dense = [{"value": mean(whole)}] if whole and not several else []
     chart = alt.layer(spread, rule, line, dots).properties(width=600, height=440 if many else 320)
     return styled(chart, {"points": points, "dense": dense})
 

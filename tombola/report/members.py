@@ -13,7 +13,7 @@ KINDS = {
     ),
     "dynamics": (
         "Dynamics",
-        'What moves the mask, or makes the weights, in a training: `dynamics = {name = "gradual"}` of a recipe.',
+        'What moves the mask, or makes the weights, in a training: `dynamics = {name = "rigl"}` of a recipe.',
     ),
     "studies": ("Studies", "A table of the spec, like `[study.overlap]`, and what `tombola study` says."),
 }

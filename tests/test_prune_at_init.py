@@ -242,6 +242,8 @@ def unsure() -> Iterator[Any]:
             "batches: expected batches of the training set, which the score snip asks for, found none.",
         ),
         ({"batches": unsure()}, "batches: expected what can be gone through again and again, found a generator"),
+        ({"batches": BATCHES[0]}, "batches: expected (inputs, labels) in each batch, found a tensor of shape (6, 8)."),
+        ({"batches": BATCHES[0][0]}, "batches: expected (inputs, labels) in each batch, found a tensor of shape (8,)."),
         ({"batches": []}, "batches: expected at least one batch of the training set"),
         ({"keep": "conv"}, "keep: expected kinds"),
         ({"keep": "*"}, "expected a weight that may be pruned"),

@@ -577,6 +577,7 @@ def test_a_margin_may_be_given_in_points(asked: str, margin: float) -> None:
         (["arm.snip.examples=3"], "arm.snip", "an arm among the spec's arms"),
         (["arms=ticket,random", "arm.random.method=snip"], "arm.random", "stands for nothing else"),
         (["arms=ticket,snip", "arm.snip.method=grasp"], "arm.snip", "stands for nothing else"),
+        (["arms=ticket,x", "arm.x.method=[3]"], "arm.x.method", "a string"),
         (
             ["arms=ticket,x", "arm.x.method=snip", "arm.x.control=random-labels", "arm.x.examples=0"],
             "arm.x.examples",
@@ -589,6 +590,28 @@ def test_a_search_that_cannot_be_is_refused_before_it_begins(
 ) -> None:
     faults = faults_of(write(GOOD), *changes)
     assert path in faults and expected in faults[path].expected, faults
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "todo"),
+    [
+        (["arms=ticket,x", "arm.x.metod=snip"], "arm.x.metod", "did you mean method?"),
+        (["arms=ticket,x", "arm.x.control=shuffle"], "arm.x.method", "its table names no method"),
+        (["arms=ticket,snip", "arm.snip.itrations=3"], "arm.snip.itrations", "did you mean iterations?"),
+        (["arms=ticket,snip", "arm.snip.epochs=3"], "arm.snip.epochs", "did you mean length?"),
+        (["arm.ticket.rate=0.5"], "arm.ticket.method", "[search] is what is chosen"),
+        (["arm.ticket.examples=5"], "arm.ticket.examples", "[search] is what is chosen"),
+        (["search.examples=5"], "search.examples", "known are batch, data"),
+        (["method=snap", "search.examples=5"], "search.examples", "known are batch, data"),
+        (["arms=ticket,snap"], "arms.1", "a table [arm.NAME] with its method declares"),
+    ],
+)
+def test_a_slip_in_what_is_chosen_of_a_search_is_told_with_what_may_be_meant(
+    write: Write, changes: list[str], path: str, todo: str
+) -> None:
+    faults = faults_of(write(GOOD), *changes)
+    assert todo in faults[path].todo, faults
+    assert "arms.1" not in faults or path == "arms.1", "an arm whose table has a fault is not also an unknown one"
 
 
 def test_a_changed_spec_keeps_its_folder_whatever_fields_come_later() -> None:

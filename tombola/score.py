@@ -21,8 +21,20 @@ Batch = tuple[Any, Any]
 
 
 def cross_entropy(model: "nn.Module", batch: Batch) -> "Tensor":
-    """-log p(label), averaged over a batch of (inputs, labels)."""
+    """-log p(label), averaged over a batch of (inputs, labels).
+
+    Raises:
+        BadInput: the batch is no such pair.
+    """
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise _no_pair(batch)
     return CrossEntropy().loss(model, batch, {})
+
+
+def _no_pair(batch: object) -> BadInput:
+    found = f"a tensor of shape {tuple(batch.shape)}" if hasattr(batch, "shape") else f"a {type(batch).__name__}"
+    todo = "batches=[batch] are those of one batch; batches of another kind go with a loss of their own, loss=..."
+    return BadInput(where="batches", expected="(inputs, labels) in each batch", found=found, todo=f"{todo}.")
 
 
 @dataclass(frozen=True)

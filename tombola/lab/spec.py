@@ -165,7 +165,7 @@ class VerdictSpec(Value):
 
 def _options(table: Any, method: str, methods: Mapping[str, Method]) -> SearchOptions:
     """What a table says of the choices that a method leaves; of a method that there is not, those of all."""
-    known = methods[method].options if method in methods else SearchOptions
+    known = methods[method].options if isinstance(method, str) and method in methods else SearchOptions
     return table if isinstance(table, SearchOptions) else known.model_validate(table)
 
 

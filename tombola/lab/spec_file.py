@@ -15,6 +15,7 @@ from tombola.lab.extension import load
 from tombola.lab.members import Members, extended
 from tombola.lab.spec import Experiment, spec_model
 from tombola.lab.spec_checks import contradictions, unknown_names
+from tombola.method import SearchOptions
 from tombola.recipe import Optimizer, Schedule
 
 
@@ -50,6 +51,9 @@ def read(source: str, changes: Iterable[str] = (), extend: Iterable[str | Path] 
         # A list of which every element is wrong is not also too short.
         elements = {detail["loc"][:-1] for detail in details if isinstance(detail["loc"][-1], int)}
         real = [detail for detail in details if not (detail["type"] == "too_short" and detail["loc"] in elements)]
+        # An arm whose own table has faults is not also an unknown one.
+        own = [detail["loc"][1] for detail in real if detail["loc"][0] == "arm" and len(detail["loc"]) > 1]
+        real = [detail for detail in real if not (detail["loc"][0] == "arms" and detail["input"] in own)]
         known = _Known.of(members)
         raise SpecError(source, [*(_fault(detail, table, known) for detail in real), *unknown_names(table)]) from None
     faults = list(unknown_names(table)) or list(contradictions(spec, members))
@@ -165,9 +169,13 @@ class _Known:
     def _chosen(self, parents: Sequence[str], table: Mapping[str, Any]) -> set[str]:
         """The fields of what is chosen of a method: the spec's own, or that of an arm."""
         if parents[0] == "search":
-            return set(self.methods[table.get("method", "iterative")].model_fields)
+            return set(self._options(table.get("method", "iterative")).model_fields)
         own = table["arm"][parents[1]]
-        return {"method", "control", *self.methods[own.get("method", parents[1])].model_fields}
+        return {"method", "control", *self._options(own.get("method", parents[1])).model_fields}
+
+    def _options(self, method: object) -> type[BaseModel]:
+        """Those of a method; what all methods have, where there is none of that name."""
+        return self.methods.get(str(method), SearchOptions)
 
 
 def _is_model(annotation: Any) -> bool:
@@ -200,7 +208,7 @@ def _fault(detail: Any, table: Mapping[str, Any], known: _Known) -> Fault:
                 repr(detail["input"].get("name")) if isinstance(detail["input"], dict) else found,
             )
         case "literal_error":
-            return Fault(path, "one of " + detail["ctx"]["expected"].replace("'", ""), found)
+            return Fault(path, "one of " + detail["ctx"]["expected"].replace("'", ""), found, _other_name(where, table))
         case "value_error":
             return Fault(path, str(detail["ctx"]["error"]), found)
         case "model_type" | "model_attributes_type" | "dict_type":
@@ -215,6 +223,19 @@ def _fault(detail: Any, table: Mapping[str, Any], known: _Known) -> Fault:
     return Fault(path, message.split(",")[0].replace("a valid integer", "an integer").replace("a valid", "a"), found)
 
 
+def _other_name(where: list[str], table: Mapping[str, Any]) -> str:
+    """How an arm gets a name of its own."""
+    match where:
+        case ["arms", _]:
+            return "or an arm of your own, which a table [arm.NAME] with its method declares"
+        case ["arm", "ticket", _]:
+            return _OF_TICKET
+        case ["arm", name, "method"] if "method" not in table["arm"][name]:
+            return f'the name of the arm, as its table names no method: [arm.{name}] method = "snip", say'
+    return ""
+
+
+_OF_TICKET = "[search] is what is chosen of the ticket's method"
 _SIGNS = {
     "greater than or equal to": ">=",
     "less than or equal to": "<=",
@@ -244,6 +265,8 @@ def _hint(where: list[str], table: Mapping[str, Any], known: _Known) -> str:
     fields = known.below(parents, table)
     if name == "momentum" and "betas" in fields:
         return "Adam's is the first of betas, 0.9 in betas = [0.9, 0.999]"
+    if parents and parents[0] in ("search", "arm"):
+        return _OF_TICKET if parents == ["arm", "ticket"] else _choice(name, fields)
     if name in _SYNONYMS:
         return f"did you mean {_SYNONYMS[name]}?"
     deepest_first = sorted(known.paths, key=lambda path: -path.count("."))
@@ -254,6 +277,13 @@ def _hint(where: list[str], table: Mapping[str, Any], known: _Known) -> str:
         meant = paths[elsewhere[0]]
         return f"did you mean {meant}{', at the top' if parents and '.' not in meant else ''}?"
     return "known are " + ", ".join(sorted(fields))
+
+
+def _choice(name: str, fields: set[str]) -> str:
+    """What somebody may have meant by a choice that a method does not offer: no field of another table."""
+    meant = _SYNONYMS.get(name, "").rpartition(".")[2]
+    close = [meant] if meant in fields else difflib.get_close_matches(name, fields, n=1)
+    return f"did you mean {close[0]}?" if close else "known are " + ", ".join(sorted(fields))
 
 
 # What other programs call it.

@@ -29,7 +29,7 @@ class Examples:
 
     def on(self, model: nn.Module) -> Iterable[Batch]:
         """The batches where the model is, as often as they are asked for."""
-        return _Placed(self.batches or (), next(iter(model.parameters())).device)
+        return _Placed(() if self.batches is None else self.batches, next(iter(model.parameters())).device)
 
 
 @dataclass(frozen=True)

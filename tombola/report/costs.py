@@ -73,7 +73,12 @@ def _panel(
         axis=alt.Axis(values=_ticks(*ends), format="~g"),
         title="cost (dense trainings), log scale",
     )
-    y = alt.Y("accuracy:Q", scale=alt.Scale(domain=list(frame), nice=False), title="test accuracy (%)")
+    y = alt.Y(
+        "accuracy:Q",
+        scale=alt.Scale(domain=list(frame), nice=False),
+        axis=alt.Axis(labelExpr="datum.value > 100 ? '' : datum.label"),  # names need room above, where nothing can be
+        title="test accuracy (%)",
+    )
     layers = [
         chart("dense").mark_rule(strokeDash=[3, 3], color="#444444").encode(y=y),
         chart("front").mark_line(interpolate="step-after", color="#999999", strokeWidth=1.5).encode(x=x, y=y),

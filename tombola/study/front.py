@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import nan
+from math import comb, nan
 from statistics import mean
 
 from tombola.study.paired import Difference, paired
@@ -52,7 +52,8 @@ def sentence(density: float, ways: Sequence[Way], confidence: float) -> str:
     Args:
         density: at which all are compared.
         ways: two at least.
-        confidence: of the intervals of differences, paired by replicate.
+        confidence: of the intervals of differences, paired by replicate, all pairs of ways together (Bonferroni): which
+            of them are on the front is seen afterwards.
 
     >>> ways = [Way("ticket", 2.8, {0: 0.9, 1: 0.92}), Way("one-shot", 1.1, {0: 0.8, 1: 0.81})]
     >>> print(sentence(0.05, ways, 0.95).partition(": ")[2])
@@ -65,12 +66,14 @@ def sentence(density: float, ways: Sequence[Way], confidence: float) -> str:
             f"training), and nothing more accurate on average ({best[0].accuracy:.2%})."
         )
     *_, cheap, dear = best
-    gains = [_gain(dear, cheap, confidence) for cheap, dear in pairwise(best)]
+    sure = 1 - (1 - confidence) / comb(len(ways), 2)
+    gains = [_gain(dear, cheap, sure) for cheap, dear in pairwise(best)]
     shown = [way.name for way, gain in zip(best[1:], gains, strict=True) if gain.low > 0]
     last = (
         f"nothing that costs less than {dear.cost:.2f} dense trainings ({dear.name}, {dear.accuracy:.2%}) is more "
         f"accurate on average than {cheap.name} ({cheap.accuracy:.2%} for {cheap.cost:.2f}): {dear.name} minus "
         f"{cheap.name} {points(gains[-1])} points, n = {gains[-1].n}"
+        f"{', the interval that of all pairs of ways together' if len(ways) > 2 else ''}"
     )
     if len(best) == 2:
         return f"{begin} {last}{'' if shown else ', so that no difference is shown'}."

@@ -146,8 +146,10 @@ def test_what_a_step_takes_is_that_of_all_that_is_not_0() -> None:
 
 
 def test_what_cannot_be_frozen_is_refused() -> None:
-    with pytest.raises(BadInput, match="expected a mask that was pruned by the weights of trained networks"):
+    with pytest.raises(BadInput, match="expected a mask that was pruned by the weights of one trained network"):
         planned(method="magnitude-init", arms=["ticket", "frozen-if-grown"])
+    with pytest.raises(BadInput, match="one trained network after another"):  # of colt's rounds each has two
+        planned(method="colt", arms=["ticket", "frozen-if-grown"], recipe=SPEC["recipe"] | {"data": "digits"})
     wanted = planned(method="magnitude-init", arms=["ticket", "frozen"])
     assert all(run.recipe.dynamics == Frozen() for run in runs(wanted, "frozen"))
 

@@ -551,6 +551,7 @@ def test_a_margin_may_be_given_in_points(asked: str, margin: float) -> None:
         (["densities=[0.2,0.1]", "levels=3"], "levels", "none where there are densities"),
         (["densities=[0.1,0.2]"], "densities", "densities that fall"),
         (["densities=[0.1,0.1]"], "densities", "densities that fall"),
+        (["densities=[0.1,0.001]", "prune.output_rate=0"], "densities", "which layers of rate 0 make up"),
         (["densities=[0.0]"], "densities.0", "> 0"),
         (["densities=[1.0]"], "densities.0", "< 1"),
         (["densities=[0.1]", "prune.rate=0.0"], "prune.rate", "more than 0"),

@@ -293,17 +293,21 @@ class Replicate:
         """The trained networks by whose weights the mask `like` was pruned, the first first.
 
         Raises:
-            BadInput: no trained network's weights were.
+            BadInput: no trained network's weights were, or those of several at once.
         """
         found = list[Run]()
         mask: Run | None = _given(like, "trained networks")
-        while isinstance(mask, Prune):
+        while isinstance(mask, Prune) and mask.beside is None:
             found.append(mask.trained)
             mask = mask.mask
-        if not found or not all(isinstance(each, Train) and each.until > self.rewind_step for each in found):
+        if (
+            isinstance(mask, Prune)
+            or not found
+            or not all(isinstance(each, Train) and each.until > self.rewind_step for each in found)
+        ):
             raise BadInput(
                 where="trained networks",
-                expected="a mask that was pruned by the weights of trained networks",
+                expected="a mask that was pruned by the weights of one trained network after another",
                 found=f"{like.key}, which was not",
                 todo="Leave the control out of `arms`: nothing has grown or shrunk before the network was pruned.",
             )

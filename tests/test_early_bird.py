@@ -268,7 +268,8 @@ def test_a_search_that_is_rewound_sees_no_mask_before_it_trains(tmp_path: Path) 
 
 
 def test_a_search_carries_the_optimizer_over_as_the_dense_training_does(tmp_path: Path) -> None:  # K8
-    worker, changes = fresh(tmp_path), {"rewind": "40it", "carry_optimizer": True}
+    changes: dict[str, Any] = {"rewind": "40it", "carry_optimizer": True}
+    worker = fresh(tmp_path)
     run = done(search(1, **changes), worker)
     own, stop = replicate(**changes), run.begin + worker.store.values(run)["trained_steps"]
     dense = done(replace(own.train(own.rewind_point()), until=stop), worker)

@@ -445,9 +445,9 @@ def test_progress_names_the_masks_of_controls(tmp_path: Path) -> None:
 def test_a_figure_of_a_study_has_a_name_that_files_can_have() -> None:
     drawn: Any = {name: name for name in ("a/b ü", "a b ü", "a?b ", "..", "plain")}
     ours = replace(BUILT_IN.studies["overlap"], figures=lambda findings, marks: drawn)
-    members = SimpleNamespace(studies={"overlap": ours}, marks={})
+    members = SimpleNamespace(studies={"overlap": ours}, marks=lambda spec: {})
     results: Any = SimpleNamespace(
-        experiment=SimpleNamespace(members=members), findings=[SimpleNamespace(study="overlap")]
+        experiment=SimpleNamespace(members=members, spec=None), findings=[SimpleNamespace(study="overlap")]
     )
     named = figures.study_figures(results, taken=["plain"])
     assert {name: str(figure) for name, figure in named.items()} == {

@@ -228,22 +228,27 @@ def test_the_same_start_gives_levels_the_same_training_where_nothing_is_pruned(w
 # ---------------------------------------------------------------- pruned is pruned
 
 
+# Whose levels are searched for one by one, each in several steps or in a training of its own.
+NEST_NOT = ("iterative-snip", "force", "synflow", "gradual", "set", "rigl")
+NEST_NOT += ("edge-popup", "supermask", "signed-supermask", "gem-miner")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_pruned_weights_are_0_and_masks_nest(lab: Lab, method: str) -> None:  # M1 R10
     wanted, worker = lab(method=method)
     assert wanted.rows[0].run.mask is None
     kept = None
     for run in tickets(wanted)[1:]:
-        assert run.mask
-        living, state, stored = (
-            worker.store.mask(run.mask),
-            worker.store.weights(run),
-            worker.store.tensors(run, "weights"),
-        )
+        own = worker.store.masked_by(run)
+        assert own
+        living, state, stored = worker.store.mask(own), worker.store.weights(run), worker.store.tensors(run, "weights")
         for name, alive in living.items():
-            assert (state[name][~alive] == 0).all() and (state[name][alive] != 0).all()
+            assert (state[name][~alive] == 0).all()
+            # What has just been grown is 0 until it takes a step.
+            assert (state[name][alive] != 0).all() or method in ("set", "rigl")
             assert stored[name].numel() == alive.sum(), "the dead take no room"
-        assert kept is None or mask.Mask(mask.apply(living, kept)) == living
+        nested = kept is None or all(bool((kept[name] | ~alive).all()) for name, alive in living.items())
+        assert nested or method in NEST_NOT
         assert (
             worker.store.values(run)["alive"] == living.alive and worker.store.values(run)["density"] == living.density
         )

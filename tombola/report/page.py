@@ -15,7 +15,7 @@ from tombola.lab.studies import Finding, Study
 from tombola.report import figures
 from tombola.report.text import duration, records_text
 from tombola.study.anatomy import input_survivors
-from tombola.study.verdict import Criteria, Verdict, points, whole
+from tombola.study.verdict import Criteria, Verdict, margin_of, points, whole
 
 IMAGES = 5  # levels whose first layer is shown
 
@@ -177,7 +177,7 @@ def _reasons(verdicts: Sequence[Verdict], criteria: Criteria) -> str:
         )
     return (
         f"<div class=wide><table class=reasons><thead><tr><th>{'rewind step: ' if several else ''}density<th>verdict"
-        f"<th>against the dense network (margin {100 * criteria.accuracy_margin:g} points)"
+        f"<th>against the dense network (margin {html.escape(margin_of(criteria))})"
         "<th>ticket against its controls (the level by itself; then with Holm's correction for all levels)"
         f"<tbody>{''.join(lines)}</table></div>"
     )

@@ -229,8 +229,8 @@ def plan_text(summary: dict[str, Any]) -> str:
     """What a plan amounts to, for people."""
     rows, runs = summary["rows"], summary["total"]["wanted"]
     lines = [
-        f"{summary['experiment']}: {rows} training{'s' if rows != 1 else ''} compared, "
-        f"{runs} run{'s' if runs != 1 else ''} in all"
+        f"{summary['experiment']}: {rows:,} training{'s' if rows != 1 else ''} compared, "
+        f"{runs:,} run{'s' if runs != 1 else ''} in all"
     ]
     lines += [
         f"  {kind:<8} asked for {count['asked']:>6,}   distinct {count['wanted']:>6,}   "

@@ -691,3 +691,12 @@ def test_a_run_costs_the_scheduler_the_same_however_many_there_are(together: int
     few, calls_of_few = calls_to_schedule(4, together, store)
     many, calls_of_many = calls_to_schedule(64, together, store)
     assert calls_of_many / many < 1.5 * calls_of_few / few
+
+
+def test_workers_leave_nothing_of_the_system_behind(tmp_path: Path) -> None:
+    """Units are followed by torch.fx, which makes a lock of the system; whoever kills its process leaves it there."""
+    asked = ["run", "digits-lenet", "--store", str(tmp_path / "store"), "--workers", "1"]
+    changes = ["levels=1", "replicates=1", "recipe.length=8it", "arms=ticket,rebasin"]
+    sets = [part for change in changes for part in ("--set", change)]
+    done = subprocess.run([sys.executable, "-m", "tombola", *asked, *sets], capture_output=True, text=True)
+    assert done.returncode == 0 and "leaked" not in done.stderr, done.stderr

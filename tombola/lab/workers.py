@@ -123,9 +123,15 @@ def _shapes(recipes: Iterable[Recipe], engine: Choice, devices: tuple[str, ...])
 
 
 def _dismiss(processes: list[_Process]) -> None:
+    """End them: those that are idle by themselves, so that what they hold of the system is given back."""
     for worker in processes:
+        if worker.runs:
+            worker.process.terminate()
+        else:
+            worker.pipe.close()
+    for worker in processes:
+        worker.process.join(timeout=GRACE_S)
         worker.process.terminate()
-    for worker in processes:
         worker.process.join()
         worker.log.unlink(missing_ok=True)
 

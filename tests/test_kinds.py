@@ -229,7 +229,7 @@ def test_the_same_start_gives_levels_the_same_training_where_nothing_is_pruned(w
 
 
 # Whose levels are searched for one by one, each in several steps or in a training of its own.
-NEST_NOT = ("iterative-snip", "force", "synflow", "gradual", "set", "rigl")
+NEST_NOT: tuple[str, ...] = ("iterative-snip", "force", "synflow", "gradual", "set", "rigl")
 NEST_NOT += ("edge-popup", "supermask", "signed-supermask", "gem-miner")
 
 

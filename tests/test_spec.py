@@ -573,6 +573,7 @@ def test_a_margin_may_be_given_in_points(asked: str, margin: float) -> None:
         (["search.length=0it"], "search.length", "between 1 and"),
         (["search.length=20it", "rewind=30it"], "search.length", "more than the rewind step"),
         (["search.examples=3"], "search.examples", "a known field"),
+        (["method=rigl", "search.score=movement", "arms=ticket"], "search.score", "a score of weights as they are"),
         (["arms=ticket,snip", "prune={scope='n_of_m', n=2, m=4}", "levels=1"], "arms", "round by round in the scope n"),
         (["method=set", "prune={scope='n_of_m', n=2, m=4}", "levels=1"], "method", "round by round in the scope n_o"),
         (["arm.snip.examples=3"], "arm.snip", "an arm among the spec's arms"),

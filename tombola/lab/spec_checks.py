@@ -348,12 +348,12 @@ def _ranking(spec: Spec, members: Members) -> Iterable[tuple[str, str, bool]]:
         arm = members.arm(name, spec)
         if "score" in arm.options.ignored:
             continue
-        early = arm.method.score is not None
+        own, early = arm.method.score, not arm.options.by_rounds or arm.method.score is not None
         if arm.options.score is not None:
             yield ("arm." + name if name in spec.arm else "search") + ".score", arm.options.score, early
-        elif arm.method.score is not None:
-            yield "method" if arm.method.name == spec.method else "arms", arm.method.score, early
-        else:
+        elif own is not None:
+            yield "method" if arm.method.name == spec.method else "arms", own, early
+        elif not early:  # others have a way of their own to begin
             yield "prune.score", spec.prune.score, early
 
 

@@ -70,3 +70,11 @@ def test_what_the_table_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         read(str(tmp_path / "mine.toml"), changes)
     assert {fault.path for fault in caught.value.faults} == {"study.untrained.levels", "study.untrained.arms"}
+
+
+def test_masks_that_moved_are_asked_about_once_they_are_trained_from_early_weights() -> None:
+    """A study is about what tickets begin with, whatever has found their masks."""
+    changes = ["method=rigl", "study.untrained.levels=1", "levels=1", "arms=ticket"]
+    with pytest.raises(SpecError, match="a method that rewinds to early weights"):
+        read("digits-lenet", changes)
+    assert read("digits-lenet", [*changes, "search.retrain=true"]).spec.search.apart

@@ -26,7 +26,7 @@ def levels(study: str, given: Sequence[int], setting: Setting, least: int, of_tr
         if not least <= level <= most:
             yield Fault(f"study.{study}.levels", f"levels from {least} to {most}, the spec's", str(level))
     yield from repeated(f"study.{study}.levels", "level", given)
-    if not setting.method.rewinds and not of_trained:
+    if not setting.rewinds and not of_trained:
         yield Fault(
             f"study.{study}", "a method that rewinds to early weights", repr(setting.method.name), "or no study"
         )

@@ -27,7 +27,7 @@ from tombola.lab.row import Row
 from tombola.lab.runs import Run
 from tombola.lab.store import Store
 from tombola.mark import Mark
-from tombola.method import Method
+from tombola.method import Method, SearchOptions
 from tombola.steps import Step
 from tombola.value import Value
 
@@ -46,6 +46,8 @@ class ExperimentSpec(Protocol):
     def rewind(self) -> tuple[Step, ...]: ...
     @property
     def arms(self) -> tuple[str, ...]: ...
+    @property
+    def search(self) -> SearchOptions: ...
     @property
     def facts(self) -> Facts: ...
     def iterations(self, step: Step, /) -> int: ...
@@ -76,6 +78,11 @@ class Setting:
     spec: ExperimentSpec
     method: Method
     controls: Sequence[str]
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether its tickets are trained from early weights."""
+        return self.method.rewinds or self.spec.search.apart
 
     @property
     def tables(self) -> int:

@@ -33,7 +33,7 @@ def cross_entropy(model: "nn.Module", batch: Batch) -> "Tensor":
 
 def _no_pair(batch: object) -> BadInput:
     found = f"a tensor of shape {tuple(batch.shape)}" if hasattr(batch, "shape") else f"a {type(batch).__name__}"
-    todo = "batches=[batch] are those of one batch; batches of another kind go with a loss of their own, loss=..."
+    todo = "batches=[batch] are those of one batch; batches of another kind go with a `loss` of their own"
     return BadInput(where="batches", expected="(inputs, labels) in each batch", found=found, todo=f"{todo}.")
 
 

@@ -5,7 +5,7 @@ from tombola.lab.members import Members
 # Kind -> its heading, and how one of its members is named.
 KINDS = {
     "methods": ("Methods", 'The `method` of a spec, as in `method = "one-shot"`, or one of its `arms`.'),
-    "controls": ("Controls", "One of the `arms` of a spec, or of the `controls` of `Search.verify`."),
+    "controls": ("Controls", "One of the `arms` of a spec; many also of the `controls` of `Search.verify`."),
     "scores": ("Scores", 'What pruning goes by: `prune = {score = "random"}` in a spec, `score` of `Search`.'),
     "objectives": (
         "Objectives",

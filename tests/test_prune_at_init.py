@@ -266,3 +266,9 @@ def test_a_score_of_ones_own_sees_the_model_as_it_is() -> None:
 
     living = prune_at_init(model.eval(), mine, 0.5, BATCHES)
     assert living == prune_at_init(model, "magnitude", 0.5) and seen == [(True, True, 2)]
+
+
+def test_a_density_that_leaves_nothing_is_refused() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))
+    with pytest.raises(BadInput, match="a density at which a weight is left of 80"):
+        prune_at_init(model, "random", 1e-6)

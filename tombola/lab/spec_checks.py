@@ -241,6 +241,10 @@ def _search(spec: Spec, members: Members, where: str, options: SearchOptions) ->
         yield Fault(
             f"{where}.rate", "densities in the spec", str(options.rate), "else it would decide about the densities"
         )
+    examples = getattr(options, "examples", None) if "examples" in options.model_fields_set else None
+    if options.data is None and examples is not None and examples > spec.facts.train:
+        most = f"at most the {spec.facts.train:,} training examples of {spec.facts.name}"
+        yield Fault(f"{where}.examples", most, str(examples))
     yield from (replace(fault, path=f"{where}.{fault.path}") for fault in options.faults(spec))
     if not options.of_recipe:
         return
@@ -307,12 +311,18 @@ def _densities(spec: Spec) -> Iterable[Fault]:
 
 
 def _reached(spec: Spec) -> Iterable[Fault]:
-    """Densities below what layers make up that lose nothing in any round."""
+    """Densities that leave no weight, or are below what layers make up that lose nothing in any round."""
     recipe, facts, prune = spec.recipe, spec.facts, spec.prune
-    if not spec.densities or not SCOPES[prune.scope].by_kind:
+    if not spec.densities:
         return
     layers = models.layers(recipe.model, facts.shape, facts.classes)
     sizes = {name: layer.weights for name, layer in layers.items()}
+    if spec.densities[-1] * sum(sizes.values()) < 1 and not prune.include:
+        yield Fault(
+            "densities", f"densities that leave one of {sum(sizes.values()):,} weights", str(spec.densities[-1])
+        )
+    if not SCOPES[prune.scope].by_kind:
+        return
     rates = prune.round.rates_of({name: layer.kind for name, layer in layers.items()})
     stay, whole = sum(sizes[name] for name in rates if not rates[name]), sum(sizes[name] for name in rates)
     if stay > spec.densities[-1] * whole and not prune.include:  # whose sizes are known when the network is built

@@ -22,7 +22,7 @@ class AtOnceOptions(SearchOptions):
     """What methods let one choose that prune at once, and by a score of their own: where weights are ranked."""
 
     by_rounds: ClassVar[bool] = False
-    ignored: ClassVar[frozenset[str]] = frozenset({"rate", "score"})
+    ignored: ClassVar[frozenset[str]] = frozenset({"rate", "score", "length", "lr"})
 
 
 class ScoringOptions(SearchOptions):
@@ -34,7 +34,7 @@ class ScoringOptions(SearchOptions):
     """
 
     by_rounds: ClassVar[bool] = False
-    ignored: ClassVar[frozenset[str]] = frozenset({"rate"})
+    ignored: ClassVar[frozenset[str]] = frozenset({"rate", "length", "lr"})
 
     examples: Count | None = Field(default=None, gt=0)
     iterations: Count | None = Field(default=None, gt=0)

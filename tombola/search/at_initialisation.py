@@ -10,6 +10,7 @@ from tombola.at_once import Amount, AtOnce
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.prunable import prunable
+from tombola.prune import count
 from tombola.pruning import SCOPES, Round
 from tombola.score import Scored, cross_entropy, scores
 from tombola.search import arguments, counted
@@ -70,6 +71,8 @@ def prune_at_init(
     chosen = arguments.score_of(score, batches)
     _check(scope, density, iterations)
     everything = counted.of_model(original, amount)
+    if everything.total and count(1 - density, everything.total) == everything.total:
+        raise _nothing_left(density, everything.total)
     dense, copy = weights.of(original), apart(original)
 
     def ranked(alive: Mask, among: Mask) -> Mapping[str, Tensor]:
@@ -79,6 +82,11 @@ def prune_at_init(
 
     at_once = AtOnce(amount, Amount(amount, density), iterations, returning)
     return at_once.mask(everything, ranked, prunable(original, amount.include), weights.ties(original))
+
+
+def _nothing_left(density: float, total: int) -> BadInput:
+    expected = f"a density at which a weight is left of {total:,}"
+    return BadInput(where="density", expected=expected, found=f"{density:g}", todo=f"{1 / total:.2g} leaves one.")
 
 
 def _check(scope: str, density: object, iterations: object) -> None:

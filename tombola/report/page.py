@@ -89,7 +89,7 @@ def _page(results: Results, drawn: Sequence[tuple[str, str, str]]) -> str:
 <h2>Figures</h2>
 {pictures}
 <h2>Table</h2>
-<p>{_told(results.at)}
+<p>{_told(results.at, len(results.searches) > 1)}
 Each single training is in <a href=table.csv>table.csv</a>.</p>
 {_table(results)}
 <h2>Why each verdict</h2>
@@ -122,10 +122,11 @@ def _costs(results: Results) -> str:
     return f"<h2>Cost</h2><p>{note}</p><ul>{told}</ul>" if told else ""
 
 
-def _told(at: str) -> str:
+def _told(at: str, costs: bool) -> str:
     where = "at the end of training" if at == "end" else "at the step of minimum validation loss"
-    steps = "." if at == "end" else "; under it the step, likewise."
-    return f"Test accuracy (%) {where}, mean (smallest - largest){steps}"
+    steps = "" if at == "end" else "; under it the step, likewise"
+    cost = "; below what search and training cost, in trainings of the dense network" if costs else ""
+    return f"Test accuracy (%) {where}, mean (smallest - largest){steps}{cost}."
 
 
 def _table(results: Results) -> str:
@@ -137,7 +138,7 @@ def _table(results: Results) -> str:
     for rewind, level in places:
         here = [result for result in results.rows if (result.row.rewind, result.row.level) == (rewind, level)]
         groups = [[result for result in here if level == 0 or result.row.arm == arm] for arm in arms]
-        cells = "".join(_cell(group, results.at) for group in groups)
+        cells = "".join(_cell(group, results.at) + _cost(group, results) for group in groups)
         density = mean(result.values["density"] for result in here)
         verdict = words.get((rewind, level))
         word = _word(verdict) if verdict else f"<td>{'dense' if level == 0 else ''}"
@@ -159,6 +160,13 @@ def _cell(group: Sequence[Result], at: str) -> str:
     steps = [result.values["early_stop_step"] for result in group]
     pace = f"<br>{mean(steps):,.0f} <small>({min(steps):,} - {max(steps):,})</small>" if at == "early-stop" else ""
     return f"<td>{mean(accuracies):.2f} <small>({min(accuracies):.2f} - {max(accuracies):.2f})</small>{pace}"
+
+
+def _cost(group: Sequence[Result], results: Results) -> str:
+    """What a group of trainings cost on average, where several ways to a ticket are compared."""
+    if not group or len(results.searches) < 2:
+        return ""
+    return f"<br><small>cost</small> {mean(results.costs.of(result.row).dense_trainings for result in group):.2f}"
 
 
 def _reasons(verdicts: Sequence[Verdict], criteria: Criteria) -> str:

@@ -12,8 +12,9 @@ from scipy.stats import ttest_1samp
 from tombola.control import Control
 from tombola.controls import CONTROLS
 from tombola.study.paired import beyond, paired
+from tombola.study.records import record
 from tombola.study.sentences import sentences
-from tombola.study.verdict import Criteria, Metric, Trial, contrasts, judge, record
+from tombola.study.verdict import Criteria, Metric, Trial, contrasts, judge
 
 CRITERIA = Criteria(accuracy_margin=0.002, step_margin=100)
 DENSE = [Trial("dense", number, 0, 1.0, 100, 0.98) for number in range(5)]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, ttest_rel
 
 from tombola.study.paired import Difference
+from tombola.study.records import contrast_record, record
 from tombola.study.sentences import sentences
 from tombola.study.smoothed import Stop, smoothed_early_stop
 from tombola.study.verdict import (
@@ -20,11 +21,9 @@ from tombola.study.verdict import (
     Trial,
     amount,
     compare,
-    contrast_record,
     contrasts,
     decide,
     judge,
-    record,
 )
 
 UNIT = st.floats(-1, 1, allow_subnormal=False)  # flushed to 0 here, as in the workers

@@ -16,9 +16,10 @@ from rich.table import Table
 from tombola.data.folder import counted
 from tombola.lab.costs import Costs
 from tombola.lab.results import COLUMNS, Result, Results
+from tombola.study.records import contrast_record, criteria_record, record
 from tombola.study.sequential import Looks
 from tombola.study.standing import Standing
-from tombola.study.verdict import contrast_record, contrasts, criteria_record, record
+from tombola.study.verdict import contrasts
 
 
 def summary_table(results: Results, width: int | None = None) -> Table:

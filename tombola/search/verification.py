@@ -8,8 +8,9 @@ from typing import Any
 
 from tombola.control import Control
 from tombola.controls import CONTROLS
+from tombola.study.records import criteria_record, record
 from tombola.study.sentences import sentences
-from tombola.study.verdict import Criteria, Trial, Verdict, criteria_record, record
+from tombola.study.verdict import Criteria, Trial, Verdict
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ tests last, so that it leaves out what is ruled out.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import floor, inf, isfinite, log, log10, nan, sqrt
 from statistics import mean
-from typing import Any, Literal
+from typing import Literal
 
 from tombola.study.paired import Difference, Ratio, beyond, holm, last_level, more_replicates, paired, ratio
 from tombola.study.sequential import Looks
-from tombola.study.smoothed import LOOKS, NAME, Stop
+from tombola.study.smoothed import Stop
 
 VerdictWord = Literal["winning", "matching", "losing", "not decided", "not learned"]
 Pace = Literal["as fast", "slower", "speed open"]
@@ -765,46 +765,6 @@ def times(ratio: Ratio) -> str:
     """
     interval = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if isfinite(ratio.high) else ""
     return f"{ratio.mean:.2f}{interval} times"
-
-
-def criteria_record(criteria: Criteria) -> dict[str, Any]:
-    """Criteria as JSON values."""
-    return {name: value for name, value in asdict(criteria).items() if name != "looks" or value}
-
-
-def contrast_record(contrast: Contrast, metric: Metric) -> dict[str, Any]:
-    """A contrast as JSON values, the metric under its own name."""
-    content = asdict(contrast)
-    del content["gaps"]
-    _drop_sure(content)
-    content[metric.name] = content.pop("accuracy")
-    return content
-
-
-def record(verdict: Verdict, metric: Metric) -> dict[str, Any]:
-    """A verdict as JSON values: the metric under its own name, and each result with the correction that it has."""
-    content = asdict(verdict)
-    for comparison in (content["dense"], *content["controls"]):
-        _drop_sure(comparison)
-        second = comparison.pop("second")
-        comparison["second_reading"] = {"name": NAME, "evaluations": LOOKS, **second} if second else None
-        together = "looks, Holm" if "sure" in comparison else "Holm"
-        corrected = ("result_holm", "earlier_holm", "same_holm")
-        comparison["correction"] = {"result": "none", **dict.fromkeys(corrected, together)}
-        if "sure" in comparison:
-            comparison["correction"]["result"] = together
-        if comparison["result_holm"] is None:
-            for name in corrected:
-                del comparison[name], comparison["correction"][name]
-        for each in (comparison, *comparison["pairs"]):
-            each[metric.name] = each.pop("accuracy")
-    return content
-
-
-def _drop_sure(content: dict[str, Any]) -> None:
-    """Leave the confidences out where all are that of the criteria."""
-    if content["sure"] is None:
-        del content["sure"]
 
 
 def _by_replicate(trials: Iterable[Trial]) -> dict[int, list[Trial]]:

@@ -1,6 +1,9 @@
 """What all figures share: one style, and one way to files."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from tombola.mark import Mark
 
 VegaLiteSpec = dict[str, Any]
 
@@ -33,6 +36,34 @@ def styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> VegaLiteSpe
     )
     # Not validated: that takes longer than all the rest. The tests do it.
     return {**styled.to_dict(validate=False), "datasets": datasets}
+
+
+def by_density(
+    panels: dict[str, list[dict[str, Any]]], field: str, title: str, marks: Mapping[str, Mark]
+) -> VegaLiteSpec:
+    """One line for each arm against the weights remaining, in a panel for each data set.
+
+    Args:
+        panels: title -> records, each with `arm`, `density` in percent, and the field that is drawn.
+        field, title: what is drawn, and what stands beside its axis.
+        marks: by arm, whose colours the lines have.
+    """
+    import altair as alt
+
+    arms = list(dict.fromkeys(record["arm"] for records in panels.values() for record in records))
+    colours = alt.Scale(domain=arms, range=[marks[arm].colour for arm in arms])
+    charts = [
+        alt.Chart(alt.NamedData(name), title=name)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("density:Q", title="weights remaining (%)", scale=alt.Scale(type="log", reverse=True)),
+            y=alt.Y(f"{field}:Q", title=title),
+            color=alt.Color("arm:N", sort=arms, title=None, scale=colours),
+        )
+        .properties(width=280, height=220)
+        for name in panels
+    ]
+    return styled(alt.concat(*charts, columns=2), panels)
 
 
 def render(spec: VegaLiteSpec) -> tuple[str, bytes]:

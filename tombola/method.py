@@ -51,6 +51,12 @@ class SearchOptions(Value):
         return ()
 
     @property
+    def own(self) -> dict[str, object]:
+        """What is chosen of what this method alone has, by name; a choice that is left open is not among it."""
+        names = type(self).model_fields.keys() - SearchOptions.model_fields.keys()
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
     def of_recipe(self) -> dict[str, object]:
         """The fields of a recipe that the search has otherwise."""
         fields = {name: getattr(self, name) for name in ("data", "length", "batch", "precision")}

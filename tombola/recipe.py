@@ -138,6 +138,11 @@ class Recipe(Value):
         return {name: value for name, value in values.items() if name not in later or value is not None}
 
 
+def with_dynamics(recipe: Recipe, dynamics: Dynamics) -> Recipe:
+    """The recipe of a training whose mask, or weights, change as `dynamics` has it."""
+    return recipe.model_copy(update={"dynamics": dynamics})
+
+
 def learning_rate(recipe: Recipe, step: int, epoch_iterations: int) -> float:
     """The learning rate of the optimiser step that follows after `step` steps.
 

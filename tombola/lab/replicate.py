@@ -32,7 +32,7 @@ from tombola.lab.runs import Network, Run
 from tombola.lab.searches import trainings
 from tombola.lab.spec import Spec
 from tombola.method import Method, SearchOptions
-from tombola.recipe import Recipe
+from tombola.recipe import Recipe, with_dynamics
 from tombola.replicate import PlannedTraining
 from tombola.steps import Step
 
@@ -178,12 +178,21 @@ class Replicate:
 
     def prune_at_once(self, weights: Run, level: int, scoring: Scoring) -> Prune:
         """The mask that is left when `weights`, of step k, lose at once all that the levels up to `level` lose."""
-        made = self._pruned(weights, self.train(weights), scoring)
-        made = replace(made, iterations=scoring.iterations if scoring.iterations > 1 else None)
-        made = replace(made, returning=scoring.returning or None)
+        density, rounds, counted = self._left(level)
+        return replace(
+            self._pruned(weights, self.train(weights), scoring),
+            density=density,
+            rounds=rounds,
+            counted=counted,
+            iterations=scoring.iterations if scoring.iterations > 1 else None,
+            returning=scoring.returning or None,
+        )
+
+    def _left(self, level: int) -> tuple[float | None, int | None, str | None]:
+        """How much is left at once at a level: a density; or what so many rounds leave, in which scope."""
         if self.spec.densities:
-            return replace(made, density=self.course[level - 1])
-        return replace(made, rounds=level, counted=self.spec.prune.scope)
+            return self.course[level - 1], None, None
+        return None, level, self.spec.prune.scope
 
     def _pruned(self, weights: Run, seen: Train, scoring: Scoring) -> Prune:
         """A round of pruning of `weights`, whose score sees the batches of the training `seen`."""
@@ -210,7 +219,7 @@ class Replicate:
 
     def settled(self, training: Train, level: int, rule: Settling) -> EarlyBird:
         """The mask of `level` that `training`, done until then, has settled on, and the weights of that moment."""
-        prune, densities = self.spec.prune, bool(self.spec.densities)
+        prune, (density, rounds, counted) = self.spec.prune, self._left(level)
         return EarlyBird(
             self.network,
             training.start,
@@ -220,9 +229,9 @@ class Replicate:
             self.options.scope or prune.scope,
             prune.rates,
             prune.keep,
-            density=self.course[level - 1] if densities else None,
-            rounds=None if densities else level,
-            counted=None if densities else prune.scope,
+            density=density,
+            rounds=rounds,
+            counted=counted,
             rule=rule,
             include=prune.include or None,
             further=training.further,
@@ -238,7 +247,8 @@ class Replicate:
         """How many rounds of pruning each level has behind it, level 0 first."""
         if not self.spec.densities:
             return list(range(self.spec.levels + 1))
-        return [0, *(self.course.index(density) + 1 for density in self.spec.densities)]
+        after = self.course
+        return [0, *(after.index(density) + 1 for density in self.spec.densities)]
 
     def mask_of(self, trained: Train) -> Run | None:
         """The mask that a training ends under: the one that it was given, or its own where it changes it."""
@@ -287,7 +297,7 @@ class Replicate:
                 found=f"one with {ticket.recipe.dynamics.name}",
                 todo="Leave the control out of `arms`, or take retrain = true for its method.",
             )
-        return replace(ticket, recipe=ticket.recipe.model_copy(update={"dynamics": Frozen()}))
+        return replace(ticket, recipe=with_dynamics(ticket.recipe, Frozen()))
 
     def pruned_by(self, like: Run) -> list[Run]:
         """The trained networks by whose weights the mask `like` was pruned, the first first.

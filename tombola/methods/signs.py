@@ -9,7 +9,7 @@ from tombola.dynamics import Aws, SignIn
 from tombola.mark import Mark
 from tombola.method import Method, SearchOptions
 from tombola.methods import at_initialisation
-from tombola.recipe import Recipe
+from tombola.recipe import Recipe, with_dynamics
 from tombola.replicate import MethodReplicate, T
 from tombola.signs import with_signs_of
 from tombola.steps import Step
@@ -70,7 +70,7 @@ def winning_sign(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
 def sign_in(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     """Masks found at initialisation, and weights that are products of two factors while they are trained."""
     options = replicate.options
-    recipe = _with(replicate.recipe, SignIn(beta=options.beta, every=options.every))
+    recipe = with_dynamics(replicate.recipe, SignIn(beta=options.beta, every=options.every))
     dense, *tickets = at_initialisation.METHODS[options.masks].search(replicate, levels)
     yield dense
     for ticket in tickets:
@@ -87,11 +87,7 @@ def _kept(replicate: MethodReplicate[T], levels: int, recipe: Recipe) -> Iterato
 
 def _softened(recipe: Recipe) -> Recipe:
     """The recipe with AWS; as it is where the model has no normalisations that could be softened."""
-    return recipe if Aws().refuses(recipe.model) else _with(recipe, Aws())
-
-
-def _with(recipe: Recipe, dynamics: Aws | SignIn) -> Recipe:
-    return recipe.model_copy(update={"dynamics": dynamics})
+    return recipe if Aws().refuses(recipe.model) else with_dynamics(recipe, Aws())
 
 
 _WINNING_SIGN = "[Find a Winning Sign](https://arxiv.org/abs/2504.05357)"

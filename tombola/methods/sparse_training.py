@@ -11,13 +11,13 @@ from pydantic import Field
 
 from tombola import data
 from tombola.at_once import Scoring
-from tombola.dynamics import Dynamics, Timeline
+from tombola.dynamics import Timeline
 from tombola.dynamics.gradual import Curve, Gradual
 from tombola.dynamics.rewiring import SET, Decay, RigL
 from tombola.errors import BadInput, Fault
 from tombola.method import Method, SearchOptions
 from tombola.pruning import SCOPES
-from tombola.recipe import Recipe
+from tombola.recipe import with_dynamics
 from tombola.replicate import MethodReplicate, T
 from tombola.value import Count, Number, StepField
 
@@ -44,7 +44,7 @@ class GradualOptions(SearchOptions):
         yield from _no_counts(self.scope or spec.prune.scope)
         for timeline in _timelines(self, spec):
             try:
-                Gradual.model_validate(_chosen(self)).prunings(timeline)
+                Gradual.model_validate(self.own).prunings(timeline)
             except BadInput as error:
                 yield Fault("end" if self.end else "every", error.expected, error.found, error.todo)
                 return
@@ -73,7 +73,7 @@ class RewiringOptions(SearchOptions):
     def faults(self, spec: Any) -> Iterable[Fault]:
         """A scope that it has not; a mask that never moves, or still moves when the training is over."""
         yield from _no_counts(self.scope or "erk")
-        dynamics = SET.model_validate(_chosen(self))
+        dynamics = SET.model_validate(self.own)
         for timeline in _timelines(self, spec):
             end, every = dynamics.ends(timeline), timeline.interval(self.every, dynamics.ends(timeline))
             if not dynamics.moves(timeline) or end > timeline.length:
@@ -91,8 +91,8 @@ def gradual(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
         # Of the mask that it prunes towards only the counts matter.
         target = replicate.prune_at_once(start, level, Scoring("random", replicate.options.scope))
         scope = "global" if SCOPES[target.scope].pooled else "layer"
-        dynamics = Gradual.model_validate({"scope": scope} | _chosen(replicate.options))
-        training = replicate.train(start, recipe=_with(replicate.recipe, dynamics))
+        dynamics = Gradual.model_validate({"scope": scope} | replicate.options.own)
+        training = replicate.train(start, recipe=with_dynamics(replicate.recipe, dynamics))
         yield replace(training, further=(("target", target),))
 
 
@@ -108,21 +108,11 @@ def rigged(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
 
 def _rewired(replicate: MethodReplicate[T], levels: int, kind: type[SET]) -> Iterator[T]:
     start, options = replicate.rewind_point(), replicate.options
-    recipe = _with(replicate.recipe, kind.model_validate(_chosen(options)))
+    recipe = with_dynamics(replicate.recipe, kind.model_validate(options.own))
     first = Scoring(options.score or "random", options.scope or "erk")
     yield replicate.train(start)
     for level in range(1, levels + 1):
         yield replicate.train(start, mask=replicate.prune_at_once(start, level, first), recipe=recipe)
-
-
-def _chosen(options: SearchOptions) -> dict[str, object]:
-    """What is chosen of a method's own options."""
-    own = type(options).model_fields.keys() - SearchOptions.model_fields.keys()
-    return {name: value for name in own if (value := getattr(options, name)) is not None}
-
-
-def _with(recipe: Recipe, dynamics: Dynamics) -> Recipe:
-    return recipe.model_copy(update={"dynamics": dynamics})
 
 
 def _timelines(options: SearchOptions, spec: Any) -> Iterator[Timeline]:

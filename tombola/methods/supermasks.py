@@ -18,7 +18,7 @@ from tombola.dynamics.supermasks import EdgePopup, GemMiner, SignedSupermask, Su
 from tombola.errors import BadInput, Fault
 from tombola.mark import Mark
 from tombola.method import Method, SearchOptions
-from tombola.recipe import SGD, Constant, Cosine, Optimizer, Recipe, Schedule
+from tombola.recipe import SGD, Constant, Cosine, Optimizer, Recipe, Schedule, with_dynamics
 from tombola.replicate import MethodReplicate, T
 from tombola.steps import Step
 from tombola.value import Number, StepField
@@ -110,7 +110,7 @@ def score_training(
         )
         # Of this mask only the counts matter.
         target = replicate.prune_at_once(start, level, Scoring("random", _scope(options, kind)))
-        training = replicate.train(start, recipe=recipe.model_copy(update={"dynamics": dynamics}))
+        training = replicate.train(start, recipe=with_dynamics(recipe, dynamics))
         yield replace(training, further=((TARGET, target),), optimizer_state="fresh")
 
 
@@ -139,8 +139,7 @@ def _ranked(options: SearchOptions, kind: type[Dynamics]) -> str:
 
 def _chosen(options: SearchOptions, kind: type[Dynamics]) -> dict[str, object]:
     """What is chosen of the dynamics."""
-    own = (type(options).model_fields.keys() - SearchOptions.model_fields.keys()) & kind.model_fields.keys()
-    return {name: value for name in own if (value := getattr(options, name)) is not None}
+    return {name: value for name, value in options.own.items() if name in kind.model_fields}
 
 
 def _faults(spec: Any, options: SearchOptions) -> Iterator[Fault]:

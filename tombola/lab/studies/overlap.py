@@ -5,7 +5,7 @@ nothing is asked that would need a run of its own.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from statistics import mean
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +16,7 @@ from tombola.charts import Figure, styled
 from tombola.errors import Fault
 from tombola.lab.fields import Levels
 from tombola.lab.studies import checks
-from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound
+from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound, with_reason
 from tombola.value import Value
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ class OverlapFinding(Finding):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The fields; the reason stands for the sentence, as `rewind` is beside it."""
-        values = asdict(self)
-        reason = values.pop("reason")
-        return {**values, "sentence": reason}
+        return with_reason(self)
 
 
 def findings(table: OverlapSpec, evidence: Evidence) -> Iterator[OverlapFinding]:

@@ -1,19 +1,30 @@
 """Signs: how many of the surviving weights end with another sign than they began with, level by level, arm by arm?"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from tombola.charts import Figure, styled
+from tombola.charts import Figure, by_density
 from tombola.errors import Fault
 from tombola.lab.fields import Levels
 from tombola.lab.kinds import Flips, Train
 from tombola.lab.runs import Run
 from tombola.lab.studies import checks
-from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, grouped, rewound
+from tombola.lab.studies.study import (
+    Evidence,
+    Finding,
+    Marks,
+    Question,
+    Series,
+    Setting,
+    Study,
+    grouped,
+    rewound,
+    with_reason,
+)
 from tombola.value import Value
 
 if TYPE_CHECKING:
@@ -48,7 +59,7 @@ def questions(table: SignsSpec, series: Series) -> Iterator[Question]:
     for level in table.levels:
         for arm in table.arms:
             training = series.training(arm, level)
-            mask = training.mask if training.keeps_mask else training
+            mask = replicate.mask_of(training)
             for since, run in _beginnings(training, replicate.rewind_step):
                 if mask is not None:
                     about = f"signs {since}"
@@ -84,10 +95,7 @@ class SignsFinding(Finding):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The fields; the reason stands for the sentence, as `rewind` is beside it."""
-        values = asdict(self)
-        reason = values.pop("reason")
-        return {**values, "sentence": reason}
+        return with_reason(self)
 
 
 def findings(table: SignsSpec, evidence: Evidence) -> Iterator[SignsFinding]:
@@ -112,28 +120,13 @@ def figures(findings: Sequence[SignsFinding], marks: Marks) -> dict[str, Figure]
 
 
 def _lines(findings: Sequence[SignsFinding], marks: Marks) -> dict[str, Any]:
-    import altair as alt
-
     data: dict[str, list[dict[str, Any]]] = {}
     for finding in findings:
         name = f"than {finding.since}" + (f", k = {finding.rewind:,}" if finding.rewind else "")
         data.setdefault(name, []).extend(
             {"arm": each.arm, "density": 100 * finding.density, "share": 100 * each.share.mean} for each in finding.arms
         )
-    arms = list(dict.fromkeys(record["arm"] for records in data.values() for record in records))
-    colours = alt.Scale(domain=arms, range=[marks[arm].colour for arm in arms])
-    charts = [
-        alt.Chart(alt.NamedData(name), title=name)
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("density:Q", title="weights remaining (%)", scale=alt.Scale(type="log", reverse=True)),
-            y=alt.Y("share:Q", title="with another sign (%)"),
-            color=alt.Color("arm:N", sort=arms, title=None, scale=colours),
-        )
-        .properties(width=280, height=220)
-        for name in data
-    ]
-    return styled(alt.concat(*charts, columns=2), data)
+    return by_density(data, "share", "with another sign (%)", marks)
 
 
 STUDY = Study(

@@ -221,6 +221,13 @@ class Finding:
         return asdict(self)
 
 
+def with_reason(finding: Any) -> dict[str, Any]:
+    """The fields of a finding with a `rewind` and a `reason`, which stands for the sentence: the step is beside it."""
+    values = asdict(finding)
+    reason = values.pop("reason")
+    return {**values, "sentence": reason}
+
+
 def no_faults(table: Any, setting: Setting) -> Iterator[Fault]:
     """Every table whose fields are allowed is allowed."""
     yield from ()

@@ -6,17 +6,17 @@ the control `constant` has the masks and the weights that do best in *Deconstruc
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from tombola.charts import Figure, styled
+from tombola.charts import Figure, by_density
 from tombola.errors import Fault
 from tombola.lab.fields import Levels
 from tombola.lab.studies import checks
-from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound
+from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound, with_reason
 from tombola.value import Value
 
 if TYPE_CHECKING:
@@ -65,10 +65,7 @@ class UntrainedFinding(Finding):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The fields; the reason stands for the sentence, as `rewind` is beside it."""
-        values = asdict(self)
-        reason = values.pop("reason")
-        return {**values, "sentence": reason}
+        return with_reason(self)
 
 
 def findings(table: UntrainedSpec, evidence: Evidence) -> Iterator[UntrainedFinding]:
@@ -103,8 +100,6 @@ def figures(findings: Sequence[UntrainedFinding], marks: Marks) -> dict[str, Fig
 
 
 def _lines(findings: Sequence[UntrainedFinding], marks: Marks) -> dict[str, Any]:
-    import altair as alt
-
     data: dict[str, list[dict[str, Any]]] = {}
     for finding in findings:
         name = f"k = {finding.rewind:,}" if finding.rewind else "at initialisation"
@@ -112,20 +107,7 @@ def _lines(findings: Sequence[UntrainedFinding], marks: Marks) -> dict[str, Any]
             {"arm": each.arm, "density": 100 * finding.density, "accuracy": 100 * each.accuracy.mean}
             for each in finding.arms
         )
-    arms = list(dict.fromkeys(record["arm"] for records in data.values() for record in records))
-    colours = alt.Scale(domain=arms, range=[marks[arm].colour for arm in arms])
-    charts = [
-        alt.Chart(alt.NamedData(name), title=name)
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("density:Q", title="weights remaining (%)", scale=alt.Scale(type="log", reverse=True)),
-            y=alt.Y("accuracy:Q", title="test accuracy (%)"),
-            color=alt.Color("arm:N", sort=arms, title=None, scale=colours),
-        )
-        .properties(width=280, height=220)
-        for name in data
-    ]
-    return styled(alt.concat(*charts, columns=2), data)
+    return by_density(data, "accuracy", "test accuracy (%)", marks)
 
 
 STUDY = Study(

@@ -149,9 +149,14 @@ class Results:
             level: [self._way(name, group) for name, group in named.items()] for level, named in sorted(groups.items())
         }
 
+    def dense_trainings(self, group: Sequence[Result]) -> float:
+        """What each of a group of rows costs on average, search and training, in trainings of the dense network."""
+        return mean(self.costs.of(result.row).dense_trainings for result in group)
+
     def _way(self, name: str, group: Sequence[Result]) -> Way:
-        cost = mean(self.costs.of(result.row).dense_trainings for result in group)
-        return Way(name, cost, {result.row.replicate: result.values[self.accuracy] for result in group})
+        return Way(
+            name, self.dense_trainings(group), {result.row.replicate: result.values[self.accuracy] for result in group}
+        )
 
     @cached_property
     def fronts(self) -> dict[int, str]:

@@ -166,7 +166,7 @@ def _cost(group: Sequence[Result], results: Results) -> str:
     """What a group of trainings cost on average, where several ways to a ticket are compared."""
     if not group or len(results.searches) < 2:
         return ""
-    return f"<br><small>cost</small> {mean(results.costs.of(result.row).dense_trainings for result in group):.2f}"
+    return f"<br><small>cost</small> {results.dense_trainings(group):.2f}"
 
 
 def _reasons(verdicts: Sequence[Verdict], criteria: Criteria) -> str:

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from tombola.data.folder import counted
-from tombola.lab.costs import Costs
 from tombola.lab.results import COLUMNS, Result, Results
 from tombola.study.records import contrast_record, criteria_record, record
 from tombola.study.sequential import Looks
@@ -44,6 +43,11 @@ def summary_table(results: Results, width: int | None = None) -> Table:
         left_out.insert(0, f"{shown[what][-1]} {what}")
         shown[what] = shown[what][:-1]
         table = _summary_table(results, shown)
+    return _captioned(table, left_out)
+
+
+def _captioned(table: Table, left_out: Sequence[str]) -> Table:
+    """The table, with a line below it that names what it has no room for."""
     if left_out:
         table.caption, table.caption_justify = f"No room for {', '.join(left_out)}: `tombola table` has all.", "left"
     return table
@@ -59,19 +63,8 @@ def arms_table(results: Results, width: int) -> Table:
     while _width(table) > width and (costs or len(shown) > 1):
         costs, shown = False, shown if costs else shown[1:]
         table = _arms_table(results, shown, costs)
-    left = (
-        ""
-        if costs and shown == levels
-        else ", ".join(
-            [
-                *([] if costs else ["costs"]),
-                *([f"the first {len(levels) - len(shown)} levels"] if shown != levels else []),
-            ]
-        )
-    )
-    if left:
-        table.caption, table.caption_justify = f"No room for {left}: `tombola table` has all.", "left"
-    return table
+    left = ([] if costs else ["costs"]) + ([f"the first {len(levels) - len(shown)} levels"] if shown != levels else [])
+    return _captioned(table, left)
 
 
 def _arms_table(results: Results, levels: Sequence[int], costs: bool) -> Table:
@@ -91,7 +84,7 @@ def _arms_table(results: Results, levels: Sequence[int], costs: bool) -> Table:
             for level in levels:
                 group = [result for result in rows if result.row.level == (0 if arm == "dense" else level)]
                 cells.append(_mean(group, results.accuracy, 100, ".2f"))
-                cells += [_cost(group, results.costs)] if costs else []
+                cells += [_cost(group, results)] if costs else []
             table.add_row(*([f"{step:,}"] if len(steps) > 1 else []), arm, *cells)
     return table
 
@@ -120,15 +113,15 @@ def _summary_table(results: Results, shown: Mapping[str, Sequence[str]]) -> Tabl
             str(level),
             f"{100 * mean(result.values['density'] for result in here):.1f}",
             *(_mean(groups[arm], results.accuracy, 100, ".2f") for arm in shown["acc."]),
-            *(_cost(groups[arm], results.costs) for arm in shown["cost"]),
+            *(_cost(groups[arm], results) for arm in shown["cost"]),
             *(_mean(groups[arm], "early_stop_step", 1, ",.0f") for arm in shown["stop"]),
             words.get((rewind, level), "dense" if level == 0 else ""),
         )
     return table
 
 
-def _cost(group: Sequence[Result], costs: Costs) -> str:
-    return f"{mean(costs.of(result.row).dense_trainings for result in group):.2f}" if group else "-"
+def _cost(group: Sequence[Result], results: Results) -> str:
+    return f"{results.dense_trainings(group):.2f}" if group else "-"
 
 
 def _mean(group: Sequence[Result], name: str, scale: float, form: str) -> str:

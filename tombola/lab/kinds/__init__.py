@@ -8,6 +8,7 @@ from tombola.lab.kinds.init import Init
 from tombola.lab.kinds.inverted import InvertedMask
 from tombola.lab.kinds.line import Line
 from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask, mask_outcome
+from tombola.lab.kinds.measured import Measured, Measurement, Seen, Watched
 from tombola.lab.kinds.training import Train
 from tombola.lab.kinds.weights import DerivedWeights
 
@@ -23,10 +24,14 @@ __all__ = [
     "Init",
     "InvertedMask",
     "Line",
+    "Measured",
+    "Measurement",
     "Prune",
     "RandomMask",
     "Sample",
+    "Seen",
     "ShuffledMask",
     "Train",
+    "Watched",
     "mask_outcome",
 ]

@@ -67,7 +67,7 @@ class Train(Run):
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Train, on whichever engine the worker chooses."""
-        (ended,) = _train([_prepared(self, worker)], worker, [tell])
+        (ended,) = _train([prepared(self, worker)], worker, [tell])
         if isinstance(ended, TombolaError):
             raise ended
         return ended
@@ -148,7 +148,7 @@ class Train(Run):
         """
         from tombola.engine.stacked.trainer import state_kind
 
-        starts = [_prepared(run, worker) for run in runs]
+        starts = [prepared(run, worker) for run in runs]
         outcomes: list[Outcome | TombolaError | None] = [None] * len(runs)
         groups: dict[Any, list[int]] = {}
         for place, start in enumerate(starts):
@@ -164,7 +164,7 @@ class Train(Run):
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """A training that is about to begin, or to go on from its checkpoint."""
 
     run: Train
@@ -174,7 +174,7 @@ class _Prepared:
     halted: Outcome | None
 
 
-def _prepared(run: Train, worker: "Worker") -> _Prepared:
+def prepared(run: Train, worker: "Worker") -> Prepared:
     from tombola import prunable, weights
 
     store, facts = worker.store, worker.placed(run.recipe).facts
@@ -188,17 +188,17 @@ def _prepared(run: Train, worker: "Worker") -> _Prepared:
     else:
         state = store.tensors(run.start, "optimizer") if run.optimizer_state == "carried" else {}
     weights.put(model, start)
-    return _Prepared(run, model, living, state, halted)
+    return Prepared(run, model, living, state, halted)
 
 
-def _train(starts: Sequence[_Prepared], worker: "Worker", tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
+def _train(starts: Sequence[Prepared], worker: "Worker", tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
     """The outcomes of a training by itself, or of several in one stack, of each its own or why it failed."""
     from tombola.engine.native import calibrate
     from tombola.lab.checkpoints import Interval
     from tombola.train import Span
 
     run = starts[0].run
-    begun = engine.begin(worker.training(run.recipe), [_begin(start, worker) for start in starts], worker.times)
+    begun = engine.begin(worker.training(run.recipe), [begin(start, worker) for start in starts], worker.times)
     interval = Interval(worker.clock)  # one for all: what they keep is of one step
     recorders = [
         _recorder(start, state, begun.name, worker, tell, interval)
@@ -207,7 +207,7 @@ def _train(starts: Sequence[_Prepared], worker: "Worker", tells: Sequence[Tell])
     for recorder in recorders:
         recorder.how |= {"measurement": calibrate.record(begun.times)} if begun.times else {}
     batches = [worker.batches(start.run) for start in starts]
-    span = Span(recorders[0].begin, run.until, _rates(run, worker), recorders[0].stops)
+    span = Span(recorders[0].begin, run.until, rates(run, worker), recorders[0].stops)
     errors = begun.trainings.train(batches, span, recorders)
     return [
         error or _trained(start, state, recorder, worker)
@@ -215,7 +215,7 @@ def _train(starts: Sequence[_Prepared], worker: "Worker", tells: Sequence[Tell])
     ]
 
 
-def _begin(start: _Prepared, worker: "Worker") -> Start:
+def begin(start: Prepared, worker: "Worker") -> Start:
     run, inputs = start.run, further_inputs(start.run.further, worker)
     dataset = worker.placed(run.recipe)
     begun = Start(start.model, start.living, dataset, start.state, inputs)
@@ -241,7 +241,7 @@ def further_inputs(further: tuple[tuple[str, Run], ...] | None, worker: "Worker"
 
 
 def _recorder(
-    start: _Prepared,
+    start: Prepared,
     training: TrainingState,
     name: str,
     worker: "Worker",
@@ -257,7 +257,7 @@ def _recorder(
     return Recorder(training, name, schedule, splits, worker.checkpoints(run, start.halted, interval), tell)
 
 
-def _pays(starts: Sequence[_Prepared], worker: "Worker") -> bool:
+def _pays(starts: Sequence[Prepared], worker: "Worker") -> bool:
     """Whether so many such trainings are faster in a stack."""
     if worker.engine == "stacked":
         return True
@@ -266,7 +266,7 @@ def _pays(starts: Sequence[_Prepared], worker: "Worker") -> bool:
     recipe = starts[0].run.recipe
 
     def measured() -> bool:
-        begun, batches = [_begin(start, worker) for start in starts], [worker.batches(start.run) for start in starts]
+        begun, batches = [begin(start, worker) for start in starts], [worker.batches(start.run) for start in starts]
         return trainer.pays(worker.training(recipe), begun, batches)
 
     return worker.pays(recipe.model_dump_json(), len(starts), measured)
@@ -277,12 +277,12 @@ def _room(recipe: Recipe, choice: engine.Choice, device: str) -> int:
     return engine.at_once(Training.of(recipe, data.facts(recipe.data), choice, device))
 
 
-def _rates(run: Train, worker: "Worker") -> Callable[[int], float]:
+def rates(run: Train, worker: "Worker") -> Callable[[int], float]:
     per_epoch = worker.placed(run.recipe).facts.epoch_iterations(run.recipe.batch)
     return lambda step: learning_rate(run.recipe, step, per_epoch)
 
 
-def _trained(start: _Prepared, training: TrainingState, recorder: "Recorder", worker: "Worker") -> Outcome:
+def _trained(start: Prepared, training: TrainingState, recorder: "Recorder", worker: "Worker") -> Outcome:
     from tombola import mask_codec
 
     run, living, numbers = start.run, start.living, recorder.finish()

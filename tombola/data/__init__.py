@@ -117,14 +117,15 @@ def is_tokenised(name: str) -> bool:
 
 
 def augmentations(name: str) -> tuple[Augmentation, ...]:
-    """The ways in which the images of the data set `name` can be changed at random; texts in none.
+    """The ways in which the images of the data set `name` can be changed at random; texts and real numbers in none.
 
     >>> augmentations("cifar10")
     ('flip-crop',)
     """
     if is_folder(name):
         return ("flip-crop", "resized-crop")
-    return () if facts(name).text else ("flip-crop",)
+    known = facts(name)
+    return () if known.text or known.real else ("flip-crop",)
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,9 @@ class Dataset:
     """A data set: the pool (training and validation together) and the test set.
 
     Images are bytes, N x C x H x W; `inputs` makes them normalised floats, a batch at a time. In place of a tensor of
-    images there may be `folder.Pictures`, which have its `len` and `index_select`, or texts: tokens, N x T, which are
-    inputs as they are. Labels are one number for each example, or for each token of a running text.
+    images there may be `folder.Pictures`, which have its `len` and `index_select`; texts, tokens N x T; or real numbers
+    (`facts.real`). The last two are inputs as they are. Labels are one number for each example, or for each token of a
+    running text.
 
     Attributes:
         normalisation: how bytes become inputs.
@@ -147,8 +149,10 @@ class Dataset:
     normalisation: Normalisation = field(default="standard", kw_only=True)
 
     def inputs(self, images: "Tensor") -> "Tensor":
-        """Images normalised, as float32 on the device where they are; texts as they are."""
-        return images if self.facts.text else normalise.inputs(images, self.facts, self.normalisation)
+        """Images normalised, as float32 on the device where they are; texts and real numbers as they are."""
+        return (
+            images if self.facts.text or self.facts.real else normalise.inputs(images, self.facts, self.normalisation)
+        )
 
     def normalised(self, how: Normalisation | None) -> "Dataset":
         """The same images under another normalisation; None is `standard`."""

@@ -13,7 +13,8 @@ class Facts:
     """The fixed facts of a data set.
 
     Attributes:
-        shape: channels, height, width of an image; of a text its length in tokens, and how many kinds there are.
+        shape: channels, height, width of an image; of a text its length in tokens, and how many kinds there are; of
+            examples that are neither, how many numbers there are in one.
         classes: of one answer. Where they are the tokens of a text, the next token is asked for at every position.
         train, validation, test: how many examples; the validation ones come out of the official training set.
         mean, std: per channel, of pixels in [0, 1]; of a text nothing.
@@ -22,6 +23,7 @@ class Facts:
         most_frequent: the share of the test set's answers that are the most frequent one; 0 where all are as frequent.
         class_counts: how many examples of each class are in the training set and for validation together; empty where
             there are as many of each, or, where that does not divide, of the first ones one more.
+        real: whether examples are held as float32, the inputs as they are, and not as bytes or tokens.
     """
 
     name: str
@@ -36,12 +38,15 @@ class Facts:
     checksum: str = ""
     most_frequent: float = 0.0
     class_counts: tuple[int, ...] = ()
+    real: bool = False
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all of this, checksum included: what the key of every run on this data has of it."""
         said = ("most_frequent", "class_counts")  # by the labels
         content = {name: value for name, value in asdict(self).items() if name not in said}
+        if not self.real:
+            del content["real"]  # it came later
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -61,7 +66,7 @@ class Facts:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of an example as it is held: C x H x W bytes, or T tokens."""
+        """Of an example as it is held: C x H x W bytes, T tokens, or real numbers."""
         return self.shape[:1] if self.text else self.shape
 
     @property

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tens
     from tombola.mask import Mask
     from tombola.train import Span
 
-DataKind = Literal["images", "files", "tokens"]
+DataKind = Literal["images", "files", "tokens", "numbers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Training:
         products: multiply-adds of an example that no weight takes part in, as `models.products` has them.
         sequential: whether the model is these layers, with ReLU and pooling between them, and nothing else.
         densities: of the weights that the mask names, in [0, 1]; all others are whole.
-        examples: images as bytes in memory, in files, or texts.
+        examples: images as bytes in memory, in files, texts, or real numbers.
         augmented: whether images are changed on their way.
         ours: whether the model's code is Tombola's own.
         device: where.
@@ -78,7 +78,7 @@ class Training:
             layers=models.layers(recipe.model, facts.shape, facts.classes),
             products=models.products(recipe.model, facts.shape),
             sequential=models.family(recipe.model).SEQUENTIAL,
-            examples="files" if data.is_folder(recipe.data) else "tokens" if facts.text else "images",
+            examples=_kind(recipe.data, facts),
             augmented=recipe.augment is not None,
             precision=recipe.precision,
             objective=recipe.objective,
@@ -87,6 +87,12 @@ class Training:
             device=device,
             choice=choice,
         )
+
+
+def _kind(name: str, facts: Facts) -> DataKind:
+    if data.is_folder(name):
+        return "files"
+    return "tokens" if facts.text else "numbers" if facts.real else "images"
 
 
 @dataclass(frozen=True)

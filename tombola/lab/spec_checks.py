@@ -89,15 +89,16 @@ def _length(spec: Spec) -> Iterable[Fault]:
 
 def _data(spec: Spec) -> Iterable[Fault]:
     recipe, facts = spec.recipe, spec.facts
+    unchanged = f"none, as {'texts' if facts.text else 'real numbers'} are not changed"
     if recipe.augment and recipe.augment not in (known := data.augmentations(recipe.data)):
         yield Fault(
             "recipe.augment",
-            " or ".join(known) or "none, as texts are not changed",
+            " or ".join(known) or unchanged,
             repr(recipe.augment),
             "resized-crop is for folders of pictures",
         )
-    if recipe.normalise and facts.text:
-        yield Fault("recipe.normalise", "none, as texts are not changed", repr(recipe.normalise))
+    if recipe.normalise and (facts.text or facts.real):
+        yield Fault("recipe.normalise", unchanged, repr(recipe.normalise))
     if recipe.batch > facts.train:
         yield Fault("recipe.batch", f"at most the {facts.train:,} training examples of {facts.name}", str(recipe.batch))
 

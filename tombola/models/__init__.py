@@ -100,6 +100,8 @@ def check(name: str, shape: tuple[int, ...], classes: int) -> None:
     known = family(name)
     if len(shape) == 2 and known not in READ_TEXT:
         raise ValueError("a model for texts: " + "; ".join(module.FORM for module in READ_TEXT))
+    if len(shape) == 1 and known is not lenet:
+        raise ValueError(f"a model for examples that are no images: {lenet.FORM}")
     known.check(name, shape, classes)
 
 

@@ -7,6 +7,7 @@ Hypothesis (Frankle & Carbin, 2019).
 import re
 from collections import OrderedDict
 from itertools import pairwise
+from math import prod
 from typing import TYPE_CHECKING
 
 from tombola.models.layer import Layer
@@ -38,8 +39,7 @@ def sizes(name: str, shape: tuple[int, ...], classes: int) -> list[tuple[int, in
     >>> sizes("lenet-300-100", (1, 28, 28), 10)
     [(784, 300), (300, 100), (100, 10)]
     """
-    channels, height, width = shape
-    all_widths = [channels * height * width, *widths(name), classes]
+    all_widths = [prod(shape), *widths(name), classes]
     return list(pairwise(all_widths))
 
 
@@ -57,7 +57,7 @@ def build(name: str, shape: tuple[int, ...], classes: int) -> "nn.Module":
 
 
 def check(name: str, shape: tuple[int, ...], classes: int) -> None:
-    """Raise ValueError, with what was expected, unless the model takes such inputs; every image can be flattened."""
+    """Raise ValueError, with what was expected, unless the model takes such inputs; all numbers can be flattened."""
     widths(name)
 
 

@@ -35,6 +35,7 @@ def hindrance(training: Training) -> str:
         "the kernels know no augmentation": training.augmented,
         "the kernels know no mixed precision": training.precision is not None,
         "the kernels know no folders of pictures": training.examples == "files",
+        "the kernels read images as bytes": training.examples == "numbers",
         "the kernels know no objective but cross-entropy": training.objective is not None,
         "the kernels know no dynamics": training.dynamics is not None,
         f"the kernels know no {training.optimizer.name}": training.optimizer.name not in OPTIMIZERS,
@@ -130,7 +131,9 @@ def inspected(training: Training, start: Start) -> Training:
 
     counts = start.mask.counts
     densities = {name: counts[name] / max(alive.numel(), 1) for name, alive in start.mask.items()}
-    layers = sequential_layers(start.model, start.dataset.facts.shape)
+    facts = start.dataset.facts
+    images = not facts.text and not facts.real
+    layers = sequential_layers(start.model, facts.shape) if images else None
     if not layers or not _masked(layers, start.mask) or not _readable(start.dataset, layers[-1].outputs):
         return replace(training, densities=densities, sequential=False)
     last = layers[-1].weight

@@ -469,3 +469,51 @@ def test_every_initialisation_is_another() -> None:
 
 def test_all_parameters_train() -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in built().parameters())
+
+
+# ---------------------------------------------------------------- LeNet-5
+
+
+def test_lenet_5_has_the_papers_weights() -> None:
+    assert models.weight_counts("lenet-5", MNIST, 10) == {
+        "conv1.weight": 150,
+        "conv2.weight": 2_400,
+        "fc1.weight": 30_720,
+        "fc2.weight": 10_080,
+        "output.weight": 840,
+    }
+    model = built("lenet-5")
+    assert {name: tuple(value.shape) for name, value in parameters(model).items() if "weight" in name} == {
+        name: layer.shape for name, layer in models.layers("lenet-5", MNIST, 10).items()
+    }
+
+
+def test_lenet_5_computes_what_its_formula_says() -> None:
+    model, functional = built("lenet-5"), torch.nn.functional
+    images = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    p, maps = parameters(model), images
+    for layer in ("conv1", "conv2"):
+        maps = functional.conv2d(maps, p[f"{layer}.weight"], p[f"{layer}.bias"]).clamp(min=0)
+        maps = maps.unfold(2, 2, 2).unfold(3, 2, 2).amax(dim=(4, 5))
+    hidden = maps.flatten(1)
+    assert hidden.shape == (3, 256)
+    for layer in ("fc1", "fc2"):
+        hidden = (hidden @ p[f"{layer}.weight"].T + p[f"{layer}.bias"]).clamp(min=0)
+    assert torch.allclose(model(images), hidden @ p["output.weight"].T + p["output.bias"], atol=1e-6)
+
+
+def test_lenet_5_sees_every_use_of_its_weights() -> None:
+    layers = models.layers("lenet-5", MNIST, 10)
+    assert [layer.positions for layer in layers.values()] == [24 * 24, 8 * 8, 1, 1, 1]
+
+
+@pytest.mark.parametrize("side", [8, 15])
+def test_lenet_5_says_which_images_it_takes(side: int) -> None:
+    with pytest.raises(ValueError, match="16 x 16 or more"):
+        models.check("lenet-5", (1, side, side), 10)
+    models.check("lenet-5", (1, 16, 16), 10)
+
+
+def test_lenets_of_other_widths_stay_fully_connected() -> None:
+    assert set(models.weight_counts("lenet-6", MNIST, 10)) == {"fc1.weight", "output.weight"}
+    assert models.meant("LeNet5") == "lenet-5"

@@ -157,7 +157,7 @@ def test_no_change_is_taken_back_in_silence(write: Write, first: str, second: st
 
 
 def test_set_may_complete_a_file(write: Write) -> None:
-    given = ["model=lenet-5", "data=digits", "length=900it", "batch=8", "optimizer={name='sgd',lr=1}"]
+    given = ["model=lenet-30", "data=digits", "length=900it", "batch=8", "optimizer={name='sgd',lr=1}"]
     assert read(write(""), [f"recipe.{change}" for change in given]).spec.recipe.batch == 8
 
 

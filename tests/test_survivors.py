@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tombola import mask, models, prunable, weights
-from tombola.controls import survivors
+from tombola.controls import sparse_init, survivors
 from tombola.lab.kinds import DerivedWeights
 from tombola.lab.plan import plan
 from tombola.lab.spec import Experiment, Spec
@@ -154,3 +154,26 @@ def test_of_a_run_that_made_a_mask_and_weights_a_control_reads_the_mask(method: 
     (ticket, made) = (next(row.run for row in wanted.rows if row.arm == arm) for arm in ("ticket", control))
     assert isinstance(made.start, DerivedWeights) and made.start.beside
     assert [what for what, run in made.start.beside if run == ticket.mask] == ["mask"]
+
+
+# ---------------------------------------------------------------- as wide as the connections that are left ask for
+
+
+def test_each_unit_is_drawn_as_wide_as_its_own_inputs_ask_for() -> None:
+    alive = torch.zeros(4, 3, 20, 20, dtype=torch.bool)
+    for unit, inputs in enumerate((1200, 300, 100, 0)):
+        alive[unit].view(-1)[:inputs] = True
+    drawn = {"w": torch.full((4, 3, 20, 20), 9.0), "b": torch.ones(4)}
+    made = sparse_init.normal_by_unit(drawn, Mask({"w": alive}), seed=3)
+    for unit, inputs in enumerate((1200, 300, 100)):
+        kept = made["w"][unit][alive[unit]]
+        assert abs(float(kept.square().mean()) * inputs / 2 - 1) < 4 * (2 / inputs) ** 0.5
+    assert not made["w"][~alive].any() and made["b"] is drawn["b"]
+    again, other = (sparse_init.normal_by_unit(drawn, Mask({"w": alive}), seed)["w"] for seed in (3, 4))
+    assert torch.equal(made["w"], again) and not torch.equal(made["w"], other)
+
+
+def test_a_layer_is_widened_by_the_root_of_its_density() -> None:
+    alive = torch.arange(12).view(3, 4) % 4 == 0
+    drawn = {"w": torch.randn(3, 4)}
+    assert torch.allclose(sparse_init.wider_by_layer(drawn, Mask({"w": alive}), 0)["w"], 2 * drawn["w"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola import mask, prunable, weights
+from tombola import mask, models, prunable, weights
 from tombola.errors import GuardLost
 from tombola.mask import Mask
 from tombola.optimizers import optimizer_of, restore_state, state_of
@@ -378,3 +378,32 @@ def test_the_state_of_pruned_weights_is_0() -> None:  # M1 M2
         last = run(model, OPTIMISERS["adam"], kept, begin=begin, until=5, state=state)
         for name, alive in kept.items():
             assert not last[f"exp_avg/{name}"][~alive].any() and not last[f"exp_avg_sq/{name}"][~alive].any()
+
+
+@pytest.mark.parametrize("value", [
+    SGD(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.1, decay="kernels"),
+    Adam(name="adam", lr=0.1, weight_decay=0.1, decay="kernels"),
+    AdamW(name="adamw", lr=0.1, weight_decay=0.1, decay="kernels"),
+])  # fmt: skip
+def test_of_kernels_alone_biases_do_not_decay(value: Any) -> None:
+    ours, theirs = (models.build("lenet-5", (1, 28, 28), 10, "glorot-normal", init_seed=0) for _ in range(2))
+    named = dict(theirs.named_parameters())
+    kernels, biases = ([one for name, one in named.items() if name.endswith(end)] for end in ("weight", "bias"))
+    options = value.model_dump(exclude={"name", "decay"})
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[value.name]
+    plain = kind([{"params": kernels}, {"params": biases, "weight_decay": 0.0}], **options)
+    images = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    for model, optimizer in ((ours, optimizer_of(value, ours)), (theirs, plain)):
+        for bias in (one for name, one in model.named_parameters() if name.endswith("bias")):
+            torch.nn.init.ones_(bias)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(images).square().mean().backward()
+            optimizer.step()
+    for name, one in ours.named_parameters():
+        assert torch.allclose(one, named[name], atol=1e-6)
+
+
+def test_whether_biases_decay_is_in_the_recipe_only_where_they_do_not() -> None:
+    assert "decay" not in SGD(name="sgd", lr=0.1).model_dump()
+    assert SGD(name="sgd", lr=0.1, decay="kernels").model_dump()["decay"] == "kernels"

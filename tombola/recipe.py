@@ -36,7 +36,23 @@ def _dynamics(table: Any, info: ValidationInfo) -> Dynamics | None:
     return dynamics_of(table, (info.context or {}).get("dynamics", DYNAMICS))
 
 
-class SGD(Value):
+class _Decaying(Value):
+    """What optimisers that weights decay under have in common.
+
+    Attributes:
+        decay: of what: all parameters where it is None; `kernels`: weights of layers alone, no biases and no scales of
+            normalisations. Keras' l2(w), which is added to the loss, is a weight decay of 2 w.
+    """
+
+    decay: Literal["kernels"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = plain(self)  # it came later, and is absent from keys and names where it is None
+        return {name: value for name, value in values.items() if name != "decay" or value is not None}
+
+
+class SGD(_Decaying):
     """theta <- theta - lr v, v = momentum v + g + weight_decay theta; Nesterov's form steps along g + momentum v."""
 
     name: Literal["sgd"]
@@ -46,7 +62,7 @@ class SGD(Value):
     weight_decay: Number = Field(default=0.0, ge=0)
 
 
-class Adam(Value):
+class Adam(_Decaying):
     """Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015); weight decay enters the gradient."""
 
     name: Literal["adam"]

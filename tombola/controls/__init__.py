@@ -6,7 +6,7 @@ business.
 """
 
 from tombola.control import Control as Control
-from tombola.controls import pruned, redrawn, sanity, signs, survivors
+from tombola.controls import pruned, redrawn, sanity, signs, sparse_init, survivors
 
 CONTROLS: dict[str, Control] = {
     **redrawn.CONTROLS,
@@ -14,4 +14,5 @@ CONTROLS: dict[str, Control] = {
     **survivors.CONTROLS,
     **pruned.CONTROLS,
     **signs.CONTROLS,
+    **sparse_init.CONTROLS,
 }

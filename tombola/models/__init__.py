@@ -12,7 +12,7 @@ from math import prod, sqrt
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from tombola.models import bert, conv, gpt, hf, imagenet, lenet, resnet, vgg
+from tombola.models import bert, conv, gpt, hf, imagenet, lenet, lenet5, resnet, vgg
 from tombola.models.layer import Layer
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ Initialisation = Literal[
 
 FAMILIES: dict[str, ModuleType] = {
     "lenet": lenet,
+    "lenet-5": lenet5,  # a whole name comes before the family that it begins with
     "conv": conv,
     "vgg": vgg,
     "resnet": resnet,
@@ -50,7 +51,7 @@ def family(name: str) -> ModuleType:
     Raises:
         ValueError: none does; the message lists the forms that names have, or that of the family it is close to.
     """
-    known = FAMILIES.get(re.split("[-:]", name)[0])
+    known = FAMILIES.get(name) or FAMILIES.get(re.split("[-:]", name)[0])
     if known is None:
         raise ValueError(_expected(name))
     return known
@@ -134,7 +135,7 @@ def kinds(name: str, shape: tuple[int, ...], classes: int, include: Sequence[str
     Raises:
         BadInput: an entry of `include` names nothing.
 
-    >>> list(kinds("lenet-5", (1, 8, 8), 10, include=["fc1.bias"]))
+    >>> list(kinds("lenet-30", (1, 8, 8), 10, include=["fc1.bias"]))
     ['fc1.weight', 'fc1.bias', 'output.weight']
     """
     if not include:

@@ -38,6 +38,7 @@ def hindrance(training: Training) -> str:
         "the kernels read images as bytes": training.examples == "numbers",
         "the kernels know no objective but cross-entropy": training.objective is not None,
         "the kernels know no dynamics": training.dynamics is not None,
+        "the kernels let all parameters decay, or none": training.optimizer.decay is not None,
         f"the kernels know no {training.optimizer.name}": training.optimizer.name not in OPTIMIZERS,
         "on GPUs, and for networks that are too large for a stack": training.device != "cpu",
         "the kernels know chains of convolutions and fully connected layers only": not training.sequential,

@@ -34,6 +34,8 @@ def accepts(training: Training) -> str:
         return "stacks are for GPUs, and on the CPU for who asks"
     if objective and not objective.stacks:
         return f"stacks know no {objective.name}"
+    if training.optimizer.decay:
+        return "stacks let all parameters decay, or none"
     if training.dynamics:
         return f"stacks know no {training.dynamics.name}"
     # Code that is not ours may ask a tensor for its values, which a stack has none of.

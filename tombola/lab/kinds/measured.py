@@ -74,8 +74,8 @@ class Seen:
         train, validation, test: places in the pool and in the test set.
         recipe: of its training.
         seed: what is drawn is drawn from.
-        others: the weights of further runs, by name.
-        masks: the masks of those of them that have one.
+        others: the weights of further runs, by name, of those that made some.
+        masks: the masks of those that made one, or were given one.
         network: of all of them.
     """
 
@@ -261,6 +261,7 @@ def _seen(run: Measured | Watched, model: "nn.Module", living: "Mask", worker: "
     further = dict((run.further if isinstance(run, Measured) else run.beside) or ())
     store, (train, validation) = worker.store, worker.split(run.recipe, run.split_seed)
     masks = {name: mask for name, other in further.items() if (mask := store.living(other)) is not None}
+    others = {name: store.weights(other) for name, other in further.items() if store.holds(other, "weights")}
     return Seen(
         model,
         {name: value.cpu() for name, value in weights.of(model).items()},
@@ -271,7 +272,7 @@ def _seen(run: Measured | Watched, model: "nn.Module", living: "Mask", worker: "
         worker.test(run.recipe),
         run.recipe,
         run.seed,
-        {name: store.weights(other) for name, other in further.items()},
+        others,
         masks,
         _network(run.recipe, worker),
     )

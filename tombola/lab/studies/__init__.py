@@ -3,7 +3,7 @@
 To add one: write a file like `overlap`, which needs no run of its own, or like `stability`, and name its `STUDY` here.
 """
 
-from tombola.lab.studies import checks, connectivity, overlap, signs, stability, untrained
+from tombola.lab.studies import checks, connectivity, gradients, overlap, signs, stability, untrained
 from tombola.lab.studies.study import (
     Answer,
     Evidence,
@@ -20,7 +20,15 @@ from tombola.lab.studies.study import (
 )
 
 STUDIES: dict[str, Study] = {
-    study.name: study for study in (stability.STUDY, connectivity.STUDY, overlap.STUDY, signs.STUDY, untrained.STUDY)
+    study.name: study
+    for study in (
+        stability.STUDY,
+        connectivity.STUDY,
+        overlap.STUDY,
+        signs.STUDY,
+        untrained.STUDY,
+        gradients.STUDY,
+    )
 }
 
 __all__ = [

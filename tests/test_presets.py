@@ -88,6 +88,9 @@ def test_a_preset_says_what_it_is_and_plans(name: str) -> None:  # K15
     assert rows_of(wanted) == {"dense": searches} | expected
 
 
+SCHEDULED = {"begin", "end", "every"}  # of a training that prunes on the way
+
+
 def searches_made_small(name: str) -> list[str]:
     """What makes the searches of a preset as small as the experiment: one level, and all of its data and length."""
     experiment = read(name)
@@ -95,7 +98,8 @@ def searches_made_small(name: str) -> list[str]:
     given = [(arm.name, field) for arm in arms for field in arm.options.model_fields_set & {"data", "length"}]
     early = [arm.name for arm in arms if isinstance(arm.options, Settling)]
     settling = [f"arm.{arm}.{field}" for arm in early for field in ("every=1it", "remembered=2")]
-    return ["densities=0.5", *(f"arm.{arm}.{field}=none" for arm, field in given), *settling]
+    steps = [f"search.{field}=none" for field in sorted(experiment.spec.search.model_fields_set & SCHEDULED)]
+    return ["densities=0.5", *(f"arm.{arm}.{field}=none" for arm, field in given), *settling, *steps]
 
 
 @every_preset

@@ -69,7 +69,9 @@ KINDS: list[type[runs.Run]] = [
 def keys_of(name: str, changes: list[str]) -> dict[str, str]:
     """Keys of the first replicate: rewind point, dense, ticket and controls at level 1, each method at level 2."""
     replicate = Replicate(read(name, changes).spec, 0)
-    dense, ticket, _ = METHODS[replicate.spec.method].search(replicate, 2)
+    spec = replicate.spec
+    # Not all controls are of masks that a training with dynamics has made.
+    dense, ticket, _ = METHODS["iterative" if spec.search.apart else spec.method].search(replicate, 2)
     found = {"rewind point": dense.start, "dense": dense, "ticket 1": ticket}
     able = {arm: control for arm, control in CONTROLS.items() if all(varied(replicate, way) for way in control.data)}
     found |= {f"{arm} 1": control.make(replicate, ticket, 1, 0) for arm, control in able.items()}

@@ -63,7 +63,7 @@ def gradient_norm(model: nn.Module, mask: Mapping[str, Tensor], inputs: Tensor, 
     """
     own = copy.deepcopy(model).train()
     # A batch norm's statistics are those of all the examples, so they are seen at once.
-    cross_entropy(own(inputs), labels).backward()  # type: ignore[no-untyped-call]
+    cross_entropy(own(inputs), labels).backward()
     squares: dict[str, float] = {}
     for name, parameter in own.named_parameters():
         if parameter.grad is not None:
@@ -248,12 +248,13 @@ def returns(found: Mapping[str, Mapping[int, Nearness]], confidence: float) -> t
     made = []
     for arm, own in found.items():
         both = [(ticket[number], own[number]) for number in own if number in ticket] if arm != "ticket" else []
-        numbers = [[getattr(one, name) for one in own.values()] for name in ("l2", "disagreement", "barrier")]
         logs = [log(ours.l2 / theirs.l2) for ours, theirs in both if ours.l2 and theirs.l2]
         made.append(
             Return(
                 arm,
-                *(paired(values, confidence) for values in numbers),
+                paired([one.l2 for one in own.values()], confidence),
+                paired([one.disagreement for one in own.values()], confidence),
+                paired([one.barrier for one in own.values()], confidence),
                 ratio(logs, each) if logs else None,
                 paired([ours.disagreement - theirs.disagreement for ours, theirs in both], each) if both else None,
                 paired([ours.barrier - theirs.barrier for ours, theirs in both], each) if both else None,

@@ -270,7 +270,7 @@ def _courses(findings: Sequence[FlowFinding], marks: Marks) -> dict[str, Any]:
         ]
         for finding in findings
     }
-    arms = list(dict.fromkeys(record["arm"] for records in data.values() for record in records))
+    arms = list(dict.fromkeys(arm for finding in findings for arm in finding.course))
     charts = [
         alt.Chart(alt.NamedData(name), title=name)
         .mark_line()
@@ -293,7 +293,7 @@ def _ends(findings: Sequence[ReturnFinding], marks: Marks) -> dict[str, Any]:
         for finding in findings
         for each in finding.arms
     ]
-    arms = list(dict.fromkeys(record["arm"] for record in records))
+    arms = list(dict.fromkeys(each.arm for finding in findings for each in finding.arms))
     charts = [
         alt.Chart(alt.NamedData("ends"))
         .mark_bar()

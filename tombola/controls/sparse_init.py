@@ -81,7 +81,7 @@ CONTROLS = {
         paper=_GRADIENT_FLOW,
         year=2022,
         changes="start",
-        mark=Mark("#44aa99", (4, 2), "square"),
+        mark=Mark("#aa4499", (4, 2), "square"),
     ),
     "sparse-init-layer": Control(
         name="sparse-init-layer",
@@ -93,6 +93,6 @@ CONTROLS = {
         paper=_GRADIENT_FLOW,
         year=2022,
         changes="start",
-        mark=Mark("#44aa99", (4, 2), "diamond"),
+        mark=Mark("#aa4499", (4, 2), "diamond"),
     ),
 }

@@ -182,8 +182,13 @@ _WORDS: dict[Word, str] = {
 }
 
 
-def flow_sentence(density: float, found: Sequence[Flow]) -> str:
+def flow_sentence(density: float, found: Sequence[Flow], solution: float | None = None) -> str:
     """What the gradient norms say for and against favourable gradients.
+
+    Args:
+        density: P_m, in (0, 1].
+        found: as `flows` gives them, one at least.
+        solution: the norm at the pruned solution, if it is known.
 
     >>> even = {"ticket": {0: 1.0, 1: 1.1}, "reinit": {0: 2.0, 1: 2.2}}
     >>> flow_sentence(0.05, flows(even, even, 0.95))
@@ -203,7 +208,12 @@ def flow_sentence(density: float, found: Sequence[Flow]) -> str:
         f"{_times(each.early)} in the first tenth)"
         for each in found
     ]
-    return f"Favourable gradients at {density:.1%}: {verdict}. The ticket's gradients are {'; '.join(parts)}; n = {n}."
+    norms = f"The ticket's gradients are {'; '.join(parts)}; {_at(solution)}n = {n}."
+    return f"Favourable gradients at {density:.1%}: {verdict}. {norms}"
+
+
+def _at(solution: float | None) -> str:
+    return "" if solution is None else f"at the pruned solution the norm is {solution:.2g}; "
 
 
 def _times(found: Ratio) -> str:

@@ -148,7 +148,13 @@ def _looks(training: Train, table: GradientsSpec, replicate: Any) -> tuple[int, 
 
 @dataclass(frozen=True)
 class FlowFinding(Finding):
-    """The gradient norms of all arms at one level and rewind step."""
+    """The gradient norms of all arms at one level and rewind step.
+
+    Attributes:
+        course: of each arm, the means over its replicates at each `step`: the `norm` of all, its square (the gradient
+            `flow`: each look's, then averaged), and the norm of each weight by its name.
+        solution: the norm at the pruned solution, the mean over replicates; None where there is none.
+    """
 
     study: ClassVar[str] = "gradients"
     level: int
@@ -156,6 +162,7 @@ class FlowFinding(Finding):
     density: float
     arms: "tuple[Flow, ...]"
     course: "Mapping[str, Mapping[str, list[float]]]"
+    solution: float | None
     reason: str
 
     @property
@@ -192,33 +199,43 @@ def findings(table: GradientsSpec, evidence: Evidence) -> Iterator[Finding]:
     groups = grouped(evidence.answers, lambda question: (question.level, question.rewind))
     for (level, rewind), answers in groups.items():
         density = mean(answer.density for answer in answers)
-        course = [answer for answer in answers if answer.question.part == COURSE]
-        yield from _flow(level, rewind, density, course, evidence.confidence)
+        yield from _flow(level, rewind, density, answers, evidence.confidence)
         yield from _return(level, rewind, density, answers, evidence.confidence)
 
 
 def _flow(
-    level: int, rewind: int, density: float, course: Sequence[Answer], confidence: float
+    level: int, rewind: int, density: float, answers: Sequence[Answer], confidence: float
 ) -> Iterator[FlowFinding]:
     from tombola.study.gradients import early, flow_sentence, flows
 
     start: dict[str, dict[int, float]] = {}
     first: dict[str, dict[int, float]] = {}
-    curves: dict[str, list[tuple[list[int], list[float]]]] = {}
-    for answer in course:
+    curves: dict[str, list[dict[str, list[float]]]] = {}
+    for answer in (answer for answer in answers if answer.question.part == COURSE):
         arm, number = answer.question.arm, answer.question.replicate
         steps, norms = answer.values["step"], [look["norm"] for look in answer.values["measured"]]
         start.setdefault(arm, {})[number], first.setdefault(arm, {})[number] = norms[0], early(steps, norms)
-        curves.setdefault(arm, []).append((steps, norms))
+        curves.setdefault(arm, []).append(_curve(answer.values))
     found = flows(start, first, confidence)
+    ends = [answer.values["norm"] for answer in answers if answer.question.part == PRUNED]
     if found:
-        means = {arm: _mean_curve(several) for arm, several in curves.items()}
-        yield FlowFinding(level, rewind, density, found, means, flow_sentence(density, found))
+        solution = mean(ends) if ends else None
+        means = {
+            arm: {
+                name: [mean(one) for one in zip(*(curve[name] for curve in several), strict=True)]
+                for name in several[0]
+            }
+            for arm, several in curves.items()
+        }
+        yield FlowFinding(level, rewind, density, found, means, solution, flow_sentence(density, found, solution))
 
 
-def _mean_curve(several: Sequence[tuple[list[int], list[float]]]) -> dict[str, list[float]]:
-    steps = [float(step) for step in several[0][0]]
-    return {"step": steps, "norm": [mean(norms) for norms in zip(*(norms for _, norms in several), strict=True)]}
+def _curve(values: Mapping[str, Any]) -> dict[str, list[float]]:
+    """What was measured at each look: the step, the norm, its square, the norm of each weight."""
+    looks = values["measured"]
+    layers = {name: [look["layers"][name] for look in looks] for name in looks[0]["layers"]}
+    norms = [look["norm"] for look in looks]
+    return {"step": values["step"], "norm": norms, "flow": [norm**2 for norm in norms], **layers}
 
 
 def _return(
@@ -242,7 +259,10 @@ def figures(findings: Sequence[Finding], marks: Marks) -> dict[str, Figure]:
         caption = (
             "The norm of the gradient over all living weights and biases, without weight decay, as networks train."
         )
-        drawn["gradients"] = Figure(_courses(flow, marks), caption)
+        drawn["gradients"] = Figure(_courses(flow, ["norm"], marks), caption)
+        layers = [name for name in next(iter(flow[-1].course.values())) if name not in ("step", "norm", "flow")]
+        caption = f"The same of each layer's living weights, at {100 * flow[-1].density:.3g} %."
+        drawn["gradients-by-layer"] = Figure(_courses(flow[-1:], layers, marks), caption)
     if back := [finding for finding in findings if isinstance(finding, ReturnFinding)]:
         caption = "How far each arm ends from the solution that the ticket was pruned from, and the barrier between."
         drawn["pruned-solution"] = Figure(_ends(back, marks), caption)
@@ -259,16 +279,18 @@ def _colours(arms: Sequence[str], marks: Marks) -> Any:
     return alt.Scale(domain=list(arms), range=[marks[arm].colour if arm in marks else "#555555" for arm in arms])
 
 
-def _courses(findings: Sequence[FlowFinding], marks: Marks) -> dict[str, Any]:
+def _courses(findings: Sequence[FlowFinding], names: Sequence[str], marks: Marks) -> dict[str, Any]:
     import altair as alt
 
     data = {
-        _where(finding): [
+        _where(finding) + (f", {name}" if name != "norm" else ""): [
             {"arm": arm, "step": step, "norm": norm}
             for arm, curve in finding.course.items()
-            for step, norm in zip(curve["step"], curve["norm"], strict=True)
+            for step, norm in zip(curve["step"], curve[name], strict=True)
+            if norm > 0  # on an axis of powers
         ]
         for finding in findings
+        for name in names
     }
     arms = list(dict.fromkeys(arm for finding in findings for arm in finding.course))
     charts = [

@@ -6,7 +6,7 @@ business.
 """
 
 from tombola.control import Control as Control
-from tombola.controls import pruned, redrawn, sanity, signs, sparse_init, survivors
+from tombola.controls import noise, pruned, redrawn, sanity, signs, sparse_init, survivors
 
 CONTROLS: dict[str, Control] = {
     **redrawn.CONTROLS,
@@ -15,4 +15,5 @@ CONTROLS: dict[str, Control] = {
     **pruned.CONTROLS,
     **signs.CONTROLS,
     **sparse_init.CONTROLS,
+    **noise.CONTROLS,
 }

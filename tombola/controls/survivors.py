@@ -22,13 +22,13 @@ if TYPE_CHECKING:  # plans are made without torch
 
 def signed_constants(weights: "Weights", mask: "Mask", seed: int) -> "Weights":
     """sign(theta_i) times the standard deviation of all weights of the layer."""
-    return {**weights, **{name: weights[name].sign() * _deviation(weights[name]) for name in mask}}
+    return {**weights, **{name: weights[name].sign() * deviation(weights[name]) for name in mask}}
 
 
 def unsigned_constants(weights: "Weights", mask: "Mask", seed: int) -> "Weights":
     """The same constants, with the signs of the layer dealt out among all of its weights."""
-    made = {name: _permuted(weights[name].sign(), draw) for name, draw in _drawn(mask, seed)}
-    return {**weights, **{name: signs * _deviation(weights[name]) for name, signs in made.items()}}
+    made = {name: _permuted(weights[name].sign(), draw) for name, draw in drawn_apart(mask, seed)}
+    return {**weights, **{name: signs * deviation(weights[name]) for name, signs in made.items()}}
 
 
 def reshuffled_sizes(weights: "Weights", mask: "Mask", seed: int) -> "Weights":
@@ -40,7 +40,7 @@ def reshuffled_sizes(weights: "Weights", mask: "Mask", seed: int) -> "Weights":
 def reshuffled_values(weights: "Weights", mask: "Mask", seed: int) -> "Weights":
     """theta_i of the survivors of a layer dealt out among them."""
     made = {name: weights[name].clone() for name in mask}
-    for name, draw in _drawn(mask, seed):
+    for name, draw in drawn_apart(mask, seed):
         alive = mask[name]
         made[name][alive] = _permuted(made[name][alive], draw)
     return {**weights, **made}
@@ -51,7 +51,7 @@ def signed_as(drawn: "Weights", original: "Weights", mask: "Mask", seed: int) ->
     return {**drawn, **{name: drawn[name].abs() * original[name].sign() for name in mask}}
 
 
-def _deviation(value: "Tensor") -> "Tensor":
+def deviation(value: "Tensor") -> "Tensor":
     return value.std(correction=0)
 
 
@@ -61,7 +61,7 @@ def _permuted(values: "Tensor", draw: "Generator") -> "Tensor":
     return values.flatten()[torch.randperm(values.numel(), generator=draw)].view_as(values)
 
 
-def _drawn(mask: "Mask", seed: int) -> "Iterator[tuple[str, Generator]]":
+def drawn_apart(mask: "Mask", seed: int) -> "Iterator[tuple[str, Generator]]":
     """Each layer, with what draws of it alone: another model with such a layer draws the same."""
     import hashlib
 

@@ -1,0 +1,107 @@
+"""The graph of a mask: units are its nodes, living weights its edges, layer after layer from the inputs to the outputs.
+
+A weight that lies on no path from an input to an output does nothing for the answer but by a constant: its unit gives
+what its bias gives, or nobody hears of it. What is left without such weights is what the mask effectively keeps:
+The Effective Sparsity of Deep Networks, as Connectivity Matters (Vysogorets & Kempe, 2023) counts it.
+
+The units of a convolution are its channels, and an edge is there if any weight of a window lives. A layer that reads
+flattened maps reads as many inputs of each channel as these have places, one channel after the other.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tombola.errors import BadInput
+
+if TYPE_CHECKING:
+    from tombola.layers import Layout
+    from tombola.mask import Mask
+
+Links = NDArray[np.bool_]  # units x inputs of one layer: whether a living weight leads from one to the other
+
+
+def chain(mask: "Mask", layouts: "Sequence[Layout] | None" = None) -> list[Links]:
+    """The links of each layer, where each of the mask's layers reads what the one before it gives, and nothing else.
+
+    Args:
+        mask: of layers in the order in which they are called; of vectors, like biases, nothing is asked.
+        layouts: of those with two axes or more, one for each; those of linear layers and convolutions by default.
+
+    Raises:
+        BadInput: a layer cannot read what the one before it gives.
+
+    >>> import torch
+    >>> from tombola.mask import Mask
+    >>> convolution, linear = torch.zeros(2, 1, 3, 3), torch.ones(1, 8)  # 2 channels of 4 places each
+    >>> convolution[0, 0, 1, 1] = 1
+    >>> chain(Mask({"conv": convolution.bool(), "fc": linear.bool()}))
+    [array([[ True],
+           [False]]), array([[ True,  True]])]
+    """
+    from tombola.layers import Layout
+
+    layers = {name: alive.numpy() for name, alive in mask.items() if alive.ndim > 1}
+    found: list[Links] = []
+    for (name, alive), layout in zip(layers.items(), layouts or [Layout()] * len(layers), strict=True):
+        links = _links(alive, layout)
+        units, inputs = len(found[-1]) if found else links.shape[1], links.shape[1]
+        if not units or inputs % units:
+            raise _no_chain(name, inputs, list(layers)[len(found) - 1], units)
+        found.append(links.reshape(len(links), units, inputs // units).any(2))
+    return found
+
+
+def _links(alive: NDArray[np.bool_], layout: "Layout") -> Links:
+    links = np.asarray(alive.any(axis=tuple(range(2, alive.ndim))))
+    groups, (rows, columns) = layout.groups, links.shape
+    if groups > 1:
+        blocks = links.reshape(groups, rows // groups, columns)
+        links = np.zeros((rows, groups * columns), bool)
+        for group, block in enumerate(blocks):
+            links[group * len(block) : (group + 1) * len(block), group * columns : (group + 1) * columns] = block
+    return links.T if layout.outputs else links
+
+
+def _no_chain(name: str, inputs: int, before: str, units: int) -> BadInput:
+    return BadInput(
+        where=f"mask of {name}",
+        expected=f"a layer that reads the {units:,} units of {before}: layers in the order in which they are called",
+        found=f"{inputs:,} inputs",
+        todo="Networks with sums, joins or attention are not followed, as a mask does not say what reads what in them.",
+    )
+
+
+def reached(links: Sequence[Links]) -> list[NDArray[np.bool_]]:
+    """Which units a path of living weights leads to from an input: the inputs, all of them, then layer by layer."""
+    found = [np.ones(links[0].shape[1], bool)]
+    for each in links:
+        found.append(each[:, found[-1]].any(1))
+    return found
+
+
+def heard(links: Sequence[Links]) -> list[NDArray[np.bool_]]:
+    """Which units a path of living weights leads from to an output: as `reached` the other way round."""
+    return reached([each.T for each in reversed(links)])[::-1]
+
+
+def on_a_path(links: Sequence[Links]) -> list[NDArray[np.bool_]]:
+    """Which units lie on a path of living weights from an input to an output: inputs, then the units of each layer.
+
+    >>> on_a_path([np.array([[True, False], [False, False]]), np.array([[True, True]])])
+    [array([ True, False]), array([ True, False]), array([ True])]
+    """
+    return [here & there for here, there in zip(reached(links), heard(links), strict=True)]
+
+
+def effective(links: Sequence[Links]) -> list[Links]:
+    """The links that lie on a path from an input to an output.
+
+    >>> effective([np.array([[True, False], [False, True]]), np.array([[True, False]])])
+    [array([[ True, False],
+           [False, False]]), array([[ True, False]])]
+    """
+    into, out = reached(links), heard(links)
+    return [each & out[layer + 1][:, None] & into[layer] for layer, each in enumerate(links)]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tombola.search import Search
     from tombola.search.at_initialisation import prune_at_init
     from tombola.steps import Step
+    from tombola.study.components import components
     from tombola.ticket import Ticket
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "Evaluation",
     "Search",
     "prune_at_init",
+    "components",
     "TombolaError",
     "BadInput",
 ]
@@ -42,6 +44,7 @@ _HOMES = {
     "Evaluation": "evaluate",
     "Search": "search",
     "prune_at_init": "search.at_initialisation",
+    "components": "study.components",
     "TombolaError": "errors",
     "BadInput": "errors",
 }

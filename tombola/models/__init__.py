@@ -44,6 +44,9 @@ FAMILIES: dict[str, ModuleType] = {
 # (shape, classes) of a text that each of these takes; all others read images.
 READ_TEXT: dict[ModuleType, tuple[tuple[int, ...], int]] = {gpt: ((256, 65), 65), bert: ((256, 65), 2), hf: ((1, 1), 2)}
 
+# Those whose layers each read what the one before gives, and nothing else.
+CHAINS = frozenset({lenet, lenet5, conv, vgg})
+
 
 def family(name: str) -> ModuleType:
     """The file that knows the model `name`.

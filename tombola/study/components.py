@@ -16,13 +16,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from tombola.study.paired import Difference
-from tombola.study.paths import Links, chain, effective, on_a_path
+from tombola.study.paths import Links, chain, effective, of_model, on_a_path
 
 if TYPE_CHECKING:
-    from tombola.layers import Layout
+    from torch import nn
+
     from tombola.mask import Mask
 
-MOST_LISTED = 8  # runs of numbers in a sentence
+MOST_LISTED, MOST_PARTS = 8, 4  # in a sentence: runs of places, parts
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,16 @@ class Part:
         return f"{_listed('input', self.inputs)} with {_listed('output', self.outputs)}"
 
 
-def components(mask: "Mask", layouts: "Sequence[Layout] | None" = None) -> tuple[Part, ...]:
+def components(mask: "Mask", model: "nn.Module | None" = None) -> tuple[Part, ...]:
     """The parts into which a mask falls that have a path from an input to an output, the one with most links first.
 
     Args:
-        mask: of a network whose layers each read what the one before gives; in the order in which they are called.
-        layouts: of its layers, where others than linear layers and convolutions are among them.
+        mask: of a network whose layers each read what the one before gives, and nothing else.
+        model: it is of, an `nn.Sequential` of layers. Without it the mask's layers are taken to be all there are,
+            linear layers and convolutions in the order in which they are called.
 
     Raises:
-        BadInput: a layer cannot read what the one before it gives.
+        BadInput: layers are not called one after the other, or cannot read what the one before gives.
 
     >>> import torch
     >>> from tombola.mask import Mask
@@ -62,7 +64,8 @@ def components(mask: "Mask", layouts: "Sequence[Layout] | None" = None) -> tuple
     inputs 0-1 with output 0
     inputs 2-3 with output 1
     """
-    return tuple(sorted(_parts(chain(mask, layouts)), key=lambda part: (-part.links, part.inputs)))
+    links = chain(mask) if model is None else of_model(mask, model)
+    return tuple(sorted(_parts(list(links.values())), key=lambda part: (-part.links, part.inputs)))
 
 
 def _parts(links: Sequence[Links]) -> Iterator[Part]:
@@ -93,25 +96,21 @@ def _listed(noun: str, places: Sequence[int]) -> str:
     return f"{noun}{'s' if len(places) > 1 else ''} {text}"
 
 
-def falls_apart(density: float, what: str, parts: Sequence[Part]) -> str:
-    """What the parts of one mask say.
-
-    Args:
-        density: P_m, in [0, 1].
-        what: whose mask it is, as the sentence names it.
-        parts: as `components` gives them.
+def told(parts: Sequence[Part]) -> str:
+    """The parts of one mask in words, as what is said of it.
 
     >>> parts = Part((0, 1), (0,), 5, 4), Part((2, 3), (1,), 5, 4)
-    >>> falls_apart(0.004, "the ticket", parts)
-    'At 0.4 %, the ticket falls apart into 2 parts: inputs 0-1 with output 0; inputs 2-3 with output 1.'
-    >>> falls_apart(0.5, "the ticket", parts[:1])
-    'At 50 %, the ticket is one part: inputs 0-1 with output 0.'
+    >>> told(parts)
+    'it falls apart into 2 parts: inputs 0-1 with output 0; inputs 2-3 with output 1'
+    >>> told(parts[:1])
+    'it is one part: inputs 0-1 with output 0'
     """
-    head = f"At {100 * density:.3g} %, {what}"
     if not parts:
-        return f"{head} has no path from an input to an output left."
-    shown = "; ".join(map(str, parts[:4])) + (f"; and {len(parts) - 4:,} more" if len(parts) > 4 else "")
-    return f"{head} {'is one part' if len(parts) == 1 else f'falls apart into {len(parts):,} parts'}: {shown}."
+        return "it has no path from an input to an output left"
+    shown = "; ".join(map(str, parts[:MOST_PARTS])) + (
+        f"; and {len(parts) - MOST_PARTS:,} more" if len(parts) > MOST_PARTS else ""
+    )
+    return f"it {'is one part' if len(parts) == 1 else f'falls apart into {len(parts):,} parts'}: {shown}"
 
 
 @dataclass(frozen=True)
@@ -119,42 +118,46 @@ class Apart:
     """Into how many parts an arm's masks fall, beside random masks with the same layer-wise counts.
 
     Attributes:
-        arm: its name.
         parts: how many there are.
-        more: parts less those of the random masks, paired by replicate.
-        share: of all links, those in the largest part; 0 where there is none.
+        more: parts less the mean over the random masks, paired by replicate.
+        largest: of all links that lie on a path, the share of those in the largest part.
     """
 
-    arm: str
     parts: Difference
     more: Difference
-    share: Difference
+    largest: Difference
 
 
-def sentence(density: float, apart: Apart, example: str) -> str:
-    """What the parts of an arm's masks say, over replicates.
+def sentence(density: float, arm: str, apart: Apart, first: Sequence[Part]) -> str:
+    """What the parts of an arm's masks say.
 
     Args:
         density: P_m, in (0, 1].
+        arm: its name.
         apart: over replicates.
-        example: the parts of the first replicate in words, as `falls_apart` has them behind the colon.
+        first: the parts of the first replicate.
+
+    >>> from tombola.study.paired import paired
+    >>> apart = Apart(paired([2.0, 2.0], 0.95), paired([1.0, 1.0], 0.95), paired([0.5, 0.5], 0.95))
+    >>> parts = Part((0, 1), (0,), 5, 4), Part((2, 3), (1,), 5, 4)
+    >>> sentence(0.004, "ticket", apart, parts)
+    'At 0.4%, masks of ticket fall into 2 parts on average, random masks of equal counts into 1 (+1.00 [+1.00, +1.00]:
+    more); n = 2. In the first replicate it falls apart into 2 parts: inputs 0-1 with output 0; inputs 2-3 with output
+    1.'
     """
-    spread = f" [{apart.more.low:+.2f}, {apart.more.high:+.2f}]" if isfinite(apart.more.low) else ""
-    verdict = (
-        "one replicate decides nothing"
-        if not isfinite(apart.more.low)
-        else "more than random masks"
-        if apart.more.low > 0
-        else "fewer than random masks"
-        if apart.more.high < 0
-        else "no other number than random masks is shown"
-    )
+    more, known = apart.more, isfinite(apart.more.low)
+    spread = f" [{more.low:+.2f}, {more.high:+.2f}]" if known else ""
+    shown = "more" if more.low > 0 else "fewer" if more.high < 0 else "no difference is shown"
+    by_chance = apart.parts.mean - more.mean
     return (
-        f"At {density:.1%}, the masks of {apart.arm} fall into {apart.parts.mean:.3g} "
-        f"{'part' if apart.parts.mean == 1 else 'parts'} on average, {apart.more.mean:+.2f}{spread} beside random masks "
-        f"of equal counts: {verdict}; n = {apart.parts.n}. The largest has {apart.share.mean:.0%} of the links. "
-        f"In the first replicate: {example}."
+        f"At {density:.1%}, masks of {arm} fall into {_number(apart.parts.mean)} on average, random masks of equal "
+        f"counts into {by_chance:.3g} ({more.mean:+.2f}{spread}: "
+        f"{shown if known else 'one replicate decides nothing'}); n = {more.n}. In the first replicate {told(first)}."
     )
+
+
+def _number(parts: float) -> str:
+    return f"{parts:.3g} part{'' if parts == 1 else 's'}"
 
 
 def of_parts(parts: Sequence[Part]) -> dict[str, Any]:

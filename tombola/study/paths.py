@@ -2,13 +2,13 @@
 
 A weight that lies on no path from an input to an output does nothing for the answer but by a constant: its unit gives
 what its bias gives, or nobody hears of it. What is left without such weights is what the mask effectively keeps:
-The Effective Sparsity of Deep Networks, as Connectivity Matters (Vysogorets & Kempe, 2023) counts it.
+Connectivity Matters: Neural Network Pruning Through the Lens of Effective Sparsity (Vysogorets & Kempe, 2023).
 
 The units of a convolution are its channels, and an edge is there if any weight of a window lives. A layer that reads
 flattened maps reads as many inputs of each channel as these have places, one channel after the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,18 +17,56 @@ from numpy.typing import NDArray
 from tombola.errors import BadInput
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tombola.layers import Layout
     from tombola.mask import Mask
 
 Links = NDArray[np.bool_]  # units x inputs of one layer: whether a living weight leads from one to the other
 
 
-def chain(mask: "Mask", layouts: "Sequence[Layout] | None" = None) -> list[Links]:
+def of_model(mask: "Mask", model: "nn.Module") -> dict[str, Links]:
+    """The links of each layer of a model that is an `nn.Sequential` of layers, the one that is called first first.
+
+    Args:
+        mask: of the model; a layer that it does not name is dense.
+
+    Raises:
+        BadInput: something in the model has a forward of its own that calls layers, or mixes units without weights.
+
+    >>> import torch
+    >>> from tombola.prunable import full
+    >>> model = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()), torch.nn.Linear(3, 1))
+    >>> {name: links.shape for name, links in of_model(full(model), model).items()}
+    {'0.0.weight': (3, 2), '1.weight': (1, 3)}
+    """
+    import torch
+    from torch import nn
+
+    from tombola.layers import layer_weights, layouts
+    from tombola.mask import Mask
+    from tombola.weights import bare
+
+    known, mixing = layouts(bare(model)), (nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention, nn.Softmax)
+    named = dict(bare(model).named_modules())
+    for path, module in named.items():
+        inside = any(module.children()) and not isinstance(module, nn.Sequential)
+        unknown = not layer_weights(module) and any(each.dim() > 1 for each in module.parameters(recurse=False))
+        if inside or unknown or isinstance(module, mixing):
+            raise _no_sequence(path, module)
+    parameters = dict(bare(model).named_parameters())
+    layers = {
+        name: mask[name] if name in mask else torch.ones(parameters[name].shape, dtype=torch.bool) for name in known
+    }
+    return chain(Mask(layers), known)
+
+
+def chain(mask: "Mask", layouts: "Mapping[str, Layout] | None" = None) -> dict[str, Links]:
     """The links of each layer, where each of the mask's layers reads what the one before it gives, and nothing else.
 
     Args:
         mask: of layers in the order in which they are called; of vectors, like biases, nothing is asked.
-        layouts: of those with two axes or more, one for each; those of linear layers and convolutions by default.
+        layouts: how they are laid out; as linear layers and convolutions by default.
 
     Raises:
         BadInput: a layer cannot read what the one before it gives.
@@ -38,19 +76,23 @@ def chain(mask: "Mask", layouts: "Sequence[Layout] | None" = None) -> list[Links
     >>> convolution, linear = torch.zeros(2, 1, 3, 3), torch.ones(1, 8)  # 2 channels of 4 places each
     >>> convolution[0, 0, 1, 1] = 1
     >>> chain(Mask({"conv": convolution.bool(), "fc": linear.bool()}))
-    [array([[ True],
-           [False]]), array([[ True,  True]])]
+    {'conv': array([[ True],
+           [False]]), 'fc': array([[ True,  True]])}
     """
     from tombola.layers import Layout
 
-    layers = {name: alive.numpy() for name, alive in mask.items() if alive.ndim > 1}
-    found: list[Links] = []
-    for (name, alive), layout in zip(layers.items(), layouts or [Layout()] * len(layers), strict=True):
-        links = _links(alive, layout)
-        units, inputs = len(found[-1]) if found else links.shape[1], links.shape[1]
+    found: dict[str, Links] = {}
+    units, before = 0, ""
+    for name, alive in mask.items():
+        if alive.ndim < 2:
+            continue
+        links = _links(alive.numpy(), (layouts or {}).get(name, Layout()))
+        inputs = links.shape[1]
+        units = units or inputs
         if not units or inputs % units:
-            raise _no_chain(name, inputs, list(layers)[len(found) - 1], units)
-        found.append(links.reshape(len(links), units, inputs // units).any(2))
+            raise _no_chain(name, inputs, before, units)
+        found[name] = links.reshape(len(links), units, inputs // units).any(2)
+        units, before = len(links), name
     return found
 
 
@@ -63,6 +105,16 @@ def _links(alive: NDArray[np.bool_], layout: "Layout") -> Links:
         for group, block in enumerate(blocks):
             links[group * len(block) : (group + 1) * len(block), group * columns : (group + 1) * columns] = block
     return links.T if layout.outputs else links
+
+
+def _no_sequence(path: str, module: "nn.Module") -> BadInput:
+    return BadInput(
+        where=f"{path or 'model'} ({type(module).__name__})",
+        expected="an nn.Sequential of linear layers, convolutions, and what treats each unit by itself",
+        found="a module in which units meet otherwise, or whose forward alone knows what reads what",
+        todo="Paths are followed through layers in order, not through sums, joins and attention. If the mask's layers "
+        "are called in their order, and no others, leave the model out.",
+    )
 
 
 def _no_chain(name: str, inputs: int, before: str, units: int) -> BadInput:

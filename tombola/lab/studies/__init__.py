@@ -3,7 +3,17 @@
 To add one: write a file like `overlap`, which needs no run of its own, or like `stability`, and name its `STUDY` here.
 """
 
-from tombola.lab.studies import checks, connectivity, gradients, overlap, signs, stability, untrained
+from tombola.lab.studies import (
+    anatomy,
+    checks,
+    components,
+    connectivity,
+    gradients,
+    overlap,
+    signs,
+    stability,
+    untrained,
+)
 from tombola.lab.studies.study import (
     Answer,
     Evidence,
@@ -28,6 +38,8 @@ STUDIES: dict[str, Study] = {
         signs.STUDY,
         untrained.STUDY,
         gradients.STUDY,
+        anatomy.STUDY,
+        components.STUDY,
     )
 }
 

@@ -32,6 +32,20 @@ def levels(study: str, given: Sequence[int], setting: Setting, least: int, of_tr
         )
 
 
+def arms(study: str, given: Sequence[str], setting: Setting) -> Iterator[Fault]:
+    """Arms that the spec does not have, or that are named twice.
+
+    Args:
+        study: its name.
+        given: the arms whose networks it is asked of.
+        setting: the experiment.
+    """
+    yield from repeated(f"study.{study}.arms", "arm", given)
+    for arm in given:
+        if arm not in setting.spec.arms:
+            yield Fault(f"study.{study}.arms", f"arms of the spec ({', '.join(setting.spec.arms)})", repr(arm))
+
+
 def orders(study: str, orders: int, networks: int, setting: Setting) -> Iterator[Fault]:
     """More pairs of data orders than anybody could measure.
 

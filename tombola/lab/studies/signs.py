@@ -47,10 +47,7 @@ class SignsSpec(Value):
 def faults(table: SignsSpec, setting: Setting) -> Iterator[Fault]:
     """What of the table the experiment cannot answer."""
     yield from checks.levels("signs", table.levels, setting, least=1, of_trained=True)
-    yield from checks.repeated("study.signs.arms", "arm", table.arms)
-    for arm in table.arms:
-        if arm not in setting.spec.arms:
-            yield Fault("study.signs.arms", f"arms of the spec ({', '.join(setting.spec.arms)})", repr(arm))
+    yield from checks.arms("signs", table.arms, setting)
 
 
 def questions(table: SignsSpec, series: Series) -> Iterator[Question]:
@@ -60,14 +57,14 @@ def questions(table: SignsSpec, series: Series) -> Iterator[Question]:
         for arm in table.arms:
             training = series.training(arm, level)
             mask = replicate.mask_of(training)
-            for since, run in _beginnings(training, replicate.rewind_step):
+            for since, run in beginnings(training, replicate.rewind_step):
                 if mask is not None:
                     about = f"signs {since}"
                     flips, where = Flips(training, run, mask), (replicate.number, level, replicate.rewind_step)
                     yield Question("signs", arm, *where, flips, training, about)
 
 
-def _beginnings(training: Train, k: int) -> Iterator[tuple[str, Run]]:
+def beginnings(training: Train, k: int) -> Iterator[tuple[str, Run]]:
     """The weights that a training goes back to through all that it was started from, and those of step k on the way."""
     run: Run = training
     while isinstance(run, Train):

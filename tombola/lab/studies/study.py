@@ -28,6 +28,7 @@ from tombola.lab.runs import Run
 from tombola.lab.store import Store
 from tombola.mark import Mark
 from tombola.method import Method, SearchOptions
+from tombola.recipe import Recipe
 from tombola.steps import Step
 from tombola.value import Value
 
@@ -46,6 +47,8 @@ class ExperimentSpec(Protocol):
     def rewind(self) -> tuple[Step, ...]: ...
     @property
     def arms(self) -> tuple[str, ...]: ...
+    @property
+    def recipe(self) -> Recipe: ...
     @property
     def search(self) -> SearchOptions: ...
     @property

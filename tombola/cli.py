@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
 from rich.console import Console
 
-from tombola import __version__, data
+from tombola import __version__, data, files
 from tombola.code import place
 from tombola.engine import machine
 from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
@@ -357,6 +357,36 @@ def report(spec: str, /, *, common: Common = Common()) -> int:
 
 
 @app.command
+def explore(
+    spec: str,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    common: Common = Common(),
+    data_dir: DataDir = None,
+) -> int:
+    """Write a page in which people can look at the networks, level by level: one HTML file that loads nothing.
+
+    Parameters
+    ----------
+    spec
+        A preset's name or a TOML file.
+    output
+        The file to write; by default `explorer.html` in the report's folder.
+    data_dir
+        Where data sets lie, for the examples that excite a unit most. `digits` needs none.
+    """
+    from tombola.explorer import experiment, page
+
+    results = _results(*_existing(spec, common))
+    made = experiment.page(results, lambda name: data.load(name, data_dir))
+    target = output or _report_folder(results) / "explorer.html"
+    files.deliver(target, page.text(made).encode())
+    print(target)
+    return 0
+
+
+@app.command
 def ticket(
     spec: str,
     /,
@@ -635,17 +665,29 @@ def _claimed(folder: Path, origin: bytes) -> bool:
     return True
 
 
+def _report_folder(results: "Results") -> Path:
+    """The folder of its report, which is made.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    folder = results.store.root / "reports" / results.experiment.folder
+    origin = os.fsencode(results.experiment.origin)
+    if _claimed(folder, origin):
+        return folder
+    folder = folder.with_name(f"{folder.name}-{hashlib.sha256(origin).hexdigest()[:8]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _write_report(results: "Results") -> Path:
     from tombola.report import page
 
-    folder = results.store.root / "reports" / results.experiment.folder
-    origin = os.fsencode(results.experiment.origin)
     try:
-        if not _claimed(folder, origin):
-            folder = folder.with_name(f"{folder.name}-{hashlib.sha256(origin).hexdigest()[:8]}")
-        return page.write(results, folder)
+        return page.write(results, _report_folder(results))
     except OSError as error:
-        raise NoRoom(f"no report in {folder}: {error}. The runs are kept: see to it, then `tombola report`.") from error
+        where = results.store.root / "reports"
+        raise NoRoom(f"no report in {where}: {error}. The runs are kept: see to it, then `tombola report`.") from error
 
 
 @contextmanager

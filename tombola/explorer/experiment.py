@@ -1,0 +1,168 @@
+"""The page of an experiment's finished runs."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tombola import models, prunable, weights
+from tombola.explorer.coding import Blobs
+from tombola.explorer.filling import Line, Look, Network, fill
+from tombola.explorer.layers import chained, layer
+from tombola.explorer.record import Level, Page
+from tombola.explorer.shown import Shown
+from tombola.lab.results import Result, Results
+from tombola.layers import Layout, layouts
+from tombola.study.units import Excitement, excitement
+from tombola.study.verdict import Verdict, points
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tombola.data import Dataset
+    from tombola.mask import Mask
+    from tombola.weights import Weights
+
+ROOM = 13_500_000  # characters of binary parts: with markup, script and numbers a page stays below 15 MB
+COLUMNS = {
+    "early_stop_test_accuracy": ("test accuracy at the early stop", "percent"),
+    "early_stop_step": ("early-stopping step", "count"),
+    "final_test_accuracy": ("test accuracy at the end", "percent"),
+    "final_train_accuracy": ("training accuracy at the end", "percent"),
+    "final_validation_loss": ("validation loss at the end", "number"),
+}
+
+ROUNDED = "Weights are rounded to 1/127 of the largest in their layer; all other numbers are those of the table."
+
+Load = Callable[[str], "Dataset | None"]
+
+
+def page(results: Results, load: Load, room: int = ROOM) -> Page:
+    """The page of what is finished.
+
+    Args:
+        results: some, at least.
+        load: the data set of a name, for examples; None where it is not there.
+        room: for how many characters of binary parts.
+    """
+    facts, blobs = results.experiment.spec.facts, Blobs(room)
+    model, shown = _model(results), Shown(blobs)
+    network = _network(model, _first_mask(results) or prunable.full(model))
+    lines = [_line(name, rows, results, (load, shown, model)) for name, rows in _lines(results).items()]
+    series, notes = fill(sorted(lines, key=lambda line: line.replicate), network, blobs)
+    inputs = next((shown.of(dataset)[1] for dataset in map(load, _data(results)) if dataset), None)
+    seen = excitement(model, [each.name for each in network.layers], inputs[:1], 1) if inputs is not None else {}
+    return Page(
+        title=f"{results.experiment.name}: {results.network}",
+        about=results.experiment.spec.about,
+        shape=facts.shape,
+        chained=chained(network.layers),
+        layers=network.layers,
+        columns={name: words for name, words in COLUMNS.items() if name in results.rows[0].values},
+        series=tuple(series),
+        parts=tuple(blobs.parts),
+        examples=tuple(shown.sets),
+        excited=tuple(place for place, each in enumerate(network.layers) if each.name in seen),
+        notes=[*_draws(results), *notes, ROUNDED],
+    )
+
+
+def _model(results: Results) -> "nn.Module":
+    recipe, facts = results.rows[0].row.run.recipe, results.experiment.spec.facts
+    return models.build(recipe.model, facts.shape, facts.classes, recipe.init, init_seed=0).eval()
+
+
+def _network(model: "nn.Module", mask: "Mask") -> Network:
+    kinds, known = prunable.prunable(model), layouts(model)
+    layers = [layer(name, kinds.get(name, "named"), one.shape, known.get(name, Layout())) for name, one in mask.items()]
+    return Network(tuple(layers), known)
+
+
+def _first_mask(results: Results) -> "Mask | None":
+    masks = (results.store.living(result.row.run) for result in results.rows)
+    return next((mask for mask in masks if mask is not None), None)
+
+
+def _data(results: Results) -> list[str]:
+    return list(dict.fromkeys(result.row.run.recipe.data for result in results.rows))
+
+
+def _lines(results: Results) -> dict[tuple[str, int], list[Result]]:
+    """By arm and replicate the rows of their first draws, from the dense network on."""
+    several = len({result.row.rewind for result in results.rows}) > 1
+    first = [result for result in results.rows if not result.row.draw]
+    dense = {(one.row.replicate, one.row.rewind): [one] for one in first if one.row.arm == "dense"}
+    dense = dense if results.arms != ["dense"] else {}
+    lines: dict[tuple[str, int], list[Result]] = {}
+    for result in first:
+        row = result.row
+        if dense and row.arm == "dense":
+            continue
+        name = f"{row.arm}, k = {row.rewind:,}" if several else row.arm
+        before = dense.get((row.replicate, row.rewind), [])
+        lines.setdefault((name, row.replicate), [*before]).append(result)
+    return lines
+
+
+def _line(name: tuple[str, int], rows: Sequence[Result], results: Results, with_examples: "_Examples") -> Line:
+    arm, number = name
+    looks = [_look(result, results) for result in sorted(rows, key=lambda one: one.row.level)]
+    load, shown, model = with_examples
+    dataset = load(rows[0].row.run.recipe.data)
+    if dataset is None:
+        return Line(arm, number, looks)
+    examples, inputs = shown.of(dataset.normalised(rows[0].row.run.recipe.normalise))
+    return Line(arm, number, looks, partial(_excitement, model, inputs), examples)
+
+
+_Examples = tuple[Load, Shown, "nn.Module"]
+
+
+def _excitement(model: "nn.Module", inputs: "Tensor", trained: "Weights") -> Mapping[str, Excitement]:
+    weights.put(model, trained)
+    return excitement(model, list(prunable.prunable(model)), inputs)
+
+
+def _look(result: Result, results: Results) -> Look:
+    run, values, store = result.row.run, result.values, results.store
+    level = Level(
+        result.row.level,
+        values["density"],
+        values["alive"],
+        {name: values[name] for name in COLUMNS if name in values},
+        _sentence(result, results),
+    )
+
+    def mask() -> "Mask":
+        living = store.living(run)
+        return prunable.full(_model(results)) if living is None else living
+
+    return Look(level, mask, partial(store.weights, run), partial(store.weights, run.start))
+
+
+def _sentence(result: Result, results: Results) -> str:
+    """The verdict on its level, or what it is a control of shows."""
+    row = result.row
+    for verdict in _verdicts(results):
+        if (verdict.rewind, verdict.level) != (row.rewind, row.level):
+            continue
+        if verdict.arm == row.arm:
+            return f"Verdict: {verdict.label}. {verdict.reason[:1].upper()}{verdict.reason[1:]}."
+        control = next((one for one in verdict.controls if one.against == row.arm), None)
+        if control:
+            return (
+                f"{verdict.arm} less {row.arm}: {points(control.accuracy)} points of accuracy "
+                f"({verdict.arm} {control.result})."
+            )
+    return "The dense network." if row.arm == "dense" else ""
+
+
+def _verdicts(results: Results) -> Iterator[Verdict]:
+    yield from results.verdicts
+    for others in results.other_verdicts.values():
+        yield from others
+
+
+def _draws(results: Results) -> list[str]:
+    further = sum(1 for result in results.rows if result.row.draw)
+    said = f"Of controls that are drawn several times only the first draw is here: {further} are not."
+    return [said] if further else []

@@ -71,6 +71,11 @@ class Replicate:
         return replace(self, ticket=ticket)
 
     @property
+    def earlier(self) -> "Replicate | None":
+        """The repetition before this one; None of the first."""
+        return replace(self, number=self.number - 1) if self.number else None
+
+    @property
     def searching(self) -> "Replicate":
         """The same where its method searches with another recipe than the one that tickets are trained with."""
         options, recipe = self.options, self.spec.recipe

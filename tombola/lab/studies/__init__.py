@@ -8,6 +8,7 @@ from tombola.lab.studies import (
     checks,
     components,
     connectivity,
+    features,
     gradients,
     overlap,
     signs,
@@ -40,6 +41,7 @@ STUDIES: dict[str, Study] = {
         gradients.STUDY,
         anatomy.STUDY,
         components.STUDY,
+        features.STUDY,
     )
 }
 

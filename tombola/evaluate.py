@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tombola.data import Dataset, each
 from tombola.data.facts import IGNORED
-from tombola.objective import cross_entropy
+from tombola.objective import asked, loss_of_answers
 from tombola.recipe import Precision
 from tombola.train import computing
 
@@ -19,15 +19,19 @@ LARGE = 3 * 32 * 32  # values of an image; of larger ones there are fewer in a c
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy loss and the number of correct answers among `total`: of a running text one for each token."""
+    """Mean loss and the number of correct answers among `total`: of a running text one for each token.
+
+    Of numbers `total` is SST, the sum of squares about the mean of the training set, which is 0 in their units, and
+    `correct` what of it is explained, SST - SSE.
+    """
 
     loss: float
-    correct: int
-    total: int
+    correct: float
+    total: float
 
     @property
     def accuracy(self) -> float:
-        """Correct answers as a fraction, in [0, 1]."""
+        """Correct answers as a fraction, in [0, 1]; of numbers R2 = 1 - SSE / SST, at most 1."""
         return self.correct / self.total
 
 
@@ -44,8 +48,8 @@ def evaluate(
     The model is put into evaluation mode and back. The loss is summed in float64. `precision` is that of `train`.
     """
     places = torch.arange(len(labels)) if places is None else places
-    loss, correct, total = sums(model, dataset, images, labels, places, precision)
-    return Evaluation(float(loss) / int(total), int(correct), int(total))
+    loss, losses, correct, total = sums(model, dataset, images, labels, places, precision)
+    return Evaluation(float(loss) / int(losses), correct.item(), total.item())
 
 
 def sums(
@@ -55,8 +59,8 @@ def sums(
     labels: Tensor,
     places: Tensor,
     precision: Precision | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The losses at `places` added up, the correct answers, and all that were asked for; of no places 0, 0 and 0.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The losses at `places` added up, how many they are, and `correct` and `total` of an `Evaluation`; of no places 0.
 
     They are where the model is.
     """
@@ -65,18 +69,34 @@ def sums(
     device = next(model.parameters()).device
     # Sums stay where they are made until the end: asking a GPU for a number stops it.
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    correct, total = torch.zeros((2,), dtype=torch.int64, device=device)
+    losses = torch.zeros((), dtype=torch.int64, device=device)
+    counted = torch.float64 if dataset.facts.answers == "number" else torch.int64
+    correct, total = torch.zeros((2,), dtype=counted, device=device)
     with torch.no_grad(), computing(device, precision):
         most = CHUNK if device.type == "cpu" else CHUNK_GPU
         chunks = places.split(max(32, min(most, most * LARGE // prod(dataset.facts.shape))))
         for chunk, chosen in zip(chunks, each(images, chunks), strict=True):
             outputs = model(dataset.inputs(chosen.to(device))).float()
             answers = labels.index_select(0, chunk.to(labels.device)).to(device)
-            loss += cross_entropy(outputs, answers, "none").double().sum()
-            correct += (outputs.argmax(dim=-1) == answers).sum()
-            total += (answers != IGNORED).sum()
+            loss += loss_of_answers(outputs, answers, "none").double().sum()
+            right, of = _right(outputs, answers)
+            losses += of if dataset.facts.answers == "class" else len(answers)
+            correct += right
+            total += of
     model.train(was_training)
-    return loss, correct, total
+    return loss, losses, correct, total
+
+
+def _right(outputs: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """How many answers are right, and of how many; of numbers the squares explained, and all of them."""
+    match asked(outputs, answers):
+        case "class":
+            return (outputs.argmax(dim=-1) == answers).sum(), (answers != IGNORED).sum()
+        case "tasks":
+            return ((outputs > 0) == (answers == 1)).sum(), torch.tensor(answers.numel(), device=answers.device)
+        case "number":
+            squares = answers.double().square().sum()
+            return squares - (outputs.squeeze(-1).double() - answers.double()).square().sum(), squares
 
 
 def early_stop(losses: list[float]) -> int:

@@ -1,7 +1,8 @@
-"""What a training makes small: the loss of a batch. Cross-entropy, unless a recipe names another objective.
+"""What a training makes small: the loss of a batch. That of the answers, unless a recipe names another objective.
 
 To add one: write a class like `LabelSmoothing` below and name it in `OBJECTIVES`; docs/adding-an-objective.md.
-Validation and test losses are cross-entropy under every objective, so that networks can be compared.
+Validation and test losses are that of the answers under every objective, so that networks can be compared:
+cross-entropy of classes, squared error of numbers, sigmoid cross-entropy of several answers of yes or no.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +13,7 @@ from pydantic import Field, computed_field
 from pydantic_core import PydanticCustomError
 
 from tombola.code import code_of, defined_at
-from tombola.data.facts import IGNORED
+from tombola.data.facts import IGNORED, Answers
 from tombola.errors import BadInput
 from tombola.value import Number, Value
 
@@ -46,6 +47,42 @@ def cross_entropy(
     )
 
 
+def asked(outputs: "Tensor", labels: "Tensor") -> Answers:
+    """What labels of these outputs are: real numbers are numbers, and as many as there are outputs are tasks."""
+    if labels.is_floating_point():
+        return "number"
+    return "tasks" if labels.shape == outputs.shape else "class"
+
+
+def loss_of_answers(outputs: "Tensor", labels: "Tensor", reduction: Reduction = "mean") -> "Tensor":
+    """The loss of `outputs` where the answers are `labels`.
+
+    Of classes -log p(label); of numbers (o - y)^2 with outputs [N, 1] and labels [N]; of tasks
+    -sum_t (y_t log s(o_t) + (1 - y_t) log(1 - s(o_t))) with s the sigmoid, outputs [N, T] and labels [N, T] of 0 and 1.
+
+    Args:
+        reduction: over all labels, of tasks over all examples.
+
+    >>> import torch
+    >>> float(loss_of_answers(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 3.0])))
+    0.5
+    >>> twice = loss_of_answers(torch.zeros(5, 2), torch.ones(5, 2, dtype=torch.int64))
+    >>> round(float(twice / torch.tensor(2.0).log()), 5)
+    2.0
+    """
+    from torch.nn import functional
+
+    match asked(outputs, labels):
+        case "class":
+            return cross_entropy(outputs, labels, reduction)
+        case "number":
+            return functional.mse_loss(outputs.squeeze(-1), labels, reduction=reduction)
+        case "tasks":
+            each = functional.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype), reduction="none")
+            summed = each.sum(dim=-1)
+            return summed.mean() if reduction == "mean" else summed.sum() if reduction == "sum" else summed
+
+
 class Objective(Value, ABC):
     """What the weights descend: its name, its parameters as fields, and the loss of a batch.
 
@@ -58,6 +95,8 @@ class Objective(Value, ABC):
     year: ClassVar[int] = 0
     # Whether `torch.func.vmap` can go through `loss`: it asks no tensor for its numbers. Then a stack can do it.
     stacks: ClassVar[bool] = False
+    # Whether `loss` needs classes among which to choose: of numbers, and of answers of yes or no, it is refused.
+    of_classes: ClassVar[bool] = False
     # Whether `loss` depends on weights in other ways than through what the network puts out.
     sees_weights: ClassVar[bool] = False
 
@@ -92,9 +131,9 @@ class Objective(Value, ABC):
 
 
 class CrossEntropy(Objective):
-    """The mean of -log p(label)."""
+    """The mean of -log p(label); of numbers the mean squared error, of tasks their cross-entropies added up."""
 
-    about = "The mean of -log p(label): what all trainings descend that name nothing else"
+    about = "The mean of -log p(label), of numbers the squared error: what all trainings descend that name nothing else"
     stacks = True
 
     name: Literal["cross-entropy"] = "cross-entropy"
@@ -102,9 +141,9 @@ class CrossEntropy(Objective):
     def loss(
         self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"
     ) -> "Tensor":
-        """-log p(label), averaged over the batch."""
+        """-log p(label), averaged over the batch, or what `loss_of_answers` has in its place."""
         examples, labels = batch
-        return cross_entropy(model(examples), labels)
+        return loss_of_answers(model(examples), labels)
 
 
 class LabelSmoothing(Objective):
@@ -118,6 +157,7 @@ class LabelSmoothing(Objective):
     paper = "Rethinking the Inception Architecture for Computer Vision (Szegedy et al.)"
     year = 2016
     stacks = True
+    of_classes = True
 
     name: Literal["label-smoothing"] = "label-smoothing"
     epsilon: Number = Field(default=0.1, gt=0, lt=1)
@@ -156,7 +196,7 @@ class L1(Objective):
         examples, labels = batch
         parameters = dict(model.named_parameters())
         size = sum(parameters[name].abs().sum() for name in prunable(model))
-        return cross_entropy(model(examples), labels) + self.strength * size
+        return loss_of_answers(model(examples), labels) + self.strength * size
 
 
 class Slimming(Objective):
@@ -185,7 +225,7 @@ class Slimming(Objective):
         examples, labels = batch
         normalisations = (each for each in model.modules() if isinstance(each, nn.modules.batchnorm._NormBase))
         size = sum(each.weight.abs().sum() for each in normalisations if each.affine)
-        return cross_entropy(model(examples), labels) + self.strength * size
+        return loss_of_answers(model(examples), labels) + self.strength * size
 
 
 def descended(objective: Objective, loss: Any, gradient: bool = True) -> "Tensor":

@@ -42,7 +42,7 @@ def attach(name: str, folder: Path) -> Dataset:
     pool, test = known.train + known.validation, known.test
     shapes = [(size, *part) for size in (pool, test) for part in (known.input_shape, known.label_shape)]
     held = torch.float32 if known.real else torch.int64 if known.text else torch.uint8
-    kinds = (held, torch.int64) * 2
+    kinds = (held, torch.float32 if known.answers == "number" else torch.int64) * 2
     for field, shape, kind in zip(_FIELDS, shapes, kinds, strict=True):  # torch would fill up with zeros
         file, size = place / field, prod(shape) * kind.itemsize
         if not file.is_file() or file.stat().st_size != size:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from bisect import bisect_right
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ def facts(whole: Facts, size: int) -> Facts:
         ValueError: the number is not one of at least ten examples of each class or ten blocks of a running text, and
             below the pool; says so.
     """
-    pool, least = whole.train + whole.validation, 10 * (1 if whole.running else whole.classes)
+    pool, least = whole.train + whole.validation, 10 * (1 if whole.running else strata(whole))
     if not least <= size < pool:
         raise ValueError(f"{whole.name}-N with N from {least:,} to {pool - 1:,}, or {whole.name}")
     what = f"{size} of {whole.checksum} by seed {SEED}"
@@ -56,7 +57,12 @@ def counts(known: Facts) -> tuple[int, ...]:
     (3, 3, 2, 2)
     """
     pool = known.train + known.validation
-    return known.class_counts or evenly((pool,) * known.classes, pool)
+    return known.class_counts or evenly((pool,) * strata(known), pool)
+
+
+def strata(known: Facts) -> int:
+    """Of how many classes a part has equally many examples: where answers are no classes, of one that all are of."""
+    return known.classes if known.answers == "class" else 1
 
 
 def evenly(counts: tuple[int, ...], size: int) -> tuple[int, ...]:
@@ -87,16 +93,20 @@ def beginnings(whole: Facts, size: int) -> NDArray[np.int64]:
     return np.concatenate([np.arange(part.train), whole.train + np.arange(part.validation)])
 
 
-def drawn(labels: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def drawn(labels: NDArray[Any], size: int) -> NDArray[np.int64]:
     """Where in the pool the examples of a subset are, in the pool's order.
 
     The pool is shuffled; then the first of each class are taken, then the second of each, and so on, the classes in the
     order of their numbers, until there are enough: equally many of each as long as there are, and a smaller subset
     lies within each larger one.
 
+    Labels that are no classes, real numbers or several for an example, are taken as of one class.
+
     >>> drawn(np.array([0, 1, 1, 0, 1, 1]), 4).tolist()
     [0, 3, 4, 5]
     """
+    if labels.ndim > 1 or labels.dtype.kind == "f":
+        labels = np.zeros(len(labels), np.int64)
     order = np.random.RandomState(SEED).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     counts = np.bincount(labels)

@@ -195,7 +195,9 @@ def _lacking(known: Facts, variant: Variant) -> Iterator[str]:
         yield f"one label for each example; {known.name} is a running text"
     if variant.images and known.text:
         yield f"images; {known.name} is a text"
-    if known.classes < variant.classes:
+    if known.answers != "class" and variant.left:
+        yield f"answers that are classes; those of {known.name} are {known.answers}"
+    if known.answers == "class" and known.classes < variant.classes:
         yield f"at least {variant.classes} classes; {known.name} has {known.classes}"
 
 

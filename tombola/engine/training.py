@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tombola import data, models
-from tombola.data.facts import Facts
+from tombola.data.facts import Answers, Facts
 from tombola.dynamics import Dynamics, Timeline
 from tombola.errors import TombolaError
 from tombola.models.layer import Layer
@@ -35,6 +35,7 @@ class Training:
         sequential: whether the model is these layers, with ReLU and pooling between them, and nothing else.
         densities: of the weights that the mask names, in [0, 1]; all others are whole.
         examples: images as bytes in memory, in files, texts, or real numbers.
+        answers: what is asked of an example.
         augmented: whether images are changed on their way.
         ours: whether the model's code is Tombola's own.
         device: where.
@@ -51,6 +52,7 @@ class Training:
     sequential: bool = False
     densities: Mapping[str, float] = field(default_factory=dict)
     examples: DataKind = "images"
+    answers: Answers = "class"
     augmented: bool = False
     precision: Precision | None = None
     objective: Objective | None = None
@@ -79,6 +81,7 @@ class Training:
             products=models.products(recipe.model, facts.shape),
             sequential=models.family(recipe.model).SEQUENTIAL,
             examples=_kind(recipe.data, facts),
+            answers=facts.answers,
             augmented=recipe.augment is not None,
             precision=recipe.precision,
             objective=recipe.objective,

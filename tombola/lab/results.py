@@ -22,7 +22,8 @@ from tombola.study.sentences import of_another, sentences
 from tombola.study.sequential import FIRST
 from tombola.study.smoothed import smoothed_early_stop
 from tombola.study.standing import Standing, needed, standings
-from tombola.study.verdict import Criteria, Trial, Verdict, judge
+from tombola.study.verdict import ACCURACY as RIGHT
+from tombola.study.verdict import R2, Criteria, Trial, Verdict, judge
 
 COLUMNS = (
     "experiment",
@@ -120,9 +121,13 @@ class Results:
 
     @cached_property
     def table(self) -> list[dict[str, Any]]:
-        """One record per replicate x arm x level (x draw), with `COLUMNS`; accuracies as fractions."""
-        costs = self.costs
-        return [_record(result, costs.of(result.row), self.experiment.name) for result in self.rows]
+        """One record per replicate x arm x level (x draw), with `COLUMNS`; accuracies as fractions.
+
+        Where there is another measure in the place of accuracy, its name is in those of the columns.
+        """
+        costs, measure = self.costs, self.experiment.spec.facts.measure
+        records = [_record(result, costs.of(result.row), self.experiment.name) for result in self.rows]
+        return [{name.replace("accuracy", measure): value for name, value in each.items()} for each in records]
 
     @cached_property
     def costs(self) -> Costs:
@@ -161,8 +166,10 @@ class Results:
     @cached_property
     def fronts(self) -> dict[int, str]:
         """Which ways nothing cheaper beats, in a sentence for each level."""
+        metric = self.criteria.metric
+        better = "more accurate" if metric == RIGHT else f"higher in {metric.label}"
         return {
-            level: sentence(mean(self.densities(level)), ways, _confidence(self.experiment.spec))
+            level: sentence(mean(self.densities(level)), ways, _confidence(self.experiment.spec), better)
             for level, ways in self.ways.items()
         }
 
@@ -367,6 +374,7 @@ def criteria(plan: Plan) -> Criteria:
         step_grain=every,
         isolated=plan.experiment.members.arm("ticket", spec).rewinds,
         paced=spec.verdict.at == "early-stop",
+        metric=R2 if spec.facts.measure == "R2" else RIGHT,
         chance=spec.facts.chance,
         looks=spec.looks,
     )

@@ -87,6 +87,15 @@ def _length(spec: Spec) -> Iterable[Fault]:
         yield Fault("recipe.length", bound, repr(str(spec.recipe.length)))
 
 
+def _answers(spec: Spec) -> Iterable[Fault]:
+    """Objectives that choose among classes, of data that have none."""
+    objective, facts = spec.recipe.objective, spec.facts
+    if objective and objective.of_classes and facts.answers != "class":
+        what = "one number" if facts.answers == "number" else "several times yes or no"
+        todo = "leave the objective out, or take data with classes"
+        yield Fault("recipe.objective", f"one for answers of {facts.name}, {what}", repr(objective.name), todo)
+
+
 def _data(spec: Spec) -> Iterable[Fault]:
     recipe, facts = spec.recipe, spec.facts
     unchanged = f"none, as {'texts' if facts.text else 'real numbers'} are not changed"
@@ -458,6 +467,7 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
 
 
 _CHECKS = (
+    _answers,
     _length,
     _foreign,
     _data,

@@ -30,10 +30,10 @@ def cost_figure(results: Results) -> Figure:
     datasets: dict[str, list[dict[str, Any]]] = {}
     panels = [_panel(results, level, ends, names, datasets) for level in levels]
     caption = (
-        "Test accuracy of the tickets against what they cost, search and training together, in dense trainings of an "
-        "ideal sparse machine; points are means over replicates, bars reach from smallest to largest, and what costs "
-        "the same stands side by side. The grey line is the Pareto front: what is named on it is more accurate, on "
-        "average, than all that costs as much or less. The dashed line is the dense network."
+        f"Test {results.criteria.metric.label} of the tickets against what they cost, search and training together, in "
+        "dense trainings of an ideal sparse machine; points are means over replicates, bars reach from smallest to "
+        "largest, and what costs the same stands side by side. The grey line is the Pareto front: what is named on it "
+        "is better, on average, than all that costs as much or less. The dashed line is the dense network."
     )
     return Figure(styled(alt.concat(*panels, columns=PANELS), datasets), caption)
 
@@ -77,7 +77,7 @@ def _panel(
         "accuracy:Q",
         scale=alt.Scale(domain=list(frame), nice=False),
         axis=alt.Axis(labelExpr="datum.value > 100 ? '' : datum.label"),  # names need room above, where nothing can be
-        title="test accuracy (%)",
+        title=f"test {results.criteria.metric.label} (%)",
     )
     layers = [
         chart("dense").mark_rule(strokeDash=[3, 3], color="#444444").encode(y=y),

@@ -29,6 +29,7 @@ def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[flo
         survivors: (density, image of what is alive in the first layer relative to its mean) at a few levels, or none.
     """
     rows, marks = results.rows, results.experiment.members.marks(results.experiment.spec)
+    measure = results.criteria.metric.label
     several = len({result.row.rewind for result in rows}) > 1
     dense = "each begins at its dense network" if several else "the black dashed line is the dense network"
     apart = "bars reach from smallest to largest, arms of one level stand side by side"
@@ -36,23 +37,23 @@ def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[flo
     whose = f"lines are means, {spread}, {dense}"
     at_end = {
         "final-accuracy": Figure(
-            _against_density(rows, "final_test_accuracy", "test accuracy at the end of training (%)", 100, marks),
-            f"Test accuracy after the last training step; {whose}.",
+            _against_density(rows, "final_test_accuracy", f"test {measure} at the end of training (%)", 100, marks),
+            f"Test {measure} after the last training step; {whose}.",
         )
     }
     figures: dict[str, Figure] = at_end if results.at == "end" else {}
     if several:
         figures |= {
             "rewinding": Figure(
-                _rewinding(rows, results.accuracy),
-                "Test accuracy of the tickets against the step that they were rewound to, at a few densities; lines "
+                _rewinding(rows, results.accuracy, measure),
+                f"Test {measure} of the tickets against the step that they were rewound to, at a few densities; lines "
                 "are means, bars reach from smallest to largest.",
             )
         }
     figures |= {
         "accuracy": Figure(
-            _against_density(rows, "early_stop_test_accuracy", "test accuracy at early stop (%)", 100, marks),
-            f"Test accuracy at the step of minimum validation loss, against the weights remaining; {whose}.",
+            _against_density(rows, "early_stop_test_accuracy", f"test {measure} at early stop (%)", 100, marks),
+            f"Test {measure} at the step of minimum validation loss, against the weights remaining; {whose}.",
         ),
         "early-stop": Figure(
             _against_density(rows, "early_stop_step", "early stop (training steps)", 1, marks),
@@ -64,10 +65,10 @@ def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[flo
         figures["cost"] = cost_figure(results)
     if len(rows[0].values["curve"]["test_step"]) > 2:  # beginning and end alone are no curve
         series, shown = _series(rows), _best(_series(rows), results.accuracy)
-        some = f" of the {len(shown)} most accurate ones of the sparsest level" if len(shown) < len(series) else ""
+        some = f" of the {len(shown)} best ones of the sparsest level" if len(shown) < len(series) else ""
         figures["curves"] = Figure(
-            _curves(rows, shown),
-            f"Test accuracy during training, mean over replicates, at a few densities; each panel is an arm{some}.",
+            _curves(rows, shown, measure),
+            f"Test {measure} during training, mean over replicates, at a few densities; each panel is an arm{some}.",
         )
     if survivors:
         step = f", rewound to step {min(result.row.rewind for result in rows):,}" if several else ""
@@ -189,7 +190,7 @@ def _best(series: Mapping[str, list[Result]], name: str) -> dict[str, list[Resul
     return {arm: group for arm, group in series.items() if arm in best}
 
 
-def _curves(rows: Sequence[Result], arms: Mapping[str, list[Result]]) -> VegaLiteSpec:
+def _curves(rows: Sequence[Result], arms: Mapping[str, list[Result]], measure: str) -> VegaLiteSpec:
     levels = few(living(rows))
     curves = {arm: [_curve(results, arm, level) for level in levels] for arm, results in arms.items()}
     records = [record for of_arm in curves.values() for curve in of_arm for record in curve]
@@ -209,7 +210,7 @@ def _curves(rows: Sequence[Result], arms: Mapping[str, list[Result]]) -> VegaLit
                 axis=alt.Axis(tickCount=5),
                 scale=alt.Scale(domain=[first, last], nice=False),  # one for all panels, wherever their curves begin
             ),
-            y=alt.Y("accuracy:Q", title="test accuracy (%)", scale=alt.Scale(domain=[low, high + 0.2], nice=False)),
+            y=alt.Y("accuracy:Q", title=f"test {measure} (%)", scale=alt.Scale(domain=[low, high + 0.2], nice=False)),
             color=alt.Color(
                 "density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order, scheme="viridis")
             ),
@@ -224,7 +225,7 @@ def _curves(rows: Sequence[Result], arms: Mapping[str, list[Result]]) -> VegaLit
     return styled(alt.concat(*charts, columns=PANELS), seen)
 
 
-def _rewinding(rows: Sequence[Result], name: str) -> VegaLiteSpec:
+def _rewinding(rows: Sequence[Result], name: str, measure: str) -> VegaLiteSpec:
     points = []
     for level in few(living(rows)):
         here = [result for result in rows if result.row.level == level and result.row.arm in ("dense", "ticket")]
@@ -244,7 +245,7 @@ def _rewinding(rows: Sequence[Result], name: str) -> VegaLiteSpec:
     )
     y = alt.Scale(zero=False)
     line = base.mark_line(strokeWidth=2).encode(
-        y=alt.Y("value:Q", scale=y, title="test accuracy of the ticket (%)"),
+        y=alt.Y("value:Q", scale=y, title=f"test {measure} of the ticket (%)"),
         strokeDash=alt.StrokeDash("density:N", sort=order, title="weights remaining", scale=alt.Scale(domain=order)),
     )
     bars = base.mark_rule().encode(y=alt.Y("low:Q", scale=y), y2="high:Q")

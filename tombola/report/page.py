@@ -89,7 +89,7 @@ def _page(results: Results, drawn: Sequence[tuple[str, str, str]]) -> str:
 <h2>Figures</h2>
 {pictures}
 <h2>Table</h2>
-<p>{_told(results.at, len(results.searches) > 1)}
+<p>{_told(results)}
 Each single training is in <a href=table.csv>table.csv</a>.</p>
 {_table(results)}
 <h2>Why each verdict</h2>
@@ -122,11 +122,12 @@ def _costs(results: Results) -> str:
     return f"<h2>Cost</h2><p>{note}</p><ul>{told}</ul>" if told else ""
 
 
-def _told(at: str, costs: bool) -> str:
+def _told(results: Results) -> str:
+    at, costs, measure = results.at, len(results.searches) > 1, results.criteria.metric.label
     where = "at the end of training" if at == "end" else "at the step of minimum validation loss"
     steps = "" if at == "end" else "; under it the step, likewise"
     cost = "; below what search and training cost, in trainings of the dense network" if costs else ""
-    return f"Test accuracy (%) {where}, mean (smallest - largest){steps}{cost}."
+    return f"Test {measure} (%) {where}, mean (smallest - largest){steps}{cost}."
 
 
 def _table(results: Results) -> str:
@@ -174,7 +175,7 @@ def _reasons(verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     several = len({verdict.rewind for verdict in verdicts}) > 1
     for verdict in verdicts:
         controls = "; ".join(
-            f"ticket minus {html.escape(control.against)}: accuracy {points(control.accuracy)} points"
+            f"ticket minus {html.escape(control.against)}: {criteria.metric.label} {points(control.accuracy)} points"
             + (f", early stop {whole(control.steps)} steps" if criteria.paced else "")
             + f" ({control.result}; Holm: {control.result_holm})"
             for control in verdict.controls

@@ -18,7 +18,7 @@ from tombola.lab.results import COLUMNS, Result, Results
 from tombola.study.records import contrast_record, criteria_record, record
 from tombola.study.sequential import Looks
 from tombola.study.standing import Standing
-from tombola.study.verdict import contrasts
+from tombola.study.verdict import ACCURACY, contrasts
 
 
 def summary_table(results: Results, width: int | None = None) -> Table:
@@ -29,17 +29,18 @@ def summary_table(results: Results, width: int | None = None) -> Table:
     the last columns of early stops are left out, then those of costs, and a line below names them; where they do not
     hold all accuracies either, arms have lines and levels columns, as `arms_table` has it.
     """
+    measure = _measure(results)
     shown = {
-        "acc.": results.arms,
+        measure: results.arms,
         "cost": results.searches if len(results.searches) > 1 else [],
         "stop": results.arms if results.at == "early-stop" else [],
     }
     table, left_out = _summary_table(results, shown), list[str]()
-    accuracies_alone = {"acc.": results.arms, "cost": [], "stop": []}
+    accuracies_alone = {measure: results.arms, "cost": [], "stop": []}
     if width and len(results.arms) > 1 and _width(_summary_table(results, accuracies_alone)) > width:
         return arms_table(results, width)
-    while width and len(shown["acc."]) > 1 and _width(table) > width:
-        what = next(what for what in ("stop", "cost", "acc.") if shown[what])
+    while width and len(shown[measure]) > 1 and _width(table) > width:
+        what = next(what for what in ("stop", "cost", measure) if shown[what])
         left_out.insert(0, f"{shown[what][-1]} {what}")
         shown[what] = shown[what][:-1]
         table = _summary_table(results, shown)
@@ -74,7 +75,9 @@ def _arms_table(results: Results, levels: Sequence[int], costs: bool) -> Table:
         table.add_column("rewind\nstep", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for level in levels:
-        table.add_column(f"{100 * mean(results.densities(level)):.3g}%\nacc. %", justify="right", no_wrap=True)
+        table.add_column(
+            f"{100 * mean(results.densities(level)):.3g}%\n{_measure(results)} %", justify="right", no_wrap=True
+        )
         if costs:
             table.add_column("\ncost", justify="right", no_wrap=True)
     for step in steps:
@@ -89,18 +92,25 @@ def _arms_table(results: Results, levels: Sequence[int], costs: bool) -> Table:
     return table
 
 
+def _measure(results: Results) -> str:
+    """`acc.`, or the whole name of what is measured in its place."""
+    measure = results.criteria.metric
+    return "acc." if measure == ACCURACY else measure.label
+
+
 def _width(table: Table) -> int:
     return Console(width=10_000).measure(table).maximum
 
 
 def _summary_table(results: Results, shown: Mapping[str, Sequence[str]]) -> Table:
-    """The table with these columns: `acc.`, `cost` and `stop`, and of which arms."""
+    """The table with these columns: `acc.`, or R2, `cost` and `stop`, and of which arms."""
+    measure = _measure(results)
     rows, words = results.rows, {(verdict.rewind, verdict.level): verdict.label for verdict in results.verdicts}
     places = sorted({(result.row.rewind, result.row.level) for result in rows})
     several = len({rewind for rewind, _ in places}) > 1
     table = Table(title=results.network, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     names = [*(["rewind\nstep"] if several else []), "level", "dens-\nity %"]
-    names += [f"{arm}\nacc. %" for arm in shown["acc."]]
+    names += [f"{arm}\n{measure} %" for arm in shown[measure]]
     names += [f"{arm}\n{what}" for what in ("cost", "stop") for arm in shown[what]]
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
@@ -112,7 +122,7 @@ def _summary_table(results: Results, shown: Mapping[str, Sequence[str]]) -> Tabl
             *([f"{rewind:,}"] if several else []),
             str(level),
             f"{100 * mean(result.values['density'] for result in here):.1f}",
-            *(_mean(groups[arm], results.accuracy, 100, ".2f") for arm in shown["acc."]),
+            *(_mean(groups[arm], results.accuracy, 100, ".2f") for arm in shown[measure]),
             *(_cost(groups[arm], results) for arm in shown["cost"]),
             *(_mean(groups[arm], "early_stop_step", 1, ",.0f") for arm in shown["stop"]),
             words.get((rewind, level), "dense" if level == 0 else ""),
@@ -132,14 +142,17 @@ def records_text(records: Sequence[dict[str, Any]], form: str) -> str:
     """The table's records as `csv`, `json` or `text`."""
     if form == "json":
         return json.dumps(list(records), indent=1)
+    first = records[0] if records else {}
+    renamed = {column: column.replace("accuracy", "R2") for column in COLUMNS}  # where there is no accuracy
+    columns = [new if new in first else column for column, new in renamed.items()]
     if form == "csv":
         stream = io.StringIO()
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
         return stream.getvalue().rstrip("\n")
-    cells = [list(COLUMNS), *([_cell(record.get(name)) for name in COLUMNS] for record in records)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(COLUMNS))]
+    cells = [columns, *([_cell(record.get(name)) for name in columns] for record in records)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
     )

@@ -46,7 +46,7 @@ def front(ways: Sequence[Way]) -> list[Way]:
     return found
 
 
-def sentence(density: float, ways: Sequence[Way], confidence: float) -> str:
+def sentence(density: float, ways: Sequence[Way], confidence: float, better: str = "more accurate") -> str:
     """What the front says, in words: what it would take to be more accurate, and whether the difference is shown.
 
     Args:
@@ -54,6 +54,7 @@ def sentence(density: float, ways: Sequence[Way], confidence: float) -> str:
         ways: two at least.
         confidence: of the intervals of differences, paired by replicate, all pairs of ways together (Bonferroni): which
             of them are on the front is seen afterwards.
+        better: what the dearer one has to be: higher in R2, where that is measured.
 
     >>> ways = [Way("ticket", 2.8, {0: 0.9, 1: 0.92}), Way("one-shot", 1.1, {0: 0.8, 1: 0.81})]
     >>> print(sentence(0.05, ways, 0.95).partition(": ")[2])
@@ -63,15 +64,15 @@ def sentence(density: float, ways: Sequence[Way], confidence: float) -> str:
     if len(best) == 1:
         return (
             f"{begin} nothing is cheaper than {best[0].name} ({best[0].cost:.2f} dense trainings for search and "
-            f"training), and nothing more accurate on average ({best[0].accuracy:.2%})."
+            f"training), and nothing {better} on average ({best[0].accuracy:.2%})."
         )
     *_, cheap, dear = best
     sure = 1 - (1 - confidence) / comb(len(ways), 2)
     gains = [_gain(dear, cheap, sure) for cheap, dear in pairwise(best)]
     shown = [way.name for way, gain in zip(best[1:], gains, strict=True) if gain.low > 0]
     last = (
-        f"nothing that costs less than {dear.cost:.2f} dense trainings ({dear.name}, {dear.accuracy:.2%}) is more "
-        f"accurate on average than {cheap.name} ({cheap.accuracy:.2%} for {cheap.cost:.2f}): {dear.name} minus "
+        f"nothing that costs less than {dear.cost:.2f} dense trainings ({dear.name}, {dear.accuracy:.2%}) is {better} "
+        f"on average than {cheap.name} ({cheap.accuracy:.2%} for {cheap.cost:.2f}): {dear.name} minus "
         f"{cheap.name} {points(gains[-1])} points, n = {gains[-1].n}"
         f"{', the interval that of all pairs of ways together' if len(ways) > 2 else ''}"
     )
@@ -80,7 +81,7 @@ def sentence(density: float, ways: Sequence[Way], confidence: float) -> str:
     listed = ", ".join(f"{way.name} ({way.accuracy:.2%} for {way.cost:.2f})" for way in best)
     which = f"for {', '.join(shown)} only" if shown else "for none"
     return (
-        f"{begin} these are more accurate on average than all that cost as much or less: {listed}; a gain over the one "
+        f"{begin} these are {better} on average than all that cost as much or less: {listed}; a gain over the one "
         f"before is shown {which}. So {last}."
     )
 

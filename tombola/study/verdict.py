@@ -74,6 +74,7 @@ class Metric:
 
 
 ACCURACY = Metric("accuracy", unit="points")
+R2 = Metric("R2", unit="points")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ def accepts(training: Training) -> str:
         return f"the objective {training.objective.name}: only cross-entropy adds up over shares of a batch"
     if training.dynamics:
         return f"the dynamics {training.dynamics.name}: each process would move a mask, or make weights, of its own"
+    if training.answers != "class":
+        return "shares of a batch are weighed by their answers, which are no classes here"
     return "" if training.processes > 1 else "this is one process"
 
 

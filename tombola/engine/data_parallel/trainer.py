@@ -65,5 +65,5 @@ class Parallel(Reference):
         shares = sums(self._model, self._start.dataset, images, labels, ours, self._training.precision)
         added = torch.stack([each.double() for each in shares])
         distributed.all_reduce(added)  # counts stay exact in float64
-        loss, correct, total = added.tolist()
-        return Evaluation(loss / total, int(correct), int(total))
+        loss, losses, correct, total = added.tolist()
+        return Evaluation(loss / losses, int(correct), int(total))

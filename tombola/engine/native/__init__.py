@@ -37,6 +37,7 @@ def hindrance(training: Training) -> str:
         "the kernels know no folders of pictures": training.examples == "files",
         "the kernels read images as bytes": training.examples == "numbers",
         "the kernels know no objective but cross-entropy": training.objective is not None,
+        "the kernels know no answers but classes": training.answers != "class",
         "the kernels know no dynamics": training.dynamics is not None,
         "the kernels let all parameters decay, or none": training.optimizer.decay is not None,
         f"the kernels know no {training.optimizer.name}": training.optimizer.name not in OPTIMIZERS,

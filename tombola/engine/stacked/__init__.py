@@ -36,6 +36,8 @@ def accepts(training: Training) -> str:
         return f"stacks know no {objective.name}"
     if training.optimizer.decay:
         return "stacks let all parameters decay, or none"
+    if training.answers != "class":
+        return "stacks know no answers but classes"
     if training.dynamics:
         return f"stacks know no {training.dynamics.name}"
     # Code that is not ours may ask a tensor for its values, which a stack has none of.

@@ -4,6 +4,7 @@ from math import cos, pi
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PlainValidator,
@@ -13,13 +14,14 @@ from pydantic import (
     model_serializer,
 )
 
+from tombola.data import changed_inputs
 from tombola.data.augment import Augmentation
 from tombola.data.normalise import Normalisation
 from tombola.dynamics import DYNAMICS, Dynamics, dynamics_of
 from tombola.models import Initialisation
 from tombola.objective import OBJECTIVES, Objective, objective_of
 from tombola.steps import Step
-from tombola.value import Count, Number, Proportion, StepField, Value
+from tombola.value import Count, Number, Proportion, StepField, Value, listed
 
 
 def _absent_if_standard(value: Any) -> Any:
@@ -34,6 +36,13 @@ def _objective(table: Any, info: ValidationInfo) -> Objective | None:
 
 def _dynamics(table: Any, info: ValidationInfo) -> Dynamics | None:
     return dynamics_of(table, (info.context or {}).get("dynamics", DYNAMICS))
+
+
+def _change(name: str) -> str:
+    """A change of the inputs, without a seed: each replicate has its own."""
+    if "~" in name or changed_inputs.named(name) is None:
+        raise ValueError(f"expected changes of the inputs: {', '.join(changed_inputs.FORMS)}")
+    return name
 
 
 class _Decaying(Value):
@@ -129,6 +138,10 @@ class Recipe(Value):
         normalise: how the bytes of an image become inputs, as `data.normalise` has it; None, and in words `standard`,
             for the data set's mean and deviation.
         objective: what is made small, as `tombola.objective` has it; None for cross-entropy.
+        inputs: changes of all inputs, in this order, as `data.changed_inputs` has them, drawn anew for each replicate;
+            None for none. In the recipe of a run both stand in the name of its data, with the replicate's seed.
+        label_noise: the share of the training examples that get a false label, others in each replicate, as
+            `data.label_noise` has it; None for none.
         dynamics: what moves the mask, or makes the weights, beside the optimizer's steps, as `tombola.dynamics` has it;
             None for nothing: the mask stays.
     """
@@ -146,12 +159,28 @@ class Recipe(Value):
     normalise: Annotated[Normalisation | None, BeforeValidator(_absent_if_standard)] = None
     objective: Annotated[SerializeAsAny[Objective] | None, PlainValidator(_objective)] = None
     dynamics: Annotated[SerializeAsAny[Dynamics] | None, PlainValidator(_dynamics)] = None
+    inputs: Annotated[
+        Annotated[tuple[Annotated[str, AfterValidator(_change)], ...], Field(min_length=1)] | None,
+        BeforeValidator(listed),
+    ] = None
+    label_noise: Annotated[Number, Field(gt=0, lt=1)] | None = None
 
     @model_serializer(mode="wrap")
     def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = plain(self)
-        later = ("objective", "dynamics")
+        later = ("objective", "dynamics", "inputs", "label_noise")
         return {name: value for name, value in values.items() if name not in later or value is not None}
+
+
+def on_data(recipe: Recipe, name: str) -> Recipe:
+    """The recipe on the data set of this name, nothing more of which is changed.
+
+    >>> plain = Recipe(model="lenet-20", data="digits", length="1it", batch=60, optimizer={"name": "sgd", "lr": 0.1},
+    ...                inputs=["rotated"])
+    >>> on_data(plain, "digits+rotated~7").model_dump(include={"data", "inputs"})
+    {'data': 'digits+rotated~7'}
+    """
+    return recipe.model_copy(update={"data": name, "inputs": None, "label_noise": None})
 
 
 def with_dynamics(recipe: Recipe, dynamics: Dynamics) -> Recipe:

@@ -23,3 +23,10 @@ class Value(BaseModel):
     """A frozen record that refuses unknown names and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def listed(value: Any) -> Any:
+    """A list where one value, or several with commas between them, mean one: `--set arms=ticket,reinit`."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, int | float) else value

@@ -21,6 +21,7 @@ from tombola.data import (
     mnist,
     normalise,
     shakespeare64,
+    splits,
     sst2,
     subset,
     text,
@@ -214,7 +215,7 @@ def read(name: str, data_dir: Path | None) -> Arrays:
     if size is not None:
         chosen = subset.beginnings(known, size) if known.running else subset.drawn(labels, size)
         images, labels, known = images[chosen], labels[chosen], subset.facts(known, size)
-    return *variants.changed((images, labels), known, changes), test_images, test_labels
+    return variants.changed((images, labels, test_images, test_labels), known, changes)
 
 
 def _no_checksum(whole: str, digest: str) -> DataError:
@@ -236,17 +237,8 @@ def _another_source(whole: str, expected: str, digest: str) -> DataError:
 
 
 def split(dataset: Dataset, split_seed: int) -> tuple["Tensor", "Tensor"]:
-    """Indices into the pool for training and for validation: disjoint, together all of it, drawn from `split_seed`.
-
-    A running text is not torn apart: whatever the seed, validation is the end of its pool.
-    """
-    import torch
-
-    size = len(dataset.labels)
-    drawn = torch.randperm(size, generator=torch.Generator().manual_seed(split_seed))
-    order = torch.arange(size) if dataset.facts.running else drawn
-    train, validation = order.split([dataset.facts.train, dataset.facts.validation])
-    return train, validation
+    """Indices into the pool for training and for validation, as `splits.split` has them."""
+    return splits.split(dataset.facts, split_seed)
 
 
 class Batches:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from typing import Any, Literal
 
 IGNORED = -100  # a label of which nothing is asked, as torch has it
 
@@ -103,3 +105,13 @@ class Facts:
     def epoch_iterations(self, batch: int) -> int:
         """Optimiser steps in one pass over the training set, a smaller last batch included."""
         return -(-self.train // batch)
+
+    def varied(self, way: str, **changes: Any) -> "Facts":
+        """Those of a data set that is made of this one in a way that has a name: `NAME+WAY`, its checksum its own.
+
+        Args:
+            changes: what else is known of it.
+        """
+        what = f"{way} of {self.checksum}"
+        checksum = hashlib.sha256(what.encode()).hexdigest()
+        return replace(self, **{"name": f"{self.name}+{way}", "checksum": checksum, **changes})

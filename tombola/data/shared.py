@@ -1,16 +1,31 @@
 """A data set in files that any number of processes map into memory: one copy, however many read it."""
 
 import hashlib
+import shutil
 from math import prod
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from tombola.data import Dataset, facts, is_folder, is_tokenised, read
 from tombola.data import folder as photographs
 from tombola.errors import DataError
 
 _FIELDS = ("images", "labels", "test_images", "test_labels")
+
+
+def published(name: str, data_dir: Path | None, folder: Path) -> None:
+    """Make sure that the data set `name` lies below `folder`: the first of several processes that asks puts it there.
+
+    Raises:
+        DataError, BadInput: as `publish`.
+    """
+    if is_folder(name) or (place := _place(name, folder)).is_dir():
+        return
+    with FileLock(place.with_name(f"{place.name}.lock")):
+        if not place.is_dir():
+            publish(name, data_dir, folder)
 
 
 def publish(name: str, data_dir: Path | None, folder: Path) -> None:
@@ -23,9 +38,12 @@ def publish(name: str, data_dir: Path | None, folder: Path) -> None:
     if is_folder(name):
         photographs.publish(name, _manifest(name, folder))
         return
-    (place := _place(name, folder)).mkdir()
+    place = _place(name, folder)
+    shutil.rmtree(part := place.with_name(f"{place.name}.part"), ignore_errors=True)
+    part.mkdir()
     for field, array in zip(_FIELDS, read(name, data_dir), strict=True):
-        np.asarray(array).tofile(place / field)
+        np.asarray(array).tofile(part / field)
+    part.rename(place)  # so that it is whole, or not there
 
 
 def attach(name: str, folder: Path) -> Dataset:

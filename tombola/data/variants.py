@@ -4,19 +4,22 @@ Only the pool changes, and with it what a training is validated on, which is spl
 whole and true. What is drawn is drawn from the variant's name alone, so that all replicates, and whoever asks for the
 name, have the same. Several may follow each other, made from left to right: `mnist-6000+random-labels+shuffled-pixels`.
 
-To add one: write a function like `random_labels` and declare it in `VARIANTS`.
+To add one: write a function like `random_labels` and declare it in `VARIANTS`. `changed_inputs` and `label_noise` have
+what is named in the same way and changes a task as a whole, or has a seed.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from tombola.data import subset
+from tombola.data import changed_inputs, label_noise, subset
+from tombola.data.arrays import Arrays
 from tombola.data.facts import Facts
 from tombola.errors import DataError
 
@@ -53,6 +56,33 @@ class Variant:
         """What it draws with: seeded by the SHA-256 of its name, in a generator whose numbers NumPy keeps for good."""
         return RandomState(list(hashlib.sha256(self.name.encode()).digest()))
 
+    def facts(self, known: Facts) -> Facts:
+        """Those of a data set whose pool is changed so.
+
+        Raises:
+            ValueError: there is none of such data; says what was expected.
+        """
+        for wanted in _lacking(known, self):
+            raise ValueError(f"for {self.name}, {wanted}")
+        counts = subset.counts(known)
+        left = self.left(counts) if self.left else counts
+        if self.left and sum(left) < LEAST * sum(n > 0 for n in left):
+            raise ValueError(f"so many examples that {self.name} leaves {LEAST} of each class, not {sum(counts):,}")
+        counted = {"class_counts": left if known.class_counts or self.left else ()}
+        whole = subset.of(known, sum(left)) if self.left else known
+        return whole.varied(self.name, **counted)
+
+    def arrays(self, arrays: Arrays, known: Facts) -> Arrays:
+        """The same with the pool changed.
+
+        Raises:
+            DataError: the pool has other numbers of the classes than its facts say.
+        """
+        images, labels, *test = arrays
+        if self.left and subset.counts(known) != (found := tuple(np.bincount(labels, minlength=known.classes))):
+            raise _other_counts(known, found)
+        return *self.change(images, labels, self.draw), *test
+
 
 def random_labels(examples: NDArray[Any], labels: NDArray[np.int64], draw: RandomState) -> Pool:
     """The same examples, the labels dealt out among them at random: as many of each class as before."""
@@ -61,7 +91,7 @@ def random_labels(examples: NDArray[Any], labels: NDArray[np.int64], draw: Rando
 
 def shuffled_pixels(images: NDArray[Any], labels: NDArray[np.int64], draw: RandomState) -> Pool:
     """The pixels of each image in an order of its own, channels together: no two images in the same."""
-    shuffled = images.reshape(*images.shape[:2], -1).copy()  # N x C x HW
+    shuffled = _by_place(images).copy()  # N x C x HW
     for part in range(0, len(images), _AT_ONCE):
         some = shuffled[part : part + _AT_ONCE]
         order = draw.rand(len(some), some.shape[2]).argsort(axis=1, kind="stable")
@@ -71,8 +101,15 @@ def shuffled_pixels(images: NDArray[Any], labels: NDArray[np.int64], draw: Rando
 
 def permuted_pixels(images: NDArray[Any], labels: NDArray[np.int64], draw: RandomState) -> Pool:
     """The pixels of all images in one other order, channels together."""
-    order = draw.permutation(images.shape[2] * images.shape[3])
-    return images.reshape(*images.shape[:2], -1)[:, :, order].reshape(images.shape), labels
+    by_place = _by_place(images)
+    order = draw.permutation(by_place.shape[2])
+    return by_place[:, :, order].reshape(images.shape), labels
+
+
+def _by_place(images: NDArray[Any]) -> NDArray[Any]:
+    """N x C x HW; of examples that are no images, N x 1 x F."""
+    channels = images.shape[1] if images.ndim == 4 else 1
+    return images.reshape(len(images), channels, -1)
 
 
 def first_half(examples: NDArray[Any], labels: NDArray[np.int64], draw: RandomState) -> Pool:
@@ -134,7 +171,63 @@ VARIANTS: dict[str, Variant] = {
         ),
     )
 }
-FORM = f"NAME{MARK}VARIANT, a variant being {', '.join(VARIANTS)}"
+FORM = f"NAME{MARK}VARIANT, a variant being {', '.join((*VARIANTS, *changed_inputs.FORMS, label_noise.FORM))}"
+_ALL = FORM.partition(MARK)[2]
+_SEED = re.compile("0|[1-9][0-9]{0,18}")
+
+
+class Way(Protocol):
+    """How one data set is made of another one: a variant of its pool, other inputs, false labels."""
+
+    @property
+    def name(self) -> str:
+        """What stands behind the `+`."""
+
+    def facts(self, known: Facts) -> Facts:
+        """Of the data set that it makes; raises ValueError, with what was expected, where it makes none of this one."""
+
+    def arrays(self, arrays: Arrays, known: Facts) -> Arrays:
+        """Those of the data set that it makes."""
+
+
+def way(name: str) -> Way | None:
+    """The one of a name; None where there is none.
+
+    >>> way("random-labels").name, way("rotated~7").name, way("rotated~seven")
+    ('random-labels', 'rotated~7', None)
+    """
+    bare, mark, seed = name.partition("~")
+    if mark and not _SEED.fullmatch(seed):
+        return None
+    if not mark and bare in VARIANTS:
+        return VARIANTS[bare]
+    return changed_inputs.named(name) or label_noise.named(name)
+
+
+def drawn(name: str) -> bool:
+    """Whether a data set is made with a seed that its name has in it, so that there may be many such.
+
+    >>> drawn("mnist+rotated~7"), drawn("mnist+rotated")
+    (True, False)
+    """
+    return any("~" in each and way(each) for each in name.split(MARK)[1:])
+
+
+def named(
+    whole: str, inputs: Sequence[str] = (), label_noise: float | None = None, inputs_seed: int = 0, split_seed: int = 0
+) -> str:
+    """The name of a data set whose inputs are changed, and a share of whose training labels is false.
+
+    Args:
+        whole: what is changed.
+        inputs: the changes, without seeds, in their order.
+        label_noise: the share, of the training examples of the split of `split_seed`.
+
+    >>> named("mnist", ["noise-32", "rotated"], 0.2, inputs_seed=5, split_seed=7)
+    'mnist+noise-32~5+rotated~5+label-noise-0.2~7'
+    """
+    noise = [] if label_noise is None else [f"label-noise-{label_noise!r}~{split_seed}"]
+    return MARK.join([whole, *(f"{each}~{inputs_seed}" for each in inputs), *noise])
 
 
 def parts(name: str) -> tuple[str, list[str]]:
@@ -153,46 +246,39 @@ def facts(known: Facts, names: list[str]) -> Facts:
     Raises:
         ValueError: there is no such variant, or none of such data; says what was expected.
     """
-    for place, name in enumerate(names):
-        if name not in VARIANTS or name in names[:place]:
-            raise ValueError(f"{known.name}{MARK}VARIANT, each once, a variant being {', '.join(VARIANTS)}")
-        known = _changed(known, VARIANTS[name])
+    seen = set[str]()
+    for name in names:
+        found, kind = way(name), _kind(name)
+        if found is None or kind in seen:
+            raise ValueError(f"{known.name}{MARK}{_ALL.replace('VARIANT', 'VARIANT, each once', 1)}")
+        seen.add(kind)
+        known = found.facts(known)
     return known
 
 
-def changed(pool: Pool, known: Facts, names: list[str]) -> Pool:
-    """Examples and labels of a pool, changed in the ways that are named.
+def changed(arrays: Arrays, known: Facts, names: list[str]) -> Arrays:
+    """The arrays of a data set, changed in the ways that are named.
 
     Raises:
         DataError: the pool has other numbers of the classes than its facts say.
     """
     for name in names:
-        variant = VARIANTS[name]
-        if variant.left and subset.counts(known) != (found := tuple(np.bincount(pool[1], minlength=known.classes))):
-            raise _other_counts(known, found)
-        pool, known = variant.change(*pool, variant.draw), _changed(known, variant)
-    return pool
+        if found := way(name):
+            arrays, known = found.arrays(arrays, known), found.facts(known)
+    return arrays
 
 
-def _changed(known: Facts, variant: Variant) -> Facts:
-    for wanted in _lacking(known, variant):
-        raise ValueError(f"for {variant.name}, {wanted}")
-    counts = subset.counts(known)
-    left = variant.left(counts) if variant.left else counts
-    if variant.left and sum(left) < LEAST * sum(n > 0 for n in left):
-        raise ValueError(f"so many examples that {variant.name} leaves {LEAST} of each class, not {sum(counts):,}")
-    what = f"{variant.name} of {known.checksum}"
-    return replace(
-        subset.of(known, sum(left)) if variant.left else known,
-        name=f"{known.name}{MARK}{variant.name}",
-        class_counts=left if known.class_counts or variant.left else (),
-        checksum=hashlib.sha256(what.encode()).hexdigest(),
-    )
+def _kind(name: str) -> str:
+    """What a way is, without its numbers."""
+    bare = name.partition("~")[0]
+    return next((kind for kind in ("label-noise", "noise") if bare.startswith(f"{kind}-")), bare)
 
 
 def _lacking(known: Facts, variant: Variant) -> Iterator[str]:
     if known.running:
         yield f"one label for each example; {known.name} is a running text"
+    if variant.left and label_noise.FORM[:12] in known.name:
+        yield f"true labels; {known.name} has false ones"
     if variant.images and known.text:
         yield f"images; {known.name} is a text"
     if known.answers != "class" and variant.left:

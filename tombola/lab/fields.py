@@ -4,15 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from tombola.value import listed
+
 MOST = 1_000_000  # of anything that is counted, and of trainings and measurements in one plan
 MOST_STEPS = 100_000_000  # of one training
-
-
-def listed(value: Any) -> Any:
-    """A list where one value, or several with commas between them, mean one: `--set arms=ticket,reinit`."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
-    return [value] if isinstance(value, int | float) else value
 
 
 def numbers(value: Any) -> Any:

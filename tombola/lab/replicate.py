@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from tombola import models
+from tombola import data, models
 from tombola.at_once import Scoring, course
 from tombola.code import named
 from tombola.data import variants
@@ -32,7 +32,7 @@ from tombola.lab.runs import Network, Run
 from tombola.lab.searches import trainings
 from tombola.lab.spec import Spec
 from tombola.method import Method, SearchOptions
-from tombola.recipe import Recipe, with_dynamics
+from tombola.recipe import Recipe, on_data, with_dynamics
 from tombola.replicate import PlannedTraining
 from tombola.steps import Step
 
@@ -87,9 +87,7 @@ class Replicate:
 
     def on(self, data: str) -> "Replicate":
         """The same, its trainings on the data set of this name: a part or a variant of its own."""
-        return replace(
-            self, spec=self.spec.model_copy(update={"recipe": self.recipe.model_copy(update={"data": data})})
-        )
+        return replace(self, spec=self.spec.model_copy(update={"recipe": on_data(self.spec.recipe, data)}))
 
     def seed(self, name: str) -> int:
         """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
@@ -98,8 +96,14 @@ class Replicate:
 
     @property
     def recipe(self) -> Recipe:
-        """How its trainings go."""
-        return self.spec.recipe
+        """How its trainings go, on the data that are this replicate's where the spec has them changed."""
+        recipe = self.spec.recipe
+        return on_data(recipe, self.drawn(recipe.data))
+
+    def drawn(self, whole: str) -> str:
+        """The name of a data set as this replicate has it: inputs and labels changed as the spec asks, by its seeds."""
+        inputs, noise = self.spec.recipe.inputs or (), self.spec.recipe.label_noise
+        return variants.named(whole, inputs, noise, self.seed("inputs"), self.seed("split"))
 
     @property
     def epoch_iterations(self) -> int:
@@ -137,8 +141,8 @@ class Replicate:
         return Train(
             start=start,
             mask=mask or self.full_mask,
-            recipe=recipe or spec.recipe,
-            data_fingerprint=spec.facts.fingerprint,
+            recipe=recipe or self.recipe,
+            data_fingerprint=data.facts(self.recipe.data).fingerprint,
             split_seed=self.seed("split"),
             order_seed=self.seed("order"),
             begin=self.rewind_step,
@@ -336,10 +340,10 @@ class Replicate:
         """
         spec = self.spec
         arm = Arm("", self.method, self.options) if self.method else self.members.arm("ticket", spec)
-        name = variants.MARK.join([arm.options.data or spec.recipe.data, variant])
+        name = variants.MARK.join([self.drawn(arm.options.data or spec.recipe.data), variant])
         options = arm.options.model_copy(update={"data": name})
         other = replace(arm, options=options)
-        found = trainings(other, self.asking(other))[level].mask
+        found = trainings(other, self.on(self.recipe.data).asking(other))[level].mask
         if found is None or found == ticket.mask:
             raise BadInput(
                 where=f"the search on {name}",

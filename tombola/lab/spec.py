@@ -23,12 +23,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tombola import data
+from tombola.data import variants
 from tombola.data.facts import Facts
 from tombola.engine import Choice
 from tombola.engine.machine import Device
 from tombola.lab import presets
 from tombola.lab.extension import Extension
-from tombola.lab.fields import MOST, fractions, listed
+from tombola.lab.fields import MOST, fractions
 from tombola.lab.members import BUILT_IN, Members
 from tombola.lab.studies import study_table
 from tombola.method import Method, SearchOptions
@@ -36,7 +37,7 @@ from tombola.pruning import SCOPES, Round, by_kind
 from tombola.recipe import Recipe
 from tombola.steps import Step
 from tombola.study.sequential import FIRST, LAST, Looks
-from tombola.value import Count, Number, Proportion, StepField, Value
+from tombola.value import Count, Number, Proportion, StepField, Value, listed
 
 if TYPE_CHECKING:
     StudySpec = Value
@@ -263,8 +264,18 @@ class Spec(Value):
 
     @property
     def facts(self) -> Facts:
-        """Of the data set that the recipe names."""
-        return data.facts(self.recipe.data)
+        """Of the data set that the recipe names, changed as it says; the same in each replicate but for its name."""
+        return self.facts_of(self.recipe.data)
+
+    def facts_of(self, name: str, part: str = "") -> Facts:
+        """Of a data set as trainings of this spec would have it, or of a part or variant of that.
+
+        Raises:
+            ValueError: there is no such data set; says what was expected.
+            DataError: it is a folder that is not laid out as it should be.
+        """
+        changed = variants.named(name, self.recipe.inputs or (), self.recipe.label_noise)
+        return data.facts(variants.MARK.join([changed, part]) if part else changed)
 
     def iterations(self, step: Step) -> int:
         """`step` in optimiser steps of this experiment."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from tombola import data, models
 from tombola.data import subset, tokenised, variants
+from tombola.data.facts import Facts
 from tombola.errors import BadInput, DataError, Fault
 from tombola.lab.fields import MOST, MOST_STEPS
 from tombola.lab.members import Arm, Members
@@ -18,6 +19,7 @@ from tombola.layer_patterns import named
 from tombola.method import SearchOptions
 from tombola.models import hf
 from tombola.pruning import SCOPES, Round
+from tombola.value import listed
 
 
 def unknown_names(table: Mapping[str, Any]) -> Iterable[Fault]:
@@ -28,17 +30,40 @@ def unknown_names(table: Mapping[str, Any]) -> Iterable[Fault]:
     if isinstance(name, str):
         try:
             facts = data.facts(name)
-            what = f"an input of {facts.name} is {_by(facts.shape)}"
         except ValueError as error:
             yield Fault("recipe.data", str(error), repr(name), _meant(name))
         except DataError as error:
             yield Fault("recipe.data", f"{error.expected} in {error.where}", error.found, error.todo)
+    if facts and isinstance(name, str):
+        facts, faults = _changed(name, facts, recipe or {})
+        yield from faults
+        what = f"an input of {facts.name} is {_by(facts.shape)}"
     if isinstance(model, str):
         try:
             models.check(model, *((facts.shape, facts.classes) if facts else models.taken(model)))
         except ValueError as error:
             meant = models.meant(model)
             yield Fault("recipe.model", str(error), repr(model), f"did you mean {meant}?" if meant else what)
+
+
+def _changed(name: str, facts: Facts, recipe: Mapping[str, Any]) -> tuple[Facts, list[Fault]]:
+    """What is known of a data set with its inputs and labels changed as a recipe, as it was written, asks for."""
+    inputs, noise = listed(recipe.get("inputs")) or [], recipe.get("label_noise")
+    faults = list[Fault]()
+    ways = [("recipe.inputs", f"{each}~0") for each in inputs] if isinstance(inputs, list) else []
+    ways += [("recipe.label_noise", f"label-noise-{noise!r}~0")] if isinstance(noise, float) else []
+    for where, way in ways:
+        if variants.way(way) is None:
+            continue  # which the field's own check has said
+        if data.is_folder(name) or data.is_tokenised(name):
+            faults.append(Fault(where, "data that are held in memory, and no checkpoint's tokens", repr(name)))
+            continue
+        name = f"{name}{variants.MARK}{way}"
+        try:
+            facts = data.facts(name)
+        except ValueError as error:
+            return facts, [*faults, Fault(where, str(error), repr(way.partition("~")[0]))]
+    return facts, faults
 
 
 def _meant(name: str) -> str:
@@ -106,6 +131,9 @@ def _data(spec: Spec) -> Iterable[Fault]:
             repr(recipe.augment),
             "resized-crop is for folders of pictures",
         )
+    if recipe.augment and recipe.inputs:
+        todo = "leave recipe.augment out: changed inputs are no images that one could shift"
+        yield Fault("recipe.augment", "none beside recipe.inputs", repr(recipe.augment), todo)
     if recipe.normalise and (facts.text or facts.real):
         yield Fault("recipe.normalise", unchanged, repr(recipe.normalise))
     if recipe.batch > facts.train:
@@ -261,7 +289,7 @@ def _search(spec: Spec, members: Members, where: str, options: SearchOptions) ->
     facts = spec.facts
     if options.data is not None:
         try:
-            facts = data.facts(options.data)
+            facts = spec.facts_of(options.data)
         except (ValueError, DataError) as error:
             yield Fault(f"{where}.data", str(error), repr(options.data), _meant(options.data))
             return
@@ -280,9 +308,8 @@ def _searched_controls(spec: Spec, members: Members) -> Iterable[Fault]:
     for name in spec.arms:
         arm = members.arm(name, spec)
         for variant in arm.control.data if arm.control else ():
-            whole = variants.MARK.join([arm.options.data or spec.recipe.data, variant])
             try:
-                facts = data.facts(whole)
+                facts = spec.facts_of(arm.options.data or spec.recipe.data, variant)
             except (ValueError, DataError) as error:
                 yield Fault("arms", "controls that can be had of these data", repr(name), str(error))
                 continue

@@ -13,7 +13,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from tombola import data, files
-from tombola.data.shared import attach
+from tombola.data import variants
+from tombola.data.shared import attach, published
 from tombola.engine import Choice, native
 from tombola.engine.native import calibrate
 from tombola.engine.native.image_order import image_order
@@ -28,6 +29,9 @@ from tombola.scores import SCORES
 
 if TYPE_CHECKING:
     from tombola.engine.data_parallel.crew import Crew
+
+
+MOST_DRAWN = 4  # data sets that are drawn with a seed, each replicate's its own, held at a time: one search's, about
 
 
 class ExampleOrder(Protocol):
@@ -87,14 +91,16 @@ class Worker:
     def dataset(self, name: str) -> data.Dataset:
         """The data set `name` as it is read, read once."""
         if name not in self._datasets:
+            if self.shared and variants.drawn(name):
+                published(name, self.data_dir, self.shared)
             self._datasets[name] = attach(name, self.shared) if self.shared else data.load(name, self.data_dir)
-        return self._datasets[name]
+        return _last_used(self._datasets, name)
 
     def placed(self, recipe: Recipe) -> data.Dataset:
         """The recipe's data set, normalised as it says, on the worker's device, moved there once."""
         if recipe.data not in self._placed:
             self._placed[recipe.data] = self.dataset(recipe.data).to(self.device)
-        return self._placed[recipe.data].normalised(recipe.normalise)
+        return _last_used(self._placed, recipe.data).normalised(recipe.normalise)
 
     def training(self, recipe: Recipe) -> Training:
         """What its engines are asked of a training of `recipe`."""
@@ -195,3 +201,11 @@ class Worker:
             interval: that of the runs that are done at once with it.
         """
         return Checkpoints(run, self.store, self.clock, interval or Interval(self.clock), halted)
+
+
+def _last_used(held: dict[str, data.Dataset], name: str) -> data.Dataset:
+    """The data set of a name, as the one that was used last; of those drawn with a seed the oldest are let go."""
+    found = held[name] = held.pop(name)
+    for old in [each for each in held if variants.drawn(each)][:-MOST_DRAWN]:
+        del held[old]
+    return found

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tombola import data
+from tombola.data import variants
 from tombola.data.shared import publish
 from tombola.engine import Choice, shapes
 from tombola.engine.native import calibrate
@@ -87,7 +88,8 @@ def execute(resources: Resources, runs: Iterable[Run], tell: Announce) -> Tally:
             equipment = _Equipment(resources, shared, measured)
             _fill(processes, queue, workers, equipment)
             for name in queue.data_sets:  # once for all workers, while they start
-                publish(name, resources.data_dir, shared)
+                if not variants.drawn(name):  # of which there may be many: each when the first one asks for it
+                    publish(name, resources.data_dir, shared)
         except OSError as error:
             raise no_room(error, store) from error
         while not queue.over:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-from tombola import data
 from tombola.errors import DataError, Fault
 from tombola.mark import Mark
 from tombola.method import Method, SearchOptions
@@ -27,7 +26,7 @@ class ColtOptions(SearchOptions):
         whole = self.data or spec.recipe.data
         for half in HALVES[self.split]:
             try:
-                data.facts(f"{whole}+{half}")
+                spec.facts_of(whole, half)
             except (ValueError, DataError) as error:
                 yield Fault("split", f"data with such halves: {error}", f"{self.split} of {whole}")
                 return

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tombola import data
 from tombola.early_bird import Settling
 from tombola.errors import Fault
 from tombola.mark import Mark
@@ -40,7 +39,7 @@ class EarlyBirdOptions(SearchOptions, Settling):
             yield Fault(
                 "every", "a network that is whole until its mask has settled", found, "leave recipe.dynamics out"
             )
-        epoch = data.facts(self.data or spec.recipe.data).epoch_iterations(self.batch or spec.recipe.batch)
+        epoch = spec.facts_of(self.data or spec.recipe.data).epoch_iterations(self.batch or spec.recipe.batch)
         length, every = self.length or spec.recipe.length, self.every.iterations(epoch)
         first = max(step.iterations(epoch) for step in spec.rewind)
         if every == 0:

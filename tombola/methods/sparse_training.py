@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tombola import data
 from tombola.at_once import Scoring
 from tombola.dynamics import Timeline
 from tombola.dynamics.gradual import Curve, Gradual
@@ -117,7 +116,7 @@ def _rewired(replicate: MethodReplicate[T], levels: int, kind: type[SET]) -> Ite
 
 def _timelines(options: SearchOptions, spec: Any) -> Iterator[Timeline]:
     """Of the trainings that search, from each step that is rewound to."""
-    epoch = data.facts(options.data or spec.recipe.data).epoch_iterations(options.batch or spec.recipe.batch)
+    epoch = spec.facts_of(options.data or spec.recipe.data).epoch_iterations(options.batch or spec.recipe.batch)
     length = (options.length or spec.recipe.length).iterations(epoch)
     for step in spec.rewind:
         yield Timeline(step.iterations(epoch), length, length, epoch)

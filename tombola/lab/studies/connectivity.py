@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from tombola.charts import Figure, styled
 from tombola.errors import Fault
-from tombola.lab.fields import MOST, MOST_STEPS, Levels, listed
+from tombola.lab.fields import MOST, MOST_STEPS, Levels
 from tombola.lab.kinds import Line
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import (
@@ -28,7 +28,7 @@ from tombola.lab.studies.study import (
     grouped,
 )
 from tombola.mark import COLOURS
-from tombola.value import Count, Value
+from tombola.value import Count, Value, listed
 
 if TYPE_CHECKING:
     from tombola.study.connectivity import Instability, Statistics

@@ -107,8 +107,9 @@ def test_gaussian_clones_have_the_mean_and_the_covariance_of_their_class() -> No
     draw = np.random.default_rng(0)
     angle = draw.uniform(0, 2 * np.pi, 20_000)
     ring = (np.stack([3 * np.cos(angle) + 1, np.sin(angle)], axis=1)).astype(np.float32)
-    arrays, known = (ring, LABELS, ring[:10_000] * 5, LABELS[:10_000]), data.facts("digits").varied("ring", shape=(2,))
-    pool, test = CHANGES["gaussian"].change(arrays, replace(known, real=True), RandomState(0), 0)
+    arrays = (ring, LABELS, ring[:10_000] * 5, LABELS[:10_000])
+    known = data.facts("digits").varied("ring", shape=(2,), real=True)
+    pool, test = CHANGES["gaussian"].change(arrays, known, RandomState(0), 0)
     for made in (pool, test):  # the test set's own inputs are not looked at
         assert np.allclose(made.mean(0), [1, 0], atol=0.1)
         assert np.allclose(np.cov(made.T), [[4.5, 0], [0, 0.5]], atol=0.15)

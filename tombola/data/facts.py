@@ -4,8 +4,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from math import prod
-from dataclasses import asdict, dataclass, replace
-from math import prod
 from typing import Any, Literal
 
 IGNORED = -100  # a label of which nothing is asked, as torch has it

@@ -198,7 +198,7 @@ def test_each_finding_is_of_one_arm_and_another_arm_stands_beside_the_first(fini
         next(each for each in found if (each.arm, each.aspect, each.level) == (arm, "density", 2))
         for arm in ("ticket", "noisy-1")
     )
-    assert [layer.more.mean for layer in noisy.layers] == [0, 0, 0] and ticket.density == noisy.density
+    assert [layer.more and layer.more.mean for layer in noisy.layers] == [0, 0, 0] and ticket.density == noisy.density
 
 
 def test_one_replicate_decides_nothing() -> None:

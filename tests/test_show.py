@@ -62,6 +62,9 @@ def test_it_shows_densities_idle_units_origin_and_size(file: Path, capsys: pytes
         "fc2.weight 5 x 6 30 30 100.00% 0 0",
         "output.weight 3 x 5 12 15 80.00% 0 1",
         "all 117 141 82.98%",
+        # Of fc2 the 5 weights that read unit 1 do nothing, nor do the 5 others into unit 4.
+        "107 of the 117 living weights lie on a path from an input to an output. As a network it is one part: "
+        "inputs 0-2, 4-15 with outputs 0-2.",
     ):
         assert line in said, line
 
@@ -82,6 +85,16 @@ def test_it_gives_the_same_to_programs(file: Path, capsys: pytest.CaptureFixture
         "unread_inputs": 1,
     }
     assert content["origin"]["level"] == 0 and content["origin"]["versions"]["torch"] == "2.13.0"
+
+
+def test_paths_are_followed_in_models_of_ours_alone(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ticket = Ticket.load(file)
+    for origin in ({}, {"model": "mine"}, {"model": "resnet-20"}, {"model": "conv-2"}):
+        Ticket(ticket.mask, ticket.weights, origin).save(file.with_name("other"))
+        record = json.loads(ask(capsys, str(file.with_name("other")), "--format", "json")[1])
+        assert (record["on_a_path"] is None) == (origin.get("model") != "conv-2"), (
+            "whose layers are called in order, too"
+        )
 
 
 def test_a_ticket_without_its_weights_says_so(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tombola.errors import BadInput
+
 if TYPE_CHECKING:  # they need torch, which takes two seconds to import
     from torch import Tensor
 
@@ -47,8 +49,32 @@ def ticket_record(ticket: "Ticket", file: str, size: int, about: dict[str, Any])
         "total": ticket.mask.total,
         "density": ticket.mask.density,
         "layers": layers,
+        **_followed(ticket),
         "origin": dict(ticket.origin),
     }
+
+
+def _followed(ticket: "Ticket") -> dict[str, Any]:
+    """What lies on a path from an input to an output, and the parts of it; None where nobody knows what reads what."""
+    import torch
+
+    from tombola import models
+    from tombola.mask import Mask
+    from tombola.study import anatomy, components, paths
+
+    try:
+        if models.family(str(ticket.origin.get("model"))) not in models.CHAINS:
+            return {"on_a_path": None, "parts": None}
+        matrices = {name: value.shape for name, value in ticket.weights.items() if value.dim() > 1}
+        dense = {name: torch.ones(shape, dtype=torch.bool) for name, shape in matrices.items()}
+        whole = Mask({name: ticket.mask.get(name, alive) for name, alive in dense.items()})
+        links = paths.chain(whole)
+    except (ValueError, BadInput):  # the file says that it is of a model of ours, whose layers these are not
+        return {"on_a_path": None, "parts": None}
+    alive = {name: each.numpy() for name, each in ticket.mask.items() if name in links}
+    shares, parts = anatomy.on_paths(alive, links), components.of_parts(components.components(whole))
+    counts = {name: round(shares[name] * int(alive[name].sum())) for name in alive}
+    return {"on_a_path": sum(counts.values()), "parts": parts["each"]}
 
 
 def _idle(alive: "Tensor", fields: Any) -> tuple[int | None, int | None]:
@@ -98,6 +124,14 @@ def ticket_text(record: dict[str, Any]) -> str:
     ]
     rows.append(["all", "", f"{record['alive']:,}", f"{record['total']:,}", f"{record['density']:.2%}", "", ""])
     lines += _columns(head, rows)
+    if record["parts"] is not None:
+        from tombola.study.components import parts_of, told
+
+        lines += [
+            "",
+            f"{record['on_a_path']:,} of the {record['alive']:,} living weights lie on a path from an input to an "
+            f"output. As a network {told(parts_of({'each': record['parts']}))}.",
+        ]
     return "\n".join(lines)
 
 

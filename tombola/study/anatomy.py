@@ -339,10 +339,11 @@ def compared(
         pairs, others = _pairs(aspect, layer, found), _pairs(aspect, layer, other or {})
         both = [pairs[number][0] - others[number][0] for number in pairs if number in others]
         if pairs:
-            columns = [[own for own, _ in pairs.values()], [beside for _, beside in pairs.values()]]
-            apart = [own - beside for own, beside in pairs.values()]
-            three = [paired(each, confidence) for each in (*columns, apart)]
-            results.append(Beside(layer, *three, paired(both, confidence) if both else None))
+            columns = [list(column) for column in zip(*pairs.values(), strict=True)]
+            apart = [one - other for one, other in pairs.values()]
+            own, beside, difference = (paired(each, confidence) for each in (*columns, apart))
+            more = paired(both, confidence) if both else None
+            results.append(Beside(layer, own, beside, difference, more))
     return tuple(results)
 
 

@@ -91,7 +91,7 @@ def chain(mask: "Mask", layouts: "Mapping[str, Layout] | None" = None) -> dict[s
         units = units or inputs
         if not units or inputs % units:
             raise _no_chain(name, inputs, before, units)
-        found[name] = links.reshape(len(links), units, inputs // units).any(2)
+        found[name] = np.asarray(links.reshape(len(links), units, inputs // units).any(2))
         units, before = len(links), name
     return found
 
@@ -130,7 +130,7 @@ def reached(links: Sequence[Links]) -> list[NDArray[np.bool_]]:
     """Which units a path of living weights leads to from an input: the inputs, all of them, then layer by layer."""
     found = [np.ones(links[0].shape[1], bool)]
     for each in links:
-        found.append(each[:, found[-1]].any(1))
+        found.append(np.asarray(each[:, found[-1]].any(1)))
     return found
 
 

@@ -24,6 +24,7 @@ from tombola.data import (
     splits,
     sst2,
     subset,
+    table,
     text,
     tokenised,
     variants,
@@ -70,11 +71,12 @@ def facts(name: str) -> Facts:
     `NAME-N` is N examples of the pool of `NAME`, equally many of each class, with the same test set. `NAME+VARIANT` has
     that pool changed as `variants` has it: `mnist+random-labels`, `mnist-6000+first-half`. `folder:PATH` is
     the folder of photographs at PATH, made 224 pixels wide and high; `folder:PATH@SIZE` as many as one wants.
-    `sst2@PATH-OR-NAME` is its sentences in the tokens of a checkpoint of `transformers`.
+    `sst2@PATH-OR-NAME` is its sentences in the tokens of a checkpoint of `transformers`. `table:FILE.csv@TARGET` is a
+    table of one's own, as `table` has it.
 
     Raises:
         ValueError: there is no such data set; says what was expected.
-        DataError: it is a folder that is not laid out as it should be.
+        DataError: it is a folder or a table that is not as it should be.
         BadInput: there is no such tokenizer, or the package that reads it is not installed.
 
     >>> facts("mnist").epoch_iterations(batch=60)
@@ -86,10 +88,12 @@ def facts(name: str) -> Facts:
         return folder.facts(name)
     if is_tokenised(name):
         return tokenised.facts(name)
+    if is_table(name):
+        return variants.facts(table.facts(name), list(table.parts(name).ways))
     varied, changes = variants.parts(name)
     whole, size = subset.parts(varied)
     if whole not in SOURCES:
-        ways = f"NAME-N, which is N examples of one; {variants.FORM}; {folder.FORM}; or {tokenised.FORM}"
+        ways = f"NAME-N, which is N examples of one; {variants.FORM}; {folder.FORM}; {tokenised.FORM}; or {table.FORM}"
         raise ValueError(f"one of {', '.join(SOURCES)}; {ways}")
     known: Facts = SOURCES[whole].FACTS
     return variants.facts(subset.facts(known, size) if size else known, changes)
@@ -114,7 +118,12 @@ def is_folder(name: str) -> bool:
 
 def is_tokenised(name: str) -> bool:
     """Whether `name` is that of sentences in the tokens of a checkpoint, by its form."""
-    return "@" in name and not is_folder(name)
+    return "@" in name and not is_folder(name) and not is_table(name)
+
+
+def is_table(name: str) -> bool:
+    """Whether `name` is that of a table of one's own, by its form."""
+    return table.named(name)
 
 
 def augmentations(name: str) -> tuple[Augmentation, ...]:
@@ -197,6 +206,8 @@ def read(name: str, data_dir: Path | None) -> Arrays:
     Raises:
         DataError: a file is absent, damaged or another one.
     """
+    if is_table(name):
+        return variants.changed(table.arrays(name), table.facts(name), list(table.parts(name).ways))
     varied, changes = (name.partition("@")[0], []) if is_tokenised(name) else variants.parts(name)
     whole, size = subset.parts(varied)
     source = SOURCES[whole]

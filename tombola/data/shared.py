@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from tombola.data import Dataset, facts, is_folder, is_tokenised, read
+from tombola.data import Dataset, facts, is_folder, is_table, is_tokenised, read
 from tombola.data import folder as photographs
 from tombola.errors import DataError
 
@@ -84,7 +84,9 @@ def _changed(file: Path, size: int) -> DataError:
 
 
 def _place(name: str, folder: Path) -> Path:
-    return _manifest(name, folder).with_suffix("") if is_tokenised(name) else folder / name  # that may be of a path
+    return (
+        _manifest(name, folder).with_suffix("") if is_tokenised(name) or is_table(name) else folder / name
+    )  # of a path
 
 
 def _manifest(name: str, folder: Path) -> Path:

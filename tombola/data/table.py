@@ -25,21 +25,21 @@ from numpy.typing import NDArray
 
 from tombola import files
 from tombola.data.arrays import Arrays
-from tombola.data.columns import MISSING, NAMED, Column, counted, names, read, wrong
+from tombola.data.columns import NAMED, Column, counted, names, read, wrong
 from tombola.data.download import cache_dir
 from tombola.data.facts import Answers, Facts
 from tombola.data.splits import split
 from tombola.errors import DataError
 
-FORM = "table:FILE.csv@TARGET or table:FILE.parquet@TARGET, TARGET being the column that is asked for"
+FORM = "table:FILE.csv@TARGET or .parquet, TARGET being the column asked for; table:breast-cancer; or table:diabetes"
 FEW = 20  # different whole numbers that are taken for classes
 LEAST = 50  # rows
 MOST_LEVELS = 1000  # of a column of categories
 PART = 5  # one in so many rows is for the test, and of the others for validation
-SHIPPED = {"breast-cancer": ("breast_cancer.csv", "benign"), "diabetes": ("diabetes_data_raw.csv.gz", "progression")}
+SHIPPED = {"breast-cancer": "diagnosis", "diabetes": "progression"}  # inside of scikit-learn, and what is asked for
 
 _NAME = re.compile(
-    r"table:(?P<path>.+?\.(?:csv|parquet))"
+    r"table:(?P<path>breast-cancer|diabetes|.+?\.(?:csv|parquet))"
     r"(?:@(?P<target>.+?))?(?::(?P<answers>class|number))?(?:~(?P<seed>0|[1-9][0-9]*))?(?P<ways>(?:\+[^+]+)*)"
 )
 
@@ -81,7 +81,12 @@ def parts(name: str) -> Name:
         raise ValueError(FORM)
     seed = None if found["seed"] is None else int(found["seed"])
     ways = tuple(found["ways"].split("+")[1:])
-    return Name(found["path"], found["target"] or "", found["answers"] or "", seed, ways)
+    return Name(found["path"], found["target"] or SHIPPED.get(found["path"], ""), found["answers"] or "", seed, ways)
+
+
+def named(name: str) -> bool:
+    """Whether `name` is that of a table, by its form."""
+    return name.partition(":")[0] == "table"
 
 
 def of_split(name: str, split_seed: int) -> str:
@@ -102,13 +107,9 @@ def facts(name: str) -> Facts:
         BadInput: the package that reads it is not installed.
     """
     asked = parts(name)
-    path = Path(asked.path).expanduser()
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise wrong(path, "a file that can be read", error.strerror or str(error), _other()) from error
-    what = f"3\0{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\0{asked.target}\0{asked.answers}"
-    known = _kept(hashlib.sha256(what.encode()).hexdigest(), path, (state.st_size, state.st_mtime_ns), asked)
+    path, state = _state(asked)
+    what = f"1\0{path.resolve()}\0{state}\0{asked.target}\0{asked.answers}"
+    known = _kept(_digest(what), path, state, asked)
     if asked.seed is None:
         return known
     return replace(known, checksum=_digest(f"split {asked.seed} of {known.checksum}"))
@@ -117,7 +118,7 @@ def facts(name: str) -> Facts:
 def constant(name: str) -> list[str]:
     """The names of the columns in which all rows of the table are alike, so that nothing can be learned from them."""
     asked = parts(name)
-    made = _opened(*_state(Path(asked.path).expanduser()))
+    made = _opened(*_state(asked))
     return [column for column, each in made.columns.items() if column != asked.target and _alike(each)]
 
 
@@ -128,7 +129,7 @@ def arrays(name: str) -> Arrays:
         ValueError, DataError, BadInput: as `facts`.
     """
     known, asked = facts(name), parts(name)
-    made = _opened(*_state(Path(asked.path).expanduser()))
+    made = _opened(*_state(asked))
     pool, test = made.drawn(asked)
     train = pool[split(known, asked.seed or 0)[0].numpy()]
     inputs = [part for column in made.features(asked) for part in _inputs(made.columns[column], pool, train)]
@@ -143,14 +144,9 @@ def arrays(name: str) -> Arrays:
 def columns_of(name: str) -> list[str]:
     """From which column of the file each number of an input is."""
     asked = parts(name)
-    made = _opened(*_state(Path(asked.path).expanduser()))
+    made = _opened(*_state(asked))
     pool, _ = made.drawn(asked)
     return [column for column in made.features(asked) for _ in _inputs(made.columns[column], pool, pool)]
-
-
-def meant(name: str) -> str:
-    """What to write in place of a name without a target, or with one that there is not."""
-    return f"name the column that is asked for: {name}@TARGET" if "@" not in name else ""
 
 
 # ---- one file
@@ -205,13 +201,37 @@ class Table:
         return np.setdiff1d(order, test), np.sort(test)
 
 
-def _state(path: Path) -> tuple[Path, tuple[int, int]]:
-    state = path.stat()
+def _state(asked: Name) -> tuple[Path, tuple[int, int]]:
+    """Where the file is, its size and when it was changed; what scikit-learn has never is."""
+    path = Path(asked.path).expanduser()
+    if asked.path in SHIPPED:
+        return path, (0, 0)
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise wrong(path, "a file that can be read", error.strerror or str(error), _other()) from error
     return path, (state.st_size, state.st_mtime_ns)
+
+
+def _shipped(name: str) -> Table:
+    from sklearn import datasets
+
+    if name == "diabetes":
+        bunch = datasets.load_diabetes(scaled=False)
+        target = Column(bunch.target)
+    else:
+        bunch = datasets.load_breast_cancer()
+        order = np.argsort(bunch.target_names)
+        target = Column(None, tuple(map(str, bunch.target_names[order])), np.argsort(order)[bunch.target])
+    columns = {str(column): Column(bunch.data[:, place]) for place, column in enumerate(bunch.feature_names)}
+    digest = hashlib.sha256(bunch.data.tobytes() + bunch.target.tobytes()).hexdigest()
+    return Table(Path(name), digest, columns | {SHIPPED[name]: target})
 
 
 @lru_cache(maxsize=4)
 def _opened(path: Path, state: tuple[int, int]) -> Table:
+    if str(path) in SHIPPED:
+        return _shipped(str(path))
     content = path.read_bytes()
     return Table(path, hashlib.sha256(content).hexdigest(), read(content, path))
 
@@ -254,7 +274,7 @@ def _facts(path: Path, state: tuple[int, int], asked: Name) -> Facts:
 
 
 def _no_target(path: Path, asked: Name) -> DataError | None:
-    there = names(path.read_bytes(), path)
+    there = list(_shipped(asked.path).columns) if asked.path in SHIPPED else names(path.read_bytes(), path)
     if not there or asked.target in there:
         return None  # of an empty file more is said where it is read
     listed = ", ".join(there[:30]) + (f" and {len(there) - 30} more" if len(there) > 30 else "")
@@ -303,7 +323,7 @@ def _alike(column: Column) -> bool:
 
 
 def _inputs(column: Column, pool: NDArray[np.int64], train: NDArray[np.int64]) -> list[NDArray[np.float64]]:
-    """What a column becomes, for all rows: how many numbers it is, the pool says, and what they are, the training set."""
+    """What a column becomes, for all rows: how many numbers it is, the pool says, and what they are, the training."""
     missing = column.missing
     unknown = [_flag(missing, train)] if missing[pool].any() else []
     if column.numbers is None:
@@ -327,6 +347,3 @@ def _digest(what: str) -> str:
 
 def _other() -> str:
     return f"recipe.data has the form {FORM}."
-
-
-assert all(text == text.lower() for text in MISSING)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from tombola.data import changed_inputs, label_noise, subset
+from tombola.data import changed_inputs, label_noise, subset, table
 from tombola.data.arrays import Arrays
 from tombola.data.facts import Facts
 from tombola.errors import DataError
@@ -210,6 +210,8 @@ def drawn(name: str) -> bool:
     >>> drawn("mnist+rotated~7"), drawn("mnist+rotated")
     (True, False)
     """
+    if table.named(name):
+        return table.parts(name).seed is not None
     return any("~" in each and way(each) for each in name.split(MARK)[1:])
 
 
@@ -227,6 +229,7 @@ def named(
     'mnist+noise-32~5+rotated~5+label-noise-0.2~7'
     """
     noise = [] if label_noise is None else [f"label-noise-{label_noise!r}~{split_seed}"]
+    whole = table.of_split(whole, split_seed) if table.named(whole) else whole
     return MARK.join([whole, *(f"{each}~{inputs_seed}" for each in inputs), *noise])
 
 

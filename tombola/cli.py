@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,7 +22,7 @@ from rich.console import Console
 from tombola import __version__, data, files
 from tombola.code import place
 from tombola.engine import machine
-from tombola.errors import BadInput, NoRoom, StoreError, TombolaError
+from tombola.errors import BadInput, DataError, NoRoom, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.executor import Resources
 from tombola.lab.plan import Plan, complete, engine_of, missing, of_first, run_seconds, summary
@@ -364,26 +365,58 @@ def explore(
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     common: Common = Common(),
     data_dir: DataDir = None,
+    shape: str = "",
 ) -> int:
     """Write a page in which people can look at the networks, level by level: one HTML file that loads nothing.
 
     Parameters
     ----------
     spec
-        A preset's name or a TOML file.
+        A preset's name or a TOML file; or the file of a ticket or of a `Search`.
     output
-        The file to write; by default `explorer.html` in the report's folder.
+        The page to write; by default `explorer.html` in the report's folder, or beside the file.
     data_dir
         Where data sets lie, for the examples that excite a unit most. `digits` needs none.
+    shape
+        Of a file: channels, height and width of the images that the network reads, 1,28,28.
     """
-    from tombola.explorer import experiment, page
+    from tombola.explorer import experiment, one_file, page
 
-    results = _results(*_existing(spec, common))
-    made = experiment.page(results, lambda name: data.load(name, data_dir))
-    target = output or _report_folder(results) / "explorer.html"
+    if spec not in preset_files.names() and not spec.endswith(".toml") and Path(spec).is_file():
+        made = one_file.page(Path(spec), _sizes(shape))
+        target = output or Path(spec).with_suffix(".html")
+    else:
+        if shape:
+            raise _shape_of_experiment(shape)
+        results = _results(*_existing(spec, common))
+        made = experiment.page(results, partial(_loaded, data_dir))
+        target = output or _report_folder(results) / "explorer.html"
     files.deliver(target, page.text(made).encode())
     print(target)
     return 0
+
+
+def _loaded(data_dir: Path | None, name: str) -> "data.Dataset | None":
+    """The data set, or None, and why on standard error, where it is not there: the page is without examples."""
+    try:
+        return data.load(name, data_dir)
+    except DataError as error:
+        sys.stderr.write(f"tombola: no examples: {error}\n")
+        return None
+
+
+def _sizes(shape: str) -> tuple[int, ...]:
+    sizes = shape.split(",") if shape else []
+    if sizes and (len(sizes) != 3 or not all(size.strip().isdecimal() and int(size) for size in sizes)):
+        raise BadInput(
+            where="--shape", expected="channels,height,width", found=shape, todo="1,28,28 is a grey image of 28 x 28."
+        )
+    return tuple(map(int, sizes))
+
+
+def _shape_of_experiment(shape: str) -> BadInput:
+    todo = "Leave it out: the data set of an experiment says it."
+    return BadInput(where="--shape", expected="none, of an experiment", found=shape, todo=todo)
 
 
 @app.command

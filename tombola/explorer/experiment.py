@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from tombola import models, prunable, weights
 from tombola.explorer.coding import Blobs
 from tombola.explorer.filling import Line, Look, Network, fill
-from tombola.explorer.layers import chained, layer
+from tombola.explorer.layers import chained, layer, one_after_another
 from tombola.explorer.record import Level, Page
 from tombola.explorer.shown import Shown
 from tombola.lab.results import Result, Results
 from tombola.layers import Layout, layouts
+from tombola.recipe import Recipe
 from tombola.study.units import Excitement, excitement
 from tombola.study.verdict import Verdict, points
 
@@ -31,6 +32,7 @@ COLUMNS = {
     "final_validation_loss": ("validation loss at the end", "number"),
 }
 
+NO_EXAMPLES = "The data set is not there, so there are no examples that excite a unit."
 ROUNDED = "Weights are rounded to 1/127 of the largest in their layer; all other numbers are those of the table."
 
 Load = Callable[[str], "Dataset | None"]
@@ -55,25 +57,30 @@ def page(results: Results, load: Load, room: int = ROOM) -> Page:
         title=f"{results.experiment.name}: {results.network}",
         about=results.experiment.spec.about,
         shape=facts.shape,
-        chained=chained(network.layers),
+        chained=one_after_another(model) and chained(network.layers),
         layers=network.layers,
         columns={name: words for name, words in COLUMNS.items() if name in results.rows[0].values},
         series=tuple(series),
         parts=tuple(blobs.parts),
         examples=tuple(shown.sets),
         excited=tuple(place for place, each in enumerate(network.layers) if each.name in seen),
-        notes=[*_draws(results), *notes, ROUNDED],
+        notes=[*_draws(results), *notes, *([] if shown.sets else [NO_EXAMPLES]), ROUNDED],
     )
 
 
 def _model(results: Results) -> "nn.Module":
-    recipe, facts = results.rows[0].row.run.recipe, results.experiment.spec.facts
+    recipe, facts = _recipe(results), results.experiment.spec.facts
     return models.build(recipe.model, facts.shape, facts.classes, recipe.init, init_seed=0).eval()
+
+
+def _recipe(results: Results) -> Recipe:
+    return results.rows[0].row.run.recipe
 
 
 def _network(model: "nn.Module", mask: "Mask") -> Network:
     kinds, known = prunable.prunable(model), layouts(model)
-    layers = [layer(name, kinds.get(name, "named"), one.shape, known.get(name, Layout())) for name, one in mask.items()]
+    names = [*(name for name in kinds if name in mask), *(name for name in mask if name not in kinds)]
+    layers = [layer(name, kinds.get(name, "named"), mask[name].shape, known.get(name, Layout())) for name in names]
     return Network(tuple(layers), known)
 
 

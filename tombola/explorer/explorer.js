@@ -120,9 +120,12 @@ function degrees(flags, k) {
 const isImage = page.shape.length === 3;
 const firstReadsImage = isImage && page.layers[0].inputs === page.shape[0] * page.shape[1] * page.shape[2];
 
+/** The layers in the drawing: all, or where they do not simply follow each other, one alone. */
+const drawnLayers = () => (page.chained ? page.layers.map((_, k) => k) : [Math.max(0, view.layer)]);
+
 /** How many inputs of layer k belong to one unit of the layer before; 0 where that is not what it reads. */
 function spread(k) {
-  if (k === 0 || k >= page.layers.length) return 0;
+  if (!page.chained || k === 0 || k >= page.layers.length) return 0;
   const inputs = page.layers[k].inputs * page.layers[k].groups;
   return inputs % page.layers[k - 1].outputs === 0 ? inputs / page.layers[k - 1].outputs : 0;
 }
@@ -301,13 +304,15 @@ function prepared(canvas, height) {
 
 /** Where the units of each column stand: first what the first layer reads, then each layer's units. */
 function columns(width, height) {
-  const counts = [page.layers[0].inputs * page.layers[0].groups, ...page.layers.map((layer) => layer.outputs)];
+  const drawn = drawnLayers();
+  const first = page.layers[drawn[0]];
+  const counts = [first.inputs * first.groups, ...drawn.map((k) => page.layers[k].outputs)];
   const top = 26;
   const tall = height - top - 12;
   return counts.map((count, column) => {
     const share = width / counts.length;
     const left = share * column;
-    if (column === 0 && firstReadsImage) return imageColumn(left, share, top, tall);
+    if (column === 0 && drawn[0] === 0 && firstReadsImage) return imageColumn(left, share, top, tall);
     const wide = share * (counts.length > 8 ? 0.5 : 0.34);
     const across = Math.max(1, Math.ceil(Math.sqrt((count * wide) / tall)));
     const step = Math.min(18, tall / Math.ceil(count / across), across > 1 ? wide / across : 18);
@@ -335,18 +340,18 @@ function drawNetwork(net) {
   const colour = paint();
   places = columns(width, height);
   const told = [];
-  const layerCount = page.layers.length;
+  const layerCount = drawnLayers().length;
   const room = Math.max(60, Math.floor(MOST_LINES / layerCount));
   context.lineWidth = 0.7;
-  page.layers.forEach((layer, k) => {
+  for (const k of drawnLayers()) {
     const { pairs, linked, how } = chosenPairs(net, k, room);
-    if (linked) told.push({ layer, drawn: pairs.length, linked, how });
+    if (linked) told.push({ layer: page.layers[k], drawn: pairs.length, linked, how });
     drawPairs(context, colour, net, k, pairs, layerCount > 8 ? 0.12 : 0.22);
-  });
+  }
   if (view.layer >= 0) drawChosen(context, colour, net);
   drawUnits(context, colour, net);
   at("drawn").textContent = drawnSentence(told);
-  at("network").setAttribute("aria-label", `The network as ${page.layers.length} layers. ${drawnSentence(told)}`);
+  at("network").setAttribute("aria-label", `The network, ${drawnLayers().length} of ${page.layers.length} layers drawn. ${drawnSentence(told)}`);
 }
 
 function drawPairs(context, colour, net, k, pairs, opacity) {
@@ -370,10 +375,9 @@ function drawPairs(context, colour, net, k, pairs, opacity) {
 function line(context, k, o, inside) {
   const layer = page.layers[k];
   const j = Math.floor(o / (layer.outputs / layer.groups)) * layer.inputs + inside;
-  const from = k === 0 ? j : spread(k) ? Math.floor(j / spread(k)) : -1;
-  if (from < 0) return;
-  context.moveTo(...places[k].at(from));
-  context.lineTo(...places[k + 1].at(o));
+  const column = drawnLayers().indexOf(k);
+  context.moveTo(...places[column].at(spread(k) ? Math.floor(j / spread(k)) : j));
+  context.lineTo(...places[column + 1].at(o));
 }
 
 function drawChosen(context, colour, net) {
@@ -381,12 +385,12 @@ function drawChosen(context, colour, net) {
   const draw = (k, o, from, sum) => {
     context.strokeStyle = colour(net.trained ? (sum < 0 ? "minus" : "plus") : "kept");
     context.beginPath();
-    context.moveTo(...places[k].at(from));
-    context.lineTo(...places[k + 1].at(o));
+    const column = drawnLayers().indexOf(k);
+    context.moveTo(...places[column].at(from));
+    context.lineTo(...places[column + 1].at(o));
     context.stroke();
   };
-  if (view.layer === 0 || spread(view.layer))
-    for (const [from, sum] of reads(net, view.layer, view.unit)) draw(view.layer, view.unit, from, sum);
+  for (const [from, sum] of reads(net, view.layer, view.unit)) draw(view.layer, view.unit, from, sum);
   for (const [o, sum] of feeds(net, view.layer, view.unit)) draw(view.layer + 1, o, view.unit, sum);
   context.lineWidth = 0.7;
 }
@@ -394,8 +398,9 @@ function drawChosen(context, colour, net) {
 function drawUnits(context, colour, net) {
   context.font = "11px system-ui, sans-serif";
   context.textAlign = "center";
+  const drawn = drawnLayers();
   places.forEach((column, c) => {
-    const read = c < page.layers.length ? readBy(net, c, column.count) : null;
+    const read = c < drawn.length ? readBy(net, drawn[c], column.count) : null;
     const most = read ? Math.max(1, ...read) : 1;
     for (let unit = 0; unit < column.count; unit++) {
       const [x, y] = column.at(unit);
@@ -408,14 +413,14 @@ function drawUnits(context, colour, net) {
       context.globalAlpha = 1;
       context.beginPath();
       context.arc(x, y, column.radius, 0, 7);
-      const dead = c > 0 && isDead(net, c - 1, unit);
+      const dead = c > 0 ? isDead(net, drawn[c - 1], unit) : read[unit] === 0;
       context.fillStyle = colour(dead ? "gone" : "kept");
       context.fill();
-      if (c - 1 === view.layer && unit === view.unit) ring(context, colour, x, y, column.radius);
+      if (c > 0 && drawn[c - 1] === view.layer && unit === view.unit) ring(context, colour, x, y, column.radius);
     }
     context.globalAlpha = 1;
     context.fillStyle = colour("soft");
-    if (places.length <= 8) context.fillText(c ? page.layers[c - 1].label : "input", column.at(0)[0] + middle(column), 14);
+    if (places.length <= 8) context.fillText(c ? page.layers[drawn[c - 1]].label : "input", column.at(0)[0] + middle(column), 14);
   });
 }
 
@@ -434,10 +439,13 @@ function ring(context, colour, x, y, radius) {
 function readBy(net, column, count) {
   const from = net.counts[column].from;
   if (from.length === count) return from;
-  const share = spread(column);
-  const found = new Uint32Array(count);
-  if (share) from.forEach((value, j) => (found[Math.floor(j / share)] += value));
-  return found;
+  const counts = net.counts[column];
+  if (!counts.read) {
+    const share = spread(column);
+    counts.read = new Uint32Array(count);
+    if (share) from.forEach((value, j) => (counts.read[Math.floor(j / share)] += value));
+  }
+  return counts.read;
 }
 
 /** A unit that reads nothing, or that nothing reads; where it is not known what reads it, only the former. */
@@ -452,7 +460,7 @@ function drawnSentence(told) {
   );
   const more = told.length > 6 ? `; and so on in ${told.length - 6} more layers` : "";
   const kind = page.layers.some((layer) => layer.window.length) ? "Lines are connections (of a convolution, whole kernels)" : "Lines are weights";
-  const jump = page.chained ? "" : " Connections that skip layers are not drawn.";
+  const jump = page.chained ? "" : " One layer is drawn at a time, its inputs left of it: in this network layers do not simply follow each other.";
   return `${kind}, red above 0 and blue below. Drawn: ${named.join("; ")}${more}. Grey units are dead.${jump}`;
 }
 
@@ -855,7 +863,7 @@ let turn = 0;
 async function show() {
   const mine = ++turn;
   const series = seriesNow();
-  const begin = performance.now();
+  document.body.dataset.busy = "yes";
   const net = await network(series, view.place);
   if (mine !== turn) return;
   showControls(series);
@@ -866,7 +874,7 @@ async function show() {
   showTables(series, net);
   keepInAddress(net);
   document.body.dataset.shown = `${view.arm}/${view.replicate}/${net.level.level}/${view.layer < 0 ? "" : unitName(view.layer, view.unit)}`;
-  document.body.dataset.milliseconds = (performance.now() - begin).toFixed(1);
+  delete document.body.dataset.busy;
 }
 
 function showControls(series) {
@@ -907,7 +915,7 @@ function nearest(x, y) {
     for (let unit = 0; unit < column.count; unit++) {
       const [left, top] = column.at(unit);
       const distance = (left - x) ** 2 + (top - y) ** 2;
-      if (!best || distance < best.distance) best = { distance, layer: c - 1, unit };
+      if (!best || distance < best.distance) best = { distance, layer: drawnLayers()[c - 1], unit };
     }
   });
   return best && best.distance < 400 ? { layer: best.layer, unit: best.unit } : null;

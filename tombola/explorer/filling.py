@@ -101,10 +101,15 @@ def _masked(lines: Sequence[Line], network: Network, blobs: Blobs) -> list[Serie
 
 
 def _weighed(lines: Sequence[Line], series: Sequence[Series], network: Network, blobs: Blobs) -> list[Series]:
+    """With weights: of the first replicate all levels, then of all others, the sparsest level first."""
     levels = [list(each.levels) for each in series]
-    for line, own in zip(lines, levels, strict=True):
-        for place in reversed(range(len(own))):
-            own[place] = _with_weights(own[place], line, line.looks[place], network, blobs)
+    first = min((line.replicate for line in lines), default=0)
+    order = sorted(
+        (lines[each].replicate != first, -place, each) for each, own in enumerate(levels) for place in range(len(own))
+    )
+    for _, negative, each in order:
+        line, place = lines[each], -negative
+        levels[each][place] = _with_weights(levels[each][place], line, line.looks[place], network, blobs)
     return [replace(each, levels=tuple(own)) for each, own in zip(series, levels, strict=True)]
 
 
@@ -146,16 +151,25 @@ def _listed(lines: Sequence[Line]) -> str:
 
 
 def _without_weights(series: Sequence[Series], lines: Sequence[Line]) -> list[str]:
-    notes = []
+    lacking = []
     for each, line in zip(series, lines, strict=False):
-        lacking = [
-            str(level.level)
-            for level, look in zip(each.levels, line.looks, strict=True)
-            if look.trained and level.trained is None
-        ]
-        if lacking:
-            notes.append(
-                f"{each.arm} of replicate {each.replicate}: only the masks of level {', '.join(lacking)}, and not the "
-                "weights, so that the page stays small."
-            )
-    return notes
+        pairs = zip(each.levels, line.looks, strict=True)
+        if levels := [level.level for level, look in pairs if look.trained and level.trained is None]:
+            lacking.append(f"{each.arm} of replicate {each.replicate} (level {_ranges(levels)})")
+    said = f"Masks only, and no weights, so that the page stays small: {'; '.join(lacking)}."
+    return [said] if lacking else []
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers for people.
+
+    >>> _ranges([0, 1, 2, 5, 7, 8])
+    '0-2, 5, 7-8'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+from torch import nn
+
 from tombola.explorer.record import Layer
 from tombola.layers import Layout
 
@@ -16,6 +18,19 @@ def layer(name: str, kind: str, shape: Sequence[int], layout: Layout) -> Layer:
     whole = (*shape, 1) if len(shape) == 1 else tuple(shape)  # a vector: one input
     outputs, inputs = whole[layout.outputs], whole[layout.inputs]
     return Layer(name, kind, outputs, inputs, tuple(whole[2:]), layout.groups)
+
+
+def one_after_another(model: nn.Module) -> bool:
+    """Whether a model does what its modules do, one after the other, and nothing else.
+
+    >>> one_after_another(nn.Sequential(nn.Linear(1, 2), nn.Sequential(nn.ReLU(), nn.Linear(2, 1))))
+    True
+    >>> one_after_another(nn.TransformerEncoderLayer(4, 1))
+    False
+    """
+    return not list(model.children()) or (
+        type(model) is nn.Sequential and all(one_after_another(each) for each in model.children())
+    )
 
 
 def chained(layers: Sequence[Layer]) -> bool:

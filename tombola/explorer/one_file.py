@@ -96,14 +96,7 @@ def _page(
         columns=columns,
         series=tuple(series),
         parts=tuple(blobs.parts),
-        notes=[
-            *notes,
-            *left_out,
-            NO_EXAMPLES,
-            *([FOLLOWING] if follow else []),
-            *([] if shape else [NO_PLACE]),
-            ROUNDED,
-        ],
+        notes=[*notes, *left_out, *unknown, ROUNDED],
     )
 
 

@@ -21,6 +21,8 @@ from tombola.data import (
     mnist,
     normalise,
     shakespeare64,
+    sinusoids,
+    slow_sinusoids,
     splits,
     sst2,
     subset,
@@ -48,6 +50,8 @@ SOURCES: dict[str, ModuleType] = {
     "shakespeare": text,
     "shakespeare64": shakespeare64,
     "sst2": sst2,
+    "sinusoids": sinusoids,
+    "slow-sinusoids": slow_sinusoids,
 }
 
 

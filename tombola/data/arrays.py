@@ -7,4 +7,4 @@ from numpy.typing import NDArray
 
 ImageArrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
 TokenArrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-Arrays = tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]  # of either
+Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]  # of either, or of real numbers

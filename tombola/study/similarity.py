@@ -182,32 +182,34 @@ def _products(
     places = [slice(start, start + len(block)) for start, block in zip(starts, blocks, strict=True)]
     for row, place in enumerate(places):
         left = _gradients(model, parameters, chosen, output, blocks[row])
-        yield place, place, (left @ left.T).cpu().double()
+        yield place, place, _product_of(left, left)
         for other in range(row):
             right = _gradients(model, parameters, chosen, output, blocks[other])
-            yield place, places[other], (left @ right.T).cpu().double()
+            yield place, places[other], _product_of(left, right)
+
+
+def _product_of(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    products = [(one @ other.T).cpu().double() for one, other in zip(left, right, strict=True)]
+    return torch.stack(products).sum(0)
 
 
 def _gradients(
     model: nn.Module, parameters: Mapping[str, Tensor], chosen: Mapping[str, Tensor], output: int, inputs: Tensor
-) -> Tensor:
-    """The gradient of one output by what lives, one row for each input."""
+) -> list[Tensor]:
+    """The gradients of one output by what lives of each parameter, one row for each input."""
 
     def answer(changed: dict[str, Tensor], example: Tensor) -> Tensor:
         answers: Tensor = functional_call(model, changed, (example[None],))
         return answers.flatten()[output]
 
     of_each = vmap(grad(answer), in_dims=(None, 0))
-    rows = []
+    rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
     for part in inputs.split(AT_ONCE):
-        found = of_each(dict(parameters), part)
-        flat = {name: value.flatten(1) for name, value in found.items()}
-        rows.append(
-            torch.cat(
-                [value.index_select(1, chosen[name]) if name in chosen else value for name, value in flat.items()], 1
-            )
-        )
-    return torch.cat(rows)
+        for name, value in of_each(dict(parameters), part).items():
+            places, flat = chosen.get(name), value.flatten(1)
+            whole = places is None or len(places) == flat.shape[1]
+            rows[name].append(flat if whole else flat.index_select(1, places))
+    return [torch.cat(parts) for parts in rows.values()]
 
 
 @dataclass(frozen=True)

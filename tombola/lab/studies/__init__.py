@@ -12,6 +12,7 @@ from tombola.lab.studies import (
     gradients,
     overlap,
     signs,
+    spectrum,
     stability,
     untrained,
 )
@@ -41,6 +42,7 @@ STUDIES: dict[str, Study] = {
         gradients.STUDY,
         anatomy.STUDY,
         components.STUDY,
+        spectrum.STUDY,
         features.STUDY,
     )
 }

@@ -46,6 +46,21 @@ def arms(study: str, given: Sequence[str], setting: Setting) -> Iterator[Fault]:
             yield Fault(f"study.{study}.arms", f"arms of the spec ({', '.join(setting.spec.arms)})", repr(arm))
 
 
+def beside_ticket(study: str, given: Sequence[str], setting: Setting) -> Iterator[Fault]:
+    """Arms that are neither the ticket nor one of its controls, or are named twice, or leave out the ticket.
+
+    Args:
+        study: its name.
+        given: the arms whose networks it is asked of; controls may be others than the spec's.
+    """
+    yield from repeated(f"study.{study}.arms", "arm", given)
+    for place, arm in enumerate(given):
+        if arm not in (known := ("ticket", *setting.controls)):
+            yield Fault(f"study.{study}.arms.{place}", f"one of {', '.join(known)}", repr(arm))
+    if "ticket" not in given:
+        yield Fault(f"study.{study}.arms", "the ticket among them, beside which the others are", ", ".join(given))
+
+
 def orders(study: str, orders: int, networks: int, setting: Setting) -> Iterator[Fault]:
     """More pairs of data orders than anybody could measure.
 

@@ -142,12 +142,7 @@ def _handed(model: "nn.Module", layer: str, inputs: "Tensor") -> "Tensor":
 def faults(table: FeaturesSpec, setting: Setting) -> Iterator[Fault]:
     """What of the table the experiment cannot answer."""
     yield from checks.levels("features", table.levels, setting, least=1)
-    yield from checks.repeated("study.features.arms", "arm", table.arms)
-    for place, arm in enumerate(table.arms):
-        if arm not in (known := ("ticket", *setting.controls)):
-            yield Fault(f"study.features.arms.{place}", f"one of {', '.join(known)}", repr(arm))
-    if "ticket" not in table.arms:
-        yield Fault("study.features.arms", "the ticket among them, which all others are compared with", str(table.arms))
+    yield from checks.beside_ticket("features", table.arms, setting)
     if setting.spec.facts.text:
         yield Fault(
             "study.features", "data whose examples have one vector of features at each layer", "texts", "no study"

@@ -233,7 +233,7 @@ def test_what_has_no_room_is_left_out_and_named(found: Results) -> None:
     whole = experiment.page(found, data.load)
     for share in (0.8, 0.3, 0.05):
         room = int(share * sum(map(len, whole.parts)))
-        small = experiment.page(found, data.load, room)
+        small = experiment.page(found, data.load, room=room)
         assert sum(map(len, small.parts)) <= room
         lacking = [level for series in small.series for level in series.levels if level.trained is None]
         assert bool(lacking) or len(small.series) < len(whole.series)

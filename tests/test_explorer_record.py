@@ -1,5 +1,6 @@
 """The page's record: what is coded is decoded again, what has no room is named, and nothing else is in it."""
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,15 @@ def test_weights_as_bytes_are_close_and_keep_their_signs(thousandths: list[int])
     found = np.frombuffer(content, np.int8)
     assert np.array_equal(np.sign(found), np.sign(values))
     assert np.all(np.abs(found * unit - values) <= unit * 1.001)
+
+
+def test_all_that_the_page_is_made_of_is_in_the_package() -> None:
+    root = Path(one_file.__file__).parents[2]
+    if not (root / "pyproject.toml").is_file():
+        pytest.skip("needs the checkout")
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["tombola"]
+    files = [each for each in (root / "tombola" / "explorer").iterdir() if each.suffix not in (".py", "")]
+    assert files and all(any(each.match(f"tombola/{pattern}") for pattern in patterns) for each in files)
 
 
 def test_parts_that_are_of_use_only_together_come_together_or_not_at_all() -> None:

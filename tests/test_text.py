@@ -1,7 +1,9 @@
 """Texts as data sets: their tokens and spans, what is asked about them, and experiments on them from end to end."""
 
+import base64
 import hashlib
 import os
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from tombola.data.shared import attach, publish
 from tombola.engine import Choice
 from tombola.errors import DataError, SpecError
 from tombola.evaluate import evaluate
+from tombola.explorer import experiment
 from tombola.lab.attempt import do, do_all
 from tombola.lab.plan import Plan, plan
 from tombola.lab.results import criteria, results
@@ -107,6 +110,16 @@ def test_words_are_those_of_the_pool_and_seen_twice() -> None:
     images, labels, test, test_labels = sst2.arrays([("a b a", 1), ("b c", 0)], [("c d a", 0), ("a " * 9, 1)], length=4)
     assert images.tolist() == [[2, 3, 2, 0], [3, 1, 0, 0]] and labels.tolist() == [1, 0]
     assert test.tolist() == [[1, 1, 2, 0], [2, 2, 2, 2]] and test_labels.tolist() == [0, 1]
+
+
+def test_words_are_what_the_tokens_stand_for(small: Path) -> None:
+    spelled = data.words("shakespeare-100", small)
+    tokens = data.load("shakespeare", small).images[:20].flatten().tolist()
+    assert "".join(spelled[token] for token in tokens) == PLAY[: len(tokens)].decode()
+    words, sentences = data.words("sst2", small), data.load("sst2", small).test_images.tolist()
+    known = [" ".join(word for token in sentence if (word := words[token])) for sentence in sentences]
+    assert known == [" ".join(sentence.split()[:8]) for sentence, _ in reviews(47, 2)]
+    assert data.words("digits") == []
 
 
 @pytest.mark.parametrize("name", ["shakespeare", "shakespeare64", "sst2"])
@@ -317,6 +330,23 @@ def test_an_experiment_on_a_text_from_end_to_end(name: str, small: Path, tmp_pat
         assert model.get_parameter("output.weight") is model.get_parameter("tokens.weight")
         assert torch.equal(found.weights["output.weight"], found.weights["tokens.weight"])
     assert found.mask.total == prunable.full(model).total
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_page_of_texts_has_their_words_and_what_units_read(name: str, small: Path, tmp_path: Path) -> None:
+    wanted, store = planned(name), Store(tmp_path / "store")
+    store.open()
+    worker = Worker(store, small)
+    assert all(do(run, worker, lambda *seen: None)[0] == "stored" for run in wanted.runs)
+    made = experiment.page(results(wanted, store), lambda name: data.load(name, small), data.words(name, small))
+    assert len(made.words) == made.shape[1] and not made.chained
+    level = made.series[0].levels[-1]
+    assert level.exciting is not None and level.reading is not None
+    read = {made.layers[place].label for place in level.reading[1]}
+    assert read >= {"blocks.0.attention.query", "blocks.0.attention.key", "blocks.0.attention.value"}
+    outputs = sum(made.layers[place].outputs for place in level.reading[1])
+    content = zlib.decompress(base64.b64decode(made.parts[level.reading[0]]))
+    assert len(content) == 6 * made.top * outputs
 
 
 @pytest.mark.parametrize("name", RECIPES)

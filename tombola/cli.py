@@ -389,7 +389,9 @@ def explore(
         if shape:
             raise _shape_of_experiment(shape)
         results = _results(*_existing(spec, common))
-        made = experiment.page(results, partial(_loaded, data_dir))
+        load = partial(_loaded, data_dir)
+        recipe = results.experiment.spec.recipe
+        made = experiment.page(results, load, data.words(recipe.data, data_dir) if load(recipe.data) else ())
         target = output or _report_folder(results) / "explorer.html"
     files.deliver(target, page.text(made).encode())
     print(target)

@@ -204,6 +204,19 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     return Dataset(facts(name), *(torch.tensor(array) for array in read(name, data_dir)))
 
 
+def words(name: str, data_dir: Path | None = None) -> list[str]:
+    """What each token of the texts of a data set stands for; empty where its examples are no texts.
+
+    Raises:
+        DataError, BadInput: as `load`.
+    """
+    if is_tokenised(name):
+        return tokenised.words(name)
+    source = None if is_folder(name) else SOURCES.get(subset.parts(variants.parts(name)[0])[0])
+    known = getattr(source, "words", None)
+    return list(known(data_dir)) if known else []
+
+
 def read(name: str, data_dir: Path | None) -> Arrays:
     """The pool's images and labels and the test set's, read and checked against the data set's checksum; no folder's.
 

@@ -23,6 +23,9 @@ FACTS: Facts = replace(
 )
 
 
+words = text.words
+
+
 def read(data_dir: Path | None) -> TokenArrays:
     """As `text.read`, in shorter blocks.
 

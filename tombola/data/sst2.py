@@ -85,6 +85,16 @@ def arrays(pool: Sequence[tuple[str, int]], test: Sequence[tuple[str, int]], len
     return images, labels, test_images, test_labels
 
 
+def words(data_dir: Path | None) -> list[str]:
+    """The word that each token stands for; nothing for padding.
+
+    Raises:
+        DataError: as `read`.
+    """
+    pool, _ = sentences(data_dir)
+    return ["", "(unknown)", *vocabulary(sentence for sentence, _ in pool)]
+
+
 def vocabulary(sentences: Iterable[str]) -> dict[str, int]:
     """The token of each word that `sentences` have at least `LEAST` times, by the alphabet.
 

@@ -62,6 +62,15 @@ def whole(data_dir: Path | None) -> bytes:
     return _checked(fetch("tinyshakespeare", FILE, HOMES, data_dir, check=_checked))
 
 
+def words(data_dir: Path | None) -> list[str]:
+    """The character that each token stands for.
+
+    Raises:
+        DataError: as `read`.
+    """
+    return [chr(code) for code in np.unique(np.frombuffer(whole(data_dir), np.uint8))]
+
+
 def arrays(text: bytes, ends: tuple[int, int, int], length: int) -> TokenArrays:
     """Of a text of one byte a character, whose tokens are its characters in the order of their codes.
 

@@ -90,6 +90,17 @@ def padding(name: str) -> int:
     return int(said["pad_id"])
 
 
+def words(name: str) -> list[str]:
+    """What each token stands for, as the tokenizer writes it.
+
+    Raises:
+        BadInput: as `facts`.
+    """
+    path = _file(parts(name)[1])
+    tokenizer = _tokenizer(str(path), path.stat().st_mtime_ns)
+    return [tokenizer.id_to_token(token) or "" for token in range(tokenizer.get_vocab_size())]
+
+
 def _tokens(labelled: Sequence[tuple[str, int]], tokenizer: "Tokenizer") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     found = tokenizer.encode_batch([sentence for sentence, _ in labelled])
     tokens = np.array([each.ids for each in found], np.int64)

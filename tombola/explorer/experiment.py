@@ -1,19 +1,19 @@
 """The page of an experiment's finished runs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from tombola import models, prunable, weights
 from tombola.explorer.coding import Blobs
-from tombola.explorer.filling import Line, Look, Network, fill
+from tombola.explorer.filling import Answers, Line, Look, Network, fill
 from tombola.explorer.layers import chained, layer, one_after_another
 from tombola.explorer.record import Level, Page
 from tombola.explorer.shown import Shown
 from tombola.lab.results import Result, Results
 from tombola.layers import Layout, layouts
 from tombola.recipe import Recipe
-from tombola.study.units import Excitement, excitement
+from tombola.study.units import excitement, reading
 from tombola.study.verdict import Verdict, points
 
 if TYPE_CHECKING:
@@ -36,14 +36,16 @@ NO_EXAMPLES = "The data set is not there, so there are no examples that excite a
 ROUNDED = "Weights are rounded to 1/127 of the largest in their layer; all other numbers are those of the table."
 
 Load = Callable[[str], "Dataset | None"]
+MOST_TOKENS = 2**16  # of which each is two bytes
 
 
-def page(results: Results, load: Load, room: int = ROOM) -> Page:
+def page(results: Results, load: Load, words: Sequence[str] = (), room: int = ROOM) -> Page:
     """The page of what is finished.
 
     Args:
         results: some, at least.
         load: the data set of a name, for examples; None where it is not there.
+        words: what each token of its texts stands for.
         room: for how many characters of binary parts.
     """
     facts, blobs = results.experiment.spec.facts, Blobs(room)
@@ -64,6 +66,7 @@ def page(results: Results, load: Load, room: int = ROOM) -> Page:
         parts=tuple(blobs.parts),
         examples=tuple(shown.sets),
         excited=tuple(place for place, each in enumerate(network.layers) if each.name in seen),
+        words=tuple(words),
         notes=[*_draws(results), *notes, *([] if shown.sets else [NO_EXAMPLES]), ROUNDED],
     )
 
@@ -117,16 +120,20 @@ def _line(name: tuple[str, int], rows: Sequence[Result], results: Results, with_
     dataset = load(rows[0].row.run.recipe.data)
     if dataset is None:
         return Line(arm, number, looks)
+    text = dataset.facts.shape if dataset.facts.text else ()
     examples, inputs = shown.of(dataset.normalised(rows[0].row.run.recipe.normalise))
-    return Line(arm, number, looks, partial(_excitement, model, inputs), examples)
+    return Line(arm, number, looks, partial(_answers, model, text, inputs), examples)
 
 
 _Examples = tuple[Load, Shown, "nn.Module"]
 
 
-def _excitement(model: "nn.Module", inputs: "Tensor", trained: "Weights") -> Mapping[str, Excitement]:
+def _answers(model: "nn.Module", text: tuple[int, ...], inputs: "Tensor", trained: "Weights") -> Answers:
+    """Of a network with these weights; `text` is the length of texts and how many kinds of tokens there are."""
     weights.put(model, trained)
-    return excitement(model, list(prunable.prunable(model)), inputs)
+    names = list(prunable.prunable(model))
+    read = reading(model, names, vocabulary=text[1], length=text[0]) if text and text[1] <= MOST_TOKENS else {}
+    return Answers(excitement(model, names, inputs), read)
 
 
 def _look(result: Result, results: Results) -> Look:

@@ -38,13 +38,14 @@ function flags(code, bytes, place, count) {
   return kept;
 }
 
-const networks = new Map(); // the last few that were looked at
+const networks = new Map(); // the last that were looked at, and their neighbours
+const MOST_NETWORKS = Math.max(4, Math.floor(2e7 / page.layers.reduce((sum, layer) => sum + weightsOf(layer), 0)));
 
 async function network(series, place) {
   const name = `${page.series.indexOf(series)}/${place}`;
   if (!networks.has(name)) {
-    if (networks.size > 3) networks.delete(networks.keys().next().value);
-    networks.set(name, await decodedNetwork(series, place));
+    if (networks.size >= MOST_NETWORKS) networks.delete(networks.keys().next().value);
+    networks.set(name, decodedNetwork(series, place));
   }
   return networks.get(name);
 }
@@ -63,6 +64,7 @@ async function decodedNetwork(series, place) {
     start,
     startUnit: level.start && level.start[1],
     exciting: level.exciting === null ? null : excitement(await part(level.exciting)),
+    reading: level.reading === null ? new Map() : reading(await part(level.reading[0]), level.reading[1]),
     counts: kept.map(degrees),
   };
 }
@@ -86,14 +88,28 @@ function whole(values) {
 function excitement(bytes) {
   const counts = page.excited.map((k) => page.layers[k].outputs * page.top);
   const all = counts.reduce((sum, count) => sum + count, 0);
-  const values = new Float32Array(bytes.slice(all, 5 * all).buffer);
+  const spots = new Uint16Array(bytes.slice(all, 3 * all).buffer);
+  const values = new Float32Array(bytes.slice(3 * all, 7 * all).buffer);
   const found = new Map();
   let next = 0;
   page.excited.forEach((k, n) => {
-    found.set(k, { places: bytes.subarray(next, next + counts[n]), values: values.subarray(next, next + counts[n]) });
+    const end = next + counts[n];
+    found.set(k, { places: bytes.subarray(next, end), spots: spots.subarray(next, end), values: values.subarray(next, end) });
     next += counts[n];
   });
   return found;
+}
+
+/** The tokens that units read most, by layer. */
+function reading(bytes, layers) {
+  const top = Math.min(page.top, page.shape[1]);
+  const counts = layers.map((k) => page.layers[k].outputs * top);
+  const all = counts.reduce((sum, count) => sum + count, 0);
+  const tokens = new Uint16Array(bytes.slice(0, 2 * all).buffer);
+  const values = new Float32Array(bytes.slice(2 * all, 6 * all).buffer);
+  let next = 0;
+  const found = layers.map((k, n) => [k, { top, tokens: tokens.subarray(next, next + counts[n]), values: values.subarray(next, (next += counts[n])) }]);
+  return new Map(found);
 }
 
 /** How many kept weights each unit of a layer has, and each of its inputs. */
@@ -118,6 +134,7 @@ function degrees(flags, k) {
 // ---------------------------------------------------------------- which units are linked
 
 const isImage = page.shape.length === 3;
+const isText = page.shape.length === 2;
 const firstReadsImage = isImage && page.layers[0].inputs === page.shape[0] * page.shape[1] * page.shape[2];
 
 /** The layers in the drawing: all, or where they do not simply follow each other, one alone. */
@@ -480,8 +497,7 @@ function drawMasks(net) {
   const size = firstSize();
   const layer = page.layers[0];
   if (!size) {
-    at("masks").hidden = true;
-    at("masks-about").textContent = "Its weights are not laid out as a picture.";
+    at("first-layer").hidden = true;
     return;
   }
   const units = Math.min(layer.outputs, MOST_PICTURES);
@@ -635,9 +651,10 @@ function showUnit(series, net) {
   const into = net.counts[k].into[unit];
   const fed = feeds(net, k, unit);
   const all = layer.inputs * windowOf(layer);
-  const feeding = spread(k + 1) ? ` feeds ${whole0(fed.length)} of the ${whole0(page.layers[k + 1].outputs)} units of ${page.layers[k + 1].label}` : k + 1 === page.layers.length ? " is an output" : " feeds what is not drawn";
+  const feeding = spread(k + 1) ? ` feeds ${whole0(fed.length)} of the ${whole0(page.layers[k + 1].outputs)} units of ${page.layers[k + 1].label}` : k + 1 === page.layers.length ? " is an output" : " what it feeds is not known here";
   const dead = into === 0 ? " It is dead: it reads nothing, and always gives the same." : isDead(net, k, unit) ? " It is dead: nothing reads it." : "";
-  at("unit-title").textContent = `Unit ${unitName(k, unit)}`;
+  const stands = isText && page.words.length === layer.outputs ? ` (${word(unit)})` : "";
+  at("unit-title").textContent = `Unit ${unitName(k, unit)}${stands}`;
   at("unit-sentence").textContent = `Unit ${unitName(k, unit)} keeps ${whole0(into)} of its ${whole0(all)} weights;${feeding}.${dead}`;
   holder.replaceChildren(...seen(net, k, unit), ...excites(series, net, k, unit), ...linked(net, k, unit, fed), ...moved(net, k, unit));
 }
@@ -645,8 +662,7 @@ function showUnit(series, net) {
 /** What a unit sees, as a picture: its own weights, or the sum over all paths from the image to it. */
 function seen(net, k, unit) {
   const layer = page.layers[k];
-  const size = windowOf(layer);
-  const own = layer.inputs * size;
+  if (isText) return tokensRead(net, k, unit);
   if (layer.window.length === 2) return [heading("What it sees"), kernels(net, k, unit), note("One kernel for each channel that it reads; red above 0, blue below, grey pruned.")];
   if (!net.trained || !page.chained || !firstReadsImage) return [];
   const path = paths(net, k, unit);
@@ -708,17 +724,46 @@ const note = (words) => make("p", {}, words);
 function excites(series, net, k, unit) {
   const set = series.examples === null ? null : page.examples[series.examples];
   const own = net.exciting && net.exciting.get(k);
-  if (!set || !own || (set.part === null && !set.texts.length)) return [];
+  if (!set || !own || set.part === null) return [];
   const list = make("ul", { class: "pictures" });
   const places = [...own.places.subarray(unit * page.top, (unit + 1) * page.top)];
   const values = own.values.subarray(unit * page.top, (unit + 1) * page.top);
   places.forEach((place, n) => {
     const label = `answer ${set.labels[place]}, ${written.number(values[n])}`;
-    if (set.part === null) list.append(make("li", { class: "text" }, `${written.number(values[n])}: ${set.texts[place]}`));
+    if (isText) list.append(piece(set, place, own.spots[unit * page.top + n], values[n]));
     else list.append(make("li", {}, example(set, place, `example ${place}, ${label}`), make("br"), `${set.labels[place]}: ${written.number(values[n])}`));
   });
   const asleep = values[0] <= 0 ? " None of the examples brings it above 0." : "";
-  return [heading("What excites it most"), list, note(`The strongest of ${set.labels.length} examples of the test set, at the end of this level's training: right answer, and what the layer gives before what follows it.${asleep}`)];
+  return [heading("What excites it most"), list, note(`The strongest of ${set.labels.length} examples of the test set, at the end of this level's training: ${isText ? "what the layer gives, before what follows it, at the token that is marked" : "right answer, and what the layer gives before what follows it"}.${asleep}`)];
+}
+
+const AROUND = 12; // tokens on each side
+const word = (token) => (page.words[token] === undefined ? `token ${token}` : page.words[token].replace(/\n/g, "\u23ce"));
+const between = page.words.every((each) => [...each].length <= 1) ? "" : " ";
+
+/** The part of a text around a token, which is marked. */
+function piece(set, place, spot, value) {
+  const item = make("li", { class: "text" });
+  part(set.part).then((bytes) => {
+    const length = page.shape[0];
+    const tokens = new Uint16Array(bytes.buffer).subarray(place * length, (place + 1) * length);
+    const around = between ? AROUND : 2 * AROUND;
+    const words = (from, to) => [...tokens.subarray(Math.max(0, from), to)].map(word).filter(Boolean).join(between);
+    item.append(`${written.number(value)}: ${spot > around ? "\u2026" : ""}${words(spot - around, spot)}${between}`);
+    item.append(make("mark", {}, word(tokens[spot])), `${between}${words(spot + 1, spot + 1 + around)}`);
+  });
+  return item;
+}
+
+/** The tokens that a unit reads most, where it reads a text token by token. */
+function tokensRead(net, k, unit) {
+  const own = net.reading.get(k);
+  if (!own) return [];
+  const list = make("ul", { class: "units" });
+  for (let n = unit * own.top; n < (unit + 1) * own.top; n++)
+    if (own.values[n]) list.append(make("li", { class: own.values[n] < 0 ? "word minus" : "word plus" }, `${word(own.tokens[n])} ${weight(own.values[n])}`));
+  if (!list.children.length) return [heading("What it sees"), note("No token makes a difference to it.")];
+  return [heading("What it sees"), list, note("The tokens that its kept weights read most, through the embedding and what normalises it: what the layer gives for the token at the first positions, less the mean over all tokens.")];
 }
 
 function example(set, place, label) {
@@ -875,6 +920,12 @@ async function show() {
   keepInAddress(net);
   document.body.dataset.shown = `${view.arm}/${view.replicate}/${net.level.level}/${view.layer < 0 ? "" : unitName(view.layer, view.unit)}`;
   delete document.body.dataset.busy;
+  setTimeout(() => mine === turn && near(series), 50);
+}
+
+/** Unpacks the levels beside the one that is shown, before they are asked for. */
+async function near(series) {
+  for (const place of [view.place + 1, view.place - 1]) if (series.levels[place]) await network(series, place);
 }
 
 function showControls(series) {

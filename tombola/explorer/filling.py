@@ -9,7 +9,7 @@ import numpy as np
 from tombola.explorer.coding import Blobs, coded, quantised
 from tombola.explorer.record import Layer, Level, Series
 from tombola.layers import Layout
-from tombola.study.units import Excitement
+from tombola.study.units import Excitement, Reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,18 +35,26 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What the units of one network answer to: examples of the test set, and of texts single tokens."""
+
+    exciting: Mapping[str, Excitement]
+    reading: Mapping[str, Reading]
+
+
+@dataclass(frozen=True)
 class Line:
     """The networks of one arm and one replicate, by ascending level.
 
     Attributes:
-        excitement: what excites each unit most under given weights; None where there are no examples.
+        answers: those of the units under given weights; None where there are no examples.
         examples: the place of these among the page's sets.
     """
 
     arm: str
     replicate: int
     looks: Sequence[Look]
-    excitement: "Callable[[Weights], Mapping[str, Excitement]] | None" = None
+    answers: "Callable[[Weights], Answers] | None" = None
     examples: int | None = None
 
 
@@ -120,8 +128,19 @@ def _with_weights(level: Level, line: Line, look: Look, network: Network, blobs:
     trained, alive = look.trained(), network.flat(look.mask())
     living = [values[kept] for values, kept in zip(network.flat(trained), alive, strict=True)]
     part = _part(living, blobs)
-    excited = line.excitement(trained) if part and line.excitement else None
-    return replace(level, start=start, trained=part, exciting=blobs.add(_bytes(excited, network)) if excited else None)
+    weighed = replace(level, start=start, trained=part)
+    return _answered(weighed, line.answers(trained), network, blobs) if part and line.answers else weighed
+
+
+def _answered(level: Level, answers: Answers, network: Network, blobs: Blobs) -> Level:
+    exciting = blobs.add(_excitement_bytes(answers.exciting, network)) if answers.exciting else None
+    names = [layer.name for layer in network.layers]
+    read = [(place, answers.reading[name]) for place, name in enumerate(names) if name in answers.reading]
+    tokens = b"".join(each.tokens.numpy().astype("<u2").tobytes() for _, each in read)
+    values = b"".join(each.values.numpy().astype("<f4").tobytes() for _, each in read)
+    part = blobs.add(tokens + values) if read else None
+    reading = None if part is None else (part, tuple(place for place, _ in read))
+    return replace(level, exciting=exciting, reading=reading)
 
 
 def _part(values: Sequence[np.ndarray], blobs: Blobs) -> tuple[int, tuple[float, ...]] | None:
@@ -130,11 +149,12 @@ def _part(values: Sequence[np.ndarray], blobs: Blobs) -> tuple[int, tuple[float,
     return None if number is None else (number, tuple(unit for _, unit in codes))
 
 
-def _bytes(excited: Mapping[str, Excitement], network: Network) -> bytes:
-    """The places of all layers that have some, in their order; then the values, as float32."""
+def _excitement_bytes(excited: Mapping[str, Excitement], network: Network) -> bytes:
+    """The places of all layers that have some, in their order; then where in them; then the values, as float32."""
     own = [excited[layer.name] for layer in network.layers if layer.name in excited]
     places = b"".join(each.examples.numpy().astype(np.uint8).tobytes() for each in own)
-    return places + b"".join(each.values.numpy().astype("<f4").tobytes() for each in own)
+    spots = b"".join(each.spots.numpy().astype("<u2").tobytes() for each in own)
+    return places + spots + b"".join(each.values.numpy().astype("<f4").tobytes() for each in own)
 
 
 def _unseen(lines: Sequence[Line], kept: Sequence[Line], series: Sequence[Series]) -> list[str]:

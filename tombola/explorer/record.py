@@ -41,7 +41,8 @@ class Level:
         sentence: what there is to say of it, a verdict for one.
         trained: part with the weights at the end of training, living ones only, and what 1 is in each layer.
         start: part with the weights that training began with, all of them, likewise.
-        exciting: part with the examples that excite each unit most, and then how much.
+        exciting: part with the examples that excite each unit most, then where in them, then how much.
+        reading: part with the tokens that each unit reads most, then how much; and of which layers, by their place.
     """
 
     level: int
@@ -52,6 +53,7 @@ class Level:
     trained: tuple[int, tuple[float, ...]] | None = None
     start: tuple[int, tuple[float, ...]] | None = None
     exciting: int | None = None
+    reading: tuple[int, tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,13 @@ class Examples:
     """Some examples of the test set.
 
     Attributes:
-        part: bytes, one after the other, of images; None of texts.
-        texts: the pieces of text themselves.
+        part: bytes, one after the other, of images; of texts their tokens, two bytes each.
         labels: the right answers.
         white: the byte that stands for 1.
     """
 
     part: int | None
     labels: tuple[str, ...]
-    texts: tuple[str, ...] = ()
     white: int = 255
 
 
@@ -98,6 +98,7 @@ class Page:
         columns: what `Level.values` has: name -> (words, how it is written: `percent`, `count`, `number`).
         excited: from which layers `Level.exciting` has units, by their place among the layers.
         top: how many examples for each of these units.
+        words: what each token of a text stands for.
         notes: what is left out, and why.
     """
 
@@ -112,6 +113,7 @@ class Page:
     examples: tuple[Examples, ...] = ()
     excited: tuple[int, ...] = ()
     top: int = 9
+    words: tuple[str, ...] = ()
     notes: Sequence[str] = ()
 
     @property

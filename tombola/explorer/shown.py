@@ -46,7 +46,7 @@ class Shown:
         words = tuple(f"{label:g}" if isinstance(label, float) else str(label) for label in labels.tolist())
         words = words if single else ("",) * len(labels)
         if dataset.facts.text:
-            return Examples(None, words, tuple(" ".join(map(str, tokens)) for tokens in images.tolist()))
+            return Examples(self.blobs.add(images.numpy().astype("<u2").tobytes()), words)
         white = 255 if dataset.facts.real else dataset.facts.white
         return Examples(self.blobs.add(_bytes(images)), words, white=white)
 

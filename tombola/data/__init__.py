@@ -19,8 +19,10 @@ from tombola.data import (
     digits,
     folder,
     mnist,
+    moons_circles,
     normalise,
     shakespeare64,
+    sinusoids,
     splits,
     sst2,
     subset,
@@ -48,6 +50,8 @@ SOURCES: dict[str, ModuleType] = {
     "shakespeare": text,
     "shakespeare64": shakespeare64,
     "sst2": sst2,
+    "moons-circles": moons_circles,
+    "sinusoids": sinusoids,
 }
 
 

@@ -19,6 +19,7 @@ from tombola.data import (
     digits,
     folder,
     mnist,
+    moons_circles,
     normalise,
     shakespeare64,
     sinusoids,
@@ -52,6 +53,7 @@ SOURCES: dict[str, ModuleType] = {
     "sst2": sst2,
     "sinusoids": sinusoids,
     "slow-sinusoids": slow_sinusoids,
+    "moons-circles": moons_circles,
 }
 
 

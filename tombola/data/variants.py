@@ -78,10 +78,10 @@ class Variant:
         Raises:
             DataError: the pool has other numbers of the classes than its facts say.
         """
-        images, labels, *test = arrays
+        images, labels, test, test_labels = arrays
         if self.left and subset.counts(known) != (found := tuple(np.bincount(labels, minlength=known.classes))):
             raise _other_counts(known, found)
-        return *self.change(images, labels, self.draw), *test
+        return *self.change(images, labels, self.draw), test, test_labels
 
 
 def random_labels(examples: NDArray[Any], labels: NDArray[np.int64], draw: RandomState) -> Pool:

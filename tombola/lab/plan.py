@@ -267,6 +267,15 @@ def _densities(spec: Spec, level: int) -> dict[str, float]:
     return {name: density if name in rates else 1.0 for name in kinds}
 
 
+def _notes(spec: Spec) -> Iterator[str]:
+    """What whoever reads the numbers should know before anything is trained."""
+    if spec.recipe.label_noise and spec.verdict.at == "early-stop":
+        yield (
+            "recipe.label_noise: the validation labels are true, so an early stop knows which labels the training does "
+            'not; verdict.at = "end" compares what has been fitted to the false ones too.'
+        )
+
+
 def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
     """What a plan amounts to: per kind, how often runs are asked for, how many they are, stored, missing; the time."""
     absent = missing(plan, store)
@@ -298,6 +307,7 @@ def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
             }
             for kind in kinds
         },
+        "notes": list(_notes(plan.experiment.spec)),
         "files_passed_over": data.passed_over(plan.experiment.spec.recipe.data),
         "failed_last_time": len(store.failed() & {run.key for run in absent}),
         "total": {"wanted": len(plan.runs), "stored": stored.total(), "missing": len(absent)},

@@ -246,6 +246,7 @@ def plan_text(summary: dict[str, Any]) -> str:
     ]
     if summary["files_passed_over"]:
         lines.append(f"Not taken for images: {counted(summary['files_passed_over'])}.")
+    lines += [f"Note: {note}" for note in summary["notes"]]
     if summary["failed_last_time"]:
         lines.append(f"{summary['failed_last_time']} of them failed last time and are tried again.")
     if summary["total"]["missing"]:

@@ -276,13 +276,15 @@ ASPECTS = tuple(
             *("they grow less", "they grow more"),
         ),
         (
-            *("degrees into units", ("degrees", "into", "variation"), ""),
-            "the number of weights that {arm} keeps into each unit varies by these coefficients, beside random masks",
+            *("in-degrees", ("degrees", "into", "variation"), ""),
+            "the number of weights that {arm} keeps into each unit of a layer varies by these coefficients, beside "
+            "random masks",
             *("more even than chance", "less even than chance"),
         ),
         (
-            *("degrees out of units", ("degrees", "out of", "variation"), ""),
-            "the number of weights that {arm} keeps out of each unit varies by these coefficients, beside random masks",
+            *("out-degrees", ("degrees", "out of", "variation"), ""),
+            "the number of weights that {arm} keeps out of each input of a layer varies by these coefficients, beside "
+            "random masks",
             *("more even than chance", "less even than chance"),
         ),
         (

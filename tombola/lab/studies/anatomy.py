@@ -217,10 +217,13 @@ _DRAWN = {
     "beginnings": _begun,
     "moved": lambda found: _moved("moved", found),
     "grown": lambda found: _moved("grown", found),
-    "degrees into units": lambda found: _spread("into", found),
-    "degrees out of units": lambda found: _spread("out of", found),
+    "in-degrees": lambda found: _spread("into", found),
+    "out-degrees": lambda found: _spread("out of", found),
     "density": _uniform,
 }
+
+
+_SIDES = {"in-degrees": "into units", "out-degrees": "out of inputs"}
 
 
 def figures(findings: Sequence[AnatomyFinding], marks: Marks) -> dict[str, Figure]:
@@ -242,9 +245,9 @@ def figures(findings: Sequence[AnatomyFinding], marks: Marks) -> dict[str, Figur
             "and of all others (line).",
         ),
         "anatomy-degrees": (
-            _degrees(by_aspect["degrees into units"] + by_aspect["degrees out of units"], marks),
-            "What share of its weights into it, and out of it, each unit of a layer keeps, units in order (line); and "
-            "in a random mask (dashed).",
+            _degrees(by_aspect["in-degrees"] + by_aspect["out-degrees"], marks),
+            "What share of its weights each unit of a layer keeps, and each of its inputs, in order (lines), and what "
+            "they keep in a random mask (dashed).",
         ),
         "anatomy-density": (
             _densities(by_aspect["density"], marks),
@@ -301,28 +304,40 @@ def _bins(histogram: Mapping[str, Any]) -> list[dict[str, float]]:
 
 
 def _degrees(findings: Sequence[AnatomyFinding], marks: Marks) -> VegaLiteSpec:
+    """All arms in one panel for each level and layer, and chance beside the first."""
     import altair as alt
 
+    arms = {name: marks[name].colour for name in dict.fromkeys(finding.arm for finding in findings)}
+    colours = alt.Scale(domain=list(arms), range=list(arms.values()))
     data: dict[str, list[dict[str, Any]]] = {}
-    rows = []
+    rows: dict[tuple[str, int, int], list[str]] = {}
     for finding in findings:
-        row = []
+        step = f", k = {finding.rewind:,}" if _several(findings) else ""
         for layer in _some(finding.drawn):
-            side = finding.aspect.removeprefix("degrees ").removesuffix(" units")
-            name = f"{_titled(finding, _several(findings))}: {side} units of {layer.removesuffix('.weight')}"
+            of = f"{_SIDES[finding.aspect]} of {layer.removesuffix('.weight')}"
+            name = f"{100 * finding.density:.3g} %{step}: {of}"
+            row = rows.setdefault((finding.aspect, finding.rewind, finding.level), [])
+            row += [name] if name not in row else []
             kept, chance = finding.drawn[layer]["kept"], finding.drawn[layer]["chance"]
-            data[name] = [
-                {"units": 100 * (place + 0.5) / len(kept), "kept": 100 * one, "chance": 100 * other}
+            data.setdefault(name, []).extend(
+                {"arm": finding.arm, "units": 100 * (place + 0.5) / len(kept), "kept": 100 * one, "chance": 100 * other}
                 for place, (one, other) in enumerate(zip(kept, chance, strict=True))
-            ]
-            base = alt.Chart(alt.NamedData(name), title=name).encode(
-                x=alt.X("units:Q", title="units, the least connected first (%)")
             )
-            line = base.mark_line(color=marks[finding.arm].colour).encode(y=alt.Y("kept:Q", title="weights kept (%)"))
-            dashed = base.mark_line(color="#000000", strokeDash=[3, 3]).encode(y="chance:Q")
+    charts = []
+    for names in rows.values():
+        row = []
+        for name in names:
+            base = alt.Chart(alt.NamedData(name), title=name).encode(
+                x=alt.X("units:Q", title="the least connected first (%)")
+            )
+            line = base.mark_line().encode(
+                y=alt.Y("kept:Q", title="weights kept (%)"),
+                color=alt.Color("arm:N", sort=list(arms), title=None, scale=colours),
+            )
+            dashed = base.mark_line(color="#000000", strokeDash=[3, 3]).encode(y=alt.Y("mean(chance):Q"))
             row.append(alt.layer(line, dashed).properties(width=200, height=110))
-        rows.append(alt.hconcat(*row))
-    return styled(alt.vconcat(*rows), data)
+        charts.append(alt.hconcat(*row))
+    return styled(alt.vconcat(*charts), data)
 
 
 def _densities(findings: Sequence[AnatomyFinding], marks: Marks) -> VegaLiteSpec:

@@ -323,21 +323,19 @@ def _degrees(findings: Sequence[AnatomyFinding], marks: Marks) -> VegaLiteSpec:
                 {"arm": finding.arm, "units": 100 * (place + 0.5) / len(kept), "kept": 100 * one, "chance": 100 * other}
                 for place, (one, other) in enumerate(zip(kept, chance, strict=True))
             )
-    charts = []
-    for names in rows.values():
-        row = []
-        for name in names:
-            base = alt.Chart(alt.NamedData(name), title=name).encode(
-                x=alt.X("units:Q", title="the least connected first (%)")
-            )
-            line = base.mark_line().encode(
-                y=alt.Y("kept:Q", title="weights kept (%)"),
-                color=alt.Color("arm:N", sort=list(arms), title=None, scale=colours),
-            )
-            dashed = base.mark_line(color="#000000", strokeDash=[3, 3]).encode(y=alt.Y("mean(chance):Q"))
-            row.append(alt.layer(line, dashed).properties(width=200, height=110))
-        charts.append(alt.hconcat(*row))
-    return styled(alt.vconcat(*charts), data)
+
+    def panel(name: str) -> alt.LayerChart:
+        base = alt.Chart(alt.NamedData(name), title=name).encode(
+            x=alt.X("units:Q", title="the least connected first (%)")
+        )
+        line = base.mark_line().encode(
+            y=alt.Y("kept:Q", title="weights kept (%)"),
+            color=alt.Color("arm:N", sort=list(arms), title=None, scale=colours),
+        )
+        dashed = base.mark_line(color="#000000", strokeDash=[3, 3]).encode(y=alt.Y("mean(chance):Q"))
+        return alt.layer(line, dashed, width=200, height=110)
+
+    return styled(alt.vconcat(*(alt.hconcat(*map(panel, names)) for names in rows.values())), data)
 
 
 def _densities(findings: Sequence[AnatomyFinding], marks: Marks) -> VegaLiteSpec:

@@ -324,7 +324,7 @@ def _degrees(findings: Sequence[AnatomyFinding], marks: Marks) -> VegaLiteSpec:
                 for place, (one, other) in enumerate(zip(kept, chance, strict=True))
             )
 
-    def panel(name: str) -> alt.LayerChart:
+    def panel(name: str) -> alt.LayerChart | alt.FacetChart:
         base = alt.Chart(alt.NamedData(name), title=name).encode(
             x=alt.X("units:Q", title="the least connected first (%)")
         )

@@ -63,8 +63,8 @@ def test_units_on_a_path_pass_something_on(seed: int) -> None:
         values.append(layer(values[-1]))
         values[-1].retain_grad()
     values[-1].sum().backward()
-    wanted = [int(((value == 0) | (value.grad == 0)).sum()) for value in values]
-    assert anatomy.idle_units(list(paths.of_model(masks, model).values())) == wanted
+    wanted = [float(((value == 0) | (value.grad == 0)).double().mean()) for value in values]
+    assert anatomy.dead_units(list(paths.of_model(masks, model).values())) == wanted
 
 
 def test_channels_are_units_and_a_flattened_map_is_read_place_by_place() -> None:
@@ -80,7 +80,7 @@ def test_channels_are_units_and_a_flattened_map_is_read_place_by_place() -> None
         "0.weight": 1.0,
         "4.weight": 0.5,
     }
-    assert anatomy.idle_units(list(links.values())) == [1, 2, 1]
+    assert anatomy.dead_units(list(links.values())) == [1 / 2, 2 / 3, 1 / 2]
 
 
 def test_groups_of_a_convolution_do_not_meet() -> None:
@@ -176,7 +176,8 @@ def test_it_is_asked_beside_what_a_network_began_with_and_how_the_dense_one_went
         assert further["initial"] == (own.start if question.arm == "noisy-1" else dense.start.start)
         values, alive = worker.store.values(measured), worker.store.mask(own.mask)
         began = worker.store.weights(further["initial"])
-        for name, layer in values["layers"].items():
+        assert set(values["layers"]) == {"inputs", *alive}
+        for name, layer in ((name, values["layers"][name]) for name in alive):
             assert sum(layer["begin"]["histogram"]["kept"]) == alive.counts[name]
             kept = began[name][alive[name]].abs() < 0.5 * began[name].double().std(correction=0)
             assert layer["begin"]["near"][0] == pytest.approx(float(kept.double().mean()))
@@ -212,14 +213,15 @@ def test_one_replicate_decides_nothing() -> None:
 def test_a_layer_that_stays_dense_is_on_the_way_all_the_same(tmp_path: Any) -> None:
     asked = ["study.anatomy.levels=1", "recipe.length=4it", "levels=1", "replicates=1", "arms=ticket"]
     values = measured_at_the_end(tmp_path, "digits-lenet", [*asked, "prune={rate=0.5, keep='fc2.weight'}"])
-    assert set(values["layers"]) == {"fc1.weight", "output.weight"} and len(values["idle"]) == 4
+    assert set(values["layers"]) == {"inputs", "fc1.weight", "fc2.weight", "output.weight"}
+    assert set(values["layers"]["fc2.weight"]) == {"dead"}, "whose weights are all alive, but whose units may be dead"
     assert values["layers"]["output.weight"]["effective"][0] > 0.9
 
 
 def test_a_model_with_sums_has_no_paths_and_a_layer_that_is_wholly_kept_has_no_rest(tmp_path: Any) -> None:
     asked = ["study.anatomy.levels=1", "recipe.model=resnet-8-w4", "recipe.length=2it", "levels=1", "replicates=1"]
     values = measured_at_the_end(tmp_path, "digits", [*asked, "arms=ticket", "prune={rate=0.001}"])
-    assert values["idle"] is None and not any("effective" in layer for layer in values["layers"].values())
+    assert not any("effective" in layer or "dead" in layer for layer in values["layers"].values())
     assert any(layer["moves"] is None for layer in values["layers"].values())
 
 
@@ -231,5 +233,5 @@ def measured_at_the_end(folder: Path, preset: str, changes: list[str]) -> dict[s
     (question,) = wanted.questions
     values = worker.store.values(question.run)
     found = {each.values["aspect"] for each in results(wanted, worker.store).findings}
-    assert "density" in found and ("effective" in found) == (values["idle"] is not None)
+    assert "density" in found and ("effective" in found) == ("dead units" in found) == ("inputs" in values["layers"])
     return values

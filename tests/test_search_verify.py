@@ -283,6 +283,19 @@ def test_a_control_of_the_weights_begins_at_step_k_with_what_its_function_makes(
     assert not weights.equal(*ends), "other signs in each replicate"
 
 
+@pytest.mark.parametrize("k", [0, 3])
+def test_noise_is_on_the_survivors_of_step_k(k: int) -> None:
+    lab = Lab(f"{k}it", replay=True)
+    theta, alive = lab.search.ticket(0).weights, lab.search.mask(2)
+    lab.verify(controls=["noisy-0.5", "noisy-3"], build=None)
+    ticket, half, three = (note["states"][k] for note in lab.seen[1:4])
+    for name, value in ticket.items():
+        off, more = half[name] - value, three[name] - value
+        assert torch.allclose(more, 6 * off, atol=1e-5)
+        assert torch.equal(off != 0, alive[name]) if name in alive else torch.equal(value, half[name])
+        assert name not in alive or not theta[name].equal(half[name])
+
+
 def test_weights_for_a_mask_and_the_reverse_are_refused_in_a_verification() -> None:
     def slip(replicate: Draws, ticket: T, level: int, draw: int) -> T:
         return replace(ticket, mask=replicate.derived(turned, ticket.start, "slip"))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tombola import layerwise
 from tombola.study.paired import Difference, paired
-from tombola.study.paths import Links, heard, reached
+from tombola.study.paths import Links, heard, on_a_path, reached
 
 if TYPE_CHECKING:
     from tombola.layers import Layout
@@ -197,13 +197,13 @@ def on_paths(alive: Mapping[str, NDArray[np.bool_]], links: Mapping[str, Links])
     return shares
 
 
-def idle_units(links: Sequence[Links]) -> list[int]:
-    """How many of the inputs, and of each layer's units, lie on no path from an input to an output.
+def dead_units(links: Sequence[Links]) -> list[float]:
+    """Of the inputs, and of each layer's units, the share that lies on no path from an input to an output.
 
-    >>> idle_units([np.array([[True, False]]), np.array([[True], [False]])])
-    [1, 0, 1]
+    >>> dead_units([np.array([[True, False]]), np.array([[True], [False]])])
+    [0.5, 0.0, 0.5]
     """
-    return [int((~(here & there)).sum()) for here, there in zip(reached(links), heard(links), strict=True)]
+    return [float((~each).mean()) for each in on_a_path(links)]
 
 
 def layer_densities(alive: Mapping[str, NDArray[np.bool_]]) -> dict[str, dict[str, float]]:
@@ -276,13 +276,15 @@ ASPECTS = tuple(
             *("they grow less", "they grow more"),
         ),
         (
-            *("degrees into units", ("degrees", "into", "variation"), ""),
-            "the number of weights that {arm} keeps into each unit varies by these coefficients, beside random masks",
+            *("in-degrees", ("degrees", "into", "variation"), ""),
+            "the number of weights that {arm} keeps into each unit of a layer varies by these coefficients, beside "
+            "random masks",
             *("more even than chance", "less even than chance"),
         ),
         (
-            *("degrees out of units", ("degrees", "out of", "variation"), ""),
-            "the number of weights that {arm} keeps out of each unit varies by these coefficients, beside random masks",
+            *("out-degrees", ("degrees", "out of", "variation"), ""),
+            "the number of weights that {arm} keeps out of each input of a layer varies by these coefficients, beside "
+            "random masks",
             *("more even than chance", "less even than chance"),
         ),
         (
@@ -290,6 +292,12 @@ ASPECTS = tuple(
             "of the weights that {arm} keeps these shares lie on a path from an input to an output, beside a random "
             "mask of equal counts",
             *("more dead ends than by chance", "fewer dead ends than by chance"),
+        ),
+        (
+            *("dead units", ("dead",), SHARE),
+            "under the masks of {arm} these shares of units lie on no path from an input to an output, beside a random "
+            "mask of equal counts",
+            *("fewer than by chance", "more than by chance"),
         ),
         (
             *("density", ("density",), SHARE),

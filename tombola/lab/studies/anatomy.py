@@ -30,12 +30,14 @@ from tombola.lab.studies.study import (
     rewound,
     with_reason,
 )
+from tombola.mark import Mark
 from tombola.value import Value
 
 if TYPE_CHECKING:
     from tombola.study.anatomy import Beside
 
 MOST_DRAWN = 6  # layers side by side
+INPUTS = "inputs"
 ERK, UNIFORM = "Erdős-Rényi-Kernel", "uniform"
 
 
@@ -45,10 +47,9 @@ class Anatomy(Measurement):
     name: Literal["anatomy"] = "anatomy"
 
     def of(self, seen: Seen) -> dict[str, Any]:
-        """By layer; `idle` counts the inputs and the units of each layer that no path goes through, where known."""
+        """By layer, and of the inputs; what lies on a path where that is known."""
         from tombola.layers import layouts
-        from tombola.mask import random_like
-        from tombola.study import anatomy, paths
+        from tombola.study import anatomy
 
         matrices = {name: alive.numpy() for name, alive in seen.mask.items() if alive.ndim > 1 and alive.any()}
         laid_out, densities = layouts(seen.model), anatomy.layer_densities(matrices)
@@ -65,19 +66,27 @@ class Anatomy(Measurement):
                 "density": [density["density"], density["ERK"]],
                 "uniform": density["uniform"],
             }
-        if models.family(seen.recipe.model) not in models.CHAINS:
-            return {"layers": layers, "idle": None}
-        links = paths.of_model(seen.mask, seen.model)
-        drawn = random_like(seen.mask, seen.seed)
-        own, chance = (
-            anatomy.on_paths(
-                {name: mask[name].numpy() for name in mask if name in links}, paths.of_model(mask, seen.model)
-            )
-            for mask in (seen.mask, drawn)
-        )
-        for name in layers:
-            layers[name]["effective"] = [own[name], chance[name]]
-        return {"layers": layers, "idle": anatomy.idle_units(list(links.values()))}
+        if models.family(seen.recipe.model) in models.CHAINS:
+            _add_paths(layers, seen)
+        return {"layers": layers}
+
+
+def _add_paths(layers: dict[str, Any], seen: Seen) -> None:
+    """Add the shares of living weights that lie on a path, and of units that lie on none, the inputs too."""
+    from tombola.mask import random_like
+    from tombola.study import anatomy, paths
+
+    masks = seen.mask, random_like(seen.mask, seen.seed)
+    links = [paths.of_model(mask, seen.model) for mask in masks]
+    on = [
+        anatomy.on_paths({name: mask[name].numpy() for name in mask if name in each}, each)
+        for mask, each in zip(masks, links, strict=True)
+    ]
+    dead = [anatomy.dead_units(list(each.values())) for each in links]
+    for name in layers:
+        layers[name]["effective"] = [each[name] for each in on]
+    for place, name in enumerate([INPUTS, *links[0]]):
+        layers.setdefault(name, {})["dead"] = [each[place] for each in dead]
 
 
 class AnatomySpec(Value):
@@ -172,7 +181,7 @@ def _layers(answers: Sequence[Answer]) -> dict[int, dict[str, Any]]:
 def _by_layer(found: Sequence[Mapping[str, Any]], part: str) -> dict[str, list[Any]]:
     """What the replicates that have it counted of each layer."""
     layers = dict.fromkeys(name for each in found for name in each)
-    counted = {name: [each[name][part] for each in found if name in each and each[name][part]] for name in layers}
+    counted = {name: [each[name][part] for each in found if each.get(name, {}).get(part)] for name in layers}
     return {name: some for name, some in counted.items() if some}
 
 
@@ -208,10 +217,13 @@ _DRAWN = {
     "beginnings": _begun,
     "moved": lambda found: _moved("moved", found),
     "grown": lambda found: _moved("grown", found),
-    "degrees into units": lambda found: _spread("into", found),
-    "degrees out of units": lambda found: _spread("out of", found),
+    "in-degrees": lambda found: _spread("into", found),
+    "out-degrees": lambda found: _spread("out of", found),
     "density": _uniform,
 }
+
+
+_SIDES = {"in-degrees": "into units", "out-degrees": "out of inputs"}
 
 
 def figures(findings: Sequence[AnatomyFinding], marks: Marks) -> dict[str, Figure]:
@@ -233,9 +245,9 @@ def figures(findings: Sequence[AnatomyFinding], marks: Marks) -> dict[str, Figur
             "and of all others (line).",
         ),
         "anatomy-degrees": (
-            _degrees(by_aspect["degrees into units"] + by_aspect["degrees out of units"], marks),
-            "What share of its weights into it, and out of it, each unit of a layer keeps, units in order (line); and "
-            "in a random mask (dashed).",
+            _degrees(by_aspect["in-degrees"] + by_aspect["out-degrees"], marks),
+            "What share of its weights each unit of a layer keeps, and each of its inputs, in order (lines), and what "
+            "they keep in a random mask (dashed).",
         ),
         "anatomy-density": (
             _densities(by_aspect["density"], marks),
@@ -271,8 +283,8 @@ def _histograms(findings: Sequence[AnatomyFinding], marks: Marks, title: str) ->
             name = f"{_titled(finding, _several(findings))}: {layer.removesuffix('.weight')}"
             data[name] = _bins(finding.drawn[layer])
             base = alt.Chart(alt.NamedData(name), title=name).encode(x=alt.X("from:Q", title=title))
-            bars = base.mark_bar(color=marks[finding.arm].colour, opacity=0.6).encode(
-                x2="to:Q", y=alt.Y("kept:Q", title="share in each bin (%)")
+            bars = base.mark_area(color=marks[finding.arm].colour, opacity=0.6, interpolate="step-after").encode(
+                y=alt.Y("kept:Q", title="share in each bin (%)")
             )
             line = base.mark_line(color="#000000", interpolate="step-after", strokeWidth=1).encode(y="rest:Q")
             row.append(alt.layer(bars, line).properties(width=200, height=110))
@@ -281,40 +293,49 @@ def _histograms(findings: Sequence[AnatomyFinding], marks: Marks, title: str) ->
 
 
 def _bins(histogram: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Each bin with the share in percent that lies in it, of what is kept and of the rest."""
+    """Where each bin begins, and the share in percent that lies in it, of what is kept and of the rest."""
     bins, low = len(histogram["kept"]), histogram["low"]
     width = (histogram["high"] - low) / bins
     totals = {part: max(sum(histogram[part]), 1) for part in ("kept", "rest")}
     return [
-        {"from": low + width * place, "to": low + width * (place + 1)}
-        | {part: 100 * histogram[part][place] / total for part, total in totals.items()}
+        {"from": low + width * place} | {part: 100 * histogram[part][place] / total for part, total in totals.items()}
         for place in range(bins)
     ]
 
 
 def _degrees(findings: Sequence[AnatomyFinding], marks: Marks) -> VegaLiteSpec:
+    """All arms in one panel for each level and layer, and chance beside the first."""
     import altair as alt
 
+    arms = {name: marks[name].colour for name in dict.fromkeys(finding.arm for finding in findings)}
+    colours = alt.Scale(domain=list(arms), range=list(arms.values()))
     data: dict[str, list[dict[str, Any]]] = {}
-    rows = []
+    rows: dict[tuple[str, int, int], list[str]] = {}
     for finding in findings:
-        row = []
+        step = f", k = {finding.rewind:,}" if _several(findings) else ""
         for layer in _some(finding.drawn):
-            side = finding.aspect.removeprefix("degrees ").removesuffix(" units")
-            name = f"{_titled(finding, _several(findings))}: {side} units of {layer.removesuffix('.weight')}"
+            of = f"{_SIDES[finding.aspect]} of {layer.removesuffix('.weight')}"
+            name = f"{100 * finding.density:.3g} %{step}: {of}"
+            row = rows.setdefault((finding.aspect, finding.rewind, finding.level), [])
+            row += [name] if name not in row else []
             kept, chance = finding.drawn[layer]["kept"], finding.drawn[layer]["chance"]
-            data[name] = [
-                {"units": 100 * (place + 0.5) / len(kept), "kept": 100 * one, "chance": 100 * other}
+            data.setdefault(name, []).extend(
+                {"arm": finding.arm, "units": 100 * (place + 0.5) / len(kept), "kept": 100 * one, "chance": 100 * other}
                 for place, (one, other) in enumerate(zip(kept, chance, strict=True))
-            ]
-            base = alt.Chart(alt.NamedData(name), title=name).encode(
-                x=alt.X("units:Q", title="units, the least connected first (%)")
             )
-            line = base.mark_line(color=marks[finding.arm].colour).encode(y=alt.Y("kept:Q", title="weights kept (%)"))
-            dashed = base.mark_line(color="#000000", strokeDash=[3, 3]).encode(y="chance:Q")
-            row.append(alt.layer(line, dashed).properties(width=200, height=110))
-        rows.append(alt.hconcat(*row))
-    return styled(alt.vconcat(*rows), data)
+
+    def panel(name: str) -> alt.LayerChart | alt.FacetChart:
+        base = alt.Chart(alt.NamedData(name), title=name).encode(
+            x=alt.X("units:Q", title="the least connected first (%)")
+        )
+        line = base.mark_line().encode(
+            y=alt.Y("kept:Q", title="weights kept (%)"),
+            color=alt.Color("arm:N", sort=list(arms), title=None, scale=colours),
+        )
+        dashed = base.mark_line(color="#000000", strokeDash=[3, 3]).encode(y=alt.Y("mean(chance):Q"))
+        return alt.layer(line, dashed, width=200, height=110)
+
+    return styled(alt.vconcat(*(alt.hconcat(*map(panel, names)) for names in rows.values())), data)
 
 
 def _densities(findings: Sequence[AnatomyFinding], marks: Marks) -> VegaLiteSpec:
@@ -329,16 +350,18 @@ def _densities(findings: Sequence[AnatomyFinding], marks: Marks) -> VegaLiteSpec
             beside = {ERK: each.beside.mean, UNIFORM: finding.drawn[each.layer]["uniform"]}
             named = {finding.arm: each.own.mean} | (beside if finding.arm == findings[0].arm else {})
             panel += [{"layer": layer, "of": name, "density": 100 * value} for name, value in named.items() if value]
-    colours = {name: marks[name].colour for name in dict.fromkeys(finding.arm for finding in findings)}
-    colours |= {ERK: "#888888", UNIFORM: "#bbbbbb"}
-    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    arms = {name: marks[name] for name in dict.fromkeys(finding.arm for finding in findings)}
+    lines = arms | {ERK: Mark("#888888", (1, 0), "square"), UNIFORM: Mark("#bbbbbb", (1, 0), "square")}
+    colours = alt.Scale(domain=list(lines), range=[mark.colour for mark in lines.values()])
+    dashes = alt.Scale(domain=list(lines), range=[mark.dash for mark in lines.values()])
     charts = [
         alt.Chart(alt.NamedData(name), title=name)
         .mark_line(point=True)
         .encode(
             x=alt.X("layer:N", sort=None, title=None),
-            y=alt.Y("density:Q", title="weights remaining (%)", scale=alt.Scale(type="log")),
-            color=alt.Color("of:N", sort=list(colours), title=None, scale=scale),
+            y=alt.Y("density:Q", title="weights remaining (%)", scale=alt.Scale(type="log", nice=False)),
+            color=alt.Color("of:N", sort=list(lines), title=None, scale=colours),
+            strokeDash=alt.StrokeDash("of:N", sort=list(lines), title=None, scale=dashes),
         )
         .properties(width=280, height=200)
         for name in data

@@ -46,14 +46,13 @@ QUANTITIES: dict[str, Quantity] = {
     "flatness": Quantity("flatness", 1, of_space=True),
     "rank": Quantity("effective rank of the features", -1),
     "margin": Quantity("median margin", 1),
-    "distance": Quantity("distance from the dense start", -1),
-    "memorised": Quantity("share of false labels learned", -1, "%"),
-    "seen-through": Quantity("share of false labels answered rightly", 1, "%"),
+    "distance": Quantity("distance from the dense start, pruned weights at 0,", -1),
+    "memorised": Quantity("share of the false labels learned", -1, "%"),
 }
 
 OTHER_SPACE = (
-    "Curvature, sharpness and flatness are over the living weights, so that between two densities they are of different "
-    "spaces and do not say which network is flatter."
+    "Curvature, sharpness and flatness are over the living weights, so that between two densities they are of "
+    "different spaces and do not say which network is flatter."
 )
 
 
@@ -127,18 +126,18 @@ def sentence(density: float, arm: str, other_density: float, found: Sequence[Com
 
     >>> numbers = {"gap": {0: 0.01, 1: 0.012}}, {"gap": {0: 0.03, 1: 0.032}}
     >>> sentence(0.1, "dense", 1.0, compared(*numbers, 0.95))
-    'Regularised tickets at 10.0%, against dense: for. For it: generalisation gap 1.10% against 3.10%, -2.00 [-2.00,
+    'Regularised tickets at 10.0%, against dense: for; for it: generalisation gap 1.10% against 3.10%, -2.00 [-2.00,
     -2.00] points; n = 2.'
     """
     n = min(each.more.n for each in found)
     parts = []
-    for word, head in (("for", "For it"), ("against", "Against it"), ("not shown", "Not shown")):
+    for word, head in (("for", "for it"), ("against", "against it"), ("not shown", "not shown")):
         told = [_told(each) for each in found if each.word == word]
-        parts += [f"{head if n > 1 else 'Measured'}: {', '.join(told)}"] if told else []
+        parts += [f"{head if n > 1 else 'measured'}: {', '.join(told)}"] if told else []
     spaces = any(QUANTITIES[each.quantity].of_space for each in found) and abs(density - other_density) > 1e-3
     caution = f" {OTHER_SPACE}" if spaces else ""
-    said = f"Regularised tickets at {density:.1%}, against {arm}: {_verdict(found, n, spaces)}. {'; '.join(parts)}; n = {n}."
-    return said + caution
+    verdict = f"Regularised tickets at {density:.1%}, against {arm}: {_verdict(found, n, spaces)}"
+    return f"{verdict}; {'; '.join(parts)}; n = {n}.{caution}"
 
 
 def _verdict(found: Sequence[Compared], n: int, spaces: bool) -> str:

@@ -8,9 +8,11 @@ from tombola.lab.studies import (
     checks,
     components,
     connectivity,
+    double_descent,
     features,
     gradients,
     overlap,
+    regularisation,
     signs,
     stability,
     untrained,
@@ -42,6 +44,8 @@ STUDIES: dict[str, Study] = {
         anatomy.STUDY,
         components.STUDY,
         features.STUDY,
+        regularisation.STUDY,
+        double_descent.STUDY,
     )
 }
 

@@ -3,13 +3,14 @@
 The numbers are those of `tombola.study.curvature`, `flatness`, `effective_rank`, `margin` and `learning_distance`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from tombola import data
 from tombola.charts import Figure, by_density
 from tombola.data.facts import Facts
 from tombola.errors import Fault
@@ -30,6 +31,7 @@ from tombola.lab.studies.study import (
     rewound,
     with_reason,
 )
+from tombola.recipe import Recipe
 from tombola.study.regularisation import QUANTITIES
 from tombola.value import Count, Number, Value
 
@@ -167,12 +169,36 @@ class Distance(Measurement):
         }
 
 
+class FalseLabels(Measurement):
+    """The training accuracy on labels that are true and on those that are false on purpose."""
+
+    name: Literal["false-labels"] = "false-labels"
+
+    def of(self, seen: Seen) -> dict[str, Any]:
+        """`clean` and `memorised`, on all training examples; the false labels count as the answers."""
+        import torch
+
+        from tombola.data.label_noise import false_labels
+        from tombola.evaluate import evaluate
+
+        false = torch.from_numpy(false_labels(seen.dataset.facts))[seen.train.cpu()]
+        shares = {}
+        for name, chosen in (("clean", ~false), ("memorised", false)):
+            data = seen.dataset
+            found = evaluate(seen.model, data, data.images, data.labels, seen.train[chosen.to(seen.train.device)])
+            shares[name] = found.accuracy
+        return shares
+
+    def examples(self, facts: Facts) -> int:
+        return facts.train // 3  # forwards alone
+
+
 def _loss(seen: Seen, count: int) -> "tuple[Living, Loss]":
-    from tombola.objective import cross_entropy
+    from tombola.objective import loss_of_answers
     from tombola.study.living import Living
 
     living = Living.of(seen.model, seen.mask)
-    return living, living.loss(*seen.inputs(seen.train[:count]), of=cross_entropy)
+    return living, living.loss(*seen.inputs(seen.train[:count]), of=loss_of_answers)
 
 
 MEASURES: dict[str, Callable[[int], Measurement]] = {
@@ -182,9 +208,9 @@ MEASURES: dict[str, Callable[[int], Measurement]] = {
     "rank": lambda count: Rank(count=count),
     "margin": lambda count: Margin(count=count),
     "distance": lambda count: Distance(),
+    "false-labels": lambda count: FalseLabels(),
 }  # by their names in a spec; the gap is in the table
-MeasureName = Literal["gap", "curvature", "sharpness", "flatness", "rank", "margin", "distance"]
-OF_CLASSES = frozenset({"margin"})  # of which inputs have to be real numbers
+MeasureName = Literal["gap", "curvature", "sharpness", "flatness", "rank", "margin", "distance", "false-labels"]
 
 
 class RegularisationSpec(Value):
@@ -203,11 +229,21 @@ class RegularisationSpec(Value):
     measures: Annotated[tuple[MeasureName, ...] | None, BeforeValidator(listed)] = None
     examples: Count = Field(default=1000, ge=1, le=MOST)
 
-    def asked(self, facts: Facts) -> tuple[str, ...]:
-        """What is measured on such data."""
-        return self.measures or tuple(
-            name for name in (GAP, *MEASURES) if not (facts.text and name in OF_CLASSES)
-        )
+    def asked(self, recipe: Recipe) -> tuple[str, ...]:
+        """What is measured of trainings by a recipe: what is asked for, or all that can be."""
+        return self.measures or tuple(name for name in (GAP, *MEASURES) if _lacking(name, recipe) is None)
+
+
+def _lacking(measure: str, recipe: Recipe) -> str | None:
+    """What a measure would ask for that trainings by this recipe do not have; None where there is nothing."""
+    facts = data.facts(recipe.data)
+    if measure in ("margin", "flatness") and facts.answers != "class":
+        return "answers that are classes, one for each example"
+    if measure == "margin" and facts.text:
+        return "inputs that are real numbers, which texts are not"
+    if measure == "false-labels" and not recipe.label_noise and "+label-noise-" not in recipe.data:
+        return "recipe.label_noise, which makes labels false"
+    return None
 
 
 def faults(table: RegularisationSpec, setting: Setting) -> Iterator[Fault]:
@@ -221,15 +257,15 @@ def faults(table: RegularisationSpec, setting: Setting) -> Iterator[Fault]:
         if arm not in setting.spec.arms:
             yield Fault("study.regularisation.arms", f"arms of the spec ({', '.join(setting.spec.arms)})", repr(arm))
     for name in table.measures or ():
-        if setting.spec.facts.text and name in OF_CLASSES:
-            yield Fault("study.regularisation.measures", "measures of texts", repr(name), "its inputs are real numbers")
+        if wanted := _lacking(name, setting.spec.recipe):
+            yield Fault("study.regularisation.measures", wanted, repr(name))
 
 
 def questions(table: RegularisationSpec, series: Series) -> Iterator[Question]:
     """Measure the dense network, the ticket and the other arms where their trainings end."""
     replicate = series.replicate
     seed = replicate.seed("regularisation")
-    wanted = [MEASURES[name](table.examples) for name in table.asked(replicate.facts) if name != GAP]
+    wanted = [MEASURES[name](table.examples) for name in table.asked(replicate.recipe) if name != GAP]
     for level in table.levels:
         trainings = {DENSE: series.tickets[0], **{arm: series.training(arm, level) for arm in table.arms}}
         for arm, training in trainings.items():
@@ -283,7 +319,7 @@ def findings(table: RegularisationSpec, evidence: Evidence) -> Iterator[Regulari
     """The ticket against each other arm, wherever both have answers."""
     from tombola.study.regularisation import compared, sentence
 
-    steps = dict.fromkeys((GAP, "memorised", "seen-through"), evidence.spec.facts.grain(evidence.spec.facts.test))
+    steps = dict.fromkeys((GAP, "memorised"), evidence.spec.facts.grain(evidence.spec.facts.test))
     answers = grouped(evidence.answers, lambda question: (question.level, question.rewind, question.arm))
     for level in table.levels:
         for rewind in map(evidence.spec.iterations, evidence.spec.rewind):
@@ -308,7 +344,7 @@ def _numbers(
     for answer in answers:
         for name in QUANTITIES.keys() & answer.values.keys():
             numbers.setdefault(name, {})[answer.question.replicate] = answer.values[name]
-    if GAP in table.asked(evidence.spec.facts):
+    if GAP in table.asked(evidence.spec.recipe):
         arm, level, rewind = where
         for row in evidence.rows:
             here = (row.arm, row.level, row.rewind, row.draw) == (arm, 0 if arm == DENSE else level, rewind, 0)

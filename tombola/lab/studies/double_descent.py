@@ -13,11 +13,11 @@ from pydantic import BeforeValidator, Field
 
 from tombola.charts import Figure, styled
 from tombola.errors import Fault
-from tombola.lab.fields import Levels, listed
+from tombola.lab.fields import Levels
 from tombola.lab.row import Row
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound, with_reason
-from tombola.value import Value
+from tombola.value import Value, listed
 
 if TYPE_CHECKING:
     from tombola.study.double_descent import Descent

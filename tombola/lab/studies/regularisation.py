@@ -14,7 +14,7 @@ from tombola import data
 from tombola.charts import Figure, by_density
 from tombola.data.facts import Facts
 from tombola.errors import Fault
-from tombola.lab.fields import MOST, Levels, listed
+from tombola.lab.fields import MOST, Levels
 from tombola.lab.kinds import Measured, Measurement, Seen, Train
 from tombola.lab.runs import Run
 from tombola.lab.studies import checks
@@ -33,7 +33,7 @@ from tombola.lab.studies.study import (
 )
 from tombola.recipe import Recipe
 from tombola.study.regularisation import QUANTITIES
-from tombola.value import Count, Number, Value
+from tombola.value import Count, Number, Value, listed
 
 if TYPE_CHECKING:
     from tombola.study.living import Living, Loss

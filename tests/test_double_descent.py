@@ -21,7 +21,7 @@ from tombola.study.double_descent import Valley, descent, sentence, valley
 
 LEVELS = 25
 PLACES = np.linspace(0, 1, LEVELS)
-WITHOUT_DIP: dict[str, NDArray[np.float64]] = {
+WITHOUT_DIP: dict[str, NDArray[Any]] = {
     "flat": 0 * PLACES,
     "falling": -5 * PLACES,
     "rising": 5 * PLACES,

@@ -116,7 +116,7 @@ def test_one_step_uphill_is_the_step_by_hand() -> None:
     inputs, labels = examples(3)
     living = Living.of(model, mask)
     before = functional.cross_entropy(model(inputs), labels)
-    before.backward()  # type: ignore[no-untyped-call]
+    before.backward()
     slopes = {
         name: value.grad * mask[name] if name in mask else value.grad
         for name, value in model.named_parameters()

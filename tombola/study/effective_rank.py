@@ -1,7 +1,7 @@
 """How many dimensions the features of a network use, softly counted."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def effective_rank(features: Tensor) -> float:
@@ -23,3 +23,20 @@ def effective_rank(features: Tensor) -> float:
         return 0.0
     shares = values / values.sum()
     return float(torch.special.entr(shares).sum().exp())
+
+
+def features(model: nn.Module, inputs: Tensor) -> Tensor:
+    """What the last linear layer of `model` is handed, one row for each example, or each token.
+
+    >>> features(nn.Sequential(nn.ReLU(), nn.Linear(2, 1)), torch.tensor([[1.0, -1.0]])).tolist()
+    [[1.0, 0.0]]
+    """
+    *_, last = (module for module in model.modules() if isinstance(module, nn.Linear))
+    kept: list[Tensor] = []
+    hook = last.register_forward_pre_hook(lambda layer, handed: kept.append(handed[0].detach()))
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        hook.remove()
+    return kept[0].flatten(0, -2)

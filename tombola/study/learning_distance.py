@@ -1,6 +1,7 @@
 """How far a training and the pruning before it have taken a network from the dense one that it was."""
 
 from collections.abc import Iterable, Mapping
+from math import sqrt
 
 from torch import Tensor
 
@@ -20,7 +21,7 @@ def learning_distance(start: Mapping[str, Tensor], end: Mapping[str, Tensor], ma
     >>> learning_distance(start, end, {"w": torch.tensor([True, False])})
     4.0
     """
-    return _squares(start[name].double() - alive * end[name].double() for name, alive in mask.items()) ** 0.5
+    return sqrt(_squares(start[name].double() - alive * end[name].double() for name, alive in mask.items()))
 
 
 def moved(start: Mapping[str, Tensor], end: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> float:
@@ -31,7 +32,7 @@ def moved(start: Mapping[str, Tensor], end: Mapping[str, Tensor], mask: Mapping[
     >>> moved(start, end, {"w": torch.tensor([True, False])})
     0.0
     """
-    return _squares(alive * (start[name].double() - end[name].double()) for name, alive in mask.items()) ** 0.5
+    return sqrt(_squares(alive * (start[name].double() - end[name].double()) for name, alive in mask.items()))
 
 
 def _squares(parts: Iterable[Tensor]) -> float:

@@ -8,9 +8,11 @@ from tombola.lab.studies import (
     checks,
     components,
     connectivity,
+    double_descent,
     features,
     gradients,
     overlap,
+    regularisation,
     signs,
     spectrum,
     stability,
@@ -44,6 +46,8 @@ STUDIES: dict[str, Study] = {
         components.STUDY,
         spectrum.STUDY,
         features.STUDY,
+        regularisation.STUDY,
+        double_descent.STUDY,
     )
 }
 

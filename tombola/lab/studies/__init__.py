@@ -4,6 +4,7 @@ To add one: write a file like `overlap`, which needs no run of its own, or like 
 """
 
 from tombola.lab.studies import (
+    alignment,
     anatomy,
     checks,
     components,
@@ -42,6 +43,7 @@ STUDIES: dict[str, Study] = {
         anatomy.STUDY,
         components.STUDY,
         features.STUDY,
+        alignment.STUDY,
     )
 }
 

@@ -243,7 +243,7 @@ def test_the_numbers_are_those_of_the_masks_and_of_what_is_trained_on(finished: 
         assert [arm.arm for arm in each.arms] == ["ticket", "random"] and each.arms[0].value.n == 2
         assert "maps" not in each.values
     drawn = figures.study_figures(finished)
-    assert {"surviving-inputs", "locality"} <= drawn.keys()
+    assert {"alignment", "alignment-locality"} <= drawn.keys()
 
 
 def test_what_has_no_meaning_is_refused() -> None:

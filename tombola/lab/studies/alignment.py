@@ -322,15 +322,15 @@ def figures(findings: Sequence[Finding], marks: Marks) -> dict[str, Figure]:
     drawn = dict[str, Figure]()
     if maps := [each for each in seen if each.maps and not each.inputs]:
         caption = "How much each pixel varies in the training data, and how many units of the first layer keep it."
-        drawn["surviving-inputs"] = Figure(_pictures(maps), caption)
+        drawn["alignment"] = Figure(_pictures(maps), caption)
     if local := [each for each in seen if each.quantity == "locality"]:
         caption = (
             "Near pairs of inputs that one unit keeps, as a multiple of those of random masks of the same degrees."
         )
-        drawn["locality"] = Figure(_lines(local, marks), caption)
+        drawn["alignment-locality"] = Figure(_lines(local, marks), caption)
     if changed:
         caption = "What the ticket is better by on inputs as they are and on changed ones; bars are intervals."
-        drawn["advantage"] = Figure(_advantages(changed), caption)
+        drawn["alignment-advantage"] = Figure(_advantages(changed), caption)
     return drawn
 
 

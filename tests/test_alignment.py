@@ -1,5 +1,7 @@
 """Alignment with the data's axes: which inputs survive, how local, how aligned; beside chance."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -10,12 +12,13 @@ from torch import Tensor
 
 from tombola.errors import SpecError
 from tombola.lab.attempt import do
+from tombola.lab.kinds import Train
 from tombola.lab.plan import plan
 from tombola.lab.results import Results, results
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.studies import alignment as study
-from tombola.lab.studies.alignment import QuantityFinding
+from tombola.lab.studies.alignment import ChangedFinding, QuantityFinding
 from tombola.lab.worker import Worker
 from tombola.report import figures
 from tombola.study.alignment import QUANTITIES, hanging, in_arm, sentence
@@ -246,11 +249,50 @@ def test_the_numbers_are_those_of_the_masks_and_of_what_is_trained_on(finished: 
     assert {"alignment", "alignment-locality"} <= drawn.keys()
 
 
+def test_changed_inputs_have_the_same_search_with_tickets_and_controls_of_their_own(tmp_path: Path) -> None:
+    asked = "study.alignment={levels=[2],arms=['ticket','random'],inputs=['permuted','rotated']}"
+    wanted = plan(read("digits-lenet", ["levels=2", *CHANGES[1:], asked]))
+    trained = {
+        (question.replicate, question.arm, question.part): question.run
+        for question in wanted.questions
+        if isinstance(question.run, Train)
+    }
+    assert len(trained) == 2 * 2 * 3 and len(set(trained.values())) == 12
+    for (replicate, arm, part), training in trained.items():
+        here, change = trained[replicate, arm, "accuracy"], part.removeprefix("accuracy on ").removesuffix(" inputs")
+        assert training.split_seed == here.split_seed and training.order_seed == here.order_seed
+        if part != "accuracy":
+            assert training.recipe.data.startswith(f"digits+{change}~") and training.mask != here.mask
+            assert training.start.init_seed == here.start.init_seed  # type: ignore[attr-defined]
+            same = training.recipe.model_copy(update={"data": "digits"})
+            assert same.model_dump() == here.recipe.model_dump(), "one factor alone"
+    assert len({run.recipe.data for run in trained.values()}) == 5, "each replicate has changes of its own"
+    worker = Worker(Store(tmp_path).open(), None)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *_: None) == ("stored",)
+    said = results(wanted, worker.store)
+    changed = [each for each in said.findings if isinstance(each, ChangedFinding)]
+    assert [(each.inputs, each.what) for each in changed] == [
+        (change, what) for change in ("permuted", "rotated") for what in ("advantage over random", "locality")
+    ]
+    accuracy = [
+        [float(worker.store.values(trained[number, arm, part])["early_stop_test_accuracy"]) for number in (0, 1)]
+        for part in ("accuracy on rotated inputs", "accuracy")
+        for arm in ("ticket", "random")
+    ]
+    less = np.subtract(accuracy[0], accuracy[1]) - np.subtract(accuracy[2], accuracy[3])
+    assert changed[2].found.less.mean == pytest.approx(less.mean())
+    assert "alignment-advantage" in figures.study_figures(said)
+
+
 def test_what_has_no_meaning_is_refused() -> None:
     for changes, about in (
         (["recipe.model=conv-2", "study.alignment.levels=1"], "a model whose first layer sees whole examples"),
         (["study.alignment={levels=[1],arms=['nobody']}"], "'nobody'"),
         (["study.alignment.levels=4"], "levels from 1 to 3"),
+        (["study.alignment={levels=[1],arms=['ticket'],inputs=['rotated']}"], "ticket and a control"),
+        (["study.alignment={levels=[1],inputs=['turned']}"], "permuted, rotated, gaussian"),
+        (["recipe.inputs=rotated", "study.alignment={levels=[1],inputs=['rotated']}"], "has not made already"),
     ):
         with pytest.raises(SpecError, match=about):
             read("digits-lenet", [*changes, "levels=3"])

@@ -65,11 +65,11 @@ def _planned(experiment: Experiment) -> _Planned:
 
 
 def _series(replicate: Replicate) -> Series:
-    """A replicate's tickets at its rewind step."""
+    """A replicate's tickets at its rewind step, and those of the same search on changed inputs."""
     members = replicate.members
     arm = members.arm("ticket", replicate.spec)
     tickets = trainings(arm, replicate.asking(arm))
-    return Series(replicate, tickets, members.controls)
+    return Series(replicate, tickets, members.controls, changing=lambda change: _series(replicate.with_inputs(change)))
 
 
 def _questions(experiment: Experiment, series: Series) -> Iterator[Question]:

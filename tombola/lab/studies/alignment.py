@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tombola import models
+from tombola import data, models
 from tombola.charts import Figure, by_density, styled
+from tombola.data import variants
 from tombola.errors import Fault
-from tombola.lab.fields import Levels, listed
+from tombola.lab.fields import Levels
 from tombola.lab.kinds import Measured, Measurement, Seen
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import (
@@ -32,7 +33,8 @@ from tombola.lab.studies.study import (
     rewound,
     with_reason,
 )
-from tombola.value import Count, Value
+from tombola.recipe import InputsChange
+from tombola.value import Count, Value, listed
 
 if TYPE_CHECKING:
     from tombola.data.facts import Facts
@@ -46,7 +48,7 @@ _FIRST_LAYER, _TRAINED = "first layer", "accuracy"
 TAKEN = {
     "permuted": "where pixels lie",
     "rotated": "the data's axes",
-    "gaussian": "more than means and covariances",
+    "gaussian": "more than each class's mean and covariance",
     "noise": "there being no inputs of noise",
 }
 
@@ -74,9 +76,8 @@ class FirstLayer(Measurement):
         inputs = seen.inputs(seen.train[:LOOKED_AT])[0].flatten(1).cpu()
         found = directions.directions(inputs, min(self.directions, inputs.shape[1]))
         local = None
-        if len(facts.shape) == 3:
-            channels, height, width = facts.shape
-            local = locality.locality(mask, (channels, height, width), seen.seed, within=self.within)
+        if (shape := _laid_out(seen.recipe.data, facts)) is not None:
+            local = locality.locality(mask, shape, seen.seed, within=self.within)
         aligned = directions.aligned(seen.weights[name], mask, found.first, seen.seed)
         return {
             "survivors": asdict(survivors.survivors(mask, found.variances, seen.seed)),
@@ -88,6 +89,15 @@ class FirstLayer(Measurement):
 
     def examples(self, facts: "Facts") -> int:
         return min(facts.train, LOOKED_AT)
+
+
+def _laid_out(name: str, facts: "Facts") -> tuple[int, int, int] | None:
+    """C x H x W of the inputs, or of the images that inputs of as many numbers have been made of; None of others."""
+    whole = data.facts(variants.parts(name)[0]).shape if len(facts.shape) == 1 else facts.shape
+    if len(whole) != 3 or prod(whole) != prod(facts.shape):
+        return None
+    channels, height, width = whole
+    return channels, height, width
 
 
 def first_layer(model: str, facts: "Facts") -> str | None:
@@ -110,7 +120,7 @@ class AlignmentSpec(Value):
 
     levels: Levels = Field(min_length=1)
     arms: Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)] = (TICKET, "random")
-    inputs: ClassVar[tuple[str, ...]] = ()
+    inputs: Annotated[tuple[InputsChange, ...], BeforeValidator(listed)] = ()
     directions: Annotated[Count, Field(ge=1)] = 20
 
 
@@ -127,14 +137,27 @@ def faults(table: AlignmentSpec, setting: Setting) -> Iterator[Fault]:
             spec.recipe.model,
             "a convolution has the same weights everywhere, and a text no inputs that vary apart",
         )
+    yield from _inputs_faults(table, setting)
     own = [TICKET, *setting.controls]
     for arm in table.arms:
         if arm not in (*own, *spec.arms):
             yield Fault("study.alignment.arms", f"{TICKET}, a control or an arm of the spec", repr(arm))
         elif table.inputs and arm not in own:
             yield Fault("study.alignment.arms", f"{TICKET} and controls alone, where inputs are changed", repr(arm))
+
+
+def _inputs_faults(table: AlignmentSpec, setting: Setting) -> Iterator[Fault]:
+    """What of changes to the inputs cannot be."""
+    recipe, where = setting.spec.recipe, "study.alignment.inputs"
     if table.inputs and (TICKET not in table.arms or len(table.arms) < 2):
         yield Fault("study.alignment.arms", f"{TICKET} and a control, where inputs are changed", ", ".join(table.arms))
+    if table.inputs and recipe.augment:
+        yield Fault(where, "none beside recipe.augment", ", ".join(table.inputs), "changed inputs cannot be shifted")
+    if table.inputs and data.is_folder(recipe.data):
+        yield Fault(where, "none of data that are not held in memory", ", ".join(table.inputs))
+    for change in table.inputs:
+        if change in (recipe.inputs or ()):
+            yield Fault(where, "changes that recipe.inputs has not made already", repr(change))
 
 
 def questions(table: AlignmentSpec, series: Series) -> Iterator[Question]:

@@ -45,6 +45,9 @@ def _change(name: str) -> str:
     return name
 
 
+InputsChange = Annotated[str, AfterValidator(_change)]
+
+
 class _Decaying(Value):
     """What optimisers that weights decay under have in common.
 
@@ -159,10 +162,7 @@ class Recipe(Value):
     normalise: Annotated[Normalisation | None, BeforeValidator(_absent_if_standard)] = None
     objective: Annotated[SerializeAsAny[Objective] | None, PlainValidator(_objective)] = None
     dynamics: Annotated[SerializeAsAny[Dynamics] | None, PlainValidator(_dynamics)] = None
-    inputs: Annotated[
-        Annotated[tuple[Annotated[str, AfterValidator(_change)], ...], Field(min_length=1)] | None,
-        BeforeValidator(listed),
-    ] = None
+    inputs: Annotated[Annotated[tuple[InputsChange, ...], Field(min_length=1)] | None, BeforeValidator(listed)] = None
     label_noise: Annotated[Number, Field(gt=0, lt=1)] | None = None
 
     @model_serializer(mode="wrap")

@@ -56,13 +56,20 @@ def _planned(experiment: Experiment) -> _Planned:
     for number in range(spec.all_replicates):
         for step in spec.rewind:
             replicate = Replicate(spec, number, step, members)
-            arm = members.arm("ticket", spec)
-            tickets = trainings(arm, replicate.asking(arm))
-            own = list(_rows(replicate, tickets))
+            series = _series(replicate)
+            own = list(_rows(replicate, series.tickets))
             first = {(row.arm, row.level): row.run for row in own if not row.draw}
             rows += own
-            questions += _questions(experiment, Series(replicate, tickets, members.controls, first))
+            questions += _questions(experiment, replace(series, rows=first))
     return rows, questions
+
+
+def _series(replicate: Replicate) -> Series:
+    """A replicate's tickets at its rewind step, and those of the same search on changed inputs."""
+    members = replicate.members
+    arm = members.arm("ticket", replicate.spec)
+    tickets = trainings(arm, replicate.asking(arm))
+    return Series(replicate, tickets, members.controls, changing=lambda change: _series(replicate.with_inputs(change)))
 
 
 def _questions(experiment: Experiment, series: Series) -> Iterator[Question]:

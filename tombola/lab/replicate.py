@@ -89,6 +89,12 @@ class Replicate:
         """The same, its trainings on the data set of this name: a part or a variant of its own."""
         return replace(self, spec=self.spec.model_copy(update={"recipe": on_data(self.spec.recipe, data)}))
 
+    def with_inputs(self, change: str) -> "Replicate":
+        """The same, its inputs changed further: by a change as `recipe.inputs` has it, with this replicate's seed."""
+        recipe = self.spec.recipe
+        changed = recipe.model_copy(update={"inputs": (*(recipe.inputs or ()), change)})
+        return replace(self, spec=self.spec.model_copy(update={"recipe": changed}))
+
     def seed(self, name: str) -> int:
         """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
         digest = hashlib.sha256(f"{name}/{self.spec.seed}/{self.number}".encode()).digest()

@@ -4,6 +4,7 @@ To add one: write a file like `overlap`, which needs no run of its own, or like 
 """
 
 from tombola.lab.studies import (
+    alignment,
     anatomy,
     checks,
     components,
@@ -48,6 +49,7 @@ STUDIES: dict[str, Study] = {
         features.STUDY,
         regularisation.STUDY,
         double_descent.STUDY,
+        alignment.STUDY,
     )
 }
 

@@ -13,7 +13,7 @@ Nothing here imports torch or altair: a plan needs the tables and the questions,
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import SerializerFunctionWrapHandler, create_model, model_serializer
 
@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     from tombola.mask import Mask
 
 
+class Criterion(Protocol):
+    """Where in a training the verdict compares accuracy."""
+
+    @property
+    def at(self) -> Literal["early-stop", "end"]: ...
+
+
 class ExperimentSpec(Protocol):
     """What a study reads of a spec beside its own table."""
 
@@ -51,6 +58,8 @@ class ExperimentSpec(Protocol):
     def recipe(self) -> Recipe: ...
     @property
     def search(self) -> SearchOptions: ...
+    @property
+    def verdict(self) -> Criterion: ...
     @property
     def facts(self) -> Facts: ...
     def iterations(self, step: Step, /) -> int: ...
@@ -140,18 +149,25 @@ class TrainingPair:
         return tuple((run, f"{arm} {level} in data order {order}") for run, order in ends)
 
 
+def _unchanging(change: str) -> "Series":
+    raise NotImplementedError(f"a series on {change} inputs comes with a plan")
+
+
 @dataclass(frozen=True)
 class Series:
     """One replicate's tickets at one rewind step, level by level, the dense network first.
 
     Attributes:
         rows: of the table, by arm and level; of several draws the first one.
+        changing: what is done to the inputs further, as `recipe.inputs` has it -> the tickets of the same replicate
+            that the same search finds on these, without rows of a table.
     """
 
     replicate: StudyReplicate
     tickets: Sequence[Train]
     controls: Mapping[str, Control]
     rows: Mapping[tuple[str, int], Train] = field(default_factory=dict)
+    changing: "Callable[[str], Series]" = field(default=_unchanging, repr=False)
 
     def training(self, arm: str, level: int) -> Train:
         """The training of an arm at a level: of one of the table, of the ticket or the dense network, of a control."""

@@ -65,6 +65,7 @@ class DescentFinding(Finding):
     """The curve of an arm at one rewind step.
 
     Attributes:
+        levels: of the curve, beside the dense network.
         densities: P_m of each level, the dense network first.
         test, training: mean accuracies at the end.
         clean: the share of the training labels that is true; None where all are.
@@ -73,6 +74,7 @@ class DescentFinding(Finding):
     study: ClassVar[str] = "double_descent"
     arm: str
     rewind: int
+    levels: tuple[int, ...]
     densities: tuple[float, ...]
     training: tuple[float, ...]
     clean: float | None
@@ -105,7 +107,7 @@ def findings(table: DoubleDescentSpec, evidence: Evidence) -> Iterator[DescentFi
                 )
                 found, clean = descent(test, evidence.confidence, grain), _clean(evidence)
                 said = sentence(found, densities, trained, arm, clean)
-                yield DescentFinding(arm, rewind, densities, trained, clean, found, said)
+                yield DescentFinding(arm, rewind, levels[1:], densities, trained, clean, found, said)
 
 
 def _curves(evidence: Evidence, arm: str, rewind: int, levels: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
@@ -135,7 +137,7 @@ def figures(findings: Sequence[DescentFinding], marks: Marks) -> dict[str, Figur
         "Accuracy at the end of training, as means over replicates. Dashed: the dense network's test accuracy. "
         "Dotted: the share of training labels that is true."
     )
-    return {"double-descent": Figure(_lines(findings, marks), caption)}
+    return {"double_descent": Figure(_lines(findings, marks), caption)}
 
 
 def _lines(findings: Sequence[DescentFinding], marks: Marks) -> dict[str, Any]:

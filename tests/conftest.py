@@ -132,6 +132,19 @@ def shadow() -> type[_Shadow]:
     return _Shadow
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, headless; without it, or the package that drives it, the test is skipped."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("needs Chromium")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
 @pytest.fixture
 def mnist_dir() -> Path:
     """The folder that TOMBOLA_DATA names, if the four files of MNIST are in it; otherwise the test is skipped."""

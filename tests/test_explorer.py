@@ -1,7 +1,6 @@
 """The page of `tombola explore`, in a real browser: what it shows is what the store has, and nothing leaves it."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from tombola import cli, data, models, weights
+from tombola import cli, data, models, prunable, weights
 from tombola.explorer import experiment, page
 from tombola.lab.plan import plan
 from tombola.lab.results import Results, results
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.mask import Mask
+from tombola.study import paths
+from tombola.ticket import Ticket
 
 SPEC = """
 about = "Small </script><script>document.title = 'taken over'</script> networks"
@@ -50,18 +52,6 @@ def written(found: Results) -> Path:
     path = found.store.root.parent / "explorer.html"
     assert cli.main(["explore", spec, "--store", str(found.store.root), "-o", str(path)]) == 0
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("needs Chromium")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -180,6 +170,49 @@ def test_a_unit_shows_its_weights_what_it_feeds_and_what_excites_it(tab: Any, fo
     best = int(answers.argmax())
     label = tab.locator("#unit-parts .pictures canvas[aria-label^=example]").first.get_attribute("aria-label")
     assert label.startswith(f"example {best}, answer {int(digits.test_labels[chosen.values[best]])},")
+
+
+def test_units_are_dead_that_lie_on_no_path(tab: Any, tmp_path: Path) -> None:
+    model = models.build("lenet-5-4-3", (1, 2, 2), 2, "glorot-normal", 0)
+    full = prunable.full(model)
+    alive = {name: torch.zeros_like(each) for name, each in full.items()}
+    for name, unit, given in (
+        ("fc1.weight", 0, 1),
+        ("fc1.weight", 1, 2),  # nothing reads it
+        ("fc1.weight", 3, 0),  # what it feeds, fc2.2, feeds nobody
+        ("fc2.weight", 0, 0),
+        ("fc2.weight", 1, 4),  # reads fc1.4, which reads nothing
+        ("fc2.weight", 2, 3),
+        ("fc3.weight", 0, 0),
+        ("fc3.weight", 1, 1),
+        ("output.weight", 0, 0),
+        ("output.weight", 1, 1),
+    ):
+        alive[name][unit, given] = True
+    Ticket.of(model, Mask(alive), weights.of(model)).save(tmp_path / "one.safetensors")
+    _go(tab, _page_of(tmp_path / "one.safetensors"), "#unit=fc1.0")
+    lies = dict(zip(full, paths.on_a_path(list(paths.chain(Mask(alive)).values()))[1:], strict=True))
+    for place, (name, own) in enumerate(lies.items()):
+        tab.locator("#layer").select_option(str(place))
+        shown(tab)
+        assert [row["state"] for row in rows(tab, "units-table")] == ["alive" if each else "dead" for each in own], name
+    told = {
+        "fc1.0": "",
+        "fc1.1": "nothing reads it",
+        "fc1.2": "it reads nothing",
+        "fc1.3": "what it feeds reaches no output",
+        "fc2.1": "what it reads is dead",
+        "output.1": "what it reads is dead",
+    }
+    for unit, reason in told.items():
+        _go(tab, tmp_path / "one.html", f"#unit={unit}")
+        sentence = tab.locator("#unit-sentence").inner_text()
+        assert ("dead" in sentence) == bool(reason) and reason in sentence
+
+
+def _page_of(file: Path) -> Path:
+    assert cli.main(["explore", str(file)]) == 0
+    return file.with_suffix(".html")
 
 
 def test_a_keyboard_reaches_everything(tab: Any) -> None:

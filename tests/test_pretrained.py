@@ -271,6 +271,7 @@ def test_sentences_are_in_the_checkpoints_tokens(bert: Path, reviews: Path, tmp_
     ):
         words = [WORDS.index(word) for word in sentence.split()]
         assert tokens.tolist() == [2, *words, 3, *[0] * (126 - len(words))] and int(known) == label
+    assert data.words(name) == WORDS
     publish(name, reviews, tmp_path)
     assert torch.equal(attach(name, tmp_path).images, dataset.images)
     part = data.load(f"sst2-30@{bert}", reviews)

@@ -66,6 +66,7 @@ async function decodedNetwork(series, place) {
     exciting: level.exciting === null ? null : excitement(await part(level.exciting)),
     reading: level.reading === null ? new Map() : reading(await part(level.reading[0]), level.reading[1]),
     counts: kept.map(degrees),
+    ...onPaths(kept),
   };
 }
 
@@ -145,6 +146,35 @@ function spread(k) {
   if (!page.chained || k === 0 || k >= page.layers.length) return 0;
   const inputs = page.layers[k].inputs * page.layers[k].groups;
   return inputs % page.layers[k - 1].outputs === 0 ? inputs / page.layers[k - 1].outputs : 0;
+}
+
+/** Of each layer's units, whether a path of kept weights leads to them from an input, and from them to an output. */
+function onPaths(kept) {
+  const reached = page.layers.map((layer) => new Uint8Array(layer.outputs));
+  const heard = page.layers.map((layer, k) => new Uint8Array(layer.outputs).fill(spread(k + 1) ? 0 : 1));
+  page.layers.forEach((_, k) => {
+    const share = spread(k);
+    eachLink(kept[k], k, (o, j) => (reached[k][o] |= share ? reached[k - 1][Math.floor(j / share)] : 1));
+  });
+  for (let k = page.layers.length - 1; spread(k); k--) {
+    const share = spread(k);
+    eachLink(kept[k], k, (o, j) => (heard[k - 1][Math.floor(j / share)] |= heard[k][o]));
+  }
+  return { reached, heard };
+}
+
+/** Calls `act` with each output and input of layer k, counted over all groups, between which a weight is kept. */
+function eachLink(flags, k, act) {
+  const { outputs, inputs, groups } = page.layers[k];
+  const size = windowOf(page.layers[k]);
+  for (let o = 0, i = 0; o < outputs; o++) {
+    const first = Math.floor(o / (outputs / groups)) * inputs;
+    for (let j = 0; j < inputs; j++) {
+      let any = 0;
+      for (let w = 0; w < size; w++) any |= flags[i++];
+      if (any) act(o, first + j);
+    }
+  }
 }
 
 /** The flat place of the weights of output o and input j, counted over all groups; -1 where there is none. */
@@ -465,9 +495,16 @@ function readBy(net, column, count) {
   return counts.read;
 }
 
-/** A unit that reads nothing, or that nothing reads; where it is not known what reads it, only the former. */
-function isDead(net, k, unit) {
-  return net.counts[k].into[unit] === 0 || (spread(k + 1) > 0 && readBy(net, k + 1, page.layers[k].outputs)[unit] === 0);
+/** A unit without a path from an input, or to an output; where it is not known what reads it, one that reads nothing. */
+const isDead = (net, k, unit) => !net.reached[k][unit] || !net.heard[k][unit];
+
+/** Why it is, as a sentence, or nothing. */
+function deathOf(net, k, unit, fed) {
+  if (!isDead(net, k, unit)) return "";
+  const always = "and it always gives the same";
+  if (!net.counts[k].into[unit]) return ` It is dead: it reads nothing, ${always}.`;
+  if (!net.reached[k][unit]) return ` It is dead: what it reads is dead, ${always}.`;
+  return fed.length ? " It is dead: what it feeds reaches no output." : " It is dead: nothing reads it.";
 }
 
 function drawnSentence(told) {
@@ -478,7 +515,7 @@ function drawnSentence(told) {
   const more = told.length > 6 ? `; and so on in ${told.length - 6} more layers` : "";
   const kind = page.layers.some((layer) => layer.window.length) ? "Lines are connections (of a convolution, whole kernels)" : "Lines are weights";
   const jump = page.chained ? "" : " One layer is drawn at a time, its inputs left of it: in this network layers do not simply follow each other.";
-  return `${kind}, red above 0 and blue below. Drawn: ${named.join("; ")}${more}. Grey units are dead.${jump}`;
+  return `${kind}, red above 0 and blue below. Drawn: ${named.join("; ")}${more}. Grey units are dead: ${page.chained ? "on no path from an input to an output" : "they read nothing"}.${jump}`;
 }
 
 // ---------------------------------------------------------------- the first layer's masks
@@ -652,10 +689,9 @@ function showUnit(series, net) {
   const fed = feeds(net, k, unit);
   const all = layer.inputs * windowOf(layer);
   const feeding = spread(k + 1) ? ` feeds ${whole0(fed.length)} of the ${whole0(page.layers[k + 1].outputs)} units of ${page.layers[k + 1].label}` : k + 1 === page.layers.length ? " is an output" : " what it feeds is not known here";
-  const dead = into === 0 ? " It is dead: it reads nothing, and always gives the same." : isDead(net, k, unit) ? " It is dead: nothing reads it." : "";
   const stands = isText && page.words.length === layer.outputs ? ` (${word(unit)})` : "";
   at("unit-title").textContent = `Unit ${unitName(k, unit)}${stands}`;
-  at("unit-sentence").textContent = `Unit ${unitName(k, unit)} keeps ${whole0(into)} of its ${whole0(all)} weights;${feeding}.${dead}`;
+  at("unit-sentence").textContent = `Unit ${unitName(k, unit)} keeps ${whole0(into)} of its ${whole0(all)} weights;${feeding}.${deathOf(net, k, unit, fed)}`;
   holder.replaceChildren(...seen(net, k, unit), ...excites(series, net, k, unit), ...linked(net, k, unit, fed), ...moved(net, k, unit));
 }
 
@@ -739,7 +775,7 @@ function excites(series, net, k, unit) {
 
 const AROUND = 12; // tokens on each side
 const word = (token) => (page.words[token] === undefined ? `token ${token}` : page.words[token].replace(/\n/g, "\u23ce"));
-const between = page.words.every((each) => [...each].length <= 1) ? "" : " ";
+const between = page.words.length && page.words.every((each) => [...each].length <= 1) ? "" : " ";
 
 /** The part of a text around a token, which is marked. */
 function piece(set, place, spot, value) {

@@ -279,3 +279,17 @@ def test_a_page_without_examples_says_so(found: Results) -> None:
     made = experiment.page(found, lambda name: None)
     assert not made.examples and any("examples" in note for note in made.notes)
     assert "@@" not in page.text(made)
+
+
+def test_a_network_on_vectors_has_a_page(browser: Any, tmp_path: Path) -> None:
+    spec, store, path = tmp_path / "moons.toml", tmp_path / "store", tmp_path / "page.html"
+    changed = SPEC.replace('"digits"', '"moons-circles"').replace("replicates = 2", "replicates = 1")
+    spec.write_text(changed.replace("levels = 3", "levels = 1"))
+    assert cli.main(["run", str(spec), "--store", str(store), "--workers", "1"]) == 0
+    assert cli.main(["explore", str(spec), "--store", str(store), "-o", str(path)]) == 0
+    tab, errors = browser.new_page(), list[str]()
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    _go(tab, path, "#level=1&unit=fc1.3")
+    assert shown(tab) == "ticket/0/1/fc1.3" and not errors
+    assert tab.locator("#unit-parts .pictures .text").count() == 9
+    tab.close()

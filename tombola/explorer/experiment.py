@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tombola import models, prunable, weights
+from tombola.data.facts import Facts
 from tombola.explorer.coding import Blobs
 from tombola.explorer.filling import Answers, Line, Look, Network, fill
 from tombola.explorer.layers import chained, layer, one_after_another
@@ -14,7 +15,7 @@ from tombola.lab.results import Result, Results
 from tombola.layers import Layout, layouts
 from tombola.recipe import Recipe
 from tombola.study.units import excitement, reading
-from tombola.study.verdict import Verdict, points
+from tombola.study.verdict import Verdict, amount
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,7 +62,7 @@ def page(results: Results, load: Load, words: Sequence[str] = (), room: int = RO
         shape=facts.shape,
         chained=one_after_another(model) and chained(network.layers),
         layers=network.layers,
-        columns={name: words for name, words in COLUMNS.items() if name in results.rows[0].values},
+        columns={name: words for name, words in _columns(facts).items() if name in results.rows[0].values},
         series=tuple(series),
         parts=tuple(blobs.parts),
         examples=tuple(shown.sets),
@@ -69,6 +70,14 @@ def page(results: Results, load: Load, words: Sequence[str] = (), room: int = RO
         words=tuple(words),
         notes=[*_draws(results), *notes, *([] if shown.sets else [NO_EXAMPLES]), ROUNDED],
     )
+
+
+def _columns(facts: Facts) -> dict[str, tuple[str, str]]:
+    """`COLUMNS`; where answers are numbers, R2 stands in the place of accuracy."""
+    if facts.measure == "accuracy":
+        return COLUMNS
+    kinds = {"percent": "number"}
+    return {name: (said.replace("accuracy", "R2"), kinds.get(how, how)) for name, (said, how) in COLUMNS.items()}
 
 
 def _model(results: Results) -> "nn.Module":
@@ -164,7 +173,7 @@ def _sentence(result: Result, results: Results) -> str:
         control = next((one for one in verdict.controls if one.against == row.arm), None)
         if control:
             return (
-                f"{verdict.arm} less {row.arm}: {points(control.accuracy)} points of accuracy "
+                f"{verdict.arm} less {row.arm}: {amount(control.accuracy, results.criteria.metric)} "
                 f"({verdict.arm} {control.result})."
             )
     return "The dense network." if row.arm == "dense" else ""

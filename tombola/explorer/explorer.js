@@ -461,7 +461,7 @@ function drawUnits(context, colour, net) {
       context.beginPath();
       context.arc(x, y, column.radius, 0, 7);
       const dead = c > 0 ? isDead(net, drawn[c - 1], unit) : read[unit] === 0;
-      context.fillStyle = colour(dead ? "gone" : "kept");
+      context.fillStyle = colour(dead ? "rule" : "kept");
       context.fill();
       if (c > 0 && drawn[c - 1] === view.layer && unit === view.unit) ring(context, colour, x, y, column.radius);
     }
@@ -767,6 +767,7 @@ function excites(series, net, k, unit) {
   places.forEach((place, n) => {
     const label = `answer ${set.labels[place]}, ${written.number(values[n])}`;
     if (isText) list.append(piece(set, place, own.spots[unit * page.top + n], values[n]));
+    else if (!isImage) list.append(vector(set, place, values[n]));
     else list.append(make("li", {}, example(set, place, `example ${place}, ${label}`), make("br"), `${set.labels[place]}: ${written.number(values[n])}`));
   });
   const asleep = values[0] <= 0 ? " None of the examples brings it above 0." : "";
@@ -787,6 +788,19 @@ function piece(set, place, spot, value) {
     const words = (from, to) => [...tokens.subarray(Math.max(0, from), to)].map(word).filter(Boolean).join(between);
     item.append(`${written.number(value)}: ${spot > around ? "\u2026" : ""}${words(spot - around, spot)}${between}`);
     item.append(make("mark", {}, word(tokens[spot])), `${between}${words(spot + 1, spot + 1 + around)}`);
+  });
+  return item;
+}
+
+const MOST_NUMBERS = 8; // of a vector
+
+function vector(set, place, value) {
+  const item = make("li", { class: "text" });
+  part(set.part).then((bytes) => {
+    const numbers = new Float32Array(bytes.buffer).subarray(place * page.shape[0], (place + 1) * page.shape[0]);
+    const shown = [...numbers.subarray(0, MOST_NUMBERS)].map((number) => number.toPrecision(3)).join(", ");
+    const more = numbers.length > MOST_NUMBERS ? `, and ${numbers.length - MOST_NUMBERS} more` : "";
+    item.append(`${written.number(value)}: (${shown}${more}), answer ${set.labels[place]}`);
   });
   return item;
 }

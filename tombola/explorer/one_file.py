@@ -126,9 +126,9 @@ def _layouts(listed: Any) -> dict[str, Layout]:
     found: dict[str, Layout] = {}
     for name, fields in listed.items() if isinstance(listed, dict) else ():
         sizes = fields if isinstance(fields, dict) else {}
-        axes = (sizes.get("inputs"), sizes.get("outputs"), sizes.get("groups"))
-        if axes[:2] in ((0, 1), (1, 0)) and type(axes[2]) is int and axes[2] > 0:
-            found[name] = Layout(*axes)
+        groups = sizes.get("groups")
+        if (sizes.get("inputs"), sizes.get("outputs")) in ((0, 1), (1, 0)) and type(groups) is int and groups > 0:
+            found[name] = Layout(sizes["inputs"], sizes["outputs"], groups)
     return found
 
 

@@ -77,7 +77,8 @@ class Examples:
     """Some examples of the test set.
 
     Attributes:
-        part: bytes, one after the other, of images; of texts their tokens, two bytes each.
+        part: bytes, one after the other, of images; of texts their tokens, two bytes each; of vectors
+            float32.
         labels: the right answers.
         white: the byte that stands for 1.
     """

@@ -42,10 +42,10 @@ class Shown:
         return self._known[name]
 
     def _examples(self, dataset: "Dataset", images: "Tensor", labels: "Tensor") -> Examples:
-        single = labels.dim() == 1
-        words = tuple(f"{label:g}" if isinstance(label, float) else str(label) for label in labels.tolist())
-        words = words if single else ("",) * len(labels)
+        several = labels.reshape(len(labels), -1).tolist()
+        words = tuple(" ".join(f"{label:.4g}" for label in own) for own in several)
         if dataset.facts.text:
+            words = words if labels.dim() == 1 else ("",) * len(labels)
             return Examples(self.blobs.add(images.numpy().astype("<u2").tobytes()), words)
         white = 255 if dataset.facts.real else dataset.facts.white
         return Examples(self.blobs.add(_bytes(images)), words, white=white)
@@ -57,7 +57,9 @@ def chosen(count: int) -> "Tensor":
 
 
 def _bytes(images: "Tensor") -> bytes:
-    """Bytes as they are; real numbers from their smallest, 0, to their largest, 255."""
+    """Images: bytes as they are; real numbers from their smallest, 0, to their largest, 255. Vectors: float32."""
+    if images.dim() == 2:
+        return images.numpy().astype("<f4").tobytes()
     if not images.is_floating_point():
         return images.numpy().tobytes()
     low, high = float(images.min()), float(images.max())

@@ -235,6 +235,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_the_numbers_are_those_of_the_masks_and_of_what_is_trained_on(finished: Results) -> None:
     store = finished.store
     for question in finished.plan.questions:
+        assert question.density_of.mask is not None
         values, mask = store.values(question.run), store.mask(question.density_of.mask)["fc1.weight"]
         assert values["degrees"] == mask.sum(0).tolist() and len(values["variances"]) == 64
         assert values["survivors"]["connected"]["value"] == pytest.approx(float(mask.any(0).double().mean()))

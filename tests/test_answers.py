@@ -42,7 +42,7 @@ LABELS: dict[str, Any] = {
     "number": lambda x: (x[:, 0] - 2 * x[:, 3] ** 2 + 1).astype(np.float32),
     "tasks": lambda x: np.stack([x[:, 0] > 0, x[:, 1] > x[:, 2], x[:, 3] > 1], axis=1).astype(np.int64),
 }
-SIZES = {"train": 128, "validation": 32, "test": 40}
+SIZES: dict[str, Any] = {"train": 128, "validation": 32, "test": 40}
 OUTPUTS = {"class": 2, "number": 1, "tasks": 3}
 
 
@@ -59,7 +59,12 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> None:
     for answers in KINDS:
         source: Any = ModuleType(answers)
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in arrays(answers)))
-        made = {"classes": OUTPUTS[answers], "checksum": digest.hexdigest(), "real": True, "answers": answers}
+        made: dict[str, Any] = {
+            "classes": OUTPUTS[answers],
+            "checksum": digest.hexdigest(),
+            "real": True,
+            "answers": answers,
+        }
         source.FACTS = Facts(answers, (5,), **SIZES, **made)
         source.read = lambda data_dir, answers=answers: arrays(answers)
         monkeypatch.setitem(data.SOURCES, answers, source)

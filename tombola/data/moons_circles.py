@@ -49,4 +49,5 @@ def standardised(points: NDArray[Any], pool: int) -> NDArray[np.float32]:
     To four digits, so that a machine that rounds a sine otherwise has the same data.
     """
     known = points[:pool]
-    return ((points - known.mean(axis=0)) / known.std(axis=0)).round(4).astype(np.float32)
+    found: NDArray[np.float32] = ((points - known.mean(axis=0)) / known.std(axis=0)).round(4).astype(np.float32)
+    return found

@@ -336,7 +336,7 @@ def _inputs(column: Column, pool: NDArray[np.int64], train: NDArray[np.int64]) -
     return [np.zeros(len(filled)) if constant else (filled - mean) / deviation, *unknown]
 
 
-def _flag(flags: NDArray[np.bool_], train: NDArray[np.int64]) -> NDArray[np.float64]:
+def _flag(flags: NDArray[np.bool_], train: NDArray[np.int64]) -> NDArray[Any]:
     """1 where it holds, else 0; of what all of the training set is, or nothing of it, always 0."""
     return flags * float(0 < flags[train].sum() < len(train))
 

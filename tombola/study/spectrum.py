@@ -134,7 +134,7 @@ def compared(steps: Mapping[str, Mapping[int, Steps]], confidence: float, every:
         }
         logarithms = [sum(each) / len(each) for each in both.values() if each]
         flat = [pair for each in pairs.values() for pair in each]
-        grain = every / max([step for step in reached if step] or [inf])
+        grain = every / max([float(step) for step in reached if step] or [inf])
         found.append(
             Sooner(
                 arm,

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from tombola.charts import Figure, by_density, styled
 from tombola.data.facts import Facts
 from tombola.errors import Fault
-from tombola.lab.fields import Levels, listed
+from tombola.lab.fields import Levels
 from tombola.lab.kinds import Measured, Measurement, Seen, Train
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import (
@@ -30,7 +30,7 @@ from tombola.lab.studies.study import (
     rewound,
     with_reason,
 )
-from tombola.value import Count, Value
+from tombola.value import Count, Value, listed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from tombola.charts import Figure, styled
 from tombola.data.facts import Facts
 from tombola.errors import Fault
-from tombola.lab.fields import Levels, listed, numbers
+from tombola.lab.fields import Levels, numbers
 from tombola.lab.kinds import Measurement, Seen, Train, Watched
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import (
@@ -30,7 +30,7 @@ from tombola.lab.studies.study import (
     with_reason,
 )
 from tombola.steps import Step
-from tombola.value import Count, StepField, Value
+from tombola.value import Count, StepField, Value, listed
 
 if TYPE_CHECKING:
     from tombola.study.spectrum import Sooner

@@ -33,6 +33,7 @@ from tombola.lab.kinds import (
     Sample,
     ShuffledMask,
     Train,
+    Tree,
 )
 from tombola.lab.plan import plan
 from tombola.lab.replicate import Replicate
@@ -77,6 +78,7 @@ RATES = (("linear", 0.2), ("output", 0.1))
 EARLY = EarlyBird(NETWORK, INIT, Sample.of(TRAIN), 0, 40, "layer", RATES, (), None, 2, "layer", Settling(every="5it"))
 INVERTED = InvertedMask(**{name: getattr(PRUNE, name) for name in PRUNE.names}, like=PRUNE)
 FLIPS = Flips(TRAIN, INIT, PRUNE)
+TREE = Tree("table:diabetes~1", split_seed=1, tree_seed=1)
 LINE = Line(TRAIN, replace(TRAIN, order_seed=8), TRAIN.recipe, split_seed=1, points=30, examples=None)
 
 # For every field of every kind of run, another value. A field that is missing here fails a test below.
@@ -101,6 +103,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
     },
     DISTANCE: {"left": replace(TRAIN, order_seed=9), "right": replace(TRAIN, order_seed=7), "mask": RANDOM},
     FLIPS: {"trained": replace(TRAIN, order_seed=9), "since": replace(INIT, init_seed=1), "mask": RANDOM},
+    TREE: {"source": "table:diabetes~2", "split_seed": 2, "tree_seed": 2},
     LINE: {
         "left": replace(TRAIN, order_seed=9),
         "right": replace(TRAIN, order_seed=7),

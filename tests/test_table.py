@@ -89,7 +89,7 @@ def test_parquet_is_read_as_csv_is(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     made = rows()
     cells = list(zip(*made[1:], strict=True))
-    kinds = [float, lambda cell: float(cell) if cell else None, str, str]
+    kinds: list[Any] = [float, lambda cell: float(cell) if cell else None, str, str]
     held = {column: list(map(kind, own)) for column, kind, own in zip(made[0], kinds, cells, strict=True)}
     parquet.write_table(pyarrow.table(held), tmp_path / "my.parquet")
     one, other = (
@@ -282,7 +282,7 @@ def test_other_encodings_are_refused_by_row(tmp_path: Path) -> None:
 
 
 def test_three_broken_rows_among_many_are_all_named(tmp_path: Path) -> None:
-    made = [["x", "y"], *([place * 0.5, place % 2] for place in range(100_000))]
+    made: list[list[Any]] = [["x", "y"], *([place * 0.5, place % 2] for place in range(100_000))]
     for row, cell in ((77, "abc"), (31_007, "-"), (99_999, "12,5")):
         made[row - 1][0] = cell
     with pytest.raises(DataError) as raised:

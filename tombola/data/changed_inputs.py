@@ -8,7 +8,7 @@ To add one: write a function like `permuted` and declare it in `CHANGES`.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -199,11 +199,42 @@ class ChangedInputs:
         held = {"mean": (), "std": (), "white": 1} if real else {}
         return known.varied(self.name, shape=shape, real=real, **held)
 
+    @property
+    def draw(self) -> RandomState:
+        """What it draws with: by its name and seed."""
+        return RandomState(list(hashlib.sha256(self.name.encode()).digest()))
+
     def arrays(self, arrays: Arrays, known: Facts) -> Arrays:
         """The arrays of the changed data set."""
-        seed = list(hashlib.sha256(self.name.encode()).digest())
-        pool, test = self.change.change(arrays, known, RandomState(seed), self.columns)
+        pool, test = self.change.change(arrays, known, self.draw, self.columns)
         return pool, arrays[1], test, arrays[3]
+
+    def turn(self, width: int) -> NDArray[np.float64]:
+        """Of `rotated` the matrix by which it turns inputs of so many numbers, [width, width]."""
+        return rotation(width, self.draw)
+
+
+def noise_columns(ways: Sequence[str]) -> tuple[int, ChangedInputs | None] | None:
+    """How many columns of noise are the last ones, by the names of all changes, and how they are turned afterwards.
+
+    Returns:
+        None where there are no such columns, or something else has been done to them.
+
+    >>> noise_columns(["noise-4~7"]), noise_columns(["rotated~7", "noise-4~7"]), noise_columns(["rotated~7"])
+    ((4, None), (4, None), None)
+    >>> noise_columns(["noise-4~7", "rotated~7"])[1].name
+    'rotated~7'
+    """
+    found = [change for change in map(named, ways) if change]
+    place = next((place for place, each in enumerate(found) if each.change is CHANGES["noise"]), None)
+    if place is None:
+        return None
+    match found[place + 1 :]:
+        case []:
+            return found[place].columns, None
+        case [turned] if turned.change is CHANGES["rotated"]:
+            return found[place].columns, turned
+    return None
 
 
 def named(name: str) -> ChangedInputs | None:

@@ -58,7 +58,7 @@ class _Seen:
         except ValueError:
             numbers = np.array([self._number(cell, row) for cell, row in zip(cells, rows, strict=True)])
         if np.isinf(numbers).any():
-            self.infinite += [rows[int(place)] for place in np.flatnonzero(np.isinf(numbers))]
+            self.infinite += [rows[int(place)] for place in np.flatnonzero(np.isinf(numbers)).tolist()]
         self.parts.append(numbers)
 
     def _number(self, cell: str, row: int) -> float:

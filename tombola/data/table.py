@@ -338,7 +338,8 @@ def _inputs(column: Column, pool: NDArray[np.int64], train: NDArray[np.int64]) -
 
 def _flag(flags: NDArray[np.bool_], train: NDArray[np.int64]) -> NDArray[Any]:
     """1 where it holds, else 0; of what all of the training set is, or nothing of it, always 0."""
-    return flags * float(0 < flags[train].sum() < len(train))
+    varies = 0 < flags[train].sum() < len(train)
+    return flags.astype(np.float64) if varies else np.zeros(len(flags))
 
 
 def _digest(what: str) -> str:

@@ -10,6 +10,7 @@ from tombola.lab.kinds.line import Line
 from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask, mask_outcome
 from tombola.lab.kinds.measured import Measured, Measurement, Seen, Watched
 from tombola.lab.kinds.training import Train
+from tombola.lab.kinds.tree import Tree
 from tombola.lab.kinds.weights import DerivedWeights
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Seen",
     "ShuffledMask",
     "Train",
+    "Tree",
     "Watched",
     "mask_outcome",
 ]

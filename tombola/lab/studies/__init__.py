@@ -7,6 +7,7 @@ from tombola.lab.studies import (
     alignment,
     anatomy,
     checks,
+    columns,
     components,
     connectivity,
     double_descent,
@@ -50,6 +51,7 @@ STUDIES: dict[str, Study] = {
         regularisation.STUDY,
         double_descent.STUDY,
         alignment.STUDY,
+        columns.STUDY,
     )
 }
 

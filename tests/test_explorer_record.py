@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torch import nn
 
 from tombola import mask, models, prunable, weights
 from tombola.cli import main
@@ -115,6 +116,14 @@ def test_a_searchs_file_has_a_page_before_it_is_finished(tmp_path: Path) -> None
     assert [level.trained is not None for level in series.levels] == [True, True, False]
     assert main(["explore", str(path), "--shape", "1,8,8", "-o", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").is_file()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_ticket_of_any_precision_has_a_page(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).to(dtype)
+    Ticket.of(model, prunable.full(model), weights.of(model)).save(tmp_path / "one.safetensors")
+    (series,) = one_file.page(tmp_path / "one.safetensors").series
+    assert series.levels[0].start
 
 
 def test_what_is_no_shape_and_no_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

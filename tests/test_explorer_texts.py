@@ -98,6 +98,10 @@ def test_a_unit_shows_the_characters_that_it_reads_and_where_it_is_excited(brows
     tab.goto(f"{address}#unit=tokens.2")
     tab.locator("body[data-shown$='tokens.2']").wait_for(state="attached")
     assert tab.locator("#unit-title").inner_text() == "Unit tokens.2 (c)"
+    assert "; is an output." in tab.locator("#unit-sentence").inner_text()
+    tab.goto(f"{address}#unit=blocks.0.contract.0")  # its weight is the last one, and its sum is read by the output
+    tab.locator("body[data-shown$='contract.0']").wait_for(state="attached")
+    assert "; what it feeds is not known here." in tab.locator("#unit-sentence").inner_text()
     tab.close()
 
 

@@ -688,7 +688,7 @@ function showUnit(series, net) {
   const into = net.counts[k].into[unit];
   const fed = feeds(net, k, unit);
   const all = layer.inputs * windowOf(layer);
-  const feeding = spread(k + 1) ? ` feeds ${whole0(fed.length)} of the ${whole0(page.layers[k + 1].outputs)} units of ${page.layers[k + 1].label}` : k + 1 === page.layers.length ? " is an output" : " what it feeds is not known here";
+  const feeding = spread(k + 1) ? ` feeds ${whole0(fed.length)} of the ${whole0(page.layers[k + 1].outputs)} units of ${page.layers[k + 1].label}` : (page.chained ? k + 1 === page.layers.length : layer.kind === "output") ? " is an output" : " what it feeds is not known here";
   const stands = isText && page.words.length === layer.outputs ? ` (${word(unit)})` : "";
   at("unit-title").textContent = `Unit ${unitName(k, unit)}${stands}`;
   at("unit-sentence").textContent = `Unit ${unitName(k, unit)} keeps ${whole0(into)} of its ${whole0(all)} weights;${feeding}.${deathOf(net, k, unit, fed)}`;

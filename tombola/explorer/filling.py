@@ -70,7 +70,7 @@ class Network:
         return [self._turned(layer.name, tensors[layer.name]).ravel() for layer in self.layers]
 
     def _turned(self, name: str, value: "Tensor") -> "np.ndarray":
-        array = value.detach().cpu().numpy()
+        array = (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
         layout = self.layouts.get(name) or Layout()
         return array if layout.outputs == 0 or array.ndim < 2 else np.ascontiguousarray(np.swapaxes(array, 0, 1))
 

@@ -204,8 +204,8 @@ def test_units_are_dead_that_lie_on_no_path(tab: Any, tmp_path: Path) -> None:
         "fc2.1": "what it reads is dead",
         "output.1": "what it reads is dead",
     }
-    for unit, reason in told.items():
-        _go(tab, tmp_path / "one.html", f"#unit={unit}")
+    for name, reason in told.items():
+        _go(tab, tmp_path / "one.html", f"#unit={name}")
         sentence = tab.locator("#unit-sentence").inner_text()
         assert ("dead" in sentence) == bool(reason) and reason in sentence
 

@@ -133,17 +133,17 @@ def sentence(density: float, arm: str, mind: Mind, which: str, measure: str) -> 
         return _shown(share, "less than chance", "more than chance", "no difference from chance is shown")
 
     said = (
-        f"have {_share(mind.kept, mind.chance)} of their surviving weights on {which}, which are {mind.chance:.1%} of "
+        f" have {_share(mind.kept, mind.chance)} of their surviving weights on {which}, which are {mind.chance:.1%} of "
         f"the columns ({_points(mind.kept)} points: {against(mind.kept)}), and {_share(mind.mass, mind.chance)} of "
         "their sum of squares "
         if mind.kept
-        else f"turned back, have {_share(mind.mass, mind.chance)} of their sum of squares on {which}, which are "
+        else f", turned back, have {_share(mind.mass, mind.chance)} of their sum of squares on {which}, which are "
         f"{mind.chance:.1%} of the columns "
     )
     tree = _shown(mind.beside, "the tree is better", "the network is better", "no difference is shown")
     one = "; one replicate decides nothing" if mind.mass.n < 2 else ""
     return (
-        f"At {density:.1%}, first layers of {arm} {said}({_points(mind.mass)} points: {against(mind.mass)}); "
+        f"At {density:.1%}, first layers of {arm}{said}({_points(mind.mass)} points: {against(mind.mass)}); "
         f"n = {mind.mass.n}{one}. Test {measure} at the end is {mind.measure:.2%}, less that of a gradient-boosted "
         f"tree {_points(mind.beside, 2)} points: {tree}."
     )

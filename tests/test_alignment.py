@@ -154,6 +154,12 @@ def test_masks_that_keep_what_varies_are_told_from_chance() -> None:
     assert survivors(torch.ones(4, 9, dtype=torch.bool), torch.arange(9.0), 0).correlation is None
 
 
+def test_random_masks_that_have_no_correlation_leave_chance_a_number() -> None:
+    mask = torch.tensor([[True, True, False, False], [True, False, False, True]])
+    found = survivors(mask, torch.tensor([1.0, 2.0, 3.0, 4.0]), 0).correlation
+    assert found and all(np.isfinite([found.value, found.chance, found.low, found.high]))
+
+
 # ----------------------------------------------------------------- directions
 
 
@@ -195,6 +201,12 @@ def test_weights_along_the_data_are_told_from_chance_by_those_that_survive() -> 
     mask[:, 10:] = False
     found = aligned(weights, mask, first, 0)
     assert found.weights and found.weights.value == 1 > found.weights.high and found.mask and found.mask.value == 1
+
+
+def test_all_directions_say_nothing() -> None:
+    basis = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))[0]
+    found = aligned(torch.ones(5, 6), torch.eye(5, 6).bool(), basis, 0)
+    assert found.weights is None and found.mask is None
 
 
 # ----------------------------------------------------------- words and numbers

@@ -171,3 +171,37 @@ def test_what_cannot_be_is_refused(tmp_path: Path, table: str, words: str) -> No
     )
     with pytest.raises(SpecError, match=words):
         read(str(tmp_path / "tiny.toml"))
+
+
+def test_the_norm_of_numbers_and_of_tasks_is_that_of_their_loss() -> None:
+    draw = torch.Generator().manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(3, 2)), torch.randn(9, 3, generator=draw)
+    alive = prunable.full(model)
+    tasks, numbers = torch.randint(2, (9, 2), generator=draw), torch.randn(9, generator=draw)
+    one = nn.Sequential(nn.Linear(3, 1))
+    losses = {"numbers": (one, numbers), "tasks": (model, tasks)}
+    wanted = {
+        "numbers": (one(inputs).squeeze(1) - numbers).square().mean(),
+        "tasks": nn.functional.binary_cross_entropy_with_logits(model(inputs), tasks.float(), reduction="sum") / 9,
+    }
+    for kind, (network, labels) in losses.items():
+        gradients = torch.autograd.grad(wanted[kind], list(network.parameters()))
+        found = gradient_norm(network, prunable.full(network), inputs, labels).all
+        assert found == pytest.approx(sqrt(sum(float(each.square().sum()) for each in gradients)), rel=1e-4)
+    solution = {name: -value for name, value in model.state_dict().items()}  # the other answer, always
+    assert nearness(model, solution, list(alive), inputs, (inputs, tasks)).disagreement == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (["method=snip"], {"course"}),  # theta_k is where the ticket begins, and no solution
+        (["method=colt"], {"course"}),  # pruned by two networks, each of half of the classes
+        (["method=one-shot"], {"course", "end", "pruned"}),
+        (["recipe.data=table:diabetes"], {"course", "pruned"}),  # numbers are never the same
+    ],
+)
+def test_only_a_solution_of_answers_to_be_counted_is_gone_back_to(changes: list[str], parts: set[str]) -> None:
+    asked = ["recipe.model=lenet-20-10", "levels=1", "replicates=1", "rewind=6it", "study.gradients.levels=1"]
+    wanted = plan(read("digits-lenet", ["arms=ticket", "recipe.length=60it", *asked, *changes]))
+    assert {question.part for question in wanted.questions} == parts

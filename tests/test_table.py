@@ -181,6 +181,14 @@ def test_a_category_that_a_training_set_has_not_is_0(tmp_path: Path) -> None:
     assert kinds or 9 in _test_rows(whole)
 
 
+@pytest.mark.parametrize("others", range(52, 57))
+def test_a_class_of_one_row_is_a_class_wherever_that_row_is(others: int, tmp_path: Path) -> None:
+    made = [["size", "bought"], *([row, "no"] for row in range(others)), [0, "yes"]]
+    whole = name(tmp_path, made)
+    labels = np.concatenate(table.arrays(whole)[1::2])
+    assert table.facts(whole).classes == labels.max() + 1 == 2
+
+
 @given(st.integers(2, 6), st.integers(60, 200), st.integers(0, 9))
 def test_the_test_set_is_a_fifth_of_each_class(classes: int, count: int, seed: int) -> None:
     codes = np.random.default_rng(seed).integers(0, classes, count)

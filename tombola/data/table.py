@@ -108,7 +108,7 @@ def facts(name: str) -> Facts:
     """
     asked = parts(name)
     path, state = _state(asked)
-    what = f"1\0{path.resolve()}\0{state}\0{asked.target}\0{asked.answers}"
+    what = f"2\0{path.resolve()}\0{state}\0{asked.target}\0{asked.answers}"
     known = _kept(_digest(what), path, state, asked)
     if asked.seed is None:
         return known
@@ -255,7 +255,8 @@ def _facts(path: Path, state: tuple[int, int], asked: Name) -> Facts:
     made = _opened(path, state)
     _check(made, asked)
     answers, labels, (pool, test) = made.answers(asked), made.labels(asked), made.drawn(asked)
-    counts = np.bincount(labels[pool]) if answers == "class" else np.zeros(0, np.int64)
+    # A class of a single row may be in the test set alone.
+    counts = np.bincount(labels[pool], minlength=labels.max() + 1) if answers == "class" else np.zeros(0, np.int64)
     validation = min(len(pool) // PART, 10_000)
     width = sum(len(list(_inputs(made.columns[column], pool, pool))) for column in made.features(asked))
     return Facts(

@@ -40,7 +40,8 @@ class Aligned:
     """The share of a first layer in the span of the data's first directions, beside chance.
 
     Attributes:
-        weights: of the squared surviving weights; None where all of them are 0.
+        weights: of the squared surviving weights; None where all of them are 0, and where the directions are all that
+            there are, in whose span everything lies.
         mask: of the mask's rows alone, whatever the weights; None of a mask that keeps all or nothing, as it can be
             dealt out in one way alone.
     """
@@ -98,6 +99,8 @@ def aligned(weights: Tensor, mask: Tensor, directions: Tensor, seed: int, draws:
         for order in _orders(mask.numel(), draws, seed)
     ]
     of_weights = of_mask = None
+    if directions.shape[1] == len(directions):
+        return Aligned(None, None)
     if living.any():
         of_weights = beside(in_span(living, directions), [in_span(each, directions) for each, _ in dealt])
     if mask.any() and not mask.all():

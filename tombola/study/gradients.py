@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola import weights as states
-from tombola.objective import cross_entropy
+from tombola.objective import asked, loss_of_answers
 from tombola.study import connectivity
 from tombola.study.paired import Difference, Ratio, paired, ratio
 from tombola.study.stability import distances
@@ -63,7 +63,7 @@ def gradient_norm(model: nn.Module, mask: Mapping[str, Tensor], inputs: Tensor, 
     """
     own = copy.deepcopy(model).train()
     # A batch norm's statistics are those of all the examples, so they are seen at once.
-    cross_entropy(own(inputs), labels).backward()
+    loss_of_answers(own(inputs), labels).backward()
     squares: dict[str, float] = {}
     for name, parameter in own.named_parameters():
         if parameter.grad is not None:
@@ -101,28 +101,31 @@ def nearness(
         solution: weights of the same architecture, pruned ones 0.
         names: of the weights that distances are taken over.
         test: inputs of which the answers are compared.
-        train: inputs and labels on which the errors of the line are counted.
+        train: inputs and labels on which the errors of the line are counted: classes, or several times yes or no.
     """
     own = copy.deepcopy(model).eval()
     ours = states.own(model)
     theirs = {name: solution[name].to(value.device) for name, value in ours.items()}
     every = {name: torch.ones_like(ours[name], dtype=torch.bool) for name in names}
     apart = distances(ours, theirs, every)
-    answers = _answers(own, test)
+    with torch.no_grad():
+        several = asked(own(train[0][:1]), train[1][:1]) == "tasks"
+    answers = _answers(own, test, several)
     states.put(own, theirs)
-    disagreement = float((answers != _answers(own, test)).double().mean())
+    disagreement = float((answers != _answers(own, test, several)).double().mean())
     errors = []
     for alpha in connectivity.alphas(POINTS):
         states.put(own, states.interpolate(ours, theirs, alpha))
         if any("running_mean" in name for name in ours):
             connectivity.recompute_statistics(own, train[0].split(CHUNK))
-        errors.append(float((_answers(own, train[0]) != train[1]).double().mean()))
+        errors.append(float((_answers(own, train[0], several) != train[1]).double().mean()))
     return Nearness(apart.l2, apart.degrees, disagreement, connectivity.barrier(errors))
 
 
-def _answers(model: nn.Module, inputs: Tensor) -> Tensor:
+def _answers(model: nn.Module, inputs: Tensor, several: bool) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model(part).argmax(dim=-1) for part in inputs.split(CHUNK)])
+        outputs = map(model, inputs.split(CHUNK))
+        return torch.cat([part > 0 if several else part.argmax(dim=-1) for part in outputs])
 
 
 # ---------------------------------------------------------------- what the numbers of several replicates come to

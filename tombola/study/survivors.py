@@ -23,6 +23,7 @@ class Survivors:
 
     Attributes:
         correlation: Spearman's, of out-degree and variance; None where one of the two is the same for all inputs.
+            Random masks that keep of each input as many have none, and are left out of chance.
         connected: the share of the inputs that any unit keeps.
         constant: the share of the weights of inputs that never vary that survive; None where all inputs vary.
         constants: how many inputs never vary.
@@ -73,10 +74,11 @@ def survivors(mask: Tensor, variances: Tensor, seed: int, draws: int = DRAWS) ->
     )
     dead = spread == 0
     correlation, constant = spearman(degrees, spread), None
+    by_chance = [each for each in (spearman(each, spread) for each in kept) if np.isfinite(each)]
     if dead.any():
         constant = beside(degrees[dead].mean() / units, kept[:, dead].mean(1) / units)
     return Survivors(
-        beside(correlation, [spearman(each, spread) for each in kept]) if np.isfinite(correlation) else None,
+        beside(correlation, by_chance) if np.isfinite(correlation) and by_chance else None,
         beside((degrees > 0).mean(), (kept > 0).mean(1)),
         constant,
         int(dead.sum()),

@@ -305,13 +305,13 @@ def _changed(
     layers = [parts.get(_part(_FIRST_LAYER, where), []) for where in (change, "")]
     accuracies = [_accuracies(parts.get(_part(_TRAINED, where), []), evidence) for where in (change, "")]
     density = mean(answer.density for answer in layers[0] or layers[1])
-    grain = evidence.spec.facts.grain(evidence.spec.facts.test)
+    grain, measure = evidence.spec.facts.grain(evidence.spec.facts.test), evidence.spec.facts.measure
     for arm in accuracies[1]:
         if arm == TICKET:
             continue
         there, here = (_over(own, arm) for own in accuracies)
         if found := hanging(there, here, evidence.confidence, grain):
-            what = f"the ticket's advantage over {arm} in points of test accuracy at {density:.1%}"
+            what = f"the ticket's advantage over {arm} in points of test {measure} at {density:.1%}"
             reason = hanging_sentence(what, f"{change} inputs", taken, lambda number: f"{100 * number:+.2f}", found)
             yield ChangedFinding(level, rewind, density, change, f"advantage over {arm}", found, reason)
     local = QUANTITIES["locality"]
@@ -408,7 +408,9 @@ def _advantages(findings: Sequence[ChangedFinding]) -> dict[str, Any]:
     charts = []
     for name in data:
         base = alt.Chart(alt.NamedData(name), title=name).encode(y=alt.Y("inputs:N", sort=None, title=None))
-        bars = base.mark_rule(color="#555555").encode(x=alt.X("low:Q", title="points of test accuracy"), x2="high:Q")
+        bars = base.mark_rule(color="#555555").encode(
+            x=alt.X("low:Q", title="what the ticket is better by (points)"), x2="high:Q"
+        )
         points = base.mark_point(filled=True, color="#000000", size=60).encode(x="mean:Q")
         zero = alt.Chart(alt.NamedData(name)).mark_rule(strokeDash=[4, 4], color="#999999").encode(x=alt.datum(0))
         charts.append(alt.layer(zero, bars, points).properties(width=280, height=24 * len(data[name])))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tombola import data
 from tombola.charts import Figure, styled
 from tombola.data.facts import Facts
 from tombola.errors import Fault
@@ -118,13 +119,14 @@ def questions(table: GradientsSpec, series: Series) -> Iterator[Question]:
     where = replicate.number, replicate.rewind_step
     seed = replicate.seed("gradients")
     dense = series.tickets[0]
+    counted = data.facts(replicate.recipe.data).answers != "number"  # of numbers no two networks give the same
     for level in table.levels:
         ticket = series.training("ticket", level)
         source = _source(ticket)
         for arm, training in {DENSE: dense, **{arm: series.training(arm, level) for arm in table.arms}}.items():
             watched = Watched.of(training, measure, _looks(training, table, replicate), seed)
             yield Question("gradients", arm, where[0], level, where[1], watched, ticket, COURSE)
-            if arm != DENSE and source is not None and ticket.mask is not None:
+            if counted and arm != DENSE and source is not None and ticket.mask is not None:
                 further: dict[str, Run] = {"pruned": source, "kept": ticket.mask}
                 near = Measured.of(NearTo(count=table.examples), training, seed, further)
                 yield Question("gradients", arm, where[0], level, where[1], near, ticket, END)
@@ -134,10 +136,14 @@ def questions(table: GradientsSpec, series: Series) -> Iterator[Question]:
 
 
 def _source(ticket: Train) -> Run | None:
-    """Whose weights the ticket's mask was pruned by; None where it was not pruned by those of a trained network."""
-    if isinstance(ticket.mask, Train):
-        return ticket.mask  # one that moved its mask while it trained
-    return ticket.mask.trained if isinstance(ticket.mask, Prune) and isinstance(ticket.mask.trained, Train) else None
+    """The trained network by whose weights alone the ticket's mask was pruned; None where there is none.
+
+    One that has only trained up to where the ticket begins has no solution to go back to.
+    """
+    mask = ticket.mask
+    # A training that moved its mask is the one that it was pruned by.
+    found = mask.trained if isinstance(mask, Prune) and mask.beside is None else mask
+    return found if isinstance(found, Train) and found.until > ticket.begin else None
 
 
 def _looks(training: Train, table: GradientsSpec, replicate: Any) -> tuple[int, ...]:

@@ -183,7 +183,7 @@ def test_a_category_that_a_training_set_has_not_is_0(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("others", range(52, 57))
 def test_a_class_of_one_row_is_a_class_wherever_that_row_is(others: int, tmp_path: Path) -> None:
-    made = [["size", "bought"], *([row, "no"] for row in range(others)), [0, "yes"]]
+    made: list[list[Any]] = [["size", "bought"], *([row, "no"] for row in range(others)), [0, "yes"]]
     whole = name(tmp_path, made)
     labels = np.concatenate(table.arrays(whole)[1::2])
     assert table.facts(whole).classes == labels.max() + 1 == 2

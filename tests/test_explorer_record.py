@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
 
-from tombola import mask, models, prunable, weights
+from tombola import data, mask, models, prunable, weights
 from tombola.cli import main
 from tombola.errors import BadInput
 from tombola.explorer import one_file, page
 from tombola.explorer.coding import Blobs, coded, decoded, quantised
+from tombola.explorer.shown import Shown
 from tombola.search import Search
 from tombola.ticket import Ticket
 
@@ -58,6 +59,13 @@ def test_parts_that_are_of_use_only_together_come_together_or_not_at_all() -> No
     left = blobs.room
     assert blobs.add_all([b"short", np.random.default_rng(1).bytes(100)]) is None
     assert blobs.room == left and len(blobs.parts) == 1 and blobs.add(b"short") == 1
+
+
+def test_a_table_is_shown_as_each_replicate_has_it() -> None:
+    shown, tables = Shown(Blobs(10**6)), [data.load(f"table:diabetes~{seed}", None) for seed in (1, 2)]
+    for place, each in enumerate(tables):
+        at, inputs = shown.of(each)
+        assert at == place and torch.equal(inputs, each.test_images[torch.arange(len(inputs))])
 
 
 def a_ticket(path: Path, origin: dict[str, object]) -> Path:

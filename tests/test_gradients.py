@@ -161,6 +161,7 @@ def found(wanted: Any, store: Store) -> list[Any]:
     [
         ("{levels = [0]}", "levels from 1 to 2"),
         ("{levels = [1], arms = ['random']}", "arms of the spec"),
+        ("{levels = [1], arms = ['reinit']}", "the ticket, which all others are held against"),
         ("{levels = [1], every = '0it'}", "at least one step"),
         ("{levels = [1], examples = 0}", "expected a number >= 1"),
     ],

@@ -26,11 +26,12 @@ from tombola.lab.results import results
 from tombola.lab.runs import Outcome
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
+from tombola.lab.studies import STUDIES
 from tombola.lab.studies.connectivity import ConnectivityFinding
 from tombola.lab.studies.overlap import OverlapFinding
 from tombola.lab.studies.stability import STUDY as STABILITY
 from tombola.lab.studies.stability import StabilityFinding, StabilitySpec
-from tombola.lab.studies.study import Evidence, Series
+from tombola.lab.studies.study import Evidence, Series, Study
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
 from tombola.study.connectivity import barrier
@@ -92,6 +93,14 @@ def lines(wanted: Plan) -> list[Line]:
 
 
 # ---------------------------------------------------------------- what is asked
+
+
+@pytest.mark.parametrize("study", [each for each in STUDIES.values() if "arms" in each.table.model_fields])
+def test_arms_may_be_written_with_commas(study: Study) -> None:
+    assert study.table.model_validate({"levels": [1], "arms": "ticket, reinit"}).model_dump()["arms"] == (
+        "ticket",
+        "reinit",
+    )
 
 
 def test_two_trainings_of_a_pair_differ_in_order_and_augmentation_alone() -> None:  # K3 K8 R12

@@ -28,3 +28,4 @@ def fractions(value: Any) -> Any:
 
 
 Levels = Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], BeforeValidator(numbers)]
+Arms = Annotated[tuple[str, ...], BeforeValidator(listed)]

@@ -17,7 +17,7 @@ from tombola import data, models
 from tombola.charts import Figure, by_density, styled
 from tombola.data import variants
 from tombola.errors import Fault
-from tombola.lab.fields import Levels
+from tombola.lab.fields import Arms, Levels
 from tombola.lab.kinds import Measured, Measurement, Seen
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import (
@@ -119,7 +119,7 @@ class AlignmentSpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)] = (TICKET, "random")
+    arms: Arms = Field(default=(TICKET, "random"), min_length=1)
     inputs: Annotated[tuple[InputsChange, ...], BeforeValidator(listed)] = ()
     directions: Annotated[Count, Field(ge=1)] = 20
 

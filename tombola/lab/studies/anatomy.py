@@ -13,7 +13,7 @@ from pydantic import Field
 from tombola import models
 from tombola.charts import Figure, VegaLiteSpec, styled
 from tombola.errors import Fault
-from tombola.lab.fields import Levels
+from tombola.lab.fields import Arms, Levels
 from tombola.lab.kinds import Measured, Measurement, Seen
 from tombola.lab.studies import checks
 from tombola.lab.studies.signs import beginnings
@@ -97,7 +97,7 @@ class AnatomySpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: tuple[str, ...] = Field(default=("ticket",), min_length=1)
+    arms: Arms = Field(default=("ticket",), min_length=1)
 
 
 def faults(table: AnatomySpec, setting: Setting) -> Iterator[Fault]:

@@ -16,7 +16,7 @@ from tombola.charts import Figure, by_density
 from tombola.data import changed_inputs
 from tombola.data.facts import Facts
 from tombola.errors import Fault
-from tombola.lab.fields import Levels
+from tombola.lab.fields import Arms, Levels
 from tombola.lab.kinds import Measured, Measurement, Seen, Tree
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import (
@@ -89,7 +89,7 @@ class ColumnsSpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: tuple[str, ...] = ("ticket",)
+    arms: Arms = ("ticket",)
 
 
 def faults(table: ColumnsSpec, setting: Setting) -> Iterator[Fault]:

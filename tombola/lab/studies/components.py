@@ -10,7 +10,7 @@ from pydantic import Field
 from tombola import models
 from tombola.charts import Figure, by_density
 from tombola.errors import Fault
-from tombola.lab.fields import Levels
+from tombola.lab.fields import Arms, Levels
 from tombola.lab.kinds import Measured, Measurement, Seen
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import (
@@ -63,7 +63,7 @@ class ComponentsSpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: tuple[str, ...] = ("ticket",)
+    arms: Arms = ("ticket",)
     draws: int = Field(20, ge=1, le=1000)
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from tombola.charts import Figure, styled
 from tombola.errors import Fault
-from tombola.lab.fields import MOST, MOST_STEPS, Levels
+from tombola.lab.fields import MOST, MOST_STEPS, Arms, Levels
 from tombola.lab.kinds import Line
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import (
@@ -28,7 +28,7 @@ from tombola.lab.studies.study import (
     grouped,
 )
 from tombola.mark import COLOURS
-from tombola.value import Count, Value, listed
+from tombola.value import Count, Value
 
 if TYPE_CHECKING:
     from tombola.study.connectivity import Instability, Statistics
@@ -46,7 +46,7 @@ class ConnectivitySpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: Annotated[tuple[str, ...], BeforeValidator(listed)] = Field(default=("ticket",), min_length=1)
+    arms: Arms = Field(default=("ticket",), min_length=1)
     orders: Count = Field(default=3, ge=2, le=MOST)
     points: Count = Field(default=30, ge=2, le=MOST)
     examples: Annotated[Count, Field(gt=0, le=MOST_STEPS)] | None = None

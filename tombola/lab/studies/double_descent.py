@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from tombola.charts import Figure, styled
 from tombola.errors import Fault
-from tombola.lab.fields import Levels
+from tombola.lab.fields import Arms, Levels
 from tombola.lab.row import Row
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound, with_reason
-from tombola.value import Value, listed
+from tombola.value import Value
 
 if TYPE_CHECKING:
     from tombola.study.double_descent import Descent
@@ -34,7 +34,7 @@ class DoubleDescentSpec(Value):
     """
 
     levels: Annotated[Levels, Field(min_length=1)] | None = None
-    arms: Annotated[tuple[str, ...], BeforeValidator(listed)] = ("ticket",)
+    arms: Arms = ("ticket",)
 
 
 def faults(table: DoubleDescentSpec, setting: Setting) -> Iterator[Fault]:
@@ -45,10 +45,7 @@ def faults(table: DoubleDescentSpec, setting: Setting) -> Iterator[Fault]:
         yield Fault("study.double_descent.levels", "two levels at least, for a dip and a peak", str(list(given)))
     elif setting.spec.levels < LEAST:
         yield Fault("study.double_descent", "a spec with levels >= 2", f"levels = {setting.spec.levels}")
-    yield from checks.repeated("study.double_descent.arms", "arm", table.arms)
-    for arm in table.arms:
-        if arm not in setting.spec.arms:
-            yield Fault("study.double_descent.arms", f"arms of the spec ({', '.join(setting.spec.arms)})", repr(arm))
+    yield from checks.arms("double_descent", table.arms, setting)
 
 
 def _levels(table: DoubleDescentSpec, most: int) -> tuple[int, ...]:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import mean
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from tombola.charts import Figure, by_density, styled
 from tombola.data.facts import Facts
 from tombola.errors import Fault
-from tombola.lab.fields import Levels
+from tombola.lab.fields import Arms, Levels
 from tombola.lab.kinds import Measured, Measurement, Seen, Train
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import (
@@ -30,7 +30,7 @@ from tombola.lab.studies.study import (
     rewound,
     with_reason,
 )
-from tombola.value import Count, Value, listed
+from tombola.value import Count, Value
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,9 +53,7 @@ class FeaturesSpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: Annotated[tuple[str, ...], BeforeValidator(listed)] = Field(
-        default=("ticket", "reinit", "random"), min_length=1
-    )
+    arms: Arms = Field(default=("ticket", "reinit", "random"), min_length=1)
     examples: Count = Field(default=500, ge=10, le=5000)
     tangent: bool = True
 

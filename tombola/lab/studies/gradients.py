@@ -14,7 +14,7 @@ from tombola import data
 from tombola.charts import Figure, styled
 from tombola.data.facts import Facts
 from tombola.errors import Fault
-from tombola.lab.fields import MOST, Levels
+from tombola.lab.fields import MOST, Arms, Levels
 from tombola.lab.kinds import Measured, Measurement, Prune, Seen, Train, Watched
 from tombola.lab.runs import Run
 from tombola.lab.studies import checks
@@ -97,7 +97,7 @@ class GradientsSpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: tuple[str, ...] = ("ticket",)
+    arms: Arms = ("ticket",)
     every: StepField = Step("200it")
     examples: Count = Field(default=1000, ge=1, le=MOST)
 
@@ -105,10 +105,9 @@ class GradientsSpec(Value):
 def faults(table: GradientsSpec, setting: Setting) -> Iterator[Fault]:
     """What of the table the experiment cannot answer."""
     yield from checks.levels("gradients", table.levels, setting, least=1)
-    yield from checks.repeated("study.gradients.arms", "arm", table.arms)
-    for arm in table.arms:
-        if arm not in setting.spec.arms:
-            yield Fault("study.gradients.arms", f"arms of the spec ({', '.join(setting.spec.arms)})", repr(arm))
+    yield from checks.arms("gradients", table.arms, setting)
+    if "ticket" not in table.arms:
+        yield Fault("study.gradients.arms", "the ticket, which all others are held against", repr(table.arms))
     if setting.spec.iterations(table.every) < 1:
         yield Fault("study.gradients.every", "at least one step", repr(str(table.every)))
 

@@ -14,7 +14,7 @@ from tombola import data
 from tombola.charts import Figure, by_density
 from tombola.data.facts import Facts
 from tombola.errors import Fault
-from tombola.lab.fields import MOST, Levels
+from tombola.lab.fields import MOST, Arms, Levels
 from tombola.lab.kinds import Measured, Measurement, Seen, Train
 from tombola.lab.runs import Run
 from tombola.lab.studies import checks
@@ -225,7 +225,7 @@ class RegularisationSpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: tuple[str, ...] = ("ticket",)
+    arms: Arms = ("ticket",)
     measures: Annotated[tuple[MeasureName, ...] | None, BeforeValidator(listed)] = None
     examples: Count = Field(default=1000, ge=1, le=MOST)
 
@@ -249,13 +249,10 @@ def _lacking(measure: str, recipe: Recipe) -> str | None:
 def faults(table: RegularisationSpec, setting: Setting) -> Iterator[Fault]:
     """What of the table the experiment cannot answer."""
     yield from checks.levels("regularisation", table.levels, setting, least=1, of_trained=True)
-    yield from checks.repeated("study.regularisation.arms", "arm", table.arms)
+    yield from checks.arms("regularisation", table.arms, setting)
     yield from checks.repeated("study.regularisation.measures", "measure", table.measures or ())
     if "ticket" not in table.arms:
         yield Fault("study.regularisation.arms", "the ticket, which all others are held against", repr(table.arms))
-    for arm in table.arms:
-        if arm not in setting.spec.arms:
-            yield Fault("study.regularisation.arms", f"arms of the spec ({', '.join(setting.spec.arms)})", repr(arm))
     for name in table.measures or ():
         if wanted := _lacking(name, setting.spec.recipe):
             yield Fault("study.regularisation.measures", wanted, repr(name))

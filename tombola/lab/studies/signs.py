@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tombola.charts import Figure, by_density
 from tombola.errors import Fault
-from tombola.lab.fields import Levels
+from tombola.lab.fields import Arms, Levels
 from tombola.lab.kinds import Flips, Train
 from tombola.lab.runs import Run
 from tombola.lab.studies import checks
@@ -41,7 +41,7 @@ class SignsSpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: tuple[str, ...] = ("ticket",)
+    arms: Arms = ("ticket",)
 
 
 def faults(table: SignsSpec, setting: Setting) -> Iterator[Fault]:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from tombola.charts import Figure, styled
 from tombola.data.facts import Facts
 from tombola.errors import Fault
-from tombola.lab.fields import Levels, numbers
+from tombola.lab.fields import Arms, Levels, numbers
 from tombola.lab.kinds import Measurement, Seen, Train, Watched
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import (
@@ -30,7 +30,7 @@ from tombola.lab.studies.study import (
     with_reason,
 )
 from tombola.steps import Step
-from tombola.value import Count, StepField, Value, listed
+from tombola.value import Count, StepField, Value
 
 if TYPE_CHECKING:
     from tombola.study.spectrum import Sooner
@@ -49,7 +49,7 @@ class SpectrumSpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: Annotated[tuple[str, ...], BeforeValidator(listed)] = Field(default=("ticket", "random"), min_length=1)
+    arms: Arms = Field(default=("ticket", "random"), min_length=1)
     every: StepField = Step("20it")
     frequencies: Annotated[Frequencies, Field(min_length=1, max_length=100)] | None = None
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tombola.charts import Figure, by_density
 from tombola.errors import Fault
-from tombola.lab.fields import Levels
+from tombola.lab.fields import Arms, Levels
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound, with_reason
 from tombola.value import Value
@@ -31,16 +31,13 @@ class UntrainedSpec(Value):
     """
 
     levels: Levels = Field(min_length=1)
-    arms: tuple[str, ...] = ("ticket",)
+    arms: Arms = ("ticket",)
 
 
 def faults(table: UntrainedSpec, setting: Setting) -> Iterator[Fault]:
     """What of the table the experiment cannot answer."""
     yield from checks.levels("untrained", table.levels, setting, least=1)
-    yield from checks.repeated("study.untrained.arms", "arm", table.arms)
-    for arm in table.arms:
-        if arm not in setting.spec.arms:
-            yield Fault("study.untrained.arms", f"arms of the spec ({', '.join(setting.spec.arms)})", repr(arm))
+    yield from checks.arms("untrained", table.arms, setting)
 
 
 def questions(table: UntrainedSpec, series: Series) -> Iterator[Question]:

@@ -97,6 +97,26 @@ def test_the_study_says_all_of_it(tmp_path: Path) -> None:
             assert ("turned back" in each.sentence) == turned
 
 
+def test_a_file_that_has_changed_has_other_trees_and_other_numbers_before_training(tmp_path: Path) -> None:
+    file, known = tmp_path / "my.csv", list[set[str]]()
+    asked = [f"recipe.data=table:{file}@y", "replicates=1", "levels=1", "recipe.length=6it", "recipe.batch=20"]
+    studies = ["study.columns.levels=1", "study.features={levels=[1],arms=['ticket','random']}", "arms=ticket,random"]
+    for add in (0, 1):
+        file.write_text("x,z,y\n" + "".join(f"{row * 7 % 11 + add},{row % 5},{row % 3 % 2}\n" for row in range(80)))
+        made = plan(read("table-columns-quick", [*asked, *studies, "evaluate.every=6it", "method=random-uniform"]))
+        known.append({question.run.key for question in made.questions})
+    assert not known[0] & known[1]
+
+
+def test_a_first_layer_that_is_not_pruned_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    changes = ["levels=1", "replicates=1", "recipe.length=6it", "evaluate.every=6it", "study.columns.levels=1"]
+    made, store = plan(read("table-columns-quick", [*changes, "prune.keep=fc1.weight"])), Store(tmp_path).open()
+    for run in made.runs:
+        store.save(run, shallow(run).perform(Worker(store, None)), {"seconds": 1.0})
+    for each in results(made, store).findings:
+        assert isinstance(each, ColumnsFinding) and each.mind.kept and each.mind.kept.mean == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -125,11 +125,12 @@ class Measured(Run):
         recipe, split_seed: which model and data, and which part of them is trained on.
         seed: what the measurement draws from.
         further: (name, run) of what else it is handed: weights, and the mask of those that have one.
+        data_fingerprint: of the data set's facts, where nothing of what is measured was made by these data.
     """
 
     kind = "measured"
     version = 1
-    later = frozenset({"further"})
+    later = frozenset({"further", "data_fingerprint"})
 
     measurement: Measurement
     trained: Run
@@ -138,6 +139,7 @@ class Measured(Run):
     split_seed: int
     seed: int
     further: tuple[tuple[str, Run], ...] | None = None
+    data_fingerprint: str | None = None
 
     @classmethod
     def of(
@@ -147,6 +149,14 @@ class Measured(Run):
         mask = training.mask if training.keeps_mask else training
         others = tuple(further.items()) if further else None
         return cls(measurement, training, mask, training.recipe, training.split_seed, seed, others)
+
+    @classmethod
+    def before(cls, measurement: Measurement, training: Train, seed: int) -> "Measured":
+        """What is measured where a training begins, under the mask that it is given."""
+        start, mask, fingerprint = training.start, training.mask, training.data_fingerprint
+        known = _made_of(fingerprint, [start, mask] if mask else [start])
+        recipe, split_seed = training.recipe, training.split_seed
+        return cls(measurement, start, mask, recipe, split_seed, seed, None, None if known else fingerprint)
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -168,6 +178,19 @@ class Measured(Run):
         weights.put(model, found)
         values = self.measurement.of(_seen(self, model.to(worker.device).eval(), living, worker))
         return Outcome(values, how=machine.device_facts(worker.device))
+
+
+def _made_of(data_fingerprint: str, runs: Sequence[Run]) -> bool:
+    """Whether these data are in what the keys of the runs are made of."""
+    known, left = set[Run](), list(runs)
+    while left:
+        run = left.pop()
+        if getattr(run, "data_fingerprint", None) == data_fingerprint:
+            return True
+        if run not in known:
+            known.add(run)
+            left += run.inputs
+    return False
 
 
 @dataclass(frozen=True, eq=False, repr=False)

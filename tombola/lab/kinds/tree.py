@@ -23,14 +23,17 @@ class Tree(Run):
         source: the name of the data set.
         split_seed: which part of it is trained on.
         tree_seed: what it draws from.
+        data_fingerprint: of the data set's facts, as a training has it; None in keys that came before it.
     """
 
     kind = "tree"
     version = 1
+    later = frozenset({"data_fingerprint"})
 
     source: str
     split_seed: int
     tree_seed: int
+    data_fingerprint: str | None = None
 
     @property
     def data(self) -> tuple[str, ...]:

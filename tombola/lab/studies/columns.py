@@ -19,6 +19,7 @@ from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels
 from tombola.lab.kinds import Measured, Measurement, Seen, Tree
 from tombola.lab.studies import checks
+from tombola.lab.studies.alignment import first_layer
 from tombola.lab.studies.study import (
     Answer,
     Evidence,
@@ -53,9 +54,11 @@ class FirstLayer(Measurement):
         from tombola.evaluate import evaluate
         from tombola.study.columns import heard
 
-        data, (name, alive) = seen.dataset, next(iter(seen.mask.items()))
-        useless, turn = _useless(seen)
-        found = heard(seen.weights[name].flatten(1), alive.flatten(1).cpu(), useless, turn)
+        data, name = seen.dataset, first_layer(seen.recipe.model, seen.dataset.facts)
+        assert name
+        weight, (useless, turn) = seen.weights[name], _useless(seen)
+        alive = seen.mask[name].cpu() if name in seen.mask else weight.new_ones(weight.shape).bool()
+        found = heard(weight, alive, useless, turn)
         tested = evaluate(seen.model, data, data.test_images, data.test_labels, seen.test, seen.recipe.precision)
         return {"kept": found.kept, "mass": found.mass, "chance": found.chance, "test": tested.accuracy}
 
@@ -116,7 +119,7 @@ def questions(table: ColumnsSpec, series: Series) -> Iterator[Question]:
     """Look at each first layer, and grow a tree on the same examples."""
     replicate, dense = series.replicate, series.tickets[0]
     place = replicate.number, 0, replicate.rewind_step
-    tree = Tree(dense.recipe.data, dense.split_seed, replicate.seed("tree"))
+    tree = Tree(dense.recipe.data, dense.split_seed, replicate.seed("tree"), dense.data_fingerprint)
     yield Question("columns", TREE, *place, tree, dense)
     for level in table.levels:
         for arm in table.arms if level else [DENSE]:

@@ -154,8 +154,8 @@ def questions(table: FeaturesSpec, series: Series) -> Iterator[Question]:
     seed = replicate.seed("features")
 
     def asked(arm: str, level: int, training: Train, other: Train | None) -> Iterator[Question]:
-        aligned = Measured.of(LabelAlignment(size=table.examples, tangent=table.tangent), training, seed)
-        runs = {START: replace(aligned, trained=training.start), END: aligned}
+        aligned = LabelAlignment(size=table.examples, tangent=table.tangent)
+        runs = {START: Measured.before(aligned, training, seed), END: Measured.of(aligned, training, seed)}
         if other:
             runs[ALIKE] = Measured.of(FeatureSimilarity(size=table.examples), training, seed, {OTHER: other})
         for part, run in runs.items():

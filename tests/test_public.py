@@ -16,6 +16,7 @@ from tombola.errors import SpecError
 from tombola.lab import presets, spec, spec_file
 from tombola.lab.plan import plan, summary
 from tombola.lab.store import Store
+from tombola.lab.studies import STUDIES
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,15 +55,21 @@ def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
     }
     assert re.search("^# densities = ", text, re.MULTILINE), "shown beside the levels, in whose place it stands"
     # What is not there by default is shown, but commented out.
-    text = re.sub(r"^# (?!densities)(\w+ = )", r"\1", text, flags=re.MULTILINE)
-    (tmp_path / "all.toml").write_text(text)
+    text = re.sub(r"^# (?!densities|inputs)(\w+ = )", r"\1", text, flags=re.MULTILINE)
+    # Changed inputs are none that one could augment or normalise, and a spectrum is of other data.
+    (of_sinusoids,) = re.findall(r"^\[study\.spectrum\].*?(?=^\[)", text, re.MULTILINE | re.DOTALL)
+    assert set(tomllib.loads(of_sinusoids)["study"]["spectrum"]) == set(STUDIES["spectrum"].table.model_fields)
+    (tmp_path / "all.toml").write_text(text.replace(of_sinusoids, ""))
     shown = spec_file.read(str(tmp_path / "all.toml")).spec
     table = tomllib.loads(text)
     assert set(table) == set(spec.Spec.model_fields) - {"densities", "search", "arm"}
-    elsewhere = {"n", "m"}  # of another scope than the one that is shown
+    elsewhere = {"n", "m", "inputs"}  # of another scope than the one that is shown, and beside no augmentation
+    assert re.search("^# inputs = ", text, re.MULTILINE)
     for part in ("recipe", "prune", "evaluate", "verdict"):
         assert set(table[part]) == set(type(getattr(shown, part)).model_fields) - elsewhere
     for study, asked in shown.study:
+        if study == "spectrum":
+            continue
         assert set(table["study"][study]) == set(type(asked).model_fields)
     (tmp_path / "least.toml").write_text(least)
     plain = spec_file.read(str(tmp_path / "least.toml")).spec

@@ -80,7 +80,7 @@ def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
     for each in same:  # shown with the value they come to, which a default leaves open
         for part, name in (("prune", "conv_rate"), ("prune", "output_rate"), ("verdict", "step_margin")):
             each[part].pop(name)
-        for name in ("augment", "objective", "precision", "normalise", "dynamics"):
+        for name in ("augment", "objective", "precision", "normalise", "dynamics", "label_noise"):
             each["recipe"].pop(name, None)
         for name in ("until", "most_replicates"):
             each["verdict"].pop(name, None)

@@ -102,6 +102,15 @@ def test_the_study_reads_the_table_and_trains_nothing(tmp_path: Path) -> None:
     assert "75.0% are true" in found.sentence
 
 
+def test_of_numbers_the_curve_is_of_r2(tmp_path: Path) -> None:
+    asked = ["arms=ticket", "recipe.data=table:diabetes", "recipe.batch=30", "study.double_descent.levels=1,2,3"]
+    wanted, worker = plan(read("digits-lenet", [*CHANGES, *asked])), Worker(Store(tmp_path).open(), None)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *_: None) == ("stored",)
+    (found,) = results(wanted, worker.store).findings
+    assert "Test R2 at the end" in found.sentence and "accuracy" not in found.sentence
+
+
 def test_a_curve_needs_two_levels_behind_the_dense_network() -> None:
     with pytest.raises(BadInput, match="two levels at least, for a dip and a peak"):
         read("digits-lenet", ["levels=3", "study.double_descent.levels=2"])

@@ -75,6 +75,12 @@ def test_the_dense_network_beside_is_that_of_the_replicate_and_for_dense_ones_of
             assert isinstance(question.run, Measured) and question.run.further == (("dense", dense[number]),)
 
 
+def test_a_network_that_does_not_begin_with_pruned_weights_at_0_is_not_measured_as_if_it_did() -> None:
+    arms = ["arms=ticket,frozen", "study.features={levels=[1],arms=['ticket','frozen'],tangent=false}"]
+    wanted = plan(read("digits-lenet", ["levels=1", "replicates=1", *arms]))
+    assert {one.arm for one in wanted.questions if one.part == "before training"} == {"dense", "ticket"}
+
+
 def test_it_says_what_it_found(finished: tuple[Plan, Worker]) -> None:
     found = [one for one in results(finished[0], finished[1].store).findings if isinstance(one, FeaturesFinding)]
     assert [(one.part, one.of) for one in found if one.headline] == [

@@ -126,6 +126,7 @@ def sentence(
     training: Sequence[float],
     arm: str = "ticket",
     clean: float | None = None,
+    measure: str = "accuracy",
 ) -> str:
     """Whether there is a dip and a peak, where, and how sure.
 
@@ -135,6 +136,7 @@ def sentence(
         training: the mean training accuracy at each level.
         arm: whose.
         clean: the share of the training labels that is true; None where all are.
+        measure: what the curves are of.
 
     >>> curves = {r: [0.85 + e, 0.80, 0.95, 0.90] for r, e in enumerate([0.0, 0.001, -0.001, 0.002])}
     >>> print(sentence(descent(curves, 0.95), [1.0, 0.5, 0.1, 0.02], [1.0, 1.0, 0.8, 0.79], clean=0.8))
@@ -158,8 +160,8 @@ def sentence(
     trained = ", ".join(f"{training[place]:.1%}" for place in names)
     share = f", of labels of which {clean:.1%} are true" if clean is not None else ""
     return (
-        f"Sparse double descent of {arm}: {_verdict(found, peak != last)}. Test accuracy at the end: {course}. "
-        f"{', '.join(steps)}. Training accuracy there: {trained}{share}. {_count(found.n)}."
+        f"Sparse double descent of {arm}: {_verdict(found, peak != last)}. Test {measure} at the end: {course}. "
+        f"{', '.join(steps)}. Training {measure} there: {trained}{share}. {_count(found.n)}."
     )
 
 

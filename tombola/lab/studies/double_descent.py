@@ -66,6 +66,7 @@ class DescentFinding(Finding):
         densities: P_m of each level, the dense network first.
         test, training: mean accuracies at the end.
         clean: the share of the training labels that is true; None where all are.
+        measure: accuracy, or what stands in its place.
     """
 
     study: ClassVar[str] = "double_descent"
@@ -76,6 +77,7 @@ class DescentFinding(Finding):
     training: tuple[float, ...]
     clean: float | None
     descent: "Descent"
+    measure: str
     reason: str
 
     @property
@@ -103,8 +105,10 @@ def findings(table: DoubleDescentSpec, evidence: Evidence) -> Iterator[DescentFi
                     for name in ("final_train_accuracy", "density")
                 )
                 found, clean = descent(test, evidence.confidence, grain), _clean(evidence)
-                said = sentence(found, densities, trained, arm, clean)
-                yield DescentFinding(arm, rewind, levels[1:], densities, trained, clean, found, said)
+                said = sentence(found, densities, trained, arm, clean, spec.facts.measure)
+                yield DescentFinding(
+                    arm, rewind, levels[1:], densities, trained, clean, found, spec.facts.measure, said
+                )
 
 
 def _curves(evidence: Evidence, arm: str, rewind: int, levels: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
@@ -162,7 +166,7 @@ def _lines(findings: Sequence[DescentFinding], marks: Marks) -> dict[str, Any]:
                 .mark_line(point=True)
                 .encode(
                     x=alt.X("density:Q", title="weights remaining (%)", scale=alt.Scale(type="log", reverse=True)),
-                    y=alt.Y("accuracy:Q", title=f"{what} accuracy at the end (%)", scale=alt.Scale(zero=False)),
+                    y=alt.Y("accuracy:Q", title=f"{what} {own[0].measure} at the end (%)", scale=alt.Scale(zero=False)),
                     color=colour,
                 )
             )

@@ -155,7 +155,9 @@ def questions(table: FeaturesSpec, series: Series) -> Iterator[Question]:
 
     def asked(arm: str, level: int, training: Train, other: Train | None) -> Iterator[Question]:
         aligned = LabelAlignment(size=table.examples, tangent=table.tangent)
-        runs = {START: Measured.before(aligned, training, seed), END: Measured.of(aligned, training, seed)}
+        runs = {END: Measured.of(aligned, training, seed)}
+        if training.recipe.dynamics is None:  # others may begin with pruned weights that are not 0
+            runs = {START: Measured.before(aligned, training, seed), **runs}
         if other:
             runs[ALIKE] = Measured.of(FeatureSimilarity(size=table.examples), training, seed, {OTHER: other})
         for part, run in runs.items():

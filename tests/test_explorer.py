@@ -191,6 +191,9 @@ def test_units_are_dead_that_lie_on_no_path(tab: Any, tmp_path: Path) -> None:
         alive[name][unit, given] = True
     Ticket.of(model, Mask(alive), weights.of(model)).save(tmp_path / "one.safetensors")
     _go(tab, _page_of(tmp_path / "one.safetensors"), "#unit=fc1.0")
+    assert "before training, red above 0" in tab.locator("#drawn").inner_text()
+    begun = weights.of(model)["fc2.weight"][0, 0].item()
+    assert f"fc2.0 {'-' if begun < 0 else '+'}" in tab.locator("#unit-parts").inner_text()
     lies = dict(zip(full, paths.on_a_path(list(paths.chain(Mask(alive)).values()))[1:], strict=True))
     for place, (name, own) in enumerate(lies.items()):
         tab.locator("#layer").select_option(str(place))

@@ -684,7 +684,7 @@ def _show(results: "Results", console: Console) -> None:
     for line in [*results.sentences, *(finding.sentence for finding in first)]:
         console.print(line, highlight=False, markup=False)
     if rest := len(results.findings) - len(first):
-        console.print(f"{_counted(rest, 'finding')} more: `tombola study`, and the report.", highlight=False)
+        console.print(f"{_counted(rest, 'finding')} more: `tombola study SPEC`, and the report.", highlight=False)
     console.print(f"\nReport: {_write_report(results)}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -41,7 +41,7 @@ def _dynamics(table: Any, info: ValidationInfo) -> Dynamics | None:
 def _change(name: str) -> str:
     """A change of the inputs, without a seed: each replicate has its own."""
     if "~" in name or changed_inputs.named(name) is None:
-        raise ValueError(f"expected changes of the inputs: {', '.join(changed_inputs.FORMS)}")
+        raise ValueError(f"one of the changes of the inputs: {', '.join(changed_inputs.FORMS)}")
     return name
 
 

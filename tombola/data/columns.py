@@ -117,7 +117,8 @@ def _text(content: bytes, place: Path) -> str:
     except UnicodeDecodeError as error:
         row = content.count(b"\n", 0, error.start) + 1
         found = f"a byte that is none, {content[error.start]:#04x}, in row {row:,}"
-        todo = "Save it as UTF-8: iconv -f latin1 -t utf-8 turns the commonest other encoding."
+        coding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+        todo = f"Save it as UTF-8; if it is {coding}, as it may be, by iconv -f {coding} -t utf-8."
         raise wrong(place, "text in UTF-8", found, todo) from error
 
 

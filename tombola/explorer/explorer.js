@@ -56,9 +56,13 @@ async function decodedNetwork(series, place) {
   const kept = page.layers.map((layer, k) => flags(series.masks[k][0], masks[k], place, weightsOf(layer)));
   const trained = level.trained && living(kept, await part(level.trained[0]));
   const start = level.start && whole(new Int8Array((await part(level.start[0])).buffer));
+  const begins = !trained && series.levels.every((each) => !each.trained); // as in a ticket's file, which nothing has trained
   return {
     level,
     kept,
+    drawn: trained || (begins && start && start.map((values, k) => values.map((value, i) => (kept[k][i] ? value : 0)))),
+    drawnUnit: (begins ? level.start : level.trained)?.[1],
+    begins: begins && start,
     trained,
     trainedUnit: level.trained && level.trained[1],
     start,
@@ -208,7 +212,7 @@ function add(found, unit, net, k, place) {
   for (let i = place; i < place + size; i++) {
     if (!net.kept[k][i]) continue;
     const entry = found.get(unit) || [unit, 0, 0, 0];
-    const value = net.trained ? net.trained[k][i] * net.trainedUnit[k] : 0;
+    const value = net.drawn ? net.drawn[k][i] * net.drawnUnit[k] : 0;
     entry[1] += value;
     entry[2] += 1;
     entry[3] += Math.abs(value);
@@ -224,16 +228,16 @@ function chosenPairs(net, k, room) {
   const size = windowOf(layer);
   const count = layer.outputs * layer.inputs;
   const strength = new Uint16Array(count);
-  const { kept, trained } = net;
+  const { kept, drawn } = net;
   let linked = 0;
   for (let p = 0, i = 0; p < count; p++) {
     let sum = 0;
-    for (let w = 0; w < size; w++, i++) if (kept[k][i]) sum += trained ? Math.abs(trained[k][i]) || 1 : 1;
+    for (let w = 0; w < size; w++, i++) if (kept[k][i]) sum += drawn ? Math.abs(drawn[k][i]) || 1 : 1;
     strength[p] = Math.min(sum, 65535);
     if (sum) linked++;
   }
   if (linked <= room) return { linked, how: "all", pairs: indices(strength, () => true, linked) };
-  if (!trained) return { linked, how: "random", pairs: atRandom(indices(strength, () => true, linked), room, k) };
+  if (!drawn) return { linked, how: "random", pairs: atRandom(indices(strength, () => true, linked), room, k) };
   const tally = new Uint32Array(65536);
   for (let p = 0; p < count; p++) tally[strength[p]]++;
   let least = 65535;
@@ -397,20 +401,20 @@ function drawNetwork(net) {
   }
   if (view.layer >= 0) drawChosen(context, colour, net);
   drawUnits(context, colour, net);
-  at("drawn").textContent = drawnSentence(told);
-  at("network").setAttribute("aria-label", `The network, ${drawnLayers().length} of ${page.layers.length} layers drawn. ${drawnSentence(told)}`);
+  at("drawn").textContent = drawnSentence(told, net);
+  at("network").setAttribute("aria-label", `The network, ${drawnLayers().length} of ${page.layers.length} layers drawn. ${drawnSentence(told, net)}`);
 }
 
 function drawPairs(context, colour, net, k, pairs, opacity) {
   const layer = page.layers[k];
   const size = windowOf(layer);
   for (const sign of [1, -1]) {
-    context.strokeStyle = colour(net.trained ? (sign > 0 ? "plus" : "minus") : "kept");
+    context.strokeStyle = colour(net.drawn ? (sign > 0 ? "plus" : "minus") : "kept");
     context.globalAlpha = opacity;
     context.beginPath();
     for (const p of pairs) {
       let sum = 0;
-      if (net.trained) for (let i = p * size; i < (p + 1) * size; i++) sum += net.trained[k][i];
+      if (net.drawn) for (let i = p * size; i < (p + 1) * size; i++) sum += net.drawn[k][i];
       if ((sum < 0 ? -1 : 1) !== sign) continue;
       line(context, k, Math.floor(p / layer.inputs), p % layer.inputs);
     }
@@ -430,7 +434,7 @@ function line(context, k, o, inside) {
 function drawChosen(context, colour, net) {
   context.lineWidth = 1.6;
   const draw = (k, o, from, sum) => {
-    context.strokeStyle = colour(net.trained ? (sum < 0 ? "minus" : "plus") : "kept");
+    context.strokeStyle = colour(net.drawn ? (sum < 0 ? "minus" : "plus") : "kept");
     context.beginPath();
     const column = drawnLayers().indexOf(k);
     context.moveTo(...places[column].at(from));
@@ -507,7 +511,7 @@ function deathOf(net, k, unit, fed) {
   return fed.length ? " It is dead: what it feeds reaches no output." : " It is dead: nothing reads it.";
 }
 
-function drawnSentence(told) {
+function drawnSentence(told, net) {
   const words = { all: "all", strongest: "the largest", random: "drawn at random" };
   const named = told.slice(0, 6).map(({ layer, drawn, linked, how }) =>
     how === "all" ? `${layer.label}: all ${whole0(linked)}` : `${layer.label}: ${whole0(drawn)} of ${whole0(linked)}, ${words[how]}`,
@@ -515,7 +519,8 @@ function drawnSentence(told) {
   const more = told.length > 6 ? `; and so on in ${told.length - 6} more layers` : "";
   const kind = page.layers.some((layer) => layer.window.length) ? "Lines are connections (of a convolution, whole kernels)" : "Lines are weights";
   const jump = page.chained ? "" : " One layer is drawn at a time, its inputs left of it: in this network layers do not simply follow each other.";
-  return `${kind}, red above 0 and blue below. Drawn: ${named.join("; ")}${more}. Grey units are dead: ${page.chained ? "on no path from an input to an output" : "they read nothing"}.${jump}`;
+  const signs = net.drawn ? `${net.begins ? ", before training" : ""}, red above 0 and blue below` : " that are kept; the page does not have their values";
+  return `${kind}${signs}. Drawn: ${named.join("; ")}${more}. Grey units are dead: ${page.chained ? "on no path from an input to an output" : "they read nothing"}.${jump}`;
 }
 
 // ---------------------------------------------------------------- the first layer's masks
@@ -552,7 +557,7 @@ function drawMasks(net) {
   morph(draw);
   const sees = firstReadsImage ? "the pixels that it reads" : `its kernel of ${layer.window.join(" x ")}`;
   const which = units < layer.outputs ? `the first ${units} of ${whole0(layer.outputs)} units` : `all ${whole0(units)} units`;
-  at("masks-about").textContent = `For ${which} of ${layer.label}, ${sees}: red where the kept weight is above 0, blue where it is below, grey where it is pruned.`;
+  at("masks-about").textContent = `For ${which} of ${layer.label}, ${sees}: ${net.drawn ? `red where the kept weight${net.begins ? ", before training," : ""} is above 0, blue where it is below` : "blue where a weight is kept"}, grey where it is pruned.`;
   const dead = net.counts[0].into.filter((count) => count === 0).length;
   at("masks").setAttribute("aria-label", `Masks of ${layer.label}: ${whole0(net.counts[0].into.reduce((a, b) => a + b, 0))} of ${whole0(weightsOf(layer))} weights kept; ${dead} units read nothing.`);
 }
@@ -587,9 +592,9 @@ function stamps(net, size, units) {
       let any = 0;
       for (let place = unit * each + i; place < (unit + 1) * each; place += w * h) {
         any |= net.kept[0][place];
-        if (net.trained) value += net.trained[0][place];
+        if (net.drawn) value += net.drawn[0][place];
       }
-      dots[(top + Math.floor(i / w)) * canvas.width + left + (i % w)] = !any ? gone : !net.trained ? kept : value < 0 ? minus : plus;
+      dots[(top + Math.floor(i / w)) * canvas.width + left + (i % w)] = !any ? gone : !net.drawn ? kept : value < 0 ? minus : plus;
     }
   }
   canvas.getContext("2d").putImageData(data, 0, 0);
@@ -700,7 +705,7 @@ function seen(net, k, unit) {
   const layer = page.layers[k];
   if (isText) return tokensRead(net, k, unit);
   if (layer.window.length === 2) return [heading("What it sees"), kernels(net, k, unit), note("One kernel for each channel that it reads; red above 0, blue below, grey pruned.")];
-  if (!net.trained || !page.chained || !firstReadsImage) return [];
+  if (!net.drawn || !page.chained || !firstReadsImage) return [];
   const path = paths(net, k, unit);
   const [channels, h, w] = page.shape;
   const values = new Float32Array(h * w);
@@ -726,7 +731,7 @@ function paths(net, k, unit) {
       if (!any[o]) continue;
       for (let j = 0, i = o * inputs; j < inputs; j++, i++) {
         if (!net.kept[l][i]) continue;
-        next[j] += values[o] * net.trained[l][i] * net.trainedUnit[l];
+        next[j] += values[o] * net.drawn[l][i] * net.drawnUnit[l];
         reached[j] = 1;
       }
     }
@@ -739,14 +744,14 @@ function kernels(net, k, unit) {
   const layer = page.layers[k];
   const [h, w] = layer.window;
   const list = make("ul", { class: "pictures" });
-  const most = net.trained ? net.trained[k].subarray(unit * layer.inputs * h * w, (unit + 1) * layer.inputs * h * w).reduce((m, v) => Math.max(m, Math.abs(v)), 0) || 1 : 1;
+  const most = net.drawn ? net.drawn[k].subarray(unit * layer.inputs * h * w, (unit + 1) * layer.inputs * h * w).reduce((m, v) => Math.max(m, Math.abs(v)), 0) || 1 : 1;
   let left = 0;
   for (let j = 0; j < layer.inputs; j++) {
     const start = (unit * layer.inputs + j) * h * w;
     const count = net.kept[k].subarray(start, start + h * w).reduce((sum, value) => sum + value, 0);
     if (!count) continue;
     if (list.children.length >= 24) { left++; continue; }
-    const cell = (i) => (net.kept[k][start + i] ? (net.trained ? net.trained[k][start + i] / most : 1) : null);
+    const cell = (i) => (net.kept[k][start + i] ? (net.drawn ? net.drawn[k][start + i] / most : 1) : null);
     const channel = j + Math.floor(unit / (layer.outputs / layer.groups)) * layer.inputs;
     list.append(make("li", {}, picture(w, h, cell, `kernel of channel ${channel}: ${count} of ${h * w} kept`), `${channel}`));
   }

@@ -37,7 +37,7 @@ def unknown_names(table: Mapping[str, Any]) -> Iterable[Fault]:
     if facts and isinstance(name, str):
         facts, faults = _changed(name, facts, recipe or {})
         yield from faults
-        what = f"an input of {facts.name} is {_by(facts.shape)}"
+        what = f"an input of {facts.name} is {_by(facts.shape)}{' numbers' if len(facts.shape) == 1 else ''}"
     if isinstance(model, str):
         try:
             models.check(model, *((facts.shape, facts.classes) if facts else models.taken(model)))
@@ -62,7 +62,7 @@ def _changed(name: str, facts: Facts, recipe: Mapping[str, Any]) -> tuple[Facts,
         try:
             facts = data.facts(name)
         except ValueError as error:
-            return facts, [*faults, Fault(where, str(error), repr(way.partition("~")[0]))]
+            return facts, [*faults, Fault(where, str(error).replace("~0", ""), repr(way.partition("~")[0]))]
     return facts, faults
 
 

@@ -141,11 +141,11 @@ def sentence(
     >>> curves = {r: [0.85 + e, 0.80, 0.95, 0.90] for r, e in enumerate([0.0, 0.001, -0.001, 0.002])}
     >>> print(sentence(descent(curves, 0.95), [1.0, 0.5, 0.1, 0.02], [1.0, 1.0, 0.8, 0.79], clean=0.8))
     Sparse double descent of ticket: a dip, a peak above the dense network, and a fall behind it (dip: p = 0.009).
-    Test accuracy at the end: 85.05% dense, 80.00% at 50.0% (dip), 95.00% at 10.0% (peak), 90.00% at 2.0%. The dip
-    is -5.05 [-6.96, -3.14] points from the dense network and -15.00 [-15.00, -15.00] points from the peak, the peak
-    +9.95 [+8.04, +11.86] points from the dense network, the last level -5.00 [-5.00, -5.00] points from the peak.
-    Training accuracy there: 100.0%, 100.0%, 80.0%, 79.0%, of labels of which 80.0% are true. n = 4, of which 2
-    chose the levels and 2 judged.
+    Test accuracy at the end, the mean of all replicates: 85.05% dense, 80.00% at 50.0% (dip), 95.00% at 10.0% (peak),
+    90.00% at 2.0%. In those that judged, the dip is -5.05 [-6.96, -3.14] points from the dense network and -15.00
+    [-15.00, -15.00] points from the peak, the peak +9.95 [+8.04, +11.86] points from the dense network, the last
+    level -5.00 [-5.00, -5.00] points from the peak. Training accuracy of all there: 100.0%, 100.0%, 80.0%, 79.0%, of
+    labels of which 80.0% are true. n = 4, of which 2 chose the levels and 2 judged.
     """
     before, dip, peak = found.levels
     last = len(densities) - 1
@@ -153,15 +153,18 @@ def sentence(
     names.setdefault(last, f"at {densities[last]:.1%}")
     course = ", ".join(f"{found.curve[place]:.2%} {name}" for place, name in names.items())
     origin = "the dense network" if before == 0 else f"the level before it, {densities[before]:.1%}"
-    steps = [f"The dip is {_below(found.fall)} from {origin} and {_below(found.rise)} from the peak"]
+    judged = "In those that judged, the dip" if found.n >= LEAST else "In the last replicate, the dip"
+    judged = judged if found.n > 1 else "The dip"
+    steps = [f"{judged} is {_below(found.fall)} from {origin} and {_below(found.rise)} from the peak"]
     steps.append(f"the peak {_points(found.above)} from the dense network")
     if peak != last:
         steps.append(f"the last level {_points(found.end)} from the peak")
     trained = ", ".join(f"{training[place]:.1%}" for place in names)
     share = f", of labels of which {clean:.1%} are true" if clean is not None else ""
     return (
-        f"Sparse double descent of {arm}: {_verdict(found, peak != last)}. Test {measure} at the end: {course}. "
-        f"{', '.join(steps)}. Training {measure} there: {trained}{share}. {_count(found.n)}."
+        f"Sparse double descent of {arm}: {_verdict(found, peak != last)}. "
+        f"Test {measure} at the end, the mean of all replicates: {course}. "
+        f"{', '.join(steps)}. Training {measure} of all there: {trained}{share}. {_count(found.n)}."
     )
 
 

@@ -46,7 +46,7 @@ QUANTITIES: dict[str, Quantity] = {
     "flatness": Quantity("flatness", 1, of_space=True),
     "rank": Quantity("effective rank of the features", -1),
     "margin": Quantity("median margin", 1),
-    "distance": Quantity("distance from the dense start, pruned weights at 0,", -1),
+    "distance": Quantity("distance from the dense start with pruned weights at 0", -1),
     "memorised": Quantity("share of the false labels learned", -1, "%"),
 }
 
@@ -131,7 +131,7 @@ def sentence(density: float, arm: str, other_density: float, found: Sequence[Com
     """
     n = min(each.more.n for each in found)
     parts = []
-    for word, head in (("for", "for it"), ("against", "against it"), ("not shown", "not shown")):
+    for word, head in (("for", "for it"), ("against", "against it"), ("not shown", "neither way")):
         told = [_told(each) for each in found if each.word == word]
         parts += [f"{head if n > 1 else 'measured'}: {', '.join(told)}"] if told else []
     spaces = any(QUANTITIES[each.quantity].of_space for each in found) and abs(density - other_density) > 1e-3

@@ -108,6 +108,15 @@ def test_a_file_that_has_changed_has_other_trees_and_other_numbers_before_traini
     assert not known[0] & known[1]
 
 
+def test_columns_of_noise_are_said_to_be_noise_also_in_the_name_of_the_data(tmp_path: Path) -> None:
+    changes = ["levels=1", "replicates=1", "recipe.length=6it", "evaluate.every=6it", "study.columns.levels=1"]
+    data = ["recipe.model=lenet-20-10", "recipe.data=digits+noise-8", "arms=ticket"]
+    made, store = plan(read("digits-lenet", [*changes, *data])), Store(tmp_path).open()
+    for run in made.runs:
+        store.save(run, shallow(run).perform(Worker(store, None)), {"seconds": 1.0})
+    assert all("weights on noise columns" in each.sentence for each in results(made, store).findings)
+
+
 def test_a_first_layer_that_is_not_pruned_is_looked_at_all_the_same(tmp_path: Path) -> None:
     changes = ["levels=1", "replicates=1", "recipe.length=6it", "evaluate.every=6it", "study.columns.levels=1"]
     made, store = plan(read("table-columns-quick", [*changes, "prune.keep=fc1.weight"])), Store(tmp_path).open()

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tombola import models
 from tombola.charts import Figure, by_density
-from tombola.data import changed_inputs
+from tombola.data import changed_inputs, variants
 from tombola.data.facts import Facts
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels
@@ -74,8 +74,7 @@ def _useless(seen: Seen) -> "tuple[Tensor, Tensor | None]":
 
     inputs, labels = seen.inputs(seen.train)
     width = inputs[0].numel()
-    ways = seen.recipe.data.split("+")
-    found = changed_inputs.noise_columns(ways[1:])
+    found = changed_inputs.noise_columns(variants.parts(seen.recipe.data)[1])
     if found is None:
         return least(told_alone(inputs.cpu(), labels.cpu())), None
     count, turned = found
@@ -152,7 +151,8 @@ class ColumnsFinding(Finding):
 def findings(table: ColumnsSpec, evidence: Evidence) -> Iterator[ColumnsFinding]:
     """What first layers and trees say, wherever a replicate has both."""
     spec = evidence.spec
-    which = NOISE if spec.recipe.inputs else LEAST
+    _, ways = variants.parts(variants.named(spec.recipe.data, spec.recipe.inputs or ()))
+    which = NOISE if changed_inputs.noise_columns(ways) else LEAST
     trees = {one.question.replicate: one.values["test"] for one in evidence.answers if one.question.arm == TREE}
     asked = [one for one in evidence.answers if one.question.arm != TREE and one.question.replicate in trees]
     for (level, rewind, arm), answers in grouped(asked, lambda one: (one.level, one.rewind, one.arm)).items():

@@ -88,6 +88,8 @@ class NearTo(Measurement):
 class GradientsSpec(Value):
     """Gradient norms over trainings, and how near they end to where the ticket was pruned: `study.gradients`.
 
+    The way back is asked where one trained network's weights made the mask, and answers are no numbers.
+
     Attributes:
         levels: of the tickets.
         arms: whose networks, the ticket first; those of the spec, of controls the first draw. The dense network and the

@@ -312,3 +312,16 @@ def test_nothing_is_trained_and_a_plan_needs_no_torch(tmp_path: Path) -> None:
     plan = "import sys; from tombola.cli import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", plan, "plan", *asked, "--store", str(tmp_path / "store")]
     assert subprocess.run(command, capture_output=True, timeout=120, env=os.environ.copy()).returncode == 0
+
+
+@pytest.mark.parametrize("cells", [["50,5", "31", "7,25"], ["1,050", "2,300,000", "12"], ["1.050,5", "3,1", "2"]])
+def test_numbers_with_commas_are_no_categories(cells: list[str], tmp_path: Path) -> None:
+    lines = [f"{cells[row % 3]};{'yes' if row % 2 else 'no'}" for row in range(60)]
+    (tmp_path / "my.csv").write_text("age;bought\n" + "\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=f"commas in column 'age', like '{cells[0]}' in row 2"):
+        data.facts(f"table:{tmp_path / 'my.csv'}@bought")
+
+
+def test_whole_numbers_and_words_with_commas_are_read(tmp_path: Path) -> None:
+    content = b"town;floor\nUlm, old town;1\nBern;2\n"
+    assert columns.read(content, Path("my.csv"))["town"].levels == ("Bern", "Ulm, old town")

@@ -5,6 +5,7 @@ A row is counted as a spreadsheet does: that of the names is row 1.
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +22,7 @@ NUMBERS = 0.95  # of a column's cells from which on it is one of numbers, and th
 NAMED = 5  # faults that a message names one by one
 _AT_ONCE = 1000  # rows: of more at once the cells leave the cache, and take six times as long
 _DELIMITERS = ",;\t|"
+_COMMAS = re.compile(r"[-+]?[0-9]+([., ][0-9]+)*")  # a number to whoever wrote it, if there is a comma
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,23 @@ def _csv(content: bytes, place: Path) -> dict[str, Column]:
         listed = "; ".join(faults[:NAMED]) + _more(len(faults) - NAMED)
         raise wrong(place, f"rows of {len(header)} cells, and numbers in columns of numbers", listed)
     categories = iter(_categories(text, [place for place, numeric in enumerate(kinds) if not numeric], len(header)))
-    return {
+    made = {
         name: Column(np.concatenate(each.parts)) if numeric else next(categories)
         for name, each, numeric in zip(header, seen, kinds, strict=True)
     }
+    _check_commas(made, place)
+    return made
+
+
+def _check_commas(made: Mapping[str, Column], place: Path) -> None:
+    """Refuse numbers that are written with commas: as categories each would be one of its own, and mean nothing."""
+    for name, column in made.items():
+        written = [level for level in column.levels if _COMMAS.fullmatch(level)]
+        if len(written) > NUMBERS * len(column.levels) and any("," in level for level in written):
+            row = int(np.flatnonzero(column.codes >= 0)[0]) + 2
+            cell = column.levels[column.codes[row - 2]]
+            found = f"numbers written with commas in column {name!r}, like {cell!r} in row {row:,}"
+            raise wrong(place, "numbers like 1050.5", found, "Write a point before the decimals, and nothing else.")
 
 
 def _check_header(header: Sequence[str], place: Path) -> None:

@@ -33,7 +33,7 @@ from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.lab.workers import execute
 from tombola.mask import Mask
-from tombola.objective import cross_entropy
+from tombola.objective import Reduction, cross_entropy
 from tombola.recipe import SGD, Adam, AdamW, Optimizer, Precision, Recipe
 from tombola.train import Span
 
@@ -218,9 +218,9 @@ def test_a_stack_in_16_bits_trains_as_it_would_on_a_gpu(monkeypatch: pytest.Monk
     stack = Stacked(training, [Start(model, prunable.full(model), dataset) for model in starts])
     entropy, kinds = cross_entropy, set[torch.dtype]()
 
-    def watched(outputs: Tensor, labels: Tensor) -> Tensor:
+    def watched(outputs: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
         kinds.add(outputs.dtype)
-        return entropy(outputs, labels)
+        return entropy(outputs, labels, reduction)
 
     monkeypatch.setattr("tombola.objective.cross_entropy", watched)
     several = [batches(dataset, number, "cpu") for number in range(2)]

@@ -84,7 +84,7 @@ def test_the_ticket_is_held_against_the_dense_network_and_the_controls(done: tup
     for each in found:
         assert [one.quantity for one in each.quantities] == list(QUANTITIES)
         assert each.other_density == (1 if each.arm == "dense" else pytest.approx(each.density))
-        assert ("different spaces" in each.sentence) == (each.arm == "dense"), "reinit lives in the same space"
+        assert ("between two densities" in each.sentence) == (each.arm == "dense"), "reinit lives in the same space"
         assert each.sentence.startswith("Rewound to step 6: Regularised tickets at")
     values = {(row.arm, row.level, row.replicate): worker.store.values(row.run) for row in wanted.rows if not row.draw}
     gaps = {key: one["final_train_accuracy"] - one["final_test_accuracy"] for key, one in values.items()}
@@ -119,6 +119,13 @@ def test_what_depends_on_the_space_decides_nothing_between_densities() -> None:
     found = compared(*numbers, 0.95)
     assert "against dense: open, as all that was measured is of different spaces" in sentence(0.1, "dense", 1.0, found)
     assert "against reinit: for; for it: largest Hessian eigenvalue 1.01" in sentence(0.1, "reinit", 0.1, found)
+
+
+def test_a_distance_that_pruning_itself_makes_longer_is_no_word_against_sparse_networks() -> None:
+    far = {"distance": {0: 8.0, 1: 8.1, 2: 8.2}}, {"distance": {0: 4.0, 1: 4.1, 2: 4.1}}
+    found = compared(*far, 0.95)
+    assert "against dense: open" in sentence(0.1, "dense", 1.0, found)
+    assert "against reinit: against" in sentence(0.1, "reinit", 0.1, found)
 
 
 def test_one_replicate_decides_nothing() -> None:

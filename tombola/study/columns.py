@@ -125,8 +125,8 @@ def sentence(density: float, arm: str, mind: Mind, which: str, measure: str) -> 
     >>> sentence(0.1, "ticket", mind, "noise columns", "accuracy")
     'At 10.0%, first layers of ticket have 4.0% of their surviving weights on noise columns, which are 25.0% of the
     columns (-21.0 [-33.7, -8.3] points: less than chance), and 0.5% of their sum of squares (-24.5 [-30.9, -18.1]
-    points: less than chance); n = 2. Test accuracy at the end is 90.00%, less that of a gradient-boosted tree +1.50
-    [-4.85, +7.85] points: no difference is shown.'
+    points: less than chance); n = 2. Test accuracy at the end is 90.00%, +1.50 [-4.85, +7.85] points beside a
+    gradient-boosted tree: no difference is shown.'
     """
 
     def against(share: Difference) -> str:
@@ -144,8 +144,8 @@ def sentence(density: float, arm: str, mind: Mind, which: str, measure: str) -> 
     one = "; one replicate decides nothing" if mind.mass.n < 2 else ""
     return (
         f"At {density:.1%}, first layers of {arm}{said}({_points(mind.mass)} points: {against(mind.mass)}); "
-        f"n = {mind.mass.n}{one}. Test {measure} at the end is {mind.measure:.2%}, less that of a gradient-boosted "
-        f"tree {_points(mind.beside, 2)} points: {tree}."
+        f"n = {mind.mass.n}{one}. Test {measure} at the end is {mind.measure:.2%}, "
+        f"{_points(mind.beside, 2)} points beside a gradient-boosted tree: {tree}."
     )
 
 

@@ -5,7 +5,8 @@ an interval that leaves 0 out is one that he rejects.
 
 Numbers of the loss's shape - eigenvalue, trace, sharpness, flatness - are over the living coordinates. Networks of
 another density live in another space, so there these numbers do not say which of them is flatter: that a smaller space
-has fewer directions is no regularisation. Between networks of one density they do.
+has fewer directions is no regularisation. Between networks of one density they do. Nor does the distance from the dense
+start, to which each pruned weight adds what it began with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ class Quantity:
         title: what it is, for sentences and axes.
         sign: -1 where less of it says so, 1 where more does.
         unit: of the number; `%` of a share.
-        of_space: whether it depends on how many coordinates are alive.
+        of_space: whether it depends on how many coordinates are alive, by what it is.
     """
 
     title: str
@@ -46,13 +47,13 @@ QUANTITIES: dict[str, Quantity] = {
     "flatness": Quantity("flatness", 1, of_space=True),
     "rank": Quantity("effective rank of the features", -1),
     "margin": Quantity("median margin", 1),
-    "distance": Quantity("distance from the dense start with pruned weights at 0", -1),
+    "distance": Quantity("distance from the dense start with pruned weights at 0", -1, of_space=True),
     "memorised": Quantity("share of the false labels learned", -1, "%"),
 }
 
 OTHER_SPACE = (
-    "Curvature, sharpness and flatness are over the living weights, so that between two densities they are of "
-    "different spaces and do not say which network is flatter."
+    "Curvature, sharpness and flatness are over the living weights, and the distance counts all that are pruned: "
+    "between two densities they do not say which network is the more regularised."
 )
 
 

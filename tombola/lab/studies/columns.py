@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tombola.study.columns import Mind
 
 DENSE, TREE = "dense", "tree"
-NOISE, LEAST = "noise columns", "the quarter of the columns that by themselves say least of the answer"
+NOISE, LEAST = "noise columns", "the columns, a quarter at most, that by themselves say least of the answer"
 
 
 class FirstLayer(Measurement):

@@ -42,6 +42,7 @@ TABLES = {
     "stability": "{levels = [2]}",
     "connectivity": "{levels = [0, 2], orders = 2, points = 3}",
     "overlap": "{levels = [1, 2]}",
+    "alignment": "{levels = [2], inputs = ['permuted']}",
     "norms": "{levels = [1, 2]}",
 }
 
@@ -80,6 +81,15 @@ def command(folder: Path) -> list[str]:
 def finished(folder: Path) -> Results:
     wanted = plan(read(str(folder / "tiny.toml"), extend=[folder / "norms.py"]))
     return results(wanted, Store(folder / "store"))
+
+
+@every_study
+def test_a_study_says_what_it_can_of_what_is_finished_so_far(name: str, finished: Results) -> None:
+    own = [question for question in finished.plan.questions if question.study == name]
+    alone = [[question] for question in own]
+    for answered in [own[:1], own[::2], own[1::2], own[len(own) // 2 :], *alone]:
+        some = replace(finished.plan, questions=tuple(answered))
+        assert all(finding.sentence for finding in results(some, finished.store).findings)
 
 
 def study_of(finished: Results, name: str) -> tuple[Study, Any]:

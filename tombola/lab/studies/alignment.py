@@ -304,7 +304,7 @@ def _changed(
     taken = TAKEN[change.split("-")[0]]
     layers = [parts.get(_part(_FIRST_LAYER, where), []) for where in (change, "")]
     accuracies = [_accuracies(parts.get(_part(_TRAINED, where), []), evidence) for where in (change, "")]
-    density = mean(answer.density for answer in layers[0] or layers[1])
+    density = mean(answer.density for answers in parts.values() for answer in answers)
     grain, measure = evidence.spec.facts.grain(evidence.spec.facts.test), evidence.spec.facts.measure
     for arm in accuracies[1]:
         if arm == TICKET:

@@ -568,12 +568,11 @@ class Table(Value):
 @dataclass(frozen=True)
 class Done(Finding):
     study: ClassVar[str] = "deed"
-    sentence = "It is done."
 
 
 @dataclass(frozen=True)
 class Nameless(Finding):
-    sentence = "It is done."
+    pass
 
 
 def asking(study, name):
@@ -596,8 +595,8 @@ STUDIES = {
     for name, study, init, found in [
         ("slip", "deed", steady, []),
         ("moody", "moody", lambda: str(random.random()), []),
-        ("deeds", "deeds", steady, [Done()]),
-        ("silent", "silent", steady, [Nameless()]),
+        ("deeds", "deeds", steady, [Done(reason="It is done.")]),
+        ("silent", "silent", steady, [Nameless(reason="It is done.")]),
     ]
 }
 """

@@ -1,6 +1,7 @@
 """False labels on purpose: exactly so many, of training examples alone, and known."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from tombola.data import Dataset, label_noise
 from tombola.data.facts import Facts
 from tombola.data.splits import split
 from tombola.errors import SpecError
+from tombola.lab.plan import plan, summary
 from tombola.lab.replicate import Replicate
 from tombola.lab.spec_file import read
+from tombola.lab.store import Store
 from tombola.methods import METHODS
 
 WHOLE = "digits"
@@ -103,3 +106,10 @@ def test_noise_that_cannot_be_is_refused(changes: list[str], words: str) -> None
 def test_labels_of_no_noise_are_asked_for_in_vain() -> None:
     with pytest.raises(ValueError, match="expected a data set with label noise"):
         label_noise.false_labels(data.facts("digits+rotated~7"))
+
+
+@pytest.mark.parametrize(("where", "told"), [("early-stop", True), ("end", False)])
+def test_a_plan_says_that_an_early_stop_knows_the_true_labels(where: str, told: bool, tmp_path: Path) -> None:
+    spec = read("digits-lenet", ["recipe.label_noise=0.2", f"verdict.at={where}"])
+    notes = summary(plan(spec), Store(tmp_path), 1)["notes"]
+    assert bool(notes) == told and all("validation labels are true" in note for note in notes)

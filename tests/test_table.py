@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,10 @@ from tombola import data
 from tombola.data import columns, table
 from tombola.data.shared import attach, publish
 from tombola.errors import DataError
+from tombola.lab.plan import plan, summary
 from tombola.lab.replicate import Replicate
 from tombola.lab.spec_file import read
+from tombola.lab.store import Store
 
 CELLS = st.text("ab \"',;\n|", min_size=1, max_size=5).filter(lambda text: text.strip() not in columns.MISSING)
 FLOATS = st.one_of(st.none(), st.floats(-1e9, 1e9, allow_subnormal=False))
@@ -278,6 +281,39 @@ def test_bad_tables_are_refused(made: list[list[Any]], target: str, words: str, 
     assert words in str(raised.value)
 
 
+def test_rows_stand_where_empty_ones_leave_them(tmp_path: Path) -> None:
+    made = with_cell(31, 3, "")
+    with pytest.raises(DataError, match="found none in row 34"):
+        data.facts(name(tmp_path, [*made[:10], [], [], [], *made[10:]]))
+    lines = ["age;bought", "", *(f"{n},5;{'yes' if n % 2 else 'no'}" for n in range(60))]
+    (tmp_path / "my.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="like '0,5' in row 3"):
+        data.facts(f"table:{tmp_path / 'my.csv'}@bought")
+
+
+@pytest.mark.parametrize("target", ["a+b", "a~1", "a:class"])
+def test_a_target_that_would_be_misread_is_to_be_renamed(target: str, tmp_path: Path) -> None:
+    made = rows()
+    made[0][3] = target
+    with pytest.raises(DataError, match=f"Rename the column '{re.escape(target)}'"):
+        data.facts(name(tmp_path, made, target))
+
+
+@pytest.mark.parametrize("ending", ["CSV", "tsv", "Csv"])
+def test_endings_in_any_letters_are_tables(ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"my.{ending}").write_bytes(text_of(rows()).replace(b",", b"\t"))
+    assert data.facts(f"table:{tmp_path / f'my.{ending}'}@bought").classes == 2
+
+
+def test_how_a_table_is_read_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    made = [[*row, "same" if place else "k"] for place, row in enumerate(rows())]
+    spec = read("digits-lenet", ["recipe.model=lenet-8", f"recipe.data={name(tmp_path, made)}"])
+    assert summary(plan(spec), Store(tmp_path / "store"), 1)["notes"] == [
+        "recipe.data: 4 columns, 2 of numbers, 2 of categories (town: 3, k: 1), 1 with missing cells (size), make 7 "
+        "inputs; bought is one of 2 classes. Alike in all rows, so that they teach nothing: k."
+    ]
+
+
 def test_without_a_target_the_columns_are_listed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="TARGET; age, size, town, bought"):
         data.facts(name(tmp_path, rows()).partition("@")[0])
@@ -309,8 +345,8 @@ def test_nothing_is_trained_and_a_plan_needs_no_torch(tmp_path: Path) -> None:
     assert done.returncode == 2 and "row 31, column 'age'" in done.stderr.replace("\n", " ")
     assert not list(tmp_path.glob("store/*-*"))
     name(tmp_path, rows())
-    plan = "import sys; from tombola.cli import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
-    command = [sys.executable, "-c", plan, "plan", *asked, "--store", str(tmp_path / "store")]
+    code = "import sys; from tombola.cli import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "plan", *asked, "--store", str(tmp_path / "store")]
     assert subprocess.run(command, capture_output=True, timeout=120, env=os.environ.copy()).returncode == 0
 
 

@@ -1,6 +1,6 @@
 """What all figures share: one style, and one way to files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tombola.mark import Mark
@@ -38,8 +38,41 @@ def styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> VegaLiteSpe
     return {**styled.to_dict(validate=False), "datasets": datasets}
 
 
+def arm_colour(arms: Sequence[str], marks: Mapping[str, Mark]) -> Any:
+    """The field `arm` as a colour, with a legend in this order."""
+    import altair as alt
+
+    return alt.Color(
+        "arm:N", sort=arms, title=None, scale=alt.Scale(domain=arms, range=[marks[arm].colour for arm in arms])
+    )
+
+
+def lines(
+    panels: Mapping[str, list[dict[str, Any]]], x: Any, y: Any, marks: Mapping[str, Mark], points: bool = True
+) -> VegaLiteSpec:
+    """One line for each arm, in a panel for each data set.
+
+    Args:
+        panels: title -> records, each with `arm` and the fields of the axes.
+        x, y: the axes, of altair.
+        marks: by arm, whose colours the lines have.
+        points: whether each record is a dot on its line.
+    """
+    import altair as alt
+
+    arms = list(dict.fromkeys(record["arm"] for records in panels.values() for record in records))
+    charts = [
+        alt.Chart(alt.NamedData(name), title=name)
+        .mark_line(point=points)
+        .encode(x=x, y=y, color=arm_colour(arms, marks))
+        .properties(width=280, height=220)
+        for name in panels
+    ]
+    return styled(alt.concat(*charts, columns=2), dict(panels))
+
+
 def by_density(
-    panels: dict[str, list[dict[str, Any]]], field: str, title: str, marks: Mapping[str, Mark]
+    panels: Mapping[str, list[dict[str, Any]]], field: str, title: str, marks: Mapping[str, Mark]
 ) -> VegaLiteSpec:
     """One line for each arm against the weights remaining, in a panel for each data set.
 
@@ -50,20 +83,37 @@ def by_density(
     """
     import altair as alt
 
-    arms = list(dict.fromkeys(record["arm"] for records in panels.values() for record in records))
-    colours = alt.Scale(domain=arms, range=[marks[arm].colour for arm in arms])
+    x = alt.X("density:Q", title="weights remaining (%)", scale=alt.Scale(type="log", reverse=True))
+    return lines(panels, x, alt.Y(f"{field}:Q", title=title), marks)
+
+
+def bars(
+    records: Sequence[dict[str, Any]], x: Any, fields: Mapping[str, str], marks: Mapping[str, Mark]
+) -> VegaLiteSpec:
+    """A bar for each arm, side by side at each place of the axis, in a panel for each field.
+
+    Args:
+        records: each with `arm`, the field of the axis, and those that are drawn.
+        x: the axis, of altair.
+        fields: what is drawn -> what stands beside its axis.
+        marks: by arm, whose colours the bars have.
+    """
+    import altair as alt
+
+    arms = list(dict.fromkeys(record["arm"] for record in records))
     charts = [
-        alt.Chart(alt.NamedData(name), title=name)
-        .mark_line(point=True)
+        alt.Chart(alt.NamedData("bars"))
+        .mark_bar()
         .encode(
-            x=alt.X("density:Q", title="weights remaining (%)", scale=alt.Scale(type="log", reverse=True)),
+            x=x,
+            xOffset=alt.XOffset("arm:N", sort=arms),
             y=alt.Y(f"{field}:Q", title=title),
-            color=alt.Color("arm:N", sort=arms, title=None, scale=colours),
+            color=arm_colour(arms, marks),
         )
-        .properties(width=280, height=220)
-        for name in panels
+        .properties(width=280, height=240)
+        for field, title in fields.items()
     ]
-    return styled(alt.concat(*charts, columns=2), panels)
+    return styled(alt.hconcat(*charts), {"bars": list(records)})
 
 
 def render(spec: VegaLiteSpec) -> tuple[str, bytes]:

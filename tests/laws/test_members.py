@@ -145,10 +145,6 @@ class Long(Finding):
     level: int
     l2: float
 
-    @property
-    def sentence(self):
-        return f"At level {self.level} the squared weights sum up to {self.l2:.2f}."
-
 
 def questions(table, series):
     for level in table.levels:
@@ -158,7 +154,8 @@ def questions(table, series):
 
 def findings(table, evidence):
     for answer in evidence.answers:
-        yield Long(answer.question.level, answer.values["l2"])
+        level, l2 = answer.question.level, answer.values["l2"]
+        yield Long(level, l2, reason=f"At level {level} the squared weights sum up to {l2:.2f}.")
 
 
 def figures(findings, marks):

@@ -97,12 +97,24 @@ def read(content: bytes, place: Path) -> dict[str, Column]:
     >>> made["age"].numbers.tolist(), made["town"].levels, made["town"].codes.tolist()
     ([31.0, nan], ('Bern', 'Ulm'), [1, 0])
     """
-    return _parquet(content, place) if place.suffix == ".parquet" else _csv(content, place)
+    return _parquet(content, place) if _is_parquet(place) else _csv(content, place)
+
+
+def rows(content: bytes, place: Path, numbers: Sequence[int]) -> list[int]:
+    """Where the rows of these numbers, from 0 on and rising, stand in the file."""
+    if _is_parquet(place):
+        return [number + 2 for number in numbers]
+    text = _text(content, place)
+    return _rows(text, numbers, len(_header(text)))
+
+
+def _is_parquet(place: Path) -> bool:
+    return place.suffix.lower() == ".parquet"
 
 
 def names(content: bytes, place: Path) -> list[str]:
     """The names of the columns alone."""
-    return list(_frame(content, place).schema.names) if place.suffix == ".parquet" else _header(_text(content, place))
+    return list(_frame(content, place).schema.names) if _is_parquet(place) else _header(_text(content, place))
 
 
 def wrong(place: Path, expected: str, found: str, todo: str = "Mend the file; nothing was trained.") -> DataError:
@@ -161,17 +173,17 @@ def _csv(content: bytes, place: Path) -> dict[str, Column]:
         name: Column(np.concatenate(each.parts)) if numeric else next(categories)
         for name, each, numeric in zip(header, seen, kinds, strict=True)
     }
-    _check_commas(made, place)
+    _check_commas(made, text, place)
     return made
 
 
-def _check_commas(made: Mapping[str, Column], place: Path) -> None:
+def _check_commas(made: Mapping[str, Column], text: str, place: Path) -> None:
     """Refuse numbers that are written with commas: as categories each would be one of its own, and mean nothing."""
     for name, column in made.items():
         written = [level for level in column.levels if _COMMAS.fullmatch(level)]
         if len(written) > NUMBERS * len(column.levels) and any("," in level for level in written):
-            row = int(np.flatnonzero(column.codes >= 0)[0]) + 2
-            cell = column.levels[column.codes[row - 2]]
+            first = int(np.flatnonzero(column.codes >= 0)[0])
+            cell, (row,) = column.levels[column.codes[first]], _rows(text, [first], len(made))
             found = f"numbers written with commas in column {name!r}, like {cell!r} in row {row:,}"
             raise wrong(place, "numbers like 1050.5", found, "Write a point before the decimals, and nothing else.")
 
@@ -194,6 +206,12 @@ def _chunks(text: str, width: int, ragged: list[str]) -> Iterator[tuple[list[int
         whole = [(row, cells) for row, cells in chunk if len(cells) == width]
         if whole:
             yield [row for row, _ in whole], list(zip(*(cells for _, cells in whole), strict=True))
+
+
+def _rows(text: str, numbers: Sequence[int], width: int) -> list[int]:
+    """Where the rows of these numbers, from 0 on and rising, stand among empty ones."""
+    rows = [row for numbered, _ in _chunks(text, width, []) for row in numbered]
+    return [rows[number] for number in numbers]
 
 
 def _numeric(seen: _Seen, rows: int) -> bool:

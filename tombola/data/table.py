@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -25,21 +25,22 @@ from numpy.typing import NDArray
 
 from tombola import files
 from tombola.data.arrays import Arrays
-from tombola.data.columns import NAMED, Column, counted, names, read, wrong
+from tombola.data.columns import NAMED, Column, counted, names, read, rows, wrong
 from tombola.data.download import cache_dir
 from tombola.data.facts import Answers, Facts
 from tombola.data.splits import split
 from tombola.errors import DataError
 
-FORM = "table:FILE.csv@TARGET or .parquet, TARGET being the column asked for; table:breast-cancer; or table:diabetes"
+FORM = "table:FILE.csv@TARGET, .tsv or .parquet, TARGET being the column asked for; table:breast-cancer; or table:diabetes"
 FEW = 20  # different whole numbers that are taken for classes
 LEAST = 50  # rows
 MOST_LEVELS = 1000  # of a column of categories
+LISTED = 8  # columns that are named one by one
 PART = 5  # one in so many rows is for the test, and of the others for validation
 SHIPPED = {"breast-cancer": "diagnosis", "diabetes": "progression"}  # inside of scikit-learn, and what is asked for
 
 _NAME = re.compile(
-    r"table:(?P<path>breast-cancer|diabetes|.+?\.(?:csv|parquet))"
+    r"table:(?P<path>breast-cancer|diabetes|.+?\.(?i:csv|tsv|parquet))"
     r"(?:@(?P<target>.+?))?(?::(?P<answers>class|number))?(?:~(?P<seed>0|[1-9][0-9]*))?(?P<ways>(?:\+[^+]+)*)"
 )
 
@@ -115,11 +116,31 @@ def facts(name: str) -> Facts:
     return replace(known, checksum=_digest(f"split {asked.seed} of {known.checksum}"))
 
 
-def constant(name: str) -> list[str]:
-    """The names of the columns in which all rows of the table are alike, so that nothing can be learned from them."""
-    asked = parts(name)
+def described(name: str) -> str:
+    """How the columns of a table are read, and what its inputs and answers are.
+
+    >>> described("table:diabetes")
+    '10 columns, 10 of numbers, make 10 inputs; progression is a number.'
+    """
+    known, asked = facts(name), parts(name)
     made = _opened(*_state(asked))
-    return [column for column, each in made.columns.items() if column != asked.target and _alike(each)]
+    columns = {column: made.columns[column] for column in made.features(asked)}
+    categories = {column: len(each.levels) for column, each in columns.items() if each.numbers is None}
+    read_as = [f"{len(columns) - len(categories)} of numbers"] if len(categories) < len(columns) else []
+    if categories:
+        read_as.append(f"{len(categories)} of categories ({_listed(f'{each}: {n}' for each, n in categories.items())})")
+    if missing := [column for column, each in columns.items() if each.missing.any()]:
+        read_as.append(f"{len(missing)} with missing cells ({_listed(missing)})")
+    alike = [column for column, each in columns.items() if _alike(each)]
+    nothing = f" Alike in all rows, so that they teach nothing: {_listed(alike)}." if alike else ""
+    answers = "a number" if known.answers == "number" else f"one of {known.classes} classes"
+    inputs = f"make {known.shape[0]:,} inputs; {asked.target} is {answers}"
+    return f"{len(columns):,} columns, {', '.join(read_as)}, {inputs}.{nothing}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    every = list(names)
+    return ", ".join(every[:LISTED]) + (f" and {len(every) - LISTED:,} more" if len(every) > LISTED else "")
 
 
 def arrays(name: str) -> Arrays:
@@ -281,6 +302,9 @@ def _no_target(path: Path, asked: Name) -> DataError | None:
     listed = ", ".join(there[:30]) + (f" and {len(there) - 30} more" if len(there) > 30 else "")
     if not asked.target:
         return wrong(path, "the column that is asked for", "none", f"Write table:{asked.path}@TARGET; {listed}.")
+    if parted := [name for name in there if re.match(re.escape(asked.target) + "[+~:]", name)]:
+        todo = f"Rename the column {parted[0]!r}: +, ~ and : part what is said of a data set."
+        return wrong(path, f"a column {asked.target!r}", "none", todo)
     close = difflib.get_close_matches(asked.target, there, n=3, cutoff=0.5)
     todo = f"Did you mean {' or '.join(close)}? " if close else ""
     return wrong(path, f"a column {asked.target!r}", "none", f"{todo}There are {listed}.")
@@ -288,16 +312,17 @@ def _no_target(path: Path, asked: Name) -> DataError | None:
 
 def _check(made: Table, asked: Name) -> None:
     """Raise DataError where nothing can be learned of the table."""
-    target, rows = made.columns[asked.target], counted(made.columns)
-    if rows < LEAST:
-        raise wrong(made.path, f"at least {LEAST} rows", str(rows))
+    target, size = made.columns[asked.target], counted(made.columns)
+    if size < LEAST:
+        raise wrong(made.path, f"at least {LEAST} rows", str(size))
     if len(made.columns) < 2:
         raise wrong(made.path, "columns beside the one that is asked for", "none")
     if target.missing.all():
         raise wrong(made.path, f"answers in the column {asked.target!r}", "none in any row")
     if target.missing.any():
         places = np.flatnonzero(target.missing)
-        rows_named = ", ".join(f"{place + 2:,}" for place in places[:NAMED])
+        stand = rows(made.path.read_bytes(), made.path, places[:NAMED].tolist())
+        rows_named = ", ".join(f"{row:,}" for row in stand)
         more = f" and {len(places) - NAMED:,} more" if len(places) > NAMED else ""
         raise wrong(made.path, f"an answer in each row, column {asked.target!r}", f"none in row {rows_named}{more}")
     different = len(np.unique(made.labels(asked)))
@@ -305,9 +330,9 @@ def _check(made: Table, asked: Name) -> None:
         only = target.levels[0] if target.numbers is None else f"{target.numbers[0]:g}"
         what = "class" if made.answers(asked) == "class" else "number"
         raise wrong(made.path, f"at least two answers in the column {asked.target!r}", f"one {what} only, {only!r}")
-    if made.answers(asked) == "class" and different * 2 > rows:
+    if made.answers(asked) == "class" and different * 2 > size:
         todo = "Ask for another column, or write :number behind its name where it has numbers."
-        raise wrong(made.path, f"classes in the column {asked.target!r}", f"{different:,} in {rows:,} rows", todo)
+        raise wrong(made.path, f"classes in the column {asked.target!r}", f"{different:,} in {size:,} rows", todo)
     for name in made.features(asked):
         if len(levels := made.columns[name].levels) > MOST_LEVELS:
             todo = "Leave the column out, or write numbers or fewer categories."

@@ -276,6 +276,8 @@ def _densities(spec: Spec, level: int) -> dict[str, float]:
 
 def _notes(spec: Spec) -> Iterator[str]:
     """What whoever reads the numbers should know before anything is trained."""
+    if data.table.named(spec.recipe.data):
+        yield f"recipe.data: {data.table.described(spec.recipe.data)}"
     if spec.recipe.label_noise and spec.verdict.at == "early-stop":
         yield (
             "recipe.label_noise: the validation labels are true, so an early stop knows which labels the training does "

@@ -15,7 +15,8 @@ from tombola.lab.studies import Finding, Study
 from tombola.report import figures
 from tombola.report.text import duration, records_text
 from tombola.study.anatomy import input_survivors
-from tombola.study.verdict import Criteria, Verdict, margin_of, points, whole
+from tombola.study.verdict import Criteria, Verdict, margin_of
+from tombola.study.written import points, written
 
 IMAGES = 5  # levels whose first layer is shown
 
@@ -176,7 +177,7 @@ def _reasons(verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     for verdict in verdicts:
         controls = "; ".join(
             f"ticket minus {html.escape(control.against)}: {criteria.metric.label} {points(control.accuracy)} points"
-            + (f", early stop {whole(control.steps)} steps" if criteria.paced else "")
+            + (f", early stop {written(control.steps, '+,.0f')} steps" if criteria.paced else "")
             + f" ({control.result}; Holm: {control.result_holm})"
             for control in verdict.controls
         )

@@ -9,11 +9,12 @@ has less of on changed ones, hangs on what was taken. The difference of the two 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf
 from statistics import mean
 from typing import Any
 
 from tombola.study.paired import Difference, paired
+from tombola.study.written import written
 
 Number = tuple[float, float]  # of a mask, and by chance
 
@@ -27,6 +28,7 @@ class Quantity:
         about: what it is, in words between `At 3.6%, ` and the numbers.
         of: the values of a measurement -> the number and what it is by chance; None where it has no meaning.
         form: how the number is written.
+        least, most: no such number is smaller or larger.
         first: whether a person wants it first.
     """
 
@@ -34,11 +36,9 @@ class Quantity:
     about: str
     of: Callable[[Mapping[str, Any]], Number | None]
     form: str
+    least: float = 0
+    most: float = 1
     first: bool = True
-
-    def written(self, number: float) -> str:
-        """The number, as people read it."""
-        return format(number, self.form)
 
 
 def _beside(found: Mapping[str, Any] | None) -> Number | None:
@@ -61,9 +61,14 @@ QUANTITIES: dict[str, Quantity] = {
             "rank correlation of how many units keep an input with how much it varies",
             lambda values: _beside(values["survivors"]["correlation"]),
             "+z.2f",
+            least=-1,
         ),
         Quantity(
-            "locality", "near pairs of inputs that one unit keeps, as a multiple of chance", _local("near"), "z.2f"
+            "locality",
+            "near pairs of inputs that one unit keeps, as a multiple of chance",
+            _local("near"),
+            "z.2f",
+            most=inf,
         ),
         Quantity(
             "directions",
@@ -97,6 +102,7 @@ QUANTITIES: dict[str, Quantity] = {
             "near pairs of one colour channel that one unit keeps, as a multiple of chance",
             lambda values: _local("same")(values) if values["locality"] and values["locality"]["other"] else None,
             "z.2f",
+            most=inf,
             first=False,
         ),
         Quantity(
@@ -104,6 +110,7 @@ QUANTITIES: dict[str, Quantity] = {
             "near pairs of two colour channels that one unit keeps, as a multiple of chance",
             _local("other"),
             "z.2f",
+            most=inf,
             first=False,
         ),
     )
@@ -159,7 +166,7 @@ def sentence(quantity: Quantity, density: float, arms: Sequence[InArm]) -> str:
     by chance); n = 2.'
     """
     parts = [
-        f"{quantity.written(each.value.mean)}{_interval(each.value, quantity.written)} in {each.arm} "
+        f"{written(each.value, quantity.form, within=(quantity.least, quantity.most))} in {each.arm} "
         f"({_chance(quantity, each)}{each.word})"
         for each in arms
     ]
@@ -167,11 +174,7 @@ def sentence(quantity: Quantity, density: float, arms: Sequence[InArm]) -> str:
 
 
 def _chance(quantity: Quantity, each: InArm) -> str:
-    return "" if each.chance == 1 else f"chance {quantity.written(each.chance)}, "
-
-
-def _interval(found: Difference, written: Callable[[float], str]) -> str:
-    return f" [{written(found.low)}, {written(found.high)}]" if isfinite(found.low) else ""
+    return "" if each.chance == 1 else f"chance {each.chance:{quantity.form}}, "
 
 
 @dataclass(frozen=True)
@@ -214,19 +217,20 @@ def hanging(
     return Hanging(*(paired(each, confidence, grain) for each in (*found, less)))
 
 
-def hanging_sentence(what: str, where: str, taken: str, form: Callable[[float], str], found: Hanging) -> str:
+def hanging_sentence(what: str, where: str, taken: str, form: str, found: Hanging, scale: float = 1) -> str:
     """What a change to the inputs makes of something.
 
     Args:
         what: changes, and at which density.
         where: on what inputs.
         taken: what these lack.
-        form: writes the number.
+        form: how the number is written.
+        scale: what it is multiplied with before.
 
     >>> found = hanging({0: 0.4, 1: 0.5}, {0: 2.1, 1: 2.3}, 0.95)
-    >>> hanging_sentence("the advantage", "rotated inputs", "the data's axes", "{:+.1f}".format, found)
+    >>> hanging_sentence("the advantage", "rotated inputs", "the data's axes", "+.1f", found)
     "On rotated inputs the advantage is +0.5 [-0.2, +1.1] instead of +2.2 [+0.9, +3.5], -1.8 [-2.4, -1.1]: it hangs on
     the data's axes (shown); n = 2."
     """
-    there, here, less = (f"{form(each.mean)}{_interval(each, form)}" for each in (found.there, found.here, found.less))
+    there, here, less = (written(each, form, scale) for each in (found.there, found.here, found.less))
     return f"On {where} {what} is {there} instead of {here}, {less}: {found.word(taken)}; n = {found.less.n}."

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tombola import layerwise
 from tombola.study.paired import Difference, paired
 from tombola.study.paths import Links, heard, on_a_path, reached
+from tombola.study.written import points, written
 
 if TYPE_CHECKING:
     from tombola.layers import Layout
@@ -396,8 +397,8 @@ def _verdict(aspect: Aspect, layers: Sequence[Beside]) -> str:
     if not isfinite(layers[0].apart.low):
         return "One replicate decides nothing"
     ways = {
-        aspect.lower: [_short(each.layer) for each in layers if each.apart.high < 0],
-        aspect.higher: [_short(each.layer) for each in layers if each.apart.low > 0],
+        aspect.lower: [_bare(each.layer) for each in layers if each.apart.high < 0],
+        aspect.higher: [_bare(each.layer) for each in layers if each.apart.low > 0],
     }
     shown = [f"{what} in {_listed(names, len(layers))}" for what, names in ways.items() if names]
     text = "; ".join(shown) or "no difference is shown"
@@ -410,7 +411,7 @@ def _listed(names: Sequence[str], layers: int) -> str:
     return ", ".join(names) if len(names) <= MOST_TOLD else f"{len(names)} of {layers} layers"
 
 
-def _short(layer: str) -> str:
+def _bare(layer: str) -> str:
     return layer.removesuffix(".weight")
 
 
@@ -420,13 +421,12 @@ def _told(aspect: Aspect, each: Beside, other: str) -> str:
     else:
         text, unit = f"{each.own.mean:.2f} beside {each.beside.mean:.2f}", aspect.unit
     than = f"; {_difference(each.more, unit)} to {other}" if each.more else ""
-    return f"{_short(each.layer)} {text} ({_difference(each.apart, unit)}{than})"
+    return f"{_bare(each.layer)} {text} ({_difference(each.apart, unit)}{than})"
 
 
 def _difference(given: Difference, unit: str) -> str:
-    scale, digits = (100, 1) if unit == "points" else (1, 2)
-    ends = f" [{scale * given.low:+.{digits}f}, {scale * given.high:+.{digits}f}]" if isfinite(given.low) else ""
-    return f"{scale * given.mean:+.{digits}f}{ends} {unit}".rstrip()
+    number = points(given, 1) if unit == "points" else written(given, "+.2f")
+    return f"{number} {unit}".rstrip()
 
 
 def pooled(histograms: Sequence[Mapping[str, Any]]) -> Counted:

@@ -12,10 +12,10 @@ weights turned back: W x' = (W Q) x.
 """
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import TYPE_CHECKING
 
 from tombola.study.paired import Difference
+from tombola.study.written import points
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,32 +132,21 @@ def sentence(density: float, arm: str, mind: Mind, which: str, measure: str) -> 
     def against(share: Difference) -> str:
         return _shown(share, "less than chance", "more than chance", "no difference from chance is shown")
 
+    mass = f"{mind.chance + mind.mass.mean:.1%} of their sum of squares"
     said = (
-        f" have {_share(mind.kept, mind.chance)} of their surviving weights on {which}, which are {mind.chance:.1%} of "
-        f"the columns ({_points(mind.kept)} points: {against(mind.kept)}), and {_share(mind.mass, mind.chance)} of "
-        "their sum of squares "
+        f" have {mind.chance + mind.kept.mean:.1%} of their surviving weights on {which}, which are {mind.chance:.1%} "
+        f"of the columns ({points(mind.kept, 1)} points: {against(mind.kept)}), and {mass} "
         if mind.kept
-        else f", turned back, have {_share(mind.mass, mind.chance)} of their sum of squares on {which}, which are "
-        f"{mind.chance:.1%} of the columns "
+        else f", turned back, have {mass} on {which}, which are {mind.chance:.1%} of the columns "
     )
     tree = _shown(mind.beside, "the tree is better", "the network is better", "no difference is shown")
     one = "; one replicate decides nothing" if mind.mass.n < 2 else ""
     return (
-        f"At {density:.1%}, first layers of {arm}{said}({_points(mind.mass)} points: {against(mind.mass)}); "
+        f"At {density:.1%}, first layers of {arm}{said}({points(mind.mass, 1)} points: {against(mind.mass)}); "
         f"n = {mind.mass.n}{one}. Test {measure} at the end is {mind.measure:.2%}, "
-        f"{_points(mind.beside, 2)} points beside a gradient-boosted tree: {tree}."
+        f"{points(mind.beside)} points beside a gradient-boosted tree: {tree}."
     )
 
 
 def _shown(difference: Difference, below: str, above: str, neither: str) -> str:
     return below if difference.high < 0 else above if difference.low > 0 else neither
-
-
-def _share(difference: Difference, chance: float) -> str:
-    return f"{chance + difference.mean:.1%}"
-
-
-def _points(difference: Difference, digits: int = 1) -> str:
-    mean = f"{100 * difference.mean:+.{digits}f}"
-    bounds = f" [{100 * difference.low:+.{digits}f}, {100 * difference.high:+.{digits}f}]"
-    return mean + (bounds if isfinite(difference.low) else "")

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from tombola.study.paired import Difference
 from tombola.study.paths import Links, chain, effective, of_model, on_a_path
+from tombola.study.written import written
 
 if TYPE_CHECKING:
     from torch import nn
@@ -146,12 +147,11 @@ def sentence(density: float, arm: str, apart: Apart, first: Sequence[Part]) -> s
     1.'
     """
     more, known = apart.more, isfinite(apart.more.low)
-    spread = f" [{more.low:+.2f}, {more.high:+.2f}]" if known else ""
     shown = "more" if more.low > 0 else "fewer" if more.high < 0 else "no difference is shown"
     by_chance = apart.parts.mean - more.mean
     return (
         f"At {density:.1%}, masks of {arm} fall into {_number(apart.parts.mean)} on average, random masks of equal "
-        f"counts into {by_chance:.3g} ({more.mean:+.2f}{spread}: "
+        f"counts into {by_chance:.3g} ({written(more, '+.2f')}: "
         f"{shown if known else 'one replicate decides nothing'}); n = {more.n}. In the first replicate {told(first)}."
     )
 

@@ -18,13 +18,13 @@ Sparse Double Descent: Where Network Pruning Aggravates Overfitting (He, Xie, Zh
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from math import isfinite
 from statistics import mean
 from typing import NamedTuple
 
 from tombola.study.paired import Difference, paired
+from tombola.study.written import points
 
 LEAST = 3  # replicates: of those that judge there are two
 
@@ -155,10 +155,11 @@ def sentence(
     origin = "the dense network" if before == 0 else f"the level before it, {densities[before]:.1%}"
     judged = "In those that judged, the dip" if found.n >= LEAST else "In the last replicate, the dip"
     judged = judged if found.n > 1 else "The dip"
-    steps = [f"{judged} is {_below(found.fall)} from {origin} and {_below(found.rise)} from the peak"]
-    steps.append(f"the peak {_points(found.above)} from the dense network")
+    fall, rise = (points(_turned(each)) for each in (found.fall, found.rise))
+    steps = [f"{judged} is {fall} points from {origin} and {rise} points from the peak"]
+    steps.append(f"the peak {points(found.above)} points from the dense network")
     if peak != last:
-        steps.append(f"the last level {_points(found.end)} from the peak")
+        steps.append(f"the last level {points(found.end)} points from the peak")
     trained = ", ".join(f"{training[place]:.1%}" for place in names)
     share = f", of labels of which {clean:.1%} are true" if clean is not None else ""
     return (
@@ -190,11 +191,5 @@ def _count(n: int) -> str:
     return f"n = {n}, of which {n // 2} chose the levels and {n - n // 2} judged" if n >= LEAST else f"n = {n}"
 
 
-def _points(difference: Difference, sign: int = 1) -> str:
-    low, high = sorted((sign * difference.low, sign * difference.high))
-    interval = f" [{100 * low:+.2f}, {100 * high:+.2f}]" if isfinite(low) else ""
-    return f"{100 * sign * difference.mean:+.2f}{interval} points"
-
-
-def _below(difference: Difference) -> str:
-    return _points(difference, -1)
+def _turned(difference: Difference) -> Difference:
+    return replace(difference, mean=-difference.mean, low=-difference.high, high=-difference.low)

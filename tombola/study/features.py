@@ -6,10 +6,10 @@ features of two networks are. Whether the ticket's is higher is judged arm by ar
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
 from typing import Literal
 
 from tombola.study.paired import Difference, paired
+from tombola.study.written import written
 
 Verdict = Literal["for", "against", "undecided"]
 
@@ -105,14 +105,9 @@ def listed(arms: Sequence[Standing], called: Mapping[str, str] | None = None) ->
 
 def _listed(one: Standing, name: str, most: int) -> str:
     fewer = f"n = {one.value.n}" if one.value.n < most else ""
-    behind = f"ticket {_interval(one.behind, '+', inf)}" if one.behind else ""
+    behind = f"ticket {written(one.behind, '+.3f')}" if one.behind else ""
     beside = ", ".join(part for part in (behind, fewer) if part)
-    return f"{_interval(one.value, '', 1)} in {name}" + (f" ({beside})" if beside else "")
-
-
-def _interval(estimate: Difference, sign: str, most: float) -> str:
-    ends = f" [{estimate.low:{sign}.3f}, {min(estimate.high, most):{sign}.3f}]" if isfinite(estimate.low) else ""
-    return f"{estimate.mean:{sign}.3f}{ends}"
+    return f"{written(one.value, '.3f', within=(-1, 1))} in {name}" + (f" ({beside})" if beside else "")
 
 
 def _and(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from math import comb, nan
 from statistics import mean
 
 from tombola.study.paired import Difference, paired
-from tombola.study.verdict import points
+from tombola.study.written import points
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ Gradient Flow in Sparse Neural Networks and How Lottery Tickets Win (Evci, Ioann
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, log, sqrt
+from math import log, sqrt
 from statistics import mean
 from typing import Literal
 
@@ -29,6 +29,7 @@ from tombola.objective import asked, loss_of_answers
 from tombola.study import connectivity
 from tombola.study.paired import Difference, Ratio, paired, ratio
 from tombola.study.stability import distances
+from tombola.study.written import points, times
 from tombola.weights import Weights
 
 Word = Literal["larger", "smaller", "not shown"]
@@ -207,8 +208,8 @@ def flow_sentence(density: float, found: Sequence[Flow], solution: float | None 
     else:
         verdict = {"larger": "for", "smaller": "against", "not shown": "not shown"}[reinit.word]
     parts = [
-        f"{_WORDS[each.word] if n > 1 else 'beside those of'} {each.arm} ({_times(each.start)} before the first step, "
-        f"{_times(each.early)} in the first tenth)"
+        f"{_WORDS[each.word] if n > 1 else 'beside those of'} {each.arm} ({times(each.start)} before the first step, "
+        f"{times(each.early)} in the first tenth)"
         for each in found
     ]
     norms = f"The ticket's gradients are {'; '.join(parts)}; {_at(solution)}n = {n}."
@@ -217,15 +218,6 @@ def flow_sentence(density: float, found: Sequence[Flow], solution: float | None 
 
 def _at(solution: float | None) -> str:
     return "" if solution is None else f"at the pruned solution the norm is {solution:.2g}; "
-
-
-def _times(found: Ratio) -> str:
-    interval = f" [{_short(found.low)}, {_short(found.high)}]" if found.n > 1 and isfinite(found.high) else ""
-    return f"{_short(found.mean)} times{interval}"
-
-
-def _short(number: float) -> str:
-    return f"{number:.2f}" if 0.01 <= number < 1000 else f"{number:.1g}"
 
 
 @dataclass(frozen=True)
@@ -310,8 +302,7 @@ def _rest(others: Sequence[Return], shown: Sequence[str]) -> str:
 def _compared(each: Return) -> str:
     if each.nearer is None or each.lower is None or each.nearer.n < 2:
         return ""
-    points = f"{100 * each.lower.mean:+.1f} [{100 * each.lower.low:+.1f}, {100 * each.lower.high:+.1f}] points"
-    return f" ({_times(each.nearer)} as far, barrier {points})"
+    return f" ({times(each.nearer)} as far, barrier {points(each.lower, 1)} points)"
 
 
 def early(steps: Sequence[int], norms: Sequence[float]) -> float:

@@ -16,6 +16,7 @@ from statistics import mean
 from typing import Literal
 
 from tombola.study.paired import Difference, last_level, paired
+from tombola.study.written import three_digits, written
 
 Word = Literal["for", "against", "not shown"]
 
@@ -156,17 +157,6 @@ def _verdict(found: Sequence[Compared], n: int, spaces: bool) -> str:
 def _told(each: Compared) -> str:
     quantity, more = QUANTITIES[each.quantity], each.more
     scale, points = (100, " points") if quantity.unit == "%" else (1, "")
-    interval = f" [{_short(scale * more.low, '+')}, {_short(scale * more.high, '+')}]" if isfinite(more.low) else ""
-    ticket, other = (_short(scale * value) + quantity.unit for value in (each.ticket, each.other))
-    return f"{quantity.title} {ticket} against {other}, {_short(scale * more.mean, '+')}{interval}{points}"
-
-
-def _short(number: float, sign: str = "") -> str:
-    """Three digits: `0.0123`, `1.23`, `123`.
-
-    >>> [_short(number) for number in (0.01234, 1.234, 123.4, 12345.6, 0.0)]
-    ['0.0123', '1.23', '123', '12,346', '0']
-    """
-    if abs(number) >= 100:
-        return f"{number:{sign},.0f}"
-    return f"{number:{sign}.2f}" if abs(number) >= 1 else f"{number:{sign}.3g}"
+    ticket, other = (three_digits(scale * value) + quantity.unit for value in (each.ticket, each.other))
+    signed = written(more, lambda number: three_digits(number, "+"), scale)
+    return f"{quantity.title} {ticket} against {other}, {signed}{points}"

@@ -19,8 +19,8 @@ from tombola.study.verdict import (
     amount,
     contrasts,
     margin_of,
-    times,
 )
+from tombola.study.written import times
 
 
 def sentences(verdicts: Sequence[Verdict], criteria: Criteria, controls: Mapping[str, Control] = CONTROLS) -> list[str]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 
 from tombola.study.paired import Difference, paired
+from tombola.study.written import points, share
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,10 @@ def sentence(density: float, since: str, arms: tuple[Flipped, ...]) -> str:
     'At 20.0%, of the surviving weights have another sign than at the beginning: 10.5% [4.1%, 16.9%] in ticket; 30.5%
     [24.1%, 36.9%] in lr-rewind, +20.0 [+20.0, +20.0] points; n = 2.'
     """
-    parts = [f"{_share(each.share)} in {each.arm}{_more(each.more)}" for each in arms]
+    parts = [f"{share(each.share)} in {each.arm}{_more(each.more)}" for each in arms]
     n = min(each.share.n for each in arms)
     return f"At {density:.1%}, of the surviving weights have another sign than {since}: {'; '.join(parts)}; n = {n}."
 
 
-def _share(share: Difference) -> str:
-    interval = f" [{max(share.low, 0):.1%}, {min(share.high, 1):.1%}]" if isfinite(share.low) else ""
-    return f"{share.mean:.1%}{interval}"
-
-
 def _more(more: Difference | None) -> str:
-    if more is None:
-        return ""
-    interval = f" [{100 * more.low:+.1f}, {100 * more.high:+.1f}]" if isfinite(more.low) else ""
-    return f", {100 * more.mean:+.1f}{interval} points"
+    return f", {points(more, 1)} points" if more else ""

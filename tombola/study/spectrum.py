@@ -15,10 +15,11 @@ more. Slow ones are learned first; whether sooner or later in a ticket is asked 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, log, pi
+from math import inf, log, pi
 from typing import TYPE_CHECKING, Literal
 
 from tombola.study.paired import Ratio, ratio
+from tombola.study.written import times
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,10 +171,7 @@ def sentence(density: float, frequencies: Sequence[int], arms: Sequence[Sooner],
 
 
 def _times(one: Sooner) -> str:
-    if one.times is None:
-        return ""
-    ends = f" [{one.times.low:.2f}, {one.times.high:.2f}]" if isfinite(one.times.high) else ""
-    return f", of whose steps the ticket takes {one.times.mean:.2f}{ends} times"
+    return f", of whose steps the ticket takes {times(one.times)}" if one.times else ""
 
 
 def _said(arms: Sequence[Sooner], n: int) -> str:

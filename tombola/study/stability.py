@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tombola.study.paired import Difference, paired
+from tombola.study.written import written
 from tombola.weights import Weights
 
 StabilityKind = Literal["pruning", "data order"]
@@ -169,8 +170,8 @@ _ENDS: dict[StabilityKind, str] = {
 def _reason(
     kind: StabilityKind, density: float, ticket: Distances, random: Distances, l2: Difference, turned: Difference
 ) -> str:
-    ends = _ENDS[kind].format(_short(ticket.l2), ticket.degrees, _short(random.l2), random.degrees)
-    numbers = f"difference {_signed(l2)} ({_signed(turned)} degrees), n = {l2.n}"
+    ends = _ENDS[kind].format(_distance(ticket.l2), ticket.degrees, _distance(random.l2), random.degrees)
+    numbers = f"difference {written(l2, '+.1f')} ({written(turned, '+.1f')} degrees), n = {l2.n}"
     return f"Stability to {kind} at {density:.1%}: {ends}: {_finding(l2, turned)}, {numbers}."
 
 
@@ -187,11 +188,6 @@ def _closer(difference: Difference) -> str:
     return "the tickets are farther away" if difference.low > 0 else "no difference is shown"
 
 
-def _short(number: float) -> str:
+def _distance(number: float) -> str:
     """One decimal, or three digits where that would hide a short distance."""
     return f"{number:.1f}" if abs(number) >= 1 else f"{number:.3g}"
-
-
-def _signed(difference: Difference) -> str:
-    interval = f" [{difference.low:+.1f}, {difference.high:+.1f}]" if difference.n > 1 else ""
-    return f"{difference.mean:+.1f}{interval}"

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 
 from tombola.study.paired import Difference, paired
+from tombola.study.written import share
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,6 @@ def sentence(density: float, arms: tuple[Untrained, ...]) -> str:
     >>> sentence(0.2, untrained({"ticket": {0: 0.3, 1: 0.3}, "constant": {0: 0.8, 1: 0.8}}, 0.95))
     'At 20.0%, before any step is taken: ticket 30.0% [30.0%, 30.0%]; constant 80.0% [80.0%, 80.0%]; n = 2.'
     """
-    parts = [f"{each.arm} {_accuracy(each.accuracy)}" for each in arms]
+    parts = [f"{each.arm} {share(each.accuracy)}" for each in arms]
     n = min(each.accuracy.n for each in arms)
     return f"At {density:.1%}, before any step is taken: {'; '.join(parts)}; n = {n}."
-
-
-def _accuracy(accuracy: Difference) -> str:
-    bounds = max(accuracy.low, 0), min(accuracy.high, 1)
-    interval = f" [{bounds[0]:.1%}, {bounds[1]:.1%}]" if isfinite(accuracy.low) else ""
-    return f"{accuracy.mean:.1%}{interval}"

@@ -27,6 +27,7 @@ from typing import Literal
 from tombola.study.paired import Difference, Ratio, beyond, holm, last_level, more_replicates, paired, ratio
 from tombola.study.sequential import Looks
 from tombola.study.smoothed import Stop
+from tombola.study.written import points, times, written
 
 VerdictWord = Literal["winning", "matching", "losing", "not decided", "not learned"]
 Pace = Literal["as fast", "slower", "speed open"]
@@ -676,7 +677,7 @@ def _pace(steps: Difference, censored: bool, criteria: Criteria) -> Pace:
 
 def _reason(word: VerdictWord, dense: Comparison, criteria: Criteria, more: int | None) -> str:
     metric, margin = criteria.metric, margin_of(criteria)
-    stop = f", early stop {whole(dense.steps)} steps{_times(dense.ratio)}" if criteria.paced else ""
+    stop = f", early stop {written(dense.steps, '+,.0f')} steps{_times(dense.ratio)}" if criteria.paced else ""
     numbers = f"{metric.label} {amount(dense.accuracy, metric)}{stop} against dense, n = {dense.accuracy.n}"
     worse, beyond = ("lower", "below") if metric.higher_is_better else ("higher", "above")
     if dense.accuracy.n < 2:
@@ -725,16 +726,6 @@ def margin_of(criteria: Criteria) -> str:
     return f"{margin:g} {unit.removesuffix('s') if unit == 'points' and margin == 1 else unit}".rstrip()
 
 
-def points(difference: Difference) -> str:
-    """An accuracy difference in percentage points with its interval.
-
-    >>> points(Difference(0.0012, -0.0005, 0.0029, 5))
-    '+0.12 [-0.05, +0.29]'
-    """
-    interval = f" [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]" if isfinite(difference.high) else ""
-    return f"{100 * difference.mean:+.2f}{interval}"
-
-
 def amount(difference: Difference, metric: Metric) -> str:
     """A difference of any metric with its interval and unit, two digits of half the interval's width kept.
 
@@ -748,24 +739,7 @@ def amount(difference: Difference, metric: Metric) -> str:
     known = (difference.high - difference.low) / 2
     finest = next((each for each in (known, abs(difference.mean)) if 0 < each < inf), 1.0)
     digits = max(0, 1 - floor(log10(finest)))
-    ends = f" [{difference.low:+,.{digits}f}, {difference.high:+,.{digits}f}]" if isfinite(known) else ""
-    return f"{difference.mean:+,.{digits}f}{ends} {metric.unit}".rstrip()
-
-
-def whole(difference: Difference) -> str:
-    """A step difference with its interval."""
-    interval = f" [{difference.low:+,.0f}, {difference.high:+,.0f}]" if isfinite(difference.high) else ""
-    return f"{difference.mean:+,.0f}{interval}"
-
-
-def times(ratio: Ratio) -> str:
-    """A ratio of steps with its interval.
-
-    >>> times(Ratio(0.594, 0.521, 0.678, 5))
-    '0.59 [0.52, 0.68] times'
-    """
-    interval = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if isfinite(ratio.high) else ""
-    return f"{ratio.mean:.2f}{interval} times"
+    return f"{written(difference, f'+,.{digits}f')} {metric.unit}".rstrip()
 
 
 def _by_replicate(trials: Iterable[Trial]) -> dict[int, list[Trial]]:

@@ -31,7 +31,6 @@ from tombola.lab.studies.study import (
     asked,
     by_replicate,
     grouped,
-    rewound,
     study_table,
 )
 
@@ -68,6 +67,5 @@ __all__ = [
     "by_replicate",
     "checks",
     "grouped",
-    "rewound",
     "study_table",
 ]

@@ -30,8 +30,6 @@ from tombola.lab.studies.study import (
     Setting,
     Study,
     grouped,
-    rewound,
-    with_reason,
 )
 from tombola.recipe import InputsChange
 from tombola.value import Count, Value, listed
@@ -193,18 +191,12 @@ class QuantityFinding(Finding):
 
     study: ClassVar[str] = "alignment"
     level: int
-    rewind: int
     density: float
     inputs: str
     quantity: str
     first: bool
     arms: "tuple[InArm, ...]"
-    reason: str
     maps: dict[str, list[list[float]]]
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
 
     @property
     def headline(self) -> bool:
@@ -212,9 +204,7 @@ class QuantityFinding(Finding):
 
     @property
     def values(self) -> dict[str, Any]:
-        values = with_reason(self)
-        del values["maps"]
-        return values
+        return {name: value for name, value in super().values.items() if name != "maps"}
 
 
 @dataclass(frozen=True)
@@ -223,20 +213,10 @@ class ChangedFinding(Finding):
 
     study: ClassVar[str] = "alignment"
     level: int
-    rewind: int
     density: float
     inputs: str
     what: str
     found: "Hanging"
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 def findings(table: AlignmentSpec, evidence: Evidence) -> Iterator[Finding]:
@@ -264,7 +244,9 @@ def _quantities(
             if change:
                 reason = f"On {change} inputs, {reason[0].lower()}{reason[1:]}"
             maps = _maps(answers, evidence) if quantity.name == "connected" else {}
-            yield QuantityFinding(level, rewind, density, change, quantity.name, quantity.first, arms, reason, maps)
+            yield QuantityFinding(
+                level, density, change, quantity.name, quantity.first, arms, maps, rewind=rewind, reason=reason
+            )
 
 
 def _numbers(answers: Sequence[Answer], quantity: "Quantity") -> dict[str, dict[int, tuple[float, float]]]:
@@ -312,16 +294,16 @@ def _changed(
         there, here = (_over(own, arm) for own in accuracies)
         if found := hanging(there, here, evidence.confidence, grain):
             what = f"the ticket's advantage over {arm} in points of test {measure} at {density:.1%}"
-            reason = hanging_sentence(what, f"{change} inputs", taken, lambda number: f"{100 * number:+.2f}", found)
-            yield ChangedFinding(level, rewind, density, change, f"advantage over {arm}", found, reason)
+            reason = hanging_sentence(what, f"{change} inputs", taken, "+.2f", found, 100)
+            yield ChangedFinding(level, density, change, f"advantage over {arm}", found, rewind=rewind, reason=reason)
     local = QUANTITIES["locality"]
     there, here = (
         {number: value for number, (value, _) in _numbers(own, local).get(TICKET, {}).items()} for own in layers
     )
     if found := hanging(there, here, evidence.confidence):
         what = f"the ticket's locality, as a multiple of chance, at {density:.1%}"
-        reason = hanging_sentence(what, f"{change} inputs", taken, "{:.2f}".format, found)
-        yield ChangedFinding(level, rewind, density, change, "locality", found, reason)
+        reason = hanging_sentence(what, f"{change} inputs", taken, ".2f", found)
+        yield ChangedFinding(level, density, change, "locality", found, rewind=rewind, reason=reason)
 
 
 def _accuracies(answers: Sequence[Answer], evidence: Evidence) -> dict[str, dict[int, float]]:

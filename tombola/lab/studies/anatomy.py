@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tombola import models
-from tombola.charts import Figure, VegaLiteSpec, styled
+from tombola.charts import Figure, VegaLiteSpec, arm_colour, styled
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels
 from tombola.lab.kinds import Measured, Measurement, Seen
@@ -27,8 +27,6 @@ from tombola.lab.studies.study import (
     Setting,
     Study,
     grouped,
-    rewound,
-    with_reason,
 )
 from tombola.mark import Mark
 from tombola.value import Value
@@ -133,24 +131,14 @@ class AnatomyFinding(Finding):
     aspect: str
     arm: str
     level: int
-    rewind: int
     density: float
     layers: "tuple[Beside, ...]"
     drawn: Mapping[str, Any]
     leading: bool
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
 
     @property
     def headline(self) -> bool:
         return self.leading
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 def findings(table: AnatomySpec, evidence: Evidence) -> Iterator[AnatomyFinding]:
@@ -168,7 +156,9 @@ def findings(table: AnatomySpec, evidence: Evidence) -> Iterator[AnatomyFinding]
                 drawn = _DRAWN[aspect.name](list(found.values())) if aspect.name in _DRAWN else {}
                 reason = sentence(aspect, density, arm, layers, first)
                 leading = level == last and arm == first
-                yield AnatomyFinding(aspect.name, arm, level, rewind, density, layers, drawn, leading, reason)
+                yield AnatomyFinding(
+                    aspect.name, arm, level, density, layers, drawn, leading, rewind=rewind, reason=reason
+                )
 
 
 def _layers(answers: Sequence[Answer]) -> dict[int, dict[str, Any]]:
@@ -307,8 +297,7 @@ def _degrees(findings: Sequence[AnatomyFinding], marks: Marks) -> VegaLiteSpec:
     """All arms in one panel for each level and layer, and chance beside the first."""
     import altair as alt
 
-    arms = {name: marks[name].colour for name in dict.fromkeys(finding.arm for finding in findings)}
-    colours = alt.Scale(domain=list(arms), range=list(arms.values()))
+    colour = arm_colour(list(dict.fromkeys(finding.arm for finding in findings)), marks)
     data: dict[str, list[dict[str, Any]]] = {}
     rows: dict[tuple[str, int, int], list[str]] = {}
     for finding in findings:
@@ -328,10 +317,7 @@ def _degrees(findings: Sequence[AnatomyFinding], marks: Marks) -> VegaLiteSpec:
         base = alt.Chart(alt.NamedData(name), title=name).encode(
             x=alt.X("units:Q", title="the least connected first (%)")
         )
-        line = base.mark_line().encode(
-            y=alt.Y("kept:Q", title="weights kept (%)"),
-            color=alt.Color("arm:N", sort=list(arms), title=None, scale=colours),
-        )
+        line = base.mark_line().encode(y=alt.Y("kept:Q", title="weights kept (%)"), color=colour)
         dashed = base.mark_line(color="#000000", strokeDash=[3, 3]).encode(y=alt.Y("mean(chance):Q"))
         return alt.layer(line, dashed, width=200, height=110)
 

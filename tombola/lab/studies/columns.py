@@ -31,8 +31,6 @@ from tombola.lab.studies.study import (
     Study,
     by_replicate,
     grouped,
-    rewound,
-    with_reason,
 )
 from tombola.value import Value
 
@@ -134,18 +132,8 @@ class ColumnsFinding(Finding):
     study: ClassVar[str] = "columns"
     arm: str
     level: int
-    rewind: int
     density: float
     mind: "Mind"
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 def findings(table: ColumnsSpec, evidence: Evidence) -> Iterator[ColumnsFinding]:
@@ -183,7 +171,8 @@ def _finding(
         paired([one["test"] - trees[number] for number, one in values.items()], confidence),
     )
     density = mean(answer.density for answer in answers)
-    return ColumnsFinding(arm, level, rewind, density, mind, sentence(density, arm, mind, which, measure))
+    reason = sentence(density, arm, mind, which, measure)
+    return ColumnsFinding(arm, level, density, mind, rewind=rewind, reason=reason)
 
 
 def figures(findings: Sequence[ColumnsFinding], marks: Marks) -> dict[str, Figure]:

@@ -23,8 +23,6 @@ from tombola.lab.studies.study import (
     Study,
     by_replicate,
     grouped,
-    rewound,
-    with_reason,
 )
 from tombola.mark import Mark
 from tombola.value import Value
@@ -98,18 +96,8 @@ class ComponentsFinding(Finding):
     study: ClassVar[str] = "components"
     arm: str
     level: int
-    rewind: int
     density: float
     apart: "Apart"
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 def findings(table: ComponentsSpec, evidence: Evidence) -> Iterator[ComponentsFinding]:
@@ -128,7 +116,7 @@ def findings(table: ComponentsSpec, evidence: Evidence) -> Iterator[ComponentsFi
         )
         density = mean(answer.density for answer in answers)
         reason = sentence(density, arm, apart, parts_of(values[0]))
-        yield ComponentsFinding(arm, level, rewind, density, apart, reason)
+        yield ComponentsFinding(arm, level, density, apart, rewind=rewind, reason=reason)
 
 
 def figures(findings: Sequence[ComponentsFinding], marks: Marks) -> dict[str, Figure]:

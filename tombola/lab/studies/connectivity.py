@@ -93,7 +93,6 @@ class ConnectivityFinding(Finding):
     study: ClassVar[str] = "connectivity"
     arm: str
     level: int
-    rewind: int
     on: str
     found: "Instability"
     alphas: tuple[float, ...]
@@ -101,7 +100,7 @@ class ConnectivityFinding(Finding):
 
     @property
     def sentence(self) -> str:
-        return f"{self.arm}: {self.found.reason}"
+        return self.reason  # which says the step that both trainings start from
 
     @property
     def headline(self) -> bool:
@@ -137,11 +136,12 @@ def _connected(
     return ConnectivityFinding(
         first.question.arm,
         first.question.level,
-        first.question.rewind,
         on,
         instability,
         tuple(first.values["alphas"]),
         tuple(tuple(answer.values["errors"][statistics][on]) for answer in answers),
+        rewind=first.question.rewind,
+        reason=f"{first.question.arm}: {instability.reason}",
     )
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from tombola.charts import Figure, styled
+from tombola.charts import Figure, arm_colour, styled
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels
 from tombola.lab.row import Row
 from tombola.lab.studies import checks
-from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound, with_reason
+from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study
 from tombola.value import Value
 
 if TYPE_CHECKING:
@@ -71,22 +71,12 @@ class DescentFinding(Finding):
 
     study: ClassVar[str] = "double_descent"
     arm: str
-    rewind: int
     levels: tuple[int, ...]
     densities: tuple[float, ...]
     training: tuple[float, ...]
     clean: float | None
     descent: "Descent"
     measure: str
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 def findings(table: DoubleDescentSpec, evidence: Evidence) -> Iterator[DescentFinding]:
@@ -107,7 +97,15 @@ def findings(table: DoubleDescentSpec, evidence: Evidence) -> Iterator[DescentFi
                 found, clean = descent(test, evidence.confidence, grain), _clean(evidence)
                 said = sentence(found, densities, trained, arm, clean, spec.facts.measure)
                 yield DescentFinding(
-                    arm, rewind, levels[1:], densities, trained, clean, found, spec.facts.measure, said
+                    arm,
+                    levels[1:],
+                    densities,
+                    trained,
+                    clean,
+                    found,
+                    spec.facts.measure,
+                    rewind=rewind,
+                    reason=said,
                 )
 
 
@@ -144,10 +142,7 @@ def figures(findings: Sequence[DescentFinding], marks: Marks) -> dict[str, Figur
 def _lines(findings: Sequence[DescentFinding], marks: Marks) -> dict[str, Any]:
     import altair as alt
 
-    arms = list(dict.fromkeys(finding.arm for finding in findings))
-    colour = alt.Color(
-        "arm:N", sort=arms, title=None, scale=alt.Scale(domain=arms, range=[marks[arm].colour for arm in arms])
-    )
+    colour = arm_colour(list(dict.fromkeys(finding.arm for finding in findings)), marks)
     data: dict[str, list[dict[str, Any]]] = {}
     charts = []
     for rewind in dict.fromkeys(finding.rewind for finding in findings):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tombola.charts import Figure, by_density, styled
+from tombola.charts import Figure, by_density, lines
 from tombola.data.facts import Facts
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels
@@ -27,8 +27,6 @@ from tombola.lab.studies.study import (
     Setting,
     Study,
     grouped,
-    rewound,
-    with_reason,
 )
 from tombola.value import Count, Value
 
@@ -192,7 +190,6 @@ class FeaturesFinding(Finding):
 
     study: ClassVar[str] = "features"
     level: int
-    rewind: int
     density: float
     of: str
     part: str
@@ -200,19 +197,10 @@ class FeaturesFinding(Finding):
     leads: bool
     arms: "tuple[Standing, ...]"
     verdict: "Verdict"
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
 
     @property
     def headline(self) -> bool:
         return self.leads
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 def findings(table: FeaturesSpec, evidence: Evidence) -> Iterator[FeaturesFinding]:
@@ -246,7 +234,9 @@ def _found(evidence: Evidence, answers: Sequence[Answer], part: str, kernel: str
     chance = None if part == ALIKE else mean(answer.values["chance"][place] for answer in answers)
     reason = f"At {density:.1%}, {_alike(kernel, arms) if chance is None else _aligned(kernel, part, chance, arms)}."
     verdict = features.verdict(arms)
-    return FeaturesFinding(asked.level, asked.rewind, density, kernel, part, chance, leads, arms, verdict, reason)
+    return FeaturesFinding(
+        asked.level, density, kernel, part, chance, leads, arms, verdict, rewind=asked.rewind, reason=reason
+    )
 
 
 def _alike(kernel: str, arms: "Sequence[Standing]") -> str:
@@ -312,21 +302,9 @@ def _layers(findings: Sequence[FeaturesFinding], marks: Marks, title: str) -> di
         name = f"{100 * one.density:.3g} %, {one.part}" + (f", k = {one.rewind:,}" if one.rewind else "")
         points = panels.setdefault(name, [])
         points.extend({"layer": one.of, "arm": each.arm, "value": each.value.mean} for each in one.arms)
-    records = [point for points in panels.values() for point in points]
-    arms, order = (list(dict.fromkeys(record[field] for record in records)) for field in ("arm", "layer"))
-    colours = alt.Scale(domain=arms, range=[marks[arm].colour for arm in arms])
-    charts = [
-        alt.Chart(alt.NamedData(name), title=name)
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("layer:N", sort=order, title=None),
-            y=alt.Y("value:Q", title=title),
-            color=alt.Color("arm:N", sort=arms, title=None, scale=colours),
-        )
-        .properties(width=280, height=220)
-        for name in panels
-    ]
-    return styled(alt.concat(*charts, columns=2), panels)
+    order = list(dict.fromkeys(one.of for one in findings))
+    x = alt.X("layer:N", sort=order, title=None, axis=alt.Axis(labelAngle=-30))
+    return lines(panels, x, alt.Y("value:Q", title=title), marks)
 
 
 def _tangent(findings: Sequence[FeaturesFinding], marks: Marks) -> dict[str, Any]:

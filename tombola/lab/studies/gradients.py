@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tombola import data
-from tombola.charts import Figure, styled
+from tombola.charts import Figure, bars, lines
 from tombola.data.facts import Facts
 from tombola.errors import Fault
 from tombola.lab.fields import MOST, Arms, Levels
@@ -28,8 +28,6 @@ from tombola.lab.studies.study import (
     Setting,
     Study,
     grouped,
-    rewound,
-    with_reason,
 )
 from tombola.steps import Step
 from tombola.value import Count, StepField, Value
@@ -165,20 +163,10 @@ class FlowFinding(Finding):
 
     study: ClassVar[str] = "gradients"
     level: int
-    rewind: int
     density: float
     arms: "tuple[Flow, ...]"
     course: "Mapping[str, Mapping[str, list[float]]]"
     solution: float | None
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 @dataclass(frozen=True)
@@ -187,18 +175,8 @@ class ReturnFinding(Finding):
 
     study: ClassVar[str] = "gradients"
     level: int
-    rewind: int
     density: float
     arms: "tuple[Return, ...]"
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 def findings(table: GradientsSpec, evidence: Evidence) -> Iterator[Finding]:
@@ -234,7 +212,8 @@ def _flow(
             }
             for arm, several in curves.items()
         }
-        yield FlowFinding(level, rewind, density, found, means, solution, flow_sentence(density, found, solution))
+        reason = flow_sentence(density, found, solution)
+        yield FlowFinding(level, density, found, means, solution, rewind=rewind, reason=reason)
 
 
 def _curve(values: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -256,7 +235,7 @@ def _return(
             near.setdefault(answer.question.arm, {})[answer.question.replicate] = Nearness(**answer.values)
     if near.get("ticket"):
         found = returns(near, confidence)
-        yield ReturnFinding(level, rewind, density, found, return_sentence(density, found))
+        yield ReturnFinding(level, density, found, rewind=rewind, reason=return_sentence(density, found))
 
 
 def figures(findings: Sequence[Finding], marks: Marks) -> dict[str, Figure]:
@@ -280,12 +259,6 @@ def _where(finding: FlowFinding | ReturnFinding) -> str:
     return f"{100 * finding.density:.3g} %" + (f", k = {finding.rewind:,}" if finding.rewind else "")
 
 
-def _colours(arms: Sequence[str], marks: Marks) -> Any:
-    import altair as alt
-
-    return alt.Scale(domain=list(arms), range=[marks[arm].colour if arm in marks else "#555555" for arm in arms])
-
-
 def _courses(findings: Sequence[FlowFinding], names: Sequence[str], marks: Marks) -> dict[str, Any]:
     import altair as alt
 
@@ -299,19 +272,8 @@ def _courses(findings: Sequence[FlowFinding], names: Sequence[str], marks: Marks
         for finding in findings
         for name in names
     }
-    arms = list(dict.fromkeys(arm for finding in findings for arm in finding.course))
-    charts = [
-        alt.Chart(alt.NamedData(name), title=name)
-        .mark_line()
-        .encode(
-            x=alt.X("step:Q", title="training step"),
-            y=alt.Y("norm:Q", title="gradient norm", scale=alt.Scale(type="log")),
-            color=alt.Color("arm:N", sort=arms, title=None, scale=_colours(arms, marks)),
-        )
-        .properties(width=340, height=240)
-        for name in data
-    ]
-    return styled(alt.concat(*charts, columns=2), data)
+    y = alt.Y("norm:Q", title="gradient norm", scale=alt.Scale(type="log"))
+    return lines(data, alt.X("step:Q", title="training step"), y, marks, points=False)
 
 
 def _ends(findings: Sequence[ReturnFinding], marks: Marks) -> dict[str, Any]:
@@ -322,20 +284,9 @@ def _ends(findings: Sequence[ReturnFinding], marks: Marks) -> dict[str, Any]:
         for finding in findings
         for each in finding.arms
     ]
-    arms = list(dict.fromkeys(each.arm for finding in findings for each in finding.arms))
-    charts = [
-        alt.Chart(alt.NamedData("ends"))
-        .mark_bar()
-        .encode(
-            x=alt.X("where:N", title="weights remaining", sort=None, axis=alt.Axis(labelAngle=0)),
-            xOffset=alt.XOffset("arm:N", sort=arms),
-            y=alt.Y(f"{field}:Q", title=title),
-            color=alt.Color("arm:N", sort=arms, title=None, scale=_colours(arms, marks)),
-        )
-        .properties(width=280, height=240)
-        for field, title in (("l2", "L2 distance to the pruned solution"), ("barrier", "error barrier (points)"))
-    ]
-    return styled(alt.hconcat(*charts), {"ends": records})
+    x = alt.X("where:N", title="weights remaining", sort=None, axis=alt.Axis(labelAngle=0))
+    fields = {"l2": "L2 distance to the pruned solution", "barrier": "error barrier (points)"}
+    return bars(records, x, fields, marks)
 
 
 STUDY = Study(

@@ -16,7 +16,7 @@ from tombola.charts import Figure, styled
 from tombola.errors import Fault
 from tombola.lab.fields import Levels
 from tombola.lab.studies import checks
-from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound, with_reason
+from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study
 from tombola.value import Value
 
 if TYPE_CHECKING:
@@ -47,18 +47,8 @@ class OverlapFinding(Finding):
 
     study: ClassVar[str] = "overlap"
     level: int
-    rewind: int
     density: float
     layers: "tuple[Overlap, ...]"
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 def findings(table: OverlapSpec, evidence: Evidence) -> Iterator[OverlapFinding]:
@@ -72,7 +62,7 @@ def findings(table: OverlapSpec, evidence: Evidence) -> Iterator[OverlapFinding]
             if pairs:
                 density = mean(mask.density for mask in masks)
                 reason = sentence("tickets of different replicates", density, pairs)
-                yield OverlapFinding(level, step, density, tuple(averaged(pairs)), reason)
+                yield OverlapFinding(level, density, tuple(averaged(pairs)), rewind=step, reason=reason)
 
 
 def figures(findings: Sequence[OverlapFinding], marks: Marks) -> dict[str, Figure]:

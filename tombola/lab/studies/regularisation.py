@@ -28,8 +28,6 @@ from tombola.lab.studies.study import (
     Setting,
     Study,
     grouped,
-    rewound,
-    with_reason,
 )
 from tombola.recipe import Recipe
 from tombola.study.regularisation import QUANTITIES
@@ -296,20 +294,10 @@ class RegularisationFinding(Finding):
 
     study: ClassVar[str] = "regularisation"
     level: int
-    rewind: int
     arm: str
     density: float
     other_density: float
     quantities: "tuple[Compared, ...]"
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 Numbers = dict[str, dict[int, float]]  # by quantity, and by replicate
@@ -333,7 +321,7 @@ def findings(table: RegularisationSpec, evidence: Evidence) -> Iterator[Regulari
                 if found:
                     other = 1.0 if arm == DENSE else _density(evidence, arm, level, rewind)
                     said = sentence(density, arm, other, found)
-                    yield RegularisationFinding(level, rewind, arm, density, other, found, said)
+                    yield RegularisationFinding(level, arm, density, other, found, rewind=rewind, reason=said)
 
 
 def _numbers(

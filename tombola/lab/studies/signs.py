@@ -22,8 +22,6 @@ from tombola.lab.studies.study import (
     Setting,
     Study,
     grouped,
-    rewound,
-    with_reason,
 )
 from tombola.value import Value
 
@@ -80,19 +78,9 @@ class SignsFinding(Finding):
 
     study: ClassVar[str] = "signs"
     level: int
-    rewind: int
     since: str
     density: float
     arms: "tuple[Flipped, ...]"
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 def findings(table: SignsSpec, evidence: Evidence) -> Iterator[SignsFinding]:
@@ -107,7 +95,7 @@ def findings(table: SignsSpec, evidence: Evidence) -> Iterator[SignsFinding]:
             shares.setdefault(asked.arm, {})[asked.replicate] = answer.values["flipped"] / living
         since, density = part.removeprefix("signs "), mean(answer.density for answer in answers)
         arms = flipped(shares, evidence.confidence)
-        yield SignsFinding(level, rewind, since, density, arms, sentence(density, since, arms))
+        yield SignsFinding(level, since, density, arms, rewind=rewind, reason=sentence(density, since, arms))
 
 
 def figures(findings: Sequence[SignsFinding], marks: Marks) -> dict[str, Figure]:

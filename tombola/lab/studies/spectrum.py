@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tombola.charts import Figure, styled
+from tombola.charts import Figure, lines, styled
 from tombola.data.facts import Facts
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels, numbers
@@ -26,8 +26,6 @@ from tombola.lab.studies.study import (
     Setting,
     Study,
     grouped,
-    rewound,
-    with_reason,
 )
 from tombola.steps import Step
 from tombola.value import Count, StepField, Value
@@ -129,7 +127,6 @@ class SpectrumFinding(Finding):
 
     study: ClassVar[str] = "spectrum"
     level: int
-    rewind: int
     density: float
     frequencies: tuple[int, ...]
     fast: tuple[int, ...]
@@ -137,15 +134,6 @@ class SpectrumFinding(Finding):
     steps: tuple[int, ...]
     learned: "Mapping[str, list[list[int | None]]]"
     course: "Mapping[str, list[list[float]]]"
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 def findings(table: SpectrumSpec, evidence: Evidence) -> Iterator[SpectrumFinding]:
@@ -178,7 +166,6 @@ def _found(evidence: Evidence, answers: Sequence[Answer]) -> SpectrumFinding:
     density = mean(answer.density for answer in answers if answer.question.level)
     return SpectrumFinding(
         asked.level,
-        asked.rewind,
         density,
         frequencies,
         fast,
@@ -189,7 +176,8 @@ def _found(evidence: Evidence, answers: Sequence[Answer]) -> SpectrumFinding:
             arm: [[mean(each) for each in zip(*looks, strict=True)] for looks in zip(*own, strict=True)]
             for arm, own in courses.items()
         },
-        spectrum.sentence(density, fast, arms, max(len(own) for own in learned.values())),
+        rewind=asked.rewind,
+        reason=spectrum.sentence(density, fast, arms, max(len(own) for own in learned.values())),
     )
 
 
@@ -249,20 +237,8 @@ def _learned(findings: Sequence[SpectrumFinding], marks: Marks) -> dict[str, Any
             for k, steps in zip(finding.frequencies, zip(*own, strict=True), strict=True)
             if None not in steps
         ]
-    arms = list(dict.fromkeys(arm for finding in findings for arm in finding.learned))
-    colours = alt.Scale(domain=arms, range=[marks[arm].colour for arm in arms])
-    charts = [
-        alt.Chart(alt.NamedData(name), title=name)
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("k:Q", title="frequency k"),
-            y=alt.Y("step:Q", title="step at which it is learned"),
-            color=alt.Color("arm:N", sort=arms, title=None, scale=colours),
-        )
-        .properties(width=280, height=220)
-        for name in panels
-    ]
-    return styled(alt.concat(*charts, columns=2), panels)
+    y = alt.Y("step:Q", title="step at which it is learned")
+    return lines(panels, alt.X("k:Q", title="frequency k"), y, marks)
 
 
 def _since(finding: SpectrumFinding) -> str:

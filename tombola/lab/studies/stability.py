@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from tombola.charts import Figure, styled
+from tombola.charts import Figure, bars
 from tombola.errors import Fault
 from tombola.lab.fields import MOST, Levels
 from tombola.lab.kinds import Distance
@@ -27,7 +27,6 @@ from tombola.lab.studies.study import (
     TrainingPair,
     by_replicate,
     grouped,
-    rewound,
 )
 from tombola.value import Count, Value
 
@@ -86,12 +85,7 @@ class StabilityFinding(Finding):
 
     study: ClassVar[str] = "stability"
     level: int
-    rewind: int
     found: "Stability"
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.found.reason}"
 
 
 def findings(table: StabilitySpec, evidence: Evidence) -> Iterator[StabilityFinding]:
@@ -103,7 +97,8 @@ def findings(table: StabilitySpec, evidence: Evidence) -> Iterator[StabilityFind
         ticket, random = (_distances(answer for answer in group if answer.question.arm == arm) for arm in ARMS)
         if ticket.keys() & random.keys():
             density = mean(answer.density for answer in group)
-            yield StabilityFinding(level, rewind, judge(kind, density, ticket, random, evidence.confidence))
+            found = judge(kind, density, ticket, random, evidence.confidence)
+            yield StabilityFinding(level, found, rewind=rewind, reason=found.reason)
 
 
 def _distances(answers: Iterable[Answer]) -> "dict[int, list[Distances]]":
@@ -133,20 +128,8 @@ def _bars(findings: Sequence[StabilityFinding], marks: Marks) -> dict[str, Any]:
         where = f", {100 * finding.found.density:.3g} %, k = {finding.rewind:,}" if several else ""
         for arm, ends in zip(ARMS, (finding.found.ticket, finding.found.random), strict=True):
             records.append({"kind": finding.found.kind + where, "arm": arm, "l2": ends.l2, "degrees": ends.degrees})
-    colours = alt.Scale(domain=list(ARMS), range=[marks[arm].colour for arm in ARMS])
-    charts = [
-        alt.Chart(alt.NamedData("distances"))
-        .mark_bar()
-        .encode(
-            x=alt.X("kind:N", title=None, sort=None, axis=alt.Axis(labelAngle=-30 if several else 0)),
-            xOffset=alt.XOffset("arm:N", sort=list(ARMS)),
-            y=alt.Y(f"{field}:Q", title=title),
-            color=alt.Color("arm:N", sort=list(ARMS), title=None, scale=colours),
-        )
-        .properties(width=280, height=260)
-        for field, title in (("l2", "L2 distance of the surviving weights"), ("degrees", "angle (degrees)"))
-    ]
-    return styled(alt.hconcat(*charts), {"distances": records})
+    x = alt.X("kind:N", title=None, sort=None, axis=alt.Axis(labelAngle=-30 if several else 0))
+    return bars(records, x, {"l2": "L2 distance of the surviving weights", "degrees": "angle (degrees)"}, marks)
 
 
 STUDY = Study(

@@ -222,14 +222,21 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a study found. A study derives a frozen dataclass from it, whose fields are the numbers behind."""
+    """One thing that a study found. A study derives a frozen dataclass from it, whose fields are the numbers behind.
+
+    Attributes:
+        rewind: the step that the networks were rewound to.
+        reason: the finding in words, without that step.
+    """
 
     study: ClassVar[str]
+    rewind: int = field(default=0, kw_only=True)
+    reason: str = field(kw_only=True)
 
     @property
     def sentence(self) -> str:
         """The finding in words."""
-        raise NotImplementedError
+        return f"Rewound to step {self.rewind:,}: {self.reason}" if self.rewind else self.reason
 
     @property
     def headline(self) -> bool:
@@ -238,15 +245,9 @@ class Finding:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The numbers behind the sentence, as JSON values."""
-        return asdict(self)
-
-
-def with_reason(finding: Any) -> dict[str, Any]:
-    """The fields of a finding with a `rewind` and a `reason`, which stands for the sentence: the step is beside it."""
-    values = asdict(finding)
-    reason = values.pop("reason")
-    return {**values, "sentence": reason}
+        """The numbers behind the sentence, as JSON values, and the sentence without the step, which is beside it."""
+        values = asdict(self)
+        return {**values, "sentence": values.pop("reason")}
 
 
 def no_faults(table: Any, setting: Setting) -> Iterator[Fault]:
@@ -327,8 +328,3 @@ def grouped(answers: Iterable[Answer], by: Callable[[Question], Hashable]) -> di
 def by_replicate(answers: Iterable[Answer]) -> dict[int, list[Answer]]:
     """Answers by replicate, over which every interval is."""
     return grouped(answers, lambda question: question.replicate)
-
-
-def rewound(step: int) -> str:
-    """The head of a sentence about networks that were rewound to `step`; nothing at step 0."""
-    return f"Rewound to step {step:,}: " if step else ""

@@ -16,7 +16,7 @@ from tombola.charts import Figure, by_density
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels
 from tombola.lab.studies import checks
-from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study, rewound, with_reason
+from tombola.lab.studies.study import Evidence, Finding, Marks, Question, Series, Setting, Study
 from tombola.value import Value
 
 if TYPE_CHECKING:
@@ -51,18 +51,8 @@ class UntrainedFinding(Finding):
 
     study: ClassVar[str] = "untrained"
     level: int
-    rewind: int
     density: float
     arms: "tuple[Untrained, ...]"
-    reason: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{rewound(self.rewind)}{self.reason}"
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return with_reason(self)
 
 
 def findings(table: UntrainedSpec, evidence: Evidence) -> Iterator[UntrainedFinding]:
@@ -77,7 +67,7 @@ def findings(table: UntrainedSpec, evidence: Evidence) -> Iterator[UntrainedFind
             masks = [mask.density for arm in table.arms for mask in evidence.masks(arm, level, step)]
             if arms and masks:
                 density = mean(masks)
-                yield UntrainedFinding(level, step, density, arms, sentence(density, arms))
+                yield UntrainedFinding(level, density, arms, rewind=step, reason=sentence(density, arms))
 
 
 def _first_looks(evidence: Evidence, arm: str, level: int, rewind: int) -> dict[int, list[float]]:

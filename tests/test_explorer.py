@@ -284,9 +284,13 @@ def test_a_page_without_examples_says_so(found: Results) -> None:
     assert "@@" not in page.text(made)
 
 
-def test_a_network_on_vectors_has_a_page(browser: Any, tmp_path: Path) -> None:
-    spec, store, path = tmp_path / "moons.toml", tmp_path / "store", tmp_path / "page.html"
-    changed = SPEC.replace('"digits"', '"moons-circles"').replace("replicates = 2", "replicates = 1")
+@pytest.mark.parametrize(
+    ("name", "first", "column"),
+    [("moons-circles", "input 0", "test accuracy"), ("table:diabetes@progression+noise-2~1", "age", "test R2")],
+)
+def test_a_network_on_vectors_has_a_page(name: str, first: str, column: str, browser: Any, tmp_path: Path) -> None:
+    spec, store, path = tmp_path / "vectors.toml", tmp_path / "store", tmp_path / "page.html"
+    changed = SPEC.replace('"digits"', f'"{name}"').replace("replicates = 2", "replicates = 1")
     spec.write_text(changed.replace("levels = 3", "levels = 1"))
     assert cli.main(["run", str(spec), "--store", str(store), "--workers", "1"]) == 0
     assert cli.main(["explore", str(spec), "--store", str(store), "-o", str(path)]) == 0
@@ -295,4 +299,10 @@ def test_a_network_on_vectors_has_a_page(browser: Any, tmp_path: Path) -> None:
     _go(tab, path, "#level=1&unit=fc1.3")
     assert shown(tab) == "ticket/0/1/fc1.3" and not errors
     assert tab.locator("#unit-parts .pictures .text").count() == 9
+    _go(tab, path, "#level=0&unit=fc1.3")
+    for table in ("levels-table", "weights-table"):
+        tab.locator(f"#{table} summary").click()
+    assert rows(tab, "weights-table")[0]["from"] == first
+    (accuracy,) = [text for head, text in rows(tab, "levels-table")[0].items() if head.startswith(column)][:1]
+    assert accuracy.endswith("%")
     tab.close()

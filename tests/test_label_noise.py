@@ -108,6 +108,15 @@ def test_labels_of_no_noise_are_asked_for_in_vain() -> None:
         label_noise.false_labels(data.facts("digits+rotated~7"))
 
 
+@pytest.mark.parametrize(
+    ("name", "false"), [("digits", 0), ("digits+label-noise-0.2~7", 200), ("digits+rotated~1+label-noise-0.145~7", 145)]
+)
+def test_how_many_labels_are_false_is_known_of_a_name(name: str, false: int) -> None:
+    known = data.facts(name)
+    assert label_noise.number_false(known) == false
+    assert not false or label_noise.false_labels(known).sum() == false
+
+
 @pytest.mark.parametrize(("where", "told"), [("early-stop", True), ("end", False)])
 def test_a_plan_says_that_an_early_stop_knows_the_true_labels(where: str, told: bool, tmp_path: Path) -> None:
     spec = read("digits-lenet", ["recipe.label_noise=0.2", f"verdict.at={where}"])

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tombola.data import (
+    changed_inputs,
     cifar10,
     cifar10_jpeg,
     cifar100,
@@ -217,6 +218,25 @@ def words(name: str, data_dir: Path | None = None) -> list[str]:
     source = None if is_folder(name) else SOURCES.get(subset.parts(variants.parts(name)[0])[0])
     known = getattr(source, "words", None)
     return list(known(data_dir)) if known else []
+
+
+def input_names(name: str) -> list[str]:
+    """What each number of an input of a table is; empty where inputs have no names, or are mixtures of those that have.
+
+    Raises:
+        DataError, BadInput: as `load`.
+
+    >>> input_names("table:diabetes+noise-2~1")[-3:], input_names("digits"), input_names("table:diabetes+rotated~1")
+    (['s6', 'noise 1', 'noise 2'], [], [])
+    """
+    if not is_table(name):
+        return []
+    names = table.input_names(name)
+    for changed in filter(None, map(changed_inputs.named, table.parts(name).ways)):
+        if changed.change.moves:
+            return []
+        names += [f"noise {number + 1}" for number in range(changed.columns)]
+    return names
 
 
 def read(name: str, data_dir: Path | None) -> Arrays:

@@ -41,6 +41,7 @@ class Change:
         real: whether it makes real numbers of bytes.
         counted: whether a number of columns belongs to its name.
         of_classes: whether it asks for classes.
+        moves: whether an input is another one afterwards, or a mixture of several.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Change:
     real: bool = True
     counted: bool = False
     of_classes: bool = False
+    moves: bool = False
 
 
 def permuted(arrays: Arrays, known: Facts, draw: RandomState, columns: int) -> Both:
@@ -147,12 +149,14 @@ CHANGES: dict[str, Change] = {
             permuted,
             lambda shape, columns: shape,
             real=False,
+            moves=True,
         ),
         Change(
             "rotated",
             "The standardised inputs turned by a random orthogonal matrix",
             rotated,
             lambda shape, columns: (prod(shape),),
+            moves=True,
         ),
         Change(
             "gaussian",

@@ -106,9 +106,18 @@ def false_labels(known: Facts) -> NDArray[np.bool_]:
     Raises:
         ValueError: its name has no label noise in it; or a change behind it has left other examples.
     """
-    for way in reversed(known.name.split("+")):
-        if noise := named(way):
-            false = np.zeros(known.train + known.validation, bool)
-            false[noise.false(known)] = True
-            return false
+    if noise := _of(known):
+        false = np.zeros(known.train + known.validation, bool)
+        false[noise.false(known)] = True
+        return false
     raise ValueError(f"expected a data set with label noise, NAME+{FORM}, not {known.name}")
+
+
+def number_false(known: Facts) -> int:
+    """How many training labels of a data set are false on purpose."""
+    noise = _of(known)
+    return count(noise.share, known.train) if noise else 0
+
+
+def _of(known: Facts) -> LabelNoise | None:
+    return next(filter(None, map(named, reversed(known.name.split("+")))), None)

@@ -31,7 +31,9 @@ from tombola.data.facts import Answers, Facts
 from tombola.data.splits import split
 from tombola.errors import DataError
 
-FORM = "table:FILE.csv@TARGET, .tsv or .parquet, TARGET being the column asked for; table:breast-cancer; or table:diabetes"
+FORM = (
+    "table:FILE.csv@TARGET, .tsv or .parquet, TARGET being the column asked for; table:breast-cancer; or table:diabetes"
+)
 FEW = 20  # different whole numbers that are taken for classes
 LEAST = 50  # rows
 MOST_LEVELS = 1000  # of a column of categories
@@ -162,12 +164,16 @@ def arrays(name: str) -> Arrays:
     return examples[pool], labels[pool], examples[test], labels[test]
 
 
-def columns_of(name: str) -> list[str]:
-    """From which column of the file each number of an input is."""
+def input_names(name: str) -> list[str]:
+    """What each number of an input is, variants left aside: a column, one of its categories, whether a cell is empty.
+
+    >>> input_names("table:diabetes")[:2]
+    ['age', 'sex']
+    """
     asked = parts(name)
     made = _opened(*_state(asked))
     pool, _ = made.drawn(asked)
-    return [column for column in made.features(asked) for _ in _inputs(made.columns[column], pool, pool)]
+    return [each for column in made.features(asked) for each in _names(column, made.columns[column], pool)]
 
 
 # ---- one file
@@ -360,6 +366,15 @@ def _inputs(column: Column, pool: NDArray[np.int64], train: NDArray[np.int64]) -
     mean, deviation = filled[train].mean(), filled[train].std()
     constant = len(np.unique(filled[train])) < 2
     return [np.zeros(len(filled)) if constant else (filled - mean) / deviation, *unknown]
+
+
+def _names(name: str, column: Column, pool: NDArray[np.int64]) -> list[str]:
+    """What the numbers are that `_inputs` makes of a column."""
+    unknown = [f"{name} is missing"] if column.missing[pool].any() else []
+    if column.numbers is None:
+        levels = np.unique(column.codes[pool])
+        return [f"{name} is {column.levels[level]}" for level in levels if level >= 0] + unknown
+    return [name, *unknown]
 
 
 def _flag(flags: NDArray[np.bool_], train: NDArray[np.int64]) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tombola import models, prunable, weights
+from tombola import data, models, prunable, weights
 from tombola.data.facts import Facts
 from tombola.explorer.coding import Blobs
 from tombola.explorer.filling import Answers, Line, Look, Network, fill
@@ -68,16 +68,14 @@ def page(results: Results, load: Load, words: Sequence[str] = (), room: int = RO
         examples=tuple(shown.sets),
         excited=tuple(place for place, each in enumerate(network.layers) if each.name in seen),
         words=tuple(words),
+        inputs=tuple(data.input_names(_data(results)[0])) if shown.sets else (),
         notes=[*_draws(results), *notes, *([] if shown.sets else [NO_EXAMPLES]), ROUNDED],
     )
 
 
 def _columns(facts: Facts) -> dict[str, tuple[str, str]]:
     """`COLUMNS`; where answers are numbers, R2 stands in the place of accuracy."""
-    if facts.measure == "accuracy":
-        return COLUMNS
-    kinds = {"percent": "number"}
-    return {name: (said.replace("accuracy", "R2"), kinds.get(how, how)) for name, (said, how) in COLUMNS.items()}
+    return {name: (said.replace("accuracy", facts.measure), how) for name, (said, how) in COLUMNS.items()}
 
 
 def _model(results: Results) -> "nn.Module":

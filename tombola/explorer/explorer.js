@@ -284,7 +284,7 @@ function inputName(k, j) {
     const name = `pixel row ${Math.floor((j % (height * width)) / width)}, column ${j % width}`;
     return page.shape[0] > 1 ? `${name}, channel ${channel}` : name;
   }
-  return `input ${j}`;
+  return (k === 0 && page.inputs[j]) || `input ${j}`;
 }
 
 function make(tag, attributes = {}, ...children) {

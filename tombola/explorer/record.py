@@ -100,6 +100,7 @@ class Page:
         excited: from which layers `Level.exciting` has units, by their place among the layers.
         top: how many examples for each of these units.
         words: what each token of a text stands for.
+        inputs: what each number of an input is, where that has a name.
         notes: what is left out, and why.
     """
 
@@ -115,6 +116,7 @@ class Page:
     excited: tuple[int, ...] = ()
     top: int = 9
     words: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
     notes: Sequence[str] = ()
 
     @property

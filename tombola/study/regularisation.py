@@ -117,7 +117,7 @@ def _word(more: Difference, sign: int) -> Word:
     return "for" if more.mean * sign > 0 else "against"
 
 
-def sentence(density: float, arm: str, other_density: float, found: Sequence[Compared]) -> str:
+def sentence(density: float, arm: str, other_density: float, found: Sequence[Compared], false: float = 0.0) -> str:
     """What the quantities say for and against tickets that are regularised.
 
     Args:
@@ -125,6 +125,7 @@ def sentence(density: float, arm: str, other_density: float, found: Sequence[Com
         arm: what they are held against.
         other_density: P_m of that.
         found: as `compared` gives them, one at least.
+        false: the share of the training labels that is false on purpose.
 
     >>> numbers = {"gap": {0: 0.01, 1: 0.012}}, {"gap": {0: 0.03, 1: 0.032}}
     >>> sentence(0.1, "dense", 1.0, compared(*numbers, 0.95))
@@ -138,6 +139,8 @@ def sentence(density: float, arm: str, other_density: float, found: Sequence[Com
         parts += [f"{head if n > 1 else 'measured'}: {', '.join(told)}"] if told else []
     spaces = any(QUANTITIES[each.quantity].of_space for each in found) and abs(density - other_density) > 1e-3
     caution = f" {OTHER_SPACE}" if spaces else ""
+    if false and any(each.quantity == "gap" for each in found):
+        caution += f" The gap is from training labels of which {false:.1%} are false to test labels that are true."
     verdict = f"Regularised tickets at {density:.1%}, against {arm}: {_verdict(found, n, spaces)}"
     return f"{verdict}; {'; '.join(parts)}; n = {n}.{caution}"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from tombola.charts import Figure, arm_colour, styled
+from tombola.data.label_noise import number_false
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels
 from tombola.lab.row import Row
@@ -126,8 +127,9 @@ def _of_curve(row: Row, arm: str) -> bool:
 
 
 def _clean(evidence: Evidence) -> float | None:
-    noise = evidence.spec.recipe.label_noise
-    return None if noise is None else 1 - noise
+    facts = evidence.spec.facts
+    false = number_false(facts)
+    return 1 - false / facts.train if false else None
 
 
 def figures(findings: Sequence[DescentFinding], marks: Marks) -> dict[str, Figure]:

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 from tombola import data
 from tombola.charts import Figure, by_density
 from tombola.data.facts import Facts
+from tombola.data.label_noise import number_false
 from tombola.errors import Fault
 from tombola.lab.fields import MOST, Arms, Levels
 from tombola.lab.kinds import Measured, Measurement, Seen, Train
@@ -242,7 +243,7 @@ def _lacking(measure: str, recipe: Recipe) -> str | None:
         return "answers that are classes, one for each example"
     if measure == "margin" and facts.text:
         return "inputs that are real numbers, which texts are not"
-    if measure == "false-labels" and not recipe.label_noise and "+label-noise-" not in recipe.data:
+    if measure == "false-labels" and not (recipe.label_noise or number_false(facts)):
         return "recipe.label_noise, which makes labels false"
     return None
 
@@ -307,7 +308,9 @@ def findings(table: RegularisationSpec, evidence: Evidence) -> Iterator[Regulari
     """The ticket against each other arm, wherever both have answers."""
     from tombola.study.regularisation import compared, sentence
 
-    steps = dict.fromkeys((GAP, "memorised"), evidence.spec.facts.grain(evidence.spec.facts.test))
+    facts = evidence.spec.facts
+    false = number_false(facts)
+    grains = {GAP: facts.grain(facts.test), "memorised": facts.grain(false or facts.train)}
     answers = grouped(evidence.answers, lambda question: (question.level, question.rewind, question.arm))
     for level in table.levels:
         for rewind in map(evidence.spec.iterations, evidence.spec.rewind):
@@ -317,10 +320,10 @@ def findings(table: RegularisationSpec, evidence: Evidence) -> Iterator[Regulari
             }
             density = _density(evidence, "ticket", level, rewind)
             for arm, own in networks.items():
-                found = compared(networks["ticket"], own, evidence.confidence, steps) if arm != "ticket" else ()
+                found = compared(networks["ticket"], own, evidence.confidence, grains) if arm != "ticket" else ()
                 if found:
                     other = 1.0 if arm == DENSE else _density(evidence, arm, level, rewind)
-                    said = sentence(density, arm, other, found)
+                    said = sentence(density, arm, other, found, false / facts.train)
                     yield RegularisationFinding(level, arm, density, other, found, rewind=rewind, reason=said)
 
 

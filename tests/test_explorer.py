@@ -300,6 +300,7 @@ def test_a_network_on_vectors_has_a_page(name: str, first: str, column: str, bro
     assert shown(tab) == "ticket/0/1/fc1.3" and not errors
     assert tab.locator("#unit-parts .pictures .text").count() == 9
     _go(tab, path, "#level=0&unit=fc1.3")
+    assert (first in tab.locator("#unit-parts .units").first.inner_text()) == (first == "age"), "what it sees"
     for table in ("levels-table", "weights-table"):
         tab.locator(f"#{table} summary").click()
     assert rows(tab, "weights-table")[0]["from"] == first

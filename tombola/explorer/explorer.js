@@ -704,6 +704,7 @@ function showUnit(series, net) {
 function seen(net, k, unit) {
   const layer = page.layers[k];
   if (isText) return tokensRead(net, k, unit);
+  if (page.inputs.length) return inputsRead(net, k, unit);
   if (layer.window.length === 2) return [heading("What it sees"), kernels(net, k, unit), note("One kernel for each channel that it reads; red above 0, blue below, grey pruned.")];
   if (!net.drawn || !page.chained || !firstReadsImage) return [];
   const path = paths(net, k, unit);
@@ -803,8 +804,10 @@ function vector(set, place, value) {
   const item = make("li", { class: "text" });
   part(set.part).then((bytes) => {
     const numbers = new Float32Array(bytes.buffer).subarray(place * page.shape[0], (place + 1) * page.shape[0]);
-    const shown = [...numbers.subarray(0, MOST_NUMBERS)].map((number) => number.toPrecision(3)).join(", ");
-    const more = numbers.length > MOST_NUMBERS ? `, and ${numbers.length - MOST_NUMBERS} more` : "";
+    // Of a table's inputs most are categories that an example is not of: those that are 0 are left out.
+    const told = [...numbers].map((number, j) => ({ name: page.inputs[j], number })).filter((each) => !each.name || each.number);
+    const shown = told.slice(0, MOST_NUMBERS).map(({ name, number }) => (name ? `${name} ` : "") + number.toPrecision(3)).join(", ");
+    const more = told.length > MOST_NUMBERS ? `, and ${told.length - MOST_NUMBERS} more` : "";
     item.append(`${written.number(value)}: (${shown}${more}), answer ${set.labels[place]}`);
   });
   return item;
@@ -819,6 +822,18 @@ function tokensRead(net, k, unit) {
     if (own.values[n]) list.append(make("li", { class: own.values[n] < 0 ? "word minus" : "word plus" }, `${word(own.tokens[n])} ${weight(own.values[n])}`));
   if (!list.children.length) return [heading("What it sees"), note("No token makes a difference to it.")];
   return [heading("What it sees"), list, note("The tokens that its kept weights read most, through the embedding and what normalises it: what the layer gives for the token at the first positions, less the mean over all tokens.")];
+}
+
+/** The named inputs that a unit reads most. */
+function inputsRead(net, k, unit) {
+  if (k || !page.inputs.length) return [];
+  const found = ownWeights(net, k, unit).map(({ place, start, trained }) => ({ place, value: Number.isNaN(trained) ? start : trained }));
+  if (!found.length || Number.isNaN(found[0].value)) return [];
+  found.sort((one, other) => Math.abs(other.value) - Math.abs(one.value));
+  const list = make("ul", { class: "units" });
+  for (const { place, value } of found.slice(0, 16)) list.append(make("li", { class: value < 0 ? "word minus" : "word plus" }, `${inputName(k, place)} ${weight(value)}`));
+  if (found.length > 16) list.append(make("li", {}, `and ${whole0(found.length - 16)} more`));
+  return [heading("What it sees"), list];
 }
 
 function example(set, place, label) {

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from tombola.mark import Mark
 
 VegaLiteSpec = dict[str, Any]
+NEAR = 1.05  # densities that differ by less are those of one level
 
 
 class Figure(NamedTuple):
@@ -30,12 +31,41 @@ def styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> VegaLiteSpe
             symbolSize=120,
             symbolOpacity=1,
             symbolStrokeWidth=2,
+            labelLimit=0,
         )
         .configure_title(fontSize=13, fontWeight="normal")
         .configure_view(stroke="#bbbbbb")
     )
     # Not validated: that takes longer than all the rest. The tests do it.
     return {**styled.to_dict(validate=False), "datasets": datasets}
+
+
+def density_axis(densities: Sequence[float], drawn: Sequence[float] = (), most: int = 9) -> Any:
+    """Weights remaining, from many to few, with ticks at a few of the densities that there are.
+
+    Args:
+        densities: all there are, in percent.
+        drawn: where points stand, if not there.
+        most: ticks, about.
+    """
+    import altair as alt
+
+    apart: list[float] = []
+    for density in sorted(densities, reverse=True):
+        apart += [density] if not apart or apart[-1] / density > NEAR else []
+    ends = [min(drawn or densities) * 0.93, max(drawn or densities) * 1.07]
+    thin = [float(f"{density:.3g}") for density in apart[:: max(1, round(len(apart) / most))]]
+    return alt.X(
+        "density:Q",
+        scale=alt.Scale(
+            type="log",
+            reverse=True,
+            domain=ends,
+            nice=False,
+        ),
+        axis=alt.Axis(values=thin, format="~r", grid=True),
+        title="weights remaining (%), log scale",
+    )
 
 
 def arm_colour(arms: Sequence[str], marks: Mapping[str, Mark]) -> Any:
@@ -83,7 +113,7 @@ def by_density(
     """
     import altair as alt
 
-    x = alt.X("density:Q", title="weights remaining (%)", scale=alt.Scale(type="log", reverse=True))
+    x = density_axis([record["density"] for records in panels.values() for record in records], most=6)
     return lines(panels, x, alt.Y(f"{field}:Q", title=title), marks)
 
 

@@ -85,6 +85,7 @@ class Common:
 
 
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MOST_FINDINGS = 20  # that a run ends with; the rest is in the report
 
 DataDir = Annotated[Path | None, Parameter(name="--data-dir", env_var="TOMBOLA_DATA")]
 Workers = Annotated[int | None, Parameter(name="--workers")]
@@ -680,7 +681,7 @@ def _show(results: "Results", console: Console) -> None:
     from tombola.report.text import summary_table
 
     console.print(summary_table(results, console.width))
-    first = [finding for finding in results.findings if finding.headline]
+    first = [finding for finding in results.findings if finding.headline][:MOST_FINDINGS]
     for line in [*results.sentences, *(finding.sentence for finding in first)]:
         console.print(line, highlight=False, markup=False)
     if rest := len(results.findings) - len(first):

@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from tombola.charts import Figure, VegaLiteSpec, styled
+from tombola.charts import NEAR, Figure, VegaLiteSpec, density_axis, styled
 from tombola.lab.results import Result, Results, arms_of
 from tombola.mark import Mark
 from tombola.report.costs import cost_figure
@@ -16,7 +16,6 @@ from tombola.report.shown import MANY, arms_scale, few, living
 
 PANELS = 3  # side by side
 ARMS = 9  # whose curves are shown, each in a panel
-NEAR = 1.05  # densities that differ by less are those of one level
 
 
 def all_figures(results: Results, survivors: Sequence[tuple[float, list[list[float]]]]) -> dict[str, Figure]:
@@ -127,20 +126,6 @@ def _points(rows: Sequence[Result], name: str, scale: float) -> list[dict[str, A
     return points
 
 
-def _density_axis(densities: Sequence[float], drawn: Sequence[float]) -> alt.X:
-    """The axis, with ticks at a few of the densities that there are, for points at those where they are drawn."""
-    apart: list[float] = []
-    for density in sorted(densities, reverse=True):
-        apart += [density] if not apart or apart[-1] / density > NEAR else []
-    thin = [float(f"{density:.3g}") for density in apart[:: max(1, round(len(apart) / 9))]]
-    return alt.X(
-        "density:Q",
-        scale=alt.Scale(type="log", reverse=True, domain=[min(drawn) * 0.93, max(drawn) * 1.07], nice=False),
-        axis=alt.Axis(values=thin, format="~r", grid=True),
-        title="weights remaining (%), log scale",
-    )
-
-
 def _against_density(
     rows: Sequence[Result], name: str, title: str, scale: float, marks: Mapping[str, Mark]
 ) -> VegaLiteSpec:
@@ -150,7 +135,7 @@ def _against_density(
         ends = {point["arm"]: point["value"] for point in points}  # those of the last level
         arms = sorted(arms, key=lambda arm: -ends[arm])
         _set_apart(points, arms)
-    x = _density_axis(densities, [point["density"] for point in points])
+    x = density_axis(densities, [point["density"] for point in points])
     channels = arms_scale(arms, marks)
     base = alt.Chart(alt.NamedData("points")).encode(x=x)
     y = alt.Scale(zero=False)

@@ -183,7 +183,8 @@ def figures(findings: Sequence[ColumnsFinding], marks: Marks) -> dict[str, Figur
         for arm in arms if each.arm == DENSE else [each.arm]:
             share = 100 * (each.mind.chance + each.mind.mass.mean)
             record = {"arm": arm, "density": 100 * each.density, "share": share}
-            panels.setdefault(f"k = {each.rewind:,}", []).append(record)
+            name = f"k = {each.rewind:,}" if each.rewind else "squared weights on useless columns"
+            panels.setdefault(name, []).append(record)
     spec = by_density(panels, "share", "of the first layer's squares (%)", marks)
     chance = findings[0].mind.chance
     caption = f"The share of squared weights that first layers have on useless columns; these are {chance:.1%} of all."

@@ -123,7 +123,7 @@ def figures(findings: Sequence[ComponentsFinding], marks: Marks) -> dict[str, Fi
     """How many parts there are against the density, one line for each arm and one for chance."""
     data: dict[str, list[dict[str, Any]]] = {}
     for each in findings:
-        name = f"k = {each.rewind:,}"
+        name = f"parts of masks, k = {each.rewind:,}" if each.rewind else "parts of masks"
         beside = {CHANCE: each.apart.parts.mean - each.apart.more.mean} if each.arm == findings[0].arm else {}
         data.setdefault(name, []).extend(
             {"arm": arm, "density": 100 * each.density, "parts": parts}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from tombola.charts import Figure, arm_colour, styled
+from tombola.charts import Figure, arm_colour, density_axis, styled
 from tombola.data.label_noise import number_false
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels
@@ -162,7 +162,7 @@ def _lines(findings: Sequence[DescentFinding], marks: Marks) -> dict[str, Any]:
                 alt.Chart(alt.NamedData(name), title=name)
                 .mark_line(point=True)
                 .encode(
-                    x=alt.X("density:Q", title="weights remaining (%)", scale=alt.Scale(type="log", reverse=True)),
+                    x=density_axis([record["density"] for record in data[name]]),
                     y=alt.Y("accuracy:Q", title=f"{what} {own[0].measure} at the end (%)", scale=alt.Scale(zero=False)),
                     color=colour,
                 )

@@ -196,8 +196,8 @@ def flow_sentence(density: float, found: Sequence[Flow], solution: float | None 
 
     >>> even = {"ticket": {0: 1.0, 1: 1.1}, "reinit": {0: 2.0, 1: 2.2}}
     >>> flow_sentence(0.05, flows(even, even, 0.95))
-    "Favourable gradients at 5.0%: against. The ticket's gradients are smaller than those of reinit (0.50 times [0.50,
-    0.50] before the first step, 0.50 times [0.50, 0.50] in the first tenth); n = 2."
+    "Favourable gradients at 5.0%: against. The ticket's gradients are smaller than those of reinit (0.50 [0.50,
+    0.50] times before the first step, 0.50 [0.50, 0.50] times in the first tenth); n = 2."
     """
     reinit = next((each for each in found if each.arm == "reinit"), None)
     n = min(each.start.n for each in found)
@@ -274,7 +274,7 @@ def return_sentence(density: float, found: Sequence[Return]) -> str:
     >>> near, far = Nearness(1.0, 10.0, 0.01, 0.0), Nearness(4.0, 60.0, 0.05, 0.5)
     >>> return_sentence(0.05, returns({"ticket": {0: near, 1: near}, "reinit": {0: far, 1: far}}, 0.95))
     'Back to the pruned solution at 5.0%: shown against reinit. ticket ends 1.0 from it, barrier 0.0%, other answers on
-    1.00%; reinit ends 4.0 from it, barrier 50.0%, other answers on 5.00% (0.25 times [0.25, 0.25] as far, barrier -50.0
+    1.00%; reinit ends 4.0 from it, barrier 50.0%, other answers on 5.00% (0.25 [0.25, 0.25] times as far, barrier -50.0
     [-50.0, -50.0] points); n = 2.'
     """
     n = min(each.l2.n for each in found)

@@ -158,5 +158,6 @@ def test_what_cannot_be_asked_is_refused(table: str, message: str) -> None:
 def test_a_gap_from_partly_false_labels_says_so(false: float, told: bool) -> None:
     found = compared({"gap": {0: 0.1, 1: 0.1}}, {"gap": {0: 0.2, 1: 0.3}}, 0.95)
     assert ("labels of which 20.0% are false" in sentence(0.1, "random", 0.1, found, false)) == told
+    assert ("are false" in sentence(0.1, "random", 0.1, found, false)) == told
     other = compared({"rank": {0: 4.0, 1: 4.1}}, {"rank": {0: 9.0, 1: 9.1}}, 0.95)
     assert "are false" not in sentence(0.1, "random", 0.1, other, false)

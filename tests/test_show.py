@@ -97,6 +97,14 @@ def test_paths_are_followed_in_models_of_ours_alone(file: Path, capsys: pytest.C
         )
 
 
+def test_paths_of_a_residual_network_are_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its shortcuts go around layers, which a mask does not say."""
+    model = models.build("resnet-8", (3, 8, 8), 10, "kaiming-normal", 0)
+    whole = prunable.full(model)
+    Ticket.of(model, whole, weights.of(model), {"model": "resnet-8"}).save(tmp_path / "t.safetensors")
+    assert json.loads(ask(capsys, str(tmp_path / "t.safetensors"), "--format", "json")[1])["on_a_path"] is None
+
+
 def test_a_ticket_without_its_weights_says_so(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Ticket.load(file).save(file.with_name("seed"), as_seed=True)
     assert "mask and the seed of the weights" in ask(capsys, str(file.with_name("seed")))[1]

@@ -121,18 +121,6 @@ def cooled(model: nn.Module, temperature: float) -> Iterator[None]:
             hook.remove()
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Let `model` be in evaluation mode, and then each of its modules in the mode in which it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _no_number(loss: object) -> BadInput:
     found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
     return BadInput(

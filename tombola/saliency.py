@@ -111,7 +111,8 @@ def synflow(scored: Scored) -> "Scores":
     import torch
     from torch.func import functional_call
 
-    from tombola.loss_of_weights import LossOfWeights, derivative, evaluating
+    from tombola.evaluating import evaluating
+    from tombola.loss_of_weights import LossOfWeights, derivative
 
     theta = {name: _positive(name, value, scored) for name, value in LossOfWeights.of(scored).theta.items()}
     buffers = {name: _neutral(name, value) for name, value in scored.model.named_buffers()}

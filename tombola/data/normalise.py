@@ -38,6 +38,25 @@ def inputs(images: "Tensor", facts: Facts, how: Normalisation) -> "Tensor":
     return images.float().mul_(scales).add_(shifts)
 
 
+def of_pixels(pixels: "Tensor", facts: Facts, how: Normalisation) -> "Tensor":
+    """`inputs` of images whose pixels are real numbers in [0, 1], 1 for white; gradients go through.
+
+    Args:
+        pixels: N x C x H x W.
+        facts: of their data set.
+        how: which normalisation.
+
+    >>> import torch
+    >>> known = Facts("toy", (1, 1, 2), 2, train=1, validation=0, test=0, mean=(0.5,), std=(0.25,), white=255)
+    >>> of_pixels(torch.tensor([[[[0.0, 1.0]]]]), known, "standard").flatten().tolist()
+    [-2.0, 2.0]
+    """
+    if how == "unit":
+        return pixels / pixels.flatten(1).norm(dim=1).clamp(min=1 / facts.white).view(-1, 1, 1, 1)
+    scales, shifts = _affine_on(facts, how, str(pixels.device))
+    return facts.white * pixels * scales + shifts
+
+
 def affine(facts: Facts, how: Normalisation) -> tuple[list[float], list[float]]:
     """The factor and the summand of each channel with which a byte becomes an input, where that is all it takes.
 

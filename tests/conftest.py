@@ -1,10 +1,10 @@
-"""One thread, no denormals, the same examples every time; and the folders with MNIST and CIFAR-10, where they are."""
+"""One thread, no denormals, the same examples every time; and the folders with images, where they are."""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -148,14 +148,22 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def mnist_dir() -> Path:
     """The folder that TOMBOLA_DATA names, if the four files of MNIST are in it; otherwise the test is skipped."""
+    return folder_with(FILES, "", "mnist")
+
+
+@pytest.fixture
+def fashion_dir() -> Path:
+    """The same of Fashion-MNIST, whose files have the same names."""
+    return folder_with(FILES, "fashion-mnist", "FashionMNIST/raw")
+
+
+def folder_with(files: Iterable[str], *places: str) -> Path:
     named = os.environ.get("TOMBOLA_DATA")
     if not named:
         pytest.skip("TOMBOLA_DATA names no folder, and the tests download nothing")
     folder = Path(named)
-    for name in FILES:
-        if not any(
-            (place / (name + suffix)).is_file() for place in (folder, folder / "mnist") for suffix in ("", ".gz")
-        ):
+    for name in files:
+        if not any((folder / place / (name + suffix)).is_file() for place in places for suffix in ("", ".gz")):
             pytest.skip(f"TOMBOLA_DATA is {folder}, where {name} is neither found plain nor as .gz")
     return folder
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tombola import data
-from tombola.data import Batches, Dataset, cifar10, mnist, subset
+from tombola.data import Batches, Dataset, cifar10, fashion_mnist, mnist, subset
 from tombola.data.augment import flip_crop, flip_crop_draws
 from tombola.data.facts import Facts
 from tombola.data.shared import attach, publish
@@ -81,6 +81,7 @@ def test_cifars_split_is_the_papers(name: str) -> None:
         ("cifar10-jpeg-5000", 4500, 500, 10_000),
         ("mnist-6000", 5500, 500, 10_000),
         ("mnist-59999", 54_999, 5_000, 10_000),
+        ("fashion-mnist-6000", 5500, 500, 10_000),
         ("cifar100-1000", 900, 100, 10_000),
         ("digits-100", 83, 17, 597),
     ],
@@ -567,7 +568,31 @@ def test_without_files_and_network_the_error_names_the_folder_and_the_file(tmp_p
     )
 
 
+@pytest.mark.parametrize("below", ["fashion-mnist", "FashionMNIST/raw"])
+def test_fashion_mnist_is_not_looked_for_among_files_of_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    known = {name: (hashlib.sha256(idx(name)[:-1] + b"!").hexdigest(), shape) for name, shape in SHAPES.items()}
+    monkeypatch.setattr(fashion_mnist, "FILES", known)
+    fill(tmp_path)  # MNIST's, as far as one can tell
+    fill(tmp_path / below, wrap=lambda content: gzip.compress(content[:-1] + b"!"))
+    images, _, _, test_labels = fashion_mnist.read(tmp_path)
+    assert images.shape == (3, 1, 28, 28) and test_labels.tolist() == [0, ord("!")]
+
+
 # ---------------------------------------------------------------- the real one
+
+
+def test_fashion_mnist_is_what_its_facts_say(fashion_dir: Path) -> None:
+    dataset = data.load("fashion-mnist", fashion_dir)
+    assert dataset.images.shape == (60_000, 1, 28, 28) and dataset.test_images.shape == (10_000, 1, 28, 28)
+    assert torch.bincount(dataset.labels).tolist() == [6_000] * 10 == list(subset.counts(dataset.facts))
+    assert torch.bincount(dataset.test_labels).tolist() == [1_000] * 10 and dataset.facts.chance == 0.1
+    assert dataset.labels[:5].tolist() == [9, 0, 0, 3, 0] and dataset.test_labels[:5].tolist() == [9, 2, 1, 1, 6]
+    pixels = dataset.images.double() / 255
+    assert (round(float(pixels.mean()), 4), round(float(pixels.std()), 4)) == (*dataset.facts.mean, *dataset.facts.std)
+    part = data.load("fashion-mnist-600", fashion_dir)
+    assert torch.bincount(part.labels).tolist() == [60] * 10 and torch.equal(part.test_images, dataset.test_images)
 
 
 def test_mnist_is_what_its_facts_say(mnist_dir: Path) -> None:

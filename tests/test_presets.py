@@ -137,6 +137,14 @@ def test_lenet_on_mnist_is_that_of_the_paper(name: str) -> None:
     assert spec.iterations(spec.evaluate.every) == 100
 
 
+@pytest.mark.parametrize("suffix", ["", "-quick"])
+def test_lenet_on_fashion_mnist_differs_in_its_data_alone(suffix: str) -> None:
+    spec, mnist = read(f"lenet-fashion-mnist{suffix}").spec, read(f"lenet-mnist{suffix}").spec
+    assert spec.recipe.data == "fashion-mnist"
+    same = {"about": mnist.about, "recipe": spec.recipe.model_copy(update={"data": "mnist"})}
+    assert spec.model_copy(update=same) == mnist
+
+
 def test_lenets_levels_have_the_papers_densities() -> None:
     found = densities("lenet-mnist")
     printed = {0: 100.0, 1: 80.0, 3: 51.3, 7: 21.1, 12: 7.0, 15: 3.6, 18: 1.9}

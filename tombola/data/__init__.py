@@ -18,6 +18,7 @@ from tombola.data import (
     cifar10_jpeg,
     cifar100,
     digits,
+    fashion_mnist,
     folder,
     mnist,
     moons_circles,
@@ -46,6 +47,7 @@ AHEAD = 2  # batches that are decoded while another one is trained on
 SOURCES: dict[str, ModuleType] = {
     "digits": digits,
     "mnist": mnist,
+    "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
     "cifar100": cifar100,
     "cifar10-jpeg": cifar10_jpeg,

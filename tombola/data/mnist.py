@@ -3,19 +3,11 @@
 Gradient-Based Learning Applied to Document Recognition (LeCun, Bottou, Bengio & Haffner, 1998).
 """
 
-import gzip
-import hashlib
-import zlib
-from math import prod
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tombola.data.arrays import ImageArrays
-from tombola.data.download import fetch
 from tombola.data.facts import Facts
-from tombola.errors import DataError
+from tombola.data.idx import IdxFiles
 
 # Normalisation is not in the paper, and results depend on it: with these constants replications match its Figure 3.
 FACTS = Facts(
@@ -38,7 +30,6 @@ HOMES = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 
-# File, SHA-256 of its decompressed bytes, shape. The .gz wrapper differs from home to home; what is inside does not.
 FILES: dict[str, tuple[str, tuple[int, ...]]] = {
     "train-images-idx3-ubyte": ("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db", (60_000, 28, 28)),
     "train-labels-idx1-ubyte": ("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5", (60_000,)),
@@ -57,44 +48,4 @@ def read(data_dir: Path | None) -> ImageArrays:
     Raises:
         DataError: a file is damaged or another one, or is absent and cannot be downloaded.
     """
-    train_images, train_labels, test_images, test_labels = (_parse(_raw(name, data_dir), name) for name in FILES)
-    return train_images[:, None], train_labels.astype(np.int64), test_images[:, None], test_labels.astype(np.int64)
-
-
-def _raw(name: str, data_dir: Path | None) -> bytes:
-    folders = [data_dir, data_dir / "mnist", data_dir / "MNIST" / "raw"] if data_dir else []
-    for path in (folder / (name + suffix) for folder in folders for suffix in ("", ".gz")):
-        if path.is_file():
-            return _checked(path, name)
-    return _checked(fetch("mnist", name + ".gz", HOMES, data_dir, check=lambda path: _checked(path, name)), name)
-
-
-def _checked(path: Path, name: str) -> bytes:
-    expected = f"the decompressed bytes of {name} with SHA-256 {FILES[name][0][:16]}..."
-    size = _header(name) + prod(FILES[name][1])
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            raw = (gzip.GzipFile(fileobj=file) if zipped else file).read(size + 1)  # however much it unpacks to
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            where=str(path), expected=expected, found=f"a file that cannot be read ({error})", todo=_TODO
-        ) from error
-    digest = hashlib.sha256(raw).hexdigest()
-    if digest != FILES[name][0]:
-        found = f"more than {size:,} bytes" if len(raw) > size else f"{len(raw):,} bytes with {digest[:16]}"
-        raise DataError(where=str(path), expected=expected, found=found, todo=_TODO)
-    return raw
-
-
-_TODO = "The file is damaged or another one: remove it, and it is downloaded again."
-
-
-def _header(name: str) -> int:
-    # idx: two zero bytes, the type, the number of dimensions, each as a big-endian 4-byte number, then the data.
-    return 4 + 4 * len(FILES[name][1])
-
-
-def _parse(raw: bytes, name: str) -> NDArray[np.uint8]:
-    return np.frombuffer(raw, dtype=np.uint8, offset=_header(name)).reshape(FILES[name][1])
+    return IdxFiles("mnist", FILES, HOMES, places=("", "mnist", "MNIST/raw")).read(data_dir)

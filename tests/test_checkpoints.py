@@ -30,6 +30,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "sgd", "lr": 0.8, "momentum": 0.9},
         "schedule": {"name": "constant"},
     },
+    "adversarial": {
+        "model": "lenet-20-10",
+        "optimizer": {"name": "adam", "lr": 1e-2},
+        "objective": {"name": "adversarial", "steps": 2},
+    },
     "norms": {"model": "resnet-8-w2", "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}, "batch": 100},
 }
 

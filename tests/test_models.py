@@ -69,6 +69,7 @@ def test_lenet_computes_what_its_formula_says() -> None:
     [
         ("lenet-1", (1, 1, 1), 2),
         ("lenet-30", DIGITS, 10),
+        ("lenet-30-20-no-bias", DIGITS, 10),
         ("lenet-300-100", MNIST, 10),
         ("lenet-7-6-5-4", (3, 32, 32), 100),
         ("conv-2", MNIST, 10),
@@ -117,13 +118,27 @@ def test_the_weights_are_counted_without_building_the_network(
 
 @pytest.mark.parametrize(
     "name",
-    ["lenet", "lenet-", "lenet-0", "lenet-300-", "lenet--1", "lenet-03", "lenet-3x1", "lenet-300 ", "lenet-1000000"],
+    [
+        *("lenet", "lenet-", "lenet-0", "lenet-300-", "lenet--1", "lenet-03", "lenet-3x1", "lenet-300 "),
+        *("lenet-1000000", "lenet-no-bias", "lenet-30-no-bias-20", "lenet-30-nobias"),
+    ],
 )
 def test_a_bad_lenet_is_refused_with_its_form(name: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(lenet.FORM)}$"):
         models.check(name, MNIST, 10)
     with pytest.raises(ValueError, match=f"^{re.escape(lenet.FORM)}$"):
         models.build(name, MNIST, 10, "glorot-normal", init_seed=0)
+
+
+def test_without_biases_it_is_the_same_network_with_biases_of_0_and_the_kernels_leave_it() -> None:
+    name = "lenet-20-10-no-bias"
+    plain, without = (models.build(each, DIGITS, 10, "glorot-normal", 0) for each in ("lenet-20-10", name))
+    assert list(without.state_dict()) == ["fc1.weight", "fc2.weight", "output.weight"]
+    assert all(torch.equal(value, plain.get_parameter(path)) for path, value in without.named_parameters())
+    images = torch.randn(3, *DIGITS, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(without(images), plain(images))  # whose biases start at 0
+    assert sequential_layers(without, DIGITS) is None and not models.sequential(name)
+    assert sequential_layers(plain, DIGITS) and models.sequential("lenet-20-10")
 
 
 # ---------------------------------------------------------------- Conv

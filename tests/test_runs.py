@@ -40,7 +40,7 @@ from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Network, Run, Stored, ancestry, shallow
 from tombola.lab.spec import EvaluateSpec, Experiment, PruneSpec, Spec, VerdictSpec
 from tombola.methods import METHODS
-from tombola.objective import L1, LabelSmoothing, Objective, Slimming
+from tombola.objective import L1, Adversarial, LabelSmoothing, Objective, Slimming
 from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
 from tombola.value import Value
 
@@ -219,6 +219,19 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
     LabelSmoothing: ({"name": "label-smoothing"}, {"epsilon": 0.2}),
     L1: ({"name": "l1", "strength": 1e-5}, {"strength": 2e-5}),
     Slimming: ({"name": "slimming", "strength": 1e-5}, {"strength": 2e-5}),
+    Adversarial: (
+        {"name": "adversarial"},
+        {
+            "attack": "fgsm",
+            "epsilon": 0.2,
+            "step": 0.1,
+            "steps": 9,
+            "random_start": False,
+            "share": 1.0,
+            "away_from": "prediction",
+            "smoothing": 0.1,
+        },
+    ),
     Gradual: (
         {"name": "gradual"},
         {"begin": "1it", "end": "30it", "every": 50, "curve": "linear", "scope": "global"},

@@ -9,13 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, computed_field
+from pydantic import Field, SerializerFunctionWrapHandler, computed_field, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from tombola.code import code_of, defined_at
 from tombola.data.facts import IGNORED, Answers
 from tombola.errors import BadInput
-from tombola.value import Number, Value
+from tombola.value import Count, Number, Proportion, Value
 
 if TYPE_CHECKING:  # `tombola plan` reads recipes, and touches no tensor
     from torch import Tensor, nn
@@ -99,6 +99,9 @@ class Objective(Value, ABC):
     of_classes: ClassVar[bool] = False
     # Whether `loss` depends on weights in other ways than through what the network puts out.
     sees_weights: ClassVar[bool] = False
+    # Whether `loss` changes pixels: `inputs["pixels"]` has then the scale and shift, per channel, that make inputs of
+    # pixels in [0, 1].
+    sees_pixels: ClassVar[bool] = False
 
     name: str
 
@@ -110,6 +113,16 @@ class Objective(Value, ABC):
         Of the class, and never set: what a method makes of a class that no table lists has it too.
         """
         return code_of(type(self))
+
+    @property
+    def draws(self) -> bool:
+        """Whether `loss` draws: `inputs["draw"]` has then the seed of the training's draws, and the step."""
+        return False
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients of the network a step takes, about: what its costs are counted by."""
+        return 1
 
     def __hash__(self) -> int:
         return hash((type(self), self.model_dump_json()))  # its parameters may be lists
@@ -228,6 +241,106 @@ class Slimming(Objective):
         return loss_of_answers(model(examples), labels) + self.strength * size
 
 
+class Adversarial(Objective):
+    """(1 - share) loss(x) + share loss(x'): x' the batch changed so that the network as it stands errs on it.
+
+    x' is made in pixels before the normalisation, |x' - x| <= epsilon in [0, 1], by a network in evaluation mode; both
+    losses are those of the network in training mode, whose batch normalisations see both batches.
+
+    Attributes:
+        attack: fgsm takes one step of epsilon, pgd `steps` of `step`.
+        epsilon: the largest change of a pixel; 1 is the whole way from black to white.
+        step, steps, random_start: of pgd, and whether it begins at a point drawn from the ball; None for fgsm.
+        share: of the loss on the changed batch.
+        away_from: what the changed examples lead away from: their label, or what the network says of x, by which the
+            label is not leaked to whoever trains on them.
+        smoothing: of the labels in both losses, as `cross_entropy` has it.
+    """
+
+    about = (
+        "Adversarial training: cross-entropy of a batch, and of the same batch changed so that the network errs on it"
+    )
+    paper = "Explaining and Harnessing Adversarial Examples (Goodfellow et al.)"
+    year = 2015
+    of_classes = True
+    sees_pixels = True
+
+    name: Literal["adversarial"] = "adversarial"
+    attack: Literal["fgsm", "pgd"] = "pgd"
+    epsilon: Number = Field(default=0.3, ge=0, le=1)
+    step: Number = Field(default=0.05, gt=0, le=1)
+    steps: Count = Field(default=10, gt=0, le=1000)
+    random_start: bool = True
+    share: Proportion = 0.5
+    away_from: Literal["label", "prediction"] = "label"
+    smoothing: Number = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _of_its_attack(self) -> "Adversarial":
+        if self.attack == "fgsm" and (wrong := sorted(self.model_fields_set & _OF_PGD)):
+            raise ValueError(f"{', '.join(wrong)}: only pgd has any; leave it out, or set attack = 'pgd'")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = plain(self)
+        return {name: value for name, value in values.items() if self.attack == "pgd" or name not in _OF_PGD}
+
+    @property
+    def draws(self) -> bool:
+        """Of pgd, unless it begins at the pixels themselves."""
+        return self.attack == "pgd" and self.random_start and self.share > 0
+
+    @property
+    def gradients(self) -> int:
+        """One for each loss, and one for each step of the attack."""
+        return (self.share < 1) + (self.share > 0) * (1 + (self.steps if self.attack == "pgd" else 1))
+
+    def loss(
+        self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"
+    ) -> "Tensor":
+        """(1 - share) * -log p(label | x) + share * -log p(label | x'), averaged over the batch."""
+        examples, labels = batch
+        parts = []
+        if self.share > 0:
+            changed = self._changed(model, batch, inputs)
+            parts.append(self.share * cross_entropy(model(changed), labels, smoothing=self.smoothing))
+        if self.share < 1:
+            parts.append((1 - self.share) * cross_entropy(model(examples), labels, smoothing=self.smoothing))
+        return sum(parts[1:], parts[0])
+
+    def _changed(
+        self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"
+    ) -> "Tensor":
+        """x', as the network's inputs: those of x bit for bit where no pixel is changed."""
+        import torch
+
+        from tombola.data.augment import generator
+        from tombola.evaluating import evaluating
+        from tombola.perturbation import Ball, Climb, OfPixels, fgsm, pgd
+
+        examples, labels = batch
+        scale, shift = inputs["pixels"]["scale"], inputs["pixels"]["shift"]
+        pixels = ((examples - shift) / scale).clamp(0, 1)
+
+        def given(points: "Tensor") -> "Tensor":
+            return examples + scale * (points - pixels)
+
+        if self.away_from == "prediction":
+            with torch.no_grad(), evaluating(model):
+                labels = model(examples).argmax(dim=-1)
+        attacked, ball = OfPixels(model, given), Ball(self.epsilon)
+        if self.attack == "fgsm":
+            return given(fgsm(attacked, pixels, labels, ball))
+        draw = None
+        if self.draws:  # what has no step, a score's sample for one, draws as at step 0
+            draw = generator("perturb", *(int(inputs["draw"].get(each, 0)) for each in ("seed", "step")))
+        return given(pgd(attacked, pixels, labels, ball, Climb(self.step, self.steps), draw))
+
+
+_OF_PGD = {"step", "steps", "random_start"}
+
+
 def descended(objective: Objective, loss: Any, gradient: bool = True) -> "Tensor":
     """The loss that an objective gave, where an optimiser's step can descend it.
 
@@ -264,6 +377,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "label-smoothing": LabelSmoothing,
     "l1": L1,
     "slimming": Slimming,
+    "adversarial": Adversarial,
 }
 
 

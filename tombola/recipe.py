@@ -165,6 +165,16 @@ class Recipe(Value):
     inputs: Annotated[Annotated[tuple[InputsChange, ...], Field(min_length=1)] | None, BeforeValidator(listed)] = None
     label_noise: Annotated[Number, Field(gt=0, lt=1)] | None = None
 
+    @property
+    def gradients(self) -> int:
+        """How many gradients of the network one step takes: one, unless the objective asks for more."""
+        return self.objective.gradients if self.objective else 1
+
+    @property
+    def draws(self) -> bool:
+        """Whether what the network is trained on is changed at random, by the augmentation or by the objective."""
+        return self.augment is not None or (self.objective is not None and self.objective.draws)
+
     @model_serializer(mode="wrap")
     def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = plain(self)

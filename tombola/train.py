@@ -100,15 +100,17 @@ def losses(
         batches: step -> inputs and labels.
         objective: None for cross-entropy.
         precision: of the forward pass, and so of its gradients; None for that of the weights.
-        inputs: what else the objective asks for, by name.
+        inputs: what else the objective asks for, by name; to what it draws from, `draw`, the step is added.
     """
     device = next(model.parameters()).device
-    objective = objective or CrossEntropy()
+    objective, given = objective or CrossEntropy(), dict(inputs or {})
 
     def loss(step: int) -> Tensor:
         examples, labels = batches(step)
+        if "draw" in given:
+            given["draw"] = {**given["draw"], "step": torch.tensor(step)}
         with computing(device, precision):
-            return descended(objective, objective.loss(model, (examples.to(device), labels.to(device)), inputs or {}))
+            return descended(objective, objective.loss(model, (examples.to(device), labels.to(device)), given))
 
     return loss
 

@@ -40,6 +40,8 @@ TRAININGS: dict[str, tuple[dict[str, Any], str, str]] = {
     "mixed precision": ({"recipe": {"precision": "bfloat16"}}, "reference", "no mixed precision"),
     "label smoothing": ({"recipe": {"objective": {"name": "label-smoothing"}}}, "reference", "but cross-entropy"),
     "l1": ({"recipe": {"objective": {"name": "l1", "strength": 1e-4}}}, "reference", "but cross-entropy"),
+    "adversarial examples": ({"recipe": {"objective": {"name": "adversarial"}}}, "reference", "but cross-entropy"),
+    "no biases": ({"recipe": {"model": "lenet-20-10-no-bias"}}, "reference", "with biases"),
     "pruned biases": ({"prune": {"include": ["fc1.bias"]}}, "reference", "weights of layers only"),
     "output kept": ({"prune": {"keep": ["output"]}}, "native", ""),
     "as asked for": ({"engine": "reference"}, "reference", "as asked for"),
@@ -48,6 +50,11 @@ TRAININGS: dict[str, tuple[dict[str, Any], str, str]] = {
         {"engine": "stacked", "recipe": {"objective": {"name": "label-smoothing"}}},
         "stacked",
         "at once",
+    ),
+    "adversarial examples in no stack": (
+        {"engine": "stacked", "recipe": {"objective": {"name": "adversarial", "steps": 2}}},
+        "reference",
+        "stacks know no adversarial",
     ),
     "l1 in no stack": (
         {"engine": "stacked", "recipe": {"objective": {"name": "l1", "strength": 1e-4}}},

@@ -79,7 +79,7 @@ class Training:
             batch=recipe.batch,
             layers=models.layers(recipe.model, facts.shape, facts.classes),
             products=models.products(recipe.model, facts.shape),
-            sequential=models.family(recipe.model).SEQUENTIAL,
+            sequential=models.sequential(recipe.model),
             examples=_kind(recipe.data, facts),
             answers=facts.answers,
             augmented=recipe.augment is not None,

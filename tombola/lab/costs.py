@@ -134,7 +134,7 @@ class Costs:
         spec, facts = self._spec, self._spec.facts
         layers, products = self._network(Network(spec.recipe.model, facts.shape, facts.classes))
         seen = examples(0, spec.iterations(spec.recipe.length), facts.train, spec.recipe.batch)
-        return GRADIENT * seen * forward(layers, {}, products)
+        return spec.recipe.gradients * GRADIENT * seen * forward(layers, {}, products)
 
     def _network(self, network: Network) -> tuple[Mapping[str, Layer], int]:
         if network not in self._networks:

@@ -156,7 +156,7 @@ class Replicate:
             evaluate_every=spec.iterations(spec.evaluate.every),
             test_every=spec.iterations(spec.evaluate.test_every),
             optimizer_state="carried" if carried else "fresh",
-            augment_seed=self.seed("augment") if spec.recipe.augment else None,
+            augment_seed=self.seed("augment") if (recipe or spec.recipe).draws else None,
             dynamics_seed=self.seed("dynamics") if (recipe or spec.recipe).dynamics else None,
         )
 

@@ -121,6 +121,19 @@ def _answers(spec: Spec) -> Iterable[Fault]:
         yield Fault("recipe.objective", f"one for answers of {facts.name}, {what}", repr(objective.name), todo)
 
 
+def _pixels(spec: Spec) -> Iterable[Fault]:
+    """Objectives that change pixels, where there are none, or where each image has a scale of its own."""
+    recipe, facts = spec.recipe, spec.facts
+    if not recipe.objective or not recipe.objective.sees_pixels:
+        return
+    if facts.text or facts.real:
+        what = "texts" if facts.text else "real numbers"
+        yield Fault("recipe.objective", f"one for {what}, which have no pixels", repr(recipe.objective.name))
+    if recipe.normalise == "unit":
+        expected = f"standard or range where the objective {recipe.objective.name} changes pixels"
+        yield Fault("recipe.normalise", expected, "'unit'", "in which each image has a scale of its own")
+
+
 def _data(spec: Spec) -> Iterable[Fault]:
     recipe, facts = spec.recipe, spec.facts
     unchanged = f"none, as {'texts' if facts.text else 'real numbers'} are not changed"
@@ -495,6 +508,7 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
 
 _CHECKS = (
     _answers,
+    _pixels,
     _length,
     _foreign,
     _data,

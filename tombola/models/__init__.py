@@ -119,6 +119,16 @@ def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
     return found
 
 
+def sequential(name: str) -> bool:
+    """Whether it is a chain that the kernels know: of layers that all have biases.
+
+    >>> sequential("lenet-300-100"), sequential("lenet-300-100-no-bias"), sequential("resnet-20")
+    (True, False, False)
+    """
+    known = family(name)
+    return bool(known.SEQUENTIAL) and (known is not lenet or lenet.biased(name))
+
+
 def products(name: str, shape: tuple[int, ...]) -> int:
     """The multiply-adds of an example that no weight takes part in: those inside of attention; 0 of a family without.
 

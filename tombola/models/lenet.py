@@ -1,7 +1,8 @@
 """LeNet-300-100 and its kin: fully connected layers with ReLU between them.
 
 Gradient-Based Learning Applied to Document Recognition (LeCun et al., 1998), as in Figure 2 of The Lottery Ticket
-Hypothesis (Frankle & Carbin, 2019).
+Hypothesis (Frankle & Carbin, 2019). Without biases as in The Search for Sparse, Robust Neural Networks (Cosentino,
+Zaiter, Pei & Zhu, 2019).
 """
 
 import re
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 SEQUENTIAL = True
-FORM = "lenet-W1-W2-..., hidden widths from the input on, like lenet-300-100"
+FORM = "lenet-W1-W2-..., hidden widths from the input on, like lenet-300-100, or lenet-300-100-no-bias"
+NO_BIAS = "-no-bias"
 
 
 def widths(name: str) -> tuple[int, ...]:
@@ -25,12 +27,17 @@ def widths(name: str) -> tuple[int, ...]:
     Raises:
         ValueError: it is not of the form `lenet-W1-W2-...` with widths > 0.
 
-    >>> widths("lenet-300-100")
-    (300, 100)
+    >>> widths("lenet-300-100"), widths("lenet-20-no-bias")
+    ((300, 100), (20,))
     """
-    if not re.fullmatch(r"lenet(-[1-9]\d{0,5})+", name):
+    if not re.fullmatch(rf"lenet(-[1-9]\d{{0,5}})+({NO_BIAS})?", name):
         raise ValueError(FORM)
-    return tuple(int(width) for width in name.split("-")[1:])
+    return tuple(int(width) for width in name.removesuffix(NO_BIAS).split("-")[1:])
+
+
+def biased(name: str) -> bool:
+    """Whether its layers have biases."""
+    return not name.endswith(NO_BIAS)
 
 
 def sizes(name: str, shape: tuple[int, ...], classes: int) -> list[tuple[int, int]]:
@@ -50,9 +57,9 @@ def build(name: str, shape: tuple[int, ...], classes: int) -> "nn.Module":
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     *hidden, last = sizes(name, shape, classes)
     for number, (inputs, outputs) in enumerate(hidden, start=1):
-        layers[f"fc{number}"] = nn.Linear(inputs, outputs)
+        layers[f"fc{number}"] = nn.Linear(inputs, outputs, bias=biased(name))
         layers[f"relu{number}"] = nn.ReLU()
-    layers["output"] = nn.Linear(*last)
+    layers["output"] = nn.Linear(*last, bias=biased(name))
     return nn.Sequential(layers)
 
 

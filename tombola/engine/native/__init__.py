@@ -42,7 +42,7 @@ def hindrance(training: Training) -> str:
         "the kernels let all parameters decay, or none": training.optimizer.decay is not None,
         f"the kernels know no {training.optimizer.name}": training.optimizer.name not in OPTIMIZERS,
         "on GPUs, and for networks that are too large for a stack": training.device != "cpu",
-        "the kernels know chains of convolutions and fully connected layers only": not training.sequential,
+        "the kernels know chains of convolutions and fully connected layers with biases only": not training.sequential,
         "the kernels know masks on the weights of layers only": bool(training.densities.keys() - training.layers),
         f"the kernels count to {MOST_NUMBERS:,} only": _largest(training.layers) > MOST_NUMBERS,
         "the kernels were not compiled: when Tombola was installed there was no C compiler that could do it": (

@@ -81,13 +81,13 @@ class EarlyBird(Run):
 
     def seconds(self, facts: Facts, step_seconds: Callable[[], float]) -> float:
         """All steps, as if no mask settled."""
-        return step_seconds() * self.steps
+        return step_seconds() * self.sample.recipe.gradients * self.steps
 
     def macs(self, known: Known) -> Macs:
         """3 f of the dense network for every example until the mask has settled; to the end where that is not known."""
         facts, trained = known.facts(self.sample.recipe.data), known.values(self).get("trained_steps", self.steps)
         seen = examples(self.begin, self.begin + trained, facts.train, self.sample.recipe.batch)
-        return known.forward(self.network, {}, by=self) * (GRADIENT * seen)
+        return known.forward(self.network, {}, by=self) * (self.sample.recipe.gradients * GRADIENT * seen)
 
     def counts(self, known: Known) -> Mapping[str, int]:
         """Those of any mask of as many weights."""
@@ -198,7 +198,7 @@ class _Training:
         weights.put(model, halted.tensors["weights"] if halted else store.weights(run.start))
         carried = store.tensors(run.start, "optimizer") if store.holds(run.start, "optimizer") else {}
         state = halted.tensors.get("optimizer", {}) if halted else carried
-        start = Start(model, prunable.full(model), dataset, state, further_inputs(run.further, worker))
+        start = Start(model, prunable.full(model), dataset, state, further_inputs(run.further, run.sample, worker))
         begun = engine.begin(worker.training(recipe), [start], worker.times)
         self._run, self._trainings, self._batches = run, begun.trainings, worker.batches(run.sample)
         self.begin, self.engine = halted.values["step"] if halted else run.begin, begun.name

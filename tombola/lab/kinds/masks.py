@@ -269,7 +269,7 @@ class Prune(Run):
 
         trained, sample = worker.store.weights(run), self.sample
         initial = worker.store.weights(self.initial) if self.initial else None
-        loss = sample.loss(further_inputs(self.further, worker)) if sample else None
+        loss = sample.loss(further_inputs(self.further, sample, worker)) if sample else None
 
         def see(alive: "Mask | None", among: "Mask") -> "Scored":
             weights.put(model, trained if alive is None else mask.apply(trained, alive))

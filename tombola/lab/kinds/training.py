@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tombola.lab.checkpoints import Interval
     from tombola.lab.recorder import Recorder
-    from tombola.lab.worker import Worker
+    from tombola.lab.worker import ExampleOrder, Worker
     from tombola.mask import Mask
 
 
@@ -38,7 +38,7 @@ class Train(Run):
         evaluate_every, test_every: when the validation loss and the test accuracy are looked at.
         optimizer_state: `fresh`, or `carried` over from `start`.
         keep_optimizer: whether the outcome holds the optimiser's state for a successor that carries it over.
-        augment_seed: how the images are changed, where the recipe augments them.
+        augment_seed: how the images are changed, where the recipe augments them or its objective draws.
         further: what else its objective or its dynamics ask for, as (name, run whose weights, or whose mask, it is):
             a teacher, say; None for nothing.
         dynamics_seed: what the recipe's dynamics draw from; None where there are none.
@@ -100,13 +100,13 @@ class Train(Run):
         """Its steps, the looks at validation and test images now and then, and two at all that it trains on."""
         looks, tests = self.steps // self.evaluate_every + 1, self.steps // self.test_every + 1
         images = looks * facts.validation + tests * facts.test + 2 * facts.train
-        return step_seconds() * (self.steps + A_LOOK * images / self.recipe.batch)
+        return step_seconds() * (self.recipe.gradients * self.steps + A_LOOK * images / self.recipe.batch)
 
     def macs(self, known: Known) -> Macs:
         """3 f for every example of its steps; ideally what it says itself, where its mask changes while it trains."""
         recipe, facts = self.recipe, known.facts(self.recipe.data)
         network = Network(recipe.model, facts.shape, facts.classes)
-        gradients = GRADIENT * examples(self.begin, self.until, facts.train, recipe.batch)
+        gradients = recipe.gradients * GRADIENT * examples(self.begin, self.until, facts.train, recipe.batch)
         static = known.forward(network, known.counts(self.mask), by=self) * gradients
         own = None if self.keeps_mask else known.values(self).get("macs")
         return static if own is None else Macs(own, static.executed)
@@ -216,7 +216,7 @@ def _train(starts: Sequence[Prepared], worker: "Worker", tells: Sequence[Tell]) 
 
 
 def begin(start: Prepared, worker: "Worker") -> Start:
-    run, inputs = start.run, further_inputs(start.run.further, worker)
+    run, inputs = start.run, further_inputs(start.run.further, start.run, worker)
     dataset = worker.placed(run.recipe)
     begun = Start(start.model, start.living, dataset, start.state, inputs)
     if run.recipe.dynamics is None:
@@ -230,13 +230,22 @@ def _timeline(run: Train, facts: Facts) -> Timeline:
     return Timeline(run.begin, run.until, run.recipe.length.iterations(epoch), epoch)
 
 
-def further_inputs(further: tuple[tuple[str, Run], ...] | None, worker: "Worker") -> "dict[str, dict[str, Tensor]]":
-    """What else a training asks for, by name: the weights of each of these runs, or the mask of one that made a mask.
+def further_inputs(
+    further: tuple[tuple[str, Run], ...] | None, order: "ExampleOrder", worker: "Worker"
+) -> "dict[str, dict[str, Tensor]]":
+    """What else a training asks for, by name: the weights of each of these runs, or the mask of one that made a mask;
+    how pixels become inputs, and what is drawn from, where its objective asks for that.
 
     They are on the worker's device.
     """
-    store = worker.store
+    import torch
+
+    store, objective = worker.store, order.recipe.objective
     made = {name: store.weights(run) if store.holds(run, "weights") else store.mask(run) for name, run in further or ()}
+    if objective and objective.sees_pixels:
+        made["pixels"] = worker.placed(order.recipe).of_pixels()
+    if objective and objective.draws:
+        made["draw"] = {"seed": torch.tensor(order.augment_seed or 0)}
     return {name: {key: value.to(worker.device) for key, value in state.items()} for name, state in made.items()}
 
 

@@ -51,7 +51,7 @@ SPEC: dict[str, Any] = {
 
 def inputs(how: Normalisation = "range", seed: int = 7, step: int = 0) -> dict[str, dict[str, Tensor]]:
     draw = {"seed": torch.tensor(seed), "step": torch.tensor(step)}
-    return {"pixels": normalise.of_pixels(DIGITS.facts, how), "draw": draw}
+    return {"pixels": normalise.pixel_scale(DIGITS.facts, how), "draw": draw}
 
 
 def batch(how: Normalisation = "range") -> tuple[Tensor, Tensor]:
@@ -118,7 +118,8 @@ def test_fgsm_is_one_step_of_epsilon_in_pixels_by_hand(how: Normalisation) -> No
     functional.cross_entropy(model(leaf), labels).backward()
     assert leaf.grad is not None
     changed = (examples + 0.2 / std * leaf.grad.sign()).clamp((0 - mean) / std, (1 - mean) / std)
-    expected = (functional.cross_entropy(model(examples), labels) + functional.cross_entropy(model(changed), labels)) / 2
+    both = [functional.cross_entropy(model(each), labels) for each in (examples, changed)]
+    expected = (both[0] + both[1]) / 2
     torch.testing.assert_close(FGSM.loss(model, (examples, labels), inputs(how)), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -134,7 +135,7 @@ def test_what_is_trained_on_is_what_perturbation_gives(
     given = inputs(how)["pixels"]
     changed = given["scale"] * points + given["shift"]
     both = [functional.cross_entropy(model(each), labels) for each in (examples, changed)]
-    torch.testing.assert_close(loss, sum(both) / 2, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss, (both[0] + both[1]) / 2, rtol=1e-5, atol=1e-6)
     assert both[1] > both[0], "the network errs more on it"
 
 
@@ -300,7 +301,12 @@ def test_what_has_no_pixels_with_one_scale_is_refused(recipe: dict[str, str], fa
 def test_its_gradients_are_counted(objective: Adversarial, gradients: int, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[int] = []
     model, ours = network(), torch.autograd.grad
-    monkeypatch.setattr(torch.autograd, "grad", lambda *given, **more: called.append(1) or ours(*given, **more))
+
+    def counted(*given: Any, **more: Any) -> Any:
+        called.append(1)
+        return ours(*given, **more)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
     objective.loss(model, batch(), inputs())
     assert len(called) + (objective.share < 1) + (objective.share > 0) == objective.gradients == gradients
 

@@ -173,9 +173,9 @@ class Dataset:
             images if self.facts.text or self.facts.real else normalise.inputs(images, self.facts, self.normalisation)
         )
 
-    def of_pixels(self) -> "dict[str, Tensor]":
-        """The scale and the shift by which pixels in [0, 1] become inputs, as `normalise.of_pixels` has it."""
-        return normalise.of_pixels(self.facts, self.normalisation)
+    def pixel_scale(self) -> "dict[str, Tensor]":
+        """The scale and the shift by which pixels in [0, 1] become inputs, as `normalise.pixel_scale` has it."""
+        return normalise.pixel_scale(self.facts, self.normalisation)
 
     def normalised(self, how: Normalisation | None) -> "Dataset":
         """The same images under another normalisation; None is `standard`."""

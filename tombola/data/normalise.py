@@ -69,14 +69,14 @@ def affine(facts: Facts, how: Normalisation) -> tuple[list[float], list[float]]:
     return [1 / facts.white if how == "range" else 1.0] * channels, [0.0] * channels
 
 
-def of_pixels(facts: Facts, how: Normalisation) -> "dict[str, Tensor]":
-    """`scale` and `shift`, C x 1 x 1 each, by which a pixel in [0, 1] becomes an input: scale x + shift.
+def pixel_scale(facts: Facts, how: Normalisation) -> "dict[str, Tensor]":
+    """`scale` and `shift`, C x 1 x 1 each, by which a pixel x in [0, 1] becomes an input: scale x + shift.
 
     Raises:
         ValueError: `unit`, in which each image has a scale of its own.
 
     >>> known = Facts("toy", (1, 1, 2), 2, train=1, validation=0, test=0, mean=(0.5,), std=(0.25,), white=255)
-    >>> {name: value.item() for name, value in of_pixels(known, "standard").items()}
+    >>> {name: value.item() for name, value in pixel_scale(known, "standard").items()}
     {'scale': 4.0, 'shift': -2.0}
     """
     import torch

@@ -8,7 +8,7 @@ stay what they are.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -104,23 +104,31 @@ class OfPixels(nn.Module):
         return logits
 
 
+def calm(model: Model) -> AbstractContextManager[None]:
+    """Evaluation mode for a while, of what is a module."""
+    return evaluating(model) if isinstance(model, nn.Module) else nullcontext()
+
+
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     """-log p(label) of each example, N."""
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
-def slope(model: Model, points: Tensor, labels: Tensor, loss: Losses = cross_entropies) -> Tensor:
-    """The gradient of each example's loss with respect to its pixels, N x ...
+def losses_and_slopes(
+    model: Model, points: Tensor, labels: Tensor, loss: Losses = cross_entropies
+) -> tuple[Tensor, Tensor]:
+    """Each example's loss, N, and its gradient with respect to the example's pixels, N x ...
 
     >>> line = lambda points: torch.cat([points, -points], dim=1)
-    >>> slope(line, torch.tensor([[0.0], [0.0]]), torch.tensor([0, 1]))
+    >>> losses_and_slopes(line, torch.tensor([[0.0], [0.0]]), torch.tensor([0, 1]))[1]
     tensor([[-1.],
             [ 1.]])
     """
-    with torch.enable_grad(), evaluating(model) if isinstance(model, nn.Module) else nullcontext():
+    with torch.enable_grad(), calm(model):
         leaf = points.detach().requires_grad_()
-        (found,) = torch.autograd.grad(loss(model(leaf), labels).sum(), leaf)
-    return found
+        losses = loss(model(leaf), labels)
+        (slopes,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), slopes
 
 
 def fgsm(model: Model, pixels: Tensor, labels: Tensor, ball: Ball) -> Tensor:
@@ -137,7 +145,7 @@ def fgsm(model: Model, pixels: Tensor, labels: Tensor, ball: Ball) -> Tensor:
     tensor([[0.5000],
             [0.3000]])
     """
-    return ball.clip(pixels + ball.epsilon * slope(model, pixels, labels).sign(), pixels)
+    return ball.clip(pixels + ball.epsilon * losses_and_slopes(model, pixels, labels)[1].sign(), pixels)
 
 
 def pgd(
@@ -159,5 +167,5 @@ def pgd(
     """
     points = pixels if draw is None else ball.drawn(pixels, draw)
     for _ in range(climb.steps):
-        points = ball.clip(points + climb.step * slope(model, points, labels).sign(), pixels)
+        points = ball.clip(points + climb.step * losses_and_slopes(model, points, labels)[1].sign(), pixels)
     return points.detach()

@@ -43,6 +43,7 @@ TABLES = {
     "connectivity": "{levels = [0, 2], orders = 2, points = 3}",
     "overlap": "{levels = [1, 2]}",
     "alignment": "{levels = [2], inputs = ['permuted']}",
+    "robustness": "{levels = [2], examples = 50, steps = 5, queries = 20}",
     "norms": "{levels = [1, 2]}",
 }
 

@@ -177,6 +177,14 @@ class Dataset:
         """The scale and the shift by which pixels in [0, 1] become inputs, as `normalise.pixel_scale` has it."""
         return normalise.pixel_scale(self.facts, self.normalisation)
 
+    def pixels(self, images: "Tensor") -> "Tensor":
+        """Images as real numbers in [0, 1], before any normalisation."""
+        return images.float() / self.facts.white
+
+    def of_pixels(self, pixels: "Tensor") -> "Tensor":
+        """What `inputs` makes of images, of such real numbers; gradients go through."""
+        return normalise.of_pixels(pixels, self.facts, self.normalisation)
+
     def normalised(self, how: Normalisation | None) -> "Dataset":
         """The same images under another normalisation; None is `standard`."""
         return replace(self, normalisation=how or "standard")

@@ -9,7 +9,7 @@ Where replicates are added until something is shown, intervals and p-values are 
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, inf, isfinite, nan, sqrt
 from statistics import mean, stdev
@@ -153,6 +153,25 @@ def last_level(p_values: Sequence[float], alpha: float) -> float:
     0.025
     """
     return alpha / max(len(p_values) - sum(holm(p_values, alpha)), 1)
+
+
+def together(
+    differences: Mapping[str, Sequence[float]], confidence: float, grains: Mapping[str, float] | None = None
+) -> dict[str, Difference]:
+    """`paired` of several quantities, with intervals that hold together: one that leaves 0 out is what `holm` rejects.
+
+    Args:
+        differences: by quantity, one at least of each.
+        grains: by quantity, the step between two of its values where it is counted.
+
+    >>> both = together({"rank": [1.0, 2.0, 3.0], "margin": [1.0, 2.0, 3.0]}, confidence=0.95)
+    >>> both["rank"].low < paired([1.0, 2.0, 3.0], confidence=0.95).low
+    True
+    """
+    steps = grains or {}
+    alone = [paired(each, confidence, steps.get(name, 0.0)).p for name, each in differences.items()]
+    at_once = 1 - last_level(alone, 1 - confidence)
+    return {name: paired(each, at_once, steps.get(name, 0.0)) for name, each in differences.items()}
 
 
 def more_replicates(difference: Difference, bound: float, confidence: float, power: float = POWER) -> int | None:

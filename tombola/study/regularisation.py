@@ -15,7 +15,7 @@ from math import isfinite
 from statistics import mean
 from typing import Literal
 
-from tombola.study.paired import Difference, last_level, paired
+from tombola.study.paired import Difference, together
 from tombola.study.written import three_digits, written
 
 Word = Literal["for", "against", "not shown"]
@@ -93,7 +93,6 @@ def compared(
     >>> less[0].word, less[0].more.mean
     ('for', -5.0)
     """
-    steps = grains or {}
     pairs = {
         name: [(ticket[name][number], other[name][number]) for number in ticket[name] if number in other.get(name, {})]
         for name in QUANTITIES
@@ -101,13 +100,10 @@ def compared(
     }
     pairs = {name: both for name, both in pairs.items() if both}
     differences = {name: [ours - theirs for ours, theirs in both] for name, both in pairs.items()}
-    alone = [paired(each, confidence, steps.get(name, 0.0)).p for name, each in differences.items()]
-    together = 1 - last_level(alone, 1 - confidence)
     found = []
-    for name, both in pairs.items():
-        more = paired(differences[name], together, steps.get(name, 0.0))
-        means = mean(ours for ours, _ in both), mean(theirs for _, theirs in both)
-        found.append(Compared(name, *means, more, _word(more, QUANTITIES[name].sign)))
+    for name, more in together(differences, confidence, grains).items():
+        ours, theirs = (mean(each) for each in zip(*pairs[name], strict=True))
+        found.append(Compared(name, ours, theirs, more, _word(more, QUANTITIES[name].sign)))
     return tuple(found)
 
 

@@ -94,16 +94,22 @@ class Seen:
 
     def inputs(self, places: "Tensor") -> "tuple[Tensor, Tensor]":
         """Inputs and labels of the pool at `places`, where the model is."""
-        return self._looked_up(self.dataset.images, self.dataset.labels, places)
+        images, labels = self._looked_up(self.dataset.images, self.dataset.labels, places)
+        return self.dataset.inputs(images), labels
 
     def test_inputs(self, places: "Tensor") -> "tuple[Tensor, Tensor]":
         """Inputs and labels of the test set at `places`, where the model is."""
+        images, labels = self.test_images(places)
+        return self.dataset.inputs(images), labels
+
+    def test_images(self, places: "Tensor") -> "tuple[Tensor, Tensor]":
+        """What inputs are made of, and labels, of the test set at `places`, where the model is."""
         return self._looked_up(self.dataset.test_images, self.dataset.test_labels, places)
 
     def _looked_up(self, images: "Tensor", labels: "Tensor", places: "Tensor") -> "tuple[Tensor, Tensor]":
         device = next(self.model.parameters()).device
         chosen = images.index_select(0, places.to(images.device)).to(device)
-        return self.dataset.inputs(chosen), labels.index_select(0, places.to(labels.device)).to(device)
+        return chosen, labels.index_select(0, places.to(labels.device)).to(device)
 
     def modelled(self, weights: "Weights") -> "nn.Module":
         """Another network of the same kind, with these weights, in evaluation mode, on the device."""

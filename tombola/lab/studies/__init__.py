@@ -15,6 +15,7 @@ from tombola.lab.studies import (
     gradients,
     overlap,
     regularisation,
+    robustness,
     signs,
     spectrum,
     stability,
@@ -51,6 +52,7 @@ STUDIES: dict[str, Study] = {
         double_descent.STUDY,
         alignment.STUDY,
         columns.STUDY,
+        robustness.STUDY,
     )
 }
 

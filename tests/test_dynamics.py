@@ -19,7 +19,7 @@ from tombola.cli import main
 from tombola.data import Batches
 from tombola.dynamics import DYNAMICS, Course, Dynamics, Setting, Timeline
 from tombola.dynamics.gradual import Gradual
-from tombola.dynamics.rewiring import SET
+from tombola.dynamics.rewiring import SET, Escape, RigL
 from tombola.engine.reference.moving import Moving
 from tombola.engine.training import Start
 from tombola.errors import BadInput, SpecError
@@ -166,6 +166,8 @@ CASES: dict[str, Callable[[], Train]] = {
     "set, adam": lambda: rewiring("set", "adam"),
     "rigl": lambda: rewiring("rigl"),
     "rigl, adam": lambda: rewiring("rigl", "adam"),
+    "escape": lambda: rewiring("escape"),
+    "escape, adam": lambda: rewiring("escape", "adam"),
     "halfway": lambda: training(Halfway()),
     "sign-in": lambda: training({"name": "sign-in", "every": "5it"}, mask=SPARSE),
     "sign-in, adam": lambda: training({"name": "sign-in", "every": "1it", "beta": 0.5}, "adam", mask=SPARSE),
@@ -289,8 +291,8 @@ def walked(run: Train, root: Path) -> Iterator[tuple[int, Mask, dict[str, Tensor
     yield from seen
 
 
-MASKS_MOVE = [case for case in CASES if case.startswith(("gradual", "set", "rigl"))]
-SPARSE_ALWAYS = [case for case in CASES if case.startswith(("set", "rigl"))]
+MASKS_MOVE = [case for case in CASES if case.startswith(("gradual", "set", "rigl", "escape"))]
+SPARSE_ALWAYS = [case for case in CASES if case.startswith(("set", "rigl", "escape"))]
 
 
 # ---------------------------------------------------------------- of masks that move
@@ -330,17 +332,26 @@ def test_what_comes_to_life_starts_from_0_with_fresh_state(case: str, tmp_path: 
     assert came > 100
 
 
-@pytest.mark.parametrize("name", ["set", "rigl"])
+@pytest.mark.parametrize("name", ["set", "rigl", "escape"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_where_nothing_moves_it_is_the_training_of_a_static_mask_bit_for_bit(
     name: str, optimizer: str, tmp_path: Path
 ) -> None:
-    moving = rewiring(name, optimizer, fraction=0.0)
+    moving = rewiring(name, optimizer, fraction=0.0, **({"escape": 0.0} if name == "escape" else {}))
     static = training(None, optimizer, mask=SPARSE)
     store = performed(static, performed(moving, tmp_path).root)
     values, plain = store.values(moving), store.values(static)
     assert {name: values[name] for name in plain} == plain and store.mask(moving) == store.mask(SPARSE)
     assert weights.equal(store.weights(moving), store.weights(static))
+
+
+def test_an_escape_moves_most_weights_at_its_first_step_and_thereafter_as_rigl_does() -> None:
+    timeline, living = Timeline(10, 24, 24, 20), {"a": 10, "b": 3}
+    escape, later = Escape(every=4, fraction=0.5, escape=0.8), RigL(every=4, fraction=0.5, decay="constant")
+    assert escape.moving(10, timeline, living) == {"a": 8, "b": 2}, "also where dT does not divide the step"
+    for step in range(11, 24):
+        assert escape.moving(step, timeline, living) == later.moving(step, timeline, living)
+    assert later.moving(12, timeline, living) == {"a": 5, "b": 2} and not later.moving(10, timeline, living)
 
 
 def test_layers_are_in_the_models_order_whatever_a_file_has(tmp_path: Path) -> None:
@@ -437,9 +448,9 @@ def test_what_a_training_takes_is_counted_step_by_step(tmp_path: Path) -> None:
     dense, sparse = 64 * 20 + 20 * 10 + 10 * 10, 256 + 40 + 50
     batch = [60] * 24
     batch[16] = 1000 % 60  # the last batch of the first epoch: there are 1,000 training images
-    for name in ("set", "rigl"):
+    for name in ("set", "rigl", "escape"):
         run = rewiring(name)
-        moves = {0, 4, 8, 12, 16} if name == "rigl" else set()
+        moves = set() if name == "set" else {0, 4, 8, 12, 16}
         wanted = sum(n * (2 * sparse + dense if step in moves else 3 * sparse) for step, n in enumerate(batch))
         assert performed(run, tmp_path).values(run)["macs"] == wanted
     run = gradual()

@@ -14,11 +14,12 @@ from tombola.data import digits
 from tombola.dynamics import Dynamics
 from tombola.dynamics.frozen import Frozen
 from tombola.dynamics.gradual import Gradual
-from tombola.dynamics.rewiring import SET, RigL
+from tombola.dynamics.rewiring import SET, Escape, RigL
 from tombola.early_bird import Settling
 from tombola.lab.kinds import (
     AlignedMask,
     Alignment,
+    Average,
     DerivedMask,
     DerivedWeights,
     Distance,
@@ -28,6 +29,7 @@ from tombola.lab.kinds import (
     Init,
     InvertedMask,
     Line,
+    Pool,
     Prune,
     RandomMask,
     Sample,
@@ -79,6 +81,8 @@ EARLY = EarlyBird(NETWORK, INIT, Sample.of(TRAIN), 0, 40, "layer", RATES, (), No
 INVERTED = InvertedMask(**{name: getattr(PRUNE, name) for name in PRUNE.names}, like=PRUNE)
 FLIPS = Flips(TRAIN, INIT, PRUNE)
 TREE = Tree("table:diabetes~1", split_seed=1, tree_seed=1)
+AVERAGE = Average((TRAIN, replace(TRAIN, order_seed=8)), TRAIN.recipe, split_seed=1)
+POOL = Pool(TRAIN, (replace(TRAIN, order_seed=8),), pooled=False, recipe=TRAIN.recipe, split_seed=1)
 LINE = Line(TRAIN, replace(TRAIN, order_seed=8), TRAIN.recipe, split_seed=1, points=30, examples=None)
 
 # For every field of every kind of run, another value. A field that is missing here fails a test below.
@@ -111,6 +115,18 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "split_seed": 2,
         "points": 3,
         "examples": 100,
+    },
+    AVERAGE: {
+        "trained": (TRAIN, replace(TRAIN, order_seed=9)),
+        "recipe": Recipe.model_validate(RECIPE | {"batch": 61}),
+        "split_seed": 2,
+    },
+    POOL: {
+        "target": replace(TRAIN, order_seed=9),
+        "neighbours": (replace(TRAIN, order_seed=9),),
+        "pooled": True,
+        "recipe": Recipe.model_validate(RECIPE | {"batch": 61}),
+        "split_seed": 2,
     },
     PRUNE: {
         "network": replace(NETWORK, classes=11),
@@ -238,6 +254,10 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     Frozen: ({"name": "frozen"}, {}),
     SET: ({"name": "set"}, {"fraction": 0.2, "decay": "cosine", "every": 50, "end": "30it"}),
+    Escape: (
+        {"name": "escape"},
+        {"fraction": 0.2, "decay": "cosine", "every": 50, "end": "30it", "escape": 0.5},
+    ),
     RigL: ({"name": "rigl"}, {"fraction": 0.2, "decay": "constant", "every": 50, "end": "30it"}),
 }
 EVERY_VALUE = [(kind, name) for kind, (_, others) in RECIPES.items() for name in others]

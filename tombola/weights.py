@@ -1,6 +1,6 @@
 """The state of a model as a value: name -> tensor, parameters and buffers, everything a state_dict holds."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -371,6 +371,32 @@ def interpolate(left: Weights, right: Weights, alpha: float) -> dict[str, Tensor
         return value.lerp(right[name], alpha) if value.is_floating_point() else value.clone()
 
     return {name: between(name, value) for name, value in left.items()}
+
+
+def average(several: Sequence[Weights]) -> dict[str, Tensor]:
+    """The mean of several weights, over every entry that holds real numbers, computed in float64.
+
+    Counters and other entries that are no real numbers are those of the first.
+
+    Args:
+        several: the weights of networks of one architecture, one at least.
+
+    Raises:
+        BadInput: names or shapes differ.
+
+    >>> average([{"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([8.0, 4.0])}])
+    {'w': tensor([4., 4.])}
+    """
+    first, *others = several
+    for other in others:
+        fit(first, other, "the weights of an average")
+
+    def mean(name: str, value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            return value.clone()
+        return torch.stack([each[name].double() for each in several]).mean(0).to(value.dtype)
+
+    return {name: mean(name, value) for name, value in first.items()}
 
 
 def bits(value: Tensor) -> Tensor:

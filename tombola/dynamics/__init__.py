@@ -9,7 +9,7 @@ from tombola.dynamics.aws import Aws
 from tombola.dynamics.base import Course, Dynamics, Setting, Timeline
 from tombola.dynamics.frozen import Frozen
 from tombola.dynamics.gradual import Gradual
-from tombola.dynamics.rewiring import SET, RigL
+from tombola.dynamics.rewiring import SET, Escape, RigL
 from tombola.dynamics.sign_in import SignIn
 from tombola.dynamics.supermasks import EdgePopup, GemMiner, SignedSupermask, Supermask
 
@@ -23,6 +23,7 @@ DYNAMICS: dict[str, type[Dynamics]] = {
     "gem-miner": GemMiner,
     "set": SET,
     "rigl": RigL,
+    "escape": Escape,
     "aws": Aws,
     "sign-in": SignIn,
     "frozen": Frozen,

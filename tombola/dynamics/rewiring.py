@@ -1,7 +1,7 @@
 """Sparse from the first step to the last, but not always in the same places: now and then weights go, and as many come.
 
-SET lets weights come at random (Mocanu et al., 2018), RigL where the gradient is largest (Evci et al., 2020). In each
-layer as many live as before.
+SET lets weights come at random (Mocanu et al., 2018), RigL where the gradient is largest (Evci et al., 2020), and what
+escapes begins with a large move (Liu et al., 2022). In each layer as many live as before.
 """
 
 import hashlib
@@ -86,9 +86,7 @@ class SET(Dynamics):
         """
         if step not in self.moves(timeline):
             return {}
-        fraction = fraction_at(self.fraction, step / self.ends(timeline), self.decay)
-        counts = {name: int(fraction * alive + 0.5) for name, alive in living.items()}
-        return counts if any(counts.values()) else {}
+        return _counts(fraction_at(self.fraction, step / self.ends(timeline), self.decay), living)
 
 
 class RigL(SET):
@@ -114,6 +112,35 @@ class RigL(SET):
             return rewired(mask, magnitudes(setting, mask), gradients(setting, mask), counts) if counts else mask
 
         return MovingMask(setting, instead=instead)
+
+
+class Escape(RigL):
+    """What leaves a sparse network for another one: most weights move at the first step, and as in `RigL` thereafter.
+
+    A training from where another one has ended ends elsewhere so, and both answer together: EDST of FreeTickets, where
+    q = 0.8 and alpha = 0.5 throughout.
+
+    Attributes:
+        escape: q, of each layer's living weights, which move at the first step.
+    """
+
+    about = "At the first step most weights move, and thereafter some now and then where the gradient is largest"
+    paper = "Deep Ensembling with No Overhead for either Training or Testing (Liu et al.)"
+    year = 2022
+
+    name: Literal["escape"] = "escape"  # type: ignore[assignment]
+    decay: Decay = "constant"
+    escape: Number = Field(default=0.8, ge=0, lt=1)
+
+    def moving(self, step: int, timeline: Timeline, living: Mapping[str, int]) -> dict[str, int]:
+        if step != timeline.begin:
+            return super().moving(step, timeline, living)
+        return _counts(self.escape, living)
+
+
+def _counts(fraction: float, living: Mapping[str, int]) -> dict[str, int]:
+    counts = {name: int(fraction * alive + 0.5) for name, alive in living.items()}
+    return counts if any(counts.values()) else {}
 
 
 def _seed(seed: int, step: int) -> int:

@@ -65,11 +65,17 @@ def _planned(experiment: Experiment) -> _Planned:
 
 
 def _series(replicate: Replicate) -> Series:
-    """A replicate's tickets at its rewind step, and those of the same search on changed inputs."""
+    """A replicate's tickets at its rewind step, those of the search on changed inputs, and those of earlier ones."""
     members = replicate.members
     arm = members.arm("ticket", replicate.spec)
     tickets = trainings(arm, replicate.asking(arm))
-    return Series(replicate, tickets, members.controls, changing=lambda change: _series(replicate.with_inputs(change)))
+    return Series(
+        replicate,
+        tickets,
+        members.controls,
+        changing=lambda change: _series(replicate.with_inputs(change)),
+        earlier=lambda: _series(replicate.earlier) if replicate.earlier else None,
+    )
 
 
 def _questions(experiment: Experiment, series: Series) -> Iterator[Question]:

@@ -1,6 +1,7 @@
 """The kinds of run there are: each a frozen value that says how it is performed, what it needs and what it costs."""
 
 from tombola.lab.kinds.alignment import AlignedMask, Alignment
+from tombola.lab.kinds.averaged import Average, Pool
 from tombola.lab.kinds.distance import Distance
 from tombola.lab.kinds.early import EarlyBird
 from tombola.lab.kinds.flips import Flips
@@ -16,6 +17,7 @@ from tombola.lab.kinds.weights import DerivedWeights
 __all__ = [
     "AlignedMask",
     "Alignment",
+    "Average",
     "DerivedMask",
     "DerivedWeights",
     "Distance",
@@ -27,6 +29,7 @@ __all__ = [
     "Line",
     "Measured",
     "Measurement",
+    "Pool",
     "Prune",
     "RandomMask",
     "Sample",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tombola import data
 from tombola.data.facts import Facts
 from tombola.engine import machine
+from tombola.lab.kinds.statistics import recompute
 from tombola.lab.kinds.training import Train
 from tombola.lab.runs import A_LOOK, Network, Outcome, Run, Tell, untold
 from tombola.recipe import Recipe
@@ -82,8 +83,6 @@ def _errors(line: Line, worker: "Worker") -> Callable[[float], Iterator[tuple[st
     from tombola import weights
     from tombola.data.augment import generator
     from tombola.evaluate import evaluate
-    from tombola.study import connectivity
-    from tombola.train import computing
 
     recipe, dataset = line.recipe, worker.placed(line.recipe)
     facts = dataset.facts
@@ -100,20 +99,13 @@ def _errors(line: Line, worker: "Worker") -> Callable[[float], Iterator[tuple[st
         yield statistics, "train", 1 - on_train.accuracy
         yield statistics, "test", 1 - on_test.accuracy
 
-    def recompute() -> None:
-        chunks = train.split(recipe.batch)
-        whole = [chunk for chunk in chunks if len(chunk) == recipe.batch] or chunks
-        with computing(torch.device(worker.device), recipe.precision):  # as the network is used
-            images = (each.to(worker.device) for each in data.each(dataset.images, whole))  # as bytes
-            connectivity.recompute_statistics(model, map(dataset.inputs, images))
-
     def at(alpha: float) -> Iterator[tuple[str, str, float]]:
         weights.put(model, weights.interpolate(left, right, alpha))
         if not any("running_mean" in name for name in left):
             yield from measured("none")
             return
         yield from measured("interpolated")
-        recompute()
+        recompute(model, recipe, train, worker)
         yield from measured("recomputed")
 
     return at

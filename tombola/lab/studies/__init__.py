@@ -11,6 +11,7 @@ from tombola.lab.studies import (
     components,
     connectivity,
     double_descent,
+    ensemble,
     features,
     gradients,
     overlap,
@@ -53,6 +54,7 @@ STUDIES: dict[str, Study] = {
         alignment.STUDY,
         columns.STUDY,
         robustness.STUDY,
+        ensemble.STUDY,
     )
 }
 

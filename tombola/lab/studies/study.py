@@ -149,6 +149,10 @@ class TrainingPair:
         return tuple((run, f"{arm} {level} in data order {order}") for run, order in ends)
 
 
+def _alone() -> "Series | None":
+    return None
+
+
 def _unchanging(change: str) -> "Series":
     raise NotImplementedError(f"a series on {change} inputs comes with a plan")
 
@@ -161,6 +165,7 @@ class Series:
         rows: of the table, by arm and level; of several draws the first one.
         changing: what is done to the inputs further, as `recipe.inputs` has it -> the tickets of the same replicate
             that the same search finds on these, without rows of a table.
+        earlier: -> the tickets of the replicate before this one, without rows of a table; None of the first.
     """
 
     replicate: StudyReplicate
@@ -168,6 +173,7 @@ class Series:
     controls: Mapping[str, Control]
     rows: Mapping[tuple[str, int], Train] = field(default_factory=dict)
     changing: "Callable[[str], Series]" = field(default=_unchanging, repr=False)
+    earlier: "Callable[[], Series | None]" = field(default=_alone, repr=False)
 
     def training(self, arm: str, level: int) -> Train:
         """The training of an arm at a level: of one of the table, of the ticket or the dense network, of a control."""

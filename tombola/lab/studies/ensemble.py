@@ -1,0 +1,428 @@
+"""Ensembles: what are several tickets worth together, and what is one network out of several?
+
+The numbers are those of `tombola.study.ensemble`, `calibration` and `lottery_pools`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from tombola import macs, models
+from tombola.at_once import Scoring
+from tombola.charts import Figure, lines
+from tombola.data.facts import Facts
+from tombola.dynamics.rewiring import Escape, RigL
+from tombola.errors import Fault
+from tombola.lab.fields import Levels
+from tombola.lab.kinds import Average, Measured, Measurement, Pool, Prune, Seen, Train
+from tombola.lab.runs import Run
+from tombola.lab.studies import checks
+from tombola.lab.studies.study import Answer, Evidence, Finding, Marks, Question, Series, Setting, Study, grouped
+from tombola.mark import COLOURS, MORE_COLOURS, Mark
+from tombola.pruning import SCOPES
+from tombola.recipe import with_dynamics
+from tombola.value import Count, Value, listed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tombola.study.at_equal_cost import Asked, Best
+
+DENSE, TICKET, ONE = "dense", "ticket", "one"
+EXPLORATION = 0.6  # of a training, before the first member is refined: 150 of 250 epochs in the paper
+FRACTION = 0.5  # of living weights that move at once, as in the paper
+
+
+class Together(Measurement):
+    """How good a network and all further ones are on the test set, each and together, and what they cost."""
+
+    name: Literal["together"] = "together"
+
+    def of(self, seen: Seen) -> dict[str, Any]:
+        """Scores of each and of all, how far they differ, and what they are made of."""
+        from dataclasses import asdict
+
+        from tombola.study.ensemble import judge
+
+        others = {name: seen.modelled(found) for name, found in seen.others.items()}
+        answers = [_logits(seen, model) for model in (seen.model, *others.values())]
+        found = judge([logits for logits, _ in answers], answers[0][1])
+        living = [seen.mask.counts, *(seen.masks[name].counts if name in seen.masks else {} for name in others)]
+        costs = [_cost(seen, counts) for counts in living]
+        return {
+            **asdict(found),
+            "parameters": sum(parameters for parameters, _ in costs),
+            "macs": sum(multiplied for _, multiplied in costs),
+            "dense": dict(zip(("parameters", "macs"), _cost(seen, {}), strict=True)),
+        }
+
+    def examples(self, facts: Facts) -> int:
+        return facts.test
+
+
+def _logits(seen: Seen, model: "nn.Module") -> "tuple[Tensor, Tensor]":
+    """What a network answers to the test set, a row for each answer that is asked for, and the labels of these."""
+    import torch
+
+    from tombola.data.facts import IGNORED
+    from tombola.evaluate import CHUNK
+    from tombola.train import computing
+
+    outputs, labels = [], []
+    with torch.no_grad(), computing(next(model.parameters()).device, seen.recipe.precision):
+        for places in seen.test.split(CHUNK):
+            inputs, answers = seen.test_inputs(places)
+            asked = answers.flatten() != IGNORED
+            outputs.append(model(inputs).float().flatten(0, -2)[asked].cpu())
+            labels.append(answers.flatten()[asked].cpu())
+    return torch.cat(outputs), torch.cat(labels)
+
+
+def _cost(seen: Seen, living: Mapping[str, int]) -> tuple[int, int]:
+    """Living parameters, biases and all, and the multiply-adds of one example."""
+    facts, model = seen.dataset.facts, seen.recipe.model
+    sizes = {name: value.numel() for name, value in seen.model.named_parameters()}
+    layers = models.layers(model, facts.shape, facts.classes)
+    parameters = sum(living.get(name, size) for name, size in sizes.items())
+    return parameters, macs.forward(layers, living, models.products(model, facts.shape))
+
+
+Members = Callable[[Series, int, int], list[Train]]  # of so many, at a level
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where the networks come from that answer together.
+
+    Attributes:
+        title: as sentences have it, with the number of members and the level's density to be filled in.
+        least: the first level that it can be asked at, given the number of members.
+        trained: its members.
+        one: what becomes one network of them; None where they answer together.
+    """
+
+    title: str
+    trained: Members
+    least: Callable[[int], int] = lambda members: 1
+    one: Callable[[Sequence[Train]], Run] | None = None
+
+
+def _orders(series: Series, level: int, members: int) -> list[Train]:
+    ticket = series.tickets[level]
+    return [series.replicate.reordered(ticket, order) for order in range(members)]
+
+
+def _levels(series: Series, level: int, members: int) -> list[Train]:
+    return list(series.tickets[level - members + 1 : level + 1])[::-1]
+
+
+def _replicates(series: Series, level: int, members: int) -> list[Train]:
+    """Those of this replicate and of the ones before it; none but where a group of replicates ends."""
+    if (series.replicate.number + 1) % members:
+        return []
+    found: list[Train] = []
+    earlier: Series | None = series
+    while earlier and len(found) < members:
+        found.append(earlier.tickets[level])
+        earlier = earlier.earlier()
+    return found
+
+
+def _dense(series: Series, level: int, members: int) -> list[Train]:
+    return _orders(series, 0, members)
+
+
+def _dynamic(series: Series, level: int, number: int, dynamics: RigL) -> Train:
+    """A sparse training from weights and a random mask of its own, of the level's density."""
+    replicate = series.replicate
+    again = f" {number}" if number else ""
+    start = replicate.rewind_point(f"init{again}")
+    mask = replicate.prune_at_once(start, level, Scoring("random", "erk"))
+    mask = replace(mask, score_seed=replicate.seed(f"score{again}"))
+    training = replicate.train(start, mask=mask, recipe=with_dynamics(replicate.recipe, dynamics))
+    return replicate.reordered(training, number)
+
+
+def _dst(series: Series, level: int, members: int) -> list[Train]:
+    return [_dynamic(series, level, number, RigL(fraction=FRACTION)) for number in range(members)]
+
+
+def _edst(series: Series, level: int, members: int) -> list[Train]:
+    """One training that is left again and again by a large move, from the end of its exploration on."""
+    first = _dynamic(series, level, 0, RigL(fraction=FRACTION, decay="constant"))
+    found, recipe = [first], with_dynamics(series.replicate.recipe, Escape(fraction=FRACTION))
+    refined = first.begin + round(EXPLORATION * first.steps)
+    for number in range(1, members):
+        last = found[-1]
+        following = replace(first, start=last, mask=last, recipe=recipe, begin=refined, optimizer_state="fresh")
+        found.append(series.replicate.reordered(following, number))
+    return found
+
+
+def _chain(series: Series, level: int, members: int) -> list[Train]:
+    """The ticket and its neighbours in the chain, the nearest first, sparser ones after denser ones."""
+    places = range(len(series.tickets))
+    return [series.tickets[place] for place in sorted(places, key=lambda place: (abs(place - level), place))]
+
+
+def _pooled(trained: Sequence[Train]) -> Run:
+    target, *neighbours = trained
+    mask = target.mask
+    together = isinstance(mask, Prune) and SCOPES[mask.scope].pooled
+    return Pool(target, tuple(neighbours), together, target.recipe, target.split_seed)
+
+
+KINDS: dict[str, Kind] = {
+    "orders": Kind("{members} trainings of the ticket at {density} in other data orders", _orders),
+    "levels": Kind("{members} levels of one chain down to {density}", _levels, lambda members: members - 1),
+    "replicates": Kind("the tickets at {density} of {members} replicates", _replicates),
+    "dense": Kind("{members} dense networks in other data orders", _dense),
+    "dst": Kind("{members} dynamic sparse trainings at {density}", _dst),
+    "edst": Kind("{members} stations of one dynamic sparse training at {density}", _edst),
+    "average": Kind("the average of {members} trainings of the ticket at {density}", _orders, one=Average.of),
+    "pool": Kind("the lottery pool at {density}", _chain, one=_pooled),
+}
+if TYPE_CHECKING:
+    KindName = str
+else:  # so that a spec's readers are told the names
+    KindName = Literal[*KINDS]
+
+
+class EnsembleSpec(Value):
+    """What several networks are worth together, and one out of several: `study.ensemble`.
+
+    Attributes:
+        levels: of the tickets.
+        kinds: where members come from.
+        members: how many; of `pool`, which tries all levels, it says nothing.
+    """
+
+    levels: Levels = Field(min_length=1)
+    kinds: Annotated[tuple[KindName, ...], BeforeValidator(listed), Field(min_length=1)] = (
+        "orders",
+        "levels",
+        "replicates",
+        "dense",
+        "average",
+        "pool",
+    )
+    members: Count = Field(default=3, ge=2, le=100)
+
+
+def faults(table: EnsembleSpec, setting: Setting) -> Iterator[Fault]:
+    """What of the table the experiment cannot answer."""
+    spec = setting.spec
+    yield from checks.levels("ensemble", table.levels, setting, least=1, of_trained=True)
+    yield from checks.repeated("study.ensemble.kinds", "kind", table.kinds)
+    if spec.facts.answers != "class":
+        yield Fault("study.ensemble", "answers that are classes, one for each example", spec.facts.answers, "no study")
+    for kind in table.kinds:
+        for level in table.levels:
+            if level < (least := KINDS[kind].least(table.members)):
+                todo = "of fewer members, or at a later level"
+                yield Fault("study.ensemble.levels", f"levels from {least} on for {kind!r}", str(level), todo)
+    if "replicates" in table.kinds:
+        yield from _of_replicates(table, setting)
+    if spec.recipe.dynamics or not setting.rewinds:
+        for kind in ("dst", "edst", "average", "pool"):
+            if kind in table.kinds:
+                found = "dynamics of their own" if spec.recipe.dynamics else repr(setting.method.name)
+                expected = f"tickets that are trained under the mask they are given, for {kind!r}"
+                yield Fault("study.ensemble.kinds", expected, found, "leave it out")
+
+
+def _of_replicates(table: EnsembleSpec, setting: Setting) -> Iterator[Fault]:
+    spec = setting.spec
+    if spec.all_replicates < table.members:
+        found = f"replicates = {spec.all_replicates}"
+        yield Fault(
+            "study.ensemble.members", "no more than there are replicates, for 'replicates'", found, "or leave it out"
+        )
+    if spec.recipe.inputs:
+        expected = "inputs that all replicates have in common, for 'replicates'"
+        yield Fault("study.ensemble.kinds", expected, f"recipe.inputs = {list(spec.recipe.inputs)}", "leave it out")
+
+
+def questions(table: EnsembleSpec, series: Series) -> Iterator[Question]:
+    """The dense network alone, and at each level the ticket alone and each kind's networks."""
+    yield _question(series, DENSE, 0, ONE, series.tickets[0], [])
+    for kind in table.kinds:
+        if kind == DENSE:
+            first, *others = _dense(series, 0, table.members)
+            yield _question(series, DENSE, 0, kind, first, others)
+    for level in table.levels:
+        yield _question(series, TICKET, level, ONE, series.tickets[level], [])
+        for kind in table.kinds:
+            if kind != DENSE:
+                yield from _asked(series, level, kind, table.members)
+
+
+def _asked(series: Series, level: int, name: str, members: int) -> Iterator[Question]:
+    kind = KINDS[name]
+    trained = kind.trained(series, level, members)
+    if not trained:
+        return
+    if kind.one is None:
+        first, *others = trained
+        yield _question(series, TICKET, level, name, first, others)
+        return
+    made, ticket = kind.one(trained), series.tickets[level]
+    run = Measured(Together(), made, made, ticket.recipe, ticket.split_seed, 0)
+    yield Question("ensemble", TICKET, series.replicate.number, level, series.replicate.rewind_step, run, ticket, name)
+
+
+def _question(series: Series, arm: str, level: int, kind: str, first: Train, others: Sequence[Train]) -> Question:
+    further = {str(place): training for place, training in enumerate(others, 1)}
+    run = Measured.of(Together(), first, 0, further)
+    names = tuple((training, f"member {place} of {kind} of {arm} {level}") for place, training in further.items())
+    replicate = series.replicate
+    return Question("ensemble", arm, replicate.number, level, replicate.rewind_step, run, first, kind, names)
+
+
+@dataclass(frozen=True)
+class EnsembleFinding(Finding):
+    """What one kind's networks are worth at one level and rewind step.
+
+    Attributes:
+        kind: `one` for a network alone.
+        levels: that it is at; of dense networks all that the study is asked at.
+        density: P_m of the ticket.
+        asked: the numbers.
+        disagreement, kl, js: how far members differ, means over replicates.
+        alone: the mean accuracy of a member.
+    """
+
+    study: ClassVar[str] = "ensemble"
+    kind: str
+    levels: tuple[int, ...]
+    density: float
+    asked: "Asked"
+    disagreement: float
+    kl: float
+    js: float
+    alone: float
+
+
+@dataclass(frozen=True)
+class BestFinding(Finding):
+    """Which is best at no more than the dense network's cost, of all that the study is asked about at a rewind step."""
+
+    study: ClassVar[str] = "ensemble"
+    levels: tuple[int, ...]
+    best: "Best | None"
+
+
+def findings(table: EnsembleSpec, evidence: Evidence) -> Iterator[EnsembleFinding | BestFinding]:
+    """Each kind at each level beside the dense network, and which is best at no more than that one's cost."""
+    from tombola.study.at_equal_cost import best, sentence
+
+    grain = evidence.spec.facts.grain(evidence.spec.facts.test)
+    for rewind, answers in grouped(evidence.answers, lambda question: question.rewind).items():
+        dense = {one.question.replicate: one.values for one in answers if _is(one, DENSE, ONE)}
+        kinds = grouped(answers, lambda question: (question.arm, question.level, question.part))
+        found = [
+            _finding(table, evidence, own, dense)
+            for (arm, _, part), own in kinds.items()
+            if (arm, part) != (DENSE, ONE)
+        ]
+        if found:
+            chosen = best([each.asked for each in found], evidence.confidence, grain)
+            yield BestFinding(table.levels, chosen, rewind=rewind, reason=f"{sentence(chosen)}.")
+        yield from found
+
+
+def _is(answer: Answer, arm: str, part: str) -> bool:
+    return (answer.question.arm, answer.question.part) == (arm, part)
+
+
+def _finding(
+    table: EnsembleSpec, evidence: Evidence, answers: Sequence[Answer], dense: Mapping[int, Mapping[str, Any]]
+) -> EnsembleFinding:
+    from tombola.study.at_equal_cost import told
+
+    first = answers[0].question
+    kind, grain = first.part, evidence.spec.facts.grain(evidence.spec.facts.test)
+    density = mean(answer.density for answer in answers)
+    asked = _known(_title(kind, first.arm, table.members, density), table, answers, dense)
+    differences = {name: mean(answer.values[name] for answer in answers) for name in ("disagreement", "kl", "js")}
+    alone = mean(member["accuracy"] for answer in answers for member in answer.values["members"])
+    reason = f"{asked.name[0].upper()}{asked.name[1:]}: {told(asked, evidence.confidence, grain)}"
+    if asked.members > 1:
+        reason += f". A member alone has {alone:.2%}, and two answer {differences['disagreement']:.2%} of the test set"
+        reason += f" otherwise (KL {differences['kl']:.3g}, JS {differences['js']:.3g} nats)"
+    if kind == "replicates" and len(answers) > 1:
+        reason += f"; n counts groups of {table.members} replicates"
+    levels = table.levels if first.arm == DENSE else (first.level,)
+    return EnsembleFinding(
+        kind, levels, density, asked, **differences, alone=alone, rewind=first.rewind, reason=f"{reason}."
+    )
+
+
+def _title(kind: str, arm: str, members: int, density: float) -> str:
+    if kind == ONE:
+        return f"the {arm} alone at {density:.1%}"
+    return KINDS[kind].title.format(members=members, density=f"{density:.1%}")
+
+
+def _known(
+    name: str, table: EnsembleSpec, answers: Sequence[Answer], dense: Mapping[int, Mapping[str, Any]]
+) -> "Asked":
+    from tombola.study.at_equal_cost import SCORES, Asked
+
+    values = {answer.question.replicate: answer.values for answer in answers}
+    # A group of replicates stands beside the mean of their dense networks.
+    size = table.members if answers[0].question.part == "replicates" else 1
+    groups = {number: range(number - size + 1, number + 1) for number in values}
+    known = {number: group for number, group in groups.items() if all(each in dense for each in group)}
+    return Asked(
+        name,
+        len(answers[0].values["members"]),
+        mean(one["parameters"] / one["dense"]["parameters"] for one in values.values()),
+        mean(one["macs"] / one["dense"]["macs"] for one in values.values()),
+        {score: {number: one["whole"][score] for number, one in values.items()} for score in SCORES},
+        {
+            score: {number: mean(dense[each]["whole"][score] for each in group) for number, group in known.items()}
+            for score in SCORES
+        },
+    )
+
+
+def figures(findings: Sequence[EnsembleFinding | BestFinding], marks: Marks) -> dict[str, Figure]:
+    """Accuracy and negative log-likelihood against the multiply-adds, one line for each kind."""
+    import altair as alt
+
+    found = [each for each in findings if isinstance(each, EnsembleFinding)]
+    if not found:
+        return {}
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for each in found:
+        step = f", k = {each.rewind:,}" if each.rewind else ""
+        for score, title, scale in (("accuracy", "test accuracy (%)", 100), ("nll", "NLL (nats)", 1)):
+            record = {"arm": each.kind, "macs": each.asked.macs, "value": scale * each.asked.mean(score)}
+            panels.setdefault(f"{title}{step}", []).append(record)
+    colours = dict(zip((ONE, *KINDS), (*COLOURS, *MORE_COLOURS), strict=False))
+    x = alt.X("macs:Q", scale=alt.Scale(type="log"), title="multiply-adds, in those of the dense network")
+    y = alt.Y("value:Q", title="mean over replicates", scale=alt.Scale(zero=False))
+    drawn = lines(panels, x, y, {name: Mark(colour, (1, 0), "circle") for name, colour in colours.items()})
+    caption = (
+        "What several networks are worth together, and one network out of several, against what they cost; each line "
+        "goes through the levels. At 1 stands the dense network's cost."
+    )
+    return {"ensemble": Figure(drawn, caption)}
+
+
+STUDY = Study(
+    name="ensemble",
+    table=EnsembleSpec,
+    questions=questions,
+    findings=findings,
+    figures=figures,
+    faults=faults,
+    about="What are tickets worth in an ensemble, and averaged into one network, at the dense network's cost?",
+    paper="[Deep Ensembling with No Overhead](https://arxiv.org/abs/2106.14568)",
+    year=2022,
+    example="study.ensemble={levels=[5],members=2}",
+)

@@ -35,10 +35,11 @@ class Control:
         draws: the field of a spec that says how many draws of it there are where its `draws` does not; empty for one.
         of_trained: whether it asks something of trained weights, too, as the tickets of a method have them that never
             goes back to early ones.
-        changes: the field of its ticket that it replaces, or both fields; empty where that is not said, and either its
-            start or its mask.
+        changes: the field of its ticket that it replaces, or all of these fields; empty where that is not said, and
+            either its start or its mask.
         data: variants of the data set, as `data.variants` names them, on which its masks are searched for, one for each
             draw; empty for one that searches for none.
+        of_classes: whether it asks something of classes, which data with other answers have not.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
     """
@@ -51,9 +52,12 @@ class Control:
     paper: str = ""
     year: int | None = None
     draws: str = ""
-    changes: Literal["start", "mask", "recipe", "start and recipe", ""] = ""
+    changes: Literal[
+        "start", "mask", "recipe", "start and recipe", "recipe and further", "start and recipe and further", ""
+    ] = ""
     of_trained: bool = False
     data: tuple[str, ...] = ()
+    of_classes: bool = False
     mark: Mark | None = None
     code: str | None = None
     otherwise: str = ""

@@ -6,12 +6,13 @@ cross-entropy of classes, squared error of numbers, sigmoid cross-entropy of sev
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, computed_field, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from tombola import distillation
 from tombola.code import code_of, defined_at
 from tombola.data.facts import IGNORED, Answers
 from tombola.errors import BadInput
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # `tombola plan` reads recipes, and touches no tensor
     from torch import Tensor, nn
 
 Reduction = Literal["mean", "sum", "none"]
+TEACHER = "teacher"  # the weights of one, among what a training is given
+TAUGHT = "taught"  # what it puts out for the examples of a step
 
 
 def cross_entropy(
@@ -102,6 +105,8 @@ class Objective(Value, ABC):
     # Whether `loss` changes pixels: `inputs["pixels"]` has then the scale and shift, per channel, that make inputs of
     # pixels in [0, 1].
     sees_pixels: ClassVar[bool] = False
+    # Whether `loss` asks for `inputs["teacher"]`, the weights of a trained network of the same kind.
+    taught: ClassVar[bool] = False
 
     name: str
 
@@ -141,6 +146,21 @@ class Objective(Value, ABC):
         Returns:
             A scalar with a gradient.
         """
+
+    def following(
+        self,
+        model: "nn.Module",
+        batches: "Callable[[int], tuple[Tensor, Tensor]]",
+        inputs: "Mapping[str, Mapping[str, Tensor]]",
+    ) -> "Callable[[int, Tensor], Mapping[str, Mapping[str, Tensor]]]":
+        """step, examples -> the `inputs` of `loss` at a step of a training: at every step those that it was given.
+
+        Args:
+            model: the network, which is about to be trained.
+            batches: step -> inputs and labels.
+            inputs: what else the training was given, by name.
+        """
+        return lambda step, examples: inputs
 
 
 class CrossEntropy(Objective):
@@ -341,6 +361,50 @@ class Adversarial(Objective):
 _OF_PGD = {"step", "steps", "random_start"}
 
 
+class Distill(Objective):
+    """Labels and the softened outputs of a teacher, the replicate's dense network as it was trained.
+
+    Attributes:
+        alpha: how much of the loss is the teacher's; 0 is cross-entropy.
+        temperature: T, by which scores are divided before the softmax.
+        spread: what is known of the teacher: its probabilities, `taught`; or how sure of labels it is on average, with
+            the same for all other classes, `even`, which is to smooth labels as much as it does.
+    """
+
+    about = "Cross-entropy and the divergence from a teacher's softened outputs, that of the dense network"
+    paper = "Distilling the Knowledge in a Neural Network (Hinton, Vinyals & Dean)"
+    year = 2015
+    of_classes = True
+    taught = True
+
+    name: Literal["distill"] = "distill"
+    alpha: Number = Field(default=0.9, ge=0, le=1)
+    temperature: Number = Field(default=5.0, gt=0)
+    spread: Literal["taught", "even"] = "taught"
+
+    def loss(
+        self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"
+    ) -> "Tensor":
+        """(1 - alpha) CE + alpha T^2 KL(teacher || network), as `distillation.loss` has it."""
+        examples, labels = batch
+        if (known := inputs.get(TAUGHT)) is not None:
+            taught = known["outputs"]
+        else:
+            taught = distillation.still(model, inputs[TEACHER])(examples)
+        even = self.spread == "even"
+        return distillation.loss(model(examples), taught, labels, self.alpha, self.temperature, even)
+
+    def following(
+        self,
+        model: "nn.Module",
+        batches: "Callable[[int], tuple[Tensor, Tensor]]",
+        inputs: "Mapping[str, Mapping[str, Tensor]]",
+    ) -> "Callable[[int, Tensor], Mapping[str, Mapping[str, Tensor]]]":
+        """step, examples -> with what the training was given, what the teacher puts out for the step's examples."""
+        answers = distillation.answering(distillation.still(model, inputs[TEACHER]), batches)
+        return lambda step, examples: {**inputs, TAUGHT: {"outputs": answers(step, examples)}}
+
+
 def descended(objective: Objective, loss: Any, gradient: bool = True) -> "Tensor":
     """The loss that an objective gave, where an optimiser's step can descend it.
 
@@ -378,6 +442,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "l1": L1,
     "slimming": Slimming,
     "adversarial": Adversarial,
+    "distill": Distill,
 }
 
 

@@ -5,6 +5,7 @@ from dataclasses import Field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from tombola.early_bird import Settling
+from tombola.objective import Objective
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Draws(Protocol):
 
     def frozen(self, ticket: Any) -> Any:
         """The ticket beside its pruned weights, which stay at those of its start, instead of 0."""
+
+    def descending(self, ticket: Any, objective: Objective) -> Any:
+        """The ticket, where its training makes another objective small; a teacher is the replicate's dense network."""
 
     def pruned_by(self, like: Any) -> "Sequence[Any]":
         """The trained networks by whose weights the mask `like` was pruned, the first first."""

@@ -104,13 +104,15 @@ def losses(
     """
     device = next(model.parameters()).device
     objective, given = objective or CrossEntropy(), dict(inputs or {})
+    following = objective.following(model, batches, given)
 
     def loss(step: int) -> Tensor:
         examples, labels = batches(step)
+        batch = examples.to(device), labels.to(device)
         if "draw" in given:
             given["draw"] = {**given["draw"], "step": torch.tensor(step)}
         with computing(device, precision):
-            return descended(objective, objective.loss(model, (examples.to(device), labels.to(device)), given))
+            return descended(objective, objective.loss(model, batch, following(step, batch[0])))
 
     return loss
 

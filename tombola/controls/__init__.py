@@ -6,7 +6,7 @@ business.
 """
 
 from tombola.control import Control as Control
-from tombola.controls import noise, pruned, redrawn, sanity, signs, sparse_init, survivors
+from tombola.controls import distilled, noise, pruned, redrawn, sanity, signs, sparse_init, survivors
 
 CONTROLS: dict[str, Control] = {
     **redrawn.CONTROLS,
@@ -16,4 +16,5 @@ CONTROLS: dict[str, Control] = {
     **signs.CONTROLS,
     **sparse_init.CONTROLS,
     **noise.CONTROLS,
+    **distilled.CONTROLS,
 }

@@ -357,6 +357,20 @@ class Batches:
             images = flip_crop(images, draws[:, begin : begin + len(chosen)])
         return self._dataset.inputs(images), self._dataset.labels.index_select(0, there)
 
+    @property
+    def repeats(self) -> bool:
+        """Whether an example is the same input in each pass: in memory, and not changed at random."""
+        return not self._files and self.augment is None and self.part == (0, 1)
+
+    @property
+    def trained_on(self) -> "Tensor":
+        """Where in the pool the training examples are, ascending, on the CPU."""
+        return self._train.cpu().sort().values
+
+    def at(self, places: "Tensor") -> "Tensor":
+        """Inputs of the pool at `places`, as they are where they are not changed at random."""
+        return self._dataset.inputs(self._dataset.images.index_select(0, places.to(self._device)))
+
     def answers(self, step: int) -> "Tensor":
         """How many answers the whole batch of the step asks for, all processes' together; where the labels are."""
         whole, _ = self.places(step, step + 1)

@@ -243,6 +243,24 @@ def _engine_for(recipe: Recipe, spec: Spec, measuring: bool = False) -> EngineFo
     return forecast(replace(training, processes=processes(), densities=_densities(spec, 0)), measuring)
 
 
+def other_engines(plan: Plan) -> list[dict[str, Any]]:
+    """Where arms train with a recipe of their own, for another engine than the spec's: which one, why, and these arms.
+
+    As the first replicate has it.
+    """
+    known, spec = engine_of(plan), plan.experiment.spec
+    recipes: dict[Recipe, dict[str, None]] = {}
+    for row in plan.rows:
+        if row.replicate == 0:
+            recipes.setdefault(row.run.recipe, {})[row.arm] = None
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for recipe, arms in recipes.items():
+        engine = _engine_for(recipe, spec)
+        if engine.name != known.name:
+            found.setdefault((engine.name, engine.why), {}).update(arms)
+    return [{"name": name, "why": why, "arms": list(arms)} for (name, why), arms in found.items()]
+
+
 def run_seconds(plan: Plan, store: Store) -> Callable[[Run], float]:
     """Seconds that each run of `plan` takes, as its kind says.
 
@@ -335,6 +353,7 @@ def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
             "unmeasured": engine.unmeasured,
             "sparse_below": {name: round(times.break_even, 3) for name, times in engine.times.items()},
         },
+        "other_engines": other_engines(plan),
         "expected_costs": expected_costs(plan),
         "workers": workers,
         "estimated_seconds": round(sum(map(each, absent)) / workers, 3),

@@ -32,6 +32,7 @@ from tombola.lab.runs import Network, Run
 from tombola.lab.searches import trainings
 from tombola.lab.spec import Spec
 from tombola.method import Method, SearchOptions
+from tombola.objective import TEACHER, Objective, objective_of
 from tombola.recipe import Recipe, on_data, with_dynamics
 from tombola.replicate import PlannedTraining
 from tombola.steps import Step
@@ -144,10 +145,11 @@ class Replicate:
     def train(self, start: Run, mask: Run | None = None, recipe: Recipe | None = None) -> Train:
         """From `start`, taken as the state at step k, to the end under `mask`, by default under the full one."""
         spec, carried = self.spec, isinstance(start, Train | DerivedWeights) and start.keep_optimizer
+        recipe = recipe or self.recipe
         return Train(
             start=start,
             mask=mask or self.full_mask,
-            recipe=recipe or self.recipe,
+            recipe=recipe,
             data_fingerprint=data.facts(self.recipe.data).fingerprint,
             split_seed=self.seed("split"),
             order_seed=self.seed("order"),
@@ -156,9 +158,43 @@ class Replicate:
             evaluate_every=spec.iterations(spec.evaluate.every),
             test_every=spec.iterations(spec.evaluate.test_every),
             optimizer_state="carried" if carried else "fresh",
-            augment_seed=self.seed("augment") if (recipe or spec.recipe).draws else None,
-            dynamics_seed=self.seed("dynamics") if (recipe or spec.recipe).dynamics else None,
+            augment_seed=self.seed("augment") if recipe.draws else None,
+            further=self._beside(recipe.objective),
+            dynamics_seed=self.seed("dynamics") if recipe.dynamics else None,
         )
+
+    def _beside(self, objective: Objective | None) -> tuple[tuple[str, Run], ...] | None:
+        """What else an objective asks for, as `Train.further` has it."""
+        return ((TEACHER, self.teacher),) if objective and objective.taught else None
+
+    @property
+    def teacher(self) -> Train:
+        """The dense network of this replicate, trained from its rewind point; of one that is taught itself, untaught.
+
+        A recipe whose own objective asks for a teacher has one that made cross-entropy small.
+        """
+        recipe = self.spec.recipe
+        if not (recipe.objective and recipe.objective.taught):
+            return self.train(self.rewind_point())
+        untaught = self.spec.model_copy(update={"recipe": recipe.model_copy(update={"objective": None})})
+        return replace(self, spec=untaught).teacher
+
+    def descending(self, ticket: Train, objective: Objective) -> Train:
+        """The ticket, where its training makes another objective small: one that asks for a teacher has `teacher`.
+
+        Raises:
+            BadInput: its training has a teacher already.
+        """
+        if (own := ticket.recipe.objective) and own.taught:
+            raise BadInput(
+                where=f"the objective {objective.name}",
+                expected="a ticket that is trained without a teacher",
+                found=f"one with the objective {own.name}",
+                todo="Leave the control out of `arms`, or the objective out of the recipe.",
+            )
+        recipe = ticket.recipe.model_copy(update={"objective": objective_of(objective)})
+        further = (*(ticket.further or ()), *(self._beside(objective) or ()))
+        return replace(ticket, recipe=recipe, further=further or None)
 
     def reordered(self, training: Train, order: int) -> Train:
         """The same training in another data order, with other augmentation; order 0 is the training itself."""

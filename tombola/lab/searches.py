@@ -8,6 +8,7 @@ from tombola.errors import BadInput, shown
 from tombola.lab.kinds import Train
 from tombola.lab.members import Arm
 from tombola.method import Method, retrained
+from tombola.objective import TEACHER
 from tombola.replicate import MethodReplicate
 
 
@@ -48,7 +49,18 @@ def _searched(method: Method, replicate: Searching) -> list[Train]:
     for each in trainings:
         if not isinstance(each, Train):
             raise _no_training(method, "returns" if made is each else "yields", each)
+        if (objective := each.recipe.objective) and objective.taught and TEACHER not in dict(each.further or ()):
+            raise _untaught(method, objective.name)
     return trainings
+
+
+def _untaught(method: Method, objective: str) -> BadInput:
+    return BadInput(
+        where=f"method {method.name}",
+        expected="trainings that a teacher can be handed to",
+        found=f"the objective {objective}, beside what the method itself hands to its trainings",
+        todo="Take another objective, or another method; the control `distilled` teaches tickets of any.",
+    )
 
 
 def _no_training(method: Method, does: str, made: object) -> BadInput:

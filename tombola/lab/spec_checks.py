@@ -116,9 +116,20 @@ def _answers(spec: Spec) -> Iterable[Fault]:
     """Objectives that choose among classes, of data that have none."""
     objective, facts = spec.recipe.objective, spec.facts
     if objective and objective.of_classes and facts.answers != "class":
-        what = "one number" if facts.answers == "number" else "several times yes or no"
         todo = "leave the objective out, or take data with classes"
-        yield Fault("recipe.objective", f"one for answers of {facts.name}, {what}", repr(objective.name), todo)
+        yield Fault("recipe.objective", f"one for answers of {_answered(facts)}", repr(objective.name), todo)
+
+
+def _answered(facts: Facts) -> str:
+    return f"{facts.name}, {'one number' if facts.answers == 'number' else 'several times yes or no'}"
+
+
+def _controls_of_classes(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Controls that ask something of classes, of data that have none."""
+    for name in spec.arms if spec.facts.answers != "class" else []:
+        if (control := members.arm(name, spec).control) and control.of_classes:
+            todo = f"leave {name} out, or take data with classes"
+            yield Fault("arms", f"arms for answers of {_answered(spec.facts)}", repr(name), todo)
 
 
 def _pixels(spec: Spec) -> Iterable[Fault]:
@@ -530,6 +541,7 @@ _CHECKS_OF_MEMBERS = (
     _declared_arms,
     _searches,
     _searched_controls,
+    _controls_of_classes,
     _units,
     _scores,
 )

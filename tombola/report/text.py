@@ -251,6 +251,10 @@ def plan_text(summary: dict[str, Any]) -> str:
         lines.append(f"{summary['failed_last_time']} of them failed last time and are tried again.")
     if summary["total"]["missing"]:
         lines.append(_engine_text(**summary["engine"]))
+        lines += [
+            f"Engine of {', '.join(other['arms'])}: {other['name']}" + (f" ({other['why']})." if other["why"] else ".")
+            for other in summary["other_engines"]
+        ]
         lines[:0] = [_cost_text(summary), *_least_text(summary)]
     else:
         lines.append("Nothing to do: everything is stored.")

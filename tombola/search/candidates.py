@@ -11,6 +11,7 @@ from tombola import mask, weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.mask_checks import rearranged
+from tombola.objective import Objective
 from tombola.search.level_run import Rewinding
 from tombola.search.state import Loop
 from tombola.seeding import seeded
@@ -116,6 +117,15 @@ class SearchReplicate:
             BadInput: always.
         """
         raise _of_a_spec(self.control, "pruned weights that are not 0, while your loop holds them there")
+
+    def descending(self, ticket: "Candidate", objective: Objective) -> "Candidate":
+        """Nothing: what is made small is the loop's.
+
+        Raises:
+            BadInput: always.
+        """
+        todo = "Let your loop descend distillation.loss(...) in a second search, and compare the two tickets."
+        raise _of_a_spec(self.control, f"the objective {objective.name}, while the loss is your loop's", todo)
 
     def pruned_by(self, like: Mask) -> list[Weights]:
         """Nothing: a search keeps the trained weights of one level.

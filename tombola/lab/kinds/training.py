@@ -99,7 +99,7 @@ class Train(Run):
     def seconds(self, facts: Facts, step_seconds: Callable[[], float]) -> float:
         """Its steps, the looks at validation and test images now and then, and two at all that it trains on."""
         looks, tests = self.steps // self.evaluate_every + 1, self.steps // self.test_every + 1
-        images = looks * facts.validation + tests * facts.test + 2 * facts.train
+        images = looks * facts.validation + tests * facts.test + 2 * facts.train + self._asked(facts)
         return step_seconds() * (self.recipe.gradients * self.steps + A_LOOK * images / self.recipe.batch)
 
     def macs(self, known: Known) -> Macs:
@@ -109,7 +109,15 @@ class Train(Run):
         gradients = recipe.gradients * GRADIENT * examples(self.begin, self.until, facts.train, recipe.batch)
         static = known.forward(network, known.counts(self.mask), by=self) * gradients
         own = None if self.keeps_mask else known.values(self).get("macs")
-        return static if own is None else Macs(own, static.executed)
+        taken = static if own is None else Macs(own, static.executed)
+        return taken + known.forward(network, {}) * self._asked(facts)
+
+    def _asked(self, facts: Facts) -> int:
+        """How many examples its teacher sees: each once, or those of all steps where no pass has the same images."""
+        if not (self.recipe.objective and self.recipe.objective.taught):
+            return 0
+        once = self.recipe.augment is None and not data.is_folder(self.recipe.data)
+        return facts.train if once else examples(self.begin, self.until, facts.train, self.recipe.batch)
 
     def counts(self, known: Known) -> Mapping[str, int]:
         """Where it ends under a mask of its own: those of the mask that says how much shall stay, or it begins with."""

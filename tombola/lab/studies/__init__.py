@@ -10,6 +10,7 @@ from tombola.lab.studies import (
     columns,
     components,
     connectivity,
+    corruption,
     double_descent,
     ensemble,
     features,
@@ -55,6 +56,7 @@ STUDIES: dict[str, Study] = {
         columns.STUDY,
         robustness.STUDY,
         ensemble.STUDY,
+        corruption.STUDY,
     )
 }
 

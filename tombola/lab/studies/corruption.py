@@ -1,0 +1,297 @@
+"""Corruption: do tickets lose more or less than dense networks and controls where test images are corrupted?
+
+The images are those of `tombola.study.corruption`, the numbers those of `tombola.study.corruption.error`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from statistics import mean
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from tombola.charts import Figure, by_density
+from tombola.data.facts import Facts
+from tombola.errors import Fault
+from tombola.lab.fields import Arms, Levels, numbers
+from tombola.lab.kinds import Measured, Measurement, Seen
+from tombola.lab.studies import checks
+from tombola.lab.studies.study import (
+    Answer,
+    Evidence,
+    Finding,
+    Marks,
+    Question,
+    Series,
+    Setting,
+    Study,
+    grouped,
+)
+from tombola.value import Count, Value, listed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tombola.data import Dataset
+    from tombola.study.corruption.error import Compared, Cost
+
+DENSE, JPEG = "dense", "jpeg_compression"
+KEPT = 1 << 28  # bytes of corrupted images that a process keeps for the next network
+
+Asked = tuple[tuple[str, tuple[int, ...]], ...]  # corruptions, and the severities of each
+
+
+class CorruptedTest(Measurement):
+    """How good, and how well calibrated, a network is on corrupted test images.
+
+    Attributes:
+        corruptions: each with its severities.
+        count: of the test set's images the first so many.
+    """
+
+    name: Literal["corrupted-test"] = "corrupted-test"
+    corruptions: Asked
+    count: Count = Field(ge=1)
+
+    def of(self, seen: Seen) -> dict[str, Any]:
+        """Accuracy, likelihood, Brier score and calibration error, of clean images and under each corruption."""
+        places = seen.test[: self.count]
+        labels = seen.dataset.test_labels.index_select(0, places.to(seen.dataset.test_labels.device))
+        clean = seen.dataset.test_images.index_select(0, places.to(seen.dataset.test_images.device))
+        found: dict[str, dict[str, Any]] = {}
+        for name, severity, images in _corrupted(seen.dataset, places, self.corruptions, seen.seed):
+            found.setdefault(name, {})[str(severity)] = _judged(seen, images, labels)
+        return {"clean": _judged(seen, clean, labels), "corrupted": found}
+
+    def examples(self, facts: Facts) -> int:
+        sets = 1 + sum(len(severities) for _, severities in self.corruptions)
+        return sets * min(self.count, facts.test)  # forwards alone, and the corruption itself
+
+
+def _judged(seen: Seen, images: "Tensor", labels: "Tensor") -> dict[str, Any]:
+    import torch
+
+    from tombola.evaluate import CHUNK
+    from tombola.study.calibration import calibration
+
+    device = next(seen.model.parameters()).device
+    with torch.no_grad():
+        parts = [seen.model(seen.dataset.inputs(part.to(device))).float().cpu() for part in images.split(CHUNK)]
+    return asdict(calibration(torch.cat(parts), labels))
+
+
+def _corrupted(
+    dataset: "Dataset", places: "Tensor", corruptions: Asked, seed: int
+) -> "Iterator[tuple[str, int, Tensor]]":
+    """The test images at `places` under each corruption, as bytes; they are kept for the next network if they fit."""
+    chosen = tuple(places.tolist())
+    if dataset.test_images[0].numel() * len(chosen) * sum(len(each) for _, each in corruptions) <= KEPT:
+        yield from _kept(dataset, chosen, corruptions, seed)
+    else:
+        yield from _made(dataset, chosen, corruptions, seed)
+
+
+def _made(
+    dataset: "Dataset", places: tuple[int, ...], corruptions: Asked, seed: int
+) -> "Iterator[tuple[str, int, Tensor]]":
+    import torch
+
+    from tombola.study.corruption import apply
+
+    white, held = dataset.facts.white, dataset.test_images
+    pixels = held.index_select(0, torch.tensor(places, device=held.device)).cpu().double() / white
+    for name, severities in corruptions:
+        for severity in severities:
+            yield name, severity, (apply(pixels, name, severity, seed, places) * white).round().byte()
+
+
+@lru_cache(maxsize=1)  # a worker measures the networks of one experiment one after the other
+def _kept(
+    dataset: "Dataset", places: tuple[int, ...], corruptions: Asked, seed: int
+) -> "list[tuple[str, int, Tensor]]":
+    return list(_made(dataset, places, corruptions, seed))
+
+
+class CorruptionSpec(Value):
+    """What corruption of the test images costs: `study.corruption`.
+
+    Attributes:
+        levels: the tickets; the dense network stands beside them.
+        arms: whose networks; the ticket among them.
+        corruptions: None for those of MNIST-C where images are grey, of CIFAR-10-C where they are coloured.
+        severities: of each corruption those among these that it has; None for the benchmark's.
+        examples: of the test set; None for all.
+        seed: what is drawn for the corruptions is drawn from, the same for all networks.
+    """
+
+    levels: Levels = Field(min_length=1)
+    arms: Arms = ("ticket",)
+    corruptions: Annotated[tuple[str, ...] | None, BeforeValidator(listed)] = None
+    severities: Annotated[tuple[Count, ...] | None, BeforeValidator(numbers)] = None
+    examples: Count | None = Field(default=None, ge=1)
+    seed: Count = Field(default=0, ge=0)
+
+    def asked(self, known: Facts) -> Asked:
+        """The corruptions of such images that are asked for, each with its severities."""
+        from tombola.study.corruption import CORRUPTIONS, standard
+
+        channels = known.shape[0]
+        of_benchmark = standard(channels)
+        asked = []
+        for name in self.corruptions or of_benchmark:
+            has = CORRUPTIONS[name].severities(channels)
+            default = of_benchmark.get(name, has) if self.corruptions is None else has
+            wanted = default if self.severities is None else tuple(each for each in has if each in self.severities)
+            asked += [(name, wanted)] if wanted else []
+        return tuple(asked)
+
+
+def faults(table: CorruptionSpec, setting: Setting) -> Iterator[Fault]:
+    """What of the table the experiment cannot answer."""
+    yield from checks.levels("corruption", table.levels, setting, least=1, of_trained=True)
+    yield from checks.arms("corruption", table.arms, setting)
+    yield from checks.repeated("study.corruption.corruptions", "corruption", table.corruptions or ())
+    yield from checks.repeated("study.corruption.severities", "severity", table.severities or ())
+    if "ticket" not in table.arms:
+        yield Fault("study.corruption.arms", "the ticket, which all others are held against", repr(table.arms))
+    known = setting.spec.facts
+    if why := _lacking(known):
+        yield Fault("study.corruption", why, known.name)
+        return
+    if table.examples and table.examples > known.test:
+        yield Fault("study.corruption.examples", f"at most the {known.test:,} of the test set", f"{table.examples:,}")
+    unknown = list(_unknown(table, known.shape[0]))
+    yield from unknown
+    if unknown:
+        return
+    asked = [name for name, _ in table.asked(known)]
+    if not asked:
+        yield Fault("study.corruption.severities", "severities that a corruption has", repr(table.severities))
+    if JPEG in asked and find_spec("PIL") is None:
+        todo = "pip install '.[images]' in a clone, or name other corruptions"
+        yield Fault("study.corruption.corruptions", f"pillow, which makes {JPEG}", "no such package", todo)
+
+
+def _lacking(known: Facts) -> str:
+    """What images would have to be that data are not; empty where they can be corrupted."""
+    if known.answers != "class":
+        return "answers that are classes"
+    if known.text or known.real:
+        return "images of bytes"
+    if known.shape[0] not in (1, 3) or known.shape[1] != known.shape[2]:
+        return "images as high as wide, of one channel or of three"
+    return ""
+
+
+def _unknown(table: CorruptionSpec, channels: int) -> Iterator[Fault]:
+    from tombola.study.corruption import CORRUPTIONS
+
+    known = [name for name, each in CORRUPTIONS.items() if each.severities(channels)]
+    for place, name in enumerate(table.corruptions or ()):
+        if name not in known:
+            yield Fault(f"study.corruption.corruptions.{place}", f"one of {', '.join(known)}", repr(name))
+    for place, severity in enumerate(table.severities or ()):
+        if not 1 <= severity <= 5:
+            yield Fault(f"study.corruption.severities.{place}", "a severity from 1 to 5", str(severity))
+
+
+def questions(table: CorruptionSpec, series: Series) -> Iterator[Question]:
+    """Judge the dense network, the ticket and the other arms on the same corrupted images."""
+    from tombola import data
+
+    replicate, dense = series.replicate, series.tickets[0]
+    known = data.facts(dense.recipe.data)
+    measurement = CorruptedTest(corruptions=table.asked(known), count=table.examples or known.test)
+    trainings = {(arm, level): series.training(arm, level) for level in table.levels for arm in table.arms}
+    for (arm, level), training in ({(DENSE, 0): dense} | trainings).items():
+        run = Measured.of(measurement, training, table.seed)
+        yield Question("corruption", arm, replicate.number, level, replicate.rewind_step, run, training)
+
+
+@dataclass(frozen=True)
+class CorruptionFinding(Finding):
+    """What corruption costs tickets beside another arm, at one level and rewind step.
+
+    Attributes:
+        arm: the other one.
+        density, other_density: P_m of either.
+        cost: errors, likelihood and calibration of both.
+    """
+
+    study: ClassVar[str] = "corruption"
+    level: int
+    arm: str
+    density: float
+    other_density: float
+    cost: "Cost"
+
+
+def findings(table: CorruptionSpec, evidence: Evidence) -> Iterator[CorruptionFinding]:
+    """The ticket beside each other arm, wherever both have answers."""
+    from tombola.study.corruption.error import compared, sentence
+
+    known = evidence.spec.facts
+    grain = known.grain(table.examples or known.test)
+    groups = grouped(evidence.answers, lambda question: (question.level, question.rewind, question.arm))
+    for (level, rewind, arm), tickets in groups.items():
+        if arm != "ticket":
+            continue
+        for other in (*table.arms, DENSE):
+            theirs = groups.get((0 if other == DENSE else level, rewind, other), [])
+            cost = compared(_tables(tickets), _tables(theirs), evidence.confidence, grain)
+            if cost and other != "ticket":
+                densities = mean(each.density for each in tickets), mean(each.density for each in theirs)
+                reason = sentence(densities[0], other, densities[1], cost)
+                yield CorruptionFinding(level, other, *densities, cost, rewind=rewind, reason=reason)
+
+
+def _tables(answers: Sequence[Answer]) -> dict[int, Mapping[str, Any]]:
+    return {answer.question.replicate: answer.values for answer in answers}
+
+
+def figures(findings: Sequence[CorruptionFinding], marks: Marks) -> dict[str, Figure]:
+    """Errors against the density, of clean and of all corrupted images; and of each corruption by itself."""
+    whole = _panels(findings, lambda cost: {name: each for name, each in cost.numbers.items() if name != "nll"})
+    each = _panels(findings, lambda cost: cost.corruptions)
+    ends = "as means over replicates; the dense network is at 100 %."
+    return {
+        "corruption": Figure(
+            by_density(whole, "error", "mean over replicates (%)", marks),
+            f"Errors on clean and on corrupted test images, their difference, and calibration error, {ends}",
+        ),
+        "corruptions": Figure(
+            by_density(each, "error", "error (%)", marks),
+            f"The error under each corruption, over its severities, {ends}",
+        ),
+    }
+
+
+def _panels(
+    findings: Sequence[CorruptionFinding], shown: "Callable[[Cost], Mapping[str, Compared]]"
+) -> dict[str, list[dict[str, Any]]]:
+    panels: dict[str, dict[tuple[str, float], float]] = {}
+    for finding in findings:
+        for name, each in shown(finding.cost).items():
+            panel = panels.setdefault(f"{name}, k = {finding.rewind:,}" if finding.rewind else name, {})
+            panel["ticket", 100 * finding.density] = 100 * each.ticket
+            panel[finding.arm, 100 * finding.other_density] = 100 * each.other
+    return {
+        title: [{"arm": arm, "density": density, "error": error} for (arm, density), error in own.items()]
+        for title, own in panels.items()
+    }
+
+
+STUDY = Study(
+    name="corruption",
+    table=CorruptionSpec,
+    questions=questions,
+    findings=findings,
+    figures=figures,
+    faults=faults,
+    about="Do tickets lose more or less than dense networks where test images are corrupted, and know it?",
+    paper="[MNIST-C](https://arxiv.org/abs/1906.02337)",
+    year=2019,
+    example="study.corruption.levels=5",
+)

@@ -1,0 +1,160 @@
+"""What corruption costs: the mean corruption error of tickets and of what they are held against.
+
+With E_cs the error on the test set under the corruption c at the severity s,
+
+    mean corruption error     mCE = mean_c mean_s E_cs
+    relative                  mCE - E, E the error on the clean test set
+
+of Benchmarking Neural Network Robustness to Common Corruptions and Perturbations (Hendrycks & Dietterich, 2019), as it
+is of CIFAR-10-C: not divided by another network's. The relative error tells whether a network that is the better on
+corrupted images is only as much better on clean ones. Likelihood and calibration error under corruption are means over
+the same test sets.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from tombola.study.paired import Difference, together
+from tombola.study.written import points, three_digits, written
+
+CLEAN, CORRUPTED, RELATIVE, NLL, ECE = "clean error", "corrupted error", "relative error", "nll", "ece"
+Table = Mapping[str, Any]  # clean, and by corruption and severity: numbers by name
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A number of tickets and of another arm.
+
+    Attributes:
+        ticket, other: the means over replicates.
+        more: ticket less other, paired by replicate.
+    """
+
+    ticket: float
+    other: float
+    more: Difference
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What corruption costs tickets, and another arm.
+
+    Attributes:
+        numbers: by name; the intervals of those that are not of clean data hold together.
+        corruptions: the error under each corruption, over its severities; these intervals hold together too.
+    """
+
+    numbers: Mapping[str, Compared]
+    corruptions: Mapping[str, Compared]
+
+
+def numbers(table: Table) -> dict[str, float]:
+    """The mean corruption error of a network and what goes with it, by name.
+
+    Args:
+        table: `clean` and `corrupted`, as `[study.corruption]` measures them.
+
+    >>> one, two = {"accuracy": 0.9, "nll": 1.0, "ece": 0.1}, {"accuracy": 0.5, "nll": 2.0, "ece": 0.3}
+    >>> found = numbers({"clean": one, "corrupted": {"fog": {"1": one, "5": two}, "line": {"1": two}}})
+    >>> round(found["corrupted error"], 3), round(found["relative error"], 3)
+    (0.4, 0.3)
+    """
+    clean, corrupted = 1 - table["clean"]["accuracy"], mean(errors(table).values())
+    found = {CLEAN: clean, CORRUPTED: corrupted, RELATIVE: corrupted - clean}
+    for name in (NLL, ECE):
+        each = [mean(one[name] for one in severities.values()) for severities in table["corrupted"].values()]
+        found[name] = mean(each)
+    return found
+
+
+def errors(table: Table) -> dict[str, float]:
+    """The error under each corruption, as a mean over its severities."""
+    return {
+        name: mean(1 - one["accuracy"] for one in severities.values())
+        for name, severities in table["corrupted"].items()
+    }
+
+
+def compared(
+    ticket: Mapping[int, Table], other: Mapping[int, Table], confidence: float, grain: float = 0.0
+) -> Cost | None:
+    """What corruption costs tickets beside another arm, over the replicates that both have; None where there is none.
+
+    Args:
+        ticket, other: what was measured, by replicate.
+        confidence: of the intervals, in (0.5, 1).
+        grain: the step between two errors of one test set.
+    """
+    both = [number for number in ticket if number in other]
+    if not both:
+        return None
+    ours, theirs = ([numbers(arm[number]) for number in both] for arm in (ticket, other))
+    clean = _compared([CLEAN], ours, theirs, confidence, {CLEAN: grain})
+    rest = _compared([CORRUPTED, RELATIVE, NLL, ECE], ours, theirs, confidence, {RELATIVE: grain})
+    ours, theirs = ([errors(arm[number]) for number in both] for arm in (ticket, other))
+    names = [name for name in ours[0] if name in theirs[0]]
+    return Cost(clean | rest, _compared(names, ours, theirs, confidence, dict.fromkeys(names, grain)))
+
+
+def _compared(
+    names: list[str],
+    ours: list[dict[str, float]],
+    theirs: list[dict[str, float]],
+    confidence: float,
+    grains: Mapping[str, float],
+) -> dict[str, Compared]:
+    differences = {name: [own[name] - other[name] for own, other in zip(ours, theirs, strict=True)] for name in names}
+    found = together(differences, confidence, grains)
+    return {
+        name: Compared(mean(own[name] for own in ours), mean(other[name] for other in theirs), found[name])
+        for name in names
+    }
+
+
+def sentence(density: float, arm: str, other_density: float, cost: Cost) -> str:
+    """Whether tickets lose more or less by corruption than another arm.
+
+    Args:
+        density: P_m of the tickets, in (0, 1].
+        arm: what they are held against.
+        other_density: P_m of that.
+
+    >>> def table(clean, fog):
+    ...     one, two = ({"accuracy": 1 - error, "nll": error, "ece": error / 2} for error in (clean, fog))
+    ...     return {"clean": one, "corrupted": {"fog": {"5": two}}}
+    >>> cost = compared({0: table(0.02, 0.4), 1: table(0.02, 0.42)}, {0: table(0.02, 0.3), 1: table(0.02, 0.32)}, 0.95)
+    >>> sentence(0.1, "dense", 1.0, cost)
+    'Under corruption, tickets at 10.0% lose more than dense: error 41.00% against 31.00%, +10.00 [+10.00, +10.00]
+    points, where clean images have 2.00% against 2.00%, +0.00 [+0.00, +0.00]: corruption costs +10.00 [+10.00, +10.00]
+    points more. Calibration error 20.50% against 15.50%, +5.00 [+5.00, +5.00] points; negative log-likelihood 0.41
+    against 0.31, +0.1 [+0.1, +0.1]. Most apart under fog (+10.00 [+10.00, +10.00] points). n = 2.'
+    """
+    clean, corrupted, relative = (cost.numbers[name] for name in (CLEAN, CORRUPTED, RELATIVE))
+    ece, nll = cost.numbers[ECE], cost.numbers[NLL]
+    beside = arm if abs(density - other_density) < 1e-3 else f"{arm} at {other_density:.1%}" if arm != "dense" else arm
+    nats = written(nll.more, lambda number: three_digits(number, "+"))
+    return (
+        f"Under corruption, tickets at {density:.1%} {_verdict(relative.more)} {beside}: error {corrupted.ticket:.2%} "
+        f"against {corrupted.other:.2%}, {points(corrupted.more)} points, where clean images have {clean.ticket:.2%} "
+        f"against {clean.other:.2%}, {points(clean.more)}: corruption costs {points(relative.more)} points more. "
+        f"Calibration error {ece.ticket:.2%} against {ece.other:.2%}, {points(ece.more)} points; negative log-likelihood "
+        f"{three_digits(nll.ticket)} against {three_digits(nll.other)}, {nats}.{_apart(cost)} n = {relative.more.n}."
+    )
+
+
+def _verdict(more: Difference) -> str:
+    if more.n < 2:
+        return "were measured beside, and one replicate decides nothing,"
+    return (
+        "lose more than" if more.low > 0 else "lose less than" if more.high < 0 else "are not shown to lose other than"
+    )
+
+
+def _apart(cost: Cost) -> str:
+    shown = {name: each.more for name, each in cost.corruptions.items() if each.more.low > 0 or each.more.high < 0}
+    if not shown:
+        return "" if next(iter(cost.corruptions.values())).more.n < 2 else " No single corruption tells them apart."
+    most = sorted(shown, key=lambda name: -abs(shown[name].mean))[:3]
+    return f" Most apart under {', '.join(f'{name} ({points(shown[name])} points)' for name in most)}."

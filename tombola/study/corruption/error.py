@@ -139,8 +139,9 @@ def sentence(density: float, arm: str, other_density: float, cost: Cost) -> str:
         f"Under corruption, tickets at {density:.1%} {_verdict(relative.more)} {beside}: error {corrupted.ticket:.2%} "
         f"against {corrupted.other:.2%}, {points(corrupted.more)} points, where clean images have {clean.ticket:.2%} "
         f"against {clean.other:.2%}, {points(clean.more)}: corruption costs {points(relative.more)} points more. "
-        f"Calibration error {ece.ticket:.2%} against {ece.other:.2%}, {points(ece.more)} points; negative log-likelihood "
-        f"{three_digits(nll.ticket)} against {three_digits(nll.other)}, {nats}.{_apart(cost)} n = {relative.more.n}."
+        f"Calibration error {ece.ticket:.2%} against {ece.other:.2%}, {points(ece.more)} points; negative "
+        f"log-likelihood {three_digits(nll.ticket)} against {three_digits(nll.other)}, {nats}.{_apart(cost)} "
+        f"n = {relative.more.n}."
     )
 
 

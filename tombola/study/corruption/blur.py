@@ -16,7 +16,8 @@ from tombola.study.corruption.draws import Draws, Numbers
 
 def unit(x: Numbers) -> float:
     """How long a pixel of the benchmark is in an image: MNIST-C's of grey ones, CIFAR-10-C's of coloured ones."""
-    return x.shape[-1] / (28 if x.shape[1] == 1 else 32)
+    side: int = x.shape[-1]
+    return side / (28 if x.shape[1] == 1 else 32)
 
 
 def smoothed(x: Numbers, sigma: float) -> Numbers:
@@ -80,7 +81,7 @@ def zoom_blur(x: Numbers, c: tuple[float, float], draws: Draws) -> Numbers:
     out = x.copy()
     for zoom in zooms:
         out += zoomed(x, zoom)
-    return out / (len(zooms) + 1)
+    return out / (len(zooms) + 1.0)
 
 
 def zoomed(x: Numbers, zoom: float) -> Numbers:
@@ -135,7 +136,8 @@ def _box(before: int, after: int) -> NDArray[np.float64]:
     middle = (np.arange(after)[:, None] + 0.5) * scale
     off = (np.arange(before) + 0.5 - middle) / max(scale, 1)
     covered = ((off > -0.5) & (off <= 0.5)).astype(float)
-    return covered / covered.sum(axis=1, keepdims=True)
+    box: NDArray[np.float64] = covered / covered.sum(axis=1, keepdims=True)
+    return box
 
 
 def jpeg_compression(x: Numbers, c: int, draws: Draws) -> Numbers:

@@ -28,4 +28,5 @@ def speckle_noise(x: Numbers, c: float, draws: Draws) -> Numbers:
 
 def quantize(x: Numbers, c: int, draws: Draws) -> Numbers:
     """As many levels as c bits have."""
-    return np.round(x * (2**c - 1)) / (2**c - 1)
+    levels = float(2**c - 1)
+    return np.round(x * levels) / levels

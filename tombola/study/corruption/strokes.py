@@ -63,7 +63,8 @@ def _lines(
     far = np.clip(np.abs(grid[:, None] - heights[:, None]), 0, REACH - 1e-10)
     seen = np.clip(np.log(1 - far / REACH) + 1, 0, 1)
     between = (grid >= np.floor(starts)) & (grid < np.ceil(ends))
-    return (seen * between[:, None])[:, None]
+    lines: Numbers = (seen * between[:, None])[:, None]
+    return lines
 
 
 def canny_edges(x: Numbers, c: None, draws: Draws) -> Numbers:

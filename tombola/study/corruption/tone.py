@@ -9,18 +9,20 @@ def brightness(x: Numbers, c: float, draws: Draws) -> Numbers:
     """The value V of HSV, the largest of a pixel's channels, is V + c, at most 1; hue and saturation stay."""
     value = x.max(axis=1, keepdims=True)
     brighter = np.clip(value + c, 0, 1)
-    return np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter)
+    made: Numbers = np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter)
+    return made
 
 
 def contrast(x: Numbers, c: float, draws: Draws) -> Numbers:
     """(x - m) c + m, m the mean of the image's channel."""
-    mean = x.mean(axis=(2, 3), keepdims=True)
+    mean: Numbers = x.mean(axis=(2, 3), keepdims=True)
     return (x - mean) * c + mean
 
 
 def saturate(x: Numbers, c: tuple[float, float], draws: Draws) -> Numbers:
     """The saturation S of HSV is c_0 S + c_1, in [0, 1]; grey has the hue 0, red."""
-    value, least = x.max(axis=1, keepdims=True), x.min(axis=1, keepdims=True)
+    value: Numbers = x.max(axis=1, keepdims=True)
+    least: Numbers = x.min(axis=1, keepdims=True)
     spread = value - least
     red = np.array([0.0, 1.0, 1.0])[:, None, None]
     below = np.where(spread > 0, (value - x) / np.where(spread > 0, spread, 1), red)  # how far below V, of V S

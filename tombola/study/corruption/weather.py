@@ -18,7 +18,8 @@ def fog(x: Numbers, c: tuple[float, float], draws: Draws) -> Numbers:
     few = range(0, len(x), MAPS)
     maps = [plasma(size, c[1], draws[begin : begin + MAPS])[:, :side, :side] for begin in few]
     drifts = np.concatenate(maps)[:, None]
-    return (x + c[0] * drifts) * most / (most + c[0])
+    foggy: Numbers = (x + c[0] * drifts) * most / (most + c[0])
+    return foggy
 
 
 def plasma(size: int, decay: float, draws: Draws) -> Numbers:
@@ -53,7 +54,8 @@ def plasma(size: int, decay: float, draws: Draws) -> Numbers:
         heights[:, half::step, ::step] = new(left + corners + np.roll(corners, -1, axis=1))
         step, wide = half, wide / decay
     heights -= heights.min(axis=(1, 2), keepdims=True)
-    return heights / heights.max(axis=(1, 2), keepdims=True)
+    heights /= heights.max(axis=(1, 2), keepdims=True)
+    return heights
 
 
 def snow(x: Numbers, c: tuple[float, ...], draws: Draws) -> Numbers:

@@ -73,8 +73,7 @@ def sums(
     counted = torch.float64 if dataset.facts.answers == "number" else torch.int64
     correct, total = torch.zeros((2,), dtype=counted, device=device)
     with torch.no_grad(), computing(device, precision):
-        most = CHUNK if device.type == "cpu" else CHUNK_GPU
-        chunks = places.split(max(32, min(most, most * LARGE // prod(dataset.facts.shape))))
+        chunks = places.split(_chunk(device, dataset))
         for chunk, chosen in zip(chunks, each(images, chunks), strict=True):
             outputs = model(dataset.inputs(chosen.to(device))).float()
             answers = labels.index_select(0, chunk.to(labels.device)).to(device)
@@ -85,6 +84,28 @@ def sums(
             total += of
     model.train(was_training)
     return loss, losses, correct, total
+
+
+def outputs(
+    model: nn.Module, dataset: Dataset, images: Tensor, places: Tensor, precision: Precision | None = None
+) -> Tensor:
+    """What `model` answers to `images` at `places`, a row for each, in float32 on the CPU.
+
+    The model is put into evaluation mode and back. `dataset` makes inputs of images; `precision` is that of `train`.
+    """
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.no_grad(), computing(device, precision):
+        chunks = places.split(_chunk(device, dataset))
+        found = [model(dataset.inputs(chosen.to(device))).float().cpu() for chosen in each(images, chunks)]
+    model.train(was_training)
+    return torch.cat(found)
+
+
+def _chunk(device: torch.device, dataset: Dataset) -> int:
+    most = CHUNK if device.type == "cpu" else CHUNK_GPU
+    return max(32, min(most, most * LARGE // prod(dataset.facts.shape)))
 
 
 def _right(outputs: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:

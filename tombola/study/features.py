@@ -90,24 +90,27 @@ def told(arms: Sequence[Standing], more: str, less: str, claim: str, called: Map
     return f"the ticket is {'; '.join(parts)}, which {speaks} the guess that {claim}"
 
 
-def listed(arms: Sequence[Standing], called: Mapping[str, str] | None = None) -> str:
-    """The value of each arm, and what the ticket has more, with their intervals; no value is above 1.
+def listed(
+    arms: Sequence[Standing], called: Mapping[str, str] | None = None, within: tuple[float, float] = (-1, 1)
+) -> str:
+    """The value of each arm, and what the ticket has more, with their intervals.
 
     Args:
         called: by arm, what it is called where that is not its name.
+        within: the least and the largest value that there can be.
 
     >>> listed(standings({"ticket": {0: 0.5}, "random": {0: 0.25}}, 0.95))
     '0.500 in ticket; 0.250 in random (ticket +0.250)'
     """
     most = max(each.value.n for each in arms)
-    return "; ".join(_listed(each, (called or {}).get(each.arm, each.arm), most) for each in arms)
+    return "; ".join(_listed(each, (called or {}).get(each.arm, each.arm), most, within) for each in arms)
 
 
-def _listed(one: Standing, name: str, most: int) -> str:
+def _listed(one: Standing, name: str, most: int, within: tuple[float, float]) -> str:
     fewer = f"n = {one.value.n}" if one.value.n < most else ""
     behind = f"ticket {written(one.behind, '+.3f')}" if one.behind else ""
     beside = ", ".join(part for part in (behind, fewer) if part)
-    return f"{written(one.value, '.3f', within=(-1, 1))} in {name}" + (f" ({beside})" if beside else "")
+    return f"{written(one.value, '.3f', within=within)} in {name}" + (f" ({beside})" if beside else "")
 
 
 def _and(names: Sequence[str]) -> str:

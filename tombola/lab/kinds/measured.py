@@ -61,6 +61,11 @@ class Measurement(Value, ABC):
         """How many looks at an example it takes, about, for the time it takes."""
         return 0
 
+    @property
+    def further_data(self) -> tuple[str, ...]:
+        """The data sets that it is handed beside that of the recipe."""
+        return ()
+
 
 @dataclass(frozen=True, eq=False)
 class Seen:
@@ -77,6 +82,7 @@ class Seen:
         others: the weights of further runs, by name, of those that made some.
         masks: the masks of those that made one, or were given one.
         network: of all of them.
+        datasets: those that the measurement asks for beside its own, by name, as they were read.
     """
 
     model: "nn.Module"
@@ -91,6 +97,7 @@ class Seen:
     others: "Mapping[str, Weights]"
     masks: "Mapping[str, Mask]"
     network: Network
+    datasets: "Mapping[str, Dataset]" = field(default_factory=dict)
 
     def inputs(self, places: "Tensor") -> "tuple[Tensor, Tensor]":
         """Inputs and labels of the pool at `places`, where the model is."""
@@ -166,7 +173,7 @@ class Measured(Run):
 
     @property
     def data(self) -> tuple[str, ...]:
-        return (self.recipe.data,)
+        return (self.recipe.data, *self.measurement.further_data)
 
     def seconds(self, facts: Facts, step_seconds: Callable[[], float]) -> float:
         return _seconds(self.measurement, facts, step_seconds, self.recipe)
@@ -242,6 +249,10 @@ class Watched(Train):
             raise ValueError(f"expected looks from {self.begin} to {self.until}, ascending, not {self.looks}")
         super().__post_init__()
 
+    @property
+    def data(self) -> tuple[str, ...]:
+        return (*super().data, *self.measurement.further_data)
+
     def seconds(self, facts: Facts, step_seconds: Callable[[], float]) -> float:
         return step_seconds() * self.steps + len(self.looks) * _seconds(
             self.measurement, facts, step_seconds, self.recipe
@@ -304,4 +315,5 @@ def _seen(run: Measured | Watched, model: "nn.Module", living: "Mask", worker: "
         others,
         masks,
         _network(run.recipe, worker),
+        {name: worker.dataset(name) for name in run.measurement.further_data},
     )

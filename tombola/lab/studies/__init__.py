@@ -15,6 +15,7 @@ from tombola.lab.studies import (
     ensemble,
     features,
     gradients,
+    out_of_distribution,
     overlap,
     regularisation,
     robustness,
@@ -57,6 +58,7 @@ STUDIES: dict[str, Study] = {
         robustness.STUDY,
         ensemble.STUDY,
         corruption.STUDY,
+        out_of_distribution.STUDY,
     )
 }
 

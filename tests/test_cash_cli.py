@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tombola import data, models
 from tombola.cash import export, timing
+from tombola.cash.ensemble import Ensemble
 from tombola.cash.export import from_safetensors
 from tombola.cash.timing import Timing
 from tombola.cli import main
@@ -189,6 +190,34 @@ def test_it_ends_with_which_form_to_take_and_how_to_load_it(
     assert "compact.onnx: not written. export to ONNX: expected onnx, found no package onnx. Install it." in lines
 
 
+def test_several_networks_are_an_ensemble_that_answers_with_the_mean_of_their_probabilities(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--level", "0", "--level", "1", "--replicate", "1", "--replicate", "0"]
+    status, out, _ = cash(store, capsys, *asked, "--format", "json", "-o", str(tmp_path / "forms"))
+    record = json.loads(out)
+    networks = [
+        trained_of(plan(read("digits-lenet", CHANGES)), Store(store), level, replicate)
+        for level in (0, 1)
+        for replicate in (1, 0)
+    ]
+    assert status == 0 and record["keys"] == [run.key for _, _, run in networks] and "key" not in record
+    living, total = sum(alive.alive for _, alive, _ in networks), sum(alive.total for _, alive, _ in networks)
+    assert record["density"] == pytest.approx(living / total)
+    digits = data.load("digits", None)
+    inputs = digits.inputs(digits.test_images)
+    with torch.no_grad():
+        mean = torch.stack([model.eval()(inputs).softmax(dim=1) for model, _, _ in networks]).mean(dim=0)
+    assert record["forms"][0]["accuracy"] == float((mean.argmax(dim=1) == digits.test_labels).double().mean())
+    fresh = Ensemble([models.build("lenet-30-20", (1, 8, 8), 10, "kaiming-normal", init_seed=5)] * 4)
+    with torch.no_grad():
+        found = from_safetensors(fresh, tmp_path / "forms" / "compact.safetensors")(inputs)
+        torch.testing.assert_close(found.softmax(dim=1), mean, rtol=1e-4, atol=1e-5)
+    status, out, _ = cash(store, capsys, *asked)
+    assert out.startswith(f"ensemble of 4: {', '.join(record['keys'])}, density ")
+    assert 'cash.from_safetensors(cash.Ensemble([network] * 4), "FOLDER/' in out
+
+
 def test_the_dense_network_can_be_cashed_in_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = cash(store, capsys, "--level", "0", "--format", "json")
     assert status == 0 and json.loads(out)["density"] == 1
@@ -209,6 +238,9 @@ def test_all_is_timed_on_as_many_threads_as_were_asked_for(
     (["--level", "2"], "--level: expected 0 to 1, found 2"),
     (["--level", "-1"], "--level: expected 0 to 1, found -1"),
     (["--level", "1", "--replicate", "2"], "--replicate: expected 0 to 1, found 2"),
+    (["--level", "1", "--replicate", "0", "--replicate", "0"], "--replicate: expected each number once, found 0 twice"),
+    (["--level", "1", "--level", "1"], "--level: expected each number once, found 1 twice"),
+    (["--level", "1", "--level", "2"], "--level: expected 0 to 1, found 2"),
     (["--level", "1", "--threads", "0"], "--threads: expected 1 to"),
     (["--level", "1", "--format", "xml"], "--format"),
     (["--level", "1", "--device", "cuda"], "--device: expected a GPU that torch can use, found none. Leave it out"),

@@ -511,8 +511,8 @@ def cash(
     spec: str,
     /,
     *,
-    level: int,
-    replicate: int = 0,
+    level: Annotated[tuple[int, ...], Parameter(negative=())],
+    replicate: Annotated[tuple[int, ...], Parameter(negative=())] = (0,),
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     threads: int = 1,
     device: Literal["cpu", "cuda"] = "cpu",
@@ -524,16 +524,17 @@ def cash(
 
     Each form is compared with the masked network on the whole test set, and timed beside it, in PyTorch and, where it
     is installed, in ONNX Runtime. A form that cannot be made, or changes nothing, is listed with the reason. At the end
-    stand the smallest, the fastest and the most portable one, and how each is loaded.
+    stand the smallest, the fastest and the most portable one, and how each is loaded. Several levels or replicates are
+    an ensemble, which answers with the mean of their probabilities.
 
     Parameters
     ----------
     spec
         A preset's name or a TOML file.
     level
-        How many rounds of pruning; 0 is the dense network.
+        How many rounds of pruning; 0 is the dense network. May be repeated, for an ensemble.
     replicate
-        Which repetition, from 0.
+        Which repetition, from 0. May be repeated: an ensemble has all these replicates of all these levels.
     output
         A folder for the files of all forms.
     threads
@@ -550,7 +551,8 @@ def cash(
     import torch
 
     from tombola.cash.comparison import prove, write
-    from tombola.lab.tickets import trained_of
+    from tombola.cash.ensemble import Ensemble
+    from tombola.lab.tickets import networks_of
     from tombola.report.tickets import forms_record, forms_text
 
     if spec.endswith(".safetensors"):
@@ -561,8 +563,10 @@ def cash(
     place = _timed_on(device)
     if not 1 <= threads <= (os.cpu_count() or 1):
         raise _no_such_cores(threads)
-    model, alive, run = trained_of(plan, store, level, replicate)
-    dataset = data.load(run.recipe.data, data_dir)
+    models, masks, runs = zip(*networks_of(plan, store, level, replicate), strict=True)
+    model = models[0] if len(models) == 1 else Ensemble(models, masks)
+    alive = model.mask if isinstance(model, Ensemble) else masks[0]
+    dataset = data.load(runs[0].recipe.data, data_dir)
     inputs, labels = dataset.inputs(dataset.test_images), dataset.test_labels
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -571,7 +575,8 @@ def cash(
         written = write(proof, inputs[:2], output) if output else None
     finally:
         torch.set_num_threads(before)
-    record = forms_record(proof, run.key, alive.density, len(labels), threads, written)
+    keys = [run.key for run in runs]
+    record = forms_record(proof, keys, alive.density, len(labels), threads, written)
     print(json.dumps(record, indent=1) if format == "json" else forms_text(record, proof, written))
     return 0
 
@@ -581,7 +586,7 @@ def _no_experiment(spec: str) -> BadInput:
         where=spec,
         expected="a preset's name or a TOML file, whose trained tickets are in the store",
         found="a file of weights",
-        todo="For a model of your own there is `cash.prove` in Python: docs/cashing-in.md.",
+        todo="For models of your own, ensembles too, there is `cash.prove` in Python: docs/cashing-in.md.",
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tombola.cash.compaction import compact
     from tombola.cash.comparison import prove, write
+    from tombola.cash.ensemble import Ensemble
     from tombola.cash.export import from_safetensors, to_onnx, to_safetensors, to_torch_export
     from tombola.cash.form import Form, Proof, advice, sentences
     from tombola.cash.quantization import quantize
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tombola.cash.semi_structured import semi_structured as on_gpu
     from tombola.cash.size import Size, compare, sizes
     from tombola.cash.sparsification import sparsify
+    from tombola.cash.stacking import stack
 
 __all__ = [
     "prove",
@@ -32,6 +34,8 @@ __all__ = [
     "write",
     "compact",
     "sparsify",
+    "Ensemble",
+    "stack",
     "quantize",
     "on_gpu",
     "fits",
@@ -53,6 +57,8 @@ _HOMES = {
     "write": "comparison",
     "compact": "compaction",
     "sparsify": "sparsification",
+    "Ensemble": "ensemble",
+    "stack": "stacking",
     "quantize": "quantization",
     "on_gpu": "semi_structured.semi_structured",
     "fits": "semi_structured",

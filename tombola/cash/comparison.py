@@ -7,7 +7,7 @@ model itself in PyTorch and, where it is installed, in ONNX Runtime; on a GPU be
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import index
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,13 +19,15 @@ from torch import Tensor, nn
 from tombola import prunable, weights
 from tombola.cash import equivalence, export, timing
 from tombola.cash.compaction import compact, masked
-from tombola.cash.form import Form, Proof, file_name, listed
+from tombola.cash.ensemble import Ensemble, check_classes
+from tombola.cash.form import PORTABLE, Form, Proof, file_name, listed, pays, stacked_pace
 from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear, quantize
 from tombola.cash.replaceable import cloned, first_line, in_batch, takes
 from tombola.cash.semi_structured import held_bytes, semi_structured, semi_structured_layers
 from tombola.cash.size import sizes, time_first
 from tombola.cash.sparse_layers import has_kernels, prepared_bytes
 from tombola.cash.sparsification import sparsify
+from tombola.cash.stacking import stack
 from tombola.cash.unchanged import dense_layers, float_layers, sparse_layers
 from tombola.errors import BadInput, shown
 from tombola.mask import Mask
@@ -54,7 +56,9 @@ def prove(
     """The forms of a trained ticket, each compared with the masked model and measured; printed, a table.
 
     A form that cannot be made here, cannot be called with these inputs, or changes nothing is in `left_out` with the
-    reason. Random numbers that a model draws are the same for every form: each chunk of inputs begins at a seed.
+    reason. Of an `Ensemble` the forms that call all members at once are measured too, and left out where they are no
+    faster than those that call one after another. Random numbers that a model draws are the same for every form: each
+    chunk of inputs begins at a seed.
 
     Args:
         model: trained under `mask`, f(x; m ⊙ theta), on the device to be measured on; it is left as it was.
@@ -103,6 +107,8 @@ def _proved(
     _cuts_no_time(dense, given)
     expected = _outputs(dense, given)
     _are_numbers(expected)
+    if isinstance(model, Ensemble):
+        check_classes(expected)
     correct = None if labels is None else _marker(labels, expected)
     _fill_a_batch(given, batches)
     itself = equivalence.apart(expected, _outputs(dense, given))
@@ -141,7 +147,9 @@ def _proved(
         )
         for one, comparison in compared.items()
     ]
-    return Proof(tuple(forms), left_out, itself, metric.name if metric else "", drawn)
+    slower = {form.name: stacked_pace(form, forms) for form in forms if not pays(form, forms)}
+    taken_up = tuple(form for form in forms if form.name not in slower)
+    return Proof(taken_up, left_out | slower, itself, metric.name if metric else "", drawn)
 
 
 # ---- what is handed in
@@ -428,7 +436,10 @@ def _times(candidates: Sequence["_Measured"], values: tuple[Any, ...]) -> dict[s
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """A form to be measured: what is called, whose weights its file holds, layers of 2 in 4, sparse ones."""
+    """A form to be measured: what is called, whose weights its file holds, layers of 2 in 4, sparse ones.
+
+    `counted` is the model whose layers these are and whose products are counted, where its file holds another one's.
+    """
 
     name: str
     call: Callable[..., Tensor]
@@ -438,6 +449,7 @@ class _Measured:
     halved: frozenset[str] = frozenset()
     sparse: frozenset[str] = frozenset()
     unchanged: Mapping[str, str] = field(default_factory=dict)
+    counted: nn.Module | None = None
 
     @property
     def plain_bytes(self) -> int:
@@ -461,7 +473,7 @@ class _Measured:
             layer.living_multiply_adds
             if name in self.sparse
             else layer.multiply_adds // (2 if name in self.halved else 1)
-            for name, layer in sizes(self.stored, self.laid_out(example)).items()
+            for name, layer in sizes(self.counted or self.stored, self.laid_out(example)).items()
         )
 
     @property
@@ -516,6 +528,8 @@ def _others(whole: _Measured, given: _Given, batch: int) -> Iterator[Made]:
     timed = whole.laid_out(given.first(batch))
     yield _in_kernels("sparse", dense, timed) if on_cpu else ("sparse", elsewhere)
     base = dense if isinstance(small, str) else small
+    if isinstance(dense, Ensemble):
+        yield from _side_by_side(base if isinstance(base, Ensemble) else dense, example, timed, axes, on_cpu)
     name = "int8" if base is dense else "compact int8"
     rounded = quantize(base)
     unchanged = float_layers(base, rounded)
@@ -538,6 +552,23 @@ def _compacted(dense: nn.Module, example: tuple[Any, ...]) -> nn.Module | str:
         return str(error)
     shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (dense, small)]
     return small if shapes[0] != shapes[1] else "No unit, channel or head is dead under this mask."
+
+
+def _side_by_side(
+    ensemble: Ensemble, example: tuple[Any, ...], timed: tuple[Any, ...], axes: export.Axes | None, on_cpu: bool
+) -> Iterator[Made]:
+    """An ensemble whose members are called at once. Its file is that of the members, of which it is made anew."""
+    try:
+        beside = stack(ensemble, *example)
+    except BadInput as error:
+        yield "stacked", str(error)
+        return
+    yield "stacked", _Measured("stacked", beside, ensemble, beside, counted=beside)
+    if not on_cpu:
+        return
+    yield _in_onnx("stacked", beside, example, axes)
+    name, made = _in_kernels("stacked sparse", beside, timed)
+    yield name, made if isinstance(made, str) else replace(made, stored=ensemble, counted=beside)
 
 
 def _in_kernels(name: str, model: nn.Module, example: tuple[Any, ...]) -> Made:
@@ -607,8 +638,8 @@ def write(
     *,
     batch_axes: export.Axes | None = None,
 ) -> Files:
-    """Write the weights of all forms into `folder`, the compact one also as ONNX, where that is installed, and for
-    `torch.export`; the files.
+    """Write the weights of all forms into `folder`, the compact one and the stacked one also as ONNX, where that is
+    installed, and for `torch.export`; the files.
 
     A sparse form's file holds the weights of the whole network, without its zeros: `export.from_safetensors` reads it
     back, and `sparsify` makes the layers anew, as which of them pay depends on the machine.
@@ -636,10 +667,12 @@ def write(
         stored = copy.deepcopy(form.stored).cpu()
         written.append(folder / file_name(form))
         export.to_safetensors(stored, written[-1])
-        if form.name == "compact":
-            for name, exported in (("compact.onnx", export.to_onnx), ("compact.pt2", export.to_torch_export)):
+        if form.name in PORTABLE and form.model is not None:
+            portable = copy.deepcopy(form.model).cpu()
+            for ending, exported in ((".onnx", export.to_onnx), (".pt2", export.to_torch_export)):
+                name = form.name + ending
                 try:
-                    exported(stored, values, folder / name, batch_axes=batch_axes)
+                    exported(portable, values, folder / name, batch_axes=batch_axes)
                 except BadInput as error:  # without the extra, or a model that torch.export cannot follow
                     left_out[name] = str(error)
                 else:

@@ -6,10 +6,17 @@ from typing import overload
 
 from torch import nn
 
+from tombola.cash.ensemble import Ensemble
 from tombola.cash.timing import Timing
 
 NO_FASTER = 1.05  # less than this is no difference
 AGREE = 0.75  # of the rounds: where fewer say what their median says, they disagree
+PORTABLE = ("compact", "stacked")  # of which there are files for ONNX Runtime and torch.export too
+ONE_AFTER_ANOTHER = {  # what an ensemble whose members are called at once is to be faster than
+    "stacked": ("dense", "dense, channels last", "compact"),
+    "stacked, ONNX Runtime": ("dense, ONNX Runtime", "compact, ONNX Runtime"),
+    "stacked sparse": ("dense", "dense, channels last", "compact", "sparse"),
+}
 ROUNDING = 1e-4  # of the largest output: forms that compute the same differ by less, int8 and float16 by more
 
 
@@ -177,8 +184,38 @@ rounds disagree: 1 of 2 bear this out).']
     """
     baselines = [form for form in forms if form.baseline]
     return [
-        f"{form.name}: {_smaller(form, baselines)}; {_faster(form, baselines)}." for form in forms if not form.baseline
+        f"{form.name}: {_smaller(form, baselines)}; {_faster(form, baselines)}.{_at_once(form, forms)}"
+        for form in forms
+        if not form.baseline
     ]
+
+
+def _at_once(form: Form, forms: Sequence[Form]) -> str:
+    pace = stacked_pace(form, forms)
+    return f" {pace}" if pace else ""
+
+
+def stacked_pace(form: Form, forms: Sequence[Form]) -> str:
+    """How fast an ensemble whose members are called at once is beside the fastest that calls one after another.
+
+    Nothing where `form` is none, or there is nothing to compare it with.
+    """
+    others = _apart(form, forms)
+    return f"Members at once, not one after another: {_faster(form, others)}." if others else ""
+
+
+def pays(form: Form, forms: Sequence[Form]) -> bool:
+    """Whether calling members at once is faster than one after another, at some batch and in most rounds.
+
+    Any other form is not asked for that.
+    """
+    others = _apart(form, forms)
+    gains = [_gain(form, others, batch) for batch in form.timing if others]
+    return not others or any(gain.faster and gain.agreed for gain in gains)
+
+
+def _apart(form: Form, forms: Sequence[Form]) -> list[Form]:
+    return [other for other in forms if other.name in ONE_AFTER_ANOTHER.get(form.name, ())]
 
 
 def advice(forms: Sequence[Form], folder: str = "FOLDER", left_out: Container[str] | None = None) -> list[str]:
@@ -217,7 +254,7 @@ def _smallest_line(forms: Sequence[Form], small: Sequence[Form], folder: str) ->
 def _fastest_line(forms: Sequence[Form], batch: int, folder: str) -> str:
     fastest, tied = _fastest(forms, batch)
     how = ""
-    if fastest.name.startswith("sparse"):
+    if fastest.name.startswith(("sparse", "stacked sparse")):
         how = f": cash.sparsify({_read_back(fastest, folder)}, example)"
     elif not fastest.baseline and fastest.stored is not None:
         how = f": {_read_back(fastest, folder)}"
@@ -226,7 +263,10 @@ def _fastest_line(forms: Sequence[Form], batch: int, folder: str) -> str:
 
 def _read_back(form: Form, folder: str) -> str:
     """The call that reads a form's weights."""
-    return f'cash.from_safetensors(network, "{folder}/{file_name(form)}")'
+    members = len(form.stored.members) if isinstance(form.stored, Ensemble) else 0
+    network = f"cash.Ensemble([network] * {members})" if members else "network"
+    read = f'cash.from_safetensors({network}, "{folder}/{file_name(form)}")'
+    return f"cash.stack({read}, example)" if form.name.startswith("stacked") else read
 
 
 def _fastest(forms: Sequence[Form], batch: int) -> tuple[Form, str]:
@@ -254,17 +294,43 @@ def _smaller(form: Form, baselines: Sequence[Form]) -> str:
     return f"{ratio:.1f} times smaller{zeros}" if ratio > 1 else "no smaller"
 
 
-def _faster(form: Form, baselines: Sequence[Form]) -> str:
+@dataclass(frozen=True)
+class _Gain:
+    """How much faster a form is than the fastest of others, at one batch.
+
+    Attributes:
+        over: the fastest of these.
+        ratio: of the medians.
+        bearing: of each round, whether it says of NO_FASTER what the medians do.
+    """
+
+    over: Form
+    ratio: float
+    bearing: tuple[bool, ...]
+
+    @property
+    def faster(self) -> bool:
+        return self.ratio >= NO_FASTER
+
+    @property
+    def agreed(self) -> bool:
+        return sum(self.bearing) >= AGREE * len(self.bearing)
+
+
+def _gain(form: Form, others: Sequence[Form], batch: int) -> _Gain:
+    best, own = min(others, key=lambda one: one.latency_s[batch]), form.timing[batch]
+    ratio = best.timing[batch].median_s / own.median_s
+    rounds = zip(best.timing[batch].rounds_s, own.rounds_s, strict=True)
+    bearing = tuple((theirs >= NO_FASTER * ours) == (ratio >= NO_FASTER) for theirs, ours in rounds)
+    return _Gain(best, ratio, bearing)
+
+
+def _faster(form: Form, others: Sequence[Form]) -> str:
     lines = []
     for batch, taken in form.timing.items():
-        best = min(baselines, key=lambda one, batch=batch: one.latency_s[batch])  # type: ignore[misc]
-        ratio = best.timing[batch].median_s / taken.median_s
-        what = f"{ratio:.1f} times faster" if ratio >= NO_FASTER else "no faster here"
-        rounds = [
-            (dense >= NO_FASTER * own) == (ratio >= NO_FASTER)
-            for dense, own in zip(best.timing[batch].rounds_s, taken.rounds_s, strict=True)
-        ]
-        apart = f"; rounds disagree: {sum(rounds)} of {len(rounds)} bear this out"
-        agreed = "" if sum(rounds) >= AGREE * len(rounds) else apart
-        lines.append(f"{what} at batch {batch} ({taken.text} ms; {best.name}: {best.timing[batch].text} ms{agreed})")
+        gain = _gain(form, others, batch)
+        what = f"{gain.ratio:.1f} times faster" if gain.faster else "no faster here"
+        apart = f"; rounds disagree: {sum(gain.bearing)} of {len(gain.bearing)} bear this out"
+        best = f"{gain.over.name}: {gain.over.timing[batch].text} ms{'' if gain.agreed else apart}"
+        lines.append(f"{what} at batch {batch} ({taken.text} ms; {best})")
     return ", ".join(lines)

@@ -19,6 +19,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 from tombola import mask_codec
 from tombola.cash.kernel_packing import ConvolutionLayout, Window, convolution_layouts, convolution_of, stages_of, up
 from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear
+from tombola.cash.stacked_layers import StackedLinear
 from tombola.engine import kernels
 from tombola.errors import BadInput
 
@@ -28,7 +29,7 @@ PANEL = 64  # examples that the widest vectors take together
 SHARE = 2**22  # multiplications, as many as a thread is worth waking for
 MOST_SIZES = 8  # of maps, that a convolution is prepared for at once
 
-Connected = nn.Linear | QuantisedLinear
+Connected = nn.Linear | QuantisedLinear | StackedLinear
 Convolved = nn.Conv1d | nn.Conv2d | QuantisedConv2d
 
 
@@ -374,13 +375,13 @@ def _misfit(module: nn.Module, expected: str, found: str) -> BadInput:
 
 
 def _store(module: nn.Module, layer: Connected | Convolved, number: str) -> None:
-    weight = layer.weight.detach()
+    weight = layer.matrix() if isinstance(layer, StackedLinear) else layer.weight.detach()
     alive = weight != 0  # of what lives and is 0 nothing is lost
     module.register_buffer(f"flags{number}", mask_codec.encode(alive))
     module.register_buffer(f"values{number}", weight[alive].clone())
     scale = layer.scale.clone() if isinstance(layer, QuantisedConv2d | QuantisedLinear) else None
     module.register_buffer(f"scale{number}", scale)
-    bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach().clone()
+    bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach().flatten().clone()
     module.register_buffer(f"bias{number}", bias)
 
 

@@ -28,12 +28,15 @@ from tombola.cash.sparse_layers import (
     sparse_convolution,
     tiles,
 )
+from tombola.cash.stacked_layers import StackedLinear
 from tombola.cash.trace import Calls, GraphInterpreter
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.seeding import seeded
 
-KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, QuantisedLinear, QuantisedConv1d, QuantisedConv2d)
+CONNECTED = (nn.Linear, QuantisedLinear, StackedLinear)
+_OWN_LAYERS = (QuantisedLinear, QuantisedConv2d, StackedLinear)  # which torch.fx is to see one call in
+KINDS = (*CONNECTED, nn.Conv1d, nn.Conv2d, QuantisedConv1d, QuantisedConv2d)
 
 
 def sparsify(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere: bool = False) -> nn.Module:
@@ -176,7 +179,7 @@ class _LayerChain:
 def _traced(model: nn.Module) -> fx.GraphModule:
     if isinstance(model, Connected | Convolved):  # a layer by itself would be looked into
         model = nn.Sequential(model)
-    calls = Calls(lambda module: isinstance(module, QuantisedLinear | QuantisedConv2d) or is_layer(module))
+    calls = Calls(lambda module: isinstance(module, _OWN_LAYERS) or is_layer(module))
     return fx.GraphModule(model, calls.trace(model))
 
 
@@ -263,7 +266,7 @@ def _chain(node: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node]:
         after = _only_user(_through_relu(chain[-1], modules)[0])
         if after is None or after.op != "call_module" or len(after.args) != 1:
             return chain
-        if kind_of(modules[str(after.target)]) not in (nn.Linear, QuantisedLinear):
+        if kind_of(modules[str(after.target)]) not in CONNECTED:
             return chain
         chain.append(after)
 

@@ -1,6 +1,6 @@
 """The ticket, and the trained network, of a level and a replicate of a plan, out of its finished runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,27 @@ def trained_of(plan: Plan, store: Store, level: int, replicate: int) -> "tuple[n
     model, alive = _network(plan, store, run)
     weights.put(model, store.weights(run))
     return model, alive, run
+
+
+def networks_of(
+    plan: Plan, store: Store, levels: Sequence[int], replicates: Sequence[int]
+) -> "list[tuple[nn.Module, Mask, Train]]":
+    """The trained networks of all these levels and replicates, as `trained_of` gives one.
+
+    Raises:
+        BadInput: the experiment has no such level or replicate, or one is asked for twice.
+        StoreError: a training is not finished.
+    """
+    for where, numbers in (("--level", levels), ("--replicate", replicates)):
+        twice = next((number for number in numbers if list(numbers).count(number) > 1), None)
+        if twice is not None:
+            raise BadInput(
+                where=where,
+                expected="each number once",
+                found=f"{twice} twice",
+                todo="A network that is twice in an ensemble costs twice and counts twice; leave one out.",
+            )
+    return [trained_of(plan, store, level, replicate) for level in levels for replicate in replicates]
 
 
 def _training(plan: Plan, level: int, replicate: int) -> Train:

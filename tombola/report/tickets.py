@@ -136,17 +136,17 @@ def ticket_text(record: dict[str, Any]) -> str:
 
 
 def forms_record(
-    proof: "Proof", key: str, density: float, examples: int, threads: int, written: "Files | None"
+    proof: "Proof", keys: Sequence[str], density: float, examples: int, threads: int, written: "Files | None"
 ) -> dict[str, Any]:
     """What `tombola cash` found, as JSON values.
 
     Args:
-        key: of the training whose end the forms are made of.
-        density: of its mask.
+        keys: of the training whose end the forms are made of; several of an ensemble.
+        density: of its mask, or of all together.
         examples: on which outputs were compared and accuracy counted.
     """
     return {
-        "key": key,
+        **({"key": keys[0]} if len(keys) == 1 else {"keys": list(keys)}),
         "density": density,
         "examples": examples,
         "threads": threads,
@@ -181,9 +181,8 @@ def forms_text(record: dict[str, Any], proof: "Proof", written: "Files | None") 
 
     threads = f"{record['threads']} thread{'' if record['threads'] == 1 else 's'}"
     largest = f"outputs up to {proof[0].largest:.3g}"
-    where = (
-        f"{record['key']}, density {record['density']:.2%}; {record['examples']:,} test examples, {largest}; {threads}"
-    )
+    networks = record.get("key") or f"ensemble of {len(record['keys'])}: {', '.join(record['keys'])}"
+    where = f"{networks}, density {record['density']:.2%}; {record['examples']:,} test examples, {largest}; {threads}"
     left_out = written.left_out if written else None
     missing = [f"{name}: not written. {why}" for name, why in (left_out or {}).items()]
     files = [f"-> {path}" for path in written or ()]

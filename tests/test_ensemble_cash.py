@@ -67,12 +67,14 @@ def mean(networks: Sequence[nn.Module], alive: Sequence[Mask], inputs: Tensor) -
             logits = torch.func.functional_call(model, dict(values), (inputs,)).double().numpy()
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         found.append(powers / powers.sum(axis=1, keepdims=True))
-    return np.mean(found, axis=0)
+    average: np.ndarray = np.mean(found, axis=0)
+    return average
 
 
 def probabilities(model: nn.Module, inputs: Tensor) -> np.ndarray:
     with torch.inference_mode():
-        return np.exp(model(inputs).double().numpy())
+        found: np.ndarray = np.exp(model(inputs).double().numpy())
+    return found
 
 
 def compacted(ensemble: Ensemble, inputs: Tensor) -> Ensemble:
@@ -210,7 +212,9 @@ def test_where_members_at_once_are_no_faster_that_form_is_left_out_and_it_says_s
 
 def test_a_form_that_is_no_ensemble_is_not_asked_to_be_faster() -> None:
     def form(name: str, *rounds: float) -> Form:
-        return Form(name, None, None, 0.0, 1.0, None, 1, 1, 1, 1, {1: Timing(rounds[0], rounds[:1] * 2, rounds)})
+        return Form(
+            name, None, None, 0.0, 1.0, None, 1, 1, 1, 1, {1: Timing(rounds[0], (rounds[0], rounds[0]), rounds)}
+        )
 
     others = [form("dense", 1.0, 1.0, 1.0), form("compact", 2.0, 2.0, 2.0)]
     assert pays(others[1], others)

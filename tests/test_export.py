@@ -295,7 +295,7 @@ def test_the_examples_of_the_docs_run(
     monkeypatch.setattr(timing, "timed", partial(timing.timed, rounds=1, round_s=0.001))
     page = Path(__file__).parents[1] / "docs" / "cashing-in.md"
     names: dict[str, Any] = {}
-    own, read_back, one_form, channels = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    own, read_back, one_form, ensemble, channels = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     exec(own, names)
     accuracy = {form.name: form.accuracy for form in names["forms"]}
     assert accuracy["dense"] > 0.9 and accuracy["compact"] == accuracy["sparse"] == accuracy["dense"]
@@ -307,6 +307,11 @@ def test_the_examples_of_the_docs_run(
     exec(one_form, names)
     assert names["difference"] < 1e-6
     assert names["small"].fc1.out_features == 150 and type(names["again"].fc1) is QuantisedLinear
+    exec(ensemble, names)
+    with torch.inference_mode():
+        for form in ("ensemble", "beside", "fast", "again"):
+            found = names[form](names["inputs"]).softmax(dim=1)
+            torch.testing.assert_close(found, names["mean"], rtol=1e-4, atol=1e-6)
     exec(channels, names)
     assert f"{names['before']:,} -> {names['after']:,} parameters" in capsys.readouterr().out
     assert f"# {names['before']:,} -> {names['after']:,}" in channels

@@ -35,7 +35,8 @@ class StackedLinear(nn.Module):
 
     def matrix(self) -> Tensor:
         """Its weights as one matrix of a block for each network, [networks * outputs, networks * inputs]."""
-        return torch.block_diag(*self.weight.detach())
+        blocks: Tensor = torch.block_diag(*self.weight.detach())
+        return blocks
 
     def extra_repr(self) -> str:
         """Its sizes."""

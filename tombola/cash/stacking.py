@@ -263,12 +263,12 @@ def _tensors(layers: Sequence[Any], name: str) -> Any:
 
 def _with(layer: Any, weight: Tensor, bias: Tensor | None, **sizes: int) -> nn.Module:
     """The layer with other tensors, and other sizes by their names."""
-    made = copy.deepcopy(layer)
+    made: nn.Module = copy.deepcopy(layer)
     for name, size in sizes.items():
         setattr(made, name, size)
     _put(made, "weight", weight)
     _put(made, "bias", bias)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _put(module: nn.Module, name: str, values: Tensor | None) -> None:

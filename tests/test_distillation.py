@@ -1,5 +1,6 @@
 """What a teacher adds to a loss, how a training asks it, and the arms and recipes that have one."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,7 +22,7 @@ from tombola.engine.reference.trainer import Reference
 from tombola.engine.training import Start, Training
 from tombola.errors import BadInput, SpecError
 from tombola.lab.attempt import do
-from tombola.lab.kinds import Init, Prune, Train
+from tombola.lab.kinds import Init, Loaded, Prune, Train
 from tombola.lab.plan import Plan, plan
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
@@ -29,6 +31,7 @@ from tombola.lab.worker import Worker
 from tombola.mask import Mask
 from tombola.objective import TEACHER, CrossEntropy, Distill, Objective
 from tombola.recipe import SGD
+from tombola.search import Search
 from tombola.train import Span
 
 SPEC: dict[str, Any] = {
@@ -307,6 +310,37 @@ def test_a_spec_is_taught_from_its_objective_to_its_numbers(tmp_path: Path, scor
     assert again.values == worker.store.values(ticket)
 
 
+def test_a_teacher_may_come_out_of_a_file(tmp_path: Path) -> None:
+    path, other = tmp_path / "teacher.safetensors", tmp_path / "other.safetensors"
+    for file, classes in ((path, 10), (other, 7)):
+        save_file(weights.of(models.build("lenet-20-10", (1, 8, 8), classes, "glorot-normal", 7)), file)
+    changes = ["levels=1", "replicates=1", "recipe.length=12it", "recipe.model=lenet-20-10"]
+
+    def taught(file: Path) -> Plan:
+        return plan(read("digits-lenet", [*changes, f"recipe.objective={{name = 'distill', teacher = '{file}'}}"]))
+
+    wanted, worker = taught(path), Worker(Store(tmp_path / "store").open(), None)
+    assert [type(row.run.further[0][1]) for row in wanted.rows if row.run.further] == [Loaded] * len(wanted.rows)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *_: None) == ("stored",)
+    assert Distill.model_validate(
+        json.loads(Distill(teacher=str(path)).model_dump_json(exclude_none=True))
+    ).teacher == str(path)
+    with pytest.raises(SpecError, match=r"100 of them in output.weight, found output.weight of shape \[7, 10\]"):
+        taught(other)
+    with pytest.raises(SpecError, match="expected a safetensors file of weights, found No such file"):
+        taught(tmp_path / "none")
+    (tmp_path / "text").write_text("a teacher")
+    with pytest.raises(SpecError, match="expected a safetensors file of weights, found another file"):
+        taught(tmp_path / "text")
+    before = {row.run.key for row in wanted.rows}
+    save_file(weights.of(models.build("lenet-20-10", (1, 8, 8), 10, "glorot-normal", 8)), path)
+    assert before.isdisjoint(row.run.key for row in taught(path).rows), "another file, other keys"
+    (loaded,) = {each for row in wanted.rows for _, each in row.run.further or ()}
+    with pytest.raises(BadInput, match="expected the file with SHA-256"):
+        loaded.perform(worker)
+
+
 def test_what_cannot_be_taught_is_refused_before_anything_is_trained() -> None:
     taught = SPEC["recipe"] | {"objective": {"name": "distill"}}
     for method in ("gradual", "edge-popup"):
@@ -319,3 +353,20 @@ def test_what_cannot_be_taught_is_refused_before_anything_is_trained() -> None:
     for fault in ("alpha = 1.5", "temperature = 0", "spread = 'odd'"):
         with pytest.raises(SpecError, match=f"recipe.objective.{fault.split()[0]}: expected"):
             read("digits-lenet", [f"recipe.objective={{name = 'distill', {fault}}}"])
+
+
+def test_a_loop_of_ones_own_is_told_that_its_loss_is_its_own() -> None:
+    model = nn.Linear(6, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    search = Search(model, optimizer, levels=1)
+
+    def train(level: Any) -> None:
+        model(torch.randn(3, 6)).sum().backward()
+        optimizer.step()
+        level.report(accuracy=float(torch.rand(())))
+
+    for level in search:
+        train(level)
+    for arm in ("distilled", "smoothed", "distilled-trained"):
+        with pytest.raises(BadInput, match=r"which asks for the (objective distill, while the|trained weights of all)"):
+            search.verify(train, level=1, controls=[arm])

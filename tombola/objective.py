@@ -105,7 +105,8 @@ class Objective(Value, ABC):
     # Whether `loss` changes pixels: `inputs["pixels"]` has then the scale and shift, per channel, that make inputs of
     # pixels in [0, 1].
     sees_pixels: ClassVar[bool] = False
-    # Whether `loss` asks for `inputs["teacher"]`, the weights of a trained network of the same kind.
+    # Whether `loss` asks for `inputs["teacher"]`, the weights of a trained network of the same kind: the replicate's
+    # dense one, or those of `teacher_file`.
     taught: ClassVar[bool] = False
 
     name: str
@@ -146,6 +147,11 @@ class Objective(Value, ABC):
         Returns:
             A scalar with a gradient.
         """
+
+    @property
+    def teacher_file(self) -> str | None:
+        """The path of a file with the teacher's weights; None for the replicate's dense network."""
+        return None
 
     def following(
         self,
@@ -362,13 +368,14 @@ _OF_PGD = {"step", "steps", "random_start"}
 
 
 class Distill(Objective):
-    """Labels and the softened outputs of a teacher, the replicate's dense network as it was trained.
+    """Labels and the softened outputs of a teacher: the replicate's dense network as it was trained, or another one.
 
     Attributes:
         alpha: how much of the loss is the teacher's; 0 is cross-entropy.
         temperature: T, by which scores are divided before the softmax.
         spread: what is known of the teacher: its probabilities, `taught`; or how sure of labels it is on average, with
             the same for all other classes, `even`, which is to smooth labels as much as it does.
+        teacher: `dense`, or the path of a safetensors file with the weights of a network like the recipe's.
     """
 
     about = "Cross-entropy and the divergence from a teacher's softened outputs, that of the dense network"
@@ -381,6 +388,17 @@ class Distill(Objective):
     alpha: Number = Field(default=0.9, ge=0, le=1)
     temperature: Number = Field(default=5.0, gt=0)
     spread: Literal["taught", "even"] = "taught"
+    teacher: str = Field(default="dense", min_length=1)
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = plain(self)
+        return {name: value for name, value in values.items() if name != "teacher" or value != "dense"}
+
+    @property
+    def teacher_file(self) -> str | None:
+        """The path, unless the teacher is the dense network."""
+        return None if self.teacher == "dense" else self.teacher
 
     def loss(
         self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"

@@ -21,6 +21,7 @@ from tombola.lab.kinds import (
     FullMask,
     Init,
     InvertedMask,
+    Loaded,
     Prune,
     RandomMask,
     Sample,
@@ -165,7 +166,10 @@ class Replicate:
 
     def _beside(self, objective: Objective | None) -> tuple[tuple[str, Run], ...] | None:
         """What else an objective asks for, as `Train.further` has it."""
-        return ((TEACHER, self.teacher),) if objective and objective.taught else None
+        if objective is None or not objective.taught:
+            return None
+        path = objective.teacher_file
+        return ((TEACHER, Loaded.of(self.network, path) if path else self.teacher),)
 
     @property
     def teacher(self) -> Train:

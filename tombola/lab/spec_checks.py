@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from tombola import data, models
@@ -11,6 +12,7 @@ from tombola.data import subset, tokenised, variants
 from tombola.data.facts import Facts
 from tombola.errors import BadInput, DataError, Fault
 from tombola.lab.fields import MOST, MOST_STEPS
+from tombola.lab.kinds.loaded import shapes
 from tombola.lab.members import Arm, Members
 from tombola.lab.spec import PruneSpec, Spec
 from tombola.lab.studies import Setting, asked
@@ -118,6 +120,24 @@ def _answers(spec: Spec) -> Iterable[Fault]:
     if objective and objective.of_classes and facts.answers != "class":
         todo = "leave the objective out, or take data with classes"
         yield Fault("recipe.objective", f"one for answers of {_answered(facts)}", repr(objective.name), todo)
+
+
+def _teacher(spec: Spec) -> Iterable[Fault]:
+    """A teacher's file that is none, or has the weights of another network."""
+    recipe, facts = spec.recipe, spec.facts
+    if recipe.objective is None or not (path := recipe.objective.teacher_file):
+        return
+    try:
+        found = shapes(path)
+    except BadInput as error:
+        yield Fault("recipe.objective.teacher", error.expected, error.found, error.todo)
+        return
+    for name, layer in models.layers(recipe.model, facts.shape, facts.classes).items():
+        if prod(found.get(name, ())) != layer.weights or name not in found:
+            of = f"{name} of shape {list(found[name])}" if name in found else f"a file without {name}"
+            expected = f"the weights of {recipe.model} for {facts.name}, {layer.weights:,} of them in {name}"
+            yield Fault("recipe.objective.teacher", expected, of, "a teacher has the student's layers and classes")
+            return
 
 
 def _answered(facts: Facts) -> str:
@@ -519,6 +539,7 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
 
 _CHECKS = (
     _answers,
+    _teacher,
     _pixels,
     _length,
     _foreign,

@@ -8,6 +8,7 @@ from tombola.lab.kinds.flips import Flips
 from tombola.lab.kinds.init import Init
 from tombola.lab.kinds.inverted import InvertedMask
 from tombola.lab.kinds.line import Line
+from tombola.lab.kinds.loaded import Loaded
 from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask, mask_outcome
 from tombola.lab.kinds.measured import Measured, Measurement, Seen, Watched
 from tombola.lab.kinds.training import Train
@@ -27,6 +28,7 @@ __all__ = [
     "Init",
     "InvertedMask",
     "Line",
+    "Loaded",
     "Measured",
     "Measurement",
     "Pool",

@@ -24,7 +24,7 @@ from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
-from tombola.objective import Adversarial, CrossEntropy, LabelSmoothing, Objective
+from tombola.objective import Adversarial, LabelSmoothing, Objective
 from tombola.optimizers import optimizer_of
 from tombola.recipe import SGD, Recipe
 from tombola.train import Span, losses, train
@@ -102,6 +102,15 @@ def test_without_a_share_or_without_a_change_it_is_cross_entropy_bit_for_bit(
 
 
 @pytest.mark.parametrize("objective", [FGSM, PGD], ids=lambda objective: objective.attack)
+def test_pixels_that_do_not_change_are_the_batch_s_inputs_bit_for_bit(objective: Adversarial) -> None:
+    """Also where pixels that are told from inputs and made inputs again have other last bits."""
+    scale, shift = torch.tensor([[[3.2457]]]), torch.tensor([[[-0.4242]]])
+    examples = scale * torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + shift
+    given, same = inputs() | {"pixels": {"scale": scale, "shift": shift}}, objective.model_copy(update={"epsilon": 0.0})
+    assert torch.equal(same._changed(network(), (examples, DIGITS.labels[:60]), given), examples)
+
+
+@pytest.mark.parametrize("objective", [FGSM, PGD], ids=lambda objective: objective.attack)
 def test_labels_are_smoothed_as_label_smoothing_does_it(objective: Adversarial) -> None:
     same = objective.model_copy(update={"share": 0.0, "smoothing": 0.1})
     expected = weights.of(trained(LabelSmoothing(epsilon=0.1)))
@@ -148,10 +157,11 @@ def test_away_from_the_prediction_labels_make_no_difference_to_the_examples(seen
     assert torch.equal(seen[0], seen[2])
 
 
-def test_the_attack_leaves_modes_statistics_and_gradients_alone() -> None:
+@pytest.mark.parametrize("objective", [FGSM, PGD.model_copy(update={"away_from": "prediction"})], ids=str)
+def test_the_attack_leaves_modes_statistics_and_gradients_alone(objective: Adversarial) -> None:
     model = models.build("resnet-8-w2", (1, 8, 8), 10, "kaiming-normal", init_seed=0).train()
     before = weights.of(model)
-    PGD._changed(model, batch(), inputs())
+    objective._changed(model, batch(), inputs())
     assert weights.equal(weights.of(model), before) and all(each.training for each in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -294,11 +304,19 @@ def test_what_has_no_pixels_with_one_scale_is_refused(recipe: dict[str, str], fa
 
 
 @pytest.mark.parametrize(
-    ("objective", "gradients"),
-    [(PGD, 6), (FGSM, 3), (PGD.model_copy(update={"share": 1.0}), 5), (PGD.model_copy(update={"share": 0.0}), 1)],
+    ("changes", "forwards"),
+    [
+        ({}, 3 + 3 + 4 * 2),
+        ({"attack": "fgsm"}, 3 + 3 + 2),
+        ({"share": 1.0}, 3 + 4 * 2),
+        ({"share": 0.0}, 3),
+        ({"away_from": "prediction"}, 3 + 3 + 4 * 2 + 1),
+    ],
     ids=str,
 )
-def test_its_gradients_are_counted(objective: Adversarial, gradients: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_step_takes_is_counted(changes: dict[str, Any], forwards: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward for each call of the network, one back to the inputs for each gradient of these, two for the loss's."""
+    objective = PGD.model_copy(update=changes)
     called: list[int] = []
     model, ours = network(), torch.autograd.grad
 
@@ -307,8 +325,11 @@ def test_its_gradients_are_counted(objective: Adversarial, gradients: int, monke
         return ours(*given, **more)
 
     monkeypatch.setattr(torch.autograd, "grad", counted)
+    calls: list[int] = []
+    model.register_forward_hook(lambda *given: calls.append(1))
     objective.loss(model, batch(), inputs())
-    assert len(called) + (objective.share < 1) + (objective.share > 0) == objective.gradients == gradients
+    losses_descended = (objective.share < 1) + (objective.share > 0)
+    assert len(calls) + len(called) + 2 * losses_descended == objective.forwards == forwards
 
 
 def test_costs_and_time_count_them() -> None:
@@ -316,7 +337,6 @@ def test_costs_and_time_count_them() -> None:
     run = plan(experiment).rows[0].run
     plain = replace(run, recipe=run.recipe.model_copy(update={"objective": None}), augment_seed=None)
     seconds = [each.seconds(data.facts("digits"), lambda: 1.0) for each in (run, plain)]
-    assert seconds[0] - seconds[1] == pytest.approx((5 - 1) * run.steps)
+    assert seconds[0] - seconds[1] == pytest.approx((12 / 3 - 1) * run.steps)
     macs = [each.macs(Costs(experiment, [])) for each in (run, plain)]
-    assert macs[0].ideal == 5 * macs[1].ideal > 0
-    assert CrossEntropy().gradients == 1
+    assert macs[0].ideal == 12 / 3 * macs[1].ideal > 0

@@ -16,6 +16,7 @@ from tombola import distillation
 from tombola.code import code_of, defined_at
 from tombola.data.facts import IGNORED, Answers
 from tombola.errors import BadInput
+from tombola.macs import GRADIENT
 from tombola.value import Count, Number, Proportion, Value
 
 if TYPE_CHECKING:  # `tombola plan` reads recipes, and touches no tensor
@@ -126,9 +127,9 @@ class Objective(Value, ABC):
         return False
 
     @property
-    def gradients(self) -> int:
-        """How many gradients of the network a step takes, about: what its costs are counted by."""
-        return 1
+    def forwards(self) -> int:
+        """What a step takes, in forward passes f of its batch: 3 for a gradient of the weights, by which costs go."""
+        return GRADIENT
 
     def __hash__(self) -> int:
         return hash((type(self), self.model_dump_json()))  # its parameters may be lists
@@ -318,9 +319,10 @@ class Adversarial(Objective):
         return self.attack == "pgd" and self.random_start and self.share > 0
 
     @property
-    def gradients(self) -> int:
-        """One for each loss, and one for each step of the attack."""
-        return (self.share < 1) + (self.share > 0) * (1 + (self.steps if self.attack == "pgd" else 1))
+    def forwards(self) -> int:
+        """A gradient for each loss, there and back for each step of the attack, and f for what the network says."""
+        attack = 2 * (self.steps if self.attack == "pgd" else 1) + (self.away_from == "prediction")
+        return GRADIENT * (self.share < 1) + (GRADIENT + attack) * (self.share > 0)
 
     def loss(
         self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"

@@ -19,7 +19,7 @@ from tombola.data.augment import Augmentation
 from tombola.data.normalise import Normalisation
 from tombola.dynamics import DYNAMICS, Dynamics, dynamics_of
 from tombola.models import Initialisation
-from tombola.objective import OBJECTIVES, Objective, objective_of
+from tombola.objective import OBJECTIVES, CrossEntropy, Objective, objective_of
 from tombola.steps import Step
 from tombola.value import Count, Number, Proportion, StepField, Value, listed
 
@@ -166,9 +166,9 @@ class Recipe(Value):
     label_noise: Annotated[Number, Field(gt=0, lt=1)] | None = None
 
     @property
-    def gradients(self) -> int:
-        """How many gradients of the network one step takes: one, unless the objective asks for more."""
-        return self.objective.gradients if self.objective else 1
+    def forwards(self) -> int:
+        """What a step takes, in forward passes of its batch, by its objective."""
+        return (self.objective or CrossEntropy()).forwards
 
     @property
     def draws(self) -> bool:

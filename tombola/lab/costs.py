@@ -16,7 +16,7 @@ from tombola.lab.row import Row
 from tombola.lab.runs import Network, Run
 from tombola.lab.spec import Experiment
 from tombola.lab.store import Store
-from tombola.macs import GRADIENT, Macs, examples, forward
+from tombola.macs import Macs, examples, forward
 from tombola.models.layer import Layer
 from tombola.score import Score
 
@@ -134,7 +134,7 @@ class Costs:
         spec, facts = self._spec, self._spec.facts
         layers, products = self._network(Network(spec.recipe.model, facts.shape, facts.classes))
         seen = examples(0, spec.iterations(spec.recipe.length), facts.train, spec.recipe.batch)
-        return spec.recipe.gradients * GRADIENT * seen * forward(layers, {}, products)
+        return spec.recipe.forwards * seen * forward(layers, {}, products)
 
     def _network(self, network: Network) -> tuple[Mapping[str, Layer], int]:
         if network not in self._networks:

@@ -81,13 +81,13 @@ class EarlyBird(Run):
 
     def seconds(self, facts: Facts, step_seconds: Callable[[], float]) -> float:
         """All steps, as if no mask settled."""
-        return step_seconds() * self.sample.recipe.gradients * self.steps
+        return step_seconds() * self.sample.recipe.forwards / GRADIENT * self.steps
 
     def macs(self, known: Known) -> Macs:
         """3 f of the dense network for every example until the mask has settled; to the end where that is not known."""
         facts, trained = known.facts(self.sample.recipe.data), known.values(self).get("trained_steps", self.steps)
         seen = examples(self.begin, self.begin + trained, facts.train, self.sample.recipe.batch)
-        return known.forward(self.network, {}, by=self) * (self.sample.recipe.gradients * GRADIENT * seen)
+        return known.forward(self.network, {}, by=self) * (self.sample.recipe.forwards * seen)
 
     def counts(self, known: Known) -> Mapping[str, int]:
         """Those of any mask of as many weights."""

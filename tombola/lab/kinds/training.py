@@ -100,13 +100,13 @@ class Train(Run):
         """Its steps, the looks at validation and test images now and then, and two at all that it trains on."""
         looks, tests = self.steps // self.evaluate_every + 1, self.steps // self.test_every + 1
         images = looks * facts.validation + tests * facts.test + 2 * facts.train + self._asked(facts)
-        return step_seconds() * (self.recipe.gradients * self.steps + A_LOOK * images / self.recipe.batch)
+        return step_seconds() * (self.recipe.forwards / GRADIENT * self.steps + A_LOOK * images / self.recipe.batch)
 
     def macs(self, known: Known) -> Macs:
         """3 f for every example of its steps; ideally what it says itself, where its mask changes while it trains."""
         recipe, facts = self.recipe, known.facts(self.recipe.data)
         network = Network(recipe.model, facts.shape, facts.classes)
-        gradients = recipe.gradients * GRADIENT * examples(self.begin, self.until, facts.train, recipe.batch)
+        gradients = recipe.forwards * examples(self.begin, self.until, facts.train, recipe.batch)
         static = known.forward(network, known.counts(self.mask), by=self) * gradients
         own = None if self.keeps_mask else known.values(self).get("macs")
         taken = static if own is None else Macs(own, static.executed)

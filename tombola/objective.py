@@ -123,7 +123,7 @@ class Objective(Value, ABC):
 
     @property
     def draws(self) -> bool:
-        """Whether `loss` draws: `inputs["draw"]` has then the seed of the training's draws, and the step."""
+        """Whether `loss` draws: `inputs["draw"]` has then the `seed` of the training's draws."""
         return False
 
     @property
@@ -336,6 +336,19 @@ class Adversarial(Objective):
         if self.share < 1:
             parts.append((1 - self.share) * cross_entropy(model(examples), labels, smoothing=self.smoothing))
         return sum(parts[1:], parts[0])
+
+    def following(
+        self,
+        model: "nn.Module",
+        batches: "Callable[[int], tuple[Tensor, Tensor]]",
+        inputs: "Mapping[str, Mapping[str, Tensor]]",
+    ) -> "Callable[[int, Tensor], Mapping[str, Mapping[str, Tensor]]]":
+        """step, examples -> with what the training was given, the step that it draws by."""
+        import torch
+
+        if not self.draws:
+            return super().following(model, batches, inputs)
+        return lambda step, examples: {**inputs, "draw": {**inputs["draw"], "step": torch.tensor(step)}}
 
     def _changed(
         self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"

@@ -100,17 +100,15 @@ def losses(
         batches: step -> inputs and labels.
         objective: None for cross-entropy.
         precision: of the forward pass, and so of its gradients; None for that of the weights.
-        inputs: what else the objective asks for, by name; to what it draws from, `draw`, the step is added.
+        inputs: what else the objective asks for, by name.
     """
     device = next(model.parameters()).device
-    objective, given = objective or CrossEntropy(), dict(inputs or {})
-    following = objective.following(model, batches, given)
+    objective = objective or CrossEntropy()
+    following = objective.following(model, batches, inputs or {})
 
     def loss(step: int) -> Tensor:
         examples, labels = batches(step)
         batch = examples.to(device), labels.to(device)
-        if "draw" in given:
-            given["draw"] = {**given["draw"], "step": torch.tensor(step)}
         with computing(device, precision):
             return descended(objective, objective.loss(model, batch, following(step, batch[0])))
 

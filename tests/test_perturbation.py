@@ -16,7 +16,7 @@ from tombola.perturbation import Ball, Climb, OfPixels, cross_entropies, fgsm, l
 BALLS = st.builds(Ball, st.sampled_from([0.0, 0.01, 0.3, 1.0]), st.sampled_from([-0.5, 0.0]), st.sampled_from([1.0, 2]))
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     torch.manual_seed(0)
     layers = nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)
     return nn.Sequential(*layers)

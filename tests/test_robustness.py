@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tombola import models, weights
 from tombola.data import load
 from tombola.errors import BadInput, SpecError
 from tombola.lab.attempt import do
@@ -44,7 +45,7 @@ ATTACKS = [FGSM(), PGD(steps=5, restarts=2), APGD(steps=12), APGD(loss="dlr", st
 every_attack = pytest.mark.parametrize("kind", ATTACKS, ids=[each.title for each in ATTACKS])
 
 
-def network(classes: int = 4) -> nn.Module:
+def network(classes: int = 4) -> nn.Sequential:
     torch.manual_seed(0)
     layers = nn.Flatten(), nn.Linear(18, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, classes)
     return nn.Sequential(*layers)
@@ -84,7 +85,8 @@ def test_an_attack_never_leaves_the_ball_or_the_box(
 
     def listening(points: Tensor) -> Tensor:
         asked.append(points.detach())
-        return model(points)
+        logits: Tensor = model(points)
+        return logits
 
     found = attack(listening, pixels, labels, kind, Ball(epsilon, *box), seed)
     for points in (found.points, *(each for each in asked if len(each) == len(pixels))):
@@ -128,9 +130,10 @@ def test_what_is_said_of_a_point_is_so_there(kind: Attack) -> None:
 
 
 @every_attack
-def test_an_attack_is_the_same_of_one_seed(kind: Attack) -> None:
-    first, again = (attack(network(), *examples(), kind, 0.2, seed=5) for _ in range(2))
+def test_an_attack_is_the_same_of_one_seed_and_another_of_another(kind: Attack) -> None:
+    first, again, other = (attack(network(), *examples(), kind, 0.2, seed) for seed in (5, 5, 6))
     assert torch.equal(first.points, again.points)
+    assert torch.equal(first.points, other.points) is (kind == FGSM())  # which draws nothing
 
 
 def never_helps(less: Attack, more: Attack) -> None:
@@ -156,8 +159,7 @@ def test_gradients_find_the_worst_corner_of_a_linear_model(kind: Attack) -> None
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
     pixels, labels = torch.rand(6, 4), torch.tensor([0, 1, 0, 1, 1, 0])
-    sides = [torch.stack([(pixels - 0.2).clamp(0, 1), (pixels + 0.2).clamp(0, 1)])] * 1
-    lows, highs = sides[0]
+    lows, highs = (pixels - 0.2).clamp(0, 1), (pixels + 0.2).clamp(0, 1)
     corners = [torch.where(torch.tensor(corner), highs, lows) for corner in itertools.product([False, True], repeat=4)]
     worst = torch.stack([cross_entropies(model(corner), labels) for corner in corners]).amax(0)
     torch.testing.assert_close(attack(model, pixels, labels, kind, 0.2).losses, worst.detach())
@@ -374,6 +376,32 @@ def test_findings_are_paired_by_replicate_and_say_what_attacks_found(done: tuple
         )
 
 
+def test_transfer_is_of_inputs_found_on_the_one_and_tried_on_the_other(done: tuple[Any, Worker]) -> None:
+    wanted, worker = done
+    asked = {(one.level, one.arm): one for one in wanted.questions if one.replicate == 0}
+    question = asked[2, "ticket"]
+    ticket, dense = (built(worker, asked[2, arm].density_of) for arm in ("ticket", "dense"))
+    measurement, seed = question.run.measurement, question.run.seed
+    data = worker.placed(question.density_of.recipe)
+    places = worker.test(question.density_of.recipe)
+    spread = places[torch.linspace(0, len(places) - 1, 100).round().long()]
+    pixels, labels = data.pixels(data.test_images[spread]), data.test_labels[spread]
+    values = worker.store.values(question.run)
+    for key, source, target in (("from dense", dense, ticket), ("to dense", ticket, dense)):
+        points = attack(source, pixels, labels, measurement.transfer, 0.1, seed).points
+        with torch.no_grad():
+            left = (target(points).argmax(1) == labels) & (target(pixels).argmax(1) == labels)
+        found = values["attacked"][key] if key in values["attacked"] else values[key]
+        assert found == pytest.approx(float(left.double().mean()))
+
+
+def built(worker: Worker, training: Any) -> OfPixels:
+    data = worker.placed(training.recipe)
+    model = models.build(training.recipe.model, data.facts.shape, data.facts.classes, training.recipe.init, init_seed=0)
+    weights.put(model, worker.store.weights(training))
+    return OfPixels(model.eval(), data.of_pixels)
+
+
 def network_of(worst: float, **changes: Any) -> Robustness:
     return replace(Robustness(0.98, {"FGSM": worst, "PGD": worst}, worst, 0.0, 0.0, 0.0, 0.0, True), **changes)
 
@@ -389,9 +417,8 @@ def network_of(worst: float, **changes: Any) -> Robustness:
     ],
 )
 def test_a_verdict_is_by_the_whole_interval(ticket: list[float], dense: list[float], words: str) -> None:
-    found = contrast(
-        *({n: network_of(x) for n, x in enumerate(each)} for each in (ticket, dense)), "dense", 0.95, 0.001
-    )
+    tickets, others = ({n: network_of(x) for n, x in enumerate(each)} for each in (ticket, dense))
+    found = contrast(tickets, others, "dense", 0.95, 0.001)
     assert found is not None
     assert words in sentence(0.1, 0.3, "dense", found, 0.1)
 
@@ -404,6 +431,15 @@ def test_masked_gradients_are_told_of_the_arm_that_has_them() -> None:
     said = sentence(0.1, 0.3, "dense", found, 0.1)
     assert "gradients are likely masked in ticket, as gradients are 0 at 40.0% of the right answers" in said
     assert "in dense" not in said
+
+
+def test_what_was_not_looked_at_is_not_said() -> None:
+    model, (pixels, labels) = network(), examples()
+    alone = judge(model, pixels, labels, [PGD(steps=3)], 0.1)
+    assert alone.one_step_more is None and alone.black_box_more is None
+    found = contrast({0: alone}, {0: judge(model, pixels, labels, ATTACKS, 0.1)}, "dense", 0.95, 0.001)
+    assert found is not None
+    assert not any("black boxes" in words or "one step" in words for words in found.looked_at)
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,8 @@ def _attacked(parts: "Sequence[Visited]", kind: Attack | None) -> Attacked:
     import torch
 
     found = ((each.points, each.fooled, each.losses) for each in parts)
-    return Attacked(*(torch.cat(each) for each in zip(*found, strict=True)), kind=kind)
+    points, fooled, losses = (torch.cat(each) for each in zip(*found, strict=True))
+    return Attacked(points, fooled, losses, kind)
 
 
 def _check(model: "Model", pixels: "Tensor", labels: "Tensor", ball: "Ball", kind: Attack) -> None:
@@ -343,8 +344,9 @@ class Robustness:
         worst: what none of the attacks fools.
         zero_gradients: of the right ones, those whose gradient is 0 in every pixel.
         whole_box: what stays right when pixels may become anything in the box.
-        one_step_more: what FGSM fools and no attack of several steps by gradients.
-        black_box_more: what is fooled without gradients, or by inputs found elsewhere, and by no gradient.
+        one_step_more: what FGSM fools and no attack of several steps by gradients; None where not both were made.
+        black_box_more: what is fooled without gradients, or by inputs found elsewhere, and by no gradient; None where
+            not both were made.
         deterministic: whether two passes give the same logits.
     """
 
@@ -353,8 +355,8 @@ class Robustness:
     worst: float
     zero_gradients: float
     whole_box: float
-    one_step_more: float
-    black_box_more: float
+    one_step_more: float | None
+    black_box_more: float | None
     deterministic: bool
 
     @property
@@ -364,10 +366,19 @@ class Robustness:
             "logits differ from one pass to the next": not self.deterministic,
             f"gradients are 0 at {self.zero_gradients:.1%} of the right answers": self.zero_gradients > MANY_ZEROS,
             f"{self.whole_box:.1%} stay right when pixels may become anything": self.whole_box > NOT_NOTHING,
-            f"one step fools {self.one_step_more:.1%} that many do not": self.one_step_more > MORE,
-            f"black boxes fool {self.black_box_more:.1%} that gradients do not": self.black_box_more > MORE,
         }
+        if self.one_step_more is not None:
+            signs[f"one step fools {self.one_step_more:.1%} that many do not"] = self.one_step_more > MORE
+        if self.black_box_more is not None:
+            signs[f"black boxes fool {self.black_box_more:.1%} that gradients do not"] = self.black_box_more > MORE
         return tuple(words for words, seen in signs.items() if seen)
+
+    @property
+    def looked_at(self) -> tuple[str, ...]:
+        """What was found where nothing speaks for masked gradients."""
+        found = ["logits repeat", "gradients are not 0", "pixels that may become anything fool all"]
+        found += ["one step fools no more than many"] if self.one_step_more is not None else []
+        return (*found, *(["black boxes fool no more than gradients"] if self.black_box_more is not None else []))
 
 
 def judge(
@@ -448,9 +459,11 @@ def _any(attacks: Sequence[Attacked], none: "Tensor") -> "Tensor":
     return fooled
 
 
-def _more(attacks: Sequence[Attacked], others: Sequence[Attacked], none: "Tensor") -> float:
-    """The share that one of the attacks fools and none of the others; 0 where there are no others to tell."""
-    return float((_any(attacks, none) & ~_any(others, none)).double().mean()) if others else 0.0
+def _more(attacks: Sequence[Attacked], others: Sequence[Attacked], none: "Tensor") -> float | None:
+    """The share that one of the attacks fools and none of the others; None where either is missing."""
+    if not (attacks and others):
+        return None
+    return float((_any(attacks, none) & ~_any(others, none)).double().mean())
 
 
 @dataclass(frozen=True)
@@ -477,11 +490,13 @@ class Contrast:
         worst: the claim, whose interval is for itself.
         rest: clean answers and each attack, whose intervals hold together.
         masking: by arm, what speaks for masked gradients in it, by the means over replicates.
+        looked_at: in every arm, to see whether there are some.
     """
 
     worst: Compared
     rest: tuple[Compared, ...]
     masking: Mapping[str, tuple[str, ...]]
+    looked_at: tuple[str, ...]
 
 
 def contrast(
@@ -504,10 +519,12 @@ def contrast(
             shares[title] = [(ours.attacked[title], theirs.attacked[title]) for ours, theirs in both]
     worst = [(ours.worst, theirs.worst) for ours, theirs in both]
     rest = together({name: _less(pairs) for name, pairs in shares.items()}, confidence, dict.fromkeys(shares, grain))
+    means = {"ticket": averaged([ours for ours, _ in both]), arm: averaged([theirs for _, theirs in both])}
     return Contrast(
         _compared(WORST, worst, paired(_less(worst), confidence, grain)),
         tuple(_compared(name, shares[name], more) for name, more in rest.items()),
-        {"ticket": averaged([ours for ours, _ in both]).masking, arm: averaged([theirs for _, theirs in both]).masking},
+        {name: each.masking for name, each in means.items()},
+        tuple(words for words in means["ticket"].looked_at if words in means[arm].looked_at),
     )
 
 
@@ -528,10 +545,15 @@ def averaged(found: Sequence[Robustness]) -> Robustness:
         mean(each.worst for each in found),
         mean(each.zero_gradients for each in found),
         mean(each.whole_box for each in found),
-        mean(each.one_step_more for each in found),
-        mean(each.black_box_more for each in found),
+        _mean([each.one_step_more for each in found]),
+        _mean([each.black_box_more for each in found]),
         all(each.deterministic for each in found),
     )
+
+
+def _mean(shares: Sequence[float | None]) -> float | None:
+    known = [each for each in shares if each is not None]
+    return mean(known) if known else None
 
 
 def sentence(
@@ -552,13 +574,13 @@ def sentence(
         chance: the accuracy of whoever always gives the same answer.
         transfer: the share of tickets' answers that inputs found on the dense network do not fool, and the other way.
 
-    >>> network = Robustness(0.98, {"FGSM": 0.1}, 0.02, 0, 0, 0, 0, True)
+    >>> network = Robustness(0.98, {"FGSM": 0.1}, 0.02, 0, 0, 0, None, True)
     >>> both = {0: network, 1: network}
     >>> sentence(0.1, 0.3, "dense", contrast(both, both, "dense", 0.95, 0.001), chance=0.1)
     'Robust accuracy of tickets at 10.0%, pixels changed by up to 0.3: 2.0% against 2.0% of dense, +0.00 [-0.37, +0.37]
     points, not shown to differ; both are below guessing (10.0%); clean 98.0% against 98.0%, +0.00 [-0.73, +0.73]; FGSM
-    10.0% against 10.0%, +0.00 [-0.73, +0.73]; gradient masking is not seen: gradients are there, pixels that may become
-    anything fool all, black boxes do no better; n = 2.'
+    10.0% against 10.0%, +0.00 [-0.73, +0.73]; gradient masking is not seen: logits repeat, gradients are not 0, pixels
+    that may become anything fool all, one step fools no more than many; n = 2.'
     """
     worst = found.worst
     low = f"; both are below guessing ({chance:.1%})" if max(worst.ticket, worst.other) < chance else ""
@@ -567,7 +589,7 @@ def sentence(
         f"{head}: {_told(worst, arm)} points, {_word(worst.more)}{low}",
         *(f"{each.name} {_told(each)}" for each in found.rest),
         *_transferred(transfer),
-        _masked(found.masking),
+        _masked(found),
         f"n = {worst.more.n}.",
     ]
     return "; ".join(parts)
@@ -593,11 +615,8 @@ def _word(more: Difference) -> str:
     return f"{'more' if more.mean > 0 else 'less'} robust"
 
 
-def _masked(masking: Mapping[str, tuple[str, ...]]) -> str:
-    seen = [f"in {arm}, as {' and '.join(signs)}" for arm, signs in masking.items() if signs]
+def _masked(found: Contrast) -> str:
+    seen = [f"in {arm}, as {' and '.join(signs)}" for arm, signs in found.masking.items() if signs]
     if seen:
         return f"gradients are likely masked {', and '.join(seen)}, so that the true numbers are lower"
-    return (
-        "gradient masking is not seen: gradients are there, pixels that may become anything fool all, "
-        "black boxes do no better"
-    )
+    return f"gradient masking is not seen: {', '.join(found.looked_at)}"

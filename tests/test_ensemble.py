@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import log
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tombola import models, weights
+from tombola.cli import main
 from tombola.errors import BadInput
 from tombola.lab.attempt import do
 from tombola.lab.kinds import Average, Measured, Pool, Train
@@ -23,6 +25,7 @@ from tombola.lab.worker import Worker
 from tombola.study.at_equal_cost import Asked, best, sentence
 from tombola.study.calibration import calibration
 from tombola.study.ensemble import Ensemble, judge
+from tombola.ticket import Ticket
 
 CHANGES = ["levels=2", "replicates=2", "recipe.model=lenet-20-10", "recipe.length=60it", "evaluate.every=30it"]
 ALL = "kinds=[" + ", ".join(f"'{name}'" for name in KINDS) + "]"
@@ -225,7 +228,8 @@ def test_a_pool_is_chosen_on_validation_data_alone_and_judged_on_test_data(done:
         (pool,) = members_of(wanted, "pool", level, 0)
         values, ticket = worker.store.values(pool), pool.target
         assert values["validation_accuracy"] >= values["target_validation_accuracy"]
-        assert values["counts"] == worker.store.living(ticket).counts, "as small as the ticket"
+        living = worker.store.living(ticket)
+        assert living and values["counts"] == living.counts, "as small as the ticket"
         blind = Worker(worker.store, None)
         dataset = blind.placed(pool.recipe)
         generator = torch.Generator().manual_seed(0)
@@ -238,6 +242,26 @@ def test_a_pool_is_chosen_on_validation_data_alone_and_judged_on_test_data(done:
         assert again.values == values
         kept = worker.store.tensors(pool, "weights")
         assert weights.equal(again.tensors["weights"], kept)
+
+
+@pytest.mark.parametrize("kind", ["average", "pool"])
+def test_one_network_out_of_several_is_written_as_a_ticket(
+    kind: str, done: tuple[Plan, Worker], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted, worker = done
+    spec = ["digits-lenet", *(part for change in [*CHANGES, *ASKED] for part in ("--set", change))]
+    file = tmp_path / "one.safetensors"
+    command = ["ticket", *spec, "--store", str(worker.store.root), "--replicate", "1", "-o", str(file)]
+    assert main([*command, "--level", "2", "--of", kind]) == 0
+    (made,) = members_of(wanted, kind, 2, 1)
+    loaded = Ticket.load(file)
+    assert weights.equal(loaded.weights, worker.store.weights(made)) and loaded.mask == worker.store.mask(made)
+    assert loaded.origin["of"] == kind and loaded.origin["key"] == made.key and loaded.origin["rewind"] == "60it"
+    capsys.readouterr()
+    assert main([*command, "--level", "2", "--of", kind, "--set", "study.ensemble.levels=1"]) == 2
+    assert f"an experiment whose study.ensemble asks for '{kind}' at level 2" in capsys.readouterr().err.replace(
+        "\n", " "
+    )
 
 
 def test_each_kind_is_held_against_the_dense_network_of_its_replicate(done: tuple[Plan, Worker]) -> None:

@@ -164,3 +164,16 @@ def test_there_is_no_line_between_two_models() -> None:
     message = "the right end of the line: expected a (1,), found a (3,). These weights belong to another model."
     with pytest.raises(BadInput, match=f"^{re.escape(message)}$"):  # torch would have broadcast it
         weights.interpolate({"a": torch.zeros(1)}, {"a": torch.zeros(3)}, 0.5)
+
+
+def test_an_average_is_the_mean_of_what_are_real_numbers() -> None:
+    one = {"w": torch.tensor([0.1, 1.0, -3.0]), "steps": torch.tensor(7)}
+    two = {"w": torch.tensor([0.3, 2.0, 3.0]), "steps": torch.tensor(9)}
+    found = weights.average([one, two])
+    assert torch.allclose(found["w"], torch.tensor([0.2, 1.5, 0.0])) and found["steps"] == 7
+    assert weights.equal(weights.average([two, one]), {"w": found["w"], "steps": two["steps"]})
+    assert all(weights.equal(weights.average([one] * times), one) for times in range(1, 8)), "not a bit is rounded"
+    found["w"].zero_()
+    assert one["w"][0] == torch.tensor(0.1), "no memory is shared"
+    with pytest.raises(BadInput, match="the weights of an average"):
+        weights.average([one, {"w": torch.zeros(2), "steps": torch.tensor(7)}])

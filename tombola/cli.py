@@ -431,6 +431,7 @@ def ticket(
     replicate: int = 0,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     as_seed: Annotated[bool, Parameter(negative=())] = False,
+    of: Literal["ticket", "average", "pool"] = "ticket",
     common: Common = Common(),
 ) -> int:
     """Write a ticket - its mask and the weights its survivors return to - as one safetensors file.
@@ -448,8 +449,10 @@ def ticket(
     as_seed
         Leave the weights out and keep the seed that remakes them, where the ticket returns to step 0: smaller, but of
         use only where torch and the processor draw the same numbers.
+    of
+        `average` or `pool` writes one network out of several, whose weights are trained, where study.ensemble made it.
     """
-    from tombola.lab.tickets import ticket_of
+    from tombola.lab.tickets import one_of, ticket_of
 
     if output.suffix.lower() in _TEXTS | _MODEL_FILES:
         raise BadInput(
@@ -460,7 +463,8 @@ def ticket(
         )
     plan, store = _existing(spec, common)
     try:
-        made = ticket_of(plan, store, level, replicate)
+        found = ticket_of if of == "ticket" else partial(one_of, kind=of)
+        made = found(plan, store, level, replicate)
     except StoreError as error:
         raise _outside(plan, error) from error
     made.save(output, as_seed=as_seed)

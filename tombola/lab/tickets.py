@@ -58,6 +58,43 @@ def ticket_of(plan: Plan, store: Store, level: int, replicate: int) -> "Ticket":
     return replace(Ticket.of(model, alive, start, origin), seed=seed)
 
 
+def one_of(plan: Plan, store: Store, level: int, replicate: int, kind: str) -> "Ticket":
+    """One network out of several, of a level and a replicate: its mask, and its weights, which are trained.
+
+    Args:
+        kind: of the study of ensembles: `average`, `pool`.
+
+    Raises:
+        BadInput: the experiment has no such level or replicate, or its study asks for no such network.
+        StoreError: it is not finished.
+    """
+    from tombola.ticket import Ticket
+
+    ticket, run = ticket_of(plan, store, level, replicate), _training(plan, level, replicate)
+    asked = [one for one in plan.questions if (one.study, one.part, one.level) == ("ensemble", kind, level)]
+    made = next((each for one in asked if one.replicate == replicate for each in one.run.inputs), None)
+    if made is None:
+        raise BadInput(
+            where=f"--of {kind}",
+            expected=f"an experiment whose study.ensemble asks for {kind!r} at level {level}",
+            found=f"{plan.experiment.name}, which does not",
+            todo=f"--set \"study.ensemble={{levels=[{level}],kinds=['{kind}']}}\", here and when it is run.",
+        )
+    _need([made], plan, store, level, replicate)
+    model, _ = _network(plan, store, run)
+    alive, how = store.mask(made), store.provenance(made)
+    origin = {
+        **ticket.origin,
+        "key": made.key,
+        "keys": {kind: made.key},
+        "rewind": f"{run.until}it",
+        "density": alive.density,
+        "made": how.get("finished"),
+        "of": kind,
+    }
+    return Ticket.of(model, alive, store.weights(made), origin)
+
+
 def _no_ticket(spec: Spec) -> BadInput:
     return BadInput(
         where="method",

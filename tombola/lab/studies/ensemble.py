@@ -47,10 +47,10 @@ class Together(Measurement):
 
         from tombola.study.ensemble import judge
 
-        others = {name: seen.modelled(found) for name, found in seen.others.items()}
-        answers = [_logits(seen, model) for model in (seen.model, *others.values())]
+        others = (_logits(seen, seen.modelled(found)) for found in seen.others.values())
+        answers = [_logits(seen, seen.model), *others]
         found = judge([logits for logits, _ in answers], answers[0][1])
-        living = [seen.mask.counts, *(seen.masks[name].counts if name in seen.masks else {} for name in others)]
+        living = [seen.mask.counts, *(seen.masks[name].counts if name in seen.masks else {} for name in seen.others)]
         costs = [_cost(seen, counts) for counts in living]
         return {
             **asdict(found),

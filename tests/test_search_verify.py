@@ -25,6 +25,8 @@ from tombola.replicate import Draws, T
 from tombola.search import Level, Report, Search, Verification
 from tombola.search.grain import grain
 from tombola.search.verdict_settings import VerdictSettings, criteria_of, trial_of
+from tombola.study.further import Numbers, further
+from tombola.study.paired import paired
 from tombola.study.verdict import Criteria, Metric, judge
 
 STEPS = 6
@@ -920,3 +922,108 @@ def test_the_four_arms_of_signs_and_magnitudes_are_made_of_one_draw() -> None:  
 def test_signs_on_weights_that_the_first_steps_are_still_to_train_are_refused() -> None:
     with pytest.raises(BadInput, match=r"found sign, which derives its weights from newly drawn ones.*rewind='0it'"):
         Lab("3it").verify(controls=["sign"])
+
+
+# ---------------------------------------------------------------- further numbers
+
+
+def looked_at(lab: Lab, further: Callable[[Level], dict[str, float]], every: bool = True) -> None:
+    """As ever, and further numbers at each look, or at the first of three alone."""
+    plain, looks = lab.evaluate, itertools.count(1)
+
+    def evaluate(level: Level) -> None:
+        plain(level)
+        if every or next(looks) % 3 == 1:
+            level.report(**further(level))
+
+    lab.evaluate = evaluate  # type: ignore[method-assign]
+
+
+def planted_ece(ticket: Mask) -> Callable[[Level], dict[str, float]]:
+    """A calibration error that is smaller under this mask, by more than what the data order makes of it."""
+    return lambda level: {"ece": (0.02 if level.mask == ticket else 0.05) + 0.003 * luck(), "robust_accuracy": luck()}
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_further_numbers_are_judged_and_leave_the_verdict_as_it_is(every: bool) -> None:
+    lab = Lab()
+    alone = lab.verify(controls=["random"], replicates=3)
+    looked_at(lab, planted_ece(lab.search.mask(2)), every)
+    found = lab.verify(controls=["random"], replicates=3, also=["ece", "robust_accuracy"])
+    assert (found.verdict, found.trials, found.criteria) == (alone.verdict, alone.trials, alone.criteria)
+    ece, robust = found.further
+    assert (ece.metric.higher_is_better, robust.metric.higher_is_better, robust.metric.unit) == (False, True, "points")
+    assert ece.at == robust.at == ("the verdict's step" if every else "the last report")
+    assert [(each.against, each.effect) for each in ece.beside] == [("dense", "better"), ("random", "better")]
+    assert [each.effect for each in robust.beside] == ["not shown"] * 2, "luck of the order, which arms share"
+    (said,) = [line for line in found.sentences if line.startswith(f"At {ece.at}, ece is 0.02")]
+    assert ", better than in dense (-0.03" in said and said.endswith("; n = 3.")
+    assert any(
+        "about accuracy alone" in line and "hold together at 95% (Holm), but not" in line for line in found.sentences
+    )
+    head, dense, *_ = str(found).splitlines()
+    assert head.split() == ["arm", "accuracy", "%", "early", "stop", "ece", "robust", "accuracy", "%", "n"]
+    assert dense.split()[3] == f"{ece.means['dense']:.5g}"
+    record = json.loads(json.dumps(found.record(), allow_nan=False))
+    assert [each["metric"]["name"] for each in record["further"]] == ["ece", "robust_accuracy"]
+    assert "further" not in alone.record() and alone.sentences == tuple(
+        line for line in found.sentences if line in alone.sentences
+    )
+
+
+def test_intervals_of_further_numbers_hold_together() -> None:
+    """By hand: of two numbers that are alike each interval is one of 97.5 %."""
+    orders = {number: 0.01 * number**2 for number in range(4)}
+    values = {"ticket": orders, "dense": dict.fromkeys(orders, 0.05)}
+    one, two = (
+        Numbers(Metric("ece", False), "the last report", values),
+        Numbers(Metric("nll", False), "the last report", values),
+    )
+    differences = [value - 0.05 for value in orders.values()]
+    (alone,) = further([one], 0.95)
+    assert alone.beside[0].more == paired(differences, 0.95)
+    for each in further([one, two], 0.95):
+        assert each.beside[0].more.low == pytest.approx(paired(differences, 0.975).low)
+
+
+def test_further_numbers_are_taken_where_the_verdict_is() -> None:
+    lab = Lab()
+    rows = [{"validation_loss": 2.0, "psnr": 1.0}, {"validation_loss": 1.0, "psnr": 2.0}, {"validation_loss": 2.0}]
+    reporting(lab, [row | {"accuracy": 0.5, "ece": place + 0.5} for place, row in enumerate(rows)])
+    found = lab.verify(controls=[], also=["ece", Metric("psnr", unit="dB")])
+    ece, psnr = found.further
+    assert (ece.at, ece.means) == ("the verdict's step", {"dense": 1.5, "ticket": 1.5})
+    assert psnr.means == {"dense": 2.0, "ticket": 2.0} and "psnr is 2 dB in ticket" in psnr.sentence
+
+
+def test_what_is_not_reported_or_no_number_is_said_and_costs_no_verdict() -> None:
+    lab = Lab()
+    ticket = lab.search.mask(2)
+    looked_at(lab, lambda level: {"nll": float("inf") if level.mask == ticket else 1.0})
+    found = lab.verify(controls=[], also=["nll", "ece"])
+    (nll,) = found.further
+    assert nll.beside == () and nll.sentence == (
+        "At the verdict's step, nll is a number in no training of the ticket. It is no number in 2 of ticket."
+    )
+    assert "No ece was reported in some training of dense, ticket, so nothing is said of it." in found.notes
+    assert json.dumps(found.record(), allow_nan=False) and " - " in str(found)
+    (one,) = lab.verify(controls=[], replicates=1, also=["nll", "validation_loss"]).further[1:]
+    assert one.sentence.endswith("; n = 1, which decides nothing.") and one.beside[0].effect == "not shown"
+
+
+@pytest.mark.parametrize(
+    ("also", "message"),
+    [
+        ("ece", "verify(also=...): expected a list of names under which level.report gets further numbers"),
+        ([3], "verify(also=...): expected a list of names"),
+        (["acuracy"], "verify(also=...): expected the name of a number that is reported (accuracy, validation_loss)"),
+        (["psnr"], "verify(also=...): expected a name that ends in accuracy, loss, nll, brier, ece, error, or a metr"),
+        (["accuracy"], "verify(also=...): expected each number once, and not the one that the verdict is about"),
+        (["ece", "ece"], "verify(also=...): expected each number once"),
+    ],
+)
+def test_further_numbers_whose_direction_is_not_known_are_refused(also: Any, message: str) -> None:
+    lab = Lab()
+    with pytest.raises(BadInput, match=f"^{re.escape(message)}"):
+        lab.verify(also=also)
+    assert lab.seen == [], "before anything is trained"

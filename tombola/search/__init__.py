@@ -21,6 +21,7 @@ from tombola.search import arguments, averages, checkpoint, counted, distributed
 from tombola.search.arguments import AnyScore, Rate
 from tombola.search.averages import Average
 from tombola.search.checkpoint import Progress
+from tombola.search.further_metrics import with_further
 from tombola.search.heads import Heads
 from tombola.search.level_run import Course, Level, Report, Rewinding, StepCallbacks, first
 from tombola.search.options import Options
@@ -497,6 +498,7 @@ class Search:
         examples: int | None = None,
         chance: float | None = None,
         criteria: Criteria | None = None,
+        also: Sequence[str | Metric] = (),
         seed: int = 0,
     ) -> Verification:
         """Is the ticket of `level` a winning one? Train it, the dense network and controls, and judge.
@@ -522,6 +524,9 @@ class Search:
             chance: the metric of guessing, in its own unit; of accuracy the share of the most frequent class. A dense
                 network that is no better learned nothing, and no ticket of it gets a verdict.
             criteria: all of this at once, with the confidence, in place of metric, higher_is_better, margin and chance.
+            also: further numbers that `train` reports, of which the arms are compared, too, each with intervals and a
+                sentence: names that end in accuracy, loss, nll, brier, ece or error, or metrics. The verdict does not
+                change with them.
             seed: decides all data orders, masks and draws.
 
         Raises:
@@ -540,7 +545,8 @@ class Search:
         trained = self.trained(level) if level < len(self._progress.trained) else None
         arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), trained, seed, stacks)
         reported = list(dict.fromkeys(name for report in self.history for name in report.metrics))
-        settings = VerdictSettings.of(metric, higher_is_better, margin, examples, chance, criteria, reported)
+        first = VerdictSettings.of(metric, higher_is_better, margin, examples, chance, criteria, reported)
+        settings = with_further(first, also, reported)
         return verify(arms, train, replicates, controls, build, settings)
 
     @property

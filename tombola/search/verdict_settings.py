@@ -26,6 +26,7 @@ class VerdictSettings:
         examples: that the metric is a fraction of, where that is known.
         chance: the metric of guessing, in its own unit, where that is known.
         criteria: all else that counts, where it is given.
+        also: further metrics, of which the arms are compared, too; no verdict rests on them.
     """
 
     metric: Metric
@@ -33,6 +34,7 @@ class VerdictSettings:
     examples: int | None
     chance: float | None
     criteria: Criteria | None
+    also: tuple[Metric, ...] = ()
 
     @classmethod
     def of(

@@ -8,9 +8,10 @@ from typing import Any
 
 from tombola.control import Control
 from tombola.controls import CONTROLS
+from tombola.study.further import Further, apart
 from tombola.study.records import criteria_record, record
 from tombola.study.sentences import sentences
-from tombola.study.verdict import Criteria, Trial, Verdict
+from tombola.study.verdict import Criteria, Metric, Trial, Verdict
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Verification:
         notes: what else has to be known, in sentences: which trainings are left out, as they ended in no number; which
             weights the control reinit leaves as they were.
         controls: with the words that are used of them.
+        further: the numbers that were looked at beside the metric of the verdict.
     """
 
     verdict: Verdict
@@ -45,6 +47,7 @@ class Verification:
     criteria: Criteria
     notes: tuple[str, ...] = ()
     controls: tuple[Control, ...] = tuple(CONTROLS.values())
+    further: tuple[Further, ...] = ()
 
     @property
     def means(self) -> tuple[Mean, ...]:
@@ -76,7 +79,10 @@ class Verification:
         orders = f"{n} data orders" if n > 1 else "one data order"
         about = f"The replicates are {orders} of one initialisation: this is about this ticket, not about others."
         controls = {control.name: control for control in self.controls}
-        return (*sentences([self.verdict], self.criteria, controls), *coarse, *self.notes, about)
+        beside = [each.sentence for each in self.further]
+        if beside:
+            beside.append(apart(metric, self.further, self.criteria.confidence))
+        return (*sentences([self.verdict], self.criteria, controls), *coarse, *beside, *self.notes, about)
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON values; an interval without ends has None for them."""
@@ -87,19 +93,22 @@ class Verification:
             "trials": [asdict(trial) for trial in self.trials],
             "sentences": list(self.sentences),
         }
+        if self.further:
+            values["further"] = [asdict(each) | {"sentence": each.sentence} for each in self.further]
         plain: dict[str, Any] = _finite(values)
         return plain
 
     def __str__(self) -> str:
         """A table of means, arm by arm, then plain sentences."""
         metric, paced = self.criteria.metric, self.criteria.paced
-        unit = {"points": " %", "": ""}.get(metric.unit, f" {metric.unit}")
-        head = ["arm", metric.label + unit, *(["early stop"] if paced else []), "n"]
+        beside = [_headed(each.metric) for each in self.further]
+        head = ["arm", _headed(metric), *(["early stop"] if paced else []), *beside, "n"]
         rows = [
             [
                 each.arm,
-                f"{100 * each.metric:.2f}" if metric.unit == "points" else f"{each.metric:.5g}",
+                _cell(each.metric, metric),
                 *([] if each.early_stop is None else [f"{each.early_stop:,.0f}"]),
+                *(_cell(one.means.get(each.arm), one.metric) for one in self.further),
                 str(each.n),
             ]
             for each in self.means
@@ -112,6 +121,16 @@ class Verification:
             for row in (head, *rows)
         ]
         return "\n".join([*lines, "", *self.sentences])
+
+
+def _headed(metric: Metric) -> str:
+    return metric.label + {"points": " %", "": ""}.get(metric.unit, f" {metric.unit}")
+
+
+def _cell(value: float | None, metric: Metric) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.2f}" if metric.unit == "points" else f"{value:.5g}"
 
 
 def _arms(trials: Sequence[Trial]) -> list[str]:

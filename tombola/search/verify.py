@@ -18,10 +18,12 @@ from tombola.mask import Mask
 from tombola.mask_checks import rearranged
 from tombola.search import distributed
 from tombola.search.candidates import AtRewindPoint, Candidate, Drawn, SearchReplicate
+from tombola.search.further_metrics import numbers_of
 from tombola.search.level_run import Level, Report, Rewinding
 from tombola.search.state import Loop
 from tombola.search.verdict_settings import VerdictSettings, criteria_of, rows_of, trial_of
 from tombola.search.verification import Verification
+from tombola.study.further import further
 from tombola.study.verdict import Metric, judge
 from tombola.weights import Weights
 
@@ -129,7 +131,9 @@ def verify(
         f"The control {control} leaves {', '.join(names)} as at the start: `build` makes the same at each call."
         for control, names in drawn.fixed.items()
     ]
-    return Verification(verdicts[0], finite, criteria, tuple(notes), made)
+    numbers, missing = numbers_of(settings, rows, finite)
+    beside = further(numbers, criteria.confidence)
+    return Verification(verdicts[0], finite, criteria, (*notes, *missing), made, beside)
 
 
 def _no_numbers(metric: Metric, lost: Mapping[str, int]) -> BadInput:

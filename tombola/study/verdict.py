@@ -69,6 +69,11 @@ class Metric:
             return difference
         return replace(difference, mean=-difference.mean, low=-difference.high, high=-difference.low)
 
+    def effect(self, difference: Difference) -> Effect:
+        """Whether what is more by this difference is shown to be better or worse, by its whole interval."""
+        gain = self.gain(difference)
+        return "better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown"
+
     def shown(self, value: float) -> str:
         """A value for people: 97.62%, 0.9762, 27.3 dB."""
         return f"{value:.2%}" if self.unit == "points" else f"{value:.4g} {self.unit}".rstrip()
@@ -304,13 +309,12 @@ def _measured(comparison: Comparison, criteria: Criteria, sure: Sure | None = No
     known = sure or Sure(criteria.confidence, criteria.confidence)
     gaps, steps = _gaps(comparison), [pair.steps for pair in comparison.pairs]
     accuracy = paired(gaps, known.accuracy, criteria.accuracy_grain, criteria.looks)
-    gain = criteria.metric.gain(accuracy)
     of_steps = replace(criteria, confidence=known.steps)
     return replace(
         comparison,
         accuracy=accuracy,
         steps=_later(steps, of_steps),
-        result="better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown",
+        result=criteria.metric.effect(accuracy),
         ratio=_ratio(_logarithms(steps, criteria), steps, of_steps),
         sure=sure,
     )

@@ -52,7 +52,7 @@ def of_pixels(pixels: "Tensor", facts: Facts, how: Normalisation) -> "Tensor":
     [-2.0, 2.0]
     """
     if how == "unit":
-        lengths = pixels.flatten(1).norm(dim=1)
+        lengths: Tensor = pixels.flatten(1).norm(dim=1)
         return pixels / lengths.clamp(min=1 / facts.white).view(-1, 1, 1, 1)
     scales, shifts = _affine_on(facts, how, str(pixels.device))
     return facts.white * pixels * scales + shifts

@@ -609,7 +609,7 @@ def _transferred(transfer: tuple[Estimate, Estimate] | None) -> list[str]:
 
 def _word(more: Difference) -> str:
     if more.n < 2:
-        return "of which one replicate decides nothing"
+        return "but one replicate decides nothing"
     if not isfinite(more.low) or more.low <= 0 <= more.high:
         return "not shown to differ"
     return f"{'more' if more.mean > 0 else 'less'} robust"

@@ -312,8 +312,7 @@ def test_logarithms_of_probabilities_are_taken() -> None:
 
 def test_the_page_on_attacks_runs(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[1] / "docs" / "robustness.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(code, {})
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), {})
     assert "torch.Size([20, 1, 8, 8])" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,7 +207,7 @@ def test_a_training_has_a_seed_where_its_objective_draws_and_nowhere_else(
     assert (len(seeds) == 2 and None not in seeds) if draws else seeds == {None}
 
 
-def test_a_training_is_handed_its_own_seed_and_its_own_scale(tmp_path: Any) -> None:
+def test_a_training_is_handed_its_own_seed_and_its_own_scale(tmp_path: Path) -> None:
     made = plan(Experiment(name="tiny", spec=Spec.model_validate(SPEC)))
     run, worker = made.rows[0].run, Worker(Store(tmp_path).open(), None, "reference")
     given = further_inputs(None, run, worker)
@@ -244,7 +245,7 @@ def test_a_search_under_it_takes_masks_from_weights_that_were_trained_so() -> No
     assert len(pruned) == 2 and set(pruned) <= set(trainings)
 
 
-def test_a_score_that_sees_the_loss_sees_this_one(tmp_path: Any) -> None:
+def test_a_score_that_sees_the_loss_sees_this_one(tmp_path: Path) -> None:
     """SNIP's masks under it are others than under cross-entropy, and the same ones again."""
     spec = SPEC | {"method": "snip", "levels": 1}
     plain = spec | {"recipe": {name: value for name, value in SPEC["recipe"].items() if name != "objective"}}
@@ -340,3 +341,24 @@ def test_costs_and_time_count_them() -> None:
     assert seconds[0] - seconds[1] == pytest.approx((12 / 3 - 1) * run.steps)
     macs = [each.macs(Costs(experiment, [])) for each in (run, plain)]
     assert macs[0].ideal == 12 / 3 * macs[1].ideal > 0
+
+
+@pytest.mark.parametrize("method", ["gradual", "edge-popup", "early-bird", "snip"])
+def test_what_a_search_costs_counts_them_and_not_only_of_plain_trainings(method: str, tmp_path: Path) -> None:
+    """In dense trainings it costs what it costs under cross-entropy, whatever moves or scores."""
+    found = []
+    for objective in (SPEC["recipe"]["objective"], None):
+        spec = SPEC | {
+            "method": method,
+            "levels": 1,
+            "arms": ["ticket"],
+            "recipe": SPEC["recipe"] | {"objective": objective},
+        }
+        search = {"search": {"every": "2it"}} if method == "early-bird" else {}
+        experiment = Experiment(name="tiny", spec=Spec.model_validate(spec | search))
+        made, store = plan(experiment), Store(tmp_path / str(objective is None)).open()
+        for run in made.runs:
+            assert do(run, Worker(store, None, "reference"), lambda *_: None) == ("stored",)
+        cost = Costs(experiment, made.runs, store).of(made.rows[-1])
+        found.append((cost.search.ideal / cost.dense, cost.training.ideal / cost.dense))
+    assert found[0] == pytest.approx(found[1], rel=0.2) and sum(found[1]) > 0

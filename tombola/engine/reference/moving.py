@@ -13,6 +13,7 @@ from tombola.data import Batches
 from tombola.dynamics import Setting
 from tombola.engine.reference.trainer import Reference
 from tombola.engine.training import Moved, Start, Training
+from tombola.objective import CrossEntropy
 from tombola.optimizers import optimizer_of, restore_state
 from tombola.train import Span, descend, losses
 
@@ -43,10 +44,12 @@ class Moving(Reference):
         """Train over `span`; call `watch` at each of its looks, before the step that follows."""
 
         examples = partial(macs.examples, train=self._start.dataset.facts.train, batch=self._training.batch)
+        forwards = (self._training.objective or CrossEntropy()).forwards
 
         def advance(step: int) -> None:
             self._course.advance(self._optimizer, step)
-            self._multiply_adds += examples(step, step + 1) * self._course.multiply_adds(step)
+            gradients = examples(step, step + 1) * self._course.multiply_adds(step)
+            self._multiply_adds += gradients * forwards // macs.GRADIENT
 
         loss = losses(self._model, batches, self._training.objective, self._training.precision, self._inputs)
         with self._course.along(self._optimizer):

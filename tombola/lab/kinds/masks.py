@@ -12,7 +12,7 @@ from tombola.errors import BadInput
 from tombola.intersection import lowest_ranks
 from tombola.lab.kinds.training import Train, further_inputs, mask_values
 from tombola.lab.runs import Known, Network, Outcome, Run, Tell, untold
-from tombola.macs import Macs
+from tombola.macs import GRADIENT, Macs
 from tombola.models.layer import Layer
 from tombola.objective import CrossEntropy
 from tombola.pruning import SCOPES, Round, by_kind
@@ -180,6 +180,7 @@ class Prune(Run):
         """What its score takes on the examples that it sees, in every step of scoring under what is alive by then."""
         score, steps = self.round(known.scores).score, self.iterations or 1
         batches = self.sample.sizes(known) if self.sample else []
+        passes = self.sample.recipe.forwards if self.sample else GRADIENT
         whole = {name: layer.weights for name, layer in known.layers(self.network).items()}
         before, after = known.counts(self.mask), known.counts(self)
         ends = {name: (before.get(name, size), after.get(name, size)) for name, size in whole.items()}
@@ -189,7 +190,8 @@ class Prune(Run):
             f = known.forward(self.network, alive)
             # Where pruned weights may come back they have gradients too, a third of what a gradient takes.
             ideal = 2 * f.ideal + f.executed if self.returning else 3 * f.ideal
-            total += Macs(score.cost(ideal, batches) // 3, score.cost(f.executed, batches))
+            costs = score.cost(ideal, batches) // 3, score.cost(f.executed, batches)
+            total += Macs(*(cost * passes // GRADIENT for cost in costs))
         return total
 
     def counts(self, known: Known) -> Mapping[str, int]:

@@ -1,5 +1,6 @@
 """Ensembles: what several networks are worth together, whose they are, and one network out of several."""
 
+import re
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from tombola import models, weights
 from tombola.cli import main
@@ -119,6 +121,15 @@ def test_what_is_no_ensemble_is_refused(logits: list[torch.Tensor], message: str
         judge(logits, torch.tensor([0, 1, 1]))
 
 
+def test_the_page_on_ensembles_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "ensembles.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, {})
+    assert "together 0." in capsys.readouterr().out
+    for kind in KINDS:
+        assert f"| `{kind}` |" in page
+
+
 # ---------------------------------------------------------------- the study
 
 
@@ -211,6 +222,27 @@ def test_the_average_of_one_network_with_itself_is_that_network(done: tuple[Plan
     assert do(made, worker, lambda *_: None) == ("stored",)
     store = worker.store
     assert weights.equal(store.weights(made), store.weights(ticket)) and store.mask(made) == store.living(ticket)
+
+
+def test_new_statistics_are_told_apart_from_an_average(tmp_path: Path) -> None:
+    """A network with batch norms: the ticket's weights with statistics that are those of all training images."""
+    network = ["levels=1", "replicates=1", "recipe.model=resnet-8-w2", "recipe.length=20it", "evaluate.every=20it"]
+    kinds = "study.ensemble={levels=[1],members=2,kinds=['statistics','average']}"
+    wanted, worker = plan(read("digits-lenet", [*network, kinds])), Worker(Store(tmp_path).open(), None)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *_: None) == ("stored",)
+    (made,), ticket = members_of(wanted, "statistics", 1, 0), rows_of(wanted)["ticket", 1, 0]
+    own, anew = worker.store.weights(ticket), worker.store.weights(made)
+    moved = {name for name in own if not torch.equal(own[name], anew[name])}
+    assert moved and all("running" in name or "num_batches" in name for name in moved)
+    dataset, (train, _) = worker.placed(ticket.recipe), worker.split(ticket.recipe, ticket.split_seed)
+    batches = dataset.inputs(dataset.images[train[: len(train) // 60 * 60]]).split(60)
+    stems = [nn.functional.conv2d(batch, own["stem.conv.weight"], padding=1).mean((0, 2, 3)) for batch in batches]
+    wanted_mean = torch.stack(stems).mean(0)
+    torch.testing.assert_close(anew["stem.norm.running_mean"], wanted_mean, rtol=1e-3, atol=1e-4)
+    found = results(wanted, worker.store).findings
+    said = {each.kind: each.sentence for each in found if isinstance(each, EnsembleFinding)}
+    assert "the kind `statistics` is that alone" in said["average"] and "anew" in said["statistics"]
 
 
 def test_an_average_is_of_trainings_under_one_mask(done: tuple[Plan, Worker]) -> None:

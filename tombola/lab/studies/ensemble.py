@@ -36,6 +36,12 @@ EXPLORATION = 0.6  # of a training, before the first member is refined: 150 of 2
 FRACTION = 0.5  # of living weights that move at once, as in the paper
 
 
+ANEW = (
+    "Its running statistics are computed anew, which makes another network of the ticket, too: the kind `statistics` "
+    "is that alone"
+)
+
+
 class Together(Measurement):
     """How good a network and all further ones are on the test set, each and together, and what they cost."""
 
@@ -56,6 +62,7 @@ class Together(Measurement):
             **asdict(found),
             "parameters": sum(parameters for parameters, _ in costs),
             "macs": sum(multiplied for _, multiplied in costs),
+            "statistics": any("running_mean" in name for name in seen.weights),
             "dense": dict(zip(("parameters", "macs"), _cost(seen, {}), strict=True)),
         }
 
@@ -162,6 +169,10 @@ def _edst(series: Series, level: int, members: int) -> list[Train]:
     return found
 
 
+def _alone(series: Series, level: int, members: int) -> list[Train]:
+    return [series.tickets[level]]
+
+
 def _chain(series: Series, level: int, members: int) -> list[Train]:
     """The ticket and its neighbours in the chain, the nearest first, sparser ones after denser ones."""
     places = range(len(series.tickets))
@@ -184,6 +195,7 @@ KINDS: dict[str, Kind] = {
     "edst": Kind("{members} stations of one dynamic sparse training at {density}", _edst),
     "average": Kind("the average of {members} trainings of the ticket at {density}", _orders, one=Average.of),
     "pool": Kind("the lottery pool at {density}", _chain, one=_pooled),
+    "statistics": Kind("the ticket at {density} with running statistics computed anew", _alone, one=Average.of),
 }
 if TYPE_CHECKING:
     KindName = str
@@ -197,7 +209,7 @@ class EnsembleSpec(Value):
     Attributes:
         levels: of the tickets.
         kinds: where members come from.
-        members: how many; of `pool`, which tries all levels, it says nothing.
+        members: how many; not of `pool`, which tries all levels, and `statistics`.
     """
 
     levels: Levels = Field(min_length=1)
@@ -227,7 +239,7 @@ def faults(table: EnsembleSpec, setting: Setting) -> Iterator[Fault]:
     if "replicates" in table.kinds:
         yield from _of_replicates(table, setting)
     if spec.recipe.dynamics or not setting.rewinds:
-        for kind in ("dst", "edst", "average", "pool"):
+        for kind in ("dst", "edst", "average", "pool", "statistics"):
             if kind in table.kinds:
                 found = "dynamics of their own" if spec.recipe.dynamics else repr(setting.method.name)
                 expected = f"tickets that are trained under the mask they are given, for {kind!r}"
@@ -353,6 +365,8 @@ def _finding(
     if asked.members > 1:
         reason += f". A member alone has {alone:.2%}, and two answer {differences['disagreement']:.2%} of the test set"
         reason += f" otherwise (KL {differences['kl']:.3g}, JS {differences['js']:.3g} nats)"
+    if kind in ("average", "pool") and answers[0].values["statistics"]:
+        reason += f". {ANEW}"
     if kind == "replicates" and len(answers) > 1:
         reason += f"; n counts groups of {table.members} replicates"
     levels = table.levels if first.arm == DENSE else (first.level,)

@@ -56,7 +56,7 @@ CONTROLS = {
         year=2021,
         changes="recipe and further",
         of_classes=True,
-        mark=Mark("#004488", (3, 1, 1, 1), "square"),
+        mark=Mark("#004488", (5, 3, 1, 3), "square"),
     ),
     "smoothed": Control(
         name="smoothed",
@@ -67,7 +67,7 @@ CONTROLS = {
         about="The ticket on labels that are as soft as the dense network's on average, with the rest spread evenly",
         changes="recipe and further",
         of_classes=True,
-        mark=Mark("#aa7700", (3, 1, 1, 1), "triangle-up"),
+        mark=Mark("#aa7700", (5, 3, 1, 3), "triangle-up"),
     ),
     "distilled-trained": Control(
         name="distilled-trained",
@@ -80,6 +80,6 @@ CONTROLS = {
         year=2021,
         changes="start and recipe and further",
         of_classes=True,
-        mark=Mark("#5c4033", (3, 1, 1, 1), "diamond"),
+        mark=Mark("#5c4033", (5, 3, 1, 3), "diamond"),
     ),
 }

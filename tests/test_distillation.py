@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tombola import data, distillation, models, prunable, weights
+from tombola.cli import main
 from tombola.data import Batches
 from tombola.dynamics import DYNAMICS, Setting, Timeline
 from tombola.engine.reference.trainer import Reference
@@ -23,7 +24,7 @@ from tombola.engine.training import Start, Training
 from tombola.errors import BadInput, SpecError
 from tombola.lab.attempt import do
 from tombola.lab.kinds import Init, Loaded, Prune, Train
-from tombola.lab.plan import Plan, plan
+from tombola.lab.plan import Plan, expected_costs, plan
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
@@ -280,6 +281,21 @@ def test_an_arm_is_taught_by_the_dense_network_of_its_replicate(rewind: str) -> 
                 assert rows[arm, level] == made
         for level, by in ((1, rows["dense", 0]), (2, rows["ticket", 1])):
             assert rows["distilled-trained", level] == replace(rows["distilled", level], start=by)
+
+
+@pytest.mark.parametrize(("augment", "seen"), [(None, 250), ("flip-crop", 4 * 250 + 4 * 60)])
+def test_what_a_teacher_takes_is_counted_and_the_plan_names_its_engine(
+    augment: str | None, seen: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """250 examples are trained on, each seen once; or those of 24 steps, four passes and four batches of 60."""
+    wanted = planned(levels=1, recipe=SPEC["recipe"] | ({"augment": augment} if augment else {}))
+    costs = {cost["arm"]: cost["training_macs"] for cost in expected_costs(wanted) if cost["level"] == 1}
+    forwards = 64 * 20 + 20 * 10 + 10 * 10
+    assert costs["distilled"] - costs["ticket"] == costs["smoothed"] - costs["ticket"] == seen * forwards
+    if not augment:
+        assert main(["plan", "digits-lenet", "--set", "arms=ticket,distilled", "--store", str(tmp_path)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "Engine of distilled: reference (the kernels know no objective but cross-entropy)." in said
 
 
 def test_a_search_that_is_taught_throughout_has_a_teacher_that_is_not() -> None:

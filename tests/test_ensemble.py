@@ -313,13 +313,37 @@ def test_each_kind_is_held_against_the_dense_network_of_its_replicate(done: tupl
         both = [values[each.kind, level, number] - values["one", 0, number] for number in each.asked.scores["nll"]]
         if each.kind == "replicates":  # a group of two beside the mean of its dense networks
             both = [values["replicates", level, 1] - (values["one", 0, 0] + values["one", 0, 1]) / 2]
-            assert "one replicate decides nothing; n = 1" in each.sentence
+            assert "(n = 1: one replicate decides nothing)" in each.sentence
         more = each.asked.more("accuracy", 0.95)
         assert more and more.mean == pytest.approx(sum(both) / len(both)) and more.n == len(both)
+        _held_against_one_of_them(each, wanted, worker)
     (chosen,) = (each for each in found if isinstance(each, BestFinding))
     assert chosen.best and chosen.best.asked.affordable
     assert chosen.best.more.n == 2, "two replicates say more than one group of them"
     assert chosen.sentence.startswith("At no more than the dense network's cost: of ")
+
+
+def _held_against_one_of_them(each: EnsembleFinding, wanted: Plan, worker: Worker) -> None:
+    """An ensemble beside its members, one network out of several beside the ticket, the ticket beside nothing more."""
+    level = 0 if each.kind == "dense" else each.levels[0]
+    own = {
+        (question.part, question.replicate): worker.store.values(question.run)
+        for question in wanted.questions
+        if question.level == level
+    }
+    beside = each.asked.more("nll", 0.95, than="alone")
+    if each.kind == "one":
+        assert beside is None and each.sentence.count("; against ") == 1
+        return
+    assert each.sentence.count("; against ") == 2
+    differences = []
+    for number in each.asked.scores["nll"]:
+        values = own[each.kind, number]
+        other = values if each.asked.members > 1 else own["one", number]
+        alone = [member["nll"] for member in other["members"]]
+        differences.append(values["whole"]["nll"] - sum(alone) / len(alone))
+    assert beside and beside.mean == pytest.approx(sum(differences) / len(differences))
+    assert each.asked.members == 1 or max(differences) <= 1e-9, "Jensen's inequality"
 
 
 # ---------------------------------------------------------------- which is best

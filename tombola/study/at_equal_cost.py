@@ -6,7 +6,7 @@ chosen by the very numbers that it is reported with; so the intervals of all tha
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from statistics import mean
 from typing import Literal
@@ -28,7 +28,8 @@ class Asked:
         members: how many networks answer.
         parameters, macs: in multiples of the dense network's, mean over replicates; multiply-adds of one example.
         scores: `accuracy`, `nll`, `brier` and `ece`, each by replicate.
-        dense: the same of the dense network, in the replicates that have both.
+        dense: the same of the dense network.
+        alone: the same of the ticket, or, where several answer together, the mean over them.
     """
 
     name: str
@@ -37,14 +38,17 @@ class Asked:
     macs: float
     scores: Mapping[str, Mapping[int, float]]
     dense: Mapping[str, Mapping[int, float]]
+    alone: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     def mean(self, score: str) -> float:
         """Over all replicates that it is known of."""
         return mean(self.scores[score].values())
 
-    def more(self, score: str, confidence: float, grain: float = 0.0) -> Difference | None:
-        """By how much it is above the dense network, paired; None where no replicate has both."""
-        own, other = self.scores[score], self.dense[score]
+    def more(
+        self, score: str, confidence: float, grain: float = 0.0, than: Literal["dense", "alone"] = "dense"
+    ) -> Difference | None:
+        """By how much it is above another one, paired; None where no replicate has both."""
+        own, other = self.scores[score], getattr(self, than).get(score, {})
         both = [own[number] - other[number] for number in own if number in other]
         return paired(both, confidence, grain) if both else None
 
@@ -110,18 +114,23 @@ def told(asked: Asked, confidence: float, grain: float = 0.0) -> str:
     scores = f"accuracy {asked.mean('accuracy'):.2%}, NLL {three_digits(asked.mean('nll'))}"
     scores += f", Brier {three_digits(asked.mean('brier'))}, ECE {asked.mean('ece'):.2%} (15 bins of equal width)"
     cost = f"{_times(asked.parameters)} the parameters and {_times(asked.macs)} the multiply-adds of the dense network"
-    more, less = asked.more("accuracy", confidence, grain), asked.more("nll", confidence)
+    beside = [
+        f"{name} {said}"
+        for name, than in (("that", "dense"), ("one of them" if asked.members > 1 else "the ticket", "alone"))
+        if (said := _beside(asked, confidence, grain, than))
+    ]
+    return f"{scores}, at {cost}" + "".join(f"; against {each}" for each in beside)
+
+
+def _beside(asked: Asked, confidence: float, grain: float, than: Literal["dense", "alone"]) -> str:
+    """By how much it is above another one, and what that says; "" where no replicate has both."""
+    more, less = asked.more("accuracy", confidence, grain, than), asked.more("nll", confidence, than=than)
     if more is None or less is None:
-        return f"{scores}, at {cost}"
-    beside = f"accuracy {points(more)} points, NLL {written(less, lambda number: three_digits(number, '+'))}"
-    return f"{scores}, at {cost}; against that {beside}: {_verdict(more, less)}; n = {more.n}"
-
-
-def _verdict(more: Difference, less: Difference) -> str:
+        return ""
+    found = f"accuracy {points(more)} points, NLL {written(less, lambda number: three_digits(number, '+'))}"
     if more.n < 2:
-        return "one replicate decides nothing"
-    accuracy, nll = word(more), word(less, -1)
-    return f"accuracy {accuracy}, NLL {nll}"
+        return f"{found} (n = 1: one replicate decides nothing)"
+    return f"{found} (n = {more.n}: accuracy {word(more)}, NLL {word(less, -1)})"
 
 
 def sentence(found: Best | None) -> str:

@@ -304,7 +304,6 @@ class EnsembleFinding(Finding):
         density: P_m of the ticket.
         asked: the numbers.
         disagreement, kl, js: how far members differ, means over replicates.
-        alone: the mean accuracy of a member.
     """
 
     study: ClassVar[str] = "ensemble"
@@ -315,7 +314,6 @@ class EnsembleFinding(Finding):
     disagreement: float
     kl: float
     js: float
-    alone: float
 
 
 @dataclass(frozen=True)
@@ -336,8 +334,8 @@ def findings(table: EnsembleSpec, evidence: Evidence) -> Iterator[EnsembleFindin
         dense = {one.question.replicate: one.values for one in answers if _is(one, DENSE, ONE)}
         kinds = grouped(answers, lambda question: (question.arm, question.level, question.part))
         found = [
-            _finding(table, evidence, own, dense)
-            for (arm, _, part), own in kinds.items()
+            _finding(table, evidence, own, dense, kinds.get((TICKET, level, ONE), []))
+            for (arm, level, part), own in kinds.items()
             if (arm, part) != (DENSE, ONE)
         ]
         if found:
@@ -351,28 +349,38 @@ def _is(answer: Answer, arm: str, part: str) -> bool:
 
 
 def _finding(
-    table: EnsembleSpec, evidence: Evidence, answers: Sequence[Answer], dense: Mapping[int, Mapping[str, Any]]
+    table: EnsembleSpec,
+    evidence: Evidence,
+    answers: Sequence[Answer],
+    dense: Mapping[int, Mapping[str, Any]],
+    tickets: Sequence[Answer],
 ) -> EnsembleFinding:
     from tombola.study.at_equal_cost import told
 
     first = answers[0].question
     kind, grain = first.part, evidence.spec.facts.grain(evidence.spec.facts.test)
     density = mean(answer.density for answer in answers)
-    asked = _known(_title(kind, first.arm, table.members, density), table, answers, dense)
+    known = _known(_title(kind, first.arm, table.members, density), table, answers, dense)
+    asked = known if kind == ONE else replace(known, alone=_alone_scores(answers if known.members > 1 else tickets))
     differences = {name: mean(answer.values[name] for answer in answers) for name in ("disagreement", "kl", "js")}
-    alone = mean(member["accuracy"] for answer in answers for member in answer.values["members"])
     reason = f"{asked.name[0].upper()}{asked.name[1:]}: {told(asked, evidence.confidence, grain)}"
     if asked.members > 1:
-        reason += f". A member alone has {alone:.2%}, and two answer {differences['disagreement']:.2%} of the test set"
-        reason += f" otherwise (KL {differences['kl']:.3g}, JS {differences['js']:.3g} nats)"
+        reason += f". Two answer {differences['disagreement']:.2%} of the test set otherwise"
+        reason += f" (KL {differences['kl']:.3g}, JS {differences['js']:.3g} nats)"
     if kind in ("average", "pool") and answers[0].values["statistics"]:
         reason += f". {ANEW}"
     if kind == "replicates" and len(answers) > 1:
         reason += f"; n counts groups of {table.members} replicates"
     levels = table.levels if first.arm == DENSE else (first.level,)
-    return EnsembleFinding(
-        kind, levels, density, asked, **differences, alone=alone, rewind=first.rewind, reason=f"{reason}."
-    )
+    return EnsembleFinding(kind, levels, density, asked, **differences, rewind=first.rewind, reason=f"{reason}.")
+
+
+def _alone_scores(answers: Sequence[Answer]) -> dict[str, dict[int, float]]:
+    """The mean over the members of each answer, by score and replicate."""
+    from tombola.study.at_equal_cost import SCORES
+
+    members = {answer.question.replicate: answer.values["members"] for answer in answers}
+    return {score: {number: mean(one[score] for one in each) for number, each in members.items()} for score in SCORES}
 
 
 def _title(kind: str, arm: str, members: int, density: float) -> str:

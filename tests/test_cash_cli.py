@@ -218,6 +218,47 @@ def test_several_networks_are_an_ensemble_that_answers_with_the_mean_of_their_pr
     assert 'cash.from_safetensors(cash.Ensemble([network] * 4), "FOLDER/' in out
 
 
+ENSEMBLE = ["study.ensemble.levels=1", "study.ensemble.kinds=orders,average", "study.ensemble.members=2"]
+
+
+@pytest.fixture(scope="module")
+def asked_as_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which an experiment that asks networks as one is finished."""
+    root = tmp_path_factory.mktemp("ensemble") / "store"
+    opened, wanted = Store(root).open(), plan(read("digits-lenet", [*CHANGES, "recipe.normalise=unit", *ENSEMBLE]))
+    execute(Resources(store=opened, workers=1, engine="reference"), missing(wanted, opened), lambda event: None)
+    assert not missing(wanted, opened)
+    return root
+
+
+def test_the_networks_that_a_study_asks_as_one_are_cashed_in_as_one_and_are_as_good_as_it_says(
+    asked_as_one: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = plan(read("digits-lenet", [*CHANGES, "recipe.normalise=unit", *ENSEMBLE]))
+    changes = [each for change in ("recipe.normalise=unit", *ENSEMBLE) for each in ("--set", change)]
+    for kind, count in (("orders", 2), ("average", 1)):
+        (run,) = (one.run for one in wanted.questions if (one.replicate, one.level, one.part) == (1, 1, kind))
+        given = ["--level", "1", "--replicate", "1", "--ensemble", kind, "--format", "json"]
+        status, out, err = cash(asked_as_one, capsys, *changes, *given)
+        assert status == 0, err
+        record = json.loads(out)
+        assert len(record.get("keys", ["one"])) == count
+        assert record["forms"][0]["accuracy"] == Store(asked_as_one).values(run)["whole"]["accuracy"]
+    for given, said in (
+        (["--level", "1", "--ensemble", "dst"], "--ensemble: expected average at level 1 of replicate 0, average at"),
+        (["--level", "1", "--level", "0", "--ensemble", "orders"], "--ensemble: expected one level and one replicate"),
+    ):
+        status, out, err = cash(asked_as_one, capsys, *changes, *given)
+        assert (status, out) == (2, "") and said in " ".join(err.split())
+
+
+def test_replicates_whose_inputs_differ_are_no_ensemble(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--set", "recipe.inputs=permuted", "--level", "1", "--replicate", "0", "--replicate", "1"]
+    status, out, err = cash(store, capsys, *given)
+    assert (status, out) == (2, "")
+    assert "--replicate: expected one, as inputs are changed" in " ".join(err.split())
+
+
 def test_the_dense_network_can_be_cashed_in_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = cash(store, capsys, "--level", "0", "--format", "json")
     assert status == 0 and json.loads(out)["density"] == 1

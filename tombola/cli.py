@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -517,6 +517,7 @@ def cash(
     *,
     level: Annotated[tuple[int, ...], Parameter(negative=())],
     replicate: Annotated[tuple[int, ...], Parameter(negative=())] = (0,),
+    ensemble: str | None = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     threads: int = 1,
     device: Literal["cpu", "cuda"] = "cpu",
@@ -539,6 +540,8 @@ def cash(
         How many rounds of pruning; 0 is the dense network. May be repeated, for an ensemble.
     replicate
         Which repetition, from 0. May be repeated: an ensemble has all these replicates of all these levels.
+    ensemble
+        In place of one network those that [study.ensemble] asks as one there: orders, levels, replicates, ...
     output
         A folder for the files of all forms.
     threads
@@ -556,7 +559,7 @@ def cash(
 
     from tombola.cash.comparison import prove, write
     from tombola.cash.ensemble import Ensemble
-    from tombola.lab.tickets import networks_of
+    from tombola.lab.tickets import members_of, networks_of
     from tombola.report.tickets import forms_record, forms_text
 
     if spec.endswith(".safetensors"):
@@ -567,10 +570,17 @@ def cash(
     place = _timed_on(device)
     if not 1 <= threads <= (os.cpu_count() or 1):
         raise _no_such_cores(threads)
-    models, masks, runs = zip(*networks_of(plan, store, level, replicate), strict=True)
+    if ensemble is None:
+        networks = networks_of(plan, store, level, replicate)
+    elif len(level) == len(replicate) == 1:
+        networks = members_of(plan, store, level[0], replicate[0], ensemble)
+    else:
+        raise _no_one_place(level, replicate)
+    models, masks, runs = zip(*networks, strict=True)
     model = models[0] if len(models) == 1 else Ensemble(models, masks)
     alive = model.mask if isinstance(model, Ensemble) else masks[0]
-    dataset = data.load(runs[0].recipe.data, data_dir)
+    recipe = runs[0].recipe
+    dataset = data.load(recipe.data, data_dir).normalised(recipe.normalise)
     inputs, labels = dataset.inputs(dataset.test_images), dataset.test_labels
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -583,6 +593,15 @@ def cash(
     record = forms_record(proof, keys, alive.density, len(labels), threads, written)
     print(json.dumps(record, indent=1) if format == "json" else forms_text(record, proof, written))
     return 0
+
+
+def _no_one_place(levels: Sequence[int], replicates: Sequence[int]) -> BadInput:
+    return BadInput(
+        where="--ensemble",
+        expected="one level and one replicate, at which the study asks it",
+        found=f"levels {', '.join(map(str, levels))} and replicates {', '.join(map(str, replicates))}",
+        todo="The study's ensembles have the members that the spec says; leave --ensemble out to choose them yourself.",
+    )
 
 
 def _no_experiment(spec: str) -> BadInput:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from tombola.data import variants
 from tombola.errors import BadInput, StoreError
-from tombola.lab.kinds import Init, Train
+from tombola.lab.kinds import Average, Init, Measured, Pool, Train
 from tombola.lab.plan import Plan
 from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Run
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from tombola.mask import Mask
     from tombola.ticket import Ticket
+
+    Trained = Train | Average | Pool  # what ends with the weights of a network
 
 
 def ticket_of(plan: Plan, store: Store, level: int, replicate: int) -> "Ticket":
@@ -111,24 +114,29 @@ def trained_of(plan: Plan, store: Store, level: int, replicate: int) -> "tuple[n
         BadInput: the experiment has no such level or replicate.
         StoreError: the training is not finished.
     """
-    from tombola import weights
-
     run = _training(plan, level, replicate)
     _need([run], plan, store, level, replicate)
-    model, alive = _network(plan, store, run)
-    weights.put(model, store.weights(run))
-    return model, alive, run
+    return *_trained(plan, store, run), run
 
 
 def networks_of(
     plan: Plan, store: Store, levels: Sequence[int], replicates: Sequence[int]
-) -> "list[tuple[nn.Module, Mask, Train]]":
+) -> "list[tuple[nn.Module, Mask, Trained]]":
     """The trained networks of all these levels and replicates, as `trained_of` gives one.
 
     Raises:
-        BadInput: the experiment has no such level or replicate, or one is asked for twice.
+        BadInput: the experiment has no such level or replicate, one is asked for twice, or replicates have inputs of
+            their own.
         StoreError: a training is not finished.
     """
+    spec = plan.experiment.spec
+    if len({_inputs(spec, replicate) for replicate in replicates}) > 1:
+        raise BadInput(
+            where="--replicate",
+            expected="one, as inputs are changed or standardised by each replicate's own seed",
+            found=", ".join(map(str, replicates)),
+            todo="Networks of several levels of one replicate have the same inputs.",
+        )
     for where, numbers in (("--level", levels), ("--replicate", replicates)):
         twice = next((number for number in numbers if list(numbers).count(number) > 1), None)
         if twice is not None:
@@ -139,6 +147,44 @@ def networks_of(
                 todo="A network that is twice in an ensemble costs twice and counts twice; leave one out.",
             )
     return [trained_of(plan, store, level, replicate) for level in levels for replicate in replicates]
+
+
+def _inputs(spec: Spec, number: int) -> str:
+    """The name of a replicate's inputs, its labels left aside."""
+    seed = Replicate(spec, number).seed
+    return variants.named(spec.recipe.data, spec.recipe.inputs or (), None, seed("inputs"), seed("split"))
+
+
+def members_of(
+    plan: Plan, store: Store, level: int, replicate: int, kind: str
+) -> "list[tuple[nn.Module, Mask, Trained]]":
+    """The trained networks that `[study.ensemble]` asks as one, as `trained_of` gives one.
+
+    Args:
+        kind: where they come from, as that table has it: `orders`, `levels`, `edst`, ...
+
+    Raises:
+        BadInput: the experiment does not ask this study, or not of this kind at this level and replicate.
+        StoreError: a training is not finished.
+    """
+    asked = {
+        (question.level, question.replicate, question.part): question.run
+        for question in plan.questions
+        if question.study == "ensemble" and isinstance(question.run, Measured)
+    }
+    found = asked.get((level, replicate, kind))
+    if found is None:
+        there = ", ".join(sorted({f"{part} at level {at} of replicate {of}" for at, of, part in asked}))
+        raise BadInput(
+            where="--ensemble",
+            expected=there or "an experiment that asks [study.ensemble]",
+            found=f"{kind} at level {level} of replicate {replicate}",
+            todo="Levels, kinds and how many members are in [study.ensemble] of the spec; without --ensemble, --level "
+            "and --replicate may be repeated.",
+        )
+    runs = cast("list[Trained]", [found.trained, *(run for _, run in found.further or ())])
+    _need(runs, plan, store, level, replicate)
+    return [(*_trained(plan, store, run), run) for run in runs]
 
 
 def _training(plan: Plan, level: int, replicate: int) -> Train:
@@ -177,7 +223,16 @@ def _need(runs: Iterable[Run], plan: Plan, store: Store, level: int, replicate: 
             )
 
 
-def _network(plan: Plan, store: Store, run: Train) -> "tuple[nn.Module, Mask]":
+def _trained(plan: Plan, store: Store, run: "Trained") -> "tuple[nn.Module, Mask]":
+    """The network with the weights that a run made, and what lives of it."""
+    from tombola import weights
+
+    model, alive = _network(plan, store, run)
+    weights.put(model, store.weights(run))
+    return model, alive
+
+
+def _network(plan: Plan, store: Store, run: "Trained") -> "tuple[nn.Module, Mask]":
     """The network, whatever its weights, and what lives of it: at the end, where that is another mask."""
     from tombola import models, prunable
 

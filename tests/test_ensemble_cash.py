@@ -33,7 +33,7 @@ MODELS = {
 
 
 def network(name: str, seed: int, density: float = 0.3) -> tuple[nn.Module, Mask]:
-    """Random weights of a size at which answers differ, and a mask under which some units are dead."""
+    """Random weights of a size at which answers differ, and a mask under which some units and inputs are dead."""
     model = models.build(name, MODELS[name], 10, "kaiming-normal", init_seed=seed).eval()
     random = torch.Generator().manual_seed(seed)
     alive = {}
@@ -45,6 +45,8 @@ def network(name: str, seed: int, density: float = 0.3) -> tuple[nn.Module, Mask
             alive[place] = torch.rand(flags.shape, generator=random) < density
             if "output" not in place:
                 alive[place][torch.randperm(len(flags), generator=random)[: seed + 1]] = False
+            if flags.dim() == 2:
+                alive[place][:, torch.randperm(flags.shape[1], generator=random)[: seed + 1]] = False
             model.state_dict()[place].mul_(2)
     return model, Mask(alive)
 

@@ -74,7 +74,7 @@ def in_onnx(model: nn.Module, inputs: Tensor) -> Call | None:
         return export.onnx_session(Path(folder) / "model.onnx", torch.get_num_threads())
 
 
-def forms(ensemble: Ensemble, inputs: Tensor) -> dict[str, Call | None]:
+def forms(ensemble: Ensemble, inputs: Tensor, onnx: bool = True) -> dict[str, Call | None]:
     """All forms that do not depend on the batch."""
     small = cash.compact(ensemble, ensemble.mask, inputs[:2])
     members = small if isinstance(small, Ensemble) else ensemble
@@ -82,9 +82,9 @@ def forms(ensemble: Ensemble, inputs: Tensor) -> dict[str, Call | None]:
     return {
         "dense": ensemble,
         "compact": small,
-        "ONNX Runtime": in_onnx(small, inputs),
+        "ONNX Runtime": in_onnx(small, inputs) if onnx else None,
         "stacked": beside,
-        "stacked, ONNX Runtime": in_onnx(beside, inputs),
+        "stacked, ONNX Runtime": in_onnx(beside, inputs) if onnx else None,
     }
 
 
@@ -111,9 +111,7 @@ def gains(taken: dict[str, timing.Timing]) -> dict[str, float]:
     }
 
 
-def section(
-    rows: Sequence[tuple[float, int, dict[str, timing.Timing]]],
-) -> list[str]:
+def section(rows: Sequence[tuple[float, int, dict[str, timing.Timing]]]) -> list[str]:
     """Two tables: milliseconds of a call, and the gains."""
     names = [name for name in (*FORMS, *PAIRS) if name in rows[0][2]]
     paired = list(gains(rows[0][2]))
@@ -150,7 +148,7 @@ def main(arguments: list[str]) -> None:
     rows = []
     for density in given.densities:
         ensemble, images = random(density)
-        made = forms(ensemble, images)
+        made = forms(ensemble, images, onnx=False)
         rows += [(density, batch, row(made, images[:batch], given.rounds)) for batch in BATCHES[:3]]
     about = f"{MEMBERS} networks of {CONVOLUTIONAL[0]}, random weights and masks."
     publish("conv-ensembles", "Ensembles of convolutional networks", [head, about, *section(rows)], given.write, PAGE)

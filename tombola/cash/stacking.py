@@ -222,7 +222,7 @@ def _convolution(layers: Sequence[Any], shares: bool) -> nn.Module:
 
 
 def _norm(layers: Sequence[Any], shares: bool) -> nn.Module:
-    made = copy.deepcopy(layers[0])
+    made: nn.Module = copy.deepcopy(layers[0])
     for name in ("weight", "bias", "running_mean", "running_var"):
         values = _tensors(layers, name)
         if values is not None:

@@ -204,6 +204,6 @@ def _differ(ends: list[Weights], end: Weights) -> None:
             where="verify",
             expected="trainings that depend on the data order",
             found="two replicates that ended in the same weights",
-            todo="Let `train` seed nothing by itself, and name the generators of your loaders in `also`.",
+            todo="Let `train` seed nothing by itself, and name the generators of your loaders in `Search(also=...)`.",
         )
     ends.append(end)

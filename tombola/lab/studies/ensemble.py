@@ -420,18 +420,23 @@ def figures(findings: Sequence[EnsembleFinding | BestFinding], marks: Marks) -> 
     if not found:
         return {}
     panels: dict[str, list[dict[str, Any]]] = {}
+    densest = min((each.levels for each in found if each.kind == ONE), default=())
     for each in found:
         step = f", k = {each.rewind:,}" if each.rewind else ""
         for score, title, scale in (("accuracy", "test accuracy (%)", 100), ("nll", "NLL (nats)", 1)):
-            record = {"arm": each.kind, "macs": each.asked.macs, "value": scale * each.asked.mean(score)}
-            panels.setdefault(f"{title}{step}", []).append(record)
+            panel = panels.setdefault(f"{title}{step}", [])
+            panel.append({"arm": each.kind, "macs": each.asked.macs, "value": scale * each.asked.mean(score)})
+            dense = each.asked.dense[score]
+            if each.kind == ONE and each.levels == densest and dense:
+                panel.append({"arm": ONE, "macs": 1.0, "value": scale * mean(dense.values())})
     colours = dict(zip((ONE, *KINDS), (*COLOURS, *MORE_COLOURS), strict=False))
-    x = alt.X("macs:Q", scale=alt.Scale(type="log"), title="multiply-adds, in those of the dense network")
+    title = "multiply-adds, in those of the dense network"
+    x = alt.X("macs:Q", scale=alt.Scale(type="log"), axis=alt.Axis(labelOverlap=True), title=title)
     y = alt.Y("value:Q", title="mean over replicates", scale=alt.Scale(zero=False))
     drawn = lines(panels, x, y, {name: Mark(colour, (1, 0), "circle") for name, colour in colours.items()})
     caption = (
         "What several networks are worth together, and one network out of several, against what they cost; each line "
-        "goes through the levels. At 1 stands the dense network's cost."
+        "goes through the levels, that of one network alone to the dense network, which stands at 1."
     )
     return {"ensemble": Figure(drawn, caption)}
 

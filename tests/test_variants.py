@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tombola import data
-from tombola.data import Dataset, subset
+from tombola.data import Dataset, missing, subset
 from tombola.data.facts import Facts
 from tombola.data.shared import attach, publish
 from tombola.data.variants import VARIANTS
@@ -19,7 +19,8 @@ from tombola.errors import DataError
 from tombola.lab.spec_checks import unknown_names
 
 WHOLE = "digits-300"
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
+NUMBERED = ("missing-0.3", "missing-0.3~7", "long-tailed-3", "long-tailed-3~7")
+every_variant = pytest.mark.parametrize("variant", [*VARIANTS, *NUMBERED])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,11 @@ def test_what_is_drawn_is_drawn_from_the_name_alone(variant: str) -> None:  # K1
 
 
 def test_each_variant_has_keys_of_its_own() -> None:
-    names = [WHOLE, *(f"{WHOLE}+{variant}" for variant in VARIANTS), f"{WHOLE}+random-labels+shuffled-pixels"]
+    names = [
+        WHOLE,
+        *(f"{WHOLE}+{variant}" for variant in (*VARIANTS, *NUMBERED)),
+        f"{WHOLE}+random-labels+shuffled-pixels",
+    ]
     names.append(f"{WHOLE}+shuffled-pixels+random-labels")
     assert len({data.facts(name).fingerprint for name in names}) == len(names)
     assert len({data.facts(name).checksum for name in names}) == len(names)
@@ -105,6 +110,62 @@ def test_permuted_pixels_are_in_one_order_for_all_images(whole: Dataset) -> None
     assert order.sort().values.tolist() == list(range(64)) and order.tolist() != list(range(64))
     assert torch.equal(made.images.flatten(1), whole.images.flatten(1)[:, order])
     assert torch.equal(made.labels, whole.labels)
+
+
+def test_of_each_image_exactly_the_share_is_missing_and_elsewhere_in_each(whole: Dataset) -> None:
+    made = varied("missing-0.3")
+    gone = (made.images == 0) & (whole.images != 0)
+    assert torch.equal(made.images[~gone], whole.images[~gone]) and torch.equal(made.labels, whole.labels)
+    white = np.full((1002, 3, 8, 8), 9, np.uint8)
+    known = replace(whole.facts, shape=(3, 8, 8))
+    way = missing.named("missing-0.3")
+    assert way
+    holes = way.arrays((white, np.zeros(1002, np.int64), white, np.zeros(1002, np.int64)), known)[0] == 0
+    assert (holes.sum(axis=(2, 3)) == 19).all(), "0.3 of 64, rounded half up"
+    assert (holes == holes[:, :1]).all(), "of all channels at once"
+    assert len(np.unique(holes.reshape(1002, -1), axis=0)) == 1002
+    assert np.abs(holes.mean(axis=0) - 19 / 64).max() < 0.08, "every place as often"
+
+
+def test_numbers_that_are_missing_are_the_mean_of_the_training_set() -> None:
+    made, whole = data.load("table:diabetes+missing-0.5"), data.load("table:diabetes")
+    gone = made.images == 0
+    assert (gone.sum(dim=1) >= 5).all() and torch.equal(made.images[~gone], whole.images[~gone])
+    assert torch.equal(made.test_images, whole.test_images)
+
+
+@pytest.mark.parametrize("seeded", ["missing-0.3", "long-tailed-3"])
+def test_a_seed_in_the_name_draws_others(seeded: str) -> None:
+    images = [varied(each).images for each in (seeded, f"{seeded}~1", f"{seeded}~2")]
+    assert not any(torch.equal(images[one], images[two]) for one, two in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 10])
+def test_a_tail_falls_exponentially_and_its_examples_are_of_the_whole(ratio: int, whole: Dataset) -> None:
+    made = varied(f"long-tailed-{ratio}")
+    counts, fewest = made.labels.bincount().tolist(), min(subset.counts(whole.facts))
+    assert counts[0] == fewest and counts[-1] == int(fewest / ratio + 0.5)
+    for place, count in enumerate(counts):
+        assert abs(count - fewest * ratio ** (-place / 9)) <= 0.5
+    assert as_set(made) <= as_set(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digits-300+long-tailed-61", "a ratio of at most 60 for long-tailed-61, as digits-300 has 30 of a class"),
+        ("table:diabetes+long-tailed-5", "answers that are classes for long-tailed-5; those of .* are number"),
+        ("shakespeare+long-tailed-5", "answers that are classes for long-tailed-5; those of shakespeare are the next"),
+        ("shakespeare+missing-0.5", "images or numbers for missing-0.5; shakespeare is a text"),
+        ("digits+label-noise-0.2~3+long-tailed-5", "true labels for long-tailed-5"),
+        ("digits+missing-0.5~1+missing-0.2", "each once"),
+        ("digits+missing-0.50", "missing-SHARE, long-tailed-RATIO"),
+        ("digits+long-tailed-1", "missing-SHARE, long-tailed-RATIO"),
+    ],
+)
+def test_what_cannot_be_missing_or_have_a_tail_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.facts(name)
 
 
 @pytest.mark.parametrize("variant", ["shuffled-pixels", "permuted-pixels"])

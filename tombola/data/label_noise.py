@@ -85,14 +85,21 @@ def named(name: str) -> LabelNoise | None:
     (7, None, None)
     """
     found = re.fullmatch(r"label-noise-([0-9.e-]+)~([0-9]+)", name)
-    if not found:
-        return None
+    return LabelNoise(name, found[1], int(found[2])) if found and share_of(found[1]) else None
+
+
+def share_of(text: str) -> float | None:
+    """The share that a name has in it, 0 < share < 1; None where it has none, or not as it is written.
+
+    >>> share_of("0.2"), share_of("0.20"), share_of("1.0"), share_of("half")
+    (0.2, None, None, None)
+    """
     try:
-        share = float(found[1])
+        share = float(text)
     except ValueError:
         return None
     # Each share has one name, so that no data set has two.
-    return LabelNoise(name, found[1], int(found[2])) if 0 < share < 1 and repr(share) == found[1] else None
+    return share if 0 < share < 1 and repr(share) == text else None
 
 
 def false_labels(known: Facts) -> NDArray[np.bool_]:

@@ -4,8 +4,9 @@ Only the pool changes, and with it what a training is validated on, which is spl
 whole and true. What is drawn is drawn from the variant's name alone, so that all replicates, and whoever asks for the
 name, have the same. Several may follow each other, made from left to right: `mnist-6000+random-labels+shuffled-pixels`.
 
-To add one: write a function like `random_labels` and declare it in `VARIANTS`. `changed_inputs` and `label_noise` have
-what is named in the same way and changes a task as a whole, or has a seed.
+To add one: write a function like `random_labels` and declare it in `VARIANTS`. `missing` and `long_tailed` have those
+with a number in their names, and with a seed where one is wanted; `changed_inputs` and `label_noise` have what is named
+in the same way and changes a task as a whole, or is drawn for a split.
 """
 
 import hashlib
@@ -18,8 +19,8 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from tombola.data import changed_inputs, label_noise, subset, table
-from tombola.data.arrays import Arrays
+from tombola.data import changed_inputs, label_noise, long_tailed, missing, subset, table
+from tombola.data.arrays import Arrays, by_place
 from tombola.data.facts import Facts
 from tombola.errors import DataError
 
@@ -91,7 +92,7 @@ def random_labels(examples: NDArray[Any], labels: NDArray[np.int64], draw: Rando
 
 def shuffled_pixels(images: NDArray[Any], labels: NDArray[np.int64], draw: RandomState) -> Pool:
     """The pixels of each image in an order of its own, channels together: no two images in the same."""
-    shuffled = _by_place(images).copy()  # N x C x HW
+    shuffled = by_place(images).copy()  # N x C x HW
     for part in range(0, len(images), _AT_ONCE):
         some = shuffled[part : part + _AT_ONCE]
         order = draw.rand(len(some), some.shape[2]).argsort(axis=1, kind="stable")
@@ -101,15 +102,9 @@ def shuffled_pixels(images: NDArray[Any], labels: NDArray[np.int64], draw: Rando
 
 def permuted_pixels(images: NDArray[Any], labels: NDArray[np.int64], draw: RandomState) -> Pool:
     """The pixels of all images in one other order, channels together."""
-    by_place = _by_place(images)
-    order = draw.permutation(by_place.shape[2])
-    return by_place[:, :, order].reshape(images.shape), labels
-
-
-def _by_place(images: NDArray[Any]) -> NDArray[Any]:
-    """N x C x HW; of examples that are no images, N x 1 x F."""
-    channels = images.shape[1] if images.ndim == 4 else 1
-    return images.reshape(len(images), channels, -1)
+    pixels = by_place(images)
+    order = draw.permutation(pixels.shape[2])
+    return pixels[:, :, order].reshape(images.shape), labels
 
 
 def first_half(examples: NDArray[Any], labels: NDArray[np.int64], draw: RandomState) -> Pool:
@@ -171,7 +166,8 @@ VARIANTS: dict[str, Variant] = {
         ),
     )
 }
-FORM = f"NAME{MARK}VARIANT, a variant being {', '.join((*VARIANTS, *changed_inputs.FORMS, label_noise.FORM))}"
+_NUMBERED = (missing.FORM, long_tailed.FORM, *changed_inputs.FORMS, label_noise.FORM)
+FORM = f"NAME{MARK}VARIANT, a variant being {', '.join((*VARIANTS, *_NUMBERED))}"
 _ALL = FORM.partition(MARK)[2]
 _SEED = re.compile("0|[1-9][0-9]{0,18}")
 
@@ -201,7 +197,7 @@ def way(name: str) -> Way | None:
         return None
     if not mark and bare in VARIANTS:
         return VARIANTS[bare]
-    return changed_inputs.named(name) or label_noise.named(name)
+    return next(filter(None, (kind.named(name) for kind in (changed_inputs, label_noise, missing, long_tailed))), None)
 
 
 def drawn(name: str) -> bool:
@@ -274,7 +270,9 @@ def changed(arrays: Arrays, known: Facts, names: list[str]) -> Arrays:
 def _kind(name: str) -> str:
     """What a way is, without its numbers."""
     bare = name.partition("~")[0]
-    return next((kind for kind in ("label-noise", "noise") if bare.startswith(f"{kind}-")), bare)
+    return next(
+        (kind for kind in ("label-noise", "noise", "missing", "long-tailed") if bare.startswith(f"{kind}-")), bare
+    )
 
 
 def _lacking(known: Facts, variant: Variant) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import colorsys
 from io import BytesIO
 from math import cos, sin
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from tombola.lab.studies.corruption import CorruptedTest, CorruptionFinding
 from tombola.lab.worker import Worker
 from tombola.study.corruption import CORRUPTIONS, apply, standard
 from tombola.study.corruption.blur import moved, zoomed
+from tombola.study.corruption.columns import COLUMN_CORRUPTIONS, apply_to_columns
 from tombola.study.corruption.draws import Draws
 from tombola.study.corruption.error import compared, numbers, sentence
 from tombola.study.corruption.weather import plasma
@@ -445,5 +447,74 @@ def test_what_cannot_be_asked_is_refused(table: str, message: str) -> None:
 
 
 def test_texts_are_not_corrupted() -> None:
-    with pytest.raises(BadInput, match=r"study.corruption: expected images of bytes|answers that are classes"):
+    with pytest.raises(BadInput, match=r"study.corruption: expected images, or numbers"):
         read("gpt-shakespeare-quick", ["study.corruption={levels=[1]}"])
+
+
+# Tables
+
+ROWS = np.stack([RandomState(1).standard_normal(500), RandomState(2).exponential(size=500), np.arange(500) % 2], axis=1)
+TRAINING = torch.from_numpy(ROWS).float()
+every_column_corruption = pytest.mark.parametrize("name", COLUMN_CORRUPTIONS)
+
+
+@every_column_corruption
+def test_corrupted_numbers_are_drawn_by_seed_and_place_and_severity_0_is_the_identity(name: str) -> None:
+    rows = TRAINING[:50] + 7  # of no training example
+    first, order = apply_to_columns(rows, name, 3, 1, TRAINING), torch.randperm(50)
+    assert first.shape == rows.shape and first.dtype == rows.dtype and not torch.equal(first, rows)
+    assert torch.equal(apply_to_columns(rows, name, 3, 1, TRAINING), first)
+    assert not torch.equal(apply_to_columns(rows, name, 3, 2, TRAINING), first) or name == "missing_columns"
+    assert torch.equal(apply_to_columns(rows[order], name, 3, 1, TRAINING, order.tolist()), first[order])
+    assert torch.equal(apply_to_columns(rows, name, 0, 1, TRAINING), rows)
+    assert apply_to_columns(rows[:0], name, 1, 1, TRAINING).shape == (0, 3)
+
+
+def test_missing_columns_are_the_median_and_shuffled_ones_some_training_examples() -> None:
+    far = torch.full((400, 20), 99.0)
+    training = torch.from_numpy(RandomState(3).standard_normal((501, 20))).float()
+    median = training.sort(dim=0).values[250]
+    for severity in range(1, 6):
+        gone = apply_to_columns(far, "missing_columns", severity, 0, training)
+        assert ((gone != 99).sum(dim=1) == 2 * severity).all(), "a tenth of 20 columns for each severity"
+        assert torch.equal(gone[gone != 99], median.expand(400, 20)[gone != 99])
+        assert ((gone != 99).double().mean(dim=0) - severity / 10).abs().max() < 0.13, "each column as often"
+        shuffled = apply_to_columns(far, "shuffled_columns", severity, 0, training)
+        for column in range(20):
+            others = shuffled[:, column][shuffled[:, column] != 99]
+            assert torch.isin(others, training[:, column]).all() and len(others.unique()) > len(others) // 2
+
+
+def test_noise_is_in_units_of_each_columns_deviation_and_leaves_categories() -> None:
+    rows = torch.zeros(20_000, 3)
+    noisy = apply_to_columns(rows, "noisy_columns", 5, 0, TRAINING)
+    assert noisy.std(dim=0)[:2].tolist() == pytest.approx(TRAINING.std(dim=0)[:2].tolist(), rel=0.03)
+    assert (noisy[:, 2] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "severity", "training"),
+    [("fog", 1, TRAINING), ("noisy_columns", 6, TRAINING), ("noisy_columns", 1, TRAINING[:, :2])],
+)
+def test_bad_numbers_are_refused(name: str, severity: int, training: Tensor) -> None:
+    with pytest.raises(
+        BadInput, match=r"missing_columns, shuffled_columns, noisy_columns, at 0 to 5|\[50, 3\], \[500, 2\]"
+    ):
+        apply_to_columns(TRAINING[:50], name, severity, 0, training)
+
+
+def test_tickets_of_tables_are_judged_on_corrupted_columns(tmp_path: Path) -> None:
+    changes = [*CHANGES, "recipe.data=table:breast-cancer", "arms=ticket", "study.corruption={levels=[2]}"]
+    wanted = plan(read("digits-lenet", changes))
+    worker = Worker(Store(tmp_path).open(), None)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *_: None) == ("stored",)
+    for question in wanted.questions:
+        values = worker.store.values(question.run)
+        assert set(values["corrupted"]) == set(COLUMN_CORRUPTIONS)
+        by_severity = [one["accuracy"] for one in values["corrupted"]["shuffled_columns"].values()]
+        assert len(by_severity) == 5 and by_severity[-1] < values["clean"]["accuracy"]
+        clean = worker.store.values(question.density_of)["final_test_accuracy"]
+        assert values["clean"]["accuracy"] == pytest.approx(clean)
+    (found,) = results(wanted, worker.store).findings
+    assert "Under corruption, tickets at" in found.sentence

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 DENSE, JPEG = "dense", "jpeg_compression"
 KEPT = 1 << 28  # bytes of corrupted images that a process keeps for the next network
 
-Asked = tuple[tuple[str, tuple[int, ...]], ...]  # corruptions, and the severities of each
+Severities = dict[str, tuple[int, ...]]  # of each corruption
+Asked = tuple[tuple[str, tuple[int, ...]], ...]  # the same as a field of a run
 
 
 class CorruptedTest(Measurement):
@@ -61,7 +62,8 @@ class CorruptedTest(Measurement):
         labels = seen.dataset.test_labels.index_select(0, places.to(seen.dataset.test_labels.device))
         clean = seen.dataset.test_images.index_select(0, places.to(seen.dataset.test_images.device))
         found: dict[str, dict[str, Any]] = {}
-        for name, severity, images in _corrupted(seen.dataset, places, self.corruptions, seen.seed):
+        made = _columns if seen.dataset.facts.real else _images
+        for name, severity, images in made(seen, places, self.corruptions):
             found.setdefault(name, {})[str(severity)] = _judged(seen, images, labels)
         return {"clean": _judged(seen, clean, labels), "corrupted": found}
 
@@ -82,15 +84,26 @@ def _judged(seen: Seen, images: "Tensor", labels: "Tensor") -> dict[str, Any]:
     return asdict(calibration(torch.cat(parts), labels))
 
 
-def _corrupted(
-    dataset: "Dataset", places: "Tensor", corruptions: Asked, seed: int
-) -> "Iterator[tuple[str, int, Tensor]]":
+def _columns(seen: Seen, places: "Tensor", corruptions: Asked) -> "Iterator[tuple[str, int, Tensor]]":
+    """The test examples at `places` under each corruption, numbers as the network is given them."""
+    from tombola.study.corruption.columns import apply_to_columns
+
+    inputs, _ = seen.test_inputs(places)
+    training, _ = seen.inputs(seen.train)
+    rows, known = inputs.flatten(1), training.flatten(1)
+    for name, severities in corruptions:
+        for severity in severities:
+            made = apply_to_columns(rows, name, severity, seen.seed, known, places.tolist())
+            yield name, severity, made.view_as(inputs)
+
+
+def _images(seen: Seen, places: "Tensor", corruptions: Asked) -> "Iterator[tuple[str, int, Tensor]]":
     """The test images at `places` under each corruption, as bytes; they are kept for the next network if they fit."""
-    chosen = tuple(places.tolist())
+    dataset, chosen = seen.dataset, tuple(places.tolist())
     if dataset.test_images[0].numel() * len(chosen) * sum(len(each) for _, each in corruptions) <= KEPT:
-        yield from _kept(dataset, chosen, corruptions, seed)
+        yield from _kept(dataset, chosen, corruptions, seen.seed)
     else:
-        yield from _made(dataset, chosen, corruptions, seed)
+        yield from _made(dataset, chosen, corruptions, seen.seed)
 
 
 def _made(
@@ -120,7 +133,8 @@ class CorruptionSpec(Value):
     Attributes:
         levels: the tickets; the dense network stands beside them.
         arms: whose networks; the ticket among them.
-        corruptions: None for those of MNIST-C where images are grey, of CIFAR-10-C where they are coloured.
+        corruptions: None for those of MNIST-C where images are grey, of CIFAR-10-C where they are coloured; of numbers,
+            as in a table, all that there are.
         severities: of each corruption those among these that it has; None for the benchmark's.
         examples: of the test set; None for all.
         seed: what is drawn for the corruptions is drawn from, the same for all networks.
@@ -134,18 +148,25 @@ class CorruptionSpec(Value):
     seed: Count = Field(default=0, ge=0)
 
     def asked(self, known: Facts) -> Asked:
-        """The corruptions of such images that are asked for, each with its severities."""
-        from tombola.study.corruption import CORRUPTIONS, standard
+        """The corruptions of such examples that are asked for, each with its severities."""
+        has, of_benchmark = _available(known)
+        asked = {name: has[name] for name in self.corruptions} if self.corruptions else of_benchmark
+        if self.severities is not None:
+            asked = {name: tuple(each for each in has[name] if each in self.severities) for name in asked}
+        return tuple((name, severities) for name, severities in asked.items() if severities)
 
-        channels = known.shape[0]
-        of_benchmark = standard(channels)
-        asked = []
-        for name in self.corruptions or of_benchmark:
-            has = CORRUPTIONS[name].severities(channels)
-            default = of_benchmark.get(name, has) if self.corruptions is None else has
-            wanted = default if self.severities is None else tuple(each for each in has if each in self.severities)
-            asked += [(name, wanted)] if wanted else []
-        return tuple(asked)
+
+def _available(known: Facts) -> tuple[Severities, Severities]:
+    """All corruptions of such examples with all their severities; and those, and at which, that a benchmark has."""
+    from tombola.study.corruption import CORRUPTIONS, standard
+    from tombola.study.corruption.columns import COLUMN_CORRUPTIONS
+
+    if known.real:
+        columns = {name: each.severities for name, each in COLUMN_CORRUPTIONS.items()}
+        return columns, columns
+    channels = known.shape[0]
+    images = {name: each.severities(channels) for name, each in CORRUPTIONS.items() if each.severities(channels)}
+    return images, standard(channels)
 
 
 def faults(table: CorruptionSpec, setting: Setting) -> Iterator[Fault]:
@@ -162,7 +183,7 @@ def faults(table: CorruptionSpec, setting: Setting) -> Iterator[Fault]:
         return
     if table.examples and table.examples > known.test:
         yield Fault("study.corruption.examples", f"at most the {known.test:,} of the test set", f"{table.examples:,}")
-    unknown = list(_unknown(table, known.shape[0]))
+    unknown = list(_unknown(table, known))
     yield from unknown
     if unknown:
         return
@@ -175,23 +196,21 @@ def faults(table: CorruptionSpec, setting: Setting) -> Iterator[Fault]:
 
 
 def _lacking(known: Facts) -> str:
-    """What images would have to be that data are not; empty where they can be corrupted."""
+    """What examples would have to be that they are not; empty where they can be corrupted."""
     if known.answers != "class":
         return "answers that are classes"
-    if known.text or known.real:
-        return "images of bytes"
-    if known.shape[0] not in (1, 3) or known.shape[1] != known.shape[2]:
+    if known.text:
+        return "images, or numbers"
+    if not known.real and (known.shape[0] not in (1, 3) or known.shape[1] != known.shape[2]):
         return "images as high as wide, of one channel or of three"
     return ""
 
 
-def _unknown(table: CorruptionSpec, channels: int) -> Iterator[Fault]:
-    from tombola.study.corruption import CORRUPTIONS
-
-    known = [name for name, each in CORRUPTIONS.items() if each.severities(channels)]
+def _unknown(table: CorruptionSpec, known: Facts) -> Iterator[Fault]:
+    has, _ = _available(known)
     for place, name in enumerate(table.corruptions or ()):
-        if name not in known:
-            yield Fault(f"study.corruption.corruptions.{place}", f"one of {', '.join(known)}", repr(name))
+        if name not in has:
+            yield Fault(f"study.corruption.corruptions.{place}", f"one of {', '.join(has)}", repr(name))
     for place, severity in enumerate(table.severities or ()):
         if not 1 <= severity <= 5:
             yield Fault(f"study.corruption.severities.{place}", "a severity from 1 to 5", str(severity))

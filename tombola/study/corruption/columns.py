@@ -56,7 +56,8 @@ def shuffled_columns(x: Numbers, training: Numbers, c: float, draws: Draws) -> N
 def noisy_columns(x: Numbers, training: Numbers, c: float, draws: Draws) -> Numbers:
     """Noise from N(0, c^2), in units of each column's deviation; columns of two values, as of categories, stay."""
     between = (training > training.min(axis=0)) & (training < training.max(axis=0))
-    return x + c * training.std(axis=0) * between.any(axis=0) * draws.normal(x.shape[1])
+    noisy: Numbers = x + c * training.std(axis=0) * between.any(axis=0) * draws.normal(x.shape[1])
+    return noisy
 
 
 def _chosen(x: Numbers, share: float, draws: Draws) -> NDArray[np.bool_]:

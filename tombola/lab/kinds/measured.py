@@ -113,6 +113,13 @@ class Seen:
         """What inputs are made of, and labels, of the test set at `places`, where the model is."""
         return self._looked_up(self.dataset.test_images, self.dataset.test_labels, places)
 
+    def spread_test(self, count: int) -> "Tensor":
+        """So many places of the test set, evenly spread: the second half of MNIST's is harder than the first."""
+        import torch
+
+        places = torch.linspace(0, len(self.test) - 1, min(count, len(self.test))).round().long()
+        return self.test[places.to(self.test.device)]
+
     def _looked_up(self, images: "Tensor", labels: "Tensor", places: "Tensor") -> "tuple[Tensor, Tensor]":
         device = next(self.model.parameters()).device
         chosen = images.index_select(0, places.to(images.device)).to(device)

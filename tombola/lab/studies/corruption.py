@@ -49,7 +49,7 @@ class CorruptedTest(Measurement):
 
     Attributes:
         corruptions: each with its severities.
-        count: of the test set's images the first so many.
+        count: of the test set's images so many, evenly spread over it.
     """
 
     name: Literal["corrupted-test"] = "corrupted-test"
@@ -58,9 +58,8 @@ class CorruptedTest(Measurement):
 
     def of(self, seen: Seen) -> dict[str, Any]:
         """Accuracy, likelihood, Brier score and calibration error, of clean images and under each corruption."""
-        places = seen.test[: self.count]
-        labels = seen.dataset.test_labels.index_select(0, places.to(seen.dataset.test_labels.device))
-        clean = seen.dataset.test_images.index_select(0, places.to(seen.dataset.test_images.device))
+        places = seen.spread_test(self.count)
+        clean, labels = seen.test_images(places)
         found: dict[str, dict[str, Any]] = {}
         made = _columns if seen.dataset.facts.real else _images
         for name, severity, images in made(seen, places, self.corruptions):
@@ -75,13 +74,11 @@ class CorruptedTest(Measurement):
 def _judged(seen: Seen, images: "Tensor", labels: "Tensor") -> dict[str, Any]:
     import torch
 
-    from tombola.evaluate import CHUNK
+    from tombola.evaluate import outputs
     from tombola.study.calibration import calibration
 
-    device = next(seen.model.parameters()).device
-    with torch.no_grad():
-        parts = [seen.model(seen.dataset.inputs(part.to(device))).float().cpu() for part in images.split(CHUNK)]
-    return asdict(calibration(torch.cat(parts), labels))
+    answers = outputs(seen.model, seen.dataset, images, torch.arange(len(images)), seen.recipe.precision)
+    return asdict(calibration(answers, labels))
 
 
 def _columns(seen: Seen, places: "Tensor", corruptions: Asked) -> "Iterator[tuple[str, int, Tensor]]":
@@ -113,8 +110,8 @@ def _made(
 
     from tombola.study.corruption import apply
 
-    white, held = dataset.facts.white, dataset.test_images
-    pixels = held.index_select(0, torch.tensor(places, device=held.device)).cpu().double() / white
+    held, white = dataset.test_images, dataset.facts.white
+    pixels = dataset.pixels(held.index_select(0, torch.tensor(places, device=held.device)))
     for name, severities in corruptions:
         for severity in severities:
             yield name, severity, (apply(pixels, name, severity, seed, places) * white).round().byte()
@@ -136,7 +133,7 @@ class CorruptionSpec(Value):
         corruptions: None for those of MNIST-C where images are grey, of CIFAR-10-C where they are coloured; of numbers,
             as in a table, all that there are.
         severities: of each corruption those among these that it has; None for the benchmark's.
-        examples: of the test set; None for all.
+        examples: of the test set, evenly spread over it; None for all.
         seed: what is drawn for the corruptions is drawn from, the same for all networks.
     """
 

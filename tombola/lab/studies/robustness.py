@@ -127,11 +127,7 @@ class Attacks(Measurement):
 
 
 def _spread(seen: Seen, count: int) -> "tuple[Tensor, Tensor]":
-    """So many test examples as pixels, evenly spread: the second half of MNIST's is harder than the first."""
-    import torch
-
-    places = torch.linspace(0, len(seen.test) - 1, min(count, len(seen.test))).round().long()
-    images, labels = seen.test_images(seen.test[places.to(seen.test.device)])
+    images, labels = seen.test_images(seen.spread_test(count))
     return seen.dataset.pixels(images), labels
 
 

@@ -48,8 +48,8 @@ def loss(
     >>> import torch
     >>> student, labels = torch.tensor([[1.0, 0.0, 0.0]], requires_grad=True), torch.tensor([1])
     >>> loss(student, student.detach(), labels, alpha=1.0).backward()
-    >>> student.grad
-    tensor([[0., 0., 0.]])
+    >>> float(student.grad.abs().max()) < 1e-6
+    True
     """
     from torch.nn import functional
 

@@ -35,6 +35,7 @@ WHOLE_BOX_STEPS = 20
 
 # The shares of examples from which on a number speaks for masked gradients.
 MANY_ZEROS, NOT_NOTHING, MORE = 0.05, 0.01, 0.01
+OVERSTATED = 0.1  # by one step, of which networks that were trained on it may have learned to tell it
 
 
 class Attack(Value, ABC):
@@ -515,7 +516,7 @@ def contrast(
         return None
     shares = {CLEAN: [(ours.clean, theirs.clean) for ours, theirs in both]}
     for title in both[0][0].attacked:
-        if title in both[0][1].attacked:  # the dense network has not been attacked from itself
+        if title in both[0][1].attacked:
             shares[title] = [(ours.attacked[title], theirs.attacked[title]) for ours, theirs in both]
     worst = [(ours.worst, theirs.worst) for ours, theirs in both]
     rest = together({name: _less(pairs) for name, pairs in shares.items()}, confidence, dict.fromkeys(shares, grain))
@@ -588,6 +589,7 @@ def sentence(
     parts = [
         f"{head}: {_told(worst, arm)} points, {_word(worst.more)}{low}",
         *(f"{each.name} {_told(each)}" for each in found.rest),
+        *_overstated(found),
         *_transferred(transfer),
         _masked(found),
         f"n = {worst.more.n}.",
@@ -598,6 +600,15 @@ def sentence(
 def _told(each: Compared, arm: str = "") -> str:
     of = f" of {arm}" if arm else ""
     return f"{each.ticket:.1%} against {each.other:.1%}{of}, {written.points(each.more)}"
+
+
+def _overstated(found: Contrast) -> list[str]:
+    for each in found.rest:
+        too_much = each.ticket - found.worst.ticket, each.other - found.worst.other
+        if each.name == FGSM().title and max(too_much) > OVERSTATED:
+            tickets, other = (f"{100 * points:.1f}" for points in too_much)
+            return [f"FGSM alone would overstate it by {tickets} and {other} points"]
+    return []
 
 
 def _transferred(transfer: tuple[Estimate, Estimate] | None) -> list[str]:

@@ -516,7 +516,7 @@ def contrast(
         return None
     shares = {CLEAN: [(ours.clean, theirs.clean) for ours, theirs in both]}
     for title in both[0][0].attacked:
-        if title in both[0][1].attacked:
+        if title in both[0][1].attacked:  # the dense network has not been attacked from itself
             shares[title] = [(ours.attacked[title], theirs.attacked[title]) for ours, theirs in both]
     worst = [(ours.worst, theirs.worst) for ours, theirs in both]
     rest = together({name: _less(pairs) for name, pairs in shares.items()}, confidence, dict.fromkeys(shares, grain))

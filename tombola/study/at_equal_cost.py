@@ -15,6 +15,7 @@ from tombola.study.paired import Difference, paired
 from tombola.study.written import points, three_digits, written
 
 Word = Literal["better", "worse", "not shown"]
+Than = Literal["dense", "alone"]
 SCORES = ("accuracy", "nll", "brier", "ece")
 ROOM = 1e-9  # by which a sum of costs may be above 1
 
@@ -44,9 +45,7 @@ class Asked:
         """Over all replicates that it is known of."""
         return mean(self.scores[score].values())
 
-    def more(
-        self, score: str, confidence: float, grain: float = 0.0, than: Literal["dense", "alone"] = "dense"
-    ) -> Difference | None:
+    def more(self, score: str, confidence: float, grain: float = 0.0, than: Than = "dense") -> Difference | None:
         """By how much it is above another one, paired; None where no replicate has both."""
         own, other = self.scores[score], getattr(self, than).get(score, {})
         both = [own[number] - other[number] for number in own if number in other]
@@ -114,15 +113,12 @@ def told(asked: Asked, confidence: float, grain: float = 0.0) -> str:
     scores = f"accuracy {asked.mean('accuracy'):.2%}, NLL {three_digits(asked.mean('nll'))}"
     scores += f", Brier {three_digits(asked.mean('brier'))}, ECE {asked.mean('ece'):.2%} (15 bins of equal width)"
     cost = f"{_times(asked.parameters)} the parameters and {_times(asked.macs)} the multiply-adds of the dense network"
-    beside = [
-        f"{name} {said}"
-        for name, than in (("that", "dense"), ("one of them" if asked.members > 1 else "the ticket", "alone"))
-        if (said := _beside(asked, confidence, grain, than))
-    ]
-    return f"{scores}, at {cost}" + "".join(f"; against {each}" for each in beside)
+    others: dict[Than, str] = {"dense": "that", "alone": "one of them" if asked.members > 1 else "the ticket"}
+    found = {name: _beside(asked, confidence, grain, than) for than, name in others.items()}
+    return f"{scores}, at {cost}" + "".join(f"; against {name} {said}" for name, said in found.items() if said)
 
 
-def _beside(asked: Asked, confidence: float, grain: float, than: Literal["dense", "alone"]) -> str:
+def _beside(asked: Asked, confidence: float, grain: float, than: Than) -> str:
     """By how much it is above another one, and what that says; "" where no replicate has both."""
     more, less = asked.more("accuracy", confidence, grain, than), asked.more("nll", confidence, than=than)
     if more is None or less is None:

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from tombola import data
 from tombola.errors import BadInput
 from tombola.lab.attempt import do
 from tombola.lab.kinds import Measured
@@ -21,6 +22,7 @@ from tombola.lab.plan import plan
 from tombola.lab.results import results
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.studies import corruption
 from tombola.lab.studies.corruption import CorruptedTest, CorruptionFinding
 from tombola.lab.worker import Worker
 from tombola.study.corruption import CORRUPTIONS, apply, standard
@@ -447,6 +449,39 @@ def test_one_replicate_decides_nothing() -> None:
 def test_what_cannot_be_asked_is_refused(table: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         read("digits-lenet", ["arms=ticket,reinit", f"study.corruption={table}"])
+
+
+def saved(folder: Path, name: str, images: Any) -> str:
+    (folder / name).mkdir(exist_ok=True)
+    np.save(folder / name / "test_images.npy", images)
+    return f"{{levels=[1],examples=50,corruptions=['fog','stripe'],published='{folder}'}}"
+
+
+def test_published_images_are_taken_as_they_lie_there(tmp_path: Path) -> None:
+    """Those that are the test set itself cost nothing, those that are black leave every network one answer."""
+    clean = data.load("digits").test_images.permute(0, 2, 3, 1).numpy()
+    saved(tmp_path, "fog", clean)
+    table = saved(tmp_path, "stripe", np.zeros_like(clean))
+    spec = read("digits-lenet", [*CHANGES[2:], "levels=1", "replicates=1", f"study.corruption={table}"])
+    wanted, worker = plan(spec), Worker(Store(tmp_path / "store").open(), None)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *_: None) == ("stored",)
+    for question in wanted.questions:
+        values = worker.store.values(question.run)
+        assert values["corrupted"]["fog"]["5"] == values["clean"]
+        assert values["corrupted"]["stripe"]["1"]["accuracy"] < 0.3
+    saved(tmp_path, "stripe", clean)
+    corruption._digest.cache_clear()
+    assert {run.key for run in plan(spec).runs} != {run.key for run in wanted.runs}, "the content is in the key"
+
+
+def test_published_images_that_are_not_there_or_of_another_test_set_are_refused(tmp_path: Path) -> None:
+    table = saved(tmp_path, "fog", np.zeros((597, 8, 8, 1), np.uint8))
+    with pytest.raises(BadInput, match=r"the published images of stripe in .*, found no such file"):
+        read("digits-lenet", [f"study.corruption={table}"])
+    saved(tmp_path, "stripe", np.zeros((10, 8, 8, 1), np.uint8))
+    with pytest.raises(BadInput, match=r"bytes of shape .*597, 8, 8, 1.*, found uint8 of shape .10, 8, 8, 1"):
+        read("digits-lenet", [f"study.corruption={table}"])
 
 
 def test_texts_are_not_corrupted() -> None:

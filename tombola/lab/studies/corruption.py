@@ -3,10 +3,12 @@
 The images are those of `tombola.study.corruption`, the numbers those of `tombola.study.corruption.error`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,7 +16,7 @@ from pydantic import BeforeValidator, Field
 
 from tombola.charts import Figure, by_density
 from tombola.data.facts import Facts
-from tombola.errors import Fault
+from tombola.errors import DataError, Fault
 from tombola.lab.fields import Arms, Levels, numbers
 from tombola.lab.kinds import Measured, Measurement, Seen
 from tombola.lab.studies import checks
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from tombola.data import Dataset
     from tombola.study.corruption.error import Compared, Cost
+    from tombola.study.corruption.published import Published
 
 DENSE, JPEG = "dense", "jpeg_compression"
 KEPT = 1 << 28  # bytes of corrupted images that a process keeps for the next network
@@ -58,17 +61,53 @@ class CorruptedTest(Measurement):
 
     def of(self, seen: Seen) -> dict[str, Any]:
         """Accuracy, likelihood, Brier score and calibration error, of clean images and under each corruption."""
-        places = seen.spread_test(self.count)
-        clean, labels = seen.test_images(places)
-        found: dict[str, dict[str, Any]] = {}
-        made = _columns if seen.dataset.facts.real else _images
-        for name, severity, images in made(seen, places, self.corruptions):
-            found.setdefault(name, {})[str(severity)] = _judged(seen, images, labels)
-        return {"clean": _judged(seen, clean, labels), "corrupted": found}
+        made, places = _columns if seen.dataset.facts.real else _images, seen.spread_test(self.count)
+        return _compared(seen, places, made(seen, places, self.corruptions))
 
     def examples(self, facts: Facts) -> int:
-        sets = 1 + sum(len(severities) for _, severities in self.corruptions)
-        return sets * min(self.count, facts.test)  # forwards alone, and the corruption itself
+        return _looks(self.corruptions, self.count, facts)  # forwards alone, and the corruption itself
+
+
+class PublishedTest(Measurement):
+    """The same as `CorruptedTest`, on the images that the authors of the benchmark have published.
+
+    Attributes:
+        corruptions, count: as there.
+        folder: where the images lie.
+        sha256: of each corruption's file.
+    """
+
+    name: Literal["published-test"] = "published-test"
+    corruptions: Asked
+    count: Count = Field(ge=1)
+    folder: str
+    sha256: tuple[str, ...]
+
+    def of(self, seen: Seen) -> dict[str, Any]:
+        """As `CorruptedTest` has it."""
+        places, published = seen.spread_test(self.count), _published(self.folder, seen.dataset.facts)
+        made = (
+            (name, severity, published.images(name, severity, places.tolist()))
+            for name, severities in self.corruptions
+            for severity in severities
+        )
+        return _compared(seen, places, made)
+
+    def examples(self, facts: Facts) -> int:
+        return _looks(self.corruptions, self.count, facts)
+
+
+def _looks(corruptions: Asked, count: int, facts: Facts) -> int:
+    return (1 + sum(len(severities) for _, severities in corruptions)) * min(count, facts.test)
+
+
+def _compared(seen: Seen, places: "Tensor", made: "Iterable[tuple[str, int, Tensor]]") -> dict[str, Any]:
+    """What a network is worth on the test examples at `places`, and on each corruption of them."""
+    clean, labels = seen.test_images(places)
+    found: dict[str, dict[str, Any]] = {}
+    for name, severity, images in made:
+        found.setdefault(name, {})[str(severity)] = _judged(seen, images.to(clean.device), labels)
+    return {"clean": _judged(seen, clean, labels), "corrupted": found}
 
 
 def _judged(seen: Seen, images: "Tensor", labels: "Tensor") -> dict[str, Any]:
@@ -135,6 +174,7 @@ class CorruptionSpec(Value):
         severities: of each corruption those among these that it has; None for the benchmark's.
         examples: of the test set, evenly spread over it; None for all.
         seed: what is drawn for the corruptions is drawn from, the same for all networks.
+        published: the folder of the benchmark's own images, in the place of those that are made here.
     """
 
     levels: Levels = Field(min_length=1)
@@ -143,14 +183,43 @@ class CorruptionSpec(Value):
     severities: Annotated[tuple[Count, ...] | None, BeforeValidator(numbers)] = None
     examples: Count | None = Field(default=None, ge=1)
     seed: Count = Field(default=0, ge=0)
+    published: str | None = None
 
     def asked(self, known: Facts) -> Asked:
         """The corruptions of such examples that are asked for, each with its severities."""
-        has, of_benchmark = _available(known)
+        has, of_benchmark = self.available(known)
         asked = {name: has[name] for name in self.corruptions} if self.corruptions else of_benchmark
         if self.severities is not None:
             asked = {name: tuple(each for each in has[name] if each in self.severities) for name in asked}
         return tuple((name, severities) for name, severities in asked.items() if severities)
+
+    def available(self, known: Facts) -> tuple[Severities, Severities]:
+        """All corruptions of such examples with all their severities; and those that the benchmark has."""
+        if self.published is None:
+            return _available(known)
+        available = _published(self.published, known).available
+        return available, available
+
+    def measurement(self, known: Facts) -> Measurement:
+        """What each network is judged by."""
+        asked, count = self.asked(known), self.examples or known.test
+        if self.published is None:
+            return CorruptedTest(corruptions=asked, count=count)
+        published = _published(self.published, known)
+        digests = tuple(_digest(published.path(name)) for name, _ in asked)
+        return PublishedTest(corruptions=asked, count=count, folder=self.published, sha256=digests)
+
+
+def _published(folder: str, known: Facts) -> "Published":
+    from tombola.study.corruption.published import Published
+
+    return Published(Path(folder).expanduser(), known.shape, known.test)
+
+
+@lru_cache(maxsize=64)
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _available(known: Facts) -> tuple[Severities, Severities]:
@@ -178,6 +247,9 @@ def faults(table: CorruptionSpec, setting: Setting) -> Iterator[Fault]:
     if why := _lacking(known):
         yield Fault("study.corruption", why, known.name)
         return
+    if table.published is not None and known.real:
+        yield Fault("study.corruption.published", "none of numbers, of which none are published", table.published)
+        return
     if table.examples and table.examples > known.test:
         yield Fault("study.corruption.examples", f"at most the {known.test:,} of the test set", f"{table.examples:,}")
     unknown = list(_unknown(table, known))
@@ -187,7 +259,9 @@ def faults(table: CorruptionSpec, setting: Setting) -> Iterator[Fault]:
     asked = [name for name, _ in table.asked(known)]
     if not asked:
         yield Fault("study.corruption.severities", "severities that a corruption has", repr(table.severities))
-    if JPEG in asked and find_spec("PIL") is None:
+    if table.published is not None:
+        yield from _unpublished(table.published, asked, known)
+    elif JPEG in asked and find_spec("PIL") is None:
         todo = "pip install '.[images]' in a clone, or name other corruptions"
         yield Fault("study.corruption.corruptions", f"pillow, which makes {JPEG}", "no such package", todo)
 
@@ -203,8 +277,17 @@ def _lacking(known: Facts) -> str:
     return ""
 
 
+def _unpublished(folder: str, asked: Sequence[str], known: Facts) -> Iterator[Fault]:
+    for name in asked:
+        try:
+            _published(folder, known).check(name)
+        except DataError as error:
+            yield Fault("study.corruption.published", f"{error.expected} in {error.where}", error.found, error.todo)
+            return
+
+
 def _unknown(table: CorruptionSpec, known: Facts) -> Iterator[Fault]:
-    has, _ = _available(known)
+    has, _ = table.available(known)
     for place, name in enumerate(table.corruptions or ()):
         if name not in has:
             yield Fault(f"study.corruption.corruptions.{place}", f"one of {', '.join(has)}", repr(name))
@@ -219,7 +302,7 @@ def questions(table: CorruptionSpec, series: Series) -> Iterator[Question]:
 
     replicate, dense = series.replicate, series.tickets[0]
     known = data.facts(dense.recipe.data)
-    measurement = CorruptedTest(corruptions=table.asked(known), count=table.examples or known.test)
+    measurement = table.measurement(known)
     trainings = {(arm, level): series.training(arm, level) for level in table.levels for arm in table.arms}
     for (arm, level), training in ({(DENSE, 0): dense} | trainings).items():
         run = Measured.of(measurement, training, table.seed)

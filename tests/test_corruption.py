@@ -457,6 +457,13 @@ def saved(folder: Path, name: str, images: Any) -> str:
     return f"{{levels=[1],examples=50,corruptions=['fog','stripe'],published='{folder}'}}"
 
 
+@pytest.fixture
+def of_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were published images of the digits."""
+    monkeypatch.setattr(corruption, "_not_published", lambda name, known: "")
+
+
+@pytest.mark.usefixtures("of_digits")
 def test_published_images_are_taken_as_they_lie_there(tmp_path: Path) -> None:
     """Those that are the test set itself cost nothing, those that are black leave every network one answer."""
     clean = data.load("digits").test_images.permute(0, 2, 3, 1).numpy()
@@ -475,6 +482,7 @@ def test_published_images_are_taken_as_they_lie_there(tmp_path: Path) -> None:
     assert {run.key for run in plan(spec).runs} != {run.key for run in wanted.runs}, "the content is in the key"
 
 
+@pytest.mark.usefixtures("of_digits")
 def test_published_images_that_are_not_there_or_of_another_test_set_are_refused(tmp_path: Path) -> None:
     table = saved(tmp_path, "fog", np.zeros((597, 8, 8, 1), np.uint8))
     with pytest.raises(BadInput, match=r"the published images of stripe in .*, found no such file"):
@@ -482,6 +490,19 @@ def test_published_images_that_are_not_there_or_of_another_test_set_are_refused(
     saved(tmp_path, "stripe", np.zeros((10, 8, 8, 1), np.uint8))
     with pytest.raises(BadInput, match=r"bytes of shape .*597, 8, 8, 1.*, found uint8 of shape .10, 8, 8, 1"):
         read("digits-lenet", [f"study.corruption={table}"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["study.corruption={levels=[1],published='mnist_c'}"], "corrupted images are published, mnist or cifar10"),
+        (["recipe.data=fashion-mnist", "study.corruption={levels=[1],published='mnist_c'}"], "mnist or cifar10"),
+        (["recipe.inputs=permuted", "study.corruption={levels=[1]}"], "images that are not changed otherwise"),
+    ],
+)
+def test_images_of_other_data_and_changed_ones_are_refused(changes: list[str], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        read("digits-lenet", changes)
 
 
 def test_texts_are_not_corrupted() -> None:

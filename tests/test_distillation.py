@@ -386,3 +386,18 @@ def test_a_loop_of_ones_own_is_told_that_its_loss_is_its_own() -> None:
     for arm in ("distilled", "smoothed", "distilled-trained"):
         with pytest.raises(BadInput, match=r"which asks for the (objective distill, while the|trained weights of all)"):
             search.verify(train, level=1, controls=[arm])
+
+
+@pytest.mark.parametrize(
+    ("teacher", "settings", "words"),
+    [
+        (torch.eye(3), {}, "before the softmax, found rows that are probabilities"),
+        (torch.ones(3, 3), {"alpha": 1.5}, "alpha from 0 to 1"),
+        (torch.ones(3, 3), {"temperature": 0.0}, "a temperature above 0"),
+    ],
+)
+def test_a_teacher_that_gives_probabilities_and_other_constants_are_refused(
+    teacher: Tensor, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(BadInput, match=words):
+        distillation.loss(torch.ones(3, 3), teacher, torch.tensor([0, 1, 2]), **settings)

@@ -402,3 +402,9 @@ def test_one_replicate_decides_nothing() -> None:
 def test_what_cannot_be_asked_is_refused(changes: list[str], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         read("digits-lenet", ["levels=2", *changes])
+
+
+def test_replicates_of_a_table_have_inputs_of_their_own() -> None:
+    asked = "study.ensemble={levels=[1],kinds=['replicates']}"
+    with pytest.raises(BadInput, match="inputs that all replicates have in common"):
+        read("digits-lenet", ["recipe.data=table:breast-cancer", "recipe.model=lenet-8", asked])

@@ -383,7 +383,7 @@ def test_transfer_is_of_inputs_found_on_the_one_and_tried_on_the_other(done: tup
     measurement, seed = question.run.measurement, question.run.seed
     data = worker.placed(question.density_of.recipe)
     places = worker.test(question.density_of.recipe)
-    spread = places[torch.linspace(0, len(places) - 1, 100).round().long()]
+    spread = places.sort().values[torch.linspace(0, len(places) - 1, 100).round().long()]
     pixels, labels = data.pixels(data.test_images[spread]), data.test_labels[spread]
     values = worker.store.values(question.run)
     for key, source, target in (("from dense", dense, ticket), ("to dense", ticket, dense)):
@@ -477,3 +477,25 @@ def test_the_radius_is_as_usual_for_the_images() -> None:
         changes = [f"recipe.data={name}", "study.robustness.levels=1"]
         runs = plan(read("digits-lenet", [*CHANGES, *changes])).runs
         assert {run.measurement.epsilon for run in runs if isinstance(run, Measured)} == {epsilon}  # type: ignore[attr-defined]
+
+
+def test_attacks_of_one_title_are_all_counted_and_none_is_refused() -> None:
+    model, (pixels, labels) = network(), examples()
+    strong, weak = PGD(steps=20), PGD(steps=1)
+    alone = judge(model, pixels, labels, [strong], 0.1)
+    both = judge(model, pixels, labels, [strong, weak], 0.1)
+    assert list(both.attacked) == ["PGD", "PGD #2"] and both.worst <= alone.worst
+    assert both.attacked["PGD"] == alone.attacked["PGD"]
+    with pytest.raises(BadInput, match="one at least, found none"):
+        judge(model, pixels, labels, [], 0.1)
+
+
+def test_what_speaks_a_little_for_masked_gradients_is_said_by_how_much() -> None:
+    found = Robustness(1.0, {}, 0.5, 0.049, 0.0099, 0.009, 0.0, True)
+    assert found.masking == () and found.looked_at == (
+        "logits repeat",
+        "gradients are 0 at 4.9%",
+        "pixels that may become anything fool all but 1.0%",
+        "one step fools no more than many but 0.9%",
+        "black boxes fool no more than gradients",
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tombola.data import Batches
 from tombola.data.facts import IGNORED
 from tombola.errors import BadInput
+from tombola.probabilities import are_probabilities
 
 if TYPE_CHECKING:  # `tombola plan` reads recipes, and touches no tensor
     from torch import Tensor, nn
@@ -43,7 +44,7 @@ def loss(
         A scalar.
 
     Raises:
-        BadInput: the two networks answer in other shapes.
+        BadInput: the two networks answer in other shapes, the teacher in probabilities; or alpha or T is out of range.
 
     >>> import torch
     >>> student, labels = torch.tensor([[1.0, 0.0, 0.0]], requires_grad=True), torch.tensor([1])
@@ -53,8 +54,7 @@ def loss(
     """
     from torch.nn import functional
 
-    if student.shape != teacher.shape:
-        raise _of_other_shape(tuple(student.shape), tuple(teacher.shape))
+    _check(student, teacher, alpha, temperature)
     answers = labels.flatten()
     asked = answers != IGNORED
     scores, taught, answers = student.flatten(0, -2)[asked], teacher.detach().flatten(0, -2)[asked], answers[asked]
@@ -144,6 +144,25 @@ def _of_all(network: "nn.Module", batches: Batches) -> "Tensor | None":
         if parts[0].nbytes / len(parts[0]) * len(batches.trained_on) > KNOWN_AT_MOST:
             return None
     return torch.cat(parts)
+
+
+def _check(student: "Tensor", teacher: "Tensor", alpha: float, temperature: float) -> None:
+    if student.shape != teacher.shape:
+        raise _of_other_shape(tuple(student.shape), tuple(teacher.shape))
+    if not (0 <= alpha <= 1 and temperature > 0):
+        raise BadInput(
+            where="distillation",
+            expected="alpha from 0 to 1 and a temperature above 0",
+            found=f"alpha = {alpha:g}, temperature = {temperature:g}",
+            todo="Hinton et al. take alpha = 0.9 and temperatures of 2 to 20.",
+        )
+    if are_probabilities(teacher):
+        raise BadInput(
+            where="distillation",
+            expected="the teacher's logits, before the softmax",
+            found="rows that are probabilities: none below 0, each with the sum 1",
+            todo="Leave the teacher's softmax out, or hand its logarithm.",
+        )
 
 
 def _of_other_shape(student: tuple[int, ...], teacher: tuple[int, ...]) -> BadInput:

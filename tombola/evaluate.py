@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tombola.data import Dataset, each
 from tombola.data.facts import IGNORED
+from tombola.evaluating import evaluating
 from tombola.objective import asked, loss_of_answers
 from tombola.recipe import Precision
 from tombola.train import computing
@@ -93,13 +94,10 @@ def outputs(
 
     The model is put into evaluation mode and back. `dataset` makes inputs of images; `precision` is that of `train`.
     """
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
-    with torch.no_grad(), computing(device, precision):
+    with torch.no_grad(), evaluating(model), computing(device, precision):
         chunks = places.split(_chunk(device, dataset))
         found = [model(dataset.inputs(chosen.to(device))).float().cpu() for chosen in each(images, chunks)]
-    model.train(was_training)
     return torch.cat(found)
 
 

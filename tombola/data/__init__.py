@@ -234,6 +234,15 @@ def words(name: str, data_dir: Path | None = None) -> list[str]:
     return list(known(data_dir)) if known else []
 
 
+def source_of(name: str) -> str:
+    """The data set that another one is a part or a variant of.
+
+    >>> source_of("mnist-6000+rotated~7"), source_of("digits")
+    ('mnist', 'digits')
+    """
+    return subset.parts(variants.parts(name)[0])[0]
+
+
 def input_names(name: str) -> list[str]:
     """What each number of an input of a table is; empty where inputs have no names, or are mixtures of those that have.
 

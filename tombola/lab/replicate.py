@@ -187,18 +187,19 @@ class Replicate:
         """The ticket, where its training makes another objective small: one that asks for a teacher has `teacher`.
 
         Raises:
-            BadInput: its training has a teacher already.
+            BadInput: its training makes something else small than cross-entropy, so that two things would differ.
         """
-        if (own := ticket.recipe.objective) and own.taught:
+        if own := ticket.recipe.objective:
             raise BadInput(
                 where=f"the objective {objective.name}",
-                expected="a ticket that is trained without a teacher",
+                expected="a ticket that is trained by cross-entropy, so that only the objective differs",
                 found=f"one with the objective {own.name}",
                 todo="Leave the control out of `arms`, or the objective out of the recipe.",
             )
         recipe = ticket.recipe.model_copy(update={"objective": objective_of(objective)})
         further = (*(ticket.further or ()), *(self._beside(objective) or ()))
-        return replace(ticket, recipe=recipe, further=further or None)
+        draws = self.seed("augment") if recipe.draws and ticket.augment_seed is None else ticket.augment_seed
+        return replace(ticket, recipe=recipe, further=further or None, augment_seed=draws)
 
     def reordered(self, training: Train, order: int) -> Train:
         """The same training in another data order, with other augmentation; order 0 is the training itself."""

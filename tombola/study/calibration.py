@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tombola.errors import BadInput
+from tombola.probabilities import are_probabilities
 
 BINS = 15
 Numbers = Tensor | NDArray[Any] | Sequence[Any]  # of torch, of numpy, or lists
@@ -133,16 +134,6 @@ def ece(probabilities: Numbers, labels: Numbers, bins: int = BINS) -> float:
     surplus = torch.zeros(bins, dtype=torch.float64)
     surplus.index_add_(0, places, (chosen == answers).double() - confidence)
     return float(surplus.abs().sum() / len(p))
-
-
-def are_probabilities(outputs: Tensor) -> bool:
-    """Whether the rows of `outputs` look like a softmax's: none below 0, each with the sum 1.
-
-    >>> are_probabilities(torch.tensor([[0.25, 0.75]])), are_probabilities(torch.tensor([[0.25, 0.5]]))
-    (True, False)
-    """
-    rows = outputs.detach().double()
-    return bool(rows.numel() and (rows >= 0).all() and ((rows.sum(-1) - 1).abs() < 1e-4).all())
 
 
 def _nll(log_p: Tensor, answers: Tensor) -> float:

@@ -311,7 +311,7 @@ def _classes(model: "Model", pixels: "Tensor", n: int, kind: Attack) -> int:
     """How many classes the logits of n examples are of; `BadInput` where these are none."""
     import torch
 
-    from tombola.study.calibration import are_probabilities
+    from tombola.probabilities import are_probabilities
 
     with torch.no_grad():
         outputs = [model(chunk) for chunk in pixels.split(CHUNK)]
@@ -377,9 +377,18 @@ class Robustness:
     @property
     def looked_at(self) -> tuple[str, ...]:
         """What was found where nothing speaks for masked gradients."""
-        found = ["logits repeat", "gradients are not 0", "pixels that may become anything fool all"]
-        found += ["one step fools no more than many"] if self.one_step_more is not None else []
-        return (*found, *(["black boxes fool no more than gradients"] if self.black_box_more is not None else []))
+        found = ["logits repeat"]
+        found.append(f"gradients are 0 at {self.zero_gradients:.1%}" if self.zero_gradients else "gradients are not 0")
+        but = f" but {self.whole_box:.1%}" if self.whole_box else ""
+        found.append(f"pixels that may become anything fool all{but}")
+        beside = (
+            ("one step fools", "many", self.one_step_more),
+            ("black boxes fool", "gradients", self.black_box_more),
+        )
+        for name, few, more in beside:
+            if more is not None:
+                found.append(f"{name} no more than {few}" + (f" but {more:.1%}" if more > 0 else ""))
+        return tuple(found)
 
 
 def judge(
@@ -394,7 +403,7 @@ def judge(
 
     Args:
         model, pixels, labels, epsilon, seed: as `attack` has them.
-        attacks: `STANDARD`, for one; one at least.
+        attacks: `STANDARD`, for one; one at least. Of several with one title the second is `PGD #2`.
 
     Raises:
         BadInput: as `attack` does.
@@ -405,7 +414,13 @@ def judge(
     >>> found.clean, found.worst, found.masking
     (1.0, 0.5, ())
     """
-    found = {each.title: attack(model, pixels, labels, each, epsilon, seed) for each in attacks}
+    if not attacks:
+        raise BadInput(where="judge(attacks=...)", expected="one at least", found="none", todo="Give STANDARD, say.")
+    found: dict[str, Attacked] = {}
+    for kind in attacks:
+        again = sum(name.split(" #")[0] == kind.title for name in found)
+        title = f"{kind.title} #{again + 1}" if again else kind.title
+        found[title] = attack(model, pixels, labels, kind, epsilon, seed)
     return summary(model, pixels, labels, found, epsilon, seed)
 
 

@@ -118,7 +118,8 @@ class Seen:
         import torch
 
         places = torch.linspace(0, len(self.test) - 1, min(count, len(self.test))).round().long()
-        return self.test[places.to(self.test.device)]
+        ascending = self.test.sort().values  # in whatever order a layout would have them looked at
+        return ascending[places.to(self.test.device)]
 
     def _looked_up(self, images: "Tensor", labels: "Tensor", places: "Tensor") -> "tuple[Tensor, Tensor]":
         device = next(self.model.parameters()).device

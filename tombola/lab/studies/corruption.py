@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from tombola import data
 from tombola.charts import Figure, by_density
 from tombola.data.facts import Facts
 from tombola.errors import DataError, Fault
@@ -244,11 +245,16 @@ def faults(table: CorruptionSpec, setting: Setting) -> Iterator[Fault]:
     if "ticket" not in table.arms:
         yield Fault("study.corruption.arms", "the ticket, which all others are held against", repr(table.arms))
     known = setting.spec.facts
+    recipe = setting.spec.recipe
+    if recipe.inputs and not data.is_table(recipe.data):
+        expected = "images that are not changed otherwise, as a corruption is one of pictures"
+        yield Fault("study.corruption", expected, f"recipe.inputs = {list(recipe.inputs)}")
+        return
     if why := _lacking(known):
         yield Fault("study.corruption", why, known.name)
         return
-    if table.published is not None and known.real:
-        yield Fault("study.corruption.published", "none of numbers, of which none are published", table.published)
+    if table.published is not None and (why := _not_published(recipe.data, known)):
+        yield Fault("study.corruption.published", why, table.published)
         return
     if table.examples and table.examples > known.test:
         yield Fault("study.corruption.examples", f"at most the {known.test:,} of the test set", f"{table.examples:,}")
@@ -277,6 +283,14 @@ def _lacking(known: Facts) -> str:
     return ""
 
 
+def _not_published(name: str, known: Facts) -> str:
+    """What data would have to be that they are not; empty where a benchmark has published corrupted images of them."""
+    whole = None if known.real else {1: "mnist", 3: "cifar10"}.get(known.shape[0])
+    if whole is None or data.source_of(name) != whole:
+        return "data of which corrupted images are published, mnist or cifar10"
+    return ""
+
+
 def _unpublished(folder: str, asked: Sequence[str], known: Facts) -> Iterator[Fault]:
     for name in asked:
         try:
@@ -298,8 +312,6 @@ def _unknown(table: CorruptionSpec, known: Facts) -> Iterator[Fault]:
 
 def questions(table: CorruptionSpec, series: Series) -> Iterator[Question]:
     """Judge the dense network, the ticket and the other arms on the same corrupted images."""
-    from tombola import data
-
     replicate, dense = series.replicate, series.tickets[0]
     known = data.facts(dense.recipe.data)
     measurement = table.measurement(known)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tombola import macs, models
+from tombola import data, macs, models
 from tombola.at_once import Scoring
 from tombola.charts import Figure, lines
 from tombola.data.facts import Facts
@@ -256,6 +256,10 @@ def _of_replicates(table: EnsembleSpec, setting: Setting) -> Iterator[Fault]:
     if spec.recipe.inputs:
         expected = "inputs that all replicates have in common, for 'replicates'"
         yield Fault("study.ensemble.kinds", expected, f"recipe.inputs = {list(spec.recipe.inputs)}", "leave it out")
+    elif data.is_table(spec.recipe.data):
+        expected = "inputs that all replicates have in common, for 'replicates'"
+        found = "a table, standardised by each replicate's training set"
+        yield Fault("study.ensemble.kinds", expected, found, "leave it out")
 
 
 def questions(table: EnsembleSpec, series: Series) -> Iterator[Question]:

@@ -136,7 +136,7 @@ def sentence(density: float, arm: str, other_density: float, cost: Cost) -> str:
     beside = arm if abs(density - other_density) < 1e-3 else f"{arm} at {other_density:.1%}" if arm != "dense" else arm
     nats = written(nll.more, lambda number: three_digits(number, "+"))
     return (
-        f"Under corruption, tickets at {density:.1%} {_verdict(relative.more)} {beside}: error {corrupted.ticket:.2%} "
+        f"Under corruption, tickets at {density:.1%} {_verdict(relative.more, beside)}: error {corrupted.ticket:.2%} "
         f"against {corrupted.other:.2%}, {points(corrupted.more)} points, where clean images have {clean.ticket:.2%} "
         f"against {clean.other:.2%}, {points(clean.more)}: corruption costs {points(relative.more)} points more. "
         f"Calibration error {ece.ticket:.2%} against {ece.other:.2%}, {points(ece.more)} points; negative "
@@ -145,12 +145,13 @@ def sentence(density: float, arm: str, other_density: float, cost: Cost) -> str:
     )
 
 
-def _verdict(more: Difference) -> str:
+def _verdict(more: Difference, beside: str) -> str:
     if more.n < 2:
-        return "were measured beside, and one replicate decides nothing,"
-    return (
+        return f"beside {beside} (one replicate decides nothing)"
+    word = (
         "lose more than" if more.low > 0 else "lose less than" if more.high < 0 else "are not shown to lose other than"
     )
+    return f"{word} {beside}"
 
 
 def _apart(cost: Cost) -> str:

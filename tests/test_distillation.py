@@ -366,6 +366,10 @@ def test_what_cannot_be_taught_is_refused_before_anything_is_trained() -> None:
         planned(recipe=taught)
     with pytest.raises(SpecError, match=r"arms: expected arms for answers of .*one number, found 'distilled'"):
         read("spectrum-quick", ["arms=ticket,distilled"])
+    with pytest.raises(
+        SpecError, match="arms: expected arms that leave the objective label-smoothing alone, found 'smo"
+    ):
+        read("digits-lenet", ["recipe.objective={name='label-smoothing'}", "arms=ticket,smoothed"])
     for fault in ("alpha = 1.5", "temperature = 0", "spread = 'odd'"):
         with pytest.raises(SpecError, match=f"recipe.objective.{fault.split()[0]}: expected"):
             read("digits-lenet", [f"recipe.objective={{name = 'distill', {fault}}}"])

@@ -40,6 +40,7 @@ class Control:
         data: variants of the data set, as `data.variants` names them, on which its masks are searched for, one for each
             draw; empty for one that searches for none.
         of_classes: whether it asks something of classes, which data with other answers have not.
+        descends: whether its training makes an objective of its own small, in the place of the recipe's.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
     """
@@ -58,6 +59,7 @@ class Control:
     of_trained: bool = False
     data: tuple[str, ...] = ()
     of_classes: bool = False
+    descends: bool = False
     mark: Mark | None = None
     code: str | None = None
     otherwise: str = ""

@@ -56,6 +56,7 @@ CONTROLS = {
         year=2021,
         changes="recipe and further",
         of_classes=True,
+        descends=True,
         mark=Mark("#004488", (5, 3, 1, 3), "square"),
     ),
     "smoothed": Control(
@@ -67,6 +68,7 @@ CONTROLS = {
         about="The ticket on labels that are as soft as the dense network's on average, with the rest spread evenly",
         changes="recipe and further",
         of_classes=True,
+        descends=True,
         mark=Mark("#aa7700", (5, 3, 1, 3), "triangle-up"),
     ),
     "distilled-trained": Control(
@@ -80,6 +82,7 @@ CONTROLS = {
         year=2021,
         changes="start and recipe and further",
         of_classes=True,
+        descends=True,
         mark=Mark("#5c4033", (5, 3, 1, 3), "diamond"),
     ),
 }

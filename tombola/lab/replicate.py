@@ -187,12 +187,12 @@ class Replicate:
         """The ticket, where its training makes another objective small: one that asks for a teacher has `teacher`.
 
         Raises:
-            BadInput: its training makes something else small than cross-entropy, so that two things would differ.
+            BadInput: its training has a teacher already.
         """
-        if own := ticket.recipe.objective:
+        if (own := ticket.recipe.objective) and own.taught:
             raise BadInput(
                 where=f"the objective {objective.name}",
-                expected="a ticket that is trained by cross-entropy, so that only the objective differs",
+                expected="a ticket that is trained without a teacher",
                 found=f"one with the objective {own.name}",
                 todo="Leave the control out of `arms`, or the objective out of the recipe.",
             )

@@ -152,6 +152,15 @@ def _controls_of_classes(spec: Spec, members: Members) -> Iterable[Fault]:
             yield Fault("arms", f"arms for answers of {_answered(spec.facts)}", repr(name), todo)
 
 
+def _controls_that_descend(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Controls with an objective of their own, where the ticket's is no cross-entropy: two things would differ."""
+    objective = spec.recipe.objective
+    for name in spec.arms if objective else []:
+        if objective and (control := members.arm(name, spec).control) and control.descends:
+            todo = f"two things would differ: leave {name} out, or the objective"
+            yield Fault("arms", f"arms that leave the objective {objective.name} alone", repr(name), todo)
+
+
 def _pixels(spec: Spec) -> Iterable[Fault]:
     """Objectives that change pixels, where there are none, or where each image has a scale of its own."""
     recipe, facts = spec.recipe, spec.facts
@@ -563,6 +572,7 @@ _CHECKS_OF_MEMBERS = (
     _searches,
     _searched_controls,
     _controls_of_classes,
+    _controls_that_descend,
     _units,
     _scores,
 )

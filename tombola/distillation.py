@@ -47,7 +47,7 @@ def loss(
         BadInput: the two networks answer in other shapes, the teacher in probabilities; or alpha or T is out of range.
 
     >>> import torch
-    >>> student, labels = torch.tensor([[1.0, 0.0, 0.0]], requires_grad=True), torch.tensor([1])
+    >>> student, labels = torch.tensor([[2.0, 0.0, 0.0]], requires_grad=True), torch.tensor([1])
     >>> loss(student, student.detach(), labels, alpha=1.0).backward()
     >>> float(student.grad.abs().max()) < 1e-6
     True

@@ -1,6 +1,6 @@
 """What all figures share: one style, and one way to files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tombola.mark import Mark
@@ -115,6 +115,21 @@ def by_density(
 
     x = density_axis([record["density"] for records in panels.values() for record in records], most=6)
     return lines(panels, x, alt.Y(f"{field}:Q", title=title), marks)
+
+
+def in_panels(points: Iterable[tuple[str, str, float, float]], field: str) -> dict[str, list[dict[str, Any]]]:
+    """The records that `by_density` draws, of (panel, arm, density in percent, value): each arm once at each density.
+
+    >>> in_panels([("gap", "ticket", 20.0, 1.0), ("gap", "ticket", 20.0, 1.0)], "value")
+    {'gap': [{'arm': 'ticket', 'density': 20.0, 'value': 1.0}]}
+    """
+    panels: dict[str, dict[tuple[str, float], float]] = {}
+    for title, arm, density, value in points:
+        panels.setdefault(title, {})[arm, density] = value
+    return {
+        title: [{"arm": arm, "density": density, field: value} for (arm, density), value in own.items()]
+        for title, own in panels.items()
+    }
 
 
 def bars(

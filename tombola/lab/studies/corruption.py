@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from tombola import data
-from tombola.charts import Figure, by_density
+from tombola.charts import Figure, by_density, in_panels
 from tombola.data.facts import Facts
 from tombola.errors import DataError, Fault
 from tombola.lab.fields import Arms, Levels, numbers
@@ -382,16 +382,13 @@ def figures(findings: Sequence[CorruptionFinding], marks: Marks) -> dict[str, Fi
 def _panels(
     findings: Sequence[CorruptionFinding], shown: "Callable[[Cost], Mapping[str, Compared]]"
 ) -> dict[str, list[dict[str, Any]]]:
-    panels: dict[str, dict[tuple[str, float], float]] = {}
+    points = []
     for finding in findings:
+        step = f", k = {finding.rewind:,}" if finding.rewind else ""
         for name, each in shown(finding.cost).items():
-            panel = panels.setdefault(f"{name}, k = {finding.rewind:,}" if finding.rewind else name, {})
-            panel["ticket", 100 * finding.density] = 100 * each.ticket
-            panel[finding.arm, 100 * finding.other_density] = 100 * each.other
-    return {
-        title: [{"arm": arm, "density": density, "error": error} for (arm, density), error in own.items()]
-        for title, own in panels.items()
-    }
+            points.append((f"{name}{step}", "ticket", 100 * finding.density, 100 * each.ticket))
+            points.append((f"{name}{step}", finding.arm, 100 * finding.other_density, 100 * each.other))
+    return in_panels(points, "error")
 
 
 STUDY = Study(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from tombola import data
-from tombola.charts import Figure, by_density
+from tombola.charts import Figure, by_density, in_panels
 from tombola.data.facts import Facts
 from tombola.data.label_noise import number_false
 from tombola.errors import Fault
@@ -358,19 +358,16 @@ def figures(findings: Sequence[RegularisationFinding], marks: Marks) -> dict[str
 
 
 def _panels(findings: Sequence[RegularisationFinding]) -> dict[str, list[dict[str, Any]]]:
-    panels: dict[str, dict[tuple[str, float], float]] = {}
+    points = []
     for finding in findings:
         for each in finding.quantities:
             quantity = QUANTITIES[each.quantity]
             unit, scale = (f" ({quantity.unit})", 100) if quantity.unit else ("", 1)
             step = f", k = {finding.rewind:,}" if finding.rewind else ""
-            panel = panels.setdefault(f"{quantity.title}{unit}{step}", {})
-            panel["ticket", 100 * finding.density] = scale * each.ticket
-            panel[finding.arm, 100 * finding.other_density] = scale * each.other
-    return {
-        title: [{"arm": arm, "density": density, "value": value} for (arm, density), value in own.items()]
-        for title, own in panels.items()
-    }
+            title = f"{quantity.title}{unit}{step}"
+            points.append((title, "ticket", 100 * finding.density, scale * each.ticket))
+            points.append((title, finding.arm, 100 * finding.other_density, scale * each.other))
+    return in_panels(points, "value")
 
 
 STUDY = Study(

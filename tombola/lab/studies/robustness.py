@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tombola.charts import Figure, by_density
+from tombola.charts import Figure, by_density, in_panels
 from tombola.data.facts import Facts
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels
@@ -246,17 +246,13 @@ def figures(findings: Sequence[RobustnessFinding], marks: Marks) -> dict[str, Fi
 
 
 def _panels(findings: Sequence[RobustnessFinding]) -> dict[str, list[dict[str, Any]]]:
-    panels: dict[str, dict[tuple[str, float], float]] = {}
+    points = []
     for finding in findings:
         step = f", k = {finding.rewind:,}" if finding.rewind else ""
         for each in (finding.found.worst, *finding.found.rest):
-            panel = panels.setdefault(f"{each.name}{step}", {})
-            panel["ticket", 100 * finding.density] = 100 * each.ticket
-            panel[finding.arm, 100 * finding.other_density] = 100 * each.other
-    return {
-        title: [{"arm": arm, "density": density, "accuracy": share} for (arm, density), share in panel.items()]
-        for title, panel in panels.items()
-    }
+            points.append((f"{each.name}{step}", "ticket", 100 * finding.density, 100 * each.ticket))
+            points.append((f"{each.name}{step}", finding.arm, 100 * finding.other_density, 100 * each.other))
+    return in_panels(points, "accuracy")
 
 
 STUDY = Study(

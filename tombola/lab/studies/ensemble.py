@@ -27,7 +27,7 @@ from tombola.recipe import with_dynamics
 from tombola.value import Count, Value, listed
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from tombola.study.at_equal_cost import Asked, Best
 
@@ -51,11 +51,15 @@ class Together(Measurement):
         """Scores of each and of all, how far they differ, and what they are made of."""
         from dataclasses import asdict
 
+        from tombola.data.facts import IGNORED
+        from tombola.evaluate import outputs
         from tombola.study.ensemble import judge
 
-        others = (_logits(seen, seen.modelled(found)) for found in seen.others.values())
-        answers = [_logits(seen, seen.model), *others]
-        found = judge([logits for logits, _ in answers], answers[0][1])
+        data, precision, labels = seen.dataset, seen.recipe.precision, _labels(seen)
+        asked = labels != IGNORED
+        networks = (seen.model, *map(seen.modelled, seen.others.values()))
+        answers = (outputs(model, data, data.test_images, seen.test, precision) for model in networks)
+        found = judge([each.flatten(0, -2)[asked] for each in answers], labels[asked])
         living = [seen.mask.counts, *(seen.masks[name].counts if name in seen.masks else {} for name in seen.others)]
         costs = [_cost(seen, counts) for counts in living]
         return {
@@ -70,22 +74,10 @@ class Together(Measurement):
         return facts.test
 
 
-def _logits(seen: Seen, model: "nn.Module") -> "tuple[Tensor, Tensor]":
-    """What a network answers to the test set, a row for each answer that is asked for, and the labels of these."""
-    import torch
-
-    from tombola.data.facts import IGNORED
-    from tombola.evaluate import CHUNK
-    from tombola.train import computing
-
-    outputs, labels = [], []
-    with torch.no_grad(), computing(next(model.parameters()).device, seen.recipe.precision):
-        for places in seen.test.split(CHUNK):
-            inputs, answers = seen.test_inputs(places)
-            asked = answers.flatten() != IGNORED
-            outputs.append(model(inputs).float().flatten(0, -2)[asked].cpu())
-            labels.append(answers.flatten()[asked].cpu())
-    return torch.cat(outputs), torch.cat(labels)
+def _labels(seen: Seen) -> "Tensor":
+    """The labels of the test set, in a row."""
+    labels = seen.dataset.test_labels
+    return labels.index_select(0, seen.test.to(labels.device)).flatten().cpu()
 
 
 def _cost(seen: Seen, living: Mapping[str, int]) -> tuple[int, int]:

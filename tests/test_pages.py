@@ -39,7 +39,8 @@ class Reader:
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        own = {"PYTHONPATH": str(folder), "COLUMNS": "120", "TOMBOLA_STORE": "tombola-store"}
+        programs = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))  # the reader's environment
+        own = {"PYTHONPATH": str(folder), "COLUMNS": "120", "TOMBOLA_STORE": "tombola-store", "PATH": programs}
         self._folder, self._environment, self._printed = folder, {**environment, **own}, ""
         half_written = shutil.ignore_patterns("*.pyc.*")  # by the tests that run meanwhile
         shutil.copytree(PACKAGE, folder / "tombola", ignore=half_written)

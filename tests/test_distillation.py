@@ -311,7 +311,10 @@ def test_a_search_that_is_taught_throughout_has_a_teacher_that_is_not() -> None:
     assert [mask.trained for mask in masks if isinstance(mask, Prune)] == tickets[:2]
 
 
-@pytest.mark.parametrize("scored", [{}, {"prune": {"rate": 0.5, "score": "snip"}}])
+@pytest.mark.parametrize(
+    "scored",
+    [{}, {"prune": {"rate": 0.5, "score": "snip"}}, *({"method": each} for each in ("prospr", "grasp", "force"))],
+)
 def test_a_spec_is_taught_from_its_objective_to_its_numbers(tmp_path: Path, scored: dict[str, Any]) -> None:
     """Of a score that sees batches the loss has its teacher too."""
     recipe = SPEC["recipe"] | {"objective": {"name": "distill"}}
@@ -405,3 +408,11 @@ def test_a_teacher_that_gives_probabilities_and_other_constants_are_refused(
 ) -> None:
     with pytest.raises(BadInput, match=words):
         distillation.loss(torch.ones(3, 3), teacher, torch.tensor([0, 1, 2]), **settings)
+
+
+def test_a_teacher_that_is_asked_without_a_copy_answers_as_a_copy_of_it_does() -> None:
+    own, other = teacher(), teacher().train()
+    state, examples = weights.of(own), torch.randn(7, 1, 8, 8)
+    before = weights.of(other)
+    assert torch.equal(distillation.with_weights(other, state, examples), own.eval()(examples))
+    assert other.training and weights.equal(before, weights.of(other))

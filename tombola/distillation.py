@@ -52,9 +52,22 @@ def loss(
     >>> float(student.grad.abs().max()) < 1e-6
     True
     """
+    _check(teacher, alpha, temperature)
+    return softened(student, teacher, labels, alpha, temperature, spread_evenly)
+
+
+def softened(
+    student: "Tensor", teacher: "Tensor", labels: "Tensor", alpha: float, temperature: float, spread_evenly: bool
+) -> "Tensor":
+    """`loss` where a recipe has checked the constants, and the teacher is a network like the student.
+
+    Raises:
+        BadInput: the two networks answer in other shapes.
+    """
     from torch.nn import functional
 
-    _check(student, teacher, alpha, temperature)
+    if student.shape != teacher.shape:
+        raise _of_other_shape(tuple(student.shape), tuple(teacher.shape))
     answers = labels.flatten()
     asked = answers != IGNORED
     scores, taught, answers = student.flatten(0, -2)[asked], teacher.detach().flatten(0, -2)[asked], answers[asked]
@@ -96,6 +109,24 @@ def still(model: "nn.Module", weights: "Mapping[str, Tensor]") -> "nn.Module":
             layer.register_parameter(name, nn.Parameter(value, requires_grad=False))
     states.put(made, dict(weights))
     return made.eval().requires_grad_(False)
+
+
+def with_weights(model: "nn.Module", weights: "Mapping[str, Tensor]", examples: "Tensor") -> "Tensor":
+    """What `model` would put out in evaluation mode if it had these weights, without a copy of it.
+
+    Args:
+        model: of plain weights, which may be those that gradients are taken of.
+        weights: its state.
+        examples: a batch.
+    """
+    import torch
+    from torch.func import functional_call
+
+    from tombola.evaluating import evaluating
+
+    with torch.no_grad(), evaluating(model):
+        outputs: Tensor = functional_call(model, dict(weights), (examples,))
+    return outputs
 
 
 def answering(network: "nn.Module", batches: object) -> "Callable[[int, Tensor], Tensor]":
@@ -146,9 +177,7 @@ def _of_all(network: "nn.Module", batches: Batches) -> "Tensor | None":
     return torch.cat(parts)
 
 
-def _check(student: "Tensor", teacher: "Tensor", alpha: float, temperature: float) -> None:
-    if student.shape != teacher.shape:
-        raise _of_other_shape(tuple(student.shape), tuple(teacher.shape))
+def _check(teacher: "Tensor", alpha: float, temperature: float) -> None:
     if not (0 <= alpha <= 1 and temperature > 0):
         raise BadInput(
             where="distillation",

@@ -422,10 +422,10 @@ class Distill(Objective):
         examples, labels = batch
         if (known := inputs.get(TAUGHT)) is not None:
             taught = known["outputs"]
-        else:
-            taught = distillation.still(model, inputs[TEACHER])(examples)
+        else:  # of a score's sample, say
+            taught = distillation.with_weights(model, inputs[TEACHER], examples)
         even = self.spread == "even"
-        return distillation.loss(model(examples), taught, labels, self.alpha, self.temperature, even)
+        return distillation.softened(model(examples), taught, labels, self.alpha, self.temperature, even)
 
     def following(
         self,

@@ -26,6 +26,7 @@ from tombola.lab.studies.robustness import RobustnessFinding
 from tombola.lab.worker import Worker
 from tombola.perturbation import Ball, OfPixels, cross_entropies
 from tombola.study.attacks import Visited, apgd, checkpoints, dlr
+from tombola.study.robust_tickets import contrast, sentence
 from tombola.study.robustness import (
     APGD,
     FGSM,
@@ -35,9 +36,7 @@ from tombola.study.robustness import (
     Robustness,
     Square,
     attack,
-    contrast,
     judge,
-    sentence,
     transferred,
 )
 

@@ -1,5 +1,6 @@
-"""Whether outputs are probabilities already, where logits are asked for."""
+"""Probabilities of classes, beside the logits that networks give."""
 
+from math import log
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,3 +16,18 @@ def are_probabilities(outputs: "Tensor") -> bool:
     """
     rows = outputs.detach().double()
     return bool(rows.numel() and (rows >= 0).all() and ((rows.sum(-1) - 1).abs() < 1e-4).all())
+
+
+def log_mean_probability(logits: "Tensor", networks: int, dim: int = 1) -> "Tensor":
+    """log p, p = 1/K sum_k softmax(z_k): the mean of probabilities as logits, whose softmax it is.
+
+    Args:
+        logits: z, [N, K, ..., classes], or with K at another place.
+        networks: K; torch.fx does not know the length of an axis.
+        dim: the place of K, not the last.
+
+    >>> import torch
+    >>> log_mean_probability(torch.tensor([[[0.0, 0.0], [0.0, 0.0]]]), 2).exp()
+    tensor([[0.5000, 0.5000]])
+    """
+    return logits.log_softmax(dim=-1).logsumexp(dim=dim) - log(networks)

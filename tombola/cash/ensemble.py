@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from tombola import prunable, weights
 from tombola.cash.compaction import masked
-from tombola.cash.stacked_layers import log_mean_probability
 from tombola.errors import BadInput
 from tombola.mask import Mask
+from tombola.probabilities import log_mean_probability
 
 
 class Ensemble(nn.Module):

@@ -3,10 +3,10 @@
 Where all of them read the same input, their layers are one ordinary layer with the outputs of all.
 """
 
-from math import log
-
 import torch
 from torch import Tensor, nn
+
+from tombola.probabilities import log_mean_probability
 
 
 class StackedLinear(nn.Module):
@@ -62,16 +62,3 @@ class MeanProbability(nn.Module):
     def extra_repr(self) -> str:
         """How many they are."""
         return f"{self.networks} networks"
-
-
-def log_mean_probability(logits: Tensor, networks: int) -> Tensor:
-    """log p, p = 1/K sum_k softmax(z_k): the mean of probabilities as logits, whose softmax it is.
-
-    Args:
-        logits: z, [N, K, ..., classes].
-        networks: K; torch.fx does not know the length of an axis.
-
-    >>> log_mean_probability(torch.tensor([[[0.0, 0.0], [0.0, 0.0]]]), 2).exp()
-    tensor([[0.5000, 0.5000]])
-    """
-    return logits.log_softmax(dim=-1).logsumexp(dim=1) - log(networks)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import BadInput
+from tombola.probabilities import log_mean_probability
 from tombola.study.calibration import BINS, Calibration, calibration
 
 
@@ -63,7 +64,7 @@ def judge(logits: Sequence[Tensor], labels: Tensor, bins: int = BINS) -> Ensembl
     log_p = _log_probabilities(logits)
     return Ensemble(
         tuple(calibration(each, labels, bins) for each in logits),
-        calibration(torch.logsumexp(torch.stack(log_p), 0) - log(len(log_p)), labels, bins),
+        calibration(log_mean_probability(torch.stack(log_p), len(log_p), dim=0), labels, bins),
         _mean(combinations(log_p, 2), lambda left, right: (left.argmax(1) != right.argmax(1)).double()),
         _mean(permutations(log_p, 2), _divergence),
         _mean(combinations(log_p, 2), _jensen_shannon),

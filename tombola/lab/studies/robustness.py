@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tombola.study.paired import Difference
-    from tombola.study.robustness import Contrast, Robustness
+    from tombola.study.robust_tickets import Contrast
+    from tombola.study.robustness import Robustness
 
 DENSE = "dense"
 TO_DENSE = "to dense"  # how many of the dense network's answers inputs found on another network leave
@@ -199,7 +200,7 @@ class RobustnessFinding(Finding):
 
 def findings(table: RobustnessSpec, evidence: Evidence) -> Iterator[RobustnessFinding]:
     """The ticket against each other arm, wherever both have answers."""
-    from tombola.study.robustness import contrast, sentence
+    from tombola.study.robust_tickets import contrast, sentence
 
     facts = evidence.spec.facts
     epsilon, grain = table.radius(facts), facts.grain(min(table.examples, facts.test))

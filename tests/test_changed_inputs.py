@@ -10,7 +10,7 @@ from numpy.random import RandomState
 
 from tombola import data
 from tombola.data import Dataset, variants
-from tombola.data.changed_inputs import CHANGES, rotation
+from tombola.data.changed_inputs import CHANGES
 from tombola.data.shared import attach, published
 from tombola.errors import SpecError
 from tombola.lab.kinds import Train
@@ -22,6 +22,7 @@ from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import MOST_DRAWN, Worker
 from tombola.methods import METHODS
+from tombola.rotation import rotation
 
 WHOLE = "digits-300"
 LABELS = np.zeros(20_000, np.int64)

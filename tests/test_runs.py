@@ -301,6 +301,7 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
     "prune.score": ("random", PRUNED),
     "prune.n": (2, PRUNED),
     "prune.m": (4, PRUNED),
+    "prune.basis": ("dct", ALL),
 }
 
 

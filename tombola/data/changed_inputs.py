@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tombola.data import normalise
 from tombola.data.arrays import Arrays
 from tombola.data.facts import Facts
+from tombola.rotation import rotation
 
 MOST_COLUMNS = 10_000  # of noise
 _AT_ONCE = 1000  # examples that are changed together, for the sake of memory
@@ -68,21 +69,6 @@ def rotated(arrays: Arrays, known: Facts, draw: RandomState, columns: int) -> Bo
     """The inputs x, standardised and flattened, as Q x, of a random orthogonal Q: lengths and angles stay."""
     turn = rotation(prod(known.shape), draw)
     return _turned(arrays[0], known, turn), _turned(arrays[2], known, turn)
-
-
-def rotation(size: int, draw: RandomState) -> NDArray[np.float64]:
-    """A random orthogonal matrix, drawn from the Haar measure, [size, size].
-
-    Q of the QR decomposition of a Gaussian matrix, its columns times the signs of the diagonal of R, without which Q
-    would not be uniform: How to generate random matrices from the classical compact groups (Mezzadri, 2007).
-
-    >>> turn = rotation(3, RandomState(0))
-    >>> bool(np.allclose(turn @ turn.T, np.eye(3)))
-    True
-    """
-    orthogonal, triangular = np.linalg.qr(draw.standard_normal((size, size)))
-    turned: NDArray[np.float64] = orthogonal * np.sign(np.diag(triangular))
-    return turned
 
 
 def _turned(examples: NDArray[Any], known: Facts, turn: NDArray[np.float64]) -> Floats:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from tombola import data, models
+from tombola import bases, data, models
 from tombola.at_once import Scoring, course
 from tombola.code import named
 from tombola.data import variants
@@ -106,7 +106,13 @@ class Replicate:
     def recipe(self) -> Recipe:
         """How its trainings go, on the data that are this replicate's where the spec has them changed."""
         recipe = self.spec.recipe
-        return on_data(recipe, self.drawn(recipe.data))
+        return on_data(recipe, self.drawn(recipe.data)).model_copy(update={"model": self.model})
+
+    @property
+    def model(self) -> str:
+        """The name of its model, whose parameters are coordinates where the spec prunes in a basis."""
+        spec, init = self.spec, self.spec.recipe.init
+        return bases.model_in(spec.prune.basis, spec.recipe.model, self.seed("basis"), init, self.seed("init"))
 
     def drawn(self, whole: str) -> str:
         """The name of a data set as this replicate has it: inputs and labels changed as the spec asks, by its seeds."""
@@ -120,7 +126,7 @@ class Replicate:
 
     @property
     def network(self) -> Network:
-        facts, model = self.spec.facts, self.spec.recipe.model
+        facts, model = self.spec.facts, self.model
         return Network(model, facts.shape, facts.classes, models.checkpoint(model))
 
     @property

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tombola import data
+from tombola import bases, data
 from tombola.data import variants
 from tombola.data.facts import Facts
 from tombola.engine import Choice
@@ -95,6 +95,8 @@ class PruneSpec(Value):
             names of matrices; what `keep` names too stays dense.
         score: what decides.
         n, m: of the scope `n_of_m`.
+        basis: in which the numbers are taken that are pruned, as `bases` has them; None, and in words `identity`, for
+            the weights themselves.
     """
 
     scope: Annotated[str, AfterValidator(partial(_among, list(SCOPES)))] = "layer"
@@ -106,6 +108,7 @@ class PruneSpec(Value):
     score: Annotated[str, _member("scores")] = "magnitude"
     n: Annotated[Count, Field(ge=1)] | None = None
     m: Annotated[Count, Field(ge=2, le=MOST)] | None = None
+    basis: Annotated[str | None, AfterValidator(lambda name: name and bases.chosen(name))] = None
 
     @property
     def rates(self) -> tuple[tuple[str, float], ...]:
@@ -124,7 +127,8 @@ class PruneSpec(Value):
     def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Fields that came later are absent where None: a changed spec's folder is named by its values.
         values: dict[str, Any] = plain(self)
-        return {name: value for name, value in values.items() if name not in ("n", "m") or value is not None}
+        later = ("n", "m", "basis")
+        return {name: value for name, value in values.items() if name not in later or value is not None}
 
 
 class EvaluateSpec(Value):

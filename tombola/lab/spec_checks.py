@@ -7,7 +7,8 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from tombola import data, models
+from tombola import bases, data, models
+from tombola.bases import BASES
 from tombola.data import subset, tokenised, variants
 from tombola.data.facts import Facts
 from tombola.errors import BadInput, DataError, Fault
@@ -105,6 +106,22 @@ def contradictions(spec: Spec, members: Members) -> Iterable[Fault]:
         yield from check(spec)
     for check_members in _CHECKS_OF_MEMBERS:
         yield from check_members(spec, members)
+
+
+def _basis(spec: Spec) -> Iterable[Fault]:
+    """A basis that there is not for the weights of such a model."""
+    recipe, facts, basis = spec.recipe, spec.facts, spec.prune.basis
+    if basis is None:
+        return
+    if recipe.init == "pretrained":
+        yield Fault("prune.basis", "identity, for the weights of a checkpoint", repr(basis), "or draw the weights")
+    try:
+        models.check(bases.model_in(basis, recipe.model, 0, recipe.init, 0), facts.shape, facts.classes)
+    except ValueError as error:
+        yield Fault("prune.basis", str(error), repr(basis), f"for {recipe.model} on {facts.name}")
+    if recipe.dynamics:
+        todo = "leave one of the two out: they move masks, or make weights, of a network in its own weights"
+        yield Fault("prune.basis", f"identity beside the dynamics {recipe.dynamics.name}", repr(basis), todo)
 
 
 def _length(spec: Spec) -> Iterable[Fault]:
@@ -544,9 +561,13 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
     setting = Setting(spec, members.methods[spec.method], tuple(members.controls))
     for study, table in asked(spec.study, members.studies):
         yield from study.faults(table, setting)
+        if study.of_weights and (basis := spec.prune.basis) and BASES[basis].variant:
+            todo = "in another basis a mask says nothing of which units are connected"
+            yield Fault("prune.basis", f"identity beside study.{study.name}", repr(basis), todo)
 
 
 _CHECKS = (
+    _basis,
     _answers,
     _teacher,
     _pixels,

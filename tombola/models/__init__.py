@@ -1,7 +1,7 @@
 """Networks by name: `build(name, ...)` makes one with its weights drawn from a seed.
 
 To add a family: write a file like `lenet.py` with `SEQUENTIAL`, `FORM`, `check`, `layers`, `build`, and name it in
-`FAMILIES`.
+`FAMILIES`. Each has the variants of `variants.py`, under names like `lenet-300-100+dct`.
 """
 
 import difflib
@@ -12,7 +12,7 @@ from math import prod, sqrt
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from tombola.models import bert, conv, gpt, hf, imagenet, lenet, lenet5, resnet, vgg
+from tombola.models import bert, conv, gpt, hf, imagenet, lenet, lenet5, resnet, variants, vgg
 from tombola.models.layer import Layer
 
 if TYPE_CHECKING:
@@ -49,12 +49,13 @@ CHAINS = frozenset({lenet, lenet5, conv, vgg})
 
 
 def family(name: str) -> ModuleType:
-    """The file that knows the model `name`.
+    """The file that knows the model `name`, or what it is a variant of.
 
     Raises:
         ValueError: none does; the message lists the forms that names have, or that of the family it is close to.
     """
-    known = FAMILIES.get(name) or FAMILIES.get(re.split("[-:]", name)[0])
+    plain, _ = variants.parts(name)
+    known = FAMILIES.get(plain) or FAMILIES.get(re.split("[-:]", plain)[0])
     if known is None:
         raise ValueError(_expected(name))
     return known
@@ -101,12 +102,25 @@ def taken(name: str) -> tuple[tuple[int, ...], int]:
 
 def check(name: str, shape: tuple[int, ...], classes: int) -> None:
     """Raise ValueError, with what was expected, unless `name` is a model that takes such inputs."""
-    known = family(name)
+    known, (plain, _) = family(name), variants.parts(name)
     if len(shape) == 2 and known not in READ_TEXT:
         raise ValueError("a model for texts: " + "; ".join(module.FORM for module in READ_TEXT))
     if len(shape) == 1 and known is not lenet:
         raise ValueError(f"a model for examples that are no images: {lenet.FORM}")
-    known.check(name, shape, classes)
+    known.check(plain, shape, classes)
+    if variant := variants.variant(name):
+        variants.check(variant, plain_of(name, shape, classes))
+
+
+def plain_of(name: str, shape: tuple[int, ...], classes: int) -> variants.Plain:
+    """What the model `name` is without its variant, and what is known of that before it is built.
+
+    >>> plain_of("lenet-30+dct", (1, 8, 8), 10).shapes
+    {'fc1.weight': (30, 64), 'output.weight': (10, 30)}
+    """
+    plain, _ = variants.parts(name)
+    shapes = {weight: layer.shape for weight, layer in layers(name, shape, classes).items()}
+    return variants.Plain(plain, shape, classes, shapes)
 
 
 def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
@@ -115,7 +129,7 @@ def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
     >>> {weight: layer.kind for weight, layer in layers("lenet-300-100", (1, 28, 28), 10).items()}
     {'fc1.weight': 'linear', 'fc2.weight': 'linear', 'output.weight': 'output'}
     """
-    found: dict[str, Layer] = family(name).layers(name, shape, classes)
+    found: dict[str, Layer] = family(name).layers(variants.parts(name)[0], shape, classes)
     return found
 
 
@@ -125,8 +139,17 @@ def sequential(name: str) -> bool:
     >>> sequential("lenet-300-100"), sequential("lenet-300-100-no-bias"), sequential("resnet-20")
     (True, False, False)
     """
-    known = family(name)
-    return bool(known.SEQUENTIAL) and (known is not lenet or lenet.biased(name))
+    known, (plain, variant) = family(name), variants.parts(name)
+    return bool(known.SEQUENTIAL) and not variant and (known is not lenet or lenet.biased(plain))
+
+
+def chain(name: str) -> bool:
+    """Whether its weights are its parameters, in layers that each read what the one before gives, and nothing else.
+
+    >>> chain("lenet-300-100"), chain("lenet-300-100+dct"), chain("resnet-20")
+    (True, False, False)
+    """
+    return family(name) in CHAINS and not variants.parts(name)[1]
 
 
 def products(name: str, shape: tuple[int, ...]) -> int:
@@ -136,7 +159,7 @@ def products(name: str, shape: tuple[int, ...]) -> int:
     (589824, 0)
     """
     of_family = getattr(family(name), "products", None)
-    return int(of_family(name, shape)) if of_family else 0
+    return int(of_family(variants.parts(name)[0], shape)) if of_family else 0
 
 
 def kinds(name: str, shape: tuple[int, ...], classes: int, include: Sequence[str] = ()) -> "dict[str, Kind]":
@@ -158,7 +181,7 @@ def kinds(name: str, shape: tuple[int, ...], classes: int, include: Sequence[str
     from tombola.prunable import prunable
 
     with torch.device("meta"):  # without memory for its weights
-        return prunable(family(name).build(name, shape, classes), include)
+        return prunable(family(name).build(variants.parts(name)[0], shape, classes), include)
 
 
 def weight_counts(name: str, shape: tuple[int, ...], classes: int) -> dict[str, int]:
@@ -206,7 +229,7 @@ def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation,
     as the framework of the first paper's authors has it; normal-0.02: N(0, 0.02^2), as GPT-2 and BERT have it. Biases
     are 0. Normalisations start as PyTorch makes them, gamma 1, beta 0, running mean 0 and variance 1. pretrained: what
     the model's checkpoint has is as it has it, and the rest, a new head, drawn by normal-0.02. The process-wide random
-    state is neither used nor changed.
+    state is neither used nor changed. A variant has the parameters with which it computes what these weights compute.
 
     >>> one, same = (build("lenet-30", (1, 8, 8), 10, "glorot-normal", init_seed=0) for _ in range(2))
     >>> bool((one.fc1.weight == same.fc1.weight).all())
@@ -230,10 +253,11 @@ def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation,
         "normal-0.02": lambda weight, generator: nn.init.normal_(weight, std=0.02, generator=generator),
     }
     draw = draws[drawn(init)]
+    plain, _ = variants.parts(name)
     generator = torch.Generator().manual_seed(init_seed)
     # PyTorch's constructors draw from the process-wide generator; ours overwrites every weight they draw.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        model: nn.Module = family(name).build(name, shape, classes)
+        model: nn.Module = family(name).build(plain, shape, classes)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for weight in prunable(model):
             draw(parameters[weight], generator=generator)
@@ -242,6 +266,8 @@ def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation,
                 parameter.zero_()
         if init == "pretrained":
             family(name).load(name, model)
+        if variant := variants.variant(name):
+            return variant.variant.wrap(model, plain_of(name, shape, classes), variant)
     return model
 
 

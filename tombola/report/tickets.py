@@ -63,7 +63,7 @@ def _followed(ticket: "Ticket") -> dict[str, Any]:
     from tombola.study import anatomy, components, paths
 
     try:
-        if models.family(str(ticket.origin.get("model"))) not in models.CHAINS:
+        if not models.chain(str(ticket.origin.get("model"))):
             return {"on_a_path": None, "parts": None}
         matrices = {name: value.shape for name, value in ticket.weights.items() if value.dim() > 1}
         dense = {name: torch.ones(shape, dtype=torch.bool) for name, shape in matrices.items()}

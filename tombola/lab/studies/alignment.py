@@ -416,4 +416,5 @@ STUDY = Study(
     year=2021,
     rest="further numbers of the first layers, and those on changed inputs",
     example="study.alignment.levels=5",
+    of_weights=True,
 )

@@ -64,7 +64,7 @@ class Anatomy(Measurement):
                 "density": [density["density"], density["ERK"]],
                 "uniform": density["uniform"],
             }
-        if models.family(seen.recipe.model) in models.CHAINS:
+        if models.chain(seen.recipe.model):
             _add_paths(layers, seen)
         return {"layers": layers}
 
@@ -367,4 +367,5 @@ STUDY = Study(
     year=2019,
     rest="the anatomy of the other arms, and at the other levels",
     example="study.anatomy.levels=5",
+    of_weights=True,
 )

@@ -200,4 +200,5 @@ STUDY = Study(
     faults=faults,
     about="Do tickets disconnect useless columns, also of turned inputs, and how far is a tree ahead of them?",
     example="study.columns.levels=5",
+    of_weights=True,
 )

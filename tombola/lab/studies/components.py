@@ -143,4 +143,5 @@ STUDY = Study(
     faults=faults,
     about="Into how many parts that share no weight do masks fall, and would random ones?",
     example="study.components.levels=5",
+    of_weights=True,
 )

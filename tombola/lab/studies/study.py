@@ -281,6 +281,7 @@ class Study:
         paper, year: where it comes from.
         rest: what its findings that are no headlines are about.
         example: a change to a spec that asks for it.
+        of_weights: whether it reads a mask as connections between units, which coordinates in a basis are not.
         code: the SHA-256 of the extension that it comes from; None for ours.
     """
 
@@ -295,6 +296,7 @@ class Study:
     faults: Callable[[Any, Setting], Iterable[Fault]] = no_faults
     rest: str = ""
     example: str = ""
+    of_weights: bool = False
     code: str | None = None
 
 

@@ -1,0 +1,73 @@
+"""What a variant of a model is: a way to make its weights of other parameters. Those there are stand in `variants`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The plain model that a variant is made of.
+
+    Attributes:
+        name: as `models.build` knows it.
+        shape, classes: what goes in, and how many answers there are.
+        shapes: of its prunable weights, by name.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    classes: int
+    shapes: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to make the weights of a model of other parameters.
+
+    Attributes:
+        name: what stands behind the `+`, up to a seed.
+        about: what it is, in one sentence.
+        wrap: (the plain network with its weights, what is known of it, the variant as it is named) -> the variant,
+            which computes the same function.
+        seed: whether a seed belongs to its name: `orthogonal~7`.
+        of_init: whether the way that weights are drawn belongs there too, as it is about theta_0: `svd-glorot-normal~7`.
+        dense: whether a pruned parameter leaves weights that are all other than 0.
+        refuses: why it is not for a model; "" where it is.
+    """
+
+    name: str
+    about: str
+    wrap: "Callable[[nn.Module, Plain, Named], nn.Module]"
+    seed: bool = False
+    of_init: bool = False
+    dense: bool = False
+    refuses: Callable[[Plain], str] = lambda plain: ""
+
+    @property
+    def form(self) -> str:
+        """What its name is made of."""
+        return self.name + ("-INIT" if self.of_init else "") + ("~SEED" if self.seed else "")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A variant with what its name says.
+
+    Attributes:
+        seed: 0 where its name has none.
+        init: how theta_0 is drawn; "" where its name does not say it.
+    """
+
+    variant: Variant
+    seed: int = 0
+    init: str = ""
+
+    @property
+    def name(self) -> str:
+        """What stands behind the `+`."""
+        variant = self.variant
+        return variant.name + (f"-{self.init}" if variant.of_init else "") + (f"~{self.seed}" if variant.seed else "")

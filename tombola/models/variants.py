@@ -1,0 +1,79 @@
+"""Variants of a model under names of their own: `lenet-300-100+dct` is the network whose parameters are coordinates.
+
+A variant has the parameters of the plain model, under the same names and in the same shapes, and they stand for other
+numbers than weights: its forward pass makes the weights of them first. Masks, counts, pruning, rewinding and the store
+are about parameters, and go on as they are.
+
+To add one: write a module below `reparametrised.Reparametrised`, and declare it in `VARIANTS`.
+"""
+
+import re
+from math import prod
+from typing import TYPE_CHECKING
+
+from tombola.models.variant import Named, Plain, Variant
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MARK = "+"
+_SEED = re.compile("0|[1-9][0-9]{0,18}")
+
+
+def _in_basis(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
+    from tombola.models.in_basis import InBasis, basis_of
+
+    return InBasis(model, {name: basis_of(name, plain, named) for name in plain.shapes})
+
+
+def _no_pixels(plain: Plain) -> str:
+    first = next(iter(plain.shapes.values()))
+    if len(plain.shape) != 3 or len(first) != 2 or first[1] != prod(plain.shape):
+        return f"a model whose first layer reads all pixels of an image, like lenet-300-100; {plain.name} does not"
+    return ""
+
+
+VARIANTS: dict[str, Variant] = {
+    each.name: each
+    for each in (Variant("dct", "Coordinates in the 2-D DCT of each matrix and of each filter", _in_basis, dense=True),)
+}
+FORM = f"MODEL{MARK}VARIANT, a variant being {', '.join(each.form for each in VARIANTS.values())}"
+
+
+def parts(name: str) -> tuple[str, str]:
+    """The name of what is varied, and that of the variant; "" where there is none.
+
+    >>> parts("lenet-300-100+dct"), parts("lenet-300-100")
+    (('lenet-300-100', 'dct'), ('lenet-300-100', ''))
+    """
+    whole, _, variant = ("", "", "") if name.startswith("hf:") else name.partition(MARK)
+    return whole or name, variant
+
+
+def variant(name: str) -> Named | None:
+    """The variant that the model of this name is; None for a plain one.
+
+    Raises:
+        ValueError: there is no such variant; says which there are.
+
+    >>> variant("lenet-300-100+dct").name, variant("lenet-300-100")
+    ('dct', None)
+    """
+    whole, suffix = parts(name)
+    if not suffix and whole == name:
+        return None
+    stem, mark, seed = suffix.partition("~")
+    for each in VARIANTS.values():
+        init = stem.removeprefix(f"{each.name}-") if each.of_init and stem.startswith(f"{each.name}-") else ""
+        fits = bool(init) if each.of_init else stem == each.name
+        if fits and bool(mark) == each.seed and (not mark or _SEED.fullmatch(seed)):
+            return Named(each, int(seed or 0), init)
+    raise ValueError(FORM.replace("MODEL", whole))
+
+
+def check(named: Named, plain: Plain) -> None:
+    """Raise ValueError, with what was expected, unless the variant is one of such a model."""
+    if plain.name.startswith("hf:"):
+        raise ValueError("a model of Tombola's own, where its weights are made of other parameters")
+    if why := named.variant.refuses(plain):
+        raise ValueError(f"for {named.name}, {why}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tombola.models import bert, conv, gpt, hf, imagenet, lenet, lenet5, resnet, variants, vgg
 from tombola.models.layer import Layer
+from tombola.models.variant import Plain
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -112,7 +113,7 @@ def check(name: str, shape: tuple[int, ...], classes: int) -> None:
         variants.check(variant, plain_of(name, shape, classes))
 
 
-def plain_of(name: str, shape: tuple[int, ...], classes: int) -> variants.Plain:
+def plain_of(name: str, shape: tuple[int, ...], classes: int) -> Plain:
     """What the model `name` is without its variant, and what is known of that before it is built.
 
     >>> plain_of("lenet-30+dct", (1, 8, 8), 10).shapes
@@ -120,7 +121,7 @@ def plain_of(name: str, shape: tuple[int, ...], classes: int) -> variants.Plain:
     """
     plain, _ = variants.parts(name)
     shapes = {weight: layer.shape for weight, layer in layers(name, shape, classes).items()}
-    return variants.Plain(plain, shape, classes, shapes)
+    return Plain(plain, shape, classes, shapes)
 
 
 def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:

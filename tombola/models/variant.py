@@ -34,7 +34,7 @@ class Variant:
         wrap: (the plain network with its weights, what is known of it, the variant as it is named) -> the variant,
             which computes the same function.
         seed: whether a seed belongs to its name: `orthogonal~7`.
-        of_init: whether the way that weights are drawn belongs there too, as it is about theta_0: `svd-glorot-normal~7`.
+        of_init: whether what draws the weights belongs there too, as it is about theta_0: `svd-glorot-normal~7`.
         dense: whether a pruned parameter leaves weights that are all other than 0.
         refuses: why it is not for a model; "" where it is.
     """

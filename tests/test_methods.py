@@ -269,7 +269,7 @@ def controls_of(method: str) -> list[str]:
 
     def able(control: Control) -> bool:
         try:
-            return bool(control.make(made, ticket, 2, 0))
+            return control.refuses is None and bool(control.make(made, ticket, 2, 0))
         except BadInput:
             return False
 

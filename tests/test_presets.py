@@ -13,10 +13,12 @@ from tombola.lab import presets
 from tombola.lab.attempt import do
 from tombola.lab.plan import Plan, missing, plan
 from tombola.lab.results import results
+from tombola.lab.spec import Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.layer_patterns import named
+from tombola.methods.elastic import ElasticOptions
 from tombola.models import layers, weight_counts
 from tombola.models.lenet import sizes
 from tombola.prune import count
@@ -102,13 +104,26 @@ def searches_made_small(name: str) -> list[str]:
     return ["densities=0.5", *(f"arm.{arm}.{field}=none" for arm, field in given), *settling, *steps]
 
 
+def stretched_to(spec: Spec) -> list[str]:
+    """Where tickets come from other networks: one of three layers, to which those of one of two are stretched."""
+    arms = [name for name, arm in spec.arm.items() if isinstance(arm.search, ElasticOptions)]
+    small = [f"arm.{arm}.{change}" for arm in arms for change in ("source=lenet-20-20-10", "map=appended")]
+    return ["recipe.model=lenet-20-20-20-10", *small] if arms else []
+
+
 @every_preset
 def test_a_preset_runs_from_end_to_end_when_made_small(name: str, tmp_path: Path) -> None:
-    small = ["recipe.data=digits", "recipe.model=lenet-20-10", "recipe.length=8it", "recipe.batch=50"]
+    spec = read(name).spec
+    small = [
+        "recipe.data=digits",
+        *(stretched_to(spec) or ["recipe.model=lenet-20-10"]),
+        "recipe.length=8it",
+        "recipe.batch=50",
+    ]
     small += ["recipe.schedule=none", "recipe.warmup=none", "recipe.augment=none", "recipe.precision=none"]
     small += ["recipe.init=none"] if "pretrained" in name else []
     small += ["prune.keep=none", "rewind=0it", "study=none", "replicates=2", "evaluate.every=4it"]
-    small += searches_made_small(name) if read(name).spec.densities else ["levels=2"]
+    small += searches_made_small(name) if spec.densities else ["levels=2"]
     wanted = plan(read(name, [*small, "evaluate.test_every=8it"]))
     store = Store(tmp_path / "store").open()
     worker = Worker(store, None)

@@ -34,6 +34,9 @@ from tombola.lab.kinds import (
     RandomMask,
     Sample,
     ShuffledMask,
+    Stretch,
+    StretchedMask,
+    StretchedWeights,
     Train,
     Tree,
 )
@@ -84,9 +87,13 @@ TREE = Tree("table:diabetes~1", split_seed=1, tree_seed=1)
 AVERAGE = Average((TRAIN, replace(TRAIN, order_seed=8)), TRAIN.recipe, split_seed=1)
 POOL = Pool(TRAIN, (replace(TRAIN, order_seed=8),), pooled=False, recipe=TRAIN.recipe, split_seed=1)
 LINE = Line(TRAIN, replace(TRAIN, order_seed=8), TRAIN.recipe, split_seed=1, points=30, examples=None)
+STRETCH = Stretch(NETWORK, NETWORK, "0:0;1:1;2:2")
+STRETCHED, STRETCHED_MASK = StretchedWeights(STRETCH, INIT), StretchedMask(STRETCH, PRUNE)
 
 # For every field of every kind of run, another value. A field that is missing here fails a test below.
 CHANGES: dict[Run, dict[str, Any]] = {
+    STRETCHED: {"stretch": replace(STRETCH, map="0:0;1:2;2:1"), "of": replace(INIT, init_seed=1)},
+    STRETCHED_MASK: {"stretch": replace(STRETCH, source=replace(NETWORK, classes=11)), "like": RANDOM},
     INIT: {"network": replace(NETWORK, model="lenet-21-10"), "init": "kaiming-normal", "init_seed": 1},
     TRAIN: {
         "start": replace(INIT, init_seed=1),

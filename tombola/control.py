@@ -3,13 +3,14 @@
 The ones there are stand in `controls`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
 from tombola.code import defined_at
 from tombola.errors import BadInput
 from tombola.mark import Mark
+from tombola.method import SearchOptions
 from tombola.replicate import Draws, T
 
 
@@ -40,6 +41,8 @@ class Control:
         data: variants of the data set, as `data.variants` names them, on which its masks are searched for, one for each
             draw; empty for one that searches for none.
         of_classes: whether it asks something of classes, which data with other answers have not.
+        refuses: given a spec and what is chosen of a method, why it can be asked of none of that method's tickets, in
+            words, and "" where it can; None for one that can be asked of any.
         descends: whether its training makes an objective of its own small, in the place of the recipe's.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
@@ -59,6 +62,7 @@ class Control:
     of_trained: bool = False
     data: tuple[str, ...] = ()
     of_classes: bool = False
+    refuses: Callable[[Any, SearchOptions], str] | None = None
     descends: bool = False
     mark: Mark | None = None
     code: str | None = None

@@ -107,6 +107,12 @@ class MethodReplicate(Draws, Protocol[T]):
     def prune_in_common(self, trained: Sequence[T], mask: Any) -> Any:
         """The mask of one round more: what each of `trained` would keep of `mask`, pruned as much as that takes."""
 
+    def of_model(self, model: str) -> "MethodReplicate[T]":
+        """The same, its network another one."""
+
+    def stretched(self, ticket: T, how: str) -> tuple[Any, Any]:
+        """The early weights and the mask that another network's ticket has for this one, by a map of its blocks."""
+
     def on(self, data: str) -> "MethodReplicate[T]":
         """The same, its trainings on the data set of this name: a part or a variant of its own."""
 

@@ -8,7 +8,7 @@ builder would make everybody who loads a ticket know which of the two kinds it i
 import hashlib
 import json
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola import card, container, files, hub, mask, mask_codec, models, prunable, weights
+from tombola import card, container, elastic, files, hub, mask, mask_codec, models, prunable, weights
 from tombola.errors import BadInput, shown
 from tombola.layers import Layout, layouts
 from tombola.mask import Mask
@@ -152,6 +152,58 @@ class Ticket:
         """
         return transfer(self.mask, self.weights, weights.bare(model), rule, values=values)
 
+    def stretch(self, to: nn.Module, map: str = "appended", *, blocks: Sequence[str] = (), name: str = "") -> "Ticket":
+        """The ticket that a deeper network of the family has by copies of this one's blocks; see `tombola.elastic`.
+
+        Weights, normalisations with their statistics, and masks are copied by one rule; what is in no block goes to its
+        namesake. The density is whatever comes of it.
+
+        Args:
+            to: the deeper network, of which only names and shapes matter.
+            map: which blocks go where: `appended`, the blocks in their order again and again; `interpolated`, copies
+                beside each other; or a map like `0:0;1:1,3;2:2,4`, source block : target blocks in each stage.
+            blocks: how the names of blocks begin, {} for their numbers: `["encoder.{}"]`, `["layer{}.{}"]` with stages;
+                by default as in Tombola's own ResNets, VGGs, transformers and fully connected networks.
+            name: of the network, to be remembered in the ticket's origin; by default that of its class.
+
+        Raises:
+            BadInput: a tensor of the target has no source, or one of another shape; the map is none of these networks;
+                the target is shallower.
+
+        >>> flat, deep = (models.build(f"lenet-{widths}", (4,), 2, "glorot-normal", 0) for widths in ("9-9", "9-9-9"))
+        >>> Ticket.of(flat, prunable.full(flat), weights.of(flat)).stretch(deep).origin["elastic"]["map"]
+        '0:0;1:1,2'
+        """
+        return self._elastic(to, map, blocks, name, deeper=True)
+
+    def squeeze(self, to: nn.Module, map: str = "appended", *, blocks: Sequence[str] = (), name: str = "") -> "Ticket":
+        """The ticket that a shallower network of the same family has without some of this one's blocks.
+
+        Args:
+            to, blocks, name: as in `stretch`.
+            map: which blocks stay and where they go: `appended`, the first ones; `interpolated`, as evenly spread as
+                can be; or a map, which leaves the others out. Each undoes the stretching of its name.
+
+        Raises:
+            BadInput: as in `stretch`; the target is deeper.
+        """
+        return self._elastic(to, map, blocks, name, deeper=False)
+
+    def _elastic(self, to: nn.Module, how: str, blocks: Sequence[str], name: str, deeper: bool) -> "Ticket":
+        model = weights.bare(to)
+        source, target = (
+            {key: tuple(each.shape) for key, each in of.items()} for of in (self.weights, weights.own(model))
+        )
+        if (len(target) < len(source)) == deeper and len(target) != len(source):
+            raise _other_way(model, len(target), len(source), deeper)
+        taken = elastic.taken(source, target, how, blocks)
+        alive = elastic.mask(taken, self.mask)
+        before = {key: self.origin[key] for key in ("model", "elastic") if key in self.origin}
+        came = {**before, "density": self.mask.density, "map": elastic.written(source, target, how, blocks)}
+        kept = {key: value for key, value in self.origin.items() if key != "layouts"}
+        origin = {**kept, "model": name or type(model).__name__, "density": alive.density, "elastic": came}
+        return Ticket.of(model, alive, elastic.weights(taken, self.weights), origin)
+
     def save(self, path: str | os.PathLike[str], *, as_seed: bool = False) -> None:
         """Write one safetensors file: the mask in bits or gaps, the living weights, the origin as JSON.
 
@@ -252,6 +304,15 @@ class Ticket:
             TombolaError: the hub cannot be reached.
         """
         return Ticket.load(hub.pull(repo, FILE, revision=revision, endpoint=endpoint))
+
+
+def _other_way(model: nn.Module, ours: int, theirs: int, deeper: bool) -> BadInput:
+    return BadInput(
+        where=f"{'stretch' if deeper else 'squeeze'} to {type(model).__name__}",
+        expected=f"a network that is {'deeper' if deeper else 'shallower'} than the ticket's, with {theirs} tensors",
+        found=f"one with {ours}",
+        todo=f"ticket.{'squeeze' if deeper else 'stretch'} goes the other way.",
+    )
 
 
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -21,7 +21,10 @@ from tombola.controls import CONTROLS
 from tombola.dynamics import DYNAMICS
 from tombola.early_bird import Settling
 from tombola.lab import kinds, presets, runs
+from tombola.lab.members import BUILT_IN
 from tombola.lab.replicate import Replicate
+from tombola.lab.runs import Run
+from tombola.lab.searches import trainings
 from tombola.lab.spec import EvaluateSpec, PruneSpec, Spec, StudySpec, VerdictSpec
 from tombola.lab.spec_file import read
 from tombola.lab.studies import STUDIES
@@ -67,19 +70,30 @@ KINDS: list[type[runs.Run]] = [
 
 
 def keys_of(name: str, changes: list[str]) -> dict[str, str]:
-    """Keys of the first replicate: rewind point, dense, ticket and controls at level 1, each method at level 2."""
+    """Keys of the first replicate: rewind point, dense; ticket, controls, declared arms at level 1; methods at 2."""
     replicate = Replicate(read(name, changes).spec, 0)
     spec = replicate.spec
     # Not all controls are of masks that a training with dynamics has made.
     dense, ticket, _ = METHODS["iterative" if spec.search.apart else spec.method].search(replicate, 2)
     found = {"rewind point": dense.start, "dense": dense, "ticket 1": ticket}
-    able = {arm: control for arm, control in CONTROLS.items() if all(varied(replicate, way) for way in control.data)}
+    general = {arm: control for arm, control in CONTROLS.items() if control.refuses is None}
+    able = {arm: control for arm, control in general.items() if all(varied(replicate, way) for way in control.data)}
     found |= {f"{arm} 1": control.make(replicate, ticket, 1, 0) for arm, control in able.items()}
+    found |= {f"arm {arm} 1": run for arm, run in declared(replicate)}
     for name, method in METHODS.items():
         own = replace(replicate, options=method.options())
         if not any(own.options.faults(own.spec)):
             found[f"{name} 2"] = [*method.search(own, 2)][2]
     return {label: run.key for label, run in found.items()}
+
+
+def declared(replicate: Replicate) -> Iterator[tuple[str, Run]]:
+    """At level 1 what each arm trains that the spec declares."""
+    for name in replicate.spec.arm:
+        arm = BUILT_IN.arm(name, replicate.spec)
+        asked = replicate.asking(arm)
+        ticket = trainings(arm, asked)[1]
+        yield name, arm.control.training(asked, ticket, 1, 0) if arm.control else ticket
 
 
 def varied(replicate: Replicate, variant: str) -> bool:

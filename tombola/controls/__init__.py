@@ -6,7 +6,7 @@ business.
 """
 
 from tombola.control import Control as Control
-from tombola.controls import distilled, noise, pruned, redrawn, sanity, signs, sparse_init, survivors
+from tombola.controls import distilled, elastic, noise, pruned, redrawn, sanity, signs, sparse_init, survivors
 
 CONTROLS: dict[str, Control] = {
     **redrawn.CONTROLS,
@@ -17,4 +17,5 @@ CONTROLS: dict[str, Control] = {
     **sparse_init.CONTROLS,
     **noise.CONTROLS,
     **distilled.CONTROLS,
+    **elastic.CONTROLS,
 }

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from tombola import bases, data, models
+from tombola import bases, data, elastic, models
 from tombola.at_once import Scoring, course
 from tombola.code import named
 from tombola.data import variants
@@ -26,6 +26,9 @@ from tombola.lab.kinds import (
     RandomMask,
     Sample,
     ShuffledMask,
+    Stretch,
+    StretchedMask,
+    StretchedWeights,
     Train,
 )
 from tombola.lab.members import BUILT_IN, Arm, Members
@@ -90,6 +93,26 @@ class Replicate:
     def on(self, data: str) -> "Replicate":
         """The same, its trainings on the data set of this name: a part or a variant of its own."""
         return replace(self, spec=self.spec.model_copy(update={"recipe": on_data(self.spec.recipe, data)}))
+
+    def of_model(self, model: str) -> "Replicate":
+        """The same, its network another one."""
+        recipe = self.spec.recipe.model_copy(update={"model": model})
+        return replace(self, spec=self.spec.model_copy(update={"recipe": recipe}))
+
+    def stretched(self, ticket: Train, how: str) -> tuple[Run, Run]:
+        """The early weights and the mask that another network's ticket has for this one, by a map of its blocks.
+
+        Of a ticket of this network itself its own, where each of its blocks is itself.
+
+        Raises:
+            BadInput: the map is not one of these networks.
+        """
+        mask, networks = _given(ticket.mask, "stretched"), (self.of_model(ticket.recipe.model).network, self.network)
+        source, target = (models.shapes(each.model, each.shape, each.classes) for each in networks)
+        if source == target and all(name == other for name, other in elastic.taken(source, target, how).items()):
+            return ticket.start, mask
+        stretch = Stretch(*networks, elastic.written(source, target, how))
+        return StretchedWeights(stretch, ticket.start), StretchedMask(stretch, mask)
 
     def with_inputs(self, change: str) -> "Replicate":
         """The same, its inputs changed further: by a change as `recipe.inputs` has it, with this replicate's seed."""
@@ -465,7 +488,7 @@ class Replicate:
         return ("mask" if mask else "weights", _given(run, where))
 
 
-_MASKS = (AlignedMask, Prune, FullMask, RandomMask, ShuffledMask, DerivedMask)
+_MASKS = (AlignedMask, Prune, FullMask, RandomMask, ShuffledMask, DerivedMask, StretchedMask)
 
 
 def _rounds(mask: Run | None) -> int:

@@ -438,6 +438,16 @@ def _reached(spec: Spec) -> Iterable[Fault]:
         yield Fault("densities", expected, str(spec.densities[-1]), todo)
 
 
+def _refused_controls(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Controls that ask of their tickets what the method, as it is chosen, does not give them."""
+    for name in spec.arms:
+        arm = members.arm(name, spec)
+        if not arm.control or not arm.control.refuses or any(arm.options.faults(spec)):
+            continue
+        if why := arm.control.refuses(spec, arm.options):
+            yield Fault("arms", f"controls of tickets that {arm.method.name} makes so", repr(name), why)
+
+
 def _units(spec: Spec, members: Members) -> Iterable[Fault]:
     asked = {"method": [spec.method], "arms": spec.arms}
     for path, names in asked.items():
@@ -592,6 +602,7 @@ _CHECKS_OF_MEMBERS = (
     _declared_arms,
     _searches,
     _searched_controls,
+    _refused_controls,
     _controls_of_classes,
     _controls_that_descend,
     _units,

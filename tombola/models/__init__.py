@@ -222,6 +222,15 @@ def drawn(init: Initialisation) -> Initialisation:
     return "normal-0.02" if init == "pretrained" else init
 
 
+def shapes(name: str, shape: tuple[int, ...], classes: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight of the model that may be pruned, without building it.
+
+    >>> shapes("lenet-300-100", (1, 28, 28), 10)
+    {'fc1.weight': (300, 784), 'fc2.weight': (100, 300), 'output.weight': (10, 100)}
+    """
+    return {weight: layer.shape for weight, layer in layers(name, shape, classes).items()}
+
+
 def build(name: str, shape: tuple[int, ...], classes: int, init: Initialisation, init_seed: int) -> "nn.Module":
     """The network `name` with weights drawn by `init` from `init_seed`.
 

@@ -11,6 +11,7 @@ from tombola.lab.kinds.line import Line
 from tombola.lab.kinds.loaded import Loaded
 from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask, mask_outcome
 from tombola.lab.kinds.measured import Measured, Measurement, Seen, Watched
+from tombola.lab.kinds.stretched import Stretch, StretchedMask, StretchedWeights
 from tombola.lab.kinds.training import Train
 from tombola.lab.kinds.tree import Tree
 from tombola.lab.kinds.weights import DerivedWeights
@@ -37,6 +38,9 @@ __all__ = [
     "Sample",
     "Seen",
     "ShuffledMask",
+    "Stretch",
+    "StretchedMask",
+    "StretchedWeights",
     "Train",
     "Tree",
     "Watched",

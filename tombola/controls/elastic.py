@@ -1,0 +1,71 @@
+"""A stretched ticket whose copies have masks of their own: does it matter that they have the source's?
+
+The Elastic Lottery Ticket Hypothesis (Chen et al., 2021): permuting the masks of the copies is worse at every sparsity.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tombola.control import Control
+from tombola.mark import Mark
+from tombola.method import SearchOptions
+from tombola.methods.elastic import ElasticOptions
+from tombola.replicate import Draws, T
+
+if TYPE_CHECKING:  # plans are made without torch
+    from torch import Tensor
+
+    from tombola.mask import Mask
+
+
+def permuted_copies(mask: "Mask", seed: int) -> "Mask":
+    """The mask in which all layers that have another one's mask have it permuted, but for the first of each.
+
+    >>> import torch
+    >>> from tombola.mask import Mask
+    >>> one, other = torch.tensor([[True, False, False, True, False, False]]), torch.tensor([[False, True]])
+    >>> made = permuted_copies(Mask({"fc1.weight": one, "fc2.weight": one, "output.weight": other}), seed=0)
+    >>> made["fc1.weight"].equal(one), made["fc2.weight"].equal(one), made.counts["fc2.weight"]
+    (True, False, 2)
+    """
+    import torch
+
+    from tombola.mask import Mask
+
+    draw = torch.Generator().manual_seed(seed)
+    made: dict[str, Tensor] = {}
+    for name, alive in mask.items():
+        copy = any(torch.equal(mask[earlier], alive) for earlier in made)  # of one shape, too
+        order = torch.randperm(alive.numel(), generator=draw) if copy else torch.arange(alive.numel())
+        made[name] = alive.flatten()[order].view_as(alive)
+    return Mask(made)
+
+
+def copies_permuted(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+    """The stretched ticket, the masks of all copies but the first permuted inside each layer."""
+    name = f"permuted copies {level} {draw}"
+    return replace(ticket, mask=replicate.derived(permuted_copies, ticket.mask, name))
+
+
+def _none_copied(spec: Any, options: SearchOptions) -> str:
+    """Why there are no copies whose masks could be permuted; "" where there are."""
+    if not isinstance(options, ElasticOptions) or options.source is None:
+        return "its tickets are stretched from no other network: give it method = 'elastic' and a source"
+    return "" if options.copies(spec) else f"{options.source} is squeezed, and no block of it has a copy"
+
+
+CONTROLS = {
+    "copies-permuted": Control(
+        name="copies-permuted",
+        make=copies_permuted,
+        claim="it matters that copied blocks have the mask of the block that they are copies of",
+        otherwise="the masks of copied blocks carry no more than how many weights each layer keeps",
+        what="the same stretched ticket with the masks of the copies permuted",
+        about="The stretched ticket with the mask of each further copy of a block permuted inside each layer",
+        paper="[The Elastic Lottery Ticket Hypothesis](https://arxiv.org/abs/2103.16547)",
+        year=2021,
+        changes="mask",
+        refuses=_none_copied,
+        mark=Mark("#aa4499", (8, 2, 2, 2), "diamond"),
+    ),
+}

@@ -101,6 +101,8 @@ def test_a_map_in_words_and_the_same_written_out_are_the_same_runs() -> None:
 def test_of_the_network_itself_it_is_the_iterative_search() -> None:
     made = planned(arms=["ticket", "elastic"], arm={})
     assert rows(made, "elastic") == rows(made, "ticket")
+    made = planned(arms=["ticket", "elastic"], arm={}, prune={"basis": "dct"})
+    assert rows(made, "elastic") == rows(made, "ticket")
     turned = planned(arms=["ticket", "elastic"], arm={"elastic": {"source": TARGET, "map": "0:0;1:2;2:1;3:3"}})
     assert not {run.key for run in rows(turned, "elastic")} & {run.key for run in rows(turned, "ticket")}
 
@@ -180,6 +182,12 @@ def test_the_verdict_has_controls_and_densities(done: tuple[Plan, Worker]) -> No
         ({"arm": {"elastic": ELASTIC | {"map": "0:0"}}}, "arm.elastic.map", "each block of the target once"),
         ({"arm": {"elastic": ELASTIC | {"retrain": True}}}, "arm.elastic.retrain", "no such choice"),
         ({"arm": {"elastic": ELASTIC | {"lr": 0.1}}}, "arm.elastic.lr", "no such choice"),
+        (
+            {"arm": {"elastic": ELASTIC | {"source": f"{SOURCE}+dct"}}},
+            "arm.elastic.source",
+            "weights are made as those",
+        ),
+        ({"arm": {"elastic": ELASTIC}, "prune": {"basis": "dct"}}, "arm.elastic.source", "none beside prune.basis"),
         ({"arm": {"elastic": ELASTIC}, "carry_optimizer": True}, "arm.elastic.source", "carry_optimizer"),
         (
             {"arm": {"elastic": ELASTIC}, "prune": {"keep": ["fc5.weight"]}},

@@ -107,7 +107,10 @@ class Replicate:
         Raises:
             BadInput: the map is not one of these networks.
         """
-        mask, networks = _given(ticket.mask, "stretched"), (self.of_model(ticket.recipe.model).network, self.network)
+        mask, networks = (
+            _given(ticket.mask, "stretched"),
+            (replace(self.network, model=ticket.recipe.model), self.network),
+        )
         source, target = (models.shapes(each.model, each.shape, each.classes) for each in networks)
         if source == target and all(name == other for name, other in elastic.taken(source, target, how).items()):
             return ticket.start, mask

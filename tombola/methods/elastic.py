@@ -9,6 +9,7 @@ from tombola.errors import BadInput, Fault
 from tombola.mark import Mark
 from tombola.method import Found, Method, SearchOptions
 from tombola.methods.rewinding import iterative
+from tombola.models import variants
 from tombola.pruning import Round
 from tombola.replicate import MethodReplicate, T
 
@@ -54,6 +55,10 @@ class ElasticOptions(SearchOptions):
         except ValueError as error:
             yield Fault("source", str(error), repr(self.source))
             return
+        if variants.parts(self.source)[1] != variants.parts(spec.recipe.model)[1]:
+            expected = f"a network whose weights are made as those of {spec.recipe.model}"
+            yield Fault("source", expected, repr(self.source))
+            return
         try:
             taken = self.taken(spec)
         except BadInput as error:
@@ -67,19 +72,18 @@ class ElasticOptions(SearchOptions):
         for name, source in taken.items():
             if (name in ours) != (source in theirs):
                 expected = f"a network in which prune.keep leaves {source} as it leaves {name} of {spec.recipe.model}"
-                yield Fault(
-                    "source", expected, repr(self.source), "name layers by patterns or kinds: keep = ['output']"
-                )
+                todo = "name layers by patterns or kinds: keep = ['output']"
+                yield Fault("source", expected, repr(self.source), todo)
                 return
-        if spec.prune.include:
-            todo = "leave prune.include out: parameters beside the weights of layers stay dense in stretched tickets"
-            yield Fault("source", "none beside prune.include", repr(self.source), todo)
-        if spec.carry_optimizer:
-            todo = "carry_optimizer = false starts it fresh for all arms: no optimizer's state is stretched"
-            yield Fault("source", "none beside carry_optimizer", repr(self.source), todo)
-        if spec.recipe.objective and spec.recipe.objective.teacher_file:
-            todo = "without a file each network has a teacher of its own, itself when dense"
-            yield Fault("source", "none beside the file of a teacher, who is one network", repr(self.source), todo)
+        teacher = spec.recipe.objective and spec.recipe.objective.teacher_file
+        for what, given, todo in (
+            ("prune.basis", spec.prune.basis, "coordinates are copied as weights only where both have one basis"),
+            ("prune.include", spec.prune.include, "parameters beside the weights of layers stay dense in both"),
+            ("carry_optimizer", spec.carry_optimizer, "no optimizer's state is stretched: let all arms start afresh"),
+            ("the file of a teacher", teacher, "without it each network has a teacher of its own, itself when dense"),
+        ):
+            if given:
+                yield Fault("source", f"none beside {what}", repr(self.source), todo)
 
 
 def _kept(model: str, spec: Any) -> set[str]:
@@ -92,7 +96,7 @@ def elastic(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     """Search the source: train, prune, rewind to step k, repeat; stretch or squeeze its tickets, and train them."""
     options: ElasticOptions = replicate.options
     yield replicate.train(replicate.rewind_point())
-    source = replicate.of_model(options.source or replicate.recipe.model)
+    source = replicate.of_model(options.source) if options.source else replicate
     _, *tickets = iterative(source, levels)
     for ticket in tickets:
         start, mask = replicate.stretched(ticket, options.map)

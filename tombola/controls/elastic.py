@@ -66,6 +66,6 @@ CONTROLS = {
         year=2021,
         changes="mask",
         refuses=_none_copied,
-        mark=Mark("#aa4499", (8, 2, 2, 2), "diamond"),
+        mark=Mark("#332288", (9, 1, 1, 1), "diamond"),
     ),
 }

@@ -126,6 +126,6 @@ METHODS: dict[str, Method] = {
         year=2021,
         options=ElasticOptions,
         says=_says,
-        mark=Mark("#009988", (6, 2), "triangle-right"),
+        mark=Mark("#009988", (9, 3, 3, 3), "triangle-right"),
     ),
 }

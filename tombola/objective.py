@@ -106,6 +106,10 @@ class Objective(Value, ABC):
     # Whether `loss` changes pixels: `inputs["pixels"]` has then the scale and shift, per channel, that make inputs of
     # pixels in [0, 1].
     sees_pixels: ClassVar[bool] = False
+    # Whether `loss` asks how many training examples there are: `inputs["examples"]` has then their `count`.
+    counts_examples: ClassVar[bool] = False
+    # Whether `loss` asks for weights that are drawn: of a plain network, whose weights are numbers, it is refused.
+    of_gaussian: ClassVar[bool] = False
     # Whether `loss` asks for `inputs["teacher"]`, the weights of a trained network of the same kind: the replicate's
     # dense one, or those of `teacher_file`.
     taught: ClassVar[bool] = False
@@ -344,11 +348,7 @@ class Adversarial(Objective):
         inputs: "Mapping[str, Mapping[str, Tensor]]",
     ) -> "Callable[[int, Tensor], Mapping[str, Mapping[str, Tensor]]]":
         """step, examples -> with what the training was given, the step that it draws by."""
-        import torch
-
-        if not self.draws:
-            return super().following(model, batches, inputs)
-        return lambda step, examples: {**inputs, "draw": {**inputs["draw"], "step": torch.tensor(step)}}
+        return _by_step(inputs) if self.draws else super().following(model, batches, inputs)
 
     def _changed(
         self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"
@@ -438,6 +438,84 @@ class Distill(Objective):
         return lambda step, examples: {**inputs, TAUGHT: {"outputs": answers(step, examples)}}
 
 
+class Elbo(Objective):
+    """The evidence lower bound of a network with Gaussian weights: cross-entropy + temperature / N KL(q || p).
+
+    N are the examples of the training set, and p is N(0, 1) of each weight.
+
+    Attributes:
+        temperature: T; 1 is Bayes' own, below it is a cold posterior.
+        samples: S, draws of the weights for each batch.
+    """
+
+    about = "Variational training of Gaussian weights: cross-entropy and T / N times the divergence from the prior"
+    paper = "Bayesian Lottery Ticket Hypothesis (Kuhn et al.)"
+    year = 2026
+    of_classes = True
+    sees_weights = True
+    counts_examples = True
+    of_gaussian = True
+
+    name: Literal["elbo"] = "elbo"
+    temperature: Number = Field(default=0.1, ge=0)
+    samples: Count = Field(default=10, gt=0, le=1000)
+
+    @property
+    def draws(self) -> bool:
+        """The weights."""
+        return True
+
+    @property
+    def forwards(self) -> int:
+        """A gradient for each draw."""
+        return GRADIENT * self.samples
+
+    def loss(
+        self, model: "nn.Module", batch: "tuple[Tensor, Tensor]", inputs: "Mapping[str, Mapping[str, Tensor]]"
+    ) -> "Tensor":
+        """-1/S sum_s log p(label | w_s), averaged over the batch, + T / N KL(q || p), as `bayes.elbo` has it.
+
+        Raises:
+            BadInput: the weights of the network are numbers.
+        """
+        import torch
+
+        from tombola import bayes
+        from tombola.data.augment import generator
+
+        if not isinstance(model, bayes.Gaussian):
+            raise BadInput(
+                where="loss of the objective elbo",
+                expected="a network with Gaussian weights, tombola.bayes.Gaussian",
+                found=f"a {type(model).__name__}",
+                todo="Wrap it, or name the model with +gaussian behind it.",
+            )
+        draw = generator("elbo", *(int(inputs["draw"].get(each, 0)) for each in ("seed", "step")))
+        device = batch[1].device
+        if device.type != "cpu":  # weights are drawn where they are
+            draw = torch.Generator(device).manual_seed(draw.initial_seed())
+        examples = int(inputs["examples"]["count"])
+        return bayes.elbo(model, batch, examples, self.temperature, self.samples, draw)
+
+    def following(
+        self,
+        model: "nn.Module",
+        batches: "Callable[[int], tuple[Tensor, Tensor]]",
+        inputs: "Mapping[str, Mapping[str, Tensor]]",
+    ) -> "Callable[[int, Tensor], Mapping[str, Mapping[str, Tensor]]]":
+        """step, examples -> with what the training was given, the step that it draws by."""
+        return _by_step(inputs)
+
+
+def _by_step(
+    inputs: "Mapping[str, Mapping[str, Tensor]]",
+) -> "Callable[[int, Tensor], Mapping[str, Mapping[str, Tensor]]]":
+    """step, examples -> with what a training was given, the step that its objective draws by."""
+    import torch
+
+    return lambda step, examples: {**inputs, "draw": {**inputs["draw"], "step": torch.tensor(step)}}
+
+
 def descended(objective: Objective, loss: Any, gradient: bool = True) -> "Tensor":
     """The loss that an objective gave, where an optimiser's step can descend it.
 
@@ -476,6 +554,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "slimming": Slimming,
     "adversarial": Adversarial,
     "distill": Distill,
+    "elbo": Elbo,
 }
 
 

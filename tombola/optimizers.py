@@ -1,12 +1,13 @@
 """The optimisers that recipes name, as torch has them, and what they remember as named tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tombola.bayes import is_noise
 from tombola.recipe import SGD, Adam, AdamW
 from tombola.recipe import Optimizer as OptimizerValue
 
@@ -14,7 +15,7 @@ from tombola.recipe import Optimizer as OptimizerValue
 def optimizer_of(value: OptimizerValue, model: nn.Module) -> Optimizer:
     """A fresh optimiser over all parameters of `model`; fused kernels, which nearly halve a small network's step."""
     options = value.model_dump(exclude={"name", "decay"}) | {"fused": True}
-    parameters = _decaying(model) if value.decay else model.parameters()
+    parameters = _grouped(model, kernels=value.decay == "kernels")
     match value:
         case SGD():
             return torch.optim.SGD(parameters, **options)
@@ -24,11 +25,18 @@ def optimizer_of(value: OptimizerValue, model: nn.Module) -> Optimizer:
             return torch.optim.Adam(parameters, **options)
 
 
-def _decaying(model: nn.Module) -> list[dict[str, Any]]:
-    """The parameters in two groups, of which the first alone decays: those of two axes or more, as kernels have."""
+def _grouped(model: nn.Module, kernels: bool) -> list[dict[str, Any]] | Iterator[nn.Parameter]:
+    """The parameters, those that do not decay in a group of their own: deviations of Gaussian weights in any case.
+
+    Args:
+        kernels: whether only parameters of two axes or more decay.
+    """
+    still = [is_noise(name) or (kernels and each.ndim < 2) for name, each in model.named_parameters()]
+    if not kernels and not any(still):
+        return model.parameters()
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
-    for parameter in model.parameters():
-        groups[parameter.ndim < 2].append(parameter)
+    for stays, parameter in zip(still, model.parameters(), strict=True):
+        groups[stays].append(parameter)
     return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
 
 

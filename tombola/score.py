@@ -87,6 +87,7 @@ class Score:
         sees_batches: whether it asks for batches of the training set.
         sees_initial: whether it asks for the weights at the beginning of the training.
         reads_text: whether it can rank the weights of a network that reads text.
+        of_gaussian: whether it asks for Gaussian weights, each with a sigma.
         code: SHA-256 of the file that it comes from; None for Tombola's own. It is in the keys of the runs that use it.
         macs: (f, batches) -> the multiply-adds of scoring once, in proportion to f, which an example takes forwards;
             `batches` are how many examples each batch has. None for a gradient of every example, 3 f each, of a score
@@ -101,6 +102,7 @@ class Score:
     sees_batches: bool = False
     sees_initial: bool = False
     reads_text: bool = True
+    of_gaussian: bool = False
     code: str | None = None
     macs: Callable[[int, Sequence[int]], int] | None = None
 

@@ -3,9 +3,10 @@
 To add one: write a function of what is scored beside its kind and declare it here; docs/adding-a-score.md.
 """
 
-from tombola import deconstructed, saliency
+from tombola import deconstructed, saliency, signal_to_noise
 from tombola.score import MAGNITUDE, RANDOM, Score
 
+_KUHN = "Bayesian Lottery Ticket Hypothesis (Kuhn et al.)"
 _ZHOU = "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask (Zhou, Lan, Liu & Yosinski)"
 
 SCORES: dict[str, Score] = {
@@ -173,5 +174,28 @@ SCORES: dict[str, Score] = {
         paper=_ZHOU,
         year=2019,
         sees_initial=True,
+    ),
+    "snr": Score(
+        name="snr",
+        of=signal_to_noise.snr,
+        about="The signal-to-noise ratio |mu_i| / sigma_i of a Gaussian weight",
+        paper=_KUHN,
+        year=2026,
+        of_gaussian=True,
+    ),
+    "mean": Score(
+        name="mean",
+        of=signal_to_noise.mean,
+        about="The size |mu_i| of a Gaussian weight's mean: magnitude, as it is called beside these",
+        paper=_KUHN,
+        year=2026,
+    ),
+    "second-moment": Score(
+        name="second-moment",
+        of=signal_to_noise.second_moment,
+        about="sqrt(mu_i^2 + sigma_i^2) of a Gaussian weight: what is uncertain stays",
+        paper=_KUHN,
+        year=2026,
+        of_gaussian=True,
     ),
 }

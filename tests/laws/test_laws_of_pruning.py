@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tombola import mask, prune
+from tombola.bayes import noise_of
 from tombola.mask import Mask
 from tombola.score import Score, Scored
 from tombola.scores import SCORES
@@ -67,7 +68,8 @@ def scores_of(score: str, weights: Scores, seed: int) -> Scores:
     draw = torch.Generator().manual_seed(seed)
     batches = [(torch.randn(5, 3, generator=draw).double(), torch.randint(3, (5,), generator=draw)) for _ in range(4)]
     initial = {name: value.flip(0) for name, value in weights.items()}
-    return MEMBERS[score].of(Scored(network, weights, full(weights), batches, seed=seed, initial=initial))
+    noise = {noise_of(name): value.flip(0).abs().clamp(min=0.1).log() for name, value in weights.items()}
+    return MEMBERS[score].of(Scored(network, weights | noise, full(weights), batches, seed=seed, initial=initial))
 
 
 class Summed(nn.Module):

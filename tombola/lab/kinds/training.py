@@ -252,6 +252,8 @@ def further_inputs(
     made = {name: store.weights(run) if store.holds(run, "weights") else store.mask(run) for name, run in further or ()}
     if objective and objective.sees_pixels:
         made["pixels"] = worker.placed(order.recipe).pixel_scale()
+    if objective and objective.counts_examples:
+        made["examples"] = {"count": torch.tensor(worker.placed(order.recipe).facts.train)}
     if objective and objective.draws:
         made["draw"] = {"seed": torch.tensor(order.augment_seed or 0)}
     return {name: {key: value.to(worker.device) for key, value in state.items()} for name, state in made.items()}

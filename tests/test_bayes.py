@@ -1,0 +1,337 @@
+"""Gaussian weights: what is pruned has no noise, without noise it is the plain network, and the bound is the bound."""
+
+import copy
+import importlib
+from collections.abc import Callable, Iterator
+from math import sqrt
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from tombola import models, prunable, weights
+from tombola.bayes import Gaussian, divergence, elbo, is_noise, noise_of, predictive
+from tombola.errors import BadInput
+from tombola.guard import Guard
+from tombola.mask import Mask, apply, random_like
+from tombola.optimizers import optimizer_of
+from tombola.prune import globally
+from tombola.recipe import SGD, Adam, AdamW
+from tombola.recipe import Optimizer as OptimizerValue
+
+INPUTS = torch.randn(12, 1, 8, 8, generator=Generator().manual_seed(0)).double()
+BATCH = INPUTS, torch.arange(12) % 10
+
+
+def plain(name: str = "lenet-20-10", shape: tuple[int, ...] = (1, 8, 8)) -> nn.Module:
+    return models.build(name, shape, 10, "kaiming-uniform", init_seed=0).double()
+
+
+def noisy(sigma: float = 2.0, samples: int = 3, name: str = "lenet-20-10") -> Gaussian:
+    """With noise enough to be seen."""
+    return Gaussian(plain(name, (3, 16, 16) if name.startswith("resnet") else (1, 8, 8)), samples, sigma)
+
+
+def half(model: nn.Module) -> Mask:
+    full = prunable.full(model)
+    return random_like(globally(full, full, 0.5), 0)
+
+
+def draws(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def trained(model: Gaussian, optimizer: Optimizer, mask: Mask, steps: int = 5, temperature: float = 0.1) -> None:
+    guard = Guard(model, optimizer, mask)
+    for step in range(steps):
+        optimizer.zero_grad()
+        elbo(model, BATCH, 12, temperature, draw=draws(step)).backward()
+        optimizer.step()
+    guard.check()
+
+
+# ---------------------------------------------------------------- what it is
+
+
+def test_it_has_the_parameters_of_the_plain_network_and_the_logarithms_of_deviations_beside_them() -> None:
+    bare, model = weights.of(plain()), noisy()
+    ours = weights.of(model)
+    assert {name: ours[name] for name in bare}.keys() == bare.keys()
+    assert weights.equal({name: ours[name] for name in bare}, bare)
+    assert ours.keys() - bare.keys() == {noise_of(name) for name in prunable.prunable(plain())}
+    assert prunable.prunable(model) == prunable.prunable(plain())  # rho is no weight by itself
+
+
+def test_noise_begins_at_a_share_of_the_kaiming_bound() -> None:
+    model = noisy(sigma=0.01)
+    assert torch.allclose(model.noise["fc1.weight"], torch.tensor(0.01 / sqrt(64)).double())
+    assert torch.allclose(model.noise["output.weight"], torch.tensor(0.01 / sqrt(10)).double())
+
+
+def test_a_copy_and_another_mode_are_of_the_whole() -> None:
+    model = noisy(name="resnet-8-w2")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for value in other.parameters():
+            value.zero_()
+    assert not any(bool((value == 0).all()) for name, value in model.named_parameters() if name in model.names)
+    assert not any(module.training for module in model.eval()._network.modules() if module is not model._network)
+    images = torch.randn(4, 3, 16, 16).double()
+    assert torch.equal(model(images), model(images))
+    model.float().train()(images.float())
+    assert not torch.equal(model.eval()(images.float()), other.float().eval()(images.float()))
+
+
+def test_an_answer_is_the_mean_of_probabilities_and_the_same_again_whatever_the_batches() -> None:
+    model = noisy().eval()
+    state = torch.random.get_rng_state()
+    whole = model(INPUTS)
+    assert torch.equal(whole, model(INPUTS))
+    torch.testing.assert_close(torch.cat([model(part) for part in INPUTS.split(5)]), whole)
+    assert torch.equal(state, torch.random.get_rng_state())
+    generator, each = draws(), []
+    for _ in range(3):
+        with torch.no_grad():
+            drawn = {
+                name: model.get_parameter(name)
+                + model.get_parameter(noise_of(name)).exp() * torch.randn(model.get_parameter(name).shape, generator=generator, dtype=torch.float64)
+                for name in model.names
+            }
+            each.append(torch.func.functional_call(plain(), drawn, (INPUTS,)).softmax(-1))
+    torch.testing.assert_close(whole.exp(), torch.stack(each).mean(0))
+
+
+def test_in_training_it_draws_anew() -> None:
+    model = noisy().train()
+    assert not torch.equal(model(INPUTS), model(INPUTS))
+    assert torch.equal(*(model.sampled(INPUTS, draw=draws(1)) for _ in range(2)))
+
+
+@pytest.mark.parametrize("bad", [nn.Linear(2, 2), nn.Sequential(nn.ReLU())])
+def test_what_has_no_layers_is_refused(bad: nn.Module) -> None:
+    with pytest.raises(BadInput, match="layers that may be pruned"):
+        Gaussian(bad)
+
+
+# ---------------------------------------------------------------- pruned weights
+
+
+OPTIMIZERS: dict[str, Callable[[Iterator[nn.Parameter]], Optimizer]] = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.1, weight_decay=0.1),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.1),
+    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.01, momentum=0.9),
+    "adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=0.1),
+    "rprop": lambda parameters: torch.optim.Rprop(parameters, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_sigma_of_pruned_weights_is_exactly_0_through_every_step_of_any_optimiser(name: str) -> None:  # M1 M2 M10
+    model = noisy()
+    mask, optimizer = half(model), OPTIMIZERS[name](model.parameters())
+    trained(model, optimizer, mask)
+    for weight, alive in mask.items():
+        assert bool((model.noise[weight][~alive] == 0).all()) and bool((model.noise[weight][alive] > 0).all())
+    seen = model.eval()(INPUTS)
+    with torch.no_grad():  # M5: whatever stands where nothing lives, nothing is heard of it
+        for weight, alive in mask.items():
+            model.get_parameter(noise_of(weight))[~alive] = 9.0
+    assert torch.equal(model(INPUTS), seen)
+    assert torch.equal(*(elbo(model, BATCH, 12, draw=draws()) for _ in range(2)))
+
+
+def test_pruned_weights_have_no_part_in_the_divergence_and_no_gradient() -> None:
+    model = noisy()
+    mask = half(model)
+    weights.put(model, apply(weights.of(model), mask))
+    expected = sum(
+        kl_divergence(Normal(mu[alive], rho[alive].exp()), Normal(0.0, 1.0)).sum()
+        for (mu, rho), alive in ((_pair(model, name), mask[name]) for name in model.names)
+    )
+    found = divergence(model)
+    torch.testing.assert_close(found, expected)
+    elbo(model, BATCH, 12, draw=draws()).backward()
+    for name, alive in mask.items():
+        gradient = model.get_parameter(noise_of(name)).grad
+        assert gradient is not None and bool((gradient[~alive] == 0).all()) and bool(gradient[alive].any())
+
+
+def _pair(model: Gaussian, name: str) -> tuple[Tensor, Tensor]:
+    return model.get_parameter(name).detach(), model.get_parameter(noise_of(name)).detach()
+
+
+def test_rewinding_resets_means_and_noise() -> None:  # R1
+    model = noisy()
+    start, mask = weights.of(model), half(model)
+    for _ in range(2):
+        trained(model, torch.optim.Adam(model.parameters(), lr=0.1), mask)
+        assert not any(torch.equal(value, start[name]) for name, value in model.state_dict().items() if is_noise(name))
+        weights.put(model, start)
+        assert weights.equal(weights.of(model), start)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        SGD(name="sgd", lr=0.1, weight_decay=0.5),
+        Adam(name="adam", lr=0.1, weight_decay=0.5),
+        AdamW(name="adamw", lr=0.1, weight_decay=0.5),
+        Adam(name="adam", lr=0.1, weight_decay=0.5, decay="kernels"),
+    ],
+)
+def test_weight_decay_leaves_sigma_alone(value: OptimizerValue) -> None:
+    model = noisy()
+    before, optimizer = weights.of(model), optimizer_of(value, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, after in weights.of(model).items():
+        assert torch.equal(after, before[name]) == (is_noise(name) or name.endswith("bias")), name
+
+
+# ---------------------------------------------------------------- the bound
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_without_noise_it_follows_the_deterministic_training(name: str) -> None:
+    bare = plain()
+    mask, optimizer = half(bare), OPTIMIZERS[name](bare.parameters())
+    guard = Guard(bare, optimizer, mask)
+    for _ in range(5):
+        optimizer.zero_grad()
+        functional.cross_entropy(bare(INPUTS), BATCH[1]).backward()
+        optimizer.step()
+    guard.release()
+    ends = []
+    for sigma in (1e-2, 1e-5, 1e-8):
+        model = noisy(sigma)
+        trained(model, OPTIMIZERS[name](model.parameters()), mask, temperature=0.0)
+        ends.append(max(float((_pair(model, n)[0] - bare.get_parameter(n)).detach().abs().max()) for n in model.names))
+    assert ends[0] > 10 * ends[1] and ends[2] < 1e-6
+
+
+def test_the_divergence_is_the_closed_form_of_torch() -> None:
+    model = noisy(name="resnet-8-w2")
+    expected = sum(
+        kl_divergence(Normal(mu, rho.exp()), Normal(0.0, 1.0)).sum()
+        for mu, rho in (_pair(model, name) for name in model.names)
+    )
+    torch.testing.assert_close(divergence(model), expected)
+
+
+@pytest.mark.parametrize("name", ["lenet-20-10", "resnet-8-w2"])
+def test_its_gradient_is_that_of_finite_differences(name: str) -> None:
+    model = noisy(0.3, name=name)
+    batch = BATCH if name.startswith("lenet") else (torch.randn(6, 3, 16, 16).double(), torch.arange(6))
+
+    def bound() -> Tensor:
+        return elbo(model, batch, 40, 0.5, draw=draws())
+
+    bound().backward()
+    choose = draws(1)
+    for parameter, gradient in [(each, each.grad) for each in model.parameters()]:
+        assert gradient is not None
+        place = int(torch.randint(parameter.numel(), (), generator=choose))
+        flat, sides = parameter.detach().view(-1), []
+        for step in (1e-6, -2e-6):
+            flat[place] += step
+            sides.append(float(bound().detach()))
+        flat[place] += 1e-6
+        assert (sides[0] - sides[1]) / 2e-6 == pytest.approx(float(gradient.flatten()[place]), rel=1e-4, abs=1e-7)
+
+
+def test_the_data_term_is_the_mean_over_draws_of_cross_entropy() -> None:
+    model = noisy()
+    inputs, labels = BATCH
+    with torch.no_grad():
+        each = [functional.cross_entropy(scores, labels) for scores in model.sampled(inputs, 4, draws())]
+        found = elbo(model, BATCH, 50, 0.2, samples=4, draw=draws())
+        expected = torch.stack(each).mean() + 0.2 / 50 * divergence(model)
+    torch.testing.assert_close(found, expected)
+
+
+# ---------------------------------------------------------------- local reparametrisation
+
+
+def test_what_a_linear_layer_puts_out_has_the_moments_of_drawn_weights() -> None:
+    model = Gaussian(nn.Sequential(nn.Linear(5, 4)), sigma=1.0).double()
+    inputs, many = torch.randn(3, 5, generator=draws(2)).double(), 20_000
+    found = model.sampled(inputs, many, draws()).detach()
+    mu, rho = _pair(model, "0.weight")
+    mean, variance = inputs @ mu.T + model._network[0].bias.detach(), inputs.square() @ (2 * rho).exp().T  # type: ignore[index]
+    assert ((found.mean(0) - mean).abs() < 5 * (variance / many).sqrt()).all()
+    assert ((found.var(0) / variance - 1).abs() < 5 * sqrt(2 / many)).all()
+
+
+class Shared(nn.Module):
+    """Asks a linear layer in one of the ways in which its outputs are not to be drawn one by one."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.layer = how, nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:  # N x T x 4
+        match self.how:
+            case "rows":
+                return self.layer(inputs)
+            case "flattened":
+                return self.layer(inputs.flatten(0, 1)).view_as(inputs)
+            case "twice":
+                return self.layer(self.layer(inputs[:, 0]))
+            case _:
+                return functional.linear(inputs, self.layer.weight)
+
+
+@pytest.mark.parametrize("how", ["rows", "flattened"])
+def test_all_rows_of_an_example_see_the_same_weights(how: str) -> None:
+    model = Gaussian(Shared(how), sigma=1.0)
+    found = model.sampled(torch.ones(2, 3, 4), 2, draws())
+    assert torch.allclose(found[0], found[0, 0, 0].expand_as(found[0])) and not torch.allclose(found[0], found[1])
+
+
+@pytest.mark.parametrize("how", ["twice", "by its weight"])
+def test_a_layer_that_is_asked_otherwise_is_refused_where_outputs_are_drawn(how: str) -> None:
+    model = Gaussian(Shared(how), sigma=1.0)
+    with pytest.raises(BadInput, match=r"layer.weight.*once for each example"):
+        model.sampled(torch.ones(2, 3, 4))
+    model.train()(torch.ones(2, 3, 4))  # which draws weights
+
+
+def test_units_without_input_have_a_finite_gradient() -> None:
+    model = Gaussian(nn.Sequential(nn.Linear(3, 2)))
+    elbo(model, (torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)), 4).backward()
+    assert all(bool(each.grad.isfinite().all()) for each in model.parameters() if each.grad is not None)
+
+
+# ---------------------------------------------------------------- beside the authors' library
+
+
+def test_it_is_what_the_authors_library_computes() -> None:
+    """Its weights alone are random here, its biases none: the library's KL, and its mean of probabilities."""
+    vi: Any = pytest.importorskip("torch_blue.vi")
+    distributions = importlib.import_module("torch_blue.vi.distributions")
+    model = Gaussian(nn.Sequential(nn.Linear(5, 7, bias=False), nn.ReLU(), nn.Linear(7, 3, bias=False)), sigma=0.01)
+    drawn = {"variational_distribution": distributions.MeanFieldNormal(std=0.01), "bias": False}
+    theirs = vi.VISequential(vi.VILinear(5, 7, **drawn), nn.ReLU(), vi.VILinear(7, 3, **drawn))
+    for place, name in ((0, "0.weight"), (2, "2.weight")):
+        mu, rho = _pair(model, name)
+        torch.testing.assert_close(theirs[place]._weight_log_std.detach(), rho, rtol=1e-4, atol=0)  # both begin with the same sigma
+        with torch.no_grad():
+            theirs[place]._weight_mean.copy_(mu)
+    categorical = distributions.Categorical(eps=0.0)
+    bound = vi.AnalyticalKullbackLeiblerLoss(theirs, categorical, dataset_size=40, heat=0.1)
+    torch.testing.assert_close(divergence(model), bound.prior_matching())
+    answers = model.sampled(torch.randn(6, 5), 3)
+    (p,) = categorical.predictive_parameters_from_samples(answers)
+    torch.testing.assert_close(predictive(answers).exp(), p)
+    # Of one draw the library's bound is ours; of several it takes the logarithm of their mean probability.
+    with torch.no_grad():
+        one = model.sampled(torch.randn(40, 5), 1, draws())
+        labels = torch.arange(40) % 3
+        ours = functional.cross_entropy(one[0], labels) + 0.1 / 40 * divergence(model)
+    torch.testing.assert_close(bound(one, labels) / 40, ours)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import entropy as scipy_entropy
 from sklearn.metrics import brier_score_loss, log_loss
 
 from tombola.errors import BadInput
-from tombola.study.calibration import brier, calibration, ece, nll
+from tombola.study.calibration import brier, calibration, ece, entropy, mace, nll
 
 NUMBERS = np.random.default_rng(0)
 
@@ -43,6 +44,26 @@ def test_the_calibration_error_is_a_sum_over_that_many_bins(bins: int) -> None: 
             total += len(inside) / len(p) * abs(right - np.mean([p[row].max() for row in inside]))
     assert ece(p, answers, bins) == pytest.approx(total, abs=1e-12)
     assert ece(p, answers) == calibration(logits, labels).ece
+
+
+@pytest.mark.parametrize("bins", [1, 3, 10])
+def test_the_mean_calibration_error_weighs_each_bin_that_has_examples_alike(bins: int) -> None:
+    logits, labels = outputs(3)
+    p, answers = logits.softmax(1).numpy(), labels.numpy()
+    off = []
+    for number in range(bins):
+        inside = [row for row in range(len(p)) if number / bins < p[row].max() <= (number + 1) / bins]
+        if inside:
+            off.append(abs(np.mean([p[row].argmax() == answers[row] for row in inside]) - np.mean(p[inside].max(1))))
+    assert mace(p, answers, bins) == pytest.approx(np.mean(off), abs=1e-12)
+    assert mace(p, answers) == calibration(logits, labels).mace
+    assert mace(p, answers, 1) == pytest.approx(ece(p, answers, 1), abs=1e-12)
+
+
+def test_the_entropy_is_that_of_scipy() -> None:
+    logits, labels = outputs(4)
+    assert calibration(logits, labels).entropy == pytest.approx(scipy_entropy(logits.softmax(1).numpy(), axis=1).mean())
+    assert entropy([[0.25] * 4]) == pytest.approx(log(4)) and entropy([[1.0, 0.0]]) == 0
 
 
 def test_edges_belong_to_the_bin_below() -> None:

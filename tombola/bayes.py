@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from tombola import weights
 from tombola.errors import BadInput
+from tombola.probabilities import log_mean_probability
 from tombola.prunable import prunable
 
 NOISE = "_log_sigma"  # what rho is called, behind the name of its weight
@@ -81,7 +82,7 @@ class Gaussian(nn.Module):
         """
         draw = None if self.training else Generator(self._device).manual_seed(self.seed)
         answers = [self._drawn(draw, *inputs, **named) for _ in range(self.samples)]
-        return predictive(torch.stack(answers))
+        return log_mean_probability(torch.stack(answers), self.samples, dim=0)
 
     def mean(self, *inputs: Any, **named: Any) -> Any:
         """What the model puts out with every weight at its mean."""
@@ -150,15 +151,6 @@ class Gaussian(nn.Module):
         if not isinstance(answers, Tensor):
             raise _no_tensor(self._network, answers)
         return answers
-
-
-def predictive(answers: Tensor) -> Tensor:
-    """log p(c | x), p the mean over draws of the softmax of each draw's scores; S x ... x classes -> ... x classes.
-
-    >>> predictive(torch.tensor([[[9.0, 9.0]], [[3.0, 3.0]]])).exp()
-    tensor([[0.5000, 0.5000]])
-    """
-    return torch.logsumexp(answers.log_softmax(-1), dim=0) - log(len(answers))
 
 
 def divergence(model: Gaussian) -> Tensor:
@@ -268,7 +260,9 @@ def _noisy(layers: Sequence[tuple[nn.Module, _Asked]], draw: Generator | None) -
             raise _asked_otherwise(asked.name)
 
 
-def _add_noise(asked: _Asked, draw: Generator | None, layer: nn.Module, given: tuple[Tensor], outputs: Tensor) -> Tensor:
+def _add_noise(
+    asked: _Asked, draw: Generator | None, layer: nn.Module, given: tuple[Tensor], outputs: Tensor
+) -> Tensor:
     inputs, sigma = given[0], asked.sigma
     if inputs.dim() != 2 or len(inputs) != asked.examples:  # all rows of an example see the same weights
         if asked.weights is None:

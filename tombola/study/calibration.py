@@ -1,4 +1,4 @@
-"""Are a network's probabilities to be believed? Negative log-likelihood, Brier score and calibration error.
+"""Are a network's probabilities to be believed? Likelihood, Brier score, calibration errors, and how sure it is.
 
 Whoever has probabilities and no logits - of an ensemble, say, whose members' probabilities are averaged - hands
 `calibration` their logarithms, of which the softmax is the probabilities again.
@@ -6,6 +6,7 @@ Whoever has probabilities and no logits - of an ensemble, say, whose members' pr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import torch
@@ -28,7 +29,9 @@ class Calibration:
         nll: the mean of -ln p_y, in nats.
         brier: the mean squared distance from p to the label, in [0, 2].
         ece: expected calibration error, in [0, 1].
-        bins: that the error is over, equally wide in the largest probability.
+        bins: that the errors are over, equally wide in the largest probability.
+        mace: mean absolute calibration error, in [0, 1].
+        entropy: the mean of that of the probabilities, in nats: how unsure it is.
     """
 
     accuracy: float
@@ -36,15 +39,17 @@ class Calibration:
     brier: float
     ece: float
     bins: int = BINS
+    mace: float = nan
+    entropy: float = nan
 
 
 def calibration(logits: Numbers, labels: Numbers, bins: int = BINS) -> Calibration:
-    """All four numbers of a network's outputs.
+    """All numbers of a network's outputs.
 
     Args:
         logits: N x classes, before the softmax; or the logarithms of probabilities.
         labels: classes, N, from 0.
-        bins: of the calibration error.
+        bins: of the calibration errors.
 
     Raises:
         BadInput: shapes do not fit, or these are probabilities.
@@ -63,7 +68,8 @@ def calibration(logits: Numbers, labels: Numbers, bins: int = BINS) -> Calibrati
     log_p, answers = _checked("calibration(logits=...)", outputs.log_softmax(-1), labels)
     p = log_p.exp()
     right = float((p.argmax(1) == answers).double().mean())
-    return Calibration(right, _nll(log_p, answers), brier(p, answers), ece(p, answers, bins), bins)
+    errors = ece(p, answers, bins), bins, mace(p, answers, bins)
+    return Calibration(right, _nll(log_p, answers), brier(p, answers), *errors, entropy(p))
 
 
 def nll(probabilities: Numbers, labels: Numbers) -> float:
@@ -125,15 +131,61 @@ def ece(probabilities: Numbers, labels: Numbers, bins: int = BINS) -> float:
     >>> ece([[0.75, 0.25], [0.75, 0.25]], [0, 1])
     0.25
     """
+    surplus, counts = _surplus("ece", probabilities, labels, bins)
+    return float(surplus.abs().sum() / counts.sum())
+
+
+def mace(probabilities: Numbers, labels: Numbers, bins: int = BINS) -> float:
+    """Mean absolute calibration error: the mean over the bins that are not empty of |acc(B_m) - conf(B_m)|.
+
+    A bin of few examples counts as much as one of many, where `ece` weighs them by their examples. The paper does not
+    say how many bins it has, nor what it does with empty ones.
+
+    Args:
+        probabilities: N x classes, each row with the sum 1.
+        labels: classes, N, from 0.
+        bins: of equal width in the largest probability, as `ece` has them.
+
+    Returns:
+        In [0, 1].
+
+    Raises:
+        BadInput: shapes do not fit, these are no probabilities, or there is no bin.
+
+    Bayesian Lottery Ticket Hypothesis (Kuhn et al., 2026), https://arxiv.org/abs/2602.18825
+
+    >>> round(mace([[0.75, 0.25], [0.75, 0.25], [1.0, 0.0]], [0, 1, 0]), 3)
+    0.125
+    """
+    surplus, counts = _surplus("mace", probabilities, labels, bins)
+    there = counts > 0
+    return float((surplus[there].abs() / counts[there]).mean())
+
+
+def entropy(probabilities: Numbers) -> float:
+    """The mean of -sum_c p_c ln p_c, in nats: from 0, where a network is sure, to ln C, where it knows nothing.
+
+    Args:
+        probabilities: p, N x C, each row with the sum 1.
+
+    >>> round(entropy([[0.5, 0.5], [1.0, 0.0]]), 4)
+    0.3466
+    """
+    p = torch.as_tensor(probabilities).detach().cpu().double()
+    return float(torch.special.entr(p).sum(1).mean())
+
+
+def _surplus(where: str, probabilities: Numbers, labels: Numbers, bins: int) -> tuple[Tensor, Tensor]:
+    """Of each bin, right answers less confidence, both added up over its examples; and how many these are."""
     if type(bins) is not int or bins < 1:
-        raise BadInput(where="ece(bins=...)", expected="one bin or more", found=repr(bins), todo="15 is usual.")
-    p, answers = _probabilities("ece", probabilities, labels)
+        raise BadInput(where=f"{where}(bins=...)", expected="one bin or more", found=repr(bins), todo="15 is usual.")
+    p, answers = _probabilities(where, probabilities, labels)
     confidence, chosen = p.max(1)
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)  # one more than bins
     places = (torch.bucketize(confidence, edges) - 1).clamp(0, bins - 1)
     surplus = torch.zeros(bins, dtype=torch.float64)
     surplus.index_add_(0, places, (chosen == answers).double() - confidence)
-    return float(surplus.abs().sum() / len(p))
+    return surplus, torch.bincount(places, minlength=bins)
 
 
 def _nll(log_p: Tensor, answers: Tensor) -> float:

@@ -364,7 +364,10 @@ def _tables(answers: Sequence[Answer]) -> dict[int, Mapping[str, Any]]:
 
 def figures(findings: Sequence[CorruptionFinding], marks: Marks) -> dict[str, Figure]:
     """Errors against the density, of clean and of all corrupted images; and of each corruption by itself."""
-    whole = _panels(findings, lambda cost: {name: each for name, each in cost.numbers.items() if name != "nll"})
+    from tombola.study.corruption.error import CLEAN, CORRUPTED, ECE, MACE, RELATIVE
+
+    figured = CLEAN, CORRUPTED, RELATIVE, ECE, MACE
+    whole = _panels(findings, lambda cost: {name: each for name, each in cost.numbers.items() if name in figured})
     each = _panels(findings, lambda cost: cost.corruptions)
     ends = "as means over replicates; the dense network is at 100 %."
     return {

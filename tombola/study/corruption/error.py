@@ -7,8 +7,8 @@ With E_cs the error on the test set under the corruption c at the severity s,
 
 of Benchmarking Neural Network Robustness to Common Corruptions and Perturbations (Hendrycks & Dietterich, 2019), as it
 is of CIFAR-10-C: not divided by another network's. The relative error tells whether a network that is the better on
-corrupted images is only as much better on clean ones. Likelihood and calibration error under corruption are means over
-the same test sets.
+corrupted images is only as much better on clean ones. Likelihood, calibration errors and the entropy of the
+probabilities are means over the same test sets, and are of the clean one beside.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,8 @@ from tombola.study.paired import Difference, together
 from tombola.study.written import points, three_digits, written
 
 CLEAN, CORRUPTED, RELATIVE, NLL, ECE = "clean error", "corrupted error", "relative error", "nll", "ece"
+MACE, ENTROPY = "mace", "entropy"
+FURTHER = (MACE, ENTROPY, *(f"clean {name}" for name in (NLL, ECE, MACE, ENTROPY)))
 Table = Mapping[str, Any]  # clean, and by corruption and severity: numbers by name
 
 
@@ -42,7 +44,7 @@ class Cost:
     """What corruption costs tickets, and another arm.
 
     Attributes:
-        numbers: by name; the intervals of those that are not of clean data hold together.
+        numbers: by name; the intervals of those that are not of clean data hold together, and those of `FURTHER` do.
         corruptions: the error under each corruption, over its severities; these intervals hold together too.
     """
 
@@ -63,9 +65,11 @@ def numbers(table: Table) -> dict[str, float]:
     """
     clean, corrupted = 1 - table["clean"]["accuracy"], mean(errors(table).values())
     found = {CLEAN: clean, CORRUPTED: corrupted, RELATIVE: corrupted - clean}
-    for name in (NLL, ECE):
-        each = [mean(one[name] for one in severities.values()) for severities in table["corrupted"].values()]
-        found[name] = mean(each)
+    for name in (NLL, ECE, MACE, ENTROPY):
+        if name in table["clean"]:  # the last two came later
+            each = [mean(one[name] for one in severities.values()) for severities in table["corrupted"].values()]
+            found[name] = mean(each)
+            found[f"clean {name}"] = table["clean"][name]
     return found
 
 
@@ -93,6 +97,9 @@ def compared(
     ours, theirs = ([numbers(arm[number]) for number in both] for arm in (ticket, other))
     clean = _compared([CLEAN], ours, theirs, confidence, {CLEAN: grain})
     rest = _compared([CORRUPTED, RELATIVE, NLL, ECE], ours, theirs, confidence, {RELATIVE: grain})
+    # By themselves: those above have the intervals that they always had.
+    shared = [name for name in FURTHER if all(name in own for own in (*ours, *theirs))]
+    rest |= _compared(shared, ours, theirs, confidence, {})
     ours, theirs = ([errors(arm[number]) for number in both] for arm in (ticket, other))
     names = [name for name in ours[0] if name in theirs[0]]
     return Cost(clean | rest, _compared(names, ours, theirs, confidence, dict.fromkeys(names, grain)))
@@ -140,8 +147,20 @@ def sentence(density: float, arm: str, other_density: float, cost: Cost) -> str:
         f"against {corrupted.other:.2%}, {points(corrupted.more)} points, where clean images have {clean.ticket:.2%} "
         f"against {clean.other:.2%}, {points(clean.more)}: corruption costs {points(relative.more)} points more. "
         f"Calibration error {ece.ticket:.2%} against {ece.other:.2%}, {points(ece.more)} points; negative "
-        f"log-likelihood {three_digits(nll.ticket)} against {three_digits(nll.other)}, {nats}.{_apart(cost)} "
-        f"n = {relative.more.n}."
+        f"log-likelihood {three_digits(nll.ticket)} against {three_digits(nll.other)}, {nats}.{_unsure(cost)}"
+        f"{_apart(cost)} n = {relative.more.n}."
+    )
+
+
+def _unsure(cost: Cost) -> str:
+    """How unsure both are, on corrupted and on clean images."""
+    if ENTROPY not in cost.numbers:
+        return ""
+    corrupted, clean = cost.numbers[ENTROPY], cost.numbers[f"clean {ENTROPY}"]
+    nats = [written(each.more, lambda number: three_digits(number, "+")) for each in (corrupted, clean)]
+    return (
+        f" Entropy of the probabilities {three_digits(corrupted.ticket)} against {three_digits(corrupted.other)} nats, "
+        f"{nats[0]}; on clean images {three_digits(clean.ticket)} against {three_digits(clean.other)}, {nats[1]}."
     )
 
 

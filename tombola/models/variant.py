@@ -34,6 +34,7 @@ class Variant:
         wrap: (the plain network with its weights, what is known of it, the variant as it is named) -> the variant,
             which computes the same function.
         seed: whether a seed belongs to its name: `orthogonal~7`.
+        number: what a number is of that may stand in its name: `gaussian-3`; "" where none does.
         of_init: whether what draws the weights belongs there too, as it is about theta_0: `svd-glorot-normal~7`.
         dense: whether a pruned parameter leaves weights that are all other than 0.
         refuses: why it is not for a model; "" where it is.
@@ -43,6 +44,7 @@ class Variant:
     about: str
     wrap: "Callable[[nn.Module, Plain, Named], nn.Module]"
     seed: bool = False
+    number: str = ""
     of_init: bool = False
     dense: bool = False
     refuses: Callable[[Plain], str] = lambda plain: ""
@@ -50,7 +52,8 @@ class Variant:
     @property
     def form(self) -> str:
         """What its name is made of."""
-        return self.name + ("-INIT" if self.of_init else "") + ("~SEED" if self.seed else "")
+        number = f"[-{self.number}]" if self.number else ""
+        return self.name + number + ("-INIT" if self.of_init else "") + ("~SEED" if self.seed else "")
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,17 @@ class Named:
     Attributes:
         seed: 0 where its name has none.
         init: how theta_0 is drawn; "" where its name does not say it.
+        number: None where its name has none.
     """
 
     variant: Variant
     seed: int = 0
     init: str = ""
+    number: int | None = None
 
     @property
     def name(self) -> str:
         """What stands behind the `+`."""
         variant = self.variant
-        return variant.name + (f"-{self.init}" if variant.of_init else "") + (f"~{self.seed}" if variant.seed else "")
+        number = "" if self.number is None else f"-{self.number}"
+        return variant.name + number + (f"-{self.init}" if variant.of_init else "") + (f"~{self.seed}" if variant.seed else "")

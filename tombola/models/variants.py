@@ -33,9 +33,23 @@ def _no_pixels(plain: Plain) -> str:
     return ""
 
 
+def _gaussian(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
+    from tombola.bayes import SAMPLES, Gaussian
+
+    return Gaussian(model, named.number or SAMPLES)
+
+
 VARIANTS: dict[str, Variant] = {
     each.name: each
-    for each in (Variant("dct", "Coordinates in the 2-D DCT of each matrix and of each filter", _in_basis, dense=True),)
+    for each in (
+        Variant("dct", "Coordinates in the 2-D DCT of each matrix and of each filter", _in_basis, dense=True),
+        Variant(
+            "gaussian",
+            "The means of Gaussian weights, with their deviations beside them; an answer is that of so many draws",
+            _gaussian,
+            number="SAMPLES",
+        ),
+    )
 }
 FORM = f"MODEL{MARK}VARIANT, a variant being {', '.join(each.form for each in VARIANTS.values())}"
 
@@ -56,19 +70,25 @@ def variant(name: str) -> Named | None:
     Raises:
         ValueError: there is no such variant; says which there are.
 
-    >>> variant("lenet-300-100+dct").name, variant("lenet-300-100")
-    ('dct', None)
+    >>> variant("lenet-300-100+dct").name, variant("lenet-300-100+gaussian-3").number, variant("lenet-300-100")
+    ('dct', 3, None)
     """
     whole, suffix = parts(name)
     if not suffix and whole == name:
         return None
     stem, mark, seed = suffix.partition("~")
     for each in VARIANTS.values():
+        number = _number(each, stem)
         init = stem.removeprefix(f"{each.name}-") if each.of_init and stem.startswith(f"{each.name}-") else ""
-        fits = bool(init) if each.of_init else stem == each.name
+        fits = bool(init) if each.of_init else stem == each.name or number is not None
         if fits and bool(mark) == each.seed and (not mark or _SEED.fullmatch(seed)):
-            return Named(each, int(seed or 0), init)
+            return Named(each, int(seed or 0), init, number)
     raise ValueError(FORM.replace("MODEL", whole))
+
+
+def _number(each: Variant, stem: str) -> int | None:
+    found = re.fullmatch(f"{each.name}-([1-9][0-9]{{0,3}})", stem) if each.number else None
+    return int(found[1]) if found else None
 
 
 def check(named: Named, plain: Plain) -> None:

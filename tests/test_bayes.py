@@ -2,8 +2,10 @@
 
 import copy
 import importlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from math import sqrt
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +17,17 @@ from torch.optim import Optimizer
 
 from tombola import models, prunable, weights
 from tombola.bayes import Gaussian, divergence, elbo, is_noise, noise_of
-from tombola.errors import BadInput
+from tombola.errors import BadInput, SpecError
 from tombola.guard import Guard
+from tombola.lab.attempt import do
+from tombola.lab.kinds import Means, Prune, Train
+from tombola.lab.kinds.training import further_inputs
+from tombola.lab.plan import plan
+from tombola.lab.runs import ancestry
+from tombola.lab.spec import Experiment
+from tombola.lab.spec_file import read
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.mask import Mask, apply, random_like
 from tombola.optimizers import optimizer_of
 from tombola.probabilities import log_mean_probability
@@ -97,12 +108,9 @@ def test_an_answer_is_the_mean_of_probabilities_and_the_same_again_whatever_the_
     generator, each = draws(), []
     for _ in range(3):
         with torch.no_grad():
-            drawn = {
-                name: model.get_parameter(name)
-                + model.get_parameter(noise_of(name)).exp()
-                * torch.randn(model.get_parameter(name).shape, generator=generator, dtype=torch.float64)
-                for name in model.names
-            }
+            drawn = {}
+            for name, (mu, rho) in {name: _pair(model, name) for name in model.names}.items():
+                drawn[name] = mu + rho.exp() * torch.randn(mu.shape, generator=generator, dtype=torch.float64)
             each.append(torch.func.functional_call(plain(), drawn, (INPUTS,)).softmax(-1))
     torch.testing.assert_close(whole.exp(), torch.stack(each).mean(0))
 
@@ -339,3 +347,128 @@ def test_it_is_what_the_authors_library_computes() -> None:
         labels = torch.arange(40) % 3
         ours = functional.cross_entropy(one[0], labels) + 0.1 / 40 * divergence(model)
     torch.testing.assert_close(bound(one, labels) / 40, ours, rtol=1e-4, atol=0)
+
+
+# ---------------------------------------------------------------- in a spec
+
+
+TINY = [
+    "recipe.model=lenet-20-10+gaussian-2",
+    "recipe.objective={name='elbo', samples=2}",
+    "recipe.optimizer={name='adam', lr=0.01, weight_decay=0.0001}",
+    "recipe.length=30it",
+    "prune.score=snr",
+    "replicates=1",
+    "levels=2",
+    "arms=ticket,reinit,shuffle,global-shuffle,even,deterministic,transplant",
+]
+
+
+def tiny(changes: Sequence[str] = ()) -> Experiment:
+    """The spec in which some of its fields are written otherwise."""
+    changed = {change.partition("=")[0] for change in changes}
+    return read("digits-lenet", [*(each for each in TINY if each.partition("=")[0] not in changed), *changes])
+
+
+def rows(changes: Sequence[str] = ()) -> dict[tuple[str, int], Train]:
+    planned = plan(tiny(changes))
+    return {(row.arm, row.level): row.run for row in planned.rows}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[tuple[str, int], Train], Store]:
+    store, trainings = Store(tmp_path_factory.mktemp("store") / "store").open(), rows()
+    worker = Worker(store, None)
+    for run in ancestry([*trainings.values()]):
+        assert do(run, worker, lambda *seen: None) == ("stored",)
+    return trainings, store
+
+
+def test_a_spec_has_deterministic_and_gaussian_arms_beside_each_other() -> None:
+    made = rows()
+    of = {arm: run.recipe for (arm, level), run in made.items() if level == 1}
+    assert {arm for arm, recipe in of.items() if recipe.model == "lenet-20-10"} == {"deterministic"}
+    assert of["deterministic"].objective is None and of["transplant"] == of["ticket"]
+    masks = {arm: run.mask for (arm, level), run in made.items() if level == 1}
+    assert isinstance(masks["ticket"], Prune) and masks["ticket"].score == "snr"
+    assert isinstance(masks["deterministic"], Prune) and masks["deterministic"].score == "magnitude"
+    assert masks["transplant"] == masks["deterministic"]
+    early, late = rows(), rows(["arm.transplant.weights=trained"])
+    assert (
+        isinstance(early["transplant", 2].start, Means)
+        and early["transplant", 2].start.of == made["deterministic", 2].start
+    )
+    assert isinstance(late["transplant", 2].start, Means) and late["transplant", 2].start.of == made["deterministic", 2]
+
+
+def test_a_transplant_begins_at_the_deterministic_weights_with_the_first_deviations(
+    done: tuple[dict[tuple[str, int], Train], Store],
+) -> None:
+    made, store = done
+    start, theirs = made["transplant", 1].start, made["deterministic", 1].start
+    found, means, first = store.weights(start), store.weights(theirs), store.weights(made["ticket", 1].start)
+    assert weights.equal({name: found[name] for name in means}, means)
+    assert found.keys() == first.keys() and all(
+        torch.equal(found[name], first[name]) for name in found if is_noise(name)
+    )
+    assert all(torch.equal(first[name], means[name]) for name in means), "one draw for both kinds of weights"
+
+
+def test_trained_tickets_have_no_noise_where_they_are_pruned(
+    done: tuple[dict[tuple[str, int], Train], Store],
+) -> None:  # M1 M5
+    made, store = done
+    for (arm, level), run in made.items():
+        model = models.build(run.recipe.model, (1, 8, 8), 10, "glorot-normal", 0)
+        if run.mask is None or not isinstance(model, Gaussian):
+            assert level == 0 or arm == "deterministic"
+            continue
+        weights.put(model, store.weights(run))
+        for name, alive in store.mask(run.mask).items():
+            assert bool((model.noise[name][~alive] == 0).all()) and bool((model.noise[name][alive] > 0).all())
+
+
+def test_a_training_draws_the_same_again(
+    done: tuple[dict[tuple[str, int], Train], Store], tmp_path: Path
+) -> None:  # K11 K12
+    made, store = done
+    again = Store(tmp_path / "store").open()
+    worker = Worker(again, None)
+    for run in ancestry([made["ticket", 1]]):
+        assert do(run, worker, lambda *seen: None) == ("stored",)
+    assert weights.equal(again.weights(made["ticket", 1]), store.weights(made["ticket", 1]))
+
+
+def test_the_bound_is_told_how_many_training_examples_there_are(
+    done: tuple[dict[tuple[str, int], Train], Store],
+) -> None:
+    made, store = done
+    worker = Worker(store, None)
+    given = further_inputs(None, made["ticket", 1], worker)
+    assert int(given["examples"]["count"]) == worker.placed(made["ticket", 1].recipe).facts.train > 1000
+
+
+def test_shuffles_over_all_layers_keep_the_whole_count_and_not_that_of_each(
+    done: tuple[dict[tuple[str, int], Train], Store],
+) -> None:  # K1 K2
+    made, store = done
+    ticket, shuffled, even = (store.mask(made[arm, 2].mask) for arm in ("ticket", "global-shuffle", "even"))  # type: ignore[arg-type]
+    assert ticket.alive == shuffled.alive == even.alive
+    assert ticket.counts != shuffled.counts and ticket.counts != even.counts
+    for alive in even.values():
+        assert abs(int(alive.sum()) - ticket.density * alive.numel()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["recipe.model=lenet-20-10"], "recipe.objective: expected one for weights that are numbers, found 'elbo'"),
+        (["recipe.model=lenet-20-10"], "prune.score: expected a score of weights that are numbers, found 'snr'"),
+        (["recipe.objective=none"], "recipe.objective: expected one for Gaussian weights, elbo"),
+        (["recipe.model=lenet-20-10+gaussian-0"], "recipe.model: expected lenet-20-10"),
+        (["recipe.model=lenet-20-10", "recipe.objective=none", "prune.score=mean"], "a model with Gaussian weights"),
+    ],
+)
+def test_gaussian_weights_that_cannot_be_are_refused(changes: list[str], message: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(message)):
+        tiny(changes)

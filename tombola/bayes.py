@@ -5,9 +5,10 @@ weight that may be pruned stands rho = log sigma, `fc1.weight_log_sigma` beside 
 all else have no noise. What is trained is the evidence lower bound, `elbo`; the network's answer is the mean of the
 probabilities of S draws.
 
-A pruned weight is (mu, sigma) = (0, 0). Whoever prunes holds its mean at exactly 0, and a weight whose mean is exactly 0
-has no noise and no part in the divergence: a mask is on both, though it names the mean alone. So it is in training,
-whichever optimizer steps, and wherever trained weights are looked at again.
+A pruned weight is (mu, sigma) = (0, 0). Whoever prunes holds its mean at exactly 0, and a weight whose mean is exactly
+0 has no noise and no part in the divergence: a mask is on both, though it names the mean alone. So it is in training,
+whichever optimizer steps, and wherever trained weights are looked at again. A living weight whose mean begins at 0 has
+no noise before its first step.
 
 Bayesian Lottery Ticket Hypothesis (Kuhn et al., 2026), https://arxiv.org/abs/2602.18825; Weight Uncertainty in Neural
 Networks (Blundell et al., 2015); Variational Dropout and the Local Reparameterization Trick (Kingma et al., 2015).

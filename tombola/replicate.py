@@ -116,6 +116,13 @@ class MethodReplicate(Draws, Protocol[T]):
     def on(self, data: str) -> "MethodReplicate[T]":
         """The same, its trainings on the data set of this name: a part or a variant of its own."""
 
+    @property
+    def deterministic(self) -> "MethodReplicate[T]":
+        """The same where weights are numbers and cross-entropy is made small; of a recipe that has it so, the same."""
+
+    def as_means(self, weights: Any) -> Any:
+        """These weights, which are numbers, as means of a network's that is Gaussian; the same where none is."""
+
     def prune_at_once(self, weights: Any, level: int, scoring: "Scoring") -> Any:
         """The mask that is left when `weights` lose at once all that the levels up to `level` lose."""
 

@@ -22,6 +22,7 @@ from tombola.lab.kinds import (
     Init,
     InvertedMask,
     Loaded,
+    Means,
     Prune,
     RandomMask,
     Sample,
@@ -39,6 +40,7 @@ from tombola.method import Method, SearchOptions
 from tombola.objective import TEACHER, Objective, objective_of
 from tombola.recipe import Recipe, on_data, with_dynamics
 from tombola.replicate import PlannedTraining
+from tombola.score import MAGNITUDE
 from tombola.steps import Step
 
 if TYPE_CHECKING:
@@ -89,6 +91,23 @@ class Replicate:
             changed["optimizer"] = recipe.optimizer.model_copy(update={"lr": options.lr})
         spec = self.spec.model_copy(update={"recipe": recipe.model_copy(update=changed)})
         return replace(self, spec=spec)
+
+    @property
+    def deterministic(self) -> "Replicate":
+        """The same where weights are numbers and cross-entropy is made small; of a recipe that has it so, the same."""
+        spec = self.spec
+        recipe, score = spec.recipe, self.members.scores[spec.prune.score]
+        if not models.is_gaussian(recipe.model):
+            return self
+        plain, _ = models.variants.parts(recipe.model)
+        changed: dict[str, object] = {"recipe": recipe.model_copy(update={"model": plain, "objective": None})}
+        if score.of_gaussian:
+            changed["prune"] = spec.prune.model_copy(update={"score": MAGNITUDE.name})
+        return replace(self, spec=spec.model_copy(update=changed))
+
+    def as_means(self, weights: Run) -> Run:
+        """These weights, which are numbers, as means of a network's that is Gaussian; the same where none is."""
+        return Means(self.network, weights) if models.is_gaussian(self.network.model) else weights
 
     def on(self, data: str) -> "Replicate":
         """The same, its trainings on the data set of this name: a part or a variant of its own."""

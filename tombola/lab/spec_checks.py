@@ -21,6 +21,7 @@ from tombola.lab.studies.checks import repeated
 from tombola.layer_patterns import named
 from tombola.method import SearchOptions
 from tombola.models import hf
+from tombola.objective import CrossEntropy
 from tombola.pruning import SCOPES, Round
 from tombola.value import listed
 
@@ -189,6 +190,22 @@ def _pixels(spec: Spec) -> Iterable[Fault]:
     if recipe.normalise == "unit":
         expected = f"standard or range where the objective {recipe.objective.name} changes pixels"
         yield Fault("recipe.normalise", expected, "'unit'", "in which each image has a scale of its own")
+
+
+def _gaussian(spec: Spec) -> Iterable[Fault]:
+    """Gaussian weights without the bound that trains them, the bound without Gaussian weights; and dynamics beside."""
+    recipe, gaussian = spec.recipe, models.is_gaussian(spec.recipe.model)
+    objective = recipe.objective or CrossEntropy()
+    found = repr(objective.name)
+    if objective.of_gaussian and not gaussian:
+        todo = f"model = '{recipe.model}+gaussian' has them"
+        yield Fault("recipe.objective", "one for weights that are numbers", found, todo)
+    if gaussian and not objective.of_gaussian:
+        todo = "recipe.objective = {name = 'elbo'}: nothing else makes their deviations anything"
+        yield Fault("recipe.objective", "one for Gaussian weights, elbo", found, todo)
+    if gaussian and recipe.dynamics:
+        todo = "leave one of the two out: weights that are moved or held by others have no noise of their own"
+        yield Fault("recipe.dynamics", "none beside Gaussian weights", repr(recipe.dynamics.name), todo)
 
 
 def _data(spec: Spec) -> Iterable[Fault]:
@@ -464,6 +481,9 @@ def _scores(spec: Spec, members: Members) -> Iterable[Fault]:
         score = members.scores.get(name)
         if score and not score.reads_text and spec.facts.text:
             yield Fault(path, "a score for a network that reads text", repr(name), "snip is one")
+        if score and score.of_gaussian and not models.is_gaussian(spec.recipe.model):
+            todo = f"model = '{spec.recipe.model}+gaussian' has them; magnitude is the size of a weight"
+            yield Fault(path, "a score of weights that are numbers", repr(name), todo)
         if score and score.sees_initial and early and at_start:
             todo = "before the first step no weight has changed; magnitude is its size"
             yield Fault(path, "a score of weights as they are where rewind is 0it", repr(name), todo)
@@ -578,6 +598,7 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
 
 _CHECKS = (
     _basis,
+    _gaussian,
     _answers,
     _teacher,
     _pixels,

@@ -4,6 +4,7 @@ from tombola.method import Method
 from tombola.methods import (
     at_initialisation,
     colt,
+    deterministic,
     early_bird,
     elastic,
     elsewhere,
@@ -23,4 +24,5 @@ METHODS: dict[str, Method] = {
     **sparse_training.METHODS,
     **signs.METHODS,
     **supermasks.METHODS,
+    **deterministic.METHODS,
 }

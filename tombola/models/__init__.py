@@ -153,6 +153,16 @@ def chain(name: str) -> bool:
     return family(name) in CHAINS and not variants.parts(name)[1]
 
 
+def is_gaussian(name: str) -> bool:
+    """Whether its weights are drawn anew each time, and its parameters are their means.
+
+    >>> is_gaussian("lenet-300-100+gaussian-3"), is_gaussian("lenet-300-100+dct"), is_gaussian("lenet-300-100")
+    (True, False, False)
+    """
+    named = variants.variant(name)
+    return named is not None and named.variant.gaussian
+
+
 def products(name: str, shape: tuple[int, ...]) -> int:
     """The multiply-adds of an example that no weight takes part in: those inside of attention; 0 of a family without.
 

@@ -37,6 +37,7 @@ class Variant:
         number: what a number is of that may stand in its name: `gaussian-3`; "" where none does.
         of_init: whether what draws the weights belongs there too, as it is about theta_0: `svd-glorot-normal~7`.
         dense: whether a pruned parameter leaves weights that are all other than 0.
+        gaussian: whether its weights are drawn anew each time, and its parameters are their means.
         refuses: why it is not for a model; "" where it is.
     """
 
@@ -47,6 +48,7 @@ class Variant:
     number: str = ""
     of_init: bool = False
     dense: bool = False
+    gaussian: bool = False
     refuses: Callable[[Plain], str] = lambda plain: ""
 
     @property
@@ -76,4 +78,9 @@ class Named:
         """What stands behind the `+`."""
         variant = self.variant
         number = "" if self.number is None else f"-{self.number}"
-        return variant.name + number + (f"-{self.init}" if variant.of_init else "") + (f"~{self.seed}" if variant.seed else "")
+        return (
+            variant.name
+            + number
+            + (f"-{self.init}" if variant.of_init else "")
+            + (f"~{self.seed}" if variant.seed else "")
+        )

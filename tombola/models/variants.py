@@ -48,6 +48,7 @@ VARIANTS: dict[str, Variant] = {
             "The means of Gaussian weights, with their deviations beside them; an answer is that of so many draws",
             _gaussian,
             number="SAMPLES",
+            gaussian=True,
         ),
     )
 }

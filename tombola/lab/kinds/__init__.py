@@ -10,6 +10,7 @@ from tombola.lab.kinds.inverted import InvertedMask
 from tombola.lab.kinds.line import Line
 from tombola.lab.kinds.loaded import Loaded
 from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask, mask_outcome
+from tombola.lab.kinds.means import Means
 from tombola.lab.kinds.measured import Measured, Measurement, Seen, Watched
 from tombola.lab.kinds.stretched import Stretch, StretchedMask, StretchedWeights
 from tombola.lab.kinds.training import Train
@@ -30,6 +31,7 @@ __all__ = [
     "InvertedMask",
     "Line",
     "Loaded",
+    "Means",
     "Measured",
     "Measurement",
     "Pool",

@@ -67,7 +67,7 @@ class Gaussian(nn.Module):
         # One tree of modules, seen from two roots: what is put into either is in both, and names stay what they were.
         self._parameters, self._buffers, self._modules = model._parameters, model._buffers, model._modules
         self._non_persistent_buffers_set = model._non_persistent_buffers_set
-        self.__dict__["_network"] = model
+        self._means = (model,)  # in a tuple, lest its parameters had second names
         self.samples, self.seed, self.names = samples, seed, names
         parameters = dict(model.named_parameters())
         for name in names:
@@ -87,8 +87,8 @@ class Gaussian(nn.Module):
 
     def mean(self, *inputs: Any, **named: Any) -> Any:
         """What the model puts out with every weight at its mean."""
-        self._network.training = self.training
-        return self._network(*inputs, **named)
+        self.plain.training = self.training
+        return self.plain(*inputs, **named)
 
     def sampled(self, inputs: Tensor, samples: int | None = None, draw: Generator | None = None) -> Tensor:
         """What the model puts out in each of so many draws, in the mode that it is in: S x N x ...
@@ -108,9 +108,14 @@ class Gaussian(nn.Module):
         return self._sampled(self.noise, inputs, samples or self.samples, draw)
 
     def _sampled(self, noise: Mapping[str, Tensor], inputs: Tensor, samples: int, draw: Generator | None) -> Tensor:
-        tied = weights.ties(self._network).values()
+        tied = weights.ties(self.plain).values()
         local = {name: noise[name] for name in self.names if self._is_linear(name) and name not in tied}
         return torch.stack([self._local(local, noise, inputs, draw) for _ in range(samples)])
+
+    @property
+    def plain(self) -> nn.Module:
+        """The model itself, whose weights are the means."""
+        return self._means[0]
 
     @property
     def noise(self) -> Mapping[str, Tensor]:
@@ -123,7 +128,7 @@ class Gaussian(nn.Module):
 
     def _pair(self, name: str) -> tuple[Tensor, Tensor]:
         """(mu, rho) of a weight."""
-        layer, own = _owner(self._network, name)
+        layer, own = _owner(self.plain, name)
         return layer._parameters[own], layer._parameters[own + NOISE]  # type: ignore[return-value]
 
     def _drawn(self, draw: Generator | None, *inputs: Any, **named: Any) -> Tensor:
@@ -138,19 +143,19 @@ class Gaussian(nn.Module):
         """What one draw puts out: of the outputs of these layers where that is the same as one of the weights."""
         others = {name: sigma for name, sigma in noise.items() if name not in local}
         drawn = {name: self._pair(name)[0] + _standard(sigma, draw) * sigma for name, sigma in others.items()}
-        layers = [(_owner(self._network, name)[0], _Asked(name, len(inputs), sigma)) for name, sigma in local.items()]
+        layers = [(_owner(self.plain, name)[0], _Asked(name, len(inputs), sigma)) for name, sigma in local.items()]
         with _noisy(layers, draw):
             return self._with(drawn, inputs)
 
     def _is_linear(self, name: str) -> bool:
-        layer, own = _owner(self._network, name)
+        layer, own = _owner(self.plain, name)
         return type(layer) is nn.Linear and own == "weight"
 
     def _with(self, drawn: Mapping[str, Tensor], *inputs: Any, **named: Any) -> Tensor:
-        self._network.training = self.training
-        answers = functional_call(self._network, dict(drawn), inputs, named)
+        self.plain.training = self.training
+        answers = functional_call(self.plain, dict(drawn), inputs, named)
         if not isinstance(answers, Tensor):
-            raise _no_tensor(self._network, answers)
+            raise _no_tensor(self.plain, answers)
         return answers
 
 

@@ -69,7 +69,7 @@ def scores_of(score: str, weights: Scores, seed: int) -> Scores:
     batches = [(torch.randn(5, 3, generator=draw).double(), torch.randint(3, (5,), generator=draw)) for _ in range(4)]
     initial = {name: value.flip(0) for name, value in weights.items()}
     noise = {noise_of(name): value.flip(0).abs().clamp(min=0.1).log() for name, value in weights.items()}
-    return MEMBERS[score].of(Scored(network, weights | noise, full(weights), batches, seed=seed, initial=initial))
+    return MEMBERS[score].of(Scored(network, {**weights, **noise}, full(weights), batches, seed=seed, initial=initial))
 
 
 class Summed(nn.Module):

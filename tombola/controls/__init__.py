@@ -6,7 +6,18 @@ business.
 """
 
 from tombola.control import Control as Control
-from tombola.controls import across_layers, distilled, elastic, noise, pruned, redrawn, sanity, signs, sparse_init, survivors
+from tombola.controls import (
+    across_layers,
+    distilled,
+    elastic,
+    noise,
+    pruned,
+    redrawn,
+    sanity,
+    signs,
+    sparse_init,
+    survivors,
+)
 
 CONTROLS: dict[str, Control] = {
     **redrawn.CONTROLS,

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from tombola import weights
+from tombola.controls.elastic import permuted_copies
+from tombola.errors import BadInput
 from tombola.lab.attempt import do
 from tombola.lab.costs import Costs
 from tombola.lab.kinds import Prune, StretchedMask, StretchedWeights, Train
@@ -17,6 +19,7 @@ from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_checks import contradictions
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
+from tombola.mask import Mask
 
 SOURCE, TARGET = "lenet-20-20-10", "lenet-20-20-20-20-10"
 LEVELS = 2
@@ -144,6 +147,11 @@ def test_copies_are_permuted_and_all_else_is_the_tickets(done: tuple[Plan, Worke
         other = {name for name in ticket if not torch.equal(ticket[name], permuted[name])}
         assert other == {"fc3.weight", "fc4.weight"}, "the first of three keeps its mask"
         assert not torch.equal(permuted["fc3.weight"], permuted["fc4.weight"])
+
+
+def test_a_mask_without_copies_has_none_to_permute() -> None:
+    with pytest.raises(BadInput, match="one whose layers all have masks of their own"):
+        permuted_copies(Mask({"fc1.weight": torch.tensor([[True]]), "fc2.weight": torch.tensor([[False]])}), 0)
 
 
 def test_the_search_costs_what_the_sources_does(done: tuple[Plan, Worker]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tombola.control import Control
+from tombola.errors import BadInput
 from tombola.mark import Mark
 from tombola.method import SearchOptions
 from tombola.methods.elastic import ElasticOptions
@@ -21,6 +22,9 @@ if TYPE_CHECKING:  # plans are made without torch
 def permuted_copies(mask: "Mask", seed: int) -> "Mask":
     """The mask in which all layers that have another one's mask have it permuted, but for the first of each.
 
+    Raises:
+        BadInput: no layer has another one's mask.
+
     >>> import torch
     >>> from tombola.mask import Mask
     >>> one, other = torch.tensor([[True, False, False, True, False, False]]), torch.tensor([[False, True]])
@@ -30,15 +34,22 @@ def permuted_copies(mask: "Mask", seed: int) -> "Mask":
     """
     import torch
 
+    from tombola import mask as masks
     from tombola.mask import Mask
 
-    draw = torch.Generator().manual_seed(seed)
-    made: dict[str, Tensor] = {}
+    first: dict[str, Tensor] = {}
     for name, alive in mask.items():
-        copy = any(torch.equal(mask[earlier], alive) for earlier in made)  # of one shape, too
-        order = torch.randperm(alive.numel(), generator=draw) if copy else torch.arange(alive.numel())
-        made[name] = alive.flatten()[order].view_as(alive)
-    return Mask(made)
+        if not any(torch.equal(other, alive) for other in first.values()):  # of one shape, too
+            first[name] = alive
+    if len(first) == len(mask):
+        raise BadInput(
+            where="control copies-permuted",
+            expected="a stretched ticket, some of whose layers have one mask",
+            found="one whose layers all have masks of their own",
+            todo="Leave the control out.",
+        )
+    shuffled = masks.shuffle(Mask({name: alive for name, alive in mask.items() if name not in first}), seed)
+    return Mask({name: first[name] if name in first else shuffled[name] for name in mask})
 
 
 def copies_permuted(replicate: Draws, ticket: T, level: int, draw: int) -> T:
@@ -66,6 +77,6 @@ CONTROLS = {
         year=2021,
         changes="mask",
         refuses=_none_copied,
-        mark=Mark("#332288", (9, 1, 1, 1), "diamond"),
+        mark=Mark("#332288", (7, 3, 1, 3), "diamond"),
     ),
 }

@@ -230,12 +230,13 @@ def test_the_same_start_gives_levels_the_same_training_where_nothing_is_pruned(w
 
 # Whose levels are searched for one by one, each in several steps or in a training of its own.
 NEST_NOT: tuple[str, ...] = ("iterative-snip", "force", "synflow", "gradual", "set", "rigl")
-NEST_NOT += ("edge-popup", "supermask", "signed-supermask", "gem-miner")
+NEST_NOT += ("dual-iterative", "edge-popup", "supermask", "signed-supermask", "gem-miner")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_pruned_weights_are_0_and_masks_nest(lab: Lab, method: str) -> None:  # M1 R10
-    wanted, worker = lab(method=method)
+    short = {"search": {"penalty_step": 0.25, "hold": 5}} if method.startswith("dual") else {}
+    wanted, worker = lab(method=method, **short)
     assert wanted.rows[0].run.mask is None
     kept = None
     for run in tickets(wanted)[1:]:

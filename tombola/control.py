@@ -57,7 +57,15 @@ class Control:
     year: int | None = None
     draws: str = ""
     changes: Literal[
-        "start", "mask", "recipe", "start and recipe", "recipe and further", "start and recipe and further", ""
+        "start",
+        "mask",
+        "recipe",
+        "start and mask",
+        "start and recipe",
+        "recipe and further",
+        "start and recipe and further",
+        "start and recipe and until",
+        "",
     ] = ""
     of_trained: bool = False
     data: tuple[str, ...] = ()

@@ -70,7 +70,7 @@ class Found:
     Attributes:
         level: of the spec, in one of its replicates.
         density: what it keeps.
-        values: the numbers of the run that made it.
+        values: the numbers of the run that made it, and of the cut at it where the ticket starts from one.
     """
 
     level: int

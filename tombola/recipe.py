@@ -232,3 +232,22 @@ def at_final_rate(recipe: Recipe, epoch_iterations: int) -> Recipe:
     last = learning_rate(recipe, recipe.length.iterations(epoch_iterations) - 1, epoch_iterations)
     optimizer = recipe.optimizer.model_copy(update={"lr": last})
     return recipe.model_copy(update={"optimizer": optimizer, "schedule": Constant(), "warmup": Step("0it")})
+
+
+def stretched(recipe: Recipe, steps: int, epoch_iterations: int) -> Recipe:
+    """The same recipe over so many steps: what its schedule does, it does at the same part of the whole.
+
+    The warm-up stays as long as it is.
+
+    >>> recipe = Recipe(model="lenet-300-100", data="mnist", length="100it", batch=60,
+    ...                 optimizer={"name": "sgd", "lr": 0.1}, schedule={"name": "step", "milestones": ["50it", "75it"]})
+    >>> longer = stretched(recipe, 150, epoch_iterations=917)
+    >>> str(longer.length), [str(milestone) for milestone in longer.schedule.milestones]
+    ('150it', ['75it', '112it'])
+    """
+    length, schedule = recipe.length.iterations(epoch_iterations), recipe.schedule
+    if isinstance(schedule, Steps):
+        at = (milestone.iterations(epoch_iterations) for milestone in schedule.milestones)
+        milestones = tuple(Step(f"{step * steps // length}it") for step in at)
+        schedule = schedule.model_copy(update={"milestones": milestones})
+    return recipe.model_copy(update={"length": Step(f"{steps}it"), "schedule": schedule})

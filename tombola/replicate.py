@@ -58,6 +58,15 @@ class Draws(Protocol):
     def descending(self, ticket: Any, objective: Objective) -> Any:
         """The ticket, where its training makes another objective small; a teacher is the replicate's dense network."""
 
+    def as_long(self, ticket: Any) -> Any:
+        """The mask of a ticket whose weights were transformed towards it, trained from early ones for as long."""
+
+    def unpenalised(self, ticket: Any, mask: Any) -> Any:
+        """The dense network, trained as a ticket's extrusion trains it but without its penalty, cut at a mask."""
+
+    def largest(self, ticket: Any) -> Any:
+        """The mask of the largest weights of that dense network, with the layer-wise counts of the ticket."""
+
     def pruned_by(self, like: Any) -> "Sequence[Any]":
         """The trained networks by whose weights the mask `like` was pruned, the first first."""
 
@@ -125,6 +134,18 @@ class MethodReplicate(Draws, Protocol[T]):
 
     def prune_at_once(self, weights: Any, level: int, scoring: "Scoring") -> Any:
         """The mask that is left when `weights` lose at once all that the levels up to `level` lose."""
+
+    def extruded(self, start: Any, mask: Any, recipe: Recipe) -> T:
+        """The dense network from `start`, as `recipe` trains it from first step to last, told what `mask` keeps."""
+
+    def cut(self, trained: T, mask: Any) -> Any:
+        """The weights of `trained` that `mask` keeps, biases and running statistics as they are."""
+
+    def resampled(self, weights: Any, level: int, cycle: int, cycles: int) -> Any:
+        """A random mask of d^(cycle / cycles) of the weights, d being the density of a level, uniform in each layer.
+
+        What it does not keep are the smallest of `weights`, as many as the cycle before did not keep, and others.
+        """
 
     def mask_of(self, trained: T) -> Any:
         """The mask that a training ends under: the one that it was given, or its own where it changes it."""

@@ -82,8 +82,11 @@ def keys_of(name: str, changes: list[str]) -> dict[str, str]:
     found |= {f"arm {arm} 1": run for arm, run in declared(replicate)}
     for name, method in METHODS.items():
         own = replace(replicate, options=method.options())
-        if not any(own.options.faults(own.spec)):
-            found[f"{name} 2"] = [*method.search(own, 2)][2]
+        if any(own.options.faults(own.spec)):
+            continue
+        _, ticket, found[f"{name} 2"], *_ = method.search(own, 2)
+        of = {arm: each for arm, each in CONTROLS.items() if each.refuses and not each.refuses(spec, own.options)}
+        found |= {f"{arm} 1, {name}": control.make(own, ticket, 1, 0) for arm, control in of.items()}
     return {label: run.key for label, run in found.items()}
 
 

@@ -49,6 +49,8 @@ SPEC: dict[str, Any] = {
         "optimizer": {"name": "adam", "lr": 1e-2},
         "schedule": {"name": "linear", "final": 0.1},
     },
+    # As long as the others, or nearly.
+    "arm": {name: {"penalty_step": 0.25, "every": 1, "hold": 10} for name in ("dual", "dual-iterative")},
     "prune": {"rate": 0.4, "output_rate": 0.2},
     "evaluate": {"every": "6it", "test_every": "24it"},
 }

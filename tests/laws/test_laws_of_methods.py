@@ -30,22 +30,27 @@ RECIPE: dict[str, Any] = {
     "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
 }
 DENSITIES = [0.4, 0.1]
+# Of methods whose papers have them train for long, how long it takes here.
+SHORT: dict[str, Any] = {name: {"penalty_step": 0.25, "hold": 10} for name in ("dual", "dual-iterative")}
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
 def planned(method: str, scope: str = "layer", **changes: Any) -> Plan:
-    spec = {
+    spec: dict[str, Any] = {
         "replicates": 1,
         "densities": DENSITIES,
         "arms": ["ticket"],
         "method": method,
+        "search": {},
         "device": "cpu",
         "engine": "reference",
         "recipe": RECIPE,
         "prune": {"scope": scope, "rate": 0.5},
         "evaluate": {"every": "10it", "test_every": "10it"},
     }
-    return plan(Experiment(name="tiny", spec=Spec.model_validate(spec | changes)))
+    spec |= changes
+    spec["search"] = SHORT.get(method, {}) | spec["search"]
+    return plan(Experiment(name="tiny", spec=Spec.model_validate(spec)))
 
 
 def done(made: Plan, folder: Path) -> Store:
@@ -97,7 +102,7 @@ def test_no_dead_weight_is_anything_but_zero(method: str, finished: Any) -> None
 def test_one_worker_and_two_find_the_same_masks_side_by_side(tmp_path: Path) -> None:
     """All methods as arms of one experiment, by the command that people type."""
     others = [name for name in METHODS if name != "iterative"]
-    tables = {name: {"every": "4it"} for name in METHODS if "early-bird" in name}  # the training is short
+    tables = SHORT | {name: {"every": "4it"} for name in METHODS if "early-bird" in name}  # the training is short
     made = planned("iterative", arms=["ticket", *others], arm=tables)
     lines = [
         f"arms = {json.dumps(['ticket', *others])}",
@@ -116,7 +121,10 @@ def test_one_worker_and_two_find_the_same_masks_side_by_side(tmp_path: Path) -> 
     ]
     lines += [f"{name} = {json.dumps(value)}" for name, value in RECIPE.items() if name != "optimizer"]
     lines += ['optimizer = {name = "sgd", lr = 0.1, momentum = 0.9, weight_decay = 1e-4}']
-    lines += [f'[arm.{name}]\nevery = "4it"' for name in tables]
+    lines += [
+        "\n".join([f"[arm.{name}]", *(f"{choice} = {json.dumps(value)}" for choice, value in table.items())])
+        for name, table in tables.items()
+    ]
     (tmp_path / "all.toml").write_text("\n".join(lines))
     masks: list[dict[str, Any]] = []
     for workers in (1, 2):
@@ -136,22 +144,29 @@ OTHER: dict[str, Any] = {
     "begin": "3it",
     "beta": 2.0,
     "by": "channel",
+    "ceiling": 0.5,
     "counted": True,
     "curve": "linear",
+    "cycles": 2,
     "decay": "cosine",
     "distance": "chance",
     "end": "12it",
     "every": "2it",
     "examples": 7,
+    "extrusion_batch": 30,
     "fraction": 0.2,
+    "hold": 5,
     "iterations": 3,
     "length": "20it",
     "map": "interpolated",
     "masks": "random-uniform",
     "optimizer": {"name": "adam", "lr": 0.01},
+    "penalty_step": 0.5,
+    "pick": "smallest",
     "rate": 0.3,
     "remembered": 3,
     "rescaled": True,
+    "rise": "square",
     "scaled": True,
     "schedule": {"name": "linear"},
     "scope": "layer",
@@ -164,7 +179,8 @@ OTHER: dict[str, Any] = {
 }
 # In whole numbers of steps; and what is the default of some methods.
 OTHERWISE: dict[tuple[str, str], Any] = {
-    **{(name, "every"): 3 for name in ("gradual", "set", "rigl")},
+    **{(name, "every"): 3 for name in ("gradual", "set", "rigl", "dual", "dual-iterative")},
+    **{(name, "optimizer"): {"name": "sgd", "lr": 0.01} for name in ("dual", "dual-iterative")},
     **{(name, "scope"): "global" for name in METHODS if METHODS[name].options.by_rounds or name == "random-uniform"},
     **{(name, "scope"): "global" for name in ("gradual", "early-bird", "early-bird-continued")},
     **{(name, "scope"): "global" for name in ("edge-popup", "supermask", "signed-supermask")},

@@ -9,6 +9,7 @@ from tombola.control import Control as Control
 from tombola.controls import (
     across_layers,
     distilled,
+    dual,
     elastic,
     noise,
     pruned,
@@ -29,5 +30,6 @@ CONTROLS: dict[str, Control] = {
     **sparse_init.CONTROLS,
     **noise.CONTROLS,
     **distilled.CONTROLS,
+    **dual.CONTROLS,
     **elastic.CONTROLS,
 }

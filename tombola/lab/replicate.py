@@ -3,18 +3,21 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from tombola import bases, data, elastic, models
-from tombola.at_once import Scoring, course
+from tombola.at_once import AtOnce, Scoring, course
 from tombola.code import named
 from tombola.data import variants
 from tombola.dynamics import Frozen
 from tombola.early_bird import Settling
 from tombola.errors import BadInput
+from tombola.lab import extruding
 from tombola.lab.kinds import (
     AlignedMask,
     Alignment,
+    Cut,
     DerivedMask,
     DerivedWeights,
     EarlyBird,
@@ -32,13 +35,14 @@ from tombola.lab.kinds import (
     StretchedWeights,
     Train,
 )
+from tombola.lab.kinds.masks import left_at_once
 from tombola.lab.members import BUILT_IN, Arm, Members
 from tombola.lab.runs import Network, Run
 from tombola.lab.searches import trainings
 from tombola.lab.spec import Spec
 from tombola.method import Method, SearchOptions
 from tombola.objective import TEACHER, Objective, objective_of
-from tombola.recipe import Recipe, on_data, with_dynamics
+from tombola.recipe import Recipe, on_data, stretched, with_dynamics
 from tombola.replicate import PlannedTraining
 from tombola.score import MAGNITUDE
 from tombola.steps import Step
@@ -295,11 +299,65 @@ class Replicate:
             returning=scoring.returning or None,
         )
 
+    def extruded(self, start: Run, mask: Run, recipe: Recipe) -> Train:
+        """The dense network from `start`, as `recipe` trains it from first step to last, told what `mask` keeps."""
+        return extruding.extruding(self.train(start, recipe=recipe), mask)
+
+    def cut(self, trained: Train, mask: Run) -> Cut:
+        """The weights of `trained` that `mask` keeps, biases and running statistics as they are."""
+        return Cut.of(trained, mask)
+
+    def resampled(self, weights: Run, level: int, cycle: int, cycles: int) -> Prune:
+        """A random mask of d^(cycle / cycles) of the weights, d being the density of a level, uniform in each layer.
+
+        What it does not keep are the smallest of `weights`, as many as the cycle before did not keep, and others.
+        """
+
+        def pruned(score: str, done: int) -> Prune:
+            whole = self.prune_at_once(weights, level, Scoring(score, scope="layer"))
+            if done == cycles:
+                return whole
+            return replace(whole, density=self._density(whole) ** (done / cycles), rounds=None, counted=None)
+
+        if cycle == 1:
+            return pruned("random", cycle)
+        small = pruned("magnitude", cycle - 1)
+        return replace(pruned("random", cycle), mask=small, score_seed=self.seed(f"score {cycle}"))
+
+    def as_long(self, ticket: Train) -> Train:
+        """The mask of a ticket whose weights were transformed towards it, trained from early ones for as long.
+
+        Raises:
+            BadInput: they were not.
+        """
+        train = self.spec.facts.train
+        until = ticket.until + ceil(extruding.seen(ticket, train) / train * self.epoch_iterations)
+        recipe = stretched(ticket.recipe, until, self.epoch_iterations)
+        return replace(self.train(self.rewind_point(), ticket.mask, recipe), until=until)
+
+    def unpenalised(self, ticket: Train, mask: Run) -> Cut:
+        """The dense network, trained as a ticket's extrusion trains it but without its penalty, cut at a mask."""
+        return Cut.of(extruding.unpenalised(ticket), mask)
+
+    def largest(self, ticket: Train) -> Prune:
+        """The mask of the largest weights of that dense network, with the layer-wise counts of the ticket."""
+        return extruding.largest(ticket)
+
     def _left(self, level: int) -> tuple[float | None, int | None, str | None]:
         """How much is left at once at a level: a density; or what so many rounds leave, in which scope."""
         if self.spec.densities:
             return self.course[level - 1], None, None
         return None, level, self.spec.prune.scope
+
+    def _density(self, pruned: Prune) -> float:
+        """What a mask that is drawn at once keeps of the whole network, about, where rounds say how much that is."""
+        if pruned.density is not None:
+            return pruned.density
+        network, amount = self.network, pruned.amount
+        assert amount
+        layers = models.layers(network.model, network.shape, network.classes)
+        left = left_at_once(AtOnce(pruned.round(self.members.scores), amount), layers)
+        return sum(left.values()) / sum(layers[name].weights for name in left)
 
     def _pruned(self, weights: Run, seen: Train, scoring: Scoring) -> Prune:
         """A round of pruning of `weights`, whose score sees the batches of the training `seen`."""

@@ -11,6 +11,7 @@ from tombola.controls import Control
 from tombola.errors import BadInput
 from tombola.lab.costs import Cost, Costs
 from tombola.lab.families import families
+from tombola.lab.kinds import Cut
 from tombola.lab.plan import Plan, complete, of_first
 from tombola.lab.row import Row
 from tombola.lab.spec import Experiment, Spec
@@ -289,9 +290,10 @@ class Results:
         return said
 
     def _found(self, result: Result) -> Found:
-        mask = result.row.run.mask
-        assert mask
-        return Found(result.row.level, result.values["density"], self.store.values(mask))
+        run = result.row.run
+        assert run.mask
+        cut = self.store.values(run.start) if isinstance(run.start, Cut) else {}
+        return Found(result.row.level, result.values["density"], {**self.store.values(run.mask), **cut})
 
     @cached_property
     def findings(self) -> list[Finding]:

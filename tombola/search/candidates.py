@@ -127,6 +127,30 @@ class SearchReplicate:
         todo = "Let your loop descend distillation.loss(...) in a second search, and compare the two tickets."
         raise _of_a_spec(self.control, f"the objective {objective.name}, while the loss is your loop's", todo)
 
+    def as_long(self, ticket: "Candidate") -> "Candidate":
+        """Nothing: a search extrudes no weights.
+
+        Raises:
+            BadInput: always.
+        """
+        raise _of_a_spec(self.control, "an extrusion, which no search makes")
+
+    def unpenalised(self, ticket: "Candidate", mask: Mask) -> Weights:
+        """Nothing: a search extrudes no weights.
+
+        Raises:
+            BadInput: always.
+        """
+        raise _of_a_spec(self.control, "an extrusion, which no search makes")
+
+    def largest(self, ticket: "Candidate") -> Mask:
+        """Nothing: a search extrudes no weights.
+
+        Raises:
+            BadInput: always.
+        """
+        raise _of_a_spec(self.control, "an extrusion, which no search makes")
+
     def pruned_by(self, like: Mask) -> list[Weights]:
         """Nothing: a search keeps the trained weights of one level.
 

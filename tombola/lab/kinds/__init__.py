@@ -2,6 +2,7 @@
 
 from tombola.lab.kinds.alignment import AlignedMask, Alignment
 from tombola.lab.kinds.averaged import Average, Pool
+from tombola.lab.kinds.cut import Cut
 from tombola.lab.kinds.distance import Distance
 from tombola.lab.kinds.early import EarlyBird
 from tombola.lab.kinds.flips import Flips
@@ -21,6 +22,7 @@ __all__ = [
     "AlignedMask",
     "Alignment",
     "Average",
+    "Cut",
     "DerivedMask",
     "DerivedWeights",
     "Distance",

@@ -45,7 +45,10 @@ def test_a_weight_without_a_rate_is_named() -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"scope": "channel"}, "scope: expected one of 'layer', 'global', 'er', 'erk', 'n_of_m', found 'channel'"),
+        (
+            {"scope": "channel"},
+            "scope: expected one of 'layer', .*, 'n_of_m', 'units', 'blocks', found 'channel'",
+        ),
         ({"rates": (("*", 1.5),)}, r"rate: expected a fraction in \[0, 1\], found 1.5"),
         ({"rates": (("*", "0.2"),)}, "rate: expected a number, found '0.2'"),
         ({"rates": (("conv", 0.1), ("*", 0.2)), "scope": "global"}, "rate: expected one number in the global scope"),
@@ -75,8 +78,8 @@ def test_every_scope_leaves_about_the_density_that_is_foreseen(scope: str) -> No
 
 
 def test_a_second_round_of_a_scope_that_is_done_at_once_removes_nothing() -> None:
-    full = Mask({"w": torch.ones(4, 8, dtype=torch.bool)})
-    scores, kinds = {"w": torch.rand(4, 8)}, {"w": "linear"}
+    full = Mask({"w": torch.ones(8, 16, dtype=torch.bool)})
+    scores, kinds = {"w": torch.rand(8, 16)}, {"w": "linear"}
     for scope in BY_ROUNDS:
         round = Round(scope=scope, **({"n": 2, "m": 4} if scope == "n_of_m" else {}))  # type: ignore[arg-type]
         once = round.next(full, scores, kinds)

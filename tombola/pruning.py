@@ -162,6 +162,7 @@ class Scope:
         check: raises BadInput where a round does not go with it.
         by_kind: whether layers have rates of their own.
         counted: whether n of m say how many stay, and no rate.
+        grouped: whether groups of weights go together: then a rate says how many groups, and no density can be met.
         once: whether a second round removes nothing more.
         whole: whether it is for networks that are pruned at once, and never for a round.
     """
@@ -174,6 +175,7 @@ class Scope:
     shares: "Callable[[Mapping[str, Shape], Mapping[str, float], int], Left] | None" = None
     by_kind: bool = True
     counted: bool = False
+    grouped: bool = False
     once: bool = False
     whole: bool = False
 
@@ -200,6 +202,15 @@ def _n_of_m(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: M
 
     assert round.n is not None and round.m is not None  # as `check` has seen
     return n_of_m(scores, mask, round.n, round.m)
+
+
+def _in_groups(grouping: str) -> "Callable[[Round, Mapping[str, Tensor], Mask, Mapping[str, float]], Mask]":
+    def pruned(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
+        from tombola import groups
+
+        return groups.by_groups(scores, mask, rates, {"units": groups.units, "blocks": groups.blocks}[grouping])
+
+    return pruned
 
 
 def _left_of(size: int, rate: float, rounds: int) -> int:
@@ -248,9 +259,9 @@ def _n_over_m(round: Round, rate: float, rounds: int) -> float:
     return (round.n or 0) / (round.m or 1) if rounds else 1.0
 
 
-def _n_of_m_left(round: Round, sizes: Mapping[str, int], rates: Mapping[str, float], rounds: int) -> Left:
+def _by_rounds_only(round: Round, sizes: Mapping[str, int], rates: Mapping[str, float], rounds: int) -> Left:
     raise BadInput(
-        where="scope 'n_of_m'",
+        where=f"scope {round.scope!r}",
         expected="rounds of pruning after trainings",
         found="a network that is pruned at once",
         todo="Take the scope layer or global.",
@@ -323,10 +334,26 @@ SCOPES: dict[str, Scope] = {
         prune=_n_of_m,
         density=_n_over_m,
         check=_check_n_of_m,
-        left=_n_of_m_left,
+        left=_by_rounds_only,
         by_kind=False,
         counted=True,
         once=True,
+    ),
+    "units": Scope(
+        about="each layer loses its rate of its living units or filters, with all that comes into them",
+        prune=_in_groups("units"),
+        density=_geometric,
+        check=_check_rates,
+        left=_by_rounds_only,
+        grouped=True,
+    ),
+    "blocks": Scope(
+        about="each layer loses its rate of its living 4 x 4 blocks",
+        prune=_in_groups("blocks"),
+        density=_geometric,
+        check=_check_rates,
+        left=_by_rounds_only,
+        grouped=True,
     ),
 }
 

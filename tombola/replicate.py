@@ -132,6 +132,9 @@ class MethodReplicate(Draws, Protocol[T]):
     def as_means(self, weights: Any) -> Any:
         """These weights, which are numbers, as means of a network's that is Gaussian; the same where none is."""
 
+    def in_basis(self, basis: str) -> "MethodReplicate[T]":
+        """The same, its masks on the coordinates of the weights in the basis of this name, as `bases` has them."""
+
     def prune_at_once(self, weights: Any, level: int, scoring: "Scoring") -> Any:
         """The mask that is left when `weights` lose at once all that the levels up to `level` lose."""
 

@@ -114,7 +114,7 @@ def tables(draw: st.DrawFn) -> dict[str, Any]:
     if scope == "n_of_m":
         return table | draw(st.sampled_from([{"n": 2, "m": 4}, {"n": 1, "m": 2}]))
     table["rate"] = draw(fractions)
-    return table | ({"conv_rate": draw(fractions), "output_rate": draw(fractions)} if scope == "layer" else {})
+    return table | ({"conv_rate": draw(fractions), "output_rate": draw(fractions)} if SCOPES[scope].by_kind else {})
 
 
 @settings(max_examples=25)

@@ -111,8 +111,12 @@ class Costs:
         return self._counts[mask.key]
 
     def forward(self, network: Network, living: Mapping[str, int], by: Run | None = None) -> Macs:
-        """What an example takes forwards, with so many living weights; executed by the engine of `by`, or densely."""
+        """What an example takes forwards, with so many living weights; executed by the engine of `by`, or densely.
+
+        Where they are coordinates in a basis of which every weight is made, none can be skipped, whatever lives.
+        """
         layers, products = self._network(network)
+        living = {} if models.mixes(network.model) else living
         sparse = sparse_layers(self._how(by).get("engine", "")) if by else ()
         multiplied = {name: living[name] for name in sparse if name in living}
         return Macs(forward(layers, living, products), forward(layers, multiplied, products))

@@ -140,6 +140,10 @@ class Replicate:
         stretch = Stretch(*networks, elastic.written(source, target, how))
         return StretchedWeights(stretch, ticket.start), StretchedMask(stretch, mask)
 
+    def in_basis(self, basis: str) -> "Replicate":
+        """The same, its masks on coordinates in the basis of this name."""
+        return replace(self, spec=self.spec.model_copy(update={"prune": self.spec.prune.in_basis(basis)}))
+
     def with_inputs(self, change: str) -> "Replicate":
         """The same, its inputs changed further: by a change as `recipe.inputs` has it, with this replicate's seed."""
         recipe = self.spec.recipe

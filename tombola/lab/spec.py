@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tombola import bases, data
+from tombola.bases import BASES
 from tombola.data import variants
 from tombola.data.facts import Facts
 from tombola.engine import Choice
@@ -81,6 +82,16 @@ def _among(names: Sequence[str], name: str) -> str:
     return name
 
 
+def _scope_of_basis(table: Any) -> Any:
+    """A basis in which groups go together is a scope of the weights themselves, under either name."""
+    basis = table.get("basis") if isinstance(table, dict) else None
+    if not isinstance(basis, str) or basis not in BASES or not (scope := BASES[basis].scope):
+        return table
+    if table.get("scope", scope) != scope:
+        raise ValueError(f"no other scope beside basis = {basis!r}, which is scope = {scope!r}")
+    return {name: value for name, value in table.items() if name != "basis"} | {"scope": scope}
+
+
 class PruneSpec(Value):
     """How much goes in each round, and where.
 
@@ -109,6 +120,13 @@ class PruneSpec(Value):
     n: Annotated[Count, Field(ge=1)] | None = None
     m: Annotated[Count, Field(ge=2, le=MOST)] | None = None
     basis: Annotated[str | None, AfterValidator(lambda name: name and bases.chosen(name))] = None
+
+    _groups = model_validator(mode="before")(_scope_of_basis)
+
+    def in_basis(self, basis: str) -> "PruneSpec":
+        """The same on other coordinates, or on other groups, as a basis of this name has them."""
+        scope, name = BASES[basis].scope, bases.chosen(basis)
+        return self.model_copy(update={"scope": scope, "basis": None} if scope else {"basis": name})
 
     @property
     def rates(self) -> tuple[tuple[str, float], ...]:

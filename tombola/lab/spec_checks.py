@@ -111,18 +111,10 @@ def contradictions(spec: Spec, members: Members) -> Iterable[Fault]:
 
 def _basis(spec: Spec) -> Iterable[Fault]:
     """A basis that there is not for the weights of such a model."""
-    recipe, facts, basis = spec.recipe, spec.facts, spec.prune.basis
-    if basis is None:
-        return
-    if recipe.init == "pretrained":
-        yield Fault("prune.basis", "identity, for the weights of a checkpoint", repr(basis), "or draw the weights")
-    try:
-        models.check(bases.model_in(basis, recipe.model, 0, recipe.init, 0), facts.shape, facts.classes)
-    except ValueError as error:
-        yield Fault("prune.basis", str(error), repr(basis), f"for {recipe.model} on {facts.name}")
-    if recipe.dynamics:
-        todo = "leave one of the two out: they move masks, or make weights, of a network in its own weights"
-        yield Fault("prune.basis", f"identity beside the dynamics {recipe.dynamics.name}", repr(basis), todo)
+    if basis := spec.prune.basis:
+        yield from (replace(fault, path=f"prune.{fault.path}") for fault in bases.faults(basis, spec))
+    if spec.prune.scope == "units":
+        yield from bases.classes_among_units(spec.prune)
 
 
 def _length(spec: Spec) -> Iterable[Fault]:
@@ -340,7 +332,8 @@ def _searches(spec: Spec, members: Members) -> Iterable[Fault]:
 
 def _at_once(spec: Spec, where: str, arm: Arm) -> Iterable[Fault]:
     """A method that prunes a whole network to a count, where n of m say how many stay."""
-    if not arm.options.by_rounds and SCOPES[scope := spec.prune.scope].counted:
+    scope = spec.prune.scope
+    if not arm.options.by_rounds and (SCOPES[scope].counted or SCOPES[scope].grouped):
         name = "method" if where == "search" else "arms"
         yield Fault(name, f"methods that prune round by round in the scope {scope}", repr(arm.method.name))
 
@@ -428,6 +421,9 @@ def _densities(spec: Spec) -> Iterable[Fault]:
         yield Fault(
             "densities", f"none in the scope {spec.prune.scope}", str(list(densities)), "n and m say how many stay"
         )
+    elif SCOPES[spec.prune.scope].grouped:
+        todo = "levels and rates say how many groups stay: a density may lie between two of them"
+        yield Fault("densities", f"none in the scope {spec.prune.scope}", str(list(densities)), todo)
     elif not 0 < spec.prune.rate < 1:
         yield Fault(
             "prune.rate", "more than 0 and less than 1", str(spec.prune.rate), "no rounds of it reach a density"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import prod, sqrt
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from tombola.models import bert, conv, gpt, hf, imagenet, lenet, lenet5, resnet, variants, vgg
 from tombola.models.layer import Layer
@@ -110,6 +110,10 @@ def check(name: str, shape: tuple[int, ...], classes: int) -> None:
         raise ValueError(f"a model for examples that are no images: {lenet.FORM}")
     known.check(plain, shape, classes)
     if variant := variants.variant(name):
+        if variant.init and variant.init not in (
+            able := [each for each in get_args(Initialisation) if drawn(each) == each]
+        ):
+            raise ValueError(f"{plain}+{variant.variant.form}, INIT being one of {', '.join(able)}")
         variants.check(variant, plain_of(name, shape, classes))
 
 
@@ -121,7 +125,11 @@ def plain_of(name: str, shape: tuple[int, ...], classes: int) -> Plain:
     """
     plain, _ = variants.parts(name)
     shapes = {weight: layer.shape for weight, layer in layers(name, shape, classes).items()}
-    return Plain(plain, shape, classes, shapes)
+
+    def drawn(init: str, seed: int) -> "nn.Module":
+        return build(plain, shape, classes, cast("Initialisation", init), seed)
+
+    return Plain(plain, shape, classes, shapes, drawn)
 
 
 def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:
@@ -161,6 +169,16 @@ def is_gaussian(name: str) -> bool:
     """
     named = variants.variant(name)
     return named is not None and named.variant.gaussian
+
+
+def mixes(name: str) -> bool:
+    """Whether its weights are made of its parameters so that with most of these at 0 hardly a weight is.
+
+    >>> mixes("lenet-300-100+dct"), mixes("lenet-300-100")
+    (True, False)
+    """
+    variant = variants.variant(name)
+    return variant is not None and variant.variant.dense
 
 
 def products(name: str, shape: tuple[int, ...]) -> int:

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tombola import orthonormal
 from tombola.models.reparametrised import Reparametrised
-from tombola.models.variant import Named, Plain
 from tombola.orthonormal import Basis
 
 
@@ -16,18 +14,19 @@ class InBasis(Reparametrised):
 
     Args:
         plain: is taken over.
-        bases: of the weights of these names; all others stay what they are.
+        bases: of the weights of these names; all others stay what they are. An attribute, too.
 
+    >>> from tombola.orthonormal import dct
     >>> net = nn.Sequential(nn.Linear(4, 4))
     >>> images, before = torch.ones(1, 4), net(torch.ones(1, 4))
-    >>> turned = InBasis(net, {"0.weight": orthonormal.dct((4, 4))})
+    >>> turned = InBasis(net, {"0.weight": dct((4, 4))})
     >>> torch.allclose(turned(images), before, atol=1e-6), list(dict(turned.named_parameters()))
     (True, ['0.weight', '0.bias'])
     """
 
     def __init__(self, plain: nn.Module, bases: Mapping[str, Basis]) -> None:
         super().__init__(plain)
-        self._bases = dict(bases)
+        self.bases = dict(bases)
         with torch.no_grad():
             for name, basis in bases.items():
                 parameter = plain.get_parameter(name)
@@ -36,14 +35,9 @@ class InBasis(Reparametrised):
     def made(self) -> dict[str, Tensor]:
         """theta = B^T c of each weight that has a basis."""
         weights = dict[str, Tensor]()
-        for name, basis in list(self._bases.items()):
+        for name, basis in list(self.bases.items()):
             c = self.get_parameter(name)
-            basis = self._bases[name] = basis.to(c.device, c.dtype)
+            self.bases[name] = basis.to(c.device, c.dtype)
             with torch.autocast(c.device.type, enabled=False):  # products of weights with B are not the network's own
-                weights[name] = basis.weight(c)
+                weights[name] = self.bases[name].weight(c)
         return weights
-
-
-def basis_of(name: str, plain: Plain, named: Named) -> Basis:
-    """The basis of the prunable weight `name` of a model, as the variant has it."""
-    return orthonormal.dct(plain.shapes[name])

@@ -16,12 +16,14 @@ class Plain:
         name: as `models.build` knows it.
         shape, classes: what goes in, and how many answers there are.
         shapes: of its prunable weights, by name.
+        drawn: (how weights are drawn, seed) -> the plain network with such weights.
     """
 
     name: str
     shape: tuple[int, ...]
     classes: int
     shapes: dict[str, tuple[int, ...]]
+    drawn: "Callable[[str, int], nn.Module]"
 
 
 @dataclass(frozen=True)

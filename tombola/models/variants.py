@@ -17,13 +17,47 @@ if TYPE_CHECKING:
     from torch import nn
 
 MARK = "+"
+MOST_SIDE = 4096  # of a matrix whose singular vectors are looked for
 _SEED = re.compile("0|[1-9][0-9]{0,18}")
 
 
-def _in_basis(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
-    from tombola.models.in_basis import InBasis, basis_of
+def _dct(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
+    from tombola import orthonormal
+    from tombola.models.in_basis import InBasis
 
-    return InBasis(model, {name: basis_of(name, plain, named) for name in plain.shapes})
+    return InBasis(model, {name: orthonormal.dct(shape) for name, shape in plain.shapes.items()})
+
+
+def _dct_pixels(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
+    from tombola import orthonormal
+    from tombola.models.in_basis import InBasis
+
+    first, shape = next(iter(plain.shapes.items()))
+    return InBasis(model, {first: orthonormal.dct_of_pixels(shape, plain.shape)})
+
+
+def _orthogonal(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
+    from tombola import orthonormal
+    from tombola.models.in_basis import InBasis
+
+    draws = {name: orthonormal.drawing(f"{named.name} {name}") for name in plain.shapes}
+    return InBasis(model, {name: orthonormal.orthogonal(shape, draws[name]) for name, shape in plain.shapes.items()})
+
+
+def _svd(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
+    from tombola import orthonormal
+    from tombola.models.in_basis import InBasis
+
+    first = plain.drawn(named.init, named.seed)
+    return InBasis(model, {name: orthonormal.singular(first.get_parameter(name)) for name in plain.shapes})
+
+
+def _too_large(plain: Plain) -> str:
+    sides = {name: max(shape[0], prod(shape[1:])) for name, shape in plain.shapes.items()}
+    largest = max(sides, key=sides.__getitem__)
+    if sides[largest] <= MOST_SIDE:
+        return ""
+    return f"matrices of at most {MOST_SIDE:,} a side; {largest} of {plain.name} has {sides[largest]:,}"
 
 
 def _no_pixels(plain: Plain) -> str:
@@ -42,7 +76,30 @@ def _gaussian(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
 VARIANTS: dict[str, Variant] = {
     each.name: each
     for each in (
-        Variant("dct", "Coordinates in the 2-D DCT of each matrix and of each filter", _in_basis, dense=True),
+        Variant("dct", "Coordinates in the 2-D DCT of each matrix and of each filter", _dct, dense=True),
+        Variant(
+            "dct-pixels",
+            "Coordinates in the 2-D DCT of first units, laid out as the image; others as they are",
+            _dct_pixels,
+            dense=True,
+            refuses=_no_pixels,
+        ),
+        Variant(
+            "orthogonal",
+            "Coordinates in random axes for what comes into the units of a layer",
+            _orthogonal,
+            seed=True,
+            dense=True,
+        ),
+        Variant(
+            "svd",
+            "Coordinates in the products u_i v_j of the singular vectors of each matrix of theta_0",
+            _svd,
+            seed=True,
+            of_init=True,
+            dense=True,
+            refuses=_too_large,
+        ),
         Variant(
             "gaussian",
             "The means of Gaussian weights, with their deviations beside them; an answer is that of so many draws",

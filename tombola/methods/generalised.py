@@ -1,0 +1,47 @@
+"""Methods that look for tickets in other bases: sparse in other coordinates than the weights themselves."""
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from tombola import bases
+from tombola.bases import known
+from tombola.errors import Fault
+from tombola.mark import Mark
+from tombola.method import Method, SearchOptions
+from tombola.methods.rewinding import iterative
+from tombola.replicate import MethodReplicate, T
+
+
+class GeneralisedOptions(SearchOptions):
+    """What the search in a basis lets one choose.
+
+    Attributes:
+        basis: which, as `prune.basis` has them.
+    """
+
+    basis: Annotated[str, AfterValidator(known)] = "dct"
+
+    def faults(self, spec: Any) -> Iterable[Fault]:
+        """A basis of which the spec's networks have none."""
+        return bases.faults(self.basis, spec)
+
+
+def generalised(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
+    """Train the coordinates c = B theta, prune those of lowest score, rewind the rest to step k, repeat."""
+    options: GeneralisedOptions = replicate.options
+    yield from iterative(replicate.in_basis(options.basis), levels)
+
+
+METHODS: dict[str, Method] = {
+    "generalised": Method(
+        name="generalised",
+        search=generalised,
+        about="Train, prune and rewind coordinates of the weights in another basis, by default the DCT",
+        paper="[A Generalized Lottery Ticket Hypothesis](https://arxiv.org/abs/2107.06825)",
+        year=2021,
+        options=GeneralisedOptions,
+        mark=Mark("#117733", (6, 2, 1, 2), "diamond"),
+    ),
+}

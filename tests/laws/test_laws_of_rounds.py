@@ -117,6 +117,7 @@ def tables(draw: st.DrawFn) -> dict[str, Any]:
     return table | ({"conv_rate": draw(fractions), "output_rate": draw(fractions)} if SCOPES[scope].by_kind else {})
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing is alive any more")  # of a small layer, as both have it
 @settings(max_examples=25)
 @given(table=tables())
 def test_a_spec_and_a_search_make_the_same_mask(worker: Worker, table: dict[str, Any]) -> None:

@@ -355,7 +355,7 @@ def asked(name: str, accuracy: list[float], cost: float = 0.5) -> Asked:
 
 
 def test_the_best_is_of_those_that_cost_no_more() -> None:
-    dear, good, poor = asked("dear", [0.99, 0.98], 1.1), asked("good", [0.95, 0.97]), asked("poor", [0.91, 0.92])
+    dear, good, poor = asked("dear", [0.99, 0.98], 1.1), asked("good", [0.95, 0.96]), asked("poor", [0.91, 0.92])
     found = best([dear, poor, good], 0.95)
     assert found and (found.asked, found.candidates) == (good, 2)
     assert best([dear], 0.95) is None and "nothing that is finished" in sentence(None)
@@ -364,10 +364,19 @@ def test_the_best_is_of_those_that_cost_no_more() -> None:
 def test_the_best_of_many_has_to_be_better_by_more() -> None:
     """That of 20 candidates whose interval alone leaves 0 out is luck."""
     lucky = asked("lucky", [0.92, 0.94, 0.93])
-    alone, many = best([lucky], 0.95), best([lucky, *(asked(str(place), [0.9] * 3) for place in range(19))], 0.95)
+    alone, many = (
+        best([lucky], 0.95),
+        best([lucky, *(asked(str(place), [0.88, 0.92, 0.86]) for place in range(19))], 0.95),
+    )
     assert alone and many and (alone.word, many.word) == ("better", "not shown")
     assert many.more.low < alone.more.low < many.more.mean == alone.more.mean
     assert "holds together with those of all 20" in sentence(many) and "together" not in sentence(alone)
+
+
+def test_a_gain_that_many_replicates_know_comes_before_a_larger_one_that_few_do() -> None:
+    sure, large = asked("sure", [0.91, 0.912, 0.911, 0.909, 0.91]), asked("large", [0.91, 0.93])
+    found = best([sure, large], 0.95)
+    assert found and (found.asked, found.word, found.candidates) == (sure, "better", 2)
 
 
 def test_one_replicate_decides_nothing() -> None:

@@ -102,7 +102,11 @@ def lines(
 
 
 def by_density(
-    panels: Mapping[str, list[dict[str, Any]]], field: str, title: str, marks: Mapping[str, Mark]
+    panels: Mapping[str, list[dict[str, Any]]],
+    field: str,
+    title: str,
+    marks: Mapping[str, Mark],
+    **scale: Any,
 ) -> VegaLiteSpec:
     """One line for each arm against the weights remaining, in a panel for each data set.
 
@@ -110,11 +114,12 @@ def by_density(
         panels: title -> records, each with `arm`, `density` in percent, and the field that is drawn.
         field, title: what is drawn, and what stands beside its axis.
         marks: by arm, whose colours the lines have.
+        scale: of altair, of what is drawn: `domain=[0, 100]` or `zero=False`, say.
     """
     import altair as alt
 
     x = density_axis([record["density"] for records in panels.values() for record in records], most=6)
-    return lines(panels, x, alt.Y(f"{field}:Q", title=title), marks)
+    return lines(panels, x, alt.Y(f"{field}:Q", title=title, scale=alt.Scale(**scale)), marks)
 
 
 def in_panels(points: Iterable[tuple[str, str, float, float]], field: str) -> dict[str, list[dict[str, Any]]]:

@@ -2,12 +2,13 @@
 
 Each is held against the dense network, paired by replicate. Whoever is best of many looks better than it is, as it was
 chosen by the very numbers that it is reported with; so the intervals of all that were candidates hold together, each at
-1 - (1 - confidence) / m of m candidates (Bonferroni).
+1 - (1 - confidence) / m of m candidates (Bonferroni). Best is whose interval has the highest lower end: one that few
+replicates know, whose mean may be high by luck, comes after one that is surely better.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf, isfinite
 from statistics import mean
 from typing import Literal
 
@@ -62,7 +63,7 @@ class Best:
     """The best of those that cost no more than the dense network.
 
     Attributes:
-        asked: it, by mean accuracy less that of the dense network.
+        asked: it, by the lower end of what its accuracy has more than the dense network's.
         candidates: how many it was chosen from: those that two replicates know, where there are some.
         more: its accuracy less the dense network's, with an interval that holds together with those of all candidates.
         word: what that interval says of it.
@@ -97,15 +98,15 @@ def best(asked: Sequence[Asked], confidence: float, grain: float = 0.0) -> Best 
     >>> best([Asked("tickets", 3, 0.5, 0.5, scores, dense), Asked("dense", 3, 3, 3, scores, dense)], 0.95).asked.name
     'tickets'
     """
-    pairs = [(each, each.more("accuracy", confidence, grain)) for each in asked if each.affordable]
+    pairs = [(each, each.more("accuracy", confidence)) for each in asked if each.affordable]
     known = [(each, more) for each, more in pairs if more]
-    held = [(each, more) for each, more in known if more.n > 1] or known  # one replicate would win by its luck
-    if not held:
+    held = [each for each, more in known if more.n > 1] or [each for each, _ in known]
+    together = 1 - (1 - confidence) / max(1, len(held))
+    found = [(each, more) for each in held if (more := each.more("accuracy", together, grain))]
+    if not found:
         return None
-    chosen, _ = max(held, key=lambda pair: pair[1].mean)
-    more = chosen.more("accuracy", 1 - (1 - confidence) / len(held), grain)
-    assert more
-    return Best(chosen, len(held), more, word(more))
+    chosen, more = max(found, key=lambda pair: (pair[1].low if isfinite(pair[1].low) else -inf, pair[1].mean))
+    return Best(chosen, len(found), more, word(more))
 
 
 def told(asked: Asked, confidence: float, grain: float = 0.0) -> str:
@@ -143,7 +144,7 @@ def sentence(found: Best | None) -> str:
         verdict += f" ({together})" if together else ""
     of = f"of {found.candidates} that cost no more, " if found.candidates > 1 else ""
     return (
-        f"At no more than the dense network's cost: {of}the most accurate is {about}: accuracy "
+        f"At no more than the dense network's cost: {of}the best, by what is sure of it, is {about}: accuracy "
         f"{one.mean('accuracy'):.2%}, {points(more)} points against the dense network; n = {more.n}: {verdict}"
     )
 

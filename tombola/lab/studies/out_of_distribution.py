@@ -218,7 +218,7 @@ def figures(findings: Sequence[OutOfDistributionFinding], marks: Marks) -> dict[
         f"How well networks tell their own test set from {findings[0].data} (1: always, 0.5: by chance), as means over "
         "replicates; the dense network at the densities of the tickets that it stands beside."
     )
-    return {"out_of_distribution": Figure(by_density(panels, "auroc", "AUROC", marks), caption)}
+    return {"out_of_distribution": Figure(by_density(panels, "auroc", "AUROC", marks, zero=False), caption)}
 
 
 STUDY = Study(

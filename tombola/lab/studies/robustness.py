@@ -242,7 +242,7 @@ def _transfer(tickets: Sequence[Answer], confidence: float, grain: float) -> "tu
 def figures(findings: Sequence[RobustnessFinding], marks: Marks) -> dict[str, Figure]:
     """The accuracy as it is, in the worst case, and under each attack, against the density."""
     caption = "The share of answers that stay right, as means over replicates; the dense network is at 100 %."
-    drawn = by_density(_panels(findings), "accuracy", "right answers (%)", marks)
+    drawn = by_density(_panels(findings), "accuracy", "right answers (%)", marks, domain=[0, 100])
     return {"robustness": Figure(drawn, f"{caption} Pixels are changed by up to {findings[0].epsilon:.3g}.")}
 
 

@@ -134,9 +134,9 @@ def sentence(density: float, arm: str, other_density: float, cost: Cost) -> str:
     >>> cost = compared({0: table(0.02, 0.4), 1: table(0.02, 0.42)}, {0: table(0.02, 0.3), 1: table(0.02, 0.32)}, 0.95)
     >>> sentence(0.1, "dense", 1.0, cost)
     'Under corruption, tickets at 10.0% lose more than dense: error 41.00% against 31.00%, +10.00 [+10.00, +10.00]
-    points, where clean images have 2.00% against 2.00%, +0.00 [+0.00, +0.00]: corruption costs +10.00 [+10.00, +10.00]
-    points more. Calibration error 20.50% against 15.50%, +5.00 [+5.00, +5.00] points; negative log-likelihood 0.41
-    against 0.31, +0.1 [+0.1, +0.1]. Most apart under fog (+10.00 [+10.00, +10.00] points). n = 2.'
+    points, where clean images have 2.00% against 2.00%, +0.00 [+0.00, +0.00]: what corruption adds differs by +10.00
+    [+10.00, +10.00] points. Calibration error 20.50% against 15.50%, +5.00 [+5.00, +5.00] points; negative
+    log-likelihood 0.41 against 0.31, +0.1 [+0.1, +0.1]. Most apart under fog (+10.00 [+10.00, +10.00] points). n = 2.'
     """
     clean, corrupted, relative = (cost.numbers[name] for name in (CLEAN, CORRUPTED, RELATIVE))
     ece, nll = cost.numbers[ECE], cost.numbers[NLL]
@@ -145,8 +145,8 @@ def sentence(density: float, arm: str, other_density: float, cost: Cost) -> str:
     return (
         f"Under corruption, tickets at {density:.1%} {_verdict(relative.more, beside)}: error {corrupted.ticket:.2%} "
         f"against {corrupted.other:.2%}, {points(corrupted.more)} points, where clean images have {clean.ticket:.2%} "
-        f"against {clean.other:.2%}, {points(clean.more)}: corruption costs {points(relative.more)} points more. "
-        f"Calibration error {ece.ticket:.2%} against {ece.other:.2%}, {points(ece.more)} points; negative "
+        f"against {clean.other:.2%}, {points(clean.more)}: what corruption adds differs by {points(relative.more)} "
+        f"points. Calibration error {ece.ticket:.2%} against {ece.other:.2%}, {points(ece.more)} points; negative "
         f"log-likelihood {three_digits(nll.ticket)} against {three_digits(nll.other)}, {nats}.{_unsure(cost)}"
         f"{_apart(cost)} n = {relative.more.n}."
     )

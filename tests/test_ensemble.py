@@ -346,6 +346,13 @@ def _held_against_one_of_them(each: EnsembleFinding, wanted: Plan, worker: Worke
     assert each.asked.members == 1 or max(differences) <= 1e-9, "Jensen's inequality"
 
 
+def test_logits_may_be_arrays_and_have_to_be_numbers() -> None:
+    logits, labels = torch.randn(6, 4), torch.arange(6) % 4
+    assert judge([logits.numpy()], labels.numpy()) == judge([logits], labels)
+    with pytest.raises(BadInput, match="2 rows with nan or inf"):
+        judge([logits, logits.index_fill(0, torch.tensor([1, 3]), float("nan"))], labels)
+
+
 # ---------------------------------------------------------------- which is best
 
 

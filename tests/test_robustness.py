@@ -498,3 +498,33 @@ def test_what_speaks_a_little_for_masked_gradients_is_said_by_how_much() -> None
         "one step fools no more than many but 0.9%",
         "black boxes fool no more than gradients",
     )
+
+
+def test_labels_of_any_whole_type_and_a_caller_in_inference_mode_are_attacked_alike() -> None:
+    model, (pixels, labels) = network(), examples()
+    plain = attack(model, pixels, labels, PGD(steps=3), 0.1)
+    for kind in (torch.int32, torch.uint8):
+        found = attack(model, pixels, labels.to(kind), APGD(loss="dlr", steps=3), 0.1)
+        assert torch.equal(found.points, attack(model, pixels, labels, APGD(loss="dlr", steps=3), 0.1).points)
+    with torch.inference_mode():
+        found = attack(model, 1 * pixels, labels, PGD(steps=3), 0.1)
+        judge(model, 1 * pixels, 1 * labels, [FGSM()], 0.1)
+    assert torch.equal(found.points, plain.points)
+
+
+@pytest.mark.parametrize(
+    ("place", "given", "words"),
+    [
+        (0, lambda pixels: (pixels,), "expected a model that gives one tensor"),
+        (1, [[0.5]], "expected a tensor of real numbers, found list"),
+        (2, torch.zeros(12), "expected a tensor of N whole numbers.*found torch.float32"),
+        (2, [0] * 12, "whole numbers.*found list"),
+        (3, "pgd", "expected an attack.*found str"),
+    ],
+)
+def test_what_is_no_tensor_and_no_attack_is_named(place: int, given: Any, words: str) -> None:
+    pixels, labels = examples()
+    arguments: list[Any] = [network(), pixels, labels, PGD(steps=1)]
+    arguments[place] = given
+    with pytest.raises(BadInput, match=words):
+        attack(*arguments, 0.1)

@@ -52,12 +52,19 @@ def calibration(logits: Numbers, labels: Numbers, bins: int = BINS) -> Calibrati
         bins: of the calibration errors.
 
     Raises:
-        BadInput: shapes do not fit, or these are probabilities.
+        BadInput: shapes do not fit, or these are probabilities, or no numbers.
 
     >>> calibration(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])).accuracy
     0.5
     """
     outputs = torch.as_tensor(logits).detach().cpu().double()
+    if outputs.isnan().any() or outputs.isposinf().any():
+        raise BadInput(
+            where="calibration(logits=...)",
+            expected="numbers",
+            found=f"{int((~outputs.isfinite()).any(-1).sum())} rows with nan or inf",
+            todo="See where the network's numbers overflow; a loss that was nan in training is one place.",
+        )
     if are_probabilities(outputs):
         raise BadInput(
             where="calibration(logits=...)",

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tombola.errors import BadInput
 from tombola.probabilities import log_mean_probability
-from tombola.study.calibration import BINS, Calibration, calibration
+from tombola.study.calibration import BINS, Calibration, Numbers, calibration
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Ensemble:
     js: float
 
 
-def judge(logits: Sequence[Tensor], labels: Tensor, bins: int = BINS) -> Ensemble:
+def judge(logits: Sequence[Numbers], labels: Numbers, bins: int = BINS) -> Ensemble:
     """How good the members of an ensemble are, each and all together, and how far they differ.
 
     Args:
@@ -61,6 +61,7 @@ def judge(logits: Sequence[Tensor], labels: Tensor, bins: int = BINS) -> Ensembl
     >>> [member.accuracy for member in found.members], found.whole.accuracy, found.disagreement
     ([1.0, 0.5], 1.0, 0.5)
     """
+    logits = [torch.as_tensor(each).detach().cpu().double() for each in logits]
     log_p = _log_probabilities(logits)
     return Ensemble(
         tuple(calibration(each, labels, bins) for each in logits),
@@ -80,7 +81,7 @@ def _log_probabilities(logits: Sequence[Tensor]) -> list[Tensor]:
             found=", ".join(map(str, sorted(shapes))) or "none",
             todo="Ask every member about the same examples, in the same order.",
         )
-    return [each.detach().cpu().double().log_softmax(1) for each in logits]
+    return [each.log_softmax(1) for each in logits]
 
 
 def _mean(pairs: Iterable[tuple[Tensor, ...]], apart: Callable[[Tensor, Tensor], Tensor]) -> float:

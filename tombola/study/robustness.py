@@ -231,7 +231,9 @@ def attack(
     from tombola.study.attacks import Visited
 
     ball = epsilon if isinstance(epsilon, Ball) else Ball(epsilon)
-    with calm(model):
+    _check_types(pixels, labels, kind)
+    with torch.inference_mode(False), calm(model):  # whoever calls in inference mode needs gradients here too
+        pixels, labels = pixels.clone(), labels.to(torch.int64, copy=True)
         _check(model, pixels, labels, ball, kind)
         parts = []
         for place in range(0, len(pixels), CHUNK):
@@ -273,6 +275,27 @@ def _attacked(parts: "Sequence[Visited]", kind: Attack | None) -> Attacked:
     return Attacked(points, fooled, losses, kind)
 
 
+def _check_types(pixels: object, labels: object, kind: object) -> None:
+    """Raise `BadInput` where arguments are other things than tensors and an attack."""
+    import torch
+
+    whole = isinstance(labels, torch.Tensor) and not labels.is_floating_point() and labels.dim() == 1
+    wanted = (
+        ("pixels", pixels, "a tensor of real numbers", isinstance(pixels, torch.Tensor)),
+        ("labels", labels, "a tensor of N whole numbers, the true classes", whole),
+        ("kind", kind, "an attack, like PGD(steps=40)", isinstance(kind, Attack)),
+    )
+    for name, given, expected, right in wanted:
+        if not right:
+            tensor = isinstance(given, torch.Tensor)
+            raise BadInput(
+                where=f"attack({name}=...)",
+                expected=expected,
+                found=f"{given.dtype} {tuple(given.shape)}" if tensor else type(given).__name__,
+                todo="Make a tensor of an array with torch.from_numpy, and take an attack like those in STANDARD.",
+            )
+
+
 def _check(model: "Model", pixels: "Tensor", labels: "Tensor", ball: "Ball", kind: Attack) -> None:
     """Raise `BadInput` where these cannot be attacked."""
     inside = pixels.is_floating_point() and len(pixels) and bool(((pixels >= ball.low) & (pixels <= ball.high)).all())
@@ -292,7 +315,7 @@ def _check(model: "Model", pixels: "Tensor", labels: "Tensor", ball: "Ball", kin
             todo="Attack numbers that are no images by gradients.",
         )
     classes = _classes(model, pixels, len(labels), kind)
-    if labels.dim() != 1 or labels.is_floating_point() or not bool(((labels >= 0) & (labels < classes)).all()):
+    if not bool(((labels >= 0) & (labels < classes)).all()):
         raise BadInput(
             where="attack(labels=...)",
             expected=f"whole numbers from 0 to {classes - 1}, the model's classes",
@@ -309,6 +332,13 @@ def _classes(model: "Model", pixels: "Tensor", n: int, kind: Attack) -> int:
 
     with torch.no_grad():
         outputs = [model(chunk) for chunk in pixels.split(CHUNK)]
+    if not isinstance(outputs[0], torch.Tensor):
+        raise BadInput(
+            where="attack(model=...)",
+            expected="a model that gives one tensor, the logits",
+            found=type(outputs[0]).__name__,
+            todo="Hand lambda pixels: model(pixels).logits, say.",
+        )
     shapes = {tuple(each.shape[1:]) for each in outputs}
     rows = sum(len(each) for each in outputs if each.dim() == 2)
     finite = all(bool(each.isfinite().all()) for each in outputs)
@@ -437,8 +467,9 @@ def summary(
 
     ball = epsilon if isinstance(epsilon, Ball) else Ball(epsilon)
     anything = Ball(ball.high - ball.low, ball.low, ball.high)
-    chunks = list(zip(pixels.split(CHUNK), labels.split(CHUNK), strict=True))
-    with calm(model):
+    with torch.inference_mode(False), calm(model):
+        pixels, labels = pixels.clone(), labels.to(torch.int64, copy=True)
+        chunks = list(zip(pixels.split(CHUNK), labels.split(CHUNK), strict=True))
         with torch.no_grad():
             first, second = (torch.cat([model(own) for own, _ in chunks]) for _ in range(2))
         flat = torch.cat([losses_and_slopes(model, *chunk)[1].flatten(1).eq(0).all(dim=1) for chunk in chunks])

@@ -91,6 +91,13 @@ def apply(images: "Tensor", name: str, severity: int, seed: int, places: Iterabl
     """
     import torch
 
+    if not isinstance(images, torch.Tensor):
+        raise BadInput(
+            where=name,
+            expected="a tensor of images, [N, 1 or 3, side, side]",
+            found=type(images).__name__,
+            todo="torch.from_numpy makes one of an array.",
+        )
     where = range(len(images)) if places is None else list(map(int, places))
     _check(images, name, severity, len(where))
     if severity == 0:

@@ -524,7 +524,7 @@ def test_labels_of_any_whole_type_and_a_caller_in_inference_mode_are_attacked_al
 )
 def test_what_is_no_tensor_and_no_attack_is_named(place: int, given: Any, words: str) -> None:
     pixels, labels = examples()
-    arguments: list[Any] = [network(), pixels, labels, PGD(steps=1)]
+    arguments: list[Any] = [network(), pixels, labels, PGD(steps=1), 0.1]
     arguments[place] = given
     with pytest.raises(BadInput, match=words):
-        attack(*arguments, 0.1)
+        attack(*arguments)

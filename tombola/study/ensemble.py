@@ -61,10 +61,10 @@ def judge(logits: Sequence[Numbers], labels: Numbers, bins: int = BINS) -> Ensem
     >>> [member.accuracy for member in found.members], found.whole.accuracy, found.disagreement
     ([1.0, 0.5], 1.0, 0.5)
     """
-    logits = [torch.as_tensor(each).detach().cpu().double() for each in logits]
-    log_p = _log_probabilities(logits)
+    outputs = [torch.as_tensor(each).detach().cpu().double() for each in logits]
+    log_p = _log_probabilities(outputs)
     return Ensemble(
-        tuple(calibration(each, labels, bins) for each in logits),
+        tuple(calibration(each, labels, bins) for each in outputs),
         calibration(log_mean_probability(torch.stack(log_p), len(log_p), dim=0), labels, bins),
         _mean(combinations(log_p, 2), lambda left, right: (left.argmax(1) != right.argmax(1)).double()),
         _mean(permutations(log_p, 2), _divergence),

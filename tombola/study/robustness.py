@@ -287,11 +287,12 @@ def _check_types(pixels: object, labels: object, kind: object) -> None:
     )
     for name, given, expected, right in wanted:
         if not right:
-            tensor = isinstance(given, torch.Tensor)
             raise BadInput(
                 where=f"attack({name}=...)",
                 expected=expected,
-                found=f"{given.dtype} {tuple(given.shape)}" if tensor else type(given).__name__,
+                found=f"{given.dtype} {tuple(given.shape)}"
+                if isinstance(given, torch.Tensor)
+                else type(given).__name__,
                 todo="Make a tensor of an array with torch.from_numpy, and take an attack like those in STANDARD.",
             )
 

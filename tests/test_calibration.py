@@ -97,7 +97,7 @@ def test_what_is_no_logit_and_no_probability_is_refused() -> None:
         with pytest.raises(BadInput, match="rows with sums from 0 to 2"):
             number(logits, [0, 1])
         for labels in ([0, 2], [-100, 1], [0], [0.0, 1.0]):
-            with pytest.raises(BadInput, match="each the number of a column"):
+            with pytest.raises(BadInput, match="a label for each row: a column"):
                 number(p, labels)
     with pytest.raises(BadInput, match="one bin or more"):
         ece(p, [0, 1], bins=0)

@@ -421,16 +421,16 @@ def test_a_mean_corruption_error_counts_each_corruption_once_however_many_severi
 def test_the_word_follows_what_corruption_costs_and_not_the_error_itself(worse: float, said: str) -> None:
     dense = {n: table(0.02 + n / 1000, fog=0.3 + n / 500, line=0.4) for n in range(4)}
     ours = {n: table(0.02 + n / 1000, fog=0.3 + worse + n / 400, line=0.4) for n in range(4)}
-    assert said in sentence(0.1, "dense", 1.0, compared(ours, dense, 0.95) or pytest.fail())
+    assert said in sentence(0.1, "dense", 1.0, compared(ours, dense, 0.95) or pytest.fail(), 500)
     only_worse = {n: table(0.22 + n / 1000, fog=0.5 + n / 500 + n % 2 / 500, line=0.6) for n in range(4)}
     cost = compared(only_worse, dense, 0.95)
-    assert cost and "are not shown to lose other than dense" in sentence(0.1, "dense", 1.0, cost)
+    assert cost and "are not shown to lose other than dense" in sentence(0.1, "dense", 1.0, cost, 500)
     assert cost.numbers["corrupted error"].more.low > 0
 
 
 def test_one_replicate_decides_nothing() -> None:
     cost = compared({0: table(0.1, fog=0.4)}, {0: table(0.1, fog=0.2)}, 0.95)
-    assert cost and "one replicate decides nothing" in sentence(0.1, "dense", 1.0, cost)
+    assert cost and "one replicate decides nothing" in sentence(0.1, "dense", 1.0, cost, 500)
     assert compared({0: table(0.1, fog=0.4)}, {1: table(0.1, fog=0.4)}, 0.95) is None
 
 

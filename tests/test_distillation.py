@@ -25,6 +25,7 @@ from tombola.errors import BadInput, SpecError
 from tombola.lab.attempt import do
 from tombola.lab.kinds import Init, Loaded, Prune, Train
 from tombola.lab.plan import Plan, expected_costs, plan
+from tombola.lab.runs import Network
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
@@ -347,10 +348,14 @@ def test_a_teacher_may_come_out_of_a_file(tmp_path: Path) -> None:
     ).teacher == str(path)
     with pytest.raises(SpecError, match=r"100 of them in output.weight, found output.weight of shape \[7, 10\]"):
         taught(other)
-    with pytest.raises(SpecError, match="expected a safetensors file of weights, found No such file"):
+    with pytest.raises(SpecError, match=r"expected a safetensors file of weights, found .*none: No such file"):
         taught(tmp_path / "none")
+    broken = models.build("lenet-20-10", (1, 8, 8), 10, "glorot-normal", 7)
+    save_file({name: value * torch.nan for name, value in weights.of(broken).items()}, other)
+    with pytest.raises(BadInput, match="finite weights of a teacher, found nan or inf in fc1"):
+        Loaded.of(Network("lenet-20-10", (1, 8, 8), 10), str(other)).perform(worker)
     (tmp_path / "text").write_text("a teacher")
-    with pytest.raises(SpecError, match="expected a safetensors file of weights, found another file"):
+    with pytest.raises(SpecError, match=r"expected a safetensors file of weights, found .*text: another file"):
         taught(tmp_path / "text")
     before = {row.run.key for row in wanted.rows}
     save_file(weights.of(models.build("lenet-20-10", (1, 8, 8), 10, "glorot-normal", 8)), path)
@@ -408,6 +413,15 @@ def test_a_teacher_that_gives_probabilities_and_other_constants_are_refused(
 ) -> None:
     with pytest.raises(BadInput, match=words):
         distillation.loss(torch.ones(3, 3), teacher, torch.tensor([0, 1, 2]), **settings)
+
+
+def test_labels_are_classes_of_any_whole_type_one_for_each_row() -> None:
+    student, labels = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    plain = distillation.loss(student, student, labels)
+    assert torch.equal(distillation.loss(student, student, labels.int()), plain)
+    for odd in (labels[:2], labels.float(), labels[:, None]):
+        with pytest.raises(BadInput, match=r"labels of the shape \[3\]"):
+            distillation.loss(student, student, odd)
 
 
 def test_a_teacher_that_is_asked_without_a_copy_answers_as_a_copy_of_it_does() -> None:

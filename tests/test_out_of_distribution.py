@@ -20,6 +20,7 @@ from tombola.lab.kinds import Measured, Seen
 from tombola.lab.plan import plan
 from tombola.lab.spec_file import read
 from tombola.lab.studies.out_of_distribution import NOISE, Detection
+from tombola.study import features
 from tombola.study.out_of_distribution import SCORES, auroc, detection, energy, max_softmax
 
 ASKED = "study.out_of_distribution={levels=[1],arms=['ticket','random'],data='uniform-noise'}"
@@ -144,3 +145,24 @@ def test_data_that_cannot_be_told_from_ones_own_are_refused(name: str, changes: 
 def test_a_ticket_belongs_to_the_arms() -> None:
     with pytest.raises(SpecError, match=r"study.out_of_distribution.arms: expected the ticket"):
         read("digits-lenet", ["study.out_of_distribution={levels=[1],arms=['reinit'],data='uniform-noise'}"])
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "words"),
+    [
+        (torch.randn(5, 4), torch.randn(5, 3), r"found \(5, 4\) and \(5, 3\)"),
+        (torch.randn(5, 1), torch.randn(5, 1), "two classes or more"),
+        (torch.randn(5), torch.randn(5), r"found \(5,\)"),
+        (torch.randn(5, 4).softmax(1), torch.randn(5, 4), "rows that are probabilities"),
+    ],
+)
+def test_what_is_not_told_apart_is_named(inside: Tensor, outside: Tensor, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        detection(inside, outside)
+    assert detection(3 * torch.eye(3).numpy(), torch.zeros(3, 3).numpy())["energy"] == 1
+
+
+def test_a_difference_of_less_than_one_example_is_not_shown_by_two_replicates() -> None:
+    values = {"ticket": {0: 0.9972, 1: 0.9973}, "dense": {0: 0.9970, 1: 0.9971}}
+    fine, coarse = features.standings(values, 0.95), features.standings(values, 0.95, grain=1 / 300)
+    assert features.verdict(fine) == "for" and features.verdict(coarse) != "for"

@@ -1,6 +1,7 @@
 """Perturbations stay in the ball and in the box, climb the loss, and leave the model as it was."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -118,3 +119,18 @@ def test_pixels_are_normalised_as_the_bytes_that_they_are(how: Any) -> None:
 def test_balls_that_are_none_are_refused(ball: tuple[float, ...], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         Ball(*ball)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda: Ball(8.0), "at most the width of the box, 1,"),
+        (lambda: Ball(-0.1), "a number from 0 on"),
+        (lambda: Climb(-1.0, 3), "found step = -1, steps = 3"),
+        (lambda: Climb(0.1, -1), "from 0 on"),
+    ],
+)
+def test_balls_and_climbs_that_lead_nowhere_are_refused(made: Callable[[], object], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        made()
+    assert Ball(8.0, 0, 255).epsilon == 8

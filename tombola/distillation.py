@@ -44,7 +44,7 @@ def loss(
         A scalar.
 
     Raises:
-        BadInput: the two networks answer in other shapes, the teacher in probabilities; or alpha or T is out of range.
+        BadInput: shapes differ, or the teacher answers in probabilities; or alpha or T is out of range.
 
     >>> import torch
     >>> student, labels = torch.tensor([[2.0, 0.0, 0.0]], requires_grad=True), torch.tensor([1])
@@ -52,7 +52,7 @@ def loss(
     >>> float(student.grad.abs().max()) < 1e-6
     True
     """
-    _check(teacher, alpha, temperature)
+    _check(teacher, labels, alpha, temperature)
     return softened(student, teacher, labels, alpha, temperature, spread_evenly)
 
 
@@ -68,7 +68,7 @@ def softened(
 
     if student.shape != teacher.shape:
         raise _of_other_shape(tuple(student.shape), tuple(teacher.shape))
-    answers = labels.flatten()
+    answers = labels.flatten().long()
     asked = answers != IGNORED
     scores, taught, answers = student.flatten(0, -2)[asked], teacher.detach().flatten(0, -2)[asked], answers[asked]
     log_targets = functional.log_softmax(taught / temperature, dim=-1)
@@ -177,8 +177,15 @@ def _of_all(network: "nn.Module", batches: Batches) -> "Tensor | None":
     return torch.cat(parts)
 
 
-def _check(teacher: "Tensor", alpha: float, temperature: float) -> None:
-    if not (0 <= alpha <= 1 and temperature > 0):
+def _check(teacher: "Tensor", labels: "Tensor", alpha: float, temperature: float) -> None:
+    if labels.is_floating_point() or labels.shape != teacher.shape[:-1]:
+        raise BadInput(
+            where="distillation",
+            expected=f"labels of the shape {list(teacher.shape[:-1])}, each the number of a class",
+            found=f"{labels.dtype} of the shape {list(labels.shape)}",
+            todo="Hand a class for each row of scores.",
+        )
+    if not (0 <= alpha <= 1 and 0 < temperature < float("inf")):
         raise BadInput(
             where="distillation",
             expected="alpha from 0 to 1 and a temperature above 0",

@@ -49,6 +49,13 @@ class Ball:
                 found=str(self.epsilon),
                 todo="Give it in units of the box: 8 / 255 of pixels in [0, 1].",
             )
+        if self.epsilon > self.high - self.low > 0:
+            raise BadInput(
+                where="epsilon",
+                expected=f"at most the width of the box, {self.high - self.low:g}, which is any change at all",
+                found=f"{self.epsilon:g}",
+                todo="Give it in units of the box, 8 / 255 of pixels in [0, 1], or the box: Ball(8, 0, 255).",
+            )
         if not self.low < self.high:
             raise BadInput(
                 where="box",
@@ -73,12 +80,24 @@ class Climb:
     """How a loss is climbed.
 
     Attributes:
-        step: the change of every pixel in one step, before it is clipped.
-        steps: how many.
+        step: the change of every pixel in one step, before it is clipped, >= 0.
+        steps: how many, >= 0.
+
+    Raises:
+        BadInput: one of them is less.
     """
 
     step: float
     steps: int
+
+    def __post_init__(self) -> None:
+        if not (self.step >= 0 and self.steps >= 0):
+            raise BadInput(
+                where="climb",
+                expected="a step, and a number of steps, from 0 on",
+                found=f"step = {self.step:g}, steps = {self.steps}",
+                todo="2.5 epsilon / steps is a usual step, 40 of them usual.",
+            )
 
 
 class OfPixels(nn.Module):

@@ -167,7 +167,7 @@ VARIANTS: dict[str, Variant] = {
     )
 }
 _NUMBERED = (missing.FORM, long_tailed.FORM, *changed_inputs.FORMS, label_noise.FORM)
-FORM = f"NAME{MARK}VARIANT, a variant being {', '.join((*VARIANTS, *_NUMBERED))}"
+FORM = f"NAME{MARK}VARIANT, a variant being {', '.join((*VARIANTS, *_NUMBERED))} (0 < SHARE < 1, RATIO from 2 on)"
 _ALL = FORM.partition(MARK)[2]
 _SEED = re.compile("0|[1-9][0-9]{0,18}")
 

@@ -140,11 +140,12 @@ def _teacher(spec: Spec) -> Iterable[Fault]:
     try:
         found = shapes(path)
     except BadInput as error:
-        yield Fault("recipe.objective.teacher", error.expected, error.found, error.todo)
+        yield Fault("recipe.objective.teacher", error.expected, f"{path}: {error.found}", error.todo)
         return
     for name, layer in models.layers(recipe.model, facts.shape, facts.classes).items():
         if prod(found.get(name, ())) != layer.weights or name not in found:
-            of = f"{name} of shape {list(found[name])}" if name in found else f"a file without {name}"
+            others = ", ".join(list(found)[:3]) or "nothing"
+            of = f"{name} of shape {list(found[name])}" if name in found else f"{path} with {others}, without {name}"
             expected = f"the weights of {recipe.model} for {facts.name}, {layer.weights:,} of them in {name}"
             yield Fault("recipe.objective.teacher", expected, of, "a teacher has the student's layers and classes")
             return

@@ -81,7 +81,8 @@ def one_of(plan: Plan, store: Store, level: int, replicate: int, kind: str) -> "
             where=f"--of {kind}",
             expected=f"an experiment whose study.ensemble asks for {kind!r} at level {level}",
             found=f"{plan.experiment.name}, which does not",
-            todo=f"--set \"study.ensemble={{levels=[{level}],kinds=['{kind}']}}\", here and when it is run.",
+            todo=f"--set \"study.ensemble={{levels=[{level or 1}],kinds=['{kind}']}}\", here and when it is run."
+            + ("" if level else " Level 0 is the dense network."),
         )
     _need([made], plan, store, level, replicate)
     model, _ = _network(plan, store, run)

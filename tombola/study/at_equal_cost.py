@@ -114,9 +114,10 @@ def told(asked: Asked, confidence: float, grain: float = 0.0) -> str:
     scores = f"accuracy {asked.mean('accuracy'):.2%}, NLL {three_digits(asked.mean('nll'))}"
     scores += f", Brier {three_digits(asked.mean('brier'))}, ECE {asked.mean('ece'):.2%} (15 bins of equal width)"
     cost = f"{_times(asked.parameters)} the parameters and {_times(asked.macs)} the multiply-adds of the dense network"
-    others: dict[Than, str] = {"dense": "that", "alone": "one of them" if asked.members > 1 else "the ticket"}
+    others: dict[Than, str] = {"dense": "the latter", "alone": "one of them" if asked.members > 1 else "the ticket"}
     found = {name: _beside(asked, confidence, grain, than) for than, name in others.items()}
-    return f"{scores}, at {cost}" + "".join(f"; against {name} {said}" for name, said in found.items() if said)
+    beside = "".join(f"; against {name} {said}" for name, said in found.items() if said)
+    return f"{scores} at the end of training, at {cost}{beside}"
 
 
 def _beside(asked: Asked, confidence: float, grain: float, than: Than) -> str:
@@ -127,7 +128,7 @@ def _beside(asked: Asked, confidence: float, grain: float, than: Than) -> str:
     found = f"accuracy {points(more)} points, NLL {written(less, lambda number: three_digits(number, '+'))}"
     if more.n < 2:
         return f"{found} (n = 1: one replicate decides nothing)"
-    return f"{found} (n = {more.n}: accuracy {word(more)}, NLL {word(less, -1)})"
+    return f"{found} (n = {more.n}, each interval for itself: accuracy {word(more)}, NLL {word(less, -1)})"
 
 
 def sentence(found: Best | None) -> str:

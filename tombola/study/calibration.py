@@ -213,14 +213,14 @@ def _probabilities(where: str, given: Numbers, labels: Numbers) -> tuple[Tensor,
 
 def _checked(where: str, outputs: Tensor, labels: Numbers) -> tuple[Tensor, Tensor]:
     answers = torch.as_tensor(labels).detach().cpu()
-    rows = outputs.dim() == 2 and len(outputs) > 0 and answers.shape == outputs.shape[:1]
+    rows = outputs.dim() == 2 and len(outputs) > 0 and outputs.shape[1] > 1 and answers.shape == outputs.shape[:1]
     whole = not answers.is_floating_point() and not answers.is_complex()
     if rows and whole and int(answers.min()) >= 0 and int(answers.max()) < outputs.shape[1]:
         return outputs, answers.long()
     inside = f" from {int(answers.min())} to {int(answers.max())}" if whole and answers.numel() else ""
     raise BadInput(
         where=where,
-        expected="one row for each example, one column for each class, and as many labels, each the number of a column",
+        expected="a row for each example, a column for each of two classes or more, and a label for each row: a column",
         found=f"{tuple(outputs.shape)} and labels {tuple(answers.shape)} of {answers.dtype}{inside}",
         todo="Of a text flatten the positions first, and leave out those of which nothing is asked.",
     )

@@ -30,12 +30,13 @@ class Standing:
     behind: Difference | None
 
 
-def standings(values: Mapping[str, Mapping[int, float]], confidence: float) -> tuple[Standing, ...]:
+def standings(values: Mapping[str, Mapping[int, float]], confidence: float, grain: float = 0.0) -> tuple[Standing, ...]:
     """What the numbers of all arms come to.
 
     Args:
         values: by arm, and by replicate.
         confidence: of the intervals, in (0.5, 1).
+        grain: what numbers are rounded to: of a share of examples, that of one.
 
     >>> ticket, random = standings({"ticket": {0: 0.5, 1: 0.75}, "random": {0: 0.25, 1: 0.5}}, 0.95)
     >>> ticket.value.mean, random.behind.mean
@@ -45,8 +46,8 @@ def standings(values: Mapping[str, Mapping[int, float]], confidence: float) -> t
     found = []
     for arm, own in values.items():
         both = [ticket[number] - own[number] for number in own if number in ticket]
-        behind = paired(both, confidence) if both and arm != "ticket" else None
-        found.append(Standing(arm, paired(list(own.values()), confidence), behind))
+        behind = paired(both, confidence, grain) if both and arm != "ticket" else None
+        found.append(Standing(arm, paired(list(own.values()), confidence, grain), behind))
     return tuple(found)
 
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from tombola.errors import BadInput
+from tombola.probabilities import are_probabilities
+from tombola.study.calibration import Numbers
 
 
 def max_softmax(logits: Tensor) -> Tensor:
@@ -85,13 +87,25 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     return float((below + at_most).double().mean() / (2 * len(ordered)))
 
 
-def detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
+def detection(inside: Numbers, outside: Numbers) -> dict[str, float]:
     """The AUROC by each of `SCORES`.
 
     Args:
         inside, outside: logits of examples of one's own test set, and of others, examples x classes.
 
+    Raises:
+        BadInput: shapes do not fit, or these are probabilities.
+
     >>> detection(torch.tensor([[4.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
     {'max-softmax': 1.0, 'energy': 1.0}
     """
-    return {name: auroc(score(inside), score(outside)) for name, score in SCORES.items()}
+    own, others = (torch.as_tensor(each).detach().cpu().double() for each in (inside, outside))
+    alike = own.dim() == others.dim() == 2 and own.shape[1] == others.shape[1] > 1
+    if not alike or are_probabilities(own) or are_probabilities(others):
+        raise BadInput(
+            where="detection",
+            expected="logits before the softmax, examples x classes, of the same two classes or more",
+            found=f"{tuple(own.shape)} and {tuple(others.shape)}" if not alike else "rows that are probabilities",
+            todo="Ask one network about both, and leave out the softmax.",
+        )
+    return {name: auroc(score(own), score(others)) for name, score in SCORES.items()}

@@ -38,12 +38,14 @@ class Contrast:
         rest: clean answers and each attack, whose intervals hold together.
         masking: by arm, what speaks for masked gradients in it, by the means over replicates.
         looked_at: in every arm, to see whether there are some.
+        examples: of the test set, that were attacked.
     """
 
     worst: Compared
     rest: tuple[Compared, ...]
     masking: Mapping[str, tuple[str, ...]]
     looked_at: tuple[str, ...]
+    examples: int
 
 
 def contrast(
@@ -72,6 +74,7 @@ def contrast(
         tuple(_compared(name, shares[name], more) for name, more in rest.items()),
         {name: each.masking for name, each in means.items()},
         tuple(words for words in means["ticket"].looked_at if words in means[arm].looked_at),
+        round(1 / grain),
     )
 
 
@@ -127,7 +130,8 @@ def sentence(
     'Robust accuracy of tickets at 10.0%, pixels changed by up to 0.3: 2.0% against 2.0% of dense, +0.00 [-0.37, +0.37]
     points, not shown to differ; both are below guessing (10.0%); clean 98.0% against 98.0%, +0.00 [-0.73, +0.73]; FGSM
     10.0% against 10.0%, +0.00 [-0.73, +0.73]; gradient masking is not seen: logits repeat, gradients are not 0, pixels
-    that may become anything fool all, one step fools no more than many; n = 2.'
+    that may become anything fool all, one step fools no more than many; on 1,000 test examples, at the end of
+    training; n = 2.'
     """
     worst = found.worst
     low = f"; both are below guessing ({chance:.1%})" if max(worst.ticket, worst.other) < chance else ""
@@ -138,7 +142,7 @@ def sentence(
         *_overstated(found),
         *_transferred(transfer),
         _masked(found),
-        f"n = {worst.more.n}.",
+        f"on {found.examples:,} test examples, at the end of training; n = {worst.more.n}.",
     ]
     return "; ".join(parts)
 

@@ -299,9 +299,16 @@ def _check_types(pixels: object, labels: object, kind: object) -> None:
 
 def _check(model: "Model", pixels: "Tensor", labels: "Tensor", ball: "Ball", kind: Attack) -> None:
     """Raise `BadInput` where these cannot be attacked."""
-    inside = pixels.is_floating_point() and len(pixels) and bool(((pixels >= ball.low) & (pixels <= ball.high)).all())
+    if not len(pixels) or len(labels) != len(pixels):
+        raise BadInput(
+            where="attack(labels=...)",
+            expected="one example or more, and a label for each",
+            found=f"{len(pixels)} examples and {len(labels)} labels",
+            todo="Hand the labels of the same examples.",
+        )
+    inside = pixels.is_floating_point() and bool(((pixels >= ball.low) & (pixels <= ball.high)).all())
     if not inside:
-        span = f"from {pixels.min():.4g} to {pixels.max():.4g}" if len(pixels) else "none"
+        span = f"from {pixels.min():.4g} to {pixels.max():.4g}"
         raise BadInput(
             where="attack(pixels=...)",
             expected=f"real numbers from {ball.low:g} to {ball.high:g}, before any normalisation",

@@ -57,6 +57,13 @@ class Loaded(Run):
             )
         found = load(content)
         weights.fit(weights.of(self.network.build()), found, self.path)
+        if odd := [name for name, value in found.items() if not bool(value.isfinite().all())]:
+            raise BadInput(
+                where=self.path,
+                expected="finite weights of a teacher",
+                found=f"nan or inf in {', '.join(odd[:3])}",
+                todo="Take the weights from before its training went wrong.",
+            )
         return Outcome(values={}, tensors={"weights": found})
 
 

@@ -251,7 +251,8 @@ def faults(table: CorruptionSpec, setting: Setting) -> Iterator[Fault]:
         yield Fault("study.corruption", expected, f"recipe.inputs = {list(recipe.inputs)}")
         return
     if why := _lacking(known):
-        yield Fault("study.corruption", why, known.name)
+        found = f"{recipe.data}, whose answers are {known.answers}" if known.answers != "class" else recipe.data
+        yield Fault("study.corruption", why, found, "leave the study out, or take other data")
         return
     if table.published is not None and (why := _not_published(recipe.data, known)):
         yield Fault("study.corruption.published", why, table.published)
@@ -344,7 +345,8 @@ def findings(table: CorruptionSpec, evidence: Evidence) -> Iterator[CorruptionFi
     from tombola.study.corruption.error import compared, sentence
 
     known = evidence.spec.facts
-    grain = known.grain(table.examples or known.test)
+    examples = table.examples or known.test
+    grain = known.grain(examples)
     groups = grouped(evidence.answers, lambda question: (question.level, question.rewind, question.arm))
     for (level, rewind, arm), tickets in groups.items():
         if arm != "ticket":
@@ -354,7 +356,7 @@ def findings(table: CorruptionSpec, evidence: Evidence) -> Iterator[CorruptionFi
             cost = compared(_tables(tickets), _tables(theirs), evidence.confidence, grain)
             if cost and other != "ticket":
                 densities = mean(each.density for each in tickets), mean(each.density for each in theirs)
-                reason = sentence(densities[0], other, densities[1], cost)
+                reason = sentence(densities[0], other, densities[1], cost, examples)
                 yield CorruptionFinding(level, other, *densities, cost, rewind=rewind, reason=reason)
 
 

@@ -222,7 +222,12 @@ def faults(table: EnsembleSpec, setting: Setting) -> Iterator[Fault]:
     yield from checks.levels("ensemble", table.levels, setting, least=1, of_trained=True)
     yield from checks.repeated("study.ensemble.kinds", "kind", table.kinds)
     if spec.facts.answers != "class":
-        yield Fault("study.ensemble", "answers that are classes, one for each example", spec.facts.answers, "no study")
+        yield Fault(
+            "study.ensemble",
+            "answers that are classes, one for each example",
+            f"{spec.recipe.data}, whose answers are {spec.facts.answers}",
+            "leave the study out",
+        )
     for kind in table.kinds:
         for level in table.levels:
             if level < (least := KINDS[kind].least(table.members)):
@@ -361,7 +366,7 @@ def _finding(
     differences = {name: mean(answer.values[name] for answer in answers) for name in ("disagreement", "kl", "js")}
     reason = f"{asked.name[0].upper()}{asked.name[1:]}: {told(asked, evidence.confidence, grain)}"
     if asked.members > 1:
-        reason += f". Two answer {differences['disagreement']:.2%} of the test set otherwise"
+        reason += f". Two of them give other answers to {differences['disagreement']:.2%} of the test set"
         reason += f" (KL {differences['kl']:.3g}, JS {differences['js']:.3g} nats)"
     if kind in ("average", "pool") and answers[0].values["statistics"]:
         reason += f". {ANEW}"

@@ -108,7 +108,12 @@ def faults(table: OutOfDistributionSpec, setting: Setting) -> Iterator[Fault]:
         yield Fault("study.out_of_distribution.arms", "the ticket, which all others stand beside", repr(table.arms))
     recipe, own, where = setting.spec.recipe, setting.spec.facts, "study.out_of_distribution"
     if own.text or own.real or own.answers != "class":
-        yield Fault(where, "images, and answers that are classes", f"data = {recipe.data!r}", "or no study")
+        yield Fault(
+            where,
+            "images, and answers that are classes",
+            f"{recipe.data}, whose answers are {own.answers}" if own.answers != "class" else recipe.data,
+            "leave the study out",
+        )
     elif recipe.inputs:
         yield Fault(where, "inputs that are not changed, as those of other data are not", f"{list(recipe.inputs)}")
     elif table.data != NOISE:
@@ -193,13 +198,14 @@ def _found(
     values: dict[str, dict[int, float]] = {}
     for answer in answers:
         values.setdefault(answer.question.arm, {})[answer.question.replicate] = answer.values[score]
-    arms = features.standings(values, evidence.confidence)
+    grain = 1 / evidence.spec.facts.test  # an example that moves past all others moves the AUROC by that
+    arms = features.standings(values, evidence.confidence, grain)
     told = features.told(arms, "better at it than", "worse at it than", "tickets know better what they do not know")
     n = max(each.value.n for each in arms)
     own = evidence.spec.recipe.data
     reason = (
         f"At {density:.1%}, {TITLES[score]} tells {own} from {table.data} with an AUROC of "
-        f"{features.listed(arms, within=(0, 1))}; n = {n}: {told}."
+        f"{features.listed(arms, within=(0, 1))}; n = {n}, each interval for itself: {told}."
     )
     level, rewind = where
     verdict = features.verdict(arms)

@@ -120,23 +120,26 @@ def _compared(
     }
 
 
-def sentence(density: float, arm: str, other_density: float, cost: Cost) -> str:
+def sentence(density: float, arm: str, other_density: float, cost: Cost, examples: int) -> str:
     """Whether tickets lose more or less by corruption than another arm.
 
     Args:
         density: P_m of the tickets, in (0, 1].
         arm: what they are held against.
         other_density: P_m of that.
+        cost: as `compared` gives it, of networks at the end of training.
+        examples: of the test set, on which it was measured.
 
     >>> def table(clean, fog):
     ...     one, two = ({"accuracy": 1 - error, "nll": error, "ece": error / 2} for error in (clean, fog))
     ...     return {"clean": one, "corrupted": {"fog": {"5": two}}}
     >>> cost = compared({0: table(0.02, 0.4), 1: table(0.02, 0.42)}, {0: table(0.02, 0.3), 1: table(0.02, 0.32)}, 0.95)
-    >>> sentence(0.1, "dense", 1.0, cost)
+    >>> sentence(0.1, "dense", 1.0, cost, 500)
     'Under corruption, tickets at 10.0% lose more than dense: error 41.00% against 31.00%, +10.00 [+10.00, +10.00]
-    points, where clean images have 2.00% against 2.00%, +0.00 [+0.00, +0.00]: what corruption adds differs by +10.00
+    points, where clean inputs have 2.00% against 2.00%, +0.00 [+0.00, +0.00]: what corruption adds differs by +10.00
     [+10.00, +10.00] points. Calibration error 20.50% against 15.50%, +5.00 [+5.00, +5.00] points; negative
-    log-likelihood 0.41 against 0.31, +0.1 [+0.1, +0.1]. Most apart under fog (+10.00 [+10.00, +10.00] points). n = 2.'
+    log-likelihood 0.41 against 0.31, +0.1 [+0.1, +0.1]. Most apart under fog (+10.00 [+10.00, +10.00] points). On 500
+    test examples, at the end of training; n = 2.'
     """
     clean, corrupted, relative = (cost.numbers[name] for name in (CLEAN, CORRUPTED, RELATIVE))
     ece, nll = cost.numbers[ECE], cost.numbers[NLL]
@@ -144,33 +147,32 @@ def sentence(density: float, arm: str, other_density: float, cost: Cost) -> str:
     nats = written(nll.more, lambda number: three_digits(number, "+"))
     return (
         f"Under corruption, tickets at {density:.1%} {_verdict(relative.more, beside)}: error {corrupted.ticket:.2%} "
-        f"against {corrupted.other:.2%}, {points(corrupted.more)} points, where clean images have {clean.ticket:.2%} "
+        f"against {corrupted.other:.2%}, {points(corrupted.more)} points, where clean inputs have {clean.ticket:.2%} "
         f"against {clean.other:.2%}, {points(clean.more)}: what corruption adds differs by {points(relative.more)} "
         f"points. Calibration error {ece.ticket:.2%} against {ece.other:.2%}, {points(ece.more)} points; negative "
         f"log-likelihood {three_digits(nll.ticket)} against {three_digits(nll.other)}, {nats}.{_unsure(cost)}"
-        f"{_apart(cost)} n = {relative.more.n}."
+        f"{_apart(cost)} On {examples:,} test examples, at the end of training; n = {relative.more.n}."
     )
 
 
 def _unsure(cost: Cost) -> str:
-    """How unsure both are, on corrupted and on clean images."""
+    """How unsure both are, on corrupted and on clean inputs."""
     if ENTROPY not in cost.numbers:
         return ""
     corrupted, clean = cost.numbers[ENTROPY], cost.numbers[f"clean {ENTROPY}"]
     nats = [written(each.more, lambda number: three_digits(number, "+")) for each in (corrupted, clean)]
     return (
         f" Entropy of the probabilities {three_digits(corrupted.ticket)} against {three_digits(corrupted.other)} nats, "
-        f"{nats[0]}; on clean images {three_digits(clean.ticket)} against {three_digits(clean.other)}, {nats[1]}."
+        f"{nats[0]}; on clean inputs {three_digits(clean.ticket)} against {three_digits(clean.other)}, {nats[1]}."
     )
 
 
 def _verdict(more: Difference, beside: str) -> str:
     if more.n < 2:
         return f"beside {beside} (one replicate decides nothing)"
-    word = (
-        "lose more than" if more.low > 0 else "lose less than" if more.high < 0 else "are not shown to lose other than"
-    )
-    return f"{word} {beside}"
+    if more.low <= 0 <= more.high:
+        return f"are not shown to lose more or less than {beside}"
+    return f"lose {'more' if more.mean > 0 else 'less'} than {beside}"
 
 
 def _apart(cost: Cost) -> str:

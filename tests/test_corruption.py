@@ -424,7 +424,7 @@ def test_the_word_follows_what_corruption_costs_and_not_the_error_itself(worse: 
     assert said in sentence(0.1, "dense", 1.0, compared(ours, dense, 0.95) or pytest.fail(), 500)
     only_worse = {n: table(0.22 + n / 1000, fog=0.5 + n / 500 + n % 2 / 500, line=0.6) for n in range(4)}
     cost = compared(only_worse, dense, 0.95)
-    assert cost and "are not shown to lose other than dense" in sentence(0.1, "dense", 1.0, cost, 500)
+    assert cost and "are not shown to lose more or less than dense" in sentence(0.1, "dense", 1.0, cost, 500)
     assert cost.numbers["corrupted error"].more.low > 0
 
 

@@ -57,7 +57,7 @@ class Loaded(Run):
             )
         found = load(content)
         weights.fit(weights.of(self.network.build()), found, self.path)
-        if odd := [name for name, value in found.items() if not bool(value.isfinite().all())]:
+        if odd := sorted(name for name, value in found.items() if not bool(value.isfinite().all())):
             raise BadInput(
                 where=self.path,
                 expected="finite weights of a teacher",

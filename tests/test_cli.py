@@ -302,6 +302,22 @@ def test_a_ticket_knows_its_origin_and_can_be_kept_as_a_seed(
     assert origin["made"] == provenance["finished"] and origin["versions"]["torch"] == provenance["torch"]
 
 
+def test_a_ticket_is_written_for_another_network_of_the_family(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "t.safetensors"
+    asked = ["ticket", "digits-lenet", "--level", "2", "-o", str(file), "--store", str(store), *TINY]
+    assert ask(capsys, *asked, "--to", "lenet-20-10", "--map", "interpolated")[0] == 0
+    density = Ticket.load(file).mask.density
+    assert Ticket.load(file).origin["elastic"] == {"model": "lenet-20-10", "density": density, "map": "0:0"}
+    said = ask(capsys, "show", str(file))[1]
+    assert f"elastic    from lenet-20-10, density {density:.3g}, by 0:0" in said
+    assert ask(capsys, *asked)[0] == 0 and "elastic" not in Ticket.load(file).origin
+    for model, expected in (("lenet-20-20-10", "a block that can be replicated"), ("resnet-20", "a model for images")):
+        status, _, error = ask(capsys, *asked, "--to", model)
+        assert status == 2 and expected in error, error
+
+
 def outcome(store: Path, key: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((store / "runs" / key / "outcome.json").read_text())
     return content

@@ -27,7 +27,14 @@ import tombola
 PACKAGE = Path(tombola.__file__).parent
 DOCS = PACKAGE.parent / "docs"
 STEP = re.compile(r"<!-- (file|import|entry|above|type|output) ?([^\n]*?) ?-->\n```\w*\n(.*?)```", re.DOTALL)
-PAGES = [*sorted(page.stem for page in DOCS.glob("adding-a*.md")), "tables", "corruption", "distillation", "uses"]
+PAGES = [
+    *sorted(page.stem for page in DOCS.glob("adding-a*.md")),
+    "tables",
+    "corruption",
+    "distillation",
+    "elastic",
+    "uses",
+]
 
 
 class Reader:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tombola import weights
+from tombola.card import card
 from tombola.controls.elastic import permuted_copies
 from tombola.errors import BadInput
 from tombola.lab.attempt import do
@@ -18,6 +19,7 @@ from tombola.lab.runs import ancestry, untold
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_checks import contradictions
 from tombola.lab.store import Store
+from tombola.lab.tickets import stretched_to, ticket_of
 from tombola.lab.worker import Worker
 from tombola.mask import Mask
 
@@ -165,6 +167,18 @@ def test_the_search_costs_what_the_sources_does(done: tuple[Plan, Worker]) -> No
         assert found["elastic", level].search == source["ticket", level].search
         assert found["elastic", level].search.ideal < found["ticket", level].search.ideal
         assert found["anywhere", level].search == found["elastic", level].search
+
+
+def test_a_ticket_of_the_experiment_is_squeezed_as_the_arm_would_have_it(done: tuple[Plan, Worker]) -> None:
+    made, worker = done
+    ticket = ticket_of(made, worker.store, level=2, replicate=0)
+    squeezed = stretched_to(ticket, made, SOURCE, "interpolated")
+    assert squeezed.origin["elastic"] == {"model": TARGET, "density": ticket.mask.density, "map": "0:0;1:1"}
+    assert squeezed.origin["model"] == SOURCE and squeezed.origin["key"] == ticket.origin["key"]
+    assert torch.equal(squeezed.mask["fc3.weight"], ticket.mask["fc5.weight"])
+    assert "elastic: from the ticket of lenet-20-20-20-20-10, density" in card(
+        "a/b", "it", squeezed.mask, squeezed.origin
+    )
 
 
 def test_the_verdict_has_controls_and_densities(done: tuple[Plan, Worker]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tombola import elastic
 from tombola.mask import Mask
 
 _KNOWN = ("model", "data", "method", "rewind", "level", "replicate")  # of a ticket's origin
@@ -28,6 +29,7 @@ ticket.apply(model)  # m ⊙ theta_k, to be trained under ticket.mask
 def card(repo: str, title: str, mask: Mask, origin: Mapping[str, Any]) -> str:
     """The README of a ticket's repository, in Markdown: what it is, its densities, how to load it."""
     facts = [f"- {name}: {origin[name]}" for name in _KNOWN if name in origin]
+    facts += [f"- elastic: from the ticket of {came}" for came in [elastic.said(origin)] if came]
     table = [
         "| layer | alive | weights | density |",
         "|---|---:|---:|---:|",

@@ -432,6 +432,8 @@ def ticket(
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     as_seed: Annotated[bool, Parameter(negative=())] = False,
     of: Literal["ticket", "average", "pool"] = "ticket",
+    to: str | None = None,
+    map: str = "appended",
     common: Common = Common(),
 ) -> int:
     """Write a ticket - its mask and the weights its survivors return to - as one safetensors file.
@@ -451,8 +453,12 @@ def ticket(
         use only where torch and the processor draw the same numbers.
     of
         `average` or `pool` writes one network out of several, whose weights are trained, where study.ensemble made it.
+    to
+        A deeper or shallower model of the same family, to which the ticket is stretched or squeezed.
+    map
+        Which blocks go where: `appended`, `interpolated`, or a map like 0:0;1:1,3;2:2,4.
     """
-    from tombola.lab.tickets import one_of, ticket_of
+    from tombola.lab.tickets import one_of, stretched_to, ticket_of
 
     if output.suffix.lower() in _TEXTS | _MODEL_FILES:
         raise BadInput(
@@ -467,6 +473,7 @@ def ticket(
         made = found(plan, store, level, replicate)
     except StoreError as error:
         raise _outside(plan, error) from error
+    made = stretched_to(made, plan, to, map) if to else made
     made.save(output, as_seed=as_seed)
     print(f"{made!r} -> {output}")
     return 0

@@ -16,7 +16,7 @@ All of it is about names and shapes, so that plans are made without torch.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tombola.errors import BadInput, shown
 
@@ -129,6 +129,20 @@ def mask(taken: Mapping[str, str], alive: "Mask") -> "Mask":
     from tombola.mask import Mask
 
     return Mask(copied(taken, alive))
+
+
+def said(origin: Mapping[str, Any]) -> str:
+    """Of which ticket one is stretched or squeezed, in words, as its origin has it; "" of any other.
+
+    >>> said({"model": "resnet-32", "elastic": {"model": "resnet-20", "density": 0.168, "map": "0:0;1:1,3;2:2,4"}})
+    'resnet-20, density 0.168, by 0:0;1:1,3;2:2,4'
+    """
+    came = origin.get("elastic")
+    if not isinstance(came, Mapping):
+        return ""
+    model, text, density = (came.get(name, "?") for name in ("model", "map", "density"))
+    known = f"{density:.3g}" if isinstance(density, float) else "?"
+    return f"{shown(model)}, density {known}, by {shown(text)}"
 
 
 def stages(shapes: Shapes, blocks: Sequence[str] = ()) -> list[list[dict[str, str]]]:

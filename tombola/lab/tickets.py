@@ -99,6 +99,28 @@ def one_of(plan: Plan, store: Store, level: int, replicate: int, kind: str) -> "
     return Ticket.of(model, alive, store.weights(made), origin)
 
 
+def stretched_to(ticket: "Ticket", plan: Plan, model: str, how: str) -> "Ticket":
+    """A ticket of a plan's network, stretched or squeezed to another model for the same data.
+
+    Args:
+        how: which of its blocks go where; see `tombola.elastic`.
+
+    Raises:
+        BadInput: there is no such model for these data, or the ticket can not be stretched to it.
+    """
+    from tombola import models
+
+    facts, recipe = plan.experiment.spec.facts, plan.experiment.spec.recipe
+    try:
+        models.check(model, facts.shape, facts.classes)
+    except ValueError as error:
+        todo = f"Name a model of the family of {recipe.model}."
+        raise BadInput(where="--to", expected=str(error), found=repr(model), todo=todo) from error
+    target = models.build(model, facts.shape, facts.classes, models.drawn(recipe.init), init_seed=0)
+    deeper = len(target.state_dict()) > len(ticket.weights)
+    return (ticket.stretch if deeper else ticket.squeeze)(target, how, name=model)
+
+
 def _no_ticket(spec: Spec) -> BadInput:
     return BadInput(
         where="method",

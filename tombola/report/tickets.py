@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tombola import elastic
 from tombola.errors import BadInput
 
 if TYPE_CHECKING:  # they need torch, which takes two seconds to import
@@ -107,6 +108,7 @@ def ticket_text(record: dict[str, Any]) -> str:
         f"{record['file']}: format {record['format']}, mask and {held}, {size:,} bytes; dense {dense:,}: "
         f"{dense / size:.1f} times as many",
         *(f"  {name:<10} {origin[name]}" for name in _PLACE if origin.get(name) is not None),
+        *(f"  {'elastic':<10} from {came}" for came in [elastic.said(origin)] if came),
         *(f"  {name:<10} {version}" for name, version in origin.get("versions", {}).items()),
         "",
     ]

@@ -313,7 +313,7 @@ def test_a_ticket_is_written_for_another_network_of_the_family(
     said = ask(capsys, "show", str(file))[1]
     assert f"elastic    from lenet-20-10, density {density:.3g}, by 0:0" in said
     assert ask(capsys, *asked)[0] == 0 and "elastic" not in Ticket.load(file).origin
-    for model, expected in (("lenet-20-20-10", "a block that can be replicated"), ("resnet-20", "a model for images")):
+    for model, expected in (("lenet-20-20-10", "a block that can be replicated"), ("resnet-20", "outside of blocks")):
         status, _, error = ask(capsys, *asked, "--to", model)
         assert status == 2 and expected in error, error
 

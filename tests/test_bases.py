@@ -1,8 +1,10 @@
 """Tickets in other bases: masks on the coordinates of weights in an orthonormal basis."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,18 +15,40 @@ from hypothesis import strategies as st
 from numpy.random import RandomState
 from torch import Tensor, nn
 
-from tombola import data, models, orthonormal, prunable, weights
+from tombola import cash, data, groups, models, orthonormal, prunable, weights
 from tombola.bases import BASES, chosen, model_in
+from tombola.cash import factors
+from tombola.cli import main
 from tombola.errors import SpecError
+from tombola.lab.costs import Costs
+from tombola.lab.kinds import Prune
 from tombola.lab.plan import plan
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
+from tombola.mask import Mask
 from tombola.models import variants
 from tombola.models.in_basis import InBasis
 from tombola.orthonormal import Basis
+from tombola.pruning import Round
 
 DIGITS = (1, 8, 8)
 SMALL = ["levels=2", "replicates=1", "recipe.model=lenet-20-10", "recipe.length=40it"]
+RANK = """
+levels = 2
+replicates = 1
+arms = ["ticket"]
+[recipe]
+model = "lenet-60-40"
+data = "digits"
+length = "40it"
+batch = 60
+optimizer = {name = "adam", lr = 2e-3}
+[prune]
+rate = 0.5
+basis = "svd"
+scope = "units"
+keep = ["output"]
+"""
 NAMED = ("dct", "dct-pixels", "orthogonal~7", "svd-glorot-normal~0")
 every_variant = pytest.mark.parametrize("variant", NAMED)
 shapes = st.one_of(
@@ -243,3 +267,146 @@ def test_a_basis_that_cannot_be_is_refused(changes: list[str], message: str) -> 
 def test_specs_without_a_basis_are_written_as_before() -> None:
     spec = Spec.model_validate(read("digits-lenet").spec.model_dump(mode="json"))
     assert "basis" not in spec.model_dump(mode="json")["prune"] and BASES.keys() >= {"identity", "dct"}
+
+
+# ---------------------------------------------------------------- groups
+
+
+@given(shape=shapes, rate=st.sampled_from([0.0, 0.2, 0.5, 1.0]), seed=st.integers(0, 9))
+def test_of_each_layer_so_many_rows_go_as_of_single_weights_would(
+    shape: tuple[int, ...], rate: float, seed: int
+) -> None:  # C1
+    scores, full = some(shape, seed).abs(), Mask({"w": torch.ones(shape, dtype=torch.bool)})
+    kept = groups.by_groups({"w": scores}, full, {"w": rate}, groups.units)["w"].flatten(1)
+    assert torch.equal(kept.all(1), kept.any(1)) and int(kept.all(1).sum()) == shape[0] - int(rate * shape[0] + 0.5)
+    sums = scores.flatten(1).sum(1)
+    assert kept.all() or not kept.any() or sums[kept.all(1)].min() >= sums[~kept.any(1)].max()
+
+
+def test_blocks_are_pruned_whole_and_the_rounds_nest() -> None:  # C5
+    scores, mask = {"w": some((10, 9)).abs()}, Mask({"w": torch.ones(10, 9, dtype=torch.bool)})
+    for stay in (7, 5, 4):
+        after = groups.by_groups(scores, mask, {"w": 0.25}, groups.blocks)
+        tiles = [after["w"][a : a + 4, b : b + 4] for a in (0, 4, 8) for b in (0, 4, 8)]
+        assert all(tile.all() or not tile.any() for tile in tiles) and sum(int(tile.any()) for tile in tiles) == stay
+        assert (after["w"] <= mask["w"]).all()
+        mask = after
+
+
+def test_a_mask_on_units_is_a_smaller_layer() -> None:
+    network, images = built("lenet-20-10").eval(), some((5, *DIGITS)).float()
+    scores = {name: weight.detach().abs() for name, weight in network.named_parameters() if name.endswith("weight")}
+    round = Round(scope="units", rates=(("*", 0.5),), keep=("output",))
+    kinds = {"fc1.weight": "linear", "fc2.weight": "linear", "output.weight": "output"}
+    mask = round.next(round.full(network), {name: scores[name] for name in ("fc1.weight", "fc2.weight")}, kinds)
+    small = cash.compact(network, mask, images)
+    assert small.get_parameter("fc1.weight").shape == (10, 64) and small.get_parameter("fc2.weight").shape == (5, 10)
+    by_hand = [network.get_parameter(name).detach().clone() for name in ("fc1.weight", "fc2.weight", "output.weight")]
+    values = images.flatten(1)
+    for weight, name in zip(by_hand, ("fc1.weight", "fc2.weight", "output.weight"), strict=True):
+        gone = ~mask[name].any(1) if name in mask else torch.zeros(len(weight), dtype=torch.bool)
+        values = (values @ weight.T).relu() if name != "output.weight" else values @ weight.T
+        values[:, gone] = 0
+    assert torch.allclose(small(images), values, atol=1e-5)
+
+
+# ---------------------------------------------------------------- cashing in
+
+
+@every_variant
+def test_a_ticket_in_a_basis_is_carried_out_to_plain_weights(variant: str) -> None:
+    turned, images = built(f"lenet-20-10+{variant}"), some((5, *DIGITS)).float()
+    assert isinstance(turned, InBasis)
+    draw = torch.manual_seed(1)
+    mask = Mask(
+        {
+            name: torch.rand(value.shape, generator=draw) < 0.3
+            for name, value in turned.named_parameters()
+            if name.endswith("weight")
+        }
+    )
+    plain, alive = turned.carried_out(mask)
+    with torch.no_grad():
+        for name in mask:
+            turned.get_parameter(name).mul_(mask[name])
+    assert torch.allclose(plain(images), turned(images), atol=1e-5) and not isinstance(plain, InBasis)
+    assert alive.density > 3 * mask.density * (variant != "dct-pixels")
+    assert all((plain.get_parameter(name)[~alive[name]] == 0).all() for name in alive)
+
+
+def test_a_ticket_of_few_singular_directions_is_two_smaller_layers() -> None:
+    turned, images = built("lenet-40-30+svd-glorot-normal~0"), some((5, *DIGITS)).float()
+    assert isinstance(turned, InBasis)
+    rows = {"fc1.weight": 6, "fc2.weight": 4}
+    mask = Mask({name: groups.units(turned.get_parameter(name).shape) < rank for name, rank in rows.items()})
+    plain, _ = turned.carried_out(mask)
+    assert {name: factors.rank(plain.get_parameter(name)) for name in rows} == rows
+    small = cash.factorize(plain)
+    assert small.get_parameter("fc1.reduce.weight").shape == (6, 64)
+    assert (
+        small.get_parameter("fc1.expand.weight").shape == (40, 6)
+        and small.get_parameter("output.weight").numel() == 300
+    )
+    assert torch.allclose(small(images), plain(images), atol=1e-5)
+
+
+def test_a_factored_file_is_read_back(tmp_path: Path) -> None:
+    plain, images = built("lenet-40-30"), some((5, *DIGITS)).float()
+    with torch.no_grad():
+        plain.get_parameter("fc1.weight").copy_(torch.outer(torch.arange(40.0), torch.ones(64)))
+    small = cash.factorize(plain)
+    cash.to_safetensors(small, tmp_path / "small.safetensors")
+    again = cash.from_safetensors(plain, tmp_path / "small.safetensors")
+    assert torch.equal(again(images), small(images))
+
+
+# ---------------------------------------------------------------- arms
+
+
+def test_an_arm_in_the_identity_is_the_ticket_and_all_others_are_trainings_of_their_own() -> None:
+    arms = {name: {"method": "generalised", "basis": name} for name in ("identity", "dct", "svd", "units")}
+    spec = read("digits-lenet", [*SMALL, "prune.keep=output"]).spec.model_dump(mode="json")
+    spec = Spec.model_validate(spec | {"arm": arms, "arms": ["ticket", *arms]})
+    runs = {(row.arm, row.level): row.run for row in plan(Experiment(name="a", spec=spec)).rows}
+    assert runs["identity", 2] == runs["ticket", 2] and len({run.key for run in runs.values()}) == 9 - 2
+    assert {run.recipe.model.partition("~")[0] for run in runs.values()} == {
+        "lenet-20-10",
+        "lenet-20-10+dct",
+        "lenet-20-10+svd-glorot-normal",
+    }
+    masks = {arm: runs[arm, 2].mask for arm in ("ticket", "units")}
+    assert [mask.scope for mask in masks.values() if isinstance(mask, Prune)] == ["layer", "units"]
+
+
+def test_bases_that_are_drawn_are_other_ones_in_each_replicate() -> None:
+    spec = read("digits-lenet", [*SMALL, "replicates=3", "prune.basis=orthogonal"]).spec
+    assert len({row.run.recipe.model for row in plan(Experiment(name="a", spec=spec)).rows}) == 3
+
+
+def test_a_ticket_in_a_basis_is_found_trained_and_cashed_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rank.toml").write_text(RANK)
+    given = [str(tmp_path / "rank.toml"), "--store", str(tmp_path / "store")]
+    assert main(["run", *given, "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert main(["cash", *given, "--level", "2", "--format", "json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (
+        record["coordinates"] == {"basis": "svd", "density": pytest.approx(0.25, abs=0.01)} and record["density"] == 1
+    )
+    forms = {form["name"]: form for form in record["forms"]}
+    assert (
+        forms["low-rank"]["multiply_adds"] < forms["dense"]["multiply_adds"] and forms["low-rank"]["difference"] < 1e-3
+    )
+    assert main(["cash", *given, "--level", "2"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "of the coordinates in the basis svd are kept. They make 100.00% of the weights" in out
+
+
+def test_a_ticket_in_the_dct_costs_what_a_dense_network_does() -> None:
+    costs = {}
+    for basis in ("identity", "dct", "blocks"):
+        spec = read("digits-lenet", [*SMALL, "prune.keep=output", f"prune.basis={basis}"]).spec
+        made = plan(Experiment(name="a", spec=spec))
+        (row,) = (row for row in made.rows if (row.arm, row.level) == ("ticket", 2))
+        costs[basis] = Costs(made.experiment, made.runs).of(row).training.ideal
+    assert costs["identity"] < costs["dct"] and costs["blocks"] < costs["dct"]

@@ -566,7 +566,7 @@ def cash(
 
     from tombola.cash.comparison import prove, write
     from tombola.cash.ensemble import Ensemble
-    from tombola.lab.tickets import members_of, networks_of
+    from tombola.lab.tickets import coordinates_of, members_of, networks_of
     from tombola.report.tickets import forms_record, forms_text
 
     if spec.endswith(".safetensors"):
@@ -598,6 +598,8 @@ def cash(
         torch.set_num_threads(before)
     keys = [run.key for run in runs]
     record = forms_record(proof, keys, alive.density, len(labels), threads, written)
+    if coordinates := coordinates_of(plan, store, runs[0]):
+        record["coordinates"] = dict(zip(("basis", "density"), coordinates, strict=True))
     print(json.dumps(record, indent=1) if format == "json" else forms_text(record, proof, written))
     return 0
 

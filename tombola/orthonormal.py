@@ -47,6 +47,15 @@ class Basis:
         """theta = B^T c, in the shape of the coordinates."""
         return self._turned(coordinates, lambda block: block)
 
+    def reached(self, kept: Tensor) -> Tensor:
+        """The weights that some of the coordinates `kept` have a part in, a mask of the same shape.
+
+        >>> dct((2, 2)).reached(torch.tensor([[True, False], [False, False]])).all()
+        tensor(True)
+        """
+        sizes = tuple(tuple(block.abs().cpu() for block in turn) for turn in self.turns)
+        return Basis(self.view, sizes).weight(kept.double().cpu()) > 0
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "Basis":
         """The same with its matrices there and of that type."""
         return Basis(self.view, tuple(tuple(block.to(device, dtype) for block in turn) for turn in self.turns))

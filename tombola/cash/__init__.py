@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tombola.cash.comparison import prove, write
     from tombola.cash.ensemble import Ensemble
     from tombola.cash.export import from_safetensors, to_onnx, to_safetensors, to_torch_export
+    from tombola.cash.factors import factorize
     from tombola.cash.form import Form, Proof, advice, sentences
     from tombola.cash.quantization import quantize
     from tombola.cash.semi_structured import fits
@@ -36,6 +37,7 @@ __all__ = [
     "sparsify",
     "Ensemble",
     "stack",
+    "factorize",
     "quantize",
     "on_gpu",
     "fits",
@@ -59,6 +61,7 @@ _HOMES = {
     "sparsify": "sparsification",
     "Ensemble": "ensemble",
     "stack": "stacking",
+    "factorize": "factors",
     "quantize": "quantization",
     "on_gpu": "semi_structured.semi_structured",
     "fits": "semi_structured",

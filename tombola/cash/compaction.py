@@ -18,6 +18,7 @@ from tombola import effective, prunable, weights
 from tombola import mask as masks
 from tombola.cash import channels, equivalence, hardcoded_sizes
 from tombola.cash.channels import CompactableLayer, Flow
+from tombola.cash.factors import REDUCE, two
 from tombola.cash.quantization import QUANTISED, quantised_layer
 from tombola.cash.replaceable import LAYERS, copied, kind_of
 from tombola.cash.trace import calls, is_attention
@@ -128,6 +129,9 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     for name, module in list(small.named_modules()):
         if kind_of(module) is nn.Linear and f"{name}.inputs.index" in values:
             _put_inputs_before(small, name, values[f"{name}.inputs.index"])
+    for name, module in list(small.named_modules()):
+        if isinstance(module, nn.Linear) and f"{name}.{REDUCE}.weight" in values:
+            small.set_submodule(name, two(module, len(values[f"{name}.{REDUCE}.weight"])))
     for name, module in list(small.named_modules()):
         if kind_of(module) in LAYERS:
             shapes = {part: values[f"{name}.{part}"].shape for part in _TENSORS if f"{name}.{part}" in values}

@@ -20,6 +20,7 @@ from tombola import prunable, weights
 from tombola.cash import equivalence, export, timing
 from tombola.cash.compaction import compact, masked
 from tombola.cash.ensemble import Ensemble, check_classes
+from tombola.cash.factors import factorize
 from tombola.cash.form import PORTABLE, Form, Proof, file_name, listed, pays, stacked_pace
 from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear, quantize
 from tombola.cash.replaceable import cloned, first_line, in_batch, takes
@@ -525,9 +526,10 @@ def _others(whole: _Measured, given: _Given, batch: int) -> Iterator[Made]:
     else:
         yield "compact", _Measured("compact", small, small, small)
         yield _in_onnx("compact", small, example, axes) if on_cpu else ("compact, ONNX Runtime", elsewhere)
+    base = dense if isinstance(small, str) else small
+    yield from _of_low_rank(base)
     timed = whole.laid_out(given.first(batch))
     yield _in_kernels("sparse", dense, timed) if on_cpu else ("sparse", elsewhere)
-    base = dense if isinstance(small, str) else small
     if isinstance(dense, Ensemble):
         yield from _side_by_side(base if isinstance(base, Ensemble) else dense, example, timed, axes, on_cpu)
     name = "int8" if base is dense else "compact int8"
@@ -552,6 +554,13 @@ def _compacted(dense: nn.Module, example: tuple[Any, ...]) -> nn.Module | str:
         return str(error)
     shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (dense, small)]
     return small if shapes[0] != shapes[1] else "No unit, channel or head is dead under this mask."
+
+
+def _of_low_rank(base: nn.Module) -> Iterator[Made]:
+    """Nothing where no layer is of a rank so low that two would be smaller."""
+    factored = factorize(base)
+    if sum(value.numel() for value in factored.parameters()) < sum(value.numel() for value in base.parameters()):
+        yield "low-rank", _Measured("low-rank", factored, factored, factored)
 
 
 def _side_by_side(

@@ -88,7 +88,7 @@ def quantize(model: nn.Module) -> nn.Module:
     >>> quantize(layer).weight
     tensor([[-127,    0,   64]], dtype=torch.int8)
     """
-    small, read = nn.Sequential(copied(model)), _read(model)
+    small, read = nn.Sequential(copied(model)), read_by_code(model)
     for name, layer in list(only_called(small, QUANTISED)):
         if name not in read:
             small.set_submodule(name, quantised_layer(layer))
@@ -111,7 +111,7 @@ def restored(layer: QuantisedLinear | QuantisedConv2d) -> Tensor:
     return (layer.weight.to(layer.scale.dtype).transpose(0, -1) * layer.scale).transpose(0, -1)
 
 
-def _read(model: nn.Module) -> set[str]:
+def read_by_code(model: nn.Module) -> set[str]:
     """The layers whose numbers the model's code reads, as far as torch.fx can follow it; by name, behind a "0."."""
     calls = Calls()
     with suppress(Exception):  # it runs the model's own code; what was found until then stays

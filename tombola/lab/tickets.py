@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+from tombola import models
 from tombola.data import variants
 from tombola.errors import BadInput, StoreError
 from tombola.lab.kinds import Average, Init, Measured, Pool, Train
@@ -247,17 +248,27 @@ def _need(runs: Iterable[Run], plan: Plan, store: Store, level: int, replicate: 
 
 
 def _trained(plan: Plan, store: Store, run: "Trained") -> "tuple[nn.Module, Mask]":
-    """The network with the weights that a run made, and what lives of it."""
+    """The network with the weights that a run made, and what lives of it; of coordinates the weights made of them."""
     from tombola import weights
+    from tombola.models.in_basis import InBasis
 
     model, alive = _network(plan, store, run)
     weights.put(model, store.weights(run))
-    return model, alive
+    return model.carried_out(alive) if isinstance(model, InBasis) else (model, alive)
+
+
+def coordinates_of(plan: Plan, store: Store, run: "Trained") -> tuple[str, float] | None:
+    """The basis that a network's coordinates are in, and which share of them lives; None of one in its own weights."""
+    named = models.variants.variant(run.recipe.model)
+    if named is None or not named.variant.dense:
+        return None
+    _, alive = _network(plan, store, run)
+    return named.variant.name, alive.density
 
 
 def _network(plan: Plan, store: Store, run: "Trained") -> "tuple[nn.Module, Mask]":
     """The network, whatever its weights, and what lives of it: at the end, where that is another mask."""
-    from tombola import models, prunable
+    from tombola import prunable
 
     facts, recipe = plan.experiment.spec.facts, run.recipe
     model = models.build(recipe.model, facts.shape, facts.classes, recipe.init, init_seed=0)

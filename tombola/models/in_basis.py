@@ -1,10 +1,12 @@
 """A network whose parameters are the coordinates of its weights in an orthonormal basis: theta = B^T c."""
 
+import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from tombola.mask import Mask
 from tombola.models.reparametrised import Reparametrised
 from tombola.orthonormal import Basis
 
@@ -31,6 +33,24 @@ class InBasis(Reparametrised):
             for name, basis in bases.items():
                 parameter = plain.get_parameter(name)
                 parameter.copy_(basis.coordinates(parameter.double()))
+
+    def carried_out(self, mask: Mask) -> tuple[nn.Module, Mask]:
+        """The plain network with the weights theta = B^T (m * c), and what may be alive of these.
+
+        Args:
+            mask: m, on the coordinates; layers that it does not name are whole.
+        """
+        plain, alive = copy.deepcopy(self.plain), dict(mask)
+        with torch.no_grad():
+            for name in mask:
+                plain.get_parameter(name).mul_(mask[name])
+            for name, basis in self.bases.items():
+                c = self.get_parameter(name).detach()
+                kept = mask.get(name, torch.ones_like(c, dtype=torch.bool))
+                plain.get_parameter(name).copy_(basis.to(c.device, torch.float64).weight(c.double() * kept))
+                if name in mask:
+                    alive[name] = basis.reached(kept)
+        return plain, Mask(alive)
 
     def made(self) -> dict[str, Tensor]:
         """theta = B^T c of each weight that has a basis."""

@@ -185,6 +185,11 @@ def forms_text(record: dict[str, Any], proof: "Proof", written: "Files | None") 
     largest = f"outputs up to {proof[0].largest:.3g}"
     networks = record.get("key") or f"ensemble of {len(record['keys'])}: {', '.join(record['keys'])}"
     where = f"{networks}, density {record['density']:.2%}; {record['examples']:,} test examples, {largest}; {threads}"
+    if basis := record.get("coordinates"):
+        where += (
+            f"\n{basis['density']:.2%} of the coordinates in the basis {basis['basis']} are kept. They make "
+            f"{record['density']:.2%} of the weights, which are what a machine multiplies with."
+        )
     left_out = written.left_out if written else None
     missing = [f"{name}: not written. {why}" for name, why in (left_out or {}).items()]
     files = [f"-> {path}" for path in written or ()]

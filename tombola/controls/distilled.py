@@ -69,7 +69,7 @@ CONTROLS = {
         changes="recipe and further",
         of_classes=True,
         descends=True,
-        mark=Mark("#aa7700", (5, 3, 1, 3), "triangle-up"),
+        mark=Mark("#aa4499", (5, 3, 1, 3), "triangle-up"),
     ),
     "distilled-trained": Control(
         name="distilled-trained",

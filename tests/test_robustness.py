@@ -367,7 +367,7 @@ def test_findings_are_paired_by_replicate_and_say_what_attacks_found(done: tuple
         worst = [ours["worst"] - theirs["worst"] for ours, theirs in pairs]
         assert each.found.worst.more.mean == pytest.approx(sum(worst) / 2)
         assert each.found.worst.more.n == 2
-        assert f"against {each.found.worst.other:.1%} of {each.arm}" in each.sentence
+        assert f"against {each.found.worst.other.mean:.1%} of {each.arm}" in each.sentence
         assert ("inputs found on the dense network" in each.sentence) is (each.arm == "dense")
         assert each.transfer is None or each.transfer[1].mean == pytest.approx(
             sum(ours["to dense"] for ours, _ in pairs) / 2

@@ -1,15 +1,15 @@
 """The figure of costs: what each way to a ticket takes, and how accurate its tickets are."""
 
 from collections.abc import Sequence
-from math import ceil, exp, floor, inf, log, log10
+from math import exp, inf, log
 from statistics import mean
 from typing import Any
 
 import altair as alt
 
-from tombola.charts import Figure, styled
+from tombola.charts import Figure, arm_channels, arm_key, styled, ticks
 from tombola.lab.results import Results
-from tombola.report.shown import arms_scale, few
+from tombola.report.shown import few
 from tombola.study.front import Way, front
 
 PANELS, WIDTH, HEIGHT = 2, 270, 240  # side by side; of each, in pixels
@@ -33,9 +33,11 @@ def cost_figure(results: Results) -> Figure:
         f"Test {results.criteria.metric.label} of the tickets against what they cost, search and training together, in "
         "dense trainings of an ideal sparse machine; points are means over replicates, bars reach from smallest to "
         "largest, and what costs the same stands side by side. The grey line is the Pareto front: what is named on it "
-        "is better, on average, than all that costs as much or less. The dashed line is the dense network."
+        "is better, on average, than all that costs as much or less. The dashed line is the dense network. "
+        "Controls are left out: they are made of a ticket, and no way to one."
     )
-    return Figure(styled(alt.concat(*panels, columns=PANELS), datasets), caption)
+    key, of_key = arm_key(names, results.experiment.members.marks(results.experiment.spec))
+    return Figure(styled(alt.hconcat(alt.concat(*panels, columns=PANELS), key), datasets | of_key), caption)
 
 
 def _panel(
@@ -66,11 +68,11 @@ def _panel(
     def chart(part: str) -> Any:
         return alt.Chart(alt.NamedData(f"{part} {level}"))
 
-    channels = arms_scale(names, results.experiment.members.marks(results.experiment.spec))
+    channels = arm_channels(names, results.experiment.members.marks(results.experiment.spec))
     x = alt.X(
         "cost:Q",
         scale=alt.Scale(type="log", domain=list(ends), nice=False),
-        axis=alt.Axis(values=_ticks(*ends), format="~g"),
+        axis=alt.Axis(values=ticks(*ends), format="~g"),
         title="cost (dense trainings), log scale",
     )
     y = alt.Y(
@@ -139,11 +141,6 @@ def _alike(ways: Sequence[Way], step: float) -> list[list[Way]]:
         else:
             groups.append([way])
     return groups
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 in each power of ten; between two and a dozen."""
-    return [digit * 10.0**power for power in range(floor(log10(low)), ceil(log10(high))) for digit in (1, 2, 5)]
 
 
 def _point(way: Way, cost: float) -> dict[str, Any]:

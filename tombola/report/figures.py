@@ -2,17 +2,16 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
 from statistics import mean
 from typing import Any
 
 import altair as alt
 
-from tombola.charts import NEAR, Figure, VegaLiteSpec, density_axis, styled
+from tombola.charts import Figure, VegaLiteSpec, apart, arm_channels, arm_key, density_axis, styled
 from tombola.lab.results import Result, Results, arms_of
 from tombola.mark import Mark
 from tombola.report.costs import cost_figure
-from tombola.report.shown import MANY, arms_scale, few, living
+from tombola.report.shown import MANY, few, living
 
 PANELS = 3  # side by side
 ARMS = 9  # whose curves are shown, each in a panel
@@ -134,9 +133,9 @@ def _against_density(
     if many := len(arms) > MANY:  # the legend in the order of the lines' right ends, and points of a level side by side
         ends = {point["arm"]: point["value"] for point in points}  # those of the last level
         arms = sorted(arms, key=lambda arm: -ends[arm])
-        _set_apart(points, arms)
+        points = apart(points, arms)
     x = density_axis(densities, [point["density"] for point in points])
-    channels = arms_scale(arms, marks)
+    channels = arm_channels(arms, marks)
     base = alt.Chart(alt.NamedData("points")).encode(x=x)
     y = alt.Scale(zero=False)
     spread = base.mark_rule(opacity=0.5) if many else base.mark_area(opacity=0.15)
@@ -152,16 +151,8 @@ def _against_density(
     several = len({result.row.rewind for result in rows}) > 1  # each step has its own
     dense = [{"value": mean(whole)}] if whole and not several else []
     chart = alt.layer(spread, rule, line, dots).properties(width=600, height=440 if many else 320)
-    return styled(chart, {"points": points, "dense": dense})
-
-
-def _set_apart(points: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
-    """Move the points of a level apart, arm by arm, all together by a third of the way to the next level at most."""
-    densities = sorted({point["density"] for point in points if point["level"]} | {100.0})
-    nearest = min((high / low for low, high in pairwise(densities) if high / low > NEAR), default=1.5)
-    for point in points:
-        if point["level"]:
-            point["density"] *= min(nearest, 1.5) ** ((0.5 - arms.index(point["arm"]) / (len(arms) - 1)) / 3)
+    key, names = arm_key(arms, marks, arms)
+    return styled(alt.hconcat(chart, key), {"points": points, "dense": dense, **names})
 
 
 def _best(series: Mapping[str, list[Result]], name: str) -> dict[str, list[Result]]:

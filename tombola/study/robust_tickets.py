@@ -19,13 +19,13 @@ class Compared:
 
     Attributes:
         name: `clean`, `worst case`, or an attack's title.
-        ticket, other: the means.
+        ticket, other: the means, each with an interval for itself.
         more: ticket less other, paired by replicate.
     """
 
     name: str
-    ticket: float
-    other: float
+    ticket: Estimate
+    other: Estimate
     more: Difference
 
 
@@ -70,8 +70,8 @@ def contrast(
     rest = together({name: _less(pairs) for name, pairs in shares.items()}, confidence, dict.fromkeys(shares, grain))
     means = {"ticket": averaged([ours for ours, _ in both]), arm: averaged([theirs for _, theirs in both])}
     return Contrast(
-        _compared(WORST, worst, paired(_less(worst), confidence, grain)),
-        tuple(_compared(name, shares[name], more) for name, more in rest.items()),
+        _compared(WORST, worst, paired(_less(worst), confidence, grain), confidence),
+        tuple(_compared(name, shares[name], more, confidence) for name, more in rest.items()),
         {name: each.masking for name, each in means.items()},
         tuple(words for words in means["ticket"].looked_at if words in means[arm].looked_at),
         round(1 / grain),
@@ -82,8 +82,8 @@ def _less(pairs: Sequence[tuple[float, float]]) -> list[float]:
     return [ours - theirs for ours, theirs in pairs]
 
 
-def _compared(name: str, pairs: Sequence[tuple[float, float]], more: Difference) -> Compared:
-    ours, theirs = (mean(each) for each in zip(*pairs, strict=True))
+def _compared(name: str, pairs: Sequence[tuple[float, float]], more: Difference, confidence: float) -> Compared:
+    ours, theirs = (paired(each, confidence) for each in zip(*pairs, strict=True))
     return Compared(name, ours, theirs, more)
 
 
@@ -134,7 +134,7 @@ def sentence(
     training; n = 2.'
     """
     worst = found.worst
-    low = f"; both are below guessing ({chance:.1%})" if max(worst.ticket, worst.other) < chance else ""
+    low = f"; both are below guessing ({chance:.1%})" if max(worst.ticket.mean, worst.other.mean) < chance else ""
     head = f"Robust accuracy of tickets at {density:.1%}, pixels changed by up to {epsilon:.3g}"
     parts = [
         f"{head}: {_told(worst, arm)} points, {_word(worst.more)}{low}",
@@ -149,12 +149,12 @@ def sentence(
 
 def _told(each: Compared, arm: str = "") -> str:
     of = f" of {arm}" if arm else ""
-    return f"{each.ticket:.1%} against {each.other:.1%}{of}, {written.points(each.more)}"
+    return f"{each.ticket.mean:.1%} against {each.other.mean:.1%}{of}, {written.points(each.more)}"
 
 
 def _overstated(found: Contrast) -> list[str]:
     for each in found.rest:
-        too_much = each.ticket - found.worst.ticket, each.other - found.worst.other
+        too_much = each.ticket.mean - found.worst.ticket.mean, each.other.mean - found.worst.other.mean
         if each.name == FGSM().title and max(too_much) > OVERSTATED:
             tickets, other = (f"{100 * points:.1f}" for points in too_much)
             return [f"FGSM alone would overstate it by {tickets} and {other} points"]

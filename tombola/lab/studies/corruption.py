@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from tombola import data
-from tombola.charts import Figure, by_density, in_panels
+from tombola.charts import BARS, Figure, by_density, in_panels, interval
 from tombola.data.facts import Facts
 from tombola.errors import DataError, Fault
 from tombola.lab.fields import Arms, Levels, numbers
@@ -365,21 +366,32 @@ def _tables(answers: Sequence[Answer]) -> dict[int, Mapping[str, Any]]:
 
 
 def figures(findings: Sequence[CorruptionFinding], marks: Marks) -> dict[str, Figure]:
-    """Errors against the density, of clean and of all corrupted images; and of each corruption by itself."""
-    from tombola.study.corruption.error import CLEAN, CORRUPTED, ECE, MACE, RELATIVE
+    """Errors against the density, of clean and of all corrupted inputs; and of each corruption by itself."""
+    from tombola.study.corruption.error import CLEAN, CORRUPTED, ECE, MACE, NLL, RELATIVE
 
-    figured = CLEAN, CORRUPTED, RELATIVE, ECE, MACE
-    whole = _panels(findings, lambda cost: {name: each for name, each in cost.numbers.items() if name in figured})
+    titles = {
+        CLEAN: "clean error (%)",
+        CORRUPTED: "corrupted error (%)",
+        RELATIVE: "relative error (points)",
+        ECE: "calibration error (%)",
+        MACE: "mean calibration error of bins (%)",
+        NLL: "negative log-likelihood (nats)",
+    }
+    shown = f"Points are means over replicates, {BARS}; the dense network is at 100 %."
+    whole = _panels(
+        findings, lambda cost: {titles[name]: cost.numbers[name] for name in titles if name in cost.numbers}
+    )
     each = _panels(findings, lambda cost: cost.corruptions)
-    ends = "as means over replicates; the dense network is at 100 %."
     return {
         "corruption": Figure(
-            by_density(whole, "error", "mean over replicates (%)", marks),
-            f"Errors on clean and on corrupted test images, their difference, and calibration error, {ends}",
+            by_density(whole, "value", "mean over replicates", marks),
+            "The error on the test set as it is, and under corruption, as a mean over all corruptions and severities. "
+            "The relative error is what corruption adds: the second less the first. Calibration error (ECE, 15 bins) "
+            f"and likelihood are those under corruption, too. {shown}",
         ),
         "corruptions": Figure(
-            by_density(each, "error", "error (%)", marks),
-            f"The error under each corruption, over its severities, {ends}",
+            by_density(each, "value", "error (%)", marks),
+            f"The error under each corruption, as a mean over its severities. {shown}",
         ),
     }
 
@@ -391,9 +403,11 @@ def _panels(
     for finding in findings:
         step = f", k = {finding.rewind:,}" if finding.rewind else ""
         for name, each in shown(finding.cost).items():
-            points.append((f"{name}{step}", "ticket", 100 * finding.density, 100 * each.ticket))
-            points.append((f"{name}{step}", finding.arm, 100 * finding.other_density, 100 * each.other))
-    return in_panels(points, "error")
+            scale, within = (1, (0, inf)) if "nats" in name else (100, (0, 1))
+            ours, theirs = (interval("value", one, scale, within) for one in (each.ticket, each.other))
+            points.append((f"{name}{step}", "ticket", 100 * finding.density, ours))
+            points.append((f"{name}{step}", finding.arm, 100 * finding.other_density, theirs))
+    return in_panels(points)
 
 
 STUDY = Study(

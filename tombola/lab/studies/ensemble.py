@@ -5,14 +5,15 @@ The numbers are those of `tombola.study.ensemble`, `calibration` and `lottery_po
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tombola import data, macs, models
+from tombola import data, macs, mark, models
 from tombola.at_once import Scoring
-from tombola.charts import Figure, lines
+from tombola.charts import BARS, ROOM, Drawn, Figure, interval, lines, ticks
 from tombola.data.facts import Facts
 from tombola.dynamics.rewiring import Escape, RigL
 from tombola.errors import Fault
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tombola.study.at_equal_cost import Asked, Best
+    from tombola.study.paired import Estimate
 
 DENSE, TICKET, ONE = "dense", "ticket", "one"
 EXPLORATION = 0.6  # of a training, before the first member is refined: 150 of 250 epochs in the paper
@@ -101,12 +103,14 @@ class Kind:
         least: the first level that it can be asked at, given the number of members.
         trained: its members.
         one: what becomes one network of them; None where they answer together.
+        aside: what whoever only sees a figure is told further.
     """
 
     title: str
     trained: Members
     least: Callable[[int], int] = lambda members: 1
     one: Callable[[Sequence[Train]], Run] | None = None
+    aside: str = ""
 
 
 def _orders(series: Series, level: int, members: int) -> list[Train]:
@@ -186,7 +190,12 @@ KINDS: dict[str, Kind] = {
     "dst": Kind("{members} dynamic sparse trainings at {density}", _dst),
     "edst": Kind("{members} stations of one dynamic sparse training at {density}", _edst),
     "average": Kind("the average of {members} trainings of the ticket at {density}", _orders, one=Average.of),
-    "pool": Kind("the lottery pool at {density}", _chain, one=_pooled),
+    "pool": Kind(
+        "the lottery pool at {density}",
+        _chain,
+        one=_pooled,
+        aside=", the ticket averaged with those tickets of its chain that leave it no worse on validation data",
+    ),
     "statistics": Kind("the ticket at {density} with running statistics computed anew", _alone, one=Average.of),
 }
 if TYPE_CHECKING:
@@ -304,6 +313,8 @@ class EnsembleFinding(Finding):
         levels: that it is at; of dense networks all that the study is asked at.
         density: P_m of the ticket.
         asked: the numbers.
+        means: by score, over replicates, each with an interval for itself.
+        dense: the same of the dense network.
         disagreement, kl, js: how far members differ, means over replicates.
     """
 
@@ -312,6 +323,8 @@ class EnsembleFinding(Finding):
     levels: tuple[int, ...]
     density: float
     asked: "Asked"
+    means: "Mapping[str, Estimate]"
+    dense: "Mapping[str, Estimate]"
     disagreement: float
     kl: float
     js: float
@@ -373,7 +386,16 @@ def _finding(
     if kind == "replicates" and len(answers) > 1:
         reason += f"; n counts groups of {table.members} replicates"
     levels = table.levels if first.arm == DENSE else (first.level,)
-    return EnsembleFinding(kind, levels, density, asked, **differences, rewind=first.rewind, reason=f"{reason}.")
+    means, alone = (_means(scores, evidence.confidence) for scores in (asked.scores, asked.dense))
+    return EnsembleFinding(
+        kind, levels, density, asked, means, alone, **differences, rewind=first.rewind, reason=f"{reason}."
+    )
+
+
+def _means(scores: Mapping[str, Mapping[int, float]], confidence: float) -> "dict[str, Estimate]":
+    from tombola.study.paired import paired
+
+    return {score: paired(list(values.values()), confidence) for score, values in scores.items() if values}
 
 
 def _alone_scores(answers: Sequence[Answer]) -> dict[str, dict[int, float]]:
@@ -413,33 +435,74 @@ def _known(
     )
 
 
-def figures(findings: Sequence[EnsembleFinding | BestFinding], marks: Marks) -> dict[str, Figure]:
-    """Accuracy and negative log-likelihood against the multiply-adds, one line for each kind."""
-    import altair as alt
+CALLED = {ONE: TICKET, DENSE: "dense networks"}  # in figures, where `dense` is one network; else a kind's own name
+PANELS: dict[str, tuple[str, float, tuple[float, float]]] = {
+    "accuracy": ("test accuracy (%)", 100, (0, 1)),
+    "nll": ("negative log-likelihood (nats)", 1, (0, inf)),
+    "ece": ("calibration error (%)", 100, (0, 1)),
+    "brier": ("Brier score", 1, (0, 2)),
+}  # score -> title, scale, and the least and the largest value
 
-    found = [each for each in findings if isinstance(each, EnsembleFinding)]
+
+def figures(findings: Sequence[EnsembleFinding | BestFinding], marks: Marks) -> dict[str, Figure]:
+    """Each score against the multiply-adds, one line for each kind, and a point for the dense network."""
+    order = [ONE, *KINDS]
+    found = sorted(
+        (each for each in findings if isinstance(each, EnsembleFinding)), key=lambda each: order.index(each.kind)
+    )
     if not found:
         return {}
     panels: dict[str, list[dict[str, Any]]] = {}
-    densest = min((each.levels for each in found if each.kind == ONE), default=())
     for each in found:
         step = f", k = {each.rewind:,}" if each.rewind else ""
-        for score, title, scale in (("accuracy", "test accuracy (%)", 100), ("nll", "NLL (nats)", 1)):
+        for score, (title, scale, within) in PANELS.items():
             panel = panels.setdefault(f"{title}{step}", [])
-            panel.append({"arm": each.kind, "macs": each.asked.macs, "value": scale * each.asked.mean(score)})
-            dense = each.asked.dense[score]
-            if each.kind == ONE and each.levels == densest and dense:
-                panel.append({"arm": ONE, "macs": 1.0, "value": scale * mean(dense.values())})
-    colours = dict(zip((ONE, *KINDS), (*COLOURS, *MORE_COLOURS), strict=False))
-    title = "multiply-adds, in those of the dense network"
-    x = alt.X("macs:Q", scale=alt.Scale(type="log"), axis=alt.Axis(labelOverlap=True), title=title)
-    y = alt.Y("value:Q", title="mean over replicates", scale=alt.Scale(zero=False))
-    drawn = lines(panels, x, y, {name: Mark(colour, (1, 0), "circle") for name, colour in colours.items()})
-    caption = (
-        "What several networks are worth together, and one network out of several, against what they cost; each line "
-        "goes through the levels, that of one network alone to the dense network, which stands at 1."
+            if not panel and score in each.dense:
+                panel.append({"arm": DENSE, "macs": 1.0, **interval("value", each.dense[score], scale, within)})
+            values = interval("value", each.means[score], scale, within)
+            panel.append({"arm": CALLED.get(each.kind, each.kind), "macs": each.asked.macs, **values})
+    drawn = lines(panels, _costs(panels), Drawn("value", "mean over replicates", {"zero": False}), _looks())
+    return {"ensemble": Figure(drawn, _explained(found))}
+
+
+def _costs(panels: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+    import altair as alt
+
+    costs = [record["macs"] for records in panels.values() for record in records]
+    low, high = min(costs) / 1.05, max(costs) * 1.05
+    return alt.X(
+        "macs:Q",
+        scale=alt.Scale(type="log", domain=[low, high], nice=False, padding=ROOM),
+        axis=alt.Axis(values=ticks(low, high), format="~g"),
+        title="multiply-adds (dense network: 1), log scale",
     )
-    return {"ensemble": Figure(drawn, caption)}
+
+
+def _looks() -> dict[str, Mark]:
+    """The dense network and the ticket as everywhere, and kinds in colours that neither of them has."""
+    names = [CALLED.get(kind, kind) for kind in KINDS]
+    given = mark.marks(dict.fromkeys(names))
+    free = [each for each in (*COLOURS, *MORE_COLOURS) if each not in (mark.DENSE.colour, mark.TICKET.colour)]
+    return given | {name: replace(given[name], colour=colour) for name, colour in zip(names, free, strict=False)}
+
+
+def _explained(found: Sequence[EnsembleFinding]) -> str:
+    """The caption, with the kinds that there are."""
+    most = max(each.asked.members for each in found)
+    members = str(most) if most > 1 else "several"
+    kinds = {each.kind: KINDS[each.kind] for each in found if each.kind != ONE}
+    told = [
+        f"{CALLED.get(name, name)}: {kind.title.format(members=members, density='each level')}{kind.aside}"
+        for name, kind in kinds.items()
+    ]
+    densities = sorted({f"{100 * each.density:.3g}": each.density for each in found if each.kind == ONE}.items())
+    levels = ", ".join(name for name, _ in sorted(densities, key=lambda pair: -pair[1]))
+    over = f" ({levels} % of the weights remain)" if levels else ""
+    return (
+        "What several networks are worth together, and one network out of several, against what they cost. Each line "
+        f"goes over the levels, from the densest at its right end to the sparsest at its left one{over}; points are "
+        f"means over replicates, {BARS}. {'; '.join(['ticket: one ticket alone', *told])}."
+    )
 
 
 STUDY = Study(

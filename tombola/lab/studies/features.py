@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tombola.charts import Figure, by_density, lines
+from tombola.charts import Drawn, Figure, by_density, lines
 from tombola.data.facts import Facts
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels
@@ -304,7 +304,7 @@ def _layers(findings: Sequence[FeaturesFinding], marks: Marks, title: str) -> di
         points.extend({"layer": one.of, "arm": each.arm, "value": each.value.mean} for each in one.arms)
     order = list(dict.fromkeys(one.of for one in findings))
     x = alt.X("layer:N", sort=order, title=None, axis=alt.Axis(labelAngle=-30))
-    return lines(panels, x, alt.Y("value:Q", title=title), marks)
+    return lines(panels, x, Drawn("value", title), marks)
 
 
 def _tangent(findings: Sequence[FeaturesFinding], marks: Marks) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tombola import data
-from tombola.charts import Figure, bars, lines
+from tombola.charts import Drawn, Figure, bars, lines
 from tombola.data.facts import Facts
 from tombola.errors import Fault
 from tombola.lab.fields import MOST, Arms, Levels
@@ -272,7 +272,7 @@ def _courses(findings: Sequence[FlowFinding], names: Sequence[str], marks: Marks
         for finding in findings
         for name in names
     }
-    y = alt.Y("norm:Q", title="gradient norm", scale=alt.Scale(type="log"))
+    y = Drawn("norm", "gradient norm", {"type": "log"})
     return lines(data, alt.X("step:Q", title="training step"), y, marks, points=False)
 
 

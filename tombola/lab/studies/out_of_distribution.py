@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tombola import data
-from tombola.charts import Figure, by_density
+from tombola.charts import BARS, Figure, by_density, in_panels, interval
 from tombola.data import subset, variants
 from tombola.data.facts import Facts
 from tombola.errors import DataError, Fault
@@ -214,17 +214,18 @@ def _found(
 
 def figures(findings: Sequence[OutOfDistributionFinding], marks: Marks) -> dict[str, Figure]:
     """The AUROC against the density of tickets, by each score, one line for each arm."""
-    panels: dict[str, list[dict[str, Any]]] = {}
+    points = []
     for one in findings:
         name = TITLES[one.score].removeprefix("the ") + (f", k = {one.rewind:,}" if one.rewind else "")
-        panels.setdefault(name, []).extend(
-            {"arm": each.arm, "density": 100 * one.density, "auroc": each.value.mean} for each in one.arms
-        )
+        for each in one.arms:
+            density = 1.0 if each.arm == DENSE else one.density
+            points.append((name, each.arm, 100 * density, interval("auroc", each.value, within=(0, 1))))
     caption = (
-        f"How well networks tell their own test set from {findings[0].data} (1: always, 0.5: by chance), as means over "
-        "replicates; the dense network at the densities of the tickets that it stands beside."
+        f"How well networks tell their own test set from {findings[0].data} (1: always; 0.5, a dashed line where the "
+        f"axis reaches so far: by chance). Points are means over replicates, {BARS}; the dense network is at 100 %."
     )
-    return {"out_of_distribution": Figure(by_density(panels, "auroc", "AUROC", marks, zero=False), caption)}
+    drawn = by_density(in_panels(points), "auroc", "AUROC", marks, across=0.5, zero=False)
+    return {"out_of_distribution": Figure(drawn, caption)}
 
 
 STUDY = Study(

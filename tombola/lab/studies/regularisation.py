@@ -365,9 +365,9 @@ def _panels(findings: Sequence[RegularisationFinding]) -> dict[str, list[dict[st
             unit, scale = (f" ({quantity.unit})", 100) if quantity.unit else ("", 1)
             step = f", k = {finding.rewind:,}" if finding.rewind else ""
             title = f"{quantity.title}{unit}{step}"
-            points.append((title, "ticket", 100 * finding.density, scale * each.ticket))
-            points.append((title, finding.arm, 100 * finding.other_density, scale * each.other))
-    return in_panels(points, "value")
+            points.append((title, "ticket", 100 * finding.density, {"value": scale * each.ticket}))
+            points.append((title, finding.arm, 100 * finding.other_density, {"value": scale * each.other}))
+    return in_panels(points)
 
 
 STUDY = Study(

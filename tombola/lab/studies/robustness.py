@@ -3,14 +3,14 @@
 The attacks and the numbers are those of `tombola.study.robustness`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tombola.charts import Figure, by_density, in_panels
+from tombola.charts import BARS, Figure, by_density, in_panels, interval
 from tombola.data.facts import Facts
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels
@@ -23,7 +23,7 @@ from tombola.value import Count, Number, Value, listed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tombola.study.paired import Difference
+    from tombola.study.paired import Difference, Estimate
     from tombola.study.robust_tickets import Contrast
     from tombola.study.robustness import Robustness
 
@@ -184,6 +184,7 @@ class RobustnessFinding(Finding):
         arm: the other one.
         density, other_density: P_m of either.
         epsilon: the largest change of a pixel.
+        chance: the share that is right of whoever always gives the same answer.
         found: the shares of answers that stay right.
         transfer: of tickets' answers with inputs found on the dense network, and the other way; None without.
     """
@@ -194,6 +195,7 @@ class RobustnessFinding(Finding):
     density: float
     other_density: float
     epsilon: float
+    chance: float
     found: "Contrast"
     transfer: "tuple[Difference, Difference] | None"
 
@@ -217,7 +219,8 @@ def findings(table: RobustnessSpec, evidence: Evidence) -> Iterator[RobustnessFi
                 density, other = (mean(each.density for each in own) for own in (tickets, others))
                 own = transfer if arm == DENSE else None
                 said = sentence(density, epsilon, arm, found, facts.chance, own)
-                yield RobustnessFinding(level, arm, density, other, epsilon, found, own, rewind=rewind, reason=said)
+                numbers = density, other, epsilon, facts.chance
+                yield RobustnessFinding(level, arm, *numbers, found, own, rewind=rewind, reason=said)
 
 
 def _by_replicate(answers: Sequence[Answer]) -> "dict[int, Robustness]":
@@ -241,19 +244,32 @@ def _transfer(tickets: Sequence[Answer], confidence: float, grain: float) -> "tu
 
 def figures(findings: Sequence[RobustnessFinding], marks: Marks) -> dict[str, Figure]:
     """The accuracy as it is, in the worst case, and under each attack, against the density."""
-    caption = "The share of answers that stay right, as means over replicates; the dense network is at 100 %."
-    drawn = by_density(_panels(findings), "accuracy", "right answers (%)", marks, domain=[0, 100])
-    return {"robustness": Figure(drawn, f"{caption} Pixels are changed by up to {findings[0].epsilon:.3g}.")}
+    panels, first = _panels(findings), findings[0]
+    drawn = by_density(panels, "accuracy", "right answers (%)", marks, across=100 * first.chance, domain=[0, 100])
+    return {"robustness": Figure(drawn, " ".join(_explained(panels, first)))}
+
+
+def _explained(panels: Mapping[str, Any], first: RobustnessFinding) -> Iterator[str]:
+    """The sentences of the caption, those on what there is."""
+    yield f"The share of answers that stay right where pixels are changed by up to {first.epsilon:.3g}."
+    yield "In the worst case: that none of the attacks which are made on the network itself makes wrong."
+    if any(title.startswith(FROM_DENSE) for title in panels):
+        yield "From dense: with the inputs that an attack on the dense network of the replicate has found."
+    yield f"Points are means over replicates, {BARS}; the dense network is at 100 %."
+    yield f"The dashed line across is guessing ({first.chance:.1%})."
 
 
 def _panels(findings: Sequence[RobustnessFinding]) -> dict[str, list[dict[str, Any]]]:
+    def drawn(share: "Estimate") -> dict[str, Any]:
+        return interval("accuracy", share, 100, within=(0, 1))
+
     points = []
     for finding in findings:
         step = f", k = {finding.rewind:,}" if finding.rewind else ""
         for each in (finding.found.worst, *finding.found.rest):
-            points.append((f"{each.name}{step}", "ticket", 100 * finding.density, 100 * each.ticket))
-            points.append((f"{each.name}{step}", finding.arm, 100 * finding.other_density, 100 * each.other))
-    return in_panels(points, "accuracy")
+            points.append((f"{each.name}{step}", "ticket", 100 * finding.density, drawn(each.ticket)))
+            points.append((f"{each.name}{step}", finding.arm, 100 * finding.other_density, drawn(each.other)))
+    return in_panels(points)
 
 
 STUDY = Study(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tombola.charts import Figure, lines, styled
+from tombola.charts import Drawn, Figure, lines, styled
 from tombola.data.facts import Facts
 from tombola.errors import Fault
 from tombola.lab.fields import Arms, Levels, numbers
@@ -237,7 +237,7 @@ def _learned(findings: Sequence[SpectrumFinding], marks: Marks) -> dict[str, Any
             for k, steps in zip(finding.frequencies, zip(*own, strict=True), strict=True)
             if None not in steps
         ]
-    y = alt.Y("step:Q", title="step at which it is learned")
+    y = Drawn("step", "step at which it is learned")
     return lines(panels, alt.X("k:Q", title="frequency k"), y, marks)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from tombola.study.paired import Difference, together
+from tombola.study.paired import Difference, Estimate, paired, together
 from tombola.study.written import points, three_digits, written
 
 CLEAN, CORRUPTED, RELATIVE, NLL, ECE = "clean error", "corrupted error", "relative error", "nll", "ece"
@@ -30,12 +30,12 @@ class Compared:
     """A number of tickets and of another arm.
 
     Attributes:
-        ticket, other: the means over replicates.
+        ticket, other: the means over replicates, each with an interval for itself.
         more: ticket less other, paired by replicate.
     """
 
-    ticket: float
-    other: float
+    ticket: Estimate
+    other: Estimate
     more: Difference
 
 
@@ -114,10 +114,8 @@ def _compared(
 ) -> dict[str, Compared]:
     differences = {name: [own[name] - other[name] for own, other in zip(ours, theirs, strict=True)] for name in names}
     found = together(differences, confidence, grains)
-    return {
-        name: Compared(mean(own[name] for own in ours), mean(other[name] for other in theirs), found[name])
-        for name in names
-    }
+    own, others = ({name: paired([one[name] for one in arm], confidence) for name in names} for arm in (ours, theirs))
+    return {name: Compared(own[name], others[name], found[name]) for name in names}
 
 
 def sentence(density: float, arm: str, other_density: float, cost: Cost, examples: int) -> str:
@@ -146,12 +144,11 @@ def sentence(density: float, arm: str, other_density: float, cost: Cost, example
     beside = arm if abs(density - other_density) < 1e-3 else f"{arm} at {other_density:.1%}" if arm != "dense" else arm
     nats = written(nll.more, lambda number: three_digits(number, "+"))
     return (
-        f"Under corruption, tickets at {density:.1%} {_verdict(relative.more, beside)}: error {corrupted.ticket:.2%} "
-        f"against {corrupted.other:.2%}, {points(corrupted.more)} points, where clean inputs have {clean.ticket:.2%} "
-        f"against {clean.other:.2%}, {points(clean.more)}: what corruption adds differs by {points(relative.more)} "
-        f"points. Calibration error {ece.ticket:.2%} against {ece.other:.2%}, {points(ece.more)} points; negative "
-        f"log-likelihood {three_digits(nll.ticket)} against {three_digits(nll.other)}, {nats}.{_unsure(cost)}"
-        f"{_apart(cost)} On {examples:,} test examples, at the end of training; n = {relative.more.n}."
+        f"Under corruption, tickets at {density:.1%} {_verdict(relative.more, beside)}: error {_both(corrupted)} "
+        f"points, where clean inputs have {_both(clean)}: what corruption adds differs by {points(relative.more)} "
+        f"points. Calibration error {_both(ece)} points; negative log-likelihood {three_digits(nll.ticket.mean)} "
+        f"against {three_digits(nll.other.mean)}, {nats}.{_unsure(cost)}{_apart(cost)} "
+        f"On {examples:,} test examples, at the end of training; n = {relative.more.n}."
     )
 
 
@@ -161,10 +158,12 @@ def _unsure(cost: Cost) -> str:
         return ""
     corrupted, clean = cost.numbers[ENTROPY], cost.numbers[f"clean {ENTROPY}"]
     nats = [written(each.more, lambda number: three_digits(number, "+")) for each in (corrupted, clean)]
-    return (
-        f" Entropy of the probabilities {three_digits(corrupted.ticket)} against {three_digits(corrupted.other)} nats, "
-        f"{nats[0]}; on clean inputs {three_digits(clean.ticket)} against {three_digits(clean.other)}, {nats[1]}."
-    )
+    means = [f"{three_digits(each.ticket.mean)} against {three_digits(each.other.mean)}" for each in (corrupted, clean)]
+    return f" Entropy of the probabilities {means[0]} nats, {nats[0]}; on clean inputs {means[1]}, {nats[1]}."
+
+
+def _both(each: Compared) -> str:
+    return f"{each.ticket.mean:.2%} against {each.other.mean:.2%}, {points(each.more)}"
 
 
 def _verdict(more: Difference, beside: str) -> str:

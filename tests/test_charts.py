@@ -7,7 +7,8 @@ import pytest
 
 from tombola.charts import Drawn, apart, by_density, interval, lines, ticks
 from tombola.controls import CONTROLS
-from tombola.mark import Mark, marks
+from tombola.lab.studies import ensemble
+from tombola.mark import DENSE, TICKET, Mark, marks
 from tombola.methods import METHODS
 from tombola.study.paired import paired
 
@@ -105,3 +106,10 @@ def test_ticks_are_round_and_several(low: float, high: float) -> None:
     found = ticks(low, high)
     assert 3 <= len(found) <= 13 and low <= found[0] and found[-1] <= high
     assert found == sorted(set(found)) and (1 in found or not low <= 1 <= high)
+
+
+def test_the_dense_network_and_the_ticket_look_among_ensembles_as_everywhere() -> None:
+    looks = ensemble._looks()
+    kinds = [looks[ensemble.CALLED.get(kind, kind)] for kind in ensemble.KINDS]
+    assert (looks["dense"], looks["ticket"]) == (DENSE, TICKET)
+    assert len({look.colour for look in (DENSE, TICKET, *kinds)}) == 2 + len(ensemble.KINDS)

@@ -32,6 +32,7 @@ PAGES = [
     "tables",
     "corruption",
     "distillation",
+    "bayesian",
     "elastic",
     "uses",
 ]

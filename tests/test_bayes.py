@@ -271,7 +271,7 @@ def test_the_data_term_is_the_mean_over_draws_of_cross_entropy() -> None:
 def test_what_a_linear_layer_puts_out_has_the_moments_of_drawn_weights() -> None:
     model = Gaussian(nn.Sequential(nn.Linear(5, 4)), sigma=1.0).double()
     inputs, many = torch.randn(3, 5, generator=draws(2)).double(), 20_000
-    found = model.sampled(inputs, many, draws()).detach()
+    found = model.sampled(inputs.repeat(many, 1), 1, draws()).detach().view(many, 3, 4)  # each row has its own noise
     mu, rho = _pair(model, "0.weight")
     mean, variance = inputs @ mu.T + model.get_parameter("0.bias").detach(), inputs.square() @ (2 * rho).exp().T
     assert ((found.mean(0) - mean).abs() < 5 * (variance / many).sqrt()).all()

@@ -16,10 +16,12 @@ from tombola.dynamics.frozen import Frozen
 from tombola.dynamics.gradual import Gradual
 from tombola.dynamics.rewiring import SET, Escape, RigL
 from tombola.early_bird import Settling
+from tombola.extrusion import Extrusion
 from tombola.lab.kinds import (
     AlignedMask,
     Alignment,
     Average,
+    Cut,
     DerivedMask,
     DerivedWeights,
     Distance,
@@ -85,6 +87,7 @@ INVERTED = InvertedMask(**{name: getattr(PRUNE, name) for name in PRUNE.names}, 
 FLIPS = Flips(TRAIN, INIT, PRUNE)
 TREE = Tree("table:diabetes~1", split_seed=1, tree_seed=1)
 AVERAGE = Average((TRAIN, replace(TRAIN, order_seed=8)), TRAIN.recipe, split_seed=1)
+CUT = Cut(TRAIN, PRUNE, TRAIN.recipe, split_seed=1)
 POOL = Pool(TRAIN, (replace(TRAIN, order_seed=8),), pooled=False, recipe=TRAIN.recipe, split_seed=1)
 LINE = Line(TRAIN, replace(TRAIN, order_seed=8), TRAIN.recipe, split_seed=1, points=30, examples=None)
 STRETCH = Stretch(NETWORK, NETWORK, "0:0;1:1;2:2")
@@ -125,6 +128,12 @@ CHANGES: dict[Run, dict[str, Any]] = {
     },
     AVERAGE: {
         "trained": (TRAIN, replace(TRAIN, order_seed=9)),
+        "recipe": Recipe.model_validate(RECIPE | {"batch": 61}),
+        "split_seed": 2,
+    },
+    CUT: {
+        "trained": replace(TRAIN, order_seed=9),
+        "mask": RANDOM,
         "recipe": Recipe.model_validate(RECIPE | {"batch": 61}),
         "split_seed": 2,
     },
@@ -242,6 +251,16 @@ RECIPES: dict[type[Value], tuple[dict[str, Any], dict[str, Any]]] = {
     LabelSmoothing: ({"name": "label-smoothing"}, {"epsilon": 0.2}),
     L1: ({"name": "l1", "strength": 1e-5}, {"strength": 2e-5}),
     Slimming: ({"name": "slimming", "strength": 1e-5}, {"strength": 2e-5}),
+    Extrusion: (
+        {"name": "extrusion"},
+        {
+            "penalty_step": 2e-4,
+            "every": 1,
+            "rise": "cube",
+            "ceiling": 2.0,
+            "hold": 0,
+        },
+    ),
     Adversarial: (
         {"name": "adversarial"},
         {

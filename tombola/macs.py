@@ -61,6 +61,16 @@ def examples(begin: int, until: int, train: int, batch: int) -> int:
     return _examples(until, train, batch) - _examples(begin, train, batch)
 
 
+def steps(seen: int, train: int, batch: int) -> int:
+    """How many steps from the first one on see so many examples, or up to a batch more.
+
+    >>> steps(160, train=100, batch=60), steps(161, train=100, batch=60)
+    (3, 4)
+    """
+    epochs, rest = divmod(seen, train)
+    return epochs * -(-train // batch) + -(-rest // batch)
+
+
 def _examples(steps: int, train: int, batch: int) -> int:
     epochs, rest = divmod(steps, -(-train // batch))
     return epochs * train + rest * batch

@@ -28,6 +28,7 @@ from tombola.lab.searches import trainings
 from tombola.lab.spec import EvaluateSpec, PruneSpec, Spec, StudySpec, VerdictSpec
 from tombola.lab.spec_file import read
 from tombola.lab.studies import STUDIES
+from tombola.method import SearchOptions
 from tombola.methods import METHODS
 from tombola.objective import OBJECTIVES
 from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
@@ -73,6 +74,9 @@ def keys_of(name: str, changes: list[str]) -> dict[str, str]:
     """Keys of the first replicate: rewind point, dense; ticket, controls, declared arms at level 1; methods at 2."""
     replicate = Replicate(read(name, changes).spec, 0)
     spec = replicate.spec
+    if not (METHODS[spec.method].rewinds or spec.search.apart):  # controls ask something of tickets that do
+        spec = spec.model_copy(update={"method": "iterative", "search": SearchOptions()})
+        replicate = replace(replicate, spec=spec)
     # Not all controls are of masks that a training with dynamics has made.
     dense, ticket, _ = METHODS["iterative" if spec.search.apart else spec.method].search(replicate, 2)
     found = {"rewind point": dense.start, "dense": dense, "ticket 1": ticket}

@@ -6,7 +6,7 @@ from tombola.errors import BadInput
 from tombola.extrusion import KEPT, Extrusion
 from tombola.lab.kinds import Cut, Prune, Train
 from tombola.lab.runs import Run
-from tombola.macs import examples
+from tombola.macs import examples, steps
 
 
 def extruding(trained: Train, mask: Run) -> Train:
@@ -37,9 +37,11 @@ def extrusions(ticket: Train) -> list[Train]:
     return found[::-1]
 
 
-def seen(ticket: Train, train: int) -> int:
-    """How many examples the extrusions of a ticket see, of `train` that there are."""
-    return sum(examples(each.begin, each.until, train, each.recipe.batch) for each in extrusions(ticket))
+def as_long(ticket: Train, train: int) -> int:
+    """The step at which a ticket's training has seen its extrusions' examples too, where an epoch is `train`."""
+    extruded = sum(examples(each.begin, each.until, train, each.recipe.batch) for each in extrusions(ticket))
+    batch = ticket.recipe.batch
+    return steps(examples(0, ticket.until, train, batch) + extruded, train, batch)
 
 
 def unpenalised(ticket: Train) -> Train:

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from tombola import bases, data, elastic, models
@@ -334,8 +333,7 @@ class Replicate:
         Raises:
             BadInput: they were not.
         """
-        train = self.spec.facts.train
-        until = ticket.until + ceil(extruding.seen(ticket, train) / train * self.epoch_iterations)
+        until = extruding.as_long(ticket, self.spec.facts.train)
         recipe = stretched(ticket.recipe, until, self.epoch_iterations)
         return replace(self.train(self.rewind_point(), ticket.mask, recipe), until=until)
 

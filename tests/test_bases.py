@@ -210,6 +210,14 @@ def test_a_name_of_no_variant_is_refused(name: str) -> None:
         models.check(name, DIGITS, 10)
 
 
+def test_flat_inputs_are_read_as_the_square_image_they_may_have_been() -> None:
+    flat, square = (models.build("lenet-20+dct-pixels", shape, 10, "glorot-normal", 0) for shape in ((64,), DIGITS))
+    assert torch.equal(flat.get_parameter("fc1.weight"), square.get_parameter("fc1.weight"))
+    assert models.plain_of("lenet-20+dct-pixels", (3 * 16,), 10) and not models.check("lenet-20+dct-pixels", (48,), 10)
+    with pytest.raises(ValueError, match="for dct-pixels, a model whose first layer reads all pixels"):
+        models.check("lenet-20+dct-pixels", (69,), 10)
+
+
 def test_a_variant_is_of_the_family_of_its_model_and_no_chain() -> None:
     name = "lenet-300-100+dct"
     assert models.family(name) is models.family("lenet-300-100") and variants.parts(name) == ("lenet-300-100", "dct")
@@ -251,7 +259,7 @@ def test_all_runs_of_a_replicate_are_in_the_basis_of_the_spec() -> None:
             "for dct-pixels, a model whose first",
         ),
         (
-            ["arms=ticket,generalised", "recipe.inputs=rotated", "arm.generalised.basis=dct-pixels"],
+            ["arms=ticket,generalised", "recipe.inputs=noise-5", "arm.generalised.basis=dct-pixels"],
             "arm.generalised.basis",
         ),
         (["recipe.model=lenet-20+dct"], "prune.basis: expected lenet-20"),

@@ -8,7 +8,7 @@ To add one: write a module below `reparametrised.Reparametrised`, and declare it
 """
 
 import re
-from math import prod
+from math import isqrt, prod
 from typing import TYPE_CHECKING
 
 from tombola.models.variant import Named, Plain, Variant
@@ -33,7 +33,7 @@ def _dct_pixels(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
     from tombola.models.in_basis import InBasis
 
     first, shape = next(iter(plain.shapes.items()))
-    return InBasis(model, {first: orthonormal.dct_of_pixels(shape, plain.shape)})
+    return InBasis(model, {first: orthonormal.dct_of_pixels(shape, _image(plain.shape))})
 
 
 def _orthogonal(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
@@ -60,9 +60,17 @@ def _too_large(plain: Plain) -> str:
     return f"matrices of at most {MOST_SIDE:,} a side; {largest} of {plain.name} has {sides[largest]:,}"
 
 
+def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """C x H x W of an image; of a flat one, as changed inputs are, that of the square it may have been; else ()."""
+    if len(shape) == 3:
+        return shape
+    sides = {channels: isqrt(shape[0] // channels) for channels in (1, 3)} if len(shape) == 1 else {}
+    return next(((channels, side, side) for channels, side in sides.items() if channels * side**2 == shape[0]), ())
+
+
 def _no_pixels(plain: Plain) -> str:
     first = next(iter(plain.shapes.values()))
-    if len(plain.shape) != 3 or len(first) != 2 or first[1] != prod(plain.shape):
+    if not _image(plain.shape) or len(first) != 2 or first[1] != prod(plain.shape):
         return f"a model whose first layer reads all pixels of an image, like lenet-300-100; {plain.name} does not"
     return ""
 

@@ -31,6 +31,7 @@ from tombola.lab.kinds import (
     Init,
     InvertedMask,
     Line,
+    MatchedMask,
     Pool,
     Prune,
     RandomMask,
@@ -92,6 +93,7 @@ POOL = Pool(TRAIN, (replace(TRAIN, order_seed=8),), pooled=False, recipe=TRAIN.r
 LINE = Line(TRAIN, replace(TRAIN, order_seed=8), TRAIN.recipe, split_seed=1, points=30, examples=None)
 STRETCH = Stretch(NETWORK, NETWORK, "0:0;1:1;2:2")
 STRETCHED, STRETCHED_MASK = StretchedWeights(STRETCH, INIT), StretchedMask(STRETCH, PRUNE)
+MATCHED = MatchedMask(**{name: getattr(PRUNE, name) for name in PRUNE.names}, like=STRETCHED_MASK)
 
 # For every field of every kind of run, another value. A field that is missing here fails a test below.
 CHANGES: dict[Run, dict[str, Any]] = {
@@ -207,6 +209,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "beside": (("weights", TRAIN), ("mask", PRUNE)),
     },
 }
+CHANGES[MATCHED] = CHANGES[PRUNE] | {"like": RANDOM, "earlier": ((INIT, None), (TRAIN, PRUNE))}
 CHANGES[INVERTED] = CHANGES[PRUNE] | {"like": RANDOM, "earlier": ((INIT, None), (TRAIN, PRUNE))}
 EVERY_FIELD = [(run, name) for run, others in CHANGES.items() for name in others]
 

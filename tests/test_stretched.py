@@ -1,5 +1,6 @@
 """The arm `elastic`: a search of the source, its tickets stretched to the spec's network, their controls and costs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tombola.controls.elastic import permuted_copies
 from tombola.errors import BadInput
 from tombola.lab.attempt import do
 from tombola.lab.costs import Costs
-from tombola.lab.kinds import Prune, StretchedMask, StretchedWeights, Train
+from tombola.lab.kinds import MatchedMask, Prune, StretchedMask, StretchedWeights, Train
 from tombola.lab.members import BUILT_IN
 from tombola.lab.plan import Plan, plan
 from tombola.lab.results import results
@@ -39,7 +40,7 @@ SPEC: dict[str, Any] = {
     "levels": LEVELS,
     "rewind": "6it",
     "engine": "reference",
-    "arms": ["ticket", "elastic", "anywhere", "permuted"],
+    "arms": ["ticket", "elastic", "anywhere", "permuted", "own"],
     "recipe": RECIPE,
     "prune": {"rate": 0.4, "output_rate": 0.2},
     "evaluate": {"every": "6it", "test_every": "15it"},
@@ -47,6 +48,7 @@ SPEC: dict[str, Any] = {
         "elastic": ELASTIC,
         "anywhere": {"method": "elastic", "control": "random", **ELASTIC},
         "permuted": {"method": "elastic", "control": "copies-permuted", **ELASTIC},
+        "own": {"method": "elastic", "control": "own-ticket", **ELASTIC},
     },
 }
 
@@ -149,6 +151,30 @@ def test_copies_are_permuted_and_all_else_is_the_tickets(done: tuple[Plan, Worke
         other = {name for name in ticket if not torch.equal(ticket[name], permuted[name])}
         assert other == {"fc3.weight", "fc4.weight"}, "the first of three keeps its mask"
         assert not torch.equal(permuted["fc3.weight"], permuted["fc4.weight"])
+
+
+@pytest.mark.parametrize(("scope", "target"), [("layer", TARGET), ("global", TARGET), ("global", "lenet-20-10")])
+def test_the_networks_own_ticket_has_as_many_weights_and_is_pruned_by_its_own_search(
+    scope: str, target: str, tmp_path: Path
+) -> None:
+    """More or fewer of the round go than went; of the ticket arm it is another mask, never another start."""
+    source = SOURCE if target == TARGET else "lenet-20-20-10"
+    arm = {name: each | {"source": source, "map": "appended"} for name, each in SPEC["arm"].items()}
+    changes = {"recipe": RECIPE | {"model": target}, "arm": {name: arm[name] for name in ("elastic", "own")}}
+    made = planned(arms=["ticket", "elastic", "own"], replicates=1, prune={"rate": 0.4, "scope": scope}, **changes)
+    store = Store(tmp_path / "store").open()
+    worker, differ = Worker(store, None), list[bool]()
+    for run in made.runs:
+        assert do(run, worker, untold) == ("stored",), run
+    for ticket, stretched, own in zip(rows(made, "ticket"), rows(made, "elastic"), rows(made, "own"), strict=True):
+        assert isinstance(own.mask, MatchedMask) and own.start == ticket.start and stretched.mask
+        assert isinstance(ticket.mask, Prune) and own.mask.trained == ticket.mask.trained
+        wanted, found, plain = (store.mask(mask) for mask in (stretched.mask, own.mask, ticket.mask))
+        assert found.alive == wanted.alive
+        differ.append(found.alive != plain.alive)
+        smaller, larger = sorted((found, plain), key=lambda each: each.alive)
+        assert all(bool((larger[name] | ~smaller[name]).all()) for name in larger), "of the same order of weights"
+    assert any(differ) == (scope == "global")
 
 
 def test_a_mask_without_copies_has_none_to_permute() -> None:

@@ -73,6 +73,9 @@ class Draws(Protocol):
     def searched_on(self, variant: str, ticket: Any, level: int) -> Any:
         """The mask that the same search finds at a level on a variant of its data set: `random-labels`, say."""
 
+    def own_ticket(self, ticket: Any, level: int) -> tuple[Any, Any]:
+        """The early weights and the mask of this network's own search at a level, with as many weights as `ticket`."""
+
     def derived(self, function: "Callable[[Mask, int], Mask]", like: Any, name: str) -> Any:
         """The mask that `function` makes of the mask `like` and the seed of `name`."""
 

@@ -11,6 +11,7 @@ from tombola.errors import BadInput
 from tombola.mark import Mark
 from tombola.method import SearchOptions
 from tombola.methods.elastic import ElasticOptions
+from tombola.pruning import SCOPES
 from tombola.replicate import Draws, T
 
 if TYPE_CHECKING:  # plans are made without torch
@@ -58,14 +59,46 @@ def copies_permuted(replicate: Draws, ticket: T, level: int, draw: int) -> T:
     return replace(ticket, mask=replicate.derived(permuted_copies, ticket.mask, name))
 
 
+def own_ticket(replicate: Draws, ticket: T, level: int, draw: int) -> T:
+    """The ticket that the search of the network itself finds, with as many weights as the stretched one."""
+    start, mask = replicate.own_ticket(ticket, level)
+    return replace(ticket, start=start, mask=mask)
+
+
+def _not_stretched(spec: Any, options: SearchOptions) -> str:
+    """Why tickets are not stretched ones; "" where they are."""
+    if isinstance(options, ElasticOptions) and options.source is not None:
+        return ""
+    return "its tickets are stretched from no other network: give it method = 'elastic' and a source"
+
+
+def _not_matched(spec: Any, options: SearchOptions) -> str:
+    """Why the network's own search finds none of as many weights; "" where it does."""
+    counted = SCOPES[options.scope or spec.prune.scope].counted
+    return "n and m say how many stay" if counted else _not_stretched(spec, options)
+
+
 def _none_copied(spec: Any, options: SearchOptions) -> str:
     """Why there are no copies whose masks could be permuted; "" where there are."""
     if not isinstance(options, ElasticOptions) or options.source is None:
-        return "its tickets are stretched from no other network: give it method = 'elastic' and a source"
+        return _not_stretched(spec, options)
     return "" if options.copies(spec) else f"{options.source} is squeezed, and no block of it has a copy"
 
 
 CONTROLS = {
+    "own-ticket": Control(
+        name="own-ticket",
+        make=own_ticket,
+        claim="a ticket of another network is better than one of as many weights that is found on the network itself",
+        otherwise="a ticket that is found on the network itself is as good as one of another network",
+        what="a ticket of as many weights that is found on the network itself",
+        about="What the network's own search finds, early weights and a mask, with as many weights as the stretched",
+        paper="[The Elastic Lottery Ticket Hypothesis](https://arxiv.org/abs/2103.16547)",
+        year=2021,
+        changes="start and mask",
+        refuses=_not_matched,
+        mark=Mark("#117733", (7, 3, 1, 3), "square"),
+    ),
     "copies-permuted": Control(
         name="copies-permuted",
         make=copies_permuted,

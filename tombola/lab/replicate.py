@@ -24,6 +24,7 @@ from tombola.lab.kinds import (
     Init,
     InvertedMask,
     Loaded,
+    MatchedMask,
     Means,
     Prune,
     RandomMask,
@@ -40,6 +41,7 @@ from tombola.lab.runs import Network, Run
 from tombola.lab.searches import trainings
 from tombola.lab.spec import Spec
 from tombola.method import Method, SearchOptions
+from tombola.methods.rewinding import iterative
 from tombola.objective import TEACHER, Objective, objective_of
 from tombola.recipe import Recipe, on_data, stretched, with_dynamics
 from tombola.replicate import PlannedTraining
@@ -442,14 +444,25 @@ class Replicate:
                 found=f"{last.key}, which was made in another way",
                 todo="Leave the control out of `arms`, or take a method that prunes by a score.",
             )
-        earlier: list[tuple[Run, Run | None]] = []
-        before = last.mask
-        while isinstance(before, Prune | Train):  # a training that has moved its mask let nothing go by a score
-            if isinstance(before, Prune):
-                earlier.append((before.trained, before.mask))
-            before = before.mask
         of_last = {name: getattr(last, name) for name in last.names}
-        return InvertedMask(**of_last, like=like, earlier=tuple(reversed(earlier)) or None)
+        return InvertedMask(**of_last, like=like, earlier=_earlier(last))
+
+    def own_ticket(self, ticket: Train, level: int) -> tuple[Run, MatchedMask]:
+        """The early weights and the mask of this network's own search at a level, with as many weights as `ticket`.
+
+        Raises:
+            BadInput: its search prunes by no score.
+        """
+        *_, own = iterative(self, self.rounds[level])
+        if not isinstance(last := own.mask, Prune):
+            raise BadInput(
+                where="own ticket",
+                expected="a search whose masks a pruning by a score makes",
+                found=f"{own.key}, which moves its mask while it trains",
+                todo="Leave the control out of `arms`, or the dynamics out of the recipe.",
+            )
+        of_last = {name: getattr(last, name) for name in last.names}
+        return own.start, MatchedMask(**of_last, like=ticket.mask, earlier=_earlier(last))
 
     def frozen(self, ticket: Train) -> Train:
         """The ticket beside its pruned weights, which stay at those of its start, instead of 0.
@@ -571,6 +584,17 @@ class Replicate:
 
 
 _MASKS = (AlignedMask, Prune, FullMask, RandomMask, ShuffledMask, DerivedMask, StretchedMask)
+
+
+def _earlier(last: Prune) -> tuple[tuple[Run, Run | None], ...] | None:
+    """The rounds before a pruning, from the first on, as (weights that were scored, mask before); None for none."""
+    found: list[tuple[Run, Run | None]] = []
+    before = last.mask
+    while isinstance(before, Prune | Train):  # a training that has moved its mask let nothing go by a score
+        if isinstance(before, Prune):
+            found.append((before.trained, before.mask))
+        before = before.mask
+    return tuple(reversed(found)) or None
 
 
 def _rounds(mask: Run | None) -> int:

@@ -168,6 +168,14 @@ class SearchReplicate:
         todo = "Search once more with a loader of such data, and compare the two tickets."
         raise _of_a_spec(self.control, "a search on other data, which are your loop's", todo)
 
+    def own_ticket(self, ticket: "Candidate", level: int) -> "tuple[Weights, Mask]":
+        """Nothing: a search has the tickets of one network.
+
+        Raises:
+            BadInput: always.
+        """
+        raise _of_a_spec(self.control, "tickets that were stretched from another network")
+
     def derived(self, function: Callable[[Mask, int], Mask], like: Mask, name: str) -> Mask:
         """What `function` makes of `like` and the seed of `name`, at which all that it draws begins.
 

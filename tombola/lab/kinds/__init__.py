@@ -13,7 +13,7 @@ from tombola.lab.kinds.loaded import Loaded
 from tombola.lab.kinds.masks import DerivedMask, FullMask, Prune, RandomMask, Sample, ShuffledMask, mask_outcome
 from tombola.lab.kinds.means import Means
 from tombola.lab.kinds.measured import Measured, Measurement, Seen, Watched
-from tombola.lab.kinds.stretched import Stretch, StretchedMask, StretchedWeights
+from tombola.lab.kinds.stretched import MatchedMask, Stretch, StretchedMask, StretchedWeights
 from tombola.lab.kinds.training import Train
 from tombola.lab.kinds.tree import Tree
 from tombola.lab.kinds.weights import DerivedWeights
@@ -34,6 +34,7 @@ __all__ = [
     "Line",
     "Loaded",
     "Means",
+    "MatchedMask",
     "Measured",
     "Measurement",
     "Pool",

@@ -1,11 +1,11 @@
 """Tickets of another network of the family, stretched or squeezed: their early weights, and their masks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tombola import elastic, models
-from tombola.lab.kinds.masks import mask_outcome
+from tombola.lab.kinds.masks import Prune, mask_outcome
 from tombola.lab.runs import Known, Network, Outcome, Run, Tell, untold
 
 if TYPE_CHECKING:
@@ -81,3 +81,30 @@ class StretchedMask(Run):
         made = mask_outcome(elastic.mask(self.stretch.taken(), alive))
         of_source = {"source": self.stretch.source.model, "source_density": alive.density, "map": self.stretch.map}
         return Outcome({**made.values, **of_source}, made.tensors)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MatchedMask(Prune):
+    """A control: what the network's own search leaves where its rounds end with as many weights as `like` keeps.
+
+    Its other fields are those of the search's last round. The round that is the last with as many weights before it
+    lets more of them go, or fewer, than it did.
+
+    Attributes:
+        like: a stretched mask.
+        earlier: the rounds before, from the first on, as (weights that were scored, mask before); None for none.
+    """
+
+    kind = "matched_mask"
+    version = 1
+
+    like: Run | None = None
+    earlier: tuple[tuple[Run, Run | None], ...] | None = None
+
+    def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
+        """Score the weights of that round, and let all but as many go."""
+        assert self.like
+        store, wanted = worker.store, worker.store.mask(self.like)
+        rounds = (*(self.earlier or ()), (self.trained, self.mask))
+        trained, mask = [each for each in rounds if each[1] is None or store.mask(each[1]).alive >= wanted.alive][-1]
+        return mask_outcome(replace(self, trained=trained, mask=mask, density=wanted.density).left(worker))

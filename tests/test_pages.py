@@ -33,6 +33,7 @@ PAGES = [
     "corruption",
     "distillation",
     "bayesian",
+    "dual",
     "elastic",
     "uses",
 ]

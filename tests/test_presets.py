@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tombola.early_bird import Settling
+from tombola.extrusion import Penalty
 from tombola.lab import presets
 from tombola.lab.attempt import do
 from tombola.lab.plan import Plan, missing, plan
@@ -18,6 +19,7 @@ from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.layer_patterns import named
+from tombola.methods import METHODS
 from tombola.methods.elastic import ElasticOptions
 from tombola.models import layers, weight_counts
 from tombola.models.lenet import sizes
@@ -101,7 +103,10 @@ def searches_made_small(name: str) -> list[str]:
     early = [arm.name for arm in arms if isinstance(arm.options, Settling)]
     settling = [f"arm.{arm}.{field}" for arm in early for field in ("every=1it", "remembered=2")]
     steps = [f"search.{field}=none" for field in sorted(experiment.spec.search.model_fields_set & SCHEDULED)]
-    return ["densities=0.5", *(f"arm.{arm}.{field}=none" for arm, field in given), *settling, *steps]
+    tables = {"ticket": "search"} | {arm.name: f"arm.{arm.name}" for arm in arms if arm.name in METHODS}
+    extruding = [tables[arm.name] for arm in arms if arm.name in tables and isinstance(arm.options, Penalty)]
+    short = [f"{table}.{field}" for table in extruding for field in ("penalty_step=50", "ceiling=100", "hold=3")]
+    return ["densities=0.5", *(f"arm.{arm}.{field}=none" for arm, field in given), *settling, *steps, *short]
 
 
 def stretched_to(spec: Spec) -> list[str]:

@@ -209,7 +209,11 @@ def test_a_ticket_of_the_experiment_is_squeezed_as_the_arm_would_have_it(done: t
 
 def test_the_verdict_has_controls_and_densities(done: tuple[Plan, Worker]) -> None:
     made, worker = done
-    said = " ".join(results(made, worker.store).sentences)
+    found = results(made, worker.store)
+    said = " ".join(found.sentences)
+    for level, tickets in enumerate(zip(rows(made, "ticket"), rows(made, "ticket", 1), strict=True), start=1):
+        own = [worker.store.values(run)["density"] for run in tickets]
+        assert sorted(found.densities(level)) == sorted(own), "what is said of a level has the ticket's density"
     assert "elastic: its masks are those of lenet-20-20-10 by the map 0:0;1:1,2,3; what that leaves is" in said
     for words in (
         "the same stretched ticket with the masks of the copies permuted",

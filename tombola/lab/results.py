@@ -186,8 +186,10 @@ class Results:
         return [self.fronts[level or min(self.fronts)]] if self.fronts else []
 
     def densities(self, level: int) -> list[float]:
-        """Of all rows of a level."""
-        return [result.values["density"] for result in self.rows if result.row.level == level]
+        """Of the tickets of a level, or of the dense networks; of all its rows where there is none."""
+        rows = [result for result in self.rows if result.row.level == level]
+        own = [result for result in rows if result.row.arm in ("dense", "ticket")]
+        return [result.values["density"] for result in own or rows]
 
     def accuracies(self, level: int) -> list[float]:
         """Those that the verdict is about, of all rows of a level."""

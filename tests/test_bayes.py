@@ -15,14 +15,16 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from tombola import models, prunable, weights
+from tombola import data, models, prunable, weights
 from tombola.bayes import Gaussian, divergence, elbo, is_noise, noise_of
 from tombola.errors import BadInput, SpecError
+from tombola.explorer.experiment import page
 from tombola.guard import Guard
 from tombola.lab.attempt import do
 from tombola.lab.kinds import Means, Prune, Train
 from tombola.lab.kinds.training import further_inputs
 from tombola.lab.plan import plan
+from tombola.lab.results import results
 from tombola.lab.runs import ancestry
 from tombola.lab.spec import Experiment
 from tombola.lab.spec_file import read
@@ -455,6 +457,13 @@ def test_shuffles_over_all_layers_keep_the_whole_count_and_not_that_of_each(
     assert ticket.counts != shuffled.counts and ticket.counts != even.counts
     for alive in even.values():
         assert abs(int(alive.sum()) - ticket.density * alive.numel()) <= 1
+
+
+def test_the_explorer_shows_each_network_as_what_it_is(done: tuple[dict[tuple[str, int], Train], Store]) -> None:
+    _, store = done
+    found = page(results(plan(tiny()), store), data.load)
+    assert {each.arm for each in found.series} >= {"ticket", "deterministic"}
+    assert all(level.exciting is not None for each in found.series for level in each.levels)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The page of an experiment's finished runs."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from tombola import data, models, prunable, weights
+from tombola.bayes import Gaussian
 from tombola.data.facts import Facts
 from tombola.explorer.coding import Blobs
 from tombola.explorer.filling import Answers, Line, Look, Network, fill
@@ -79,8 +81,13 @@ def _columns(facts: Facts) -> dict[str, tuple[str, str]]:
 
 
 def _model(results: Results) -> "nn.Module":
-    recipe, facts = _recipe(results), results.experiment.spec.facts
-    return models.build(recipe.model, facts.shape, facts.classes, recipe.init, init_seed=0).eval()
+    return _built(results, _recipe(results))
+
+
+def _built(results: Results, recipe: Recipe) -> "nn.Module":
+    facts = results.experiment.spec.facts
+    model = models.build(recipe.model, facts.shape, facts.classes, recipe.init, init_seed=0).eval()
+    return model.plain if isinstance(model, Gaussian) else model  # at its means: each layer has one answer
 
 
 def _recipe(results: Results) -> Recipe:
@@ -122,13 +129,19 @@ def _lines(results: Results) -> dict[tuple[str, int], list[Result]]:
 
 def _line(name: tuple[str, int], rows: Sequence[Result], results: Results, with_examples: "_Examples") -> Line:
     arm, number = name
-    looks = [_look(result, results) for result in sorted(rows, key=lambda one: one.row.level)]
+    ordered = sorted(rows, key=lambda one: one.row.level)
+    looks = [_look(result, results) for result in ordered]
     load, shown, model = with_examples
     dataset = load(rows[0].row.run.recipe.data)
     if dataset is None:
         return Line(arm, number, looks)
     text = dataset.facts.shape if dataset.facts.text else ()
     examples, inputs = shown.of(dataset.normalised(rows[0].row.run.recipe.normalise))
+    main = _recipe(results).model
+    for place, other in enumerate(result.row.run.recipe for result in ordered):
+        if other.model != main:  # weights of another kind, say, where others have noise
+            own = partial(_answers, _built(results, other), text, inputs)
+            looks[place] = replace(looks[place], answers=own)
     return Line(arm, number, looks, partial(_answers, model, text, inputs), examples)
 
 

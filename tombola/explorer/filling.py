@@ -26,12 +26,14 @@ class Look:
         level: its numbers.
         mask: what is kept.
         trained, start: its weights after and before training; None where they are not known.
+        answers: those of its units under given weights, where it is another network than the rest of its line.
     """
 
     level: Level
     mask: "Callable[[], Mask]"
     trained: "Callable[[], Weights] | None" = None
     start: "Callable[[], Weights] | None" = None
+    answers: "Callable[[Weights], Answers] | None" = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def _with_weights(level: Level, line: Line, look: Look, network: Network, blobs:
     living = [values[kept] for values, kept in zip(network.flat(trained), alive, strict=True)]
     part = _part(living, blobs)
     weighed = replace(level, start=start, trained=part)
-    return _answered(weighed, line.answers(trained), network, blobs) if part and line.answers else weighed
+    answers = look.answers or line.answers
+    return _answered(weighed, answers(trained), network, blobs) if part and answers else weighed
 
 
 def _answered(level: Level, answers: Answers, network: Network, blobs: Blobs) -> Level:

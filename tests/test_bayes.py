@@ -471,6 +471,10 @@ def test_the_explorer_shows_each_network_as_what_it_is(done: tuple[dict[tuple[st
     [
         (["recipe.model=lenet-20-10"], "recipe.objective: expected one for weights that are numbers, found 'elbo'"),
         (["recipe.model=lenet-20-10"], "prune.score: expected a score of weights that are numbers, found 'snr'"),
+        (
+            ["levels=5", "study.features.levels=5"],
+            "recipe.model: expected weights that are numbers beside study.features",
+        ),
         (["recipe.objective=none"], "recipe.objective: expected one for Gaussian weights, elbo"),
         (["recipe.model=lenet-20-10+gaussian-0"], "recipe.model: expected lenet-20-10"),
         (["recipe.model=lenet-20-10", "recipe.objective=none", "prune.score=mean"], "a model with Gaussian weights"),

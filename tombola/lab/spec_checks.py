@@ -591,6 +591,9 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
         if study.of_weights and (basis := spec.prune.basis) and BASES[basis].variant:
             todo = "in another basis a mask says nothing of which units are connected"
             yield Fault("prune.basis", f"identity beside study.{study.name}", repr(basis), todo)
+        if study.of_numbers and models.is_gaussian(spec.recipe.model):
+            todo = "it asks single layers, which answer otherwise in each draw: leave the study out"
+            yield Fault("recipe.model", f"weights that are numbers beside study.{study.name}", spec.recipe.model, todo)
 
 
 _CHECKS = (

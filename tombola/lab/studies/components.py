@@ -143,5 +143,6 @@ STUDY = Study(
     faults=faults,
     about="Into how many parts that share no weight do masks fall, and would random ones?",
     example="study.components.levels=5",
+    of_numbers=True,
     of_weights=True,
 )

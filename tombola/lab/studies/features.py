@@ -329,4 +329,5 @@ STUDY = Study(
     year=2019,
     rest="kernels of features layer by layer, and of answers",
     example="study.features.levels=5",
+    of_numbers=True,
 )

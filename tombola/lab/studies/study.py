@@ -282,6 +282,7 @@ class Study:
         rest: what its findings that are no headlines are about.
         example: a change to a spec that asks for it.
         of_weights: whether it reads a mask as connections between units, which coordinates in a basis are not.
+        of_numbers: whether it asks single layers of a network, which Gaussian weights have anew in each draw.
         code: the SHA-256 of the extension that it comes from; None for ours.
     """
 
@@ -297,6 +298,7 @@ class Study:
     rest: str = ""
     example: str = ""
     of_weights: bool = False
+    of_numbers: bool = False
     code: str | None = None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tombola import models
 from tombola.early_bird import Settling
 from tombola.extrusion import Penalty
 from tombola.lab import presets
@@ -121,7 +122,7 @@ def test_a_preset_runs_from_end_to_end_when_made_small(name: str, tmp_path: Path
     spec = read(name).spec
     small = [
         "recipe.data=digits",
-        *(stretched_to(spec) or ["recipe.model=lenet-20-10"]),
+        *(stretched_to(spec) or [f"recipe.model=lenet-20-10{'+gaussian-2' * models.is_gaussian(spec.recipe.model)}"]),
         "recipe.length=8it",
         "recipe.batch=50",
     ]

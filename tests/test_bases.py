@@ -202,6 +202,23 @@ def test_sgd_on_coordinates_is_sgd_on_weights_that_are_projected_after_each_step
     assert not torch.allclose(made["fc1.weight"], built("lenet-20-10").double().get_parameter("fc1.weight"), atol=1e-2)
 
 
+@every_variant
+def test_a_stack_of_variants_computes_what_each_does(variant: str) -> None:
+    """As the stacked engine calls networks, and scores that take derivatives of functional calls."""
+    one, other = (built(f"lenet-20-10+{variant}", seed) for seed in (0, 1))
+    images, names = some((2, 5, *DIGITS)).float(), [name for name, _ in one.named_parameters()]
+    stack = {name: torch.stack([each.get_parameter(name).detach() for each in (one, other)]) for name in names}
+    given = torch.func.vmap(lambda own, x: torch.func.functional_call(one, own, (x,)))(stack, images)
+    gradient = torch.func.vmap(
+        torch.func.grad(lambda own, x: torch.func.functional_call(one, own, (x,)).square().sum())
+    )
+    for number, network in enumerate((one, other)):
+        assert torch.allclose(given[number], network(images[number]), atol=1e-5)
+    other(images[1]).square().sum().backward()
+    ours, theirs = gradient(stack, images)["fc1.weight"][1], other.get_parameter("fc1.weight").grad
+    assert theirs is not None and torch.allclose(ours, theirs, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "name", ["lenet-20+dtc", "lenet-20+dct~1", "lenet-20+", "lenet-20+dct+dct", "lenet-20+orthogonal", "lenet-20+svd~3"]
 )
@@ -213,7 +230,7 @@ def test_a_name_of_no_variant_is_refused(name: str) -> None:
 def test_flat_inputs_are_read_as_the_square_image_they_may_have_been() -> None:
     flat, square = (models.build("lenet-20+dct-pixels", shape, 10, "glorot-normal", 0) for shape in ((64,), DIGITS))
     assert torch.equal(flat.get_parameter("fc1.weight"), square.get_parameter("fc1.weight"))
-    assert models.plain_of("lenet-20+dct-pixels", (3 * 16,), 10) and not models.check("lenet-20+dct-pixels", (48,), 10)
+    models.check("lenet-20+dct-pixels", (3 * 4 * 4,), 10)
     with pytest.raises(ValueError, match="for dct-pixels, a model whose first layer reads all pixels"):
         models.check("lenet-20+dct-pixels", (69,), 10)
 
@@ -299,6 +316,12 @@ def test_blocks_are_pruned_whole_and_the_rounds_nest() -> None:  # C5
         assert all(tile.all() or not tile.any() for tile in tiles) and sum(int(tile.any()) for tile in tiles) == stay
         assert (after["w"] <= mask["w"]).all()
         mask = after
+
+
+def test_what_is_pruned_of_a_group_that_stays_is_not_put_back() -> None:  # C5
+    before = torch.tensor([[True, False, True], [True, True, True]])
+    after = groups.by_groups({"w": torch.ones(2, 3)}, Mask({"w": before}), {"w": 0.0}, groups.units)
+    assert torch.equal(after["w"], before)
 
 
 def test_a_mask_on_units_is_a_smaller_layer() -> None:

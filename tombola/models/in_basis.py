@@ -56,7 +56,7 @@ class InBasis(Reparametrised):
         """theta = B^T c of each weight that has a basis."""
         weights = dict[str, Tensor]()
         for name, basis in list(self.bases.items()):
-            c = self.get_parameter(name)
+            c = self.parameter(name)
             self.bases[name] = basis.to(c.device, c.dtype)
             with torch.autocast(c.device.type, enabled=False):  # products of weights with B are not the network's own
                 weights[name] = self.bases[name].weight(c)

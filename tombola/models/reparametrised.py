@@ -27,6 +27,12 @@ class Reparametrised(nn.Module, ABC):
     def made(self) -> dict[str, Tensor]:
         """The weights that differ from the parameters of their names, by name."""
 
+    def parameter(self, name: str) -> Tensor:
+        """The parameter of this name, or the tensor that stands for it in a functional call."""
+        path, _, own = name.rpartition(".")
+        standing: Tensor = getattr(self.get_submodule(path), own)
+        return standing
+
     @property
     def plain(self) -> nn.Module:
         """The network that the weights are put into; by itself it takes the parameters for weights."""

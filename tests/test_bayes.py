@@ -483,3 +483,17 @@ def test_the_explorer_shows_each_network_as_what_it_is(done: tuple[dict[tuple[st
 def test_gaussian_weights_that_cannot_be_are_refused(changes: list[str], message: str) -> None:
     with pytest.raises(SpecError, match=re.escape(message)):
         tiny(changes)
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_running_statistics_forget_as_fast_whatever_the_number_of_draws(samples: int) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4))
+    inputs, labels, plain = torch.randn(9, 1, 8, 8), torch.arange(9) % 4, copy.deepcopy(layers)
+    model = Gaussian(layers, samples, sigma=1e-9).train()
+    elbo(model, (inputs, labels), examples=9).backward()
+    plain.train()(inputs)
+    for name, buffer in plain.named_buffers():
+        torch.testing.assert_close(dict(model.named_buffers())[name], buffer)
+    model(inputs)
+    assert int(dict(model.named_buffers())["1.num_batches_tracked"]) == 2

@@ -82,7 +82,9 @@ class Gaussian(nn.Module):
             inputs, named: what the model asks for.
         """
         draw = None if self.training else Generator(self._device).manual_seed(self.seed)
-        answers = [self._drawn(draw, *inputs, **named) for _ in range(self.samples)]
+        answers = []
+        for statistics in self._statistics(self.samples):
+            answers.append(self._drawn(draw, statistics, *inputs, **named))
         return log_mean_probability(torch.stack(answers), self.samples, dim=0)
 
     def mean(self, *inputs: Any, **named: Any) -> Any:
@@ -110,7 +112,7 @@ class Gaussian(nn.Module):
     def _sampled(self, noise: Mapping[str, Tensor], inputs: Tensor, samples: int, draw: Generator | None) -> Tensor:
         tied = weights.ties(self.plain).values()
         local = {name: noise[name] for name in self.names if self._is_linear(name) and name not in tied}
-        return torch.stack([self._local(local, noise, inputs, draw) for _ in range(samples)])
+        return torch.stack([self._local(local, noise, inputs, draw, own) for own in self._statistics(samples)])
 
     @property
     def plain(self) -> nn.Module:
@@ -131,21 +133,36 @@ class Gaussian(nn.Module):
         layer, own = _owner(self.plain, name)
         return layer._parameters[own], layer._parameters[own + NOISE]  # type: ignore[return-value]
 
-    def _drawn(self, draw: Generator | None, *inputs: Any, **named: Any) -> Tensor:
+    def _statistics(self, samples: int) -> Iterator[dict[str, Tensor]]:
+        """For each draw the buffers that it writes to, where these are not the model's own.
+
+        In training the first draw alone moves running statistics: else they would forget S times as fast.
+        """
+        yield {}
+        for _ in range(1, samples):
+            own = self.plain.named_buffers() if self.training else ()
+            yield {name: buffer.clone() for name, buffer in own}
+
+    def _drawn(self, draw: Generator | None, statistics: Mapping[str, Tensor], *inputs: Any, **named: Any) -> Tensor:
         """What one draw of the weights puts out."""
         noise = self.noise
         drawn = {name: self._pair(name)[0] + _standard(sigma, draw) * sigma for name, sigma in noise.items()}
-        return self._with(drawn, *inputs, **named)
+        return self._with({**drawn, **statistics}, *inputs, **named)
 
     def _local(
-        self, local: Mapping[str, Tensor], noise: Mapping[str, Tensor], inputs: Tensor, draw: Generator | None
+        self,
+        local: Mapping[str, Tensor],
+        noise: Mapping[str, Tensor],
+        inputs: Tensor,
+        draw: Generator | None,
+        statistics: Mapping[str, Tensor],
     ) -> Tensor:
         """What one draw puts out: of the outputs of these layers where that is the same as one of the weights."""
         others = {name: sigma for name, sigma in noise.items() if name not in local}
         drawn = {name: self._pair(name)[0] + _standard(sigma, draw) * sigma for name, sigma in others.items()}
         layers = [(_owner(self.plain, name)[0], _Asked(name, len(inputs), sigma)) for name, sigma in local.items()]
         with _noisy(layers, draw):
-            return self._with(drawn, inputs)
+            return self._with({**drawn, **statistics}, inputs)
 
     def _is_linear(self, name: str) -> bool:
         layer, own = _owner(self.plain, name)

@@ -281,6 +281,22 @@ def test_all_runs_of_a_replicate_are_in_the_basis_of_the_spec() -> None:
         ),
         (["recipe.model=lenet-20+dct"], "prune.basis: expected lenet-20"),
         (["prune.basis=dct", "study.components.levels=1"], "prune.basis: expected identity beside study.components"),
+        (
+            ["prune.basis=identity", "recipe.model=lenet-20+dct", "study.anatomy.levels=1"],
+            "recipe.model: expected one in its own weights beside study.anatomy",
+        ),
+        (
+            ["prune.basis=identity", "method=generalised", "arms=ticket", "study.components.levels=1"],
+            "study.components: expected networks in their own weights, found 'ticket'",
+        ),
+        (
+            [
+                "prune.basis=identity",
+                "arms=ticket,generalised",
+                "study.anatomy={levels=[1],arms=['ticket','generalised']}",
+            ],
+            "study.anatomy: expected networks in their own weights, found 'generalised'",
+        ),
     ],
 )
 def test_a_basis_that_cannot_be_is_refused(changes: list[str], message: str) -> None:

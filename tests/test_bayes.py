@@ -478,6 +478,8 @@ def test_the_explorer_shows_each_network_as_what_it_is(done: tuple[dict[tuple[st
         (["recipe.objective=none"], "recipe.objective: expected one for Gaussian weights, elbo"),
         (["recipe.model=lenet-20-10+gaussian-0"], "recipe.model: expected lenet-20-10"),
         (["recipe.model=lenet-20-10", "recipe.objective=none", "prune.score=mean"], "a model with Gaussian weights"),
+        (["arm.transplant.length=20it"], "arm.transplant.retrain: expected no data, length"),
+        (["arm.transplant.retrain=true", "arm.transplant.weights=trained"], "arm.transplant.retrain: expected no data"),
     ],
 )
 def test_gaussian_weights_that_cannot_be_are_refused(changes: list[str], message: str) -> None:

@@ -240,6 +240,14 @@ def test_the_verdict_has_controls_and_densities(done: tuple[Plan, Worker]) -> No
             "weights are made as those",
         ),
         ({"arm": {"elastic": ELASTIC}, "prune": {"basis": "dct"}}, "arm.elastic.source", "none beside prune.basis"),
+        (
+            {
+                "arm": {"elastic": ELASTIC | {"source": f"{SOURCE}+orthogonal~7"}},
+                "recipe": RECIPE | {"model": f"{TARGET}+orthogonal~7"},
+            },
+            "arm.elastic.source",
+            "none beside a model of coordinates",
+        ),
         ({"arm": {"elastic": ELASTIC}, "carry_optimizer": True}, "arm.elastic.source", "carry_optimizer"),
         (
             {"arm": {"elastic": ELASTIC}, "prune": {"keep": ["fc5.weight"]}},

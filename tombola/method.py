@@ -50,6 +50,11 @@ class SearchOptions(Value):
         """What of these choices a spec does not allow, each with the name of the choice as its path."""
         return ()
 
+    def mixes(self, spec: Any) -> bool:
+        """Whether what a spec has it prune are coordinates, of which each weight is made of many."""
+        mixes: bool = spec.mixes
+        return mixes
+
     @property
     def own(self) -> dict[str, object]:
         """What is chosen of what this method alone has, by name; a choice that is left open is not among it."""

@@ -35,7 +35,10 @@ class Draws(Protocol):
     """What a control may ask of its replicate: other weights and other masks, each drawn from a named seed."""
 
     def of(self, ticket: PlannedTraining) -> "Draws":
-        """The same where a control of `ticket` is asked: of a run that made a mask and weights, its mask is meant."""
+        """The same where a control of `ticket` is asked, with its network.
+
+        Of a run that made a mask and weights, its mask is meant.
+        """
 
     def seed(self, name: str) -> int:
         """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
@@ -120,17 +123,13 @@ class MethodReplicate(Draws, Protocol[T]):
         """The mask of one round more: what each of `trained` would keep of `mask`, pruned as much as that takes."""
 
     def of_model(self, model: str) -> "MethodReplicate[T]":
-        """The same, its network another one."""
+        """The same with another network: of weights that are numbers, where the spec's are Gaussian, by cross-entropy."""
 
     def stretched(self, ticket: T, how: str) -> tuple[Any, Any]:
         """The early weights and the mask that another network's ticket has for this one, by a map of its blocks."""
 
     def on(self, data: str) -> "MethodReplicate[T]":
         """The same, its trainings on the data set of this name: a part or a variant of its own."""
-
-    @property
-    def deterministic(self) -> "MethodReplicate[T]":
-        """The same where weights are numbers and cross-entropy is made small; of a recipe that has it so, the same."""
 
     def as_means(self, weights: Any) -> Any:
         """These weights, which are numbers, as means of a network's that is Gaussian; the same where none is."""

@@ -70,7 +70,7 @@ def _series(replicate: Replicate) -> Series:
     arm = members.arm("ticket", replicate.spec)
     tickets = trainings(arm, replicate.asking(arm))
     return Series(
-        replicate,
+        replicate.of_model(tickets[0].recipe.model),
         tickets,
         members.controls,
         changing=lambda change: _series(replicate.with_inputs(change)),

@@ -64,6 +64,7 @@ class Replicate:
         options: what has been chosen of the method that is asked.
         method: that one; None for the spec's.
         ticket: of which a control is asked; None elsewhere.
+        other_model: the name of its model, where that is another one than the spec's; None elsewhere.
     """
 
     spec: Spec
@@ -73,19 +74,24 @@ class Replicate:
     options: SearchOptions = field(default_factory=SearchOptions)
     method: Method | None = field(default=None, repr=False)
     ticket: PlannedTraining | None = field(default=None, repr=False)
+    other_model: str | None = None
 
     def asking(self, arm: Arm) -> "Replicate":
         """The same with what has been chosen of an arm's method."""
         return replace(self, options=arm.options, method=arm.method)
 
     def of(self, ticket: PlannedTraining) -> "Replicate":
-        """The same where a control of `ticket` is asked: of a run that made a mask and weights, its mask is meant."""
-        return replace(self, ticket=ticket)
+        """The same where a control of `ticket` is asked, with its network.
+
+        Of a run that made a mask and weights, its mask is meant.
+        """
+        same = self.of_model(ticket.recipe.model) if isinstance(ticket, Train) else self
+        return replace(same, ticket=ticket)
 
     @property
     def earlier(self) -> "Replicate | None":
         """The repetition before this one; None of the first."""
-        return replace(self, number=self.number - 1) if self.number else None
+        return replace(self, number=self.number - 1, other_model=None) if self.number else None
 
     @property
     def searching(self) -> "Replicate":
@@ -97,19 +103,6 @@ class Replicate:
         spec = self.spec.model_copy(update={"recipe": recipe.model_copy(update=changed)})
         return replace(self, spec=spec)
 
-    @property
-    def deterministic(self) -> "Replicate":
-        """The same where weights are numbers and cross-entropy is made small; of a recipe that has it so, the same."""
-        spec = self.spec
-        recipe, score = spec.recipe, self.members.scores[spec.prune.score]
-        if not models.is_gaussian(recipe.model):
-            return self
-        plain, _ = models.variants.parts(recipe.model)
-        changed: dict[str, object] = {"recipe": recipe.model_copy(update={"model": plain, "objective": None})}
-        if score.of_gaussian:
-            changed["prune"] = spec.prune.model_copy(update={"score": MAGNITUDE.name})
-        return replace(self, spec=spec.model_copy(update=changed))
-
     def as_means(self, weights: Run) -> Run:
         """These weights, which are numbers, as means of a network's that is Gaussian; the same where none is."""
         return Means(self.network, weights) if models.is_gaussian(self.network.model) else weights
@@ -119,9 +112,18 @@ class Replicate:
         return replace(self, spec=self.spec.model_copy(update={"recipe": on_data(self.spec.recipe, data)}))
 
     def of_model(self, model: str) -> "Replicate":
-        """The same, its network another one."""
-        recipe = self.spec.recipe.model_copy(update={"model": model})
-        return replace(self, spec=self.spec.model_copy(update={"recipe": recipe}))
+        """The same with another network: of weights that are numbers, where the spec's are Gaussian, by cross-entropy.
+
+        What it makes after that, its teacher and other weights, too, is of this network.
+        """
+        spec, recipe = self.spec, self.spec.recipe
+        made = self if model == self.model else replace(self, other_model=model)
+        if models.is_gaussian(model) or not models.is_gaussian(recipe.model):
+            return made
+        changed: dict[str, object] = {"recipe": recipe.model_copy(update={"objective": None})}
+        if self.members.scores[spec.prune.score].of_gaussian:
+            changed["prune"] = spec.prune.model_copy(update={"score": MAGNITUDE.name})
+        return replace(made, spec=spec.model_copy(update=changed))
 
     def stretched(self, ticket: Train, how: str) -> tuple[Run, Run]:
         """The early weights and the mask that another network's ticket has for this one, by a map of its blocks.
@@ -143,7 +145,8 @@ class Replicate:
 
     def in_basis(self, basis: str) -> "Replicate":
         """The same, its masks on coordinates in the basis of this name."""
-        return replace(self, spec=self.spec.model_copy(update={"prune": self.spec.prune.in_basis(basis)}))
+        changed = self.spec.model_copy(update={"prune": self.spec.prune.in_basis(basis)})
+        return replace(self, spec=changed, other_model=None)
 
     def with_inputs(self, change: str) -> "Replicate":
         """The same, its inputs changed further: by a change as `recipe.inputs` has it, with this replicate's seed."""
@@ -165,6 +168,8 @@ class Replicate:
     @property
     def model(self) -> str:
         """The name of its model, whose parameters are coordinates where the spec prunes in a basis."""
+        if self.other_model is not None:
+            return self.other_model
         spec, init = self.spec, self.spec.recipe.init
         return bases.model_in(spec.prune.basis, spec.recipe.model, self.seed("basis"), init, self.seed("init"))
 
@@ -337,7 +342,8 @@ class Replicate:
         """
         until = extruding.as_long(ticket, self.spec.facts.train)
         recipe = stretched(ticket.recipe, until, self.epoch_iterations)
-        return replace(self.train(self.rewind_point(), ticket.mask, recipe), until=until)
+        made = self.train(self.rewind_point(), ticket.mask, recipe)
+        return replace(made, until=until, optimizer_state=ticket.optimizer_state)
 
     def unpenalised(self, ticket: Train, mask: Run) -> Cut:
         """The dense network, trained as a ticket's extrusion trains it but without its penalty, cut at a mask."""

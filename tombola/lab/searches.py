@@ -23,6 +23,9 @@ class Searching(MethodReplicate[Train], Protocol):
     def searching(self) -> "Searching":
         """The same where its method searches with another recipe than the one that tickets are trained with."""
 
+    def of_model(self, model: str) -> "Searching":
+        """The same with another network."""
+
 
 def trainings(arm: Arm, replicate: Searching) -> list[Train]:
     """What an arm's method makes, level by level, trained in full where it searches with another recipe.
@@ -34,7 +37,8 @@ def trainings(arm: Arm, replicate: Searching) -> list[Train]:
         BadInput: it makes no list of trainings.
     """
     made = _searched(arm.method, replicate.searching if arm.options.apart else replicate)
-    found = list(retrained(replicate, iter(made))) if arm.options.apart else made
+    # A mask on coordinates is of no other network than the one that was searched.
+    found = list(retrained(replicate.of_model(made[0].recipe.model), iter(made))) if arm.options.apart else made
     return [found[rounds] for rounds in replicate.rounds if rounds < len(found)]
 
 

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tombola import bases, data
+from tombola import bases, data, models
 from tombola.bases import BASES
 from tombola.data import variants
 from tombola.data.facts import Facts
@@ -288,6 +288,12 @@ class Spec(Value):
     def facts(self) -> Facts:
         """Of the data set that the recipe names, changed as it says; the same in each replicate but for its name."""
         return self.facts_of(self.recipe.data)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the parameters that it prunes are coordinates, of which each weight is made of many."""
+        basis = self.prune.basis
+        return models.mixes(self.recipe.model) or bool(basis and BASES[basis].variant)
 
     def facts_of(self, name: str, part: str = "") -> Facts:
         """Of a data set as trainings of this spec would have it, or of a part or variant of that.

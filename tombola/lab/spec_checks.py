@@ -588,12 +588,25 @@ def _studies(spec: Spec, members: Members) -> Iterable[Fault]:
     setting = Setting(spec, members.methods[spec.method], tuple(members.controls))
     for study, table in asked(spec.study, members.studies):
         yield from study.faults(table, setting)
-        if study.of_weights and (basis := spec.prune.basis) and BASES[basis].variant:
-            todo = "in another basis a mask says nothing of which units are connected"
-            yield Fault("prune.basis", f"identity beside study.{study.name}", repr(basis), todo)
+        if study.of_weights:
+            yield from _in_coordinates(spec, members, study.name, getattr(table, "arms", ()))
         if study.of_numbers and models.is_gaussian(spec.recipe.model):
             todo = "it asks single layers, which answer otherwise in each draw: leave the study out"
             yield Fault("recipe.model", f"weights that are numbers beside study.{study.name}", spec.recipe.model, todo)
+
+
+def _in_coordinates(spec: Spec, members: Members, study: str, arms: Iterable[str]) -> Iterable[Fault]:
+    """A study that reads masks as connections, of the ticket or of arms whose masks are on coordinates."""
+    todo = "in another basis a mask says nothing of which units are connected"
+    if (basis := spec.prune.basis) and BASES[basis].variant:
+        yield Fault("prune.basis", f"identity beside study.{study}", repr(basis), todo)
+    elif spec.mixes:
+        yield Fault("recipe.model", f"one in its own weights beside study.{study}", repr(spec.recipe.model), todo)
+    else:
+        named = [name for name in arms if name in spec.arms]
+        for name in dict.fromkeys(["ticket", *named]):
+            if members.arm(name, spec).options.mixes(spec):
+                yield Fault(f"study.{study}", "networks in their own weights", repr(name), todo)
 
 
 _CHECKS = (

@@ -11,7 +11,7 @@ from tombola.errors import Fault
 from tombola.mark import Mark
 from tombola.method import Method, SearchOptions
 from tombola.methods.rewinding import iterative
-from tombola.models import is_gaussian
+from tombola.models import is_gaussian, of_numbers
 from tombola.replicate import MethodReplicate, T
 
 
@@ -34,16 +34,23 @@ class TransplantOptions(DeterministicOptions):
 
     weights: Literal["early", "trained"] = "early"
 
+    def faults(self, spec: Any) -> Iterable[Fault]:
+        """What `deterministic` refuses, and masks without the weights that become means."""
+        yield from super().faults(spec)
+        if self.apart:
+            todo = "leave them out: masks alone, trained in full from early weights, would not be transplanted"
+            yield Fault("retrain", "no data, length, batch, lr, precision or retrain of the search's own", "some", todo)
+
 
 def deterministic(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     """Search and train as the recipe has it, with weights that are numbers, and cross-entropy."""
-    yield from iterative(replicate.deterministic, levels)
+    yield from iterative(replicate.of_model(of_numbers(replicate.recipe.model)), levels)
 
 
 def transplant(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:
     """Search with weights that are numbers; make the tickets' weights means, and train each once with noise."""
     yield replicate.train(replicate.rewind_point())
-    found = iterative(replicate.deterministic, levels)
+    found = iterative(replicate.of_model(of_numbers(replicate.recipe.model)), levels)
     next(found)
     for ticket in found:
         weights = ticket if getattr(replicate.options, "weights", "early") == "trained" else ticket.start

@@ -78,6 +78,7 @@ class ElasticOptions(SearchOptions):
         teacher = spec.recipe.objective and spec.recipe.objective.teacher_file
         for what, given, todo in (
             ("prune.basis", spec.prune.basis, "coordinates are copied as weights only where both have one basis"),
+            ("a model of coordinates", models.mixes(spec.recipe.model), "layers of one shape may have several bases"),
             ("prune.include", spec.prune.include, "parameters beside the weights of layers stay dense in both"),
             ("carry_optimizer", spec.carry_optimizer, "no optimizer's state is stretched: let all arms start afresh"),
             ("the file of a teacher", teacher, "without it each network has a teacher of its own, itself when dense"),

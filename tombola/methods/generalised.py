@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from tombola import bases
-from tombola.bases import known
+from tombola import bases, models
+from tombola.bases import BASES, known
 from tombola.errors import Fault
 from tombola.mark import Mark
 from tombola.method import Method, SearchOptions
@@ -26,6 +26,10 @@ class GeneralisedOptions(SearchOptions):
     def faults(self, spec: Any) -> Iterable[Fault]:
         """A basis of which the spec's networks have none."""
         return bases.faults(self.basis, spec)
+
+    def mixes(self, spec: Any) -> bool:
+        """Whether its basis is another one than that of the weights."""
+        return bool(BASES[self.basis].variant) or models.mixes(spec.recipe.model)
 
 
 def generalised(replicate: MethodReplicate[T], levels: int) -> Iterator[T]:

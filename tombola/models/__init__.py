@@ -171,6 +171,15 @@ def is_gaussian(name: str) -> bool:
     return named is not None and named.variant.gaussian
 
 
+def of_numbers(name: str) -> str:
+    """The name of the same network whose weights are numbers, where they are Gaussian; of any other its own.
+
+    >>> of_numbers("lenet-300-100+gaussian-3"), of_numbers("lenet-300-100+dct")
+    ('lenet-300-100', 'lenet-300-100+dct')
+    """
+    return variants.parts(name)[0] if is_gaussian(name) else name
+
+
 def mixes(name: str) -> bool:
     """Whether its weights are made of its parameters so that with most of these at 0 hardly a weight is.
 

@@ -123,7 +123,7 @@ class MethodReplicate(Draws, Protocol[T]):
         """The mask of one round more: what each of `trained` would keep of `mask`, pruned as much as that takes."""
 
     def of_model(self, model: str) -> "MethodReplicate[T]":
-        """The same with another network: of weights that are numbers, where the spec's are Gaussian, by cross-entropy."""
+        """The same with another network; one whose weights are numbers, where the spec's are not, by cross-entropy."""
 
     def stretched(self, ticket: T, how: str) -> tuple[Any, Any]:
         """The early weights and the mask that another network's ticket has for this one, by a map of its blocks."""

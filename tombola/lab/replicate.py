@@ -112,7 +112,7 @@ class Replicate:
         return replace(self, spec=self.spec.model_copy(update={"recipe": on_data(self.spec.recipe, data)}))
 
     def of_model(self, model: str) -> "Replicate":
-        """The same with another network: of weights that are numbers, where the spec's are Gaussian, by cross-entropy.
+        """The same with another network; one whose weights are numbers, where the spec's are not, by cross-entropy.
 
         What it makes after that, its teacher and other weights, too, is of this network.
         """

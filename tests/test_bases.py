@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import RandomState
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tombola import cash, data, groups, models, orthonormal, prunable, weights
@@ -303,6 +304,49 @@ def test_a_basis_that_cannot_be_is_refused(changes: list[str], message: str) -> 
     given = changes if "basis" in str(changes) else ["prune.basis=dct", *changes]
     with pytest.raises(SpecError, match=re.escape(message)):
         read("digits-lenet", given)
+
+
+@pytest.mark.parametrize("name", ["supermask", "edge-popup", "signed-supermask", "sign-in", "gradual", "rebasin"])
+def test_methods_that_take_parameters_for_weights_are_refused_in_a_basis(name: str) -> None:
+    beside = f"another method beside prune.basis = 'dct', found {name!r}"
+    for changes in ([f"arms=ticket,{name}"], ["arms=ticket", f"method={name}"]):
+        with pytest.raises(SpecError, match=beside):
+            read("digits-lenet", ["prune.basis=dct", *changes])
+    read("digits-lenet", [f"arms=ticket,{name}"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["arm.generalised.basis=units"], "arm.generalised.basis: expected the output kept where units go"),
+        (
+            ["arm.generalised.basis=units", "prune.keep=output", "arm.generalised.scope=global"],
+            "arm.generalised.scope: expected no other scope beside basis = 'units'",
+        ),
+        (["arm.generalised.basis=blocks", "arm.generalised.scope=layer"], "arm.generalised.scope: expected no other"),
+    ],
+)
+def test_an_arm_in_groups_is_refused_as_the_spec_in_groups_is(changes: list[str], message: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(message)):
+        read("digits-lenet", ["arms=ticket,generalised", *changes])
+    read("digits-lenet", ["arms=ticket,generalised", "prune.keep=output", changes[0]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["prune.basis=dct"], "prune.basis: expected identity, for a teacher's file"),
+        (["arms=ticket,generalised"], "arm.generalised.basis: expected identity, for a teacher's file"),
+        (["recipe.model=lenet-300-100+dct"], "recipe.objective.teacher: expected none beside lenet-300-100+dct"),
+    ],
+)
+def test_a_teachers_file_is_refused_in_a_basis(changes: list[str], message: str, tmp_path: Path) -> None:
+    """Its weights have the shapes of coordinates, and would be read as some."""
+    save_file(weights.of(built("lenet-300-100")), tmp_path / "teacher.safetensors")
+    objective = f"recipe.objective={{name='distill',teacher='{tmp_path / 'teacher.safetensors'}'}}"
+    read("digits-lenet", [objective])
+    with pytest.raises(SpecError, match=re.escape(message)):
+        read("digits-lenet", [objective, *changes])
 
 
 def test_specs_without_a_basis_are_written_as_before() -> None:

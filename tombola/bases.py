@@ -93,6 +93,9 @@ def faults(basis: str, spec: Any) -> Iterator[Fault]:
         yield Fault("basis", str(error), repr(basis), f"for {recipe.model} on {facts.name}")
     if BASES[basis].variant and recipe.init == "pretrained":
         yield Fault("basis", "identity, for the weights of a checkpoint", repr(basis), "or draw the weights")
+    if BASES[basis].variant and recipe.objective and (path := recipe.objective.teacher_file):
+        todo = "objective.teacher = 'dense' trains one in the same basis"
+        yield Fault("basis", "identity, for a teacher's file, whose weights are in none", path, todo)
     if BASES[basis].variant and recipe.dynamics:
         todo = "leave one of the two out: they move masks, or make weights, of a network in its own weights"
         yield Fault("basis", f"identity beside the dynamics {recipe.dynamics.name}", repr(basis), todo)

@@ -44,6 +44,7 @@ class Control:
         refuses: given a spec and what is chosen of a method, why it can be asked of none of that method's tickets, in
             words, and "" where it can; None for one that can be asked of any.
         descends: whether its training makes an objective of its own small, in the place of the recipe's.
+        of_numbers: whether it holds weights at values, which Gaussian ones, drawn anew each time, have not.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
     """
@@ -72,6 +73,7 @@ class Control:
     of_classes: bool = False
     refuses: Callable[[Any, SearchOptions], str] | None = None
     descends: bool = False
+    of_numbers: bool = False
     mark: Mark | None = None
     code: str | None = None
     otherwise: str = ""

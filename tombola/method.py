@@ -105,6 +105,8 @@ class Method:
         options: the model of what it lets one choose: `[search]` in a spec, or `[arm.NAME]`.
         follows_units: whether it follows units from layer to layer, for which there is no way through attention: it
             takes networks of images alone.
+        of_weights: whether it asks for a network whose parameters are its weights: it matches units, or its trainings
+            move their masks or make weights as they go.
         says: of all that it has found in an experiment, sentences about how it found that; None for none.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
@@ -119,6 +121,7 @@ class Method:
     score: str | None = None
     options: type[SearchOptions] = SearchOptions
     follows_units: bool = False
+    of_weights: bool = False
     says: Callable[[Sequence[Found]], Sequence[str]] | None = None
     mark: Mark | None = None
     code: str | None = None

@@ -86,6 +86,7 @@ CONTROLS = {
         paper=_PAPER,
         year=2019,
         changes="recipe",
+        of_numbers=True,
         mark=Mark("#88ccee", (2, 3, 6, 3), "square"),
     ),
     "frozen-if-grown": Control(
@@ -98,6 +99,7 @@ CONTROLS = {
         paper=f"{_PAPER}, Variant 1",
         year=2019,
         changes="start and recipe",
+        of_numbers=True,
         mark=Mark("#44aa99", (2, 3, 6, 3), "diamond"),
     ),
     "initial-if-grown": Control(
@@ -110,6 +112,7 @@ CONTROLS = {
         paper=f"{_PAPER}, Variant 2",
         year=2019,
         changes="start and recipe",
+        of_numbers=True,
         mark=Mark("#ddaa33", (2, 3, 6, 3), "triangle-up"),
     ),
 }

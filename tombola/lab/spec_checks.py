@@ -137,6 +137,10 @@ def _teacher(spec: Spec) -> Iterable[Fault]:
     recipe, facts = spec.recipe, spec.facts
     if recipe.objective is None or not (path := recipe.objective.teacher_file):
         return
+    if models.mixes(recipe.model):
+        expected = f"none beside {recipe.model}, whose parameters are no weights as a file has them"
+        yield Fault("recipe.objective.teacher", expected, path, "teacher = 'dense' trains one")
+        return
     try:
         found = shapes(path)
     except BadInput as error:
@@ -471,6 +475,28 @@ def _units(spec: Spec, members: Members) -> Iterable[Fault]:
                 yield Fault(path, "another method for a network that reads text", repr(name), why)
 
 
+def _controls_of_numbers(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Controls that hold weights at values, beside weights that are drawn anew each time."""
+    for name in spec.arms if models.is_gaussian(spec.recipe.model) else []:
+        if (control := members.arm(name, spec).control) and control.of_numbers:
+            todo = f"leave {name} out: what it holds has no noise"
+            yield Fault("arms", f"controls of Gaussian weights beside {spec.recipe.model}", repr(name), todo)
+
+
+def _of_weights(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Methods that ask for parameters that are weights, where weights are made of them."""
+    recipe, basis = spec.recipe, spec.prune.basis
+    if not models.variants.parts(bases.model_in(basis, recipe.model, 0, recipe.init, 0))[1]:
+        return
+    for name in spec.arms:
+        method = members.arm(name, spec).method
+        if method.of_weights and members.arm(name, spec).control is None:
+            path, found = ("method", method.name) if name == "ticket" else ("arms", name)
+            beside = f"prune.basis = {basis!r}" if basis else recipe.model
+            todo = f"{method.name} takes the parameters of a network for its weights"
+            yield Fault(path, f"another method beside {beside}", repr(found), todo)
+
+
 def _scores(spec: Spec, members: Members) -> Iterable[Fault]:
     """Scores that rank nothing in these networks, or before anything is trained."""
     at_start = 0 in [spec.iterations(step) for step in spec.rewind]
@@ -481,6 +507,9 @@ def _scores(spec: Spec, members: Members) -> Iterable[Fault]:
         if score and score.of_gaussian and not models.is_gaussian(spec.recipe.model):
             todo = f"model = '{spec.recipe.model}+gaussian' has them; magnitude is the size of a weight"
             yield Fault(path, "a score of weights that are numbers", repr(name), todo)
+        if score and score.of_gaussian and spec.prune.include:
+            todo = f"{name} asks for their noise, which weights have that are prunable by themselves, and others not"
+            yield Fault("prune.include", f"none beside {path} = {name!r}", str(list(spec.prune.include)), todo)
         if score and score.sees_initial and early and at_start:
             todo = "before the first step no weight has changed; magnitude is its size"
             yield Fault(path, "a score of weights as they are where rewind is 0it", repr(name), todo)
@@ -640,5 +669,7 @@ _CHECKS_OF_MEMBERS = (
     _controls_of_classes,
     _controls_that_descend,
     _units,
+    _controls_of_numbers,
+    _of_weights,
     _scores,
 )

@@ -67,6 +67,7 @@ METHODS: dict[str, Method] = {
         year=2025,
         options=RebasinOptions,
         follows_units=True,
+        of_weights=True,
         mark=Mark("#661100", (4, 1, 1, 1), "square"),
     ),
 }

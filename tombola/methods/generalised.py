@@ -1,6 +1,7 @@
 """Methods that look for tickets in other bases: sparse in other coordinates than the weights themselves."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -24,8 +25,14 @@ class GeneralisedOptions(SearchOptions):
     basis: Annotated[str, AfterValidator(known)] = "dct"
 
     def faults(self, spec: Any) -> Iterable[Fault]:
-        """A basis of which the spec's networks have none."""
-        return bases.faults(self.basis, spec)
+        """A basis of which the spec's networks have none; groups that are classes, or that another scope undoes."""
+        yield from bases.faults(self.basis, spec)
+        scope = bases.BASES[self.basis].scope
+        if scope and self.scope not in (None, scope):
+            yield Fault("scope", f"no other scope beside basis = {self.basis!r}", repr(self.scope), "leave it out")
+        if scope == "units":
+            classes = bases.classes_among_units(spec.prune.in_basis(self.basis))
+            yield from (replace(fault, path="basis") for fault in classes)
 
     def mixes(self, spec: Any) -> bool:
         """Whether its basis is another one than that of the weights."""

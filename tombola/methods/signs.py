@@ -100,6 +100,7 @@ METHODS: dict[str, Method] = {
         paper=_WINNING_SIGN,
         year=2025,
         rewinds=False,
+        of_weights=True,
         mark=Mark("#888888", (4, 1, 1, 1), "triangle-up"),
     ),
     "winning-sign": Method(
@@ -109,6 +110,7 @@ METHODS: dict[str, Method] = {
         paper=_WINNING_SIGN,
         year=2025,
         rewinds=False,
+        of_weights=True,
         options=WinningSignOptions,
         mark=Mark("#882255", (4, 1, 1, 1), "diamond"),
     ),
@@ -119,6 +121,7 @@ METHODS: dict[str, Method] = {
         paper="[Sign-In to the Lottery](https://arxiv.org/abs/2504.12801)",
         year=2025,
         rewinds=False,
+        of_weights=True,
         options=SignInOptions,
         mark=Mark("#332288", (4, 1, 1, 1), "triangle-down"),
     ),

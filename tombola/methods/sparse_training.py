@@ -137,6 +137,7 @@ METHODS: dict[str, Method] = {
         "[To prune, or not to prune](https://arxiv.org/abs/1710.01878)",
         2017,
         rewinds=False,
+        of_weights=True,
         options=GradualOptions,
     ),
     "set": Method(
@@ -146,6 +147,7 @@ METHODS: dict[str, Method] = {
         "[Sparse Evolutionary Training](https://www.nature.com/articles/s41467-018-04316-3)",
         2018,
         rewinds=False,
+        of_weights=True,
         options=RewiringOptions,
     ),
     "rigl": Method(
@@ -155,6 +157,7 @@ METHODS: dict[str, Method] = {
         "[Rigging the Lottery](https://arxiv.org/abs/1911.11134)",
         2020,
         rewinds=False,
+        of_weights=True,
         options=RewiringOptions,
     ),
 }

@@ -180,6 +180,7 @@ def _method(name: str, options: type[SearchOptions], paper: str, mark: Mark | No
         paper=paper,
         year=kind.year,
         rewinds=False,
+        of_weights=True,
         options=options,
         mark=mark,
     )

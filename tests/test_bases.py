@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,17 +21,22 @@ from tombola import cash, data, groups, models, orthonormal, prunable, weights
 from tombola.bases import BASES, chosen, model_in
 from tombola.cash import factors
 from tombola.cli import main
-from tombola.errors import SpecError
+from tombola.errors import BadInput, SpecError
+from tombola.lab.attempt import do
 from tombola.lab.costs import Costs
 from tombola.lab.kinds import Prune
 from tombola.lab.plan import plan
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.mask import Mask
 from tombola.models import variants
 from tombola.models.in_basis import InBasis
 from tombola.orthonormal import Basis
 from tombola.pruning import Round
+from tombola.report.tickets import ticket_record, ticket_text
+from tombola.ticket import Ticket
 
 DIGITS = (1, 8, 8)
 SMALL = ["levels=2", "replicates=1", "recipe.model=lenet-20-10", "recipe.length=40it"]
@@ -451,6 +457,18 @@ def test_a_factored_file_is_read_back(tmp_path: Path) -> None:
     assert torch.equal(again(images), small(images))
 
 
+def test_coordinates_are_not_put_into_a_network_as_its_weights() -> None:
+    turned, plain = built("lenet-20-10+dct"), built("lenet-20-10")
+    ticket = Ticket.of(turned, prunable.full(turned), weights.of(turned), {"model": "lenet-20-10+dct"})
+    for put in (ticket.apply, ticket.transfer):
+        with pytest.raises(BadInput, match=r"expected a network like lenet-20-10\+dct"):
+            put(plain)
+    assert torch.equal(plain.get_parameter("fc1.weight"), built("lenet-20-10").get_parameter("fc1.weight"))
+    ticket.apply(built("lenet-20-10+dct", seed=1))
+    record = ticket_record(ticket, "ticket", 1, {"format": 2})
+    assert {layer["idle_outputs"] for layer in record["layers"]} == {None} and "-" in ticket_text(record)
+
+
 # ---------------------------------------------------------------- arms
 
 
@@ -472,6 +490,45 @@ def test_an_arm_in_the_identity_is_the_ticket_and_all_others_are_trainings_of_th
 def test_bases_that_are_drawn_are_other_ones_in_each_replicate() -> None:
     spec = read("digits-lenet", [SMALL[0], *SMALL[2:], "replicates=3", "prune.basis=orthogonal"]).spec
     assert len({row.run.recipe.model for row in plan(Experiment(name="a", spec=spec)).rows}) == 3
+
+
+def asked(spec: Spec, store: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """What is measured for each question of the spec's study, by its part and its level."""
+    wanted, worker = plan(Experiment(name="a", spec=spec)), Worker(Store(store).open(), None)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *seen: None) == ("stored",)
+    return {(each.part, each.level): dict(worker.store.values(each.run)) for each in wanted.questions}
+
+
+def test_tickets_of_several_replicates_answer_each_in_its_own_basis(tmp_path: Path) -> None:
+    changes = ["replicates=2", "arms=ticket", "levels=1", "prune.basis=orthogonal", *SMALL[2:3], "recipe.length=300it"]
+    found = asked(
+        read("digits-lenet", [*changes, "study.ensemble={levels=[1],kinds=['replicates'],members=2}"]).spec, tmp_path
+    )
+    assert min(member["accuracy"] for member in found["replicates", 1]["members"]) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "times"),
+    [
+        ("lenet-20-10+dct", [], 1),
+        ("lenet-20-10+gaussian-3", ["recipe.objective={name='elbo',samples=1}"], 3),
+    ],
+)
+def test_an_ensemble_costs_what_its_networks_multiply(
+    model: str, changes: list[str], times: int, tmp_path: Path
+) -> None:
+    given = ["replicates=1", "arms=ticket", "levels=1", "recipe.length=4it", "prune.rate=0.5", "prune.output_rate=0.5"]
+    study = "study.ensemble={levels=[1],kinds=['orders'],members=2}"
+    spec = read(
+        "digits-lenet",
+        [*given, f"recipe.model={model}", "evaluate.every=4it", "evaluate.test_every=4it", *changes, study],
+    ).spec
+    found = asked(spec, tmp_path)["orders", 1]
+    whole, biases = 64 * 20 + 20 * 10 + 10 * 10, 40
+    living = whole if times == 1 else whole // 2
+    assert found["dense"]["macs"] == times * whole and found["macs"] == 2 * times * living
+    assert found["parameters"] == 2 * (whole // 2 * (2 if times > 1 else 1) + biases)
 
 
 def test_a_ticket_in_a_basis_is_found_trained_and_cashed_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -469,7 +469,10 @@ def test_methods_that_keep_trained_weights_have_no_ticket_and_no_controls(
     changes = ["--set", "method=fine-tune", "--set", "arms=ticket"]
     status, _, err = ask(capsys, "ticket", "digits-lenet", "--level", "1", "-o", str(tmp_path / "t"), *changes)
     assert status == 2
-    assert "not trained alone from early weights" in err.replace("\n", " ")
+    assert "from early weights: with search.retrain = true they are" in err.replace("\n", " ")
+    dual = ["--set", "method=dual", "--set", "arms=ticket"]
+    status, _, err = ask(capsys, "ticket", "digits-lenet", "--level", "1", "-o", str(tmp_path / "t"), *dual)
+    assert status == 2 and "from early weights: tombola cash has the networks" in " ".join(err.split())
     status, _, err = ask(capsys, "plan", "digits-lenet", *changes[:2], "--set", "arms=ticket,random")
     assert status == 2
     assert "does not train early weights" in err

@@ -789,7 +789,9 @@ class Undecided(nn.Module):
 
 
 def test_a_model_whose_calls_depend_on_values_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"Undecided: expected .*torch.fx.*quantised and exported it can be"):
+    with pytest.raises(
+        BadInput, match=r"Undecided: expected .*torch.fx.*to be quantised or exported it need not be followed"
+    ):
         compact(Undecided(), Mask({}), torch.zeros(1, 2))
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -22,6 +23,7 @@ from tombola.errors import BadInput, shown
 from tombola.layers import Layout, layouts
 from tombola.mask import Mask
 from tombola.models import Initialisation
+from tombola.models.in_basis import InBasis
 from tombola.transfer import Rule, Transfer, transfer
 from tombola.weights import Weights
 
@@ -140,17 +142,28 @@ class Ticket:
             model: as it is, compiled, or wrapped for several processes.
 
         Raises:
-            BadInput: it is another model, whose first tensors that differ are named; or one that cannot be written to.
+            BadInput: it is another model, whose first tensors that differ are named; or one that cannot be written to;
+                or its parameters are weights, and the ticket's are coordinates in a basis.
         """
+        self._same_numbers(weights.bare(model))
         weights.put(weights.bare(model), self.weights)
 
     def transfer(self, model: nn.Module, rule: Rule = "matching", *, values: bool = True) -> Transfer:
         """Carry the ticket over to another model, layer by layer by an explicit rule; see `tombola.transfer`.
 
         Raises:
-            BadInput: nothing matches, or what the rule names is not there or of another shape.
+            BadInput: nothing matches, or what the rule names is not there or of another shape; or the model's
+                parameters are weights, and the ticket's are coordinates in a basis.
         """
+        self._same_numbers(weights.bare(model))
         return transfer(self.mask, self.weights, weights.bare(model), rule, values=values)
+
+    def _same_numbers(self, model: nn.Module) -> None:
+        """Raise BadInput where coordinates would be taken for weights: they have the same names and shapes."""
+        name = self.origin.get("model")
+        with suppress(ValueError):  # a model that is not one of ours
+            if isinstance(name, str) and models.mixes(name) and not isinstance(model, InBasis):
+                raise _coordinates(name, model)
 
     def stretch(self, to: nn.Module, map: str = "appended", *, blocks: Sequence[str] = (), name: str = "") -> "Ticket":
         """The ticket that a deeper network of the family has by copies of this one's blocks; see `tombola.elastic`.
@@ -304,6 +317,15 @@ class Ticket:
             TombolaError: the hub cannot be reached.
         """
         return Ticket.load(hub.pull(repo, FILE, revision=revision, endpoint=endpoint))
+
+
+def _coordinates(name: str, model: nn.Module) -> BadInput:
+    return BadInput(
+        where=f"a ticket for {type(model).__name__}",
+        expected=f"a network like {name}, as the ticket holds coordinates of its weights in a basis",
+        found="one whose parameters are weights",
+        todo=f"models.build({name!r}, ...) makes one; its carried_out(mask) gives the plain network.",
+    )
 
 
 def _other_way(model: nn.Module, ours: int, theirs: int, deeper: bool) -> BadInput:

@@ -80,7 +80,7 @@ def _not_followed(model: nn.Module, error: Exception) -> BadInput:
         where=type(model).__name__,
         expected="a model whose calls torch.fx can follow, the same ones for every input",
         found=f"{found}{place and f' ({place}: `{code}`)'}",
-        todo=todo + "As it is, it cannot be compacted; quantised and exported it can be.",
+        todo=todo + "As it is, it cannot be compacted; to be quantised or exported it need not be followed.",
     )
 
 

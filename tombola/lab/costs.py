@@ -116,7 +116,7 @@ class Costs:
         Where they are coordinates in a basis of which every weight is made, none can be skipped, whatever lives.
         """
         layers, products = self._network(network)
-        living = {} if models.mixes(network.model) else living
+        living = models.multiplied(network.model, layers, living)
         sparse = sparse_layers(self._how(by).get("engine", "")) if by else ()
         multiplied = {name: living[name] for name in sparse if name in living}
         return Macs(forward(layers, living, products), forward(layers, multiplied, products))

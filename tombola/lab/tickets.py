@@ -8,6 +8,7 @@ from tombola import models
 from tombola.data import variants
 from tombola.errors import BadInput, StoreError
 from tombola.lab.kinds import Average, Init, Measured, Pool, Train
+from tombola.lab.members import Arm
 from tombola.lab.plan import Plan
 from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Run
@@ -34,7 +35,7 @@ def ticket_of(plan: Plan, store: Store, level: int, replicate: int) -> "Ticket":
 
     spec = plan.experiment.spec
     if not plan.experiment.members.arm("ticket", spec).rewinds:
-        raise _no_ticket(spec)
+        raise _no_ticket(spec, plan.experiment.members.arm("ticket", spec))
     run = _training(plan, level, replicate)
     _need(run.inputs if run.keeps_mask else (run, *run.inputs), plan, store, level, replicate)
     start, mask = store.weights(run.start), store.masked_by(run)
@@ -122,12 +123,16 @@ def stretched_to(ticket: "Ticket", plan: Plan, model: str, how: str) -> "Ticket"
     return (ticket.stretch if deeper else ticket.squeeze)(target, how, name=model)
 
 
-def _no_ticket(spec: Spec) -> BadInput:
+def _no_ticket(spec: Spec, arm: Arm) -> BadInput:
+    able = (
+        not any(arm.options.model_copy(update={"retrain": True}).faults(spec)) and "retrain" not in arm.options.ignored
+    )
+    todo = "with search.retrain = true they are" if able else "tombola cash has the networks that it trains"
     return BadInput(
         where="method",
         expected="one that rewinds to early weights",
         found=spec.method,
-        todo="Its masks are not trained alone from early weights: with search.retrain = true they are.",
+        todo=f"Its masks are not trained alone from early weights: {todo}.",
     )
 
 

@@ -6,7 +6,7 @@ To add a family: write a file like `lenet.py` with `SEQUENTIAL`, `FORM`, `check`
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import prod, sqrt
 from types import ModuleType
@@ -188,6 +188,23 @@ def mixes(name: str) -> bool:
     """
     variant = variants.variant(name)
     return variant is not None and variant.variant.dense
+
+
+def multiplied(name: str, layers: Iterable[str], living: Mapping[str, int]) -> Mapping[str, int]:
+    """With how many weights of each layer an example is multiplied where so many parameters live.
+
+    Args:
+        layers: of the model, in their order.
+        living: parameters; a layer that it does not name is whole, here as in what is returned.
+
+    >>> multiplied("lenet-30+dct-pixels", ["fc1.weight", "output.weight"], {"fc1.weight": 7, "output.weight": 9})
+    {'output.weight': 9}
+    """
+    variant = variants.variant(name)
+    if variant is None or not variant.variant.dense:
+        return living
+    made = set([*layers][:1] if variant.variant.first else layers)
+    return {layer: count for layer, count in living.items() if layer not in made}
 
 
 def products(name: str, shape: tuple[int, ...]) -> int:

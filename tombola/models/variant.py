@@ -39,6 +39,7 @@ class Variant:
         number: what a number is of that may stand in its name: `gaussian-3`; "" where none does.
         of_init: whether what draws the weights belongs there too, as it is about theta_0: `svd-glorot-normal~7`.
         dense: whether a pruned parameter leaves weights that are all other than 0.
+        first: whether only the first layer's weights are made of others.
         gaussian: whether its weights are drawn anew each time, and its parameters are their means.
         refuses: why it is not for a model; "" where it is.
     """
@@ -50,6 +51,7 @@ class Variant:
     number: str = ""
     of_init: bool = False
     dense: bool = False
+    first: bool = False
     gaussian: bool = False
     refuses: Callable[[Plain], str] = lambda plain: ""
 

@@ -90,6 +90,7 @@ VARIANTS: dict[str, Variant] = {
             "Coordinates in the 2-D DCT of first units, laid out as the image; others as they are",
             _dct_pixels,
             dense=True,
+            first=True,
             refuses=_no_pixels,
         ),
         Variant(

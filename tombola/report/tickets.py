@@ -25,7 +25,10 @@ def ticket_record(ticket: "Ticket", file: str, size: int, about: dict[str, Any])
     """
     listed = ticket.origin.get("layouts")
     layouts = listed if isinstance(listed, dict) else {}
-    idle = {name: _idle(alive, layouts.get(name, {})) for name, alive in ticket.mask.items()}
+    of_weights = _of_weights(ticket.origin.get("model"))
+    idle = {
+        name: _idle(alive, layouts.get(name, {})) if of_weights else (None, None) for name, alive in ticket.mask.items()
+    }
     layers = [
         {
             "name": name,
@@ -53,6 +56,16 @@ def ticket_record(ticket: "Ticket", file: str, size: int, about: dict[str, Any])
         **_followed(ticket),
         "origin": dict(ticket.origin),
     }
+
+
+def _of_weights(model: Any) -> bool:
+    """Whether a mask says which units are connected: not where it is on coordinates in a basis."""
+    from tombola import models
+
+    try:
+        return not models.mixes(str(model))
+    except ValueError:  # a model that is not one of ours
+        return True
 
 
 def _followed(ticket: "Ticket") -> dict[str, Any]:

@@ -11,7 +11,7 @@ The numerics are functions of tensors in `tombola.study`; here they meet the sto
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import computed_field
@@ -81,7 +81,8 @@ class Seen:
         seed: what is drawn is drawn from.
         others: the weights of further runs, by name, of those that made some.
         masks: the masks of those that made one, or were given one.
-        network: of all of them.
+        network: its own.
+        networks: those of further runs, by name.
         datasets: those that the measurement asks for beside its own, by name, as they were read.
     """
 
@@ -98,6 +99,7 @@ class Seen:
     masks: "Mapping[str, Mask]"
     network: Network
     datasets: "Mapping[str, Dataset]" = field(default_factory=dict)
+    networks: Mapping[str, Network] = field(default_factory=dict)
 
     def inputs(self, places: "Tensor") -> "tuple[Tensor, Tensor]":
         """Inputs and labels of the pool at `places`, where the model is."""
@@ -126,12 +128,12 @@ class Seen:
         chosen = images.index_select(0, places.to(images.device)).to(device)
         return chosen, labels.index_select(0, places.to(labels.device)).to(device)
 
-    def modelled(self, weights: "Weights") -> "nn.Module":
-        """Another network of the same kind, with these weights, in evaluation mode, on the device."""
-        from tombola import weights as states
+    def modelled(self, name: str) -> "nn.Module":
+        """The network of a further run, with its weights, in evaluation mode, on the device."""
+        from tombola import weights
 
-        model = self.network.build()
-        states.put(model, weights)
+        model = self.networks[name].build()
+        weights.put(model, self.others[name])
         return model.to(next(self.model.parameters()).device).eval()
 
 
@@ -303,6 +305,12 @@ def _network(recipe: Recipe, worker: "Worker") -> Network:
     return Network(recipe.model, facts.shape, facts.classes)
 
 
+def _model(run: Run) -> str | None:
+    """The model whose weights a run makes, where it says: coordinates are in a basis of their own replicate's."""
+    named = getattr(run, "recipe", None) or getattr(run, "network", None)
+    return named.model if named else None
+
+
 def _seen(run: Measured | Watched, model: "nn.Module", living: "Mask", worker: "Worker") -> Seen:
     from tombola import weights
 
@@ -310,6 +318,8 @@ def _seen(run: Measured | Watched, model: "nn.Module", living: "Mask", worker: "
     store, (train, validation) = worker.store, worker.split(run.recipe, run.split_seed)
     masks = {name: mask for name, other in further.items() if (mask := store.living(other)) is not None}
     others = {name: store.weights(other) for name, other in further.items() if store.holds(other, "weights")}
+    own = _network(run.recipe, worker)
+    networks = {name: replace(own, model=_model(further[name]) or own.model) for name in others}
     return Seen(
         model,
         {name: value.cpu() for name, value in weights.of(model).items()},
@@ -322,6 +332,7 @@ def _seen(run: Measured | Watched, model: "nn.Module", living: "Mask", worker: "
         run.seed,
         others,
         masks,
-        _network(run.recipe, worker),
+        own,
         {name: worker.dataset(name) for name in run.measurement.further_data},
+        networks,
     )

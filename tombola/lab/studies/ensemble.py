@@ -19,7 +19,7 @@ from tombola.dynamics.rewiring import Escape, RigL
 from tombola.errors import Fault
 from tombola.lab.fields import Levels
 from tombola.lab.kinds import Average, Measured, Measurement, Pool, Prune, Seen, Train
-from tombola.lab.runs import Run
+from tombola.lab.runs import Network, Run
 from tombola.lab.studies import checks
 from tombola.lab.studies.study import Answer, Evidence, Finding, Marks, Question, Series, Setting, Study, grouped
 from tombola.mark import COLOURS, MORE_COLOURS, Mark
@@ -28,8 +28,9 @@ from tombola.recipe import with_dynamics
 from tombola.value import Count, Value, listed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from tombola.mask import Mask
     from tombola.study.at_equal_cost import Asked, Best
     from tombola.study.paired import Estimate
 
@@ -53,27 +54,36 @@ class Together(Measurement):
         """Scores of each and of all, how far they differ, and what they are made of."""
         from dataclasses import asdict
 
+        from torch import Tensor
+
         from tombola.data.facts import IGNORED
         from tombola.evaluate import outputs
         from tombola.study.ensemble import judge
 
         data, precision, labels = seen.dataset, seen.recipe.precision, _labels(seen)
         asked = labels != IGNORED
-        networks = (seen.model, *map(seen.modelled, seen.others.values()))
-        answers = (outputs(model, data, data.test_images, seen.test, precision) for model in networks)
+        answers, costs = list[Tensor](), list[tuple[int, int]]()
+        for model, network, mask in _members(seen):
+            answers.append(outputs(model, data, data.test_images, seen.test, precision))
+            costs.append(_cost(model, network, mask.counts if mask else {}))
         found = judge([each.flatten(0, -2)[asked] for each in answers], labels[asked])
-        living = [seen.mask.counts, *(seen.masks[name].counts if name in seen.masks else {} for name in seen.others)]
-        costs = [_cost(seen, counts) for counts in living]
         return {
             **asdict(found),
             "parameters": sum(parameters for parameters, _ in costs),
             "macs": sum(multiplied for _, multiplied in costs),
             "statistics": any("running_mean" in name for name in seen.weights),
-            "dense": dict(zip(("parameters", "macs"), _cost(seen, {}), strict=True)),
+            "dense": dict(zip(("parameters", "macs"), _cost(seen.model, seen.network, {}), strict=True)),
         }
 
     def examples(self, facts: Facts) -> int:
         return facts.test
+
+
+def _members(seen: Seen) -> "Iterator[tuple[nn.Module, Network, Mask | None]]":
+    """Each network that answers, and what is alive of it; None for all."""
+    yield seen.model, seen.network, seen.mask
+    for name in seen.others:
+        yield seen.modelled(name), seen.networks[name], seen.masks.get(name)
 
 
 def _labels(seen: Seen) -> "Tensor":
@@ -82,13 +92,16 @@ def _labels(seen: Seen) -> "Tensor":
     return labels.index_select(0, seen.test.to(labels.device)).flatten().cpu()
 
 
-def _cost(seen: Seen, living: Mapping[str, int]) -> tuple[int, int]:
-    """Living parameters, biases and all, and the multiply-adds of one example."""
-    facts, model = seen.dataset.facts, seen.recipe.model
-    sizes = {name: value.numel() for name, value in seen.model.named_parameters()}
-    layers = models.layers(model, facts.shape, facts.classes)
-    parameters = sum(living.get(name, size) for name, size in sizes.items())
-    return parameters, macs.forward(layers, living, models.products(model, facts.shape))
+def _cost(model: "nn.Module", network: Network, living: Mapping[str, int]) -> tuple[int, int]:
+    """Living parameters, biases and all, and the multiply-adds of one example: of Gaussian weights, of all draws."""
+    from tombola.bayes import Gaussian, noise_of
+
+    layers = models.layers(network.model, network.shape, network.classes)
+    products = models.products(network.model, network.shape)
+    noise = {noise_of(name): count for name, count in living.items()}  # a pruned weight has none
+    parameters = sum({**living, **noise}.get(name, value.numel()) for name, value in model.named_parameters())
+    once = macs.forward(layers, models.multiplied(network.model, layers, living), products)
+    return parameters, once * (model.samples if isinstance(model, Gaussian) else 1)
 
 
 Members = Callable[[Series, int, int], list[Train]]  # of so many, at a level

@@ -103,7 +103,7 @@ class FeatureSimilarity(Measurement):
         from tombola.study import similarity
 
         inputs, _ = _drawn(seen, self.size)
-        beside = replace(seen, model=seen.modelled(seen.others[OTHER]))
+        beside = replace(seen, model=seen.modelled(OTHER))
         own, theirs = _kernels(seen, inputs), _kernels(beside, inputs)
         names = [*own][1:]  # the first layer is handed the data
         values = [similarity.unbiased(own[name](), theirs[name]()) for name in names]

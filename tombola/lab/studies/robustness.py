@@ -114,7 +114,7 @@ class Attacks(Measurement):
         found = {each.title: attack(network, *examples, each, self.epsilon, seen.seed) for each in self.attacks}
         values: dict[str, Any] = {}
         if self.transfer and DENSE in seen.others:
-            dense = OfPixels(seen.modelled(seen.others[DENSE]), seen.dataset.of_pixels)
+            dense = OfPixels(seen.modelled(DENSE), seen.dataset.of_pixels)
             there = attack(dense, *examples, self.transfer, self.epsilon, seen.seed)
             here = found[self.transfer.title] if self.transfer in self.attacks else None
             here = here or attack(network, *examples, self.transfer, self.epsilon, seen.seed)

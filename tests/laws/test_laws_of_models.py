@@ -13,10 +13,11 @@ from tombola.controls import CONTROLS
 from tombola.errors import BadInput
 from tombola.lab.kinds import Cut, DerivedWeights, Means, Prune, StretchedMask, StretchedWeights, Train
 from tombola.lab.members import BUILT_IN
+from tombola.lab.plan import plan
 from tombola.lab.replicate import Replicate
 from tombola.lab.runs import Run, ancestry
 from tombola.lab.searches import trainings
-from tombola.lab.spec import Spec
+from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_checks import contradictions
 from tombola.methods import METHODS
 from tombola.objective import TEACHER
@@ -138,4 +139,29 @@ def test_what_stands_beside_a_ticket_is_of_its_network(method: str, setting: str
     found = trained(method, setting)
     assert len({training.recipe.model for training in found}) <= 1
     for run in ancestry(found):
+        check(run)
+
+
+@pytest.mark.parametrize(
+    ("setting", "arm", "model"),
+    [
+        ("plain", {"method": "generalised"}, "lenet-20-10+dct"),
+        ("plain", {"method": "generalised", "length": "12it"}, "lenet-20-10+dct"),
+        ("plain", {"method": "generalised", "basis": "units"}, "lenet-20-10"),
+        ("dct", {"method": "generalised", "basis": "identity"}, "lenet-20-10"),
+        ("gaussian by means", {"method": "deterministic"}, "lenet-20-10"),
+        ("gaussian by means", {"method": "deterministic", "length": "12it"}, "lenet-20-10"),
+        ("gaussian by means", {"method": "transplant", "weights": "trained"}, "lenet-20-10+gaussian"),
+    ],
+)
+def test_an_arm_in_another_network_has_its_controls_in_it(setting: str, arm: dict[str, str], model: str) -> None:
+    kept = {"prune": SETTINGS[setting].get("prune", {"rate": 0.4}) | {"keep": ["output"]}}
+    controls = {name: arm | {"control": name} for name in ("reinit", "sparse-init", "redrawn")}
+    arms = {"arm": {"other": arm} | {f"{name} of it": control for name, control in controls.items()}}
+    spec = Spec.model_validate(PLAIN | SETTINGS[setting] | kept | arms | {"arms": ["ticket", *arms["arm"]]})
+    assert not list(contradictions(spec, BUILT_IN))
+    own, made = Replicate(spec, 0), plan(Experiment(name="tiny", spec=spec))
+    for row in made.rows:
+        assert row.run.recipe.model == (own.model if row.arm in ("dense", "ticket") else model)
+    for run in made.runs:
         check(run)

@@ -31,6 +31,7 @@ METHOD_ARMS: dict[str, tuple[set[str], set[str]]] = {
     "one-shot": (set(), {"mask"}),
     "lr-rewind": ({"start"}, {"start", "mask"}),
     "fine-tune": ({"start", "recipe"}, {"start", "mask", "recipe"}),
+    "generalised": ({"start", "mask", "recipe"}, {"start", "mask", "recipe"}),  # whose recipe names another model
 }
 # Of the controls those that any method's tickets have; what others ask of theirs is tested beside that method.
 GENERAL = {name: control for name, control in CONTROLS.items() if control.refuses is None}

@@ -138,7 +138,7 @@ def check(run: Run) -> None:
 def test_what_stands_beside_a_ticket_is_of_its_network(method: str, setting: str) -> None:
     found = trained(method, setting)
     assert len({training.recipe.model for training in found}) <= 1
-    for run in ancestry(found):
+    for run in ancestry([*found]):
         check(run)
 
 

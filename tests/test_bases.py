@@ -226,6 +226,20 @@ def test_a_stack_of_variants_computes_what_each_does(variant: str) -> None:
     assert theirs is not None and torch.allclose(ours, theirs, atol=1e-4)
 
 
+def test_a_network_that_was_float_is_as_exact_in_double_as_one_that_was_not() -> None:
+    once, again = built("lenet-20-10+dct").double(), built("lenet-20-10+dct")
+    images = some((5, *DIGITS))
+    again(images.float())
+    assert torch.equal(once(images), again.double()(images))
+
+
+def test_random_axes_are_drawn_once_for_networks_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = built("lenet-20-10+orthogonal~3")
+    monkeypatch.setattr(orthonormal, "orthogonal", None)
+    second = built("lenet-20-10+orthogonal~3", seed=1)
+    assert isinstance(first, InBasis) and isinstance(second, InBasis) and first.bases == second.bases
+
+
 @pytest.mark.parametrize(
     "name", ["lenet-20+dtc", "lenet-20+dct~1", "lenet-20+", "lenet-20+dct+dct", "lenet-20+orthogonal", "lenet-20+svd~3"]
 )

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tombola import data, models, prunable, weights
-from tombola.bayes import Gaussian, divergence, elbo, is_noise, noise_of
+from tombola.bayes import SAMPLES, Gaussian, divergence, elbo, is_noise, noise_of
 from tombola.errors import BadInput, SpecError
 from tombola.explorer.experiment import page
 from tombola.guard import Guard
@@ -31,6 +31,7 @@ from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.mask import Mask, apply, random_like
+from tombola.models import variants
 from tombola.optimizers import optimizer_of
 from tombola.probabilities import log_mean_probability
 from tombola.prune import globally
@@ -457,6 +458,14 @@ def test_shuffles_over_all_layers_keep_the_whole_count_and_not_that_of_each(
     assert ticket.counts != shuffled.counts and ticket.counts != even.counts
     for alive in even.values():
         assert abs(int(alive.sum()) - ticket.density * alive.numel()) <= 1
+
+
+def test_a_gaussian_network_has_one_name_and_its_means_one_score() -> None:
+    assert variants.VARIANTS["gaussian"].usual == SAMPLES
+    named, unnamed = (rows([f"recipe.model=lenet-20-10+gaussian{number}"]) for number in ("-10", ""))
+    assert named == unnamed
+    mean, size = (rows([f"prune.score={score}"])["deterministic", 2] for score in ("mean", "snr"))
+    assert mean == size
 
 
 def test_the_explorer_shows_each_network_as_what_it_is(done: tuple[dict[tuple[str, int], Train], Store]) -> None:

@@ -18,7 +18,7 @@ from tombola.data import changed_inputs
 from tombola.data.augment import Augmentation
 from tombola.data.normalise import Normalisation
 from tombola.dynamics import DYNAMICS, Dynamics, dynamics_of
-from tombola.models import Initialisation
+from tombola.models import Initialisation, variants
 from tombola.objective import OBJECTIVES, CrossEntropy, Objective, objective_of
 from tombola.steps import Step
 from tombola.value import Count, Number, Proportion, StepField, Value, listed
@@ -149,7 +149,7 @@ class Recipe(Value):
             None for nothing: the mask stays.
     """
 
-    model: str
+    model: Annotated[str, AfterValidator(variants.written)]
     data: str
     length: StepField
     batch: Count = Field(gt=0)

@@ -189,6 +189,7 @@ SCORES: dict[str, Score] = {
         about="The size |mu_i| of a Gaussian weight's mean: magnitude, as it is called beside these",
         paper=_KUHN,
         year=2026,
+        of_gaussian=True,
     ),
     "second-moment": Score(
         name="second-moment",

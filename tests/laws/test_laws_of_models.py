@@ -37,7 +37,7 @@ PLAIN: dict[str, Any] = {
     "prune": {"rate": 0.4},
     "evaluate": {"every": "6it", "test_every": "24it"},
 }
-GAUSSIAN = {"recipe": PLAIN["recipe"] | {"model": "lenet-20-10+gaussian", "objective": {"name": "elbo"}}}
+GAUSSIAN = {"recipe": PLAIN["recipe"] | {"model": "lenet-20-10+gaussian-10", "objective": {"name": "elbo"}}}
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "from the beginning": {"rewind": "0it"},
@@ -151,7 +151,7 @@ def test_what_stands_beside_a_ticket_is_of_its_network(method: str, setting: str
         ("dct", {"method": "generalised", "basis": "identity"}, "lenet-20-10"),
         ("gaussian by means", {"method": "deterministic"}, "lenet-20-10"),
         ("gaussian by means", {"method": "deterministic", "length": "12it"}, "lenet-20-10"),
-        ("gaussian by means", {"method": "transplant", "weights": "trained"}, "lenet-20-10+gaussian"),
+        ("gaussian by means", {"method": "transplant", "weights": "trained"}, "lenet-20-10+gaussian-10"),
     ],
 )
 def test_an_arm_in_another_network_has_its_controls_in_it(setting: str, arm: dict[str, str], model: str) -> None:

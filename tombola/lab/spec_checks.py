@@ -508,7 +508,7 @@ def _scores(spec: Spec, members: Members) -> Iterable[Fault]:
             todo = f"model = '{spec.recipe.model}+gaussian' has them; magnitude is the size of a weight"
             yield Fault(path, "a score of weights that are numbers", repr(name), todo)
         if score and score.of_gaussian and spec.prune.include:
-            todo = f"{name} asks for their noise, which weights have that are prunable by themselves, and others not"
+            todo = "it is of weights with noise, which are prunable by themselves; magnitude is of any"
             yield Fault("prune.include", f"none beside {path} = {name!r}", str(list(spec.prune.include)), todo)
         if score and score.sees_initial and early and at_start:
             todo = "before the first step no weight has changed; magnitude is its size"

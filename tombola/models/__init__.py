@@ -124,12 +124,11 @@ def plain_of(name: str, shape: tuple[int, ...], classes: int) -> Plain:
     {'fc1.weight': (30, 64), 'output.weight': (10, 30)}
     """
     plain, _ = variants.parts(name)
-    shapes = {weight: layer.shape for weight, layer in layers(name, shape, classes).items()}
 
     def drawn(init: str, seed: int) -> "nn.Module":
         return build(plain, shape, classes, cast("Initialisation", init), seed)
 
-    return Plain(plain, shape, classes, shapes, drawn)
+    return Plain(plain, shape, classes, shapes(name, shape, classes), drawn)
 
 
 def layers(name: str, shape: tuple[int, ...], classes: int) -> dict[str, Layer]:

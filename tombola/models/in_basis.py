@@ -29,6 +29,7 @@ class InBasis(Reparametrised):
     def __init__(self, plain: nn.Module, bases: Mapping[str, Basis]) -> None:
         super().__init__(plain)
         self.bases = dict(bases)
+        self._placed: dict[str, tuple[torch.device, torch.dtype, Basis]] = {}
         with torch.no_grad():
             for name, basis in bases.items():
                 parameter = plain.get_parameter(name)
@@ -55,9 +56,14 @@ class InBasis(Reparametrised):
     def made(self) -> dict[str, Tensor]:
         """theta = B^T c of each weight that has a basis."""
         weights = dict[str, Tensor]()
-        for name, basis in list(self.bases.items()):
+        for name in self.bases:
             c = self.parameter(name)
-            self.bases[name] = basis.to(c.device, c.dtype)
             with torch.autocast(c.device.type, enabled=False):  # products of weights with B are not the network's own
-                weights[name] = self.bases[name].weight(c)
+                weights[name] = self._like(name, c).weight(c)
         return weights
+
+    def _like(self, name: str, c: Tensor) -> Basis:
+        """The basis of a weight where its coordinates are, and of their type."""
+        if name not in self._placed or self._placed[name][:2] != (c.device, c.dtype):
+            self._placed[name] = c.device, c.dtype, self.bases[name].to(c.device, c.dtype)
+        return self._placed[name][2]

@@ -37,6 +37,7 @@ class Variant:
             which computes the same function.
         seed: whether a seed belongs to its name: `orthogonal~7`.
         number: what a number is of that may stand in its name: `gaussian-3`; "" where none does.
+        usual: that number where a name has none.
         of_init: whether what draws the weights belongs there too, as it is about theta_0: `svd-glorot-normal~7`.
         dense: whether a pruned parameter leaves weights that are all other than 0.
         first: whether only the first layer's weights are made of others.
@@ -49,6 +50,7 @@ class Variant:
     wrap: "Callable[[nn.Module, Plain, Named], nn.Module]"
     seed: bool = False
     number: str = ""
+    usual: int = 0
     of_init: bool = False
     dense: bool = False
     first: bool = False

@@ -8,6 +8,7 @@ To add one: write a module below `reparametrised.Reparametrised`, and declare it
 """
 
 import re
+from functools import lru_cache
 from math import isqrt, prod
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from tombola.models.variant import Named, Plain, Variant
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from tombola.orthonormal import Basis
 
 MARK = "+"
 MOST_SIDE = 4096  # of a matrix whose singular vectors are looked for
@@ -37,11 +40,17 @@ def _dct_pixels(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
 
 
 def _orthogonal(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
-    from tombola import orthonormal
     from tombola.models.in_basis import InBasis
 
-    draws = {name: orthonormal.drawing(f"{named.name} {name}") for name in plain.shapes}
-    return InBasis(model, {name: orthonormal.orthogonal(shape, draws[name]) for name, shape in plain.shapes.items()})
+    return InBasis(model, _drawn_axes(named.name, tuple(plain.shapes.items())))
+
+
+@lru_cache(maxsize=2)  # a network is built for each run, and its axes take seconds to draw, and a hundred megabytes
+def _drawn_axes(name: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> "dict[str, Basis]":
+    """The random bases of the variant of this name for weights of these names and shapes."""
+    from tombola import orthonormal
+
+    return {weight: orthonormal.orthogonal(shape, orthonormal.drawing(f"{name} {weight}")) for weight, shape in shapes}
 
 
 def _svd(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
@@ -76,9 +85,9 @@ def _no_pixels(plain: Plain) -> str:
 
 
 def _gaussian(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
-    from tombola.bayes import SAMPLES, Gaussian
+    from tombola.bayes import Gaussian
 
-    return Gaussian(model, named.number or SAMPLES)
+    return Gaussian(model, named.number or named.variant.usual)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -114,6 +123,7 @@ VARIANTS: dict[str, Variant] = {
             "The means of Gaussian weights, with their deviations beside them; an answer is that of so many draws",
             _gaussian,
             number="SAMPLES",
+            usual=10,
             gaussian=True,
         ),
     )
@@ -151,6 +161,17 @@ def variant(name: str) -> Named | None:
         if fits and bool(mark) == each.seed and (not mark or _SEED.fullmatch(seed)):
             return Named(each, int(seed or 0), init, number)
     raise ValueError(FORM.replace("MODEL", whole))
+
+
+def written(name: str) -> str:
+    """The name with the number that is meant where it has none: one network has one name. No variant's is left alone.
+
+    >>> written("lenet-300-100+gaussian"), written("lenet-300-100+gaussian-3"), written("lenet-300-100+none")
+    ('lenet-300-100+gaussian-10', 'lenet-300-100+gaussian-3', 'lenet-300-100+none')
+    """
+    whole, suffix = parts(name)
+    each = VARIANTS.get(suffix)
+    return f"{whole}{MARK}{suffix}-{each.usual}" if each and each.number else name
 
 
 def _number(each: Variant, stem: str) -> int | None:

@@ -108,7 +108,8 @@ LEFT_OUT = {
 @pytest.mark.parametrize("name", SCORES)
 def test_a_score_takes_what_torch_counts(name: str) -> None:
     """All but what torch leaves out of the first layer; scores that see no batches multiply nothing."""
-    model, generator = models.build("lenet-30-20", (1, 8, 8), 10, "glorot-normal", 0), torch.Generator().manual_seed(0)
+    network = "lenet-30-20+gaussian" if SCORES[name].of_gaussian else "lenet-30-20"
+    model, generator = models.build(network, (1, 8, 8), 10, "glorot-normal", 0), torch.Generator().manual_seed(0)
     batches = [(torch.rand(size, 1, 8, 8, generator=generator), torch.zeros(size, dtype=torch.int64)) for size in SIZES]
     score, layers = SCORES[name], models.layers("lenet-30-20", (1, 8, 8), 10)
     with FlopCounterMode(display=False) as counter:

@@ -101,10 +101,7 @@ def test_no_dead_weight_is_anything_but_zero(method: str, finished: Any) -> None
 
 def test_one_worker_and_two_find_the_same_masks_side_by_side(tmp_path: Path) -> None:
     """All methods as arms of one experiment, by the command that people type."""
-    beside_gaussian = {
-        "deterministic",
-        "transplant",
-    }  # which ask for Gaussian weights, and so are not beside all others
+    of_gaussian = {"deterministic", "transplant"}  # beside networks with Gaussian weights alone
     others = [name for name in METHODS if name not in {"iterative", *of_gaussian}]
     tables = SHORT | {name: {"every": "4it"} for name in METHODS if "early-bird" in name}  # the training is short
     made = planned("iterative", arms=["ticket", *others], arm=tables)

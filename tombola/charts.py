@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from math import ceil, floor, inf, isfinite, log10
 from statistics import median
@@ -55,8 +56,19 @@ class Drawn(NamedTuple):
 def styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> VegaLiteSpec:
     """The chart, in which data sets are only named, as a specification that holds them: altair would copy each many
     times over."""
-    styled = (
-        chart.configure(font="Helvetica, Arial, sans-serif", background="white")
+    # Not validated: that takes longer than all the rest. The tests do it.
+    return {**chart.to_dict(validate=False), "config": _style(), "datasets": datasets}
+
+
+@cache
+def _style() -> dict[str, Any]:
+    """The configuration of all figures; asked of an empty one, as altair copies a whole chart at each `configure`."""
+    import altair as alt
+
+    empty = (
+        alt.Chart(alt.NamedData("none"))
+        .mark_point()
+        .configure(font="Helvetica, Arial, sans-serif", background="white")
         .configure_axis(
             labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e4e4e4", labelFlush=False
         )
@@ -72,8 +84,8 @@ def styled(chart: Any, datasets: dict[str, list[dict[str, Any]]]) -> VegaLiteSpe
         .configure_title(fontSize=13, fontWeight="normal")
         .configure_view(stroke="#bbbbbb")
     )
-    # Not validated: that takes longer than all the rest. The tests do it.
-    return {**styled.to_dict(validate=False), "datasets": datasets}
+    config: dict[str, Any] = empty.to_dict(validate=False)["config"]
+    return config
 
 
 def density_axis(densities: Sequence[float], drawn: Sequence[float] = (), most: int = 9) -> Any:

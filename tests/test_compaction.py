@@ -917,7 +917,7 @@ def numpy_notation(values: Tensor) -> None:
 @pytest.mark.parametrize(("check", "found", "todo"), [
     (asserted, r"decision by .*, in an assertion \(HERE: `assert values\.shape\[1\] == 3`\)", r"call torch\._assert"),
     (len, r"len\(x\), .* \(HERE: `self\.check\(values\)`\)", r"Write x\.shape\[0\] for len\(x\)\."),
-    (numpy_notation, r"(Type|Value)Error: .* \(HERE: `np\.asarray\(values\)`\)", "quantised and exported"),
+    (numpy_notation, r"(Type|Value)Error: .* \(HERE: `np\.asarray\(values\)`\)", "quantised or exported"),
 ])  # fmt: skip
 def test_what_stops_the_trace_is_said_with_its_line(check: Callable[[Tensor], object], found: str, todo: str) -> None:
     found = found.replace("HERE", r"test_compaction\.py, line \d+")

@@ -87,11 +87,6 @@ class Gaussian(nn.Module):
             answers.append(self._drawn(draw, statistics, *inputs, **named))
         return log_mean_probability(torch.stack(answers), self.samples, dim=0)
 
-    def mean(self, *inputs: Any, **named: Any) -> Any:
-        """What the model puts out with every weight at its mean."""
-        self.plain.training = self.training
-        return self.plain(*inputs, **named)
-
     def sampled(self, inputs: Tensor, samples: int | None = None, draw: Generator | None = None) -> Tensor:
         """What the model puts out in each of so many draws, in the mode that it is in: S x N x ...
 

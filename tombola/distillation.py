@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tombola.data import Batches
 from tombola.data.facts import IGNORED
 from tombola.errors import BadInput
-from tombola.probabilities import are_probabilities
+from tombola.probabilities import refuse_probabilities
 
 if TYPE_CHECKING:  # `tombola plan` reads recipes, and touches no tensor
     from torch import Tensor, nn
@@ -192,13 +192,8 @@ def _check(teacher: "Tensor", labels: "Tensor", alpha: float, temperature: float
             found=f"alpha = {alpha:g}, temperature = {temperature:g}",
             todo="Hinton et al. take alpha = 0.9 and temperatures of 2 to 20.",
         )
-    if are_probabilities(teacher):
-        raise BadInput(
-            where="distillation",
-            expected="the teacher's logits, before the softmax",
-            found="rows that are probabilities: none below 0, each with the sum 1",
-            todo="Leave the teacher's softmax out, or hand its logarithm.",
-        )
+    todo = "Leave the teacher's softmax out, or hand its logarithm."
+    refuse_probabilities(teacher, "distillation", "the teacher's logits, before the softmax", todo)
 
 
 def _of_other_shape(student: tuple[int, ...], teacher: tuple[int, ...]) -> BadInput:

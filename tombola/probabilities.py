@@ -3,6 +3,8 @@
 from math import log
 from typing import TYPE_CHECKING
 
+from tombola.errors import BadInput
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -16,6 +18,21 @@ def are_probabilities(outputs: "Tensor") -> bool:
     """
     rows = outputs.detach().double()
     return bool(rows.numel() and (rows >= 0).all() and ((rows.sum(-1) - 1).abs() < 1e-4).all())
+
+
+def refuse_probabilities(outputs: "Tensor", where: str, expected: str, todo: str) -> None:
+    """Raise `BadInput` where outputs are probabilities already.
+
+    Args:
+        where, expected, todo: of the message.
+    """
+    if are_probabilities(outputs):
+        raise BadInput(
+            where=where,
+            expected=expected,
+            found="rows that are probabilities: none below 0, each with the sum 1",
+            todo=todo,
+        )
 
 
 def log_mean_probability(logits: "Tensor", networks: int, dim: int = 1) -> "Tensor":

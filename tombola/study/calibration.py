@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tombola.errors import BadInput
-from tombola.probabilities import are_probabilities
+from tombola.probabilities import are_probabilities, refuse_probabilities
 
 BINS = 15
 Numbers = Tensor | NDArray[Any] | Sequence[Any]  # of torch, of numpy, or lists
@@ -65,13 +65,8 @@ def calibration(logits: Numbers, labels: Numbers, bins: int = BINS) -> Calibrati
             found=f"{int((~outputs.isfinite()).any(-1).sum())} rows with nan or inf",
             todo="See where the network's numbers overflow; a loss that was nan in training is one place.",
         )
-    if are_probabilities(outputs):
-        raise BadInput(
-            where="calibration(logits=...)",
-            expected="logits, before the softmax",
-            found="rows that are probabilities: none below 0, each with the sum 1",
-            todo="Hand what the last layer gives, or the logarithms of these.",
-        )
+    todo = "Hand what the last layer gives, or the logarithms of these."
+    refuse_probabilities(outputs, "calibration(logits=...)", "logits, before the softmax", todo)
     log_p, answers = _checked("calibration(logits=...)", outputs.log_softmax(-1), labels)
     p = log_p.exp()
     right = float((p.argmax(1) == answers).double().mean())

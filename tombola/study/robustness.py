@@ -336,7 +336,7 @@ def _classes(model: "Model", pixels: "Tensor", n: int, kind: Attack) -> int:
     """How many classes the logits of n examples are of; `BadInput` where these are none."""
     import torch
 
-    from tombola.probabilities import are_probabilities
+    from tombola.probabilities import refuse_probabilities
 
     with torch.no_grad():
         outputs = [model(chunk) for chunk in pixels.split(CHUNK)]
@@ -357,13 +357,8 @@ def _classes(model: "Model", pixels: "Tensor", n: int, kind: Attack) -> int:
             found=f"{'' if finite else 'not only finite '}outputs {tuple(outputs[0].shape)} for {min(n, CHUNK)} labels",
             todo="Attack a classifier that gives logits, by an attack for so many classes.",
         )
-    if are_probabilities(torch.cat(outputs)):
-        raise BadInput(
-            where="attack(model=...)",
-            expected="logits, before the softmax",
-            found="rows that are probabilities: none below 0, each with the sum 1",
-            todo="Leave out the softmax: its gradients vanish where the network is sure, and it would look robust.",
-        )
+    todo = "Leave out the softmax: its gradients vanish where the network is sure, and it would look robust."
+    refuse_probabilities(torch.cat(outputs), "attack(model=...)", "logits, before the softmax", todo)
     return int(outputs[0].shape[1])
 
 

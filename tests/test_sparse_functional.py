@@ -1,0 +1,86 @@
+"""Sparse layers against torch's dense ones in float64: outputs and all gradients, for every kind of window."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import BadInput
+from tombola.sparse.functional import conv2d, linear
+from tombola.sparse.pattern import Pattern
+
+# batch, inputs, outputs, map, window, and the rest as Conv2d has it
+CONVOLUTIONS: dict[str, tuple[int, int, int, tuple[int, int], tuple[int, int], dict[str, Any]]] = {
+    "the usual one": (32, 8, 12, (8, 8), (3, 3), {"padding": 1}),
+    "an odd batch": (19, 5, 7, (9, 11), (3, 3), {"padding": 1}),
+    "one example": (1, 3, 4, (6, 6), (3, 3), {"padding": 1}),
+    "1x1": (33, 12, 6, (7, 5), (1, 1), {}),
+    "1x1, stride 2": (16, 8, 16, (8, 8), (1, 1), {"stride": 2}),
+    "stride 2": (18, 6, 10, (9, 8), (3, 3), {"stride": 2, "padding": 1}),
+    "stride 3 down, 2 across": (17, 4, 5, (13, 12), (5, 4), {"stride": (3, 2), "padding": (2, 0)}),
+    "a stride beyond the window": (16, 4, 4, (10, 10), (2, 2), {"stride": 3}),
+    "dilation": (20, 4, 6, (12, 10), (3, 3), {"dilation": (2, 3), "padding": (2, 3)}),
+    "dilation and stride": (16, 4, 6, (12, 11), (3, 2), {"dilation": (3, 2), "stride": 2, "padding": 2}),
+    "groups": (16, 8, 12, (6, 6), (3, 3), {"groups": 4, "padding": 1}),
+    "depthwise": (16, 6, 6, (6, 6), (3, 3), {"groups": 6, "padding": 1}),
+    "no padding": (16, 4, 4, (7, 7), (3, 3), {}),
+    "same": (16, 4, 4, (6, 7), (4, 2), {"padding": "same"}),
+    "the window is the map": (16, 3, 9, (5, 4), (5, 4), {}),
+    "a small map, many examples": (130, 16, 16, (2, 2), (3, 3), {"padding": 1}),
+    "a wide map": (3, 2, 3, (2, 45), (3, 5), {"padding": (1, 2)}),
+}
+DENSITIES = (0.0, 0.05, 0.3, 1.0)
+
+
+def mask_of(shape: tuple[int, ...], density: float, seed: int = 0) -> Tensor:
+    """A random mask with an empty row and an empty column where it is not full."""
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
+    if density < 1:
+        mask[0] = mask[:, 0] = False
+    return mask
+
+
+def random(*shape: int) -> Tensor:
+    """Numbers of float64 that ask for a gradient."""
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def assert_same(ours: Tensor, theirs: Tensor, leaves: list[Tensor], mask: Tensor) -> None:
+    """Outputs and gradients are the same to 1e-9, the second of `leaves` being the weight."""
+    assert ours.shape == theirs.shape
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    slope = torch.randn_like(theirs)
+    got, wanted = torch.autograd.grad(ours, leaves, slope), list(torch.autograd.grad(theirs, leaves, slope))
+    wanted[1] = wanted[1] * mask
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    assert not got[1][~mask].any()
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_sparse_convolution_is_the_dense_one_of_its_masked_weights(name: str, density: float) -> None:
+    batch, inputs, outputs, size, window, kwargs = CONVOLUTIONS[name]
+    torch.manual_seed(1)
+    x, bias = random(batch, inputs, *size), random(outputs)
+    weight = random(outputs, inputs // kwargs.get("groups", 1), *window)
+    mask = mask_of(tuple(weight.shape), density)
+    theirs = nn.functional.conv2d(x, weight * mask, bias, **kwargs)
+    assert_same(conv2d(x, weight, bias, Pattern.of(mask, **kwargs)), theirs, [x, weight, bias], mask)
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("shape", [(1,), (7, 5), (300,), (2, 3, 4), ()])
+def test_a_sparse_layer_is_the_dense_one_of_its_masked_weights(shape: tuple[int, ...], density: float) -> None:
+    torch.manual_seed(1)
+    x, weight, bias = random(*shape, 37), random(21, 37), random(21)
+    mask = mask_of((21, 37), density)
+    theirs = nn.functional.linear(x, weight * mask, bias)
+    assert_same(linear(x, weight, bias, Pattern.of(mask)), theirs, [x, weight, bias], mask)
+
+
+def test_a_mask_of_another_kind_of_layer_is_refused() -> None:
+    with pytest.raises(BadInput, match="Leave this layer dense"):
+        Pattern.of(torch.ones(2, 3, 4))

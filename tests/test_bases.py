@@ -233,6 +233,13 @@ def test_a_network_that_was_float_is_as_exact_in_double_as_one_that_was_not() ->
     assert torch.equal(once(images), again.double()(images))
 
 
+def test_what_the_plain_network_does_not_save_is_not_saved_in_a_basis() -> None:
+    plain = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    plain.register_buffer("scratch", torch.ones(1), persistent=False)
+    saved = set(plain.state_dict())
+    assert set(InBasis(plain, {"0.weight": orthonormal.dct((4, 4))}).state_dict()) == saved
+
+
 def test_random_axes_are_drawn_once_for_networks_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     first = built("lenet-20-10+orthogonal~3")
     monkeypatch.setattr(orthonormal, "orthogonal", None)

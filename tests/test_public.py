@@ -104,7 +104,7 @@ def test_the_readme_counts_trainings_as_the_plan_does(tmp_path: Path) -> None:
     more = dict(re.findall(r"tombola run (\S+) --set (replicates=\d+)", readme))
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| .* \| ([0-9]+) \| [^|]+ \|$", readme, re.MULTILINE)
     counted = [(name, count) for name, count in rows if name in presets.names()]
-    assert len(counted) == 15
+    assert len(counted) == 19
     for name, count in counted:
         wanted = plan(spec_file.read(name, [more[name]] if name in more else []))
         assert summary(wanted, Store(tmp_path / "none"), 1)["runs"]["train"]["missing"] == int(count), name

@@ -30,13 +30,14 @@ from tombola import weights
 from tombola.errors import BadInput
 from tombola.probabilities import log_mean_probability
 from tombola.prunable import prunable
+from tombola.reparametrised import Reparametrised
 
 NOISE = "_log_sigma"  # what rho is called, behind the name of its weight
 SAMPLES = 10  # S
 SIGMA = 0.01  # sigma_0 as a part of 1 / sqrt(fan_in), the bound of PyTorch's own Kaiming-uniform draw
 
 
-class Gaussian(nn.Module):
+class Gaussian(Reparametrised):
     """A network whose weights are drawn anew each time: w = mu + sigma * epsilon, epsilon ~ N(0, 1).
 
     In evaluation mode the same S draws are made each time, from `seed`: one network gives one answer, whatever the
@@ -60,14 +61,10 @@ class Gaussian(nn.Module):
     """
 
     def __init__(self, model: nn.Module, samples: int = SAMPLES, sigma: float = SIGMA, seed: int = 0) -> None:
-        super().__init__()
         names = tuple(prunable(model))
         if not names or any("." not in name for name in names):
             raise _no_layers(model, names)
-        # One tree of modules, seen from two roots: what is put into either is in both, and names stay what they were.
-        self._parameters, self._buffers, self._modules = model._parameters, model._buffers, model._modules
-        self._non_persistent_buffers_set = model._non_persistent_buffers_set
-        self._means = (model,)  # in a tuple, lest its parameters had second names
+        super().__init__(model)
         self.samples, self.seed, self.names = samples, seed, names
         parameters = dict(model.named_parameters())
         for name in names:
@@ -108,11 +105,6 @@ class Gaussian(nn.Module):
         tied = weights.ties(self.plain).values()
         local = {name: noise[name] for name in self.names if self._is_linear(name) and name not in tied}
         return torch.stack([self._local(local, noise, inputs, draw, own) for own in self._statistics(samples)])
-
-    @property
-    def plain(self) -> nn.Module:
-        """The model itself, whose weights are the means."""
-        return self._means[0]
 
     @property
     def noise(self) -> Mapping[str, Tensor]:
@@ -164,7 +156,6 @@ class Gaussian(nn.Module):
         return type(layer) is nn.Linear and own == "weight"
 
     def _with(self, drawn: Mapping[str, Tensor], *inputs: Any, **named: Any) -> Tensor:
-        self.plain.training = self.training
         answers = functional_call(self.plain, dict(drawn), inputs, named)
         if not isinstance(answers, Tensor):
             raise _no_tensor(self.plain, answers)

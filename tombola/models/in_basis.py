@@ -2,13 +2,15 @@
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tombola.mask import Mask
-from tombola.models.reparametrised import Reparametrised
 from tombola.orthonormal import Basis
+from tombola.reparametrised import Reparametrised
 
 
 class InBasis(Reparametrised):
@@ -53,11 +55,16 @@ class InBasis(Reparametrised):
                     alive[name] = basis.reached(kept)
         return plain, Mask(alive)
 
+    def forward(self, *inputs: Any) -> Any:
+        """What the plain network gives with the weights theta."""
+        return functional_call(self.plain, self.made(), inputs)
+
     def made(self) -> dict[str, Tensor]:
         """theta = B^T c of each weight that has a basis."""
         weights = dict[str, Tensor]()
         for name in self.bases:
-            c = self.parameter(name)
+            path, _, own = name.rpartition(".")
+            c = getattr(self.get_submodule(path), own)  # no parameter where a functional call puts in another tensor
             with torch.autocast(c.device.type, enabled=False):  # products of weights with B are not the network's own
                 weights[name] = self._like(name, c).weight(c)
         return weights

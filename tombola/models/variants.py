@@ -4,7 +4,7 @@ A variant has the parameters of the plain model, under the same names and in the
 numbers than weights: its forward pass makes the weights of them first. Masks, counts, pruning, rewinding and the store
 are about parameters, and go on as they are.
 
-To add one: write a module below `reparametrised.Reparametrised`, and declare it in `VARIANTS`.
+To add one: write a module below `tombola.reparametrised.Reparametrised`, and declare it in `VARIANTS`.
 """
 
 import re

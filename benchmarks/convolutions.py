@@ -21,10 +21,10 @@ from section import interleaved, load, load_line, machine, options, publish, tab
 from torch import Tensor
 
 from tombola import data, engine, mask, models, prunable, prune, score, weights
-from tombola.engine.native.layer_formats import Format
 from tombola.engine.native.sequential_layers import sequential_layers
 from tombola.engine.native.trainer import Native
 from tombola.engine.training import Alone, Start, Trainer, Training
+from tombola.sparse.times import Format
 from tombola.train import Span
 
 NETWORKS = {"conv-2": 0.1, "conv-4": 0.1, "conv-6": 0.15}  # of a convolution's weights that a level prunes

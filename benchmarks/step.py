@@ -30,11 +30,11 @@ from torch.nn.utils import prune as torch_prune
 
 from tombola import data, weights
 from tombola.engine import kernels
-from tombola.engine.native.layer_formats import Format
 from tombola.engine.native.sequential_layers import sequential_layers
 from tombola.engine.native.trainer import Native
 from tombola.engine.training import Start, Training
 from tombola.mask import Mask
+from tombola.sparse.times import Format
 from tombola.train import Span
 
 LEVELS = (0, 1, 3, 5, 7, 10, 12, 15, 18, 20)  # 100 % to 1.2 %

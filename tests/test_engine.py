@@ -22,7 +22,7 @@ from tombola.data.facts import Facts
 from tombola.data.normalise import Normalisation
 from tombola.engine import kernels
 from tombola.engine.native import calibrate, inspected
-from tombola.engine.native.layer_formats import Format, Shape, Times
+from tombola.engine.native.layer_formats import Shape
 from tombola.engine.native.live_units import live_units
 from tombola.engine.native.sequential_layers import sequential_layers
 from tombola.engine.native.trainer import Native
@@ -33,6 +33,7 @@ from tombola.mask import Mask, apply
 from tombola.optimizers import optimizer_of, restore_state, state_of
 from tombola.prunable import full
 from tombola.recipe import SGD, Adam, AdamW, Optimizer, Recipe, learning_rate
+from tombola.sparse.times import Format, Times
 from tombola.train import Span, losses, train
 
 needs_kernels = pytest.mark.skipif(not kernels.sets(), reason="no kernels: there was no compiler")

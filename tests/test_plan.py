@@ -13,7 +13,6 @@ from tombola.control import Control
 from tombola.controls import CONTROLS
 from tombola.engine import kernels
 from tombola.engine.native import calibrate
-from tombola.engine.native.layer_formats import Times
 from tombola.errors import BadInput
 from tombola.lab.kinds import Init, Train
 from tombola.lab.members import BUILT_IN
@@ -22,6 +21,7 @@ from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.sparse.times import Times
 
 LAYERS = ("fc1.weight", "fc2.weight", "output.weight")
 RECIPE: dict[str, Any] = {

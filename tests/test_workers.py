@@ -23,7 +23,6 @@ from tombola import data, engine, mask, models, weights
 from tombola.data import Dataset
 from tombola.engine import kernels
 from tombola.engine.native import calibrate, inspected
-from tombola.engine.native.layer_formats import Times
 from tombola.engine.training import Start, Training
 from tombola.errors import TombolaError
 from tombola.lab.attempt import do
@@ -40,6 +39,7 @@ from tombola.lab.tickets import ticket_of, trained_of
 from tombola.lab.worker import Worker
 from tombola.lab.workers import _dismiss, _Equipment, _fill, _shapes, _unheard, execute
 from tombola.prunable import full
+from tombola.sparse.times import Times
 
 SPEC: dict[str, Any] = {
     "replicates": 1,

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal
 from tombola.engine import native
 from tombola.engine.data_parallel import DATA_PARALLEL
 from tombola.engine.native import NATIVE, calibrate
-from tombola.engine.native.layer_formats import Shape, Times
+from tombola.engine.native.calibrate import Timed
 from tombola.engine.reference import REFERENCE
 from tombola.engine.stacked import MOST, STACKED, room
 from tombola.engine.training import Engine, Start, Training, Trainings
 from tombola.errors import BadInput
+from tombola.sparse.times import Times
 
 ENGINES = (  # in order of preference
     DATA_PARALLEL,
@@ -80,13 +81,13 @@ class Begun:
 
     trainings: Trainings
     name: str
-    times: Mapping[Shape, Times]
+    times: Mapping[Timed, Times]
 
 
 def begin(
     training: Training,
     starts: Sequence[Start],
-    times: Callable[[Iterable[Shape]], Mapping[Shape, Times]] = calibrate.times,
+    times: Callable[[Iterable[Timed]], Mapping[Timed, Times]] = calibrate.times,
 ) -> Begun:
     """Begin `starts`, trainings of one description: in a stack, or the one that there is by the engine that takes it.
 
@@ -154,7 +155,7 @@ def forecast(training: Training, measuring: bool = False) -> EngineForecast:
     return EngineForecast(engine, *engine.forecast(training, refusal), training)
 
 
-def shapes(training: Training) -> list[Shape]:
+def shapes(training: Training) -> list[Timed]:
     """Of which layers the times are asked before such a training begins; none where the kernels will not have it."""
     asked = NATIVE in candidates(training) and not native.hindrance(training)
     return list(native.shapes(training).values()) if asked else []

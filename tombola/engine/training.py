@@ -16,9 +16,10 @@ if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tens
     from torch import Tensor, nn
 
     from tombola.data import Batches, Dataset
-    from tombola.engine.native.layer_formats import Shape, Times
+    from tombola.engine.native.calibrate import Timed
     from tombola.evaluate import Evaluation
     from tombola.mask import Mask
+    from tombola.sparse.times import Times
     from tombola.train import Span
 
 DataKind = Literal["images", "files", "tokens", "numbers"]
@@ -62,7 +63,7 @@ class Training:
     choice: str = "auto"
     processes: int = 1
     count: int = 1
-    times: "Mapping[Shape, Times]" = field(default_factory=dict)
+    times: "Mapping[Timed, Times]" = field(default_factory=dict)
 
     @classmethod
     def of(cls, recipe: Recipe, facts: Facts, choice: str = "auto", device: str = "cpu") -> "Training":

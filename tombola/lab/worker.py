@@ -17,8 +17,8 @@ from tombola.data import variants
 from tombola.data.shared import attach, published
 from tombola.engine import Choice, native
 from tombola.engine.native import calibrate
+from tombola.engine.native.calibrate import Timed
 from tombola.engine.native.image_order import image_order
-from tombola.engine.native.layer_formats import Shape, Times
 from tombola.engine.training import Training
 from tombola.lab.checkpoints import Checkpoints, Clock, Interval
 from tombola.lab.runs import Outcome, Run
@@ -26,6 +26,7 @@ from tombola.lab.store import Store
 from tombola.recipe import Recipe
 from tombola.score import Score
 from tombola.scores import SCORES
+from tombola.sparse.times import Times
 
 if TYPE_CHECKING:
     from tombola.engine.data_parallel.crew import Crew
@@ -77,7 +78,7 @@ class Worker:
     device: str = "cpu"
     clock: Clock = lambda: 0.0
     crew: "Crew | None" = None
-    measured: Mapping[Shape, Times] | None = None
+    measured: Mapping[Timed, Times] | None = None
     scores: Mapping[str, Score] = field(default_factory=lambda: SCORES)
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ class Worker:
         training = Training.of(recipe, self.dataset(recipe.data).facts, self.engine, self.device)
         return replace(training, processes=self.crew.world) if self.crew else training
 
-    def times(self, shapes: Iterable[Shape]) -> dict[Shape, Times]:
+    def times(self, shapes: Iterable[Timed]) -> dict[Timed, Times]:
         """How long layers of these shapes take, from the one measurement there is."""
         requested = list(shapes)
         if self._measures:

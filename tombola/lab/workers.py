@@ -26,13 +26,14 @@ from tombola.data import variants
 from tombola.data.shared import publish
 from tombola.engine import Choice, shapes
 from tombola.engine.native import calibrate
-from tombola.engine.native.layer_formats import Shape, Times
+from tombola.engine.native.calibrate import Timed
 from tombola.engine.training import Training
 from tombola.lab.attempt import do_all, no_room, one_thread
 from tombola.lab.executor import Executor, Resources, Team
 from tombola.lab.queue import BUSY_POLL_S, Announce, RunQueue, Tally
 from tombola.lab.runs import Run, Stored, shallow
 from tombola.recipe import Recipe
+from tombola.sparse.times import Times
 
 GRACE_S = 5
 LOG_TAIL = 4000
@@ -44,7 +45,7 @@ class _Equipment:
 
     resources: Resources
     shared: Path
-    measured: Mapping[Shape, Times]
+    measured: Mapping[Timed, Times]
 
 
 @dataclass(eq=False)
@@ -116,7 +117,7 @@ def _stack_size(engine: Choice, device: str) -> Callable[[Run], int]:
     return lambda run: run.stack_size(engine, device)
 
 
-def _shapes(recipes: Iterable[Recipe], engine: Choice, devices: tuple[str, ...]) -> list[Shape]:
+def _shapes(recipes: Iterable[Recipe], engine: Choice, devices: tuple[str, ...]) -> list[Timed]:
     """Of which layers the engines will ask the times."""
     trainings = [
         Training.of(recipe, data.facts(recipe.data), engine, device) for recipe in recipes for device in devices

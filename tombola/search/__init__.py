@@ -21,6 +21,7 @@ from tombola.search import arguments, averages, checkpoint, counted, distributed
 from tombola.search.arguments import AnyScore, Rate
 from tombola.search.averages import Average
 from tombola.search.checkpoint import Progress
+from tombola.search.engine import DEFAULT, Computed
 from tombola.search.further_metrics import with_further
 from tombola.search.heads import Heads
 from tombola.search.level_run import Course, Level, Report, Rewinding, StepCallbacks, first
@@ -91,6 +92,9 @@ class Search:
         loss: what the loop makes small, for such a score: `(model, batch) -> tensor`.
         round: rate, scope, keep, prune, stacks and score as one value, in their place:
             `Round(scope="n_of_m", n=2, m=4)`.
+        engine: how pruned linear layers and 2d convolutions compute, in the same modules: `dense`; `sparse`, with their
+            living weights only; `auto`, so where it is measured to be faster on this machine, from the second step of
+            a level on. `computed` says which did.
 
     Raises:
         BadInput: something of this does not fit; nothing was changed.
@@ -135,16 +139,19 @@ class Search:
         batches: Iterable[Any] | None = None,
         loss: Loss = score.cross_entropy,
         round: Round | None = None,
+        engine: str = DEFAULT,
     ) -> None:
         self._options = arguments.options(
             {
                 "levels": levels, "rate": rate, "rewind": rewind, "epoch_iterations": epoch_iterations, "scope": scope,
                 "keep": keep, "prune": prune, "stacks": stacks, "score": score, "score_seed": score_seed,
                 "score_at": score_at, "replay": replay, "round": round, "batches": batches,
+                "engine": engine,
             }
         )  # fmt: skip
         self._examples = Examples(batches, loss)
-        self._given: Loop | None = participants.loop_of(model, optimizer, scheduler, also)
+        loop = participants.loop_of(model, optimizer, scheduler, also)
+        self._given: Loop | None = replace(loop, engine=engine)
         full = counted.full(self._loop, self._options.round, mask)
         counted.warn_of_others(self._loop.model, self._options.round)
         effective.warn(self._loop.model, full, stacklevel=2)
@@ -161,6 +168,7 @@ class Search:
         self._masked: list[Average] = []  # what its mask has changed of that
         self._about = self._asked()
         self._strangers = Strangers()
+        self._computed: dict[int, Computed] = {}
         if self._path is None:
             return
         arguments.check_path(self._path, given=path, writes=distributed.rank() == 0)
@@ -217,7 +225,7 @@ class Search:
         search = Search(
             model, optimizer, scheduler=scheduler, also=also, mask=begun, batches=batches, loss=loss,
             levels=asked.levels, round=asked.round, rewind=f"{asked.rewind}it", score_seed=asked.score_seed,
-            score_at=asked.score_at, replay=asked.replay,
+            score_at=asked.score_at, replay=asked.replay, engine=asked.engine,
         )  # fmt: skip
         finished = len(progress.trained) > search._options.levels
         for what, found in search._about.items():
@@ -246,6 +254,7 @@ class Search:
         search._options, search._given = Options.of(about["plan"]), None
         search._progress, search._about, search._path = progress, about, path.absolute()
         search._course = search._heads = None
+        search._computed = {}
         return search
 
     @property
@@ -311,7 +320,7 @@ class Search:
             loop = participants.loop_of(old.model, optimizer, scheduler, [*old.also[old.listed :], *old.generators])
             if loop.listed != old.listed:
                 raise arguments.other_optimizers(old.listed + 1, loop.listed + 1)
-            self._given = loop
+            self._given = replace(loop, engine=old.engine)
             participants.trained(self._loop, self.mask(0))
         self._course = self._next(number) if number else self._first()
         self._watch.look(number, self._course.level.begin)
@@ -340,6 +349,7 @@ class Search:
                 where="Search.finish", expected="a level under way", found="none", todo="Call begin before it."
             )
         course.end(self._options.rewind)
+        self._computed[course.level.number] = course.computed
         self.leave()
         if course.level.number == 0:
             self._follow()
@@ -585,6 +595,14 @@ class Search:
         }
         return Ticket(living, self._early(living), origin)
 
+    def computed(self, level: int) -> Computed:
+        """How the layers of a finished level computed: which with their living weights only, and what a step took.
+
+        Of levels that another process finished nothing is known, and that is said.
+        """
+        self._known(level, len(self._progress.trained), "that is finished")
+        return self._computed.get(level, Computed())
+
     def _known(self, level: int, number: int, which: str) -> None:
         if type(level) is not int or not 0 <= level < number:
             raise BadInput(
@@ -612,6 +630,8 @@ class Search:
             rows.append([str(level), f"{living.density:.4f}", f"{living.alive:,}", steps, *numbers])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        sparse = {level: each for level, each in self._computed.items() if each.sparse}
+        lines += [f"level {level}: {each.sentence(self._computed.get(0))}" for level, each in sparse.items()]
         return "\n".join([repr(self), *(line.rstrip() for line in lines)])
 
 

@@ -34,7 +34,15 @@ def options(given: Mapping[str, Any]) -> Options:
     """
     k = iterations(given["rewind"], given["epoch_iterations"])
     lasting(given["batches"])
-    return Options(given["levels"], round_of(given), k, given["score_seed"], given["replay"], given["score_at"])
+    return Options(
+        given["levels"],
+        round_of(given),
+        k,
+        given["score_seed"],
+        given["replay"],
+        given["score_at"],
+        given["engine"],
+    )
 
 
 def lasting(batches: Iterable[Any] | None) -> Iterable[Any] | None:

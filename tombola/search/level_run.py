@@ -20,6 +20,7 @@ from tombola.guard import Guard
 from tombola.mask import Mask
 from tombola.search import averages
 from tombola.search.averages import Average
+from tombola.search.engine import Computed, LevelLayers
 from tombola.search.state import Loop, Moment
 from tombola.step_hooks import ahead, opaque
 from tombola.weights import Weights
@@ -292,6 +293,7 @@ class Hold:
         self._guards: list[Guard] = []
         self._hooks: list[RemovableHandle] = []
         self._replayed, self._averages_held = not held, False
+        self._layers = LevelLayers(loop, living)
         try:
             if begun and begun.alive < begun.total:
                 self._before = Hold(loop, begun, averages)
@@ -303,6 +305,7 @@ class Hold:
                     self._hooks.append(parameter.register_hook(self._masking(dead)))
             if held:
                 self.mask_averages()
+                self._layers.begin()
         except BaseException:
             self.release()
             raise
@@ -333,6 +336,12 @@ class Hold:
         self.held = True
         for guard in self._guards:
             guard.hold()
+        self._layers.begin()
+
+    @property
+    def computed(self) -> Computed:
+        """How the layers have computed so far."""
+        return self._layers.computed
 
     @property
     def _dead(self) -> list[tuple[nn.Parameter, Tensor]]:
@@ -385,7 +394,8 @@ class Hold:
             )
 
     def release(self) -> None:
-        """Take all hooks off."""
+        """Take all hooks off; all layers compute densely again."""
+        self._layers.release()
         if self._before:
             self._before.release()
         for guard in self._guards:
@@ -440,6 +450,11 @@ class Course:
         if step >= self._counted_from:
             level, living = self.level.number, self.level.mask
             self.reports.append(Report(level, living.density, living.alive, step, metrics))
+
+    @property
+    def computed(self) -> Computed:
+        """How its layers have computed so far."""
+        return self._hold.computed
 
     @property
     def steps(self) -> int:

@@ -7,9 +7,10 @@ from typing import Any
 from tombola.errors import BadInput
 from tombola.pruning import SCOPES, Round
 from tombola.score import MAGNITUDE, Score
+from tombola.search.engine import DEFAULT, ENGINES
 from tombola.steps import Step
 
-_LATER = ("prune", "stacks", "n", "m", "score_at")  # what older searches lack is absent where it is empty
+_LATER = ("prune", "stacks", "n", "m", "score_at", "engine")  # what older searches lack is absent where it is empty
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Options:
         score_seed: what the score is given to draw from.
         replay: whether the loop starts from its own beginning at every level.
         score_at: when the score sees the network: at the `end` of a level, or at its `rewind` point.
+        engine: how the layers compute: `auto`, `dense`, `sparse`.
     """
 
     levels: int
@@ -31,6 +33,7 @@ class Options:
     score_seed: int = 0
     replay: bool = True
     score_at: str = "end"
+    engine: str = DEFAULT
 
     def __post_init__(self) -> None:
         if type(self.levels) is not int or self.levels < 0:
@@ -38,6 +41,10 @@ class Options:
         if self.score_at not in ("end", "rewind"):
             todo = "'rewind' prunes by the weights of step k, at initialisation with rewind='0it'."
             raise BadInput(where="score_at", expected="'end' or 'rewind'", found=repr(self.score_at), todo=todo)
+        if self.engine not in ENGINES:
+            todo = "'auto' computes with the living weights only, where that is measured to be faster."
+            expected = f"one of {', '.join(ENGINES)}"
+            raise BadInput(where="engine", expected=expected, found=repr(self.engine), todo=todo)
         if self.levels > 1 and SCOPES[self.round.scope].once:
             expected = f"0 or 1 in the scope {self.round.scope!r}, where a second round removes nothing more"
             raise _no_levels(self.levels, expected, "levels=1 prunes once.")
@@ -61,6 +68,7 @@ class Options:
             "n": round.n,
             "m": round.m,
             "score_at": None if self.score_at == "end" else self.score_at,
+            "engine": None if self.engine == DEFAULT else self.engine,
         }
         return {name: value for name, value in values.items() if name not in _LATER or value not in ([], None)}
 
@@ -79,7 +87,13 @@ class Options:
         )
         k = Step(values["rewind"]).iterations(1)
         return Options(
-            values["levels"], round, k, values["score_seed"], values["replay"], values.get("score_at", "end")
+            values["levels"],
+            round,
+            k,
+            values["score_seed"],
+            values["replay"],
+            values.get("score_at", "end"),
+            values.get("engine", DEFAULT),
         )
 
     @property

@@ -73,6 +73,7 @@ class Loop:
         model: the plain one, without wrappers.
         also: further things with a `state_dict`; the first `listed` of them are optimisers given beside `optimizer`.
         generators: random generators beside torch's own.
+        engine: how the model's layers compute once they are pruned: `auto`, `dense`, `sparse`.
     """
 
     model: nn.Module
@@ -81,6 +82,7 @@ class Loop:
     also: Sequence[Any]
     generators: Sequence[Generator]
     listed: int = 0
+    engine: str = "dense"
 
     @property
     def others(self) -> list[Optimizer]:

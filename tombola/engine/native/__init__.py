@@ -6,9 +6,10 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from tombola.engine import kernels, reference
-from tombola.engine.native.layer_formats import Format, Shape, Times, network_seconds
+from tombola.engine.native.layer_formats import Shape, network_seconds
 from tombola.engine.training import Alone, Engine, Start, Training, Trainings
 from tombola.models.layer import Layer
+from tombola.sparse.times import Format, Times
 
 if TYPE_CHECKING:
     from tombola.data import Dataset

@@ -15,14 +15,17 @@ from functools import cache
 from importlib import metadata
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 
 from tombola import files
 from tombola.data.download import cache_dir
 from tombola.engine import kernels
-from tombola.engine.native.layer_formats import DENSITIES, Format, Shape, Times
+from tombola.engine.native.layer_formats import Shape
+from tombola.sparse import choice
+from tombola.sparse.choice import Call
+from tombola.sparse.times import DENSITIES, Format, Times
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,9 +35,13 @@ if TYPE_CHECKING:
 ROUNDS, STEPS = 9, 10  # of a fully connected layer
 ROUNDS_OF_MAPS, STEPS_OF_MAPS = 3, 1  # of a convolution, which takes a hundred times longer
 ASSUMED = Times(0.4, DENSITIES)  # where the machine's own cannot be kept: a break-even of 0.4
+ASSUMED_BETWEEN_TENSORS = Times(0.15, DENSITIES)  # as the conversions of layers by themselves take most of a step
+
+Timed = Shape | Call
+_Timed = TypeVar("_Timed", bound=Timed)
 
 
-def times(shapes: Iterable[Shape]) -> dict[Shape, Times]:
+def times(shapes: Iterable[_Timed]) -> dict[_Timed, Times]:
     """The times of layers of these shapes on this machine; what is not kept yet is measured now and kept.
 
     Where nothing can be kept nothing is measured either: the times are then `ASSUMED`.
@@ -51,17 +58,17 @@ def times(shapes: Iterable[Shape]) -> dict[Shape, Times]:
                 kept |= {shape.name: _measured(shape) for shape in distinct if shape.name not in kept}
                 files.replace(path, _written(kept))
         except (OSError, RuntimeError, NotImplementedError):  # no room, no right, no home, no locks
-            return dict.fromkeys(distinct, ASSUMED)
+            return {each: ASSUMED_BETWEEN_TENSORS if isinstance(each, Call) else ASSUMED for each in distinct}
     return {shape: kept[shape.name] for shape in distinct}
 
 
-def known(shapes: Iterable[Shape]) -> dict[Shape, Times]:
+def known(shapes: Iterable[_Timed]) -> dict[_Timed, Times]:
     """What of it is kept from earlier; nothing is measured."""
     kept = _read()
     return {shape: kept[shape.name] for shape in shapes if shape.name in kept}
 
 
-def record(measured: Mapping[Shape, Times]) -> dict[str, Any]:
+def record(measured: Mapping[_Timed, Times]) -> dict[str, Any]:
     """What the record of a training says of the times that its engine was chosen by: all of them, under one `id`."""
     seconds = {shape.name: _plain(times) for shape, times in measured.items()}
     named = hashlib.sha256(json.dumps(seconds, sort_keys=True).encode()).hexdigest()[:12]
@@ -80,8 +87,8 @@ def _path() -> Path:
 def _made_by() -> str:
     """Another one for other kernels, another processor, another torch or plain loop, and another way to measure."""
     made = f"{kernels.version()} {metadata.version('torch')}".encode()
-    here, plain = Path(__file__), Path(__file__).parents[1] / "reference" / "trainer.py"
-    made += here.read_bytes() + plain.read_bytes()
+    here, plain, apart = Path(__file__), Path(__file__).parents[1] / "reference" / "trainer.py", Path(choice.__file__)
+    made += here.read_bytes() + plain.read_bytes() + apart.read_bytes()
     return hashlib.sha256(made).hexdigest()[:16]
 
 
@@ -110,11 +117,13 @@ def _read() -> dict[str, Times]:
         return {}
 
 
-def _measured(shape: Shape) -> Times:
+def _measured(shape: Timed) -> Times:
     """Round after round through all formats, the least of each: what else the machine does disturbs all alike.
 
-    On one thread, as workers train.
+    On one thread, as workers train; a layer by itself on as many as it says.
     """
+    if isinstance(shape, Call):
+        return choice.measured(shape)
     import torch
 
     threads = torch.get_num_threads()

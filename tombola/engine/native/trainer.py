@@ -19,13 +19,13 @@ from tombola import weights
 from tombola.data import Batches
 from tombola.data.normalise import affine
 from tombola.engine import kernels
-from tombola.engine.native.layer_formats import Format
 from tombola.engine.native.live_units import Flags, live_units
 from tombola.engine.native.sequential_layers import SequentialLayer
 from tombola.engine.training import Moved, Start, Training
 from tombola.evaluate import Evaluation
 from tombola.mask import Mask
 from tombola.recipe import SGD, Adam, AdamW, Optimizer
+from tombola.sparse.times import Format
 from tombola.train import Span
 
 Array = NDArray[Any]

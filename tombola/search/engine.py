@@ -1,0 +1,166 @@
+"""How the layers of a level compute: densely, or with their living weights only where that is faster here."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from tombola import weights
+from tombola.engine.native import calibrate
+from tombola.mask import Mask
+from tombola.search.state import Loop
+from tombola.search.watch import Look
+from tombola.sparse import choice, layers
+from tombola.sparse.choice import Call
+from tombola.step_hooks import opaque
+
+ENGINES = ("auto", "dense", "sparse")
+DEFAULT = "auto"
+MOST = 1000  # steps whose times are kept
+
+
+@dataclass(frozen=True)
+class Computed:
+    """How a level computed.
+
+    Attributes:
+        sparse: the layers that did so with their living weights only.
+        dense: those that were pruned and did not, each with the reason.
+        step_seconds: from one optimiser step to the next, the median; None where there were too few.
+    """
+
+    sparse: tuple[str, ...] = ()
+    dense: Mapping[str, str] = field(default_factory=dict)
+    step_seconds: float | None = None
+
+    def sentence(self, whole: "Computed | None" = None) -> str:
+        """What it was, and what it gained.
+
+        Args:
+            whole: how level 0 computed, where that is known.
+        """
+        words = f"{', '.join(self.sparse)} sparse" if self.sparse else "all layers dense"
+        if self.step_seconds is None:
+            return words
+        words += f": a step takes {1000 * self.step_seconds:.3g} ms"
+        if not self.sparse or whole is None or whole.step_seconds is None:
+            return words
+        return f"{words}, {whole.step_seconds / self.step_seconds:.2f} times as fast as level 0's"
+
+
+class LevelLayers:
+    """Puts sparse layers on a model, and takes them off at the end of a level.
+
+    Which of them gain is known once the level's first step has shown what they are called with: it is dense, at every
+    level, and so the same in a search that was interrupted.
+
+    Args:
+        loop: whose model, and by which engine.
+        living: what is alive.
+    """
+
+    def __init__(self, loop: Loop, living: Mask) -> None:
+        self._loop, self._living, self._first = loop, living, weights.ties(loop.model)
+        self._able: dict[str, nn.Module] = {}
+        self._dense: dict[str, str] = {}
+        self._put: dict[str, nn.Module] = {}
+        self._calls: dict[str, Call] = {}
+        self._looks: list[RemovableHandle] = []
+        self._hooks: list[RemovableHandle] = []
+        self._times: deque[float] = deque(maxlen=MOST)
+        self._last: float | None = None
+        self._begun = False
+        if loop.engine != "dense":
+            self._hooks = [loop.optimizer.register_step_post_hook(opaque(lambda *_: self._stepped()))]
+
+    def begin(self) -> None:
+        """From now on the level's pruned weights are 0; to say so again changes nothing."""
+        if self._begun or self._loop.engine == "dense":
+            return
+        self._begun = True
+        self._able, self._dense = layers.candidates(self._loop.model, self._living)
+        if self._loop.engine == "sparse":
+            self._put_on(self._able)
+        else:
+            self._looks = [
+                module.register_forward_pre_hook(Look(self._see(name)), with_kwargs=True)
+                for name, module in self._able.items()
+            ]
+
+    def _see(self, name: str) -> Any:
+        def see(module: Any, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+            inputs = given[0] if given else named.get("input")
+            if not torch.is_grad_enabled() or not isinstance(inputs, Tensor):
+                return
+            if torch.is_autocast_enabled("cpu"):
+                self._dense[name] = "it computes in a shorter type"
+                return
+            call, before = choice.observed(module, inputs), self._calls.get(name)
+            if before is None or before.work < call.work:
+                self._calls[name] = call
+
+        return see
+
+    def _stepped(self) -> None:
+        if not self._begun:
+            return
+        now = time.perf_counter()
+        if self._looks and self._calls:
+            self._choose()
+            self._last = None
+        else:
+            if self._last is not None:
+                self._times.append(now - self._last)
+            self._last = now
+
+    def _choose(self) -> None:
+        """Put on those that are faster with their living weights only, at their density and with their inputs."""
+        self._look_no_more()
+        worth = {name: call for name, call in self._calls.items() if call.work >= choice.LEAST}
+        times = calibrate.times(worth.values())
+        counts = self._living.counts
+        chosen = {}
+        for name, call in worth.items():
+            full = self._first.get(_weight(name), _weight(name))
+            density = counts[full] / self._living[full].numel()
+            if choice.gains(call, density, times[call]):
+                chosen[name] = self._able[name]
+        slower = {name: "it is faster so here" for name in self._able.keys() - chosen.keys() - self._dense.keys()}
+        self._dense |= dict(sorted(slower.items()))
+        self._put_on(chosen)
+
+    def _put_on(self, chosen: Mapping[str, nn.Module]) -> None:
+        for name, module in chosen.items():
+            layers.put_on(module, self._living[self._first.get(_weight(name), _weight(name))])
+            self._put[name] = module
+
+    def _look_no_more(self) -> None:
+        _removed(self._looks)
+        self._looks = []
+
+    @property
+    def computed(self) -> Computed:
+        """How it has computed so far."""
+        return Computed(tuple(self._put), dict(self._dense), median(self._times) if len(self._times) > 1 else None)
+
+    def release(self) -> None:
+        """All layers are dense again, and nothing is looked at any more."""
+        self._look_no_more()
+        _removed(self._hooks)
+        for module in self._put.values():
+            layers.dense(module)
+
+
+def _weight(layer: str) -> str:
+    return f"{layer}.weight" if layer else "weight"
+
+
+def _removed(hooks: Iterable[RemovableHandle]) -> None:
+    for hook in hooks:
+        hook.remove()

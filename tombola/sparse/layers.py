@@ -1,0 +1,240 @@
+"""Linear and convolution layers that compute with their living weights only, in anyone's model: the same objects.
+
+`put_on` changes the class of a module and nothing else about it: its parameters, buffers, hooks, names and optimiser
+stay. What is copied or written of it is the plain layer, so a state_dict, a pickle, an average or a worker's copy knows
+nothing of this room. `dense` puts the plain class back.
+"""
+
+import copyreg
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Tensor, nn
+
+from tombola import weights
+from tombola.errors import BadInput
+from tombola.mask import Mask
+from tombola.sparse import functional
+from tombola.sparse.pattern import Pattern
+
+TYPES = (torch.float32, torch.float64)  # that the kernels compute in
+
+
+@dataclass(frozen=True)
+class Living:
+    """What a sparse layer computes with.
+
+    Attributes:
+        pattern: where its living weights are.
+        weight: the parameter that it was put on with; under another one, as in a functional call, it computes densely.
+        count: how many weights live.
+    """
+
+    pattern: Pattern
+    weight: Tensor
+    count: int
+
+    def computes(self, weight: Tensor | None, inputs: Tensor) -> bool:
+        """Whether the kernels may take this call: with the layer's own parameter, in which nothing pruned is alive.
+
+        What a loop puts into the weights for a while - noise, an average, a dense network's - is counted, not looked
+        at in each place, which would cost as much as the layer.
+        """
+        return (
+            weight is self.weight
+            and type(inputs) is Tensor
+            and inputs.device.type == "cpu"
+            and inputs.numel() > 0
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+            and not torch._C._functorch.is_functorch_wrapped_tensor(inputs)
+            and int(torch.count_nonzero(self.weight.detach())) <= self.count
+        )
+
+
+class SparseLinear(nn.Linear):
+    """A linear layer that computes y = x W^T + b with the living weights of W only."""
+
+    __module__ = nn.Linear.__module__  # one of torch's own layers to torch.fx, which looks into none of these
+
+    _living: Living
+
+    def forward(self, input: Tensor) -> Tensor:
+        """y of the last axis of `input`, exact up to rounding."""
+        if not self._living.computes(self._parameters.get("weight"), input):
+            return super().forward(input)
+        return functional.linear(input, self.weight, self.bias, self._living.pattern)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return _as_plain(self, super().__reduce_ex__(protocol))
+
+
+class SparseConv2d(nn.Conv2d):
+    """A convolution that computes y = W * x + b with the living weights of W only."""
+
+    __module__ = nn.Conv2d.__module__
+
+    _living: Living
+
+    def forward(self, input: Tensor) -> Tensor:
+        """y of maps [examples, channels, height, width], exact up to rounding."""
+        if input.dim() != 4 or not self._living.computes(self._parameters.get("weight"), input):
+            return super().forward(input)
+        return functional.conv2d(input, self.weight, self.bias, self._living.pattern)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return _as_plain(self, super().__reduce_ex__(protocol))
+
+
+SparseLayer = SparseLinear | SparseConv2d
+
+
+def put_on(module: nn.Module, alive: Tensor) -> None:
+    """From now on `module` computes with its living weights only.
+
+    Args:
+        module: a linear layer or a convolution, with 0 where a weight is pruned.
+        alive: True where a weight lives, of the weight's shape.
+
+    Raises:
+        BadInput: it is a layer that cannot; `hindrance` says why.
+
+    >>> layer = nn.Linear(3, 2)
+    >>> alive = torch.tensor([[True, False, False], [False, False, True]])
+    >>> _ = layer.weight.data.mul_(alive)
+    >>> before = layer(torch.ones(4, 3))
+    >>> put_on(layer, alive)
+    >>> bool(torch.allclose(layer(torch.ones(4, 3)), before)), isinstance(layer, nn.Linear), list(layer.state_dict())
+    (True, True, ['weight', 'bias'])
+    """
+    if reason := hindrance(module):
+        raise BadInput(
+            where=type(module).__name__,
+            expected="a layer that can compute with its living weights only",
+            found=reason,
+            todo="Leave it dense.",
+        )
+    assert isinstance(module, nn.Linear | nn.Conv2d)
+    alive = alive.detach().to("cpu", torch.bool)
+    living = Living(_pattern(module, alive), module.weight, int(alive.sum()))
+    base = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
+    plain = type(module) if not isinstance(module, SparseLayer) else plain_class(module)
+    module.__dict__["_living"] = living
+    module.__class__ = base if plain in (nn.Linear, nn.Conv2d) else _derived(base, plain)
+
+
+def dense(module: nn.Module) -> None:
+    """`module` computes densely again, as before `put_on`; one that does already stays as it is."""
+    if isinstance(module, SparseLayer) and "_living" in module.__dict__:
+        plain = plain_class(module)
+        if _made(type(module)):  # else something was put over it meanwhile, as a parametrization: it computes densely
+            module.__class__ = plain
+            del module.__dict__["_living"]
+
+
+def sparse_layers(model: nn.Module) -> Iterator[tuple[str, SparseLayer]]:
+    """The layers of `model` that compute with their living weights only, by name."""
+    return ((name, each) for name, each in model.named_modules() if isinstance(each, SparseLayer))
+
+
+def hindrance(module: nn.Module) -> str:
+    """Why a layer cannot compute with its living weights only; "" where it can.
+
+    >>> hindrance(nn.Conv2d(4, 4, 3, groups=4)), hindrance(nn.LayerNorm(3))
+    ('a depthwise convolution has too few weights for each map', 'no linear layer and no 2d convolution')
+    """
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        return "no linear layer and no 2d convolution"
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return "its weight is computed from others"
+    hindrances = {
+        "its forward is not torch's own": not _plainly_forward(type(module)),
+        "its parameters have no numbers yet": weight.is_meta or type(weight) is not nn.Parameter,
+        f"its weights are on {weight.device.type}": weight.device.type != "cpu",
+        f"its weights are {weight.dtype}": weight.dtype not in TYPES,
+        "its weights are no dense tensor": weight.layout is not torch.strided,
+    }
+    if isinstance(module, nn.Conv2d):
+        hindrances |= {
+            f"it pads with {module.padding_mode}": module.padding_mode != "zeros",
+            "a depthwise convolution has too few weights for each map": (
+                module.groups > 1 and module.groups == module.in_channels
+            ),
+        }
+    return next((words for words, there in hindrances.items() if there), "")
+
+
+def candidates(model: nn.Module, mask: Mask) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """The layers of `model` that can compute with their living weights only, by name; and why the others cannot.
+
+    Args:
+        mask: of the model; a layer none of whose weights is pruned is in neither.
+    """
+    model, first = weights.bare(model), weights.ties(model)
+    able: dict[str, nn.Module] = {}
+    unable: dict[str, str] = {}
+    for path, module in model.named_modules():
+        name = f"{path}.weight" if path else "weight"
+        alive = mask.get(first.get(name, name))
+        if alive is None or bool(alive.all()):
+            continue
+        reason = hindrance(module)
+        if reason:
+            unable[path] = reason
+        else:
+            able[path] = module
+    return able, unable
+
+
+def plain_class(layer: SparseLayer) -> type[nn.Module]:
+    """The class of a sparse layer before it was one."""
+    return next(each for each in type(layer).__mro__ if not issubclass(each, SparseLayer))
+
+
+def _plainly_forward(kind: type[nn.Module]) -> bool:
+    """Whether layers of a class do what torch's own do."""
+    if issubclass(kind, SparseLayer):
+        return _made(kind)
+    if issubclass(kind, nn.Linear):
+        return kind.forward is nn.Linear.forward
+    return issubclass(kind, nn.Conv2d) and all(
+        getattr(kind, name) is getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")
+    )
+
+
+def _made(kind: type[nn.Module]) -> bool:
+    """Whether `put_on` made it."""
+    return kind in (SparseLinear, SparseConv2d) or "_tombola" in vars(kind)
+
+
+@cache
+def _derived(base: type[SparseLayer], plain: type[nn.Module]) -> type[nn.Module]:
+    """A sparse layer that has all that a class of the user's own has."""
+    return type(f"Sparse{plain.__name__}", (base, plain), {"__module__": plain.__module__, "_tombola": True})
+
+
+def _as_plain(layer: SparseLayer, reduced: Any) -> Any:
+    """What copies and files are made of, without what makes the layer sparse."""
+    rebuild, (_, *arguments), state, *more = reduced
+    assert rebuild is copyreg.__newobj__  # type: ignore[attr-defined]
+    kept = {name: value for name, value in state.items() if name != "_living"}
+    return rebuild, (plain_class(layer), *arguments), kept, *more
+
+
+def _pattern(module: nn.Linear | nn.Conv2d, alive: Tensor) -> Pattern:
+    if isinstance(module, nn.Linear):
+        return Pattern.of(alive)
+    return Pattern.of(
+        alive, stride=module.stride, padding=module.padding, dilation=module.dilation, groups=module.groups
+    )
+
+
+def put_on_all(layers: Mapping[str, nn.Module], mask: Mask, first: Mapping[str, str]) -> None:
+    """`put_on` each of these layers, by name, with its part of the mask; `first` names the mask of a tied weight."""
+    for path, module in layers.items():
+        name = f"{path}.weight" if path else "weight"
+        put_on(module, mask[first.get(name, name)])

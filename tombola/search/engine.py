@@ -21,7 +21,7 @@ from tombola.sparse.choice import Call
 from tombola.step_hooks import opaque
 
 ENGINES = ("auto", "dense", "sparse")
-DEFAULT = "auto"
+DEFAULT = "sparse"
 MOST = 1000  # steps whose times are kept
 
 

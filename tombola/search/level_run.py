@@ -296,7 +296,7 @@ class Hold:
         self._layers = LevelLayers(loop, living)
         try:
             if begun and begun.alive < begun.total:
-                self._before = Hold(loop, begun, averages)
+                self._before = Hold(replace(loop, engine="dense"), begun, averages)
             for optimizer in loop.optimizers:
                 own = _trained_by(optimizer, self._parameters, living)
                 self._guards.append(Guard(loop.model, optimizer, own, held))

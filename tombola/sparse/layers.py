@@ -219,10 +219,10 @@ def _derived(base: type[SparseLayer], plain: type[nn.Module]) -> type[nn.Module]
 
 def _as_plain(layer: SparseLayer, reduced: Any) -> Any:
     """What copies and files are made of, without what makes the layer sparse."""
-    rebuild, (_, *arguments), state, *more = reduced
-    assert rebuild is copyreg.__newobj__  # type: ignore[attr-defined]
+    _, _, state, *more = reduced
     kept = {name: value for name, value in state.items() if name != "_living"}
-    return rebuild, (plain_class(layer), *arguments), kept, *more
+    # Not by `__newobj__`, of which pickle asks that the class be the object's own.
+    return copyreg._reconstructor, (plain_class(layer), object, None), kept, *more  # type: ignore[attr-defined]
 
 
 def _pattern(module: nn.Linear | nn.Conv2d, alive: Tensor) -> Pattern:

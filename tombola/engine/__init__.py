@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from tombola.engine import native
 from tombola.engine.data_parallel import DATA_PARALLEL
 from tombola.engine.native import NATIVE, calibrate
-from tombola.engine.native.calibrate import Timed
+from tombola.engine.native.layer_formats import Timed
 from tombola.engine.reference import REFERENCE
 from tombola.engine.stacked import MOST, STACKED, room
 from tombola.engine.training import Engine, Start, Training, Trainings

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # `tombola plan` asks for names and times and touches no tens
     from torch import Tensor, nn
 
     from tombola.data import Batches, Dataset
-    from tombola.engine.native.calibrate import Timed
+    from tombola.engine.native.layer_formats import Timed
     from tombola.evaluate import Evaluation
     from tombola.mask import Mask
     from tombola.sparse.times import Times

@@ -17,8 +17,8 @@ from tombola.data import variants
 from tombola.data.shared import attach, published
 from tombola.engine import Choice, native
 from tombola.engine.native import calibrate
-from tombola.engine.native.calibrate import Timed
 from tombola.engine.native.image_order import image_order
+from tombola.engine.native.layer_formats import Timed
 from tombola.engine.training import Training
 from tombola.lab.checkpoints import Checkpoints, Clock, Interval
 from tombola.lab.runs import Outcome, Run

@@ -26,7 +26,7 @@ from tombola.data import variants
 from tombola.data.shared import publish
 from tombola.engine import Choice, shapes
 from tombola.engine.native import calibrate
-from tombola.engine.native.calibrate import Timed
+from tombola.engine.native.layer_formats import Timed
 from tombola.engine.training import Training
 from tombola.lab.attempt import do_all, no_room, one_thread
 from tombola.lab.executor import Executor, Resources, Team

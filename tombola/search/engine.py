@@ -8,20 +8,20 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from tombola import weights
 from tombola.engine.native import calibrate
 from tombola.mask import Mask
 from tombola.search.state import Loop
 from tombola.search.watch import Look
 from tombola.sparse import choice, layers
 from tombola.sparse.choice import Call
+from tombola.sparse.layers import Candidate
 from tombola.step_hooks import opaque
 
 ENGINES = ("auto", "dense", "sparse")
-DEFAULT = "sparse"
+DEFAULT = "dense"
 MOST = 1000  # steps whose times are kept
 
 
@@ -66,10 +66,10 @@ class LevelLayers:
     """
 
     def __init__(self, loop: Loop, living: Mask) -> None:
-        self._loop, self._living, self._first = loop, living, weights.ties(loop.model)
-        self._able: dict[str, nn.Module] = {}
+        self._loop, self._living = loop, living
+        self._able: dict[str, Candidate] = {}
         self._dense: dict[str, str] = {}
-        self._put: dict[str, nn.Module] = {}
+        self._put: dict[str, Candidate] = {}
         self._calls: dict[str, Call] = {}
         self._looks: list[RemovableHandle] = []
         self._hooks: list[RemovableHandle] = []
@@ -89,8 +89,8 @@ class LevelLayers:
             self._put_on(self._able)
         else:
             self._looks = [
-                module.register_forward_pre_hook(Look(self._see(name)), with_kwargs=True)
-                for name, module in self._able.items()
+                each.module.register_forward_pre_hook(Look(self._see(name)), with_kwargs=True)
+                for name, each in self._able.items()
             ]
 
     def _see(self, name: str) -> Any:
@@ -124,21 +124,19 @@ class LevelLayers:
         self._look_no_more()
         worth = {name: call for name, call in self._calls.items() if call.work >= choice.LEAST}
         times = calibrate.times(worth.values())
-        counts = self._living.counts
-        chosen = {}
-        for name, call in worth.items():
-            full = self._first.get(_weight(name), _weight(name))
-            density = counts[full] / self._living[full].numel()
-            if choice.gains(call, density, times[call]):
-                chosen[name] = self._able[name]
+        chosen = {
+            name: self._able[name]
+            for name, call in worth.items()
+            if choice.gains(call, self._able[name].density, times[call])
+        }
         slower = {name: "it is faster so here" for name in self._able.keys() - chosen.keys() - self._dense.keys()}
         self._dense |= dict(sorted(slower.items()))
         self._put_on(chosen)
 
-    def _put_on(self, chosen: Mapping[str, nn.Module]) -> None:
-        for name, module in chosen.items():
-            layers.put_on(module, self._living[self._first.get(_weight(name), _weight(name))])
-            self._put[name] = module
+    def _put_on(self, chosen: Mapping[str, Candidate]) -> None:
+        for name, each in chosen.items():
+            each.put_on()
+            self._put[name] = each
 
     def _look_no_more(self) -> None:
         _removed(self._looks)
@@ -153,12 +151,8 @@ class LevelLayers:
         """All layers are dense again, and nothing is looked at any more."""
         self._look_no_more()
         _removed(self._hooks)
-        for module in self._put.values():
-            layers.dense(module)
-
-
-def _weight(layer: str) -> str:
-    return f"{layer}.weight" if layer else "weight"
+        for each in self._put.values():
+            layers.dense(each.module)
 
 
 def _removed(hooks: Iterable[RemovableHandle]) -> None:

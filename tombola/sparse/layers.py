@@ -6,7 +6,7 @@ nothing of this room. `dense` puts the plain class back.
 """
 
 import copyreg
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, SupportsIndex
@@ -168,25 +168,42 @@ def hindrance(module: nn.Module) -> str:
     return next((words for words, there in hindrances.items() if there), "")
 
 
-def candidates(model: nn.Module, mask: Mask) -> tuple[dict[str, nn.Module], dict[str, str]]:
+@dataclass(frozen=True)
+class Candidate:
+    """A layer that can compute with its living weights only, and where its weights live."""
+
+    module: nn.Linear | nn.Conv2d
+    alive: Tensor
+
+    @property
+    def density(self) -> float:
+        """The share of its weights that live."""
+        return int(self.alive.sum()) / max(self.alive.numel(), 1)
+
+    def put_on(self) -> None:
+        """From now on it does."""
+        put_on(self.module, self.alive)
+
+
+def candidates(model: nn.Module, mask: Mask) -> tuple[dict[str, Candidate], dict[str, str]]:
     """The layers of `model` that can compute with their living weights only, by name; and why the others cannot.
 
     Args:
         mask: of the model; a layer none of whose weights is pruned is in neither.
     """
     model, first = weights.bare(model), weights.ties(model)
-    able: dict[str, nn.Module] = {}
+    able: dict[str, Candidate] = {}
     unable: dict[str, str] = {}
     for path, module in model.named_modules():
         name = f"{path}.weight" if path else "weight"
         alive = mask.get(first.get(name, name))
         if alive is None or bool(alive.all()):
             continue
-        reason = hindrance(module)
-        if reason:
+        if reason := hindrance(module):
             unable[path] = reason
         else:
-            able[path] = module
+            assert isinstance(module, nn.Linear | nn.Conv2d)
+            able[path] = Candidate(module, alive)
     return able, unable
 
 
@@ -231,10 +248,3 @@ def _pattern(module: nn.Linear | nn.Conv2d, alive: Tensor) -> Pattern:
     return Pattern.of(
         alive, stride=module.stride, padding=module.padding, dilation=module.dilation, groups=module.groups
     )
-
-
-def put_on_all(layers: Mapping[str, nn.Module], mask: Mask, first: Mapping[str, str]) -> None:
-    """`put_on` each of these layers, by name, with its part of the mask; `first` names the mask of a tied weight."""
-    for path, module in layers.items():
-        name = f"{path}.weight" if path else "weight"
-        put_on(module, mask[first.get(name, name)])

@@ -22,7 +22,7 @@ from filelock import FileLock
 from tombola import files
 from tombola.data.download import cache_dir
 from tombola.engine import kernels
-from tombola.engine.native.layer_formats import Shape
+from tombola.engine.native.layer_formats import Shape, Timed
 from tombola.sparse import choice
 from tombola.sparse.choice import Call
 from tombola.sparse.times import DENSITIES, Format, Times
@@ -37,7 +37,6 @@ ROUNDS_OF_MAPS, STEPS_OF_MAPS = 3, 1  # of a convolution, which takes a hundred 
 ASSUMED = Times(0.4, DENSITIES)  # where the machine's own cannot be kept: a break-even of 0.4
 ASSUMED_BETWEEN_TENSORS = Times(0.15, DENSITIES)  # as the conversions of layers by themselves take most of a step
 
-Timed = Shape | Call
 _Timed = TypeVar("_Timed", bound=Timed)
 
 

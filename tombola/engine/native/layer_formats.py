@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tombola.sparse.choice import Call
 from tombola.sparse.times import Times
 
 
@@ -22,6 +23,9 @@ class Shape:
     def name(self) -> str:
         maps = f"{self.window} x {self.window} on {self.height} x {self.width}, " if self.window else ""
         return f"{self.inputs} to {self.outputs}, {maps}{'first, ' if self.first else ''}batch {self.batch}"
+
+
+Timed = Shape | Call  # what is measured on a machine
 
 
 def network_seconds(layers: Iterable[tuple[Times, float]]) -> tuple[float, float]:

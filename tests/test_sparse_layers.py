@@ -1,0 +1,318 @@
+"""Sparse layers are the modules that they were: the same objects, the same numbers, plain in every copy and file."""
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.utils import parametrizations
+from torch.nn.utils import prune as torch_prune
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
+
+from tombola import mask, models, prunable, weights
+from tombola.errors import BadInput
+from tombola.mask import Mask
+from tombola.models import Initialisation
+from tombola.sparse import layers
+from tombola.train import guarded
+
+
+class Net(nn.Module):
+    """A strided convolution, a grouped one, a linear layer of many leading axes, one without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, (3, 1), padding="same", dilation=2, groups=2), nn.ReLU(), nn.Conv2d(8, 6, 1),
+        )  # fmt: skip
+        self.tokens = nn.Linear(16, 12)
+        self.output = nn.Linear(6 * 12, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.body(x).flatten(2)
+        scores: Tensor = self.output(self.tokens(maps).relu().flatten(1))
+        return scores
+
+
+INPUTS = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def masked(model: nn.Module, density: float = 0.3) -> Mask:
+    """A random mask, under which `model` is put."""
+    draw = torch.Generator().manual_seed(2)
+    living = Mask({name: torch.rand(a.shape, generator=draw) < density for name, a in prunable.full(model).items()})
+    weights.put(model, mask.apply(weights.of(model), living))
+    return living
+
+
+def pair(dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module]:
+    """A network under a mask, and the same with sparse layers."""
+    torch.manual_seed(0)
+    model = Net().to(dtype)
+    living = masked(model)
+    other = copy.deepcopy(model)
+    put_on(other, living)
+    return model, other
+
+
+def put_on(model: nn.Module, living: Mask) -> None:
+    able, _ = layers.candidates(model, living)
+    for each in able.values():
+        each.put_on()
+
+
+def answers(model: nn.Module, inputs: Tensor = INPUTS) -> dict[str, Tensor]:
+    """What a network gives, and the gradients of all that it has."""
+    model.zero_grad()
+    inputs = inputs.clone().requires_grad_()
+    given = model(inputs.to(next(model.parameters()).dtype))
+    given.square().sum().backward()
+    found = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+    assert inputs.grad is not None
+    return found | {"answers": given.detach(), "inputs": inputs.grad}
+
+
+def near(left: dict[str, Tensor], right: dict[str, Tensor], within: float = 1e-9) -> bool:
+    pairs = [(left[name].detach(), right[name].detach()) for name in left.keys() & right.keys()]
+    return left.keys() == right.keys() and all(
+        float((one - other).abs().max()) <= within * max(1, float(other.abs().max())) for one, other in pairs
+    )
+
+
+def living_only(found: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Gradients of pruned weights at 0, as a guard leaves them."""
+    alive = {name: each.detach() != 0 for name, each in model.named_parameters() if each.dim() > 1}
+    return {name: value * alive[name] if name in alive else value for name, value in found.items()}
+
+
+def test_they_give_the_same_answers_and_gradients_of_living_weights_only() -> None:
+    plain, sparse = pair()
+    names = [name for name, _ in layers.sparse_layers(sparse)]
+    assert names == ["body.0", "body.3", "body.5", "tokens", "output"]
+    assert near(answers(sparse), living_only(answers(plain), plain))
+    assert not near(answers(sparse), answers(plain)), "gradients of pruned weights"
+
+
+def test_the_modules_their_parameters_and_names_are_the_same_objects() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    living, called = masked(model), []
+    before = dict(model.named_parameters()), dict(model.named_modules()), list(model.state_dict())
+    model.tokens.register_forward_hook(lambda *_: called.append("forward"))
+    put_on(model, living)
+    after = dict(model.named_parameters()), dict(model.named_modules()), list(model.state_dict())
+    assert all(before[at][name] is after[at][name] for at in (0, 1) for name in before[at])  # type: ignore[index]
+    assert before[2] == after[2] and isinstance(model.tokens, nn.Linear) and isinstance(model.body[0], nn.Conv2d)
+    model(INPUTS.float())
+    assert called == ["forward"]
+    for _, module in list(layers.sparse_layers(model)):
+        layers.dense(module)
+    assert type(model.tokens) is nn.Linear and not [*layers.sparse_layers(model)]
+    assert model.tokens.__dict__.keys() == nn.Linear(1, 1).__dict__.keys()
+
+
+def saved(model: nn.Module, folder: Path) -> Any:
+    torch.save(model, folder / "model.pt")
+    return torch.load(folder / "model.pt", weights_only=False)
+
+
+COPIES: dict[str, Callable[[nn.Module, Path], Any]] = {
+    "deepcopy": lambda model, _: copy.deepcopy(model),
+    "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
+    "torch.save": saved,
+    "an average": lambda model, _: AveragedModel(model).module,
+    "a copy of a copy": lambda model, _: copy.deepcopy(copy.copy(model)),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_copies_and_files_are_plain(way: str, tmp_path: Path) -> None:
+    plain, sparse = pair()
+    made = COPIES[way](sparse, tmp_path)
+    assert type(made.tokens) is nn.Linear and type(made.body[0]) is nn.Conv2d
+    assert not [*layers.sparse_layers(made)] and [*layers.sparse_layers(sparse)]
+    assert near(answers(made), answers(plain))
+
+
+def test_a_file_of_a_model_names_nothing_of_ours() -> None:
+    _, sparse = pair()
+    written = io.BytesIO()
+    torch.save(sparse.get_submodule("tokens"), written)
+    assert b"tombola" not in written.getvalue()
+
+
+def test_a_state_dict_goes_in_and_out() -> None:
+    plain, sparse = pair()
+    other = {name: value * 2 for name, value in plain.state_dict().items()}
+    plain.load_state_dict(other), sparse.load_state_dict(other)
+    assert near(answers(sparse), living_only(answers(plain), plain))
+
+
+def test_other_weights_in_their_place_are_computed_with_as_they_are() -> None:
+    """Of a functional call, of gradients by examples, of noise that a loop adds for a while, of a dense network."""
+    plain, sparse = pair()
+    noisy = {name: each + 0.1 for name, each in plain.named_parameters()}
+    assert torch.equal(functional_call(sparse, noisy, (INPUTS,)), functional_call(plain, noisy, (INPUTS,)))
+
+    def loss(parameters: dict[str, Tensor], example: Tensor, model: nn.Module) -> Tensor:
+        given: Tensor = functional_call(model, parameters, (example[None],)).square().sum()
+        return given
+
+    plain.eval(), sparse.eval()
+    each = vmap(grad(loss), in_dims=(None, 0, None))
+    own = dict(plain.named_parameters())
+    assert near(each(own, INPUTS, sparse), each(own, INPUTS, plain))
+    with torch.no_grad():
+        for model in (plain, sparse):
+            for parameter in model.parameters():
+                parameter.data += 0.1
+    assert torch.equal(sparse(INPUTS), plain(INPUTS))
+
+
+def test_checkpointing_and_clipping_see_the_same_numbers() -> None:
+    plain, sparse = pair()
+    norms = []
+    for model in (plain, sparse):
+        assert isinstance(model, Net)
+        body = checkpoint(model.body, INPUTS.clone().requires_grad_(), use_reentrant=False)
+        model.output(model.tokens(body.flatten(2)).relu().flatten(1)).square().sum().backward()
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(parameter.detach() != 0)
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-9)
+
+
+def test_they_are_traced_and_compiled_as_plain_ones() -> None:
+    plain, sparse = pair()
+    traced = torch.fx.symbolic_trace(sparse)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == [
+        node.target for node in torch.fx.symbolic_trace(plain).graph.nodes if node.op == "call_module"
+    ]
+    assert near({"": traced(INPUTS).detach()}, {"": plain(INPUTS).detach()})
+    compiled = torch.compile(sparse, backend="eager", fullgraph=True)
+    found = {name.removeprefix("_orig_mod."): value for name, value in answers(compiled).items()}
+    assert near(found, answers(plain))
+    exported = torch.export.export(sparse.eval(), (INPUTS,)).module()
+    assert near({"": exported(INPUTS).detach()}, {"": plain.eval()(INPUTS).detach()})
+
+
+def test_an_empty_batch_and_one_example_go_through() -> None:
+    plain, sparse = pair()
+    plain.eval(), sparse.eval()
+    assert sparse(INPUTS[:0]).shape == (0, 4)
+    assert near({"": sparse(INPUTS[:1]).detach()}, {"": plain(INPUTS[:1]).detach()})
+    tokens, maps = torch.ones(16, dtype=torch.float64), INPUTS[0]
+    assert near({"": sparse.tokens(tokens).detach()}, {"": plain.tokens(tokens).detach()})
+    assert near({"": sparse.body[0](maps).detach()}, {"": plain.body[0](maps).detach()})
+
+
+class Own(nn.Linear):
+    """A class of the user's own that computes what torch's does."""
+
+    def shout(self) -> str:
+        return "!"
+
+
+class Scaled(nn.Linear):
+    """One that computes something else."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def test_a_class_of_ones_own_keeps_all_it_has_and_one_with_a_forward_of_its_own_is_left_alone() -> None:
+    own, living = Own(4, 3), torch.eye(3, 4).bool()
+    with torch.no_grad():
+        own.weight *= living
+    before = own(torch.ones(2, 4))
+    layers.put_on(own, living)
+    assert isinstance(own, Own) and isinstance(own, layers.SparseLinear) and own.shout() == "!"
+    assert torch.allclose(own(torch.ones(2, 4)), before) and type(copy.deepcopy(own)) is Own
+    layers.dense(own)
+    assert type(own) is Own
+    with pytest.raises(BadInput, match="its forward is not torch's own"):
+        layers.put_on(Scaled(4, 3), living)
+
+
+def pruned_by_torch() -> nn.Module:
+    layer = nn.Linear(4, 3)
+    torch_prune.random_unstructured(layer, "weight", 0.5)
+    return layer
+
+
+LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "weight norm": (lambda: parametrizations.weight_norm(nn.Linear(4, 3)), "computed from others"),
+    "pruned by torch": (pruned_by_torch, "computed from others"),
+    "half": (lambda: nn.Linear(4, 3).half(), "float16"),
+    "meta": (lambda: nn.Linear(4, 3, device="meta"), "no numbers yet"),
+    "lazy": (lambda: nn.LazyLinear(3), "no numbers yet"),
+    "depthwise": (lambda: nn.Conv2d(4, 4, 3, groups=4), "depthwise"),
+    "reflecting": (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "reflect"),
+    "one dimension": (lambda: nn.Conv1d(4, 4, 3), "no linear layer and no 2d convolution"),
+}
+
+
+@pytest.mark.parametrize("which", LEFT)
+def test_what_is_left_alone_is_told_with_the_reason(which: str) -> None:
+    build, reason = LEFT[which]
+    assert reason in layers.hindrance(build())
+
+
+def test_a_parametrization_that_comes_later_is_computed_with() -> None:
+    layer, living = nn.Linear(4, 3), torch.eye(3, 4).bool()
+    with torch.no_grad():
+        layer.weight *= living
+    layers.put_on(layer, living)
+    parametrizations.weight_norm(layer)
+    with torch.no_grad():
+        layer.parametrizations["weight"].original1 += 1
+    assert torch.allclose(layer(torch.ones(1, 4)), nn.functional.linear(torch.ones(1, 4), layer.weight, layer.bias))
+    layers.dense(layer)
+
+
+FOLLOWED: dict[str, tuple[tuple[int, ...], int, Initialisation]] = {
+    "resnet-8-w4": ((3, 8, 8), 10, "kaiming-normal"),
+    "vgg-11-w2": ((3, 32, 32), 10, "kaiming-normal"),
+    "gpt-1-16": ((8, 20), 20, "normal-0.02"),
+}
+
+
+def batch(name: str, shape: tuple[int, ...], classes: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    if name.startswith("gpt"):
+        tokens = torch.randint(0, classes, (4, shape[0] + 1), generator=draw)
+        return tokens[:, :-1], tokens[:, 1:]
+    return torch.randn(8, *shape, generator=draw, dtype=torch.float64), torch.randint(0, classes, (8,), generator=draw)
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_200_steps_follow_the_plain_loop(name: str) -> None:
+    """In float64, where rounding has not grown past 1e-6 by then; the pruned weights are 0 all the way."""
+    shape, classes, how = FOLLOWED[name]
+    ends = []
+    for sparse in (False, True):
+        model = models.build(name, shape, classes, how, 0).double()
+        living, draw = masked(model, 0.2), torch.Generator().manual_seed(3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-3)
+        if sparse:
+            put_on(model, living)
+            assert len([*layers.sparse_layers(model)]) > 5
+        with guarded(model, optimizer, living) as guard:
+            for _ in range(200):
+                inputs, labels = batch(name, shape, classes, draw)
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(inputs).flatten(0, -2), labels.flatten()).backward()
+                optimizer.step()
+            guard.check()
+        ends.append(weights.of(model))
+    assert near(ends[1], ends[0], within=1e-6)
+    start = models.build(name, shape, classes, how, 0).double().state_dict()
+    assert not near(ends[1], {key: start[key] for key in ends[1]}, within=1e-2), "it learned"

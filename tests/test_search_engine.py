@@ -48,7 +48,7 @@ class Loop:
             self.optimizer.step()
 
 
-def searched(engine: str, **asked: Any) -> tuple[Search, nn.Module, list[list[int]]]:
+def searched(engine: str, **asked: Any) -> tuple[Search, nn.Sequential, list[list[int]]]:
     """A search of three levels, its model, and how many layers were sparse before each step of each level."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
@@ -169,14 +169,15 @@ def test_averages_and_copies_of_a_level_are_plain_and_evaluate_as_it_does() -> N
 
 def test_weights_that_come_alive_are_found_whichever_way_the_layers_compute() -> None:
     model = network()
+    layer: Any = model[6]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(GuardLost, match="found 324 that are not"):
         for level in Search(model, optimizer, levels=1, rate=0.5, engine="sparse"):
             Loop(model, optimizer)()
             with torch.no_grad():
-                model[6].weight += 0.1
-            dense = functional.linear(torch.ones(1, 54).double(), model[6].weight, model[6].bias)
-            assert torch.allclose(model[6](torch.ones(1, 54).double()), dense)
+                layer.weight += 0.1
+            dense = functional.linear(torch.ones(1, 54).double(), layer.weight, layer.bias)
+            assert torch.allclose(layer(torch.ones(1, 54).double()), dense)
             level.check()
 
 

@@ -53,7 +53,7 @@ def masked(model: nn.Module, density: float = 0.3) -> Mask:
     return living
 
 
-def pair(dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module]:
+def pair(dtype: torch.dtype = torch.float64) -> tuple[Net, Net]:
     """A network under a mask, and the same with sparse layers."""
     torch.manual_seed(0)
     model = Net().to(dtype)
@@ -168,7 +168,7 @@ def test_other_weights_in_their_place_are_computed_with_as_they_are() -> None:
 
     plain.eval(), sparse.eval()
     each = vmap(grad(loss), in_dims=(None, 0, None))
-    own = dict(plain.named_parameters())
+    own = {name: each.detach() for name, each in plain.named_parameters()}
     assert near(each(own, INPUTS, sparse), each(own, INPUTS, plain))
     with torch.no_grad():
         for model in (plain, sparse):
@@ -198,7 +198,7 @@ def test_they_are_traced_and_compiled_as_plain_ones() -> None:
         node.target for node in torch.fx.symbolic_trace(plain).graph.nodes if node.op == "call_module"
     ]
     assert near({"": traced(INPUTS).detach()}, {"": plain(INPUTS).detach()})
-    compiled = torch.compile(sparse, backend="eager", fullgraph=True)
+    compiled: Any = torch.compile(sparse, backend="eager", fullgraph=True)
     found = {name.removeprefix("_orig_mod."): value for name, value in answers(compiled).items()}
     assert near(found, answers(plain))
     exported = torch.export.export(sparse.eval(), (INPUTS,)).module()
@@ -268,7 +268,8 @@ def test_what_is_left_alone_is_told_with_the_reason(which: str) -> None:
 
 
 def test_a_parametrization_that_comes_later_is_computed_with() -> None:
-    layer, living = nn.Linear(4, 3), torch.eye(3, 4).bool()
+    layer: Any = nn.Linear(4, 3)
+    living = torch.eye(3, 4).bool()
     with torch.no_grad():
         layer.weight *= living
     layers.put_on(layer, living)

@@ -49,7 +49,7 @@ class Living:
             and inputs.device.type == "cpu"
             and inputs.numel() > 0
             and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             and not torch._C._functorch.is_functorch_wrapped_tensor(inputs)
             and int(torch.count_nonzero(self.weight.detach())) <= self.count
         )
@@ -120,10 +120,10 @@ def put_on(module: nn.Module, alive: Tensor) -> None:
     assert isinstance(module, nn.Linear | nn.Conv2d)
     alive = alive.detach().to("cpu", torch.bool)
     living = Living(_pattern(module, alive), module.weight, int(alive.sum()))
-    base = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
-    plain = type(module) if not isinstance(module, SparseLayer) else plain_class(module)
-    module.__dict__["_living"] = living
-    module.__class__ = base if plain in (nn.Linear, nn.Conv2d) else _derived(base, plain)
+    base: Any = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
+    plain: Any = plain_class(module) if isinstance(module, SparseLayer) else type(module)
+    made: Any = base if plain in (nn.Linear, nn.Conv2d) else _derived(base, plain)
+    module.__dict__["_living"], module.__class__ = living, made
 
 
 def dense(module: nn.Module) -> None:
@@ -131,7 +131,7 @@ def dense(module: nn.Module) -> None:
     if isinstance(module, SparseLayer) and "_living" in module.__dict__:
         plain = plain_class(module)
         if _made(type(module)):  # else something was put over it meanwhile, as a parametrization: it computes densely
-            module.__class__ = plain
+            module.__class__ = plain  # type: ignore[assignment]
             del module.__dict__["_living"]
 
 
@@ -209,7 +209,9 @@ def candidates(model: nn.Module, mask: Mask) -> tuple[dict[str, Candidate], dict
 
 def plain_class(layer: SparseLayer) -> type[nn.Module]:
     """The class of a sparse layer before it was one."""
-    return next(each for each in type(layer).__mro__ if not issubclass(each, SparseLayer))
+    classes: Any = type(layer).__mro__
+    plain: type[nn.Module] = next(each for each in classes if not issubclass(each, SparseLayer))
+    return plain
 
 
 def _plainly_forward(kind: type[nn.Module]) -> bool:
@@ -229,7 +231,7 @@ def _made(kind: type[nn.Module]) -> bool:
 
 
 @cache
-def _derived(base: type[SparseLayer], plain: type[nn.Module]) -> type[nn.Module]:
+def _derived(base: Any, plain: Any) -> type[nn.Module]:
     """A sparse layer that has all that a class of the user's own has."""
     return type(f"Sparse{plain.__name__}", (base, plain), {"__module__": plain.__module__, "_tombola": True})
 

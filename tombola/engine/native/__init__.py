@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from tombola.engine import kernels, reference
-from tombola.engine.native.layer_formats import Shape, network_seconds
+from tombola.engine.native.layer_formats import Shape, Timed, network_seconds
 from tombola.engine.training import Alone, Engine, Start, Training, Trainings
 from tombola.models.layer import Layer
 from tombola.sparse.times import Format, Times
@@ -73,7 +73,7 @@ def measured(training: Training) -> bool:
     return training.times.keys() >= set(shapes(training).values())
 
 
-def timed(training: Training, times: Callable[[Iterable[Shape]], Mapping[Shape, Times]]) -> Training:
+def timed(training: Training, times: Callable[[Iterable[Timed]], Mapping[Timed, Times]]) -> Training:
     """The same training with the times of its layers, where it is one that the kernels know."""
     return training if hindrance(training) else replace(training, times=times(shapes(training).values()))
 

@@ -129,8 +129,10 @@ class LevelLayers:
             for name, call in worth.items()
             if choice.gains(call, self._able[name].density, times[call])
         }
-        slower = {name: "it is faster so here" for name in self._able.keys() - chosen.keys() - self._dense.keys()}
-        self._dense |= dict(sorted(slower.items()))
+        for name in self._able:
+            if name not in chosen:
+                reason = "it is faster so here" if name in self._calls else "nothing called it in the first step"
+                self._dense.setdefault(name, reason)
         self._put_on(chosen)
 
     def _put_on(self, chosen: Mapping[str, Candidate]) -> None:

@@ -495,7 +495,7 @@ def test_the_contrast_leads_the_sentence_and_decides_it() -> None:
     weak = {0.5: [0.9] * 5, 0.2: [0.03, -0.02, 0.01, -0.02, 0.0]}
     said = sentences(judge(rounds(weak), CRITERIA), CRITERIA)[1]
     assert said.startswith("That the initialisation matters stays open: no difference between the ticket and")
-    assert "level by level more accurate at 50.0%" in said
+    assert "level by level the ticket is more accurate at 50.0%" in said
 
 
 def test_json_says_of_each_result_which_correction_it_has() -> None:

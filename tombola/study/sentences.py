@@ -127,7 +127,9 @@ def _of_controls(
     against = []
     for name in names:
         words = Words.of(name, controls.get(name))
-        against.append(_against(words, by_control.get(name), criteria, _levels(name, verdicts, criteria)))
+        contrast = by_control.get(name)
+        of_ticket = contrast is not None and contrast.result != "not shown"
+        against.append(_against(words, contrast, criteria, _levels(name, verdicts, criteria, of_ticket)))
     return against
 
 
@@ -253,8 +255,12 @@ def _over(contrast: Contrast) -> str:
     return f"on average over the levels {which}, {_span(contrast.densities[0], contrast.densities[-1])}"
 
 
-def _levels(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> str:
-    """What holds level by level, corrected: `; level by level more accurate at 5.6% to 3.6%, earlier at 3.6%`."""
+def _levels(name: str, verdicts: Sequence[Verdict], criteria: Criteria, of_ticket: bool) -> str:
+    """What holds level by level, corrected: `; level by level more accurate at 5.6% to 3.6%, earlier at 3.6%`.
+
+    Args:
+        of_ticket: whether what comes before is said of the ticket, so that this need not say so again.
+    """
     metric = criteria.metric
     if len(verdicts) < 2:
         return ""
@@ -262,17 +268,23 @@ def _levels(name: str, verdicts: Sequence[Verdict], criteria: Criteria) -> str:
     def at(holds: Callable[[Comparison], bool]) -> list[Verdict]:
         return [one for one in verdicts if any(each.against == name and holds(each) for each in one.controls)]
 
-    better, worse = ("more accurate", "less accurate")
+    better, worse, whose = "more accurate", "less accurate", "the ticket is "
     if metric != ACCURACY:
         better, worse = ("higher", "lower") if metric.higher_is_better else ("lower", "higher")
-    groups = {
+        whose = f"the ticket's {metric.label} is "
+    good = {
         better: at(lambda control: control.result_holm == "better"),
         worse: at(lambda control: control.result_holm == "worse"),
         f"{_as_good(metric)} within {margin_of(criteria)}": at(
             lambda control: bool(control.same_holm) and control.result_holm == "not shown"
         ),
+    }
+    fast = {
         "earlier": at(lambda control: control.earlier_holm == "earlier"),
         "later": at(lambda control: control.earlier_holm == "later"),
     }
-    parts = [f"{word} at {spans(levels, verdicts)}" for word, levels in groups.items() if levels]
-    return f"; level by level {', '.join(parts) if parts else 'nothing is shown'}"
+    parts = []
+    for groups, subject in ((good, whose), (fast, "the ticket stops ")):
+        part = ", ".join(f"{word} at {spans(levels, verdicts)}" for word, levels in groups.items() if levels)
+        parts += [part if of_ticket else subject + part] if part else []
+    return f"; level by level {', '.join(parts) or 'nothing is shown'}"

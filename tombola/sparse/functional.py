@@ -1,10 +1,16 @@
 """A fully connected and a convolutional layer of which only the living weights are computed, with their gradients."""
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
-from tombola.sparse.pattern import Pattern
+from tombola.sparse import kernels
+from tombola.sparse.compute import backward, forward
+from tombola.sparse.layout import Layout, abreast, layout
+from tombola.sparse.pattern import Pair, Pattern
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
@@ -23,7 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> 
         >>> linear(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]), None, Pattern.of(torch.tensor([[0, 1]])))
         tensor([[2.]])
     """
-    return functional.linear(x, _living(weight, pattern), bias)
+    return _sparsely(x, weight, bias, pattern) if _compiled(x, weight, bias) else _linear(x, weight, bias, pattern)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
@@ -43,6 +49,22 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> 
         >>> conv2d(torch.ones(1, 1, 3, 3), window, None, Pattern.of(window, padding=1))[0, 0, 1]
         tensor([6., 9., 6.])
     """
+    return _sparsely(x, weight, bias, pattern) if _compiled(x, weight, bias) else _convolution(x, weight, bias, pattern)
+
+
+# ---- dense: where the kernels are absent, and for gradients of gradients
+
+
+def _living(weight: Tensor, pattern: Pattern) -> Tensor:
+    """m ⊙ w, whose gradient is m ⊙ dw even where dw is infinite."""
+    return torch.where(pattern.mask.to(weight.device), weight, 0.0)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
+    return functional.linear(x, _living(weight, pattern), bias)
+
+
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
     (top, bottom), (left, right) = pattern.padding
     if (top, left) != (bottom, right):
         x, top, left = functional.pad(x, (left, right, top, bottom)), 0, 0
@@ -51,6 +73,93 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> 
     )
 
 
-def _living(weight: Tensor, pattern: Pattern) -> Tensor:
-    """m ⊙ w, whose gradient is m ⊙ dw even where dw is infinite."""
-    return torch.where(pattern.mask.to(weight.device), weight, 0.0)
+def _densely(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
+    return (_linear if weight.dim() == 2 else _convolution)(x, weight, bias, pattern)
+
+
+# ---- sparse
+
+
+def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the kernels may take these: plain tensors in main memory, which nothing follows step by step."""
+    if not kernels.sets() or torch._C._is_tracing() or torch.compiler.is_exporting():
+        return False
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    tensors = [one for one in (x, weight, bias) if one is not None]
+    if any(type(one) not in (Tensor, nn.Parameter) or one.device.type != "cpu" for one in tensors):
+        return False
+    kinds = {one.dtype for one in tensors}
+    if torch.is_autocast_enabled("cpu"):
+        return kinds <= {torch.float32, torch.bfloat16, torch.float16}
+    return len(kinds) == 1 and kinds <= {torch.float32, torch.float64}
+
+
+def _sparsely(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
+    """The kernels' outputs; under autocast they compute in float32 and give what the dense layer would."""
+    if torch.is_autocast_enabled("cpu"):
+        given = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            narrow = None if bias is None else bias.float()
+            y = _sparsely(x.float(), weight.float(), narrow, pattern)
+            return y.to(given)
+    flat = x.reshape(-1, x.shape[-1], 1, 1) if weight.dim() == 2 else x if x.dim() == 4 else x[None]
+    fitting = _layout(flat, weight, pattern)
+    if fitting is None:
+        return _densely(x, weight, bias, pattern)
+    if not flat.is_contiguous(memory_format=torch.channels_last):
+        flat = flat.contiguous()
+    if not weight.is_contiguous() and not _channels_last(weight):
+        weight = weight.contiguous()
+    y = _apply(flat, weight, bias, pattern, fitting)
+    return y.reshape(*x.shape[:-1], len(weight)) if weight.dim() == 2 else y if x.dim() == 4 else y[0]
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+_sparsely = torch.compiler.disable(_sparsely)  # its graph ends here and goes on behind the layer
+
+
+def _layout(x: Tensor, weight: Tensor, pattern: Pattern) -> Layout | None:
+    """How the kernels compute x, or None if they cannot."""
+    channels = pattern.mask.shape[1] * pattern.groups
+    if x.dim() != 4 or x.shape[1] != channels or weight.shape != pattern.mask.shape or not x.numel():
+        return None  # the dense layer says what is wrong
+    one = kernels.load(kernels.sets()[-1], x.dtype == torch.float64)
+    size: Pair = (x.shape[2], x.shape[3])
+    beside, last = abreast(pattern, size[1], len(x), one.width), _channels_last(weight)
+    key = (*size, beside, one, last)
+    if key not in pattern.layouts:
+        pattern.layouts[key] = layout(pattern, size, beside, one, last)
+    found: Layout | None = pattern.layouts[key]
+    return found
+
+
+class _Sparse(torch.autograd.Function):
+    """The kernels' layer over maps, (examples, channels, rows, columns)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern, fitting: Layout) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        ctx.pattern, ctx.fitting = pattern, fitting
+        return forward(fitting, x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight, bias = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():  # gradients of these gradients are asked for
+            given = [x, weight, bias]
+            some = [one for one, needed in zip(given, wanted, strict=True) if needed]
+            flat = x.flatten(1) if weight.dim() == 2 else x
+            y = _densely(flat, weight, bias, ctx.pattern).reshape(dy.shape)
+            found = iter(torch.autograd.grad(y, some, dy, create_graph=True))
+            dx, dw, db = (next(found) if needed else None for needed in wanted)
+        else:
+            dx, dw, db = backward(ctx.fitting, x, weight, dy, wanted)
+        return dx, dw, db, None, None
+
+
+_apply: Any = _Sparse.apply

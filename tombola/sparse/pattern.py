@@ -1,8 +1,8 @@
 """Which weights of a layer live, and what they meet: all that the sparse kernels need to know, made once a level."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ class Pattern:
         padding: rows of zeros above and below the map, and columns left and right of it.
         dilation: places between neighbouring weights of the window, down and across.
         groups: parts of the channels that do not meet.
+        layouts: what `functional` has made of it for the maps that it met; no copy and no file has them.
     """
 
     mask: Tensor
@@ -30,6 +31,7 @@ class Pattern:
     padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
     dilation: Pair = (1, 1)
     groups: int = 1
+    layouts: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -62,6 +64,9 @@ class Pattern:
         window = mask.shape[2:] if mask.dim() == 4 else (1, 1)
         spread = _pair(dilation)
         return cls(mask.detach() != 0, _pair(stride), _border(padding, window, spread), spread, groups)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "layouts": {}}
 
     @property
     def count(self) -> int:

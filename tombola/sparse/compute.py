@@ -1,0 +1,137 @@
+"""A layer's outputs and gradients by the kernels, on several threads, each with its own share of the examples."""
+
+import ctypes
+import mmap
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from tombola.sparse.layout import Layout
+
+PAGE = 1 << 21  # bytes of a huge page: fewer of them are looked up
+
+
+def forward(layout: Layout, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The layer's outputs for maps x, (examples, channels, rows, columns), in x's memory format."""
+    one, struct = layout.kernels, layout.struct
+    y = _like(x, (len(x), struct.outputs.channels, *layout.size))
+    living = one.gathered(weight, struct.forward)
+    size = x.element_size()
+
+    def share(begin: int, end: int, number: int) -> None:
+        one.library.sparse_forward(
+            *one.instance,
+            ctypes.byref(struct),
+            *_tensor(x),
+            *_tensor(y),
+            living.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            len(x),
+            begin,
+            end,
+            _room(sum(layout.room) * size),
+        )
+
+    _shared(share, -(-len(x) // layout.panel))
+    return y
+
+
+def backward(
+    layout: Layout, x: Tensor, weight: Tensor, dy: Tensor, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of maps x, of the dense weight and of the bias, as far as they are wanted.
+
+    The sums of several threads are added in their order: as many threads give the same bytes again.
+    """
+    one, struct = layout.kernels, layout.struct
+    if not dy.is_contiguous(memory_format=torch.channels_last):
+        dy = dy.contiguous()
+    panels = -(-len(x) // layout.panel)
+    threads, channels, count = _threads(panels), struct.outputs.channels, struct.backward.count
+    living = one.gathered(weight, struct.backward)
+    dx = torch.empty_like(x) if wanted[0] else None
+    sums = x.new_zeros(threads, count + one.width) if wanted[1] else None
+    totals = x.new_zeros(threads, channels) if wanted[2] else None
+    room = 2 * layout.room[0] + layout.room[1] + channels * one.width
+
+    def share(begin: int, end: int, number: int) -> None:
+        one.library.sparse_backward(
+            *one.instance,
+            ctypes.byref(struct),
+            *_tensor(x),
+            *_tensor(dy),
+            None if dx is None else dx.data_ptr(),
+            living.data_ptr(),
+            None if sums is None else sums[number].data_ptr(),
+            None if totals is None else totals[number].data_ptr(),
+            len(x),
+            begin,
+            end,
+            _room(room * x.element_size()),
+        )
+
+    _shared(share, panels)
+    dw = None
+    if sums is not None:
+        dw = torch.zeros_like(weight)
+        one.scatter(sums, struct.backward, dw)
+    return dx, dw, None if totals is None else totals.sum(0)
+
+
+def _tensor(maps: Tensor) -> tuple[int, int]:
+    """Where it is, and whether its channels are innermost."""
+    return maps.data_ptr(), int(not maps.is_contiguous())
+
+
+def _like(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    form = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    return torch.empty(shape, dtype=x.dtype, memory_format=form)
+
+
+# ---- threads
+
+
+def _threads(panels: int) -> int:
+    return max(1, min(torch.get_num_threads(), panels))
+
+
+def _shared(work: Callable[[int, int, int], None], panels: int) -> None:
+    """Each thread does its share of the panels: work(begin, end, number)."""
+    threads = _threads(panels)
+    bounds = [panels * number // threads for number in range(threads + 1)]
+    shares = [(bounds[number], bounds[number + 1], number) for number in range(threads)]
+    others = [_pool(os.getpid(), threads - 1).submit(work, *share) for share in shares[1:]]
+    work(*shares[0])
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process: a fork has none of its parent's."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="tombola-sparse")
+
+
+class _Rooms(threading.local):
+    """Memory that a thread keeps from layer to layer: fresh pages would cost more than the arithmetic."""
+
+    held: mmap.mmap | None = None
+    address = 0
+
+    def of(self, size: int) -> int:
+        """The address of at least `size` bytes, with anything in them."""
+        if self.held is None or len(self.held) - PAGE < size:
+            self.held = mmap.mmap(-1, (size // PAGE + 2) * PAGE)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                self.held.madvise(mmap.MADV_HUGEPAGE)
+            begin = ctypes.addressof(ctypes.c_char.from_buffer(self.held))
+            self.address = -(-begin // PAGE) * PAGE
+        return self.address
+
+
+_room = _Rooms().of

@@ -101,7 +101,7 @@ def _sparsely(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) 
         given = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
             narrow = None if bias is None else bias.float()
-            y = _sparsely(x.float(), weight.float(), narrow, pattern)
+            y: Tensor = _sparsely(x.float(), weight.float(), narrow, pattern)
             return y.to(given)
     flat = x.reshape(-1, x.shape[-1], 1, 1) if weight.dim() == 2 else x if x.dim() == 4 else x[None]
     fitting = _layout(flat, weight, pattern)

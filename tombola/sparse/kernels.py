@@ -110,8 +110,8 @@ def _library() -> Any:
     if layout() != VERSION * 1000 + ctypes.sizeof(LayerStruct):
         return None
     number, address, small = c_int64, c_void_p, c_int32
-    tensor = [address, small]
-    panels = [number, number, number, address]
+    tensor: list[Any] = [address, small]
+    panels: list[Any] = [number, number, number, address]
     library.sparse_forward.argtypes = [small, small, address, *tensor, *tensor, address, address, *panels]
     library.sparse_backward.argtypes = [small, small, address, *tensor, *tensor, *[address] * 4, *panels]
     library.sparse_gather.argtypes = [small, address, address, number, address]

@@ -1,10 +1,13 @@
 """Sparse layers against torch's dense ones in float64: outputs and all gradients, for every kind of window."""
 
+import pickle
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tombola.errors import BadInput
 from tombola.sparse.functional import conv2d, linear
@@ -84,3 +87,91 @@ def test_a_sparse_layer_is_the_dense_one_of_its_masked_weights(shape: tuple[int,
 def test_a_mask_of_another_kind_of_layer_is_refused() -> None:
     with pytest.raises(BadInput, match="Leave this layer dense"):
         Pattern.of(torch.ones(2, 3, 4))
+
+
+def small() -> tuple[Pattern, Tensor, Tensor, Tensor]:
+    """A pattern, x, weight and bias of a small convolution, in float32."""
+    torch.manual_seed(1)
+    weight, bias = torch.randn(6, 4, 3, 3, requires_grad=True), torch.randn(6, requires_grad=True)
+    return Pattern.of(mask_of((6, 4, 3, 3), 0.3), padding=1), torch.randn(17, 4, 5, 6, requires_grad=True), weight, bias
+
+
+def test_autocast_gives_what_the_dense_layer_gives() -> None:
+    pattern, x, weight, bias = small()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = conv2d(x, weight, bias, pattern)
+        theirs = nn.functional.conv2d(x, weight * pattern.mask, bias, padding=1)
+    assert ours.dtype == theirs.dtype
+    torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+    ours.float().sum().backward()
+    assert weight.grad is not None and weight.grad.dtype == torch.float32
+
+
+def test_a_gradient_has_a_gradient() -> None:
+    pattern, *leaves = small()
+    x, weight, bias = (leaf.detach().double().requires_grad_() for leaf in leaves)
+    assert torch.autograd.gradgradcheck(lambda x, w, b: conv2d(x, w, b, pattern), (x[:2], weight, bias))
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_memory_formats_of_maps_and_weights_change_nothing(form: torch.memory_format) -> None:
+    pattern, x, weight, bias = small()
+    wanted = conv2d(x, weight, bias, pattern)
+    slope = torch.randn_like(wanted)
+    theirs = torch.autograd.grad(wanted, [x, weight, bias], slope)
+    other = [one.detach().contiguous(memory_format=form).requires_grad_() for one in (x, weight)]
+    y = conv2d(other[0], other[1], bias, pattern)
+    assert y.is_contiguous(memory_format=form)
+    for mine, one in zip(torch.autograd.grad(y, [*other, bias], slope.mT.contiguous().mT), theirs, strict=True):
+        torch.testing.assert_close(mine, one)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch's own, at the end of any graph
+def test_checkpoints_and_compiled_graphs_go_through_it() -> None:
+    pattern, x, weight, bias = small()
+    plain = conv2d(x, weight, bias, pattern).relu()
+    wanted = torch.autograd.grad(plain.sum(), weight)[0]
+    compiled = torch.compile(lambda x: conv2d(x, weight, bias, pattern).relu(), backend="eager")
+    for y in (checkpoint(lambda x: conv2d(x, weight, bias, pattern).relu(), x, use_reentrant=False), compiled(x)):
+        assert torch.equal(torch.autograd.grad(y.sum(), weight)[0], wanted)
+
+
+def test_what_is_transformed_or_exported_is_computed_densely() -> None:
+    pattern, x, weight, bias = small()
+    each = torch.func.vmap(lambda one: conv2d(one, weight, bias, pattern))(x)
+    torch.testing.assert_close(each, conv2d(x, weight, bias, pattern))
+
+    class Layer(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return conv2d(x, self.weight, self.bias, pattern)
+
+    layer = Layer(4, 6, 3, padding=1)
+    exported = torch.export.export(layer, (x.detach(),)).module()
+    torch.testing.assert_close(exported(x.detach()), layer(x))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_give_the_same_bytes_again(threads: int) -> None:
+    pattern, x, weight, bias = small()
+    x = x.detach().repeat(6, 1, 1, 1).requires_grad_()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = torch.autograd.grad(conv2d(x, weight, bias, pattern).square().sum(), [x, weight, bias])
+        torch.set_num_threads(threads)
+        first, again = (
+            torch.autograd.grad(conv2d(x, weight, bias, pattern).square().sum(), [x, weight, bias]) for _ in range(2)
+        )
+    finally:
+        torch.set_num_threads(before)
+    for one, other, single in zip(first, again, alone, strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, single, rtol=1e-4, atol=1e-4)
+
+
+def test_a_pattern_is_copied_and_saved_without_what_was_made_of_it() -> None:
+    pattern, x, weight, bias = small()
+    wanted = conv2d(x, weight, bias, pattern)
+    for copy in (deepcopy(pattern), pickle.loads(pickle.dumps(pattern))):
+        assert not copy.layouts
+        assert torch.equal(conv2d(x, weight, bias, copy), wanted)

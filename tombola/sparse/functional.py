@@ -29,7 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> 
         >>> linear(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]), None, Pattern.of(torch.tensor([[0, 1]])))
         tensor([[2.]])
     """
-    return _sparsely(x, weight, bias, pattern) if _compiled(x, weight, bias) else _linear(x, weight, bias, pattern)
+    return _layer(x, weight, bias, pattern)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
@@ -49,7 +49,14 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> 
         >>> conv2d(torch.ones(1, 1, 3, 3), window, None, Pattern.of(window, padding=1))[0, 0, 1]
         tensor([6., 9., 6.])
     """
-    return _sparsely(x, weight, bias, pattern) if _compiled(x, weight, bias) else _convolution(x, weight, bias, pattern)
+    return _layer(x, weight, bias, pattern)
+
+
+def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
+    if _EXPORTING() or not isinstance(x, Tensor):  # what is exported or traced goes where the kernels are not
+        return _densely(x, weight, bias, pattern)
+    y: Tensor = _by_itself(x, weight, bias, pattern)
+    return y
 
 
 # ---- dense: where the kernels are absent, and for gradients of gradients
@@ -82,7 +89,7 @@ def _densely(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -
 
 def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the kernels may take these: plain tensors in main memory, which nothing follows step by step."""
-    if not kernels.sets() or torch._C._is_tracing() or torch.compiler.is_exporting():
+    if not kernels.sets() or torch._C._is_tracing():
         return False
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
@@ -117,9 +124,6 @@ def _sparsely(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) 
 
 def _channels_last(tensor: Tensor) -> bool:
     return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-
-
-_sparsely = torch.compiler.disable(_sparsely)  # its graph ends here and goes on behind the layer
 
 
 def _layout(x: Tensor, weight: Tensor, pattern: Pattern) -> Layout | None:
@@ -162,4 +166,10 @@ class _Sparse(torch.autograd.Function):
         return dx, dw, db, None, None
 
 
+def _chosen(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
+    return (_sparsely if _compiled(x, weight, bias) else _densely)(x, weight, bias, pattern)
+
+
 _apply: Any = _Sparse.apply
+_by_itself: Any = torch.compiler.disable(_chosen)  # a compiled graph ends before the layer and goes on behind it
+_EXPORTING = getattr(torch.compiler, "is_exporting", bool)  # torch 2.6 has none and answers False

@@ -55,6 +55,8 @@ typedef struct {
     int32_t begin, length;
 } run;
 
+enum { STREWN, MET, STRAIGHT }; /* some are met by no window; all are met; they follow each other in one plane */
+
 /* How a map lies in memory of our own. */
 typedef struct {
     int32_t channels, planes;    /* planes of each channel */
@@ -62,6 +64,7 @@ typedef struct {
     int64_t plane, pitch, first; /* numbers from plane to plane, from row to row, to the first position computed */
     int64_t rows, across;        /* that are computed, and vectors in each */
     const int32_t *place;        /* where torch's places are in a channel's planes; -1: no window meets them */
+    const uint8_t *order;        /* of each W of torch's places, how they lie: one of the following */
     const run *gaps;             /* positions of a channel's planes that are border */
 } map;
 

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 VERSION = 1  # of what Python and the kernels say to each other: it changes with any meaning, here and in kernels.c
+STREWN, MET, STRAIGHT = range(3)
 SETS = ("portable", "avx2", "avx512")
 SEGMENT = np.dtype([("row", np.int32), ("begin", np.int32), ("end", np.int32)])
 RUN = np.dtype([("begin", np.int32), ("length", np.int32)])
@@ -33,8 +34,7 @@ class MapStruct(Structure):
     _fields_ = [
         *((name, c_int32) for name in ("channels", "planes", "places", "n_gaps")),
         *((name, c_int64) for name in ("plane", "pitch", "first", "rows", "across")),
-        ("place", c_void_p),
-        ("gaps", c_void_p),
+        *((name, c_void_p) for name in ("place", "order", "gaps")),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tombola.sparse.kernels import RUN, SEGMENT, Kernels, LayerStruct, ListStruct, MapStruct
+from tombola.sparse.kernels import MET, RUN, SEGMENT, STRAIGHT, STREWN, Kernels, LayerStruct, ListStruct, MapStruct
 from tombola.sparse.pattern import Pair, Pattern
 
 Numbers = NDArray[np.int64]
@@ -119,11 +119,11 @@ def layout(pattern: Pattern, size: Pair, abreast: int, kernels: Kernels, weight_
     inputs = MapStruct(channels, planes, place.size, 0, plane, across.length * unit)
     inputs.first = (down.first * across.length + across.first) * unit
     inputs.rows, inputs.across = down.computed, across.computed * abreast
-    _point(inputs, place, planes * down.length * across.length, arrays)
+    _point(inputs, place, planes * down.length * across.length, kernels.width, arrays)
     outputs = MapStruct(len(pattern.mask), 1, result_place.size, 0, result_plane, across.result_length * unit)
     outputs.first = (down.before * across.result_length + across.before) * unit
     outputs.rows, outputs.across = down.results, across.results * abreast
-    _point(outputs, result_place, down.result_length * across.result_length, arrays)
+    _point(outputs, result_place, down.result_length * across.result_length, kernels.width, arrays)
     forward, backward = _lists(pattern, down, across, inputs, outputs, unit, weight_last, arrays)
     return Layout(
         kernels,
@@ -152,8 +152,12 @@ def abreast(pattern: Pattern, columns: int, examples: int, width: int) -> int:
     return min((1, 2, 4, MOST_ABREAST), key=cost)
 
 
-def _point(to: MapStruct, place: Numbers, positions: int, arrays: list[NDArray[Any]]) -> None:
-    """The map's places, and the runs of positions that are none."""
+def _point(to: MapStruct, place: Numbers, positions: int, width: int, arrays: list[NDArray[Any]]) -> None:
+    """The map's places, how vectors of them lie, and the runs of positions that are none."""
+    order = np.full(-(-place.size // width), STREWN, np.uint8)
+    whole = place.reshape(-1)[: place.size // width * width].reshape(-1, width)
+    met, straight = (whole >= 0).all(1), (np.diff(whole) == 1).all(1)
+    order[: len(whole)] = np.where(met & straight, STRAIGHT, np.where(met, MET, STREWN))
     border = np.ones(positions + 2, bool)
     border[0] = border[-1] = False
     border[1 + place[place >= 0]] = False
@@ -161,7 +165,8 @@ def _point(to: MapStruct, place: Numbers, positions: int, arrays: list[NDArray[A
     gaps = np.empty(len(change) // 2, RUN)
     gaps["begin"], gaps["length"] = change[::2], change[1::2] - change[::2]
     to.n_gaps = len(gaps)
-    to.place, to.gaps = _address(place.astype(np.int32), arrays), _address(gaps, arrays)
+    to.place = _address(place.astype(np.int32), arrays)
+    to.order, to.gaps = _address(order, arrays), _address(gaps, arrays)
 
 
 def _address(array: NDArray[Any], arrays: list[NDArray[Any]]) -> int:

@@ -43,65 +43,123 @@ static INLINE VEC NAME(load_some)(const REAL *from, long some) {
     return v;
 }
 
-/* One vector's examples of a map come to `to`, at most W of them, the other lanes are 0; `of` is the first one's. With
-   `totals`, all that comes to channel c is added to totals[c]. */
-static INLINE void NAME(take)(const map *m, const REAL *of, long examples, int last, long abreast, REAL *to, VEC *totals) {
-    long channels = m->channels, places = m->places, step = abreast * W, channel = m->planes * m->plane;
-    long size = channels * places, inner = last ? channels : places, outer = last ? places : channels;
-    for (long o = 0; o < outer; o++)
-        for (long i = 0; i < inner; i += W) {
-            const REAL *from = of + o * inner + i;
-            long some = inner - i < W ? inner - i : W;
-            if (last && m->place[o] < 0) continue;
-            VEC r[W];
-            if (some == W && examples == W) {
-                UNROLL for (long e = 0; e < W; e++) {
-                    r[e] = LOAD(from + e * size);
-                    __builtin_prefetch(from + e * size + inner, 0, 2);
-                }
-            } else
-                for (long e = 0; e < W; e++) r[e] = e < examples ? NAME(load_some)(from + e * size, some) : SET1(0);
-            NAME(turn)(r);
-            for (long j = 0; j < some; j++) {
-                long c = last ? i + j : o, place = m->place[last ? o : i + j];
-                if (totals) totals[c] = totals[c] + r[j];
-                if (place >= 0) STORE(to + c * channel + place * step, r[j]);
-            }
+/* A map between torch's memory, [example][channel][place] or, if `last`, [example][place][channel], and ours. */
+typedef struct {
+    const map *m;
+    long size, channel, step; /* numbers from example to example; in ours, from channel to channel, position to position */
+    int last;
+} NAME(way);
+
+static INLINE NAME(way) NAME(way_of)(const map *m, int last, long abreast) {
+    return (NAME(way)){m, (long)m->channels * m->places, m->planes * m->plane, abreast * W, last};
+}
+
+/* Numbers from the beginning of ours to what is at the i-th of torch's inner dimension and the o-th of its outer one; less
+   than 0 where no window meets it. */
+static INLINE long NAME(ours)(const NAME(way) *y, long o, long i) {
+    long place = y->m->place[y->last ? o : i];
+    return place < 0 ? -1 : place * y->step + (y->last ? i : o) * y->channel;
+}
+
+/* Whether the W of the inner dimension from i on are all met, or lie in ours at the same distance from each other. */
+static INLINE int NAME(order)(const NAME(way) *y, long o, long i) {
+    if (y->last) return y->m->place[o] >= 0 ? STRAIGHT : STREWN;
+    return y->m->order[i / W];
+}
+
+/* W of the inner dimension from i on, of W examples, come to ours, where `examples` of them are and the other lanes are 0.
+   With `totals`, all that comes to a channel is added to the channel's. */
+static INLINE void NAME(take)(const NAME(way) *y, const REAL *from, long o, long i, long inner, long examples, REAL *to,
+                              VEC *totals) {
+    VEC r[W];
+    int order = examples == W && i + W <= inner ? NAME(order)(y, o, i) : STREWN;
+    if (order != STREWN) {
+        long apart = y->last ? y->channel : y->step;
+        UNROLL for (int e = 0; e < W; e++) r[e] = LOAD(from + e * y->size);
+        NAME(turn)(r);
+        if (order == STRAIGHT) {
+            to += NAME(ours)(y, o, i);
+            UNROLL for (int j = 0; j < W; j++) STORE(to + j * apart, r[j]);
+        } else
+            UNROLL for (int j = 0; j < W; j++) STORE(to + NAME(ours)(y, o, i + j), r[j]);
+        if (!totals) return;
+        if (y->last) {
+            UNROLL for (int j = 0; j < W; j++) totals[i + j] = totals[i + j] + r[j];
+        } else {
+            VEC sum = r[0];
+            UNROLL for (int j = 1; j < W; j++) sum = sum + r[j];
+            totals[o] = totals[o] + sum;
         }
+        return;
+    }
+    long some = inner - i < W ? inner - i : W;
+    for (long e = 0; e < W; e++) r[e] = e < examples ? NAME(load_some)(from + e * y->size, some) : SET1(0);
+    NAME(turn)(r);
+    for (long j = 0; j < some; j++) {
+        long at = NAME(ours)(y, o, i + j), c = y->last ? i + j : o;
+        if (at >= 0) STORE(to + at, r[j]);
+        if (totals) totals[c] = totals[c] + r[j];
+    }
 }
 
 /* The way back: what no window meets is 0. */
-static INLINE void NAME(give)(const map *m, const REAL *from, long examples, int last, long abreast, REAL *of) {
-    long channels = m->channels, places = m->places, step = abreast * W, channel = m->planes * m->plane;
-    long size = channels * places, inner = last ? channels : places, outer = last ? places : channels;
-    for (long o = 0; o < outer; o++)
-        for (long i = 0; i < inner; i += W) {
-            REAL *to = of + o * inner + i;
-            long some = inner - i < W ? inner - i : W;
-            VEC r[W];
-            for (long j = 0; j < W; j++) {
-                long c = last ? i + j : o, place = j < some ? m->place[last ? o : i + j] : -1;
-                r[j] = place < 0 ? SET1(0) : LOAD(from + c * channel + place * step);
-            }
-            NAME(turn)(r);
-            if (some == W && examples == W) {
-                UNROLL for (long e = 0; e < W; e++) STORE(to + e * size, r[e]);
-            } else
-                for (long e = 0; e < examples; e++) memcpy(to + e * size, &r[e], sizeof(REAL) * some);
-        }
+static INLINE void NAME(give)(const NAME(way) *y, const REAL *from, long o, long i, long inner, long examples, REAL *to) {
+    VEC r[W];
+    int order = examples == W && i + W <= inner ? NAME(order)(y, o, i) : STREWN;
+    if (order != STREWN) {
+        long apart = y->last ? y->channel : y->step;
+        if (order == STRAIGHT) {
+            from += NAME(ours)(y, o, i);
+            UNROLL for (int j = 0; j < W; j++) r[j] = LOAD(from + j * apart);
+        } else
+            UNROLL for (int j = 0; j < W; j++) r[j] = LOAD(from + NAME(ours)(y, o, i + j));
+        NAME(turn)(r);
+        UNROLL for (int e = 0; e < W; e++) STORE(to + e * y->size, r[e]);
+        return;
+    }
+    long some = inner - i < W ? inner - i : W;
+    for (long j = 0; j < W; j++) {
+        long at = j < some ? NAME(ours)(y, o, i + j) : -1;
+        r[j] = at < 0 ? SET1(0) : LOAD(from + at);
+    }
+    NAME(turn)(r);
+    for (long e = 0; e < examples; e++) memcpy(to + e * y->size, &r[e], sizeof(REAL) * some);
 }
 
-/* All examples of a panel. */
+/* All of a panel, strip by strip, so that what lies beside each other in ours is met together. */
+#define STRIP (4 * W)
+#define STRIPS(o, v, i)                                                                                                \
+    long inner = last ? m->channels : m->places, outer = last ? m->places : m->channels;                               \
+    const NAME(way) y = NAME(way_of)(m, last, abreast);                                                                \
+    for (long o = 0; o < outer; o++)                                                                                   \
+        for (long strip = 0; strip < inner; strip += STRIP)                                                            \
+            for (long v = 0; v < abreast; v++)                                                                         \
+                for (long i = strip; i < inner && i < strip + STRIP; i += W)
+
+static INLINE long NAME(lanes)(long examples, long v) {
+    examples -= v * W;
+    return examples < 0 ? 0 : examples < W ? examples : W;
+}
+
+static INLINE void NAME(take_strips)(const map *m, const REAL *x, long examples, const int last, long abreast, REAL *to,
+                                     VEC *totals) {
+    STRIPS(o, v, i) NAME(take)(&y, x + v * W * y.size + o * inner + i, o, i, inner, NAME(lanes)(examples, v), to + v * W, totals);
+}
+
+static INLINE void NAME(give_strips)(const map *m, const REAL *from, long examples, const int last, long abreast, REAL *x) {
+    STRIPS(o, v, i) NAME(give)(&y, from + v * W, o, i, inner, NAME(lanes)(examples, v), x + v * W * y.size + o * inner + i);
+}
+#undef STRIPS
+#undef STRIP
+
 static void NAME(take_panel)(const map *m, const REAL *x, long examples, int last, long abreast, REAL *to, VEC *totals) {
-    long size = (long)m->channels * m->places;
-    for (long v = 0; v < abreast; v++, x += W * size, examples -= W)
-        NAME(take)(m, x, examples < W ? examples < 0 ? 0 : examples : W, last, abreast, to + v * W, totals);
+    if (last || m->places == 1) NAME(take_strips)(m, x, examples, 1, abreast, to, totals);
+    else NAME(take_strips)(m, x, examples, 0, abreast, to, totals);
 }
 
 static void NAME(give_panel)(const map *m, const REAL *from, long examples, int last, long abreast, REAL *x) {
-    long size = (long)m->channels * m->places;
-    for (long v = 0; v < abreast && examples > 0; v++, x += W * size, examples -= W)
-        NAME(give)(m, from + v * W, examples < W ? examples : W, last, abreast, x);
+    if (last || m->places == 1) NAME(give_strips)(m, from, examples, 1, abreast, x);
+    else NAME(give_strips)(m, from, examples, 0, abreast, x);
 }
 
 /* The border of a map becomes 0. */

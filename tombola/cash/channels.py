@@ -31,11 +31,13 @@ STAYS = 0  # the unit that stands for all that is not ours to remove; what is ti
 Function = Callable[..., Any]
 
 _CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}  # to the axes of their windows
+_TRANSPOSED: dict[type[nn.Module], int] = {nn.ConvTranspose1d: 1, nn.ConvTranspose2d: 2, nn.ConvTranspose3d: 3}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POINTWISE_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh),
     *(nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Threshold),
 )
+_RESIZING = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
 _SAME_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _POOL_MODULES = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
@@ -68,6 +70,7 @@ _PRODUCTS = _functions("mul") | {operator.mul, operator.imul}
 _RESHAPES = hardcoded_sizes.VIEWS | _functions("flatten squeeze")
 _JOINS = _functions("cat concat")
 _MEANS = _functions("mean")
+_RESIZES = _functions("interpolate")
 _PADS = _functions("pad")
 
 
@@ -100,8 +103,10 @@ class CompactableLayer:
         weights: [outputs, inputs, positions of the window], float64.
         reads: the channels of the value that it reads.
         gives: its units, [outputs].
-        pads: whether its windows meet zeros at the border.
+        pads: whether its windows meet zeros at the border, so that a constant is none behind it.
         first: whether it is a linear layer that reads the model's own input.
+        groups: of a convolution; `weights` are 0 between them, and what stays is the same in each.
+        transposed: whether its own weight is [inputs, outputs, ...].
     """
 
     name: str
@@ -110,6 +115,8 @@ class CompactableLayer:
     gives: Tensor
     pads: bool = False
     first: bool = False
+    groups: int = 1
+    transposed: bool = False
 
     @cached_property
     def alive(self) -> Tensor:
@@ -131,6 +138,7 @@ class Flow:
         flattenings: nodes that flatten to a width written into the code, with the units of what they give.
         groups: the group of each unit; units of a group stay or go together, as their channels are added.
         trace: of the calls.
+        stops: units that stay, with what they flow into that keeps them.
     """
 
     layers: Sequence[CompactableLayer]
@@ -139,6 +147,7 @@ class Flow:
     flattenings: Sequence[tuple[fx.Node, Tensor]]
     groups: Tensor
     trace: Trace
+    stops: Sequence[tuple[Tensor, str]] = ()
 
 
 def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
@@ -170,6 +179,7 @@ class _Follower:
         self.along: list[tuple[str, Tensor]] = []
         self.attentions: list[str] = []
         self.flattenings: list[tuple[fx.Node, Tensor]] = []
+        self.stops: list[tuple[Tensor, str]] = []
 
     def flow(self) -> Flow:
         """What was found."""
@@ -177,13 +187,13 @@ class _Follower:
         ends = ties.numpy()
         edges = coo_array((np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(self.units, self.units))
         groups = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
-        return Flow(self.layers, self.along, self.attentions, self.flattenings, groups, self.trace)
+        return Flow(self.layers, self.along, self.attentions, self.flattenings, groups, self.trace, self.stops)
 
     def visit(self, node: fx.Node) -> None:
         """Find the channels of what `node` gives."""
         channels = self._channels(node)
         if channels is not None and node in self.trace.overwritten:
-            self._keep(channels)
+            self._keep(channels, "what is overwritten in place")
             channels = None
         self.values[node] = channels
 
@@ -207,6 +217,10 @@ class _Follower:
             return self._linear
         if kind in _CONVOLUTIONS:
             return self._convolution
+        if kind in _TRANSPOSED:
+            return self._transposed
+        if kind in _RESIZING:
+            return self._resize
         if kind in _NORMS:
             return self._norm if module.running_mean is not None else None
         if kind in _POINTWISE_MODULES:
@@ -229,6 +243,7 @@ class _Follower:
             (_JOINS, self._join),
             (_MEANS, self._mean),
             (_PADS, self._pad),
+            (_RESIZES, self._resize),
         ]
         if node.op not in ("call_function", "call_method"):
             return None
@@ -243,15 +258,16 @@ class _Follower:
     def _tie(self, left: Tensor, right: Tensor) -> None:
         self.ties.append((left, right))
 
-    def _keep(self, channels: Channels) -> None:
+    def _keep(self, channels: Channels, why: str) -> None:
         self._tie(channels.units, torch.full_like(channels.units, STAYS))
+        self.stops.append((channels.units, why))
 
     def _barrier(self, node: fx.Node) -> Channels | None:
         """All that flows in stays, and what comes out is not ours to remove."""
         for source in node.all_input_nodes:
             channels = self.values.get(source)
             if channels is not None and not self._asks_other_sizes(node, channels.axis):
-                self._keep(channels)
+                self._keep(channels, _named(node, self.modules))
         return None
 
     def _asks_other_sizes(self, node: fx.Node, axis: int) -> bool:
@@ -279,7 +295,7 @@ class _Follower:
         if channels is not None and channels.axis == axis:
             return channels
         if channels is not None:
-            self._keep(channels)
+            self._keep(channels, "a layer that reads another axis")
         size = self.shapes[node][axis]
         return Channels(axis, torch.full((size,), STAYS), torch.full((size,), torch.nan, dtype=torch.float64))
 
@@ -296,16 +312,36 @@ class _Follower:
             return self._barrier(node)  # one example, without the axis of a batch
         if module.groups == module.in_channels == module.out_channels and module.groups > 1:
             return self._depthwise(node)
+        reads, weights = self._at(_source(node), 1), _double(module.weight).flatten(2)
         if module.groups > 1:
-            return self._barrier(node)
-        return self._layer(node, self._at(_source(node), 1), _double(module.weight).flatten(2), pads=_pads(module))
+            return self._grouped(node, reads, weights)
+        return self._layer(node, reads, weights, pads=_pads(module))
 
-    def _layer(
-        self, node: fx.Node, reads: Channels, weights: Tensor, pads: bool = False, first: bool = False
-    ) -> Channels:
-        layer = CompactableLayer(str(node.target), weights, reads, self._fresh(len(weights)), pads, first)
+    def _grouped(self, node: fx.Node, reads: Channels, weights: Tensor) -> Channels:
+        """Each group by itself; for all to be as wide afterwards, the channels at one place of each are tied."""
+        module = self.modules[str(node.target)]
+        self._tie_across(reads.units, module.groups)
+        if _pads(module):  # no constant can carry those of another group
+            reads = Channels(reads.axis, reads.units, reads.constants.masked_fill(reads.constants != 0, torch.nan))
+        return self._layer(node, reads, _between(weights, module.groups), pads=_pads(module), groups=module.groups)
+
+    def _transposed(self, node: fx.Node) -> Channels | None:
+        module = self.modules[str(node.target)]
+        if len(self.shapes[_source(node)]) != 2 + _TRANSPOSED[kind_of(module)] or module.groups > 1:
+            return self._barrier(node)
+        weights = _double(module.weight).flatten(2).transpose(0, 1)
+        return self._layer(node, self._at(_source(node), 1), weights, pads=True, transposed=True)
+
+    def _layer(self, node: fx.Node, reads: Channels, weights: Tensor, **how: Any) -> Channels:
+        layer = CompactableLayer(str(node.target), weights, reads, self._fresh(len(weights)), **how)
+        self._tie_across(layer.gives, layer.groups)
         self.layers.append(layer)
         return Channels(reads.axis, layer.gives, _constants(layer, self.modules[layer.name].bias))
+
+    def _tie_across(self, units: Tensor, groups: int) -> None:
+        first, *others = units.view(groups, -1)
+        for other in others:
+            self._tie(first, other)
 
     def _depthwise(self, node: fx.Node) -> Channels | None:
         """Each channel by its own window, on to the channel of the same number."""
@@ -400,6 +436,14 @@ class _Follower:
         constants = channels.constants.masked_fill(channels.constants != 0, torch.nan)
         return Channels(channels.axis, channels.units, constants)
 
+    def _resize(self, node: fx.Node) -> Channels | None:
+        """Each channel by itself, a constant to the same: what is interpolated is a mean of its neighbours."""
+        source = _source(node)
+        channels = self.values[source]
+        if channels is None or channels.axis != 1 or len(self.shapes[source]) < 3:
+            return self._barrier(node)
+        return channels
+
     def _mean(self, node: fx.Node) -> Channels | None:
         channels, rank = self.values[_source(node)], len(self.shapes[_source(node)])
         dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
@@ -463,6 +507,16 @@ def _shared(model: nn.Module, graph: fx.Graph) -> set[str]:
     return tied | {name for name, count in calls.items() if count > 1 and model.get_submodule(name).state_dict()}
 
 
+def _between(weights: Tensor, groups: int) -> Tensor:
+    """The weights of a grouped convolution as of a plain one: [outputs, inputs, positions], 0 between the groups."""
+    rows, inputs = len(weights) // groups, weights.shape[1]
+    whole = weights.new_zeros(len(weights), inputs * groups, weights.shape[2])
+    for group in range(groups):
+        own = slice(group * rows, (group + 1) * rows)
+        whole[own, group * inputs : (group + 1) * inputs] = weights[own]
+    return whole
+
+
 def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
@@ -505,6 +559,13 @@ def _called(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     if node.op == "call_module":
         return type(modules[str(node.target)]).__name__
     return getattr(node.target, "__name__", str(node.target))
+
+
+def _named(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    """What `node` calls, in a message: `LayerNorm norm1`, `view`; the model's answer."""
+    if node.op == "output":
+        return "the model's answer"
+    return f"{_called(node, modules)} {node.target}" if node.op == "call_module" else _called(node, modules)
 
 
 def _source(node: fx.Node) -> fx.Node:

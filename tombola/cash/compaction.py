@@ -268,13 +268,22 @@ def _shrink(module: Any, layer: CompactableLayer, picked: _Picked) -> Tensor:
         shift = layer.weights.sum(dim=2) @ constants
     weights[:, ~read] = 0
     weights[picked.fillers[layer.gives]] = 0
-    shape = module.weight.shape[2:]
-    _put(module, "weight", weights[rows][:, columns].unflatten(2, shape) if shape else weights[rows][:, columns, 0])
+    _put(module, "weight", _laid_out(weights[rows][:, columns], layer, module.weight.shape[2:]))
     if module.bias is not None or shift[rows].any():
         bias = shift if module.bias is None else shift + module.bias.detach().cpu()
         _put(module, "bias", bias.masked_fill(picked.fillers[layer.gives], 0)[rows])
     _tell_sizes(module)
     return columns
+
+
+def _laid_out(weights: Tensor, layer: CompactableLayer, window: torch.Size) -> Tensor:
+    """[outputs, inputs, positions] as the module has them."""
+    if layer.groups > 1:
+        rows, inputs = len(weights) // layer.groups, weights.shape[1] // layer.groups
+        each = weights.unflatten(0, (layer.groups, rows)).unflatten(2, (layer.groups, inputs))
+        weights = torch.cat([each[group, :, group] for group in range(layer.groups)])
+    weights = weights.transpose(0, 1) if layer.transposed else weights
+    return weights.unflatten(2, window) if window else weights[:, :, 0]
 
 
 def _put_inputs_before(model: nn.Module, name: str, index: Tensor) -> None:
@@ -316,8 +325,12 @@ def _tell_sizes(module: Any) -> None:
     """Set what torch's own layers say about themselves to the sizes of their tensors."""
     tensor = module.running_mean if module.weight is None else module.weight
     outputs, inputs = len(tensor), tensor.shape[1] if tensor.dim() > 1 else len(tensor)
-    if getattr(module, "groups", 1) > 1:
-        module.groups = inputs = outputs  # each channel has a window of its own
+    if getattr(module, "transposed", False):
+        outputs, inputs = inputs, outputs
+    elif (groups := getattr(module, "groups", 1)) > 1:
+        if groups == module.in_channels == module.out_channels:  # each channel has a window of its own
+            module.groups = groups = outputs
+        inputs *= groups
     names = {"in_features": inputs, "out_features": outputs, "in_channels": inputs, "out_channels": outputs}
     for name, size in (names | {"num_features": outputs}).items():
         if hasattr(module, name):

@@ -20,7 +20,10 @@ from tombola.errors import BadInput
 from tombola.mask import Mask
 
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+LAYERS = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+)
 _ABOUT = {"__init__", "reset_parameters", "reset_running_stats", "extra_repr", "__repr__"}  # how one is made and shown
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
 _OTHERS = (*(str(Path(home).parent) for home in (torch.__file__, weights.__file__)), "<")  # not the model's own code

@@ -1,0 +1,269 @@
+"""Channels that live and die together: which weights make them, which read them, and which of them go.
+
+A *channel* is one output of a linear layer or convolution, as it flows on. Where the channels of several layers are
+added, they are one; so are those at one place of every group of a grouped convolution, and the rows of an attention
+head. A channel takes along all weights that make it and all that read it: then the network without it, made of smaller
+layers, computes what the masked one does.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import gcd
+
+import torch
+from torch import Tensor
+
+from tombola.amounts import count
+from tombola.errors import BadInput
+from tombola.layer_patterns import few
+from tombola.mask import Mask
+from tombola.mask_checks import check_finite
+from tombola.prune import lowest
+
+
+@dataclass(frozen=True, eq=False)
+class Along:
+    """One axis of a tensor whose entries are channels.
+
+    Attributes:
+        name: of the parameter.
+        axis: of it.
+        channels: the number of the channel that each entry of the axis belongs to.
+    """
+
+    name: str
+    axis: int
+    channels: Tensor
+
+    def per_channel(self, values: Tensor, into: Tensor) -> None:
+        """Add to `into`, [channels], the sums of `values` over all other axes."""
+        others = [axis for axis in range(values.dim()) if axis != self.axis]
+        into.index_add_(0, self.channels, (values.sum(dim=others) if others else values).to(into))
+
+    def spread(self, values: Tensor, shape: Sequence[int]) -> Tensor:
+        """What each entry of a tensor of `shape` has by its channel."""
+        return values[self.channels].view([-1 if axis == self.axis else 1 for axis in range(len(shape))]).expand(*shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """The channels of a network.
+
+    Attributes:
+        makes: weights by the channels that they make; of a depthwise convolution, those that it hands on.
+        reads: weights by the channels that they read.
+        scales: weights of batch normalisations by the channels that they scale.
+        whole: of each channel, whether nobody can take it out: an input, an answer, or what flows into a layer that is
+            not known.
+        alone: why the channels of a layer all stay, by the name of its weight.
+
+    >>> two = Coupling((Along("a", 0, torch.tensor([1, 2])),), (Along("b", 1, torch.tensor([1, 2])),), (),
+    ...     torch.tensor([True, False, False]), {"b": "the model's answer"})
+    >>> whole = Mask({"a": torch.ones(2, 3, dtype=torch.bool), "b": torch.ones(1, 2, dtype=torch.bool)})
+    >>> two.without(whole, torch.tensor([False, True, False])).counts
+    {'a': 3, 'b': 1}
+    """
+
+    makes: tuple[Along, ...]
+    reads: tuple[Along, ...]
+    scales: tuple[Along, ...]
+    whole: Tensor
+    alone: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        """How many channels there are."""
+        return len(self.whole)
+
+    @cached_property
+    def makers(self) -> tuple[tuple[str, ...], ...]:
+        """Of each channel the weights that make it: channels with the same ones are a *set*, a width of the network."""
+        found: list[list[str]] = [[] for _ in range(self.size)]
+        for along in self.makes:
+            for channel in along.channels.unique().tolist():
+                found[channel].append(along.name)
+        return tuple(map(tuple, found))
+
+    def may_go(self, mask: Mask) -> Tensor:
+        """Of each channel, whether it can be taken out where `mask` says which weights are pruned at all."""
+        free = [bool(names) and all(name in mask for name in names) for names in self.makers]
+        return torch.tensor(free, dtype=torch.bool) & ~self.whole
+
+    def alive(self, mask: Mask) -> Tensor:
+        """Of each channel that can be taken out, whether a weight that makes it lives."""
+        living = torch.zeros(self.size, dtype=torch.int64)
+        for along in self.makes:
+            if along.name in mask:
+                along.per_channel(mask[along.name].cpu().long(), living)
+        return (living > 0) & self.may_go(mask)
+
+    def sets(self, mask: Mask) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+        """The names of the weights of each set with the numbers of its channels, those that can be taken out."""
+        places: dict[tuple[str, ...], list[int]] = {}
+        for channel in self.may_go(mask).nonzero().flatten().tolist():
+            places.setdefault(self.makers[channel], []).append(channel)
+        yield from ((names, torch.tensor(channels)) for names, channels in places.items())
+
+    def step(self, names: Sequence[str], channel: int, multiple: int) -> int:
+        """How many channels of a set make a multiple of `multiple` rows: fewer where each is several rows of a weight."""
+        first = next(along for along in self.makes if along.name == names[0])
+        rows = int((first.channels == channel).sum())
+        return multiple // gcd(multiple, rows)
+
+    def without(self, mask: Mask, gone: Tensor) -> Mask:
+        """`mask` less all weights that make or read a channel that is `gone`, [channels]."""
+        kept = {name: alive.clone() for name, alive in mask.items()}
+        for along in (*self.makes, *self.reads):
+            if along.name in kept:
+                alive = kept[along.name]
+                alive &= along.spread(~gone, alive.shape).to(alive.device)
+        return Mask(kept)
+
+    def widths(self, mask: Mask) -> dict[tuple[str, ...], tuple[int, int]]:
+        """(living, all) channels of each set."""
+        alive = self.alive(mask)
+        return {names: (int(alive[channels].sum()), len(channels)) for names, channels in self.sets(mask)}
+
+
+# ---- what a channel is worth
+
+
+def _mean(scores: Mapping[str, Tensor], mask: Mask, coupling: Coupling) -> Tensor:
+    """The mean score of the living weights that make or read a channel: of |w| its l1 norm, per weight."""
+    return _summed(scores, mask, (*coupling.makes, *coupling.reads), coupling.size, power=1)
+
+
+def _root(scores: Mapping[str, Tensor], mask: Mask, coupling: Coupling) -> Tensor:
+    """The root of the mean squared score of the living weights that make or read a channel: its l2 norm, per weight."""
+    return _summed(scores, mask, (*coupling.makes, *coupling.reads), coupling.size, power=2).sqrt()
+
+
+def _made(scores: Mapping[str, Tensor], mask: Mask, coupling: Coupling) -> Tensor:
+    """The mean score of the weights that make a channel, which have one number where the score is of the channel."""
+    return _summed(scores, mask, coupling.makes, coupling.size, power=1)
+
+
+def _summed(scores: Mapping[str, Tensor], mask: Mask, places: Sequence[Along], size: int, power: int) -> Tensor:
+    total, living = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    for along in places:
+        if along.name in mask:
+            alive = mask[along.name].cpu()
+            along.per_channel(scores[along.name].cpu().double().where(alive, 0) ** power, total)
+            along.per_channel(alive.double(), living)
+    return total / living.clamp(min=1)
+
+
+TOGETHER = {"mean": _mean, "root-mean-square": _root, "made": _made}
+
+
+def spread(coupling: Coupling, numbers: Tensor, mask: Mask) -> dict[str, Tensor]:
+    """A number of each channel as a score: every weight that makes the channel has it, all others have 0."""
+    scores = {name: torch.zeros(alive.shape, dtype=torch.float64) for name, alive in mask.items()}
+    for along in coupling.makes:
+        if along.name in mask:
+            scores[along.name] = along.spread(numbers.double(), mask[along.name].shape).clone()
+    return scores
+
+
+# ---- which channels go
+
+
+def by_set(
+    worth: Tensor, mask: Mask, coupling: Coupling, rates: Mapping[str, float], multiple: int = 1
+) -> Mask:
+    """In each set, remove its rate of its living channels, those of least worth.
+
+    Args:
+        worth: of each channel, finite.
+        mask: what is alive before.
+        rates: the fraction in [0, 1] by weight; that of the first weight of a set holds for all of it.
+        multiple: how many rows are left of a weight divides by it; where that takes more channels away, more go. A set
+            that is as small as `multiple`, or smaller, stays as it is. Of every set one channel stays in any case.
+    """
+    alive, gone = coupling.alive(mask), torch.zeros(coupling.size, dtype=torch.bool)
+    for names, channels in coupling.sets(mask):
+        living = int(alive[channels].sum())
+        stay = _stay(living - count(rates[names[0]], living), living, coupling.step(names, int(channels[0]), multiple))
+        gone[channels] = ~lowest(worth[channels], alive[channels], living - stay)
+    return coupling.without(mask, gone)
+
+
+def all_sets(worth: Tensor, mask: Mask, coupling: Coupling, rate: float, multiple: int = 1) -> Mask:
+    """Pool the channels of all sets and remove `rate` of the living ones, those of least worth.
+
+    Of each set the best channel stays in any case, or the best `multiple` rows of channels: a layer never dies.
+    """
+    alive = coupling.alive(mask)
+    return _down_to(worth, mask, coupling, int(alive.sum()) - count(rate, int(alive.sum())), multiple)
+
+
+def _down_to(worth: Tensor, mask: Mask, coupling: Coupling, left: int, multiple: int) -> Mask:
+    alive, safe = coupling.alive(mask), torch.zeros(coupling.size, dtype=torch.bool)
+    sets = list(coupling.sets(mask))
+    for names, channels in sets:
+        living = int(alive[channels].sum())
+        least = min(living, coupling.step(names, int(channels[0]), multiple))
+        safe[channels] = lowest(worth[channels], alive[channels], living - least)
+    remove = min(int(alive.sum()) - left, int((alive & ~safe).sum()))
+    gone = ~(lowest(worth, alive & ~safe, remove) | safe)
+    for names, channels in sets:  # a multiple may take more of them
+        living, stay = int(alive[channels].sum()), int((alive & ~gone)[channels].sum())
+        stay = _stay(stay, living, coupling.step(names, int(channels[0]), multiple))
+        gone[channels] = ~lowest(worth[channels], alive[channels], living - stay)
+    return coupling.without(mask, gone)
+
+
+def _stay(asked: int, living: int, step: int) -> int:
+    """How many channels of a set stay: a multiple of `step`, no more than asked but one step at least."""
+    return min(living, max(step, asked - asked % step))
+
+
+def relative(worth: Tensor, mask: Mask, coupling: Coupling) -> Tensor:
+    """The worth of each channel, divided by the mean of the living ones of its set."""
+    alive, scaled = coupling.alive(mask), worth.clone()
+    for _, channels in coupling.sets(mask):
+        mean = float(worth[channels][alive[channels]].mean()) if alive[channels].any() else 0.0
+        scaled[channels] = worth[channels] / mean if mean else worth[channels]
+    return scaled
+
+
+def check(worth: Mapping[str, Tensor], mask: Mask, coupling: Coupling) -> None:
+    """See that there are channels to remove, and numbers to rank them by.
+
+    Raises:
+        BadInput: no channel can go; a number is none that can be compared.
+    """
+    check_finite(worth)
+    if not coupling.may_go(mask).any():
+        reasons = [f"{name} ({why})" for name, why in coupling.alone.items()]
+        raise BadInput(
+            where="scope 'channel'",
+            expected="a layer whose channels can be taken out",
+            found=f"none: {few(reasons)}" if reasons else "none",
+            todo="Prune weights, in the scope 'layer'; docs/structured.md says which layers channels flow through.",
+        )
+
+
+# ---- controls
+
+
+def random_like(mask: Mask, coupling: Coupling, mask_seed: int) -> Mask:
+    """A random mask of whole channels, of each set as many as `mask` keeps; masks drawn with one seed nest."""
+    alive, gone = coupling.alive(mask), torch.zeros(coupling.size, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(mask_seed)
+    for _, channels in coupling.sets(mask):
+        order = channels[torch.randperm(len(channels), generator=generator)]
+        gone[order[int(alive[channels].sum()) :]] = True
+    whole = Mask({name: torch.ones_like(kept) for name, kept in mask.items()})
+    return coupling.without(whole, gone)
+
+
+def shuffle(mask: Mask, coupling: Coupling, mask_seed: int) -> Mask:
+    """The channels of each set permuted, with all their weights."""
+    alive, gone = coupling.alive(mask), torch.zeros(coupling.size, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(mask_seed)
+    for _, channels in coupling.sets(mask):
+        gone[channels] = ~alive[channels][torch.randperm(len(channels), generator=generator)]
+    whole = Mask({name: torch.ones_like(kept) for name, kept in mask.items()})
+    return coupling.without(whole, gone)

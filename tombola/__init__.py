@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tombola.cash.shrinking import shrink
     from tombola.errors import BadInput, TombolaError
     from tombola.evaluate import Evaluation
     from tombola.guard import Guard
@@ -30,6 +31,7 @@ __all__ = [
     "Evaluation",
     "Search",
     "prune_at_init",
+    "shrink",
     "components",
     "TombolaError",
     "BadInput",
@@ -44,6 +46,7 @@ _HOMES = {
     "Evaluation": "evaluate",
     "Search": "search",
     "prune_at_init": "search.at_initialisation",
+    "shrink": "cash.shrinking",
     "components": "study.components",
     "TombolaError": "errors",
     "BadInput": "errors",

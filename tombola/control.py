@@ -44,6 +44,7 @@ class Control:
         refuses: given a spec and what is chosen of a method, why it can be asked of none of that method's tickets, in
             words, and "" where it can; None for one that can be asked of any.
         descends: whether its training makes an objective of its own small, in the place of the recipe's.
+        by_weight: whether its masks are made weight by weight, which whole channels are not.
         of_numbers: whether it holds weights at values, which Gaussian ones, drawn anew each time, have not.
         mark: how it looks in figures; None for any that is free.
         code: the SHA-256 of the extension that it comes from; None for ours.
@@ -74,6 +75,7 @@ class Control:
     refuses: Callable[[Any, SearchOptions], str] | None = None
     descends: bool = False
     of_numbers: bool = False
+    by_weight: bool = False
     mark: Mark | None = None
     code: str | None = None
     otherwise: str = ""

@@ -36,6 +36,11 @@ class Along:
     axis: int
     channels: Tensor
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a channel is several entries, as a head is."""
+        return len(self.channels.unique()) < len(self.channels)
+
     def per_channel(self, values: Tensor, into: Tensor) -> None:
         """Add to `into`, [channels], the sums of `values` over all other axes."""
         others = [axis for axis in range(values.dim()) if axis != self.axis]
@@ -106,7 +111,7 @@ class Coupling:
         yield from ((names, torch.tensor(channels)) for names, channels in places.items())
 
     def step(self, names: Sequence[str], channel: int, multiple: int) -> int:
-        """How many channels of a set make a multiple of `multiple` rows: fewer where each is several rows of a weight."""
+        """How many channels of a set make `multiple` rows: fewer where each is several rows of a weight."""
         first = next(along for along in self.makes if along.name == names[0])
         rows = int((first.channels == channel).sum())
         return multiple // gcd(multiple, rows)
@@ -169,9 +174,7 @@ def spread(coupling: Coupling, numbers: Tensor, mask: Mask) -> dict[str, Tensor]
 # ---- which channels go
 
 
-def by_set(
-    worth: Tensor, mask: Mask, coupling: Coupling, rates: Mapping[str, float], multiple: int = 1
-) -> Mask:
+def by_set(worth: Tensor, mask: Mask, coupling: Coupling, rates: Mapping[str, float], multiple: int = 1) -> Mask:
     """In each set, remove its rate of its living channels, those of least worth.
 
     Args:
@@ -206,7 +209,7 @@ def _down_to(worth: Tensor, mask: Mask, coupling: Coupling, left: int, multiple:
         least = min(living, coupling.step(names, int(channels[0]), multiple))
         safe[channels] = lowest(worth[channels], alive[channels], living - least)
     remove = min(int(alive.sum()) - left, int((alive & ~safe).sum()))
-    gone = ~(lowest(worth, alive & ~safe, remove) | safe)
+    gone = alive & ~safe & ~lowest(worth, alive & ~safe, remove)
     for names, channels in sets:  # a multiple may take more of them
         living, stay = int(alive[channels].sum()), int((alive & ~gone)[channels].sum())
         stay = _stay(stay, living, coupling.step(names, int(channels[0]), multiple))
@@ -228,21 +231,38 @@ def relative(worth: Tensor, mask: Mask, coupling: Coupling) -> Tensor:
     return scaled
 
 
-def check(worth: Mapping[str, Tensor], mask: Mask, coupling: Coupling) -> None:
-    """See that there are channels to remove, and numbers to rank them by.
+def worth(scores: Mapping[str, Tensor], mask: Mask, coupling: Coupling, together: str) -> Tensor:
+    """What each channel is worth, [channels], by the scores of its weights.
+
+    Args:
+        together: how these become one number: a name in `TOGETHER`.
+    """
+    check_finite(scores)
+    return TOGETHER[together](scores, mask, coupling)
+
+
+def known(coupling: Coupling | None, mask: Mask) -> Coupling:
+    """`coupling`, once there is one, with channels that can be taken out.
 
     Raises:
-        BadInput: no channel can go; a number is none that can be compared.
+        BadInput: there is none, or no channel can go.
     """
-    check_finite(worth)
+    if coupling is None:
+        raise BadInput(
+            where="coupling",
+            expected="the channels of the network, in a scope of channels",
+            found="None",
+            todo="tombola.cash.coupling(model, example) finds them.",
+        )
     if not coupling.may_go(mask).any():
         reasons = [f"{name} ({why})" for name, why in coupling.alone.items()]
         raise BadInput(
             where="scope 'channel'",
             expected="a layer whose channels can be taken out",
             found=f"none: {few(reasons)}" if reasons else "none",
-            todo="Prune weights, in the scope 'layer'; docs/structured.md says which layers channels flow through.",
+            todo="Prune single weights, in the scope 'layer'; docs/structured.md says what channels flow through.",
         )
+    return coupling
 
 
 # ---- controls
@@ -257,6 +277,12 @@ def random_like(mask: Mask, coupling: Coupling, mask_seed: int) -> Mask:
         gone[order[int(alive[channels].sum()) :]] = True
     whole = Mask({name: torch.ones_like(kept) for name, kept in mask.items()})
     return coupling.without(whole, gone)
+
+
+def made_of_channels(mask: Mask, coupling: Coupling) -> bool:
+    """Whether a mask keeps whole channels, and nothing else."""
+    whole = Mask({name: torch.ones_like(kept) for name, kept in mask.items()})
+    return coupling.without(whole, coupling.may_go(mask) & ~coupling.alive(mask)) == mask
 
 
 def shuffle(mask: Mask, coupling: Coupling, mask_seed: int) -> Mask:

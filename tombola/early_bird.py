@@ -18,6 +18,7 @@ from tombola.value import Count, Number, StepField, Value
 if TYPE_CHECKING:  # `tombola plan` reads the rule, and touches no tensor
     from torch import Tensor, nn
 
+    from tombola.coupling import Coupling
     from tombola.mask import Mask
 
 
@@ -118,6 +119,17 @@ class Wiring:
     gives: "Mapping[str, Tensor]"
     reads: "Mapping[str, Tensor]"
     stays: int = -1
+
+    @staticmethod
+    def of(coupling: "Coupling", mask: "Mask") -> "Wiring":
+        """The channels of a network, of which each layer that makes one has one by itself: heads stay."""
+        single = [along for along in coupling.makes if along.axis == 0 and not along.repeats]
+        gives = {along.name: along.channels for along in single}
+        known = {int(channel) for channels in gives.values() for channel in channels}
+        known |= set(coupling.whole.nonzero().flatten().tolist())
+        reads = {along.name: along.channels for along in coupling.reads if along.axis == 1 and along.name in mask}
+        reads = {name: channels for name, channels in reads.items() if known.issuperset(channels.tolist())}
+        return Wiring(gives, reads, int(coupling.whole.nonzero()[0]))
 
 
 def covered(mask: "Mask", kept: "Mapping[str, Tensor]", wiring: Wiring) -> "Mask":

@@ -18,7 +18,10 @@ from tombola.score import MAGNITUDE, Score
 if TYPE_CHECKING:  # `tombola plan` reads rounds, and touches no tensor
     from torch import Tensor, nn
 
+    from tombola.coupling import Coupling
     from tombola.mask import Mask
+
+    Pruned = Callable[["Round", Mapping[str, Tensor], Mask, Mapping[str, float], Coupling | None], Mask]
 
 Rates = tuple[tuple[str, float], ...]  # (kind, name or pattern of names, fraction)
 Left = dict[tuple[str, ...], int]  # groups of layers, and how many weights of each stay
@@ -38,9 +41,11 @@ class Round:
         stacks: names or patterns of names of weights of which each leading index is a layer of its own.
         n, m: in the scope `n_of_m`, how many stay of how many.
         score: what decides; the lowest go.
+        multiple: in the scopes of channels, what their number in a layer is to divide by afterwards: 8 or 16 suit GPUs.
 
     Raises:
-        BadInput: a rate is no fraction, or does not go with the scope; there is no such scope.
+        BadInput: a rate is no fraction, or does not go with the scope; there is no such scope; the score ranks channels
+            where single weights go.
 
     >>> fifth = Round(rates=(("output", 0.1), ("*", 0.2)), keep=("conv",))
     >>> fifth.rates_of({"a.weight": "conv", "b.weight": "linear", "c.weight": "output"})
@@ -55,6 +60,7 @@ class Round:
     n: int | None = None
     m: int | None = None
     score: Score = MAGNITUDE
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
@@ -62,6 +68,8 @@ class Round:
         for _, rate in self.rates:
             check_fraction(rate, "rate")
         SCOPES[self.scope].check(self)
+        if not SCOPES[self.scope].coupled:
+            _check_weights(self)
 
     def kept(self, kinds: Mapping[str, str], ties: Ties | None = None) -> set[str]:
         """Return the weights that stay dense and are not counted.
@@ -109,7 +117,12 @@ class Round:
         return prunable.full_over(model, [name for name in kinds if name not in dense])
 
     def next(
-        self, mask: "Mask", scores: "Mapping[str, Tensor]", kinds: Mapping[str, str], ties: Ties | None = None
+        self,
+        mask: "Mask",
+        scores: "Mapping[str, Tensor]",
+        kinds: Mapping[str, str],
+        ties: Ties | None = None,
+        coupling: "Coupling | None" = None,
     ) -> "Mask":
         """Return what is left of `mask` after this round: what is alive and scores low goes.
 
@@ -117,6 +130,7 @@ class Round:
             mask: what is alive before, over weights that are not kept dense.
             scores: a number per weight, finite where it is alive.
             kinds, ties: as in `kept`.
+            coupling: which channels live and die together, in a scope of channels.
 
         >>> import torch
         >>> from tombola.mask import Mask
@@ -130,7 +144,7 @@ class Round:
         rates, stacks = self.rates_of(kinds, ties), self.stacked(kinds, ties)
         rate = {part: rates[name] for name in mask for part in split({name: mask[name]}, stacks)}
         layers = {name: scores[name] for name in mask}
-        pruned = SCOPES[self.scope].prune(self, split(layers, stacks), Mask(split(mask, stacks)), rate)
+        pruned = SCOPES[self.scope].prune(self, split(layers, stacks), Mask(split(mask, stacks)), rate, coupling)
         return join(pruned, mask, stacks)
 
     def total(self, sizes: Mapping[str, int], rates: Mapping[str, float], rounds: int) -> int:
@@ -154,7 +168,7 @@ class Scope:
 
     Attributes:
         about: what it does, in one sentence.
-        prune: (round, scores, mask, rate of each layer) -> the mask after the round.
+        prune: (round, scores, mask, rate of each layer, coupled channels) -> the mask after the round.
         left: (round, sizes, rates, number of rounds) -> how many weights of each group of layers so many rounds leave.
         shares: (shapes, rates, how many weights stay of all) -> how many of each group of layers; None where
             `left` says all.
@@ -165,10 +179,11 @@ class Scope:
         grouped: whether groups of weights go together: then a rate says how many groups, and no density can be met.
         once: whether a second round removes nothing more.
         whole: whether it is for networks that are pruned at once, and never for a round.
+        coupled: whether channels go, with all weights that make and read them: it asks for the network's coupling.
     """
 
     about: str
-    prune: "Callable[[Round, Mapping[str, Tensor], Mask, Mapping[str, float]], Mask]"
+    prune: "Pruned"
     density: Callable[[Round, float, int], float]
     check: Callable[[Round], None]
     left: "Callable[[Round, Mapping[str, int], Mapping[str, float], int], Left]"
@@ -178,6 +193,7 @@ class Scope:
     grouped: bool = False
     once: bool = False
     whole: bool = False
+    coupled: bool = False
 
     @property
     def pooled(self) -> bool:
@@ -185,32 +201,62 @@ class Scope:
         return not self.by_kind and not self.counted
 
 
-def _by_layer(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
+def _by_layer(
+    round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float], _: "Coupling | None"
+) -> "Mask":
     from tombola import prune
 
     return prune.by_layer(scores, mask, rates)
 
 
-def _globally(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
+def _globally(
+    round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float], _: "Coupling | None"
+) -> "Mask":
     from tombola import prune
 
     return prune.globally(scores, mask, round.rates[0][1])
 
 
-def _n_of_m(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
+def _n_of_m(
+    round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float], _: "Coupling | None"
+) -> "Mask":
     from tombola.n_of_m import n_of_m
 
     assert round.n is not None and round.m is not None  # as `check` has seen
     return n_of_m(scores, mask, round.n, round.m)
 
 
-def _in_groups(grouping: str) -> "Callable[[Round, Mapping[str, Tensor], Mask, Mapping[str, float]], Mask]":
-    def pruned(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
+def _in_groups(grouping: str) -> "Pruned":
+    def pruned(
+        round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float], _: "Coupling | None"
+    ) -> "Mask":
         from tombola import groups
 
         return groups.by_groups(scores, mask, rates, {"units": groups.units, "blocks": groups.blocks}[grouping])
 
     return pruned
+
+
+def _channels(
+    round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float], known: "Coupling | None"
+) -> "Mask":
+    from tombola import coupling
+
+    found = coupling.known(known, mask)
+    return coupling.by_set(
+        coupling.worth(scores, mask, found, round.score.together), mask, found, rates, round.multiple
+    )
+
+
+def _all_channels(
+    round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float], known: "Coupling | None"
+) -> "Mask":
+    from tombola import coupling
+
+    found = coupling.known(known, mask)
+    worth = coupling.worth(scores, mask, found, round.score.together)
+    worth = worth if round.score.comparable else coupling.relative(worth, mask, found)
+    return coupling.all_sets(worth, mask, found, round.rates[0][1], round.multiple)
 
 
 def _left_of(size: int, rate: float, rounds: int) -> int:
@@ -240,7 +286,9 @@ def _singly(
     return shares
 
 
-def _at_once_only(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float]) -> "Mask":
+def _at_once_only(
+    round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float], _: "Coupling | None"
+) -> "Mask":
     raise BadInput(
         where=f"scope {round.scope!r}",
         expected="layer or global, where a network is pruned round by round",
@@ -252,6 +300,11 @@ def _at_once_only(round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", ra
 def _geometric(round: Round, rate: float, rounds: int) -> float:
     """(1 - rate)^rounds: each round removes a fraction of what is left."""
     return (1 - rate) ** rounds
+
+
+def _of_both_ends(round: Round, rate: float, rounds: int) -> float:
+    """(1 - rate)^(2 rounds), of a layer both of whose ends lose channels."""
+    return (1 - rate) ** (2 * rounds)
 
 
 def _n_over_m(round: Round, rate: float, rounds: int) -> float:
@@ -275,6 +328,46 @@ def _check_rates(round: Round) -> None:
             expected=f"none in the scope {round.scope!r}",
             found=f"{round.n} of {round.m}",
             todo="They are of the scope 'n_of_m'.",
+        )
+
+
+def _check_channels(round: Round) -> None:
+    _check_rates(round)
+    if type(round.multiple) is not int or round.multiple < 1:
+        raise BadInput(
+            where="multiple",
+            expected="a whole number, 1 or more",
+            found=repr(round.multiple),
+            todo="8 and 16 suit GPUs.",
+        )
+    if round.stacks or round.include:
+        raise BadInput(
+            where="stacks" if round.stacks else "prune",
+            expected=f"none in the scope {round.scope!r}, where the channels of layers go",
+            found=", ".join(round.stacks or round.include),
+            todo="Leave it out: biases go with their channels.",
+        )
+
+
+def _check_all_channels(round: Round) -> None:
+    _check_channels(round)
+    _check_one_rate(round)
+
+
+def _check_weights(round: Round) -> None:
+    if round.multiple != 1:
+        raise BadInput(
+            where="multiple",
+            expected=f"none in the scope {round.scope!r}",
+            found=str(round.multiple),
+            todo="It is of the scopes 'channel' and 'channel_global'.",
+        )
+    if round.score.of_channels:
+        raise BadInput(
+            where="score",
+            expected=f"a score of single weights in the scope {round.scope!r}",
+            found=repr(round.score.name),
+            todo="It ranks whole channels: take scope='channel', or the score 'magnitude'.",
         )
 
 
@@ -354,6 +447,25 @@ SCOPES: dict[str, Scope] = {
         check=_check_rates,
         left=_by_rounds_only,
         grouped=True,
+    ),
+    "channel": Scope(
+        about="each layer loses its rate of its living channels, with all weights that make and read them",
+        prune=_channels,
+        density=_of_both_ends,
+        check=_check_channels,
+        left=_by_rounds_only,
+        grouped=True,
+        coupled=True,
+    ),
+    "channel_global": Scope(
+        about="all layers together lose one rate of their channels; of none all go",
+        prune=_all_channels,
+        density=_of_both_ends,
+        check=_check_all_channels,
+        left=_by_rounds_only,
+        by_kind=False,
+        grouped=True,
+        coupled=True,
     ),
 }
 

@@ -116,7 +116,7 @@ def synflow(scored: Scored) -> "Scores":
 
     theta = {name: _positive(name, value, scored) for name, value in LossOfWeights.of(scored).theta.items()}
     buffers = {name: _neutral(name, value) for name, value in scored.model.named_buffers()}
-    inputs = _example(next(_batches(scored)))
+    inputs = _example(next(batches(scored)))
     ones = torch.ones((1, *inputs.shape[1:]), dtype=torch.float64, device=inputs.device)
     with evaluating(scored.model):
         outputs = functional_call(scored.model, buffers | theta, (ones,))
@@ -167,7 +167,7 @@ def _gradient(scored: Scored) -> "Scores":
 
 def _summed(loss: "LossOfWeights", scored: Scored) -> "Scores":
     total: Scores = {}
-    for batch in _batches(scored):
+    for batch in batches(scored):
         own = loss.gradient(loss.theta, batch, scored.mask)
         total = {name: total[name] + g if total else g for name, g in own.items()}
     return total
@@ -176,11 +176,11 @@ def _summed(loss: "LossOfWeights", scored: Scored) -> "Scores":
 def _over_again(scored: Scored) -> Iterator[Batch]:
     """The batches, and when they end once more."""
     while True:
-        yield from _batches(scored)
+        yield from batches(scored)
 
 
-def _batches(scored: Scored) -> Iterator[Batch]:
-    """From the first one on.
+def batches(scored: Scored) -> Iterator[Batch]:
+    """The batches that a score sees, from the first one on.
 
     Raises:
         BadInput: there is none.

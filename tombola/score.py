@@ -15,6 +15,7 @@ from tombola.objective import CrossEntropy
 if TYPE_CHECKING:  # `tombola plan` reads which scores there are, and touches no tensor
     from torch import Tensor, nn
 
+    from tombola.coupling import Coupling
     from tombola.mask import Mask
 
 Batch = tuple[Any, Any]
@@ -51,6 +52,7 @@ class Scored:
         loss: what the training made small, of the model and a batch.
         initial: theta_0, the weights at the beginning of the training that ended with `weights`, by name, on the CPU:
             those of the rewind point where it began there. None where they are not known.
+        coupling: which channels live and die together; None where single weights are pruned.
     """
 
     model: "nn.Module"
@@ -60,6 +62,7 @@ class Scored:
     seed: int = 0
     loss: "Callable[[nn.Module, Batch], Tensor]" = cross_entropy
     initial: "Mapping[str, Tensor] | None" = None
+    coupling: "Coupling | None" = None
 
     @staticmethod
     def of(model: "nn.Module", mask: "Mask", seed: int = 0) -> "Scored":
@@ -88,6 +91,10 @@ class Score:
         sees_initial: whether it asks for the weights at the beginning of the training.
         reads_text: whether it can rank the weights of a network that reads text.
         of_gaussian: whether it asks for Gaussian weights, each with a sigma.
+        of_channels: whether it ranks whole channels alone.
+        together: how the numbers of the weights of a channel become the channel's: a name in `coupling.TOGETHER`.
+        comparable: whether channels of different layers may be compared by it as it is; else each is compared to the
+            mean of its own layers.
         code: SHA-256 of the file that it comes from; None for Tombola's own. It is in the keys of the runs that use it.
         macs: (f, batches) -> the multiply-adds of scoring once, in proportion to f, which an example takes forwards;
             `batches` are how many examples each batch has. None for a gradient of every example, 3 f each, of a score
@@ -103,6 +110,9 @@ class Score:
     sees_initial: bool = False
     reads_text: bool = True
     of_gaussian: bool = False
+    of_channels: bool = False
+    together: str = "mean"
+    comparable: bool = False
     code: str | None = None
     macs: Callable[[int, Sequence[int]], int] | None = None
 

@@ -3,7 +3,7 @@
 To add one: write a function of what is scored beside its kind and declare it here; docs/adding-a-score.md.
 """
 
-from tombola import deconstructed, saliency, signal_to_noise
+from tombola import channel_scores, deconstructed, saliency, signal_to_noise
 from tombola.score import MAGNITUDE, RANDOM, Score
 
 _KUHN = "Bayesian Lottery Ticket Hypothesis (Kuhn et al.)"
@@ -174,6 +174,47 @@ SCORES: dict[str, Score] = {
         paper=_ZHOU,
         year=2019,
         sees_initial=True,
+    ),
+    "norm": Score(
+        name="norm",
+        of=channel_scores.norm,
+        about="The l2 norm of all weights that make a channel and that read it, per weight; magnitude is their l1 norm",
+        paper="Pruning Filters for Efficient ConvNets (Li et al.)",
+        year=2017,
+        of_channels=True,
+        together="root-mean-square",
+    ),
+    "bn-scale": Score(
+        name="bn-scale",
+        of=channel_scores.bn_scale,
+        about="The size |gamma| of what batch normalisation multiplies a channel by",
+        paper="Learning Efficient Convolutional Networks through Network Slimming (Liu et al.)",
+        year=2017,
+        of_channels=True,
+        together="made",
+        comparable=True,
+    ),
+    "activation": Score(
+        name="activation",
+        of=channel_scores.activation,
+        about="The mean size of a channel where it is read",
+        paper="Pruning Convolutional Neural Networks for Resource Efficient Inference (Molchanov et al.)",
+        year=2017,
+        sees_batches=True,
+        of_channels=True,
+        together="made",
+        macs=channel_scores.activation_macs,
+    ),
+    "taylor": Score(
+        name="taylor",
+        of=channel_scores.taylor,
+        about="How much the loss changes without a channel, to first order: |z dL/dz|",
+        paper="Importance Estimation for Neural Network Pruning (Molchanov et al.)",
+        year=2019,
+        sees_batches=True,
+        of_channels=True,
+        together="made",
+        comparable=True,
     ),
     "snr": Score(
         name="snr",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tombola.cash.compaction import compact
     from tombola.cash.comparison import prove, write
+    from tombola.cash.coupled import coupling
     from tombola.cash.ensemble import Ensemble
     from tombola.cash.export import from_safetensors, to_onnx, to_safetensors, to_torch_export
     from tombola.cash.factors import factorize
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tombola.cash.quantization import quantize
     from tombola.cash.semi_structured import fits
     from tombola.cash.semi_structured import semi_structured as on_gpu
+    from tombola.cash.shrinking import Importance, shrink, shrunk_mask
     from tombola.cash.size import Size, compare, sizes
     from tombola.cash.sparsification import sparsify
     from tombola.cash.stacking import stack
@@ -34,6 +36,10 @@ __all__ = [
     "advice",
     "write",
     "compact",
+    "coupling",
+    "shrink",
+    "shrunk_mask",
+    "Importance",
     "sparsify",
     "Ensemble",
     "stack",
@@ -58,6 +64,10 @@ _HOMES = {
     "advice": "form",
     "write": "comparison",
     "compact": "compaction",
+    "coupling": "coupled",
+    "shrink": "shrinking",
+    "shrunk_mask": "shrinking",
+    "Importance": "shrinking",
     "sparsify": "sparsification",
     "Ensemble": "ensemble",
     "stack": "stacking",

@@ -1,6 +1,6 @@
 """The coupled channels of a model, found by following one call of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,10 @@ from tombola.cash import channels
 from tombola.cash.channels import STAYS, Flow
 from tombola.cash.replaceable import copied
 from tombola.coupling import Along, Coupling
-from tombola.layers import layouts
 from tombola.prunable import prunable
 from tombola.weights import bare
+
+_UNKNOWN = "it is called twice, shares its weights, has hooks, or is of a kind that is not known here"
 
 
 def coupling(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Coupling:
@@ -66,37 +67,20 @@ def _heads(attention: nn.Module, first: int) -> Tensor:
     return first + torch.arange(attention.heads).repeat_interleave(attention.head_width)  # type: ignore[arg-type]
 
 
-def _alone(
-    model: nn.Module, flow: Flow, makes: list[Along], whole: Tensor
-) -> Iterator[tuple[str, str]]:
+def _alone(model: nn.Module, flow: Flow, makes: list[Along], whole: Tensor) -> Iterator[tuple[str, str]]:
     """Why the channels of a layer all stay."""
     followed = {along.name: along for along in makes}
-    kept = {int(flow.groups[unit]): why for units, why in reversed(flow.stops) for unit in units.tolist()}
-    behind = {layer.name: _why(layer.gives, flow) for layer in flow.layers}
-    _ = kept
-    for name, _kind in prunable(model).items():
-        if name not in layouts(model):
-            continue
-        along = followed.get(name)
-        if along is None:
-            yield name, _unknown(model, name)
-        elif bool(whole[along.channels].all()):
-            yield name, behind.get(name.rpartition(".")[0], "they flow into what is not known here")
+    gives = {f"{layer.name}.weight": layer.gives for layer in flow.layers}
+    for name in prunable(model):
+        if name not in followed:
+            yield name, _UNKNOWN
+        elif name in gives and bool(whole[followed[name].channels].all()):
+            yield name, _why(gives[name], flow)
 
 
 def _why(units: Tensor, flow: Flow) -> str:
-    """What keeps units: what one of them, or one that is tied to it, flows into."""
-    own = set(units.tolist())
+    """What keeps units: what one of them flows into."""
     for stopped, why in flow.stops:
-        if own & set(stopped.tolist()):
+        if bool(torch.isin(stopped, units).any()):
             return f"they flow into {why}"
     return "they are added to what cannot go, such as the model's input"
-
-
-def _unknown(model: nn.Module, name: str) -> str:
-    return "it is called twice, shares its weights, has hooks, or is of a kind that is not known here"
-
-
-def sizes(coupled: Coupling) -> Mapping[tuple[str, ...], int]:
-    """How many channels each set has."""
-    return {names: sum(other == names for other in coupled.makers) for names in dict.fromkeys(coupled.makers)}

@@ -79,6 +79,7 @@ CONTROLS = {
         paper=_BAYES,
         year=2026,
         changes="mask",
+        by_weight=True,
         mark=Mark("#004d40", (1, 1), "square"),
     ),
     "even": Control(
@@ -91,6 +92,7 @@ CONTROLS = {
         paper=_MISSING,
         year=2021,
         changes="mask",
+        by_weight=True,
         mark=Mark("#8d6e63", (1, 1), "triangle-up"),
     ),
 }

@@ -109,6 +109,7 @@ CONTROLS = {
         paper="[The Elastic Lottery Ticket Hypothesis](https://arxiv.org/abs/2103.16547)",
         year=2021,
         changes="mask",
+        by_weight=True,
         refuses=_none_copied,
         mark=Mark("#332288", (7, 3, 1, 3), "diamond"),
     ),

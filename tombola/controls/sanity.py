@@ -48,6 +48,7 @@ CONTROLS = {
         paper=_MISSING,
         year=2021,
         changes="mask",
+        by_weight=True,
         mark=Mark("#661100", (4, 4), "cross"),
     ),
     "random-labels": Control(

@@ -43,6 +43,7 @@ from tombola.lab.spec import Spec
 from tombola.method import Method, SearchOptions
 from tombola.methods.rewinding import iterative
 from tombola.objective import TEACHER, Objective, objective_of
+from tombola.pruning import SCOPES
 from tombola.recipe import Recipe, on_data, stretched, with_dynamics
 from tombola.replicate import PlannedTraining
 from tombola.score import MAGNITUDE
@@ -390,6 +391,7 @@ class Replicate:
             sample=Sample.of(seen, examples) if score.sees_batches else None,
             further=seen.further if score.sees_batches else None,
             initial=began if score.sees_initial else None,
+            multiple=prune.multiple,
         )
 
     def settled(self, training: Train, level: int, rule: Settling) -> EarlyBird:
@@ -431,11 +433,16 @@ class Replicate:
 
     def random_mask(self, like: Run, name: str) -> RandomMask:
         """A random mask with the layer-wise counts of `like`, from the seed of `name`."""
-        return RandomMask(_given(like, name), mask_seed=self.seed(name))
+        return RandomMask(_given(like, name), mask_seed=self.seed(name), network=self._network_of_channels)
 
     def shuffled_mask(self, like: Run, name: str) -> ShuffledMask:
         """The mask `like` with its entries permuted inside each layer, by the seed of `name`."""
-        return ShuffledMask(_given(like, name), mask_seed=self.seed(name))
+        return ShuffledMask(_given(like, name), mask_seed=self.seed(name), network=self._network_of_channels)
+
+    @property
+    def _network_of_channels(self) -> Network | None:
+        """The network, where whole channels are pruned."""
+        return self.network if SCOPES[self.options.scope or self.spec.prune.scope].coupled else None
 
     def inverted_mask(self, like: Run) -> InvertedMask:
         """Of each layer as many weights as the mask `like` keeps: those that its pruning lets go first.

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel
@@ -23,6 +24,7 @@ from tombola.recipe import Recipe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from tombola.coupling import Coupling
     from tombola.data.facts import Facts
     from tombola.models.layer import Layer
     from tombola.score import Score
@@ -62,6 +64,21 @@ class Network:
     def build(self) -> "nn.Module":
         """The network, for its shapes; whoever asks puts the weights in."""
         return models.build(self.model, self.shape, self.classes, "glorot-normal", init_seed=0)
+
+    def coupling(self) -> "Coupling":
+        """Which of its channels live and die together.
+
+        Raises:
+            BadInput: its calls cannot be followed.
+        """
+        return _coupling(self)
+
+
+@lru_cache(maxsize=8)
+def _coupling(network: Network) -> "Coupling":
+    from tombola.cash.coupled import coupling
+
+    return coupling(network.build(), models.example(network.model, network.shape))
 
 
 class Known(Protocol):

@@ -97,7 +97,9 @@ class PruneSpec(Value):
 
     Attributes:
         scope: `layer`: each layer loses its rate of its living weights; `global`: all layers together lose `rate`;
-            `n_of_m`: of every m weights along a layer's inputs n stay, at once.
+            `n_of_m`: of every m weights along a layer's inputs n stay, at once; `channel`: each layer loses its rate of
+            its living channels, with all weights that make and read them; `channel_global`: all layers together lose
+            `rate` of theirs; more in `pruning.SCOPES`.
         rate: of linear layers, and of the whole in the global scope.
         conv_rate, output_rate: of convolutions and of the last linear layer; like `rate` where absent; layer scope.
         keep: kinds (`output`, `conv`, ...), names of weights or patterns of names (`*.shortcut.*`) that are never
@@ -106,6 +108,7 @@ class PruneSpec(Value):
             names of matrices; what `keep` names too stays dense.
         score: what decides.
         n, m: of the scope `n_of_m`.
+        multiple: of the scopes of channels: what their number in a layer divides by afterwards; None for anything.
         basis: in which the numbers are taken that are pruned, as `bases` has them; None, and in words `identity`, for
             the weights themselves.
     """
@@ -119,6 +122,7 @@ class PruneSpec(Value):
     score: Annotated[str, _member("scores")] = "magnitude"
     n: Annotated[Count, Field(ge=1)] | None = None
     m: Annotated[Count, Field(ge=2, le=MOST)] | None = None
+    multiple: Annotated[Count, Field(ge=2, le=MOST)] | None = None
     basis: Annotated[str | None, AfterValidator(lambda name: name and bases.chosen(name))] = None
 
     _groups = model_validator(mode="before")(_scope_of_basis)
@@ -139,13 +143,13 @@ class PruneSpec(Value):
     def round(self) -> Round:
         """What goes in each round, but for the score, which is one of the members'."""
         rates = by_kind(dict(self.rates), self.scope)
-        return Round(self.scope, rates, self.keep, self.include, n=self.n, m=self.m)
+        return Round(self.scope, rates, self.keep, self.include, n=self.n, m=self.m, multiple=self.multiple or 1)
 
     @model_serializer(mode="wrap")
     def _serialized(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Fields that came later are absent where None: a changed spec's folder is named by its values.
         values: dict[str, Any] = plain(self)
-        later = ("n", "m", "basis")
+        later = ("n", "m", "multiple", "basis")
         return {name: value for name, value in values.items() if name not in later or value is not None}
 
 

@@ -280,6 +280,30 @@ def _scope(spec: Spec) -> Iterable[Fault]:
         yield Fault("levels", f"0 or 1 {alone}", str(spec.levels), "a second round removes nothing more")
 
 
+def _channels(spec: Spec) -> Iterable[Fault]:
+    """What goes with whole channels alone, and what does not go with them."""
+    prune, alone = spec.prune, f"in the scope {spec.prune.scope}"
+    if not SCOPES[prune.scope].coupled:
+        if prune.multiple is not None:
+            yield Fault("prune.multiple", f"absent {alone}", str(prune.multiple), "it is of the scope channel")
+        return
+    if prune.include:
+        yield Fault("prune.include", f"none {alone}", str(list(prune.include)), "biases go with their channels")
+    if prune.basis or models.variants.parts(spec.recipe.model)[1]:
+        path, found = ("prune.basis", prune.basis) if prune.basis else ("recipe.model", spec.recipe.model)
+        yield Fault(path, f"weights themselves {alone}", repr(found), "what makes and reads a channel are weights")
+
+
+def _channel_controls(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Controls that move weights one by one, beside tickets of whole channels."""
+    for name in spec.arms:
+        arm = members.arm(name, spec)
+        scope = arm.options.scope or spec.prune.scope
+        if arm.control and arm.control.by_weight and scope in SCOPES and SCOPES[scope].coupled:
+            todo = f"leave {name} out; random and shuffle take whole channels"
+            yield Fault("arms", f"controls of whole channels in the scope {scope}", repr(name), todo)
+
+
 def _counts(prune: PruneSpec) -> Iterable[Fault]:
     """n of m where no rate says how many go, and nowhere else."""
     counted, alone = SCOPES[prune.scope].counted, f"in the scope {prune.scope}"
@@ -504,6 +528,9 @@ def _scores(spec: Spec, members: Members) -> Iterable[Fault]:
         score = members.scores.get(name)
         if score and not score.reads_text and spec.facts.text:
             yield Fault(path, "a score for a network that reads text", repr(name), "snip is one")
+        if score and score.of_channels and not SCOPES[spec.prune.scope].coupled:
+            todo = "prune.scope = 'channel' has them; magnitude is of single weights"
+            yield Fault(path, f"a score of single weights in the scope {spec.prune.scope}", repr(name), todo)
         if score and score.of_gaussian and not models.is_gaussian(spec.recipe.model):
             todo = f"model = '{spec.recipe.model}+gaussian' has them; magnitude is the size of a weight"
             yield Fault(path, "a score of weights that are numbers", repr(name), todo)
@@ -653,6 +680,7 @@ _CHECKS = (
     _optimizer,
     _dynamics,
     _scope,
+    _channels,
     _densities,
     _reached,
     _until,
@@ -666,6 +694,7 @@ _CHECKS_OF_MEMBERS = (
     _searches,
     _searched_controls,
     _refused_controls,
+    _channel_controls,
     _controls_of_classes,
     _controls_that_descend,
     _units,

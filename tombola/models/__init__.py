@@ -117,6 +117,18 @@ def check(name: str, shape: tuple[int, ...], classes: int) -> None:
         variants.check(variant, plain_of(name, shape, classes))
 
 
+def example(name: str, shape: tuple[int, ...]) -> "Tensor":
+    """Two empty inputs of a network: images or columns of zeros, texts of token 0.
+
+    >>> example("lenet-30", (1, 8, 8)).shape, example("gpt-2-4-64", (256, 65)).shape
+    (torch.Size([2, 1, 8, 8]), torch.Size([2, 256]))
+    """
+    import torch
+
+    text = family(name) in READ_TEXT
+    return torch.zeros((2, shape[0]) if text else (2, *shape), dtype=torch.int64 if text else torch.float32)
+
+
 def plain_of(name: str, shape: tuple[int, ...], classes: int) -> Plain:
     """What the model `name` is without its variant, and what is known of that before it is built.
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from tombola import effective, mask, mask_codec, score, weights
 from tombola.control import Control
+from tombola.coupling import Coupling
 from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
 from tombola.prunable import prunable
@@ -20,6 +21,7 @@ from tombola.pruning import SCOPES, Round
 from tombola.search import arguments, averages, checkpoint, counted, distributed, participants
 from tombola.search.arguments import AnyScore, Rate
 from tombola.search.averages import Average
+from tombola.search.channels import Channels
 from tombola.search.checkpoint import Progress
 from tombola.search.engine import DEFAULT, Computed
 from tombola.search.further_metrics import with_further
@@ -62,7 +64,9 @@ class Search:
             linear layer registered last; where the first forward pass shows another one, the search warns.
         rewind: step k, as `500it` or `2ep`; 0 is the original hypothesis.
         scheduler: one or several.
-        scope: `layer`: each layer loses its rate; `global`: all together do.
+        scope: `layer`: each layer loses its rate; `global`: all together do; `channel`: each layer loses its rate of
+            channels, with all weights that make and read them, `channel_global`: all together do; others in
+            `pruning.SCOPES`.
         keep: kinds, names or patterns of names that stay dense and are not counted; of what `prune` names, too.
         prune: parameters that are pruned and counted beside the weights of linear, convolution, embedding and attention
             layers: names or patterns of names of matrices, `["gru.*", "*.W"]`; a vector by its whole name. Their kind
@@ -161,6 +165,8 @@ class Search:
             participants.gathered(self._loop, full, 0)
         self._path = None if path is None else Path(path).absolute()  # wherever the loop may go
         self._progress = Progress((full,))
+        coupled = SCOPES[self._options.round.scope].coupled
+        self._channels = Channels(self._loop.model) if coupled else None
         self._course: Course | None = None
         self._watch = Watch(self._loop)
         self._heads: Heads | None = None
@@ -253,7 +259,7 @@ class Search:
         search = Search.__new__(Search)
         search._options, search._given = Options.of(about["plan"]), None
         search._progress, search._about, search._path = progress, about, path.absolute()
-        search._course = search._heads = None
+        search._course = search._heads = search._channels = None
         search._computed = {}
         return search
 
@@ -448,9 +454,13 @@ class Search:
         kinds, ties = prunable(loop.model, round.include), weights.ties(loop.model)
         early = self._options.score_at == "rewind"
         scores = ranked(round.score, loop, self._scored(self._early(living) if early else trained, living), early)
-        following = round.next(living, scores, kinds, ties)
+        following = round.next(living, scores, kinds, ties, self._coupling)
         distributed.agree(_digest(mask_codec.pack(following)), "the mask of the next level")
         return following
+
+    @property
+    def _coupling(self) -> Coupling | None:
+        return self._channels.found if self._channels else None
 
     def _scored(self, seen: Weights, living: Mask) -> score.Scored:
         """What the score sees: these weights, and those with which the training began that has led to them."""
@@ -458,7 +468,8 @@ class Search:
         batches = self._examples.on(model) if options.round.score.sees_batches else ()
         began = way.start if options.score_at == "rewind" else way.moment
         loss = self._examples.loss
-        return score.Scored(model, seen, living, batches, options.score_seed, loss, began.left["weights"])
+        initial = began.left["weights"]
+        return score.Scored(model, seen, living, batches, options.score_seed, loss, initial, self._coupling)
 
     def _early(self, living: Mask) -> dict[str, Tensor]:
         """m ⊙ theta_k, and all else that the model's state_dict holds at step k."""
@@ -553,7 +564,9 @@ class Search:
         model, round = self._loop.model, self._options.round
         stacks = frozenset(round.stacked(prunable(model, round.include), weights.ties(model)))
         trained = self.trained(level) if level < len(self._progress.trained) else None
-        arms = Arms(self._loop, self._rewinding(), level, self.mask(0), self.mask(level), trained, seed, stacks)
+        arms = Arms(
+            self._loop, self._rewinding(), level, self.mask(0), self.mask(level), trained, seed, stacks, self._coupling
+        )
         reported = list(dict.fromkeys(name for report in self.history for name in report.metrics))
         first = VerdictSettings.of(metric, higher_is_better, margin, examples, chance, criteria, reported)
         settings = with_further(first, also, reported)

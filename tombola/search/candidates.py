@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from tombola import mask, weights
+from tombola import coupling, mask, weights
+from tombola.coupling import Coupling
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.mask_checks import rearranged
@@ -50,6 +51,7 @@ class SearchReplicate:
         base: the seed of the verification.
         number: from 0.
         control: the one that asks.
+        coupling: the channels that live and die together, where channels were pruned.
     """
 
     loop: Loop
@@ -61,6 +63,7 @@ class SearchReplicate:
     number: int
     drawn: "Drawn"
     control: str = ""
+    coupling: Coupling | None = None
 
     def of(self, ticket: object) -> "SearchReplicate":
         """The same: here a mask is a mask."""
@@ -96,10 +99,14 @@ class SearchReplicate:
 
     def random_mask(self, like: Mask, name: str) -> Mask:
         """A random mask with the layer-wise counts of `like`."""
+        if self.coupling:
+            return coupling.random_like(like, self.coupling, self.seed(name))
         return self.derived(mask.random_like, like, name)
 
     def shuffled_mask(self, like: Mask, name: str) -> Mask:
         """The mask `like` with its entries permuted inside each layer."""
+        if self.coupling:
+            return coupling.shuffle(like, self.coupling, self.seed(name))
         return self.derived(mask.shuffle, like, name)
 
     def inverted_mask(self, like: Mask) -> Mask:
@@ -186,7 +193,10 @@ class SearchReplicate:
         seed, parts = self.seed(name), Mask(split(like, self.stacks))
         with seeded(seed):
             made = function(Mask(parts), seed)  # a copy, as it may work in place
-        return join(rearranged(made, parts, f"derived(..., {name!r})"), like, self.stacks)
+        joined = join(rearranged(made, parts, f"derived(..., {name!r})"), like, self.stacks)
+        if self.coupling and not coupling.made_of_channels(joined, self.coupling):
+            raise _of_a_spec(self.control, "single weights, while whole channels were pruned", "Leave it out.")
+        return joined
 
     def derived_weights(
         self,

@@ -10,7 +10,8 @@ from tombola.score import MAGNITUDE, Score
 from tombola.search.engine import DEFAULT, ENGINES
 from tombola.steps import Step
 
-_LATER = ("prune", "stacks", "n", "m", "score_at", "engine")  # what older searches lack is absent where it is empty
+# What older searches lack is absent where it is empty.
+_LATER = ("prune", "stacks", "n", "m", "score_at", "engine", "multiple")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Options:
             "stacks": list(round.stacks),
             "n": round.n,
             "m": round.m,
+            "multiple": None if round.multiple == 1 else round.multiple,
             "score_at": None if self.score_at == "end" else self.score_at,
             "engine": None if self.engine == DEFAULT else self.engine,
         }
@@ -83,6 +85,7 @@ class Options:
             stacks=tuple(values.get("stacks", ())),
             n=values.get("n"),
             m=values.get("m"),
+            multiple=values.get("multiple", 1),
             score=score,
         )
         k = Step(values["rewind"]).iterations(1)

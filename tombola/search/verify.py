@@ -13,6 +13,7 @@ from torch import nn
 from tombola import weights
 from tombola.control import Control
 from tombola.controls import CONTROLS
+from tombola.coupling import Coupling
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.mask_checks import rearranged
@@ -36,6 +37,7 @@ class Arms:
         dense, ticket: the masks of level 0 and of `level`.
         trained: the weights at the end of `level`; None where it is not finished.
         stacks: weights of which each leading index is a layer of its own.
+        coupling: the channels that live and die together, where channels were pruned.
     """
 
     loop: Loop
@@ -46,6 +48,7 @@ class Arms:
     trained: Weights | None
     seed: int
     stacks: frozenset[str] = frozenset()
+    coupling: Coupling | None = None
 
     def candidates(self, controls: Sequence[Control], replicate: SearchReplicate) -> dict[str, Candidate]:
         """Every network that a replicate trains, by its arm.
@@ -102,7 +105,7 @@ def verify(
     try:
         for number in range(replicates):
             replicate = SearchReplicate(
-                loop, arms.rewinding, arms.level, arms.stacks, trained, arms.seed, number, drawn
+                loop, arms.rewinding, arms.level, arms.stacks, trained, arms.seed, number, drawn, coupling=arms.coupling
             )
             order_seed = replicate.seed(f"order {distributed.rank()}")
             for arm, candidate in arms.candidates(made, replicate).items():

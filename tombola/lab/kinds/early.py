@@ -279,20 +279,11 @@ class _Watch:
     @cached_property
     def _wiring(self) -> Wiring:
         """Which channels a weight makes and reads, as far as the network's calls can be followed."""
-        import torch
-
-        from tombola.cash.channels import STAYS, follow
-
-        example = torch.zeros(2, *self._run.network.shape)
         try:
-            flow = follow(self._model.eval(), (example,))
+            coupling = self._run.network.coupling()
         except BadInput:
             return Wiring({}, {})
-        shapes = {name: tuple(alive.shape) for name, alive in self._full.items()}
-        gives = {f"{layer.name}.weight": flow.groups[layer.gives] for layer in flow.layers}
-        reads = {f"{layer.name}.weight": flow.groups[layer.reads.units] for layer in flow.layers}
-        reads = {name: units for name, units in reads.items() if name in shapes and shapes[name][1] == len(units)}
-        return Wiring(gives, reads, int(flow.groups[STAYS]))
+        return Wiring.of(coupling, self._full)
 
     def _taken(self, settled: int | None, step: int, mask: "Mask", density: float, weights: "Weights") -> Outcome:
         from tombola import mask_codec

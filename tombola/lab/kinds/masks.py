@@ -21,6 +21,7 @@ from tombola.recipe import Recipe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from tombola.coupling import Coupling
     from tombola.lab.worker import Worker
     from tombola.mask import Mask
     from tombola.score import Batch, Score, Scored
@@ -111,6 +112,7 @@ class Prune(Run):
         iterations, returning: in how many steps of scoring, between which weights may come back; None for one.
         initial: the weights at the beginning of `trained`'s training; None for a score that does not ask for them.
         beside: the weights of further trainings: what stays is what all of them would keep; None for no other.
+        multiple: in the scopes of channels, what their number divides by afterwards; None for anything.
     """
 
     kind = "prune"
@@ -130,6 +132,7 @@ class Prune(Run):
             "returning",
             "initial",
             "beside",
+            "multiple",
         }
     )
 
@@ -154,6 +157,7 @@ class Prune(Run):
     returning: bool | None = None
     initial: Run | None = None
     beside: tuple[Run, ...] | None = None
+    multiple: int | None = None
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -238,7 +242,7 @@ class Prune(Run):
             return given
 
         if self.amount is None:
-            return round.next(before, ranked(None, before), kinds)
+            return round.next(before, ranked(None, before), kinds, coupling=self._coupling)
         at_once = AtOnce(round, self.amount, self.iterations or 1, bool(self.returning))
         return at_once.mask(everything, ranked, kinds, before=before)
 
@@ -262,7 +266,12 @@ class Prune(Run):
             n=self.n,
             m=self.m,
             score=score,
+            multiple=self.multiple or 1,
         )
+
+    @property
+    def _coupling(self) -> "Coupling | None":
+        return self.network.coupling() if SCOPES[self.scope].coupled else None
 
     def _eye(self, run: Run, model: "nn.Module", worker: "Worker") -> "Callable[[Mask | None, Mask], Scored]":
         """What a score sees of the network that `run` trained, under a mask or as it is, and of what is scored."""
@@ -276,9 +285,9 @@ class Prune(Run):
         def see(alive: "Mask | None", among: "Mask") -> "Scored":
             weights.put(model, trained if alive is None else mask.apply(trained, alive))
             if sample is None or loss is None:
-                return Scored(model, trained, among, seed=self.score_seed, initial=initial)
-            batches = sample.batches(worker)
-            return Scored(model.to(worker.device), trained, among, batches, self.score_seed, loss, initial)
+                return Scored(model, trained, among, seed=self.score_seed, initial=initial, coupling=self._coupling)
+            batches, model_there = sample.batches(worker), model.to(worker.device)
+            return Scored(model_there, trained, among, batches, self.score_seed, loss, initial, coupling=self._coupling)
 
         return see
 
@@ -324,13 +333,19 @@ class FullMask(Run):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RandomMask(Run):
-    """A control: a random mask with the layer-wise counts of `like`; one seed gives nested masks."""
+    """A control: a random mask with the layer-wise counts of `like`; one seed gives nested masks.
+
+    Attributes:
+        network: whose whole channels the mask keeps, as `like` does; None where it keeps single weights.
+    """
 
     kind = "random"
     version = 1
+    later = frozenset({"network"})
 
     like: Run
     mask_seed: int
+    network: Network | None = None
 
     def counts(self, known: Known) -> Mapping[str, int]:
         """Those of `like`."""
@@ -338,20 +353,29 @@ class RandomMask(Run):
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Draw it."""
-        from tombola import mask
+        from tombola import coupling, mask
 
-        return mask_outcome(mask.random_like(worker.store.mask(self.like), self.mask_seed))
+        like = worker.store.mask(self.like)
+        if self.network is None:
+            return mask_outcome(mask.random_like(like, self.mask_seed))
+        return mask_outcome(coupling.random_like(like, self.network.coupling(), self.mask_seed))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ShuffledMask(Run):
-    """A control: the mask `like` with its entries permuted inside each layer."""
+    """A control: the mask `like` with its entries permuted inside each layer.
+
+    Attributes:
+        network: whose whole channels are permuted; None where single weights are.
+    """
 
     kind = "shuffle"
     version = 1
+    later = frozenset({"network"})
 
     like: Run
     mask_seed: int
+    network: Network | None = None
 
     def counts(self, known: Known) -> Mapping[str, int]:
         """Those of `like`."""
@@ -359,9 +383,12 @@ class ShuffledMask(Run):
 
     def perform(self, worker: "Worker", tell: Tell = untold) -> Outcome:
         """Permute it."""
-        from tombola import mask
+        from tombola import coupling, mask
 
-        return mask_outcome(mask.shuffle(worker.store.mask(self.like), self.mask_seed))
+        like = worker.store.mask(self.like)
+        if self.network is None:
+            return mask_outcome(mask.shuffle(like, self.mask_seed))
+        return mask_outcome(coupling.shuffle(like, self.network.coupling(), self.mask_seed))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,0 +1,339 @@
+"""Channels that live and die together: what goes with one, which of them go, and that smaller layers compute alike."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import tombola
+from tombola import coupling as coupled
+from tombola import mask as masks
+from tombola import prunable, weights
+from tombola.cash import Importance, compact, coupling, shrink, shrunk_mask
+from tombola.cash.equivalence import random_states
+from tombola.coupling import Coupling
+from tombola.errors import BadInput
+from tombola.mask import Mask
+from tombola.models.attention import SelfAttention
+from tombola.pruning import Round
+from tombola.score import Scored, scores
+from tombola.scores import SCORES
+from tombola.search import Search
+
+
+class Residual(nn.Module):
+    """A stem, a block with an identity and one with a projection, as residual networks have them."""
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.a1, self.b1, self.a2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        self.c1, self.d1 = nn.Conv2d(8, 16, 3, 2, 1, groups=groups), nn.BatchNorm2d(16)
+        self.c2, self.short = nn.Conv2d(16, 16, 3, padding=1, groups=groups), nn.Conv2d(8, 16, 1, 2)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = F.relu(x + self.a2(F.relu(self.b1(self.a1(x)))))
+        x = F.relu(self.short(x) + self.c2(F.relu(self.d1(self.c1(x)))))
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Joined(nn.Module):
+    """A U-Net of one level: what goes down is concatenated with what comes up again, by a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.norm, self.deep = (
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.Conv2d(6, 8, 3, padding=1),
+        )
+        self.up, self.across, self.out = (
+            nn.ConvTranspose2d(8, 4, 2, 2),
+            nn.Conv2d(10, 6, 3, padding=1),
+            nn.Conv2d(6, 2, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = F.relu(self.norm(self.down(x)))
+        deep = F.relu(self.deep(F.max_pool2d(flat, 2)))
+        smooth = F.interpolate(deep, scale_factor=2)
+        return self.out(F.relu(self.across(torch.cat([flat, self.up(deep)], 1)))) + smooth[:, :2]  # type: ignore
+
+
+class Depthwise(nn.Module):
+    """A separable convolution, and a flattening."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.each, self.point = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 6, 1)
+        self.head = nn.Linear(6 * 6 * 6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.point(F.relu(self.each(F.relu(self.wide(x))))).flatten(1))  # type: ignore[no-any-return]
+
+
+class Shared(nn.Module):
+    """One layer that is called twice, between two that are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twice = nn.Linear(5, 8), nn.Linear(8, 8)
+        self.hidden, self.last = nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.twice(F.relu(self.twice(F.relu(self.first(x))))))
+        return self.last(F.relu(self.hidden(x)))  # type: ignore[no-any-return]
+
+
+class Attending(nn.Module):
+    """A transformer's block with four heads and an MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(16), SelfAttention(16, 4, causal=False)
+        self.wide, self.back, self.head = nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm(x))
+        return self.head((x + self.back(F.gelu(self.wide(x)))).mean(1))  # type: ignore[no-any-return]
+
+
+IMAGES = (2, 3, 8, 8)
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "residual": (Residual, IMAGES),
+    "grouped": (lambda: Residual(groups=2), IMAGES),
+    "concatenation": (Joined, IMAGES),
+    "depthwise": (Depthwise, IMAGES),
+    "shared": (Shared, (4, 5)),
+    "attention": (Attending, (2, 7, 16)),
+}
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def network(name: str) -> tuple[nn.Module, Tensor]:
+    """One whose normalisations are not those of the beginning, in float64, and an example."""
+    torch.manual_seed(0)
+    build, shape = NETWORKS[name]
+    model = build().double().train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    for _ in range(3):
+        model(torch.randn(shape, dtype=torch.float64))
+    return model.eval(), torch.randn(shape, dtype=torch.float64)
+
+
+def masked(model: nn.Module, mask: Mask) -> nn.Module:
+    whole = copy.deepcopy(model)
+    weights.put(whole, masks.apply(weights.of(whole), mask))
+    return whole
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(each.numel() for each in model.parameters())
+
+
+def half(found: Coupling, full: Mask, seed: int = 0, multiple: int = 1) -> Mask:
+    worth = torch.rand(found.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return coupled.by_set(worth, full, found, dict.fromkeys(full, 0.5), multiple)
+
+
+@every_network
+def test_half_of_the_channels_leave_a_model_that_computes_what_the_masked_one_does(name: str) -> None:
+    model, example = network(name)
+    found, full = coupling(model, example), prunable.full(model)
+    for seed in range(3):
+        mask = half(found, full, seed)
+        small, inputs = compact(model, mask, example), torch.randn_like(example)
+        expected = masked(model, mask)(inputs)
+        assert expected.std() > 1e-3, "the network says something"
+        torch.testing.assert_close(small(inputs), expected, rtol=0, atol=1e-12)
+        assert parameters(small) < 0.9 * parameters(model)
+        # All that was pruned has gone, and nothing that was not.
+        left = {place for place, value in small.named_parameters() if value.dim() > 1}
+        assert sum(small.get_parameter(place).numel() for place in left) == mask.alive + uncounted(model, full)
+
+
+def uncounted(model: nn.Module, full: Mask) -> int:
+    return sum(value.numel() for name, value in model.named_parameters() if value.dim() > 1 and name not in full)
+
+
+@every_network
+def test_the_controls_of_a_mask_of_channels_keep_its_counts_and_whole_channels(name: str) -> None:
+    model, example = network(name)
+    found, full = coupling(model, example), prunable.full(model)
+    mask = half(found, full)
+    fewer = half(found, mask)
+    assert coupled.made_of_channels(mask, found)
+    assert not coupled.made_of_channels(masks.random_like(mask, 1), found)
+    for make in (coupled.random_like, coupled.shuffle):
+        made = make(mask, found, 1)
+        assert made.counts == mask.counts and coupled.made_of_channels(made, found)
+        assert found.widths(made) == found.widths(mask)
+        assert make(mask, found, 1) == made
+    drawn, nested = coupled.random_like(mask, found, 1), coupled.random_like(fewer, found, 1)
+    assert all(bool((drawn[place] | ~nested[place]).all()) for place in drawn)
+
+
+def test_an_mlp_without_its_least_units_is_what_is_written_by_hand() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    small = shrink(model, 0.5, torch.zeros(1, 5, dtype=torch.float64))
+    first, second, third = (model[place].weight.detach() for place in (0, 2, 4))
+    into, on = first.square().sum(1) + second.square().sum(0), second.square().sum(1) + third.square().sum(0)
+    hidden, later = (into / (5 + 4)).topk(3).indices.sort()[0], (on / (6 + 3)).topk(2).indices.sort()[0]
+    x = torch.randn(7, 5, dtype=torch.float64)
+    b1, b2, b3 = (model[place].bias for place in (0, 2, 4))
+    h = torch.relu(x @ first[hidden].T + b1[hidden])
+    by_hand = torch.tanh(h @ second[later][:, hidden].T + b2[later]) @ third[:, later].T + b3
+    torch.testing.assert_close(small(x), by_hand, rtol=0, atol=1e-12)
+    assert [tuple(small[place].weight.shape) for place in (0, 2, 4)] == [(3, 5), (2, 3), (3, 2)]
+
+
+@every_network
+@pytest.mark.parametrize("multiple", [2, 4])
+def test_widths_divide_by_the_multiple(name: str, multiple: int) -> None:
+    model, example = network(name)
+    found, full = coupling(model, example), prunable.full(model)
+    rounds: list[Mask] = [full]
+    for _ in range(3):
+        for scope in ("channel", "channel_global"):
+            by = Round(scope, (("*", 0.3),), score=SCORES["norm"], multiple=multiple)
+            worth = {place: weights.of(model)[place].abs() for place in full}
+            after = by.next(rounds[-1], worth, prunable.prunable(model), coupling=found)
+            for names, channels in found.sets(full):
+                rows = next(along for along in found.makes if along.name == names[0])
+                kept = found.alive(after)[channels]
+                width = int(torch.isin(rows.channels, channels[kept]).sum())
+                assert kept.any(), "a layer never dies"
+                assert width % multiple == 0 or kept.all() or width < multiple
+        rounds.append(after)
+    assert rounds[-1].alive < rounds[0].alive
+
+
+def test_inputs_and_answers_stay_and_it_is_said_why() -> None:
+    model, example = network("attention")
+    found = coupling(model, example)
+    assert found.alone["back.weight"].startswith("they flow into") and found.alone["head.weight"] == (
+        "they flow into the model's answer"
+    )
+    model, example = network("shared")
+    assert "called twice" in coupling(model, example).alone["twice.weight"]
+    only = nn.Sequential(nn.Linear(3, 2))
+    with pytest.raises(BadInput, match=r"expected a layer whose channels can be taken out.*the model's answer"):
+        shrink(only, 0.5, torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("of", ["parameters", "multiply_adds"])
+@pytest.mark.parametrize("scope", ["channel", "channel_global"])
+def test_a_share_of_the_whole_is_met_from_below(of: str, scope: str) -> None:
+    model, example = network("residual")
+    mask = shrunk_mask(model, 0.4, example, of=of, by=Importance(scope=scope))
+    small = compact(model, mask, example)
+    from tombola.cash import sizes
+
+    if of == "parameters":
+        before, after = parameters(model), parameters(small)
+    else:
+        before, after = (sum(size.multiply_adds for size in sizes(each, example).values()) for each in (model, small))
+    assert 0.3 * before < after <= 0.4 * before
+    with pytest.raises(BadInput, match="which stay in any case"):
+        shrink(model, 0.001, example, of=of)
+
+
+# ---- scores of channels
+
+
+def test_taylor_is_the_change_of_the_loss_when_a_channel_is_scaled() -> None:
+    model, example = network("residual")
+    found, full = coupling(model, example), prunable.full(model)
+    labels = torch.tensor([0, 3])
+    seen = Scored(copy.deepcopy(model), weights.of(model), full, [(example, labels)], coupling=found)
+    given = scores(SCORES["taylor"], seen)
+    along = next(each for each in found.makes if each.name == "a1.weight")
+    for row in range(3):
+        gate = torch.ones(8, dtype=torch.float64, requires_grad=True)
+        own = copy.deepcopy(model)
+        hook = own.a2.register_forward_pre_hook(lambda _, values, gate=gate: (values[0] * gate.view(1, -1, 1, 1),))
+        (slope,) = torch.autograd.grad(F.cross_entropy(own(example), labels), gate)
+        hook.remove()
+        torch.testing.assert_close(given["a1.weight"][row].flatten()[0], slope[row].abs(), rtol=1e-9, atol=1e-12)
+    assert len(along.channels) == 8
+
+
+def test_activation_and_scale_are_those_of_each_channel() -> None:
+    model, example = network("residual")
+    found, full = coupling(model, example), prunable.full(model)
+    noted: list[Tensor] = []
+    hook = model.a2.register_forward_pre_hook(lambda _, given: noted.append(given[0]))  # type: ignore[union-attr]
+    model(example)
+    hook.remove()
+    seen = Scored(copy.deepcopy(model), weights.of(model), full, [(example, torch.tensor([0, 1]))], coupling=found)
+    given = scores(SCORES["activation"], seen)["a1.weight"].flatten(1)[:, 0]
+    torch.testing.assert_close(given, noted[0].detach().abs().mean((0, 2, 3)))
+    with pytest.raises(BadInput, match=r"none behind stem\.weight"):
+        scores(SCORES["bn-scale"], seen)
+    normed = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    nn.init.normal_(normed[1].weight)  # type: ignore[arg-type]
+    one = torch.zeros(1, 1, 8, 8)
+    found, full = coupling(normed, one), prunable.full(normed)
+    given = scores(SCORES["bn-scale"], Scored(normed, weights.of(normed), full, coupling=found))["0.weight"]
+    torch.testing.assert_close(given.flatten(1)[:, 0], normed[1].weight.detach().abs().double())
+    assert found.widths(full) == {("0.weight",): (4, 4)}
+
+
+def test_a_score_of_channels_is_refused_where_single_weights_go() -> None:
+    with pytest.raises(BadInput, match="expected a score of single weights in the scope 'layer', found 'norm'"):
+        Round(score=SCORES["norm"])
+    with pytest.raises(BadInput, match="multiple: expected none in the scope 'layer'"):
+        Round(multiple=8)
+    model = nn.Linear(2, 2)
+    with pytest.raises(BadInput, match=r"cash\.coupling"):
+        Round("channel").next(prunable.full(model), weights.of(model), prunable.prunable(model))
+    with pytest.raises(BadInput, match="expected batches of training examples, which taylor sees"):
+        shrink(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2)), 0.5, torch.zeros(1, 2), by="taylor")
+
+
+# ---- in a loop of one's own
+
+
+def loop(model: nn.Module, optimizer: torch.optim.Optimizer, level: Any) -> None:
+    for _ in range(6):
+        x = torch.randn(16, 3, 8, 8)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), torch.randint(4, (16,))).backward()
+        optimizer.step()
+        level.report(accuracy=float(torch.rand(())))
+
+
+@pytest.mark.parametrize("scope", ["channel", "channel_global"])
+def test_a_search_by_channels_ends_in_a_smaller_model(scope: str) -> None:
+    torch.manual_seed(0)
+    model = Residual()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    search = Search(model, optimizer, levels=2, rate=0.3, rewind="2it", scope=scope, score="norm")
+    for level in search:
+        loop(model, optimizer, level)
+    assert search.mask(0).alive > search.mask(1).alive > search.mask(2).alive
+    example = torch.randn(IMAGES)
+    found = coupling(model, example)
+    assert coupled.made_of_channels(search.mask(2), found)
+    small = compact(model, search.mask(2), example)
+    torch.testing.assert_close(small(example), model.eval()(example), rtol=0, atol=1e-5)
+    assert all(living < before for living, before in found.widths(search.mask(2)).values()) or scope != "channel"
+    verdict = search.verify(lambda level: loop(model, optimizer, level), level=2, replicates=2, controls=["random"])
+    assert "random" in str(verdict)
+
+
+def test_shrink_is_public_and_draws_nothing() -> None:
+    model, before = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2)), random_states()
+    assert tombola.shrink is shrink
+    shrink(model, 0.5, torch.zeros(1, 2))
+    assert all(torch.equal(one, other) for one, other in zip(before, random_states(), strict=True))

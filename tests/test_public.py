@@ -55,7 +55,7 @@ def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
     }
     assert re.search("^# densities = ", text, re.MULTILINE), "shown beside the levels, in whose place it stands"
     # What is not there by default is shown, but commented out.
-    text = re.sub(r"^# (?!densities|inputs|published|basis)(\w+ = )", r"\1", text, flags=re.MULTILINE)
+    text = re.sub(r"^# (?!densities|inputs|published|basis|multiple)(\w+ = )", r"\1", text, flags=re.MULTILINE)
     # Changed inputs are none that one could augment or normalise, and a spectrum is of other data.
     (of_sinusoids,) = re.findall(r"^\[study\.spectrum\].*?(?=^\[)", text, re.MULTILINE | re.DOTALL)
     assert set(tomllib.loads(of_sinusoids)["study"]["spectrum"]) == set(STUDIES["spectrum"].table.model_fields)
@@ -64,8 +64,8 @@ def test_the_spec_of_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
     table = tomllib.loads(text)
     assert set(table) == set(spec.Spec.model_fields) - {"densities", "search", "arm"}
     # Of another scope than the one that is shown, beside no augmentation, and beside no study of connections.
-    elsewhere = {"n", "m", "inputs", "basis"}
-    assert all(re.search(f"^# {name} = ", text, re.MULTILINE) for name in ("inputs", "basis"))
+    elsewhere = {"n", "m", "inputs", "basis", "multiple"}
+    assert all(re.search(f"^# {name} = ", text, re.MULTILINE) for name in ("inputs", "basis", "multiple"))
     for part in ("recipe", "prune", "evaluate", "verdict"):
         assert set(table[part]) == set(type(getattr(shown, part)).model_fields) - elsewhere
     for study, asked in shown.study:

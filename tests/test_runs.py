@@ -168,6 +168,7 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "returning": True,
         "initial": replace(INIT, init_seed=1),
         "beside": (INIT,),
+        "multiple": 8,
     },
     EARLY: {
         "network": replace(NETWORK, classes=11),
@@ -198,8 +199,8 @@ CHANGES: dict[Run, dict[str, Any]] = {
         "alignment": replace(ALIGNMENT, batches=10),
     },
     FULL: {"network": replace(NETWORK, model="lenet-20"), "keep": (), "include": ("fc1.bias",)},
-    RANDOM: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
-    SHUFFLED: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0},
+    RANDOM: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0, "network": NETWORK},
+    SHUFFLED: {"like": replace(PRUNE, score_seed=9), "mask_seed": 0, "network": NETWORK},
     DERIVED: {"like": replace(PRUNE, score_seed=9), "function": "thirds", "code": None, "mask_seed": 0},
     OF_WEIGHTS: {
         "of": replace(INIT, init_seed=1),
@@ -330,6 +331,7 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
     "prune.score": ("random", PRUNED),
     "prune.n": (2, PRUNED),
     "prune.m": (4, PRUNED),
+    "prune.multiple": (8, PRUNED),
     "prune.basis": ("dct", ALL),
 }
 

@@ -76,7 +76,7 @@ def test_random_is_uniform() -> None:
 
 def test_every_score_gives_finite_numbers_of_the_weights_own_shape() -> None:
     for name, member in SCORES.items():
-        if member.of_gaussian:  # its weights have sigmas beside them: tests/test_bayes.py
+        if member.of_gaussian or member.of_channels:  # tests/test_bayes.py, tests/test_coupling.py
             continue
         given = trained({layer: WEIGHTS[layer] for layer in ("a", "b")})
         scores = score.scores(member, given)

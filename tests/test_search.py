@@ -715,7 +715,7 @@ def of_another(model: Net) -> dict[str, Any]:
         ({"rate": {"conv": 0.2}}, "rate: expected a rate for every weight that is not in `keep`, found none for"),
         ({"rate": {"cnv": 0.2}}, "rate: expected kinds (conv, linear, output), or weights of the model (conv.weight"),
         ({"rate": {"conv": 0.2, "*": 0.2}, "scope": "global"}, "rate: expected one number in the global scope"),
-        ({"scope": "channel"}, "scope: expected one of 'layer', 'global', 'er', 'erk', 'n_of_m', 'units', 'blocks',"),
+        ({"scope": "chanel"}, "scope: expected one of 'layer', 'global', 'er', 'erk', 'n_of_m', 'units', 'blocks',"),
         ({"keep": ["outptu"]}, "keep: expected kinds (conv, linear, output), or weights of the model (conv.weight"),
         ({"keep": ["*"]}, "Net: expected a weight that may be pruned"),
         ({"rewind": "2 epochs"}, "rewind: expected a whole number with a unit"),

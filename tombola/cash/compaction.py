@@ -99,7 +99,21 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
         small = hardcoded_sizes.rewritten(small, flow.trace.called, flow.trace.graph, other)
     if apart := equivalence.difference(masked(model, mask), small, example):
         raise _not_compacted(model, apart)
+    if any(_of_single_channels(small, layer) for layer in flow.layers):  # which go one by one from here on
+        return _settled(small, example)
     return small
+
+
+def _settled(model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
+    """Compacted again and again, until nothing more goes."""
+    small = compact(model, prunable.full(model), example)
+    return model if weights.equal(weights.of(small), weights.of(model)) else _settled(small, example)
+
+
+def _of_single_channels(model: nn.Module, layer: CompactableLayer) -> bool:
+    """Whether the groups of a convolution have come down to one channel each: it is a depthwise one."""
+    weight = model.get_parameter(f"{layer.name}.weight") if layer.groups > 1 else None
+    return weight is not None and len(weight) == layer.groups and weight.shape[1] == 1
 
 
 def _not_compacted(model: nn.Module, apart: str) -> BadInput:

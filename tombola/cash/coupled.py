@@ -1,6 +1,7 @@
 """The coupled channels of a model, found by following one call of it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +63,10 @@ def _read(layer: channels.CompactableLayer, groups: Tensor) -> Tensor:
     return read[: len(read) // layer.groups]
 
 
-def _heads(attention: nn.Module, first: int) -> Tensor:
+def _heads(attention: Any, first: int) -> Tensor:
     """The number of the head of each feature, from `first` on."""
-    return first + torch.arange(attention.heads).repeat_interleave(attention.head_width)  # type: ignore[arg-type]
+    heads = torch.arange(first, first + attention.heads)
+    return heads.repeat_interleave(attention.head_width)
 
 
 def _alone(model: nn.Module, flow: Flow, makes: list[Along], whole: Tensor) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,8 @@ class Channels:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model, self._coupling = model, None
+        self._model = model
+        self._coupling: Coupling | None = None
         self._hook = model.register_forward_pre_hook(Look(self._see), with_kwargs=True)
 
     def _see(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -30,7 +31,7 @@ class Channels:
                 found=f"arguments by name: {', '.join(named)}" if named else "an argument of another kind",
                 todo="Give the model a forward like that, or prune single weights, in the scope 'layer'.",
             )
-        self._coupling: Coupling | None = coupling(_without_looks(deepcopy(self._model)), given)
+        self._coupling = coupling(_without_looks(deepcopy(self._model)), given)
 
     @property
     def found(self) -> Coupling:

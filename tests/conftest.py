@@ -50,6 +50,12 @@ def fuzzer(
         process.kill()
 
 
+@pytest.fixture(scope="session")
+def sanitized() -> list[str]:
+    """What makes a C compiler watch every read and write."""
+    return SANITIZED
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What the engines measure is kept for this session, and not among the user's own caches."""

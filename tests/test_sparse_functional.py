@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tombola.errors import BadInput
+from tombola.sparse import kernels
 from tombola.sparse.functional import conv2d, linear
 from tombola.sparse.pattern import Pattern
 
@@ -87,6 +90,67 @@ def test_a_sparse_layer_is_the_dense_one_of_its_masked_weights(shape: tuple[int,
 def test_a_mask_of_another_kind_of_layer_is_refused() -> None:
     with pytest.raises(BadInput, match="Leave this layer dense"):
         Pattern.of(torch.ones(2, 3, 4))
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]:
+    """The shapes of maps and of a weight, and the rest as Conv2d has it."""
+
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    window, stride, padding, dilation = pair(1, 4), pair(1, 3), pair(0, 4), pair(1, 3)
+    reach = [gap * (size - 1) + 1 - 2 * more for size, gap, more in zip(window, dilation, padding, strict=True)]
+    rows, columns = (max(1, least) + draw(st.integers(0, 18)) for least in reach)
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    inputs, outputs, batch = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 40))
+    kwargs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return (batch, inputs * groups, rows, columns), (outputs * groups, inputs, *window), kwargs
+
+
+@given(shapes=convolutions(), density=st.sampled_from([0.0, 0.1, 0.5, 1.0]), seed=st.integers(0, 2**20))
+def test_any_convolution_is_the_dense_one(shapes: tuple[Any, Any, Any], density: float, seed: int) -> None:
+    maps, windows, kwargs = shapes
+    torch.manual_seed(seed)
+    x, weight, bias = random(*maps), random(*windows), random(windows[0])
+    mask = torch.rand(windows) < density
+    theirs = nn.functional.conv2d(x, weight * mask, bias, **kwargs)
+    assert_same(conv2d(x, weight, bias, Pattern.of(mask, **kwargs)), theirs, [x, weight, bias], mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["none", *kernels.sets()])
+def test_every_instruction_set_computes_the_same(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "sets", lambda: () if name == "none" else (name,))
+    torch.manual_seed(1)
+    for batch, inputs, outputs, size, window, kwargs in CONVOLUTIONS.values():
+        if kwargs.get("padding") == "same":
+            continue
+        mask = mask_of((outputs, inputs // kwargs.get("groups", 1), *window), 0.3)
+        leaves = [random(batch, inputs, *size), random(*mask.shape), random(outputs)]
+        theirs = nn.functional.conv2d(leaves[0], leaves[1] * mask, leaves[2], **kwargs)
+        slope = torch.randn_like(theirs)
+        wanted = torch.autograd.grad(theirs, leaves, slope)
+        some = [leaf.detach().to(dtype).requires_grad_() for leaf in leaves]
+        ours = conv2d(some[0], some[1], some[2], Pattern.of(mask, **kwargs))
+        near = 1e-4 if dtype == torch.float32 else 1e-9
+        torch.testing.assert_close(ours.double(), theirs, rtol=near, atol=near)
+        for one, other in zip(torch.autograd.grad(ours, some, slope.to(dtype)), wanted, strict=True):
+            other = other * mask if other.shape == mask.shape else other
+            torch.testing.assert_close(one.double(), other, rtol=near, atol=10 * near)
+
+
+def test_only_what_is_asked_for_is_computed() -> None:
+    pattern, x, weight, bias = small()
+    wanted = torch.autograd.grad(conv2d(x, weight, bias, pattern).sum(), [x, weight, bias])
+    for number, leaf in enumerate((x, weight, bias)):
+        given = [one.detach() for one in (x, weight, bias)]
+        given[number] = leaf
+        y = conv2d(given[0], given[1], given[2], pattern)
+        torch.testing.assert_close(torch.autograd.grad(y.sum(), leaf)[0], wanted[number])
+    assert conv2d(x.detach(), weight.detach(), None, pattern).grad_fn is None
 
 
 def small() -> tuple[Pattern, Tensor, Tensor, Tensor]:

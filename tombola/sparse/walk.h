@@ -317,6 +317,7 @@ static void NAME(backward)(const layer *l, const REAL *x, int x_last, const REAL
     VEC *totals = db ? (VEC *)(dys + l->out.channels * l->out.plane) : NULL;
     if (db) memset(totals, 0, sizeof(VEC) * l->out.channels);
     NAME(clear)(&l->out, l->abreast, dys);
+    if (dw) NAME(clear)(&l->in, l->abreast, xs);
     for (long p = begin; p < end; p++) {
         long some = examples - p * panel;
         NAME(take_panel)(&l->out, dy + p * panel * out, some, dy_last, l->abreast, dys, totals);

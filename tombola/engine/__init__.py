@@ -1,6 +1,7 @@
 """The same training, faster: engines, and which one a training gets.
 
 `reference` is the plain loop; `native` the compiled kernels, for chains of convolutions and fully connected layers;
+`sparse` the plain loop of which some layers compute with their living weights only;
 `stacked` does several trainings at once, `data-parallel` one by several processes. Each says of a `Training` whether it
 takes it, or why not; plan and run ask the same function. All engines compute the same, but for the order of sums.
 
@@ -16,6 +17,7 @@ from tombola.engine.data_parallel import DATA_PARALLEL
 from tombola.engine.native import NATIVE, calibrate
 from tombola.engine.native.layer_formats import Timed
 from tombola.engine.reference import REFERENCE
+from tombola.engine.sparse import SPARSE
 from tombola.engine.stacked import MOST, STACKED, room
 from tombola.engine.training import Engine, Start, Training, Trainings
 from tombola.errors import BadInput
@@ -25,6 +27,7 @@ ENGINES = (  # in order of preference
     DATA_PARALLEL,
     STACKED,
     NATIVE,
+    SPARSE,
     REFERENCE,
 )
 
@@ -97,8 +100,8 @@ def begin(
         times: asked, where the kernels may train, for how long layers of some shapes take.
     """
     training = replace(training, count=len(starts))
-    if NATIVE in candidates(training) and len(starts) == 1:
-        training = native.timed(native.inspected(training, starts[0]), times)
+    if len(starts) == 1 and any(engine in candidates(training) for engine in (NATIVE, SPARSE)):
+        training = timed(native.inspected(training, starts[0]), times)
     engine = choose(training)[0] if len(starts) == 1 else STACKED
     trainings, name = engine.begin(training, starts)
     return Begun(trainings, name, training.times)
@@ -124,17 +127,20 @@ class EngineForecast:
     def times(self) -> dict[str, Times]:
         """Of each layer, by its weight, where they are known."""
         known = self.training.times
-        return {name: known[shape] for name, shape in native.shapes(self.training).items()} if self.measured else {}
+        return (
+            {name: known[shape] for name, shape in self.engine.times_of(self.training).items()} if self.measured else {}
+        )
 
     @property
     def measured(self) -> bool:
-        """Whether the kernels will be used and their times are known."""
-        return self.engine is NATIVE and native.measured(self.training)
+        """Whether it is by the times of layers that it is chosen, and they are known."""
+        wanted = self.engine.times_of(self.training)
+        return bool(wanted) and self.training.times.keys() >= set(wanted.values())
 
     @property
     def unmeasured(self) -> bool:
-        """Whether the kernels will be used and their times are not known yet."""
-        return self.engine is NATIVE and not native.measured(self.training)
+        """Whether it is by the times of layers that it is chosen, and they are not known yet."""
+        return bool(self.engine.times_of(self.training)) and not self.measured
 
     def step_seconds(self, densities: Mapping[str, float]) -> float:
         """Of a step with layers of these densities."""
@@ -150,15 +156,20 @@ def forecast(training: Training, measuring: bool = False) -> EngineForecast:
     """
     training = replace(training, count=MOST, times={})
     engine, refusal = choose(training)
-    if engine is NATIVE:
-        training = native.timed(training, calibrate.times if measuring else calibrate.known)
+    if engine in (NATIVE, SPARSE):
+        training = timed(training, calibrate.times if measuring else calibrate.known)
     return EngineForecast(engine, *engine.forecast(training, refusal), training)
 
 
 def shapes(training: Training) -> list[Timed]:
-    """Of which layers the times are asked before such a training begins; none where the kernels will not have it."""
-    asked = NATIVE in candidates(training) and not native.hindrance(training)
-    return list(native.shapes(training).values()) if asked else []
+    """Of which layers the times are asked before such a training begins; none where no engine asks."""
+    return [shape for engine in candidates(training) for shape in engine.times_of(training).values()]
+
+
+def timed(training: Training, times: Callable[[Iterable[Timed]], Mapping[Timed, Times]]) -> Training:
+    """The same training with the times of its layers, by which an engine is chosen."""
+    wanted = shapes(training)
+    return replace(training, times=times(wanted)) if wanted else training
 
 
 def at_once(training: Training) -> int:

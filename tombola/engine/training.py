@@ -39,6 +39,7 @@ class Training:
         answers: what is asked of an example.
         augmented: whether images are changed on their way.
         ours: whether the model's code is Tombola's own.
+        direct: whether its parameters are its weights, which are made of no others.
         device: where.
         choice: `auto`, or the name of an engine that is asked for.
         processes: that train together.
@@ -59,6 +60,7 @@ class Training:
     objective: Objective | None = None
     dynamics: Dynamics | None = None
     ours: bool = True
+    direct: bool = True
     device: str = "cpu"
     choice: str = "auto"
     processes: int = 1
@@ -88,6 +90,7 @@ class Training:
             objective=recipe.objective,
             dynamics=recipe.dynamics,
             ours=models.source(recipe.model) is None,
+            direct=not models.varied(recipe.model),
             device=device,
             choice=choice,
         )
@@ -232,6 +235,7 @@ class Engine:
         begin: trainings that it accepts, as many as are started at once, and a name for the record.
         forecast: a name and a reason for the plan, of a training and why the engine before did not take it.
         on_request: whether a spec may ask for it by its name.
+        times_of: by weight, the layers whose times decide whether it takes a training.
     """
 
     name: str
@@ -240,3 +244,4 @@ class Engine:
     begin: Callable[[Training, Sequence[Start]], tuple[Trainings, str]]
     forecast: Callable[[Training, str], tuple[str, str]]
     on_request: bool = False
+    times_of: "Callable[[Training], Mapping[str, Timed]]" = lambda _: {}

@@ -114,7 +114,7 @@ class Worker:
         if self._measures:
             measured = calibrate.times([shape for shape in requested if shape not in self._measured])
             self._measured = measured | self._measured
-        return {shape: self._measured.get(shape, calibrate.ASSUMED) for shape in requested}
+        return {shape: self._measured.get(shape) or calibrate.assumed(shape) for shape in requested}
 
     def pays(self, recipe: str, count: int, measured: Callable[[], bool]) -> bool:
         """Whether so many trainings of a recipe are faster in a stack; measured once, by the first worker that asks."""

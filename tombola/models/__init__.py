@@ -172,6 +172,15 @@ def chain(name: str) -> bool:
     return family(name) in CHAINS and not variants.parts(name)[1]
 
 
+def varied(name: str) -> bool:
+    """Whether it is a variant, whose weights are made of its parameters.
+
+    >>> varied("lenet-300-100+dct"), varied("resnet-20")
+    (True, False)
+    """
+    return bool(variants.parts(name)[1])
+
+
 def is_gaussian(name: str) -> bool:
     """Whether its weights are drawn anew each time, and its parameters are their means.
 

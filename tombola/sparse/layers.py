@@ -170,9 +170,16 @@ def hindrance(module: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layer that can compute with its living weights only, and where its weights live."""
+    """A layer that can compute with its living weights only, and where its weights live.
+
+    Attributes:
+        module: the layer.
+        weight: the name under which the mask has it.
+        alive: where it lives.
+    """
 
     module: nn.Linear | nn.Conv2d
+    weight: str
     alive: Tensor
 
     @property
@@ -196,14 +203,15 @@ def candidates(model: nn.Module, mask: Mask) -> tuple[dict[str, Candidate], dict
     unable: dict[str, str] = {}
     for path, module in model.named_modules():
         name = f"{path}.weight" if path else "weight"
-        alive = mask.get(first.get(name, name))
+        name = first.get(name, name)
+        alive = mask.get(name)
         if alive is None or bool(alive.all()):
             continue
         if reason := hindrance(module):
             unable[path] = reason
         else:
             assert isinstance(module, nn.Linear | nn.Conv2d)
-            able[path] = Candidate(module, alive)
+            able[path] = Candidate(module, name, alive)
     return able, unable
 
 

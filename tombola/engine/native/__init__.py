@@ -5,8 +5,8 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from tombola.engine import kernels, reference
-from tombola.engine.native.layer_formats import Shape, Timed, network_seconds
+from tombola.engine import kernels, reference, sparse
+from tombola.engine.native.layer_formats import Shape, network_seconds
 from tombola.engine.training import Alone, Engine, Start, Training, Trainings
 from tombola.models.layer import Layer
 from tombola.sparse.times import Format, Times
@@ -73,19 +73,22 @@ def measured(training: Training) -> bool:
     return training.times.keys() >= set(shapes(training).values())
 
 
-def timed(training: Training, times: Callable[[Iterable[Timed]], Mapping[Timed, Times]]) -> Training:
-    """The same training with the times of its layers, where it is one that the kernels know."""
-    return training if hindrance(training) else replace(training, times=times(shapes(training).values()))
+def times_of(training: Training) -> Mapping[str, Shape]:
+    """`shapes`, where it is a training that the kernels know."""
+    return {} if hindrance(training) else shapes(training)
 
 
 def step_seconds(training: Training) -> float:
-    """By the kernels or the plain loop, whichever is faster at these densities; guessed where it is not measured."""
+    """By the kernels or the plain loop, its layers sparse or not, whichever is faster at these densities; guessed where it is not measured."""
     return min(_seconds(training)) if measured(training) else reference.step_seconds(training)
 
 
 def _seconds(training: Training) -> tuple[float, float]:
     timed_layers = shapes(training).items()
-    return network_seconds((training.times[shape], training.densities.get(name, 1.0)) for name, shape in timed_layers)
+    by_kernels, by_torch = network_seconds(
+        (training.times[shape], training.densities.get(name, 1.0)) for name, shape in timed_layers
+    )
+    return by_kernels, by_torch - (sparse.saved(training) if training.choice == "auto" else 0)
 
 
 def begin(training: Training, starts: Sequence[Start]) -> tuple[Trainings, str]:
@@ -120,7 +123,7 @@ def sparse_layers(name: str) -> set[str]:
     set()
     """
     engine, _, layers = name.partition(", then ")[0].partition(": ")
-    formats = (layer.rpartition(" ") for layer in layers.split(", ")) if engine.startswith("native ") else ()
+    formats = (layer.rpartition(" ") for layer in layers.split(", ")) if layers else ()
     return {f"{layer}.weight" for layer, _, format in formats if format == "sparse"}
 
 
@@ -197,4 +200,4 @@ def forecast(training: Training, refusal: str) -> tuple[str, str]:
     return name, "but the plain loop for dense networks, where it is faster here" if by_torch < by_kernels else ""
 
 
-NATIVE = Engine("native", accepts, step_seconds, begin, forecast)
+NATIVE = Engine("native", accepts, step_seconds, begin, forecast, times_of=times_of)

@@ -57,8 +57,13 @@ def times(shapes: Iterable[_Timed]) -> dict[_Timed, Times]:
                 kept |= {shape.name: _measured(shape) for shape in distinct if shape.name not in kept}
                 files.replace(path, _written(kept))
         except (OSError, RuntimeError, NotImplementedError):  # no room, no right, no home, no locks
-            return {each: ASSUMED_BETWEEN_TENSORS if isinstance(each, Call) else ASSUMED for each in distinct}
+            return {each: assumed(each) for each in distinct}
     return {shape: kept[shape.name] for shape in distinct}
+
+
+def assumed(shape: Timed) -> Times:
+    """The times where the machine's own are not known."""
+    return ASSUMED_BETWEEN_TENSORS if isinstance(shape, Call) else ASSUMED
 
 
 def known(shapes: Iterable[_Timed]) -> dict[_Timed, Times]:

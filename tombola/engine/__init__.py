@@ -54,20 +54,20 @@ def candidates(training: Training) -> tuple[Engine, ...]:
 
 
 def choose(training: Training) -> tuple[Engine, str]:
-    """The first engine that takes a training, and why the one before did not.
+    """The first engine that takes a training, and why the two before did not.
 
     Raises:
         BadInput: several processes train together, and what they are to train cannot be shared out.
     """
-    refusal = ""
+    refusals: list[str] = []
     for engine in candidates(training):
         if not (reason := engine.accepts(training)):
-            return engine, refusal
-        refusal = reason
+            return engine, "; ".join(refusals[-2:])
+        refusals.append(reason)
     raise BadInput(
         where="torchrun",
         expected="a training that processes can share out",
-        found=refusal,
+        found="; ".join(refusals),
         todo="Start one process, without torchrun.",
     )
 
@@ -126,10 +126,8 @@ class EngineForecast:
     @property
     def times(self) -> dict[str, Times]:
         """Of each layer, by its weight, where they are known."""
-        known = self.training.times
-        return (
-            {name: known[shape] for name, shape in self.engine.times_of(self.training).items()} if self.measured else {}
-        )
+        wanted, known = self.engine.times_of(self.training), self.training.times
+        return {name: known[shape] for name, shape in wanted.items()} if self.measured else {}
 
     @property
     def measured(self) -> bool:
@@ -163,7 +161,10 @@ def forecast(training: Training, measuring: bool = False) -> EngineForecast:
 
 def shapes(training: Training) -> list[Timed]:
     """Of which layers the times are asked before such a training begins; none where no engine asks."""
-    return [shape for engine in candidates(training) for shape in engine.times_of(training).values()]
+    asking = [engine for engine in candidates(training) if engine.times_of(training)]
+    if NATIVE in asking and all(layer.kind != "conv" for layer in training.layers.values()):
+        asking = [NATIVE]  # sparse layers by themselves are never faster than its own, which convert nothing
+    return [shape for engine in asking for shape in engine.times_of(training).values()]
 
 
 def timed(training: Training, times: Callable[[Iterable[Timed]], Mapping[Timed, Times]]) -> Training:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tombola.sparse.pattern import Pattern
 
 ROUNDS = 5
+LONG = 5.0  # seconds, beyond which there are fewer rounds
 LEAST = 2_000_000  # multiply-adds of a layer's dense pass: below it the calls themselves take the time
 GAIN = 0.9  # of the dense time: what is measured in a layer by itself is not to be had to the last percent in a network
 
@@ -122,7 +123,8 @@ def measured(call: Call) -> Times:
             steps = [_step(call, density) for density in (1.0, *DENSITIES)]
             for step in steps:  # memory is given out when it is first touched
                 step()
-            taken = [[step() for step in steps] for _ in range(ROUNDS)]
+            first = [step() for step in steps]
+            taken = [first, *([step() for step in steps] for _ in range(min(ROUNDS, int(LONG / sum(first)))))]
     finally:
         torch.set_num_threads(threads)
     dense, *sparse = (min(each) for each in zip(*taken, strict=True))

@@ -1,6 +1,6 @@
 """The compiled kernels: many steps in one call, pruned weights not visited; for chains of layers on a CPU."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from tombola.engine import kernels, reference, sparse
 from tombola.engine.native.layer_formats import Shape, network_seconds
 from tombola.engine.training import Alone, Engine, Start, Training, Trainings
 from tombola.models.layer import Layer
-from tombola.sparse.times import Format, Times
+from tombola.sparse.times import Format
 
 if TYPE_CHECKING:
     from tombola.data import Dataset
@@ -79,7 +79,7 @@ def times_of(training: Training) -> Mapping[str, Shape]:
 
 
 def step_seconds(training: Training) -> float:
-    """By the kernels or the plain loop, its layers sparse or not, whichever is faster at these densities; guessed where it is not measured."""
+    """By the kernels or the plain loop, with sparse layers or without, as measured; else guessed."""
     return min(_seconds(training)) if measured(training) else reference.step_seconds(training)
 
 
@@ -122,7 +122,7 @@ def sparse_layers(name: str) -> set[str]:
     >>> sparse_layers("reference")
     set()
     """
-    engine, _, layers = name.partition(", then ")[0].partition(": ")
+    _, _, layers = name.partition(", then ")[0].partition(": ")
     formats = (layer.rpartition(" ") for layer in layers.split(", ")) if layers else ()
     return {f"{layer}.weight" for layer, _, format in formats if format == "sparse"}
 

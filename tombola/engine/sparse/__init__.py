@@ -19,13 +19,11 @@ def accepts(training: Training) -> str:
 
 def hindrance(training: Training) -> str:
     """What of a training sparse layers cannot do, whatever the times are; "" for nothing."""
-    fully_connected = training.sequential and all(layer.kind != "conv" for layer in training.layers.values())
     hindrances = {
         "sparse layers are for CPUs": training.device != "cpu",
         "sparse layers compute in the type of the weights": training.precision is not None,
         "sparse layers know no dynamics, which move the mask": training.dynamics is not None,
         "sparse layers know no weights that are made of others": not training.direct,
-        "chains of fully connected layers are for the native kernels": fully_connected and training.choice == "auto",
         "no layer is large enough to gain by its living weights alone": not _calls(training),
     }
     return next((words for words, there in hindrances.items() if there), "")

@@ -286,7 +286,7 @@ def test_under_torchrun_the_plan_names_no_kernels(store: Store, monkeypatch: pyt
 )
 def test_the_plan_says_what_keeps_the_kernels_out(store: Store, changes: dict[str, Any], word: str) -> None:
     content = summary(planned(recipe=RECIPE | changes), store, workers=2)["engine"]
-    assert (content["name"], content["why"]) == ("reference", f"the kernels know no {word}")
+    assert content["name"] == "reference" and content["why"].startswith(f"the kernels know no {word}; ")
 
 
 def test_a_plan_counts_what_studies_ask(store: Store) -> None:

@@ -19,6 +19,7 @@ from tombola.lab.runs import Run
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
+from tombola.models.layer import Layer
 from tombola.objective import L1, LabelSmoothing
 from tombola.recipe import SGD, Adam, Optimizer, Precision
 
@@ -97,6 +98,7 @@ def test_what_the_plan_foresees_is_what_the_record_says(
 
 OPTIMIZERS: list[Optimizer] = [SGD(name="sgd", lr=0.1), Adam(name="adam", lr=0.1)]
 PRECISIONS: list[Precision | None] = [None, "bfloat16"]
+LARGE = {"body.weight": Layer("conv", 16, 16, 3, 32, 32)}
 GRID = [
     Training(
         optimizer=optimizer,
@@ -109,21 +111,22 @@ GRID = [
         count=count,
         sequential=sequential,
         densities=densities,
+        layers=layers,
     )
     for optimizer, objective, precision in product(OPTIMIZERS, [None, LabelSmoothing(), L1(strength=1e-4)], PRECISIONS)
     for device, choice in product(["cpu", "cuda:0"], ["auto", "reference", "stacked"])
     for augmented, count, sequential in product([False, True], [1, 16], [False, True])
-    for densities in ({}, {"fc1.bias": 0.5})
+    for densities, layers in [({}, {}), ({"fc1.bias": 0.5}, {}), ({}, LARGE)]
 ]
 
 
 def test_every_training_gets_the_first_engine_that_takes_it() -> None:
-    """And a reason wherever one before it does not."""
+    """And the reasons of the two before it, which do not."""
     for training in GRID:
         engine, refusal = choose(training)
         before = candidates(training)[: candidates(training).index(engine)]
         assert engine.accepts(training) == "" and all(other.accepts(training) for other in before)
-        assert refusal == (before[-1].accepts(training) if before else "")
+        assert refusal == "; ".join(each.accepts(training) for each in before[-2:])
         assert engine.name == forecast(training).engine.name or training.count == 1, "the plan thinks of many"
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from tombola.models.in_basis import InBasis
 from tombola.orthonormal import Basis
 from tombola.pruning import Round
 from tombola.report.tickets import ticket_record, ticket_text
+from tombola.search import Search
 from tombola.ticket import Ticket
 
 DIGITS = (1, 8, 8)
@@ -482,12 +484,74 @@ def test_coordinates_are_not_put_into_a_network_as_its_weights() -> None:
     turned, plain = built("lenet-20-10+dct"), built("lenet-20-10")
     ticket = Ticket.of(turned, prunable.full(turned), weights.of(turned), {"model": "lenet-20-10+dct"})
     for put in (ticket.apply, ticket.transfer):
-        with pytest.raises(BadInput, match=r"expected a network like lenet-20-10\+dct"):
+        with pytest.raises(BadInput, match=r"coordinates in dct.*'lenet-20-10\+dct'"):
             put(plain)
     assert torch.equal(plain.get_parameter("fc1.weight"), built("lenet-20-10").get_parameter("fc1.weight"))
     ticket.apply(built("lenet-20-10+dct", seed=1))
     record = ticket_record(ticket, "ticket", 1, {"format": 2})
     assert {layer["idle_outputs"] for layer in record["layers"]} == {None} and "-" in ticket_text(record)
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("other", ["", "+dct", "+orthogonal~8", "+svd-glorot-normal~0"])
+def test_coordinates_are_put_into_networks_of_their_own_basis_alone(other: str, named: bool) -> None:
+    ours = built("lenet-20-10+orthogonal~7")
+    origin = {"model": "lenet-20-10+orthogonal~7"} if named else {}
+    ticket = Ticket.of(ours, prunable.full(ours), weights.of(ours), origin)
+    assert ticket.basis == "orthogonal~7"
+    theirs = built(f"lenet-20-10{other}", seed=1)
+    before = weights.of(theirs)
+    for put in (ticket.apply, ticket.transfer):
+        with pytest.raises(
+            BadInput, match=rf"coordinates in orthogonal~7.*found one whose .* {other[1:] or 'weights'}"
+        ):
+            put(theirs)
+    assert weights.equal(before, weights.of(theirs))
+    ticket.apply(built("lenet-20-10+orthogonal~7", seed=1))
+    if other:
+        flat = built("lenet-20-10")
+        with pytest.raises(BadInput, match="whose parameters are weights"):
+            Ticket.of(flat, prunable.full(flat), weights.of(flat), {"model": "lenet-20-10"}).apply(theirs)
+
+
+def test_axes_of_a_layer_are_not_taken_for_those_of_another() -> None:
+    drawn, formula = built("lenet-20-20-10+orthogonal~7"), built("lenet-20-20-10+dct")
+    of = {model: Ticket.of(model, prunable.full(model), weights.of(model)) for model in (drawn, formula)}
+    with pytest.raises(BadInput, match="layers of the same names, rule='matching'"):
+        of[drawn].transfer(built("lenet-20-20-20-10+orthogonal~7"), {"fc3": "fc2"})
+    of[drawn].transfer(built("lenet-20-20-20-10+orthogonal~7"))
+    of[formula].transfer(built("lenet-20-20-20-10+dct"), {"fc3": "fc2"})
+    singular = built("lenet-20-20-10+svd-glorot-normal~0")
+    ticket = Ticket.of(singular, prunable.full(singular), weights.of(singular))
+    with pytest.raises(BadInput, match="a network of the same shapes"):
+        ticket.transfer(built("lenet-20-20-20-10+svd-glorot-normal~0"))
+    ticket.transfer(built("lenet-20-20-10+svd-glorot-normal~0"))
+
+
+@pytest.mark.parametrize(
+    "ours, theirs", [("+orthogonal~3", "+orthogonal~4"), ("+dct", "+dct"), ("+dct", ""), ("", "+dct")]
+)
+def test_coordinates_are_not_stretched(ours: str, theirs: str) -> None:
+    flat, deep = built(f"lenet-20-20-10{ours}"), built(f"lenet-20-20-20-10{theirs}")
+    tickets = [Ticket.of(each, prunable.full(each), weights.of(each)) for each in (flat, deep)]
+    with pytest.raises(BadInput, match=f"a ticket in {ours[1:] or 'weights'}, a network of {theirs[1:] or 'weights'}"):
+        tickets[0].stretch(deep)
+    with pytest.raises(BadInput, match="coordinates are of one layer"):
+        tickets[1].squeeze(flat)
+
+
+def test_a_search_goes_on_in_its_own_basis_alone(tmp_path: Path) -> None:
+    def search(seed: int, begin: Callable[..., Search]) -> Search:
+        model = built(f"lenet-20-10+orthogonal~{seed}")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return begin(model, optimizer)
+
+    path = tmp_path / "search.safetensors"
+    for _ in (begun := search(3, partial(Search, levels=1, rate=0.5, rewind="0it", path=path))):
+        begun._loop.model(torch.ones(1, *DIGITS)).sum().backward()
+        begun._loop.optimizer.step()
+    with pytest.raises(BadInput, match="expected model as in the search: InBasis orthogonal~3"):
+        search(4, partial(Search.resume, path))
 
 
 # ---------------------------------------------------------------- arms
@@ -566,6 +630,10 @@ def test_a_ticket_in_a_basis_is_found_trained_and_cashed_in(tmp_path: Path, caps
     assert (
         forms["low-rank"]["multiply_adds"] < forms["dense"]["multiply_adds"] and forms["low-rank"]["difference"] < 1e-3
     )
+    ticket = tmp_path / "ticket.safetensors"
+    assert main(["ticket", *given, "--level", "2", "-o", str(ticket), "--as-seed"]) == 0
+    assert (Ticket.load(ticket).basis or "").startswith("svd-")
+    capsys.readouterr()
     assert main(["cash", *given, "--level", "2"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "of the coordinates in the basis svd are kept. They make 100.00% of the weights" in out

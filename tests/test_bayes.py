@@ -4,6 +4,7 @@ import copy
 import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from tombola.probabilities import log_mean_probability
 from tombola.prune import globally
 from tombola.recipe import SGD, Adam, AdamW
 from tombola.recipe import Optimizer as OptimizerValue
+from tombola.search import Search
 
 INPUTS = torch.randn(12, 1, 8, 8, generator=Generator().manual_seed(0)).double()
 BATCH = INPUTS, torch.arange(12) % 10
@@ -128,6 +130,59 @@ def test_in_training_it_draws_anew() -> None:
 def test_what_has_no_layers_is_refused(bad: nn.Module) -> None:
     with pytest.raises(BadInput, match="layers that may be pruned"):
         Gaussian(bad)
+
+
+def test_a_plain_network_is_had_of_the_means_again() -> None:
+    before, model = plain(), noisy()
+    means = model.means()
+    assert weights.equal(weights.of(means), weights.of(before)) and type(means) is type(before)
+    before.load_state_dict(means.state_dict())
+    with torch.no_grad():
+        for value in means.parameters():
+            value.zero_()
+    assert not any(bool((model._pair(name)[0] == 0).all()) for name in model.names)
+    assert set(model.noise) == set(model.names), "the deviations of the model stay"
+
+
+@pytest.mark.parametrize(
+    "bad", [*({"samples": value} for value in (0, -2, 2.5, "3", True)), {"sigma": 0}, {"sigma": -1}, {"sigma": None}]
+)
+def test_numbers_that_no_gaussian_network_has_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=r"Gaussian, s\w+: expected a .*number"):
+        Gaussian(plain(), **bad)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"examples": value} for value in (0, -5, len(BATCH[0]) - 1, 1e4)),
+        *({"temperature": value} for value in (-1, float("nan"), "1")),
+        *({"samples": value} for value in (0, -2, 2.5)),
+    ],
+)
+def test_numbers_that_no_bound_has_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=f"{next(iter(bad))}: expected"):
+        elbo(noisy(), BATCH, **{"examples": 100, **bad})
+
+
+def test_what_has_noise_already_or_is_no_model_is_refused() -> None:
+    for wrong, found in (
+        ("lenet-20-10", "lenet"),
+        (noisy(), "Gaussian weights"),
+        (nn.Sequential(noisy()), "of others"),
+    ):
+        with pytest.raises(BadInput, match=f"found .*{found}"):
+            Gaussian(wrong)  # type: ignore[arg-type]
+    for asked in (partial(elbo, batch=BATCH, examples=100), divergence):
+        with pytest.raises(BadInput, match="expected one with Gaussian weights, found Sequential"):
+            asked(plain())
+
+
+def test_a_search_does_not_ask_to_prune_the_noise(recwarn: pytest.WarningsRecorder) -> None:
+    model = noisy()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    Search(model, optimizer, levels=1, rate=0.5, rewind="0it", score="snr")
+    assert not recwarn.list
 
 
 # ---------------------------------------------------------------- pruned weights

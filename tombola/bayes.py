@@ -1,9 +1,9 @@
 """Mean-field Gaussian weights for any network: w_i ~ N(mu_i, sigma_i^2), each by itself.
 
-`Gaussian(model)` keeps the model as it is. Its parameters become the means mu under their own names, and beside each
-weight that may be pruned stands rho = log sigma, `fc1.weight_log_sigma` beside `fc1.weight`. Biases, normalisations and
-all else have no noise. What is trained is the evidence lower bound, `elbo`; the network's answer is the mean of the
-probabilities of S draws.
+`Gaussian(model)` takes the model over. Its parameters become the means mu under their own names, and beside each weight
+that may be pruned stands rho = log sigma, `fc1.weight_log_sigma` beside `fc1.weight`, in the model too; `means()` is a
+plain copy without. Biases, normalisations and all else have no noise. What is trained is the evidence lower bound,
+`elbo`; the network's answer is the mean of the probabilities of S draws.
 
 A pruned weight is (mu, sigma) = (0, 0). Whoever prunes holds its mean at exactly 0, and a weight whose mean is exactly
 0 has no noise and no part in the divergence: a mask is on both, though it names the mean alone. So it is in training,
@@ -14,11 +14,12 @@ Bayesian Lottery Ticket Hypothesis (Kuhn et al., 2026), https://arxiv.org/abs/26
 Networks (Blundell et al., 2015); Variational Dropout and the Local Reparameterization Trick (Kingma et al., 2015).
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import log, prod, sqrt
+from math import isfinite, log, prod, sqrt
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from tombola import weights
-from tombola.errors import BadInput
+from tombola.errors import BadInput, shown
 from tombola.probabilities import log_mean_probability
 from tombola.prunable import prunable
 from tombola.reparametrised import Reparametrised
@@ -44,13 +45,15 @@ class Gaussian(Reparametrised):
     batches. In training mode they come from torch's own random state, as those of dropout do.
 
     Args:
-        model: becomes the means, and shares its parameters with this one; what it puts out are scores of classes.
+        model: becomes the means, shares its parameters with this one, and has log sigma among them from now on; what it
+            puts out are scores of classes.
         samples: S, draws for an answer.
         sigma: of sigma_0 = sigma / sqrt(fan_in), > 0.
         seed: of the draws in evaluation mode.
 
     Raises:
-        BadInput: there is nothing to prune in the model, or it is a single layer.
+        BadInput: there is nothing to prune in the model, or it is a single layer, or is Gaussian already, or no model;
+            samples or sigma is no such number.
 
     >>> model = Gaussian(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
     >>> [name for name, _ in model.named_parameters()]  # doctest: +NORMALIZE_WHITESPACE
@@ -61,6 +64,9 @@ class Gaussian(Reparametrised):
     """
 
     def __init__(self, model: nn.Module, samples: int = SAMPLES, sigma: float = SIGMA, seed: int = 0) -> None:
+        _bare(model)
+        _number("Gaussian, samples", samples, "a whole number of draws, 1 or more", whole=True)
+        _number("Gaussian, sigma", sigma, "a number above 0")
         names = tuple(prunable(model))
         if not names or any("." not in name for name in names):
             raise _no_layers(model, names)
@@ -97,11 +103,31 @@ class Gaussian(Reparametrised):
             draw: on the device of the weights; None for torch's own random state.
 
         Raises:
-            BadInput: a linear layer is asked several times for an example, or its weight is taken without it.
+            BadInput: a linear layer is asked several times for an example, or its weight is taken without it; samples
+                is no such number.
         """
-        return self._sampled(self.noise, inputs, samples or self.samples, draw)
+        return self._sampled(self.noise, inputs, samples, draw)
 
-    def _sampled(self, noise: Mapping[str, Tensor], inputs: Tensor, samples: int, draw: Generator | None) -> Tensor:
+    def means(self) -> nn.Module:
+        """A plain network whose weights are the means: a copy, of the model's own class, without any deviation.
+
+        It gives one answer, has the state_dict of the model before it had noise, and may be cashed in.
+
+        >>> plain = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> list(Gaussian(plain).means().state_dict())
+        ['0.weight', '0.bias', '2.weight', '2.bias']
+        """
+        plain = copy.deepcopy(self.plain)
+        for name in self.names:
+            layer, own = _owner(plain, name)
+            delattr(layer, own + NOISE)
+        return plain
+
+    def _sampled(
+        self, noise: Mapping[str, Tensor], inputs: Tensor, samples: int | None, draw: Generator | None
+    ) -> Tensor:
+        samples = self.samples if samples is None else samples
+        _number("samples", samples, "a whole number of draws, 1 or more", whole=True)
         tied = weights.ties(self.plain).values()
         local = {name: noise[name] for name in self.names if self._is_linear(name) and name not in tied}
         return torch.stack([self._local(local, noise, inputs, draw, own) for own in self._statistics(samples)])
@@ -172,7 +198,11 @@ def divergence(model: Gaussian) -> Tensor:
 
     Returns:
         A scalar with a gradient, in nats.
+
+    Raises:
+        BadInput: the model is not Gaussian.
     """
+    _gaussian(model)
     return _divergence(model, model.noise)
 
 
@@ -197,13 +227,19 @@ def elbo(
     Returns:
         A scalar with a gradient, in nats for each example.
 
+    Raises:
+        BadInput: the model is not Gaussian; examples, temperature or samples is no such number.
+
     >>> model = Gaussian(nn.Sequential(nn.Linear(4, 3)))
     >>> elbo(model, (torch.ones(5, 4), torch.zeros(5, dtype=torch.int64)), examples=100).backward()
     >>> [name for name, each in model.named_parameters() if each.grad is None]
     []
     """
+    _gaussian(model)
     (inputs, labels), noise = batch, model.noise
-    answers = model._sampled(noise, inputs, samples or model.samples, draw)
+    _number("elbo, examples", examples, f"N, of the whole training set, {len(inputs)} or more", len(inputs), whole=True)
+    _number("elbo, temperature", temperature, "T, a number of 0 or more", least=0)
+    answers = model._sampled(noise, inputs, samples, draw)
     every = labels.expand(len(answers), *labels.shape)
     fit = functional.cross_entropy(answers.flatten(0, -2), every.flatten())
     return fit + temperature / examples * _divergence(model, noise)
@@ -291,6 +327,39 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 def _fan_in(weight: Tensor) -> int:
     return prod(weight.shape[1:])
+
+
+def _bare(model: object) -> None:
+    """Raise BadInput unless it is a model, of weights that are numbers."""
+    if not isinstance(model, nn.Module):
+        todo = "models.build makes one of a name." if isinstance(model, str) else "Give the network itself."
+        raise BadInput(where="Gaussian", expected="a torch.nn.Module", found=shown(repr(model)), todo=todo)
+    if any(isinstance(each, Reparametrised) for each in model.modules()):
+        raise BadInput(
+            where=f"Gaussian({type(model).__name__})",
+            expected="a model whose parameters are its weights",
+            found="Gaussian weights" if isinstance(model, Gaussian) else "a model that makes its weights of others",
+            todo="Wrap the plain network, once.",
+        )
+
+
+def _gaussian(model: object) -> None:
+    """Raise BadInput unless the model has noise."""
+    if not isinstance(getattr(model, "_orig_mod", model), Gaussian):  # that of a compiled one
+        raise BadInput(
+            where="model",
+            expected="one with Gaussian weights",
+            found=type(model).__name__,
+            todo="Gaussian(model) makes it of a plain one; of one wrapped for several processes, give what is inside.",
+        )
+
+
+def _number(where: str, value: object, expected: str, least: float | None = None, whole: bool = False) -> None:
+    """Raise BadInput unless it is a number, of that much at least; without `least`, above 0."""
+    kinds = (int,) if whole else (int, float)
+    known = isinstance(value, kinds) and not isinstance(value, bool) and isfinite(value)
+    if not known or not (value > 0 if least is None else value >= least):  # type: ignore[operator]
+        raise BadInput(where=where, expected=expected, found=shown(repr(value)), todo="Give another.")
 
 
 def _no_layers(model: nn.Module, names: tuple[str, ...]) -> BadInput:

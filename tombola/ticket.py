@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -22,7 +21,7 @@ from tombola import card, container, elastic, files, hub, mask, mask_codec, mode
 from tombola.errors import BadInput, shown
 from tombola.layers import Layout, layouts
 from tombola.mask import Mask
-from tombola.models import Initialisation
+from tombola.models import Initialisation, variants
 from tombola.models.in_basis import InBasis
 from tombola.transfer import Rule, Transfer, transfer
 from tombola.weights import Weights
@@ -133,7 +132,8 @@ class Ticket:
         weights.fit(own, early, f"weights of {type(model).__name__}")
         masked = mask.apply(early, alive)
         made = Ticket(alive, {name: masked[tied.get(name, name)] for name in own}, {} if origin is None else origin)
-        return replace(made, origin={**made.origin, **_laid_out(model, alive)})
+        own_basis = {"basis": model.name} if isinstance(model, InBasis) and model.name else {}
+        return replace(made, origin={**made.origin, **_laid_out(model, alive), **own_basis})
 
     def apply(self, model: nn.Module) -> None:
         """Put the ticket's weights into `model`, by copy; train it under `mask` from there.
@@ -143,7 +143,8 @@ class Ticket:
 
         Raises:
             BadInput: it is another model, whose first tensors that differ are named; or one that cannot be written to;
-                or its parameters are weights, and the ticket's are coordinates in a basis.
+                or its parameters are coordinates in another basis than the ticket's, of which one may be that of the
+                weights themselves.
         """
         self._same_numbers(weights.bare(model))
         weights.put(weights.bare(model), self.weights)
@@ -153,17 +154,44 @@ class Ticket:
 
         Raises:
             BadInput: nothing matches, or what the rule names is not there or of another shape; or the model's
-                parameters are weights, and the ticket's are coordinates in a basis.
+                parameters are coordinates in another basis than the ticket's; or it is a random one, or one of theta_0,
+                and a layer of the model would take what belongs to another.
         """
         self._same_numbers(weights.bare(model))
+        if rule != "matching" or not _alike(self.weights, weights.own(weights.bare(model))):
+            self._moves(weights.bare(model), rule)
         return transfer(self.mask, self.weights, weights.bare(model), rule, values=values)
 
     def _same_numbers(self, model: nn.Module) -> None:
-        """Raise BadInput where coordinates would be taken for weights: they have the same names and shapes."""
+        """Raise BadInput where numbers in one basis would be taken for those in another: names and shapes are equal."""
+        ours, theirs = self.basis, _basis_of(model)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise _other_basis(ours, theirs, model, self.origin.get("model"))
+
+    def _moves(self, model: nn.Module, rule: Rule) -> None:
+        """Raise BadInput where axes belong to a layer, or to a whole network, and the ticket's are to go to another."""
+        named = variants.variant(f"ticket+{self.basis}") if self.basis else None
+        if named is None or not (named.variant.of_init or (named.variant.seed and rule != "matching")):
+            return
+        raise BadInput(
+            where=f"a ticket for {type(model).__name__}",
+            expected="layers of the same names in a network of the same shapes"
+            if named.variant.of_init
+            else "layers of the same names, rule='matching'",
+            found=f"coordinates in {self.basis}, other axes for each layer",
+            todo="Its carried_out(mask) gives the plain network, whose weights go anywhere.",
+        )
+
+    @property
+    def basis(self) -> str | None:
+        """Which coordinates its numbers are, `dct`; "" for the weights themselves, None where it does not say."""
         name = self.origin.get("model")
-        with suppress(ValueError):  # a model that is not one of ours
-            if isinstance(name, str) and models.mixes(name) and not isinstance(model, InBasis):
-                raise _coordinates(name, model)
+        if isinstance(written := self.origin.get("basis"), str):
+            name = f"ticket{variants.MARK}{written}"
+        try:
+            return (variants.parts(name)[1] if models.mixes(name) else "") if isinstance(name, str) else None
+        except ValueError:  # a model that is not one of ours
+            return None
 
     def stretch(self, to: nn.Module, map: str = "appended", *, blocks: Sequence[str] = (), name: str = "") -> "Ticket":
         """The ticket that a deeper network of the family has by copies of this one's blocks; see `tombola.elastic`.
@@ -181,7 +209,7 @@ class Ticket:
 
         Raises:
             BadInput: a tensor of the target has no source, or one of another shape; the map is none of these networks;
-                the target is shallower.
+                the target is shallower; or numbers are coordinates in a basis, of this ticket or of the target.
 
         >>> flat, deep = (models.build(f"lenet-{widths}", (4,), 2, "glorot-normal", 0) for widths in ("9-9", "9-9-9"))
         >>> Ticket.of(flat, prunable.full(flat), weights.of(flat)).stretch(deep).origin["elastic"]["map"]
@@ -204,6 +232,8 @@ class Ticket:
 
     def _elastic(self, to: nn.Module, how: str, blocks: Sequence[str], name: str, deeper: bool) -> "Ticket":
         model = weights.bare(to)
+        if self.basis or isinstance(model, InBasis):
+            raise _stretched_in_basis(self.basis or "", model)
         source, target = (
             {key: tuple(each.shape) for key, each in of.items()} for of in (self.weights, weights.own(model))
         )
@@ -319,12 +349,34 @@ class Ticket:
         return Ticket.load(hub.pull(repo, FILE, revision=revision, endpoint=endpoint))
 
 
-def _coordinates(name: str, model: nn.Module) -> BadInput:
+def _basis_of(model: nn.Module) -> str | None:
+    """As `Ticket.basis`; None of bases of one's own."""
+    return (model.name or None) if isinstance(model, InBasis) else ""
+
+
+def _alike(ours: Weights, theirs: Weights) -> bool:
+    return {name: each.shape for name, each in ours.items()} == {name: each.shape for name, each in theirs.items()}
+
+
+def _other_basis(ours: str, theirs: str, model: nn.Module, named: object) -> BadInput:
+    def said(basis: str) -> str:
+        return f"whose parameters are coordinates in {basis}" if basis else "whose parameters are weights"
+
     return BadInput(
         where=f"a ticket for {type(model).__name__}",
-        expected=f"a network like {name}, as the ticket holds coordinates of its weights in a basis",
-        found="one whose parameters are weights",
-        todo=f"models.build({name!r}, ...) makes one; its carried_out(mask) gives the plain network.",
+        expected=f"a network {said(ours)}, as the numbers of the ticket are",
+        found=f"one {said(theirs)}",
+        todo=f"models.build({shown(named)!r}, ...) makes one like the ticket's"
+        + ("; its carried_out(mask) gives the plain network." if ours else "."),
+    )
+
+
+def _stretched_in_basis(ours: str, model: nn.Module) -> BadInput:
+    return BadInput(
+        where=f"stretch or squeeze to {type(model).__name__}",
+        expected="a ticket, and a network, of weights: coordinates are of one layer, each of which has its own axes",
+        found=f"a ticket in {ours or 'weights'}, a network of {_basis_of(model) or 'weights'}",
+        todo="carried_out(mask) of a network of coordinates gives the plain network and its mask, for Ticket.of.",
     )
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tombola import data, models, prunable, weights
-from tombola.bayes import Gaussian
 from tombola.data.facts import Facts
 from tombola.explorer.coding import Blobs
 from tombola.explorer.filling import Answers, Line, Look, Network, fill
@@ -15,7 +14,9 @@ from tombola.explorer.record import Level, Page
 from tombola.explorer.shown import Shown
 from tombola.lab.results import Result, Results
 from tombola.layers import Layout, layouts
+from tombola.models.in_basis import InBasis
 from tombola.recipe import Recipe
+from tombola.reparametrised import Reparametrised
 from tombola.study.units import excitement, reading
 from tombola.study.verdict import Verdict, amount
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tombola.data import Dataset
+    from tombola.lab.runs import Run
     from tombola.mask import Mask
     from tombola.weights import Weights
 
@@ -36,6 +38,10 @@ COLUMNS = {
 }
 
 NO_EXAMPLES = "The data set is not there, so there are no examples that excite a unit."
+COORDINATES = (
+    "{arms}: what is pruned is coordinates in a basis, and the numbers of a level count these; weights are those that "
+    "they make."
+)
 ROUNDED = "Weights are rounded to 1/127 of the largest in their layer; all other numbers are those of the table."
 
 Load = Callable[[str], "Dataset | None"]
@@ -71,7 +77,7 @@ def page(results: Results, load: Load, words: Sequence[str] = (), room: int = RO
         excited=tuple(place for place, each in enumerate(network.layers) if each.name in seen),
         words=tuple(words),
         inputs=tuple(data.input_names(_data(results)[0])) if shown.sets else (),
-        notes=[*_draws(results), *notes, *([] if shown.sets else [NO_EXAMPLES]), ROUNDED],
+        notes=[*_draws(results), *_coordinates(results), *notes, *([] if shown.sets else [NO_EXAMPLES]), ROUNDED],
     )
 
 
@@ -87,7 +93,8 @@ def _model(results: Results) -> "nn.Module":
 def _built(results: Results, recipe: Recipe) -> "nn.Module":
     facts = results.experiment.spec.facts
     model = models.build(recipe.model, facts.shape, facts.classes, recipe.init, init_seed=0).eval()
-    return model.plain if isinstance(model, Gaussian) else model  # at its means: each layer has one answer
+    # Gaussian weights at their means, where each layer has one answer; of coordinates the weights made of them.
+    return model.plain if isinstance(model, Reparametrised) else model
 
 
 def _recipe(results: Results) -> Recipe:
@@ -170,7 +177,17 @@ def _look(result: Result, results: Results) -> Look:
         living = store.living(run)
         return prunable.full(_model(results)) if living is None else living
 
-    return Look(level, mask, partial(store.weights, run), partial(store.weights, run.start))
+    if not models.mixes(run.recipe.model):
+        return Look(level, mask, partial(store.weights, run), partial(store.weights, run.start))
+
+    def made(of: "Run") -> "tuple[Weights, Mask]":
+        facts, recipe = results.experiment.spec.facts, run.recipe
+        model = models.build(recipe.model, facts.shape, facts.classes, recipe.init, init_seed=0)
+        weights.put(model, store.weights(of))
+        plain, reached = cast(InBasis, model).carried_out(mask())
+        return weights.of(plain), reached
+
+    return Look(level, lambda: made(run)[1], lambda: made(run)[0], lambda: made(run.start)[0])
 
 
 def _sentence(result: Result, results: Results) -> str:
@@ -194,6 +211,11 @@ def _verdicts(results: Results) -> Iterator[Verdict]:
     yield from results.verdicts
     for others in results.other_verdicts.values():
         yield from others
+
+
+def _coordinates(results: Results) -> list[str]:
+    arms = dict.fromkeys(one.row.arm for one in results.rows if models.mixes(one.row.run.recipe.model))
+    return [COORDINATES.format(arms=", ".join(arms))] if arms else []
 
 
 def _draws(results: Results) -> list[str]:

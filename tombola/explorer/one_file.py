@@ -6,14 +6,15 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tombola import data, mask_codec
+from tombola import data, mask_codec, models, weights
 from tombola.errors import BadInput, TombolaError, shown
 from tombola.explorer.coding import Blobs
-from tombola.explorer.experiment import ROOM, ROUNDED
+from tombola.explorer.experiment import COORDINATES, ROOM, ROUNDED
 from tombola.explorer.filling import Line, Look, Network, fill
 from tombola.explorer.layers import chained, layer
 from tombola.explorer.record import Level, Page
 from tombola.layers import Layout
+from tombola.models.in_basis import InBasis
 from tombola.search import checkpoint
 from tombola.search.checkpoint import Progress
 from tombola.ticket import Ticket
@@ -47,13 +48,43 @@ def _of_ticket(path: Path, ticket: Ticket, shape: tuple[int, ...], room: int) ->
     known = shape or _shape_of(ticket)
     level, replicate = (value if type(value) is int else 0 for value in map(ticket.origin.get, ("level", "replicate")))
     numbers = Level(level, ticket.mask.density, ticket.mask.alive, {}, "A ticket, before any training of its own.")
+    notes = ["Its weights are those that the survivors return to, pruned ones 0."]
+    if ticket.basis:
+        ticket, notes = _of_weights(path, ticket), [COORDINATES.format(arms=f"A ticket in {ticket.basis}")]
     line = Line("ticket", replicate, [Look(numbers, lambda: ticket.mask, start=lambda: ticket.weights)])
     network = _network(ticket.mask, _layouts(ticket.origin.get("layouts")))
-    notes = ["Its weights are those that the survivors return to, pruned ones 0."]
     return _page(path.name, repr(ticket), (known, network, line), {}, notes, room)
 
 
+def _of_weights(path: Path, ticket: Ticket) -> Ticket:
+    """The ticket whose numbers are the weights that this one's coordinates make."""
+    name, shape, classes = str(ticket.origin.get("model")), _shape_of(ticket), _classes_of(ticket)
+    try:
+        models.check(name, shape, classes)
+        fits = models.weight_counts(name, shape, classes) == {key: each.numel() for key, each in ticket.mask.items()}
+        model = models.build(name, shape, classes, "glorot-normal", init_seed=0) if fits else None
+    except (ValueError, TombolaError):
+        model = None
+    if not isinstance(model, InBasis):
+        raise _coordinates(path, ticket.basis or "")
+    ticket.apply(model)
+    plain, reached = model.carried_out(ticket.mask)
+    return Ticket.of(plain, reached, weights.of(plain), {"layouts": ticket.origin.get("layouts")})
+
+
+def _coordinates(path: Path, basis: str) -> BadInput:
+    return BadInput(
+        where=path.name,
+        expected="masks and weights, or what to make weights of",
+        found=f"coordinates in {basis}, of a network that the file does not tell whole",
+        todo="`tombola explore` of its experiment shows the weights; `tombola show` has the numbers of the file.",
+    )
+
+
 def _of_search(path: Path, about: Mapping[str, Any], progress: Progress, shape: tuple[int, ...], room: int) -> Page:
+    kind, _, basis = str(about["model"]).partition(" ")
+    if basis and kind == InBasis.__name__:
+        raise _coordinates(path, shown(basis))
     begun = progress.rewind or progress.start
     early = begun.left["weights"] if begun else None
     last = {report.level: report.metrics for report in progress.history}
@@ -130,6 +161,11 @@ def _layouts(listed: Any) -> dict[str, Layout]:
         if (sizes.get("inputs"), sizes.get("outputs")) in ((0, 1), (1, 0)) and type(groups) is int and groups > 0:
             found[name] = Layout(sizes["inputs"], sizes["outputs"], groups)
     return found
+
+
+def _classes_of(ticket: Ticket) -> int:
+    last = list(ticket.weights.values())[-1]
+    return ticket.seed.classes if ticket.seed else last.shape[0] if last.dim() else 0
 
 
 def _shape_of(ticket: Ticket) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Answer, Evidence, Finding, asked
 from tombola.method import Found
+from tombola.models.variants import SEED_MARK
 from tombola.study.front import Way, sentence
 from tombola.study.sentences import of_another, sentences
 from tombola.study.sequential import FIRST
@@ -111,8 +112,13 @@ class Results:
 
     @property
     def network(self) -> str:
-        """The network by its name and its prunable weights: `resnet-20, 0.27 M weights`."""
+        """The network by its name and its prunable weights: `resnet-20, 0.27 M weights`.
+
+        Of bases that each replicate draws anew the name has no seed.
+        """
         model, count = self.rows[0].row.run.recipe.model, self.weights
+        if SEED_MARK not in self.experiment.spec.recipe.model:
+            model = model.partition(SEED_MARK)[0]
         return f"{model}, {f'{count / 1e6:.2g} M' if count >= 100_000 else f'{count:,}'} weights"
 
     @cached_property
@@ -188,8 +194,20 @@ class Results:
     def densities(self, level: int) -> list[float]:
         """Of the tickets of a level, or of the dense networks; of all its rows where there is none."""
         rows = [result for result in self.rows if result.row.level == level]
-        own = [result for result in rows if result.row.arm in ("dense", "ticket")]
-        return [result.values["density"] for result in own or rows]
+        return [result.values["density"] for result in of_tickets(rows)]
+
+    @cached_property
+    def other_densities(self) -> dict[str, tuple[float, ...]]:
+        """Of each arm whose mean densities are not the tickets', to a tenth of a percent: those of its levels."""
+        levels = sorted({result.row.level for result in self.rows} - {0})
+        found: dict[str, tuple[float, ...]] = {}
+        for arm in self.arms:
+            rows = [one for one in self.rows if one.row.arm == arm]
+            own = {level: [one.values["density"] for one in rows if one.row.level == level] for level in levels}
+            means = {level: mean(each) for level, each in own.items() if each}
+            if any(f"{each:.1%}" != f"{mean(self.densities(level)):.1%}" for level, each in means.items()):
+                found[arm] = tuple(means.values())
+        return found
 
     def accuracies(self, level: int) -> list[float]:
         """Those that the verdict is about, of all rows of a level."""
@@ -359,6 +377,11 @@ def results(plan: Plan, store: Store) -> Results:
     done = store.keys()
     rows = [Result(row, store.values(row.run), store.provenance(row.run)) for row in plan.rows if row.run.key in done]
     return Results(plan, store, rows)
+
+
+def of_tickets(rows: Sequence[Result]) -> Sequence[Result]:
+    """Those of the rows that are tickets or the dense networks; all of them where none is."""
+    return [result for result in rows if result.row.arm in ("dense", "ticket")] or rows
 
 
 def arms_of(rows: Sequence[Result]) -> list[str]:

@@ -57,8 +57,9 @@ def ticket_of(plan: Plan, store: Store, level: int, replicate: int) -> "Ticket":
         "made": how.get("finished"),
         "versions": {name: how[name] for name in ("tombola", "git", "torch", "machine") if how.get(name)},
     }
-    seed, network = None, Replicate(spec, replicate).network
-    if isinstance(run.start, Init) and network.checkpoint is None:
+    seed = None
+    if isinstance(run.start, Init) and run.start.network.checkpoint is None:
+        network = run.start.network
         seed = Seed(network.model, network.shape, network.classes, run.start.init, run.start.init_seed)
     return replace(Ticket.of(model, alive, start, origin), seed=seed)
 

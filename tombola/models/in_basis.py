@@ -19,6 +19,8 @@ class InBasis(Reparametrised):
     Args:
         plain: is taken over.
         bases: of the weights of these names; all others stay what they are. An attribute, too.
+        name: of the variant that it is, `orthogonal~7`, by which one set of bases is told from another; "" for bases of
+            one's own. An attribute, too.
 
     >>> from tombola.orthonormal import dct
     >>> net = nn.Sequential(nn.Linear(4, 4))
@@ -28,8 +30,9 @@ class InBasis(Reparametrised):
     (True, ['0.weight', '0.bias'])
     """
 
-    def __init__(self, plain: nn.Module, bases: Mapping[str, Basis]) -> None:
+    def __init__(self, plain: nn.Module, bases: Mapping[str, Basis], name: str = "") -> None:
         super().__init__(plain)
+        self.name = name
         self.bases = dict(bases)
         self._placed: dict[str, tuple[torch.device, torch.dtype, Basis]] = {}
         with torch.no_grad():

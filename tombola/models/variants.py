@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tombola.orthonormal import Basis
 
 MARK = "+"
+SEED_MARK = "~"
 MOST_SIDE = 4096  # of a matrix whose singular vectors are looked for
 _SEED = re.compile("0|[1-9][0-9]{0,18}")
 
@@ -28,7 +29,7 @@ def _dct(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
     from tombola import orthonormal
     from tombola.models.in_basis import InBasis
 
-    return InBasis(model, {name: orthonormal.dct(shape) for name, shape in plain.shapes.items()})
+    return InBasis(model, {name: orthonormal.dct(shape) for name, shape in plain.shapes.items()}, named.name)
 
 
 def _dct_pixels(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
@@ -36,13 +37,13 @@ def _dct_pixels(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
     from tombola.models.in_basis import InBasis
 
     first, shape = next(iter(plain.shapes.items()))
-    return InBasis(model, {first: orthonormal.dct_of_pixels(shape, _image(plain.shape))})
+    return InBasis(model, {first: orthonormal.dct_of_pixels(shape, _image(plain.shape))}, named.name)
 
 
 def _orthogonal(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
     from tombola.models.in_basis import InBasis
 
-    return InBasis(model, _drawn_axes(named.name, tuple(plain.shapes.items())))
+    return InBasis(model, _drawn_axes(named.name, tuple(plain.shapes.items())), named.name)
 
 
 @lru_cache(maxsize=2)  # a network is built for each run, and its axes take seconds to draw, and a hundred megabytes
@@ -58,7 +59,7 @@ def _svd(model: "nn.Module", plain: Plain, named: Named) -> "nn.Module":
     from tombola.models.in_basis import InBasis
 
     first = plain.drawn(named.init, named.seed)
-    return InBasis(model, {name: orthonormal.singular(first.get_parameter(name)) for name in plain.shapes})
+    return InBasis(model, {name: orthonormal.singular(first.get_parameter(name)) for name in plain.shapes}, named.name)
 
 
 def _too_large(plain: Plain) -> str:
@@ -153,7 +154,7 @@ def variant(name: str) -> Named | None:
     whole, suffix = parts(name)
     if not suffix and whole == name:
         return None
-    stem, mark, seed = suffix.partition("~")
+    stem, mark, seed = suffix.partition(SEED_MARK)
     for each in VARIANTS.values():
         number = _number(each, stem)
         init = stem.removeprefix(f"{each.name}-") if each.of_init and stem.startswith(f"{each.name}-") else ""

@@ -9,8 +9,8 @@ from statistics import mean
 
 from altair.utils.schemapi import debug_mode
 
-from tombola import charts, files
-from tombola.lab.results import ACCURACY, Result, Results
+from tombola import charts, files, models
+from tombola.lab.results import ACCURACY, Result, Results, of_tickets
 from tombola.lab.studies import Finding, Study
 from tombola.report import figures
 from tombola.report.text import duration, records_text
@@ -51,8 +51,8 @@ def _survivors(results: Results) -> list[tuple[float, list[list[float]]]]:
     images = []
     for ticket in (tickets[place] for place in spread):
         mask = results.store.masked_by(ticket.row.run)
-        if mask is None or not results.store.has(mask):
-            continue
+        if mask is None or not results.store.has(mask) or models.mixes(ticket.row.run.recipe.model):
+            continue  # coordinates are of no pixel
         first = next(iter(results.store.alive(mask).values()))
         alive = input_survivors(first, results.experiment.spec.facts.shape)
         if alive is not None and float(alive.mean()) > 0:
@@ -128,7 +128,8 @@ def _told(results: Results) -> str:
     where = "at the end of training" if at == "end" else "at the step of minimum validation loss"
     steps = "" if at == "end" else "; under it the step, likewise"
     cost = "; below what search and training cost, in trainings of the dense network" if costs else ""
-    return f"Test {measure} (%) {where}, mean (smallest - largest){steps}{cost}."
+    density = "; the density where it is not the ticket's, whose the row has" if results.other_densities else ""
+    return f"Test {measure} (%) {where}, mean (smallest - largest){steps}{density}{cost}."
 
 
 def _table(results: Results) -> str:
@@ -140,12 +141,12 @@ def _table(results: Results) -> str:
     for rewind, level in places:
         here = [result for result in results.rows if (result.row.rewind, result.row.level) == (rewind, level)]
         groups = [[result for result in here if level == 0 or result.row.arm == arm] for arm in arms]
-        cells = "".join(_cell(group, results.at) + _cost(group, results) for group in groups)
-        density = mean(result.values["density"] for result in here)
+        density, alive = (mean(result.values[name] for result in of_tickets(here)) for name in ("density", "alive"))
+        cells = "".join(_cell(group, results.at) + _density(group, density) + _cost(group, results) for group in groups)
         verdict = words.get((rewind, level))
         word = _word(verdict) if verdict else f"<td>{'dense' if level == 0 else ''}"
         step = f"<td>{rewind:,}" if several else ""
-        rows.append(f"<tr>{step}<td>{level}<td>{density:.1%}<td>{here[0].values['alive']:,}{cells}{word}")
+        rows.append(f"<tr>{step}<td>{level}<td>{density:.1%}<td>{alive:,.0f}{cells}{word}")
     head = "".join(f"<th>{html.escape(arm)}" for arm in arms)
     head = f"{'<th>rewind step' if several else ''}<th>level<th>density<th>weights{head}<th>verdict"
     return f"<div class=wide><table><thead><tr>{head}<tbody>{''.join(rows)}</table></div>"
@@ -162,6 +163,12 @@ def _cell(group: Sequence[Result], at: str) -> str:
     steps = [result.values["early_stop_step"] for result in group]
     pace = f"<br>{mean(steps):,.0f} <small>({min(steps):,} - {max(steps):,})</small>" if at == "early-stop" else ""
     return f"<td>{mean(accuracies):.2f} <small>({min(accuracies):.2f} - {max(accuracies):.2f})</small>{pace}"
+
+
+def _density(group: Sequence[Result], tickets: float) -> str:
+    """That of a group of trainings, where it is not the tickets'."""
+    own = f"{mean(result.values['density'] for result in group):.1%}" if group else ""
+    return f"<br><small>density</small> {own}" if own not in ("", f"{tickets:.1%}") else ""
 
 
 def _cost(group: Sequence[Result], results: Results) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tombola.data.folder import counted
-from tombola.lab.results import COLUMNS, Result, Results
+from tombola.lab.results import COLUMNS, Result, Results, of_tickets
 from tombola.study.records import contrast_record, criteria_record, record
 from tombola.study.sequential import Looks
 from tombola.study.standing import Standing
@@ -22,7 +22,7 @@ from tombola.study.verdict import ACCURACY, contrasts
 
 
 def summary_table(results: Results, width: int | None = None) -> Table:
-    """One line per rewind step and level: density, each arm's mean test accuracy, its mean early stop, the verdict.
+    """One line per rewind step and level: the tickets' density, each arm's mean accuracy and early stop, the verdict.
 
     Accuracies are those that the verdict is about; where they are those at the end of training no stop is shown. Where
     several methods are compared each one's cost is shown, in dense trainings. Where `width` characters do not hold all,
@@ -36,6 +36,7 @@ def summary_table(results: Results, width: int | None = None) -> Table:
         "stop": results.arms if results.at == "early-stop" else [],
     }
     table, left_out = _summary_table(results, shown), list[str]()
+    others = _other_densities(results)
     accuracies_alone = {measure: results.arms, "cost": [], "stop": []}
     if width and len(results.arms) > 1 and _width(_summary_table(results, accuracies_alone)) > width:
         return arms_table(results, width)
@@ -44,14 +45,24 @@ def summary_table(results: Results, width: int | None = None) -> Table:
         left_out.insert(0, f"{shown[what][-1]} {what}")
         shown[what] = shown[what][:-1]
         table = _summary_table(results, shown)
-    return _captioned(table, left_out)
+    return _captioned(table, left_out, others)
 
 
-def _captioned(table: Table, left_out: Sequence[str]) -> Table:
-    """The table, with a line below it that names what it has no room for."""
-    if left_out:
-        table.caption, table.caption_justify = f"No room for {', '.join(left_out)}: `tombola table` has all.", "left"
+def _captioned(table: Table, left_out: Sequence[str], others: Sequence[str]) -> Table:
+    """The table, with lines below it that name what it has no room for, and say which arms have other densities."""
+    room = f"No room for {', '.join(left_out)}: `tombola table` has all." if left_out else ""
+    lines = [*others, *([room] if room else [])]
+    if lines:
+        table.caption, table.caption_justify = "\n".join(lines), "left"
     return table
+
+
+def _other_densities(results: Results) -> list[str]:
+    """Which arms have other densities than the tickets, whose the table has, level by level; those alike together."""
+    alike: dict[str, list[str]] = {}
+    for arm, densities in results.other_densities.items():
+        alike.setdefault(", ".join(f"{each:.1%}" for each in densities), []).append(arm)
+    return [f"Density of {', '.join(arms)}, level by level: {told}." for told, arms in alike.items()]
 
 
 def arms_table(results: Results, width: int) -> Table:
@@ -65,7 +76,7 @@ def arms_table(results: Results, width: int) -> Table:
         costs, shown = False, shown if costs else shown[1:]
         table = _arms_table(results, shown, costs)
     left = ([] if costs else ["costs"]) + ([f"the first {len(levels) - len(shown)} levels"] if shown != levels else [])
-    return _captioned(table, left)
+    return _captioned(table, left, _other_densities(results))
 
 
 def _arms_table(results: Results, levels: Sequence[int], costs: bool) -> Table:
@@ -121,7 +132,7 @@ def _summary_table(results: Results, shown: Mapping[str, Sequence[str]]) -> Tabl
         table.add_row(
             *([f"{rewind:,}"] if several else []),
             str(level),
-            f"{100 * mean(result.values['density'] for result in here):.1f}",
+            f"{100 * mean(result.values['density'] for result in of_tickets(here)):.1f}",
             *(_mean(groups[arm], results.accuracy, 100, ".2f") for arm in shown[measure]),
             *(_cost(groups[arm], results) for arm in shown["cost"]),
             *(_mean(groups[arm], "early_stop_step", 1, ",.0f") for arm in shown["stop"]),

@@ -16,6 +16,7 @@ from tombola.control import Control
 from tombola.coupling import Coupling
 from tombola.errors import BadInput, TombolaError
 from tombola.mask import Mask
+from tombola.models.in_basis import InBasis
 from tombola.prunable import prunable
 from tombola.pruning import SCOPES, Round
 from tombola.search import arguments, averages, checkpoint, counted, distributed, participants
@@ -495,7 +496,7 @@ class Search:
         loop = self._loop
         return {
             "plan": self._options.values(),
-            "model": type(loop.model).__name__,
+            "model": _kind(loop.model),
             "tied": weights.ties(loop.model),
             "optimizer": type(loop.optimizer).__name__,
             "parameters": [len(group["params"]) for group in loop.optimizer.param_groups],
@@ -646,6 +647,11 @@ class Search:
         sparse = {level: each for level, each in self._computed.items() if each.sparse}
         lines += [f"level {level}: {each.sentence(self._computed.get(0))}" for level, each in sparse.items()]
         return "\n".join([repr(self), *(line.rstrip() for line in lines)])
+
+
+def _kind(model: nn.Module) -> str:
+    """The class of a model; where its parameters are coordinates, in which basis too: a state is of one."""
+    return f"{type(model).__name__} {model.name}" if isinstance(model, InBasis) else type(model).__name__
 
 
 def _digest(tensors: Weights) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import nn
 
 from tombola import layers, weights
+from tombola.bayes import is_noise
 from tombola.errors import BadInput
 from tombola.layer_patterns import covering, few, named
 from tombola.layers import Kind
@@ -128,8 +129,11 @@ def others(model: nn.Module, include: Sequence[str] = ()) -> dict[str, int]:
 
 
 def warn_of_others(model: nn.Module, round: Round) -> None:
-    """Say which matrices stay dense and uncounted without `keep` saying so."""
-    extra = others(model, round.include)
+    """Say which matrices stay dense and uncounted without `keep` saying so.
+
+    Deviations of Gaussian weights go with their means, whose masks are theirs.
+    """
+    extra = {name: count for name, count in others(model, round.include).items() if not is_noise(name)}
     kept = named(round.keep, dict.fromkeys(extra, ""))
     unsaid = [name for name in extra if name not in kept and not _original(model, name)]
     if unsaid:

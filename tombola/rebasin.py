@@ -74,6 +74,13 @@ class Symmetries:
             BadInput: nothing of it may be permuted; or its calls depend on the values of its input.
         """
         flow = follow(model, (example,))
+        if not flow.trace.general or any(layer.transposed for layer in flow.layers):
+            raise BadInput(
+                where=type(model).__name__,
+                expected="a network whose calls torch.fx can follow, without transposed convolutions",
+                found="code that decides by sizes" if not flow.trace.general else "a transposed convolution",
+                todo="A mask is carried to another initialisation in fully connected and convolutional networks.",
+            )
         calls = [node for node in flow.trace.graph.nodes if node.op == "call_module"]
         kept, readers = flow.groups[STAYS], {str(node.target): node for node in calls}
         found: dict[tuple[int, ...], Ordered] = {}

@@ -1,7 +1,7 @@
 """How channels flow through a model: which layer gives them, which layers read them, which are the same for any input.
 
 A *unit* is one output of a linear layer or convolution. It flows on through activations, normalisations, pooling,
-sums, concatenations and flattenings as one channel of each value, until other layers read it. What is none of these -
+sums, concatenations, cuts and flattenings as one channel of each value, until other layers read it. What is none of these -
 LayerNorm, softmax, attention, whatever is not known here - is a barrier: the units that flow in stay, and so does all
 that flows out.
 """
@@ -72,6 +72,7 @@ _JOINS = _functions("cat concat")
 _MEANS = _functions("mean")
 _RESIZES = _functions("interpolate")
 _PADS = _functions("pad")
+_TURNS = _functions("permute transpose swapaxes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,6 +245,8 @@ class _Follower:
             (_MEANS, self._mean),
             (_PADS, self._pad),
             (_RESIZES, self._resize),
+            ({operator.getitem}, self._cut),
+            (_TURNS, self._turn),
         ]
         if node.op not in ("call_function", "call_method"):
             return None
@@ -329,6 +332,8 @@ class _Follower:
         module = self.modules[str(node.target)]
         if len(self.shapes[_source(node)]) != 2 + _TRANSPOSED[kind_of(module)] or module.groups > 1:
             return self._barrier(node)
+        if len(node.args) + len(node.kwargs) > 1:
+            return self._barrier(node)  # one that is told how large its maps are
         weights = _double(module.weight).flatten(2).transpose(0, 1)
         return self._layer(node, self._at(_source(node), 1), weights, pads=True, transposed=True)
 
@@ -444,6 +449,35 @@ class _Follower:
             return self._barrier(node)
         return channels
 
+    def _cut(self, node: fx.Node) -> Channels | None:
+        """Some of the positions, along other axes than that of the channels."""
+        channels, index = self.values.get(_source(node)), node.args[1]
+        parts = index if isinstance(index, tuple) else (index,)
+        if channels is None or len(node.all_input_nodes) > 1 + _sizes_in(parts):
+            return self._barrier(node)
+        if Ellipsis in parts:
+            before, after = parts[: (place := parts.index(Ellipsis))], parts[place + 1 :]
+            rank = len(self.shapes[_source(node)])
+            parts = (*before, *[slice(None)] * (rank - len(before) - len(after)), *after)
+        plain = all(isinstance(part, int | slice) and not isinstance(part, bool) for part in parts)
+        if not plain or (len(parts) > channels.axis and parts[channels.axis] != slice(None)):
+            return self._barrier(node)
+        gone = sum(isinstance(part, int) for part in parts[: channels.axis])
+        return Channels(channels.axis - gone, channels.units, channels.constants)
+
+    def _turn(self, node: fx.Node) -> Channels | None:
+        """The axes in another order."""
+        channels, rank = self.values[_source(node)], len(self.shapes[_source(node)])
+        given = node.args[1:]
+        axes = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
+        if channels is None or node.kwargs or not all(isinstance(axis, int) for axis in axes):
+            return self._barrier(node)
+        order = [axis % rank for axis in axes]  # type: ignore[operator]
+        if "permute" not in _called(node, self.modules):
+            (one, other), order = order, [*range(rank)]
+            order[one], order[other] = other, one
+        return Channels(order.index(channels.axis), channels.units, channels.constants)
+
     def _mean(self, node: fx.Node) -> Channels | None:
         channels, rank = self.values[_source(node)], len(self.shapes[_source(node)])
         dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
@@ -471,8 +505,8 @@ class _Follower:
             places = [-1 if axis == channels.axis else 1 for axis in range(1, len(before))]
             return values.view(places).expand(before[1:]).flatten()
 
-        if width != -1 and _hooked(self.modules[""]):
-            return self._barrier(node)  # the graph that would take the model's place has no hooks
+        if width != -1 and (_hooked(self.modules[""]) or not self.trace.general):
+            return self._barrier(node)  # the graph that would take the model's place has no hooks, or other sizes
         flat = Channels(1, spread(channels.units), spread(channels.constants))
         if width != -1:
             self.flattenings.append((node, flat.units))
@@ -566,6 +600,12 @@ def _named(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     if node.op == "output":
         return "the model's answer"
     return f"{_called(node, modules)} {node.target}" if node.op == "call_module" else _called(node, modules)
+
+
+def _sizes_in(parts: Sequence[Any]) -> int:
+    """How many sizes of tensors bound the slices of an index."""
+    ends = (each for part in parts if isinstance(part, slice) for each in (part.start, part.stop, part.step))
+    return len({each for each in ends if isinstance(each, fx.Node)})
 
 
 def _source(node: fx.Node) -> fx.Node:

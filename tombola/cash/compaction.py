@@ -60,7 +60,8 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
         model: trained; it is left as it was.
         mask: of the ticket; a weight that is 0 counts as dead too.
         example: what `model` is called with; both models are called with it, and with random numbers of its shape.
-            Arguments that it leaves out are followed as what they are by default.
+            Arguments that it leaves out are followed as what they are by default. Where torch.fx cannot follow the
+            model, what it decides by sizes, `if x.shape[-1] > 100`, is taken to be decided as on the example.
 
     Returns:
         A model of the same class, with smaller layers under the same names; only if a width of a layer is written into
@@ -68,7 +69,8 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
 
     Raises:
         BadInput: the mask is another model's, the model cannot be called with `example`, what it calls depends on its
-            input's values, or what it computes depends on the sizes of its layers.
+            input's values, it has experts that `example` does not reach, or what it computes depends on the sizes of
+            its layers.
 
     >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> alive = Mask({"0.weight": torch.tensor([[True, True, False], [False, False, False]])})

@@ -519,7 +519,8 @@ def _others(whole: _Measured, given: _Given, batch: int) -> Iterator[Made]:
     else:
         yield "dense, ONNX Runtime", elsewhere
         yield from _on_gpu(dense)
-    small = _compacted(dense, example)
+    timed = whole.laid_out(given.first(batch))
+    small = _compacted(dense, timed)  # so many may reach all experts of a mixture
     if isinstance(small, str):
         yield "compact", small
         yield "compact, ONNX Runtime", "There is no compact form."
@@ -528,7 +529,6 @@ def _others(whole: _Measured, given: _Given, batch: int) -> Iterator[Made]:
         yield _in_onnx("compact", small, example, axes) if on_cpu else ("compact, ONNX Runtime", elsewhere)
     base = dense if isinstance(small, str) else small
     yield from _of_low_rank(base)
-    timed = whole.laid_out(given.first(batch))
     yield _in_kernels("sparse", dense, timed) if on_cpu else ("sparse", elsewhere)
     if isinstance(dense, Ensemble):
         yield from _side_by_side(base if isinstance(base, Ensemble) else dense, example, timed, axes, on_cpu)

@@ -73,6 +73,9 @@ class Form:
         times = ", ".join(f"batch {batch}: {timing.text} ms" for batch, timing in self.timing.items())
         return f"Form({self.name!r}, difference {self.difference:.1g}, {self.disk_bytes:,} bytes, {times})"
 
+    def __str__(self) -> str:
+        return "\n".join([*table([self]), *_unchanged([self])])
+
 
 @dataclass(frozen=True, repr=False)
 class Proof(Sequence[Form]):
@@ -141,7 +144,7 @@ def table(forms: Sequence[Form]) -> list[str]:
 
 def notes(proof: Proof) -> list[str]:
     """What a reader of the table has to know: what was not made, what stayed as it was, and why."""
-    lines = [f"{form.name}: leaves as they were {listed(form.unchanged)}." for form in proof if form.unchanged]
+    lines = [*_unchanged(proof)]
     lines += [f"{name}: left out. {why}" for name, why in proof.left_out.items()]
     if proof.drawn:
         lines.append(
@@ -153,6 +156,10 @@ def notes(proof: Proof) -> list[str]:
             "random numbers of torch: differences of this size say nothing about a form."
         )
     return lines
+
+
+def _unchanged(forms: Sequence[Form]) -> list[str]:
+    return [f"{form.name}: leaves as they were {listed(form.unchanged)}." for form in forms if form.unchanged]
 
 
 def listed(reasons: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
-"""The calls that a model makes, as torch.fx sees them, with what they are given and give, and who overwrites it.
+"""The calls that a model makes, with what they are given and give, and who overwrites it.
 
-All that follows a model does it here: `Calls` writes the graph of its calls down, `GraphInterpreter` performs them.
+All that follows a model does it here: `Calls` writes the graph of its calls down as torch.fx sees them,
+`GraphInterpreter` performs them. What torch.fx cannot follow is written down while it is called (`cash.recording`).
 """
 
 import copy
@@ -12,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.cash.replaceable import cloned, first_line, is_layer, kind_of, line_of, not_taken
+from tombola.cash.recording import Decision, Memory, Recorder
+from tombola.cash.replaceable import cloned, first_line, is_layer, kind_of, line_of, not_taken, takes
 from tombola.errors import BadInput
 from tombola.seeding import seeded
-from tombola.weights import Region, region
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +28,14 @@ class Trace:
         shapes: of each value that is a tensor.
         overwritten: values into whose memory a later call writes, before they are read for the last time.
         called: the copy of the model that was called; tensors that the calls made of nothing are its attributes.
+        general: whether the graph holds for inputs of other sizes; else it is that of the example's alone.
     """
 
     graph: fx.Graph
     shapes: dict[fx.Node, tuple[int, ...]]
     overwritten: set[fx.Node]
     called: nn.Module
+    general: bool = True
 
 
 def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
@@ -42,7 +45,10 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
         BadInput: what the model calls depends on its input's values, so that there is no one graph of calls; or it
             cannot be called with `example`.
     """
-    called, graph = calls(model, len(example))
+    try:
+        called, graph = calls(model, len(example))
+    except BadInput:  # by no fault of the model's, perhaps
+        return recorded(model, example)
     run = GraphInterpreter(called, graph)
     try:
         with seeded(0), torch.inference_mode(False), torch.no_grad():  # an inference does not count what is written
@@ -50,6 +56,38 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> Trace:
     except Exception as error:  # the model's own code may raise anything
         raise not_taken(model, example, error) from error
     return Trace(graph, run.shapes, run.overwritten(), called)
+
+
+def recorded(model: nn.Module, example: tuple[Any, ...]) -> Trace:
+    """Follow one call of `model` by making it: what it decides by sizes is decided as on `example`.
+
+    Raises:
+        BadInput: as `trace`; or where there are as many calls as an input has values of a kind, as where tokens go to
+            experts, `example` does not reach all layers.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        called = copy.deepcopy(model)
+        recorder = Recorder(called, _is_call)
+        try:
+            with seeded(0):
+                recorder.record(cloned(example))
+        except Exception as error:  # the model's own code may raise anything
+            takes(copy.deepcopy(model), example)
+            raise _not_followed(model, error) from error
+    missed = recorder.unreached() if recorder.as_many else []
+    if missed:
+        raise BadInput(
+            where="the example",
+            expected=f"examples that reach every layer of {type(model).__name__}, which picks them by values",
+            found=f"{', '.join(missed[:3])}{' and others' if len(missed) > 3 else ''} not called",
+            todo="Hand in more of them: a real batch.",
+        )
+    memory = recorder.memory
+    return Trace(recorder.graph, memory.shapes, memory.overwritten(recorder.graph), called, general=False)
+
+
+def _is_call(module: nn.Module, path: str) -> bool:
+    return Calls(lambda each: is_attention(each) or is_layer(each)).is_leaf_module(module, path)
 
 
 def calls(model: nn.Module, given: int = 0) -> tuple[nn.Module, fx.Graph]:
@@ -69,18 +107,16 @@ def calls(model: nn.Module, given: int = 0) -> tuple[nn.Module, fx.Graph]:
 def _not_followed(model: nn.Module, error: Exception) -> BadInput:
     """What stopped torch.fx, and in which line of the model's code."""
     place, code = line_of(error)
-    found, todo = f"{type(error).__name__}: {first_line(error)}", ""
-    if "'len' is not supported" in found:
-        found, todo = "len(x), which has to be a number", "Write x.shape[0] for len(x). "
+    found = f"{type(error).__name__}: {first_line(error)}"
+    if isinstance(error, Decision):
+        found = first_line(error)
     elif isinstance(error, fx.proxy.TraceError) and "control flow" in found:
         found = "a decision by a value or a size that differs from input to input"
-        if code.startswith("assert "):
-            found, todo = f"{found}, in an assertion", "Leave it out, or call torch._assert(condition, message). "
     return BadInput(
         where=type(model).__name__,
-        expected="a model whose calls torch.fx can follow, the same ones for every input",
+        expected="a model whose calls can be followed, the same ones for every input",
         found=f"{found}{place and f' ({place}: `{code}`)'}",
-        todo=todo + "As it is, it cannot be compacted; to be quantised or exported it need not be followed.",
+        todo="As it is, it cannot be compacted; to be quantised or exported it need not be followed.",
     )
 
 
@@ -152,38 +188,22 @@ class GraphInterpreter(fx.Interpreter):
 
     def __init__(self, model: nn.Module, graph: fx.Graph, inputs_of: Collection[fx.Node] = ()) -> None:
         super().__init__(model, graph=graph)
-        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.memory = Memory()
         self.inputs: dict[fx.Node, Tensor] = {}
         self._inputs_of = set(inputs_of)
-        self._regions: dict[fx.Node, Region] = {}
-        self._writes: list[tuple[fx.Node, Region]] = []
+
+    @property
+    def shapes(self) -> dict[fx.Node, tuple[int, ...]]:
+        """Of each value that is a tensor."""
+        return self.memory.shapes
 
     def run_node(self, n: fx.Node) -> Any:
         """Perform one call."""
         if n in self._inputs_of:
             self.inputs[n] = self.fetch_args_kwargs_from_env(n)[0][0]
-        given = [self.env[node] for node in n.all_input_nodes if _has_memory(self.env[node])]
-        versions = [each._version for each in given]
-        value = super().run_node(n)
-        self._writes += [
-            (n, region(each)) for each, version in zip(given, versions, strict=True) if each._version != version
-        ]
-        if isinstance(value, Tensor):
-            self.shapes[n] = tuple(value.shape)
-        if _has_memory(value):
-            self._regions[n] = region(value)
-        return value
+        given = [self.env[node] for node in n.all_input_nodes]
+        return self.memory.watch(n, given, lambda: super(GraphInterpreter, self).run_node(n))
 
     def overwritten(self) -> set[fx.Node]:
-        """Values that are read after a later call wrote into their memory: aliases of what it was given are too."""
-        order = {node: place for place, node in enumerate(self.graph.nodes)}
-        return {
-            node
-            for writer, written in self._writes
-            for node, own in self._regions.items()
-            if own.meets(written) and order[node] < order[writer] < max((order[user] for user in node.users), default=0)
-        }
-
-
-def _has_memory(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout is torch.strided
+        """Values that are read after a later call wrote into their memory."""
+        return self.memory.overwritten(self.graph)

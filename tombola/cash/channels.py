@@ -2,8 +2,8 @@
 
 A *unit* is one output of a linear layer or convolution. It flows on through activations, normalisations, pooling,
 sums, concatenations, cuts and flattenings as one channel of each value, until other layers read it. What is none of
-these - LayerNorm, softmax, attention, whatever is not known here - is a barrier: the units that flow in stay, and so does all
-that flows out.
+these - LayerNorm, softmax, attention, whatever is not known here - is a barrier: the units that flow in stay, and so
+does all that flows out.
 """
 
 import copy

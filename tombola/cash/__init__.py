@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tombola.cash.export import from_safetensors, to_onnx, to_safetensors, to_torch_export
     from tombola.cash.factors import factorize
     from tombola.cash.form import Form, Proof, advice, sentences
+    from tombola.cash.onnx_quantization import to_onnx_int8
     from tombola.cash.quantization import quantize
     from tombola.cash.semi_structured import fits
     from tombola.cash.semi_structured import semi_structured as on_gpu
@@ -48,6 +49,7 @@ __all__ = [
     "on_gpu",
     "fits",
     "to_onnx",
+    "to_onnx_int8",
     "to_torch_export",
     "to_safetensors",
     "from_safetensors",
@@ -76,6 +78,7 @@ _HOMES = {
     "on_gpu": "semi_structured.semi_structured",
     "fits": "semi_structured",
     "to_onnx": "export",
+    "to_onnx_int8": "onnx_quantization",
     "to_torch_export": "export",
     "to_safetensors": "export",
     "from_safetensors": "export",

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola import prunable, weights
+from tombola import files, prunable, weights
 from tombola.cash import equivalence, export, timing
 from tombola.cash.compaction import compact, masked
 from tombola.cash.ensemble import Ensemble, check_classes
 from tombola.cash.factors import factorize
 from tombola.cash.form import PORTABLE, Form, Proof, file_name, listed, pays, stacked_pace
+from tombola.cash.onnx_quantization import to_onnx_int8
 from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear, quantize
 from tombola.cash.replaceable import cloned, first_line, in_batch, takes
 from tombola.cash.semi_structured import held_bytes, semi_structured, semi_structured_layers
@@ -35,6 +36,7 @@ from tombola.mask import Mask
 from tombola.seeding import seeded
 
 BATCHES = (1, 64)
+CALIBRATION = 250  # inputs on which the ranges of activations are seen that are rounded to int8
 CHUNK = 250  # inputs whose outputs are computed at once
 IGNORED = nn.CrossEntropyLoss().ignore_index  # a label of which nothing is asked
 CPU = "cpu"  # where layers are worth being sparse, and ONNX Runtime is asked
@@ -145,6 +147,7 @@ def _proved(
             timing={batch: taken[batch][one.name] for batch in batches},
             metric=comparison.metric,
             unchanged=one.unchanged,
+            onnx=one.onnx if "int8" in one.name else b"",
         )
         for one, comparison in compared.items()
     ]
@@ -446,7 +449,7 @@ class _Measured:
     call: Callable[..., Tensor]
     stored: nn.Module
     model: nn.Module | None = None
-    onnx_bytes: int = 0
+    onnx: bytes = b""
     halved: frozenset[str] = frozenset()
     sparse: frozenset[str] = frozenset()
     unchanged: Mapping[str, str] = field(default_factory=dict)
@@ -454,11 +457,11 @@ class _Measured:
 
     @property
     def plain_bytes(self) -> int:
-        return self.onnx_bytes or len(export.stored(self.stored, zeros=True))
+        return len(self.onnx) or len(export.stored(self.stored, zeros=True))
 
     @property
     def disk_bytes(self) -> int:
-        if self.onnx_bytes or self.name.startswith("dense"):
+        if self.onnx or self.name.startswith("dense"):
             return self.plain_bytes
         return len(export.stored(self.stored))
 
@@ -540,6 +543,9 @@ def _others(whole: _Measured, given: _Given, batch: int) -> Iterator[Made]:
         yield "sparse int8", "No weight has become int8."
         return
     yield name, _Measured(name, rounded, rounded, rounded, unchanged=unchanged)
+    in_onnx = f"{name}, ONNX Runtime"
+    seen = whole.laid_out(given.first(CALIBRATION))
+    yield _in_onnx_int8(in_onnx, base, rounded, seen, axes) if on_cpu else (in_onnx, elsewhere)
     yield _in_kernels("sparse int8", quantize(dense), timed) if on_cpu else ("sparse int8", elsewhere)
 
 
@@ -614,8 +620,22 @@ def _in_onnx(name: str, model: nn.Module, example: tuple[Any, ...], axes: export
             export.to_onnx(model, example, path, batch_axes=axes)
         except BadInput as error:
             return name, str(error)
-        session, size = export.onnx_session(path, torch.get_num_threads()), path.stat().st_size
-    return name, _Measured(name, session, model, onnx_bytes=size)
+        session, content = export.onnx_session(path, torch.get_num_threads()), path.read_bytes()
+    return name, _Measured(name, session, model, onnx=content)
+
+
+def _in_onnx_int8(
+    name: str, model: nn.Module, rounded: nn.Module, seen: tuple[Any, ...], axes: export.Axes | None
+) -> Made:
+    """In ONNX Runtime, activations rounded too in the ranges that they have on the inputs that were `seen`."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            to_onnx_int8(model, seen, path, batch_axes=axes)
+        except BadInput as error:
+            return name, str(error)
+        session, content = export.onnx_session(path, torch.get_num_threads()), path.read_bytes()
+    return name, _Measured(name, session, rounded, onnx=content)
 
 
 # ---- files
@@ -671,6 +691,9 @@ def write(
         ) from error
     written, left_out = [], {}
     for form in forms:
+        if form.onnx:
+            written.append(folder / file_name(form))
+            files.deliver(written[-1], form.onnx)
         if form.stored is None or form.baseline:
             continue
         stored = copy.deepcopy(form.stored).cpu()

@@ -38,6 +38,7 @@ class Form:
         timing: batch -> how long a call takes.
         metric: what the caller's own metric gives; None where there is none.
         unchanged: layers that this form leaves as they were, and why.
+        onnx: the file of a form of int8 that ONNX Runtime runs; other forms' are made anew.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Form:
     timing: Mapping[int, Timing]
     metric: float | None = None
     unchanged: Mapping[str, str] = field(default_factory=dict)
+    onnx: bytes = b""
 
     @property
     def baseline(self) -> bool:
@@ -261,7 +263,9 @@ def _smallest_line(forms: Sequence[Form], small: Sequence[Form], folder: str) ->
 def _fastest_line(forms: Sequence[Form], batch: int, folder: str) -> str:
     fastest, tied = _fastest(forms, batch)
     how = ""
-    if fastest.name.startswith(("sparse", "stacked sparse")):
+    if fastest.onnx:
+        how = f": {folder}/{file_name(fastest)} in ONNX Runtime"
+    elif fastest.name.startswith(("sparse", "stacked sparse")):
         how = f": cash.sparsify({_read_back(fastest, folder)}, example)"
     elif not fastest.baseline and fastest.stored is not None:
         how = f": {_read_back(fastest, folder)}"
@@ -292,7 +296,10 @@ def file_name(form: Form) -> str:
     >>> file_name(Form("2:4, float16", None, None, 0.0, 1.0, None, 1, 1, 1, 1, {}))
     '2-4-float16.safetensors'
     """
-    return "-".join("".join(each if each.isalnum() else " " for each in form.name).split()) + ".safetensors"
+    name = form.name.removesuffix(", ONNX Runtime")
+    return "-".join("".join(each if each.isalnum() else " " for each in name).split()) + (
+        ".onnx" if form.onnx else ".safetensors"
+    )
 
 
 def _smaller(form: Form, baselines: Sequence[Form]) -> str:

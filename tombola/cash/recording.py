@@ -210,7 +210,7 @@ class Recorder(TorchFunctionMode):
     """
 
     def __init__(self, model: nn.Module, is_leaf: Callable[[nn.Module, str], bool]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.graph, self.memory, self.on = fx.Graph(), Memory(), False
         self._model, self._is_leaf = model, is_leaf
         # By the objects' identity, as the modules and tensors of a model are compared by it.

@@ -201,3 +201,27 @@ def test_a_convolution_over_lines_is_quantised(layer: nn.Conv1d) -> None:
         exact.weight.copy_(restored(small))  # type: ignore[arg-type]
     assert small.weight.dtype is torch.int8 and torch.allclose(small(lines), exact(lines), atol=1e-5)
     assert type(fitted(copy.deepcopy(layer), small.state_dict())) is type(small)
+
+
+RECURRENT = [nn.LSTM(4, 6, batch_first=True), nn.GRU(4, 6, 2, bidirectional=True), nn.RNN(4, 6, nonlinearity="relu")]
+TRANSPOSED = [nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2), nn.ConvTranspose2d(4, 6, 3, 2, 1, output_padding=1)]
+
+
+@pytest.mark.parametrize("layer", [*RECURRENT, *TRANSPOSED], ids=lambda layer: type(layer).__name__)
+def test_recurrent_and_transposed_layers_are_quantised(layer: nn.Module) -> None:
+    axes = {"ConvTranspose1d": 1, "ConvTranspose2d": 2}.get(type(layer).__name__, 1)
+    inputs = torch.randn(5, 4, *[4] * axes, generator=generator())
+    small = quantize(nn.Sequential(copy.deepcopy(layer)))
+    with torch.no_grad():
+        expected, found = (each[0] if isinstance(each, tuple) else each for each in (layer(inputs), small(inputs)))
+        if isinstance(found, tuple):
+            found = found[0]
+        assert 0 < float((found - expected).abs().max()) < 0.05 * float(expected.abs().max())
+    names = [name for name, value in layer.named_parameters() if value.dim() > 1]
+    assert all(small.state_dict()[f"0.{name}"].dtype is torch.int8 for name in names)
+    again = fitted(nn.Sequential(copy.deepcopy(layer)), small.state_dict())
+    again.load_state_dict(small.state_dict())
+    again = pickle.loads(pickle.dumps(again))
+    with torch.no_grad():
+        both = [each[0] if isinstance(each, tuple) else each for each in (again(inputs), small(inputs))]
+    assert torch.equal(*both)

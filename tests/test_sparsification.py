@@ -21,8 +21,11 @@ from tombola import mask as masks
 from tombola import models, prunable, weights
 from tombola.cash import timing
 from tombola.cash.quantization import quantize
+from tombola.cash.recurrent_layers import SparseRecurrent
 from tombola.cash.sparse_layers import MaxPool2d, SparseChain, SparseConv1d, SparseConv2d, prepared_bytes
 from tombola.cash.sparsification import sparsify
+from tombola.cash.transposed_layers import SparseConvTranspose
+from tombola.cash.unchanged import dense_layers
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.mask import Mask
@@ -916,3 +919,63 @@ def test_models_of_convolutions_over_lines_agree_with_their_sparse_form() -> Non
     torch.testing.assert_close(found(randn(5, 4, 20)), model(randn(5, 4, 20)).detach(), rtol=1e-4, atol=1e-4)
     with pytest.raises(BadInput, match="expected N x 4 x L, found 2 x 5 x 20"):
         SparseConv1d(nn.Conv1d(4, 6, 3))(randn(2, 5, 20))
+
+
+# ---------------------------------------------------------------- transposed convolutions, recurrent layers
+
+
+@pytest.mark.parametrize("kind", [nn.ConvTranspose1d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("kwargs", [
+    {}, {"stride": 2}, {"stride": 2, "padding": 1, "output_padding": 1}, {"stride": 3, "padding": 2, "dilation": 2},
+    {"dilation": 3, "padding": 2}, {"groups": 2, "stride": 2}, {"bias": False, "stride": 2, "kernel_size": 2},
+    {"kernel_size": 1, "stride": 3},
+])  # fmt: skip
+def test_a_transposed_convolution_gives_what_its_layer_gives(kind: type[nn.Module], kwargs: dict[str, Any]) -> None:
+    layer = thinned(kind(4, 6, **({"kernel_size": 4} | kwargs)), 0.4)
+    inputs = randn(3, 4, 7) if kind is nn.ConvTranspose1d else randn(3, 4, 7, 5)
+    found = SparseConvTranspose(layer)  # type: ignore[arg-type]
+    torch.testing.assert_close(found(inputs), layer(inputs).detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found(inputs[0]), layer(inputs[0]).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("kwargs", [
+    {}, {"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False, "bidirectional": True},
+])  # fmt: skip
+def test_a_recurrent_layer_gives_what_its_layer_gives(kind: type[nn.RNNBase], kwargs: dict[str, Any]) -> None:
+    layer = kind(5, 7, **kwargs)
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight[torch.rand(weight.shape) > 0.4] = 0
+    inputs, found = randn(4, 6, 5), SparseRecurrent(layer)
+    first = randn(len(found.states), 4 if layer.batch_first else 6, 7)
+    before = (first, first + 1) if kind is nn.LSTM else first
+    with torch.no_grad():
+        for given in ((inputs,), (inputs, before), (inputs[0],)):
+            torch.testing.assert_close(found(*given), layer(*given), rtol=1e-4, atol=1e-4)
+
+
+class Tagged(nn.Module):
+    """Layers of all kinds, by torch.fx or without it."""
+
+    def __init__(self, by_hand: bool) -> None:
+        super().__init__()
+        self.table, self.up, self.last = nn.Embedding(20, 6), nn.ConvTranspose1d(6, 5, 2, 2), nn.Linear(7, 3)
+        self.norm, self.lstm, self.by_hand = nn.ReLU(), nn.LSTM(5, 7, batch_first=True), by_hand
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.by_hand:
+            len(tokens)
+        longer = self.norm(self.up(self.table(tokens).transpose(1, 2))).transpose(1, 2)
+        scores: Tensor = self.last(self.lstm(longer)[0])
+        return scores
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_models_of_all_kinds_of_layers_agree_with_their_sparse_form(by_hand: bool) -> None:
+    model, tokens = Tagged(by_hand).eval(), torch.randint(20, (4, 6))
+    found = sparsify(model, tokens, everywhere=True)
+    kinds = {type(module) for module in found.modules()}
+    assert {SparseConvTranspose, SparseRecurrent, SparseChain} <= kinds
+    torch.testing.assert_close(found(tokens), model(tokens).detach(), rtol=1e-4, atol=1e-4)
+    assert dense_layers(model, found) == {}

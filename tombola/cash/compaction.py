@@ -19,7 +19,7 @@ from tombola import mask as masks
 from tombola.cash import channels, equivalence, hardcoded_sizes
 from tombola.cash.channels import CompactableLayer, Flow
 from tombola.cash.factors import REDUCE, two
-from tombola.cash.quantization import QUANTISED, quantised_layer
+from tombola.cash.quantization import QUANTISED, SCALE, quantised_layer
 from tombola.cash.replaceable import LAYERS, copied, kind_of
 from tombola.cash.trace import calls, is_attention
 from tombola.errors import BadInput
@@ -140,7 +140,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     )
     """
     small = copied(model)
-    if "scale" in values and kind_of(model) in QUANTISED:  # other models have a `scale` of their own
+    if _is_rounded("", values) and kind_of(model) in QUANTISED:  # other models have a `scale` of their own
         return quantised_layer(small)
     for name, module in list(small.named_modules()):
         if kind_of(module) is nn.Linear and f"{name}.inputs.index" in values:
@@ -156,7 +156,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
             _reshape(module, shapes)
         if is_attention(module) and f"{name}.query.weight" in values:
             _tell_heads(module, len(values[f"{name}.query.weight"]))
-        if f"{name}.scale" in values:
+        if _is_rounded(f"{name}.", values):
             small.set_submodule(name, quantised_layer(module))
     with suppress(BadInput):  # what cannot be followed has not been compacted
         called, graph = calls(model)
@@ -164,6 +164,11 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
         if other:
             return hardcoded_sizes.rewritten(small, called, graph, other)
     return small
+
+
+def _is_rounded(prefix: str, values: Weights) -> bool:
+    """Whether the weights of a layer are int8 there: one has its scale, those of a recurrent layer one each."""
+    return f"{prefix}scale" in values or f"{prefix}weight_ih_l0{SCALE}" in values
 
 
 def masked(model: nn.Module, mask: Mask) -> nn.Module:

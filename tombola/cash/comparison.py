@@ -23,7 +23,7 @@ from tombola.cash.ensemble import Ensemble, check_classes
 from tombola.cash.factors import factorize
 from tombola.cash.form import PORTABLE, Form, Proof, file_name, listed, pays, stacked_pace
 from tombola.cash.onnx_quantization import to_onnx_int8
-from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear, quantize
+from tombola.cash.quantization import QuantisedLayer, quantize
 from tombola.cash.replaceable import cloned, first_line, in_batch, takes
 from tombola.cash.semi_structured import held_bytes, semi_structured, semi_structured_layers
 from tombola.cash.size import sizes, time_first
@@ -475,7 +475,7 @@ class _Measured:
         """Of layers that are sparse in what was built those of living weights; of all others all of them."""
         return sum(
             layer.living_multiply_adds
-            if name in self.sparse
+            if {name, name.rpartition(".")[0]} & self.sparse  # "lstm.weight_ih_l0" is one of "lstm"
             else layer.multiply_adds // (2 if name in self.halved else 1)
             for name, layer in sizes(self.counted or self.stored, self.laid_out(example)).items()
         )
@@ -550,7 +550,7 @@ def _others(whole: _Measured, given: _Given, batch: int) -> Iterator[Made]:
 
 
 def _has_eight_bits(model: nn.Module) -> bool:
-    return any(isinstance(module, QuantisedLinear | QuantisedConv2d) for module in model.modules())
+    return any(isinstance(module, QuantisedLayer) for module in model.modules())
 
 
 def _compacted(dense: nn.Module, example: tuple[Any, ...]) -> nn.Module | str:

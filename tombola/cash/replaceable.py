@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -194,8 +194,14 @@ def only_called(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterato
     """
     times = uses(model)
     for name, layer in _reached(model):
-        if kind_of(layer) in kinds and not hooked(layer) and times[weights.place(cast(Tensor, layer.weight))] == 1:
+        if kind_of(layer) in kinds and not hooked(layer) and not _shares(layer, times):
             yield name, layer
+
+
+def _shares(layer: nn.Module, times: Counter[Hashable]) -> bool:
+    """Whether another layer has one of its weights too."""
+    own = [value for _, value in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))]
+    return any(times[weights.place(value)] > 1 for value in own if value.dim() > 1)
 
 
 def _reached(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:

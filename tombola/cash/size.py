@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tombola import layers, weights
-from tombola.cash.quantization import QuantisedConv2d, QuantisedLinear
+from tombola.cash.quantization import QuantisedConv2d, QuantisedConvTranspose, QuantisedLinear
 from tombola.cash.replaceable import no_mask
 
 
@@ -284,6 +284,8 @@ def _layout(module: nn.Module, name: str = "weight") -> layers.Layout | None:
     """How a weight of `module` is laid out; None where the table does not say."""
     if isinstance(module, QuantisedLinear | QuantisedConv2d):
         return layers.Layout(groups=getattr(module, "groups", 1))
+    if isinstance(module, QuantisedConvTranspose):
+        return layers.Layout(inputs=0, outputs=1, groups=module.groups)
     row = layers.layer_weights(module)
     return row.layout if row and name in row.weights else None
 

@@ -17,7 +17,15 @@ from torch.nn.utils import fusion
 
 from tombola import weights
 from tombola.cash import equivalence, timing
-from tombola.cash.quantization import QuantisedConv1d, QuantisedConv2d, QuantisedLinear
+from tombola.cash.quantization import (
+    RECURRENT,
+    QuantisedConv1d,
+    QuantisedConv2d,
+    QuantisedConvTranspose,
+    QuantisedLinear,
+    QuantisedRecurrent,
+)
+from tombola.cash.recurrent_layers import SparseRecurrent, plain
 from tombola.cash.replaceable import cloned, copied, first_line, hooked, is_layer, kind_of, no_mask, only_called, takes
 from tombola.cash.sparse_layers import (
     Connected,
@@ -30,13 +38,18 @@ from tombola.cash.sparse_layers import (
 )
 from tombola.cash.stacked_layers import StackedLinear
 from tombola.cash.trace import Calls, GraphInterpreter
+from tombola.cash.transposed_layers import SparseConvTranspose, Transposed, transposable
 from tombola.engine import kernels
 from tombola.errors import BadInput
 from tombola.seeding import seeded
 
 CONNECTED = (nn.Linear, QuantisedLinear, StackedLinear)
-_OWN_LAYERS = (QuantisedLinear, QuantisedConv2d, StackedLinear)  # which torch.fx is to see one call in
-KINDS = (*CONNECTED, nn.Conv1d, nn.Conv2d, QuantisedConv1d, QuantisedConv2d)
+_OWN_LAYERS = (  # which torch.fx is to see one call in
+    *(QuantisedLinear, QuantisedConv2d, QuantisedConvTranspose, QuantisedRecurrent, StackedLinear),
+)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+_Layer = Connected | Convolved | Transposed | nn.RNNBase
+KINDS = (*CONNECTED, nn.Conv1d, nn.Conv2d, QuantisedConv1d, QuantisedConv2d, *TRANSPOSED, *RECURRENT)
 
 
 def sparsify(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhere: bool = False) -> nn.Module:
@@ -54,7 +67,8 @@ def sparsify(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, everywhe
     This takes seconds, as layers are timed: one for each or for each run of fully connected ones, of large ones more.
 
     Args:
-        model: linear layers and 1-D and 2-D convolutions, or their quantised forms; all other modules stay as they are.
+        model: linear layers, 1-D and 2-D convolutions, or their quantised forms, transposed ones and recurrent layers;
+            all other modules stay as they are.
         example: what the model is called with, N x ...; layers are timed on what it becomes on its way. Its N is the
             batch to be fast at.
         everywhere: whether to replace layers also where that is slower.
@@ -137,25 +151,25 @@ def _in_one_graph(model: nn.Module, inputs: tuple[Tensor, ...], everywhere: bool
 
 @dataclass(frozen=True)
 class _LayerChain:
-    """Layers that one module can stand for: a convolution, fully connected ones one after the other, or a pooling."""
+    """Layers that one module can stand for: fully connected ones one after the other, or one of any other kind."""
 
     modules: tuple[str, ...]
-    layers: tuple[Connected | Convolved | nn.MaxPool2d, ...]
+    layers: tuple[Connected | Convolved | Transposed | nn.RNNBase | nn.MaxPool2d, ...]
     relu: tuple[bool, ...]
     first: fx.Node
     last: fx.Node
     flatten: bool = False
 
     def sparse(self) -> nn.Module:
-        if isinstance(self.layers[0], Convolved):
-            return sparse_convolution(self.layers[0], self.relu[0])
+        if not isinstance(self.layers[0], Connected | nn.MaxPool2d):
+            return _alone_sparse(self.layers[0], self.relu[0])
         if isinstance(self.layers[0], nn.MaxPool2d):
             return MaxPool2d(self.layers[0])
         return SparseChain(self.layers, self.relu, self.flatten)  # type: ignore[arg-type]
 
     def dense(self, values: Tensor) -> Tensor:
         values = values.flatten(1) if self.flatten else values
-        for layer, positive in zip(self.layers, self.relu, strict=True):
+        for layer, positive in zip(self.layers, self.relu, strict=True):  # of recurrent ones there is one
             values = functional.relu(layer(values)) if positive else layer(values)
         return values
 
@@ -165,7 +179,7 @@ class _LayerChain:
             name += "_"
         graph.add_submodule(name, new)
         with graph.graph.inserting_before(self.first):
-            node = graph.graph.call_module(name, self.first.args[:1])
+            node = graph.graph.call_module(name, self.first.args)
         self.last.replace_all_uses_with(node)
         # Not `eliminate_dead_code`: nothing may read what a ReLU in place gives, and it matters all the same.
         old = self.last
@@ -243,20 +257,24 @@ def _runs(graph: fx.GraphModule) -> Iterator[_LayerChain]:
     modules = dict(graph.named_modules())
     done: set[fx.Node] = set()
     for node in graph.graph.nodes:
-        if node.op != "call_module" or len(node.args) != 1 or node in done:
+        if node.op != "call_module" or node.kwargs or node in done:
             continue
         name, layer = str(node.target), modules[str(node.target)]
-        if tiles(layer):
+        if kind_of(layer) in RECURRENT and plain(layer) and len(node.args) < 3:
+            yield _LayerChain((name,), (cast(nn.RNNBase, layer),), (False,), node, node)
+        elif len(node.args) != 1:
+            continue
+        elif tiles(layer):
             yield _LayerChain((name,), (cast(nn.MaxPool2d, layer),), (False,), node, node)
         elif kind_of(layer) not in KINDS:
             continue
-        elif not isinstance(layer, Convolved):
+        elif kind_of(layer) in CONNECTED:
             chain = _chain(node, modules)
             done.update(chain)
             yield _connected(chain, modules)
-        elif convolvable(layer):
+        elif _replaceable(layer):
             last, positive = _through_relu(node, modules)
-            yield _LayerChain((name,), (layer,), (positive,), node, last)
+            yield _LayerChain((name,), (cast(nn.Conv2d, layer),), (positive,), node, last)
 
 
 def _chain(node: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node]:
@@ -342,14 +360,16 @@ def _faster(new: nn.Module, dense: Callable[[Tensor], Tensor], values: Tensor) -
 class _Watched(nn.Module):
     """Stands in for a layer while the model is called, and notes what it is given and whether it is only called."""
 
-    def __init__(self, layer: Connected | Convolved) -> None:
+    def __init__(self, layer: _Layer) -> None:
         super().__init__()
         self.__dict__["layer"] = layer  # no child: whoever looks for its weight asks `__getattr__`
         self.given: list[Tensor] = []
         self.only_called = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs and args[0].dtype is torch.float32:
+        several = 2 if isinstance(self.__dict__["layer"], nn.RNNBase) else 1
+        tensor = len(args) in (1, several) and isinstance(args[0], Tensor) and args[0].dtype is torch.float32
+        if tensor and not kwargs:
             self.given.append(args[0])
         else:
             self.only_called = False
@@ -370,15 +390,31 @@ def _one_by_one(model: nn.Module, inputs: tuple[Tensor, ...], everywhere: bool) 
     with torch.no_grad():  # not inference mode: a model may keep what it computes
         tried[0](*cloned(inputs))
     for name, watch in watched.items():
-        layer: Connected | Convolved = watch.layer
+        layer: _Layer = watch.layer
         if watch.given and watch.only_called:
-            new = sparse_convolution(layer) if isinstance(layer, Convolved) else SparseChain([layer], [False])
+            new = SparseChain([layer], [False]) if isinstance(layer, Connected) else _alone_sparse(layer)
             if everywhere or _faster(new, layer, max(watch.given, key=Tensor.numel)):
                 whole.set_submodule(name, new)
     return whole[0]
 
 
-def _replaceable(layer: Connected | Convolved) -> bool:
-    """Whether it is of float32, and a convolution that the kernels know."""
-    numbers = layer.scale if isinstance(layer, QuantisedLinear | QuantisedConv2d) else layer.weight
-    return numbers.dtype is torch.float32 and (not isinstance(layer, Convolved) or convolvable(layer))
+def _replaceable(layer: nn.Module) -> bool:
+    """Whether it is of float32, and one that the kernels know."""
+    if isinstance(layer, QuantisedLinear | QuantisedConv2d):
+        numbers = layer.scale
+    else:
+        numbers = next(layer.parameters(), torch.empty(0, dtype=torch.float64))
+    if numbers.dtype is not torch.float32:
+        return False
+    if isinstance(layer, nn.RNNBase):
+        return plain(layer)
+    if isinstance(layer, TRANSPOSED):
+        return transposable(layer)
+    return not isinstance(layer, Convolved) or convolvable(layer)
+
+
+def _alone_sparse(layer: Convolved | Transposed | nn.RNNBase, relu: bool = False) -> nn.Module:
+    """The sparse form of a layer that is no part of a chain."""
+    if isinstance(layer, nn.RNNBase):
+        return SparseRecurrent(layer)
+    return SparseConvTranspose(layer, relu) if isinstance(layer, TRANSPOSED) else sparse_convolution(layer, relu)

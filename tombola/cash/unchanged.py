@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from tombola import weights
 from tombola.cash import quantization, sparsification
+from tombola.cash.recurrent_layers import plain
 from tombola.cash.replaceable import hooked, kind_of, only_called, uses
 from tombola.cash.sparse_layers import Convolved, convolvable, has_kernels
+from tombola.cash.transposed_layers import transposable
 
 SLOWER = "a dense product is faster here, or it is not called"
 READ = "its weight is read by code"
@@ -24,6 +26,10 @@ def dense_layers(model: nn.Module, made: nn.Module) -> dict[str, str]:
             why = reasons.get(name, SLOWER)
             if isinstance(layer, Convolved) and not convolvable(layer):
                 why = "it pads with other numbers than 0, more on one side, or strides differently down and across"
+            elif kind_of(layer) in sparsification.TRANSPOSED and not transposable(layer):
+                why = "it strides differently down and across, or gives more at the end than it pads"
+            elif kind_of(layer) in quantization.RECURRENT and not plain(layer):
+                why = "it projects its states"
             left[name] = why
     return left
 
@@ -57,8 +63,8 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 def _eight_bits(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(module, quantization.QuantisedLinear | quantization.QuantisedConv2d):
-        yield "weight", module.weight
+    if isinstance(module, quantization.QuantisedLayer):
+        yield from (each for each in module.named_buffers(recurse=False) if each[1].dtype is torch.int8)
 
 
 def _reasons(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, str]:

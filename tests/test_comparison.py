@@ -190,7 +190,7 @@ def test_differences_and_accuracies_are_those_of_the_models_handed_out(
         assert form.difference < 1e-4 or "int8" in name
     for name in ("compact int8", "compact int8, ONNX Runtime", "sparse int8"):
         assert 0 < forms[name].difference < 1
-    assert all(form.difference < 1e-4 for name, form in forms.items() if "ONNX" in name)
+    assert all(form.difference < 1e-4 for name, form in forms.items() if "ONNX" in name and "int8" not in name)
 
 
 class Wrong(nn.Module):

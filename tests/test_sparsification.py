@@ -930,10 +930,10 @@ def test_models_of_convolutions_over_lines_agree_with_their_sparse_form() -> Non
     {"dilation": 3, "padding": 2}, {"groups": 2, "stride": 2}, {"bias": False, "stride": 2, "kernel_size": 2},
     {"kernel_size": 1, "stride": 3},
 ])  # fmt: skip
-def test_a_transposed_convolution_gives_what_its_layer_gives(kind: type[nn.Module], kwargs: dict[str, Any]) -> None:
+def test_a_transposed_convolution_gives_what_its_layer_gives(kind: Any, kwargs: dict[str, Any]) -> None:
     layer = thinned(kind(4, 6, **({"kernel_size": 4} | kwargs)), 0.4)
     inputs = randn(3, 4, 7) if kind is nn.ConvTranspose1d else randn(3, 4, 7, 5)
-    found = SparseConvTranspose(layer)  # type: ignore[arg-type]
+    found = SparseConvTranspose(layer)
     torch.testing.assert_close(found(inputs), layer(inputs).detach(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found(inputs[0]), layer(inputs[0]).detach(), rtol=1e-4, atol=1e-4)
 
@@ -942,7 +942,7 @@ def test_a_transposed_convolution_gives_what_its_layer_gives(kind: type[nn.Modul
 @pytest.mark.parametrize("kwargs", [
     {}, {"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False, "bidirectional": True},
 ])  # fmt: skip
-def test_a_recurrent_layer_gives_what_its_layer_gives(kind: type[nn.RNNBase], kwargs: dict[str, Any]) -> None:
+def test_a_recurrent_layer_gives_what_its_layer_gives(kind: Any, kwargs: dict[str, Any]) -> None:
     layer = kind(5, 7, **kwargs)
     with torch.no_grad():
         for weight in layer.parameters():
@@ -951,6 +951,7 @@ def test_a_recurrent_layer_gives_what_its_layer_gives(kind: type[nn.RNNBase], kw
     first = randn(len(found.states), 4 if layer.batch_first else 6, 7)
     before = (first, first + 1) if kind is nn.LSTM else first
     with torch.no_grad():
+        given: tuple[Any, ...]
         for given in ((inputs,), (inputs, before), (inputs[0],)):
             torch.testing.assert_close(found(*given), layer(*given), rtol=1e-4, atol=1e-4)
 

@@ -472,7 +472,7 @@ class _Follower:
         axes = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
         if channels is None or node.kwargs or not all(isinstance(axis, int) for axis in axes):
             return self._barrier(node)
-        order = [axis % rank for axis in axes]  # type: ignore[operator]
+        order: list[int] = [axis % rank for axis in axes]  # type: ignore[operator, misc]
         if "permute" not in _called(node, self.modules):
             (one, other), order = order, [*range(rank)]
             order[one], order[other] = other, one

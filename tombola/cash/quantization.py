@@ -81,6 +81,7 @@ class QuantisedConvTranspose(nn.Module):
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
+    shape: nn.Module
 
     def __init__(self, layer: nn.ConvTranspose1d | nn.ConvTranspose2d) -> None:
         super().__init__()
@@ -103,6 +104,8 @@ class QuantisedConvTranspose(nn.Module):
 
 class QuantisedRecurrent(nn.Module):
     """An LSTM, GRU or RNN with weights of int8, one scale for each unit of a gate, restored at each call."""
+
+    shape: nn.Module
 
     def __init__(self, layer: nn.RNNBase) -> None:
         super().__init__()

@@ -37,7 +37,8 @@ class SparseConvTranspose(nn.Module):
         axes = len(self.padding)
         if values.dim() == axes + 1:
             return cast(Tensor, self(values[None])[0])
-        made, stride = self.between(values), self.stride
+        stride = self.stride
+        made: Tensor = self.between(values)
         if stride > 1:
             made = made.unflatten(1, (-1, *[stride] * axes))  # [N, outputs, s, ..., L', ...]
             order = [place for axis in range(axes) for place in (2 + axes + axis, 2 + axis)]
@@ -54,7 +55,8 @@ def transposable(layer: nn.Module) -> bool:
     """Whether it is a transposed convolution with one stride, of which no output lies beyond what its windows reach."""
     if not isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) or len(set(layer.stride)) > 1:
         return False
-    return all(extra <= padding for extra, padding in zip(layer.output_padding, layer.padding, strict=True))
+    sides = zip(layer.output_padding, layer.padding, strict=True)
+    return all(int(extra) <= int(padding) for extra, padding in sides)  # type: ignore[call-overload]
 
 
 def between(layer: Transposed) -> nn.Conv1d | nn.Conv2d:

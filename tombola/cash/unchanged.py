@@ -28,7 +28,7 @@ def dense_layers(model: nn.Module, made: nn.Module) -> dict[str, str]:
                 why = "it pads with other numbers than 0, more on one side, or strides differently down and across"
             elif kind_of(layer) in sparsification.TRANSPOSED and not transposable(layer):
                 why = "it strides differently down and across, or gives more at the end than it pads"
-            elif kind_of(layer) in quantization.RECURRENT and not plain(layer):
+            elif isinstance(layer, nn.RNNBase) and not plain(layer):
                 why = "it projects its states"
             left[name] = why
     return left

@@ -179,7 +179,8 @@ class _LayerChain:
             name += "_"
         graph.add_submodule(name, new)
         with graph.graph.inserting_before(self.first):
-            node = graph.graph.call_module(name, self.first.args)
+            given = self.first.args if isinstance(self.layers[0], nn.RNNBase) else self.first.args[:1]
+            node = graph.graph.call_module(name, given)
         self.last.replace_all_uses_with(node)
         # Not `eliminate_dead_code`: nothing may read what a ReLU in place gives, and it matters all the same.
         old = self.last

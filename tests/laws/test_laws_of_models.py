@@ -104,7 +104,7 @@ def coordinates_of(mask: Run) -> str:
         model = mask.stretch.target.model
     elif isinstance(mask, Train):
         model = mask.recipe.model
-    elif hasattr(mask, "network"):
+    elif getattr(mask, "network", None) is not None:
         model = made.network.model
     else:
         return coordinates_of(made.like)

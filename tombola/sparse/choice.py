@@ -120,7 +120,8 @@ def measured(call: Call) -> Times:
     torch.set_num_threads(call.threads)
     try:
         with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-            steps = [_step(call, density) for density in (1.0, *DENSITIES)]
+            given = _Given(call)
+            steps = [given.step(density) for density in (1.0, *DENSITIES)]
             for step in steps:  # memory is given out when it is first touched
                 step()
             first = [step() for step in steps]
@@ -131,45 +132,56 @@ def measured(call: Call) -> Times:
     return Times(dense, tuple(sparse), plain=dense, masked=dense)
 
 
-def _step(call: Call, density: float) -> "Callable[[], float]":
-    """Seconds of a step of a layer of which this share of the weights lives; densely where it is 1."""
-    import torch
-    from torch.nn import functional as torchs
+class _Given:
+    """What the steps of a layer share: its inputs, and what comes back to its outputs."""
 
-    from tombola.sparse import functional
+    def __init__(self, call: Call) -> None:
+        import torch
 
-    draw = torch.Generator().manual_seed(0)
-    kind = torch.float64 if call.double else torch.float32
+        self._call, self._draw = call, torch.Generator().manual_seed(0)
+        self._weight = self._random(call.outputs, call.inputs // call.groups, *call.window)
+        self._inputs = self._random(call.rows, call.inputs, *call.maps).requires_grad_(not call.first)
+        outputs = self._answers(self._weight, None).detach()
+        self._slope = outputs.copy_(self._random(*outputs.shape))  # laid out as what the layer gives
 
-    def random(*sizes: int) -> "Tensor":
-        values = torch.randn(sizes, generator=draw, dtype=kind)
-        return values.to(memory_format=torch.channels_last) if call.channels_last and len(sizes) == 4 else values
+    def _random(self, *sizes: int) -> "Tensor":
+        import torch
 
-    weight = random(call.outputs, call.inputs // call.groups, *call.window)
-    alive = torch.rand(weight.shape, generator=draw) < density
-    weight = weight.mul_(alive).requires_grad_()
-    inputs = random(call.rows, call.inputs, *call.maps).requires_grad_(not call.first)
-    pattern = None if density == 1 else pattern_of(call, alive)
-    asked = [weight] if call.first else [weight, inputs]
-    moved = (call.stride, call.padding, call.dilation, call.groups)
+        kind = torch.float64 if self._call.double else torch.float32
+        values = torch.randn(sizes, generator=self._draw, dtype=kind)
+        last = self._call.channels_last and len(sizes) == 4
+        return values.to(memory_format=torch.channels_last) if last else values
 
-    def forward() -> "Tensor":
-        if pattern is None:
-            return torchs.conv2d(inputs, weight, None, *moved) if call.window else torchs.linear(inputs, weight)
-        function = functional.conv2d if call.window else functional.linear
-        return function(inputs, weight, None, pattern)
+    def _answers(self, weight: "Tensor", pattern: "Pattern | None") -> "Tensor":
+        from torch.nn import functional as torchs
 
-    given = forward().detach()
-    slope = torch.randn(given.shape, generator=draw, dtype=kind).copy_(given)  # laid out as what the layer gives
+        from tombola.sparse import functional
 
-    clock = time.thread_time if call.threads == 1 else time.perf_counter  # the first does not see other programs
+        call, inputs = self._call, self._inputs
+        if pattern is not None:
+            function = functional.conv2d if call.window else functional.linear
+            return function(inputs, weight, None, pattern)
+        if not call.window:
+            return torchs.linear(inputs, weight)
+        return torchs.conv2d(inputs, weight, None, call.stride, call.padding, call.dilation, call.groups)
 
-    def seconds() -> float:
-        begin = clock()
-        torch.autograd.grad(forward(), asked, slope)
-        return clock() - begin
+    def step(self, density: float) -> "Callable[[], float]":
+        """Seconds of a step of which this share of the weights lives; densely where it is 1."""
+        import torch
 
-    return seconds
+        call, slope = self._call, self._slope
+        alive = torch.rand(self._weight.shape, generator=self._draw) < density
+        weight = (self._weight * alive).requires_grad_()
+        pattern = None if density == 1 else pattern_of(call, alive)
+        asked = [weight] if call.first else [weight, self._inputs]
+        clock = time.thread_time if call.threads == 1 else time.perf_counter  # the first does not see other programs
+
+        def seconds() -> float:
+            begin = clock()
+            torch.autograd.grad(self._answers(weight, pattern), asked, slope)
+            return clock() - begin
+
+        return seconds
 
 
 def pattern_of(call: Call, alive: "Tensor") -> "Pattern":

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from tombola import data, models, prunable, weights
 from tombola.bayes import SAMPLES, Gaussian, divergence, elbo, is_noise, noise_of
+from tombola.cash.comparison import prove
 from tombola.errors import BadInput, SpecError
 from tombola.explorer.experiment import page
 from tombola.guard import Guard
@@ -30,6 +31,7 @@ from tombola.lab.runs import ancestry
 from tombola.lab.spec import Experiment
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.tickets import trained_of
 from tombola.lab.worker import Worker
 from tombola.mask import Mask, apply, random_like
 from tombola.models import variants
@@ -175,7 +177,7 @@ def test_what_has_noise_already_or_is_no_model_is_refused() -> None:
             Gaussian(wrong)  # type: ignore[arg-type]
     for asked in (partial(elbo, batch=BATCH, examples=100), divergence):
         with pytest.raises(BadInput, match="expected one with Gaussian weights, found Sequential"):
-            asked(plain())
+            asked(plain())  # type: ignore[arg-type]
 
 
 def test_a_search_does_not_ask_to_prune_the_noise(recwarn: pytest.WarningsRecorder) -> None:
@@ -521,6 +523,17 @@ def test_a_gaussian_network_has_one_name_and_its_means_one_score() -> None:
     assert named == unnamed
     mean, size = (rows([f"prune.score={score}"])["deterministic", 2] for score in ("mean", "snr"))
     assert mean == size
+
+
+def test_the_means_are_cashed_in(done: tuple[dict[tuple[str, int], Train], Store]) -> None:
+    trainings, store = done
+    model, alive, run = trained_of(plan(tiny()), store, 2, 0)
+    assert run == trainings["ticket", 2] and not any(is_noise(name) for name in model.state_dict())
+    kept = store.weights(run)
+    assert weights.equal(weights.of(model), {name: kept[name] for name in weights.of(model)})
+    images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 10
+    proof = prove(model, alive, images, labels, batches=(1, 9))
+    assert {"dense", "sparse", "sparse int8"} <= {form.name for form in proof}
 
 
 def test_the_explorer_shows_each_network_as_what_it_is(done: tuple[dict[tuple[str, int], Train], Store]) -> None:

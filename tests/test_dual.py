@@ -359,8 +359,8 @@ def test_an_extrusion_is_in_the_cost_of_the_search() -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"recipe.objective": "{name='l1',strength=1e-5}"}, "search.penalty_step: expected a recipe without objective"),
-        ({"recipe.dynamics": "{name='aws'}"}, "search.penalty_step: expected a recipe without dynamics"),
+        ({"recipe.objective": "{name='l1',strength=1e-5}"}, "recipe.objective: expected none beside dual"),
+        ({"recipe.dynamics": "{name='aws'}"}, "recipe.dynamics: expected none beside dual"),
         ({"search.extrusion_batch": "5000"}, "search.extrusion_batch: expected at most the"),
         ({"search.retrain": "true"}, "search.retrain: expected no data, precision or retrain of the search's own"),
         ({"search.lr": "0.1"}, "search.lr: expected no such choice of dual"),

@@ -279,6 +279,12 @@ class Own(nn.Module):
         self.head = nn.Linear(6, 2)
 
 
+def test_a_stage_may_have_a_rule_of_its_own() -> None:
+    flat, deep = ({f"stage{stage}.block{block}.w": (stage + 2,) for stage in range(2) for block in range(blocks)}
+                  for blocks in (2, 4))  # fmt: skip
+    assert elastic.written(flat, deep, "appended|interpolated") == "0:0,2;1:1,3|0:0,1;1:2,3"
+
+
 def test_blocks_of_a_model_of_ones_own_are_named() -> None:
     ticket = ticket_of(Own(2))
     stretched = ticket.stretch(Own(5), "0:0,3;1:1,2,4", blocks=["encoder.{}"])
@@ -288,6 +294,14 @@ def test_blocks_of_a_model_of_ones_own_are_named() -> None:
     assert stretched.origin["model"] == "Own"
     with pytest.raises(BadInput, match=r'blocks=\["encoder\.{}"\]'):
         ticket.stretch(Own(5))
+    with pytest.raises(BadInput, match=r"a list of patterns, found .*blocks=\[.encoder\.\{\}.\]"):
+        ticket.stretch(Own(5), blocks="encoder.{}")
+    with pytest.raises(BadInput, match=r"a name that begins like encodr\.\{\}"):
+        ticket.stretch(Own(5), blocks=["encodr.{}", "encoder.{}"])
+    with pytest.raises(BadInput, match=r'name it among these: blocks=\[\.\.\., "encoder\.\{\}"\]'):
+        ticket.stretch(Own(5), blocks=["encoder.{}.0"])
+    with pytest.raises(BadInput, match="a map as text"):
+        ticket.stretch(Own(5), ["appended"], blocks=["encoder.{}"])  # type: ignore[arg-type]
     for wrong in (["encoder"], ["{}.{}.{}"], ["encoder.{}", "stage{}.{}"]):
         with pytest.raises(BadInput, match="once, or twice, in each"):
             ticket.stretch(Own(5), blocks=wrong)

@@ -21,6 +21,7 @@ from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.report.text import _runs_text, plan_text
 from tombola.sparse.times import Times
 
 LAYERS = ("fc1.weight", "fc2.weight", "output.weight")
@@ -254,6 +255,17 @@ def test_the_guess_counts_what_convolutions_do_at_every_position(store: Store) -
 def test_the_plan_names_the_engine(store: Store) -> None:
     content = summary(planned(engine="reference"), store, workers=2)["engine"]
     assert content == {"name": "reference", "why": "as asked for", "unmeasured": False, "sparse_below": {}}
+
+
+def test_an_experiment_in_a_basis_has_one_engine(store: Store) -> None:
+    told = plan_text(summary(planned(prune={"basis": "dct"}), store, workers=2))
+    assert told.count("Engine") == 1 and "Engine: reference" in told
+
+
+def test_counts_of_runs_stand_below_each_other_whatever_their_kinds_are_called() -> None:
+    count = {"asked": 60, "wanted": 60, "stored": 0, "missing": 1234}
+    lines = _runs_text({"train": count, "stretched_weights": count})
+    assert len({line.index("asked for") for line in lines}) == 1 and max(map(len, lines)) < 80
 
 
 def test_a_plan_is_made_without_torch(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from tombola import weights
 from tombola.card import card
+from tombola.cli import main
 from tombola.controls.elastic import permuted_copies
 from tombola.errors import BadInput
 from tombola.lab.attempt import do
@@ -205,6 +206,11 @@ def test_a_ticket_of_the_experiment_is_squeezed_as_the_arm_would_have_it(done: t
     assert "elastic: from the ticket of lenet-20-20-20-20-10, density" in card(
         "a/b", "it", squeezed.mask, squeezed.origin
     )
+
+
+def test_a_map_without_a_target_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ticket", "digits-lenet", "--level", "2", "-o", "x.safetensors", "--map", "interpolated"]) == 2
+    assert "--map: expected --to MODEL beside it, found interpolated" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_verdict_has_controls_and_densities(done: tuple[Plan, Worker]) -> None:

@@ -87,10 +87,14 @@ def model_in(basis: str | None, model: str, seed: int, init: str, init_seed: int
 def faults(basis: str, spec: Any) -> Iterator[Fault]:
     """Why there is no such basis of the networks of a spec, each with the path `basis`."""
     recipe, facts = spec.recipe, spec.facts
+    if BASES[basis].variant and variants.parts(recipe.model)[1]:
+        made = "Gaussian weights" if models.is_gaussian(recipe.model) else "a model of coordinates"
+        yield Fault("basis", f"none beside {made}", repr(basis), f"recipe.model is {recipe.model}")
+        return
     try:
         models.check(model_in(basis, recipe.model, 0, models.drawn(recipe.init), 0), facts.shape, facts.classes)
     except ValueError as error:
-        yield Fault("basis", str(error), repr(basis), f"for {recipe.model} on {facts.name}")
+        yield Fault("basis", f"another basis, or {error}", repr(basis), f"for {recipe.model} on {facts.name}")
     if BASES[basis].variant and recipe.init == "pretrained":
         yield Fault("basis", "identity, for the weights of a checkpoint", repr(basis), "or draw the weights")
     if BASES[basis].variant and recipe.objective and (path := recipe.objective.teacher_file):

@@ -433,7 +433,7 @@ def ticket(
     as_seed: Annotated[bool, Parameter(negative=())] = False,
     of: Literal["ticket", "average", "pool"] = "ticket",
     to: str | None = None,
-    map: str = "appended",
+    map: str | None = None,
     common: Common = Common(),
 ) -> int:
     """Write a ticket - its mask and the weights its survivors return to - as one safetensors file.
@@ -456,7 +456,7 @@ def ticket(
     to
         A deeper or shallower model of the same family, to which the ticket is stretched or squeezed.
     map
-        Which blocks go where: `appended`, `interpolated`, or a map like 0:0;1:1,3;2:2,4.
+        Which blocks go where: `appended`, which it is by default, `interpolated`, or a map like 0:0;1:1,3;2:2,4.
     """
     from tombola.lab.tickets import one_of, stretched_to, ticket_of
 
@@ -467,13 +467,16 @@ def ticket(
             found=str(output),
             todo=f"{output.suffix} stands for another format: -o {output.with_suffix('.safetensors')}.",
         )
+    if map is not None and to is None:
+        todo = "--to names the deeper or shallower model; without it the ticket is the network's own, and has no map."
+        raise BadInput(where="--map", expected="--to MODEL beside it", found=map, todo=todo)
     plan, store = _existing(spec, common)
     try:
         found = ticket_of if of == "ticket" else partial(one_of, kind=of)
         made = found(plan, store, level, replicate)
     except StoreError as error:
         raise _outside(plan, error) from error
-    made = stretched_to(made, plan, to, map) if to else made
+    made = stretched_to(made, plan, to, map or "appended") if to else made
     made.save(output, as_seed=as_seed)
     print(f"{made!r} -> {output}")
     return 0
@@ -567,6 +570,7 @@ def cash(
     from tombola.cash.comparison import prove, write
     from tombola.cash.ensemble import Ensemble
     from tombola.lab.tickets import coordinates_of, members_of, networks_of
+    from tombola.models import is_gaussian
     from tombola.report.tickets import forms_record, forms_text
 
     if spec.endswith(".safetensors"):
@@ -600,6 +604,8 @@ def cash(
     record = forms_record(proof, keys, alive.density, len(labels), threads, written)
     if coordinates := coordinates_of(plan, store, runs[0]):
         record["coordinates"] = dict(zip(("basis", "density"), coordinates, strict=True))
+    if is_gaussian(runs[0].recipe.model):
+        record["weights"] = "means"
     print(json.dumps(record, indent=1) if format == "json" else forms_text(record, proof, written))
     return 0
 

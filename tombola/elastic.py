@@ -6,13 +6,15 @@ residual block, a convolution with its normalisation, a fully connected layer, a
 copied whole, by one rule: weights, biases, normalisations with their statistics and counters, and masks.
 
 A map says which: `"0:0;1:1,3;2:2,4"`, source block : target blocks, counted from 0 in each stage; one for all stages,
-or one for each, with `|` between them. A stage is what the names of blocks say, or else a run of blocks with equally
-many outputs. Where a stage begins with a block of another form, as one that halves maps, every first block goes to the
-first one alone, as in the paper. All that is outside of blocks, the first layer and the last one, is copied by name.
+or one for each, with `|` between them; a rule's name is one, too. A stage is what the names of blocks say, or else a
+run of blocks with equally many outputs. Where a stage begins with a block of another form, as one that halves maps,
+every first block goes to the first one alone, as in the paper. All that is outside of blocks, the first layer and the
+last one, is copied by name.
 
 All of it is about names and shapes, so that plans are made without torch.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -155,9 +157,14 @@ def stages(shapes: Shapes, blocks: Sequence[str] = ()) -> list[list[dict[str, st
     >>> [[block["fc{}.weight"] for block in stage] for stage in found]
     [['fc1.weight', 'fc2.weight'], ['fc3.weight']]
     """
+    if isinstance(blocks, str):
+        todo = f"blocks=[{blocks!r}]."
+        raise BadInput(where="blocks", expected="a list of patterns", found=repr(blocks), todo=todo)
     for patterns in [tuple(blocks)] if blocks else BLOCKS:
         numbered = _numbered(shapes, patterns)
         if numbered:
+            if blocks:
+                _all_found(numbered, blocks, shapes)
             found = [numbered[number] for number in sorted(numbered)]
             return _by_number(numbered) if len(min(numbered)) > 1 else _by_width(found, shapes)
     listed = blocks or [pattern for patterns in BLOCKS for pattern in patterns]
@@ -184,6 +191,19 @@ def _numbered(shapes: Shapes, patterns: Sequence[str]) -> dict[tuple[int, ...], 
     return found
 
 
+def _all_found(numbered: Mapping[tuple[int, ...], dict[str, str]], blocks: Sequence[str], shapes: Shapes) -> None:
+    """Raise BadInput where one of the user's patterns is that of no name, while others are."""
+    parts = [inside for block in numbered.values() for inside in block]
+    for pattern in blocks:
+        if not any(inside.startswith(pattern) for inside in parts):
+            raise BadInput(
+                where="blocks",
+                expected=f"a name that begins like {pattern}, a number for each {{}}",
+                found=_some(shapes),
+                todo="Leave it out, or write it as the names are.",
+            )
+
+
 def _by_number(numbered: Mapping[tuple[int, ...], dict[str, str]]) -> list[list[dict[str, str]]]:
     order = sorted(numbered)
     return [[numbered[number] for number in group] for _, group in groupby(order, key=lambda number: number[0])]
@@ -206,9 +226,16 @@ def _outside(source: Shapes, theirs: Stages, target: Shapes, ours: Stages) -> It
             where=lacking[0],
             expected="the same tensors outside of blocks in both networks",
             found=f"none of this name in the {'source' if right - left else 'target'}",
-            todo="Members of a family differ in how many blocks they have, and in nothing else.",
+            todo="Members of a family differ in how many blocks they have, and in nothing else." + _part_of(lacking[0]),
         )
     yield from ((name, name) for name in target if name in right)
+
+
+def _part_of(name: str) -> str:
+    """How to say that a tensor is a part of a block, where its name has a number."""
+    numbered = re.match(r"(?:.*?\.)?[^.]*\d+(?=\.)", name)
+    pattern = numbered and re.sub(r"\d+", "{}", numbered[0])
+    return f" If it is a part of a block, name it among these: blocks=[..., {json.dumps(pattern)}]." if pattern else ""
 
 
 def _no_block(shapes: Shapes, stages: Stages) -> set[str]:
@@ -217,6 +244,8 @@ def _no_block(shapes: Shapes, stages: Stages) -> set[str]:
 
 def _chosen(source: Shapes, theirs: Stages, target: Shapes, ours: Stages, how: str) -> BlockMap:
     """For each block of the target, stage by stage, the source's."""
+    if not isinstance(how, str):
+        raise _bad_map(how, f"a map as text, or {' or '.join(RULES)}", shown(repr(how)))
     if len(theirs) != len(ours):
         raise BadInput(
             where="stages",
@@ -234,7 +263,10 @@ def _chosen(source: Shapes, theirs: Stages, target: Shapes, ours: Stages, how: s
     if len(maps) != len(depths):
         expected = f"one map, or {len(depths)} with | between them, one for each stage"
         raise _bad_map(how, expected, f"{len(maps)}")
-    return tuple(_read(text, *each, whole) for text, each in zip(maps, depths, strict=True))
+    return tuple(
+        _by_rule(text, *each, stage, whole) if text in RULES else _read(text, *each, whole)
+        for stage, (text, each) in enumerate(zip(maps, depths, strict=True))
+    )
 
 
 def _begins_apart(shapes: Shapes, stages: Stages) -> bool:

@@ -30,6 +30,7 @@ class SearchOptions(Value):
 
     by_rounds: ClassVar[bool] = True  # or at once, for which there are scopes of its own
     ignored: ClassVar[frozenset[str]] = frozenset()  # choices above that the method has no use for
+    why_ignored: ClassVar[str] = "it would change nothing"
 
     data: str | None = None
     length: StepField | None = None

@@ -234,7 +234,11 @@ def expected_costs(plan: Plan) -> list[dict[str, Any]]:
 
 def engine_of(plan: Plan, measuring: bool = False) -> EngineForecast:
     """The engine that the trainings of `plan` will get."""
-    return _engine_for(plan.experiment.spec.recipe, plan.experiment.spec, measuring)
+    recipe = plan.experiment.spec.recipe
+    trained = [row.run.recipe.model for row in plan.rows]
+    if trained and recipe.model not in trained:  # all are in a basis
+        recipe = recipe.model_copy(update={"model": trained[0]})
+    return _engine_for(recipe, plan.experiment.spec, measuring)
 
 
 def _engine_for(recipe: Recipe, spec: Spec, measuring: bool = False) -> EngineForecast:

@@ -47,7 +47,17 @@ def unknown_names(table: Mapping[str, Any]) -> Iterable[Fault]:
             models.check(model, *((facts.shape, facts.classes) if facts else models.taken(model)))
         except ValueError as error:
             meant = models.meant(model)
-            yield Fault("recipe.model", str(error), repr(model), f"did you mean {meant}?" if meant else what)
+            of_data = "" if _is_model(models.variants.parts(model)[0], facts) else what
+            yield Fault("recipe.model", str(error), repr(model), f"did you mean {meant}?" if meant else of_data)
+
+
+def _is_model(name: str, facts: Facts | None) -> bool:
+    """Whether there is one of this name for these data, so that it is not what they are that is wrong."""
+    try:
+        models.check(name, *((facts.shape, facts.classes) if facts else models.taken(name)))
+    except ValueError:
+        return False
+    return True
 
 
 def _changed(name: str, facts: Facts, recipe: Mapping[str, Any]) -> tuple[Facts, list[Fault]]:
@@ -372,9 +382,8 @@ def _unused(where: str, arm: Arm) -> Iterable[Fault]:
     options = arm.options
     for name in sorted(options.ignored):
         if (given := getattr(options, name)) is not None:
-            yield Fault(
-                f"{where}.{name}", f"no such choice of {arm.method.name}", repr(given), "it would change nothing"
-            )
+            found = repr(given) if isinstance(given, str) else str(given)
+            yield Fault(f"{where}.{name}", f"no such choice of {arm.method.name}", found, options.why_ignored)
     if options.by_rounds and options.scope in SCOPES and SCOPES[options.scope].whole:
         todo = "er and erk are for methods that prune at once, like random-erk or snip"
         yield Fault(f"{where}.scope", "a scope for rounds of pruning", repr(options.scope), todo)
@@ -392,7 +401,10 @@ def _search(spec: Spec, members: Members, where: str, options: SearchOptions) ->
     if options.data is None and examples is not None and examples > spec.facts.train:
         most = f"at most the {spec.facts.train:,} training examples of {spec.facts.name}"
         yield Fault(f"{where}.examples", most, str(examples))
-    yield from (replace(fault, path=f"{where}.{fault.path}") for fault in options.faults(spec))
+    yield from (
+        fault if fault.path.startswith("recipe.") else replace(fault, path=f"{where}.{fault.path}")
+        for fault in options.faults(spec)
+    )
     if not options.of_recipe:
         return
     facts = spec.facts

@@ -1,6 +1,7 @@
 """A spec as it is written: a TOML file and `--set`, read once, every fault told at once with its path and a hint."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -212,7 +213,12 @@ def _fault(detail: Any, table: Mapping[str, Any], known: _Known) -> Fault:
         case "value_error":
             return Fault(path, str(detail["ctx"]["error"]), found)
         case "model_type" | "model_attributes_type" | "dict_type":
-            return Fault(path, "a table", found, _example(path))
+            named = known.named.get(path.removeprefix("recipe."), {})
+            written = isinstance(detail["input"], str) and detail["input"] in named
+            example = _example(path)
+            if written:  # the name alone
+                example = re.sub('name = "[^"]*"', f'name = "{detail["input"]}"', example)
+            return Fault(path, "a table", found, example)
         case "tuple_type":
             return Fault(path, "a list", found)
         case "too_short":

@@ -254,13 +254,19 @@ def _need(runs: Iterable[Run], plan: Plan, store: Store, level: int, replicate: 
 
 
 def _trained(plan: Plan, store: Store, run: "Trained") -> "tuple[nn.Module, Mask]":
-    """The network with the weights that a run made, and what lives of it; of coordinates the weights made of them."""
+    """The network with the weights that a run made, and what lives of it; without coordinates, and without noise.
+
+    Of coordinates it has the weights made of them, of Gaussian weights the means.
+    """
     from tombola import weights
+    from tombola.bayes import Gaussian
     from tombola.models.in_basis import InBasis
 
     model, alive = _network(plan, store, run)
     weights.put(model, store.weights(run))
-    return model.carried_out(alive) if isinstance(model, InBasis) else (model, alive)
+    if isinstance(model, InBasis):
+        return model.carried_out(alive)
+    return (model.means() if isinstance(model, Gaussian) else model), alive
 
 
 def coordinates_of(plan: Plan, store: Store, run: "Trained") -> tuple[str, float] | None:

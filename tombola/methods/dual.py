@@ -41,8 +41,8 @@ class ExtrusionOptions(SearchOptions, Penalty):
         """Recipes that are more than cross-entropy under a mask that stays; batches that are larger than the data."""
         for what in ("objective", "dynamics"):
             if chosen := getattr(spec.recipe, what):
-                found = f"recipe.{what} = {chosen.name!r}"
-                yield Fault("penalty_step", f"a recipe without {what}", found, f"leave recipe.{what} out")
+                todo = "leave it out: weights are transformed by cross-entropy and a penalty, under masks that stay"
+                yield Fault(f"recipe.{what}", "none beside dual and dual-iterative", repr(chosen.name), todo)
         if self.extrusion_batch > spec.facts.train:
             expected = f"at most the {spec.facts.train:,} training examples of {spec.facts.name}"
             yield Fault("extrusion_batch", expected, str(self.extrusion_batch))

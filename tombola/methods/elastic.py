@@ -24,6 +24,7 @@ class ElasticOptions(SearchOptions):
     """
 
     ignored: ClassVar[frozenset[str]] = frozenset({"data", "length", "batch", "precision", "lr"})
+    why_ignored: ClassVar[str] = "source and network are trained alike, from one rewind step on"
 
     source: str | None = None
     map: str = "appended"

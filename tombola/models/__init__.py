@@ -68,6 +68,11 @@ def meant(name: str) -> str:
     >>> meant("ResNet20"), meant("LeNet_300_100"), meant("resnet18"), meant("resnet-20")
     ('resnet-20', 'lenet-300-100', '', '')
     """
+    plain, variant = variants.parts(name)
+    if variant:
+        close = variants.meant(name)
+        tidy, varied = meant(plain) or plain, variants.parts(close or name)[1]
+        return f"{tidy}{variants.MARK}{varied}" if close or tidy != plain else ""
     tidy = _tidied(name)
     if tidy == name or source(tidy):
         return ""

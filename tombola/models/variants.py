@@ -7,6 +7,7 @@ are about parameters, and go on as they are.
 To add one: write a module below `tombola.reparametrised.Reparametrised`, and declare it in `VARIANTS`.
 """
 
+import difflib
 import re
 from functools import lru_cache
 from math import isqrt, prod
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MARK = "+"
 SEED_MARK = "~"
+MOST_NUMBER = 9999  # that a name may have
 MOST_SIDE = 4096  # of a matrix whose singular vectors are looked for
 _SEED = re.compile("0|[1-9][0-9]{0,18}")
 
@@ -161,7 +163,28 @@ def variant(name: str) -> Named | None:
         fits = bool(init) if each.of_init else stem == each.name or number is not None
         if fits and bool(mark) == each.seed and (not mark or _SEED.fullmatch(seed)):
             return Named(each, int(seed or 0), init, number)
+    if MARK in suffix:
+        raise ValueError(f"one variant of {whole}, {whole}{MARK}{suffix.partition(MARK)[0]} for one")
+    for each in VARIANTS.values():
+        if each.number and re.fullmatch(f"{each.name}-[0-9]+", stem) and not mark:
+            raise ValueError(f"{whole}{MARK}{each.form}, {each.number} being 1 to {MOST_NUMBER:,}")
     raise ValueError(FORM.replace("MODEL", whole))
+
+
+def meant(name: str) -> str:
+    """The name with the variant that somebody who wrote it may have meant; "" where it has one, or nothing is close.
+
+    >>> meant("lenet-300-100+gausian-2"), meant("lenet-300-100+DTC"), meant("lenet-300-100+dct")
+    ('lenet-300-100+gaussian-2', 'lenet-300-100+dct', '')
+    """
+    whole, suffix = parts(name)
+    stem, rest = re.fullmatch("([^0-9~]*?)((?:-?[0-9~].*)?)", suffix, re.DOTALL).groups()  # type: ignore[union-attr]
+    close = difflib.get_close_matches(stem.lower(), VARIANTS, n=1)
+    found = f"{whole}{MARK}{close[0]}{rest}" if close else ""
+    try:
+        return found if found not in ("", name) and variant(found) else ""
+    except ValueError:
+        return ""
 
 
 def written(name: str) -> str:
@@ -185,4 +208,4 @@ def check(named: Named, plain: Plain) -> None:
     if plain.name.startswith("hf:"):
         raise ValueError("a model of Tombola's own, where its weights are made of other parameters")
     if why := named.variant.refuses(plain):
-        raise ValueError(f"for {named.name}, {why}")
+        raise ValueError(why)

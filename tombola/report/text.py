@@ -250,11 +250,7 @@ def plan_text(summary: dict[str, Any]) -> str:
         f"{summary['experiment']}: {rows:,} training{'s' if rows != 1 else ''} compared, "
         f"{runs:,} run{'s' if runs != 1 else ''} in all"
     ]
-    lines += [
-        f"  {kind:<8} asked for {count['asked']:>6,}   distinct {count['wanted']:>6,}   "
-        f"stored {count['stored']:>6,}   to do {count['missing']:>6,}"
-        for kind, count in summary["runs"].items()
-    ]
+    lines += _runs_text(summary["runs"])
     if summary["files_passed_over"]:
         lines.append(f"Not taken for images: {counted(summary['files_passed_over'])}.")
     lines += [f"Note: {note}" for note in summary["notes"]]
@@ -271,6 +267,17 @@ def plan_text(summary: dict[str, Any]) -> str:
         lines.append("Nothing to do: everything is stored.")
     lines += _expected_text(summary["expected_costs"])
     return "\n".join(lines)
+
+
+def _runs_text(runs: dict[str, dict[str, int]]) -> list[str]:
+    """How many runs there are of each kind, in columns."""
+    kinds = max([8, *map(len, runs)])
+    heads = {"asked for": "asked", "distinct": "wanted", "stored": "stored", "to do": "missing"}
+    width = max([4, *(len(f"{count[name]:,}") for count in runs.values() for name in heads.values())])
+    return [
+        f"  {kind:<{kinds}} " + "  ".join(f"{head} {count[name]:>{width},}" for head, name in heads.items())
+        for kind, count in runs.items()
+    ]
 
 
 FEW = 3  # costs that a sentence can hold

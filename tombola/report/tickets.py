@@ -118,8 +118,8 @@ def ticket_text(record: dict[str, Any]) -> str:
     held = "the living weights" if record["holds"] == "weights" else "the seed of the weights"
     lines = [
         record["ticket"],
-        f"{record['file']}: format {record['format']}, mask and {held}, {size:,} bytes; dense {dense:,}: "
-        f"{dense / size:.1f} times as many",
+        f"{record['file']}: format {record['format']}, mask and {held}, {size:,} bytes, "
+        f"{size / dense:.1%} of the {dense:,} of all its numbers",
         *(f"  {name:<10} {origin[name]}" for name in _PLACE if origin.get(name) is not None),
         *(f"  {'elastic':<10} from {came}" for came in [elastic.said(origin)] if came),
         *(f"  {name:<10} {version}" for name, version in origin.get("versions", {}).items()),
@@ -202,6 +202,11 @@ def forms_text(record: dict[str, Any], proof: "Proof", written: "Files | None") 
         where += (
             f"\n{basis['density']:.2%} of the coordinates in the basis {basis['basis']} are kept. They make "
             f"{record['density']:.2%} of the weights, which are what a machine multiplies with."
+        )
+    if record.get("weights") == "means":
+        where += (
+            "\nThe network at its means, without noise: one answer in the place of a mean over draws, and other "
+            "accuracies than the table's."
         )
     left_out = written.left_out if written else None
     missing = [f"{name}: not written. {why}" for name, why in (left_out or {}).items()]

@@ -106,24 +106,26 @@ def layout(pattern: Pattern, size: Pair, abreast: int, kernels: Kernels, weight_
         return None
     unit = abreast * kernels.width
     planes, channels = down.planes * across.planes, _inputs(pattern)
-    plane, result_plane = (down.length * across.length * unit, down.result_length * across.result_length * unit)
+    positions = _odd(down.length * across.length)
+    result_positions = _odd(down.result_length * across.result_length)
+    plane, result_plane = positions * unit, result_positions * unit
     if max(channels * planes * plane, len(pattern.mask) * result_plane) >= 2**31:
         return None
     arrays: list[NDArray[Any]] = []
     in_plane = down.at[:, None] * across.length + across.at
     number = down.plane[:, None] * across.planes + across.plane
     unmet = (down.plane[:, None] < 0) | (across.plane < 0)
-    place = np.where(unmet, -1, number * down.length * across.length + in_plane)
+    place = np.where(unmet, -1, number * positions + in_plane)
     result_row = (np.arange(down.results) + down.before)[:, None] * across.result_length
     result_place = result_row + np.arange(across.results) + across.before
     inputs = MapStruct(channels, planes, place.size, 0, plane, across.length * unit)
     inputs.first = (down.first * across.length + across.first) * unit
     inputs.rows, inputs.across = down.computed, across.computed * abreast
-    _point(inputs, place, planes * down.length * across.length, kernels.width, arrays)
+    _point(inputs, place, planes * positions, kernels.width, arrays)
     outputs = MapStruct(len(pattern.mask), 1, result_place.size, 0, result_plane, across.result_length * unit)
     outputs.first = (down.before * across.result_length + across.before) * unit
     outputs.rows, outputs.across = down.results, across.results * abreast
-    _point(outputs, result_place, down.result_length * across.result_length, kernels.width, arrays)
+    _point(outputs, result_place, result_positions, kernels.width, arrays)
     forward, backward = _lists(pattern, down, across, inputs, outputs, unit, weight_last, arrays)
     return Layout(
         kernels,
@@ -133,6 +135,11 @@ def layout(pattern: Pattern, size: Pair, abreast: int, kernels: Kernels, weight_
         (down.results, across.results),
         (channels * planes * plane, len(pattern.mask) * result_plane),
     )
+
+
+def _odd(positions: int) -> int:
+    """Planes of as many positions do not all begin in the same set of a cache."""
+    return positions | 1
 
 
 def _inputs(pattern: Pattern) -> int:

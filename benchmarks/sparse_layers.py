@@ -2,7 +2,8 @@
 
 Between torch's tensors, as in anyone's loop: what the kernels' own layout costs is in it. The dense layer is taken
 in the faster of its memory formats, contiguous or channels_last, as two rounds find it, and the sparse one
-in the same. float32, one thread, masks at random places. Where the processor has AMX the dense layer in bfloat16 stands beside them.
+in the same. float32, one thread, masks at random places. Where the processor has AMX the dense layer in bfloat16 stands
+beside them.
 
 Times are the thread's seconds of work, not the clock's: a shared machine then adds what it takes from the caches and no
 more. Warm: the same call just came before; cold: 256 MiB were written between the calls.

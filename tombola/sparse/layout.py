@@ -203,7 +203,7 @@ def _lists(
     read = plane * inputs.plane + down.tap[row] * inputs.pitch + across.tap[column] * unit
     back = output * outputs.plane + (down.first + down.before - down.tap[row]) * outputs.pitch
     back += (across.first + across.before - across.tap[column]) * unit
-    per = channels_at_once(len(place) / max(1, mask.size))
+    per = channels_at_once(len(place) / max(1, mask.size), mask[0, 0].size if mask.size else 1)
     forward = _list(output, channel // per, read, place, len(mask), arrays)
     forward.reach = int(down.tap.max()) * inputs.pitch + int(across.tap.max()) * unit
     backward = _list(plane, output // per, back, place, inputs.channels * inputs.planes, arrays)
@@ -211,9 +211,10 @@ def _lists(
     return forward, backward
 
 
-def channels_at_once(density: float) -> int:
+def channels_at_once(density: float, window: int) -> int:
     """Channels read in a block: what a tile reads of them stays in the first cache, and segments are not too short."""
-    return 16 if density > 0.14 else 32 if density > 0.07 else 64
+    some = 16 if density > 0.14 else 32 if density > 0.07 else 64
+    return some if window > 1 else 4 * some
 
 
 def _list(

@@ -1,7 +1,10 @@
 """Channels that live and die together: what goes with one, which of them go, and that smaller layers compute alike."""
 
 import copy
+import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tombola
+from tombola import cash, prunable, weights
 from tombola import coupling as coupled
 from tombola import mask as masks
-from tombola import prunable, weights
 from tombola.cash import Importance, compact, coupling, shrink, shrunk_mask
 from tombola.cash.equivalence import random_states
 from tombola.coupling import Coupling
-from tombola.errors import BadInput
+from tombola.errors import BadInput, SpecError
+from tombola.lab import spec_file
+from tombola.lab.attempt import do
+from tombola.lab.plan import plan
+from tombola.lab.runs import Network
+from tombola.lab.spec import Experiment, Spec
+from tombola.lab.store import Store
+from tombola.lab.worker import Worker
 from tombola.mask import Mask
 from tombola.models.attention import SelfAttention
 from tombola.pruning import Round
@@ -338,3 +348,71 @@ def test_shrink_is_public_and_draws_nothing() -> None:
     assert tombola.shrink is shrink
     shrink(model, 0.5, torch.zeros(1, 2))
     assert all(torch.equal(one, other) for one, other in zip(before, random_states(), strict=True))
+
+
+# ---- in the lab, and on other runtimes
+
+
+def test_an_experiment_on_channels_takes_whole_ones_in_tickets_and_controls(tmp_path: Path) -> None:
+    recipe = {"model": "resnet-8-w4", "data": "digits", "length": "6it", "batch": 50}
+    spec = Spec.model_validate(
+        {
+            "recipe": recipe | {"optimizer": {"name": "sgd", "lr": 0.1}},
+            "prune": {"scope": "channel", "rate": 0.3, "score": "taylor"},
+            "arms": ["ticket", "random", "shuffle"],
+            "levels": 2,
+            "replicates": 1,
+        }
+    )
+    wanted, worker = plan(Experiment(name="a", spec=spec)), Worker(Store(tmp_path).open(), None)
+    for run in wanted.runs:
+        assert do(run, worker, lambda *seen: None) == ("stored",)
+    found = Network("resnet-8-w4", spec.facts.shape, spec.facts.classes).coupling()
+    trained = {(row.arm, row.level): row.run for row in wanted.rows}
+    widths = []
+    for level in (1, 2):
+        ticket, *controls = (worker.store.mask(trained[arm, level].mask) for arm in spec.arms)
+        for control in controls:
+            assert control.counts == ticket.counts and control != ticket
+            assert coupled.made_of_channels(control, found)
+        assert coupled.made_of_channels(ticket, found)
+        widths.append([living for living, _ in found.widths(ticket).values()])
+    assert all(later < earlier for earlier, later in zip(*widths, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ["ticket", "even"]}, "arms: expected controls of whole channels in the scope channel, found 'even'"),
+        ({"prune": {"score": "norm"}}, "prune.score: expected a score of single weights in the scope layer"),
+        ({"prune": {"multiple": 8}}, "prune.multiple: expected absent in the scope layer, found 8"),
+        ({"prune": {"scope": "channel", "basis": "dct"}}, "prune.basis: expected weights themselves"),
+        ({"prune": {"scope": "channel"}, "densities": [0.5], "levels": None}, "densities: expected none in the scope"),
+        ({"method": "snip", "prune": {"scope": "channel"}}, "method: expected methods that prune round by round"),
+    ],
+)
+def test_what_does_not_go_with_channels_is_refused_before_anything_is_trained(
+    changes: dict[str, Any], message: str
+) -> None:
+    table = {"prune": {"scope": "channel"}, **changes}
+    flat = [f"{name}={json.dumps(value)}" for name, value in table.items() if name != "prune" and value is not None]
+    flat += [f"prune.{name}={json.dumps(value)}" for name, value in table["prune"].items()]
+    flat += ["levels=none"] if "densities" in changes else []
+    with pytest.raises(SpecError, match=re.escape(message)):
+        spec_file.read("digits", flat)
+
+
+def test_a_smaller_model_is_saved_loaded_and_exported_as_any_other(tmp_path: Path) -> None:
+    model, example = network("concatenation")
+    small, inputs = shrink(model.float(), 0.5, example.float()), example.float()
+    cash.to_safetensors(small, tmp_path / "small.safetensors")
+    again = cash.from_safetensors(model, tmp_path / "small.safetensors")
+    torch.testing.assert_close(again(inputs), small(inputs), rtol=0, atol=0)
+    cash.to_torch_export(small, inputs, tmp_path / "small.pt2")
+    loaded = torch.export.load(tmp_path / "small.pt2").module()
+    torch.testing.assert_close(loaded(inputs), small(inputs))
+    runtime = pytest.importorskip("onnxruntime")
+    cash.to_onnx(small, inputs, tmp_path / "small.onnx")
+    session = runtime.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    torch.testing.assert_close(torch.from_numpy(answer), small(inputs), rtol=1e-4, atol=1e-5)

@@ -31,6 +31,7 @@ from tombola.lab.studies import STUDIES
 from tombola.method import SearchOptions
 from tombola.methods import METHODS
 from tombola.objective import OBJECTIVES
+from tombola.pruning import SCOPES
 from tombola.recipe import SGD, Adam, AdamW, Constant, Cosine, Linear, Recipe, Steps
 from tombola.steps import Step
 from tombola.value import Value
@@ -86,7 +87,8 @@ def keys_of(name: str, changes: list[str]) -> dict[str, str]:
     found |= {f"arm {arm} 1": run for arm, run in declared(replicate)}
     for name, method in METHODS.items():
         own = replace(replicate, options=method.options())
-        if any(own.options.faults(own.spec)):
+        at_once = not own.options.by_rounds and SCOPES[spec.prune.scope].grouped  # which a spec refuses
+        if at_once or any(own.options.faults(own.spec)):
             continue
         _, ticket, found[f"{name} 2"], *_ = method.search(own, 2)
         of = {arm: each for arm, each in CONTROLS.items() if each.refuses and not each.refuses(spec, own.options)}

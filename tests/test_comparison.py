@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tombola import data, models, prunable, weights
 from tombola import mask as masks
+from tombola.bayes import Gaussian
 from tombola.cash import comparison, timing
 from tombola.cash.compaction import compact, masked
 from tombola.cash.comparison import CHUNK, prove, write
@@ -782,3 +783,12 @@ def test_advice_of_forms_as_fast_as_each_other_is_the_exact_one() -> None:
     )
     slower = replace(exact, timing=took(0.038, 0.037, 0.039))
     assert advice([dense, slower, lossy])[1].startswith("Fastest at batch 1: sparse int8, 0.035 [0.035, 0.036] ms: ")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_gaussian_network_has_one_form_and_says_why() -> None:
+    model = Gaussian(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), samples=2).eval()
+    proof = prove(model, prunable.full(model), torch.randn(70, 4))
+    assert [form.name for form in proof] == ["dense"] and all("model.means()" in why for why in proof.left_out.values())
+    assert {"compact", "sparse", "int8"} <= set(proof.left_out)
+    assert str(proof[0]).splitlines()[0].startswith("form") and len(str(proof[0]).splitlines()) == 2

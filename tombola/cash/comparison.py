@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola import files, prunable, weights
+from tombola.bayes import Gaussian
 from tombola.cash import equivalence, export, timing
 from tombola.cash.compaction import compact, masked
 from tombola.cash.ensemble import Ensemble, check_classes
@@ -506,10 +507,17 @@ class _Measured:
 
 
 Made = tuple[str, _Measured | str]  # a form, or why there is none
+_DRAWN = (
+    "A Gaussian network draws its weights anew in every call, and answers with the mean of several; its network of "
+    "means, `model.means()`, is a plain one that has all forms and answers otherwise."
+)
 
 
 def _others(whole: _Measured, given: _Given, batch: int) -> Iterator[Made]:
     dense, example, on_cpu = whole.stored, whole.laid_out(given.first(2)), whole.place.type == CPU
+    if isinstance(dense, Gaussian):
+        yield from ((name, _DRAWN) for name in ("compact", "sparse", "int8", "dense, ONNX Runtime"))
+        return
     maps = any(isinstance(each, Tensor) and each.dim() == 4 for each in example)
     if maps and any(isinstance(module, nn.Conv2d) for module in dense.modules()):
         last = copy.deepcopy(dense).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

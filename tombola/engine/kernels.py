@@ -226,8 +226,10 @@ def load(set_name: str, dtype: Any = np.float32) -> Kernels:
 @cache
 def version() -> str:
     """Changes whenever the kernels do, or the processor: what was measured then holds no more."""
-    spec = find_spec("tombola.engine._kernels")
-    code = Path(spec.origin).read_bytes() if spec and spec.origin else b""
+    code = b""
+    for compiled in ("tombola.engine._kernels", "tombola.sparse._kernels"):
+        spec = find_spec(compiled)
+        code += Path(spec.origin).read_bytes() if spec and spec.origin else b""
     return hashlib.sha256(code + f"{platform.machine()} {processor()} {sets()[-1:]}".encode()).hexdigest()[:16]
 
 

@@ -114,6 +114,19 @@ class Attending(nn.Module):
         return self.head((x + self.back(F.gelu(self.wide(x)))).mean(1))  # type: ignore[no-any-return]
 
 
+class Twofold(nn.Module):
+    """A concatenation that a grouped convolution reads: one output of `b` stands beside one or two of `a`."""
+
+    def __init__(self, a: int = 32, b: int = 16) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, a, 1), nn.Conv2d(3, b, 1)
+        self.grouped, self.head = nn.Conv2d(a + b, 48, 3, groups=3), nn.Conv2d(48, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat([self.a(x), self.b(x)], 1)
+        return self.head(F.relu(self.grouped(F.relu(joined))))  # type: ignore[no-any-return]
+
+
 IMAGES = (2, 3, 8, 8)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual": (Residual, IMAGES),
@@ -122,6 +135,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "depthwise": (Depthwise, IMAGES),
     "shared": (Shared, (4, 5)),
     "attention": (Attending, (2, 7, 16)),
+    "twofold": (Twofold, IMAGES),
+    "uneven": (lambda: Twofold(20, 28), IMAGES),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -152,7 +167,7 @@ def parameters(model: nn.Module) -> int:
 
 def half(found: Coupling, full: Mask, seed: int = 0, multiple: int = 1) -> Mask:
     worth = torch.rand(found.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return coupled.by_set(worth, full, found, dict.fromkeys(full, 0.5), multiple)
+    return found.without(full, coupled.by_set(worth, found.living(full), found, dict.fromkeys(full, 0.5), multiple))
 
 
 @every_network
@@ -220,11 +235,11 @@ def test_widths_divide_by_the_multiple(name: str, multiple: int) -> None:
             worth = {place: weights.of(model)[place].abs() for place in full}
             after = by.next(rounds[-1], worth, prunable.prunable(model), coupling=found)
             for names, channels in found.sets(full):
-                rows = next(along for along in found.makes if along.name == names[0])
                 kept = found.alive(after)[channels]
-                width = int(torch.isin(rows.channels, channels[kept]).sum())
                 assert kept.any(), "a layer never dies"
-                assert width % multiple == 0 or kept.all() or width < multiple
+                for rows in (along for along in found.makes if along.name in names):
+                    width = int(torch.isin(rows.channels, channels[kept]).sum())
+                    assert width % multiple == 0 or kept.all() or len(channels) <= multiple
         rounds.append(after)
     assert rounds[-1].alive < rounds[0].alive
 
@@ -240,6 +255,27 @@ def test_inputs_and_answers_stay_and_it_is_said_why() -> None:
     only = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(BadInput, match=r"expected a layer whose channels can be taken out.*the model's answer"):
         shrink(only, 0.5, torch.zeros(1, 3))
+
+
+def test_every_maker_of_a_concatenation_divides_by_the_multiple() -> None:
+    small = shrink(Twofold(), 0.75, torch.zeros(IMAGES), multiple=8)
+    assert [len(small.get_parameter(f"{layer}.weight")) for layer in ("a", "b", "grouped")] == [16, 8, 24]
+
+
+def test_weights_whose_channels_are_one_have_one_rate() -> None:
+    model, example = network("residual")
+    found, full = coupling(model, example), prunable.full(model)
+    by = Round("channel", (("a2.weight", 0.5), ("*", 0.1)), score=SCORES["norm"])
+    scored = {place: weights.of(model)[place].abs() for place in full}
+    with pytest.raises(BadInput, match=r"rate: expected one rate .* found 0\.1 for stem\.weight, 0\.5 for a2\.weight"):
+        by.next(full, scored, prunable.prunable(model), coupling=found)
+    torch.manual_seed(0)
+    model = Residual()
+    optimizer, start = torch.optim.SGD(model.parameters(), lr=0.05), weights.of(model)
+    with pytest.raises(BadInput, match="rate: expected one rate"):
+        for level in Search(model, optimizer, levels=1, scope="channel", rate={"a2.weight": 0.5, "*": 0.1}):
+            loop(model, optimizer, level)
+    assert weights.equal(weights.of(model), start), "nothing was trained"
 
 
 @pytest.mark.parametrize("of", ["parameters", "multiply_adds"])
@@ -418,3 +454,67 @@ def test_a_smaller_model_is_saved_loaded_and_exported_as_any_other(tmp_path: Pat
     session = runtime.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
     (answer,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
     torch.testing.assert_close(torch.from_numpy(answer), small(inputs), rtol=1e-4, atol=1e-5)
+
+
+# ---- controls and prices are those of the ticket
+
+
+@pytest.mark.parametrize("make", [coupled.random_like, coupled.shuffle])
+def test_no_control_of_channels_is_made_of_a_mask_of_single_weights(
+    make: Callable[[Mask, Coupling, int], Mask],
+) -> None:
+    model, example = network("residual")
+    found, full = coupling(model, example), prunable.full(model)
+    single = masks.random_like(Mask({name: torch.rand(alive.shape) < 0.5 for name, alive in full.items()}), 0)
+    with pytest.raises(BadInput, match="expected whole channels, found single weights"):
+        make(single, found, 1)
+
+
+def test_a_search_by_channels_begins_with_whole_ones() -> None:
+    torch.manual_seed(0)
+    model, before = Residual(), prunable.full(Residual())
+    halves = Mask({name: torch.rand(alive.shape) < 0.5 for name, alive in before.items()})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    search, start = Search(model, optimizer, levels=1, scope="channel", mask=halves), weights.of(model)
+    with pytest.raises(BadInput, match="expected whole channels, found single weights"):
+        for level in search:
+            loop(model, optimizer, level)
+    held = {name: value * halves[name] if name in halves else value for name, value in start.items()}
+    assert weights.equal(weights.of(model), held), "nothing was trained"
+
+
+def test_a_search_goes_on_from_a_mask_of_whole_channels_and_its_controls_are_as_dense() -> None:
+    torch.manual_seed(0)
+    model = Residual()
+    found, optimizer = coupling(model, torch.randn(IMAGES)), torch.optim.SGD(model.parameters(), lr=0.05)
+    begun = half(found, prunable.full(model))
+    search = Search(model, optimizer, levels=1, rate=0.3, scope="channel", score="norm", mask=begun)
+    for level in search:
+        loop(model, optimizer, level)
+    ticket = search.mask(1)
+    for make in (coupled.random_like, coupled.shuffle):
+        assert make(ticket, found, 3).counts == ticket.counts != begun.counts
+
+
+@pytest.mark.parametrize("of", ["parameters", "multiply_adds"])
+@pytest.mark.parametrize("scope", ["channel", "channel_global"])
+@pytest.mark.parametrize(("name", "keep"), [("mlp", "2.weight"), ("residual", "a2.weight"), ("grouped", "c2.weight")])
+def test_what_a_layer_that_is_kept_reads_has_its_price_too(name: str, keep: str, scope: str, of: str) -> None:
+    if name == "mlp":
+        torch.manual_seed(0)
+        model: nn.Module = nn.Sequential(*(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)))
+        example = torch.randn(3, 8)
+    else:
+        model, example = network(name)
+
+    def cost(each: nn.Module) -> int:
+        if of == "parameters":
+            return parameters(each)
+        return sum(size.multiply_adds for size in cash.sizes(each, example).values())
+
+    for share in (0.9, 0.7):
+        small = shrink(model, share, example, of=of, by=Importance(scope=scope, keep=(keep,)))
+        assert (share - 0.1) * cost(model) < cost(small) <= share * cost(model)
+        kept = small.get_parameter(keep)
+        assert len(kept) == len(model.get_parameter(keep)), "its own channels all stay"
+        assert kept.shape[1] < model.get_parameter(keep).shape[1] or scope != "channel"

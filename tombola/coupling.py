@@ -9,7 +9,7 @@ layers, computes what the masked one does.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import gcd
+from math import gcd, lcm
 
 import torch
 from torch import Tensor
@@ -103,18 +103,30 @@ class Coupling:
                 along.per_channel(mask[along.name].cpu().long(), living)
         return (living > 0) & self.may_go(mask)
 
-    def sets(self, mask: Mask) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-        """The names of the weights of each set with the numbers of its channels, those that can be taken out."""
-        places: dict[tuple[str, ...], list[int]] = {}
-        for channel in self.may_go(mask).nonzero().flatten().tolist():
-            places.setdefault(self.makers[channel], []).append(channel)
-        yield from ((names, torch.tensor(channels)) for names, channels in places.items())
+    @cached_property
+    def rows(self) -> tuple[tuple[int, ...], ...]:
+        """Of each channel how many rows it is of each of its `makers`: a head is as many as it is wide."""
+        found: list[list[int]] = [[] for _ in range(self.size)]
+        for along in self.makes:
+            for channel, rows in zip(
+                *(each.tolist() for each in along.channels.unique(return_counts=True)), strict=True
+            ):
+                found[channel].append(rows)
+        return tuple(map(tuple, found))
 
-    def step(self, names: Sequence[str], channel: int, multiple: int) -> int:
-        """How many channels of a set make `multiple` rows: fewer where each is several rows of a weight."""
-        first = next(along for along in self.makes if along.name == names[0])
-        rows = int((first.channels == channel).sum())
-        return multiple // gcd(multiple, rows)
+    def sets(self, mask: Mask) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+        """The names of the weights of each set with the numbers of its channels, those that can be taken out.
+
+        Channels that are of different numbers of rows are apart, so that all of a set cost the same.
+        """
+        places: dict[tuple[tuple[str, ...], tuple[int, ...]], list[int]] = {}
+        for channel in self.may_go(mask).nonzero().flatten().tolist():
+            places.setdefault((self.makers[channel], self.rows[channel]), []).append(channel)
+        yield from ((names, torch.tensor(channels)) for (names, _), channels in places.items())
+
+    def step(self, channel: int, multiple: int) -> int:
+        """How many channels like this one make a multiple of `multiple` rows in each weight that makes it."""
+        return lcm(*(multiple // gcd(multiple, rows) for rows in self.rows[channel]))
 
     def without(self, mask: Mask, gone: Tensor) -> Mask:
         """`mask` less all weights that make or read a channel that is `gone`, [channels]."""
@@ -127,8 +139,34 @@ class Coupling:
 
     def widths(self, mask: Mask) -> dict[tuple[str, ...], tuple[int, int]]:
         """(living, all) channels of each set."""
-        alive = self.alive(mask)
-        return {names: (int(alive[channels].sum()), len(channels)) for names, channels in self.sets(mask)}
+        alive, found = self.alive(mask), dict[tuple[str, ...], tuple[int, int]]()
+        for names, channels in self.sets(mask):
+            living, every = found.get(names, (0, 0))
+            found[names] = living + int(alive[channels].sum()), every + len(channels)
+        return found
+
+    def living(self, mask: Mask) -> "Living":
+        """Which channels there are under `mask`.
+
+        Raises:
+            BadInput: it keeps single weights of a channel.
+        """
+        if not made_of_channels(mask, self):
+            raise _single_weights(mask, self)
+        return Living(self.alive(mask), tuple((names, channels) for names, channels in self.sets(mask)))
+
+
+@dataclass(frozen=True, eq=False)
+class Living:
+    """The channels of a mask.
+
+    Attributes:
+        alive: of each channel, whether it lives and can be taken out.
+        sets: as `Coupling.sets` has them.
+    """
+
+    alive: Tensor
+    sets: tuple[tuple[tuple[str, ...], Tensor], ...]
 
 
 # ---- what a channel is worth
@@ -174,47 +212,61 @@ def spread(coupling: Coupling, numbers: Tensor, mask: Mask) -> dict[str, Tensor]
 # ---- which channels go
 
 
-def by_set(worth: Tensor, mask: Mask, coupling: Coupling, rates: Mapping[str, float], multiple: int = 1) -> Mask:
-    """In each set, remove its rate of its living channels, those of least worth.
+def by_set(worth: Tensor, living: Living, coupling: Coupling, rates: Mapping[str, float], multiple: int = 1) -> Tensor:
+    """The channels that go where each set loses its rate of its living ones, those of least worth, [channels].
 
     Args:
         worth: of each channel, finite.
-        mask: what is alive before.
-        rates: the fraction in [0, 1] by weight; that of the first weight of a set holds for all of it.
+        living: the channels that there are before.
+        rates: the fraction in [0, 1] by weight; one for all weights of a set.
         multiple: how many rows are left of a weight divides by it; where that takes more channels away, more go. A set
             that is as small as `multiple`, or smaller, stays as it is. Of every set one channel stays in any case.
+
+    Raises:
+        BadInput: the weights of a set have several rates.
     """
-    alive, gone = coupling.alive(mask), torch.zeros(coupling.size, dtype=torch.bool)
-    for names, channels in coupling.sets(mask):
-        living = int(alive[channels].sum())
-        stay = _stay(living - count(rates[names[0]], living), living, coupling.step(names, int(channels[0]), multiple))
-        gone[channels] = ~lowest(worth[channels], alive[channels], living - stay)
-    return coupling.without(mask, gone)
+    check_rates(rates, living)
+    alive, gone = living.alive, torch.zeros(coupling.size, dtype=torch.bool)
+    for names, channels in living.sets:
+        there = int(alive[channels].sum())
+        stay = _stay(there - count(rates[names[0]], there), there, coupling.step(int(channels[0]), multiple))
+        gone[channels] = ~lowest(worth[channels], alive[channels], there - stay)
+    return gone
 
 
-def all_sets(worth: Tensor, mask: Mask, coupling: Coupling, rate: float, multiple: int = 1) -> Mask:
-    """Pool the channels of all sets and remove `rate` of the living ones, those of least worth.
+def check_rates(rates: Mapping[str, float], living: Living) -> None:
+    """Make sure that the weights of a set have one rate.
+
+    Raises:
+        BadInput: they have not.
+    """
+    for names, _ in living.sets:
+        if len({rates[name] for name in names}) > 1:
+            raise BadInput(
+                where="rate",
+                expected="one rate for weights whose channels are one, as they are added or stand in groups",
+                found=", ".join(f"{rates[name]:g} for {name}" for name in names),
+                todo="Give them all the same; tombola.cash.coupling(model, example).widths(mask) shows which are one.",
+            )
+
+
+def all_sets(worth: Tensor, living: Living, coupling: Coupling, rate: float, multiple: int = 1) -> Tensor:
+    """The channels that go where all sets are pooled and lose `rate` of the living ones, those of least worth.
 
     Of each set the best channel stays in any case, or the best `multiple` rows of channels: a layer never dies.
     """
-    alive = coupling.alive(mask)
-    return _down_to(worth, mask, coupling, int(alive.sum()) - count(rate, int(alive.sum())), multiple)
-
-
-def _down_to(worth: Tensor, mask: Mask, coupling: Coupling, left: int, multiple: int) -> Mask:
-    alive, safe = coupling.alive(mask), torch.zeros(coupling.size, dtype=torch.bool)
-    sets = list(coupling.sets(mask))
-    for names, channels in sets:
-        living = int(alive[channels].sum())
-        least = min(living, coupling.step(names, int(channels[0]), multiple))
-        safe[channels] = lowest(worth[channels], alive[channels], living - least)
-    remove = min(int(alive.sum()) - left, int((alive & ~safe).sum()))
+    alive, safe = living.alive, torch.zeros(coupling.size, dtype=torch.bool)
+    for _, channels in living.sets:
+        there = int(alive[channels].sum())
+        least = min(there, coupling.step(int(channels[0]), multiple))
+        safe[channels] = lowest(worth[channels], alive[channels], there - least)
+    remove = min(count(rate, int(alive.sum())), int((alive & ~safe).sum()))
     gone = alive & ~safe & ~lowest(worth, alive & ~safe, remove)
-    for names, channels in sets:  # a multiple may take more of them
-        living, stay = int(alive[channels].sum()), int((alive & ~gone)[channels].sum())
-        stay = _stay(stay, living, coupling.step(names, int(channels[0]), multiple))
-        gone[channels] = ~lowest(worth[channels], alive[channels], living - stay)
-    return coupling.without(mask, gone)
+    for _, channels in living.sets:  # a multiple may take more of them
+        there, stay = int(alive[channels].sum()), int((alive & ~gone)[channels].sum())
+        stay = _stay(stay, there, coupling.step(int(channels[0]), multiple))
+        gone[channels] = ~lowest(worth[channels], alive[channels], there - stay)
+    return gone
 
 
 def _stay(asked: int, living: int, step: int) -> int:
@@ -222,10 +274,10 @@ def _stay(asked: int, living: int, step: int) -> int:
     return min(living, max(step, asked - asked % step))
 
 
-def relative(worth: Tensor, mask: Mask, coupling: Coupling) -> Tensor:
+def relative(worth: Tensor, living: Living) -> Tensor:
     """The worth of each channel, divided by the mean of the living ones of its set."""
-    alive, scaled = coupling.alive(mask), worth.clone()
-    for _, channels in coupling.sets(mask):
+    alive, scaled = living.alive, worth.clone()
+    for _, channels in living.sets:
         mean = float(worth[channels][alive[channels]].mean()) if alive[channels].any() else 0.0
         scaled[channels] = worth[channels] / mean if mean else worth[channels]
     return scaled
@@ -269,27 +321,51 @@ def known(coupling: Coupling | None, mask: Mask) -> Coupling:
 
 
 def random_like(mask: Mask, coupling: Coupling, mask_seed: int) -> Mask:
-    """A random mask of whole channels, of each set as many as `mask` keeps; masks drawn with one seed nest."""
-    alive, gone = coupling.alive(mask), torch.zeros(coupling.size, dtype=torch.bool)
+    """A random mask of whole channels, of each set as many as `mask` keeps; masks drawn with one seed nest.
+
+    Raises:
+        BadInput: `mask` keeps single weights of a channel, and a mask of whole ones would be denser.
+    """
+    living, gone = coupling.living(mask), torch.zeros(coupling.size, dtype=torch.bool)
     generator = torch.Generator().manual_seed(mask_seed)
-    for _, channels in coupling.sets(mask):
+    for _, channels in living.sets:
         order = channels[torch.randperm(len(channels), generator=generator)]
-        gone[order[int(alive[channels].sum()) :]] = True
-    whole = Mask({name: torch.ones_like(kept) for name, kept in mask.items()})
-    return coupling.without(whole, gone)
+        gone[order[int(living.alive[channels].sum()) :]] = True
+    return coupling.without(_whole(mask), gone)
+
+
+def shuffle(mask: Mask, coupling: Coupling, mask_seed: int) -> Mask:
+    """The channels of each set permuted, with all their weights.
+
+    Raises:
+        BadInput: as in `random_like`.
+    """
+    living, gone = coupling.living(mask), torch.zeros(coupling.size, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(mask_seed)
+    for _, channels in living.sets:
+        gone[channels] = ~living.alive[channels][torch.randperm(len(channels), generator=generator)]
+    return coupling.without(_whole(mask), gone)
 
 
 def made_of_channels(mask: Mask, coupling: Coupling) -> bool:
     """Whether a mask keeps whole channels, and nothing else."""
-    whole = Mask({name: torch.ones_like(kept) for name, kept in mask.items()})
-    return coupling.without(whole, coupling.may_go(mask) & ~coupling.alive(mask)) == mask
+    return _of_whole_ones(mask, coupling) == mask
 
 
-def shuffle(mask: Mask, coupling: Coupling, mask_seed: int) -> Mask:
-    """The channels of each set permuted, with all their weights."""
-    alive, gone = coupling.alive(mask), torch.zeros(coupling.size, dtype=torch.bool)
-    generator = torch.Generator().manual_seed(mask_seed)
-    for _, channels in coupling.sets(mask):
-        gone[channels] = ~alive[channels][torch.randperm(len(channels), generator=generator)]
-    whole = Mask({name: torch.ones_like(kept) for name, kept in mask.items()})
-    return coupling.without(whole, gone)
+def _of_whole_ones(mask: Mask, coupling: Coupling) -> Mask:
+    return coupling.without(_whole(mask), coupling.may_go(mask) & ~coupling.alive(mask))
+
+
+def _whole(mask: Mask) -> Mask:
+    return Mask({name: torch.ones_like(kept) for name, kept in mask.items()})
+
+
+def _single_weights(mask: Mask, coupling: Coupling) -> BadInput:
+    channels = _of_whole_ones(mask, coupling)
+    apart = [name for name, alive in mask.items() if not torch.equal(alive, channels[name])]
+    return BadInput(
+        where="mask",
+        expected="whole channels",
+        found=f"single weights of them, in {few(apart)}",
+        todo="Begin with a mask of whole channels, as cash.shrunk_mask makes, or prune on in the scope 'layer'.",
+    )

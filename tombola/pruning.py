@@ -18,7 +18,7 @@ from tombola.score import MAGNITUDE, Score
 if TYPE_CHECKING:  # `tombola plan` reads rounds, and touches no tensor
     from torch import Tensor, nn
 
-    from tombola.coupling import Coupling
+    from tombola.coupling import Coupling, Living
     from tombola.mask import Mask
 
     Pruned = Callable[["Round", Mapping[str, Tensor], Mask, Mapping[str, float], Coupling | None], Mask]
@@ -243,20 +243,32 @@ def _channels(
     from tombola import coupling
 
     found = coupling.known(known, mask)
-    return coupling.by_set(
-        coupling.worth(scores, mask, found, round.score.together), mask, found, rates, round.multiple
-    )
+    living = found.living(mask)
+    worth = worth_of_channels(round, scores, mask, living, found)
+    return found.without(mask, channels_that_go(round, worth, living, found, rates))
 
 
-def _all_channels(
-    round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", rates: Mapping[str, float], known: "Coupling | None"
-) -> "Mask":
+def worth_of_channels(
+    round: Round, scores: "Mapping[str, Tensor]", mask: "Mask", living: "Living", found: "Coupling"
+) -> "Tensor":
+    """Return what each channel is worth, [channels], beside those that it is ranked with in the round's scope."""
     from tombola import coupling
 
-    found = coupling.known(known, mask)
     worth = coupling.worth(scores, mask, found, round.score.together)
-    worth = worth if round.score.comparable else coupling.relative(worth, mask, found)
-    return coupling.all_sets(worth, mask, found, round.rates[0][1], round.multiple)
+    if round.score.comparable or not SCOPES[round.scope].pooled:
+        return worth
+    return coupling.relative(worth, living)
+
+
+def channels_that_go(
+    round: Round, worth: "Tensor", living: "Living", found: "Coupling", rates: Mapping[str, float]
+) -> "Tensor":
+    """Return the channels that go in the round, [channels]."""
+    from tombola import coupling
+
+    if SCOPES[round.scope].pooled:
+        return coupling.all_sets(worth, living, found, round.rates[0][1], round.multiple)
+    return coupling.by_set(worth, living, found, rates, round.multiple)
 
 
 def _left_of(size: int, rate: float, rounds: int) -> int:
@@ -459,7 +471,7 @@ SCOPES: dict[str, Scope] = {
     ),
     "channel_global": Scope(
         about="all layers together lose one rate of their channels; of none all go",
-        prune=_all_channels,
+        prune=_channels,
         density=_of_both_ends,
         check=_check_all_channels,
         left=_by_rounds_only,

@@ -1,9 +1,9 @@
 """A smaller dense model of any model, without a search: its least channels go, and its layers become narrower."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from tombola.cash.size import sizes
 from tombola.coupling import Coupling
 from tombola.errors import BadInput
 from tombola.mask import Mask
-from tombola.pruning import Round
+from tombola.pruning import Round, channels_that_go, worth_of_channels
 from tombola.score import Batch, Score, Scored, cross_entropy, scores
 from tombola.scores import SCORES
 
@@ -35,7 +35,7 @@ class Importance:
         batches: of training examples, (inputs, labels) each, for a score that sees them.
         loss: what training makes small, of the model and a batch.
         scope: `channel`: every layer is narrowed alike; `channel_global`: all layers' channels are ranked together.
-        keep: kinds, names or patterns of names of weights whose channels all stay.
+        keep: kinds, names or patterns of names of weights whose own channels all stay; those that they read may go.
     """
 
     score: str | Score = "norm"
@@ -53,6 +53,10 @@ class Importance:
         return Round(
             self.scope, keep=self.keep, score=SCORES[self.score] if isinstance(self.score, str) else self.score
         )
+
+    def rounds(self, rate: float, multiple: int) -> Round:
+        """The same for one rate, and widths that divide by `multiple`."""
+        return replace(self.round, rates=(("*", rate),), multiple=multiple)
 
 
 def shrink(
@@ -114,23 +118,25 @@ def shrunk_mask(
         raise BadInput(where="of", expected=f"one of {', '.join(UNITS)}", found=repr(of), todo="Name one.")
     check_fraction(keep, "keep")
     model = weights.bare(model)
-    importance = by if isinstance(by, Importance) else Importance(by)
-    round, found = importance.round, coupling(model, example)
-    full = round.full(model)
+    importance, found = by if isinstance(by, Importance) else Importance(by), coupling(model, example)
+    full = importance.round.full(model)
     ranked = _ranked(model, importance, full, coupled.known(found, full))
-    kinds, ties = prunable.prunable(model), weights.ties(model)
+    living = found.living(full)
+    worth = worth_of_channels(importance.round, ranked, full, living, found)
 
-    def at(rate: float) -> Mask:
-        return _with_rate(round, rate, multiple).next(full, ranked, kinds, ties, found)
+    def gone(rate: float) -> Tensor:
+        return channels_that_go(importance.rounds(rate, multiple), worth, living, found, dict.fromkeys(full, rate))
 
     if of == "channels":
-        return at(1 - keep)
-    price = _price(model, full, found, example, of)
-    return _widest(at, price, keep, of)
+        return found.without(_read_and_made(model, full, found), gone(1 - keep))
+    left = _widest(gone, _price(model, found, example, of), keep, of)
+    return found.without(_read_and_made(model, full, found), left)
 
 
-def _with_rate(round: Round, rate: float, multiple: int) -> Round:
-    return Round(round.scope, (("*", rate),), round.keep, score=round.score, multiple=multiple)
+def _read_and_made(model: nn.Module, full: Mask, found: Coupling) -> Mask:
+    """`full` and the weights that are kept: their own channels stay, and those that they read may go."""
+    read = {along.name for along in found.reads}
+    return prunable.full_over(model, [name for name in prunable.prunable(model) if name in full or name in read])
 
 
 def _ranked(model: nn.Module, importance: Importance, full: Mask, found: Coupling) -> Mapping[str, Tensor]:
@@ -147,48 +153,61 @@ def _ranked(model: nn.Module, importance: Importance, full: Mask, found: Couplin
     return scores(round.score, Scored(seen, weights.of(model), full, batches, loss=loss, coupling=found))
 
 
-def _widest(at: Callable[[float], Mask], price: Callable[[Mask], float], keep: float, of: str) -> Mask:
-    """The mask of the least rate that costs no more than the share `keep`, found by halving."""
-    whole, low, high = price(at(0.0)), 0.0, 1.0
-    if price(at(high)) > keep * whole:
+def _widest(gone: Callable[[float], Tensor], price: Callable[[Tensor], float], keep: float, of: str) -> Tensor:
+    """The channels that go at the least rate that leaves no more than the share `keep`, found by halving."""
+    whole, low, high = price(gone(0.0)), 0.0, 1.0
+    if price(gone(high)) > keep * whole:
         raise BadInput(
             where="keep",
-            expected=f"{price(at(high)) / whole:.3g} or more of the {of.replace('_', '-')}, which stay in any case",
+            expected=f"{price(gone(high)) / whole:.3g} or more of the {of.replace('_', '-')}, which stay in any case",
             found=f"{keep:g}",
             todo="cash.coupling(model, example).alone says which layers stay as wide as they are, and why.",
         )
     if keep == 1:
-        return at(0.0)
+        return gone(0.0)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if price(at(middle)) <= keep * whole else (middle, high)
-    return at(high)
+        low, high = (low, middle) if price(gone(middle)) <= keep * whole else (middle, high)
+    return gone(high)
 
 
 def _price(
-    model: nn.Module, full: Mask, found: Coupling, example: Tensor | tuple[Tensor, ...], of: str
-) -> Callable[[Mask], float]:
-    """What the model costs that a mask leaves: parameters with biases and norms, or multiply-adds of an example."""
+    model: nn.Module, found: Coupling, example: Tensor | tuple[Tensor, ...], of: str
+) -> Callable[[Tensor], float]:
+    """What the model costs without the channels that are gone: parameters, or multiply-adds of an example."""
     shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
-    if of == "multiply_adds":
-        known = sizes(copied(model), example)
-        positions = {
-            name: known[layer].positions for name in shapes if (layer := name.removesuffix(".weight")) in known
-        }
-        return partial(_multiply_adds, full, positions, sum(size.multiply_adds for size in known.values()))
-    return partial(_parameters, shapes, found)
+    channels = _channels_of(shapes, found)
+    if of == "parameters":
+        return partial(_cost, shapes, channels, dict.fromkeys(shapes, 1.0), 0)
+    known = sizes(copied(model), example)
+    positions = {name: known[layer].positions for name in shapes if (layer := name.removesuffix(".weight")) in known}
+    counted = _cost(shapes, channels, positions, 0, torch.zeros(found.size, dtype=torch.bool))
+    other = sum(size.multiply_adds for size in known.values()) - counted
+    return partial(_cost, shapes, channels, positions, other)
 
 
-def _multiply_adds(full: Mask, positions: Mapping[str, float], whole: float, mask: Mask) -> float:
-    return whole - sum(positions.get(name, 0) * int((full[name] & ~alive).sum()) for name, alive in mask.items())
-
-
-def _parameters(shapes: Mapping[str, tuple[int, ...]], found: Coupling, mask: Mask) -> float:
-    gone = found.may_go(mask) & ~found.alive(mask)
-    beside: dict[str, Any] = {}  # biases, and what normalises
+def _channels_of(shapes: Mapping[str, tuple[int, ...]], found: Coupling) -> dict[str, dict[int, Tensor]]:
+    """Of each parameter the channels along its axes: of weights, of the biases beside them and of what normalises."""
+    channels: dict[str, dict[int, Tensor]] = {}
+    for along in (*found.makes, *found.reads, *found.scales):
+        channels.setdefault(along.name, {})[along.axis] = along.channels
     for along in (*found.makes, *found.scales):
         bias = f"{along.name.removesuffix('weight')}bias"
-        beside |= {name: along for name in (bias, along.name) if name in shapes and len(shapes[name]) == 1}
-    less = sum(int(gone[along.channels].sum()) for name, along in beside.items() if name not in mask)
-    whole = sum(torch.Size(shape).numel() for shape in shapes.values())
-    return whole - less - sum(int((~alive).sum()) for alive in mask.values())
+        if bias in shapes:
+            channels[bias] = {0: along.channels}
+    return channels
+
+
+def _cost(
+    shapes: Mapping[str, tuple[int, ...]],
+    channels: Mapping[str, Mapping[int, Tensor]],
+    positions: Mapping[str, float],
+    other: float,
+    gone: Tensor,
+) -> float:
+    """The numbers that are left of each parameter, as often as each is used, and what else there is."""
+    left = {name: prod(shape) for name, shape in shapes.items()}
+    for name, axes in channels.items():
+        for axis, along in axes.items():
+            left[name] = left[name] // shapes[name][axis] * int((~gone[along]).sum())
+    return other + sum(count * positions.get(name, 0) for name, count in left.items())

@@ -167,7 +167,7 @@ class Search:
         self._path = None if path is None else Path(path).absolute()  # wherever the loop may go
         self._progress = Progress((full,))
         coupled = SCOPES[self._options.round.scope].coupled
-        self._channels = Channels(self._loop.model) if coupled else None
+        self._channels = Channels(self._loop.model, full, self._options.round) if coupled else None
         self._course: Course | None = None
         self._watch = Watch(self._loop)
         self._heads: Heads | None = None

@@ -1,29 +1,46 @@
 """The channels of a model in a loop that is not ours: its first call shows how they flow."""
 
-from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
 
 from tombola.cash.coupled import coupling
-from tombola.coupling import Coupling
+from tombola.cash.replaceable import copied
+from tombola.coupling import Coupling, check_rates, known
 from tombola.errors import BadInput
+from tombola.mask import Mask
+from tombola.prunable import prunable
+from tombola.pruning import Round
 from tombola.search.watch import Look, no_look
+from tombola.weights import ties
 
 
 class Channels:
     """Follows the first forward pass of `model`, from when it is made on.
 
-    A model that cannot be followed is refused there, before anything is trained.
+    A model that cannot be followed, or not be pruned by channels so, is refused there; `check` refuses before the first
+    step what was not seen, as in a model that is called compiled only.
+
+    Args:
+        mask: what is alive in level 0.
+        round: what goes after each level.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, mask: Mask, round: Round) -> None:
+        self._model, self._mask, self._round = model, mask, round
         self._coupling: Coupling | None = None
+        self._failure: BadInput | None = None
         self._hook = model.register_forward_pre_hook(Look(self._see), with_kwargs=True)
 
     def _see(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._hook.remove()
+        try:
+            self._coupling = self._followed(given, named)
+        except BadInput as error:
+            self._failure = error
+            raise
+
+    def _followed(self, given: tuple[Any, ...], named: dict[str, Any]) -> Coupling:
         if named or not all(isinstance(each, Tensor) for each in given):
             raise BadInput(
                 where="scope 'channel'",
@@ -31,21 +48,33 @@ class Channels:
                 found=f"arguments by name: {', '.join(named)}" if named else "an argument of another kind",
                 todo="Give the model a forward like that, or prune single weights, in the scope 'layer'.",
             )
-        self._coupling = coupling(_without_looks(deepcopy(self._model)), given)
+        found = known(coupling(_without_looks(copied(self._model)), given), self._mask)
+        check_rates(self._round.rates_of(prunable(self._model), ties(self._model)), found.living(self._mask))
+        return found
+
+    def check(self) -> None:
+        """Make sure that the model was called, and could be followed.
+
+        Raises:
+            BadInput: it was not, or could not.
+        """
+        assert self.found
 
     @property
     def found(self) -> Coupling:
         """How its channels live and die together.
 
         Raises:
-            BadInput: it has not been called yet.
+            BadInput: it has not been called yet, or could not be followed.
         """
+        if self._failure:
+            raise self._failure
         if self._coupling is None:
             raise BadInput(
                 where="scope 'channel'",
                 expected="a model that has been called once, which shows how its channels flow",
-                found="one that has not been",
-                todo="Call model(x) before.",
+                found="one that has not been, or compiled only",
+                todo="Call model(x) before the loop, the model itself, in eval mode.",
             )
         return self._coupling
 

@@ -59,7 +59,8 @@ def of_gradients(scored: Scored) -> Scores:
     return {name: (g * p).abs() for name, g, p in zip(scored.mask, gradients, parameters, strict=True)}
 
 
-MEMBERS = SCORES | {"one that sees batches": Score("of gradients", of_gradients, sees_batches=True)}
+OF_WEIGHTS = {name: score for name, score in SCORES.items() if not score.of_channels}
+MEMBERS = OF_WEIGHTS | {"one that sees batches": Score("of gradients", of_gradients, sees_batches=True)}
 
 
 def scores_of(score: str, weights: Scores, seed: int) -> Scores:

@@ -108,7 +108,10 @@ def same(left: Mask, right: Mask) -> bool:
 @st.composite
 def tables(draw: st.DrawFn) -> dict[str, Any]:
     scope = draw(st.sampled_from(sorted(SCOPES)))
-    table: dict[str, Any] = {"scope": scope, "score": draw(st.sampled_from(sorted(SCORES)))}
+    table: dict[str, Any] = {
+        "scope": scope,
+        "score": draw(st.sampled_from(sorted(name for name in SCORES if not SCORES[name].of_channels))),
+    }
     table["keep"] = draw(st.lists(st.sampled_from(ENTRIES[1:4]), max_size=2, unique=True))
     fractions = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9])
     if scope == "n_of_m":
@@ -314,6 +317,7 @@ def test_a_score_changes_nothing_in_the_loop(score: Any, at: str) -> None:
 
     examples = TensorDataset(torch.randn(10, 8), torch.arange(10) % 3)
     loader = DataLoader(examples, batch_size=5, shuffle=True)
-    plain, seeing = left(), left(score=score, batches=loader, score_at=at, scope="global")
+    scope = "channel" if score in SCORES and SCORES[score].of_channels else "global"
+    plain, seeing = left(), left(score=score, batches=loader, score_at=at, scope=scope)
     assert weights.equal(plain[0], seeing[0]) and torch.equal(plain[1], seeing[1])
     assert plain[2] and all(map(torch.equal, plain[2], seeing[2]))

@@ -140,6 +140,7 @@ class Flow:
         groups: the group of each unit; units of a group stay or go together, as their channels are added.
         trace: of the calls.
         stops: units that stay, with what they flow into that keeps them.
+        shared: layers that are called twice or share their weights.
     """
 
     layers: Sequence[CompactableLayer]
@@ -149,6 +150,7 @@ class Flow:
     groups: Tensor
     trace: Trace
     stops: Sequence[tuple[Tensor, str]] = ()
+    shared: frozenset[str] = frozenset()
 
 
 def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
@@ -188,7 +190,8 @@ class _Follower:
         ends = ties.numpy()
         edges = coo_array((np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(self.units, self.units))
         groups = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
-        return Flow(self.layers, self.along, self.attentions, self.flattenings, groups, self.trace, self.stops)
+        shared = frozenset(self.shared)
+        return Flow(self.layers, self.along, self.attentions, self.flattenings, groups, self.trace, self.stops, shared)
 
     def visit(self, node: fx.Node) -> None:
         """Find the channels of what `node` gives."""
@@ -599,7 +602,10 @@ def _named(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     """What `node` calls, in a message: `LayerNorm norm1`, `view`; the model's answer."""
     if node.op == "output":
         return "the model's answer"
-    return f"{_called(node, modules)} {node.target}" if node.op == "call_module" else _called(node, modules)
+    if node.op != "call_module":
+        return _called(node, modules)
+    hooks = ", which has hooks" if _hooked(modules[str(node.target)]) else ""
+    return f"{_called(node, modules)} {node.target}{hooks}"
 
 
 def _sizes_in(parts: Sequence[Any]) -> int:

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from tombola.cash import channels
 from tombola.cash.channels import STAYS, Flow
-from tombola.cash.replaceable import copied
+from tombola.cash.replaceable import copied, hooked
 from tombola.coupling import Along, Coupling
 from tombola.prunable import prunable
 from tombola.weights import bare
 
-_UNKNOWN = "it is called twice, shares its weights, has hooks, or is of a kind that is not known here"
+_SHARED = "it is called twice, or shares its weights"
+_HOOKED = "it has hooks"
+_UNKNOWN = "it is of a kind, or called in a way, that is not known here"
 
 
 def coupling(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Coupling:
@@ -75,9 +77,25 @@ def _alone(model: nn.Module, flow: Flow, makes: list[Along], whole: Tensor) -> I
     gives = {f"{layer.name}.weight": layer.gives for layer in flow.layers}
     for name in prunable(model):
         if name not in followed:
-            yield name, _UNKNOWN
+            yield name, _not_followed(name, model, flow)
         elif name in gives and bool(whole[followed[name].channels].all()):
             yield name, _why(gives[name], flow)
+        elif len(followed[name].channels.unique()) == 1:
+            yield name, _one(len(followed[name].channels), attends=name not in gives)
+
+
+def _not_followed(name: str, model: nn.Module, flow: Flow) -> str:
+    layer = name.rpartition(".")[0]
+    if layer in flow.shared:
+        return _SHARED
+    return _HOOKED if hooked(model.get_submodule(layer)) else _UNKNOWN
+
+
+def _one(outputs: int, attends: bool) -> str:
+    """Why the only channel of a layer stays."""
+    if outputs == 1 or attends:
+        return "it has one channel, and one always stays"
+    return f"its {outputs} outputs are one channel, as groups stay as wide as each other; one always stays"
 
 
 def _why(units: Tensor, flow: Flow) -> str:

@@ -330,6 +330,8 @@ class Search:
             self._given = replace(loop, engine=old.engine)
             participants.trained(self._loop, self.mask(0))
         self._course = self._next(number) if number else self._first()
+        if self._channels:
+            self._channels.wait(self._loop.optimizer)
         self._watch.look(number, self._course.level.begin)
         return self._course.level
 
@@ -410,6 +412,8 @@ class Search:
         if self._heads:
             self._heads.release()
             self._heads = None
+        if self._channels:
+            self._channels.release()
         if self._course:
             self._course.release()
             self._watch.release()

@@ -3,6 +3,8 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from tombola.cash.coupled import coupling
 from tombola.cash.replaceable import copied
@@ -12,14 +14,15 @@ from tombola.mask import Mask
 from tombola.prunable import prunable
 from tombola.pruning import Round
 from tombola.search.watch import Look, no_look
+from tombola.step_hooks import opaque
 from tombola.weights import ties
 
 
 class Channels:
     """Follows the first forward pass of `model`, from when it is made on.
 
-    A model that cannot be followed, or not be pruned by channels so, is refused there; `check` refuses before the first
-    step what was not seen, as in a model that is called compiled only.
+    A model that cannot be followed, or not be pruned by channels so, is refused there; one that was not seen, as where
+    it is called compiled only, at the first step of the optimiser.
 
     Args:
         mask: what is alive in level 0.
@@ -30,6 +33,7 @@ class Channels:
         self._model, self._mask, self._round = model, mask, round
         self._coupling: Coupling | None = None
         self._failure: BadInput | None = None
+        self._step: RemovableHandle | None = None
         self._hook = model.register_forward_pre_hook(Look(self._see), with_kwargs=True)
 
     def _see(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -52,13 +56,21 @@ class Channels:
         check_rates(self._round.rates_of(prunable(self._model), ties(self._model)), found.living(self._mask))
         return found
 
-    def check(self) -> None:
-        """Make sure that the model was called, and could be followed.
+    def wait(self, optimizer: Optimizer) -> None:
+        """At the first step from now on, refuse a model that was not called before, or could not be followed."""
+        self.release()
 
-        Raises:
-            BadInput: it was not, or could not.
-        """
-        assert self.found
+        def stepped(*_: object) -> None:
+            self.release()
+            assert self.found
+
+        self._step = optimizer.register_step_post_hook(opaque(stepped))  # one that takes a closure calls it in its step
+
+    def release(self) -> None:
+        """Wait no more."""
+        if self._step:
+            self._step.remove()
+            self._step = None
 
     @property
     def found(self) -> Coupling:

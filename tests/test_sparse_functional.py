@@ -1,6 +1,8 @@
 """Sparse layers against torch's dense ones in float64: outputs and all gradients, for every kind of window."""
 
+import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any
 
@@ -10,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from tombola.errors import BadInput
 from tombola.sparse import kernels
 from tombola.sparse.functional import conv2d, linear
-from tombola.sparse.pattern import Pattern
+from tombola.sparse.pattern import KEPT, Pattern
 
 # batch, inputs, outputs, map, window, and the rest as Conv2d has it
 CONVOLUTIONS: dict[str, tuple[int, int, int, tuple[int, int], tuple[int, int], dict[str, Any]]] = {
@@ -239,3 +242,157 @@ def test_a_pattern_is_copied_and_saved_without_what_was_made_of_it() -> None:
     for copy in (deepcopy(pattern), pickle.loads(pickle.dumps(pattern))):
         assert not copy.layouts
         assert torch.equal(conv2d(x, weight, bias, copy), wanted)
+
+
+# ---- what torch's own layers are given
+
+
+def gradients(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern | None, **slope: Tensor) -> list[Tensor]:
+    """Outputs of a linear layer and its gradients: torch's own without a pattern."""
+    y = nn.functional.linear(x, weight, bias) if pattern is None else linear(x, weight, bias, pattern)
+    leaves = [one for one in (x, weight, bias) if one is not None and one.requires_grad]
+    found = torch.autograd.grad(y, leaves, slope.get("dy", y.detach()))
+    masked = (
+        one if pattern is not None or one.shape != weight.shape else one * (weight.detach() != 0) for one in found
+    )
+    return [y.detach(), *masked]
+
+
+def matrix() -> tuple[Pattern, Tensor, Tensor, Tensor]:
+    """A pattern, x, weight and bias of a linear layer in float64, pruned weights being 0."""
+    torch.manual_seed(1)
+    mask = torch.rand(8, 16) < 0.3
+    weight = (torch.randn(8, 16).double() * mask).requires_grad_()
+    return Pattern.of(mask), random(5, 16), weight, random(8)
+
+
+def assert_as_dense(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern, **slope: Tensor) -> None:
+    ours, theirs = (gradients(x, weight, bias, each, **slope) for each in (pattern, None))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def turned(tensor: Tensor) -> Tensor:
+    return tensor.permute(*reversed(range(tensor.dim()))).contiguous()
+
+
+def turned_back(tensor: Tensor) -> Tensor:
+    return tensor.permute(*reversed(range(tensor.dim())))
+
+
+def test_saved_tensors_may_come_back_laid_out_otherwise() -> None:
+    pattern, x, weight, bias = matrix()
+    with torch.autograd.graph.saved_tensors_hooks(turned, turned_back):
+        assert_as_dense(x, weight, bias, pattern)
+    windows, maps, kernel, shift = small()
+    wanted = torch.autograd.grad(conv2d(maps, kernel, shift, windows).square().sum(), [maps, kernel, shift])
+    for last in (False, True):
+        given = kernel.detach().contiguous(memory_format=torch.channels_last) if last else kernel.detach()
+        given.requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(turned, turned_back):
+            y = conv2d(maps, given, shift, windows)
+            found = torch.autograd.grad(y.square().sum(), [maps, given, shift])
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_may_be_part_of_another_tensor_and_one_of_another_length_is_refused() -> None:
+    pattern, x, weight, _ = matrix()
+    assert_as_dense(x, weight, random(8, 2)[:, 0], pattern)
+    with pytest.raises(RuntimeError):
+        linear(x, weight, random(3), pattern)
+
+
+def test_numbers_that_are_to_be_negated_are() -> None:
+    pattern, x, weight, bias = matrix()
+    negative = torch._neg_view(torch.randn(5, 16).double()).requires_grad_()
+    assert_as_dense(negative, weight, bias, pattern)
+    assert_as_dense(x, weight, torch._neg_view(torch.randn(8).double()).requires_grad_(), pattern)
+    assert_as_dense(x, weight, bias, pattern, dy=torch._neg_view(torch.randn(5, 8).double()))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_processes_of_a_fork_do_not_compute_in_one_memory() -> None:
+    torch.manual_seed(1)
+    mask = torch.rand(256, 512) < 0.1
+    weight, pattern = torch.randn(256, 512) * mask, Pattern.of(mask)
+    linear(torch.randn(64, 512), weight, None, pattern)  # the memory is there before the fork
+
+    def wrong(seed: int) -> int:
+        torch.manual_seed(seed)
+        some = (torch.randn(64, 512) for _ in range(100))
+        return sum(not torch.allclose(linear(x, weight, None, pattern), x @ weight.T, atol=1e-3) for x in some)
+
+    children = []
+    for seed in range(2):
+        child = os.fork()
+        if not child:
+            os._exit(min(wrong(seed), 100))
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+
+
+def test_what_no_gradient_reads_may_change_before_it_is_asked_for() -> None:
+    pattern, x, weight, bias = matrix()
+    plain = x.detach()
+    y, dense = linear(plain, weight, bias, pattern), nn.functional.linear(plain, weight, bias)
+    with torch.no_grad():
+        weight.mul_(0.9), bias.mul_(0.9)
+    for one, other in zip(*(torch.autograd.grad(each.sum(), [weight, bias]) for each in (y, dense)), strict=True):
+        torch.testing.assert_close(one, other * pattern.mask if other.dim() == 2 else other)
+    y = linear(x, weight.detach(), bias, pattern)
+    with torch.no_grad():
+        x.mul_(2)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], weight.detach().sum(0).expand(5, 16))
+    y = linear(x, weight, bias, pattern)
+    with torch.no_grad():
+        weight.mul_(0.9)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_gradients_of_what_is_not_saved_have_gradients() -> None:
+    pattern, x, weight, bias = matrix()
+    for some in ([x.detach(), weight, bias], [x, weight.detach(), bias], [x, weight, bias.detach()]):
+        leaves = tuple(one for one in some if one.requires_grad)
+
+        def layer(*_: Tensor, some: list[Tensor] = some) -> Tensor:
+            return linear(some[0], some[1], some[2], pattern)
+
+        assert torch.autograd.gradgradcheck(layer, leaves)
+
+
+def test_a_counter_of_operations_sees_a_dense_layer() -> None:
+    pattern, x, weight, bias = matrix()
+    with FlopCounterMode(display=False) as counter:
+        linear(x, weight, bias, pattern)
+    assert counter.get_total_flops() == 2 * 5 * 8 * 16
+    y = linear(x, weight, bias, pattern)
+    wanted = torch.autograd.grad(y.sum(), [x, weight, bias], retain_graph=True)
+    with FlopCounterMode(display=False):
+        found = torch.autograd.grad(y.sum(), [x, weight, bias])
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_pattern_keeps_what_it_made_for_the_last_sizes_of_maps_only() -> None:
+    windows = torch.ones(2, 1, 3, 3)
+    pattern = Pattern.of(windows, padding=1)
+    for size in (*range(3, 20), 5):
+        maps = torch.ones(2, 1, size, size)
+        assert torch.allclose(conv2d(maps, windows, None, pattern), nn.functional.conv2d(maps, windows, padding=1))
+        assert len(pattern.layouts) <= KEPT
+    assert len({sizes[0] for sizes in pattern.layouts} & {5, 19, 18}) == (3 if kernels.sets() else 0)
+
+
+def test_threads_of_python_share_a_pattern() -> None:
+    pattern, x, weight, bias = small()
+    mine = [x.detach() + number for number in range(4)]
+    wanted = [conv2d(one, weight, bias, pattern) for one in mine]
+
+    def same(number: int) -> bool:
+        return all(torch.equal(conv2d(mine[number], weight, bias, pattern), wanted[number]) for _ in range(50))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(same, range(4)))

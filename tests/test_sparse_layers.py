@@ -177,6 +177,21 @@ def test_other_weights_in_their_place_are_computed_with_as_they_are() -> None:
     assert torch.equal(sparse(INPUTS), plain(INPUTS))
 
 
+def test_another_ticket_of_as_many_weights_is_computed_with_as_it_is() -> None:
+    """Also where pruned weights come alive while as many living ones are 0, as after a proximal step."""
+    torch.manual_seed(0)
+    layer, alive = nn.Linear(16, 8), torch.rand(8, 16) < 0.3
+    layer.weight.data.mul_(alive)
+    layers.put_on(layer, alive)
+    x = torch.randn(5, 16)
+    other = torch.zeros(128).scatter_(0, torch.randperm(128)[: int(alive.sum())], 1.0).view(8, 16)
+    zeros = torch.where(alive, torch.zeros(8, 16), torch.rand(8, 16) < 0.1)
+    zeros[alive.nonzero()[0, 0], alive.nonzero()[0, 1]] = 1.0
+    for given in (other * torch.randn(8, 16), zeros):
+        layer.load_state_dict({"weight": given, "bias": torch.randn(8)})
+        assert torch.allclose(layer(x), nn.functional.linear(x, given, layer.bias), atol=1e-5)
+
+
 def test_checkpointing_and_clipping_see_the_same_numbers() -> None:
     plain, sparse = pair()
     norms = []

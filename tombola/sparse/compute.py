@@ -1,11 +1,13 @@
 """A layer's outputs and gradients by the kernels, on several threads, each with its own share of the examples."""
 
+import contextlib
 import ctypes
 import mmap
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -14,6 +16,40 @@ from torch import Tensor
 from tombola.sparse.layout import Layout
 
 PAGE = 1 << 21  # bytes of a huge page: fewer of them are looked up
+# Of this process alone: memory that is shared, as mmap's is where nothing else is said, a fork would compute in, too.
+ALONE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a tensor that the kernels read or write lies in memory.
+
+    Attributes:
+        shape: its sizes.
+        last: whether its channels are innermost, as `torch.channels_last` has it.
+        dtype: float32 or float64.
+    """
+
+    shape: torch.Size
+    last: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Form":
+        """The form of one that the kernels can read."""
+        return cls(tensor.shape, not tensor.is_contiguous(), tensor.dtype)
+
+    def empty(self) -> Tensor:
+        """A tensor of this form with anything in it."""
+        return torch.empty(self.shape, dtype=self.dtype, device="cpu", memory_format=self._memory)
+
+    def fit(self, tensor: Tensor) -> Tensor:
+        """The numbers of `tensor` in this form; itself where it has it."""
+        return tensor.resolve_neg().to("cpu", self.dtype).contiguous(memory_format=self._memory)
+
+    @property
+    def _memory(self) -> torch.memory_format:
+        return torch.channels_last if self.last else torch.contiguous_format
 
 
 def forward(layout: Layout, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -21,7 +57,7 @@ def forward(layout: Layout, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
     one, struct = layout.kernels, layout.struct
     y = _like(x, (len(x), struct.outputs.channels, *layout.size))
     living = one.gathered(weight, struct.forward)
-    size = x.element_size()
+    shift, size = None if bias is None else bias.contiguous(), x.element_size()
 
     def share(begin: int, end: int, number: int) -> None:
         one.library.sparse_forward(
@@ -30,7 +66,7 @@ def forward(layout: Layout, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
             *_tensor(x),
             *_tensor(y),
             living.data_ptr(),
-            None if bias is None else bias.data_ptr(),
+            None if shift is None else shift.data_ptr(),
             len(x),
             begin,
             end,
@@ -42,43 +78,55 @@ def forward(layout: Layout, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
 
 
 def backward(
-    layout: Layout, x: Tensor, weight: Tensor, dy: Tensor, wanted: tuple[bool, bool, bool]
+    layout: Layout,
+    given: tuple[Tensor | None, Tensor | None],
+    forms: tuple[Form, Form],
+    dy: Tensor,
+    wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of maps x, of the dense weight and of the bias, as far as they are wanted.
 
     The sums of several threads are added in their order: as many threads give the same bytes again.
+
+    Args:
+        given: x and the weight, however they lie by now. The weight may be None where no gradient of x is wanted, and x
+            where none of the weight is.
+        forms: theirs in the forward pass, which their gradients have.
     """
-    one, struct = layout.kernels, layout.struct
+    one, struct, (x_form, weight_form) = layout.kernels, layout.struct, forms
+    dy = dy.resolve_neg()
     if not dy.is_contiguous(memory_format=torch.channels_last):
         dy = dy.contiguous()
-    panels = -(-len(x) // layout.panel)
+    examples, panels = len(dy), -(-len(dy) // layout.panel)
     threads, channels, count = _threads(panels), struct.outputs.channels, struct.backward.count
-    living = one.gathered(weight, struct.backward)
-    dx = torch.empty_like(x) if wanted[0] else None
-    sums = x.new_zeros(threads, count + one.width) if wanted[1] else None
-    totals = x.new_zeros(threads, channels) if wanted[2] else None
+    x, weight = (None if each is None else form.fit(each) for each, form in zip(given, forms, strict=True))
+    living = None if weight is None else one.gathered(weight, struct.backward)
+    dx = x_form.empty() if wanted[0] else None
+    sums = dy.new_zeros(threads, count + one.width) if wanted[1] else None
+    totals = dy.new_zeros(threads, channels) if wanted[2] else None
     room = 2 * layout.room[0] + layout.room[1] + channels * one.width
 
     def share(begin: int, end: int, number: int) -> None:
         one.library.sparse_backward(
             *one.instance,
             ctypes.byref(struct),
-            *_tensor(x),
+            None if x is None else x.data_ptr(),
+            int(x_form.last),
             *_tensor(dy),
             None if dx is None else dx.data_ptr(),
-            living.data_ptr(),
+            None if living is None else living.data_ptr(),
             None if sums is None else sums[number].data_ptr(),
             None if totals is None else totals[number].data_ptr(),
-            len(x),
+            examples,
             begin,
             end,
-            _room(room * x.element_size()),
+            _room(room * dy.element_size()),
         )
 
     _shared(share, panels)
     dw = None
     if sums is not None:
-        dw = torch.zeros_like(weight)
+        dw = weight_form.empty().zero_()
         one.scatter(sums, struct.backward, dw)
     return dx, dw, None if totals is None else totals.sum(0)
 
@@ -90,7 +138,7 @@ def _tensor(maps: Tensor) -> tuple[int, int]:
 
 def _like(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     form = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-    return torch.empty(shape, dtype=x.dtype, memory_format=form)
+    return torch.empty(shape, dtype=x.dtype, device="cpu", memory_format=form)
 
 
 # ---- threads
@@ -126,9 +174,10 @@ class _Rooms(threading.local):
     def of(self, size: int) -> int:
         """The address of at least `size` bytes, with anything in them."""
         if self.held is None or len(self.held) - PAGE < size:
-            self.held = mmap.mmap(-1, (size // PAGE + 2) * PAGE)
+            self.held = mmap.mmap(-1, (size // PAGE + 2) * PAGE, **ALONE)
             if hasattr(mmap, "MADV_HUGEPAGE"):
-                self.held.madvise(mmap.MADV_HUGEPAGE)
+                with contextlib.suppress(OSError):  # a system without huge pages
+                    self.held.madvise(mmap.MADV_HUGEPAGE)
             begin = ctypes.addressof(ctypes.c_char.from_buffer(self.held))
             self.address = -(-begin // PAGE) * PAGE
         return self.address

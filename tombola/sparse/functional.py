@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from tombola.sparse import kernels
-from tombola.sparse.compute import backward, forward
+from tombola.sparse.compute import Form, backward, forward
 from tombola.sparse.layout import Layout, abreast, layout
 from tombola.sparse.pattern import Pair, Pattern
 
@@ -89,17 +89,26 @@ def _densely(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -
 
 def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the kernels may take these: plain tensors in main memory, which nothing follows step by step."""
-    if not kernels.sets() or torch._C._is_tracing():
-        return False
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if not kernels.sets() or torch._C._is_tracing() or _followed() or forward_ad._current_level >= 0:
         return False
     tensors = [one for one in (x, weight, bias) if one is not None]
-    if any(type(one) not in (Tensor, nn.Parameter) or one.device.type != "cpu" for one in tensors):
+    if not all(map(_plain, tensors)):
         return False
     kinds = {one.dtype for one in tensors}
     if torch.is_autocast_enabled("cpu"):
         return kinds <= {torch.float32, torch.bfloat16, torch.float16}
     return len(kinds) == 1 and kinds <= {torch.float32, torch.float64}
+
+
+def _followed() -> bool:
+    """Whether something sees each of torch's operations: a transformation of functions, a counter, fake tensors."""
+    return torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether its numbers are in main memory as it has them."""
+    in_memory = tensor.device.type == "cpu" and tensor.layout is torch.strided
+    return type(tensor) in (Tensor, nn.Parameter) and in_memory and not tensor.is_neg()
 
 
 def _sparsely(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
@@ -112,7 +121,7 @@ def _sparsely(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) 
             return y.to(given)
     flat = x.reshape(-1, x.shape[-1], 1, 1) if weight.dim() == 2 else x if x.dim() == 4 else x[None]
     fitting = _layout(flat, weight, pattern)
-    if fitting is None:
+    if fitting is None or (bias is not None and bias.shape != weight.shape[:1]):
         return _densely(x, weight, bias, pattern)
     if not flat.is_contiguous(memory_format=torch.channels_last):
         flat = flat.contiguous()
@@ -134,11 +143,7 @@ def _layout(x: Tensor, weight: Tensor, pattern: Pattern) -> Layout | None:
     one = kernels.load(kernels.sets()[-1], x.dtype == torch.float64)
     size: Pair = (x.shape[2], x.shape[3])
     beside, last = abreast(pattern, size[1], len(x), one.width), _channels_last(weight)
-    key = (*size, beside, one, last)
-    if key not in pattern.layouts:
-        pattern.layouts[key] = layout(pattern, size, beside, one, last)
-    found: Layout | None = pattern.layouts[key]
-    return found
+    return pattern.kept((*size, beside, one, last), lambda: layout(pattern, size, beside, one, last))
 
 
 class _Sparse(torch.autograd.Function):
@@ -146,24 +151,35 @@ class _Sparse(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern, fitting: Layout) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
-        ctx.pattern, ctx.fitting = pattern, fitting
+        of_x, of_weight, _ = ctx.needs_input_grad[:3]
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)  # others may change meanwhile
+        ctx.forms, ctx.pattern, ctx.fitting = (Form.of(x), Form.of(weight)), pattern, fitting
         return forward(fitting, x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x, weight, bias = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():  # gradients of these gradients are asked for
-            given = [x, weight, bias]
-            some = [one for one, needed in zip(given, wanted, strict=True) if needed]
-            flat = x.flatten(1) if weight.dim() == 2 else x
-            y = _densely(flat, weight, bias, ctx.pattern).reshape(dy.shape)
-            found = iter(torch.autograd.grad(y, some, dy, create_graph=True))
-            dx, dw, db = (next(found) if needed else None for needed in wanted)
-        else:
-            dx, dw, db = backward(ctx.fitting, x, weight, dy, wanted)
-        return dx, dw, db, None, None
+        if torch.is_grad_enabled() or _followed():
+            return *_by_torch(ctx, dy, wanted), None, None
+        return *backward(ctx.fitting, ctx.saved_tensors, ctx.forms, dy, wanted), None, None
+
+
+def _by_torch(ctx: Any, dy: Tensor, wanted: tuple[bool, bool, bool]) -> list[Tensor | None]:
+    """The gradients by torch's own operations, which have gradients themselves.
+
+    What was not saved has no part in the gradients that are wanted: the outputs are linear in it.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        forms = (*ctx.forms, Form(ctx.forms[1].shape[:1], last=False, dtype=ctx.forms[1].dtype))
+        x, weight, bias = (
+            torch.zeros(form.shape, dtype=form.dtype, device="cpu").requires_grad_(needed) if one is None else one
+            for one, form, needed in zip((*ctx.saved_tensors, None), forms, wanted, strict=True)
+        )
+        y = _densely(x.flatten(1) if weight.dim() == 2 else x, weight, bias, ctx.pattern)
+    some = [one for one, needed in zip((x, weight, bias), wanted, strict=True) if needed]
+    found = iter(torch.autograd.grad(y[..., None, None] if weight.dim() == 2 else y, some, dy, create_graph=again))
+    return [next(found) if needed else None for needed in wanted]
 
 
 def _chosen(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:

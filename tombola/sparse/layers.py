@@ -30,29 +30,32 @@ class Living:
     Attributes:
         pattern: where its living weights are.
         weight: the parameter that it was put on with; under another one, as in a functional call, it computes densely.
-        count: how many weights live.
+        places: where its living weights are among all, counted row by row.
     """
 
     pattern: Pattern
     weight: Tensor
-    count: int
+    places: Tensor
 
     def computes(self, weight: Tensor | None, inputs: Tensor) -> bool:
-        """Whether the kernels may take this call: with the layer's own parameter, in which nothing pruned is alive.
-
-        What a loop puts into the weights for a while - noise, an average, a dense network's - is counted, not looked
-        at in each place, which would cost as much as the layer.
-        """
+        """Whether the kernels may take this call: with the layer's own parameter, in which nothing pruned is alive."""
         return (
             weight is self.weight
             and type(inputs) is Tensor
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+            and not torch.compiler.is_compiling()
+            and torch._C._len_torch_dispatch_stack() == 0
+            and not torch._C._functorch.is_functorch_wrapped_tensor(inputs)
             and inputs.device.type == "cpu"
             and inputs.numel() > 0
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-            and not torch._C._functorch.is_functorch_wrapped_tensor(inputs)
-            and int(torch.count_nonzero(self.weight.detach())) <= self.count
+            and self.whole
         )
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that is not 0 is at living places: a loop may put noise, an average or another ticket there."""
+        weight = self.weight.detach()
+        return int(torch.count_nonzero(weight)) == int(torch.count_nonzero(torch.take(weight, self.places)))
 
 
 class SparseLinear(nn.Linear):
@@ -119,7 +122,7 @@ def put_on(module: nn.Module, alive: Tensor) -> None:
         )
     assert isinstance(module, nn.Linear | nn.Conv2d)
     alive = alive.detach().to("cpu", torch.bool)
-    living = Living(_pattern(module, alive), module.weight, int(alive.sum()))
+    living = Living(_pattern(module, alive), module.weight, alive.flatten().nonzero()[:, 0])
     base: Any = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
     plain: Any = plain_class(module) if isinstance(module, SparseLayer) else type(module)
     made: Any = base if plain in (nn.Linear, nn.Conv2d) else _derived(base, plain)

@@ -1,6 +1,6 @@
 """Which weights of a layer live, and what they meet: all that the sparse kernels need to know, made once a level."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from tombola.errors import BadInput
 Sizes = int | Sequence[int]
 Padding = Sizes | Literal["same", "valid"] | str
 Pair = tuple[int, int]
+KEPT = 8  # layouts of a pattern, each as large as its living weights: one for each size of maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class Pattern:
         padding: rows of zeros above and below the map, and columns left and right of it.
         dilation: places between neighbouring weights of the window, down and across.
         groups: parts of the channels that do not meet.
-        layouts: what `functional` has made of it for the maps that it met; no copy and no file has them.
+        layouts: what `functional` has made of it for the maps that it met last; no copy and no file has them.
     """
 
     mask: Tensor
@@ -67,6 +68,16 @@ class Pattern:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "layouts": {}}
+
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made of it under this key, made anew where it is not among the last few."""
+        found = self.layouts.pop(key, False)  # what another thread has in hand meanwhile is made twice at worst
+        if found is False:
+            found = make()
+        self.layouts[key] = found
+        for oldest in list(self.layouts)[:-KEPT]:
+            self.layouts.pop(oldest, None)
+        return found
 
     @property
     def count(self) -> int:

@@ -37,6 +37,9 @@ static INLINE VEC NAME(sums)(VEC *r) {
 #undef HALVE
 #undef PAIR
 
+/* How many of so many numbers fit into a vector. */
+static INLINE long NAME(in_vector)(long left) { return left < 0 ? 0 : left < W ? left : W; }
+
 static INLINE VEC NAME(load_some)(const REAL *from, long some) {
     VEC v = SET1(0);
     memcpy(&v, from, sizeof(REAL) * some);
@@ -92,7 +95,7 @@ static INLINE void NAME(take)(const NAME(way) *y, const REAL *from, long o, long
         }
         return;
     }
-    long some = inner - i < W ? inner - i : W;
+    long some = NAME(in_vector)(inner - i);
     for (long e = 0; e < W; e++) r[e] = e < examples ? NAME(load_some)(from + e * y->size, some) : SET1(0);
     NAME(turn)(r);
     for (long j = 0; j < some; j++) {
@@ -117,7 +120,7 @@ static INLINE void NAME(give)(const NAME(way) *y, const REAL *from, long o, long
         UNROLL for (int e = 0; e < W; e++) STORE(to + e * y->size, r[e]);
         return;
     }
-    long some = inner - i < W ? inner - i : W;
+    long some = NAME(in_vector)(inner - i);
     for (long j = 0; j < W; j++) {
         long at = j < some ? NAME(ours)(y, o, i + j) : -1;
         r[j] = at < 0 ? SET1(0) : LOAD(from + at);
@@ -136,10 +139,7 @@ static INLINE void NAME(give)(const NAME(way) *y, const REAL *from, long o, long
             for (long v = 0; v < abreast; v++)                                                                         \
                 for (long i = strip; i < inner && i < strip + STRIP; i += W)
 
-static INLINE long NAME(lanes)(long examples, long v) {
-    examples -= v * W;
-    return examples < 0 ? 0 : examples < W ? examples : W;
-}
+static INLINE long NAME(lanes)(long examples, long v) { return NAME(in_vector)(examples - v * W); }
 
 static INLINE void NAME(take_strips)(const map *m, const REAL *x, long examples, const int last, long abreast, REAL *to,
                                      VEC *totals) {

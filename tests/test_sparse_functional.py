@@ -363,6 +363,16 @@ def test_gradients_of_what_is_not_saved_have_gradients() -> None:
         assert torch.autograd.gradgradcheck(layer, leaves)
 
 
+def test_many_gradients_at_once_are_those_of_torch() -> None:
+    pattern, x, weight, bias = matrix()
+
+    def layer(x: Tensor) -> Tensor:
+        return linear(x, weight, bias, pattern)
+
+    found, one_by_one = (torch.autograd.functional.jacobian(layer, x, vectorize=way) for way in (True, False))
+    torch.testing.assert_close(found, one_by_one)
+
+
 def test_a_counter_of_operations_sees_a_dense_layer() -> None:
     pattern, x, weight, bias = matrix()
     with FlopCounterMode(display=False) as counter:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 from torch.nn import functional
 
@@ -159,7 +160,7 @@ class _Sparse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         wanted = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or _followed():
+        if torch.is_grad_enabled() or _followed() or is_legacy_batchedtensor(dy):
             return *_by_torch(ctx, dy, wanted), None, None
         return *backward(ctx.fitting, ctx.saved_tensors, ctx.forms, dy, wanted), None, None
 
@@ -177,8 +178,9 @@ def _by_torch(ctx: Any, dy: Tensor, wanted: tuple[bool, bool, bool]) -> list[Ten
             for one, form, needed in zip((*ctx.saved_tensors, None), forms, wanted, strict=True)
         )
         y = _densely(x.flatten(1) if weight.dim() == 2 else x, weight, bias, ctx.pattern)
+        y = y[..., None, None] if weight.dim() == 2 else y
     some = [one for one, needed in zip((x, weight, bias), wanted, strict=True) if needed]
-    found = iter(torch.autograd.grad(y[..., None, None] if weight.dim() == 2 else y, some, dy, create_graph=again))
+    found = iter(torch.autograd.grad(y, some, dy, create_graph=again))
     return [next(found) if needed else None for needed in wanted]
 
 

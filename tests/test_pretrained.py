@@ -303,7 +303,7 @@ def test_every_arm_starts_where_it_should(bert: Path, reviews: Path, tmp_path: P
     wanted = plan(spec_of(bert, "arms=ticket,reinit,random,shuffle"))
     store, known = done(wanted, Store(tmp_path / "store"), reviews), checkpoint_of(bert)
     rows = results(wanted, store).table
-    assert len(rows) == 1 + 2 * 4 and engine_of(wanted).name == "reference"
+    assert len(rows) == 1 + 2 * 4 and engine_of(wanted).name in ("sparse", "reference")
     head: Tensor | None = None
     sizes = {name: value.numel() for name, value in known.items() if value.dim() == 2 and "embeddings" not in name}
     living = sum(sizes.values())
@@ -542,7 +542,8 @@ def test_a_trained_ticket_is_proved_in_all_forms_but_the_compact_ones(
     tokens = torch.randint(len(WORDS), (64, 16), generator=drawn)
     tokens[:, 9:] = 0  # padding
     found = {form.name: form for form in cash.prove(model, alive, tokens, tokens[:, 0] % 2)}
-    found.pop("dense, ONNX Runtime", None)
+    for form in ("dense, ONNX Runtime", "int8, ONNX Runtime"):
+        found.pop(form, None)
     assert list(found) == ["dense", "sparse", "int8", "sparse int8"]
     dense, small = found["dense"], found["sparse"]
     assert dense.largest > 0 and small.difference < 1e-6 and small.accuracy == dense.accuracy

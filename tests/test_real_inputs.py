@@ -78,7 +78,7 @@ def test_a_ticket_is_found_among_them(tmp_path: Path) -> None:
 
 def test_the_kernels_leave_them_to_the_plain_loop() -> None:
     plain = forecast(Training.of(recipe(), data.facts("vectors")))
-    assert (plain.name, plain.why) == ("reference", "the kernels read images as bytes")
+    assert plain.name == "reference" and plain.why.startswith("the kernels read images as bytes; ")
 
 
 def test_they_are_evaluated_like_images() -> None:

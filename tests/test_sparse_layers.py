@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import prune as torch_prune
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
@@ -258,6 +258,13 @@ def test_a_class_of_ones_own_keeps_all_it_has_and_one_with_a_forward_of_its_own_
         layers.put_on(Scaled(4, 3), living)
 
 
+class Packed(nn.Linear):
+    """One that is copied in a way of its own."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return nn.Linear, (self.in_features, self.out_features)
+
+
 def pruned_by_torch() -> nn.Module:
     layer = nn.Linear(4, 3)
     torch_prune.random_unstructured(layer, "weight", 0.5)
@@ -272,6 +279,8 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "lazy": (lambda: nn.LazyLinear(3), "no numbers yet"),
     "depthwise": (lambda: nn.Conv2d(4, 4, 3, groups=4), "depthwise"),
     "reflecting": (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "reflect"),
+    "copied otherwise": (lambda: Packed(4, 3), "a way of its own to be copied"),
+    "projection of attention": (lambda: nn.MultiheadAttention(4, 2).out_proj, "attention multiplies with its weights"),
     "one dimension": (lambda: nn.Conv1d(4, 4, 3), "no linear layer and no 2d convolution"),
 }
 
@@ -293,6 +302,11 @@ def test_a_parametrization_that_comes_later_is_computed_with() -> None:
         layer.parametrizations["weight"].original1 += 1
     assert torch.allclose(layer(torch.ones(1, 4)), nn.functional.linear(torch.ones(1, 4), layer.weight, layer.bias))
     layers.dense(layer)
+    parametrize.remove_parametrizations(layer, "weight")
+    with torch.no_grad():
+        layer.weight.fill_(1)
+    assert torch.allclose(layer(torch.ones(1, 4)), layer.bias + 4), "and nothing of the mask is left when it goes"
+    assert not list(layers.sparse_layers(layer))
 
 
 FOLLOWED: dict[str, tuple[tuple[int, ...], int, Initialisation]] = {

@@ -111,7 +111,7 @@ class LevelLayers:
         if not self._begun:
             return
         now = time.perf_counter()
-        if self._looks and self._calls:
+        if self._looks:
             self._choose()
             self._last = None
         else:
@@ -137,8 +137,8 @@ class LevelLayers:
 
     def _put_on(self, chosen: Mapping[str, Candidate]) -> None:
         for name, each in chosen.items():
+            self._put[name] = each  # first: whoever interrupts between the two finds it taken off again
             each.put_on()
-            self._put[name] = each
 
     def _look_no_more(self) -> None:
         _removed(self._looks)

@@ -13,6 +13,7 @@ from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from tombola import weights
 from tombola.errors import BadInput
@@ -63,13 +64,14 @@ class SparseLinear(nn.Linear):
 
     __module__ = nn.Linear.__module__  # one of torch's own layers to torch.fx, which looks into none of these
 
-    _living: Living
+    _living: Living | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """y of the last axis of `input`, exact up to rounding."""
-        if not self._living.computes(self._parameters.get("weight"), input):
+        living = self._living
+        if living is None or not living.computes(self._parameters.get("weight"), input):
             return super().forward(input)
-        return functional.linear(input, self.weight, self.bias, self._living.pattern)
+        return functional.linear(input, self.weight, self.bias, living.pattern)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return _as_plain(self, super().__reduce_ex__(protocol))
@@ -80,13 +82,14 @@ class SparseConv2d(nn.Conv2d):
 
     __module__ = nn.Conv2d.__module__
 
-    _living: Living
+    _living: Living | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """y of maps [examples, channels, height, width], exact up to rounding."""
-        if input.dim() != 4 or not self._living.computes(self._parameters.get("weight"), input):
+        living = self._living
+        if living is None or input.dim() != 4 or not living.computes(self._parameters.get("weight"), input):
             return super().forward(input)
-        return functional.conv2d(input, self.weight, self.bias, self._living.pattern)
+        return functional.conv2d(input, self.weight, self.bias, living.pattern)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return _as_plain(self, super().__reduce_ex__(protocol))
@@ -131,16 +134,15 @@ def put_on(module: nn.Module, alive: Tensor) -> None:
 
 def dense(module: nn.Module) -> None:
     """`module` computes densely again, as before `put_on`; one that does already stays as it is."""
-    if isinstance(module, SparseLayer) and "_living" in module.__dict__:
-        plain = plain_class(module)
-        if _made(type(module)):  # else something was put over it meanwhile, as a parametrization: it computes densely
-            module.__class__ = plain  # type: ignore[assignment]
-            del module.__dict__["_living"]
+    if isinstance(module, SparseLayer):
+        module.__dict__.pop("_living", None)
+        if _made(type(module)):  # else something was put over it meanwhile, as a parametrization, which keeps the class
+            module.__class__ = plain_class(module)  # type: ignore[assignment]
 
 
 def sparse_layers(model: nn.Module) -> Iterator[tuple[str, SparseLayer]]:
     """The layers of `model` that compute with their living weights only, by name."""
-    return ((name, each) for name, each in model.named_modules() if isinstance(each, SparseLayer))
+    return ((name, each) for name, each in model.named_modules() if isinstance(each, SparseLayer) and each._living)
 
 
 def hindrance(module: nn.Module) -> str:
@@ -156,6 +158,8 @@ def hindrance(module: nn.Module) -> str:
         return "its weight is computed from others"
     hindrances = {
         "its forward is not torch's own": not _plainly_forward(type(module)),
+        "attention multiplies with its weights without it": isinstance(module, NonDynamicallyQuantizableLinear),
+        "it has a way of its own to be copied": not _plainly_copied(type(module)),
         "its parameters have no numbers yet": weight.is_meta or type(weight) is not nn.Parameter,
         f"its weights are on {weight.device.type}": weight.device.type != "cpu",
         f"its weights are {weight.dtype}": weight.dtype not in TYPES,
@@ -233,6 +237,13 @@ def _plainly_forward(kind: type[nn.Module]) -> bool:
         return kind.forward is nn.Linear.forward
     return issubclass(kind, nn.Conv2d) and all(
         getattr(kind, name) is getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")
+    )
+
+
+def _plainly_copied(kind: type[nn.Module]) -> bool:
+    """Whether layers of a class are copied and written as any object is."""
+    return issubclass(kind, SparseLayer) or all(
+        getattr(kind, name) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__")
     )
 
 

@@ -524,7 +524,8 @@ def test_what_a_layer_that_is_kept_reads_has_its_price_too(name: str, keep: str,
 def test_a_model_that_is_called_compiled_only_is_refused_at_the_first_step() -> None:
     torch.manual_seed(0)
     model = Residual()
-    optimizer, compiled = torch.optim.SGD(model.parameters(), lr=0.05), torch.compile(model, backend="eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    compiled: Any = torch.compile(model, backend="eager")
     search, calls = Search(model, optimizer, levels=1, scope="channel"), 0
     with pytest.raises(BadInput, match=r"expected a model that has been called once.*compiled only"):
         for _ in search:

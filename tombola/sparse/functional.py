@@ -144,7 +144,8 @@ def _layout(x: Tensor, weight: Tensor, pattern: Pattern) -> Layout | None:
     one = kernels.load(kernels.sets()[-1], x.dtype == torch.float64)
     size: Pair = (x.shape[2], x.shape[3])
     beside, last = abreast(pattern, size[1], len(x), one.width), _channels_last(weight)
-    return pattern.kept((*size, beside, one, last), lambda: layout(pattern, size, beside, one, last))
+    found: Layout | None = pattern.kept((*size, beside, one, last), lambda: layout(pattern, size, beside, one, last))
+    return found
 
 
 class _Sparse(torch.autograd.Function):
@@ -161,8 +162,10 @@ class _Sparse(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled() or _followed() or is_legacy_batchedtensor(dy):
-            return *_by_torch(ctx, dy, wanted), None, None
-        return *backward(ctx.fitting, ctx.saved_tensors, ctx.forms, dy, wanted), None, None
+            dx, dw, db = _by_torch(ctx, dy, wanted)
+        else:
+            dx, dw, db = backward(ctx.fitting, ctx.saved_tensors, ctx.forms, dy, wanted)
+        return dx, dw, db, None, None
 
 
 def _by_torch(ctx: Any, dy: Tensor, wanted: tuple[bool, bool, bool]) -> list[Tensor | None]:

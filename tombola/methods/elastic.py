@@ -115,7 +115,7 @@ def _says(found: Sequence[Found]) -> list[str]:
     return [
         f"its masks are those of {source} by the map {last.values['map']}; what that leaves is their density, "
         f"{last.density:.2%} at level {last.level}, where {source} keeps {density:.2%}: arms are compared level by "
-        "level, after as many rounds of pruning, and the table has the density of each."
+        "level, after as many rounds of pruning, and those densities are named below the table."
     ]
 
 

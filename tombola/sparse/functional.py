@@ -88,7 +88,7 @@ def _densely(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -
 # ---- sparse
 
 
-def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the kernels may take these: plain tensors in main memory, which nothing follows step by step."""
     if not kernels.sets() or torch._C._is_tracing() or _followed() or forward_ad._current_level >= 0:
         return False
@@ -188,7 +188,7 @@ def _by_torch(ctx: Any, dy: Tensor, wanted: tuple[bool, bool, bool]) -> list[Ten
 
 
 def _chosen(x: Tensor, weight: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
-    return (_sparsely if _compiled(x, weight, bias) else _densely)(x, weight, bias, pattern)
+    return (_sparsely if compiled(x, weight, bias) else _densely)(x, weight, bias, pattern)
 
 
 _apply: Any = _Sparse.apply

@@ -42,12 +42,8 @@ class Living:
         """Whether the kernels may take this call: with the layer's own parameter, in which nothing pruned is alive."""
         return (
             weight is self.weight
-            and type(inputs) is Tensor
-            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             and not torch.compiler.is_compiling()
-            and torch._C._len_torch_dispatch_stack() == 0
-            and not torch._C._functorch.is_functorch_wrapped_tensor(inputs)
-            and inputs.device.type == "cpu"
+            and functional.compiled(inputs, self.weight, None)
             and inputs.numel() > 0
             and self.whole
         )

@@ -165,7 +165,7 @@ def test_a_form_that_cannot_be_called_is_left_out(kind: torch.dtype) -> None:
     proof = prove(model, prunable.full(model), images[:300], labels[:300])
     found = by_name(proof)
     assert "cannot be called with these inputs: RuntimeError (view size" in proof.left_out["dense, channels last"]
-    assert proof.left_out["compact"] == "No unit, channel or head is dead under this mask."
+    assert proof.left_out["compact"] == "Nothing is dead under this mask."
     assert {"dense", "int8"} <= {*found} and not {"dense, channels last", "compact"} & {*found}
     assert ("sparse" in found) == ("sparse int8" in found) == (kind is torch.float32 and bool(kernels.sets()))
     assert all(form.difference < 0.05 for form in found.values())
@@ -548,7 +548,7 @@ def test_a_form_that_changes_nothing_is_not_offered() -> None:
     proof = prove(model, prunable.full(model), torch.randn(70, 2, 1, 1, 9))
     assert [form.name for form in proof] == ["dense"]
     assert "0 (of class ConvTranspose3d: no form of it is made)" in proof.left_out["int8"]
-    assert proof.left_out["compact"] == "No unit, channel or head is dead under this mask."
+    assert proof.left_out["compact"] == "Nothing is dead under this mask."
     if kernels.sets():
         assert "0 (of class ConvTranspose3d" in proof.left_out["sparse"]
     assert all(name in str(proof) for name in proof.left_out)

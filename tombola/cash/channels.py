@@ -523,7 +523,8 @@ class _Follower:
         axis = dim % len(self.shapes[node])
         if axis == 0:
             return self._barrier(node)
-        joined = [self._at(part, axis) for part in parts if isinstance(part, fx.Node)]
+        empty = [part for part in parts if self.shapes.get(part) == (0,)]  # which torch passes over, as empty caches
+        joined = [self._at(part, axis) for part in parts if isinstance(part, fx.Node) and part not in empty]
         units, constants = (torch.cat([getattr(each, name) for each in joined]) for name in ("units", "constants"))
         return Channels(axis, units, constants)
 

@@ -6,7 +6,7 @@ reader's bias. Both are found together, to a fixpoint, on the graph of `tombola.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +16,38 @@ from torch import Tensor, nn
 
 from tombola import effective, prunable, weights
 from tombola import mask as masks
-from tombola.cash import channels, equivalence, hardcoded_sizes
+from tombola.cash import attention_heads, channels, embedding_rows, equivalence, hardcoded_sizes
 from tombola.cash.channels import CompactableLayer, Flow
 from tombola.cash.factors import REDUCE, two
 from tombola.cash.quantization import QUANTISED, SCALE, quantised_layer
+from tombola.cash.removal import without
 from tombola.cash.replaceable import LAYERS, copied, kind_of
-from tombola.cash.trace import calls, is_attention
+from tombola.cash.resizing import TENSORS, pick, put, reshape, tell_sizes
+from tombola.cash.trace import calls
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.weights import Weights
 
 _CARRIES = 1e-3  # of the largest constant
-_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+
+REMOVALS = (
+    embedding_rows.removals,
+    attention_heads.removals,
+)  # what is no unit of a layer, in the order in which it is looked for
+
+
+@dataclass(frozen=True, eq=False)
+class Compacted:
+    """A smaller model that computes the same.
+
+    Attributes:
+        model: without what is dead.
+        left: names of modules of which something dead is still there, and why.
+    """
+
+    model: nn.Module
+    left: Mapping[str, str]
 
 
 class Inputs(nn.Module):
@@ -84,31 +104,45 @@ def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) 
       (2): Linear(in_features=1, out_features=1, bias=True)
     )
     """
-    small = masked(model, mask)
+    return compacted(model, mask, example).model
+
+
+def compacted(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) -> Compacted:
+    """What `compact` gives, and which dead parts of the model are left in it.
+
+    Args, Raises: as for `compact`.
+    """
     example = example if isinstance(example, tuple) else (example,)
-    flow = channels.follow(small, example)
+    small, left = masked(model, mask), dict[str, str]()
+    for find in REMOVALS:
+        small, stays = without(small, find(small), example)
+        left |= stays
+    return Compacted(_with_fewer_channels(small, example), left)
+
+
+def _with_fewer_channels(model: nn.Module, example: tuple[Any, ...]) -> nn.Module:
+    flow, small = channels.follow(model, example), copy.deepcopy(model)
     picked = _pick(flow)
-    small = _with_fewer_heads(small, flow.attentions, example)
     for layer in flow.layers:
         module = small.get_submodule(layer.name)
         columns = _shrink(module, layer, picked)
         if layer.first and not columns.all():
             _put_inputs_before(small, layer.name, columns.nonzero().flatten())
     for name, units in flow.along:
-        _slice(small.get_submodule(name), picked.stays[units])
+        pick(small.get_submodule(name), picked.stays[units])
     other = {node: int(stay.sum()) for node, units in flow.flattenings if not (stay := picked.stays[units]).all()}
     if other:
         small = hardcoded_sizes.rewritten(small, flow.trace.called, flow.trace.graph, other)
-    if apart := equivalence.difference(masked(model, mask), small, example):
+    if apart := equivalence.difference(model, small, example):
         raise _not_compacted(model, apart)
     if any(_of_single_channels(small, layer) for layer in flow.layers):  # which go one by one from here on
         return _settled(small, example)
     return small
 
 
-def _settled(model: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
+def _settled(model: nn.Module, example: tuple[Any, ...]) -> nn.Module:
     """Compacted again and again, until nothing more goes."""
-    small = compact(model, prunable.full(model), example)
+    small = _with_fewer_channels(model, example)
     return model if weights.equal(weights.of(small), weights.of(model)) else _settled(small, example)
 
 
@@ -142,20 +176,21 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     small = copied(model)
     if _is_rounded("", values) and kind_of(model) in QUANTISED:  # other models have a `scale` of their own
         return quantised_layer(small)
+    embedding_rows.fit(small, values)
     for name, module in list(small.named_modules()):
         if kind_of(module) is nn.Linear and f"{name}.inputs.index" in values:
             _put_inputs_before(small, name, values[f"{name}.inputs.index"])
     for name, module in list(small.named_modules()):
         if isinstance(module, nn.Linear) and f"{name}.{REDUCE}.weight" in values:
             small.set_submodule(name, two(module, len(values[f"{name}.{REDUCE}.weight"])))
+    for name, _ in list(small.named_modules()):
+        attention_heads.fit(small, name, values)
     for name, module in list(small.named_modules()):
         if kind_of(module) in LAYERS:
-            shapes = {part: values[f"{name}.{part}"].shape for part in _TENSORS if f"{name}.{part}" in values}
+            shapes = {part: values[f"{name}.{part}"].shape for part in TENSORS if f"{name}.{part}" in values}
             if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
                 weights.check_bias(name, shapes)
-            _reshape(module, shapes)
-        if is_attention(module) and f"{name}.query.weight" in values:
-            _tell_heads(module, len(values[f"{name}.query.weight"]))
+            reshape(module, shapes)
         if _is_rounded(f"{name}.", values):
             small.set_submodule(name, quantised_layer(module))
     with suppress(BadInput):  # what cannot be followed has not been compacted
@@ -289,11 +324,11 @@ def _shrink(module: Any, layer: CompactableLayer, picked: _Picked) -> Tensor:
         shift = layer.weights.sum(dim=2) @ constants
     weights[:, ~read] = 0
     weights[picked.fillers[layer.gives]] = 0
-    _put(module, "weight", _laid_out(weights[rows][:, columns], layer, module.weight.shape[2:]))
+    put(module, "weight", _laid_out(weights[rows][:, columns], layer, module.weight.shape[2:]))
     if module.bias is not None or shift[rows].any():
         bias = shift if module.bias is None else shift + module.bias.detach().cpu()
-        _put(module, "bias", bias.masked_fill(picked.fillers[layer.gives], 0)[rows])
-    _tell_sizes(module)
+        put(module, "bias", bias.masked_fill(picked.fillers[layer.gives], 0)[rows])
+    tell_sizes(module)
     return columns
 
 
@@ -312,86 +347,3 @@ def _put_inputs_before(model: nn.Module, name: str, index: Tensor) -> None:
     layer: Any = model.get_submodule(name)
     inputs = Inputs(index.to(layer.weight.device))
     model.set_submodule(name, nn.Sequential(OrderedDict(inputs=inputs, linear=layer)))
-
-
-def _slice(module: Any, stays: Tensor) -> None:
-    """Take channels from a module that treats each by itself."""
-    for name in _TENSORS:
-        value = getattr(module, name, None)
-        if value is not None:
-            _put(module, name, value.detach()[stays.to(value.device)])
-    _tell_sizes(module)
-
-
-def _reshape(module: Any, shapes: Mapping[str, torch.Size]) -> None:
-    """Give a module as many units and inputs as `shapes` have; another kind of layer is not made of it."""
-    for name, shape in shapes.items():
-        old = getattr(module, name)
-        fits = old is None or (old.dim() == len(shape) and old.shape[2:] == shape[2:])
-        if fits and (old is None or old.shape != shape):  # tied ones never are
-            _put(module, name, torch.zeros(shape))
-            _tell_sizes(module)
-
-
-def _put(module: Any, name: str, values: Tensor) -> None:
-    """Give a module other values of the same type, on the same device; what was frozen stays so."""
-    old = getattr(module, name)
-    like = module.weight if old is None else old
-    values = values.to(like)
-    parameter = name not in module._buffers
-    setattr(module, name, nn.Parameter(values.contiguous(), like.requires_grad) if parameter else values)
-
-
-def _tell_sizes(module: Any) -> None:
-    """Set what torch's own layers say about themselves to the sizes of their tensors."""
-    tensor = module.running_mean if module.weight is None else module.weight
-    outputs, inputs = len(tensor), tensor.shape[1] if tensor.dim() > 1 else len(tensor)
-    if getattr(module, "transposed", False):
-        outputs, inputs = inputs, outputs
-    elif (groups := getattr(module, "groups", 1)) > 1:
-        if groups == module.in_channels == module.out_channels:  # each channel has a window of its own
-            module.groups = groups = outputs
-        inputs *= groups
-    names = {"in_features": inputs, "out_features": outputs, "in_channels": inputs, "out_channels": outputs}
-    for name, size in (names | {"num_features": outputs}).items():
-        if hasattr(module, name):
-            setattr(module, name, size)
-
-
-def _tell_heads(attention: Any, features: int) -> None:
-    attention.heads = features // attention.head_width
-
-
-def _with_fewer_heads(model: nn.Module, attentions: Sequence[str], example: tuple[Any, ...]) -> nn.Module:
-    """A copy without heads that say nothing, or `model` itself, if what is called attention in it is something else."""
-    fewer = copy.deepcopy(model) if attentions else model
-    dropped = [_drop_heads(fewer.get_submodule(name)) for name in attentions]
-    return fewer if any(dropped) and not equivalence.difference(model, fewer, example) else model
-
-
-def _drop_heads(attention: Any) -> bool:
-    """Take the heads whose values are constant, or are not read; whether there were any.
-
-    The weights of attention add up to 1, so that a constant value comes out of the head as it is: v_h = b_h, and
-    W_h b_h goes into the bias of the projection. One head stays in any case.
-    """
-    value, projection = attention.value, attention.projection
-    constant = (value.weight == 0).all(dim=1)  # [heads * head_width]
-    unread = (projection.weight == 0).all(dim=0)
-    gone = (constant | unread).view(attention.heads, attention.head_width).all(dim=1)
-    if not gone.any():
-        return False
-    features = gone.repeat_interleave(attention.head_width)
-    if value.bias is not None:
-        shift = projection.weight.detach().double()[:, features] @ value.bias.detach().double()[features]
-        _put(projection, "bias", shift if projection.bias is None else shift + projection.bias.detach())
-    with torch.no_grad():
-        projection.weight[:, features] = 0
-    gone[0] &= not gone.all()
-    stays = ~gone.repeat_interleave(attention.head_width)
-    for name in ("query", "key", "value"):
-        _slice(getattr(attention, name), stays)
-    _put(projection, "weight", projection.weight.detach()[:, stays])
-    _tell_sizes(projection)
-    _tell_heads(attention, int(stays.sum()))
-    return True

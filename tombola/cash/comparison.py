@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tombola import files, prunable, weights
 from tombola.bayes import Gaussian
 from tombola.cash import equivalence, export, timing
-from tombola.cash.compaction import compact, masked
+from tombola.cash.compaction import Compacted, compacted, masked
 from tombola.cash.ensemble import Ensemble, check_classes
 from tombola.cash.factors import factorize
 from tombola.cash.form import PORTABLE, Form, Proof, file_name, listed, pays, stacked_pace
@@ -536,9 +536,9 @@ def _others(whole: _Measured, given: _Given, batch: int) -> Iterator[Made]:
         yield "compact", small
         yield "compact, ONNX Runtime", "There is no compact form."
     else:
-        yield "compact", _Measured("compact", small, small, small)
-        yield _in_onnx("compact", small, example, axes) if on_cpu else ("compact, ONNX Runtime", elsewhere)
-    base = dense if isinstance(small, str) else small
+        yield "compact", _Measured("compact", small.model, small.model, small.model, unchanged=small.left)
+        yield _in_onnx("compact", small.model, example, axes) if on_cpu else ("compact, ONNX Runtime", elsewhere)
+    base = dense if isinstance(small, str) else small.model
     yield from _of_low_rank(base)
     yield _in_kernels("sparse", dense, timed) if on_cpu else ("sparse", elsewhere)
     if isinstance(dense, Ensemble):
@@ -561,13 +561,15 @@ def _has_eight_bits(model: nn.Module) -> bool:
     return any(isinstance(module, QuantisedLayer) for module in model.modules())
 
 
-def _compacted(dense: nn.Module, example: tuple[Any, ...]) -> nn.Module | str:
+def _compacted(dense: nn.Module, example: tuple[Any, ...]) -> Compacted | str:
     try:
-        small = compact(dense, prunable.full(dense), example)
+        small = compacted(dense, prunable.full(dense), example)
     except BadInput as error:
         return str(error)
-    shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (dense, small)]
-    return small if shapes[0] != shapes[1] else "No unit, channel or head is dead under this mask."
+    shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (dense, small.model)]
+    if shapes[0] != shapes[1]:
+        return small
+    return f"What is dead stays: {listed(small.left)}." if small.left else "Nothing is dead under this mask."
 
 
 def _of_low_rank(base: nn.Module) -> Iterator[Made]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from tombola.cash.attention_heads import FewerHeads
 from tombola.cash.recording import Decision, Memory, Recorder
 from tombola.cash.replaceable import cloned, first_line, is_layer, kind_of, line_of, not_taken, takes
 from tombola.errors import BadInput
@@ -87,7 +88,11 @@ def recorded(model: nn.Module, example: tuple[Any, ...]) -> Trace:
 
 
 def _is_call(module: nn.Module, path: str) -> bool:
-    return Calls(lambda each: is_attention(each) or is_layer(each)).is_leaf_module(module, path)
+    return Calls(_is_one).is_leaf_module(module, path)
+
+
+def _is_one(module: nn.Module) -> bool:
+    return is_attention(module) or is_layer(module) or isinstance(module, FewerHeads)
 
 
 def calls(model: nn.Module, given: int = 0) -> tuple[nn.Module, fx.Graph]:
@@ -99,7 +104,7 @@ def calls(model: nn.Module, given: int = 0) -> tuple[nn.Module, fx.Graph]:
     try:
         with seeded(0), torch.inference_mode(False):
             called = copy.deepcopy(model)
-            return called, Calls(lambda module: is_attention(module) or is_layer(module), given).trace(called)
+            return called, Calls(_is_one, given).trace(called)
     except Exception as error:  # it runs the model's own code, which may raise anything
         raise _not_followed(model, error) from error
 

@@ -111,6 +111,23 @@ def test_auto_leaves_small_layers_as_they_are_and_measures_nothing(monkeypatch: 
 
 
 @pytest.mark.parametrize("engine", ["auto", "sparse"])
+def test_layers_within_torch_compile_are_dense_and_said_to_be(engine: str, pretended: list[choice.Call]) -> None:
+    """What is called outside of it beside them is sparse."""
+    model, inputs = network(), INPUTS[:8]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    compiled: Any = torch.compile(model[:9], backend="eager")
+    search = Search(model, optimizer, levels=1, rate=0.8, engine=engine)
+    for _ in search:
+        for _ in range(3):
+            optimizer.zero_grad()
+            functional.cross_entropy(model[9](compiled(inputs)), LABELS[:8]).backward()
+            optimizer.step()
+    found = search.computed(1)
+    assert found.sparse == ("9",) and found.dense.keys() == {"0", "3", "6"}
+    assert all("outside of torch.compile, within which it is dense" in why for why in found.dense.values())
+
+
+@pytest.mark.parametrize("engine", ["auto", "sparse"])
 def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     engine: str, pretended: list[choice.Call], tmp_path: Path
 ) -> None:

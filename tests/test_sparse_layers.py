@@ -220,6 +220,54 @@ def test_they_are_traced_and_compiled_as_plain_ones() -> None:
     assert near({"": exported(INPUTS).detach()}, {"": plain.eval()(INPUTS).detach()})
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_script_and_trace_give_what_they_give_of_a_plain_model() -> None:
+    """What is scripted is plain from then on, the same objects, since torch.jit.script puts what it read in place."""
+    plain, sparse = pair()
+    traced = torch.jit.trace(sparse.eval(), INPUTS)
+    assert [*layers.sparse_layers(sparse)] and "tombola" not in str(traced.inlined_graph)
+    assert near({"": traced(INPUTS).detach()}, {"": plain.eval()(INPUTS).detach()})
+    before = [*sparse.modules()]
+    scripted = torch.jit.script(sparse)
+    assert near({"": scripted(INPUTS).detach()}, {"": plain(INPUTS).detach()})
+    assert [*sparse.modules()] == before and not [*layers.sparse_layers(sparse)]
+    assert near(answers(sparse), answers(plain)) and scripted.tokens.weight is sparse.tokens.weight
+
+
+CHANGES: dict[str, tuple[Callable[[nn.Module], Any], float, bool]] = {
+    "half": (nn.Module.half, 2e-2, False),
+    "bfloat16": (nn.Module.bfloat16, 1e-1, False),
+    "float": (nn.Module.float, 1e-4, True),
+    "there and back": (lambda model: model.half().double(), 1e-9, True),
+    "share_memory": (nn.Module.share_memory, 1e-9, True),
+    "channels last": (lambda model: model.to(memory_format=torch.channels_last), 1e-9, True),  # type: ignore[call-overload]
+    "frozen": (lambda model: model.requires_grad_(False).tokens.requires_grad_(), 1e-9, True),  # type: ignore[operator]
+}
+
+
+@pytest.mark.parametrize("way", CHANGES)
+def test_a_model_that_is_changed_midway_computes_as_a_plain_one_that_is(way: str) -> None:
+    change, within, sparsely = CHANGES[way]
+    plain, sparse = pair()
+    for model in (plain, sparse):
+        change(model.eval())
+    found = answers(sparse)
+    expected = answers(plain)
+    assert near(living_only(found, plain), living_only(expected, plain), within)
+    taken = {type(each._living) for _, each in layers.sparse_layers(sparse) if each._living and each._living.computed}
+    assert bool(taken) == sparsely, "and with its living weights wherever the kernels have the type"
+
+
+def test_gradients_add_up_over_backward_passes() -> None:
+    plain, sparse = pair()
+    for model in (plain, sparse):
+        model.eval()
+        for part in INPUTS.split(2):
+            model(part).square().sum().backward()
+    found, expected = ({name: each.grad for name, each in model.named_parameters()} for model in (sparse, plain))
+    assert near(found, living_only(expected, plain))  # type: ignore[arg-type]
+
+
 def test_an_empty_batch_and_one_example_go_through() -> None:
     plain, sparse = pair()
     plain.eval(), sparse.eval()

@@ -17,12 +17,14 @@ from tombola.search.state import Loop
 from tombola.search.watch import Look
 from tombola.sparse import choice, layers
 from tombola.sparse.choice import Call
-from tombola.sparse.layers import Candidate
+from tombola.sparse.layers import Candidate, Living
 from tombola.step_hooks import opaque
 
 ENGINES = ("auto", "dense", "sparse")
 DEFAULT = "dense"
 MOST = 1000  # steps whose times are kept
+UNSEEN = "nothing called it in the first step outside of torch.compile, within which it is dense"
+UNTAKEN = "nothing called it with its own weights outside of torch.compile, within which it is dense"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class LevelLayers:
         self._able: dict[str, Candidate] = {}
         self._dense: dict[str, str] = {}
         self._put: dict[str, Candidate] = {}
+        self._with: dict[str, Living] = {}
         self._calls: dict[str, Call] = {}
         self._looks: list[RemovableHandle] = []
         self._hooks: list[RemovableHandle] = []
@@ -131,14 +134,13 @@ class LevelLayers:
         }
         for name in self._able:
             if name not in chosen:
-                reason = "it is faster so here" if name in self._calls else "nothing called it in the first step"
-                self._dense.setdefault(name, reason)
+                self._dense.setdefault(name, "it is faster so here" if name in self._calls else UNSEEN)
         self._put_on(chosen)
 
     def _put_on(self, chosen: Mapping[str, Candidate]) -> None:
         for name, each in chosen.items():
             self._put[name] = each  # first: whoever interrupts between the two finds it taken off again
-            each.put_on()
+            self._with[name] = each.put_on()
 
     def _look_no_more(self) -> None:
         _removed(self._looks)
@@ -146,8 +148,13 @@ class LevelLayers:
 
     @property
     def computed(self) -> Computed:
-        """How it has computed so far."""
-        return Computed(tuple(self._put), dict(self._dense), median(self._times) if len(self._times) > 1 else None)
+        """How it has computed so far: a layer that could be sparse, and that no call found so, is among the dense."""
+        sparse = tuple(name for name, living in self._with.items() if living.computed)
+        not_so = {
+            name: layers.hindrance(each.module) or UNTAKEN for name, each in self._put.items() if name not in sparse
+        }
+        seconds = median(self._times) if len(self._times) > 1 else None
+        return Computed(sparse, self._dense | not_so, seconds)
 
     def release(self) -> None:
         """All layers are dense again, and nothing is looked at any more."""

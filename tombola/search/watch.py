@@ -118,7 +118,7 @@ class Watch:
 
 def _tensors(given: Any) -> Iterator[Tensor]:
     if isinstance(given, Tensor):
-        if _readable(given):
+        if given.grad_fn is None and _readable(given):  # else weights made it: layers before it are called unseen
             yield _few(given)
     elif isinstance(given, Mapping):
         for part in given.values():

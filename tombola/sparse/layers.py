@@ -24,7 +24,7 @@ from tombola.sparse.pattern import Pattern
 TYPES = (torch.float32, torch.float64)  # that the kernels compute in
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Living:
     """What a sparse layer computes with.
 
@@ -32,11 +32,13 @@ class Living:
         pattern: where its living weights are.
         weight: the parameter that it was put on with; under another one, as in a functional call, it computes densely.
         places: where its living weights are among all, counted row by row.
+        computed: whether a call has computed with them so far: none does within `torch.compile`.
     """
 
     pattern: Pattern
     weight: Tensor
     places: Tensor
+    computed: bool = False
 
     def computes(self, weight: Tensor | None, inputs: Tensor) -> bool:
         """Whether the kernels may take this call: with the layer's own parameter, in which nothing pruned is alive."""
@@ -67,10 +69,14 @@ class SparseLinear(nn.Linear):
         living = self._living
         if living is None or not living.computes(self._parameters.get("weight"), input):
             return super().forward(input)
+        living.computed = True
         return functional.linear(input, self.weight, self.bias, living.pattern)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return _as_plain(self, super().__reduce_ex__(protocol))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return _scriptable(self)
 
 
 class SparseConv2d(nn.Conv2d):
@@ -85,21 +91,28 @@ class SparseConv2d(nn.Conv2d):
         living = self._living
         if living is None or input.dim() != 4 or not living.computes(self._parameters.get("weight"), input):
             return super().forward(input)
+        living.computed = True
         return functional.conv2d(input, self.weight, self.bias, living.pattern)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return _as_plain(self, super().__reduce_ex__(protocol))
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        return _scriptable(self)
+
 
 SparseLayer = SparseLinear | SparseConv2d
 
 
-def put_on(module: nn.Module, alive: Tensor) -> None:
+def put_on(module: nn.Module, alive: Tensor) -> Living:
     """From now on `module` computes with its living weights only.
 
     Args:
         module: a linear layer or a convolution, with 0 where a weight is pruned.
         alive: True where a weight lives, of the weight's shape.
+
+    Returns:
+        What it computes with.
 
     Raises:
         BadInput: it is a layer that cannot; `hindrance` says why.
@@ -108,7 +121,7 @@ def put_on(module: nn.Module, alive: Tensor) -> None:
     >>> alive = torch.tensor([[True, False, False], [False, False, True]])
     >>> _ = layer.weight.data.mul_(alive)
     >>> before = layer(torch.ones(4, 3))
-    >>> put_on(layer, alive)
+    >>> living = put_on(layer, alive)
     >>> bool(torch.allclose(layer(torch.ones(4, 3)), before)), isinstance(layer, nn.Linear), list(layer.state_dict())
     (True, True, ['weight', 'bias'])
     """
@@ -126,6 +139,7 @@ def put_on(module: nn.Module, alive: Tensor) -> None:
     plain: Any = plain_class(module) if isinstance(module, SparseLayer) else type(module)
     made: Any = base if plain in (nn.Linear, nn.Conv2d) else _derived(base, plain)
     module.__dict__["_living"], module.__class__ = living, made
+    return living
 
 
 def dense(module: nn.Module) -> None:
@@ -190,9 +204,9 @@ class Candidate:
         """The share of its weights that live."""
         return int(self.alive.sum()) / max(self.alive.numel(), 1)
 
-    def put_on(self) -> None:
+    def put_on(self) -> Living:
         """From now on it does."""
-        put_on(self.module, self.alive)
+        return put_on(self.module, self.alive)
 
 
 def candidates(model: nn.Module, mask: Mask) -> tuple[dict[str, Candidate], dict[str, str]]:
@@ -260,6 +274,12 @@ def _as_plain(layer: SparseLayer, reduced: Any) -> Any:
     kept = {name: value for name, value in state.items() if name != "_living"}
     # Not by `__newobj__`, of which pickle asks that the class be the object's own.
     return copyreg._reconstructor, (plain_class(layer), object, None), kept, *more  # type: ignore[attr-defined]
+
+
+def _scriptable(layer: SparseLayer) -> nn.Module:
+    """What `torch.jit.script` reads in place of a layer, and leaves there: itself, plain from now on."""
+    dense(layer)
+    return layer
 
 
 def _pattern(module: nn.Linear | nn.Conv2d, alive: Tensor) -> Pattern:

@@ -5,7 +5,7 @@ A spec's `[prune]` table and the arguments of a `Search` are two ways to write a
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tombola import layerwise
@@ -269,6 +269,39 @@ def channels_that_go(
     if SCOPES[round.scope].pooled:
         return coupling.all_sets(worth, living, found, round.rates[0][1], round.multiple)
     return coupling.by_set(worth, living, found, rates, round.multiple)
+
+
+def channels_in_common(
+    round: Round, scores: "Sequence[Mapping[str, Tensor]]", mask: "Mask", found: "Coupling"
+) -> "tuple[Round, dict[str, Tensor]]":
+    """Return the round by the lowest rank that each channel has among several scores, and these ranks as scores.
+
+    What is left of a set is then the intersection of what each score would keep of it, each as much as it takes: that
+    of `intersection.lowest_ranks`, whose members are channels here.
+
+    Args:
+        round: what goes, but for the score.
+        scores: a number per weight, each time.
+        mask: what is alive, whole channels.
+        found: the channels of the network.
+    """
+    import torch
+
+    from tombola import coupling
+    from tombola.intersection import lowest_ranks
+    from tombola.mask import Mask
+
+    living = found.living(mask)
+    sets = {str(number): channels for number, (_, channels) in enumerate(living.sets)}
+    worths = [worth_of_channels(round, each, mask, living, found) for each in scores]
+    alive = Mask({name: living.alive[channels] for name, channels in sets.items()})
+    groups = [list(sets)] if SCOPES[round.scope].pooled else [[name] for name in sets]
+    lowest = lowest_ranks([{name: worth[sets[name]] for name in sets} for worth in worths], alive, groups)
+    ranks = torch.zeros(found.size, dtype=torch.float64)
+    for name, channels in sets.items():
+        ranks[channels] = lowest[name].double()
+    by_ranks = replace(round.score, together="made", comparable=True)
+    return replace(round, score=by_ranks), coupling.spread(found, ranks, mask)
 
 
 def _left_of(size: int, rate: float, rounds: int) -> int:

@@ -74,8 +74,10 @@ def _not_stretched(spec: Any, options: SearchOptions) -> str:
 
 def _not_matched(spec: Any, options: SearchOptions) -> str:
     """Why the network's own search finds none of as many weights; "" where it does."""
-    counted = SCOPES[options.scope or spec.prune.scope].counted
-    return "n and m say how many stay" if counted else _not_stretched(spec, options)
+    scope = SCOPES[options.scope or spec.prune.scope]
+    if scope.grouped:
+        return "whole groups go, of which as many weights may be no number of them"
+    return "n and m say how many stay" if scope.counted else _not_stretched(spec, options)
 
 
 def _none_copied(spec: Any, options: SearchOptions) -> str:

@@ -157,6 +157,7 @@ class Dynamics(Value, ABC):
     paper: ClassVar[str] = ""
     year: ClassVar[int] = 0
     of_method: ClassVar[bool] = False  # whether its trainings are given more than a recipe says, as a method does
+    by_weight: ClassVar[bool] = False  # whether single weights leave and join its mask, which leaves no channel whole
 
     name: str
 

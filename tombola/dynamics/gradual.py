@@ -52,6 +52,7 @@ class Gradual(Dynamics):
     paper = "To prune, or not to prune: exploring the efficacy of pruning for model compression (Zhu & Gupta)"
     year = 2017
     of_method = True
+    by_weight = True
 
     name: Literal["gradual"] = "gradual"
     begin: StepField = Step("0it")

@@ -49,6 +49,7 @@ class SET(Dynamics):
     about = "Now and then the smallest weights go, and as many come at random"
     paper = "Scalable training of artificial neural networks with adaptive sparse connectivity (Mocanu et al.)"
     year = 2018
+    by_weight = True
 
     name: Literal["set"] = "set"
     fraction: Number = Field(default=0.3, ge=0, lt=1)

@@ -77,6 +77,7 @@ class EdgePopup(Dynamics):
     paper: ClassVar[str] = "What's Hidden in a Randomly Weighted Neural Network? (Ramanujan et al.)"
     year: ClassVar[int] = 2020
     of_method: ClassVar[bool] = True
+    by_weight: ClassVar[bool] = True
 
     name: Literal["edge-popup"] = "edge-popup"
     weights: Frozen = "signed-constant"
@@ -114,6 +115,7 @@ class Supermask(Dynamics):
     paper: ClassVar[str] = "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask (Zhou et al.)"
     year: ClassVar[int] = 2019
     of_method: ClassVar[bool] = True
+    by_weight: ClassVar[bool] = True
 
     name: Literal["supermask"] = "supermask"
     weights: Frozen = "signed-deviation"
@@ -159,6 +161,7 @@ class SignedSupermask(Dynamics):
     paper: ClassVar[str] = "Signing the Supermask: Keep, Hide, Invert (Koster et al.)"
     year: ClassVar[int] = 2022
     of_method: ClassVar[bool] = True
+    by_weight: ClassVar[bool] = True
 
     name: Literal["signed-supermask"] = "signed-supermask"
     weights: Frozen = "signed-constant"
@@ -191,6 +194,7 @@ class GemMiner(Dynamics):
     paper: ClassVar[str] = "Rare Gems: Finding Lottery Tickets at Initialization (Sreenivasan et al.)"
     year: ClassVar[int] = 2022
     of_method: ClassVar[bool] = True
+    by_weight: ClassVar[bool] = True
 
     name: Literal["gem-miner"] = "gem-miner"
     weights: Frozen = "signed-constant"

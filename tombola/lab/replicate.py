@@ -391,7 +391,7 @@ class Replicate:
             sample=Sample.of(seen, examples) if score.sees_batches else None,
             further=seen.further if score.sees_batches else None,
             initial=began if score.sees_initial else None,
-            multiple=prune.multiple,
+            multiple=prune.multiple if SCOPES[scoring.scope or prune.scope].coupled else None,
         )
 
     def settled(self, training: Train, level: int, rule: Settling) -> EarlyBird:

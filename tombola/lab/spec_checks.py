@@ -290,28 +290,58 @@ def _scope(spec: Spec) -> Iterable[Fault]:
         yield Fault("levels", f"0 or 1 {alone}", str(spec.levels), "a second round removes nothing more")
 
 
-def _channels(spec: Spec) -> Iterable[Fault]:
+def _scopes(spec: Spec, members: Members) -> Iterable[tuple[str, str, Arm]]:
+    """Where it is said in which scope each arm prunes, that scope, and the arm."""
+    for name in spec.arms:
+        arm = members.arm(name, spec)
+        where = "prune.scope" if arm.options.scope is None else f"{_table(name, spec)}.scope"
+        yield where, _scope_of(arm, spec), arm
+
+
+def _scope_of(arm: Arm, spec: Spec) -> str:
+    return spec.prune.scope if arm.options.scope is None else arm.options.scope
+
+
+def _table(arm: str, spec: Spec) -> str:
+    """The table that has what is chosen of an arm's method."""
+    return f"arm.{arm}" if arm in spec.arm else "search"
+
+
+def _of_channels(scope: str) -> bool:
+    return scope in SCOPES and SCOPES[scope].coupled
+
+
+def _channels(spec: Spec, members: Members) -> Iterable[Fault]:
     """What goes with whole channels alone, and what does not go with them."""
-    prune, alone = spec.prune, f"in the scope {spec.prune.scope}"
-    if not SCOPES[prune.scope].coupled:
-        if prune.multiple is not None:
-            yield Fault("prune.multiple", f"absent {alone}", str(prune.multiple), "it is of the scope channel")
+    prune, recipe = spec.prune, spec.recipe
+    scopes = [(where, scope) for where, scope, _ in _scopes(spec, members)]
+    channels = [each for each in scopes if _of_channels(each[1])]
+    if not channels:
+        if prune.multiple is not None and scopes:
+            alone = f"absent in the scope {scopes[0][1]}"
+            yield Fault("prune.multiple", alone, str(prune.multiple), "it is of the scope channel")
         return
+    where, scope = channels[0]
+    alone, weights = f"in the scope {scope}", "what makes and reads a channel are weights: take the scope layer"
     if prune.include:
         yield Fault("prune.include", f"none {alone}", str(list(prune.include)), "biases go with their channels")
-    if prune.basis or models.variants.parts(spec.recipe.model)[1]:
-        path, found = ("prune.basis", prune.basis) if prune.basis else ("recipe.model", spec.recipe.model)
-        yield Fault(path, f"weights themselves {alone}", repr(found), "what makes and reads a channel are weights")
+    if prune.basis or models.variants.parts(recipe.model)[1]:
+        path, found = ("prune.basis", prune.basis) if prune.basis else ("recipe.model", recipe.model)
+        yield Fault(path, f"weights themselves {alone}", repr(found), weights)
+    if recipe.dynamics and recipe.dynamics.by_weight:
+        todo = "it takes and gives single weights, of which no channel is left whole: leave it out"
+        yield Fault("recipe.dynamics", f"dynamics that keep channels whole {alone}", repr(recipe.dynamics.name), todo)
+    if spec.densities and not _of_channels(prune.scope):  # else `_densities` says so
+        todo = "levels and rates say how many channels stay: a density may lie between two of them"
+        yield Fault(where, "a scope of single weights where there are densities", repr(scope), todo)
 
 
 def _channel_controls(spec: Spec, members: Members) -> Iterable[Fault]:
     """Controls that move weights one by one, beside tickets of whole channels."""
-    for name in spec.arms:
-        arm = members.arm(name, spec)
-        scope = arm.options.scope or spec.prune.scope
-        if arm.control and arm.control.by_weight and scope in SCOPES and SCOPES[scope].coupled:
-            todo = f"leave {name} out; random and shuffle take whole channels"
-            yield Fault("arms", f"controls of whole channels in the scope {scope}", repr(name), todo)
+    for _, scope, arm in _scopes(spec, members):
+        if arm.control and arm.control.by_weight and _of_channels(scope):
+            todo = f"leave {arm.name} out; random and shuffle take whole channels"
+            yield Fault("arms", f"controls of whole channels in the scope {scope}", repr(arm.name), todo)
 
 
 def _counts(prune: PruneSpec) -> Iterable[Fault]:
@@ -370,11 +400,12 @@ def _searches(spec: Spec, members: Members) -> Iterable[Fault]:
 
 
 def _at_once(spec: Spec, where: str, arm: Arm) -> Iterable[Fault]:
-    """A method that prunes a whole network to a count, where n of m say how many stay."""
+    """A method that prunes a whole network to a count of weights, where n of m or a share of groups say what stays."""
     scope = spec.prune.scope
     if not arm.options.by_rounds and (SCOPES[scope].counted or SCOPES[scope].grouped):
         name = "method" if where == "search" else "arms"
-        yield Fault(name, f"methods that prune round by round in the scope {scope}", repr(arm.method.name))
+        todo = "iterative and one-shot are such ones; prune.scope = 'layer' has a count of weights at each level"
+        yield Fault(name, f"methods that prune round by round in the scope {scope}", repr(arm.method.name), todo)
 
 
 def _unused(where: str, arm: Arm) -> Iterable[Fault]:
@@ -536,13 +567,13 @@ def _of_weights(spec: Spec, members: Members) -> Iterable[Fault]:
 def _scores(spec: Spec, members: Members) -> Iterable[Fault]:
     """Scores that rank nothing in these networks, or before anything is trained."""
     at_start = 0 in [spec.iterations(step) for step in spec.rewind]
-    for path, name, early in dict.fromkeys(_ranking(spec, members)):
+    for path, name, early, scope in dict.fromkeys(_ranking(spec, members)):
         score = members.scores.get(name)
         if score and not score.reads_text and spec.facts.text:
             yield Fault(path, "a score for a network that reads text", repr(name), "snip is one")
-        if score and score.of_channels and not SCOPES[spec.prune.scope].coupled:
+        if score and score.of_channels and not _of_channels(scope):
             todo = "prune.scope = 'channel' has them; magnitude is of single weights"
-            yield Fault(path, f"a score of single weights in the scope {spec.prune.scope}", repr(name), todo)
+            yield Fault(path, f"a score of single weights in the scope {scope}", repr(name), todo)
         if score and score.of_gaussian and not models.is_gaussian(spec.recipe.model):
             todo = f"model = '{spec.recipe.model}+gaussian' has them; magnitude is the size of a weight"
             yield Fault(path, "a score of weights that are numbers", repr(name), todo)
@@ -554,19 +585,20 @@ def _scores(spec: Spec, members: Members) -> Iterable[Fault]:
             yield Fault(path, "a score of weights as they are where rewind is 0it", repr(name), todo)
 
 
-def _ranking(spec: Spec, members: Members) -> Iterable[tuple[str, str, bool]]:
-    """Of each arm where it says by which score it prunes, which that is, and whether it is of an untrained network."""
+def _ranking(spec: Spec, members: Members) -> Iterable[tuple[str, str, bool, str]]:
+    """Of each arm where it says by which score it prunes, which, whether it is of an untrained network; its scope."""
     for name in spec.arms:
         arm = members.arm(name, spec)
         if "score" in arm.options.ignored:
             continue
         own, early = arm.method.score, not arm.options.by_rounds or arm.method.score is not None
+        scope = _scope_of(arm, spec)
         if arm.options.score is not None:
-            yield ("arm." + name if name in spec.arm else "search") + ".score", arm.options.score, early
+            yield f"{_table(name, spec)}.score", arm.options.score, early, scope
         elif own is not None:
-            yield "method" if arm.method.name == spec.method else "arms", own, early
+            yield "method" if arm.method.name == spec.method else "arms", own, early, scope
         elif not early:  # others have a way of their own to begin
-            yield "prune.score", spec.prune.score, early
+            yield "prune.score", spec.prune.score, early, scope
 
 
 def _endless(spec: Spec, members: Members) -> Iterable[Fault]:
@@ -692,7 +724,6 @@ _CHECKS = (
     _optimizer,
     _dynamics,
     _scope,
-    _channels,
     _densities,
     _reached,
     _until,
@@ -706,6 +737,7 @@ _CHECKS_OF_MEMBERS = (
     _searches,
     _searched_controls,
     _refused_controls,
+    _channels,
     _channel_controls,
     _controls_of_classes,
     _controls_that_descend,

@@ -15,7 +15,7 @@ from tombola.lab.runs import Known, Network, Outcome, Run, Tell, untold
 from tombola.macs import GRADIENT, Macs
 from tombola.models.layer import Layer
 from tombola.objective import CrossEntropy
-from tombola.pruning import SCOPES, Round, by_kind
+from tombola.pruning import SCOPES, Round, by_kind, channels_in_common
 from tombola.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -233,6 +233,11 @@ class Prune(Run):
         kinds = prunable.prunable(model, round.include)
         eyes = [self._eye(trained, model, worker) for trained in (self.trained, *(self.beside or ()))]
 
+        if (channels := self._coupling) and self.beside:
+            each = [scores(round.score, see(None, before)) for see in eyes]
+            by_ranks, ranks = channels_in_common(round, each, before, channels)
+            return by_ranks.next(before, ranks, kinds, coupling=channels)
+
         def ranked(alive: "Mask | None", among: "Mask") -> "Mapping[str, Tensor]":
             each = [scores(round.score, see(alive, among)) for see in eyes]
             groups = [list(among)] if SCOPES[round.scope].pooled else [[name] for name in among]
@@ -242,7 +247,7 @@ class Prune(Run):
             return given
 
         if self.amount is None:
-            return round.next(before, ranked(None, before), kinds, coupling=self._coupling)
+            return round.next(before, ranked(None, before), kinds, coupling=channels)
         at_once = AtOnce(round, self.amount, self.iterations or 1, bool(self.returning))
         return at_once.mask(everything, ranked, kinds, before=before)
 

@@ -117,6 +117,7 @@ class Kind:
         trained: its members.
         one: what becomes one network of them; None where they answer together.
         aside: what whoever only sees a figure is told further.
+        by_weight: whether it keeps as many single weights as the ticket has, of which no group is left whole.
     """
 
     title: str
@@ -124,6 +125,7 @@ class Kind:
     least: Callable[[int], int] = lambda members: 1
     one: Callable[[Sequence[Train]], Run] | None = None
     aside: str = ""
+    by_weight: bool = False
 
 
 def _orders(series: Series, level: int, members: int) -> list[Train]:
@@ -200,14 +202,15 @@ KINDS: dict[str, Kind] = {
     "levels": Kind("{members} levels of one chain down to {density}", _levels, lambda members: members - 1),
     "replicates": Kind("the tickets at {density} of {members} replicates", _replicates),
     "dense": Kind("{members} dense networks in other data orders", _dense),
-    "dst": Kind("{members} dynamic sparse trainings at {density}", _dst),
-    "edst": Kind("{members} stations of one dynamic sparse training at {density}", _edst),
+    "dst": Kind("{members} dynamic sparse trainings at {density}", _dst, by_weight=True),
+    "edst": Kind("{members} stations of one dynamic sparse training at {density}", _edst, by_weight=True),
     "average": Kind("the average of {members} trainings of the ticket at {density}", _orders, one=Average.of),
     "pool": Kind(
         "the lottery pool at {density}",
         _chain,
         one=_pooled,
         aside=", the ticket averaged with those tickets of its chain that leave it no worse on validation data",
+        by_weight=True,
     ),
     "statistics": Kind("the ticket at {density} with running statistics computed anew", _alone, one=Average.of),
 }
@@ -255,6 +258,11 @@ def faults(table: EnsembleSpec, setting: Setting) -> Iterator[Fault]:
             if level < (least := KINDS[kind].least(table.members)):
                 todo = "of fewer members, or at a later level"
                 yield Fault("study.ensemble.levels", f"levels from {least} on for {kind!r}", str(level), todo)
+    scope = spec.search.scope or spec.prune.scope
+    for kind in table.kinds if scope in SCOPES and SCOPES[scope].grouped else ():
+        if KINDS[kind].by_weight:
+            todo = f"leave {kind} out: it keeps single weights, as many as the ticket has"
+            yield Fault("study.ensemble.kinds", f"kinds of whole groups in the scope {scope}", repr(kind), todo)
     if "replicates" in table.kinds:
         yield from _of_replicates(table, setting)
     if spec.recipe.dynamics or not setting.rewinds:

@@ -241,7 +241,7 @@ CHANGES: dict[str, tuple[Callable[[nn.Module], Any], float, bool]] = {
     "there and back": (lambda model: model.half().double(), 1e-9, True),
     "share_memory": (nn.Module.share_memory, 1e-9, True),
     "channels last": (lambda model: model.to(memory_format=torch.channels_last), 1e-9, True),  # type: ignore[call-overload]
-    "frozen": (lambda model: model.requires_grad_(False).tokens.requires_grad_(), 1e-9, True),  # type: ignore[operator]
+    "frozen": (lambda model: model.requires_grad_(False).tokens.requires_grad_(), 1e-9, True),
 }
 
 

@@ -294,6 +294,11 @@ class Spec(Value):
         return self.facts_of(self.recipe.data)
 
     @property
+    def scope(self) -> str:
+        """In which its ticket is pruned."""
+        return self.search.scope or self.prune.scope
+
+    @property
     def mixes(self) -> bool:
         """Whether the parameters that it prunes are coordinates, of which each weight is made of many."""
         basis = self.prune.basis

@@ -336,6 +336,15 @@ def _channels(spec: Spec, members: Members) -> Iterable[Fault]:
         yield Fault(where, "a scope of single weights where there are densities", repr(scope), todo)
 
 
+def _channels_of_coordinates(spec: Spec, members: Members) -> Iterable[Fault]:
+    """Methods that prune coordinates of the weights, where channels are to go."""
+    for _, scope, arm in _scopes(spec, members):
+        if _of_channels(scope) and arm.control is None and arm.options.mixes(spec) and not spec.mixes:
+            path, found = ("method", arm.method.name) if arm.name == "ticket" else ("arms", arm.name)
+            todo = "what makes and reads a channel are weights: take the scope layer, or basis = 'identity'"
+            yield Fault(path, f"methods of the weights themselves in the scope {scope}", repr(found), todo)
+
+
 def _channel_controls(spec: Spec, members: Members) -> Iterable[Fault]:
     """Controls that move weights one by one, beside tickets of whole channels."""
     for _, scope, arm in _scopes(spec, members):
@@ -738,6 +747,7 @@ _CHECKS_OF_MEMBERS = (
     _searched_controls,
     _refused_controls,
     _channels,
+    _channels_of_coordinates,
     _channel_controls,
     _controls_of_classes,
     _controls_that_descend,

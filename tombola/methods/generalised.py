@@ -31,9 +31,9 @@ class GeneralisedOptions(SearchOptions):
         scope = bases.BASES[self.basis].scope
         if scope and self.scope not in (None, scope):
             yield Fault("scope", f"no other scope beside basis = {self.basis!r}", repr(self.scope), "leave it out")
-        if SCOPES[self.scope or spec.prune.scope].coupled and self.basis != "identity":
-            todo = "what makes and reads a channel are weights: leave it out, or take prune.scope = 'layer'"
-            yield Fault("basis", f"identity in the scope {self.scope or spec.prune.scope}", repr(self.basis), todo)
+        if scope and SCOPES[spec.prune.scope].coupled:
+            todo = "other groups go there: leave it out, or take prune.scope = 'layer'"
+            yield Fault("basis", f"identity in the scope {spec.prune.scope}", repr(self.basis), todo)
         if scope == "units":
             classes = bases.classes_among_units(spec.prune.in_basis(self.basis))
             yield from (replace(fault, path="basis") for fault in classes)

@@ -258,11 +258,10 @@ def faults(table: EnsembleSpec, setting: Setting) -> Iterator[Fault]:
             if level < (least := KINDS[kind].least(table.members)):
                 todo = "of fewer members, or at a later level"
                 yield Fault("study.ensemble.levels", f"levels from {least} on for {kind!r}", str(level), todo)
-    scope = spec.search.scope or spec.prune.scope
-    for kind in table.kinds if scope in SCOPES and SCOPES[scope].grouped else ():
+    for kind in table.kinds if spec.scope in SCOPES and SCOPES[spec.scope].grouped else ():
         if KINDS[kind].by_weight:
             todo = f"leave {kind} out: it keeps single weights, as many as the ticket has"
-            yield Fault("study.ensemble.kinds", f"kinds of whole groups in the scope {scope}", repr(kind), todo)
+            yield Fault("study.ensemble.kinds", f"kinds of whole groups in the scope {spec.scope}", repr(kind), todo)
     if "replicates" in table.kinds:
         yield from _of_replicates(table, setting)
     if spec.recipe.dynamics or not setting.rewinds:

@@ -141,6 +141,7 @@ class Flow:
         trace: of the calls.
         stops: units that stay, with what they flow into that keeps them.
         shared: layers that are called twice or share their weights.
+        answer: the channels of what the model gives, where that is one value that has some.
     """
 
     layers: Sequence[CompactableLayer]
@@ -151,6 +152,7 @@ class Flow:
     trace: Trace
     stops: Sequence[tuple[Tensor, str]] = ()
     shared: frozenset[str] = frozenset()
+    answer: Channels | None = None
 
 
 def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
@@ -183,6 +185,7 @@ class _Follower:
         self.attentions: list[str] = []
         self.flattenings: list[tuple[fx.Node, Tensor]] = []
         self.stops: list[tuple[Tensor, str]] = []
+        self.answer: Channels | None = None
 
     def flow(self) -> Flow:
         """What was found."""
@@ -191,7 +194,8 @@ class _Follower:
         edges = coo_array((np.ones(ends.shape[1], dtype=bool), (ends[0], ends[1])), shape=(self.units, self.units))
         groups = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
         shared = frozenset(self.shared)
-        return Flow(self.layers, self.along, self.attentions, self.flattenings, groups, self.trace, self.stops, shared)
+        found = self.layers, self.along, self.attentions, self.flattenings, groups, self.trace, self.stops, shared
+        return Flow(*found, self.answer)
 
     def visit(self, node: fx.Node) -> None:
         """Find the channels of what `node` gives."""
@@ -205,6 +209,8 @@ class _Follower:
         if node.op == "placeholder":
             self.inputs.add(node)
             return None
+        if node.op == "output" and isinstance(node.args[0], fx.Node):
+            self.answer = self.values.get(node.args[0])
         known = self._of_module(node) if node.op == "call_module" else self._of_call(node)
         return known(node) if known and node in self.shapes else self._barrier(node)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tombola import effective, prunable, weights
 from tombola import mask as masks
-from tombola.cash import attention_heads, channels, embedding_rows, equivalence, hardcoded_sizes
+from tombola.cash import attention_heads, channels, embedding_rows, equivalence, experts, hardcoded_sizes
 from tombola.cash.channels import CompactableLayer, Flow
 from tombola.cash.factors import REDUCE, two
 from tombola.cash.quantization import QUANTISED, SCALE, quantised_layer
@@ -117,7 +117,9 @@ def compacted(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]
     for find in REMOVALS:
         small, stays = without(small, find(small), example)
         left |= stays
-    return Compacted(_with_fewer_channels(small, example), left)
+    narrow = _with_fewer_channels(small, example)
+    narrow, stays = without(narrow, experts.removals(small, narrow, example), example)
+    return Compacted(narrow, left | stays)
 
 
 def _with_fewer_channels(model: nn.Module, example: tuple[Any, ...]) -> nn.Module:
@@ -177,6 +179,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     if _is_rounded("", values) and kind_of(model) in QUANTISED:  # other models have a `scale` of their own
         return quantised_layer(small)
     embedding_rows.fit(small, values)
+    experts.fit(small, values)
     for name, module in list(small.named_modules()):
         if kind_of(module) is nn.Linear and f"{name}.inputs.index" in values:
             _put_inputs_before(small, name, values[f"{name}.inputs.index"])

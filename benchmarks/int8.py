@@ -5,7 +5,7 @@ again; what is rounded is that ticket, in the ranges that activations have on im
 
 - torch, ONNX: the ticket in float32.
 - int8: `cash.to_onnx_int8`, weights and activations of 8 bits.
-- dynamic: `torch.ao.quantization.quantize_dynamic`, which rounds what linear layers read at each call, and nothing else.
+- dynamic: `torch.ao.quantization.quantize_dynamic`, which rounds what linear layers read, at each call.
 
 Accuracy is that of the first test examples; `same answers` the share of them that int8 answers as float32 does. One
 thread, all competitors of a row take turns, medians of single calls.
@@ -18,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -117,7 +118,7 @@ def rows(name: str, given: dict[str, Form], on: Examples, rounds: int) -> tuple[
     for batch in BATCHES:
         values = on.tested[:batch].clone()
         with torch.inference_mode():
-            taken = timed({each: lambda form=form: form(values) for each, form in given.items()}, rounds)
+            taken = timed({each: partial(form, values) for each, form in given.items()}, rounds)
         times = [taken[each].text for each in NAMES]
         gain = taken["ONNX"].median_s / taken["int8"].median_s
         timings.append([name, str(batch), *times, f"{gain:.2f}x"])

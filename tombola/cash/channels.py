@@ -9,7 +9,7 @@ does all that flows out.
 import copy
 import operator
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,12 +23,14 @@ from torch import Tensor, fx, nn
 
 from tombola import weights
 from tombola.cash import hardcoded_sizes
+from tombola.cash.recurrent_units import Way, alive, follows, ways, zero
 from tombola.cash.replaceable import kind_of
 from tombola.cash.trace import Trace, is_attention, trace
 
 STAYS = 0  # the unit that stands for all that is not ours to remove; what is tied to it stays
 
 Function = Callable[..., Any]
+_Parts = Sequence[Any]  # Channels, or such sequences
 
 _CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}  # to the axes of their windows
 _TRANSPOSED: dict[type[nn.Module], int] = {nn.ConvTranspose1d: 1, nn.ConvTranspose2d: 2, nn.ConvTranspose3d: 3}
@@ -129,6 +131,34 @@ class CompactableLayer:
 
 
 @dataclass(frozen=True, eq=False)
+class Reading:
+    """What units of a recurrent layer hear of: of its inputs, or of each other.
+
+    Attributes:
+        alive: whether a unit reads an input, [units, inputs].
+        reads: the channels of the value that they read.
+        gives: the units.
+    """
+
+    alive: Tensor
+    reads: Channels
+    gives: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class RecurrentLayer:
+    """An LSTM, GRU or RNN whose units may go.
+
+    Attributes:
+        name: of the module.
+        ways: its layers and directions, each with what it is given and what it is fed back.
+    """
+
+    name: str
+    ways: Sequence[tuple[Way, Reading, Reading]]
+
+
+@dataclass(frozen=True, eq=False)
 class Flow:
     """The channels of a whole model.
 
@@ -142,6 +172,7 @@ class Flow:
         stops: units that stay, with what they flow into that keeps them.
         shared: layers that are called twice or share their weights.
         answer: the channels of what the model gives, where that is one value that has some.
+        recurrent: layers with units that are fed back.
     """
 
     layers: Sequence[CompactableLayer]
@@ -153,17 +184,26 @@ class Flow:
     stops: Sequence[tuple[Tensor, str]] = ()
     shared: frozenset[str] = frozenset()
     answer: Channels | None = None
+    recurrent: Sequence[RecurrentLayer] = ()
+
+    @property
+    def readings(self) -> list[CompactableLayer | Reading]:
+        """All that reads channels and gives others, in the order in which it is computed."""
+        return [*self.layers, *(each for layer in self.recurrent for _, *both in layer.ways for each in both)]
 
 
-def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
+def follow(model: nn.Module, example: tuple[Tensor, ...], *, recurrent: bool = False) -> Flow:
     """Follow the channels through one call of `model`, which is in eval mode.
+
+    Args:
+        recurrent: whether units of recurrent layers may go; else these are barriers.
 
     Raises:
         BadInput: what the model calls depends on its input's values, so that there is no one graph of calls; or it
             cannot be called with `example`.
     """
     traced = trace(model, example)
-    follower = _Follower(model, traced)
+    follower = _Follower(model, traced, recurrent)
     for node in traced.graph.nodes:
         follower.visit(node)
     return follower.flow()
@@ -172,7 +212,7 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Flow:
 class _Follower:
     """Goes from call to call; `values` holds the channels of each value that has some, None behind a barrier."""
 
-    def __init__(self, model: nn.Module, traced: Trace) -> None:
+    def __init__(self, model: nn.Module, traced: Trace, recurrent: bool) -> None:
         self.modules = dict(model.named_modules())
         self.trace, self.shapes = traced, traced.shapes
         self.shared = _shared(model, traced.graph)
@@ -186,6 +226,8 @@ class _Follower:
         self.flattenings: list[tuple[fx.Node, Tensor]] = []
         self.stops: list[tuple[Tensor, str]] = []
         self.answer: Channels | None = None
+        self.recurrent: list[RecurrentLayer] | None = [] if recurrent else None
+        self.parts: dict[fx.Node, _Parts] = {}  # of values that are several, or have channels of several layers
 
     def flow(self) -> Flow:
         """What was found."""
@@ -195,7 +237,7 @@ class _Follower:
         groups = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
         shared = frozenset(self.shared)
         found = self.layers, self.along, self.attentions, self.flattenings, groups, self.trace, self.stops, shared
-        return Flow(*found, self.answer)
+        return Flow(*found, self.answer, self.recurrent or ())
 
     def visit(self, node: fx.Node) -> None:
         """Find the channels of what `node` gives."""
@@ -211,6 +253,11 @@ class _Follower:
             return None
         if node.op == "output" and isinstance(node.args[0], fx.Node):
             self.answer = self.values.get(node.args[0])
+        if any(source in self.parts for source in node.all_input_nodes):
+            return self._part(node)
+        if node.op == "call_module" and self._recurs(node):
+            self._recurrent(node)
+            return None
         known = self._of_module(node) if node.op == "call_module" else self._of_call(node)
         return known(node) if known and node in self.shapes else self._barrier(node)
 
@@ -280,6 +327,8 @@ class _Follower:
             channels = self.values.get(source)
             if channels is not None and not self._asks_other_sizes(node, channels.axis):
                 self._keep(channels, _named(node, self.modules))
+            for each in _all(self.parts.get(source, ())):
+                self._keep(each, _named(node, self.modules))
         return None
 
     def _asks_other_sizes(self, node: fx.Node, axis: int) -> bool:
@@ -370,6 +419,51 @@ class _Follower:
         dead = (weights == 0).all(dim=1)
         self.along.append((str(node.target), channels.units))
         return Channels(1, channels.units, torch.where(dead, bias, bias + weights.sum(dim=1) * constants))
+
+    # ---- recurrent layers
+
+    def _recurs(self, node: fx.Node) -> bool:
+        """Whether `node` calls a recurrent layer on a tensor alone, so that its units start at 0."""
+        name, module = str(node.target), self.modules[str(node.target)]
+        plain = self.recurrent is not None and follows(module) and name not in self.shared and not _hooked(module)
+        alone = len(node.all_input_nodes) == 1 and len(node.args) == 1 and not node.kwargs
+        return plain and alone and _source(node) in self.shapes
+
+    def _recurrent(self, node: fx.Node) -> None:
+        module: Any = self.modules[str(node.target)]
+        source, found, last = _source(node), [], []
+        axis = len(self.shapes[source]) - 1
+        reads = self._at(source, axis)
+        for layer in ways(module):
+            if not module.bias:  # which no constant can be folded into
+                reads = Channels(axis, reads.units, reads.constants.masked_fill(reads.constants != 0, torch.nan))
+            for way in layer:
+                units = self._fresh(way.units)
+                silent = zero(module, way, reads.constants == 0)
+                states = Channels(axis, units, torch.where(silent, 0.0, torch.nan).double())
+                given = Reading(alive(module, way, "weight_ih"), reads, units)
+                found.append((way, given, Reading(alive(module, way, "weight_hh"), states, units)))
+            last.append([fed.reads for _, _, fed in found[-len(layer) :]])
+            reads = Channels(
+                axis, *(torch.cat([getattr(each, of) for each in last[-1]]) for of in ("units", "constants"))
+            )
+        assert self.recurrent is not None
+        self.recurrent.append(RecurrentLayer(str(node.target), found))
+        # [layers and directions, N, units] each, of which one alone has the units along its last axis
+        ends = [Channels(axis - 1, each.units, each.constants) for layer in last for each in layer]
+        self.parts[node] = [reads, [ends, ends] if isinstance(module, nn.LSTM) else ends]
+
+    def _part(self, node: fx.Node) -> Channels | None:
+        """One of several values, or of several layers' states; whatever else is made of them is a barrier."""
+        parts = self.parts.get(_source(node), ())
+        index = node.args[1] if node.target is operator.getitem else 0 if _first_of_one(node, parts) else None
+        if not isinstance(index, int) or len(node.all_input_nodes) > 1 or not -len(parts) <= index < len(parts):
+            return self._barrier(node)
+        part = parts[index]
+        if isinstance(part, Channels):
+            return part
+        self.parts[node] = part
+        return None
 
     # ---- what keeps channels apart
 
@@ -533,6 +627,16 @@ class _Follower:
         joined = [self._at(part, axis) for part in parts if isinstance(part, fx.Node) and part not in empty]
         units, constants = (torch.cat([getattr(each, name) for each in joined]) for name in ("units", "constants"))
         return Channels(axis, units, constants)
+
+
+def _all(parts: "_Parts") -> Iterator[Channels]:
+    for each in parts:
+        yield from [each] if isinstance(each, Channels) else _all(each)
+
+
+def _first_of_one(node: fx.Node, parts: "_Parts") -> bool:
+    """Whether it takes the first axis, of one entry, away."""
+    return node.target in ("squeeze", torch.squeeze) and node.args[1:] == (0,) and len(parts) == 1
 
 
 def _shared(model: nn.Module, graph: fx.Graph) -> set[str]:

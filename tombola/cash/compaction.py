@@ -6,7 +6,7 @@ reader's bias. Both are found together, to a fixpoint, on the graph of `tombola.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,19 @@ from torch import Tensor, nn
 
 from tombola import effective, prunable, weights
 from tombola import mask as masks
-from tombola.cash import attention_heads, channels, embedding_rows, equivalence, experts, hardcoded_sizes
-from tombola.cash.channels import CompactableLayer, Flow
+from tombola.cash import (
+    attention_heads,
+    channels,
+    embedding_rows,
+    equivalence,
+    experts,
+    hardcoded_sizes,
+    recurrent_units,
+)
+from tombola.cash.channels import CompactableLayer, Flow, Reading, RecurrentLayer
 from tombola.cash.factors import REDUCE, two
 from tombola.cash.quantization import QUANTISED, SCALE, quantised_layer
+from tombola.cash.recurrent_units import Way
 from tombola.cash.removal import without
 from tombola.cash.replaceable import LAYERS, copied, kind_of
 from tombola.cash.resizing import TENSORS, pick, put, reshape, tell_sizes
@@ -117,34 +126,47 @@ def compacted(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]
     for find in REMOVALS:
         small, stays = without(small, find(small), example)
         left |= stays
-    narrow = _with_fewer_channels(small, example)
+    narrow, dead = _with_fewer_channels(small, example)
+    left |= dead
     narrow, stays = without(narrow, experts.removals(small, narrow, example), example)
     return Compacted(narrow, left | stays)
 
 
-def _with_fewer_channels(model: nn.Module, example: tuple[Any, ...]) -> nn.Module:
-    flow, small = channels.follow(model, example), copy.deepcopy(model)
-    picked = _pick(flow)
+def _with_fewer_channels(
+    model: nn.Module, example: tuple[Any, ...], recur: bool = True
+) -> tuple[nn.Module, dict[str, str]]:
+    flow, small = channels.follow(model, example, recurrent=recur), copy.deepcopy(model)
+    picked, left = _pick(flow), dict[str, str]()
     for layer in flow.layers:
         module = small.get_submodule(layer.name)
         columns = _shrink(module, layer, picked)
         if layer.first and not columns.all():
             _put_inputs_before(small, layer.name, columns.nonzero().flatten())
+    for recurrent in flow.recurrent:
+        whole: Any = small.get_submodule(recurrent.name)
+        if why := "; ".join(_dead_units(whole, recurrent, picked)):
+            left[recurrent.name] = why
+        recurrent_units.shrink(whole, [_kept(way, given, picked) for way, given, _ in recurrent.ways])
     for name, units in flow.along:
         pick(small.get_submodule(name), picked.stays[units])
     other = {node: int(stay.sum()) for node, units in flow.flattenings if not (stay := picked.stays[units]).all()}
     if other:
         small = hardcoded_sizes.rewritten(small, flow.trace.called, flow.trace.graph, other)
     if apart := equivalence.difference(model, small, example):
+        if flow.recurrent:  # of which the code may know how wide they are
+            small, _ = _with_fewer_channels(model, example, recur=False)
+            return small, {
+                each.name: f"with fewer units the model's code gives something else: {apart}" for each in flow.recurrent
+            }
         raise _not_compacted(model, apart)
     if any(_of_single_channels(small, layer) for layer in flow.layers):  # which go one by one from here on
-        return _settled(small, example)
-    return small
+        return _settled(small, example), left
+    return small, left
 
 
 def _settled(model: nn.Module, example: tuple[Any, ...]) -> nn.Module:
     """Compacted again and again, until nothing more goes."""
-    small = _with_fewer_channels(model, example)
+    small, _ = _with_fewer_channels(model, example)
     return model if weights.equal(weights.of(small), weights.of(model)) else _settled(small, example)
 
 
@@ -189,6 +211,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     for name, _ in list(small.named_modules()):
         attention_heads.fit(small, name, values)
     for name, module in list(small.named_modules()):
+        recurrent_units.fit(module, name, values)
         if kind_of(module) in LAYERS:
             shapes = {part: values[f"{name}.{part}"].shape for part in TENSORS if f"{name}.{part}" in values}
             if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -246,7 +269,7 @@ class _Picked:
         return read
 
 
-def _read(layer: CompactableLayer, stays: Tensor) -> Tensor:
+def _read(layer: CompactableLayer | Reading, stays: Tensor) -> Tensor:
     """The inputs that vary and meet a living weight of a unit that stays, [inputs]."""
     return layer.alive[stays[layer.gives]].any(dim=0) & ~layer.reads.constant
 
@@ -274,15 +297,29 @@ def _pick(flow: Flow) -> _Picked:
     for layer in flow.layers:
         if not (needed | fill)[flow.groups[layer.gives]].any():
             fill[flow.groups[layer.gives[0]]] = True
+    for recurrent in flow.recurrent:
+        _widen(recurrent, flow.groups, needed, fill)
     fillers = fill[flow.groups]
     return _Picked(stays | fillers, fillers, carriers)
+
+
+def _widen(layer: RecurrentLayer, groups: Tensor, needed: Tensor, fill: Tensor) -> None:
+    """Fill up all layers and directions of a recurrent module to as many units as the widest has."""
+    while True:
+        stays = (needed | fill)[groups]
+        counts = [int(stays[given.gives].sum()) for _, given, _ in layer.ways]
+        least = counts.index(min(counts))
+        if counts[least] == max(1, *counts):
+            return
+        units = layer.ways[least][1].gives
+        fill[groups[units[~stays[units]][0]]] = True
 
 
 def _close(flow: Flow, needed: Tensor) -> None:
     """Add to the groups that are needed those that they read, and so on."""
     before = -1
     while before != (before := int(needed.sum())):
-        for layer in reversed(flow.layers):
+        for layer in reversed(flow.readings):
             read = _read(layer, needed[flow.groups])
             needed[flow.groups[layer.reads.units[read]]] = True
 
@@ -311,6 +348,22 @@ def _carrier(layer: CompactableLayer, stays: Tensor) -> int:
 
 
 # ---- smaller modules
+
+
+def _kept(way: Way, given: Reading, picked: _Picked) -> recurrent_units.Kept:
+    read, columns = _read(given, picked.stays & ~picked.fillers), picked.stays[given.reads.units]
+    constants = given.reads.constants.where(given.reads.constant, 0)
+    return recurrent_units.Kept(way, picked.stays[given.gives], picked.fillers[given.gives], columns, read, constants)
+
+
+def _dead_units(module: Any, layer: RecurrentLayer, picked: _Picked) -> Iterator[str]:
+    """Why units stay that say nothing."""
+    filled = sum(int((picked.fillers & picked.stays)[given.gives].sum()) for _, given, _ in layer.ways)
+    if len(layer.ways) > 1 and filled:
+        yield f"{filled} dead units stay, as all its layers and directions are equally wide"
+    fixed = [(recurrent_units.unmoved(module, way) & picked.stays[given.gives]) for way, given, _ in layer.ways]
+    if count := sum(int(each.sum()) for each in fixed):
+        yield f"{count} units say the same for every input, but not 0 from the first step on"
 
 
 def _shrink(module: Any, layer: CompactableLayer, picked: _Picked) -> Tensor:

@@ -50,7 +50,8 @@ def removals(model: nn.Module, small: nn.Module, example: tuple[Any, ...]) -> Re
     before, after = (_called(each, names, example) if names else {} for each in (model, small))
     for name in names:
         given, gives = after.get(name, (None, None))
-        if given is None or gives is None or gives.shape != before[name][1].shape:
+        whole = before.get(name, (None, None))[1]
+        if given is None or gives is None or whole is None or gives.shape != whole.shape:
             continue  # its outputs have gone: it is one of several layers in a row
         constant = _constant(small.get_submodule(name), given)
         if constant is None:

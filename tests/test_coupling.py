@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tombola
-from tombola import cash, prunable, weights
+from tombola import cash, models, prunable, weights
 from tombola import coupling as coupled
 from tombola import mask as masks
 from tombola.cash import Importance, compact, coupling, shrink, shrunk_mask
@@ -33,6 +33,7 @@ from tombola.pruning import Round
 from tombola.score import Scored, scores
 from tombola.scores import SCORES
 from tombola.search import Search
+from tombola.train import guarded
 
 
 class Residual(nn.Module):
@@ -278,6 +279,22 @@ def test_weights_whose_channels_are_one_have_one_rate() -> None:
     assert weights.equal(weights.of(model), start), "nothing was trained"
 
 
+FAMILIES: dict[str, tuple[tuple[int, ...], int]] = {
+    "lenet-20-10": ((28, 28), 10), "lenet-5": ((1, 28, 28), 10), "conv-2": ((3, 32, 32), 10),
+    "resnet-14-w4": ((3, 32, 32), 10), "vgg-11-w4": ((3, 32, 32), 10), "gpt-1-16": ((8, 20), 20), "bert-1-16": ((8, 20), 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_in_an_experiment_rates_cannot_part_channels_that_are_one(name: str) -> None:
+    """Its rates are of kinds of layers, and layers whose channels are one are of one kind: a plan need not ask torch."""
+    network = Network(name, *FAMILIES[name])
+    model = network.build()
+    kinds = prunable.prunable(model)
+    sets = [names for names, _ in network.coupling().sets(prunable.full(model))]
+    assert sets and all(len({kinds[weight] for weight in names}) == 1 for names in sets)
+
+
 @pytest.mark.parametrize("of", ["parameters", "multiply_adds"])
 @pytest.mark.parametrize("scope", ["channel", "channel_global"])
 def test_a_share_of_the_whole_is_met_from_below(of: str, scope: str) -> None:
@@ -293,6 +310,32 @@ def test_a_share_of_the_whole_is_met_from_below(of: str, scope: str) -> None:
     assert 0.3 * before < after <= 0.4 * before
     with pytest.raises(BadInput, match="which stay in any case"):
         shrink(model, 0.001, example, of=of)
+
+
+@pytest.mark.parametrize("name", ["resnet-8-w4", "vgg-11-w4"])
+def test_a_masked_network_trains_as_the_small_one_does_that_it_stands_for(name: str) -> None:
+    """Step by step: nothing that is gone has a part in the statistics, in a gradient or in the optimiser's state."""
+    draw = torch.Generator().manual_seed(1)
+    model = models.build(name, (3, 32, 32), 4, "kaiming-normal", 0).double()
+    for each in model.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            nn.init.normal_(each.bias, generator=draw)  # so that something comes out of a channel that nothing makes
+    inputs = torch.randn(4, 3, 32, 32, generator=draw, dtype=torch.float64)
+    mask = cash.shrunk_mask(model, 0.5, inputs)
+    small = cash.compact(model, mask, inputs)
+    answers = []
+    for each, living in ((model, mask), (small, prunable.full(small))):
+        optimizer = torch.optim.SGD(each.train().parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+        batches = torch.Generator().manual_seed(2)
+        with guarded(each, optimizer, living):
+            for _ in range(12):
+                images = torch.randn(8, 3, 32, 32, generator=batches, dtype=torch.float64)
+                optimizer.zero_grad()
+                F.cross_entropy(each(images), torch.arange(8) % 4).backward()
+                optimizer.step()
+        answers.append(each.eval()(inputs).detach())
+    assert parameters(small) < 0.3 * parameters(model)
+    torch.testing.assert_close(answers[1], answers[0], rtol=1e-8, atol=1e-9)
 
 
 # ---- scores of channels

@@ -281,13 +281,14 @@ def test_weights_whose_channels_are_one_have_one_rate() -> None:
 
 FAMILIES: dict[str, tuple[tuple[int, ...], int]] = {
     "lenet-20-10": ((28, 28), 10), "lenet-5": ((1, 28, 28), 10), "conv-2": ((3, 32, 32), 10),
-    "resnet-14-w4": ((3, 32, 32), 10), "vgg-11-w4": ((3, 32, 32), 10), "gpt-1-16": ((8, 20), 20), "bert-1-16": ((8, 20), 2),
+    "resnet-14-w4": ((3, 32, 32), 10), "vgg-11-w4": ((3, 32, 32), 10), "gpt-1-16": ((8, 20), 20),
+    "bert-1-16": ((8, 20), 2),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_in_an_experiment_rates_cannot_part_channels_that_are_one(name: str) -> None:
-    """Its rates are of kinds of layers, and layers whose channels are one are of one kind: a plan need not ask torch."""
+    """Its rates are of kinds, and layers whose channels are one are of one kind: a plan need not ask torch."""
     network = Network(name, *FAMILIES[name])
     model = network.build()
     kinds = prunable.prunable(model)

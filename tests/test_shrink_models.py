@@ -75,9 +75,8 @@ class Excited(nn.Module):
     def __init__(self, linear: bool) -> None:
         super().__init__()
         self.first, self.second, self.linear = block(3, 16), block(16, 16), linear
-        self.down, self.up = (
-            (nn.Linear(16, 4), nn.Linear(4, 16)) if linear else (nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1))
-        )
+        self.down: nn.Module = nn.Linear(16, 4) if linear else nn.Conv2d(16, 4, 1)
+        self.up: nn.Module = nn.Linear(4, 16) if linear else nn.Conv2d(4, 16, 1)
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tombola.errors import BadInput
 from tombola.sparse import kernels
+from tombola.sparse.compute import whole
 from tombola.sparse.functional import conv2d, linear
 from tombola.sparse.pattern import KEPT, Pattern
 
@@ -406,3 +407,27 @@ def test_threads_of_python_share_a_pattern() -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(same, range(4)))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("name", kernels.sets())
+def test_whatever_is_alive_where_nothing_lives_is_seen(
+    name: str, dtype: torch.dtype, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each place, whatever it is, as the weight lies."""
+    known = kernels.sets()[: kernels.sets().index(name) + 1]
+    monkeypatch.setattr(kernels, "sets", lambda: known)
+    mask = mask_of((7, 5, 3, 3), 0.4)
+    weight = torch.where(mask, torch.randn(mask.shape), -0.0).to(dtype)
+    weight = weight.to(memory_format=torch.channels_last) if last else weight
+    pattern = Pattern.of(mask)
+    assert whole(weight, pattern) and whole(torch.zeros_like(weight), pattern)
+    assert not whole(weight[:6], pattern)
+    for number, place in enumerate((~mask).nonzero().tolist()):
+        stray = (float("nan"), float("-inf"), 1.0, -6e-8)[number % 4]
+        weight[tuple(place)] = stray
+        assert not whole(weight, pattern), (place, stray)
+        weight[tuple(place)] = 0.0
+    turned = torch.zeros(3, 3, 5, 7, dtype=dtype).permute(3, 2, 0, 1)
+    assert whole(turned, pattern) and not whole(turned + 1, pattern)

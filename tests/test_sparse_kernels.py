@@ -72,6 +72,17 @@ def draw_case(draw: random.Random, one: kernels.Kernels) -> tuple[Layout, Patter
             return found, pattern, (examples, weight[1] * kwargs["groups"], *size)
 
 
+def bits(mask: torch.Tensor) -> bytes:
+    """A bit for each weight, 64 to a word."""
+    flat = mask.flatten().tolist() + [False] * (-mask.numel() % 64)
+    return numbers(
+        *(
+            sum(alive << place for place, alive in enumerate(flat[at : at + 63])) - (flat[at + 63] << 63)
+            for at in range(0, len(flat), 64)
+        )
+    )
+
+
 def wanted(pattern: Pattern, *given: torch.Tensor) -> list[torch.Tensor]:
     """Outputs and gradients of torch's own convolution, in float64."""
     x, weight, bias, dy = (one.double().requires_grad_() for one in given)
@@ -118,16 +129,18 @@ def test_random_layers_touch_no_byte_beside_their_buffers(name: str, wide: bool,
         written += [list_bytes(struct.forward), list_bytes(struct.backward)]
         laid = [maps.permute(0, 2, 3, 1) if last and maps.dim() == 4 else maps for maps in given]
         written += [maps.contiguous().numpy().tobytes() for maps in (laid[0], given[1], laid[2], laid[3])]
-        answers += [(want, last and number < 2) for number, want in enumerate(wanted(pattern, *given))]
+        written += [bits(pattern.mask)]
+        answers.append((bool(pattern.mask.all()), last, wanted(pattern, *given)))
     cases, results = tmp_path / "cases", tmp_path / "results"
     cases.write_bytes(b"".join(written))
     done = subprocess.run([str(program), str(cases), str(results)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    came, at = np.fromfile(results, np.float64 if wide else np.float32), 0
     near = 1e-9 if wide else 1e-3
-    for want, last in answers:
-        flat = (want.permute(0, 2, 3, 1) if last else want).reshape(-1)
-        got = torch.from_numpy(came[at : at + flat.numel()]).double()
-        torch.testing.assert_close(got, flat, rtol=near, atol=near)
-        at += flat.numel()
-    assert at == len(came)
+    with results.open("rb") as came:
+        for full, last, wants in answers:
+            assert np.fromfile(came, np.int32, 2).tolist() == [1, int(full)]
+            for number, want in enumerate(wants):
+                flat = (want.permute(0, 2, 3, 1) if last and number < 2 else want).reshape(-1)
+                got = np.fromfile(came, np.float64 if wide else np.float32, flat.numel())
+                torch.testing.assert_close(torch.from_numpy(got).double(), flat, rtol=near, atol=near)
+        assert not came.read()

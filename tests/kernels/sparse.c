@@ -5,7 +5,8 @@
      sparse CASES RESULTS
 
    CASES is what tests/test_sparse_kernels.py writes: numbers, then arrays, of one layer after another. RESULTS gets the
-   outputs and the gradients of inputs, weights and bias of each. */
+   outputs and the gradients of inputs, weights and bias of each, after two numbers of 32 bits: whether the gradient, and
+   whether the weight, is 0 wherever no weight lives. */
 
 #include "../../tombola/sparse/kernels.c"
 
@@ -63,7 +64,7 @@ static void one_case(void) {
     l.abreast = next(), l.in = map_of_case(), l.out = map_of_case(), l.forward = list_of_case(), l.backward = list_of_case();
     size_t inputs = examples * l.in.channels * l.in.places, outputs = examples * l.out.channels * l.out.places;
     void *x = array(real * inputs), *weight = array(real * dense), *bias = array(real * l.out.channels);
-    void *dy = array(real * outputs), *y = vectors(real * outputs, 255), *dx = vectors(real * inputs, 255);
+    void *dy = array(real * outputs), *alive = array(8 * ((dense + 63) / 64)), *y = vectors(real * outputs, 255), *dx = vectors(real * inputs, 255);
     size_t ours = l.in.channels * l.in.planes * l.in.plane, theirs = l.out.channels * l.out.plane, count = l.forward.count;
     size_t padded = (count + width - 1) / width * width;
     void *w = vectors(real * count, 255), *dw = vectors(real * 2 * padded, 0), *db = vectors(real * l.out.channels, 0);
@@ -77,6 +78,8 @@ static void one_case(void) {
                         half ? panels / 2 : 0, half ? panels : panels / 2, room);
     void *gradient = vectors(real * dense, 0);
     sparse_scatter(wide, dw, 2, padded, l.backward.place, count, gradient);
+    int32_t whole[2] = {sparse_whole(set, wide, gradient, dense, alive), sparse_whole(set, wide, weight, dense, alive)};
+    fwrite(whole, sizeof whole, 1, results);
     fwrite(y, real, outputs, results), fwrite(dx, real, inputs, results);
     fwrite(gradient, real, dense, results), fwrite(db, real, l.out.channels, results);
     while (n_kept) free(kept[--n_kept]);

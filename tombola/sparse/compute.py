@@ -10,10 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from tombola.sparse import kernels
 from tombola.sparse.layout import Layout
+from tombola.sparse.pattern import Pattern
 
 PAGE = 1 << 21  # bytes of a huge page: fewer of them are looked up
 # Of this process alone: memory that is shared, as mmap's is where nothing else is said, a fork would compute in, too.
@@ -50,6 +54,24 @@ class Form:
     @property
     def _memory(self) -> torch.memory_format:
         return torch.channels_last if self.last else torch.contiguous_format
+
+
+def whole(weight: Tensor, pattern: Pattern) -> bool:
+    """Whether all that is not 0 of a weight in main memory, NaN with it, is where the pattern's weights live."""
+    if weight.shape != pattern.mask.shape:
+        return False
+    last = weight.dim() == 4 and not weight.is_contiguous()
+    lies = weight.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    if not kernels.sets() or weight.dtype not in (torch.float32, torch.float64) or not lies:
+        return not bool((weight.detach().ne(0) & ~pattern.mask).any())
+    one = kernels.load(kernels.sets()[-1], weight.dtype == torch.float64)
+    return one.whole(weight, pattern.kept(("alive", last), lambda: _bits(pattern.mask, last)))
+
+
+def _bits(mask: Tensor, last: bool) -> NDArray[np.uint64]:
+    """A bit for each weight as they lie, 64 to a word."""
+    flat = (mask.permute(0, 2, 3, 1) if last else mask).cpu().numpy().reshape(-1)
+    return np.packbits(np.pad(flat, (0, -len(flat) % 64)), bitorder="little").view(np.uint64)
 
 
 def forward(layout: Layout, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

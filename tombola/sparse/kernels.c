@@ -31,7 +31,7 @@
 #define SHUFFLE(index, a, b, ...) __builtin_shuffle(a, b, (index){__VA_ARGS__})
 #endif
 
-#define VERSION 1 /* the same as in kernels.py: it changes with any meaning of what follows */
+#define VERSION 2 /* the same as in kernels.py: it changes with any meaning of what follows */
 
 #define MOST 16 /* vectors of the largest tile: neighbouring positions of a row that a weight meets at once */
 
@@ -85,6 +85,7 @@ typedef struct {
 #define LANES8(F, d) LANES4(F, d), F(4, d), F(5, d), F(6, d), F(7, d)
 #define LANES16(F, d) LANES8(F, d), F(8, d), F(9, d), F(10, d), F(11, d), F(12, d), F(13, d), F(14, d), F(15, d)
 #define LANES CAT(LANES, W)
+#define BIT(l, d) (1 << (l))
 #define LOAD(p) (*(const VEC *)(p))
 #define STORE(p, x) (*(VEC *)(p) = (x))
 
@@ -260,6 +261,15 @@ void sparse_backward(int set, int wide, const layer *l, const void *x, int x_las
 #define CALL(kind) backward_##kind(l, x, x_last, dy, dy_last, dx, w, dw, db, examples, begin, end, room)
     EACH(CALL)
 #undef CALL
+}
+
+/* Whether all that is not 0 of a dense weight's numbers is where `alive` has a bit, 64 of them to a word. */
+int sparse_whole(int set, int wide, const void *dense, int64_t count, const uint64_t *alive) {
+    int whole = 0;
+#define CALL(kind) whole = whole_##kind(dense, count, alive)
+    EACH(CALL)
+#undef CALL
+    return whole;
 }
 
 /* w[k] = dense[place[k]]. */

@@ -8,9 +8,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-VERSION = 1  # of what Python and the kernels say to each other: it changes with any meaning, here and in kernels.c
+VERSION = 2  # of what Python and the kernels say to each other: it changes with any meaning, here and in kernels.c
 STREWN, MET, STRAIGHT = range(3)
 SETS = ("portable", "avx2", "avx512")
 SEGMENT = np.dtype([("row", np.int32), ("begin", np.int32), ("end", np.int32)])
@@ -70,6 +71,10 @@ class Kernels:
         """What the library's functions want to hear first."""
         return SETS.index(self.set_name), int(self.wide)
 
+    def whole(self, dense: Tensor, alive: NDArray[np.uint64]) -> bool:
+        """Whether all that is not 0 of a dense layer's weights, as they lie, is where `alive` has a bit."""
+        return bool(self.library.sparse_whole(*self.instance, dense.data_ptr(), dense.numel(), alive.ctypes.data))
+
     def gathered(self, dense: Tensor, order: ListStruct) -> Tensor:
         """The living weights of a dense layer's, in the order in which they are met."""
         some = dense.new_empty(order.count)
@@ -114,6 +119,8 @@ def _library() -> Any:
     panels: list[Any] = [number, number, number, address]
     library.sparse_forward.argtypes = [small, small, address, *tensor, *tensor, address, address, *panels]
     library.sparse_backward.argtypes = [small, small, address, *tensor, *tensor, *[address] * 4, *panels]
+    library.sparse_whole.argtypes = [small, small, address, number, address]
+    library.sparse_whole.restype = small
     library.sparse_gather.argtypes = [small, address, address, number, address]
     library.sparse_scatter.argtypes = [small, address, number, number, address, number, address]
     for function in (library.sparse_forward, library.sparse_backward, library.sparse_gather, library.sparse_scatter):

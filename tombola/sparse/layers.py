@@ -18,7 +18,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from tombola import weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
-from tombola.sparse import functional
+from tombola.sparse import compute, functional
 from tombola.sparse.pattern import Pattern
 
 TYPES = (torch.float32, torch.float64)  # that the kernels compute in
@@ -31,13 +31,11 @@ class Living:
     Attributes:
         pattern: where its living weights are.
         weight: the parameter that it was put on with; under another one, as in a functional call, it computes densely.
-        places: where its living weights are among all, counted row by row.
         computed: whether a call has computed with them so far: none does within `torch.compile`.
     """
 
     pattern: Pattern
     weight: Tensor
-    places: Tensor
     computed: bool = False
 
     def computes(self, weight: Tensor | None, inputs: Tensor) -> bool:
@@ -53,8 +51,7 @@ class Living:
     @property
     def whole(self) -> bool:
         """Whether all that is not 0 is at living places: a loop may put noise, an average or another ticket there."""
-        weight = self.weight.detach()
-        return int(torch.count_nonzero(weight)) == int(torch.count_nonzero(torch.take(weight, self.places)))
+        return compute.whole(self.weight, self.pattern)
 
 
 class SparseLinear(nn.Linear):
@@ -134,7 +131,7 @@ def put_on(module: nn.Module, alive: Tensor) -> Living:
         )
     assert isinstance(module, nn.Linear | nn.Conv2d)
     alive = alive.detach().to("cpu", torch.bool)
-    living = Living(_pattern(module, alive), module.weight, alive.flatten().nonzero()[:, 0])
+    living = Living(_pattern(module, alive), module.weight)
     base: Any = SparseLinear if isinstance(module, nn.Linear) else SparseConv2d
     plain: Any = plain_class(module) if isinstance(module, SparseLayer) else type(module)
     made: Any = base if plain in (nn.Linear, nn.Conv2d) else _derived(base, plain)

@@ -330,3 +330,32 @@ static void NAME(backward)(const layer *l, const REAL *x, int x_last, const REAL
     for (long c = 0; db && c < l->out.channels; c++)
         for (int lane = 0; lane < W; lane++) db[c] += ((const REAL *)(totals + c))[lane];
 }
+
+/* ---- a dense weight ------------------------------------------------------------------------------------------------- */
+
+/* Lanes of 64 numbers that are not 0 where `alive` has no bit. */
+static INLINE IVEC NAME(strays)(const REAL *from, uint64_t alive) {
+    IVEC found = {0};
+    UNROLL for (int j = 0; j < 64 / W; j++) {
+        IVEC dead = (((IVEC){0} + (int)(alive >> j * W & ((1 << W) - 1))) & (IVEC){LANES(BIT, 0)}) == 0;
+        found |= dead & (LOAD(from + j * W) != SET1(0));
+    }
+    return found;
+}
+
+static int NAME(whole)(const REAL *dense, long count, const uint64_t *alive) {
+    for (long begin = 0, end; begin < count / 64; begin = end) { /* what strays is mostly found soon */
+        IVEC found = {0};
+        end = begin + 64 < count / 64 ? begin + 64 : count / 64;
+        for (long i = begin; i < end; i++) found |= NAME(strays)(dense + 64 * i, alive[i]);
+        for (int l = 0; l < W; l++)
+            if (found[l]) return 0;
+    }
+    if (count % 64 == 0) return 1;
+    REAL rest[64] = {0};
+    memcpy(rest, dense + count / 64 * 64, sizeof(REAL) * (count % 64));
+    IVEC found = NAME(strays)(rest, alive[count / 64]);
+    for (int l = 0; l < W; l++)
+        if (found[l]) return 0;
+    return 1;
+}

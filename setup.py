@@ -2,6 +2,8 @@
 
 from setuptools import Extension, setup
 
+SHARED = [f"tombola/{name}.h" for name in ("vectors", "instances", "undefine")]
+
 
 def kernels(room: str, headers: tuple[str, ...]) -> Extension:
     """The kernels of a room of the package.
@@ -13,14 +15,14 @@ def kernels(room: str, headers: tuple[str, ...]) -> Extension:
     return Extension(
         f"tombola.{room}._kernels",
         sources=[f"tombola/{room}/kernels.c"],
-        depends=[f"tombola/{room}/{name}.h" for name in headers],
+        depends=[*SHARED, *(f"tombola/{room}/{name}.h" for name in headers)],
         extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-g0"],
         libraries=["m"],
         optional=True,
     )
 
 
-ENGINE = kernels("engine", ("kernels", "convolution", "packed", "inference", "undefine"))
-SPARSE = kernels("sparse", ("walk", "undefine"))
+ENGINE = kernels("engine", ("arithmetic", "kernels", "convolution", "packed", "inference"))
+SPARSE = kernels("sparse", ("walk",))
 
 setup(ext_modules=[ENGINE, SPARSE])

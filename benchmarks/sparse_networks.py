@@ -3,7 +3,9 @@
 Each network is trained by an ordinary loop of SGD with momentum on random inputs: without Tombola, dense, in torch's
 contiguous layout and channels last; and in `Search` at a random mask, dense (what the guard costs) and with
 `engine="auto"`, which takes the layers that are measured to gain. The lab's engine `sparse` puts on the same layers.
-One thread, the thread's own seconds, as machines are shared; caches as the step before leaves them.
+One thread, the thread's own seconds, as machines are shared; caches as the step before leaves them. Where the processor
+has AMX, the dense loop under autocast to bfloat16 stands beside them. Then what the guard costs where a step is
+shortest: small networks at their first level.
 
     python benchmarks/sparse_networks.py [--only NAME] [--write]
 """
@@ -11,6 +13,7 @@ One thread, the thread's own seconds, as machines are shared; caches as the step
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +25,8 @@ from tombola import Search, models, prunable
 from tombola.mask import Mask
 from tombola.models import Initialisation
 
-ROUNDS = 7
+ROUNDS, OF_LONG = 7, 5
+LONG = 0.5  # seconds of a step, from which on there are fewer rounds
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
@@ -35,7 +39,7 @@ class Row:
     classes: int
     batch: int
     density: float
-    promised: float
+    promised: float = 0
     init: Initialisation = "kaiming-normal"
 
     def model(self) -> nn.Module:
@@ -67,14 +71,34 @@ ROWS = (
     Row("gpt-4-256", (64, 65), 65, 16, 0.1, 1.5, "normal-0.02"),
 )
 
+SMALL = (Row("lenet-300-100", (1, 28, 28), 10, 60, 0.8), Row("lenet-5", (1, 28, 28), 10, 60, 0.8))
+OF_SMALL = 11  # rounds
+AT_ONCE = 50  # steps that are measured together
+GUARD = 1.15
 
-def stepping(row: Row, layout: Any, engine: str | None) -> tuple[Callable[[], float], Callable[[], int]]:
-    """Seconds of a step of a loop, without Tombola where `engine` is None; and how many layers are sparse in it."""
+Optimiser = Callable[[Any], torch.optim.Optimizer]
+SGD: Optimiser = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+OPTIMISERS: dict[str, Optimiser] = {
+    "SGD": SGD,
+    "AdamW": partial(torch.optim.AdamW, lr=1e-3),
+    "RMSprop": partial(torch.optim.RMSprop, lr=1e-3),
+}
+
+
+def stepping(
+    row: Row, layout: Any, engine: str | None, made: Optimiser = SGD, narrow: bool = False
+) -> tuple[Callable[[], float], Callable[[], int]]:
+    """Seconds of a step of a loop, without Tombola where `engine` is None; and how many layers are sparse in it.
+
+    Args:
+        made: makes the optimiser of the parameters.
+        narrow: under autocast to bfloat16.
+    """
     torch.manual_seed(0)
     model = row.model().to(memory_format=layout)  # type: ignore[call-overload]
     inputs, labels = row.inputs()
     inputs = inputs.to(memory_format=layout) if inputs.dim() == 4 else inputs
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer = made(model.parameters())
     search = None
     if engine:
         search = Search(model, optimizer, levels=1, engine=engine, mask=row.mask(model))
@@ -84,7 +108,9 @@ def stepping(row: Row, layout: Any, engine: str | None) -> tuple[Callable[[], fl
     def step() -> float:
         begin = time.thread_time()
         optimizer.zero_grad()
-        functional.cross_entropy(model(inputs).flatten(0, -2), labels.flatten()).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            loss = functional.cross_entropy(model(inputs).flatten(0, -2), labels.flatten())
+        loss.backward()
         optimizer.step()
         return time.thread_time() - begin
 
@@ -99,18 +125,33 @@ def stepping(row: Row, layout: Any, engine: str | None) -> tuple[Callable[[], fl
     return step, sparse
 
 
-def measured(row: Row, rounds: int = ROUNDS) -> dict[str, float]:
+def measured(row: Row) -> dict[str, float]:
     """Seconds of a step of each competitor, the faster layout's of each kind; and how many layers are sparse."""
     kinds: dict[str, str | None] = {"without Tombola": None, "Search, dense": "dense", "Search, auto": "auto"}
+    kinds |= {"bfloat16": None} if torch.cpu._is_amx_tile_supported() else {}
     competitors, counts = {}, {}
     for kind, engine in kinds.items():
         for layout, form in LAYOUTS.items():
             if row.name.startswith("gpt") and layout != "contiguous":
                 continue
-            competitors[f"{kind}, {layout}"], counts[f"{kind}, {layout}"] = stepping(row, form, engine)
-    taken = interleaved(competitors, rounds, warm_up=2)
+            one = stepping(row, form, engine, narrow=kind == "bfloat16")
+            competitors[f"{kind}, {layout}"], counts[f"{kind}, {layout}"] = one
+    long = max(step() for step in competitors.values()) > LONG
+    taken = interleaved(competitors, OF_LONG if long else ROUNDS, warm_up=1)
     found = {kind: min(seconds for name, seconds in taken.items() if name.startswith(kind)) for kind in kinds}
     return found | {"layers": max(count() for name, count in counts.items() if name.startswith("Search, auto"))}
+
+
+def guarded(row: Row, optimiser: Optimiser) -> tuple[float, float]:
+    """Seconds of a step of a loop without Tombola, and in `Search`, dense."""
+
+    def together(step: Callable[[], float]) -> Callable[[], float]:
+        return lambda: sum(step() for _ in range(AT_ONCE)) / AT_ONCE
+
+    kinds = {"plain": None, "guarded": "dense"}
+    steps = {kind: stepping(row, torch.contiguous_format, engine, optimiser)[0] for kind, engine in kinds.items()}
+    taken = interleaved({kind: together(step) for kind, step in steps.items()}, OF_SMALL)
+    return taken["plain"], taken["guarded"]
 
 
 def main() -> None:
@@ -118,7 +159,7 @@ def main() -> None:
     parser.add_argument("--only", help="one network by its name")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    before, rows, promises = load(), [], []
+    before, rows, small, promises = load(), [], [], []
     for row in ROWS:
         if asked.only in (None, row.name):
             found = measured(row)
@@ -130,10 +171,18 @@ def main() -> None:
                     f"{found['layers']:.0f}",
                     f"{dense / plain:.2f}x",
                     f"{plain / auto:.2f}x",
+                    f"{1000 * found['bfloat16']:.1f}" if "bfloat16" in found else "no AMX",
                 ]
             )
             promises.append(Bar(f"{row.name} at {row.density:.0%}", plain / auto, ">=", row.promised, "x"))
             print(rows[-1], flush=True)
+    for row in SMALL:
+        for name, optimiser in OPTIMISERS.items() if asked.only in (None, row.name) else ():
+            plain, dense = guarded(row, optimiser)
+            small.append([f"{row.name}, {name}", *(f"{1000 * each:.3f}" for each in (plain, dense))])
+            small[-1].append(f"{dense / plain:.2f}x")
+            promises.append(Bar(f"guard of {row.name} with {name}", dense / plain, "<=", GUARD, "x"))
+            print(small[-1], flush=True)
     head = [
         "network, weights left",
         "without Tombola",
@@ -142,6 +191,7 @@ def main() -> None:
         "layers sparse",
         "guard",
         "gain",
+        "dense bfloat16",
     ]
     publish(
         "sparse-networks",
@@ -149,9 +199,13 @@ def main() -> None:
         [
             f"`python benchmarks/sparse_networks.py`: {machine()} {load_line(before)}",
             "Milliseconds of a step of SGD with momentum, random masks, one thread (its own seconds); medians of "
-            f"{ROUNDS} rounds, taking turns, caches as the step before leaves them; of each kind the faster of "
+            f"{ROUNDS} rounds ({OF_LONG} where a step takes more than {LONG} s), taking turns, "
+            "caches as the step before leaves them; of each kind the faster of "
             "torch's two layouts. Guard: `Search`, dense, over the loop without Tombola. Gain: the latter over auto.",
             table(head, rows),
+            "The guard where a step is shortest: batches of 60, 80 % of the weights left, medians of "
+            f"{OF_SMALL} rounds of {AT_ONCE} steps.",
+            table(["network, optimiser", "without Tombola", "Search, dense", "guard"], small),
             bars(promises),
         ],
         asked.write and not asked.only,

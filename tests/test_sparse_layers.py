@@ -4,13 +4,17 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.func import functional_call, grad, vmap
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import prune as torch_prune
 from torch.optim.swa_utils import AveragedModel
@@ -20,7 +24,7 @@ from tombola import mask, models, prunable, weights
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.models import Initialisation
-from tombola.sparse import layers
+from tombola.sparse import functional, layers
 from tombola.train import guarded
 
 
@@ -394,3 +398,32 @@ def test_200_steps_follow_the_plain_loop(name: str) -> None:
     assert near(ends[1], ends[0], within=1e-6)
     start = models.build(name, shape, classes, how, 0).double().state_dict()
     assert not near(ends[1], {key: start[key] for key in ends[1]}, within=1e-2), "it learned"
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    """A process whose gradients are the means of both: the second step goes through the buckets that the first made."""
+    torch.set_num_threads(1)
+    meeting, limit = f"file://{folder}/meeting", timedelta(seconds=60)
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=limit)
+    halves = INPUTS[:2], INPUTS[2:4]
+    for views in (False, True):
+        plain, sparse = pair()
+        parallel = DistributedDataParallel(sparse, gradient_as_bucket_view=views)
+        calls = Mock(wraps=functional.conv2d)
+        for _ in range(2):
+            with patch.object(layers.functional, "conv2d", calls):
+                found = answers(parallel, halves[rank])
+            each = [living_only(answers(plain, half), plain) for half in halves]
+            means = {f"module.{name}": (each[0][name] + each[1][name]) / 2 for name, _ in plain.named_parameters()}
+            assert near({name: found[name] for name in means}, means)
+            assert near(
+                {name: found[name] for name in ("answers", "inputs")},
+                {name: each[rank][name] for name in ("answers", "inputs")},
+            )
+        assert calls.call_count == 6
+    distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="no gloo")
+def test_processes_that_share_their_gradients_get_those_of_the_plain_layers(tmp_path: Path) -> None:
+    spawn(one_of_two, (str(tmp_path),), nprocs=2)

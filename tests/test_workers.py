@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import platform
 import random
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from tombola.engine import kernels
 from tombola.engine.native import calibrate, inspected
 from tombola.engine.training import Start, Training
 from tombola.errors import TombolaError
+from tombola.lab.allocator import TUNABLES, VARIABLE
 from tombola.lab.attempt import do
 from tombola.lab.executor import Resources
 from tombola.lab.kinds import Train
@@ -316,6 +318,28 @@ def test_a_worker_does_not_hear_ctrl_c_even_before_it_can_say_so(
     alive = crew[0].process.is_alive()
     _dismiss(crew)
     assert alive and capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the system does not show it")
+@pytest.mark.parametrize(
+    "given", [None, "", "glibc.malloc.check=0:glibc.malloc.hugetlb=0"], ids=("none", "empty", "off")
+)
+def test_a_worker_is_started_with_cheap_memory_and_what_the_user_set_stays(
+    given: str | None, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, given) if given is not None else monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    work, crew = RunQueue([planned().runs[0]], store, quietly), list[Any]()
+    _fill(crew, work, 1, _Equipment(Resources(store=store, engine="reference"), store.root, {}))
+    shown, told = Path(f"/proc/{crew[0].process.pid}/environ"), set[str]()
+    end = time.monotonic() + DEADLINE_S
+    while not told and time.monotonic() < end:  # until then it is the parent's image
+        text = shown.read_text().replace("\0", ":")  # as the C library itself cuts it
+        told = {each.removeprefix(f"{VARIABLE}=") for each in text.split(":") if "glibc." in each}
+    _dismiss(crew)
+    ours = {f"{name}={value}" for name, value in TUNABLES.items()}
+    assert told == (ours - {"glibc.malloc.hugetlb=1"} | set(given.split(":")) if given else ours)
+    assert os.environ.get(VARIABLE) == given
 
 
 @posix

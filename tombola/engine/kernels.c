@@ -1,32 +1,13 @@
 /* Training and evaluating a small network under a mask, at the cost of its living weights.
 
    Plain C with GNU vector extensions, no Python and no torch in it: engine/native.py describes a network as the structs
-   below and calls the functions at the end. kernels.h holds the arithmetic; it is compiled once for each instruction
-   set and number type, and the caller names the instance it wants. */
+   below and calls the functions at the end. arithmetic.h is compiled once for each instruction set and number type, and the
+   caller names the instance it wants. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "../vectors.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-
-#define INLINE inline __attribute__((always_inline))
 #define ALIGNED __attribute__((aligned(64)))
 #define PREFETCH(at) __builtin_prefetch(at, 1, 3)
-#define CAT_(a, b) a##b
-#define CAT(a, b) CAT_(a, b)
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(index, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(index, a, b, ...) __builtin_shuffle(a, b, (index){__VA_ARGS__})
-#endif
-
-_Static_assert(sizeof(long) == 8, "indices are of 64 bits"); /* elsewhere the installation goes on without kernels */
 
 #define VERSION 4 /* the same as in kernels.py: it changes with any meaning of what follows */
 
@@ -167,245 +148,14 @@ static void turn_panel(const uint8_t *images, const int64_t *places, long exampl
     }
 }
 
-/* ---- sums of W vectors --------------------------------------------------------------------------------------------- */
-
-#define KEEP(l, d) ((l) & (d) ? (l) + W : (l))
-#define CROSS(l, d) ((l) & (d) ? ((l) ^ (d)) + W : ((l) ^ (d)))
-#define LANES2(F, d) F(0, d), F(1, d)
-#define LANES4(F, d) LANES2(F, d), F(2, d), F(3, d)
-#define LANES8(F, d) LANES4(F, d), F(4, d), F(5, d), F(6, d), F(7, d)
-#define LANES16(F, d) LANES8(F, d), F(8, d), F(9, d), F(10, d), F(11, d), F(12, d), F(13, d), F(14, d), F(15, d)
-#define LANES CAT(LANES, W)
-#define ONE(l, d) 1
-#define BIT(l, d) (1 << (l))
-#define ONES ((IVEC){LANES(ONE, 0)})
-#define BITS ((IVEC){LANES(BIT, 0)})
-/* Lane l of the sum: where bit d of l is 0, a[l] + a[l ^ d], else b[l] + b[l ^ d]. */
-#define PAIR(a, b, d) (SHUFFLE(IVEC, a, b, LANES(KEEP, d)) + SHUFFLE(IVEC, a, b, LANES(CROSS, d)))
-#define SUMS NAME(sums)
-#define DEFINE_SUMS                                                                                                    \
-    static INLINE VEC NAME(sums)(VEC *s) {                                                                             \
-        HALVE(8) HALVE(4) HALVE(2) HALVE(1) return s[0];                                                               \
-    }
-#define HALVE(d)                                                                                                       \
-    if (W > d)                                                                                                         \
-        for (int j = 0; j < (d); j++) s[j] = PAIR(s[j], s[j + (d)], (d) % W);
-
-/* ---- exp, for arguments <= 0: to an ulp or two in float32 ----------------------------------------------------------- */
-
-#define DEFINE_EXPONENTIAL_FLOAT                                                                                       \
-    static INLINE VEC NAME(exponential)(VEC x) {                                                                       \
-        x = SELECT(x < SET1(-87.0f), SET1(-87.0f), x);                                                                 \
-        VEC t = FMA(x, SET1(1.44269504f), SET1(12582912.0f)); /* 1.5 * 2^23: rounds to an integer */                   \
-        VEC n = t - SET1(12582912.0f);                                                                                 \
-        VEC r = FMA(n, SET1(-0.693359375f), x);                                                                        \
-        r = FMA(n, SET1(2.12194440e-4f), r);                                                                           \
-        VEC p = SET1(1.9875691500e-4f);                                                                                \
-        p = FMA(p, r, SET1(1.3981999507e-3f));                                                                         \
-        p = FMA(p, r, SET1(8.3334519073e-3f));                                                                         \
-        p = FMA(p, r, SET1(4.1665795894e-2f));                                                                         \
-        p = FMA(p, r, SET1(1.6666665459e-1f));                                                                         \
-        p = FMA(p, r, SET1(5.0000001201e-1f));                                                                         \
-        p = FMA(p, r * r, r) + SET1(1.0f);                                                                             \
-        IVEC power = ((IVEC)t - 0x4b400000 + 127) << 23;                                                               \
-        return p * (VEC)power;                                                                                         \
-    }
-#define DEFINE_EXPONENTIAL_DOUBLE                                                                                      \
-    static INLINE VEC NAME(exponential)(VEC x) {                                                                       \
-        for (int j = 0; j < W; j++) x[j] = exp(x[j]);                                                                  \
-        return x;                                                                                                      \
-    }
-
-/* Lane by lane, as C++ writes `test ? a : b`. */
-#define SELECT(test, a, b) ((VEC)(((IVEC)(test) & (IVEC)(a)) | (~(IVEC)(test) & (IVEC)(b))))
-/* fl(fl(scale byte) + shift) in float32, whatever REAL is. */
-#define BYTE(l, from) ((REAL)((float)(from)[l] * scale + shift))
-#define DEFINE_INPUT                                                                                                   \
-    static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {                                     \
-        return (VEC){LANES(BYTE, from)};                                                                               \
-    }
-#define INPUT NAME(input)
-#define LOAD(p) (*(const VEC *)(p))
-#define STORE(p, x) (*(VEC *)(p) = (x))
-
-/* ---- portable: 16 bytes a vector ----------------------------------------------------------------------------------- */
-
-typedef float float4 __attribute__((vector_size(16), may_alias));
-typedef double double2 __attribute__((vector_size(16), may_alias));
-typedef int32_t int4 __attribute__((vector_size(16)));
-typedef int64_t long2 __attribute__((vector_size(16)));
-
-#define ROWS 3
-#define SPOTS 2 /* neighbouring positions of a map that a weight meets at once */
-
-#define REAL float
-#define W 4
-#define VEC float4
-#define IVEC int4
-#define SET1(x) ((VEC){(x), (x), (x), (x)})
-#if defined(__aarch64__)
-#define FMA(a, b, c) ((VEC)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
-#define SQRT(a) ((VEC)vsqrtq_f32((float32x4_t)(a)))
-#else
-#define FMA(a, b, c) ((a) * (b) + (c))
-static INLINE float4 sqrt4(float4 a) { return (float4){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])}; }
-#define SQRT(a) sqrt4(a)
-#endif
-#define NAME(x) x##_float_portable
-#define GATHER(x, i) ((VEC){(x)[(i)[0]], (x)[(i)[1]], (x)[(i)[2]], (x)[(i)[3]]})
-DEFINE_SUMS
-DEFINE_INPUT
-DEFINE_EXPONENTIAL_FLOAT
-#include "kernels.h"
-#include "packed.h"
-#include "inference.h"
-#include "undefine.h"
-
-#define REAL double
-#define W 2
-#define VEC double2
-#define IVEC long2
-#define SET1(x) ((VEC){(x), (x)})
-#if defined(__aarch64__)
-#define FMA(a, b, c) ((VEC)vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b)))
-#define SQRT(a) ((VEC)vsqrtq_f64((float64x2_t)(a)))
-#else
-#define FMA(a, b, c) ((a) * (b) + (c))
-static INLINE double2 sqrt2(double2 a) { return (double2){sqrt(a[0]), sqrt(a[1])}; }
-#define SQRT(a) sqrt2(a)
-#endif
-#define NAME(x) x##_double_portable
-DEFINE_SUMS
-DEFINE_INPUT
-DEFINE_EXPONENTIAL_DOUBLE
-#include "kernels.h"
-#include "undefine.h"
-
-#if defined(__x86_64__)
-
-/* ---- AVX2 ---------------------------------------------------------------------------------------------------------- */
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-typedef float float8 __attribute__((vector_size(32), may_alias));
-typedef double double4 __attribute__((vector_size(32), may_alias));
-typedef int32_t int8 __attribute__((vector_size(32)));
-typedef int64_t long4 __attribute__((vector_size(32)));
-
-#define REAL float
-#define W 8
-#define VEC float8
-#define IVEC int8
-#define SET1(x) ((VEC)_mm256_set1_ps(x))
-#define FMA(a, b, c) ((VEC)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
-#define SQRT(a) ((VEC)_mm256_sqrt_ps((__m256)(a)))
-#define NAME(x) x##_float_avx2
-#define GATHER(x, i) ((VEC)_mm256_i32gather_ps(x, _mm256_loadu_si256((const __m256i *)(i)), 4))
-DEFINE_SUMS
-static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
-    return (VEC)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from))) * scale + shift;
-}
-DEFINE_EXPONENTIAL_FLOAT
-#include "kernels.h"
-#include "packed.h"
-#include "inference.h"
-#include "undefine.h"
-
-#define REAL double
-#define W 4
-#define VEC double4
-#define IVEC long4
-#define SET1(x) ((VEC)_mm256_set1_pd(x))
-#define FMA(a, b, c) ((VEC)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c)))
-#define SQRT(a) ((VEC)_mm256_sqrt_pd((__m256d)(a)))
-#define NAME(x) x##_double_avx2
-DEFINE_SUMS
-DEFINE_INPUT
-DEFINE_EXPONENTIAL_DOUBLE
-#include "kernels.h"
-#include "undefine.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-/* ---- AVX-512 ------------------------------------------------------------------------------------------------------- */
-
-#undef ROWS
-#undef SPOTS
-#define ROWS 6
-#define SPOTS 4
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
-#endif
-typedef float float16 __attribute__((vector_size(64), may_alias));
-typedef double double8 __attribute__((vector_size(64), may_alias));
-typedef int32_t int16 __attribute__((vector_size(64)));
-typedef int64_t long8 __attribute__((vector_size(64)));
-
-#define REAL float
-#define W 16
-#define VEC float16
-#define IVEC int16
-#define SET1(x) ((VEC)_mm512_set1_ps(x))
-#define FMA(a, b, c) ((VEC)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
-#define SQRT(a) ((VEC)_mm512_sqrt_ps((__m512)(a)))
-#define NAME(x) x##_float_avx512
-#define GATHER(x, i) ((VEC)_mm512_i32gather_ps(_mm512_loadu_si512(i), x, 4))
-DEFINE_SUMS
-static INLINE VEC NAME(input)(const uint8_t *from, float scale, float shift) {
-    return (VEC)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from))) * scale + shift;
-}
-DEFINE_EXPONENTIAL_FLOAT
-#include "kernels.h"
-#include "packed.h"
-#include "inference.h"
-#include "undefine.h"
-
-#define REAL double
-#define W 8
-#define VEC double8
-#define IVEC long8
-#define SET1(x) ((VEC)_mm512_set1_pd(x))
-#define FMA(a, b, c) ((VEC)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c)))
-#define SQRT(a) ((VEC)_mm512_sqrt_pd((__m512d)(a)))
-#define NAME(x) x##_double_avx512
-DEFINE_SUMS
-DEFINE_INPUT
-DEFINE_EXPONENTIAL_DOUBLE
-#include "kernels.h"
-#include "undefine.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif
+#define ARITHMETIC "engine/arithmetic.h"
+#define LOOSE(real)
+#include "../instances.h"
 
 /* ---- what Python calls ---------------------------------------------------------------------------------------------- */
 
-enum { PORTABLE, AVX2, AVX512 };
-
 /* The best instruction set that this processor has. */
-int tombola_best(void) {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl"))
-        return AVX512;
-    if (avx2) return AVX2;
-#endif
-    return PORTABLE;
-}
+int tombola_best(void) { return best_set(); }
 
 /* What the caller's descriptions must amount to: a library of another version is no library. */
 int64_t tombola_layout(void) {
@@ -416,7 +166,7 @@ int64_t tombola_layout(void) {
 }
 
 /* Numbers in a vector of the instance. */
-int tombola_width(int set, int wide) { return (set == AVX512 ? 16 : set == AVX2 ? 8 : 4) >> (wide != 0); }
+int tombola_width(int set, int wide) { return width_of(set, wide); }
 
 /* Numbers below the smallest normal one become 0 while a network is at work: they cost a hundred times a normal one. */
 static unsigned flush(void) {
@@ -436,25 +186,6 @@ static void unflush(unsigned before) {
     (void)before;
 #endif
 }
-
-#if defined(__x86_64__)
-#define INSTANCES(call, kind)                                                                                          \
-    switch (set) {                                                                                                     \
-        case AVX512: call(kind##_avx512); break;                                                                       \
-        case AVX2: call(kind##_avx2); break;                                                                           \
-        default: call(kind##_portable);                                                                                \
-    }
-#else
-#define INSTANCES(call, kind)                                                                                          \
-    (void)set;                                                                                                         \
-    call(kind##_portable);
-#endif
-#define EACH(call)                                                                                                     \
-    if (wide) {                                                                                                        \
-        INSTANCES(call, double)                                                                                        \
-    } else {                                                                                                           \
-        INSTANCES(call, float)                                                                                         \
-    }
 
 /* Steps on the examples `order[0], order[1], ...`, a batch each, the last one smaller where the numbers do not divide;
    `rates` holds each step's learning rate, `done` is the number of steps since the optimiser's start. */

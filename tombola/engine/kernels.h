@@ -1,11 +1,4 @@
-/* The engine's arithmetic, once for each instruction set and number type: kernels.c includes this file with
-
-     REAL      float or double
-     W         numbers in a vector
-     VEC, IVEC the vector type, and that of as many integers;  LOAD, STORE, SET1, FMA, SQRT, SELECT, SUMS, INPUT on them
-     ROWS      rows of outputs that a dense product keeps in registers
-     SPOTS     positions of a map that a sparse convolution's weight meets at once
-     NAME(x)   x with the suffix of this instance
+/* Training a network.
 
    The batch is innermost: a layer's values are [panel][unit][P], P = 4 W examples to a panel, so that one weight meets
    four full vectors. Lanes beyond the batch hold zeros as gradients and anything finite as values. */

@@ -28,6 +28,7 @@ from tombola.engine import Choice, shapes
 from tombola.engine.native import calibrate
 from tombola.engine.native.layer_formats import Timed
 from tombola.engine.training import Training
+from tombola.lab.allocator import thrifty
 from tombola.lab.attempt import do_all, no_room, one_thread
 from tombola.lab.executor import Executor, Resources, Team
 from tombola.lab.queue import BUSY_POLL_S, Announce, RunQueue, Tally
@@ -229,7 +230,8 @@ def _hire(equipment: _Equipment, device: str) -> _Process:
     ours, theirs = context.Pipe()
     log = equipment.resources.store.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
     process = context.Process(target=_serve, args=(theirs, equipment, device, log), daemon=True)
-    process.start()
+    with thrifty():
+        process.start()
     theirs.close()
     return _Process(process, ours, log, device)
 

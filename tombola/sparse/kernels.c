@@ -11,25 +11,7 @@
    s planes a direction, of every s-th row or column: within them it moves by one. So whatever a weight meets is at a
    fixed distance from the position that is computed, and one walk serves all strides, dilations and groups. */
 
-#include <stdint.h>
-#include <string.h>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-
-#define INLINE inline __attribute__((always_inline))
-#define CAT_(a, b) a##b
-#define CAT(a, b) CAT_(a, b)
-#define UNROLL _Pragma("GCC unroll 16")
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(index, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(index, a, b, ...) __builtin_shuffle(a, b, (index){__VA_ARGS__})
-#endif
+#include "../vectors.h"
 
 #define VERSION 2 /* the same as in kernels.py: it changes with any meaning of what follows */
 
@@ -74,176 +56,20 @@ typedef struct {
     list forward, backward;
 } layer;
 
-/* ---- sums of W vectors: element i of the result is the sum of vector i's elements ----------------------------------- */
-
-#define KEEP(l, d) ((l) & (d) ? (l) + W : (l))
-#define CROSS(l, d) ((l) & (d) ? ((l) ^ (d)) + W : ((l) ^ (d)))
-#define LOW(l, d) ((l) / 2 + ((l) % 2) * W)
-#define HIGH(l, d) ((l) / 2 + W / 2 + ((l) % 2) * W)
-#define LANES2(F, d) F(0, d), F(1, d)
-#define LANES4(F, d) LANES2(F, d), F(2, d), F(3, d)
-#define LANES8(F, d) LANES4(F, d), F(4, d), F(5, d), F(6, d), F(7, d)
-#define LANES16(F, d) LANES8(F, d), F(8, d), F(9, d), F(10, d), F(11, d), F(12, d), F(13, d), F(14, d), F(15, d)
-#define LANES CAT(LANES, W)
-#define BIT(l, d) (1 << (l))
-#define LOAD(p) (*(const VEC *)(p))
-#define STORE(p, x) (*(VEC *)(p) = (x))
-
-/* ---- portable: 16 bytes a vector ------------------------------------------------------------------------------------ */
-
-typedef float float4 __attribute__((vector_size(16), may_alias, aligned(4)));
-typedef double double2 __attribute__((vector_size(16), may_alias, aligned(8)));
-typedef int32_t int4 __attribute__((vector_size(16)));
-typedef int64_t long2 __attribute__((vector_size(16)));
-
-#define REAL float
-#define W 4
-#define VEC float4
-#define IVEC int4
-#define SET1(x) ((VEC){(x), (x), (x), (x)})
-#if defined(__aarch64__)
-#define FMA(a, b, c) ((VEC)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
-#else
-#define FMA(a, b, c) ((a) * (b) + (c))
-#endif
-#define NAME(x) x##_float_portable
-#include "walk.h"
-#include "undefine.h"
-
-#define REAL double
-#define W 2
-#define VEC double2
-#define IVEC long2
-#define SET1(x) ((VEC){(x), (x)})
-#if defined(__aarch64__)
-#define FMA(a, b, c) ((VEC)vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b)))
-#else
-#define FMA(a, b, c) ((a) * (b) + (c))
-#endif
-#define NAME(x) x##_double_portable
-#include "walk.h"
-#include "undefine.h"
-
-#if defined(__x86_64__)
-
-/* ---- AVX2 ----------------------------------------------------------------------------------------------------------- */
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-typedef float float8 __attribute__((vector_size(32), may_alias, aligned(4)));
-typedef double double4 __attribute__((vector_size(32), may_alias, aligned(8)));
-typedef int32_t int8 __attribute__((vector_size(32)));
-typedef int64_t long4 __attribute__((vector_size(32)));
-
-#define REAL float
-#define W 8
-#define VEC float8
-#define IVEC int8
-#define SET1(x) ((VEC)_mm256_set1_ps(x))
-#define FMA(a, b, c) ((VEC)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
-#define NAME(x) x##_float_avx2
-#include "walk.h"
-#include "undefine.h"
-
-#define REAL double
-#define W 4
-#define VEC double4
-#define IVEC long4
-#define SET1(x) ((VEC)_mm256_set1_pd(x))
-#define FMA(a, b, c) ((VEC)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c)))
-#define NAME(x) x##_double_avx2
-#include "walk.h"
-#include "undefine.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-/* ---- AVX-512 -------------------------------------------------------------------------------------------------------- */
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
-#endif
-typedef float float16 __attribute__((vector_size(64), may_alias, aligned(4)));
-typedef double double8 __attribute__((vector_size(64), may_alias, aligned(8)));
-typedef int32_t int16 __attribute__((vector_size(64)));
-typedef int64_t long8 __attribute__((vector_size(64)));
-
-#define REAL float
-#define W 16
-#define VEC float16
-#define IVEC int16
-#define SET1(x) ((VEC)_mm512_set1_ps(x))
-#define FMA(a, b, c) ((VEC)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
-#define NAME(x) x##_float_avx512
-#include "walk.h"
-#include "undefine.h"
-
-#define REAL double
-#define W 8
-#define VEC double8
-#define IVEC long8
-#define SET1(x) ((VEC)_mm512_set1_pd(x))
-#define FMA(a, b, c) ((VEC)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c)))
-#define NAME(x) x##_double_avx512
-#include "walk.h"
-#include "undefine.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif
+#define ARITHMETIC "sparse/walk.h"
+#define LOOSE(real) , aligned(sizeof(real))
+#include "../instances.h"
 
 /* ---- what Python calls ---------------------------------------------------------------------------------------------- */
 
-enum { PORTABLE, AVX2, AVX512 };
-
 /* The best instruction set that this processor has. */
-int sparse_best(void) {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl"))
-        return AVX512;
-    if (avx2) return AVX2;
-#endif
-    return PORTABLE;
-}
+int sparse_best(void) { return best_set(); }
 
 /* What the caller's descriptions must amount to: a library of another version is no library. */
 int64_t sparse_layout(void) { return VERSION * 1000 + (int64_t)sizeof(layer); }
 
 /* Numbers in a vector of the instance. */
-int sparse_width(int set, int wide) { return (set == AVX512 ? 16 : set == AVX2 ? 8 : 4) >> (wide != 0); }
-
-#if defined(__x86_64__)
-#define INSTANCES(call, kind)                                                                                          \
-    switch (set) {                                                                                                     \
-        case AVX512: call(kind##_avx512); break;                                                                       \
-        case AVX2: call(kind##_avx2); break;                                                                           \
-        default: call(kind##_portable);                                                                                \
-    }
-#else
-#define INSTANCES(call, kind)                                                                                          \
-    (void)set;                                                                                                         \
-    call(kind##_portable);
-#endif
-#define EACH(call)                                                                                                     \
-    if (wide) {                                                                                                        \
-        INSTANCES(call, double)                                                                                        \
-    } else {                                                                                                           \
-        INSTANCES(call, float)                                                                                         \
-    }
+int sparse_width(int set, int wide) { return width_of(set, wide); }
 
 /* Outputs of the panels of examples from `begin` to `end`. `w` are the living weights in the order of l->forward; x_last
    and y_last: channels are innermost in x, in y. `room` holds one panel's inputs and outputs. */

@@ -1,9 +1,4 @@
-/* The arithmetic of a sparse layer, once for each instruction set and number type: kernels.c includes this file with
-
-     REAL      float or double
-     W         numbers in a vector
-     VEC, IVEC the vector type, and that of as many integers;  LOAD, STORE, SET1, FMA on them
-     NAME(x)   x with the suffix of this instance */
+/* The arithmetic of a sparse layer: what it is given for each instance is in ../vectors.h. */
 
 /* Backward a tile's inputs and their gradients are in registers together. */
 #if defined(__x86_64__)
@@ -14,6 +9,8 @@
 
 /* ---- between torch's tensors and our maps --------------------------------------------------------------------------- */
 
+#define LOW(l, d) ((l) / 2 + ((l) % 2) * W)
+#define HIGH(l, d) ((l) / 2 + W / 2 + ((l) % 2) * W)
 /* Transposes W vectors: each round is a perfect shuffle of all their numbers. */
 static INLINE void NAME(turn)(VEC *r) {
     VEC s[W];
@@ -26,16 +23,8 @@ static INLINE void NAME(turn)(VEC *r) {
     }
 }
 
-/* Element i of the result is the sum of r[i]'s elements. Lane l of a step's sum: where bit d of l is 0, a[l] + a[l ^ d],
-   else b[l] + b[l ^ d]. */
-#define PAIR(a, b, d) (SHUFFLE(IVEC, a, b, LANES(KEEP, d)) + SHUFFLE(IVEC, a, b, LANES(CROSS, d)))
-#define HALVE(d)                                                                                                       \
-    if (W > d) UNROLL for (int j = 0; j < (d); j++) r[j] = PAIR(r[j], r[j + (d)], (d) % W);
-static INLINE VEC NAME(sums)(VEC *r) {
-    HALVE(8) HALVE(4) HALVE(2) HALVE(1) return r[0];
-}
-#undef HALVE
-#undef PAIR
+#undef LOW
+#undef HIGH
 
 /* How many of so many numbers fit into a vector. */
 static INLINE long NAME(in_vector)(long left) { return left < 0 ? 0 : left < W ? left : W; }
@@ -337,7 +326,7 @@ static void NAME(backward)(const layer *l, const REAL *x, int x_last, const REAL
 static INLINE IVEC NAME(strays)(const REAL *from, uint64_t alive) {
     IVEC found = {0};
     UNROLL for (int j = 0; j < 64 / W; j++) {
-        IVEC dead = (((IVEC){0} + (int)(alive >> j * W & ((1 << W) - 1))) & (IVEC){LANES(BIT, 0)}) == 0;
+        IVEC dead = (((IVEC){0} + (int)(alive >> j * W & ((1 << W) - 1))) & BITS) == 0;
         found |= dead & (LOAD(from + j * W) != SET1(0));
     }
     return found;
@@ -359,3 +348,5 @@ static int NAME(whole)(const REAL *dense, long count, const uint64_t *alive) {
         if (found[l]) return 0;
     return 1;
 }
+
+#undef LONG_TILE

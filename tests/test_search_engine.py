@@ -3,12 +3,14 @@
 import copy
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from tombola import allocator
 from tombola.engine.native import calibrate
 from tombola.errors import BadInput, GuardLost
 from tombola.search import Search
@@ -202,6 +204,16 @@ def test_an_engine_that_there_is_not_is_refused() -> None:
     model = network()
     with pytest.raises(BadInput, match="one of auto, dense, sparse"):
         Search(model, torch.optim.SGD(model.parameters(), lr=0.1), levels=1, engine="fast")
+
+
+@pytest.mark.parametrize("engine", ["auto", "dense", "sparse"])
+def test_the_process_keeps_its_memory_for_the_engine_that_is_asked_for_alone(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Mock()
+    monkeypatch.setattr(allocator, "keep", kept)
+    searched(engine)
+    assert bool(kept.call_count) == (engine != "dense")
 
 
 def test_what_it_gained_is_said_where_it_is_known() -> None:

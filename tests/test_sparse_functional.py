@@ -1,6 +1,5 @@
 """Sparse layers against torch's dense ones in float64: outputs and all gradients, for every kind of window."""
 
-import mmap
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from tombola.errors import BadInput
-from tombola.sparse import kernels, memory
+from tombola.sparse import kernels
 from tombola.sparse.compute import whole
 from tombola.sparse.functional import conv2d, linear
-from tombola.sparse.memory import PAGE, fresh
 from tombola.sparse.pattern import KEPT, Pattern
 
 # batch, inputs, outputs, map, window, and the rest as Conv2d has it
@@ -433,22 +431,3 @@ def test_whatever_is_alive_where_nothing_lives_is_seen(
         weight[tuple(place)] = 0.0
     turned = torch.zeros(3, 3, 5, 7, dtype=dtype).permute(3, 2, 0, 1)
     assert whole(turned, pattern) and not whole(turned + 1, pattern)
-
-
-def test_huge_pages_are_asked_for_within_a_tensor_and_a_refusal_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def refuse(begin: int, size: int, _: int) -> int:
-        asked.append((begin, size))
-        return -1
-
-    monkeypatch.setattr(memory, "_advise", lambda: refuse)
-    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 14, raising=False)
-    for megabytes in (1, 3, 5, 40):
-        some = fresh((megabytes, 16, 64, 128), torch.float64, torch.channels_last)
-        assert some.is_contiguous(memory_format=torch.channels_last) and some.dtype is torch.float64
-        for begin, size in asked:
-            assert begin % PAGE == size % PAGE == 0 and some.data_ptr() <= begin
-            assert begin + size <= some.data_ptr() + 8 * some.numel()
-        assert len(asked) == (megabytes > 3) or megabytes == 3
-        asked.clear()

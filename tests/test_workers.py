@@ -21,12 +21,12 @@ import pytest
 import torch
 
 from tombola import data, engine, mask, models, weights
+from tombola.allocator import TUNABLES, VARIABLE
 from tombola.data import Dataset
 from tombola.engine import kernels
 from tombola.engine.native import calibrate, inspected
 from tombola.engine.training import Start, Training
 from tombola.errors import TombolaError
-from tombola.lab.allocator import TUNABLES, VARIABLE
 from tombola.lab.attempt import do
 from tombola.lab.executor import Resources
 from tombola.lab.kinds import Train

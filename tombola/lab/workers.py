@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from tombola import data
+from tombola.allocator import thrifty
 from tombola.data import variants
 from tombola.data.shared import publish
 from tombola.engine import Choice, shapes
 from tombola.engine.native import calibrate
 from tombola.engine.native.layer_formats import Timed
 from tombola.engine.training import Training
-from tombola.lab.allocator import thrifty
 from tombola.lab.attempt import do_all, no_room, one_thread
 from tombola.lab.executor import Executor, Resources, Team
 from tombola.lab.queue import BUSY_POLL_S, Announce, RunQueue, Tally

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from tombola import allocator
 from tombola.engine.native import calibrate
 from tombola.mask import Mask
 from tombola.search.state import Loop
@@ -80,6 +81,7 @@ class LevelLayers:
         self._last: float | None = None
         self._begun = False
         if loop.engine != "dense":
+            allocator.keep()  # at level 0 too, to whose steps the others' are compared
             self._hooks = [loop.optimizer.register_step_post_hook(opaque(lambda *_: self._stepped()))]
 
     def begin(self) -> None:

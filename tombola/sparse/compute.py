@@ -1,7 +1,10 @@
 """A layer's outputs and gradients by the kernels, on several threads, each with its own share of the examples."""
 
+import contextlib
 import ctypes
+import mmap
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +17,11 @@ from torch import Tensor
 
 from tombola.sparse import kernels
 from tombola.sparse.layout import Layout
-from tombola.sparse.memory import fresh, room
 from tombola.sparse.pattern import Pattern
+
+PAGE = 1 << 21  # bytes of a huge page: fewer of them are looked up
+# Of this process alone: memory that is shared, as mmap's is where nothing else is said, a fork would compute in, too.
+ALONE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Form:
 
     def empty(self) -> Tensor:
         """A tensor of this form with anything in it."""
-        return fresh(self.shape, self.dtype, self._memory)
+        return torch.empty(self.shape, dtype=self.dtype, device="cpu", memory_format=self._memory)
 
     def fit(self, tensor: Tensor) -> Tensor:
         """The numbers of `tensor` in this form; itself where it has it."""
@@ -86,7 +92,7 @@ def forward(layout: Layout, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
             len(x),
             begin,
             end,
-            room(sum(layout.room) * size),
+            _room(sum(layout.room) * size),
         )
 
     _shared(share, -(-len(x) // layout.panel))
@@ -120,7 +126,7 @@ def backward(
     dx = x_form.empty() if wanted[0] else None
     sums = dy.new_zeros(threads, count + one.width) if wanted[1] else None
     totals = dy.new_zeros(threads, channels) if wanted[2] else None
-    size = 2 * layout.room[0] + layout.room[1] + channels * one.width
+    room = 2 * layout.room[0] + layout.room[1] + channels * one.width
 
     def share(begin: int, end: int, number: int) -> None:
         one.library.sparse_backward(
@@ -136,7 +142,7 @@ def backward(
             examples,
             begin,
             end,
-            room(size * dy.element_size()),
+            _room(room * dy.element_size()),
         )
 
     _shared(share, panels)
@@ -154,7 +160,7 @@ def _tensor(maps: Tensor) -> tuple[int, int]:
 
 def _like(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     form = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-    return fresh(shape, x.dtype, form)
+    return torch.empty(shape, dtype=x.dtype, device="cpu", memory_format=form)
 
 
 # ---- threads
@@ -179,3 +185,24 @@ def _shared(work: Callable[[int, int, int], None], panels: int) -> None:
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Threads of this process: a fork has none of its parent's."""
     return ThreadPoolExecutor(threads, thread_name_prefix="tombola-sparse")
+
+
+class _Rooms(threading.local):
+    """Memory that a thread keeps from layer to layer: fresh pages would cost more than the arithmetic."""
+
+    held: mmap.mmap | None = None
+    address = 0
+
+    def of(self, size: int) -> int:
+        """The address of at least `size` bytes, with anything in them."""
+        if self.held is None or len(self.held) - PAGE < size:
+            self.held = mmap.mmap(-1, (size // PAGE + 2) * PAGE, **ALONE)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                with contextlib.suppress(OSError):  # a system without huge pages
+                    self.held.madvise(mmap.MADV_HUGEPAGE)
+            begin = ctypes.addressof(ctypes.c_char.from_buffer(self.held))
+            self.address = -(-begin // PAGE) * PAGE
+        return self.address
+
+
+_room = _Rooms().of

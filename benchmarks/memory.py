@@ -96,8 +96,9 @@ def main() -> None:
         [
             f"`python benchmarks/memory.py`: {machine()} {load_line(busy)}",
             "A dense step of SGD with momentum in an ordinary loop, one thread (its own seconds), and one of the "
-            f"kernels on LeNet-300-100; medians of {STEPS} steps after {BEFORE} others, of {asked.rounds} processes that take "
-            "turns: glibc's allocator as it is, and told to keep what is freed as `tombola run` tells its workers.",
+            f"kernels on LeNet-300-100; medians of {STEPS} steps after {BEFORE} others, of {asked.rounds} processes "
+            "that take turns: glibc's allocator as it is, and told to keep what is freed as `tombola run` tells its "
+            "workers.",
             table(["step", *STARTS, "gain", *(f"peak, {start}" for start in STARTS)], rows),
             bars(promises),
         ],

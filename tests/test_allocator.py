@@ -11,17 +11,16 @@ from tombola import allocator
 
 FAULTS = """
 import resource, sys
-import torch
 from tombola.allocator import keep
 
 def step():
-    some = [torch.ones(1 << 22) for _ in range(6)]
+    some = [b"x" * (1 << 24) for _ in range(6)]
     last = some.pop()
     some.clear()  # the end of the heap is free last, and all of it at once
 
 step()
 kept = keep() if sys.argv[1] == "now" else None
-for _ in range(3):
+for _ in range(8):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(4):

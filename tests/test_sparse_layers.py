@@ -411,7 +411,7 @@ def one_of_two(rank: int, folder: str) -> None:
         parallel = DistributedDataParallel(sparse, gradient_as_bucket_view=views)
         calls = Mock(wraps=functional.conv2d)
         for _ in range(2):
-            with patch.object(layers.functional, "conv2d", calls):
+            with patch.object(functional, "conv2d", calls):
                 found = answers(parallel, halves[rank])
             each = [living_only(answers(plain, half), plain) for half in halves]
             means = {f"module.{name}": (each[0][name] + each[1][name]) / 2 for name, _ in plain.named_parameters()}

@@ -296,6 +296,16 @@ def test_in_an_experiment_rates_cannot_part_channels_that_are_one(name: str) -> 
     assert sets and all(len({kinds[weight] for weight in names}) == 1 for names in sets)
 
 
+def test_of_attention_the_products_of_the_heads_that_are_left_count() -> None:
+    model, _ = network("attention")
+    long = torch.randn(1, 200, 16, dtype=torch.float64)  # whose products are most of what is done
+    small = shrink(model, 0.6, long, of="multiply_adds")
+    before, after = (sum(size.multiply_adds for size in cash.sizes(each, long).values()) for each in (model, small))
+    assert 0.3 * before < after <= 0.6 * before
+    attention = small.get_submodule("attention")
+    assert isinstance(attention, SelfAttention) and attention.heads == 2
+
+
 @pytest.mark.parametrize("of", ["parameters", "multiply_adds"])
 @pytest.mark.parametrize("scope", ["channel", "channel_global"])
 def test_a_share_of_the_whole_is_met_from_below(of: str, scope: str) -> None:

@@ -24,6 +24,7 @@ from tombola.scores import SCORES
 
 UNITS = ("channels", "parameters", "multiply_adds")
 _HALVINGS = 30
+_QUERY = ".query.weight"
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,19 @@ def _price(
         return partial(_cost, shapes, channels, dict.fromkeys(shapes, 1.0), 0)
     known = sizes(copied(model), example)
     positions = {name: known[layer].positions for name in shapes if (layer := name.removesuffix(".weight")) in known}
+    heads = [  # and the products that they all make, in which no weight takes part
+        (along.channels, known[module].products)
+        for along in found.makes
+        if along.name.endswith(_QUERY) and (module := along.name.removesuffix(_QUERY)) in known
+    ]
     counted = _cost(shapes, channels, positions, 0, torch.zeros(found.size, dtype=torch.bool))
-    other = sum(size.multiply_adds for size in known.values()) - counted
-    return partial(_cost, shapes, channels, positions, other)
+    other = sum(size.multiply_adds for size in known.values()) - counted - sum(made for _, made in heads)
+
+    def price(gone: Tensor) -> float:
+        products = sum(made * float((~gone[along]).double().mean()) for along, made in heads)
+        return products + _cost(shapes, channels, positions, other, gone)
+
+    return price
 
 
 def _channels_of(shapes: Mapping[str, tuple[int, ...]], found: Coupling) -> dict[str, dict[int, Tensor]]:

@@ -7,10 +7,9 @@ from typing import overload
 from torch import nn
 
 from tombola.cash.ensemble import Ensemble
-from tombola.cash.timing import Timing
+from tombola.cash.timing import AGREE, Timing
 
 NO_FASTER = 1.05  # less than this is no difference
-AGREE = 0.75  # of the rounds: where fewer say what their median says, they disagree
 PORTABLE = ("compact", "stacked")  # of which there are files for ONNX Runtime and torch.export too
 ONE_AFTER_ANOTHER = {  # what an ensemble whose members are called at once is to be faster than
     "stacked": ("dense", "dense, channels last", "compact"),

@@ -15,6 +15,7 @@ import numpy as np
 
 ROUNDS = 11
 ROUND_S = 0.03  # of each call in each round
+AGREE = 0.75  # of the rounds: where fewer say what their median says, they disagree
 LEAD = 2  # calls at the beginning of a turn that do not count
 
 

@@ -728,6 +728,16 @@ def test_a_layer_stays_dense_where_that_is_faster_in_either_layout(
         torch.testing.assert_close(found(values), model(values), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("rounds", "kind"), [((0.5, 0.5, 0.5, 9.0), SparseChain), ((0.5, 0.5, 9.0, 9.0), nn.Linear)])
+def test_a_layer_stays_dense_where_rounds_disagree(
+    rounds: tuple[float, ...], kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {"sparse": timing.Timing(0.5, (0.5, 9.0), rounds), "dense": timing.Timing(1.0, (1.0, 1.0), (1.0,) * 4)}
+    monkeypatch.setattr(timing, "timed", lambda calls: taken)
+    found = sparsify(nn.Sequential(linear()), randn(9, 6))
+    assert any(isinstance(module, kind) for module in found.modules())
+
+
 def test_without_kernels_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "sets", lambda: ())
     with pytest.raises(BadInput, match=r"cash\.sparsify: expected compiled kernels, found none: .*C compiler"):

@@ -105,9 +105,9 @@ def forms(make: Make, inputs: Tensor) -> list[bool]:
     model = Before(make(), inputs).eval()
     half_dead(model)
     small, whole = compact(model, prunable.full(model), inputs).get_submodule("layer"), size(model.layer)
-    model = by_itself(make, inputs)
-    rounded = any(isinstance(module, QuantisedLayer) for module in quantize(model).modules())
-    return [size(small) < whole, has_kernels(sparsify(model, inputs, everywhere=True)), rounded]
+    alone = by_itself(make, inputs)
+    rounded = any(isinstance(module, QuantisedLayer) for module in quantize(alone).modules())
+    return [size(small) < whole, has_kernels(sparsify(alone, inputs, everywhere=True)), rounded]
 
 
 def by_itself(make: Make, inputs: Tensor) -> nn.Module:

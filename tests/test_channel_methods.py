@@ -77,6 +77,12 @@ def test_a_method_keeps_channels_whole_or_is_refused(name: str, scope: str, tmp_
         assert whole(spec, tmp_path, set(arms))
 
 
+def test_the_page_names_the_methods_that_take_channels() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "structured.md").read_text()
+    sentence = page[page.index("that prune in rounds take channels") :].partition("\n\n")[0].partition(". Those")[0]
+    assert {name for name in BUILT_IN.methods if f"`{name}`" in sentence} == ABLE
+
+
 @pytest.mark.parametrize("name", BUILT_IN.controls)
 def test_a_control_of_channels_keeps_them_whole_or_is_refused(name: str, tmp_path: Path) -> None:
     elastic = name in ("own-ticket", "copies-permuted")

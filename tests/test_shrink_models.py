@@ -70,20 +70,20 @@ class Dense(nn.Module):
 
 
 class Excited(nn.Module):
-    """Squeeze and excitation, by convolutions or by linear layers with a view."""
+    """Squeeze and excitation, by convolutions, or by linear layers whose outputs are `spread` over the positions."""
 
-    def __init__(self, linear: bool) -> None:
+    def __init__(self, spread: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
-        self.first, self.second, self.linear = block(3, 16), block(16, 16), linear
-        self.down: nn.Module = nn.Linear(16, 4) if linear else nn.Conv2d(16, 4, 1)
-        self.up: nn.Module = nn.Linear(4, 16) if linear else nn.Conv2d(4, 16, 1)
+        self.first, self.second, self.spread = block(3, 16), block(16, 16), spread
+        self.down: nn.Module = nn.Linear(16, 4) if spread else nn.Conv2d(16, 4, 1)
+        self.up: nn.Module = nn.Linear(4, 16) if spread else nn.Conv2d(4, 16, 1)
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         before = self.first(x)
         y = self.second(before)
-        if self.linear:
-            share = torch.sigmoid(self.up(F.relu(self.down(y.mean((2, 3)))))).view(len(y), 16, 1, 1)
+        if self.spread:
+            share = self.spread(torch.sigmoid(self.up(F.relu(self.down(y.mean((2, 3)))))))
         else:
             share = torch.sigmoid(self.up(F.relu(self.down(F.adaptive_avg_pool2d(y, 1)))))
         answers: Tensor = self.head((y * share + before).mean((2, 3)))
@@ -215,8 +215,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, float, dict[str, str]]]
     "residual, bottlenecks": (residual, IMAGES, 0.3, {}),
     "inverted residuals": (mobile, IMAGES, 0.35, {}),
     "dense block": (Dense, IMAGES, 0.32, {}),
-    "squeeze and excitation": (lambda: Excited(linear=False), IMAGES, 0.32, {}),
-    "the same by views": (lambda: Excited(linear=True), IMAGES, 0.98, {"up.weight": "view"}),
+    "squeeze and excitation": (Excited, IMAGES, 0.32, {}),
+    "with a view": (lambda: Excited(lambda y: y.view(len(y), 16, 1, 1)), IMAGES, 0.98, {"up.weight": "view"}),
+    "with None": (lambda: Excited(lambda y: y[..., None, None]), IMAGES, 0.32, {}),
+    "with None before them": (lambda: Excited(lambda y: y[:, None].transpose(1, 2)[..., None]), IMAGES, 0.32, {}),
+    "with unsqueeze": (lambda: Excited(lambda y: y.unsqueeze(-1).unsqueeze(dim=2)), IMAGES, 0.32, {}),
     "inception": (Inception, IMAGES, 0.33, {}),
     "pyramid": (Pyramid, IMAGES, 0.95, {"head.weight": "called twice"}),
     "vision transformer": (VisionTransformer, IMAGES, 0.9, {"attention.qkv.weight": "reshape", "patches.weight": ""}),

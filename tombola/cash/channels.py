@@ -302,6 +302,7 @@ class _Follower:
             (_PADS, self._pad),
             (_RESIZES, self._resize),
             ({operator.getitem}, self._cut),
+            (_functions("unsqueeze"), self._new_axis),
             (_TURNS, self._turn),
         ]
         if node.op not in ("call_function", "call_method"):
@@ -553,20 +554,30 @@ class _Follower:
         return channels
 
     def _cut(self, node: fx.Node) -> Channels | None:
-        """Some of the positions, along other axes than that of the channels."""
+        """Some of the positions, along other axes than that of the channels; None is a new axis."""
         channels, index = self.values.get(_source(node)), node.args[1]
         parts = index if isinstance(index, tuple) else (index,)
         if channels is None or len(node.all_input_nodes) > 1 + _sizes_in(parts):
             return self._barrier(node)
         if Ellipsis in parts:
             before, after = parts[: (place := parts.index(Ellipsis))], parts[place + 1 :]
-            rank = len(self.shapes[_source(node)])
+            rank = len(self.shapes[_source(node)]) + before.count(None) + after.count(None)
             parts = (*before, *[slice(None)] * (rank - len(before) - len(after)), *after)
-        plain = all(isinstance(part, int | slice) and not isinstance(part, bool) for part in parts)
-        if not plain or (len(parts) > channels.axis and parts[channels.axis] != slice(None)):
+        places = [place for place, part in enumerate(parts) if part is not None]
+        plain = all(isinstance(parts[at], int | slice) and not isinstance(parts[at], bool) for at in places)
+        places += range(len(parts), len(parts) + channels.axis + 1)  # axes that are not mentioned are whole
+        axis = places[channels.axis]
+        if not plain or (axis < len(parts) and parts[axis] != slice(None)):
             return self._barrier(node)
-        gone = sum(isinstance(part, int) for part in parts[: channels.axis])
-        return Channels(channels.axis - gone, channels.units, channels.constants)
+        gone = sum(isinstance(part, int) for part in parts[:axis])
+        return Channels(axis - gone, channels.units, channels.constants)
+
+    def _new_axis(self, node: fx.Node) -> Channels | None:
+        channels, rank = self.values[_source(node)], len(self.shapes[_source(node)])
+        at = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+        if channels is None or not isinstance(at, int):
+            return self._barrier(node)
+        return Channels(channels.axis + (at % (rank + 1) <= channels.axis), channels.units, channels.constants)
 
     def _turn(self, node: fx.Node) -> Channels | None:
         """The axes in another order."""

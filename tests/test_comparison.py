@@ -17,10 +17,11 @@ from tombola import data, models, prunable, weights
 from tombola import mask as masks
 from tombola.bayes import Gaussian
 from tombola.cash import comparison, timing
-from tombola.cash.compaction import compact, masked
+from tombola.cash.compaction import compact
 from tombola.cash.comparison import CHUNK, prove, write
 from tombola.cash.export import from_safetensors, onnx_session
 from tombola.cash.form import Form, advice, notes, sentences
+from tombola.cash.masking import masked
 from tombola.cash.sparse_layers import SparseChain, SparseConv2d, prepared_bytes
 from tombola.cash.sparsification import sparsify
 from tombola.cash.timing import Timing

@@ -416,7 +416,7 @@ def test_a_sparse_buffer_in_the_state_is_refused_and_beside_it_put_back(made: Ca
         with pytest.raises(BadInput, match=r"edges of .*persistent=False"):
             call()
     model = Graph(saved=False)
-    small = cash.compaction.masked(model, alive)
+    small = cash.masking.masked(model, alive)
     assert torch.equal(small.get_buffer("edges").to_dense(), torch.eye(3)) and small.edges is not model.edges
     optimizer = sgd(model)
     for _ in Search(model, optimizer, levels=1):

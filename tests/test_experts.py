@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from tombola import mask as masks
 from tombola import prunable, weights
 from tombola.cash.compaction import compact, compacted
+from tombola.cash.ensemble import Ensemble
 from tombola.cash.experts import Constant
 from tombola.cash.export import from_safetensors, stored, to_safetensors
+from tombola.cash.stacking import stack
 from tombola.mask import Mask
 
 WIDTH, EXPERTS = 8, 4
@@ -135,6 +137,18 @@ def test_an_expert_through_which_one_path_lives_stays(name: str) -> None:
     small = compact(model, Mask(alive), LINES)
     torch.testing.assert_close(answer(small), answer(masked(model, Mask(alive))), rtol=0, atol=1e-12)
     assert gone(small) == [3]
+
+
+def test_a_dead_member_of_an_ensemble_stays_a_network() -> None:
+    ensemble = drawn(lambda: Ensemble([plain() for _ in range(3)]))
+    alive = {name: flags.clone() for name, flags in prunable.full(ensemble).items()}
+    for name, flags in alive.items():
+        if name.startswith("members.1."):
+            flags.zero_()
+    small = compact(ensemble, Mask(alive), LINES)
+    assert not any(isinstance(module, Constant) for module in small.modules())
+    assert isinstance(small, Ensemble)
+    stack(small, LINES)
 
 
 class Stacked(nn.Module):

@@ -20,8 +20,9 @@ from torch.nn.utils import prune
 from tombola import mask as masks
 from tombola import models, prunable, weights
 from tombola.cash import timing
-from tombola.cash.compaction import compact, masked
+from tombola.cash.compaction import compact
 from tombola.cash.export import from_safetensors, stored, to_onnx, to_safetensors, to_torch_export
+from tombola.cash.masking import masked
 from tombola.cash.quantization import QuantisedLinear, quantize
 from tombola.cash.sparsification import sparsify
 from tombola.engine import kernels

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tombola import models, prunable, weights
 from tombola.cash import compact, trace
-from tombola.cash.compaction import masked
+from tombola.cash.masking import masked
 from tombola.cash.recording import Dimension
 from tombola.errors import BadInput
 from tombola.mask import Mask

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola import effective, prunable, weights
-from tombola import mask as masks
+from tombola import weights
 from tombola.cash import (
     attention_heads,
     channels,
@@ -27,6 +26,7 @@ from tombola.cash import (
 )
 from tombola.cash.channels import CompactableLayer, Flow, Reading, RecurrentLayer
 from tombola.cash.factors import REDUCE, two
+from tombola.cash.masking import masked
 from tombola.cash.quantization import QUANTISED, SCALE, quantised_layer
 from tombola.cash.recurrent_units import Way
 from tombola.cash.removal import without
@@ -230,18 +230,6 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
 def _is_rounded(prefix: str, values: Weights) -> bool:
     """Whether the weights of a layer are int8 there: one has its scale, those of a recurrent layer one each."""
     return f"{prefix}scale" in values or f"{prefix}weight_ih_l0{SCALE}" in values
-
-
-def masked(model: nn.Module, mask: Mask) -> nn.Module:
-    """A copy with m ⊙ theta, of what torch may have wrapped."""
-    model = weights.bare(model)
-    whole = copied(model)
-    mask, tied = prunable.checked(mask, model), weights.ties(model)
-    effective.warn(whole, [name for name, alive in mask.items() if not alive.all()], stacklevel=3)
-    values = masks.apply(weights.of(whole), mask)
-    # A copy shares the parameters that are shared, and no longer memory that several parameters were over.
-    weights.put(whole, {name: values[tied.get(name, name)] for name in values})
-    return whole
 
 
 # ---- which units stay

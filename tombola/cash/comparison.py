@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from tombola import files, prunable, weights
 from tombola.bayes import Gaussian
 from tombola.cash import equivalence, export, timing
-from tombola.cash.compaction import Compacted, compacted, masked
+from tombola.cash.compaction import Compacted, compacted
 from tombola.cash.ensemble import Ensemble, check_classes
 from tombola.cash.factors import factorize
 from tombola.cash.form import PORTABLE, Form, Proof, file_name, listed, pays, stacked_pace
+from tombola.cash.masking import masked
 from tombola.cash.onnx_quantization import to_onnx_int8
 from tombola.cash.quantization import QuantisedLayer, quantize
 from tombola.cash.replaceable import cloned, first_line, in_batch, takes

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola import prunable, weights
-from tombola.cash.compaction import masked
+from tombola.cash.masking import masked
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.probabilities import log_mean_probability

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tombola import weights
 from tombola.cash import channels
+from tombola.cash.ensemble import Ensemble
 from tombola.cash.removal import Removals
 from tombola.cash.replaceable import cloned
 from tombola.errors import BadInput
@@ -64,9 +65,10 @@ def removals(model: nn.Module, small: nn.Module, example: tuple[Any, ...]) -> Re
 
 
 def _alike(model: nn.Module) -> Iterator[str]:
-    """Modules of a list, or a dict of them, of which several have weights of the same shapes."""
+    """Modules of a list or dict, but for an ensemble's, of which several have weights of the same shapes."""
+    members = [module.members for module in model.modules() if isinstance(module, Ensemble)]
     for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList | nn.ModuleDict):
+        if isinstance(module, nn.ModuleList | nn.ModuleDict) and module not in members:
             children = dict(module.named_children())
             shapes = {name: [each.shape for each in child.parameters()] for name, child in children.items()}
             found = [*shapes.values()]

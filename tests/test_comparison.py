@@ -17,7 +17,7 @@ from tombola import data, models, prunable, weights
 from tombola import mask as masks
 from tombola.bayes import Gaussian
 from tombola.cash import comparison, timing
-from tombola.cash.compaction import compact
+from tombola.cash.compaction import Compacted, compact
 from tombola.cash.comparison import CHUNK, prove, write
 from tombola.cash.export import from_safetensors, onnx_session
 from tombola.cash.form import Form, advice, notes, sentences
@@ -216,7 +216,8 @@ def test_a_form_that_is_wrong_on_one_input_is_found_out(
 ) -> None:
     images, labels = examples()
     right = by_name(prove(*lenet, images, labels))
-    monkeypatch.setattr(comparison, "compact", lambda *given: Wrong(compact(*given), images[place]))
+    wrong = lambda *given: Compacted(Wrong(compact(*given), images[place]), {})  # noqa: E731
+    monkeypatch.setattr(comparison, "compacted", wrong)
     found = by_name(prove(*lenet, images, labels))
     alike = int((images == images[place]).flatten(1).all(dim=1).sum())
     for name in ("compact", "compact int8"):

@@ -354,8 +354,8 @@ def _faster(new: nn.Module, dense: Callable[[Tensor], Tensor], values: Tensor) -
         taken = timing.timed(calls)
     own = taken.pop("sparse")
     fastest = min(taken.values(), key=lambda each: each.median_s)
-    bearing = [one < other for one, other in zip(own.rounds_s, fastest.rounds_s, strict=True)]
-    return own.median_s < fastest.median_s and sum(bearing) >= timing.AGREE * len(bearing)
+    bearing = [one <= other for one, other in zip(own.rounds_s, fastest.rounds_s, strict=True)]
+    return own.median_s <= fastest.median_s and sum(bearing) >= timing.AGREE * len(bearing)
 
 
 # ---- layers of a model without a graph

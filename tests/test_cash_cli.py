@@ -163,7 +163,7 @@ def test_a_model_that_cannot_be_compacted_has_its_other_forms_and_says_why(
     def cannot(*given: object) -> None:
         raise BadInput(where="Net", expected="a model that torch.fx can trace", found="another", todo="Sorry.")
 
-    monkeypatch.setattr("tombola.cash.comparison.compact", cannot)
+    monkeypatch.setattr("tombola.cash.comparison.compacted", cannot)
     status, out, _ = cash(store, capsys, "--level", "1")
     assert status == 0
     rows = [re.split(r"\s{2,}", line)[0] for line in out.splitlines()]

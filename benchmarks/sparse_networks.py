@@ -205,7 +205,8 @@ def main() -> None:
             f"{ROUNDS} rounds ({OF_LONG} where a step takes more than {LONG} s), taking turns, "
             "caches as the step before leaves them; of each kind the faster of "
             "torch's two layouts. Guard: `Search`, dense, over the loop without Tombola. Gain: the latter over auto. "
-            "The process keeps its memory from step to step, which a sparse `Search` asks of it, for all columns alike.",
+            "The process keeps its memory from step to step, which a sparse `Search` asks of it, for all columns "
+            "alike.",
             table(head, rows),
             "The guard where a step is shortest: batches of 60, 80 % of the weights left, medians of "
             f"{OF_SMALL} rounds of {AT_ONCE} steps.",

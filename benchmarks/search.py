@@ -221,9 +221,9 @@ def promises(taken: dict[str, float], on_train: dict[str, float]) -> list[Bar]:
     for seconds, what in ((taken, "the same evaluations"), (less, "training images not evaluated, but by Tombola")):
         plain = min(value for name, value in seconds.items() if name.startswith("plain"))
         found += [
-            Bar(f"better plain loop over Tombola: {what}", plain / taken["Tombola"], ">=", 4, "x"),
+            Bar(f"better plain loop over Tombola: {what}", plain / taken["Tombola"], ">=", 6, "x"),
             Bar(
-                f"per-image loader over Tombola: {what}", seconds["per-image loader"] / taken["Tombola"], ">=", 50, "x"
+                f"per-image loader over Tombola: {what}", seconds["per-image loader"] / taken["Tombola"], ">=", 80, "x"
             ),
         ]
     return found

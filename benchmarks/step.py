@@ -209,7 +209,7 @@ def promises(taken: dict[str, float]) -> list[Bar]:
     return [
         Bar("native step at 100 % over the floor", taken["native @ 0"] / floor, "<=", 1.6, "x"),
         *(
-            Bar(f"{about}: dense step over its step at 3.6 %", taken[f"{name} @ 0"] / taken[at], ">=", 5, "x")
+            Bar(f"{about}: dense step over its step at 3.6 %", taken[f"{name} @ 0"] / taken[at], ">=", 8, "x")
             for name, at, about in (
                 ("native", f"native @ {SPARSE}", "native, random mask"),
                 ("native, ticket", f"native, ticket @ {SPARSE}", "native, a search's mask"),

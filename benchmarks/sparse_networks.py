@@ -3,16 +3,18 @@
 Each network is trained by an ordinary loop of SGD with momentum on random inputs: without Tombola, dense, in torch's
 contiguous layout and channels last; and in `Search` at a random mask, dense (what the guard costs) and with
 `engine="auto"`, which takes the layers that are measured to gain. The lab's engine `sparse` puts on the same layers.
-One thread, the thread's own seconds, as machines are shared; caches as the step before leaves them. Where the processor
-has AMX, the dense loop under autocast to bfloat16 stands beside them. Then what the guard costs where a step is
-shortest: small networks at their first level.
+Each loop is in a process of its own, as what one asks of the allocator another one would have, too. One thread, the
+thread's own seconds, as machines are shared. Where the processor has AMX, the dense loop under autocast to bfloat16
+stands beside them. Then what the guard costs where a step is shortest, small networks: with all weights, beside the
+loop without Tombola; pruned, beside a loop that is masked by hand.
 
     python benchmarks/sparse_networks.py [--only NAME] [--write]
 """
 
+import multiprocessing
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,9 +26,10 @@ from torch.nn import functional
 from tombola import Search, models, prunable
 from tombola.mask import Mask
 from tombola.models import Initialisation
+from tombola.sparse.layers import sparse_layers
 
-ROUNDS, OF_LONG = 7, 5
-LONG = 0.5  # seconds of a step, from which on there are fewer rounds
+ROUNDS = 7
+PLAIN, DENSE, AUTO, NARROW = "without Tombola", "Search, dense", "Search, auto", "bfloat16"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
@@ -78,7 +81,6 @@ GUARD = 1.15
 SLOW = 1e-6  # learning rate
 
 Optimiser = Callable[[Any], torch.optim.Optimizer]
-SGD: Optimiser = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 # Of one batch a faster loop would soon have learned all: the squares of what is left are too small for the processor.
 OPTIMISERS: dict[str, Optimiser] = {
     "SGD": partial(torch.optim.SGD, lr=SLOW, momentum=0.9),
@@ -88,73 +90,125 @@ OPTIMISERS: dict[str, Optimiser] = {
 }
 
 
-def stepping(
-    row: Row, layout: Any, engine: str | None, made: Optimiser = SGD, narrow: bool = False
-) -> tuple[Callable[[], float], Callable[[], int]]:
-    """Seconds of a step of a loop, without Tombola where `engine` is None; and how many layers are sparse in it.
+@dataclass(frozen=True)
+class Loop:
+    """A training loop, which a process of its own goes through.
 
-    Args:
-        made: makes the optimiser of the parameters.
-        narrow: under autocast to bfloat16.
+    Attributes:
+        row: what it trains.
+        engine: of `Search`; None for a loop without Tombola.
+        layout: of `LAYOUTS`.
+        optimiser: of `OPTIMISERS`.
+        pruned: whether weights are pruned; without Tombola by a product with the mask, as one writes it by hand.
+        narrow: whether it is under autocast to bfloat16.
+        at_once: steps that are measured together.
     """
-    torch.manual_seed(0)
-    model = row.model().to(memory_format=layout)  # type: ignore[call-overload]
-    inputs, labels = row.inputs()
-    inputs = inputs.to(memory_format=layout) if inputs.dim() == 4 else inputs
-    optimizer = made(model.parameters())
-    search = None
-    if engine:
-        search = Search(model, optimizer, levels=1, engine=engine, mask=row.mask(model))
-        search.begin()
-    model.train()
 
-    def step() -> float:
+    row: Row
+    engine: str | None
+    layout: str = "contiguous"
+    optimiser: str = "SGD"
+    pruned: bool = True
+    narrow: bool = False
+    at_once: int = 1
+
+    def stepping(self) -> tuple[Callable[[], None], nn.Module]:
+        """Does a step, of a model."""
+        torch.manual_seed(0)
+        row, form = self.row, LAYOUTS[self.layout]
+        model = row.model().to(memory_format=form)  # type: ignore[call-overload]
+        inputs, labels = row.inputs()
+        inputs = inputs.to(memory_format=form) if inputs.dim() == 4 else inputs
+        optimizer = OPTIMISERS[self.optimiser](model.parameters())
+        mask = row.mask(model) if self.pruned else None
+        by_hand = {name: alive.float() for name, alive in mask.items()} if mask and not self.engine else {}
+        masked = [(value, by_hand[name]) for name, value in model.named_parameters() if name in by_hand]
+        for value, alive in masked:
+            value.data.mul_(alive)
+        if self.engine:
+            Search(model, optimizer, levels=1, engine=self.engine, mask=mask).begin()
+        model.train()
+
+        def step() -> None:
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.narrow):
+                loss = functional.cross_entropy(model(inputs).flatten(0, -2), labels.flatten())
+            loss.backward()
+            for value, alive in masked:
+                assert value.grad is not None
+                value.grad.mul_(alive)
+            optimizer.step()
+            for value, alive in masked:
+                value.data.mul_(alive)
+
+        return step, model
+
+
+def serve(loop: Loop, asked: Any) -> None:
+    """Seconds of a step, whenever they are asked for, and how many layers are sparse in it."""
+    torch.set_num_threads(1)
+    step, model = loop.stepping()
+    step()  # it shows what the layers are called with, which are then measured
+    while asked.recv():
         begin = time.thread_time()
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
-            loss = functional.cross_entropy(model(inputs).flatten(0, -2), labels.flatten())
-        loss.backward()
-        optimizer.step()
-        return time.thread_time() - begin
-
-    if engine:
-        step()  # it shows what the layers are called with, which are then measured
-
-    def sparse() -> int:
-        from tombola.sparse.layers import sparse_layers
-
-        return len([*sparse_layers(model)])
-
-    return step, sparse
+        for _ in range(loop.at_once):
+            step()
+        taken = (time.thread_time() - begin) / loop.at_once
+        asked.send((taken, len([*sparse_layers(model)])))
 
 
-def measured(row: Row) -> dict[str, float]:
-    """Seconds of a step of each competitor, the faster layout's of each kind; and how many layers are sparse."""
-    kinds: dict[str, str | None] = {"without Tombola": None, "Search, dense": "dense", "Search, auto": "auto"}
-    kinds |= {"bfloat16": None} if torch.cpu._is_amx_tile_supported() else {}
-    competitors, counts = {}, {}
-    for kind, engine in kinds.items():
-        for layout, form in LAYOUTS.items():
-            if row.name.startswith("gpt") and layout != "contiguous":
-                continue
-            one = stepping(row, form, engine, narrow=kind == "bfloat16")
-            competitors[f"{kind}, {layout}"], counts[f"{kind}, {layout}"] = one
-    long = max(step() for step in competitors.values()) > LONG
-    taken = interleaved(competitors, OF_LONG if long else ROUNDS, warm_up=1)
-    found = {kind: min(seconds for name, seconds in taken.items() if name.startswith(kind)) for kind in kinds}
-    return found | {"layers": max(count() for name, count in counts.items() if name.startswith("Search, auto"))}
+def measured(loops: Mapping[str, Loop], rounds: int) -> tuple[dict[str, float], int]:
+    """Seconds of a step of each loop, in turns; and of how many layers the sparsest had its living weights only."""
+    context, most = multiprocessing.get_context("spawn"), 0
+    processes, pipes = [], {}
+    for name, loop in loops.items():
+        pipes[name], theirs = context.Pipe()
+        processes.append(context.Process(target=serve, args=(loop, theirs), daemon=True))
+        processes[-1].start()
+
+    def asked(pipe: Any) -> float:
+        nonlocal most
+        pipe.send(True)
+        taken, sparse = pipe.recv()
+        most = max(most, sparse)
+        return float(taken)
+
+    for pipe in pipes.values():
+        asked(pipe)  # all have begun
+    taken = interleaved({name: partial(asked, pipe) for name, pipe in pipes.items()}, rounds)
+    for process, pipe in zip(processes, pipes.values(), strict=True):
+        pipe.send(False)
+        process.join()
+    return taken, most
 
 
-def guarded(row: Row, optimiser: Optimiser) -> tuple[float, float]:
-    """Seconds of a step of a loop without Tombola, and in `Search`, dense."""
+def network(row: Row) -> tuple[dict[str, float], int]:
+    """Seconds of a step of each kind of loop, the faster layout's; and how many layers are sparse."""
+    kinds = {
+        PLAIN: Loop(row, None, pruned=False),
+        DENSE: Loop(row, "dense"),
+        AUTO: Loop(row, "auto"),
+    }
+    if torch.cpu._is_amx_tile_supported():
+        kinds[NARROW] = replace(kinds[PLAIN], narrow=True)
+    layouts = [layout for layout in LAYOUTS if layout == "contiguous" or not row.name.startswith("gpt")]
+    loops = {f"{kind}, {layout}": replace(loop, layout=layout) for kind, loop in kinds.items() for layout in layouts}
+    taken, sparse = measured(loops, ROUNDS)
+    return {kind: min(taken[f"{kind}, {layout}"] for layout in layouts) for kind in kinds}, sparse
 
-    def together(step: Callable[[], float]) -> Callable[[], float]:
-        return lambda: sum(step() for _ in range(AT_ONCE)) / AT_ONCE
 
-    kinds = {"plain": None, "guarded": "dense"}
-    steps = {kind: stepping(row, torch.contiguous_format, engine, optimiser)[0] for kind, engine in kinds.items()}
-    taken = interleaved({kind: together(step) for kind, step in steps.items()}, OF_SMALL)
-    return taken["plain"], taken["guarded"]
+def guard(row: Row, optimiser: str) -> dict[str, float]:
+    """Seconds of a step of small loops, without Tombola and in `Search`, dense: with all weights, and pruned."""
+    loops = {
+        "plain": Loop(row, None, pruned=False),
+        "guarded": Loop(row, "dense", pruned=False),
+        "by hand": Loop(row, None),
+        "pruned": Loop(row, "dense"),
+    }
+    taken, _ = measured(
+        {name: replace(loop, optimiser=optimiser, at_once=AT_ONCE) for name, loop in loops.items()}, OF_SMALL
+    )
+    return taken
 
 
 def main() -> None:
@@ -165,36 +219,47 @@ def main() -> None:
     before, rows, small, promises = load(), [], [], []
     for row in ROWS:
         if asked.only in (None, row.name):
-            found = measured(row)
-            plain, dense, auto = (found[kind] for kind in ("without Tombola", "Search, dense", "Search, auto"))
+            found, sparse = network(row)
+            plain, dense, auto = found[PLAIN], found[DENSE], found[AUTO]
             rows.append(
                 [
                     f"{row.name}, batch {row.batch}, {row.density:.0%}",
                     *(f"{1000 * each:.1f}" for each in (plain, dense, auto)),
-                    f"{found['layers']:.0f}",
+                    str(sparse),
                     f"{dense / plain:.2f}x",
                     f"{plain / auto:.2f}x",
-                    f"{1000 * found['bfloat16']:.1f}" if "bfloat16" in found else "no AMX",
+                    f"{1000 * found[NARROW]:.1f}" if NARROW in found else "no AMX",
                 ]
             )
             promises.append(Bar(f"{row.name} at {row.density:.0%}", plain / auto, ">=", row.promised, "x"))
             print(rows[-1], flush=True)
     for row in SMALL:
-        for name, optimiser in OPTIMISERS.items() if asked.only in (None, row.name) else ():
-            plain, dense = guarded(row, optimiser)
-            small.append([f"{row.name}, {name}", *(f"{1000 * each:.3f}" for each in (plain, dense))])
-            small[-1].append(f"{dense / plain:.2f}x")
-            promises.append(Bar(f"guard of {row.name} with {name}", dense / plain, "<=", GUARD, "x"))
+        for name in OPTIMISERS if asked.only in (None, row.name) else ():
+            found = guard(row, name)
+            whole, pruned = found["guarded"] / found["plain"], found["pruned"] / found["by hand"]
+            small.append([f"{row.name}, {name}", *(f"{1000 * seconds:.3f}" for seconds in found.values())])
+            small[-1][3:3], small[-1][6:] = [f"{whole:.2f}x"], [f"{pruned:.2f}x"]
+            promises.append(Bar(f"guard of {row.name} with {name}, all weights", whole, "<=", GUARD, "x"))
+            promises.append(Bar(f"guard of {row.name} with {name}, pruned", pruned, "<=", GUARD, "x"))
             print(small[-1], flush=True)
     head = [
         "network, weights left",
-        "without Tombola",
-        "Search, dense",
-        "Search, auto",
+        PLAIN,
+        DENSE,
+        AUTO,
         "layers sparse",
         "guard",
         "gain",
         "dense bfloat16",
+    ]
+    of_small = [
+        "network, optimiser",
+        "all weights, without Tombola",
+        "Search, dense",
+        "guard",
+        "pruned, by hand",
+        "Search, dense",
+        "guard",
     ]
     publish(
         "sparse-networks",
@@ -202,15 +267,14 @@ def main() -> None:
         [
             f"`python benchmarks/sparse_networks.py`: {machine()} {load_line(before)}",
             "Milliseconds of a step of SGD with momentum, random masks, one thread (its own seconds); medians of "
-            f"{ROUNDS} rounds ({OF_LONG} where a step takes more than {LONG} s), taking turns, "
-            "caches as the step before leaves them; of each kind the faster of "
-            "torch's two layouts. Guard: `Search`, dense, over the loop without Tombola. Gain: the latter over auto. "
-            "The process keeps its memory from step to step, which a sparse `Search` asks of it, for all columns "
-            "alike.",
+            f"{ROUNDS} rounds, taking turns, each loop in a process of its own, caches as the loop before leaves them; "
+            "of each kind the faster of torch's two layouts. Guard: `Search`, dense, over the loop without Tombola. "
+            "Gain: the latter over auto.",
             table(head, rows),
-            "The guard where a step is shortest: batches of 60, 80 % of the weights left, medians of "
-            f"{OF_SMALL} rounds of {AT_ONCE} steps.",
-            table(["network, optimiser", "without Tombola", "Search, dense", "guard"], small),
+            "The guard where a step is shortest: batches of 60, medians of "
+            f"{OF_SMALL} rounds of {AT_ONCE} steps. Once with all weights, as at level 0; once with 80 % of them left, "
+            "beside a loop that multiplies gradients and weights by the mask, as one writes it by hand.",
+            table(of_small, small),
             bars(promises),
         ],
         asked.write and not asked.only,

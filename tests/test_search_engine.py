@@ -106,6 +106,19 @@ def test_auto_takes_what_is_faster_at_its_density_from_the_second_step_of_a_leve
     assert "level 3: 0, 3, 6, 9 sparse: a step takes" in str(search) and "times as fast as level 0's" in str(search)
 
 
+@pytest.mark.parametrize("k", [1, 3, STEPS - 1, STEPS])
+def test_auto_chooses_in_the_first_step_from_the_rewind_point_on(k: int, pretended: list[choice.Call]) -> None:
+    """The steps of the replay before it are the dense network's."""
+    search, model, seen = searched("auto", rewind=f"{k}it")
+    assert seen == [[0] * STEPS, [0] * STEPS, *[([0] * (k + 1) + [4] * STEPS)[:STEPS]] * 2]
+    again, _, without = searched("auto", rewind=f"{k}it", replay=False, levels=2)
+    assert without[2] == [0] + [4] * (STEPS - 1) and again.computed(2).sparse == ("0", "3", "6", "9")
+    dense = search.computed(3).dense if k == STEPS else search.computed(1).dense
+    reason = "the level has no step after the rewind point" if k == STEPS else "it is faster so here"
+    assert dense.keys() == {"0", "3", "6", "9"} and set(dense.values()) == {reason}
+    assert not [*layers.sparse_layers(model)]
+
+
 def test_auto_leaves_small_layers_as_they_are_and_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "times", lambda calls: dict.fromkeys(list(calls)) or {})
     _, _, seen = searched("auto")

@@ -98,8 +98,8 @@ class Search:
         round: rate, scope, keep, prune, stacks and score as one value, in their place:
             `Round(scope="n_of_m", n=2, m=4)`.
         engine: how pruned linear layers and 2d convolutions compute, in the same modules: `dense`; `sparse`, with their
-            living weights only; `auto`, so where it is measured to be faster on this machine, from the second step of
-            a level on. `computed` says which did.
+            living weights only; `auto`, so where it is measured to be faster on this machine, from the second step
+            after the rewind point on. `computed` says which did.
 
     Raises:
         BadInput: something of this does not fit; nothing was changed.

@@ -24,7 +24,8 @@ from tombola.step_hooks import opaque
 ENGINES = ("auto", "dense", "sparse")
 DEFAULT = "dense"
 MOST = 1000  # steps whose times are kept
-UNSEEN = "nothing called it in the first step outside of torch.compile, within which it is dense"
+UNSEEN = "nothing called it for gradients in the first step outside of torch.compile, within which it is dense"
+UNTRIED = "the level has no step after the rewind point"
 UNTAKEN = "nothing called it with its own weights outside of torch.compile, within which it is dense"
 
 
@@ -60,8 +61,8 @@ class Computed:
 class LevelLayers:
     """Puts sparse layers on a model, and takes them off at the end of a level.
 
-    Which of them gain is known once the level's first step has shown what they are called with: it is dense, at every
-    level, and so the same in a search that was interrupted.
+    Which of them gain is known once the first step from the rewind point on has shown what they are called with: it is
+    dense, at every level, and so the same in a search that was interrupted.
 
     Args:
         loop: whose model, and by which engine.
@@ -79,10 +80,13 @@ class LevelLayers:
         self._hooks: list[RemovableHandle] = []
         self._times: deque[float] = deque(maxlen=MOST)
         self._last: float | None = None
-        self._begun = False
+        self._begun = self._whole = False  # whether the step under way is all the level's own
         if loop.engine != "dense":
             allocator.keep()  # at level 0 too, to whose steps the others' are compared
-            self._hooks = [loop.optimizer.register_step_post_hook(opaque(lambda *_: self._stepped()))]
+            self._hooks = [
+                loop.optimizer.register_step_pre_hook(opaque(lambda *_: self._steps())),
+                loop.optimizer.register_step_post_hook(opaque(lambda *_: self._stepped())),
+            ]
 
     def begin(self) -> None:
         """From now on the level's pruned weights are 0; to say so again changes nothing."""
@@ -112,8 +116,11 @@ class LevelLayers:
 
         return see
 
+    def _steps(self) -> None:
+        self._whole = self._begun
+
     def _stepped(self) -> None:
-        if not self._begun:
+        if not self._whole:  # the last step of a replay, at the end of which the level begins
             return
         now = time.perf_counter()
         if self._looks:
@@ -155,6 +162,8 @@ class LevelLayers:
         not_so = {
             name: layers.hindrance(each.module) or UNTAKEN for name, each in self._put.items() if name not in sparse
         }
+        if self._looks:
+            not_so = dict.fromkeys(self._able, UNTRIED)
         seconds = median(self._times) if len(self._times) > 1 else None
         return Computed(sparse, self._dense | not_so, seconds)
 

@@ -527,6 +527,30 @@ def test_an_example_of_one_place_stands_for_any_number_of_them() -> None:
     assert outputs(small, examples(4, 3)) == [3, 2]
 
 
+class Turned(nn.Module):
+    """The channels lie along the first axis where they are flattened."""
+
+    def __init__(self, axes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.hidden, self.output, self.axes = nn.Linear(3, 5), nn.Linear(5, 2), axes
+
+    def forward(self, values: Tensor) -> Tensor:
+        places = torch.relu(self.hidden(values)).permute(self.axes).flatten(1)
+        scores: Tensor = self.output(places.transpose(0, 1))
+        return scores
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((3,), (1, 0)), ((4, 3), (2, 0, 1))])
+def test_channels_along_the_first_axis_stay_behind_a_flattening(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    model, mask = drawn(Turned(axes), 1.0)
+    small = compact(model, channel_dies(model, mask, "hidden.weight", 1, 3), examples(*shape))
+    assert small.get_parameter("hidden.weight").shape == (5, 3)
+    with torch.no_grad():
+        found = small(examples(*shape))
+        expected = masked(model, channel_dies(model, mask, "hidden.weight", 1, 3))(examples(*shape))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 def test_with_a_hook_a_model_keeps_the_width_that_is_written_into_its_code() -> None:
     model, mask = drawn(Written(named), 1.0)
     model.register_forward_hook(lambda module, given, output: output.softmax(1))

@@ -596,8 +596,10 @@ class _Follower:
         channels, rank = self.values[_source(node)], len(self.shapes[_source(node)])
         dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         dims = dims if isinstance(dims, (list, tuple)) else (dims,)
-        over = {dim % rank if isinstance(dim, int) else 0 for dim in dims}
-        if channels is None or not over or over & {0, channels.axis}:
+        if channels is None or not dims or not all(isinstance(dim, int) for dim in dims):
+            return self._barrier(node)
+        over: set[int] = {dim % rank for dim in dims}  # type: ignore[operator, misc]
+        if channels.axis in over:
             return self._barrier(node)
         gone = sum(dim < channels.axis for dim in over) if len(self.shapes[node]) < rank else 0
         return Channels(channels.axis - gone, channels.units, channels.constants)
@@ -614,6 +616,8 @@ class _Follower:
             if source in self.inputs:
                 self.inputs.add(node)
             return None
+        if channels.axis == 0:
+            return self._barrier(node)
 
         def spread(values: Tensor) -> Tensor:
             places = [-1 if axis == channels.axis else 1 for axis in range(1, len(before))]

@@ -61,20 +61,34 @@ def whole(spec: Spec, folder: Path, arms: set[str]) -> bool:
     return all(coupled.made_of_channels(mask, found) and mask.density < 1 for _, mask in made)
 
 
+@pytest.mark.parametrize("said", ["prune", "search"])
 @pytest.mark.parametrize("scope", [name for name, scope in SCOPES.items() if scope.coupled])
 @pytest.mark.parametrize("name", BUILT_IN.methods)
-def test_a_method_keeps_channels_whole_or_is_refused(name: str, scope: str, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"search": WITH[name]} if name in WITH else {}
+def test_a_method_keeps_channels_whole_or_is_refused(name: str, scope: str, said: str, tmp_path: Path) -> None:
+    own = WITH.get(name, {}) | ({"scope": scope} if said == "search" else {})
+    changes: dict[str, Any] = {"search": own} if own else {}
     if name in GAUSSIAN:
         changes["recipe"] = {"model": "resnet-8-w2+gaussian", "objective": {"name": "elbo"}}
     arms = ["ticket", "random", "shuffle"] if BUILT_IN.methods[name].rewinds else ["ticket"]
-    spec = asked(scope, method=name, arms=arms, **changes)
+    spec = asked("layer" if said == "search" else scope, method=name, arms=arms, **changes)
     refused = faults(spec)
     assert (name in ABLE) == (not refused)
     if refused:
-        assert f"in the scope {scope}" in refused[0] and not refused[0].endswith("; "), "and says what to change"
+        assert scope in refused[0] and not refused[0].endswith("; "), "and says what to change"
     else:
         assert whole(spec, tmp_path, set(arms))
+
+
+@pytest.mark.parametrize("scope", ["units", "blocks", "n_of_m"])
+@pytest.mark.parametrize("name", [name for name in BUILT_IN.methods if name not in GAUSSIAN])
+def test_a_scope_of_its_own_that_a_method_cannot_prune_in_is_refused(name: str, scope: str) -> None:
+    search = {**WITH.get(name, {}), "scope": scope}
+    able = scope != "n_of_m" and BUILT_IN.methods[name].options.by_rounds
+    refused = faults(asked("layer", method=name, search=search, arms=["ticket"]))
+    assert not refused if able else [each for each in refused if each.startswith("search.scope")]
+    if name != "one-shot":
+        beside = asked("layer", method="one-shot", arm={"other": {"method": name, **search}}, arms=["ticket", "other"])
+        assert able or [each for each in faults(beside) if each.startswith("arm.other.scope")]
 
 
 def test_the_page_names_the_methods_that_take_channels() -> None:

@@ -404,17 +404,18 @@ def _searches(spec: Spec, members: Members) -> Iterable[Fault]:
     arms = {"search": members.arm("ticket", spec), **{f"arm.{name}": members.arm(name, spec) for name in names}}
     for where, arm in arms.items():
         yield from _unused(where, arm)
+        yield from _uncounted(spec, where, arm.options)
         yield from _at_once(spec, where, arm)
         yield from _search(spec, members, where, arm.options)
 
 
 def _at_once(spec: Spec, where: str, arm: Arm) -> Iterable[Fault]:
     """A method that prunes a whole network to a count of weights, where n of m or a share of groups say what stays."""
-    scope = spec.prune.scope
-    if not arm.options.by_rounds and (SCOPES[scope].counted or SCOPES[scope].grouped):
-        name = "method" if where == "search" else "arms"
-        todo = "iterative and one-shot are such ones; prune.scope = 'layer' has a count of weights at each level"
-        yield Fault(name, f"methods that prune round by round in the scope {scope}", repr(arm.method.name), todo)
+    for scope in dict.fromkeys((spec.prune.scope, _scope_of(arm, spec))):
+        if not arm.options.by_rounds and scope in SCOPES and (SCOPES[scope].counted or SCOPES[scope].grouped):
+            name = f"{where}.scope" if scope == arm.options.scope else "method" if where == "search" else "arms"
+            todo = "iterative and one-shot are such ones; the scope layer has a count of weights at each level"
+            yield Fault(name, f"methods that prune round by round in the scope {scope}", repr(arm.method.name), todo)
 
 
 def _unused(where: str, arm: Arm) -> Iterable[Fault]:
@@ -427,6 +428,14 @@ def _unused(where: str, arm: Arm) -> Iterable[Fault]:
     if options.by_rounds and options.scope in SCOPES and SCOPES[options.scope].whole:
         todo = "er and erk are for methods that prune at once, like random-erk or snip"
         yield Fault(f"{where}.scope", "a scope for rounds of pruning", repr(options.scope), todo)
+
+
+def _uncounted(spec: Spec, where: str, options: SearchOptions) -> Iterable[Fault]:
+    """A scope of its own that asks for n and m, which are there where all prune in it alone."""
+    if options.scope in SCOPES and SCOPES[options.scope].counted and not SCOPES[spec.prune.scope].counted:
+        todo = f"prune.scope = {options.scope!r}, with prune.n and prune.m, is for all methods"
+        expected = f"a scope with a rate beside prune.scope = {spec.prune.scope!r}"
+        yield Fault(f"{where}.scope", expected, repr(options.scope), todo)
 
 
 def _search(spec: Spec, members: Members, where: str, options: SearchOptions) -> Iterable[Fault]:

@@ -206,7 +206,7 @@ def test_layers_and_directions_stay_equally_wide(kind: str, about: dict[str, Any
     found = compacted(model, Mask(alive), LINES)
     torch.testing.assert_close(answer(found.model), answer(masked(model, Mask(alive))), rtol=0, atol=1e-12)
     assert hidden(found.model) == (HIDDEN if read == "all states" else HIDDEN - 2)
-    assert ("1 dead units stay" in found.left.get("recurrent", "")) == (read != "all states")
+    assert ("1 dead unit stays" in found.left.get("recurrent", "")) == (read != "all states")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -228,10 +228,14 @@ def test_constants_that_a_recurrent_layer_reads_go_into_its_bias(kind: str) -> N
     assert isinstance(layer, nn.RNNBase) and (layer.input_size, layer.hidden_size) == (INPUTS - 2, HIDDEN)
 
 
-STAY: dict[str, Callable[[], nn.Module]] = {
-    "called twice": lambda: Reads("GRU", "twice"),
-    "projected": lambda: nn.Sequential(Last(nn.LSTM(INPUTS, HIDDEN, batch_first=True, proj_size=3)), nn.Linear(3, 2)),
-    "begun elsewhere": lambda: Begun(),
+STAY: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "called twice": (lambda: Reads("GRU", "twice"), "it is called more than once, or shares its weights"),
+    "projected": (
+        lambda: nn.Sequential(Last(nn.LSTM(INPUTS, HIDDEN, batch_first=True, proj_size=3)), nn.Linear(3, 2)),
+        "it is of a class of its own, or projects its outputs",
+    ),
+    "begun elsewhere": (lambda: Begun(), "it is handed states to begin with"),
+    "packed": (lambda: Packed(), "what it reads is no plain tensor"),
 }
 
 
@@ -255,16 +259,105 @@ class Begun(Reads):
         return self.output(self.recurrent(lines, begin)[0])  # type: ignore[no-any-return]
 
 
+class Packed(Reads):
+    """It reads lines of other lengths."""
+
+    def __init__(self) -> None:
+        super().__init__("GRU")
+
+    def forward(self, lines: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(lines, torch.tensor([11, 9, 4, 1]), batch_first=True)
+        return self.output(self.recurrent(packed)[1][-1])  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize("name", STAY)
 def test_other_recurrent_layers_stay_as_they_are(name: str) -> None:
-    model = drawn(STAY[name])
+    model = drawn(STAY[name][0])
     with torch.no_grad():
         for each, value in model.named_parameters():
             if "recurrent.bias" in each or "recurrent.weight_ih" in each or "recurrent.weight_hh" in each:
                 value.unflatten(0, (-1, HIDDEN))[:, :3] = 0
-    small = compact(model, prunable.full(model), LINES)
-    assert weights.equal(weights.of(small), weights.of(model))
-    torch.testing.assert_close(answer(small), answer(model), rtol=0, atol=1e-12)
+    found = compacted(model, prunable.full(model), LINES)
+    assert weights.equal(weights.of(found.model), weights.of(model))
+    torch.testing.assert_close(answer(found.model), answer(model), rtol=0, atol=1e-12)
+    (why,) = found.left.values()
+    assert why == f"3 units that no weight moves stay, as {STAY[name][1]}"
+
+
+class Resumed(nn.Module):
+    """It goes on from states that it may be handed, and may give them back."""
+
+    def __init__(self, kind: str, give: bool = True, **about: Any) -> None:
+        super().__init__()
+        self.recurrent, self.give = KINDS[kind](INPUTS, HIDDEN, batch_first=True, **about), give
+        self.hidden = nn.Linear(HIDDEN * (2 if about else 1), 4)
+        self.output = nn.Linear(4, 3)
+
+    def forward(self, lines: Tensor, states: Any = None) -> Any:
+        outputs, states = self.recurrent(lines, states)
+        scores = self.output(torch.tanh(self.hidden(outputs)))
+        return (scores, states) if self.give else scores
+
+
+def resumed(kind: str, layers: int, give: bool) -> tuple[nn.Module, Mask, Any]:
+    """A model with a unit of the hidden layer that reads silent units alone, and states to begin with."""
+    about: dict[str, Any] = {"bidirectional": True} if layers > 1 else {}
+    model = drawn(lambda: Resumed(kind, give, **about))
+    mask = {name: flags.clone() for name, flags in unmoved(model, kind, 1, 5).items()}
+    mask["hidden.weight"][0] = False
+    mask["hidden.weight"][0, 5] = True
+    generator = torch.Generator().manual_seed(4)
+    begin = torch.randn(2, layers, len(LINES), HIDDEN, generator=generator, dtype=torch.float64)
+    return model, Mask(mask), (begin[0], begin[1]) if kind == "LSTM" else begin[0]
+
+
+@every_kind
+@pytest.mark.parametrize("layers", [1, 2])
+def test_states_from_outside_give_the_same_where_all_units_stay(kind: str, layers: int) -> None:
+    model, mask, states = resumed(kind, layers, give=True)
+    found = compacted(model, mask, LINES)
+    assert hidden(found.model) == HIDDEN
+    with torch.no_grad():
+        for given in (None, states):
+            expected, given_back = masked(model, mask)(LINES, given)
+            scores, other = found.model(LINES, given)
+            torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
+            torch.testing.assert_close(other, given_back, rtol=0, atol=1e-12)
+    count = 2 * layers
+    assert found.left["recurrent"] == f"{count} units that are 0 at every step stay, because of the model's answer"
+
+
+@every_kind
+def test_a_direction_that_fills_up_the_other_may_be_begun_elsewhere(kind: str) -> None:
+    model, _, states = resumed(kind, 2, give=False)
+    begin, _ = GATE[kind]
+    alive = full(model)
+    with torch.no_grad():
+        for name in ("weight_ih_l0_reverse", "weight_hh_l0_reverse"):
+            alive[f"recurrent.{name}"][begin * HIDDEN + 3] = False
+            model.get_parameter(f"recurrent.{name.replace('weight', 'bias')}")[begin * HIDDEN + 3] = 0
+    found = compacted(model, Mask(alive), LINES)
+    assert found.left == {"recurrent": "1 dead unit stays, as all its layers and directions are equally wide"}
+    with torch.no_grad():
+        expected, scores = masked(model, Mask(alive))(LINES, states), found.model(LINES, states)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
+
+
+@every_kind
+def test_states_that_are_left_out_keep_no_unit_and_others_are_refused_by_their_size(kind: str) -> None:
+    model, mask, states = resumed(kind, 1, give=False)
+    found = compacted(model, mask, LINES)
+    assert hidden(found.model) == HIDDEN - 2 and not found.left
+    torch.testing.assert_close(answer(found.model), answer(masked(model, mask)), rtol=0, atol=1e-12)
+    with pytest.raises(RuntimeError, match="hidden"):
+        found.model(LINES, states)
+
+
+@every_kind
+def test_of_what_says_nothing_and_goes_but_for_one_unit_nothing_is_said(kind: str) -> None:
+    model = drawn(lambda: Reads(kind))
+    found = compacted(model, unmoved(model, kind, *range(HIDDEN)), LINES)
+    assert hidden(found.model) == 1 and not found.left
 
 
 def test_where_the_code_asks_for_the_width_all_units_stay_and_it_is_said() -> None:

@@ -9,8 +9,8 @@ does all that flows out.
 import copy
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -173,6 +173,7 @@ class Flow:
         shared: layers that are called twice or share their weights.
         answer: the channels of what the model gives, where that is one value that has some.
         recurrent: layers with units that are fed back.
+        apart: recurrent layers that are called in a way, or of a kind, in which all their units stay, and why.
     """
 
     layers: Sequence[CompactableLayer]
@@ -185,6 +186,7 @@ class Flow:
     shared: frozenset[str] = frozenset()
     answer: Channels | None = None
     recurrent: Sequence[RecurrentLayer] = ()
+    apart: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def readings(self) -> list[CompactableLayer | Reading]:
@@ -192,18 +194,21 @@ class Flow:
         return [*self.layers, *(each for layer in self.recurrent for _, *both in layer.ways for each in both)]
 
 
-def follow(model: nn.Module, example: tuple[Tensor, ...], *, recurrent: bool = False) -> Flow:
+def follow(
+    model: nn.Module, example: tuple[Tensor, ...], *, recurrent: bool = False, begun: Collection[str] = ()
+) -> Flow:
     """Follow the channels through one call of `model`, which is in eval mode.
 
     Args:
         recurrent: whether units of recurrent layers may go; else these are barriers.
+        begun: recurrent layers that may be handed states to begin with, so that no unit of theirs is known to be 0.
 
     Raises:
         BadInput: what the model calls depends on its input's values, so that there is no one graph of calls; or it
             cannot be called with `example`.
     """
     traced = trace(model, example)
-    follower = _Follower(model, traced, recurrent)
+    follower = _Follower(model, traced, recurrent, begun)
     for node in traced.graph.nodes:
         follower.visit(node)
     return follower.flow()
@@ -212,7 +217,7 @@ def follow(model: nn.Module, example: tuple[Tensor, ...], *, recurrent: bool = F
 class _Follower:
     """Goes from call to call; `values` holds the channels of each value that has some, None behind a barrier."""
 
-    def __init__(self, model: nn.Module, traced: Trace, recurrent: bool) -> None:
+    def __init__(self, model: nn.Module, traced: Trace, recurrent: bool, begun: Collection[str]) -> None:
         self.modules = dict(model.named_modules())
         self.trace, self.shapes = traced, traced.shapes
         self.shared = _shared(model, traced.graph)
@@ -227,6 +232,8 @@ class _Follower:
         self.stops: list[tuple[Tensor, str]] = []
         self.answer: Channels | None = None
         self.recurrent: list[RecurrentLayer] | None = [] if recurrent else None
+        self.begun = begun
+        self.apart: dict[str, str] = {}
         self.parts: dict[fx.Node, _Parts] = {}  # of values that are several, or have channels of several layers
 
     def flow(self) -> Flow:
@@ -237,7 +244,7 @@ class _Follower:
         groups = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
         shared = frozenset(self.shared)
         found = self.layers, self.along, self.attentions, self.flattenings, groups, self.trace, self.stops, shared
-        return Flow(*found, self.answer, self.recurrent or ())
+        return Flow(*found, self.answer, self.recurrent or (), self.apart)
 
     def visit(self, node: fx.Node) -> None:
         """Find the channels of what `node` gives."""
@@ -426,9 +433,19 @@ class _Follower:
     def _recurs(self, node: fx.Node) -> bool:
         """Whether `node` calls a recurrent layer on a tensor alone, so that its units start at 0."""
         name, module = str(node.target), self.modules[str(node.target)]
-        plain = self.recurrent is not None and follows(module) and name not in self.shared and not _hooked(module)
-        alone = len(node.all_input_nodes) == 1 and len(node.args) == 1 and not node.kwargs
-        return plain and alone and _source(node) in self.shapes
+        if self.recurrent is None or not isinstance(module, nn.RNNBase):
+            return False
+        read, *states = *node.args, *node.kwargs.values()
+        why = {
+            "it is called more than once, or shares its weights": name in self.shared,
+            "it has hooks": _hooked(module),
+            "it is of a class of its own, or projects its outputs": not follows(module),
+            "what it reads is no plain tensor": not isinstance(read, fx.Node) or read not in self.shapes,
+            "it is handed states to begin with": any(each is not None for each in states),
+        }
+        if found := next((each for each, holds in why.items() if holds), None):
+            self.apart[name] = found
+        return found is None
 
     def _recurrent(self, node: fx.Node) -> None:
         module: Any = self.modules[str(node.target)]
@@ -440,7 +457,7 @@ class _Follower:
                 reads = Channels(axis, reads.units, reads.constants.masked_fill(reads.constants != 0, torch.nan))
             for way in layer:
                 units = self._fresh(way.units)
-                silent = zero(module, way, reads.constants == 0)
+                silent = zero(module, way, reads.constants == 0) & (str(node.target) not in self.begun)
                 states = Channels(axis, units, torch.where(silent, 0.0, torch.nan).double())
                 given = Reading(alive(module, way, "weight_ih"), reads, units)
                 found.append((way, given, Reading(alive(module, way, "weight_hh"), states, units)))

@@ -135,8 +135,8 @@ def compacted(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]
 def _with_fewer_channels(
     model: nn.Module, example: tuple[Any, ...], recur: bool = True
 ) -> tuple[nn.Module, dict[str, str]]:
-    flow, small = channels.follow(model, example, recurrent=recur), copy.deepcopy(model)
-    picked, left = _pick(flow), dict[str, str]()
+    small = copy.deepcopy(model)
+    flow, picked, left = _followed(model, example, recur)
     for layer in flow.layers:
         module = small.get_submodule(layer.name)
         columns = _shrink(module, layer, picked)
@@ -144,8 +144,6 @@ def _with_fewer_channels(
             _put_inputs_before(small, layer.name, columns.nonzero().flatten())
     for recurrent in flow.recurrent:
         whole: Any = small.get_submodule(recurrent.name)
-        if why := "; ".join(_dead_units(whole, recurrent, picked)):
-            left[recurrent.name] = why
         recurrent_units.shrink(whole, [_kept(way, given, picked) for way, given, _ in recurrent.ways])
     for name, units in flow.along:
         pick(small.get_submodule(name), picked.stays[units])
@@ -162,6 +160,42 @@ def _with_fewer_channels(
     if any(_of_single_channels(small, layer) for layer in flow.layers):  # which go one by one from here on
         return _settled(small, example), left
     return small, left
+
+
+def _followed(model: nn.Module, example: tuple[Any, ...], recur: bool) -> tuple[Flow, "_Picked", dict[str, str]]:
+    """The channels, which of them stay, and which dead units of recurrent layers do, and why.
+
+    Where units of such a layer go, states for all that it had are refused by their size. One that stays as wide as it
+    is may be handed any, so that none of its units is known to be 0.
+    """
+    begun, left = set[str](), dict[str, str]()
+    while True:
+        flow = channels.follow(model, example, recurrent=recur, begun=begun)
+        picked = _pick(flow)
+        for layer in flow.recurrent:
+            why = "; ".join(_dead_units(model.get_submodule(layer.name), layer, picked, flow))
+            if why and layer.name not in begun:
+                left.setdefault(layer.name, why)
+        as_wide = {
+            layer.name for layer in flow.recurrent if all(picked.stays[to.gives].all() for _, to, _ in layer.ways)
+        }
+        if as_wide <= begun:
+            return flow, picked, left | _apart(model, flow)
+        begun |= as_wide
+
+
+def _apart(model: nn.Module, flow: Flow) -> dict[str, str]:
+    """Recurrent layers whose units all stay though no weight moves some of them, and why."""
+    found = dict[str, str]()
+    for name, why in flow.apart.items():
+        module: Any = model.get_submodule(name)
+        still = sum(
+            int(recurrent_units.unmoved(module, way).sum()) for layer in recurrent_units.ways(module) for way in layer
+        )
+        if still:
+            stay = _say(still, "unit that no weight moves stays", "units that no weight moves stay")
+            found[name] = f"{stay}, as {why}"
+    return found
 
 
 def _settled(model: nn.Module, example: tuple[Any, ...]) -> nn.Module:
@@ -344,14 +378,28 @@ def _kept(way: Way, given: Reading, picked: _Picked) -> recurrent_units.Kept:
     return recurrent_units.Kept(way, picked.stays[given.gives], picked.fillers[given.gives], columns, read, constants)
 
 
-def _dead_units(module: Any, layer: RecurrentLayer, picked: _Picked) -> Iterator[str]:
+def _dead_units(module: Any, layer: RecurrentLayer, picked: _Picked, flow: Flow) -> Iterator[str]:
     """Why units stay that say nothing."""
-    filled = sum(int((picked.fillers & picked.stays)[given.gives].sum()) for _, given, _ in layer.ways)
+    filled, still, fixed = 0, list[Tensor](), 0
+    for way, given, fed in layer.ways:
+        fillers, silent = picked.fillers[given.gives], fed.reads.constants == 0
+        others = picked.stays[given.gives] & ~fillers
+        filled += int(fillers.sum())
+        still.append(given.gives[others & silent])
+        fixed += int((others & ~silent & recurrent_units.unmoved(module, way)).sum())
     if len(layer.ways) > 1 and filled:
-        yield f"{filled} dead units stay, as all its layers and directions are equally wide"
-    fixed = [(recurrent_units.unmoved(module, way) & picked.stays[given.gives]) for way, given, _ in layer.ways]
-    if count := sum(int(each.sum()) for each in fixed):
-        yield f"{count} units say the same for every input, but not 0 from the first step on"
+        yield f"{_say(filled, 'dead unit stays', 'dead units stay')}, as all its layers and directions are equally wide"
+    if count := len(zeros := torch.cat(still)):
+        into = dict.fromkeys(why for units, why in flow.stops if torch.isin(units, zeros).any())
+        stay = _say(count, "unit that is 0 at every step stays", "units that are 0 at every step stay")
+        yield f"{stay}, because of {', '.join(into) or 'what is added to or multiplied with it'}"
+    if fixed:
+        say = _say(fixed, "unit says", "units say")
+        yield f"{say} the same for every input, but not 0 from the first step on"
+
+
+def _say(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _shrink(module: Any, layer: CompactableLayer, picked: _Picked) -> Tensor:

@@ -30,6 +30,13 @@ print(kept, (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 4)
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 
 
+@pytest.mark.parametrize("given", ["glibc.rtld.nns=2:", ":glibc.rtld.nns=2", "glibc.rtld.nns=2::", ":"])
+def test_empty_parts_of_what_the_user_set_are_left_out(given: str) -> None:
+    """Where one part is malformed newer ones of glibc read none."""
+    parts = allocator.tunables(given).split(":")
+    assert all("=" in part for part in parts) and ("glibc.rtld.nns=2" in parts) == ("nns" in given)
+
+
 def faults(how: str, **environment: str) -> list[str]:
     """Whether the process keeps its memory, and how many pages each of its steps has to get."""
     plain = {name: value for name, value in os.environ.items() if name[:7] not in ("MALLOC_", "GLIBC_T")}

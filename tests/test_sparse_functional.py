@@ -397,6 +397,15 @@ def test_a_pattern_keeps_what_it_made_for_the_last_sizes_of_maps_only() -> None:
     assert len({sizes[0] for sizes in pattern.layouts} & {5, 19, 18}) == (3 if kernels.sets() else 0)
 
 
+def test_eight_sizes_of_maps_in_turn_are_laid_out_once_beside_what_the_guard_looks_with() -> None:
+    pattern, made = Pattern.of(torch.ones(2, 1, 3, 3), padding=1), list[object]()
+    for _ in range(3):
+        for size in range(8):
+            for key in (size, "alive"):
+                pattern.kept(key, lambda key=key: made.append(key))  # type: ignore[misc]
+    assert len(made) == 9
+
+
 def test_threads_of_python_share_a_pattern() -> None:
     pattern, x, weight, bias = small()
     mine = [x.detach() + number for number in range(4)]

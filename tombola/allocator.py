@@ -27,7 +27,7 @@ def tunables(given: str) -> str:
     >>> tunables("glibc.malloc.trim_threshold=0").split(":")[:2]
     ['glibc.malloc.trim_threshold=0', 'glibc.malloc.mmap_threshold=33554432']
     """
-    settings = given.split(":") if given else []
+    settings = [each for each in given.split(":") if each]
     own = {one.partition("=")[0] for one in settings}
     return ":".join(settings + [f"{name}={value}" for name, value in TUNABLES.items() if name not in own])
 

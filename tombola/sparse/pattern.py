@@ -11,7 +11,7 @@ from tombola.errors import BadInput
 Sizes = int | Sequence[int]
 Padding = Sizes | Literal["same", "valid"] | str
 Pair = tuple[int, int]
-KEPT = 8  # layouts of a pattern, each as large as its living weights: one for each size of maps
+KEPT = 9  # what is made of a pattern: layouts as large as its living weights, for 8 sizes of maps; and where it lives, in bits
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from tombola.errors import BadInput
 Sizes = int | Sequence[int]
 Padding = Sizes | Literal["same", "valid"] | str
 Pair = tuple[int, int]
-KEPT = 9  # what is made of a pattern: layouts as large as its living weights, for 8 sizes of maps; and where it lives, in bits
+KEPT = 9  # things made of a pattern: its bits, and layouts as large as its living weights for 8 sizes of maps
 
 
 @dataclass(frozen=True, eq=False)

@@ -354,6 +354,19 @@ def test_states_that_are_left_out_keep_no_unit_and_others_are_refused_by_their_s
 
 
 @every_kind
+@pytest.mark.parametrize("over", ["mean", "amax"])
+def test_the_steps_may_be_the_first_axis_and_be_taken_together(kind: str, over: str) -> None:
+    class Steps(Reads):
+        def forward(self, lines: Tensor) -> Tensor:
+            outputs, _ = self.recurrent(lines)
+            return self.output(getattr(outputs, over)(0))  # type: ignore[no-any-return]
+
+    model = drawn(lambda: Steps(kind))
+    model.recurrent.batch_first = False  # type: ignore[union-attr]
+    assert hidden(same(model, unmoved(model, kind, 1, 5))) == HIDDEN - 2
+
+
+@every_kind
 def test_of_what_says_nothing_and_goes_but_for_one_unit_nothing_is_said(kind: str) -> None:
     model = drawn(lambda: Reads(kind))
     found = compacted(model, unmoved(model, kind, *range(HIDDEN)), LINES)

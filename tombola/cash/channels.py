@@ -615,7 +615,7 @@ class _Follower:
         dims = dims if isinstance(dims, (list, tuple)) else (dims,)
         if channels is None or not dims or not all(isinstance(dim, int) for dim in dims):
             return self._barrier(node)
-        over: set[int] = {dim % rank for dim in dims}  # type: ignore[operator, misc]
+        over: set[int] = {dim % rank for dim in dims}
         if channels.axis in over:
             return self._barrier(node)
         gone = sum(dim < channels.axis for dim in over) if len(self.shapes[node]) < rank else 0

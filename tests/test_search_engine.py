@@ -1,6 +1,7 @@
 """A search of sparse layers finds what a dense one finds, and leaves a plain model."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -13,7 +14,7 @@ from torch.nn import functional
 from tombola import allocator
 from tombola.engine.native import calibrate
 from tombola.errors import BadInput, GuardLost
-from tombola.search import Search
+from tombola.search import Search, checkpoint
 from tombola.search.engine import Computed
 from tombola.sparse import choice, layers
 from tombola.sparse.times import DENSITIES, Times
@@ -162,7 +163,10 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     search = Search.resume(path, model, optimizer)
     for _ in search:
         Loop(model, optimizer)()
+    assert all(search.computed(number).sparse == whole.computed(number).sparse for number in range(4))
+    assert str(Search.resume(path)) == str(search) and "level 2: 0, 3, 6, 9 sparse: a step takes" in str(search)
     for number in range(4):
+        assert Search.resume(path).computed(number) == search.computed(number)
         again = search.trained(number)
         assert all(torch.equal(value, again[name]) for name, value in whole.trained(number).items())
 
@@ -213,6 +217,26 @@ def test_weights_that_come_alive_are_found_whichever_way_the_layers_compute() ->
             level.check()
 
 
+def test_how_a_level_computed_that_a_file_does_not_say_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "search.safetensors"
+    searched("sparse", levels=1, path=path)
+    about, progress = checkpoint.read(path, 0, 1)
+    search = Search._read(path, about, replace(progress, computed=()))
+    with pytest.raises(BadInput, match="level 1: expected a level of which the file says how it computed"):
+        search.computed(1)
+    searched("dense", levels=1, path=(plain := tmp_path / "dense.safetensors"))
+    assert Search.resume(plain).computed(1) == Computed() and b'"computed' not in plain.read_bytes()
+
+
+def test_a_level_without_a_sparse_layer_is_in_the_table_with_the_reasons(pretended: list[choice.Call]) -> None:
+    search, _, _ = searched("auto", levels=1, rate=0.1)
+    assert str(search).endswith("level 1: all layers dense (4: it is faster so here)" + _step(search))
+
+
+def _step(search: Search) -> str:
+    return f": a step takes {1000 * (search.computed(1).step_seconds or 0):.3g} ms"
+
+
 def test_an_engine_that_there_is_not_is_refused() -> None:
     model = network()
     with pytest.raises(BadInput, match="one of auto, dense, sparse"):
@@ -232,4 +256,6 @@ def test_the_process_keeps_its_memory_for_the_engine_that_is_asked_for_alone(
 def test_what_it_gained_is_said_where_it_is_known() -> None:
     whole, level = Computed(step_seconds=0.03), Computed(("fc1", "fc2"), {}, 0.0125)
     assert level.sentence(whole) == "fc1, fc2 sparse: a step takes 12.5 ms, 2.40 times as fast as level 0's"
-    assert level.sentence() == "fc1, fc2 sparse: a step takes 12.5 ms" and Computed().sentence() == "all layers dense"
+    assert level.sentence() == "fc1, fc2 sparse: a step takes 12.5 ms"
+    assert Computed(tuple("abcdef")).sentence() == "a, b, c and 3 others sparse"
+    assert Computed().sentence() == "all layers dense"

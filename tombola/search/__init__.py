@@ -175,7 +175,6 @@ class Search:
         self._masked: list[Average] = []  # what its mask has changed of that
         self._about = self._asked()
         self._strangers = Strangers()
-        self._computed: dict[int, Computed] = {}
         if self._path is None:
             return
         arguments.check_path(self._path, given=path, writes=distributed.rank() == 0)
@@ -261,7 +260,6 @@ class Search:
         search._options, search._given = Options.of(about["plan"]), None
         search._progress, search._about, search._path = progress, about, path.absolute()
         search._course = search._heads = search._channels = None
-        search._computed = {}
         return search
 
     @property
@@ -358,13 +356,13 @@ class Search:
                 where="Search.finish", expected="a level under way", found="none", todo="Call begin before it."
             )
         course.end(self._options.rewind)
-        self._computed[course.level.number] = course.computed
+        computed = course.computed
         self.leave()
         if course.level.number == 0:
             self._follow()
         trained = weights.of(self._loop.model)
         following = self._pruned(trained, course.level.mask) if course.level.number < self._options.levels else None
-        self._progress = checkpoint.finished(self._progress, trained, following, course.reports, course.steps)
+        self._progress = checkpoint.finished(self._progress, trained, following, course, computed)
         self._save()
         if distributed.rank() == 0:
             self._warn()
@@ -616,10 +614,19 @@ class Search:
     def computed(self, level: int) -> Computed:
         """How the layers of a finished level computed: which with their living weights only, and what a step took.
 
-        Of levels that another process finished nothing is known, and that is said.
+        Raises:
+            BadInput: the level is not finished, or the search's file does not say how it computed.
         """
         self._known(level, len(self._progress.trained), "that is finished")
-        return self._computed.get(level, Computed())
+        computed = self._progress.computed[level] if level < len(self._progress.computed) else None
+        if computed is None and self._options.engine != DEFAULT:
+            raise BadInput(
+                where=f"level {level}",
+                expected="a level of which the file says how it computed",
+                found="one of which it does not",
+                todo="Another version of Tombola wrote it: only levels that are trained from now on are known.",
+            )
+        return computed or Computed()
 
     def _known(self, level: int, number: int, which: str) -> None:
         if type(level) is not int or not 0 <= level < number:
@@ -648,8 +655,9 @@ class Search:
             rows.append([str(level), f"{living.density:.4f}", f"{living.alive:,}", steps, *numbers])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        sparse = {level: each for level, each in self._computed.items() if each.sparse}
-        lines += [f"level {level}: {each.sentence(self._computed.get(0))}" for level, each in sparse.items()]
+        computed = self._progress.computed
+        pruned = [(level, each) for level, each in enumerate(computed) if each and (each.sparse or each.dense)]
+        lines += [f"level {level}: {each.sentence(computed[0])}" for level, each in pruned]
         return "\n".join([repr(self), *(line.rstrip() for line in lines)])
 
 

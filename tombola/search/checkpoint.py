@@ -12,7 +12,8 @@ from tombola.errors import BadInput, NoRoom
 from tombola.mask import Mask
 from tombola.search.averages import Average, coded, decoded
 from tombola.search.codec import decode, encode
-from tombola.search.level_run import Report
+from tombola.search.engine import Computed
+from tombola.search.level_run import Course, Report
 from tombola.search.options import Options
 from tombola.search.state import Moment
 from tombola.weights import Weights
@@ -33,6 +34,7 @@ class Progress:
         history: what was reported.
         steps: how many optimiser steps were done at the end of each finished level.
         averages: what follows the weights; known once level 0 has begun, for certain once it is finished.
+        computed: how the layers of each finished level did; None where it is not known.
     """
 
     masks: tuple[Mask, ...]
@@ -42,6 +44,7 @@ class Progress:
     history: tuple[Report, ...] = ()
     steps: tuple[int, ...] = ()
     averages: tuple[Average, ...] = ()
+    computed: tuple[Computed | None, ...] = ()
 
     @property
     def weights(self) -> Weights:
@@ -80,6 +83,8 @@ def content(about: Mapping[str, Any], progress: Progress, randoms: Sequence[Any]
         "random": encode(list(randoms), tensors, "random"),
         "averages": coded(progress.averages),
     }
+    if about["plan"].get("engine"):  # those of a dense search say nothing
+        metadata["computed"] = [each and vars(each) for each in progress.computed]
     return container.content(tensors, KEY, metadata)
 
 
@@ -135,7 +140,9 @@ def read(path: Path, rank: int, world: int) -> tuple[dict[str, Any], Progress]:
         )
         history, steps = tuple(Report(**row) for row in metadata["history"]), tuple(metadata["steps"])
         averages = decoded(metadata["averages"])
-        progress = Progress(masks, trained, start, rewind or start, history, steps, averages)
+        rows = metadata.get("computed") or [None] * finished
+        computed = tuple(None if row is None else Computed.of(row) for row in rows)
+        progress = Progress(masks, trained, start, rewind or start, history, steps, averages, computed)
         _checked(metadata["about"], progress)
         about = metadata["about"]
         return {**about, "plan": Options.of(about["plan"]).values()}, progress
@@ -169,6 +176,7 @@ def _checked(about: Mapping[str, Any], progress: Progress) -> None:
         "rewind": _are_weights(later),
         "steps": len(progress.steps) == len(progress.trained) and all(type(each) is int for each in progress.steps),
         "history": all(map(_is_report, progress.history)),
+        "computed": len(progress.computed) == len(progress.trained),
     }
     for name, right in of_it.items():
         if not right:
@@ -236,7 +244,7 @@ def _same(path: Path, what: str, expected: object, found: object, todo: str) -> 
 
 
 def finished(
-    progress: Progress, trained: Weights, following: Mask | None, reports: Sequence[Report], steps: int
+    progress: Progress, trained: Weights, following: Mask | None, course: Course, computed: Computed
 ) -> Progress:
     """One level further: its trained weights and reports are kept, and the next level's mask, if there is one."""
     living = mask_codec.compress(trained, progress.masks[-1])
@@ -244,6 +252,7 @@ def finished(
         progress,
         masks=progress.masks + ((following,) if following else ()),
         trained=(*progress.trained, living),
-        history=(*progress.history, *reports),
-        steps=(*progress.steps, steps),
+        history=(*progress.history, *course.reports),
+        steps=(*progress.steps, course.steps),
+        computed=(*progress.computed, computed),
     )

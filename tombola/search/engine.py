@@ -1,7 +1,7 @@
 """How the layers of a level compute: densely, or with their living weights only where that is faster here."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
@@ -24,6 +24,7 @@ from tombola.step_hooks import opaque
 ENGINES = ("auto", "dense", "sparse")
 DEFAULT = "dense"
 MOST = 1000  # steps whose times are kept
+NAMED = 4  # layers in a sentence
 UNSEEN = "nothing called it for gradients in the first step outside of torch.compile, within which it is dense"
 UNTRIED = "the level has no step after the rewind point"
 UNTAKEN = "nothing called it with its own weights outside of torch.compile, within which it is dense"
@@ -43,19 +44,40 @@ class Computed:
     dense: Mapping[str, str] = field(default_factory=dict)
     step_seconds: float | None = None
 
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> "Computed":
+        """What `vars` of one says, as JSON has it.
+
+        Raises:
+            KeyError, TypeError, ValueError: it says something else.
+        """
+        sparse, dense, seconds = values["sparse"], dict(values["dense"]), values["step_seconds"]
+        if not all(type(text) is str for text in (*sparse, *dense, *dense.values())):
+            raise ValueError("layers whose names are no text")
+        return Computed(tuple(sparse), dense, None if seconds is None else float(seconds))
+
     def sentence(self, whole: "Computed | None" = None) -> str:
         """What it was, and what it gained.
 
         Args:
             whole: how level 0 computed, where that is known.
         """
-        words = f"{', '.join(self.sparse)} sparse" if self.sparse else "all layers dense"
+        words = self._which
         if self.step_seconds is None:
             return words
         words += f": a step takes {1000 * self.step_seconds:.3g} ms"
         if not self.sparse or whole is None or whole.step_seconds is None:
             return words
         return f"{words}, {whole.step_seconds / self.step_seconds:.2f} times as fast as level 0's"
+
+    @property
+    def _which(self) -> str:
+        if not self.sparse:
+            reasons = "; ".join(f"{count}: {reason}" for reason, count in Counter(self.dense.values()).items())
+            return f"all layers dense ({reasons})" if reasons else "all layers dense"
+        if len(self.sparse) <= NAMED:
+            return f"{', '.join(self.sparse)} sparse"
+        return f"{', '.join(self.sparse[: NAMED - 1])} and {len(self.sparse) - NAMED + 1} others sparse"
 
 
 class LevelLayers:

@@ -195,6 +195,30 @@ def test_three_texts_whose_time_is_first_are_three(model: nn.Module, inputs: Ten
     assert all(size.positions in (10, 0) for size in found.values()) and len(found) > 1
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [nn.LSTM(4, 6, num_layers=2, batch_first=True), nn.GRU(4, 6, bidirectional=True, batch_first=True), nn.RNN(4, 6)],
+)
+def test_a_recurrent_layer_of_int8_multiplies_as_often(layer: nn.RNNBase) -> None:
+    lines = torch.rand(*((3, 10) if layer.batch_first else (10, 3)), 4)
+    layer.get_parameter("weight_hh_l0").data[2:] = 0
+
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent, self.output = layer, nn.Linear(layer.hidden_size * (2 if layer.bidirectional else 1), 2)
+
+        def forward(self, lines: Tensor) -> Tensor:
+            return self.output(self.recurrent(lines)[0])  # type: ignore[no-any-return]
+
+    model = Reads()
+    before, after = sizes(model, lines), sizes(quantize(model), lines)
+    assert after.keys() == before.keys()
+    assert all(after[name].multiply_adds == each.multiply_adds > 0 for name, each in before.items())
+    assert all(each.living >= 0.9 * before[name].living for name, each in after.items())  # what rounds to 0
+    assert len(after) == 1 + sum(value.dim() > 1 for value in layer.parameters())
+
+
 @pytest.mark.parametrize("layer", [nn.LSTM(4, 6), nn.LSTM(4, 6, batch_first=True)])
 def test_one_text_without_a_batch_is_one(layer: nn.LSTM) -> None:
     assert sizes(layer, torch.rand(10, 4))["weight_ih_l0"].positions == 10

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tombola import layers, weights
-from tombola.cash.quantization import QuantisedConv2d, QuantisedConvTranspose, QuantisedLinear
+from tombola.cash.quantization import QuantisedConv2d, QuantisedConvTranspose, QuantisedLinear, QuantisedRecurrent
 from tombola.cash.replaceable import no_mask
 
 
@@ -211,19 +211,20 @@ class _ProductCounter:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.within.append((path, module))
             values: Any = args[0] if args else next(iter(kwargs.values()), None)
-            if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and isinstance(values, Tensor):
-                count = _sequences(values, self.first, module.batch_first)
+            whole: Any = module.shape if isinstance(module, QuantisedRecurrent) else module
+            if isinstance(whole, nn.RNNBase | nn.MultiheadAttention) and isinstance(values, Tensor):
+                count = _sequences(values, self.first, whole.batch_first)
                 self.sequences = self.sequences or ((path or type(module).__name__, count) if count else None)
-            if isinstance(module, nn.RNNBase):
+            if isinstance(whole, nn.RNNBase):
                 self._steps(path, module, values)
 
         yield module.register_forward_pre_hook(enter, with_kwargs=True)
         yield module.register_forward_hook(lambda *_: self.within.pop() and None, always_call=True)
 
-    def _steps(self, path: str, module: nn.RNNBase, values: Tensor | PackedSequence) -> None:
+    def _steps(self, path: str, module: nn.Module, values: Tensor | PackedSequence) -> None:
         """A recurrent layer, which torch may do as one operation, uses each weight at each step in time."""
         data = values if isinstance(values, Tensor) else values.data
-        for name, weight in module.named_parameters():
+        for name, weight in [*module.named_parameters(), *module.named_buffers()]:  # where they are int8
             if weight.dim() > 1:
                 used = self._used(_named(path, name), weight, layers.Layout())
                 used.multiply_adds += weight.numel() * (data.numel() // data.shape[-1])
@@ -231,7 +232,7 @@ class _ProductCounter:
     def see(self, made: _Product) -> None:
         """Count it for the weight that it multiplies with, or else for the module that does it."""
         path, module = self.within[-1] if self.within else ("", self.model)
-        if isinstance(module, nn.RNNBase):
+        if isinstance(module, nn.RNNBase | QuantisedRecurrent):
             return
         for factor in made.factors:
             owned = self._owner(path, module, factor)
@@ -240,7 +241,7 @@ class _ProductCounter:
                 return
         layout = _layout(module)
         weight = module.weight if layout else None
-        if isinstance(weight, Tensor) and any(each.numel() == weight.numel() for each in made.factors):
+        if isinstance(weight, Tensor) and any(_numbers(each) == weight.numel() for each in made.factors):
             # Computed from others at each call.
             self._used(_named(path, "weight"), weight, layout).multiply_adds += made.multiply_adds
         else:
@@ -288,6 +289,13 @@ def _layout(module: nn.Module, name: str = "weight") -> layers.Layout | None:
         return layers.Layout(inputs=0, outputs=1, groups=module.groups)
     row = layers.layer_weights(module)
     return row.layout if row and name in row.weights else None
+
+
+def _numbers(factor: Tensor) -> int:
+    """How many there are in it; those of a matrix that is expanded to a batch of them once."""
+    if factor.layout is not torch.strided:
+        return factor.numel()
+    return prod(size for size, stride in zip(factor.shape, factor.stride(), strict=True) if stride or not size)
 
 
 def _within(factor: Tensor, parameter: Tensor) -> bool:

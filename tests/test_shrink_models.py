@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -284,3 +285,10 @@ def test_a_model_that_has_no_channel_to_spare_is_refused_with_the_reason(name: s
     build, message = REFUSED[name]
     with pytest.raises(BadInput, match=message):
         tombola.shrink(build(), 0.5, torch.ones(2, 6))
+
+
+@pytest.mark.parametrize("keep", [1.5, 50, -0.5, "0.5", True])
+def test_what_is_to_stay_is_explained_as_what_stays(keep: Any) -> None:
+    with pytest.raises(BadInput, match=r"keep: expected .*, found .*\. 0\.5 keeps half of the channels\.") as caught:
+        tombola.shrink(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), keep, torch.zeros(1, 4))
+    assert "remove" not in str(caught.value)

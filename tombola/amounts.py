@@ -5,16 +5,15 @@ from math import floor
 from tombola.errors import BadInput
 
 
-def check_fraction(fraction: object, where: str) -> None:
+def check_fraction(fraction: object, where: str, todo: str = "0.2 removes a fifth of the living weights.") -> None:
     """Make sure that `fraction` is one.
 
     Raises:
-        BadInput: it is none; the message says `where`.
+        BadInput: it is none; the message says `where`, and what one is for, `todo`.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float):
-        raise BadInput(where=where, expected="a number", found=repr(fraction), todo="0.2 removes a fifth.")
+        raise BadInput(where=where, expected="a number", found=repr(fraction), todo=todo)
     if not 0 <= fraction <= 1:
-        todo = "0.2 removes a fifth of the living weights."
         raise BadInput(where=where, expected="a fraction in [0, 1]", found=repr(fraction), todo=todo)
 
 

@@ -117,7 +117,7 @@ def shrunk_mask(
     """
     if of not in UNITS:
         raise BadInput(where="of", expected=f"one of {', '.join(UNITS)}", found=repr(of), todo="Name one.")
-    check_fraction(keep, "keep")
+    check_fraction(keep, "keep", f"0.5 keeps half of the {of.replace('_', '-')}.")
     model = weights.bare(model)
     importance, found = by if isinstance(by, Importance) else Importance(by), coupling(model, example)
     full = importance.round.full(model)

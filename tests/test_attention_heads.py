@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from dying import drawn, masked
 from torch import Tensor, nn
 
-from tombola import mask as masks
 from tombola import prunable, weights
 from tombola.cash.attention_heads import FewerHeads
 from tombola.cash.compaction import compact, compacted
@@ -94,21 +94,6 @@ ATTENTIONS: dict[str, Make] = {
 every_attention = pytest.mark.parametrize("name", ATTENTIONS)
 
 
-def drawn(make: Make) -> nn.Module:
-    """In float64, with random numbers everywhere."""
-    model, generator = make().double().eval(), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for value in model.parameters():
-            value.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64) / 4)
-    return model
-
-
-def masked(model: nn.Module, mask: Mask) -> nn.Module:
-    other = copy.deepcopy(model)
-    weights.put(other, masks.apply(weights.of(model), mask))
-    return other
-
-
 def heads_die(model: nn.Module, value: list[int], projection: list[int]) -> Mask:
     """Those of the values of keys' heads, and those of the projection's columns."""
     alive = {name: each.clone() for name, each in prunable.full(model).items()}
@@ -135,7 +120,7 @@ def heads(model: nn.Module) -> list[int]:
 
 @every_attention
 def test_heads_that_say_nothing_go_and_the_outputs_stay(name: str, tmp_path: Path) -> None:
-    model = drawn(ATTENTIONS[name])
+    model = drawn(ATTENTIONS[name], by=4)
     mask = heads_die(model, value=[0], projection=[0, 1])  # Llama's first value is that of heads 0 and 1
     small = compact(model, mask, VALUES)
     with torch.no_grad():
@@ -152,7 +137,7 @@ def test_heads_that_say_nothing_go_and_the_outputs_stay(name: str, tmp_path: Pat
 
 @every_attention
 def test_a_head_of_which_one_weight_lives_stays(name: str) -> None:
-    model = drawn(ATTENTIONS[name])
+    model = drawn(ATTENTIONS[name], by=4)
     dead = heads_die(model, value=[0], projection=[0, 1, 2])
     alive = {each: flags.clone() for each, flags in dead.items()}
     of_projection = [each for each in alive if each.split(".")[-2] in ("out_proj", "projection", "o_proj", "out_lin")]
@@ -166,7 +151,7 @@ def test_a_head_of_which_one_weight_lives_stays(name: str) -> None:
 
 @every_attention
 def test_what_no_head_says_leaves_one_head_and_the_constants(name: str) -> None:
-    model = drawn(ATTENTIONS[name])
+    model = drawn(ATTENTIONS[name], by=4)
     mask = heads_die(model, value=[0, 1, 2, 3], projection=[])
     small = compact(model, mask, VALUES)
     assert set(heads(small)) == {2 if name == "llama" else 1}
@@ -190,7 +175,7 @@ LEFT: dict[str, tuple[Make, str]] = {
 @pytest.mark.parametrize("name", LEFT)
 def test_heads_that_cannot_go_stay_and_it_is_said_why(name: str) -> None:
     make, why = LEFT[name]
-    model = drawn(make)
+    model = drawn(make, by=4)
     mask = heads_die(model, value=[1], projection=[2])
     found = compacted(model, mask, VALUES)
     assert heads(found.model) == [HEADS]
@@ -198,7 +183,7 @@ def test_heads_that_cannot_go_stay_and_it_is_said_why(name: str) -> None:
 
 
 def test_hooks_keep_the_heads() -> None:
-    model = drawn(OfTorch)
+    model = drawn(OfTorch, by=4)
     hooked(model)
     found = compacted(model, heads_die(model, value=[1], projection=[]), VALUES)
     assert heads(found.model) == [HEADS] and found.left == {"attention": "heads are dead, but it has hooks"}
@@ -206,13 +191,13 @@ def test_hooks_keep_the_heads() -> None:
 
 def test_one_attention_that_cannot_does_not_keep_the_others() -> None:
     counting, free = (Separate("q_proj k_proj v_proj out_proj", counts=counts) for counts in (True, False))
-    model = drawn(lambda: nn.Sequential(counting, free))
+    model = drawn(lambda: nn.Sequential(counting, free), by=4)
     found = compacted(model, heads_die(model, value=[1], projection=[]), VALUES)
     assert heads(found.model) == [HEADS, HEADS - 1] and list(found.left) == ["0"]
 
 
 def test_what_is_left_of_attention_multiplies_less_and_is_exported(tmp_path: Path) -> None:
-    model = drawn(encoder).float()
+    model = drawn(encoder, by=4).float()
     small, inputs = compact(model, heads_die(model, [0], [1]), VALUES.float()), VALUES.float()
     before, after = (sizes(each, inputs) for each in (model, small))
     products = [sum(size.products for size in each.values()) for each in (before, after)]
@@ -224,7 +209,7 @@ def test_what_is_left_of_attention_multiplies_less_and_is_exported(tmp_path: Pat
 
 def test_the_form_says_which_dead_heads_it_leaves() -> None:
     counting, free = (Separate("q_proj k_proj v_proj out_proj", counts=counts) for counts in (True, False))
-    model = drawn(lambda: nn.Sequential(counting, free)).float()
+    model = drawn(lambda: nn.Sequential(counting, free), by=4).float()
     proof = prove(model, heads_die(model, value=[1], projection=[]), VALUES.float(), batches=(1, 3))
     form = next(form for form in proof if form.name == "compact")
     assert list(form.unchanged) == ["0"] and "compact: leaves as they were 0 (without what is dead" in str(proof)
@@ -271,7 +256,7 @@ def test_models_of_transformers_lose_heads(name: str) -> None:
     transformers = pytest.importorskip("transformers")
     about = SMALL | ({"num_key_value_heads": 2} if name == "Llama" else {})
     config = getattr(transformers, f"{name}Config")(**about)
-    model = drawn(lambda: Hidden(getattr(transformers, f"{name}Model")(config)))
+    model = drawn(lambda: Hidden(getattr(transformers, f"{name}Model")(config)), by=4)
     alive = {each: flags.clone() for each, flags in prunable.full(model).items()}
     for each, flags in alive.items():
         if each.endswith(("self.value.weight", "v_proj.weight")):

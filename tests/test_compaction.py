@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from dying import masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn.utils.prune import random_unstructured
 
-from tombola import mask as masks
 from tombola import models, prunable, weights
 from tombola.cash import export
 from tombola.cash.compaction import Inputs, compact, fitted
@@ -38,13 +38,6 @@ def drawn(model: nn.Module, density: float, seed: int = 0) -> tuple[nn.Module, M
                 value.abs_().add_(0.5)
     alive = prunable.full(model)
     return model, Mask({name: torch.rand(each.shape, generator=generator) < density for name, each in alive.items()})
-
-
-def masked(model: nn.Module, mask: Mask) -> nn.Module:
-    """What the compacted model is compared with: the model with its pruned weights 0."""
-    other = copy.deepcopy(model)
-    weights.put(other, masks.apply(weights.of(model), mask))
-    return other
 
 
 def examples(*shape: int) -> Tensor:

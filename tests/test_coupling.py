@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from dying import masked
 from torch import Tensor, nn
 
 import tombola
@@ -154,12 +155,6 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
     for _ in range(3):
         model(torch.randn(shape, dtype=torch.float64))
     return model.eval(), torch.randn(shape, dtype=torch.float64)
-
-
-def masked(model: nn.Module, mask: Mask) -> nn.Module:
-    whole = copy.deepcopy(model)
-    weights.put(whole, masks.apply(weights.of(whole), mask))
-    return whole
 
 
 def parameters(model: nn.Module) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from dying import drawn, masked
 from torch import Tensor, nn
 
-from tombola import mask as masks
 from tombola import models, prunable, weights
 from tombola.cash.compaction import compact, compacted
 from tombola.cash.embedding_rows import FewerRows, FewerScores
@@ -102,20 +102,6 @@ EMBEDDINGS: dict[str, Make] = {
     "bert": lambda: models.build("bert-1-32", (9, TOKENS), 2, "normal-0.02", init_seed=0),
 }
 every_embedding = pytest.mark.parametrize("name", EMBEDDINGS)
-
-
-def drawn(make: Make) -> nn.Module:
-    model, generator = make().double().eval(), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for value in model.parameters():
-            value.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64))
-    return model
-
-
-def masked(model: nn.Module, mask: Mask) -> nn.Module:
-    other = copy.deepcopy(model)
-    weights.put(other, masks.apply(weights.of(model), mask))
-    return other
 
 
 def matrix(model: nn.Module) -> str:

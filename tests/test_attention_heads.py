@@ -1,6 +1,6 @@
 """Heads that say nothing go from any attention whose heads can be told apart, and the model computes the same."""
 
-import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from dying import drawn, masked
 from torch import Tensor, nn
 
 from tombola import prunable, weights
-from tombola.cash.attention_heads import FewerHeads
 from tombola.cash.compaction import compact, compacted
 from tombola.cash.comparison import prove
 from tombola.cash.export import from_safetensors, stored, to_onnx, to_safetensors, to_torch_export
@@ -215,24 +214,163 @@ def test_the_form_says_which_dead_heads_it_leaves() -> None:
     assert list(form.unchanged) == ["0"] and "compact: leaves as they were 0 (without what is dead" in str(proof)
 
 
-def test_fewer_heads_take_masks_of_all_kinds_as_torch_does() -> None:
-    """Without any that is dead it is torch's attention, on whatever that is called with."""
+MASKS = torch.randn(3 * HEADS, 7, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+PADDING = torch.arange(7).expand(3, -1) > torch.tensor([[6], [4], [5]])
+CAUSAL = torch.ones(7, 7, dtype=torch.bool).triu(1)
+HANDED_IN: dict[str, dict[str, Any]] = {
+    "none": {},
+    "added, and padding": {
+        "attn_mask": MASKS[0],
+        "key_padding_mask": torch.zeros(3, 7).double().masked_fill(PADDING, -torch.inf),
+    },
+    "of each head": {"attn_mask": (MASKS > 0) & CAUSAL, "key_padding_mask": PADDING & (MASKS[:3, 0] > 0)},
+    "added for each head": {"attn_mask": MASKS, "need_weights": False},
+    "causal": {"attn_mask": CAUSAL, "need_weights": False},
+}
+
+
+@pytest.mark.parametrize("name", HANDED_IN)
+def test_fewer_heads_take_masks_that_the_example_did_not_have(name: str, tmp_path: Path) -> None:
+    model = drawn(OfTorch, by=2)
+    mask = heads_die(model, value=[0], projection=[2])
+    to_safetensors(compact(model, mask, VALUES), tmp_path / "small.safetensors")
+    small, inputs = from_safetensors(model, tmp_path / "small.safetensors"), [VALUES] * 3
+    with torch.no_grad():
+        found, _ = small.get_submodule("attention")(*inputs, **HANDED_IN[name])
+        expected, _ = masked(model, mask).get_submodule("attention")(*inputs, **HANDED_IN[name])
+    assert heads(small) == [2] and expected.isfinite().all()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_what_heads_looked_at_is_not_told_once_some_went(average: bool) -> None:
+    model = drawn(OfTorch)
+    small = compact(model, heads_die(model, value=[0], projection=[2]), VALUES).get_submodule("attention")
+    assert small(VALUES, VALUES, VALUES, average_attn_weights=average)[1] is None
+
+
+def test_a_mask_of_fewer_heads_is_theirs_and_one_of_another_number_is_refused() -> None:
+    model = drawn(OfTorch)
+    small = compact(model, heads_die(model, value=[0], projection=[2]), VALUES).get_submodule("attention")
+    of_all = MASKS.unflatten(0, (3, HEADS))
+    own, theirs = (small(*[VALUES] * 3, attn_mask=each)[0] for each in (of_all[:, [1, 3]].flatten(0, 1), MASKS))
+    assert torch.equal(own, theirs)
+    with pytest.raises(RuntimeError):
+        small(*[VALUES] * 3, attn_mask=of_all[:, :3].flatten(0, 1))
+
+
+def test_heads_that_die_later_go_too_and_masks_are_still_those_of_all() -> None:
+    model = drawn(OfTorch, by=2)
+    once = compact(model, heads_die(model, value=[1], projection=[]), VALUES)
+    attention: Any = once.get_submodule("attention")
+    later = prunable.full(once)["attention.out_proj.weight"].clone()
+    later[:, EACH : 2 * EACH] = False  # the third of the four
+    mask = Mask({**prunable.full(once), "attention.out_proj.weight": later})
+    twice: Any = compact(once, mask, VALUES).get_submodule("attention")
+    assert (attention.num_heads, twice.num_heads) == (3, 2)
+    whole: Any = masked(model, heads_die(model, value=[1], projection=[2])).get_submodule("attention")
+    with torch.no_grad():
+        for named in ({}, {"attn_mask": MASKS}):
+            found, expected = (each(*[VALUES] * 3, **named)[0] for each in (twice, whole))
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_attention_with_fewer_heads_still_drops_out_in_training() -> None:
+    model = drawn(lambda: OfTorch(dropout=0.5))
+    small = compact(model, heads_die(model, value=[0], projection=[2]), VALUES).train()
     torch.manual_seed(0)
-    whole = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).double().eval()
-    own = FewerHeads(copy.deepcopy(whole), HEADS).eval()
-    weights.put(own, weights.of(whole))
-    padding = torch.zeros(3, 7, dtype=torch.bool)
-    padding[1, 5:] = True
-    added = torch.randn(7, 7, dtype=torch.float64)
-    each = torch.randn(3 * HEADS, 7, 7)
-    for named in (
-        {"attn_mask": added, "key_padding_mask": torch.zeros(3, 7).double().masked_fill(padding, -torch.inf)},
-        {"attn_mask": each > 0, "key_padding_mask": padding, "average_attn_weights": False},
-        {"attn_mask": added > 1, "need_weights": False},
-    ):
-        with torch.no_grad():
-            for found, expected in zip(own(*[VALUES] * 3, **named), whole(*[VALUES] * 3, **named), strict=True):
-                torch.testing.assert_close(found, expected, rtol=0, atol=1e-12, equal_nan=True)
+    assert heads(small) == [2] and not torch.equal(small(VALUES), small(VALUES))
+    assert torch.equal(small.eval()(VALUES), small(VALUES))
+
+
+def test_what_is_left_of_attention_can_be_scripted() -> None:
+    model = drawn(encoder)
+    small = compact(model, heads_die(model, value=[0], projection=[1]), VALUES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(small)
+    with torch.no_grad():
+        torch.testing.assert_close(scripted(VALUES), small(VALUES), rtol=0, atol=1e-12)
+
+
+class Sub(nn.MultiheadAttention):
+    """Adds nothing, as far as can be told."""
+
+
+def test_a_subclass_of_torchs_attention_keeps_its_heads_and_it_is_said() -> None:
+    model = drawn(OfTorch)
+    model.attention = drawn(lambda: Sub(WIDTH, HEADS, batch_first=True))
+    found = compacted(model, heads_die(model, value=[1], projection=[]), VALUES)
+    assert found.left == {"attention": "heads are dead, but Sub computes something of its own"}
+    assert heads(found.model) == [HEADS]
+
+
+def test_a_model_that_is_torchs_attention_itself_stays_and_it_is_said() -> None:
+    model = drawn(lambda: nn.MultiheadAttention(WIDTH, HEADS, batch_first=True))
+    model.get_parameter("in_proj_weight").data[-EACH:] = 0
+    found = compacted(model, prunable.full(model), (VALUES, VALUES, VALUES))
+    assert found.left == {"": "heads are dead, but it is the model itself, whose class stays"}
+    assert heads(found.model) == [HEADS]
+
+
+class Itself(nn.Module):
+    """torch's attention, of values to themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+
+    def forward(self, values: Tensor) -> Tensor:
+        out: Tensor = self.attention(values, values, values)[0]
+        return out
+
+
+class Written(nn.Module):
+    """An attention, and a width that is written into the code."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention, self.windows = attention, nn.Conv1d(WIDTH, 6, 3, padding=1)
+        self.output = nn.Linear(6 * 7, 3)
+
+    def forward(self, values: Tensor) -> Tensor:
+        maps = torch.relu(self.windows(self.attention(values).transpose(1, 2)))
+        out: Tensor = self.output(maps.view(-1, 42))
+        return out
+
+
+class Views(Separate):
+    """Its code asks how many heads there are, and torch.fx follows it."""
+
+    def __init__(self, wide: bool) -> None:
+        super().__init__("q_proj k_proj v_proj out_proj")
+        self.wide = wide
+
+    def forward(self, values: Tensor) -> Tensor:
+        sizes = (self.num_heads, self.head_dim if self.wide else -1)
+        q, k, v = (
+            self.get_submodule(name)(values).view(values.shape[0], values.shape[1], *sizes).transpose(1, 2)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        mixed = (q @ k.transpose(-1, -2) / EACH**0.5).softmax(-1) @ v
+        out: Tensor = self.get_submodule("out_proj")(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+@pytest.mark.parametrize("kind", ["views", "wide views", "torch's"])
+def test_fewer_heads_and_a_written_width_are_read_back(kind: str, tmp_path: Path) -> None:
+    inner = Itself() if kind == "torch's" else Views(kind == "wide views")
+    model = drawn(lambda: Written(inner), by=2)
+    alive = {name: each.clone() for name, each in heads_die(model, value=[0], projection=[2]).items()}
+    alive["windows.weight"][2] = False
+    model.get_parameter("windows.bias").data[2] = 0
+    small = compact(model, Mask(alive), VALUES)
+    to_safetensors(small, tmp_path / "small.safetensors")
+    again = from_safetensors(model, tmp_path / "small.safetensors")
+    assert heads(again) == heads(small) == [2] and again.get_submodule("windows").out_channels == 5
+    with torch.no_grad():
+        torch.testing.assert_close(small(VALUES), masked(model, Mask(alive))(VALUES), rtol=0, atol=1e-12)
+        assert torch.equal(again(VALUES), small(VALUES))
 
 
 TOKENS = torch.randint(5, 50, (3, 7), generator=torch.Generator().manual_seed(0))

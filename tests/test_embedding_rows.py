@@ -10,6 +10,7 @@ import torch
 from dying import drawn, masked
 from torch import Tensor, nn
 
+from tombola import mask as masks
 from tombola import models, prunable, weights
 from tombola.cash.compaction import compact, compacted
 from tombola.cash.embedding_rows import FewerRows, FewerScores
@@ -173,12 +174,69 @@ def test_what_is_tied_stays_tied(bias: bool) -> None:
     )
 
 
-def test_no_gradient_brings_a_row_back() -> None:
-    model = drawn(plain)
+@pytest.mark.parametrize("name", ["plain", "padded", "tied", "tied, with a bias", "gpt"])
+def test_no_step_brings_a_row_back(name: str) -> None:
+    model = drawn(EMBEDDINGS[name])
     small: Any = compact(model, rows_die(model, *DEAD), TEXTS)
-    small(TEXTS).square().sum().backward()
-    gradient = small[0].embedding.weight.grad
-    assert not gradient[0].any() and gradient[1:].any()
+    shared = small.get_parameter(matrix(small))
+    before = shared.detach().clone()
+    small(TEXTS).logsumexp(-1).sum().backward()
+    torch.optim.SGD(small.parameters(), lr=0.1).step()
+    assert not shared[0].any() and not torch.equal(shared, before)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_step_with_a_tied_matrix_is_that_of_the_masked_model(bias: bool) -> None:
+    model = drawn(lambda: Tied(bias), by=4)
+    mask = rows_die(model, *DEAD)
+    pair: Any = masked(model, mask), compact(model, mask, TEXTS)
+    for each in pair:
+        each(TEXTS).logsumexp(-1).sum().backward()
+        torch.optim.SGD(each.parameters(), lr=1e-3).step()
+    weights.put(pair[0], masks.apply(weights.of(pair[0]), mask))
+    torch.testing.assert_close(answers(pair[1]), answers(pair[0]), rtol=0, atol=1e-12)
+
+
+class Written(nn.Module):
+    """As text networks of convolutions are written, with a width in the code; its scores are those of `tied`."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.tokens, self.windows = nn.Embedding(TOKENS, WIDTH), nn.Conv1d(WIDTH, 6, 3, padding=1)
+        self.output = nn.Linear(6 * 9, WIDTH)
+        self.scores = nn.Linear(WIDTH, TOKENS)
+        if tied:
+            self.scores.weight = self.tokens.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        maps = torch.relu(self.windows(self.tokens(tokens).transpose(1, 2)))
+        scores: Tensor = self.scores(self.output(maps.view(-1, 54)))
+        return scores
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_fewer_rows_and_a_written_width_are_read_back(tied: bool, tmp_path: Path) -> None:
+    model = drawn(lambda: Written(tied))
+    alive = {name: each.clone() for name, each in rows_die(model, *DEAD).items()}
+    alive["windows.weight"] = torch.arange(6).view(-1, 1, 1).expand(6, WIDTH, 3) != 2
+    model.get_parameter("windows.bias").data[2] = 0
+    small: Any = compact(model, Mask(alive), TEXTS)
+    to_safetensors(small, tmp_path / "small.safetensors")
+    again: Any = from_safetensors(model, tmp_path / "small.safetensors")
+    assert again.windows.out_channels == small.windows.out_channels == 5
+    assert rows(again) == rows(small) == [1 + TOKENS // 4]
+    with torch.no_grad():
+        assert torch.equal(again(TEXTS), small(TEXTS))
+        torch.testing.assert_close(small(TEXTS), masked(model, Mask(alive))(TEXTS), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_model_that_is_an_embedding_itself_stays_and_it_is_said(kind: type[nn.Module]) -> None:
+    model = drawn(lambda: kind(TOKENS, WIDTH))
+    model.get_parameter("weight").data[list(DEAD)] = 0
+    found = compacted(model, prunable.full(model), TEXTS)
+    assert rows(found.model) == [TOKENS]
+    assert found.left == {"": "30 of its 40 rows are dead, but it is the model itself, whose class stays"}
 
 
 def test_tokens_that_there_are_not_are_refused_as_before() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tombola import weights
-from tombola.cash.removal import Removals
+from tombola.cash.removal import ITSELF, Removals
 from tombola.cash.replaceable import hooked, kind_of, uses
 from tombola.cash.resizing import pick, put, tell_sizes
 
@@ -29,6 +29,7 @@ PARTS = (  # query, key, value and projection, as modules of attention call thes
     ("q", "k", "v", "o"),  # T5
     ("to_q", "to_k", "to_v", "to_out"),
 )
+STAYS = "stays"
 _HEADS = ("heads", "num_heads", "n_heads", "n_head", "num_attention_heads")
 _GROUPS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads")
 _WIDTHS = ("head_width", "head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "dim_head")
@@ -40,17 +41,21 @@ class FewerHeads(nn.MultiheadAttention):
 
     Args:
         whole: without weights of its own for biases of keys and values, or a key of zeros.
-        heads: how many are left.
+        stays: which of all heads are left, [heads], by number.
     """
 
-    def __init__(self, whole: nn.MultiheadAttention, heads: int) -> None:
+    stays: Tensor
+
+    def __init__(self, whole: nn.MultiheadAttention, stays: Tensor) -> None:
         bias = whole.in_proj_bias is not None
         about: dict[str, Any] = {"kdim": whole.kdim, "vdim": whole.vdim, "batch_first": whole.batch_first}
-        super().__init__(whole.embed_dim, whole.num_heads, bias=bias, **about, device="meta")
-        self.num_heads = heads
+        about["dropout"] = whole.dropout
+        super().__init__(whole.embed_dim, whole.embed_dim // whole.head_dim, bias=bias, **about, device="meta")
+        self.all_heads, self.num_heads = self.num_heads, len(stays)
         for name, value in [*whole.named_parameters(recurse=False)]:
-            rows = (3 if name.startswith("in_proj") else 1) * heads * self.head_dim
+            rows = (3 if name.startswith("in_proj") else 1) * len(stays) * self.head_dim
             setattr(self, name, nn.Parameter(value.new_zeros(rows, *value.shape[1:]), value.requires_grad))
+        self.register_buffer(STAYS, stays.to(whole.out_proj.weight.device))
         self.out_proj = whole.out_proj
         self._qkv_same_embed_dim = False  # torch's layers then call `forward`, and do not read the weights
 
@@ -65,40 +70,53 @@ class FewerHeads(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As torch's; the attention weights are those of the heads that are left."""
+        """As torch's, but without attention weights, as those of the heads that went are not known.
+
+        Masks for each head are of all heads that there were, [N * heads, L, S], or of those that are left.
+        """
         one = query.dim() == 2
-        given = [each.unsqueeze(0) if one else each for each in (query, key, value)]
-        if not one and not self.batch_first:
-            given = [each.transpose(0, 1) for each in given]
-        size = (self.num_heads, self.head_dim)
-        made = zip(given, *_rows(self), strict=True)
-        q, k, v = (functional.linear(*each).unflatten(-1, size).transpose(1, 2) for each in made)
-        mask = self._seen(attn_mask, key_padding_mask, q)
-        shares = None
-        if need_weights:
-            scores = q @ k.mT / self.head_dim**0.5
-            shares = (scores if mask is None else scores + mask).softmax(-1)
-            mixed = shares @ v
-            shares = shares.mean(dim=1) if average_attn_weights else shares
-            shares = shares.squeeze(0) if one else shares
-        else:
-            mixed = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal and mask is None)
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         if one:
-            return out.squeeze(0), shares
-        return (out if self.batch_first else out.transpose(0, 1)), shares
+            query, key, value = query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0)
+        elif not self.batch_first:
+            query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+        rows = _thirds(self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        bias = _thirds(self.in_proj_bias, None, None, None)
+        q = self._apart(query, rows[0], bias[0])
+        k = self._apart(key, rows[1], bias[1])
+        v = self._apart(value, rows[2], bias[2])
+        mask = self._seen(attn_mask, key_padding_mask, q)
+        dropout = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal and mask is None)
+        out = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        if one:
+            out = out.squeeze(0)
+        elif not self.batch_first:
+            out = out.transpose(0, 1)
+        return out, None
+
+    def _apart(self, values: Tensor, rows: Tensor | None, bias: Tensor | None) -> Tensor:
+        """[N, L, features] -> [N, heads, L, width]."""
+        assert rows is not None
+        made: Tensor = functional.linear(values, rows, bias).unflatten(-1, (self.num_heads, self.head_dim))
+        return made.transpose(1, 2)
 
     def _seen(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, like: Tensor) -> Tensor | None:
         """Both as one that is added to the scores, [N or 1, heads or 1, L or 1, S]."""
-        total = None
+        total: Tensor | None = None
         if attn_mask is not None:
-            if attn_mask.dim() == 3:
-                attn_mask = attn_mask.unflatten(0, (len(like), self.num_heads))
-            total = _added(attn_mask, like)
+            total = _added(self._of_heads(attn_mask, len(like)), like)
         if key_padding_mask is not None:
             padding = _added(key_padding_mask, like).view(-1, 1, 1, key_padding_mask.shape[-1])
             total = padding if total is None else total + padding
         return total
+
+    def _of_heads(self, mask: Tensor, batch: int) -> Tensor:
+        """[L, S] as it is, or [N * all or left, L, S] -> [N, left, L, S]."""
+        if mask.dim() != 3:
+            return mask
+        of_left = len(mask) == batch * self.num_heads
+        each: Tensor = mask.unflatten(0, (batch, self.num_heads if of_left else self.all_heads))
+        return each if of_left else each.index_select(1, self.stays)
 
     def extra_repr(self) -> str:
         """How many heads there are, and how wide they are."""
@@ -109,14 +127,21 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -torch.inf) if mask.dtype is torch.bool else mask
 
 
-def _rows(attention: nn.MultiheadAttention) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+_Thirds = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def _rows(attention: nn.MultiheadAttention) -> tuple[_Thirds, _Thirds]:
     """Weights and biases of queries, keys and values."""
-    if attention.in_proj_weight is not None:
-        parts = attention.in_proj_weight.chunk(3)
-    else:
-        parts = attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight
-    bias = attention.in_proj_bias
-    return parts, (None, None, None) if bias is None else bias.chunk(3)
+    apart = attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight
+    return _thirds(attention.in_proj_weight, *apart), _thirds(attention.in_proj_bias, None, None, None)
+
+
+def _thirds(whole: Tensor | None, one: Tensor | None, two: Tensor | None, three: Tensor | None) -> _Thirds:
+    """Those of the whole, or these where there is none."""
+    if whole is None:
+        return one, two, three
+    first, second, third = whole.chunk(3)
+    return first, second, third
 
 
 # ---- of linear layers
@@ -146,19 +171,19 @@ def removals(model: nn.Module) -> Removals:
     """The attentions of `model` in which heads say nothing."""
     changes, left, times = {}, {}, uses(model)
     for name, module in model.named_modules():
-        if type(module) is nn.MultiheadAttention:
+        if isinstance(module, nn.MultiheadAttention):
             own, gone = list(module.modules()), _dead_of_torch(module)
             drop: Any = partial(_replace, name=name, gone=gone)
-            other = module.bias_k is not None or module.add_zero_attn
+            other = _other_than_torch(name, module)
         elif found := _attention(module):
             own, gone = found.layers(module), _dead(found, module)
-            drop, other = partial(_drop, name=name, attention=found, gone=gone), False
+            drop, other = partial(_drop, name=name, attention=found, gone=gone), ""
         else:
             continue
         if not gone.any() or (gone.sum() == 1 == len(gone)):
             continue
         if other:
-            left[name] = "heads are dead, but it adds keys and values of its own"
+            left[name] = f"heads are dead, but {other}"
         elif any(map(hooked, own)):
             left[name] = "heads are dead, but it has hooks"
         elif any(times[weights.place(value)] > 1 for each in own for value in each.parameters(recurse=False)):
@@ -257,29 +282,34 @@ def tell_heads(module: nn.Module, parts: tuple[str, ...], before: int, after: in
                 setattr(holder, name, value * after // before)
 
 
-def fit(model: nn.Module, name: str, values: weights.Weights) -> None:
-    """Make the attention `name` of `model`, where it is one, ready for `values` of fewer heads."""
-    module = model.get_submodule(name)
-    if type(module) is nn.MultiheadAttention:
-        rows = next((len(values[each]) for each in _of_torch(name) if each in values), 0)
-        own = 3 * module.embed_dim if f"{name}.in_proj_weight".lstrip(".") in values else module.embed_dim
-        if rows and rows != own and rows % (own // module.num_heads) == 0:
-            _put_in(model, name, FewerHeads(module, rows * module.num_heads // own))
-    elif found := _attention(module):
-        key = values.get(f"{name}.{found.parts[1]}.weight".lstrip("."))
-        if key is not None:
-            tell_heads(module, found.parts, found.groups * found.width, len(key))
+def fit(model: nn.Module, values: weights.Weights) -> nn.Module:
+    """Make the attentions of `model`, in place, ready for `values` of fewer heads."""
+    for name, module in [*model.named_modules()]:
+        if isinstance(module, nn.MultiheadAttention):
+            if f"{name}.{STAYS}" in values and not _other_than_torch(name, module):
+                _put_in(model, name, FewerHeads(module, torch.zeros_like(values[f"{name}.{STAYS}"])))
+        elif found := _attention(module):
+            key = values.get(f"{name}.{found.parts[1]}.weight".lstrip("."))
+            if key is not None:
+                tell_heads(module, found.parts, found.groups * found.width, len(key))
+    return model
 
 
 # ---- of torch's own attention
 
 
-def _of_torch(name: str) -> list[str]:
-    return [f"{name}.{each}".lstrip(".") for each in ("in_proj_weight", "q_proj_weight")]
+def _other_than_torch(name: str, attention: nn.MultiheadAttention) -> str:
+    """Why another class cannot take its place, or nothing."""
+    if type(attention) not in (nn.MultiheadAttention, FewerHeads):
+        return f"{type(attention).__name__} computes something of its own"
+    if attention.bias_k is not None or attention.add_zero_attn:
+        return "it adds keys and values of its own"
+    return "" if name else ITSELF
 
 
 def _dead_of_torch(attention: nn.MultiheadAttention) -> Tensor:
     (*_, value), _ = _rows(attention)
+    assert value is not None
     constant, unread = (value == 0).all(dim=1), (attention.out_proj.weight == 0).all(dim=0)
     return _gone(constant.cpu(), unread.cpu(), attention.head_dim, 1)
 
@@ -292,7 +322,8 @@ def _replace(model: nn.Module, name: str, gone: Tensor) -> None:
     constants = biases[2]
     _fold(whole.out_proj, gone.repeat_interleave(whole.head_dim), None if constants is None else constants.detach())
     stay = _staying(gone)
-    fewer, rows = FewerHeads(whole, int(stay.sum())), stay.repeat_interleave(whole.head_dim).to(weight.device)
+    numbers = whole.stays.cpu() if isinstance(whole, FewerHeads) else torch.arange(len(stay), dtype=torch.int32)
+    fewer, rows = FewerHeads(whole, numbers[stay]), stay.repeat_interleave(whole.head_dim).to(weight.device)
     for part, value in [*whole.named_parameters(recurse=False)]:
         kept = rows.repeat(3) if part.startswith("in_proj") else rows
         setattr(fewer, part, nn.Parameter(value.detach()[kept], value.requires_grad))

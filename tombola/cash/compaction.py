@@ -80,7 +80,8 @@ class Inputs(nn.Module):
 def compact(model: nn.Module, mask: Mask, example: Tensor | tuple[Tensor, ...]) -> nn.Module:
     """A copy of `model`, in eval mode, without what is dead under `mask`: f(x; m ⊙ theta) with fewer units.
 
-    The outputs are those of the masked model on every input, up to rounding. Outputs of the model all stay. Of a linear
+    The outputs are those of the masked model on every input that is called with the arguments of `example`, up to
+    rounding: hand in every argument that you will use, masks and states too. Outputs of the model all stay. Of a linear
     layer that reads the model's own input, features that no unit reads are left out by an `Inputs` in front of it. A
     layer of which nothing lives keeps one unit, whose weights are 0. Layers that share parameters, or are called twice,
     stay as they are, and so do the channels around layers that are not known (see `tombola.cash.channels`).
@@ -242,8 +243,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
     for name, module in list(small.named_modules()):
         if isinstance(module, nn.Linear) and f"{name}.{REDUCE}.weight" in values:
             small.set_submodule(name, two(module, len(values[f"{name}.{REDUCE}.weight"])))
-    for name, _ in list(small.named_modules()):
-        attention_heads.fit(small, name, values)
+    attention_heads.fit(small, values)
     for name, module in list(small.named_modules()):
         recurrent_units.fit(module, name, values)
         if kind_of(module) in LAYERS:
@@ -254,7 +254,7 @@ def fitted(model: nn.Module, values: Weights) -> nn.Module:
         if _is_rounded(f"{name}.", values):
             small.set_submodule(name, quantised_layer(module))
     with suppress(BadInput):  # what cannot be followed has not been compacted
-        called, graph = calls(model)
+        called, graph = calls(attention_heads.fit(copied(model), values))  # whose heads may be written into the graph
         other = hardcoded_sizes.outdated(model, graph, values)
         if other:
             return hardcoded_sizes.rewritten(small, called, graph, other)

@@ -2,6 +2,7 @@
 
 Where an output layer has the embedding's matrix as its own weight (tied weights), it scores the rows that are left, and
 the same table says which score is which token's: those without a row have the score 0, and their bias.
+No gradient changes the row of zeros, but that of a bag, which counts it.
 """
 
 import copy
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tombola import weights
-from tombola.cash.removal import Removals
+from tombola.cash.removal import ITSELF, Removals
 from tombola.cash.replaceable import hooked, kind_of
 from tombola.cash.resizing import tell_sizes
 
@@ -67,7 +68,9 @@ class FewerScores(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """[..., features] -> [..., tokens]."""
-        scores: Tensor = self.linear(values).index_select(-1, self.table)
+        living = self.linear(values)[..., 1:]
+        # Exactly 0 for the others, and no gradient that would change the row they share.
+        scores = functional.pad(living, (1, 0)).index_select(-1, self.table)
         return scores if self.bias is None else scores + self.bias
 
     def extra_repr(self) -> str:
@@ -106,6 +109,8 @@ def _matrices(model: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 def _why_not(members: Mapping[str, nn.Module]) -> str:
+    if "" in members:
+        return ITSELF
     for module in members.values():
         if hooked(module):
             return "it has hooks"
@@ -137,7 +142,7 @@ def _put(model: nn.Module, names: Sequence[str], table: Tensor, rows: nn.Paramet
             continue
         small.num_embeddings = len(rows)
         if isinstance(whole, nn.Embedding):
-            small.padding_idx = 0  # which no gradient changes
+            small.padding_idx = 0  # to which the embedding gives no gradient
         elif whole.padding_idx is not None:
             small.padding_idx = int(table[whole.padding_idx])
         model.set_submodule(name, FewerRows(table, small).train(model.training))

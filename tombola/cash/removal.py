@@ -13,6 +13,7 @@ from torch import nn
 from tombola.cash import equivalence
 
 Change = Callable[[nn.Module], None]  # in place
+ITSELF = "it is the model itself, whose class stays"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tombola.cash.attention_heads import FewerHeads
+from tombola.cash.embedding_rows import FewerRows, FewerScores
 from tombola.cash.recording import Decision, Memory, Recorder
 from tombola.cash.replaceable import cloned, first_line, is_layer, kind_of, line_of, not_taken, takes
 from tombola.errors import BadInput
@@ -92,7 +93,7 @@ def _is_call(module: nn.Module, path: str) -> bool:
 
 
 def _is_one(module: nn.Module) -> bool:
-    return is_attention(module) or is_layer(module) or isinstance(module, FewerHeads)
+    return is_attention(module) or is_layer(module) or isinstance(module, FewerHeads | FewerRows | FewerScores)
 
 
 def calls(model: nn.Module, given: int = 0) -> tuple[nn.Module, fx.Graph]:

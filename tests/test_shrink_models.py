@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 import tombola
 from tombola import cash, mask, weights
 from tombola.errors import BadInput
+from tombola.score import Batch, cross_entropy
 
 
 def normed(inputs: int, outputs: int, window: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -287,8 +288,30 @@ def test_a_model_that_has_no_channel_to_spare_is_refused_with_the_reason(name: s
         tombola.shrink(build(), 0.5, torch.ones(2, 6))
 
 
-@pytest.mark.parametrize("keep", [1.5, 50, -0.5, "0.5", True])
+@pytest.mark.parametrize("keep", [0, 1.5, 50, -0.5, float("nan"), "0.5", True])
 def test_what_is_to_stay_is_explained_as_what_stays(keep: Any) -> None:
-    with pytest.raises(BadInput, match=r"keep: expected .*, found .*\. 0\.5 keeps half of the channels\.") as caught:
+    with pytest.raises(BadInput, match=r"keep: expected .*, found .*\. 0\.5 keeps half of the channels") as caught:
         tombola.shrink(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), keep, torch.zeros(1, 4))
     assert "remove" not in str(caught.value)
+
+
+def test_a_multiple_that_layers_are_too_narrow_for_is_told() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 5))
+    with pytest.warns(UserWarning, match=r"multiple: 0\.weight \(8 channels\) stays as wide as it is.*16"):
+        small = tombola.shrink(model, 0.5, torch.zeros(1, 4), multiple=16)
+    assert [each.out_features for each in small.modules() if isinstance(each, nn.Linear)] == [8, 16, 5]
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (5, 7), (3, 3), (9,)])
+def test_taylor_of_maps_of_classes_is_that_of_their_cross_entropy(shape: tuple[int, ...]) -> None:
+    kind = {1: nn.Conv1d, 2: nn.Conv2d}[len(shape)]
+    model = nn.Sequential(kind(2, 6, 3, padding=1), nn.ReLU(), kind(6, 3, 1))
+    images, labels = torch.randn(4, 2, *shape), torch.randint(3, (4, *shape))
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    by = [cash.Importance("taylor", [(images, labels)]), cash.Importance("taylor", [(images, labels)], loss)]
+    first, second = (cash.shrunk_mask(model, 0.5, images, by=each) for each in by)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(cross_entropy(model, (images, labels)), loss(model, (images, labels)))

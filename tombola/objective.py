@@ -32,6 +32,8 @@ def cross_entropy(
 ) -> "Tensor":
     """-sum_c q_c log p_c with p = softmax(outputs), of scores [N, classes] and labels [N], or [N, T, classes], [N, T].
 
+    Maps of classes are as in torch: scores [N, classes, H, W] and labels [N, H, W].
+
     Args:
         outputs: scores of each class, before the softmax.
         labels: classes; `facts.IGNORED` is no label.
@@ -45,10 +47,16 @@ def cross_entropy(
     """
     from torch.nn import functional
 
-    scores, answers = outputs.flatten(0, -2), labels.flatten()
+    scores, answers = _classes_last(outputs, labels).flatten(0, -2), labels.flatten()
     return functional.cross_entropy(
         scores, answers, ignore_index=IGNORED, reduction=reduction, label_smoothing=smoothing
     )
+
+
+def _classes_last(outputs: "Tensor", labels: "Tensor") -> "Tensor":
+    as_in_torch = outputs.dim() > 2 and (len(outputs), *outputs.shape[2:]) == labels.shape
+    as_in_texts = outputs.dim() == 3 and outputs.shape[:-1] == labels.shape
+    return outputs.movedim(1, -1) if as_in_torch and not as_in_texts else outputs
 
 
 def asked(outputs: "Tensor", labels: "Tensor") -> Answers:

@@ -1,5 +1,6 @@
 """A smaller dense model of any model, without a search: its least channels go, and its layers become narrower."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from tombola.cash.compaction import compact
 from tombola.cash.coupled import coupling
 from tombola.cash.replaceable import copied
 from tombola.cash.size import sizes
-from tombola.coupling import Coupling
+from tombola.coupling import Coupling, Living
 from tombola.errors import BadInput
 from tombola.mask import Mask
 from tombola.pruning import Round, channels_that_go, worth_of_channels
@@ -82,10 +83,12 @@ def shrink(
         of: of what `keep` is the share: `channels`, of each layer that can be narrowed; `parameters` or
             `multiply_adds`, of the whole model: the widest model that has no more.
         by: a score that ranks channels, or one with the batches that it sees.
-        multiple: what the widths of layers divide by afterwards: 8 or 16 suit GPUs.
+        multiple: what the widths of layers divide by afterwards: 8 or 16 suit GPUs. Layers that are too narrow for it
+            stay as wide as they are, and are warned of.
 
     Raises:
-        BadInput: the model cannot be followed; it has no channel that can go, or not as many as it would take.
+        BadInput: the model cannot be followed; it has no channel that can go, or not as many as it would take; or
+            `keep` is no such share.
 
     The coupling is that of DepGraph: Towards Any Structural Pruning (Fang et al., 2023),
     https://arxiv.org/abs/2301.12900.
@@ -118,6 +121,9 @@ def shrunk_mask(
     if of not in UNITS:
         raise BadInput(where="of", expected=f"one of {', '.join(UNITS)}", found=repr(of), todo="Name one.")
     check_fraction(keep, "keep", f"0.5 keeps half of the {of.replace('_', '-')}.")
+    if not keep:
+        todo = f"0.5 keeps half of the {of.replace('_', '-')}, 1 keeps all."
+        raise BadInput(where="keep", expected="more than 0: of every layer a channel stays", found="0", todo=todo)
     model = weights.bare(model)
     importance, found = by if isinstance(by, Importance) else Importance(by), coupling(model, example)
     full = importance.round.full(model)
@@ -128,10 +134,22 @@ def shrunk_mask(
     def gone(rate: float) -> Tensor:
         return channels_that_go(importance.rounds(rate, multiple), worth, living, found, dict.fromkeys(full, rate))
 
-    if of == "channels":
-        return found.without(_read_and_made(model, full, found), gone(1 - keep))
-    left = _widest(gone, _price(model, found, example, of), keep, of)
-    return found.without(_read_and_made(model, full, found), left)
+    went = gone(1 - keep) if of == "channels" else _widest(gone, _price(model, found, example, of), keep, of)
+    _warn_of_the_narrow(living, went, found, multiple)
+    return found.without(_read_and_made(model, full, found), went)
+
+
+def _warn_of_the_narrow(living: Living, gone: Tensor, found: Coupling, multiple: int) -> None:
+    left = living.alive & ~gone
+    narrow = {
+        names[0]: count
+        for names, channels in living.sets
+        if (count := int(left[channels].sum())) % found.step(int(channels[0]), multiple)
+    }
+    if narrow:
+        which = ", ".join(f"{name} ({count} channels)" for name, count in narrow.items())
+        stays = "stays as wide as it is" if len(narrow) == 1 else "stay as wide as they are"
+        warnings.warn(f"multiple: {which} {stays}, too narrow for a width that divides by {multiple}.", stacklevel=3)
 
 
 def _read_and_made(model: nn.Module, full: Mask, found: Coupling) -> Mask:

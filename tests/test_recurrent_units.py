@@ -352,8 +352,9 @@ def test_the_steps_may_be_the_first_axis_and_be_taken_together(kind: str, over: 
 
 
 @every_kind
-def test_of_what_says_nothing_and_goes_but_for_one_unit_nothing_is_said(kind: str) -> None:
-    model = drawn(lambda: Reads(kind), seed=2, by=2)
+@pytest.mark.parametrize("both", [False, True])
+def test_of_what_says_nothing_and_goes_but_for_one_unit_nothing_is_said(kind: str, both: bool) -> None:
+    model = drawn(lambda: Reads(kind, bidirectional=both), seed=2, by=2)
     found = compacted(model, unmoved(model, kind, *range(HIDDEN)), LINES)
     assert hidden(found.model) == 1 and not found.left
 

@@ -380,14 +380,14 @@ def _kept(way: Way, given: Reading, picked: _Picked) -> recurrent_units.Kept:
 
 def _dead_units(module: Any, layer: RecurrentLayer, picked: _Picked, flow: Flow) -> Iterator[str]:
     """Why units stay that say nothing."""
-    filled, still, fixed = 0, list[Tensor](), 0
+    filled, alone, still, fixed = 0, True, list[Tensor](), 0
     for way, given, fed in layer.ways:
         fillers, silent = picked.fillers[given.gives], fed.reads.constants == 0
         others = picked.stays[given.gives] & ~fillers
-        filled += int(fillers.sum())
+        filled, alone = filled + int(fillers.sum()), alone and not bool(others.any())
         still.append(given.gives[others & silent])
         fixed += int((others & ~silent & recurrent_units.unmoved(module, way)).sum())
-    if len(layer.ways) > 1 and filled:
+    if filled and not alone:
         yield f"{_say(filled, 'dead unit stays', 'dead units stay')}, as all its layers and directions are equally wide"
     if count := len(zeros := torch.cat(still)):
         into = dict.fromkeys(why for units, why in flow.stops if torch.isin(units, zeros).any())

@@ -771,6 +771,17 @@ def test_advice_names_no_onnx_file_where_the_compact_form_was_not_measured_in_on
     assert "onnx" in advice([dense, small], left_out=[])[-1]
 
 
+def test_advice_says_how_the_fastest_is_had_in_onnx_runtime() -> None:
+    dense, small = form("dense", 1000, b1=1.0), replace(form("compact", 100, b1=2.0), stored=nn.Linear(1, 1))
+    there = form("compact, ONNX Runtime", 100, b1=0.5)
+    assert advice([dense, small, there], "out")[1].endswith(" ms: out/compact.onnx in ONNX Runtime.")
+    plain = form("dense, ONNX Runtime", 1000, b1=0.25)
+    for left_out in ([], ["compact.onnx"]):
+        fastest = advice([dense, small, there, plain], "out", left_out)[1]
+        assert fastest.endswith(' ms: cash.to_onnx(network, example, "out/dense.onnx").')
+    assert advice([dense, small, there], "out", ["compact.onnx"])[1].endswith(" 0.500 ms.")
+
+
 def test_advice_of_forms_as_fast_as_each_other_is_the_exact_one() -> None:
     def took(median_ms: float, low_ms: float, high_ms: float) -> dict[int, Timing]:
         return {1: Timing(1e-3 * median_ms, (1e-3 * low_ms, 1e-3 * high_ms), (1e-3 * median_ms,))}

@@ -331,7 +331,7 @@ SPECS: dict[str, tuple[Any, set[str]]] = {
     "prune.score": ("random", PRUNED),
     "prune.n": (2, PRUNED),
     "prune.m": (4, PRUNED),
-    "prune.multiple": (8, PRUNED),
+    "prune.multiple": (8, NONE),  # of whole channels alone
     "prune.basis": ("dct", ALL),
 }
 
@@ -470,6 +470,12 @@ def test_a_change_of_the_spec_gives_other_keys_where_it_changes_results_and_only
     assert {row[0] for row, key in before.items() if row[2] in (0, 2) and after[row] != key} == touched
     if not touched:
         assert before.items() <= after.items()
+
+
+def test_the_multiple_is_in_the_keys_of_whole_channels() -> None:  # K8
+    of_channels = with_value(SPEC, "prune.scope", "channel")
+    before, after = keys(of_channels), keys(with_value(of_channels, "prune.multiple", 8))
+    assert {row[0] for row, key in before.items() if row[2] in (0, 2) and after[row] != key} == PRUNED
 
 
 def test_the_experiments_name_is_not_in_the_key() -> None:

@@ -1,6 +1,10 @@
 """Compiles the kernels. Where that cannot be done the installation goes on without them."""
 
+from pathlib import Path
+
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 SHARED = [f"tombola/{name}.h" for name in ("vectors", "instances", "undefine")]
 
@@ -25,4 +29,22 @@ def kernels(room: str, headers: tuple[str, ...]) -> Extension:
 ENGINE = kernels("engine", ("arithmetic", "kernels", "convolution", "packed", "inference"))
 SPARSE = kernels("sparse", ("walk",))
 
-setup(ext_modules=[ENGINE, SPARSE])
+
+
+class Kernels(build_ext):
+    """Kernels are loaded as plain libraries, so that one file is for every Python: `_kernels.so`, without a version."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return f"{fullname.replace('.', '/')}.so"
+
+
+class Wheel(bdist_wheel):
+    """One wheel for each platform, of whatever Python; for any platform where no kernels could be compiled."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        platform = super().get_tag()[2]
+        compiled = any(Path(self.bdist_dir).rglob("_kernels.so"))
+        return "py3", "none", platform if compiled else "any"
+
+
+setup(ext_modules=[ENGINE, SPARSE], cmdclass={"build_ext": Kernels, "bdist_wheel": Wheel})

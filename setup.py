@@ -30,7 +30,6 @@ ENGINE = kernels("engine", ("arithmetic", "kernels", "convolution", "packed", "i
 SPARSE = kernels("sparse", ("walk",))
 
 
-
 class Kernels(build_ext):
     """Kernels are loaded as plain libraries, so that one file is for every Python: `_kernels.so`, without a version."""
 

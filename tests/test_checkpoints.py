@@ -11,7 +11,7 @@ import torch
 
 from tombola.engine import kernels
 from tombola.lab import checkpoints, recorder
-from tombola.lab.attempt import do
+from tombola.lab.attempt import do, do_all
 from tombola.lab.kinds import Line, Train
 from tombola.lab.plan import Plan, plan
 from tombola.lab.runs import Outcome, ancestry
@@ -216,3 +216,51 @@ def test_seconds_before_the_interruption_are_counted(tmp_path: Path, monkeypatch
     how = other.store.provenance(dense)
     assert how["resumed"] == [8] and how["seconds"] > 1000
     assert outcomes(other.store) == outcomes(worker.store)
+
+
+def leaving_at_once(root: Path, engine: Any) -> Worker:
+    """A worker that has to leave as soon as it has begun something."""
+    asked = itertools.count()
+    return Worker(Store(root).open(), None, engine, leaving=lambda: next(asked) > 0)
+
+
+@pytest.mark.parametrize("name", ["adam", "passed"])
+def test_a_training_that_worker_after_worker_leaves_at_a_checkpoint_has_the_bytes_of_an_undisturbed_one(
+    name: str, tmp_path: Path
+) -> None:
+    wanted = planned(RECIPES[name])
+    undisturbed, store = Worker(Store(tmp_path / "whole").open(), None), Store(tmp_path / "parts").open()
+    for run in wanted.runs:
+        assert do(run, undisturbed, lambda *seen: None) == ("stored",)
+        halted = 0
+        while not store.has(run):
+            said = do(run, leaving_at_once(store.root, "auto"), lambda *seen: None)
+            assert said in (("stored",), ("halted",))
+            halted += said == ("halted",)
+        if isinstance(run, Train):
+            assert halted == 7, "at every stop but the ends"
+            assert store.provenance(run)["resumed"] == [4, 6, 8, 12, 16, 18, 20]
+    assert outcomes(store) == outcomes(undisturbed.store)
+
+
+def test_trainings_of_a_stack_all_keep_the_same_step_before_their_worker_leaves(tmp_path: Path) -> None:
+    wanted = planned(RECIPES["adam"], replicates=3, levels=0)
+    undisturbed, store = Worker(Store(tmp_path / "whole").open(), None, "stacked"), Store(tmp_path / "parts").open()
+    stack = [row.run for row in wanted.rows]
+    for worker in (undisturbed, Worker(store, None, "stacked")):
+        for run in stack:
+            do(run.start, worker, lambda *seen: None)
+    do_all(stack, undisturbed, lambda *said: None)
+    said: list[tuple[str, str]] = []
+    while not all(map(store.has, stack)):
+        assert len({found and found.values["step"] for found in map(store.kept, stack)}) == 1, "they stand at one step"
+        do_all(stack, leaving_at_once(store.root, "stacked"), lambda run, what, *more: said.append((run.key, what)))
+    told = [[what for key, what in said if key == run.key and what != "looked"] for run in stack]
+    assert told == [["halted"] * 3 + ["stored"]] * 3, "at every second stop, and of each it is said"
+    assert outcomes(store) == outcomes(undisturbed.store)
+
+
+def test_a_worker_that_is_leaving_begins_nothing(tmp_path: Path) -> None:
+    store, run = Store(tmp_path).open(), planned(RECIPES["adam"]).runs[0]
+    assert do(run, Worker(store, None, leaving=lambda: True), lambda *seen: None) == ("halted",)
+    assert not store.has(run)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tombola.code import place
 from tombola.engine import kernels
 from tombola.errors import DataError, NoRoom, StoreError, TombolaError
+from tombola.lab.checkpoints import Halted
 from tombola.lab.runs import Outcome, Run, Tell, data_sets
 from tombola.lab.store import Store
 
@@ -42,7 +43,13 @@ def do(
 
     Args:
         performing: how; by default as its kind does it.
+
+    Returns:
+        What became of the run - `stored`, `elsewhere` (another process is at it), `halted` (the worker is leaving),
+        `failed` or `stop` (nothing more can be done) - and the details.
     """
+    if worker.leaving():
+        return ("halted",)
     try:
         with worker.store.claim(run) as ours:
             if not ours:
@@ -54,6 +61,8 @@ def do(
                 outcome = performing(run, worker, looked) if performing else run.perform(worker, looked)
                 _save(run, outcome, time.perf_counter() - began, worker.store)
             return ("stored",)
+    except Halted:
+        return ("halted",)
     except Exception as error:  # a bug of ours must not take the other runs with it
         return _ended(error, worker.store)
 
@@ -123,6 +132,8 @@ def _do_stack(runs: Sequence[Run], worker: "Worker", say: Callable[..., None]) -
             for run, *what in _stack(ours, worker, say) if ours else ():
                 ended.add(run)
                 say(run, *what)
+        except Halted:  # all alike, and each as `do` will say it
+            pass
         except Exception as error:
             what, *details = _ended(error, worker.store)
             first = next(run for run in ours if run not in ended)

@@ -20,7 +20,7 @@ from tombola.engine.native import calibrate
 from tombola.engine.native.image_order import image_order
 from tombola.engine.native.layer_formats import Timed
 from tombola.engine.training import Training
-from tombola.lab.checkpoints import Checkpoints, Clock, Interval
+from tombola.lab.checkpoints import Checkpoints, Clock, Interval, staying
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.store import Store
 from tombola.recipe import Recipe
@@ -69,6 +69,7 @@ class Worker:
         measured: how long layers take, of which one measurement holds for all that a command trains; None where this
             worker is all there is, and measures for itself.
         scores: those that a pruning may name.
+        leaving: whether its time is running out: what it is at then keeps a checkpoint, and it begins nothing more.
     """
 
     store: Store
@@ -80,6 +81,7 @@ class Worker:
     crew: "Crew | None" = None
     measured: Mapping[Timed, Times] | None = None
     scores: Mapping[str, Score] = field(default_factory=lambda: SCORES)
+    leaving: Callable[[], bool] = staying
 
     def __post_init__(self) -> None:
         self._measured, self._measures = dict(self.measured or {}), self.measured is None
@@ -201,7 +203,11 @@ class Worker:
         Args:
             interval: that of the runs that are done at once with it.
         """
-        return Checkpoints(run, self.store, self.clock, interval or Interval(self.clock), halted)
+        return Checkpoints(run, self.store, self.clock, interval or self.interval(), halted)
+
+    def interval(self, among: int = 1) -> Interval:
+        """When so many runs that are done at once keep their checkpoints: all at one step."""
+        return Interval(self.clock, self.leaving, among)
 
 
 def _last_used(held: dict[str, data.Dataset], name: str) -> data.Dataset:

@@ -152,10 +152,9 @@ class EarlyBird(Run):
 
 def _searched(runs: Sequence[EarlyBird], worker: "Worker", tells: Sequence[Tell]) -> Sequence[Outcome | TombolaError]:
     """The outcomes of runs with the same `EarlyBird.stack` that stand at one step: one training, or why it failed."""
-    from tombola.lab.checkpoints import Interval
     from tombola.train import Span
 
-    run, interval = runs[0], Interval(worker.clock)
+    run, interval = runs[0], worker.interval(len(runs))
     halted = [worker.halted(each) for each in runs]
     trained = _Training(run, worker, halted[0])
     watches = [

@@ -202,12 +202,11 @@ def prepared(run: Train, worker: "Worker") -> Prepared:
 def _train(starts: Sequence[Prepared], worker: "Worker", tells: Sequence[Tell]) -> list[Outcome | TombolaError]:
     """The outcomes of a training by itself, or of several in one stack, of each its own or why it failed."""
     from tombola.engine.native import calibrate
-    from tombola.lab.checkpoints import Interval
     from tombola.train import Span
 
     run = starts[0].run
     begun = engine.begin(worker.training(run.recipe), [begin(start, worker) for start in starts], worker.times)
-    interval = Interval(worker.clock)  # one for all: what they keep is of one step
+    interval = worker.interval(len(starts))
     recorders = [
         _recorder(start, state, begun.name, worker, tell, interval)
         for start, state, tell in zip(starts, begun.trainings.states, tells, strict=True)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,21 @@ from tombola.engine.native import calibrate, inspected
 from tombola.engine.training import Start, Training
 from tombola.errors import TombolaError
 from tombola.lab.attempt import do
-from tombola.lab.executor import Resources
+from tombola.lab.executor import Offer, Resources
+from tombola.lab.interrupts import unheard
 from tombola.lab.kinds import Train
 from tombola.lab.plan import Plan, missing, plan, run_seconds
+from tombola.lab.pool import Pool, timed_shapes
 from tombola.lab.queue import Event, RunQueue, Tally
 from tombola.lab.results import results
 from tombola.lab.runs import Outcome, Run
+from tombola.lab.serving import Equipment
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.tickets import ticket_of, trained_of
 from tombola.lab.worker import Worker
-from tombola.lab.workers import _dismiss, _Equipment, _fill, _shapes, _unheard, execute
+from tombola.lab.workers import Processes, execute
 from tombola.prunable import full
 from tombola.sparse.times import Times
 
@@ -305,18 +308,27 @@ def test_ctrl_c_passes_on_and_what_is_done_is_kept(store: Store, expected: dict[
     assert outcomes(store.root) == expected and tidy(store)
 
 
+@contextmanager
+def hired(store: Store) -> Iterator[Any]:
+    """The process of one worker, which is dismissed at the end."""
+    queue = RunQueue([planned().runs[0]], store, quietly)
+    resources = Resources(store=store, engine="reference", workers=1)
+    staff = Processes(Equipment(resources, store.root, {}))
+    with Pool(staff, Offer(1, ("cpu",)), queue, "reference") as pool:
+        pool.fill()
+        yield pool.posts[0].worker.process
+
+
 @posix
 def test_a_worker_does_not_hear_ctrl_c_even_before_it_can_say_so(
     store: Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """From its first instant on, as the terminal sends it to the whole group."""
-    work, crew = RunQueue([planned().runs[0]], store, quietly), list[Any]()
-    _fill(crew, work, 1, _Equipment(Resources(store=store, engine="reference"), store.root, {}))
-    for _ in range(100):
-        os.kill(crew[0].process.pid, signal.SIGINT)
-        time.sleep(0.02)
-    alive = crew[0].process.is_alive()
-    _dismiss(crew)
+    with hired(store) as process:
+        for _ in range(100):
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(0.02)
+        alive = process.is_alive()
     assert alive and capfd.readouterr().err == ""
 
 
@@ -329,14 +341,12 @@ def test_a_worker_is_started_with_cheap_memory_and_what_the_user_set_stays(
 ) -> None:
     monkeypatch.setenv(VARIABLE, given) if given is not None else monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
-    work, crew = RunQueue([planned().runs[0]], store, quietly), list[Any]()
-    _fill(crew, work, 1, _Equipment(Resources(store=store, engine="reference"), store.root, {}))
-    shown, told = Path(f"/proc/{crew[0].process.pid}/environ"), set[str]()
-    end = time.monotonic() + DEADLINE_S
-    while not told and time.monotonic() < end:  # until then it is the parent's image
-        text = shown.read_text().replace("\0", ":")  # as the C library itself cuts it
-        told = {each.removeprefix(f"{VARIABLE}=") for each in text.split(":") if "glibc." in each}
-    _dismiss(crew)
+    with hired(store) as process:
+        shown, told = Path(f"/proc/{process.pid}/environ"), set[str]()
+        end = time.monotonic() + DEADLINE_S
+        while not told and time.monotonic() < end:  # until then it is the parent's image
+            text = shown.read_text().replace("\0", ":")  # as the C library itself cuts it
+            told = {each.removeprefix(f"{VARIABLE}=") for each in text.split(":") if "glibc." in each}
     ours = {f"{name}={value}" for name, value in TUNABLES.items()}
     assert told == (ours - {"glibc.malloc.hugetlb=1"} | set(given.split(":")) if given else ours)
     assert os.environ.get(VARIABLE) == given
@@ -345,7 +355,7 @@ def test_a_worker_is_started_with_cheap_memory_and_what_the_user_set_stays(
 @posix
 def test_ctrl_c_that_comes_while_a_worker_is_hired_is_heard_afterwards() -> None:
     seen = []
-    with pytest.raises(KeyboardInterrupt), _unheard():
+    with pytest.raises(KeyboardInterrupt), unheard():
         signal.raise_signal(signal.SIGINT)
         seen.append("the rest of it")
     assert seen == ["the rest of it"]
@@ -488,7 +498,7 @@ def test_a_table_of_several_measurements_says_so(store: Store, monkeypatch: pyte
     for form, levels in (("dense", 0), ("sparse", 1)):
         faked(form, monkeypatch)
         worker = Worker(
-            store, None, measured=calibrate.times(_shapes([wanted.experiment.spec.recipe], "auto", ("cpu",)))
+            store, None, measured=calibrate.times(timed_shapes([wanted.experiment.spec.recipe], "auto", ("cpu",)))
         )
         for run in planned(levels=levels, arms=["ticket"]).runs:
             do(run, worker, lambda *seen: None)
@@ -512,7 +522,7 @@ def test_what_the_driver_measures_is_what_the_kernels_ask_for(model: str) -> Non
     dataset = Dataset(data.facts("cifar10"), images, labels, images, labels)
     training = inspected(Training(optimizer=recipe.optimizer, batch=recipe.batch), Start(built, full(built), dataset))
     assert training.sequential
-    assert set(_shapes([recipe], "auto", ("cpu",))) == set(engine.shapes(training))
+    assert set(timed_shapes([recipe], "auto", ("cpu",))) == set(engine.shapes(training))
 
 
 def test_whether_a_stack_pays_is_measured_once_by_all_workers(store: Store, tmp_path: Path) -> None:

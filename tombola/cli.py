@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
 from rich.console import Console
@@ -32,7 +32,7 @@ from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 
 if TYPE_CHECKING:
-    from tombola.lab.executor import Team
+    from tombola.lab.executor import Executor, Offer, Team
     from tombola.lab.queue import Tally
     from tombola.lab.results import Results
 
@@ -89,10 +89,21 @@ MOST_FINDINGS = 20  # that a run ends with; the rest is in the report
 
 DataDir = Annotated[Path | None, Parameter(name="--data-dir", env_var="TOMBOLA_DATA")]
 Workers = Annotated[int | None, Parameter(name="--workers")]
+On = Annotated[str | None, Parameter(name="--on", env_var="TOMBOLA_ON")]
+With = Annotated[tuple[str, ...], Parameter(name="--with", negative=())]
 
 
 @app.command
-def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, workers: Workers = None) -> int:
+def run(
+    spec: str,
+    /,
+    *,
+    common: Common = Common(),
+    data_dir: DataDir = None,
+    workers: Workers = None,
+    on: On = None,
+    options: With = (),
+) -> int:
     """Do what is missing of an experiment, then print its table and verdict and write its report.
 
     Run it again at any time: what is stored is not done again.
@@ -105,13 +116,15 @@ def run(spec: str, /, *, common: Common = Common(), data_dir: DataDir = None, wo
         Where data sets lie, or are downloaded to. `digits` needs none.
     workers
         Processes at work at once, one thread each. By default one per core, or one per GPU.
+    on
+        Who does it: NAME or NAME:ADDRESS. By default worker processes on this machine.
+    options
+        What else is asked of who does it: --with NAME=VALUE. May be repeated.
     """
-    from tombola.lab import executors
-
     plan = planned(read(spec, common.changes, common.extend))
-    resources = _resources(plan, common, data_dir, workers)
+    executor, resources = _who(plan, common, data_dir, workers, on, options)
     engine_of(plan)  # before processes meet: what they cannot share out each of them refuses by itself
-    with executors.choose().team(resources) as team:
+    with executor.team(resources) as team:
         return _run(plan, resources, team) if team else 0
 
 
@@ -121,15 +134,22 @@ class _Patient(Console):
         _silence()
 
 
-def _resources(plan: Plan, common: Common, data_dir: Path | None, workers: int | None) -> Resources:
-    spec = plan.experiment.spec
-    return Resources(
+def _who(
+    plan: Plan, common: Common, data_dir: Path | None, workers: int | None, on: str | None, options: Sequence[str]
+) -> "tuple[Executor, Resources]":
+    """Who does what a plan lacks, and with what."""
+    from tombola.lab import executors
+
+    spec, (executor, address) = plan.experiment.spec, executors.choose(on)
+    return executor, Resources(
         store=Store(common.store),
         data_dir=data_dir,
         engine=spec.engine,
         devices=machine.devices(spec.device),
         workers=workers,
         extensions=plan.experiment.extensions,
+        address=address,
+        options=executors.options(executor, options),
     )
 
 
@@ -145,7 +165,7 @@ def _run(plan: Plan, resources: Resources, team: "Team") -> int:
                 data.load(name, data_dir)  # that they are not there should not be found out half a minute later
             console.print("Measuring, once, how fast this machine trains such layers: up to half a minute.")
         engine_of(plan, measuring=True)  # while the machine is quiet, and before the plan shows it
-    console.print(plan_text(summary(plan, store, team.processes)), highlight=False, markup=False)
+    console.print(plan_text(_summary(plan, store, team.offer)), highlight=False, markup=False)
     if looks:
         store.note_until(plan.rows[0].run)
     tally = _execute(part, store, team, console)
@@ -159,6 +179,11 @@ def _run(plan: Plan, resources: Resources, team: "Team") -> int:
     return 1 if tally.failed else 0
 
 
+def _summary(plan: Plan, store: Store, offer: "Offer") -> dict[str, Any]:
+    """What a plan amounts to, and who would do it."""
+    return summary(plan, store, offer.processes) | ({"on": offer.about} if offer.about else {})
+
+
 def _execute(plan: Plan, store: Store, team: "Team", console: Console) -> "Tally | None":
     """Do what is missing of a plan, and say what failed; None where somebody interrupted it."""
     from tombola.lab.queue import Tally
@@ -167,7 +192,7 @@ def _execute(plan: Plan, store: Store, team: "Team", console: Console) -> "Tally
     if not (lacking := missing(plan, store)):
         return Tally()
     try:
-        with _stoppable(), Watcher(console, lacking, plan, run_seconds(plan, store), team.processes) as watcher:
+        with _stoppable(), Watcher(console, lacking, plan, run_seconds(plan, store), team.offer.processes) as watcher:
             result = team.execute(lacking, watcher)
     except KeyboardInterrupt:
         left = len(missing(plan, store))
@@ -195,7 +220,7 @@ def _until_decided(
     As many are added at once as the team can be busy with: each has one training under way in each arm.
     """
     arms = {(row.arm, row.draw, row.rewind) for row in plan.rows if row.arm != "dense"}
-    at_once = max(1, team.processes // max(1, len(arms)))
+    at_once = max(1, team.offer.processes // max(1, len(arms)))
     from tombola.lab.queue import Tally
 
     looks, failed = plan.experiment.spec.looks, dict(tally.failed)
@@ -228,6 +253,8 @@ def plan_command(
     *,
     common: Common = Common(),
     workers: Workers = None,
+    on: On = None,
+    options: With = (),
     format: Literal["text", "json"] = "text",
 ) -> int:
     """List what an experiment wants, what of it is stored, and what the rest will cost; nothing is started.
@@ -238,6 +265,10 @@ def plan_command(
         A preset's name or a TOML file.
     workers
         For how many processes to estimate the time.
+    on
+        Who would do it: NAME or NAME:ADDRESS. By default worker processes on this machine.
+    options
+        What else is asked of who would do it: --with NAME=VALUE. May be repeated.
     format
         For people or for programs.
     """
@@ -248,7 +279,8 @@ def plan_command(
     store = Store(common.store)
     store.check()
     plan = planned(read(spec, common.changes, common.extend))
-    content = summary(plan, store, _resources(plan, common, None, workers).processes)
+    executor, resources = _who(plan, common, None, workers, on, options)
+    content = _summary(plan, store, executor.offer(resources))
     print(json.dumps(content, indent=1) if format == "json" else plan_text(content))
     return 0
 

@@ -1,9 +1,9 @@
 """What an executor is: who does what a plan lacks, with what, and when it is the one to do it."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tombola.engine import Choice
@@ -26,6 +26,8 @@ class Resources:
         devices: where; workers share them evenly.
         workers: processes at work at once, >= 1; None for one per core, or one per GPU.
         extensions: files of members that every process executes before it sees a run.
+        address: where the executor finds its machines: what follows the colon in `--on NAME:ADDRESS`.
+        options: what else has been asked of the executor, by name: `--with NAME=VALUE`.
     """
 
     store: Store
@@ -34,6 +36,8 @@ class Resources:
     devices: tuple[str, ...] = ("cpu",)
     workers: int | None = None
     extensions: tuple[Extension, ...] = ()
+    address: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def members(self) -> Members:
@@ -58,32 +62,50 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Team:
-    """Processes that stand ready.
+class Offer:
+    """What an executor has for a plan.
 
     Attributes:
-        processes: how many runs they do at once.
+        processes: how many runs it does at once.
         devices: where.
-        execute: performs runs, inputs first, and stores their outcomes; its second argument is told of every event.
+        about: a sentence on it for `tombola plan`; none where there is nothing to say.
     """
 
     processes: int
     devices: tuple[str, ...]
-    execute: Callable[[Iterable[Run], Announce], Tally]
+    about: str = ""
 
 
 @dataclass(frozen=True)
+class Team:
+    """Processes that stand ready.
+
+    Attributes:
+        offer: what they are.
+        execute: performs runs, inputs first, and stores their outcomes; its second argument is told of every event.
+    """
+
+    offer: Offer
+    execute: Callable[[Iterable[Run], Announce], Tally]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Executor:
     """One way to do what a plan lacks.
 
     Attributes:
+        name: by which `--on` asks for it.
         about: it, in one sentence.
-        applies: whether it is the one to do it here and now.
+        applies: whether it is the one to do it here and now, where none is named.
+        offer: what it has; starts nothing that lasts.
         team: brings the processes together, and lets them go at the end. It gives None to a process that is one of
             them and has done its part: there is nothing more for it to do.
+        options: what `--with` may say to it: name -> what it means.
     """
 
     name: str
     about: str
     applies: Callable[[], bool]
+    offer: Callable[[Resources], Offer]
     team: Callable[[Resources], AbstractContextManager[Team | None]]
+    options: Mapping[str, str] = field(default_factory=dict)

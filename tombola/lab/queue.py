@@ -20,8 +20,9 @@ class Event:
     """Something that happened to a run.
 
     Attributes:
-        what: `started`, `looked` (there is something to tell of how it goes), `stored`, `retried` (its worker died),
-            `failed`, `skipped` (an input failed), `apart` (its stack did not work, and each of it is done alone).
+        what: `started` (a worker that is ready has been given it), `looked` (there is something to tell of how it
+            goes), `stored`, `retried` (its worker is gone), `failed`, `skipped` (an input failed), `apart` (its stack
+            did not work, and each of it is done alone).
         done, total: steps of a training or points of a line, where that is known.
         loss: the latest validation loss, of a line the latest test error.
         note: why, for what went wrong.
@@ -218,6 +219,11 @@ class RunQueue:
             self.failed(run, f"{reason}, twice", log)
             return
         self._tried.add(run.key)
+        self._tell(Event("retried", run, note=reason))
+        self.ready.again(run)
+
+    def given_back(self, run: Run, reason: str) -> None:
+        """Its worker is gone, and not because of it."""
         self._tell(Event("retried", run, note=reason))
         self.ready.again(run)
 

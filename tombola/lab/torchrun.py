@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tombola.engine.machine import processes
-from tombola.errors import DataError, NoRoom, StoreError, TombolaError
+from tombola.errors import BadInput, DataError, NoRoom, StoreError, TombolaError
 from tombola.lab.attempt import do, one_thread
-from tombola.lab.executor import Executor, Resources, Team
+from tombola.lab.executor import Executor, Offer, Resources, Team
 from tombola.lab.queue import BUSY_POLL_S, Announce, RunQueue, Tally
 from tombola.lab.runs import Outcome, Run, Tell, shallow
 
@@ -30,6 +30,7 @@ def _team(resources: Resources) -> "Iterator[Team | None]":
     """The leader's team; the others follow it until it dismisses them."""
     from tombola.engine.data_parallel.crew import joined
 
+    _offer(resources)
     one_thread()
     with joined(resources.devices) as crew:
         if crew.rank:
@@ -46,17 +47,34 @@ def _team(resources: Resources) -> "Iterator[Team | None]":
                 interrupted = True
                 raise
 
-        yield Team(1, (crew.device,), execute)
+        yield Team(Offer(1, (crew.device,)), execute)
         if interrupted:
             raise SystemExit(130)  # the others are in the midst of something: torchrun ends them
         crew.hear(None)
 
 
+def _offer(resources: Resources) -> Offer:
+    """All processes do one run at a time.
+
+    Raises:
+        BadInput: there are no others.
+    """
+    if processes() == 1:
+        raise BadInput(
+            where="--on torchrun",
+            expected="processes that torchrun has started",
+            found="this one alone",
+            todo="torchrun --nproc-per-node=2 -m tombola run SPEC, for one; it needs no --on.",
+        )
+    return Offer(1, resources.devices)
+
+
 TORCHRUN = Executor(
-    "torchrun",
-    "All processes that torchrun has started, each training by all of them together",
-    lambda: processes() > 1,
-    _team,
+    name="torchrun",
+    about="All processes that torchrun has started, each training by all of them together",
+    applies=lambda: processes() > 1,
+    offer=_offer,
+    team=_team,
 )
 
 

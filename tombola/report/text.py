@@ -262,7 +262,7 @@ def plan_text(summary: dict[str, Any]) -> str:
             f"Engine of {', '.join(other['arms'])}: {other['name']}" + (f" ({other['why']})." if other["why"] else ".")
             for other in summary["other_engines"]
         ]
-        lines[:0] = [_cost_text(summary), *_least_text(summary)]
+        lines[:0] = [_cost_text(summary), *_least_text(summary), *([summary["on"]] if "on" in summary else [])]
     else:
         lines.append("Nothing to do: everything is stored.")
     lines += _expected_text(summary["expected_costs"])

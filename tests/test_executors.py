@@ -144,9 +144,7 @@ def test_a_run_that_kills_its_worker_twice_has_failed(store: Store) -> None:
 
 def test_where_no_worker_ever_gets_ready_it_is_said_and_not_tried_for_ever(store: Store) -> None:
     cast = Cast(beginning=lambda number: [Gone("ended with exit status 1", "No module named torch")])
-    with pytest.raises(
-        TombolaError, match=r"no worker gets as far .*ended with exit status 1(.|\n)*torch"
-    ):
+    with pytest.raises(TombolaError, match=r"no worker gets as far .*ended with exit status 1(.|\n)*torch"):
         play(cast, store)
     assert len(cast.hired) < 10
 

@@ -30,6 +30,7 @@ from tombola.lab.plan import plan as planned
 from tombola.lab.runs import data_sets
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.stores import store_at
 
 if TYPE_CHECKING:
     from tombola.lab.executor import Executor, Offer, Team
@@ -63,7 +64,7 @@ class Common:
         Execute a Python file, whose METHODS, CONTROLS, SCORES, OBJECTIVES, DYNAMICS and STUDIES the spec may then name.
         May be repeated.
     store
-        The folder of finished runs.
+        The folder of finished runs, or their address in a bucket: s3://bucket/prefix.
     until
         `decided`: add replicates, from five on, until each verdict and each control's sentence is decided at every
         level, or given up. Short for --set verdict.until=decided.
@@ -73,7 +74,7 @@ class Common:
 
     set: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = ()
     extend: Annotated[tuple[str, ...], Parameter(name="--extend", negative=())] = ()
-    store: Annotated[Path, Parameter(name="--store", env_var="TOMBOLA_STORE")] = Path("tombola-store")
+    store: Annotated[str, Parameter(name="--store", env_var="TOMBOLA_STORE")] = "tombola-store"
     until: Annotated[Literal["decided"] | None, Parameter(name="--until")] = None
     most_replicates: Annotated[int | None, Parameter(name="--most-replicates")] = None
 
@@ -142,7 +143,7 @@ def _who(
 
     spec, (executor, address) = plan.experiment.spec, executors.choose(on)
     return executor, Resources(
-        store=Store(common.store),
+        store=store_at(common.store),
         data_dir=data_dir,
         engine=spec.engine,
         devices=machine.devices(spec.device),
@@ -276,7 +277,7 @@ def plan_command(
 
     from tombola.report.text import plan_text
 
-    store = Store(common.store)
+    store = store_at(common.store)
     store.check()
     plan = planned(read(spec, common.changes, common.extend))
     executor, resources = _who(plan, common, None, workers, on, options)
@@ -732,7 +733,7 @@ def _counted(number: int, thing: str) -> str:
 
 
 def _existing(spec: str, common: Common) -> tuple[Plan, Store]:
-    plan, store = planned(read(spec, common.changes, common.extend)), Store(common.store)
+    plan, store = planned(read(spec, common.changes, common.extend)), store_at(common.store)
     store.check()
     return plan, store
 
@@ -744,7 +745,7 @@ def _results(plan: Plan, store: Store, allow_none: bool = False) -> "Results":
     if not finished.rows and not allow_none:
         name = plan.experiment.asked_by
         raise StoreError(
-            where=str(store.root),
+            where=store.address,
             expected=f"finished runs of {plan.experiment.name}",
             found="none",
             todo=f"`tombola run {name}` makes them; give the same --set and --store here.",
@@ -782,7 +783,7 @@ def _report_folder(results: "Results") -> Path:
     Raises:
         OSError: it cannot be.
     """
-    folder = results.store.root / "reports" / results.experiment.folder
+    folder = results.store.reports / results.experiment.folder
     origin = os.fsencode(results.experiment.origin)
     if _claimed(folder, origin):
         return folder
@@ -797,7 +798,7 @@ def _write_report(results: "Results") -> Path:
     try:
         return page.write(results, _report_folder(results))
     except OSError as error:
-        where = results.store.root / "reports"
+        where = results.store.reports
         raise NoRoom(f"no report in {where}: {error}. The runs are kept: see to it, then `tombola report`.") from error
 
 

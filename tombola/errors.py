@@ -6,13 +6,14 @@
     │   ├── DataError     a data set: absent, damaged, not what it says
     │   └── StoreError    a store: not writable, from a newer version, damaged
     ├── NoRoom            the disk is full, or may not be written any more (exit status 1)
+    ├── StoreLost         a store's server does not answer, or refuses   (exit status 1)
     ├── Diverged          a training went to infinity or NaN             (the run fails)
     └── GuardLost         a pruned weight was found alive                (the run fails)
 
 A message says what was expected, what was found, where, and what to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -32,7 +33,7 @@ class BadInput(TombolaError):
         return _rebuild, (type(self), self.where, self.expected, self.found, self.todo)
 
 
-def _rebuild(kind: type[BadInput], where: str, expected: str, found: str, todo: str) -> BadInput:
+def _rebuild(kind: Callable[..., TombolaError], where: str, expected: str, found: str, todo: str) -> TombolaError:
     return kind(where=where, expected=expected, found=found, todo=todo)
 
 
@@ -96,6 +97,17 @@ class SpecError(BadInput):
 
 class NoRoom(TombolaError):
     """An outcome could not be written; what is finished is kept."""
+
+
+class StoreLost(TombolaError):
+    """The server of a store does not answer, or refuses; what is finished is kept where it was."""
+
+    def __init__(self, *, where: str, expected: str, found: str, todo: str) -> None:
+        super().__init__(f"{where}: expected {expected}, found {found}. {todo} The same command goes on then.")
+        self.where, self.expected, self.found, self.todo = where, expected, found, todo
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.where, self.expected, self.found, self.todo)
 
 
 class Diverged(TombolaError):

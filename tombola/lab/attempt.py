@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tombola.code import place
 from tombola.engine import kernels
-from tombola.errors import DataError, NoRoom, StoreError, TombolaError
+from tombola.errors import DataError, NoRoom, StoreError, StoreLost, TombolaError
 from tombola.lab.checkpoints import Halted
 from tombola.lab.runs import Outcome, Run, Tell, data_sets
 from tombola.lab.store import Store
@@ -81,7 +81,7 @@ def _ended(error: Exception, store: Store) -> tuple[Any, ...]:
     """
     if _gpu_is_lost(error):
         raise error
-    if isinstance(error, DataError | StoreError):
+    if isinstance(error, DataError | StoreError | StoreLost):
         return "stop", error
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return "stop", no_room(error, store)

@@ -61,8 +61,18 @@ class Store:
         self.root = root
         self._numbers = itertools.count()
 
-    def __reduce__(self) -> "tuple[type[Store], tuple[Path]]":
+    def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[Path | str]]:
         return Store, (self.root,)
+
+    @property
+    def address(self) -> str:
+        """What names it after --store."""
+        return str(self.root)
+
+    @property
+    def reports(self) -> Path:
+        """The folder for reports of what is in it."""
+        return self.root / "reports"
 
     def open(self) -> "Store":
         """Make the folder ready for writing, and remove what processes that are gone left behind.
@@ -75,7 +85,7 @@ class Store:
             for folder in ("runs", "failed", "checkpoints", "tmp", "locks"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
             if not (self.root / "store.json").exists():
-                files.replace(self.root / "store.json", _json({"format": FORMAT}))
+                files.replace(self.root / "store.json", as_json({"format": FORMAT}))
             with self.claim(Stored("probe")) as ours:
                 if ours:  # and not left to the sweep: another process may be sweeping at this moment
                     probe = self._temporary("probe")
@@ -97,15 +107,15 @@ class Store:
         try:
             if not marker.exists():
                 if self.root.exists() and not self._may_become_one():
-                    raise _no_store(self.root)
+                    raise no_store(self.root)
                 return
             made = files.parsed(marker.read_text())["format"]
         except OSError as error:
             raise _unreadable(self.root, error) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise _no_format(marker, error) from error
+            raise no_format(marker, error) from error
         if made != FORMAT:
-            raise _another_format(self.root, made)
+            raise another_format(self.root, made)
 
     def _may_become_one(self) -> bool:
         # A process that was killed while it made the store may have left the folders without the marker.
@@ -129,7 +139,7 @@ class Store:
         while not seen():
             if time.monotonic() > until:
                 raise StoreError(
-                    where=str(self.root.absolute()),
+                    where=self.address,
                     expected=f"{what}, which the first process has written",
                     found="nothing of it",
                     todo="All machines need the store on one file system that they share: name it with --store.",
@@ -189,7 +199,7 @@ class Store:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        path = self.root / "runs" / run.key / "mask.safetensors"
+        path = self._file(run.key, "mask.safetensors")
         try:
             packed = load_file(path)
             shapes = self.values(run)["shapes"]
@@ -213,7 +223,7 @@ class Store:
         try:
             whole = mask_codec.expand(kept, mask)
         except ValueError as error:
-            raise self._damaged(self.root / "runs" / run.key / "weights.safetensors", error) from error
+            raise self._damaged(self._file(run.key, "weights.safetensors"), error) from error
         held = self.tensors(run, "held") if self.holds(run, "held") else {}
         return whole | {name: whole[name].masked_scatter(~mask[name], values) for name, values in held.items()}
 
@@ -226,7 +236,7 @@ class Store:
 
     def holds(self, run: Run, name: str) -> bool:
         """Whether a finished run has the file of tensors `name`."""
-        return (self.root / "runs" / run.key / f"{name}.safetensors").exists()
+        return self._file(run.key, f"{name}.safetensors").exists()
 
     def living(self, run: Run) -> "Mask | None":
         """What lives of the weights that a finished run made; None for all of them."""
@@ -238,7 +248,7 @@ class Store:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self.root / "runs" / run.key / f"{name}.safetensors"
+        path = self._file(run.key, f"{name}.safetensors")
         try:
             # clone: torch's own memory is aligned, on which the last bits of a matrix product depend.
             return {key: value.clone() for key, value in load_file(path).items()}
@@ -255,8 +265,8 @@ class Store:
             temporary.mkdir()
             for name, tensors in outcome.tensors.items():
                 files.write(temporary / f"{name}.safetensors", save(dict(tensors)))
-            files.write(temporary / "outcome.json", _json({"run": run.described, "values": dict(outcome.values)}))
-            files.write(temporary / "provenance.json", _json(provenance))
+            files.write(temporary / "outcome.json", as_json({"run": run.described, "values": dict(outcome.values)}))
+            files.write(temporary / "provenance.json", as_json(provenance))
             _sync(temporary)
             try:
                 temporary.rename(target)
@@ -267,14 +277,14 @@ class Store:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(self.root / "failed" / run.key, ignore_errors=True)
-        self._checkpoint(run).unlink(missing_ok=True)
+        self.forget(run)
 
     def keep(self, run: Run, state: Outcome) -> None:
         """Keep how far `run` is, for `kept`; it replaces what was kept before, and goes when the run is over."""
         from safetensors.torch import save
 
         tensors = {f"{group}:{name}": one for group, each in state.tensors.items() for name, one in each.items()}
-        files.replace(self._checkpoint(run), save(tensors, {"values": _json(state.values).decode()}))
+        files.replace(self.checkpoint(run), save(tensors, {"values": as_json(state.values).decode()}))
 
     def kept(self, run: Run) -> Outcome | None:
         """What the last `keep` kept of `run`; None where nothing is kept, or nothing that can be read."""
@@ -282,7 +292,7 @@ class Store:
 
         tensors: dict[str, dict[str, Tensor]] = {}
         try:
-            with safe_open(self._checkpoint(run), framework="pt") as file:
+            with safe_open(self.checkpoint(run), framework="pt") as file:
                 for path in file.keys():  # noqa: SIM118  a file has no iterator
                     group, _, name = path.partition(":")
                     tensors.setdefault(group, {})[name] = file.get_tensor(path).clone()
@@ -290,15 +300,20 @@ class Store:
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
 
-    def _checkpoint(self, run: Run) -> Path:
+    def checkpoint(self, run: Run) -> Path:
+        """The file of what `keep` keeps of `run`."""
         return self.root / "checkpoints" / f"{run.key}.safetensors"
+
+    def forget(self, run: Run) -> None:
+        """Remove what `keep` has kept of `run`."""
+        self.checkpoint(run).unlink(missing_ok=True)
 
     def fail(self, run: Run, reason: str, log: str) -> Failure:
         """Keep why `run` failed. The next attempt at it replaces this, its success removes it."""
         folder = self.root / "failed" / run.key
         folder.mkdir(parents=True, exist_ok=True)
         files.replace(folder / "log.txt", log.encode())
-        files.replace(folder / "outcome.json", _json({"run": run.described, "status": "failed", "reason": reason}))
+        files.replace(folder / "outcome.json", as_json({"run": run.described, "status": "failed", "reason": reason}))
         return Failure(reason, folder / "log.txt")
 
     @contextmanager
@@ -351,8 +366,12 @@ class Store:
             with self.claim(Stored(lock.stem)):
                 pass  # giving it back removes the file
 
+    def _file(self, key: str, name: str) -> Path:
+        """Where a file of a finished run can be read."""
+        return self.root / "runs" / key / name
+
     def _read(self, key: str, name: str, part: str | None = None) -> dict[str, Any]:
-        path = self.root / "runs" / key / name
+        path = self._file(key, name)
         try:
             content = files.parsed(path.read_text())
             table = content if part is None else content[part]
@@ -371,7 +390,8 @@ class Store:
         )
 
 
-def _no_store(root: Path) -> StoreError:
+def no_store(root: Path | str) -> StoreError:
+    """What to raise where there is something, but no store."""
     return StoreError(
         where=str(root),
         expected="a store or an empty folder",
@@ -380,7 +400,7 @@ def _no_store(root: Path) -> StoreError:
     )
 
 
-def _unreadable(root: Path, error: OSError) -> StoreError:
+def _unreadable(root: Path | str, error: OSError) -> StoreError:
     return StoreError(
         where=str(root),
         expected="a folder that can be read",
@@ -389,7 +409,8 @@ def _unreadable(root: Path, error: OSError) -> StoreError:
     )
 
 
-def _no_format(marker: Path, error: Exception) -> StoreError:
+def no_format(marker: Path | str, error: Exception) -> StoreError:
+    """What to raise where the store's format cannot be read."""
     return StoreError(
         where=str(marker),
         expected="the store's format",
@@ -398,7 +419,8 @@ def _no_format(marker: Path, error: Exception) -> StoreError:
     )
 
 
-def _another_format(root: Path, made: object) -> StoreError:
+def another_format(root: Path | str, made: object) -> StoreError:
+    """What to raise of a store in a format that this version does not read."""
     newer = isinstance(made, int) and made > FORMAT
     todo = "A newer version of Tombola made it: use that one" if newer else "That format is unknown: correct store.json"
     return StoreError(
@@ -416,7 +438,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """The same bytes for the same content."""
     return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
 
 

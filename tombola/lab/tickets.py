@@ -246,7 +246,7 @@ def _need(runs: Iterable[Run], plan: Plan, store: Store, level: int, replicate: 
     for needed in runs:
         if not store.has(needed):
             raise StoreError(
-                where=str(store.root),
+                where=store.address,
                 expected=f"the finished runs of level {level} and replicate {replicate}",
                 found=f"no {needed.key}",
                 todo=f"`tombola run {plan.experiment.asked_by}` makes them; give the same --set and --store here.",

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tombola.engine.machine import processes
-from tombola.errors import BadInput, DataError, NoRoom, StoreError, TombolaError
+from tombola.errors import BadInput, DataError, NoRoom, StoreError, StoreLost, TombolaError
 from tombola.lab.attempt import do, one_thread
 from tombola.lab.executor import Executor, Offer, Resources, Team
 from tombola.lab.queue import BUSY_POLL_S, Announce, RunQueue, Tally
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tombola.engine.data_parallel.crew import Crew
     from tombola.lab.worker import Worker
 
-_OF_THIS_PROCESS = (DataError, StoreError, NoRoom)  # other errors come of the run itself, and to all alike
+_OF_THIS_PROCESS = (DataError, StoreError, StoreLost, NoRoom)  # other errors come of the run itself, and to all alike
 
 
 @contextmanager

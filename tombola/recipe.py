@@ -190,6 +190,8 @@ def on_data(recipe: Recipe, name: str) -> Recipe:
     >>> on_data(plain, "digits+rotated~7").model_dump(include={"data", "inputs"})
     {'data': 'digits+rotated~7'}
     """
+    if name == recipe.data and recipe.inputs is None and recipe.label_noise is None:
+        return recipe
     return recipe.model_copy(update={"data": name, "inputs": None, "label_noise": None})
 
 

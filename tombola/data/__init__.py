@@ -8,6 +8,7 @@ To add a data set: write a file like `digits.py` with `FACTS` and `read`, and na
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,12 @@ def facts(name: str) -> Facts:
         ways = f"NAME-N, which is N examples of one; {variants.FORM}; {folder.FORM}; {tokenised.FORM}; or {table.FORM}"
         raise ValueError(f"one of {', '.join(SOURCES)}; {ways}")
     known: Facts = SOURCES[whole].FACTS
-    return variants.facts(subset.facts(known, size) if size else known, changes)
+    return _changed(known, size, tuple(changes)) if size or changes else known
+
+
+@lru_cache(maxsize=4096)  # a plan asks some fifty times for each replicate
+def _changed(known: Facts, size: int | None, changes: tuple[str, ...]) -> Facts:
+    return variants.facts(subset.facts(known, size) if size else known, list(changes))
 
 
 def passed_over(name: str) -> dict[str, int]:

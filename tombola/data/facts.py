@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any, Literal
 
@@ -48,7 +49,7 @@ class Facts:
     real: bool = False
     answers: Answers = "class"
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all of this, checksum included: what the key of every run on this data has of it."""
         said = ("most_frequent", "class_counts")  # by the labels

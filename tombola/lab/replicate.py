@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from tombola import bases, data, elastic, models
 from tombola.at_once import AtOnce, Scoring, course
 from tombola.code import named
 from tombola.data import variants
+from tombola.data.facts import Facts
 from tombola.dynamics import Frozen
 from tombola.early_bird import Settling
 from tombola.errors import BadInput
@@ -157,16 +159,25 @@ class Replicate:
 
     def seed(self, name: str) -> int:
         """The seed that governs `name` in this replicate; 0 <= seed < 2^63."""
-        digest = hashlib.sha256(f"{name}/{self.spec.seed}/{self.number}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") >> 1
+        return _seed(name, self.spec.seed, self.number)
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
         """How its trainings go, on the data that are this replicate's where the spec has them changed."""
-        recipe = self.spec.recipe
-        return on_data(recipe, self.drawn(recipe.data)).model_copy(update={"model": self.model})
+        recipe = on_data(self.spec.recipe, self.drawn(self.spec.recipe.data))
+        return recipe if recipe.model == self.model else recipe.model_copy(update={"model": self.model})
 
-    @property
+    @cached_property
+    def facts(self) -> Facts:
+        """Of the data set of its spec, the same in each replicate."""
+        return self.spec.facts
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Of its own data set."""
+        return data.facts(self.recipe.data).fingerprint
+
+    @cached_property
     def model(self) -> str:
         """The name of its model, whose parameters are coordinates where the spec prunes in a basis."""
         if self.other_model is not None:
@@ -179,20 +190,24 @@ class Replicate:
         inputs, noise = self.spec.recipe.inputs or (), self.spec.recipe.label_noise
         return variants.named(whole, inputs, noise, self.seed("inputs"), self.seed("split"))
 
-    @property
+    @cached_property
     def epoch_iterations(self) -> int:
         """The optimiser steps of one pass over the training set."""
-        return self.spec.facts.epoch_iterations(self.recipe.batch)
+        return self.facts.epoch_iterations(self.recipe.batch)
 
-    @property
+    @cached_property
     def network(self) -> Network:
-        facts, model = self.spec.facts, self.model
+        facts, model = self.facts, self.model
         return Network(model, facts.shape, facts.classes, models.checkpoint(model))
 
     @property
     def rewind_step(self) -> int:
         """k, in optimiser steps."""
-        return self.spec.iterations(self.rewind or self.spec.rewind[0])
+        return self.iterations(self.rewind or self.spec.rewind[0])
+
+    def iterations(self, step: Step) -> int:
+        """`step` in optimiser steps."""
+        return step.iterations(self.epoch_iterations)
 
     def rewind_point(self, init: str = "init") -> Run:
         """theta_k: the initial weights, trained for k steps without a mask; for k = 0 the initial weights alone."""
@@ -217,13 +232,13 @@ class Replicate:
             start=start,
             mask=mask or self.full_mask,
             recipe=recipe,
-            data_fingerprint=data.facts(self.recipe.data).fingerprint,
+            data_fingerprint=self.data_fingerprint,
             split_seed=self.seed("split"),
             order_seed=self.seed("order"),
             begin=self.rewind_step,
-            until=spec.iterations(spec.recipe.length),
-            evaluate_every=spec.iterations(spec.evaluate.every),
-            test_every=spec.iterations(spec.evaluate.test_every),
+            until=self.iterations(spec.recipe.length),
+            evaluate_every=self.iterations(spec.evaluate.every),
+            test_every=self.iterations(spec.evaluate.test_every),
             optimizer_state="carried" if carried else "fresh",
             augment_seed=self.seed("augment") if recipe.draws else None,
             further=self._beside(recipe.objective),
@@ -341,7 +356,7 @@ class Replicate:
         Raises:
             BadInput: they were not.
         """
-        until = extruding.as_long(ticket, self.spec.facts.train)
+        until = extruding.as_long(ticket, self.facts.train)
         recipe = stretched(ticket.recipe, until, self.epoch_iterations)
         made = self.train(self.rewind_point(), ticket.mask, recipe)
         return replace(made, until=until, optimizer_state=ticket.optimizer_state)
@@ -373,7 +388,7 @@ class Replicate:
     def _pruned(self, weights: Run, seen: Train, scoring: Scoring) -> Prune:
         """A round of pruning of `weights`, whose score sees the batches of the training `seen`."""
         prune, score = self.spec.prune, self.members.scores[scoring.score]
-        examples = scoring.seen(self.spec.facts.classes, self.recipe.batch)
+        examples = scoring.seen(self.facts.classes, self.recipe.batch)
         began = weights.start if isinstance(weights, Train) else weights
         return Prune(
             self.network,
@@ -640,3 +655,9 @@ def _given(like: Run | None, name: str) -> Run:
             todo="Leave the control out of `arms`, or let the method give its trainings a mask.",
         )
     return like
+
+
+@lru_cache(maxsize=1024)  # the same dozen names, again and again in each replicate
+def _seed(name: str, seed: int, number: int) -> int:
+    digest = hashlib.sha256(f"{name}/{seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

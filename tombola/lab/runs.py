@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel
@@ -20,6 +20,7 @@ from tombola.engine import Choice
 from tombola.errors import TombolaError
 from tombola.macs import Macs
 from tombola.recipe import Recipe
+from tombola.value import plain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tombola.score import Score
 
 KEY_DIGITS = 20  # 80 bits: a million runs collide with a chance below 1e-12
+_AS_KEY = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 A_LOOK = 1 / 6  # what looking at an image costs beside training on it, about
 
 Tell = Callable[[int, int, float], None]  # done, in all, and what it comes to: see `Run.progress`
@@ -200,9 +202,10 @@ class Run:
     @property
     def names(self) -> tuple[str, ...]:
         """Of its parameters and inputs: all fields but the key, those that are given by keyword only too."""
-        return tuple(parameter.name for parameter in fields(self) if parameter.init)
+        kind: type = type(self)
+        return _names(kind, True)
 
-    @property
+    @cached_property
     def inputs(self) -> tuple["Run", ...]:
         """The runs whose outcomes this one needs: fields, and what is in tuples of fields."""
         return tuple(run for name in self.names for run in _runs_in(getattr(self, name)))
@@ -218,7 +221,7 @@ class Run:
     def __post_init__(self) -> None:
         # Made with the run and not when asked for: the inputs have theirs by then, so no depth of nesting costs depth
         # of recursion, here or where runs are compared.
-        text = json.dumps(self.described, sort_keys=True, separators=(",", ":"))
+        text = _AS_KEY.encode(self.described)
         object.__setattr__(self, "key", f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]}")
 
     def __repr__(self) -> str:
@@ -229,6 +232,12 @@ class Run:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.key == other.key
+
+
+@cache
+def _names(kind: type, given: bool) -> tuple[str, ...]:
+    """The fields of a dataclass, or those that are given when one is made: looked up once, not for each of many."""
+    return tuple(each.name for each in fields(kind) if each.init or not given)
 
 
 def _runs_in(value: Any) -> Iterator[Run]:
@@ -250,14 +259,17 @@ def _replaced(value: Any, change: Callable[[Run], Run]) -> Any:
 
 def _plain(value: Any) -> Any:
     """A field's value as plain JSON; what is None inside of a value is absent, as in `Run.later`."""
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, Run):
         return value.key
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_none=True)
+        return plain(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if is_dataclass(value):
-        items = {each.name: getattr(value, each.name) for each in fields(value)}
+        kind: type = type(value)
+        items = {name: getattr(value, name) for name in _names(kind, False)}
         return {name: _plain(item) for name, item in items.items() if item is not None}
     return value
 
@@ -279,7 +291,7 @@ class Stored(Run):
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", self.name)
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Run, ...]:
         return ()
 

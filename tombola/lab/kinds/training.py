@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from tombola import data, engine
@@ -14,6 +14,7 @@ from tombola.errors import TombolaError
 from tombola.lab.runs import A_LOOK, Known, Network, Outcome, Run, Tell, untold
 from tombola.macs import GRADIENT, Macs, examples
 from tombola.recipe import Recipe, learning_rate
+from tombola.value import text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -127,12 +128,12 @@ class Train(Run):
     def progress(self, done: int, total: int, loss: float) -> str:
         return f"validation loss {loss:.3f} at step {done}"
 
-    @property
+    @cached_property
     def stack(self) -> tuple[Any, ...] | None:
         """All but where trainings start, their masks and their seeds; None for a kind that trains in its own way."""
         if type(self) is not Train:
             return None
-        recipe = self.recipe.model_dump_json()
+        recipe = text(self.recipe)
         looks = self.evaluate_every, self.test_every
         names = tuple(name for name, _ in self.further or ())
         state = self.optimizer_state, self.keep_optimizer

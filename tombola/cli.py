@@ -391,6 +391,44 @@ def report(spec: str, /, *, common: Common = Common()) -> int:
     return 0
 
 
+@app.command(name="log")
+def log_command(
+    spec: str,
+    /,
+    *,
+    to: str,
+    files: Literal["none", "first", "all"] = "first",
+    common: Common = Common(),
+) -> int:
+    """Tell a tracker - MLflow, ... - of what is finished: curves, numbers, masks, verdicts, the report.
+
+    Run it again at any time: what is there already is not told again, and what was interrupted is completed.
+
+    Parameters
+    ----------
+    spec
+        A preset's name or a TOML file.
+    to
+        Which tracker, and where, if not where it keeps its runs by itself: mlflow, mlflow=http://localhost:5000.
+    files
+        Of which replicates the masks and the tickets' files go along: of the first one, of all, or of none.
+    """
+    from tombola.trackers import TRACKERS
+    from tombola.trackers.telling import tell
+    from tombola.trackers.tracker import asked
+
+    chosen, results = asked(to, "--to", TRACKERS), _results(*_existing(spec, common))
+    with chosen.open(results.experiment.name) as log:
+        told = tell(results, log, files, lambda: _write_report(results).parent, _said)
+        there = f" ({told.there} were there already)" if told.there else ""
+        print(f"Logged {_counted(told.logged, 'training')} to {chosen.tracker.name}{there}.\nLook at it: {log.where}")
+    return 0
+
+
+def _said(line: str) -> None:
+    print(f"  {line}", flush=True)
+
+
 @app.command
 def explore(
     spec: str,

@@ -260,9 +260,14 @@ class Ticket:
         Raises:
             BadInput: the file cannot be written, the origin is not JSON, or no seed remakes the weights.
         """
-        files.deliver(path, self._content(as_seed))
+        files.deliver(path, self.content(as_seed=as_seed))
 
-    def _content(self, as_seed: bool = False) -> bytes:
+    def content(self, *, as_seed: bool = False) -> bytes:
+        """What `save` writes.
+
+        Raises:
+            BadInput: the origin is not JSON, or no seed remakes the weights.
+        """
         living, tied = _stored(self.weights, self.mask)
         codes = mask_codec.encoded(self.mask)
         tensors = {f"mask/{name}": code for name, code in codes.items()}
@@ -330,7 +335,7 @@ class Ticket:
             BadInput: there is no such user or branch, or no token that may write there; the extra `hub` is missing.
             TombolaError: the hub cannot be reached.
         """
-        content = {FILE: self._content(), "README.md": card.card(repo, repr(self), self.mask, self.origin).encode()}
+        content = {FILE: self.content(), "README.md": card.card(repo, repr(self), self.mask, self.origin).encode()}
         return hub.push(repo, content, repr(self), revision=revision, private=private, endpoint=endpoint)
 
     @staticmethod

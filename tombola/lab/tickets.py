@@ -11,6 +11,7 @@ from tombola.lab.kinds import Average, Init, Measured, Pool, Train
 from tombola.lab.members import Arm
 from tombola.lab.plan import Plan
 from tombola.lab.replicate import Replicate
+from tombola.lab.row import Row
 from tombola.lab.runs import Run
 from tombola.lab.spec import Spec
 from tombola.lab.store import Store
@@ -31,12 +32,21 @@ def ticket_of(plan: Plan, store: Store, level: int, replicate: int) -> "Ticket":
         BadInput: the experiment has no such level or replicate.
         StoreError: the runs that it is made of are not finished.
     """
-    from tombola.ticket import Seed, Ticket
-
     spec = plan.experiment.spec
     if not plan.experiment.members.arm("ticket", spec).rewinds:
         raise _no_ticket(spec, plan.experiment.members.arm("ticket", spec))
-    run = _training(plan, level, replicate)
+    return ticket_of_row(plan, store, _row(plan, level, replicate))
+
+
+def ticket_of_row(plan: Plan, store: Store, row: Row) -> "Ticket":
+    """The ticket of a row of the plan, whose arm rewinds to early weights.
+
+    Raises:
+        StoreError: the runs that it is made of are not finished.
+    """
+    from tombola.ticket import Seed, Ticket
+
+    run, level, replicate = row.run, row.level, row.replicate
     _need(run.inputs if run.keeps_mask else (run, *run.inputs), plan, store, level, replicate)
     start, mask = store.weights(run.start), store.masked_by(run)
     model, alive = _network(plan, store, run)
@@ -48,7 +58,7 @@ def ticket_of(plan: Plan, store: Store, level: int, replicate: int) -> "Ticket":
         "model": run.recipe.model,
         "data": run.recipe.data,
         "data_fingerprint": run.data_fingerprint,
-        "method": spec.method,
+        "method": plan.experiment.spec.method,
         "level": level,
         "replicate": replicate,
         "rewind": f"{run.begin}it",
@@ -219,6 +229,10 @@ def members_of(
 
 def _training(plan: Plan, level: int, replicate: int) -> Train:
     """The training of the ticket, or at level 0 of the dense network."""
+    return _row(plan, level, replicate).run
+
+
+def _row(plan: Plan, level: int, replicate: int) -> Row:
     spec = plan.experiment.spec
     if len(spec.rewind) > 1:
         raise BadInput(
@@ -239,7 +253,7 @@ def _training(plan: Plan, level: int, replicate: int) -> Train:
             todo="Replicates count from 0.",
         )
     arm = "ticket" if level else "dense"
-    return next(row.run for row in plan.rows if (row.arm, row.level, row.replicate) == (arm, level, replicate))
+    return next(row for row in plan.rows if (row.arm, row.level, row.replicate) == (arm, level, replicate))
 
 
 def _need(runs: Iterable[Run], plan: Plan, store: Store, level: int, replicate: int) -> None:

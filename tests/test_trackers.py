@@ -127,6 +127,7 @@ def runs_of(address: str) -> dict[str, Any]:
 
     client = MlflowClient(address)
     experiment = client.get_experiment_by_name("digits-lenet")
+    assert experiment
     runs = {}
     for run in client.search_runs([experiment.experiment_id]):
         points = {

@@ -199,7 +199,7 @@ def test_the_plan_begins_with_what_it_costs(
 ) -> None:
     _, out, _ = ask(capsys, "plan", *asked, "--store", str(tmp_path / "new"), "--workers", "2")
     assert out.startswith(first)
-    assert re.search(r"about .* with 2 workers on a machine that is idle\.$", out.splitlines()[0])
+    assert re.search(r"about .* with 2 workers on a machine that is idle, (guessed|as)\b.*\.$", out.splitlines()[0])
     assert ("An experiment of this size is for a GPU, and torch finds none here." in out) == gpu
 
 

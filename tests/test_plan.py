@@ -16,7 +16,7 @@ from tombola.engine.native import calibrate
 from tombola.errors import BadInput
 from tombola.lab.kinds import Init, Train
 from tombola.lab.members import BUILT_IN
-from tombola.lab.plan import Plan, missing, plan, run_seconds, summary
+from tombola.lab.plan import END_S, RUN_S, START_S, Plan, missing, plan, run_seconds, summary
 from tombola.lab.runs import Outcome, Run
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.spec_file import read
@@ -222,7 +222,9 @@ def test_the_estimate_is_measured_where_something_is_finished(store: Store) -> N
     finish(store, [run], seconds=4.0)
     assert run_seconds(wanted, store)(run) == pytest.approx(4.0)
     content = summary(wanted, store, workers=2)
-    assert content["estimated_seconds"] == pytest.approx(19 * 40 * 0.1 / 2, abs=0.06)
+    around = START_S + END_S + content["total"]["missing"] * RUN_S / 2
+    assert content["estimated_seconds"] == pytest.approx(around + 19 * 40 * 0.1 / 2, rel=0.06)
+    assert content["estimated_by"] == "finished"
 
 
 @pytest.mark.skipif(not kernels.sets(), reason="the kernels were not compiled here")

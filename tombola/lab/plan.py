@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from tombola import data, models
 from tombola.engine import EngineForecast, forecast
@@ -14,6 +14,7 @@ from tombola.engine.training import Training
 from tombola.errors import BadInput
 from tombola.lab.costs import Costs
 from tombola.lab.kinds import Train
+from tombola.lab.makespan import Work
 from tombola.lab.members import Arm
 from tombola.lab.replicate import Replicate
 from tombola.lab.row import Row
@@ -23,6 +24,13 @@ from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.studies import Question, Series, asked
 from tombola.recipe import Recipe
+
+Basis = Literal["finished", "measured", "guessed"]
+
+MEASURING_S = 10.0  # of layers, where an engine goes by their times and they are not known yet
+START_S = 5.0  # until the first run begins: the command and its workers import torch, and read data
+RUN_S = 0.03  # of a run beside what its record says: handing it out, claiming it, and writing its outcome to the disk
+END_S = 2.5  # table, verdict and report
 
 
 @dataclass(frozen=True)
@@ -294,6 +302,30 @@ def run_seconds(plan: Plan, store: Store) -> Callable[[Run], float]:
     return lambda run: factor * expected(run)
 
 
+def estimated_by(plan: Plan, store: Store) -> Basis:
+    """What `run_seconds` goes by."""
+    done = store.keys()
+    if any(row.run.key in done for row in plan.rows):
+        return "finished"
+    return "measured" if engine_of(plan).measured else "guessed"
+
+
+def wall_seconds(runs: Sequence[Run], seconds: Callable[[Run], float], workers: int, unmeasured: bool = False) -> float:
+    """Seconds of a command that does `runs`, from its start to the end of its report; 0 where there are none.
+
+    Args:
+        runs: those that are missing, inputs first.
+        seconds: that each of them takes.
+        workers: how many are done at once, >= 1.
+        unmeasured: whether layers are measured before.
+    """
+    if not runs:
+        return 0.0
+    each = [seconds(run) + RUN_S for run in runs]
+    before = START_S + (MEASURING_S if unmeasured else 0.0)
+    return before + Work.of(runs).makespan(each, workers) + END_S
+
+
 def _densities(spec: Spec, level: int) -> dict[str, float]:
     kinds = models.kinds(spec.recipe.model, spec.facts.shape, spec.facts.classes, spec.prune.include)
     if not spec.densities or not level:
@@ -314,7 +346,11 @@ def _notes(spec: Spec) -> Iterator[str]:
 
 
 def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
-    """What a plan amounts to: per kind, how often runs are asked for, how many they are, stored, missing; the time."""
+    """What a plan amounts to: per kind, how often runs are asked for, how many they are, stored, missing; the time.
+
+    Args:
+        workers: how many runs are done at once, >= 1.
+    """
     absent = missing(plan, store)
     asked = Counter(row.run.kind for row in plan.rows) + Counter(
         needed.kind for run in plan.runs for needed in run.inputs
@@ -330,7 +366,7 @@ def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
     least = {
         "replicates": looks.first if looks else 0,
         "missing": len(first),
-        "estimated_seconds": round(sum(map(each, first)) / workers, 3),
+        "estimated_seconds": round(wall_seconds(first, each, workers, engine.unmeasured), 3),
     }
     return {
         "experiment": plan.experiment.name,
@@ -360,6 +396,7 @@ def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
         "other_engines": other_engines(plan),
         "expected_costs": expected_costs(plan),
         "workers": workers,
-        "estimated_seconds": round(sum(map(each, absent)) / workers, 3),
+        "estimated_seconds": round(wall_seconds(absent, each, workers, engine.unmeasured), 3),
+        "estimated_by": estimated_by(plan, store),
         **({"replicates": looks.last, "least": least} if looks else {}),
     }

@@ -315,6 +315,11 @@ def _counted_runs(count: int) -> str:
 
 
 GPU_FROM_S = 3 * 24 * 3600
+BY = {
+    "finished": "as trainings that are done took",
+    "measured": "as its layers were measured here",
+    "guessed": "guessed from the model's size",
+}  # what an estimate goes by
 
 
 def _cost_text(summary: dict[str, Any]) -> str:
@@ -324,10 +329,9 @@ def _cost_text(summary: dict[str, Any]) -> str:
     if trainings:
         steps = f"{lengths[-1]:,} steps" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,} steps"
         what = f"{trainings:,} training{'s' if trainings > 1 else ''} of {steps} to do"
-    guessed = "by the plain loop " if summary["engine"]["unmeasured"] else ""
     text = (
-        f"{what}: {guessed}about {duration(summary['estimated_seconds'])} with {summary['workers']} "
-        f"worker{'s' if summary['workers'] > 1 else ''} on a machine that is idle."
+        f"{what}: about {duration(summary['estimated_seconds'])} with {summary['workers']} "
+        f"worker{'s' if summary['workers'] > 1 else ''} on a machine that is idle, {BY[summary['estimated_by']]}."
     )
     if summary["estimated_seconds"] >= GPU_FROM_S and summary["devices"] == ["cpu"]:
         text += "\nAn experiment of this size is for a GPU, and torch finds none here. Presets in -quick are for CPUs."

@@ -6,6 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from tombola.engine import kernels, reference, sparse
+from tombola.engine.native.guess import guessed
 from tombola.engine.native.layer_formats import Shape, network_seconds
 from tombola.engine.training import Alone, Engine, Start, Training, Trainings
 from tombola.models.layer import Layer
@@ -80,7 +81,11 @@ def times_of(training: Training) -> Mapping[str, Shape]:
 
 def step_seconds(training: Training) -> float:
     """By the kernels or the plain loop, with sparse layers or without, as measured; else guessed."""
-    return min(_seconds(training)) if measured(training) else reference.step_seconds(training)
+    if measured(training):
+        return min(_seconds(training))
+    guesses = ((guessed(shape), training.densities.get(name, 1.0)) for name, shape in shapes(training).items())
+    by_kernels, _ = network_seconds(guesses)
+    return min(by_kernels, reference.step_seconds(training))
 
 
 def _seconds(training: Training) -> tuple[float, float]:

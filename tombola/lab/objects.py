@@ -64,8 +64,8 @@ def connect(address: str) -> "Objects":
         raise _no_address(f"{protocol}://...@...", "one with a password in it, which would be shown and passed on")
     if why := _NO_STORES.get(protocol):
         raise _no_address(address, f"{protocol}://, and {why}")
-    if not place or "::" in address:
-        raise _no_address(address, "one that names no bucket" if not place else "a chain of them")
+    if "::" in address or not place.partition("/")[0]:
+        raise _no_address(address, "a chain of them" if "::" in address else "one that names no bucket")
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:

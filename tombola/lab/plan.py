@@ -297,6 +297,7 @@ def run_seconds(plan: Plan, store: Store) -> Callable[[Run], float]:
 
     done = store.keys()
     known = [row.run for row in plan.rows if row.run.key in done and expected(row.run)][:100]
+    store.ahead(run.key for run in known)
     taken = [store.provenance(run)["seconds"] for run in known]
     factor = median(each / expected(run) for each, run in zip(taken, known, strict=True)) if known else 1.0
     return lambda run: factor * expected(run)

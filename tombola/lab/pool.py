@@ -23,7 +23,7 @@ from tombola.lab.executor import Offer, Resources
 from tombola.lab.interrupts import unheard
 from tombola.lab.queue import Announce, RunQueue, Tally
 from tombola.lab.runs import Run, shallow
-from tombola.lab.serving import READY, Equipment, Message
+from tombola.lab.serving import READY, TOLD, Equipment, Message
 from tombola.recipe import Recipe
 
 W = TypeVar("W")
@@ -82,6 +82,7 @@ class Pool(Generic[W]):
         self._staff, self._offer, self._queue, self._engine = staff, offer, queue, engine
         self.posts: list[Post[W]] = []
         self._stillborn = 0
+        self._told: set[str] = set()
 
     def __enter__(self) -> "Pool[W]":
         return self
@@ -133,6 +134,9 @@ class Pool(Generic[W]):
         if (key, what) == READY:
             post.ready, self._stillborn = True, 0
             return
+        if (key, what) == TOLD:
+            self._pass_on(*details)
+            return
         if what == "looked":
             queue.looked(post.runs[key], *details)
             return
@@ -149,6 +153,12 @@ class Pool(Generic[W]):
                 queue.failed(run, *details)
             case "stop":
                 raise details[0]
+
+    def _pass_on(self, text: str) -> None:
+        """Say what a worker has to say of the store, but not what another one has said already."""
+        if text not in self._told:
+            self._told.add(text)
+            self._queue.store.tell(text)
 
     def _bury(self, post: Post[W], gone: Gone) -> None:
         self.posts.remove(post)

@@ -131,7 +131,7 @@ class RunQueue:
     """Which runs are waiting, ready, out and over."""
 
     def __init__(self, runs: list[Run], store: Store, tell: Announce) -> None:
-        self._store, self._tell = store, tell
+        self.store, self._tell = store, tell
         self._waiting = {run.key: run for run in runs}
         self._inputs = {run.key: {needed.key for needed in run.inputs} & self._waiting.keys() for run in runs}
         self._dependants: dict[str, list[Run]] = {run.key: [] for run in runs}
@@ -229,9 +229,9 @@ class RunQueue:
 
     def failed(self, run: Run, reason: str, log: str) -> None:
         try:
-            self.result.failed[run] = self._store.fail(run, reason, log)
+            self.result.failed[run] = self.store.fail(run, reason, log)
         except OSError as error:
-            raise no_room(error, self._store) from error
+            raise no_room(error, self.store) from error
         self._tell(Event("failed", run, note=reason))
         del self._waiting[run.key]
         lost = list(self._dependants[run.key])

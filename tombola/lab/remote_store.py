@@ -13,16 +13,16 @@ Nothing can be renamed there, so an outcome is complete when its last object is 
 on the condition that there is none. Tensors come before it, each attempt's under a name of its own: of two attempts
 at one run the first to end is the outcome, and what the other one wrote goes when it is old.
 
-On this machine a folder keeps what was read, scratch files and locks between its processes. It can be removed at any
-time when nobody is at work.
+On this machine a folder keeps copies (`lab.copies`), scratch files and locks between its processes. It can be removed
+at any time when nobody is at work.
 """
 
 import hashlib
 import os
-import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from typing import Any
 from tombola import files
 from tombola.data.download import cache_dir
 from tombola.errors import StoreError, StoreLost
+from tombola.lab.copies import LISTING, Copies
 from tombola.lab.leases import Leases
 from tombola.lab.objects import FIRST_PATIENCE_S, Objects, connect
 from tombola.lab.runs import Outcome, Run, Stored
@@ -37,6 +38,7 @@ from tombola.lab.store import FORMAT, Failure, Store, another_format, as_json, n
 
 LEFT_OVER_S = 24 * 3600.0  # after which what no outcome names is taken for a dead attempt's
 SWEPT_EVERY_S = 24 * 3600.0
+AT_ONCE = 16  # objects that are fetched together: most of the time is waiting
 _NAMES = {"store.json", "runs", "tensors", "checkpoints", "failed", "until", "claims", "clock", "probe", "swept"}
 
 
@@ -64,9 +66,11 @@ class RemoteStore(Store):
     def __init__(self, objects: Objects, root: Path) -> None:
         super().__init__(root)
         self._objects = objects
-        self._here = Store(root)
+        self._here, self._copies = Store(root), Copies(root)
         self._leases: Leases | None = None
+        self._versions: dict[str, str] = {}  # by key, as of the last listing
         self._checkpointed: set[str] = set()
+        objects.say = lambda text: self.tell(text)
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Path | str]]:
         return remote_store, (self.address,)
@@ -82,12 +86,16 @@ class RemoteStore(Store):
 
     def open(self) -> "RemoteStore":
         self.check()
-        self._here.open()
+        try:
+            self._here.open()
+            self._copies.trim()
+        except (StoreError, OSError) as error:
+            raise self._no_folder(error) from error
         with self._first_contact():
             name = f"probe/{uuid.uuid4().hex}"
             self._objects.put_new(name, b"1")
             if self._objects.put_new(name, b"2") or not self._objects.is_conditional:
-                self._objects.say(
+                self.tell(
                     f"{self.address}: this kind of store writes nothing on a condition, so that two who work on it at "
                     "once may do a run twice. They make the same outcome."
                 )
@@ -125,7 +133,10 @@ class RemoteStore(Store):
         return self._objects.entry(f"runs/{run.key}.json") is not None
 
     def keys(self) -> set[str]:
-        return {name.removesuffix(".json") for name in self._objects.entries("runs")}
+        listed = self._objects.entries("runs")
+        self._versions = {name.removesuffix(".json"): entry.version for name, entry in listed.items()}
+        self._copies.compare(self._versions)
+        return set(self._versions)
 
     def failed(self) -> set[str]:
         names = {name.removesuffix(".json") for name in self._objects.entries("failed") if name.endswith(".json")}
@@ -157,7 +168,8 @@ class RemoteStore(Store):
             }
         )
         if self._objects.put_new(f"runs/{run.key}.json", content):
-            self._keep_copy(run.key, content, tensors)
+            with suppress(OSError):  # it can be fetched
+                self._keep_copy(run.key, content, tensors)
         if run.key in self._checkpointed:
             self._objects.delete([_checkpoint(run.key)])
             self._checkpointed.discard(run.key)
@@ -202,7 +214,7 @@ class RemoteStore(Store):
                 yield ours
                 return
             if self._leases is None:
-                self._leases = Leases(self._objects, _machine(self.root))
+                self._leases = Leases(self._objects, machine(self.root))
             name = self._leases.take(run.key)
             try:
                 yield name is not None
@@ -210,29 +222,38 @@ class RemoteStore(Store):
                 if name is not None:
                     self._leases.give_back(name)
 
+    def ahead(self, keys: Iterable[str]) -> None:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            lacking = [key for key in keys if not self._copies.has(key)]
+            for _ in pool.map(self._fetch, lacking):
+                pass
+
     def _file(self, key: str, name: str) -> Path:
-        folder = self.root / "runs" / key
-        path, listing = folder / name, folder / "object.json"
-        if not path.exists() and (not listing.exists() or not self._fetch_tensors(key, name)):
-            content = self._objects.get(f"runs/{key}.json")
-            if content is None:
-                return path  # whoever opens it says that it is not there
-            self._keep_copy(key, content, {})
-            if not path.exists() and not self._fetch_tensors(key, name):
+        path = self._copies.file(key, name)
+        try:
+            there = path.exists() or (self._copies.has(key) and self._fetch_tensors(key, name))
+            # Else there is no copy, or it is of an outcome that was removed since, with its tensors.
+            if not there and self._fetch(key) and not path.exists() and not self._fetch_tensors(key, name):
                 raise self._damaged_object(key, "one whose tensors are not all there")
-        with suppress(OSError):
-            os.utime(folder)  # what was used last goes last
+        except OSError as error:
+            raise self._no_folder(error) from error
+        self._copies.used(key)
         return path
+
+    def _fetch(self, key: str) -> bool:
+        """Bring the numbers of an outcome here; whether there is one."""
+        content = self._objects.get(f"runs/{key}.json")
+        if content is not None:
+            self._keep_copy(key, content, {}, self._versions.get(key))
+        return content is not None
 
     def _fetch_tensors(self, key: str, name: str) -> bool:
         """Bring tensors here, if the outcome has any of that name; False if it says that it has, but they are gone."""
-        folder = self.root / "runs" / key
+        listing = self._copies.file(key, LISTING)
         try:
-            placed = files.parsed((folder / "object.json").read_text())["tensors"].get(name)
-        except OSError:
-            return False
+            placed = files.parsed(listing.read_text())["tensors"].get(name)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self._damaged(folder / "object.json", error) from error
+            raise self._damaged(listing, error) from error
         if placed is None:
             return True
         content = self._objects.get(placed["object"])
@@ -240,26 +261,24 @@ class RemoteStore(Store):
             return False
         if hashlib.sha256(content).hexdigest() != placed["sha256"]:
             raise self._damaged_object(key, f"{name} with other bytes than were written")
-        _write_beside(folder / name, content)
+        self._copies.add(key, name, content)
         return True
 
-    def _keep_copy(self, key: str, content: bytes, tensors: Mapping[str, bytes]) -> None:
-        """Keep an outcome in the folder here, in place of what is there."""
+    def _keep_copy(self, key: str, content: bytes, tensors: Mapping[str, bytes], version: str | None = None) -> None:
         try:
             made = files.parsed(content)
             parts = {"outcome.json": as_json(made["outcome"]), "provenance.json": as_json(made["provenance"])}
         except (ValueError, KeyError, TypeError) as error:
             raise self._damaged_object(key, f"a damaged one ({error})") from error
-        folder = self.root / "runs" / key
-        temporary = folder.with_name(f".{key}.{uuid.uuid4().hex}")
-        temporary.mkdir(parents=True)
-        for name, part in {**parts, **tensors, "object.json": content}.items():
-            (temporary / name).write_bytes(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            temporary.rename(folder)
-        except OSError:  # another process was faster
-            shutil.rmtree(temporary, ignore_errors=True)
+        self._copies.keep(key, {**parts, **tensors, LISTING: content}, version)
+
+    def _no_folder(self, error: Exception) -> StoreError:
+        return StoreError(
+            where=str(self.root),
+            expected=f"a folder for copies of what is in {self.address}",
+            found=str(error),
+            todo="Name another one with TOMBOLA_CACHE, or make room or give the right to write.",
+        )
 
     def _damaged_object(self, key: str, found: str) -> StoreError:
         return StoreError(
@@ -309,16 +328,10 @@ def _checkpoint(key: str) -> str:
     return f"checkpoints/{key}.safetensors"
 
 
-def _machine(root: Path) -> str:
+def machine(root: Path) -> str:
     """What names the folder here and the start of its machine: locks in it are known to those of the same name."""
     path = root / "machine"
     with suppress(FileExistsError), path.open("x") as file:
         file.write(uuid.uuid4().hex)
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{path.read_text()}-{boot.read_text().strip() if boot.exists() else 'unknown'}"
-
-
-def _write_beside(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_bytes(content)
-    temporary.replace(path)

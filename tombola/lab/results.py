@@ -375,6 +375,8 @@ def results(plan: Plan, store: Store) -> Results:
     if looks := plan.experiment.spec.looks:
         plan = of_first(plan, max(looks.first, complete(plan, store)))
     done = store.keys()
+    asked = (key for each in plan.questions for key in (each.run.key, each.density_of.key))
+    store.ahead(done.intersection(asked) | done.intersection(row.run.key for row in plan.rows))
     rows = [Result(row, store.values(row.run), store.provenance(row.run)) for row in plan.rows if row.run.key in done]
     return Results(plan, store, rows)
 

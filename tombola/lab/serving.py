@@ -20,6 +20,7 @@ from tombola.sparse.times import Times
 # What a worker says: the key of a run, what there is to say of it, and what belongs to that. See `attempt.do_all`.
 Message = tuple[Any, ...]
 READY: Message = ("", "ready")  # the first that it says: from now on it can be given runs
+TOLD: Message = ("", "told")  # and a text: what the user should know of the store
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,17 @@ def serve(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # for good, and where `interrupts.unheard` could not see to it
     resources = equipment.resources
-    store = resources.store
+    store, one_at_a_time = resources.store, threading.Lock()
+
+    def told(text: str) -> None:
+        with one_at_a_time:  # a store has threads
+            say((*TOLD, text))
+
+    def answer(run: Run, *message: Any) -> None:
+        with one_at_a_time:
+            say((run.key, *message))
+
+    store.tell = told
     with store.claim(Stored(log.name)):  # else another process would take the log for a leftover
         with log.open("w") as file:
             os.dup2(file.fileno(), sys.stderr.fileno())
@@ -82,7 +93,7 @@ def serve(
         )
         say(READY)
         while (runs := take()) is not None:
-            do_all(runs, worker, lambda run, *message: say((run.key, *message)))
+            do_all(runs, worker, answer)
 
 
 def _warm_up() -> None:

@@ -16,8 +16,9 @@ import json
 import os
 import shutil
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
@@ -55,10 +56,14 @@ class Store:
 
     Args:
         root: the folder; `open` makes it, reading needs only that it exists.
+
+    Attributes:
+        tell: is told what a user should know of how the store is doing; by default it writes that on standard error.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.tell: Callable[[str], object] = lambda text: sys.stderr.write(f"tombola: {text}\n")
         self._numbers = itertools.count()
 
     def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[Path | str]]:
@@ -365,6 +370,9 @@ class Store:
         for lock in (self.root / "locks").iterdir():
             with self.claim(Stored(lock.stem)):
                 pass  # giving it back removes the file
+
+    def ahead(self, keys: Iterable[str]) -> None:
+        """Make ready to read the numbers of many finished runs; in a folder they are."""
 
     def _file(self, key: str, name: str) -> Path:
         """Where a file of a finished run can be read."""

@@ -14,7 +14,7 @@ from tombola.engine.sparse import SPARSE, calls, chosen
 from tombola.engine.training import Start, Training
 from tombola.mask import Mask
 from tombola.recipe import SGD, Recipe
-from tombola.sparse import choice, layers
+from tombola.sparse import choice, kernels, layers
 from tombola.sparse.times import DENSITIES, Times
 from tombola.train import Span, guarded
 
@@ -124,3 +124,14 @@ def test_what_it_cannot_do_is_refused_with_the_reason(case: str, digits: Dataset
 @pytest.mark.parametrize("name", ["lenet-30+dct", "lenet-30+gaussian-2"])
 def test_networks_whose_weights_are_made_of_others_are_known_by_their_names(name: str, digits: Dataset) -> None:
     assert not Training.of(RECIPE.model_copy(update={"model": name}), digits.facts).direct
+
+
+def test_without_kernels_nothing_is_measured_and_the_plan_says_why(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training.of(RECIPE, digits.facts, "sparse")
+    assert calls(training)
+    monkeypatch.setattr(kernels, "sets", lambda: ())
+    assert not calls(training)
+    foreseen = engine.forecast(training)
+    assert (foreseen.name, foreseen.why) == ("reference", "the kernels of sparse layers were not compiled")

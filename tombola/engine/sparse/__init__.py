@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from tombola.engine import reference
 from tombola.engine.training import Alone, Engine, Start, Training, Trainings
 from tombola.models.layer import Layer
-from tombola.sparse import choice
+from tombola.sparse import choice, kernels
 from tombola.sparse.choice import Call
 
 
@@ -25,6 +25,7 @@ def hindrance(training: Training) -> str:
         "sparse layers know no dynamics, which move the mask": training.dynamics is not None,
         "sparse layers know no weights that are made of others": not training.direct,
         "no layer is large enough to gain by its living weights alone": not _calls(training),
+        "the kernels of sparse layers were not compiled": not kernels.sets(),
     }
     return next((words for words, there in hindrances.items() if there), "")
 

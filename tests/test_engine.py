@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from tombola import data, engine, files, weights
+from tombola import data, engine, files, models, weights
 from tombola.data import Batches, Dataset
 from tombola.data.facts import Facts
 from tombola.data.normalise import Normalisation
@@ -26,7 +26,7 @@ from tombola.engine.native.layer_formats import Shape
 from tombola.engine.native.live_units import live_units
 from tombola.engine.native.sequential_layers import sequential_layers
 from tombola.engine.native.trainer import Native
-from tombola.engine.reference.trainer import Reference
+from tombola.engine.reference.trainer import Reference, layout
 from tombola.engine.training import Start, Training
 from tombola.evaluate import evaluate
 from tombola.mask import Mask, apply
@@ -947,3 +947,18 @@ def test_the_break_even_is_where_the_forms_are_equally_fast() -> None:
 def test_measuring_gives_times(cache: Path) -> None:
     taken = calibrate.times([SHAPE, Shape(20, 10, 60, first=False)])
     assert all(0 < one.dense < 1 and all(0 < seconds < 1 for seconds in one.sparse) for one in taken.values())
+
+
+@pytest.mark.parametrize(
+    "model, capability, wanted",
+    [
+        ("resnet-8-w4", "AVX2", torch.contiguous_format),
+        ("resnet-8-w4", "AVX512", torch.channels_last),
+        ("resnet-8-w8", "AVX2", torch.channels_last),
+    ],
+)
+def test_where_channels_last_would_corrupt_memory_they_are_not(
+    model: str, capability: str, wanted: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert layout(models.build(model, (1, 8, 8), 10, "kaiming-normal", 0)) == wanted

@@ -19,7 +19,7 @@ from tombola.sparse.times import DENSITIES, Times
 from tombola.train import Span, guarded
 
 RECIPE = Recipe(
-    model="resnet-8-w4", data="digits", length="20it", batch=60, optimizer=SGD(name="sgd", lr=0.05, momentum=0.9)
+    model="resnet-8-w8", data="digits", length="20it", batch=60, optimizer=SGD(name="sgd", lr=0.05, momentum=0.9)
 )
 EVEN = Times(0.3, DENSITIES)  # living weights alone are faster below 27 %
 

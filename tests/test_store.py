@@ -13,7 +13,7 @@ import torch
 
 from tombola.errors import StoreError
 from tombola.lab.kinds import Init, Prune, Train
-from tombola.lab.runs import Network, Outcome, Stored
+from tombola.lab.runs import Network, Outcome
 from tombola.lab.store import Store
 from tombola.mask import Mask
 from tombola.mask_codec import compress, pack
@@ -222,12 +222,11 @@ def test_what_a_living_process_is_writing_stays(store: Store, monkeypatch: pytes
         os.close(handle)
 
 
-def test_the_log_of_a_worker_stays_while_it_claims_it_and_goes_afterwards(store: Store) -> None:  # S2
-    log = store.root / "tmp" / "worker-1-2"
-    log.write_text("")
-    with store.claim(Stored(log.name)):
-        assert Store(store.root).open() and log.exists()
-    assert Store(store.root).open() and not log.exists()
+def test_scratch_stays_while_it_is_used_and_is_gone_afterwards(store: Store) -> None:  # S2
+    with store.scratch("data") as folder:
+        (folder / "log").write_text("")
+        assert Store(store.root).open() and (folder / "log").exists()
+    assert not folder.exists() and not list((store.root / "processes").iterdir())
 
 
 def test_who_comes_second_drops_his(store: Store) -> None:
@@ -364,7 +363,7 @@ def test_a_claim_keeps_others_out_until_it_ends(store: Store) -> None:
             assert not again, "not even the same process twice"
     with other.claim(RUN) as theirs:
         assert theirs
-    assert not list((store.root / "locks").iterdir())
+    assert not list((store.root / "claims").iterdir()) and not list((store.root / "processes").iterdir())
 
 
 def test_a_claim_ends_with_an_exception(store: Store) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from tombola.engine.native.layer_formats import Timed
 from tombola.lab.attempt import do_all, one_thread
 from tombola.lab.executor import Resources
-from tombola.lab.runs import Run, Stored
+from tombola.lab.runs import Run
 from tombola.sparse.times import Times
 
 # What a worker says: the key of a run, what there is to say of it, and what belongs to that. See `attempt.do_all`.
@@ -50,7 +50,7 @@ def serve(
 
     Args:
         device: where they are done.
-        log: a file in the store's `tmp` that gets what this process writes on standard error.
+        log: a file that gets what this process writes on standard error.
         take: waits for the next runs, done at once where they are several; None where there are no more.
         say: passes on what there is to say.
     """
@@ -68,32 +68,31 @@ def serve(
             say((run.key, *message))
 
     store.tell = told
-    with store.claim(Stored(log.name)):  # else another process would take the log for a leftover
-        with log.open("w") as file:
-            os.dup2(file.fileno(), sys.stderr.fileno())
-        faulthandler.enable()
-        one_thread()
-        if device != "cpu":
-            import torch
+    with log.open("w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    faulthandler.enable()
+    one_thread()
+    if device != "cpu":
+        import torch
 
-            torch.cuda.set_device(device)  # else what asks for no device in particular would ask the first one
-        if resources.engine == "reference":
-            _warm_up()
-        from tombola.lab.worker import Worker
+        torch.cuda.set_device(device)  # else what asks for no device in particular would ask the first one
+    if resources.engine == "reference":
+        _warm_up()
+    from tombola.lab.worker import Worker
 
-        worker = Worker(
-            store,
-            resources.data_dir,
-            resources.engine,
-            equipment.shared,
-            device,
-            time.perf_counter,
-            measured=equipment.measured,
-            scores=resources.members.scores,
-        )
-        say(READY)
-        while (runs := take()) is not None:
-            do_all(runs, worker, answer)
+    worker = Worker(
+        store,
+        resources.data_dir,
+        resources.engine,
+        equipment.shared,
+        device,
+        time.perf_counter,
+        measured=equipment.measured,
+        scores=resources.members.scores,
+    )
+    say(READY)
+    while (runs := take()) is not None:
+        do_all(runs, worker, answer)
 
 
 def _warm_up() -> None:

@@ -8,28 +8,26 @@ checkpoints/KEY.safetensors    a training that is under way, or was interrupted
 failed/KEY/outcome.json    the last failure of a run that is not done: status and reason
           /log.txt         what it said
 until/KEY          the experiment whose first training this is had replicates added until it was decided
-tmp/, locks/               work in progress; of no use afterwards
+claims/, processes/, tmp/  work in progress, as `claims.py` says; of no use afterwards
 """
 
-import itertools
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from tombola import files
 from tombola.errors import StoreError
-from tombola.lab.runs import Outcome, Run, Stored
+from tombola.lab import claims
+from tombola.lab.claims import Claims
+from tombola.lab.runs import Outcome, Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +62,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.tell: Callable[[str], object] = lambda text: sys.stderr.write(f"tombola: {text}\n")
-        self._numbers = itertools.count()
+        self._claims = Claims(root)
 
     def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[Path | str]]:
         return Store, (self.root,)
@@ -87,15 +85,12 @@ class Store:
         """
         self.check()
         try:
-            for folder in ("runs", "failed", "checkpoints", "tmp", "locks"):
+            for folder in ("runs", "failed", "checkpoints", *claims.FOLDERS):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
             if not (self.root / "store.json").exists():
-                files.replace(self.root / "store.json", as_json({"format": FORMAT}))
-            with self.claim(Stored("probe")) as ours:
-                if ours:  # and not left to the sweep: another process may be sweeping at this moment
-                    probe = self._temporary("probe")
-                    probe.mkdir()
-                    probe.rmdir()
+                self._replace(self.root / "store.json", as_json({"format": FORMAT}))
+            with self._temporary("probe") as probe:
+                probe.mkdir()
             self._sweep()
         except OSError as error:
             raise StoreError(
@@ -265,8 +260,7 @@ class Store:
         from safetensors.torch import save
 
         target = self.root / "runs" / run.key
-        temporary = self._temporary(run.key)
-        try:
+        with self._temporary(run.key) as temporary:
             temporary.mkdir()
             for name, tensors in outcome.tensors.items():
                 files.write(temporary / f"{name}.safetensors", save(dict(tensors)))
@@ -279,8 +273,6 @@ class Store:
                 if not target.is_dir():
                     raise
             _sync(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(self.root / "failed" / run.key, ignore_errors=True)
         self.forget(run)
 
@@ -289,7 +281,7 @@ class Store:
         from safetensors.torch import save
 
         tensors = {f"{group}:{name}": one for group, each in state.tensors.items() for name, one in each.items()}
-        files.replace(self.checkpoint(run), save(tensors, {"values": as_json(state.values).decode()}))
+        self._replace(self.checkpoint(run), save(tensors, {"values": as_json(state.values).decode()}))
 
     def kept(self, run: Run) -> Outcome | None:
         """What the last `keep` kept of `run`; None where nothing is kept, or nothing that can be read."""
@@ -317,59 +309,45 @@ class Store:
         """Keep why `run` failed. The next attempt at it replaces this, its success removes it."""
         folder = self.root / "failed" / run.key
         folder.mkdir(parents=True, exist_ok=True)
-        files.replace(folder / "log.txt", log.encode())
-        files.replace(folder / "outcome.json", as_json({"run": run.described, "status": "failed", "reason": reason}))
+        self._replace(folder / "log.txt", log.encode())
+        self._replace(folder / "outcome.json", as_json({"run": run.described, "status": "failed", "reason": reason}))
         return Failure(reason, folder / "log.txt")
 
-    @contextmanager
-    def claim(self, run: Run) -> Iterator[bool]:
-        """Hold `run` for this process; False if another one has it. The claim ends with the process at the latest."""
-        lock = FileLock(self.root / "locks" / f"{run.key}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            # Removed while we hold it. Whoever opened it before may still lock it, beside the next one who makes it
-            # anew; both then find the run stored.
-            with suppress(OSError):  # Windows removes no open file
-                Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
+    def claim(self, run: Run) -> AbstractContextManager[bool]:
+        """Hold `run` for this process; False if another one has it. The claim ends with the process: at once for others
+        of its host, after a minute for those of other hosts."""
+        return self._own.claim(run.key)
 
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
         """A folder of this process's own, gone afterwards, however it ends."""
-        owner = Stored(f"{name}-{socket.gethostname()}-{os.getpid()}-{next(self._numbers)}")
-        with self.claim(owner):
-            folder = self._temporary(owner.key)
-            try:
-                folder.mkdir()
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        with self._temporary(name) as folder:
+            folder.mkdir()
+            yield folder
 
-    def _temporary(self, name: str) -> Path:
-        return self.root / "tmp" / f"{name}@{socket.gethostname()}@{os.getpid()}@{next(self._numbers)}"
+    def _temporary(self, name: str) -> AbstractContextManager[Path]:
+        return self._own.temporary(name)
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        """Write a file and rename it into place: a reader finds the old content or the new one, never a part."""
+        with self._temporary(path.name) as temporary:
+            files.write(temporary, content)
+            temporary.replace(path)
+
+    @property
+    def _own(self) -> Claims:
+        """This process's claims, and not those of the one that it was forked from."""
+        if not self._claims.ours:
+            self._claims = Claims(self.root)
+        return self._claims
 
     def _sweep(self) -> None:
-        """Remove what nobody claims: whoever writes a run holds its claim, and loses it however it ends."""
-        for entry in (self.root / "tmp").iterdir():
-            with self.claim(Stored(entry.name.partition("@")[0])) as ours:
-                if ours:
-                    _remove(entry)
+        """Remove what is of no use any more: what those who are gone left behind, and checkpoints of finished runs."""
+        self._own.sweep()
         finished = self.keys()
         for entry in (self.root / "checkpoints").iterdir():
-            key = entry.name.removeprefix(".").partition(".")[0]
-            if key in finished or entry.name.startswith("."):  # a write that was killed leaves the latter
-                with self.claim(Stored(key)) as ours:
-                    if ours:
-                        _remove(entry)
-        for lock in (self.root / "locks").iterdir():
-            with self.claim(Stored(lock.stem)):
-                pass  # giving it back removes the file
+            if entry.stem in finished:  # even where another host is at it still: it finds the run stored
+                entry.unlink(missing_ok=True)
 
     def ahead(self, keys: Iterable[str]) -> None:
         """Make ready to read the numbers of many finished runs; in a folder they are."""
@@ -437,13 +415,6 @@ def another_format(root: Path | str, made: object) -> StoreError:
         found=f"format {made}",
         todo=f"{todo}; or name another folder with --store.",
     )
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:

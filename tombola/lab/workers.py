@@ -44,7 +44,7 @@ class Processes:
         """A new process."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        log = self.equipment.resources.store.root / "tmp" / f"worker-{os.getpid()}-{time.monotonic_ns()}"
+        log = self.equipment.shared / f"worker-{time.monotonic_ns()}"
         process = context.Process(target=_live, args=(theirs, self.equipment, device, log), daemon=True)
         with thrifty():
             process.start()

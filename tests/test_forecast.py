@@ -3,8 +3,8 @@
 import heapq
 import itertools
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,11 @@ from tombola.engine.native.guess import guessed
 from tombola.engine.native.layer_formats import Shape
 from tombola.lab.makespan import Work
 from tombola.lab.plan import missing, plan, run_seconds, summary, wall_seconds
-from tombola.lab.queue import RunQueue
+from tombola.lab.queue import Event, RunQueue
 from tombola.lab.runs import Run
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.lab.time_left import TimeLeft
 from tombola.report.text import plan_text
 
 
@@ -93,7 +94,7 @@ def test_from_the_middle_it_takes_what_is_left(seed: int, workers: int) -> None:
         left = [0.0 if number in over else each for number, each in enumerate(seconds)]
         for until, number in busy:
             left[number] = until - now
-        found = work.makespan(left, workers, over, [number for _, number in busy])
+        found = work.makespan(left, workers, over, [(number,) for _, number in busy])
         chain, shared = longest_chain(runs, left), sum(left) / workers
         assert max(chain, shared) <= found + 1e-9 and found <= shared + chain + 1e-9
         now, number = heapq.heappop(busy)
@@ -159,3 +160,177 @@ def test_before_anything_is_measured_kernels_are_not_taken_for_the_plain_loop(
     plain = plan(read("lenet-mnist-quick", ["engine=reference"]))
     last, same = asked.rows[-1].run, plain.rows[-1].run
     assert run_seconds(asked, store)(last) < run_seconds(plain, store)(same) / 4
+
+
+@dataclass
+class Lab:
+    """Workers that exist on paper only: they do runs on a clock that is moved from event to event.
+
+    Attributes:
+        runs: inputs first.
+        takes: seconds that each run takes its worker, by itself or as one of a stack, which ends as one.
+        expected: seconds that each was expected to take.
+        workers, there: at how many an estimate is made, and how many there are.
+        at_once: runs that a worker is given at once.
+        looks: how often a run tells of itself.
+        resumed: how much of each run was done before.
+    """
+
+    runs: list[Run]
+    takes: Callable[[Run], float]
+    expected: Callable[[Run], float]
+    workers: int = 2
+    there: int = 2
+    at_once: int = 1
+    looks: int = 10
+    resumed: float = 0.0
+    now: float = 0.0
+    seen: list[tuple[float, float | None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.left = TimeLeft(self.runs, self.expected, self.workers, lambda: self.now)
+        self.queue = RunQueue(self.runs, Store(Path("none")), self.left)
+
+    def work(self, until: float = float("inf")) -> "Lab":
+        """Do them; note what is said to be left whenever one of them tells of itself."""
+        count, coming = itertools.count(), list[tuple[float, int, list[Run], float]]()
+        busy, self.now = 0, 3.0  # the workers start
+        while not self.queue.over:
+            while busy < self.there and (given := self.queue.next(lambda run: self.at_once, self.there - busy)):
+                busy, taken = busy + 1, max(map(self.takes, given))
+                for look in range(self.looks + 1):
+                    share = self.resumed + (1 - self.resumed) * look / self.looks
+                    heapq.heappush(coming, (self.now + taken * look / self.looks, next(count), given, share))
+                heapq.heappush(coming, (self.now + taken, next(count), given, 2.0))
+            if coming[0][0] > until:
+                self.now = until
+                return self
+            self.now, _, given, share = heapq.heappop(coming)
+            for run in given:
+                if share > 1:
+                    self.queue.stored(run)
+                elif run.steps:
+                    self.queue.looked(run, round(1000 * share), 1000, 0.0)
+            busy -= share > 1
+            self.seen.append((self.now, self.left.seconds()))
+        return self
+
+    def ratios(self, after: float = 0.0, before: float = 1.0) -> list[float]:
+        """What was said to be left, over what was, in a part of the time: but for the last seconds, which are few."""
+        return [
+            said / (self.now - then)
+            for then, said in self.seen
+            if after * self.now <= then <= before * self.now and self.now - then > 20 and said is not None
+        ]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Long(Some):
+    """One that tells of itself, and may be done in a stack."""
+
+    kind = "long"
+    steps = 1000
+    stack = ("all alike",)
+
+
+def replicates(count: int, levels: int, leaves: int = 2) -> list[Run]:
+    """Chains of trainings, and others that nobody waits for."""
+    runs: list[Run] = []
+    for number in range(count):
+        chain: tuple[Run, ...] = (Some(1000 + number),)
+        runs.append(chain[0])
+        for level in range(levels):
+            chain = (Long(number * 100 + level, chain),)
+            runs += [*chain, *(Long(number * 100 + level + 1000 * (leaf + 1), chain) for leaf in range(leaves))]
+    return runs
+
+
+def seconds_of(long: float) -> Callable[[Run], float]:
+    return lambda run: long if run.steps else 0.01
+
+
+@pytest.mark.parametrize("factor", [0.2, 1.0, 6.0])
+def test_the_time_left_comes_from_the_pace_of_what_is_under_way(factor: float) -> None:
+    lab = Lab(replicates(3, 6), seconds_of(20 * factor), seconds_of(20.0)).work()
+    ratios = lab.ratios(after=0.15)
+    assert ratios and 0.75 < min(ratios) and max(ratios) < 1.35
+    assert lab.left.share == pytest.approx(1.0)
+
+
+def test_the_time_left_is_never_less_than_the_longest_chain_takes() -> None:
+    lab = Lab(replicates(1, 20, leaves=0), seconds_of(20.0), seconds_of(20.0), workers=8, there=8).work()
+    assert 0.9 < min(lab.ratios()) and max(lab.ratios()) < 1.2, "and not an eighth of it"
+
+
+@pytest.mark.parametrize("at_once", [4, 16])
+def test_runs_of_a_stack_share_their_time(at_once: int) -> None:
+    """A stack takes as long as one of its trainings would by itself, and each of them was expected to take that."""
+    lab = Lab(replicates(64, 3), seconds_of(30.0), seconds_of(30.0), 1, 1, at_once).work()
+    ratios = lab.ratios(after=0.1)
+    assert ratios and 0.6 < min(ratios) and max(ratios) < 1.7, "not as many times too long as a stack is high"
+
+
+def test_workers_that_wait_for_their_place_are_not_counted_on() -> None:
+    lab = Lab(replicates(16, 4), seconds_of(20.0), seconds_of(20.0), workers=16, there=2).work()
+    ratios = lab.ratios(after=0.1)
+    assert ratios and 0.8 < min(ratios) and max(ratios) < 1.2
+
+
+def test_what_was_done_before_an_interruption_says_nothing_of_the_pace() -> None:
+    lab = Lab(replicates(1, 20), seconds_of(20.0), seconds_of(20.0), resumed=0.8).work(until=40.0)
+    (_, said) = lab.seen[-1]
+    assert said is not None and said > 300, "some 60 trainings with 20 s each are left"
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 5.0])
+def test_the_time_left_does_not_jump(factor: float) -> None:
+    """From one look to the next it changes by the time between, and by a part of itself."""
+    lab = Lab(replicates(6, 8), seconds_of(20 * factor), seconds_of(20.0)).work()
+    began = [(then, said) for then, said in lab.seen if said is not None and then > 0.02 * lab.now]
+    for (before, first), (after, second) in itertools.pairwise(began):
+        assert abs(second - (first - (after - before))) < 0.3 * first + 5
+
+
+def test_what_takes_longer_than_expected_says_so() -> None:
+    now = 0.0
+    (run,) = runs = [Long(0)]
+    left = TimeLeft(runs, seconds_of(10.0), 1, lambda: now)
+    assert left.seconds() == pytest.approx(10 + 5 + 2.5, abs=0.1)
+    left(Event("started", run))
+    left(Event("looked", run, 0, 1000))
+    now = 5.0
+    assert left.seconds() == pytest.approx(5 + 2.5, abs=0.1)
+    now = 100.0
+    assert left.seconds() is None
+    left(Event("looked", run, 500, 1000))
+    now = 102.0
+    said = left.seconds()
+    assert said is not None and 30 < said < 110, "half of it took 100 s"
+
+
+def test_what_another_process_is_at_is_not_under_way_here() -> None:
+    now = 0.0
+    runs: list[Run] = [Long(0), Long(1)]
+    left = TimeLeft(runs, seconds_of(10.0), 1, lambda: now)
+    for run in runs:
+        left(Event("started", run))
+        left(Event("elsewhere", run))
+    now = 500.0
+    assert left.seconds() == pytest.approx(20 + 2.5, abs=0.1), "nothing has been seen of their pace"
+    left(Event("stored", runs[0]))
+    now = 505.0
+    assert left.seconds() == pytest.approx(10 + 2.5, abs=0.1)
+    left(Event("looked", runs[1], 500, 1000))
+    left(Event("stored", runs[1]))
+    assert left.share == 1.0
+
+
+def test_a_stack_is_told_as_one_and_what_is_elsewhere_once(tmp_path: Path) -> None:
+    told: list[Event] = []
+    runs: list[Run] = [Long(number) for number in range(5)]
+    queue = RunQueue(runs, Store(tmp_path), told.append)
+    given = queue.next(lambda run: 3, 1)
+    assert [(event.what, event.together) for event in told] == [("started", 3)] * 3
+    for _ in range(3):
+        queue.elsewhere(given[0])
+    assert [event.what for event in told[3:]] == ["elsewhere"]

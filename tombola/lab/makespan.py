@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from tombola.lab.runs import Run
 
@@ -37,7 +37,11 @@ class Work:
         return cls([len(needed) for needed in inputs], dependants)
 
     def makespan(
-        self, seconds: Sequence[float], workers: int, done: Collection[int] = (), under_way: Sequence[int] = ()
+        self,
+        seconds: Sequence[float],
+        workers: int,
+        done: Collection[int] = (),
+        under_way: Sequence[Sequence[int]] = (),
     ) -> float:
         """Seconds from now until all is done, in the order in which `queue.RunQueue` hands runs out.
 
@@ -45,9 +49,9 @@ class Work:
 
         Args:
             seconds: that each run takes from now on, whatever is in `done` or not.
-            workers: how many runs are done at once, >= 1.
-            done: the places of those that are over.
-            under_way: the places of those that workers are at.
+            workers: how many are at work, >= 1.
+            done: the places of the runs that are over.
+            under_way: of each worker that is at work now, the places of its runs.
 
         >>> chain_and_another = Work.between([[], [0], [1], []])
         >>> chain_and_another.makespan([1, 1, 1, 2], workers=2)
@@ -60,20 +64,20 @@ class Work:
             for each in dependants[number]:
                 needs[each] -= 1
         needed, leaves = deque[int](), deque[int]()  # what others wait for goes first
-        begun = {*done, *under_way}
+        begun = {*done, *(number for given in under_way for number in given)}
         for number, waits in enumerate(needs):
             if not waits and number not in begun:
                 (needed if dependants[number] else leaves).append(number)
-        now, busy = 0.0, list[tuple[float, int]]()
-        for number in under_way:
-            heappush(busy, (seconds[number], number))
+        now, busy = 0.0, [(sum(seconds[number] for number in given), given) for given in under_way]
+        heapify(busy)
         while busy or needed or leaves:
             while len(busy) < workers and (needed or leaves):
                 number = (needed or leaves).popleft()
-                heappush(busy, (now + seconds[number], number))
-            now, number = heappop(busy)
-            for each in dependants[number]:
-                needs[each] -= 1
-                if not needs[each] and each not in begun:
-                    (needed if dependants[each] else leaves).append(each)
+                heappush(busy, (now + seconds[number], (number,)))
+            now, given = heappop(busy)
+            for number in given:
+                for each in dependants[number]:
+                    needs[each] -= 1
+                    if not needs[each] and each not in begun:
+                        (needed if dependants[each] else leaves).append(each)
         return now

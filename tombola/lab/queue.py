@@ -22,10 +22,11 @@ class Event:
     Attributes:
         what: `started` (a worker that is ready has been given it), `looked` (there is something to tell of how it
             goes), `stored`, `retried` (its worker is gone), `failed`, `skipped` (an input failed), `apart` (its stack
-            did not work, and each of it is done alone).
+            did not work, and each of it is done alone), `elsewhere` (another process is at it).
         done, total: steps of a training or points of a line, where that is known.
         loss: the latest validation loss, of a line the latest test error.
         note: why, for what went wrong.
+        together: how many runs one worker was given at once with it, itself included.
     """
 
     what: str
@@ -34,6 +35,7 @@ class Event:
     total: int = 0
     loss: float = 0.0
     note: str = ""
+    together: int = 1
 
 
 Announce = Callable[[Event], None]
@@ -143,6 +145,7 @@ class RunQueue:
             if not self._inputs[run.key]:
                 self._is_ready(run)
         self._tried: set[str] = set()
+        self._elsewhere: set[str] = set()  # whatever becomes of it: it is told once
         self.result = Tally()
 
     def _is_ready(self, run: Run) -> None:
@@ -190,13 +193,16 @@ class RunQueue:
                 share = -(-(1 + number) // idle)
                 untried = (run for run in same if run.key not in self._tried)
                 given = [first, *islice(untried, min(count, share) - 1)]
-        for run in given:
-            if not self.ready.take(run):
-                self._tell(Event("started", run))
+        new = [run for run in given if not self.ready.take(run)]
+        for run in new:
+            self._tell(Event("started", run, together=len(new)))
         return given
 
     def elsewhere(self, run: Run) -> None:
         """Another process is at it: look again a little later."""
+        if run.key not in self._elsewhere:
+            self._elsewhere.add(run.key)
+            self._tell(Event("elsewhere", run))
         self.ready.elsewhere(run)
 
     def looked(self, run: Run, done: int, total: int, loss: float) -> None:

@@ -11,6 +11,7 @@ from tombola.lab.queue import Event
 from tombola.lab.row import Row
 from tombola.lab.runs import Run
 from tombola.lab.studies import Question
+from tombola.lab.time_left import TimeLeft
 from tombola.report.text import duration
 
 LINE_EVERY_S = 5
@@ -54,16 +55,12 @@ class Watcher:
         run_seconds: Callable[[Run], float],
         workers: int,
     ) -> None:
-        self._console, self._workers = console, workers
+        self._console = console
         self._names = _names(plan)
-        # In seconds as they were estimated: a step at a low density is a fraction of one at a high density.
-        self._expected = {run.key: run_seconds(run) for run in runs}
-        self._left = dict(self._expected)
-        self._sum = sum(self._left.values())  # kept up to date: there may be a hundred thousand of them
-        self._all = max(self._sum, 1e-9)
+        self._time = TimeLeft(runs, run_seconds, workers)
         self._count, self._done = len(runs), 0
         self._now: dict[str, str] = {}
-        self._began = self._spoke = time.monotonic()
+        self._spoke = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.fields[runs]}"),
             BarColumn(bar_width=24),
@@ -71,7 +68,7 @@ class Watcher:
             console=console,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=self._all, runs="", rest="")
+        self._task = self._bar.add_task("", total=1.0, runs="", rest="")
 
     def __enter__(self) -> "Watcher":
         if self._console.is_terminal:
@@ -85,14 +82,13 @@ class Watcher:
     def __call__(self, event: Event) -> None:
         """Take note of an event, and show it when it is time to."""
         key = event.run.key
+        self._time(event)
         match event.what:
             case "looked":
-                self._leaves(key, self._expected[key] * (1 - event.done / max(event.total, 1)))
                 name = self._names.get(key, key)
                 self._now[key] = f"{name}: {event.run.progress(event.done, event.total, event.loss)}"
             case "stored" | "failed" | "skipped":
                 self._done += event.what == "stored"
-                self._leaves(key, 0.0)
                 self._now.pop(key, None)
         if event.what in _TROUBLE:
             what = _TROUBLE[event.what]
@@ -101,24 +97,15 @@ class Watcher:
             place.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
         self._show()
 
-    def _leaves(self, key: str, left: float) -> None:
-        self._sum += left - self._left.get(key, 0.0)
-        self._left[key] = left
-
     def _show(self) -> None:
-        left = max(self._sum, 0.0)
-        runs = f"{self._done}/{self._count} runs"
-        rest = f"{self._left_text(left)}  {'; '.join(list(self._now.values())[:2])}"
-        if self._console.is_terminal:
-            self._bar.update(self._task, completed=self._all - left, runs=runs, rest=rest)
-        elif time.monotonic() - self._spoke >= LINE_EVERY_S:
+        speaks = not self._console.is_terminal and time.monotonic() - self._spoke >= LINE_EVERY_S
+        if not (self._console.is_terminal or speaks):
+            return
+        runs, now = f"{self._done}/{self._count} runs", "; ".join(list(self._now.values())[:2])
+        left = self._time.seconds()
+        rest = f"{'longer than estimated' if left is None else f'about {duration(left)} left'}  {now}"
+        if speaks:
             self._spoke = time.monotonic()
             self._console.print(f"{runs}, {rest}", highlight=False, soft_wrap=True, markup=False)
-
-    def _left_text(self, left: float) -> str:
-        elapsed, done = time.monotonic() - self._began, self._all - left
-        # The estimate counts until a twentieth is measured, or until it has been seen to be wrong.
-        if done <= 0.05 * self._all and elapsed > self._all / self._workers:
-            return "longer than estimated"
-        each = elapsed / done if done > 0.05 * self._all else 1 / self._workers
-        return f"about {duration(each * left)} left"
+        else:
+            self._bar.update(self._task, completed=self._time.share, runs=runs, rest=rest)

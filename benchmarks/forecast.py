@@ -1,7 +1,7 @@
 """What `tombola plan` says of three presets, over what `tombola run` then takes: the whole command, into a new store.
 
-Twice: before the machine has been measured, when the plan guesses, and afterwards. What measuring takes counts as a part
-of the command in the first case.
+Twice: before the machine has been measured, when the plan guesses, and afterwards. What measuring takes counts as a
+part of the command in the first case.
 
     python benchmarks/forecast.py [--data-dir DIR] [--replicates N] [--cifar NAME] [--write]
 """
@@ -33,6 +33,11 @@ class Compared:
     measured: float
     took: float
     measuring: float
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """What is in the table."""
+        return self.guessed, self.measured, self.took, self.measuring
 
     @property
     def by_guess(self) -> float:
@@ -76,18 +81,14 @@ def main(arguments: list[str]) -> None:
         found.append(compared(preset, [*fewer, *other], given.data_dir))
         print(found[-1], file=sys.stderr, flush=True)
     head = ["preset", "trainings", "guessed", "as measured", "took", "measuring"]
-    rows = [
-        [f"`{one.preset}`", f"{one.trainings}", *(f"{each:.0f} s" for each in (one.guessed, one.measured, one.took))]
-        + [f"{one.measuring:.1f} s"]
-        for one in found
-    ]
+    rows = [[f"`{one.preset}`", str(one.trainings), *(f"{each:.0f} s" for each in one.times)] for one in found]
     promises = [
         Bar(f"{one.preset}: {about}", ratio, sign, limit, "x")
         for one in found
         for about, ratio in (("guess over time", one.by_guess), ("estimate over time", one.by_times))
         for sign, limit in ((">=", 0.5), ("<=", 2.0))
     ]
-    reduced = f" With {given.replicates} replicates of each." if given.replicates else ""
+    reduced = f" Replicates of each: {given.replicates}." if given.replicates else ""
     reduced += f" Images from `{given.cifar}` in the place of CIFAR-10." if given.cifar else ""
     paragraphs = [
         f"`python benchmarks/forecast.py`: {machine()} {load_line(busy)}",

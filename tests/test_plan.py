@@ -238,7 +238,7 @@ def test_the_estimate_follows_the_density(store: Store, monkeypatch: pytest.Monk
     spec = wanted.experiment.spec
     assert isinstance(dense, Train)
     looks, tests = 40 // dense.evaluate_every + 1, 40 // dense.test_every + 1
-    images = looks * spec.facts.validation + tests * spec.facts.test + 2 * spec.facts.train
+    images = looks * spec.facts.validation + tests * spec.facts.test + 4 * spec.facts.train
     whole = 3 * (40 + images / 6 / spec.recipe.batch)
     assert each(dense) == pytest.approx(whole) and each(ninth) == pytest.approx(whole * 0.01)
     finish(store, [dense], seconds=whole * 2)
@@ -248,7 +248,7 @@ def test_the_estimate_follows_the_density(store: Store, monkeypatch: pytest.Monk
 def test_the_guess_counts_what_convolutions_do_at_every_position(store: Store) -> None:
     wanted = planned(recipe=RECIPE | {"model": "resnet-20"})
     run = wanted.rows[0].run
-    images = 1 * 200 + 1 * 597 + 2 * 1000
+    images = 1 * 200 + 1 * 597 + 4 * 1000
     seconds = run_seconds(wanted, store)(run) / (40 + images / 6 / 60)
     uses = 144 * 64 + 6 * 2304 * 64 + (4608 + 512 + 5 * 9216) * 16 + (18432 + 2048 + 5 * 36864) * 4 + 640
     assert seconds == pytest.approx(6 * uses * 60 / 50e9 + 2e-9 * 270_608 + 0.5e-3 * 22)

@@ -59,7 +59,7 @@ class TimeLeft:
         self._trusted = min(TRUSTED_S, TRUSTED_SHARE * self._all)
         self._over: set[int] = set()
         self._given: dict[int, _Given] = {}  # by place: the runs that are under way
-        self._stack, self._untold = _Given(0.0, 0.0), 0  # that is being handed out, and how many of it are still to come
+        self._stack, self._untold = _Given(0.0, 0.0), 0  # that is handed out, and how many of it are to come
         self._spent = self._done = 0.0  # seconds of workers, and expected seconds of what they have done in them
         self._needs = list(self._work.needs)
         self._ready = self._needs.count(0)

@@ -98,9 +98,12 @@ class Train(Run):
         return self.until - self.begin
 
     def seconds(self, facts: Facts, step_seconds: Callable[[], float]) -> float:
-        """Its steps, the looks at validation and test images now and then, and two at all that it trains on."""
+        """Its steps, the looks at validation and test images now and then, and two at all that it trains on.
+
+        The latter take twice as long each: no engine has made them ready to be looked at again and again.
+        """
         looks, tests = self.steps // self.evaluate_every + 1, self.steps // self.test_every + 1
-        images = looks * facts.validation + tests * facts.test + 2 * facts.train + self._asked(facts)
+        images = looks * facts.validation + tests * facts.test + 2 * 2 * facts.train + self._asked(facts)
         return step_seconds() * (self.recipe.forwards / GRADIENT * self.steps + A_LOOK * images / self.recipe.batch)
 
     def macs(self, known: Known) -> Macs:

@@ -14,7 +14,7 @@ from tombola.engine.native import calibrate
 from tombola.engine.native.guess import guessed
 from tombola.engine.native.layer_formats import Shape
 from tombola.lab.makespan import Work
-from tombola.lab.plan import missing, plan, run_seconds, summary, wall_seconds
+from tombola.lab.plan import END_S, MEASURING_S, RUN_S, START_S, missing, plan, run_seconds, summary, wall_seconds
 from tombola.lab.queue import Event, RunQueue
 from tombola.lab.runs import Run
 from tombola.lab.spec_file import read
@@ -123,7 +123,10 @@ def test_the_estimate_counts_what_is_around_the_trainings(tmp_path: Path) -> Non
     asked = plan(read("digits"))
     content = summary(asked, store, 2)
     each = run_seconds(asked, store)
-    assert content["estimated_seconds"] > sum(map(each, missing(asked, store))) / 2 + 3
+    runs = missing(asked, store)
+    shared = sum(each(run) + RUN_S for run in runs) / 2
+    assert content["estimated_seconds"] > START_S + shared + END_S - 0.01
+    assert wall_seconds(runs, each, 2, unmeasured=True) == pytest.approx(wall_seconds(runs, each, 2) + MEASURING_S)
     assert wall_seconds([], each, 2) == 0.0
 
 
@@ -197,7 +200,7 @@ class Lab:
         busy, self.now = 0, 3.0  # the workers start
         while not self.queue.over:
             while busy < self.there and (given := self.queue.next(lambda run: self.at_once, self.there - busy)):
-                busy, taken = busy + 1, max(map(self.takes, given))
+                busy, taken = busy + 1, max(map(self.takes, given)) * (1 - self.resumed)
                 for look in range(self.looks + 1):
                     share = self.resumed + (1 - self.resumed) * look / self.looks
                     heapq.heappush(coming, (self.now + taken * look / self.looks, next(count), given, share))
@@ -277,7 +280,7 @@ def test_workers_that_wait_for_their_place_are_not_counted_on() -> None:
 
 
 def test_what_was_done_before_an_interruption_says_nothing_of_the_pace() -> None:
-    lab = Lab(replicates(1, 20), seconds_of(20.0), seconds_of(20.0), resumed=0.8).work(until=40.0)
+    lab = Lab(replicates(1, 20), seconds_of(20.0), seconds_of(20.0), resumed=0.8).work(until=12.0)
     (_, said) = lab.seen[-1]
     assert said is not None and said > 300, "some 60 trainings with 20 s each are left"
 
@@ -289,6 +292,18 @@ def test_the_time_left_does_not_jump(factor: float) -> None:
     began = [(then, said) for then, said in lab.seen if said is not None and then > 0.02 * lab.now]
     for (before, first), (after, second) in itertools.pairwise(began):
         assert abs(second - (first - (after - before))) < 0.3 * first + 5
+
+
+def test_one_quick_look_does_not_turn_the_estimate_over() -> None:
+    now = 0.0
+    runs: list[Run] = [Long(number) for number in range(20)]
+    left = TimeLeft(runs, seconds_of(100.0), 1, lambda: now)
+    left(Event("started", runs[0]))
+    left(Event("looked", runs[0], 0, 1000))
+    now = 0.1
+    left(Event("looked", runs[0], 5, 1000))
+    said = left.seconds()
+    assert said is not None and said > 1800, "five times the pace, for a tenth of a second"
 
 
 def test_what_takes_longer_than_expected_says_so() -> None:

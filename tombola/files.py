@@ -1,13 +1,20 @@
 """Files that are there completely or not at all, and say so of themselves."""
 
+import errno
 import hashlib
 import json
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from tombola.errors import BadInput
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 ZEROS = "0" * 64  # where the digest of a file stands while the digest is computed
 
 
@@ -47,12 +54,30 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written; what was there before still is, and nothing else.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")  # two hosts may have equal numbers
     try:
         write(temporary, content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """One process after another, where the file system has locks, by the file `path`; where it has none, all at once.
+
+    It saves work, or has one measure undisturbed: what is done in here is right also where others do it meanwhile.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(path))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
 
 
 def deliver(path: str | os.PathLike[str], content: bytes) -> None:

@@ -1,13 +1,14 @@
 """A data set in files that any number of processes map into memory: one copy, however many read it."""
 
 import hashlib
+import secrets
 import shutil
 from math import prod
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
+from tombola import files
 from tombola.data import Dataset, facts, is_folder, is_table, is_tokenised, read
 from tombola.data import folder as photographs
 from tombola.errors import DataError
@@ -23,7 +24,7 @@ def published(name: str, data_dir: Path | None, folder: Path) -> None:
     """
     if is_folder(name) or (place := _place(name, folder)).is_dir():
         return
-    with FileLock(place.with_name(f"{place.name}.lock")):
+    with files.turn(place.with_name(f"{place.name}.lock")):
         if not place.is_dir():
             publish(name, data_dir, folder)
 
@@ -39,11 +40,16 @@ def publish(name: str, data_dir: Path | None, folder: Path) -> None:
         photographs.publish(name, _manifest(name, folder))
         return
     place = _place(name, folder)
-    shutil.rmtree(part := place.with_name(f"{place.name}.part"), ignore_errors=True)
+    part = place.with_name(f"{place.name}.{secrets.token_hex(4)}.part")
     part.mkdir()
     for field, array in zip(_FIELDS, read(name, data_dir), strict=True):
         np.asarray(array).tofile(part / field)
-    part.rename(place)  # so that it is whole, or not there
+    try:
+        part.rename(place)  # so that it is whole, or not there
+    except OSError:
+        if not place.is_dir():  # else another process was faster, where there are no locks
+            raise
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def attach(name: str, folder: Path) -> Dataset:

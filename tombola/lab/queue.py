@@ -234,6 +234,9 @@ class RunQueue:
         self.ready.again(run)
 
     def failed(self, run: Run, reason: str, log: str) -> None:
+        if self.store.has(run):  # another process has done it, with more memory, say
+            self.stored(run)
+            return
         try:
             self.result.failed[run] = self.store.fail(run, reason, log)
         except OSError as error:

@@ -11,6 +11,7 @@ until/KEY          the experiment whose first training this is had replicates ad
 claims/, processes/, tmp/  work in progress, as `claims.py` says; of no use afterwards
 """
 
+import errno
 import json
 import os
 import shutil
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SEEN_WITHIN_S = 120.0  # file systems between machines show late what another one has written
+SHOWN_WITHIN_S = 1.0  # and late, too, what is in a folder that they show already
 POLL_S = 0.2
 
 
@@ -201,7 +203,7 @@ class Store:
 
         path = self._file(run.key, "mask.safetensors")
         try:
-            packed = load_file(path)
+            packed = load_file(_shown(path))
             shapes = self.values(run)["shapes"]
             for name, shape in shapes.items():
                 if packed[name].shape != (-(-prod(shape) // 8),):  # else it would be made of what is not there
@@ -251,7 +253,7 @@ class Store:
         path = self._file(run.key, f"{name}.safetensors")
         try:
             # clone: torch's own memory is aligned, on which the last bits of a matrix product depend.
-            return {key: value.clone() for key, value in load_file(path).items()}
+            return {key: value.clone() for key, value in load_file(_shown(path)).items()}
         except (OSError, SafetensorError) as error:
             raise self._damaged(path, error) from error
 
@@ -269,8 +271,9 @@ class Store:
             _sync(temporary)
             try:
                 temporary.rename(target)
-            except OSError:
-                if not target.is_dir():
+            except OSError as error:
+                # Another process was faster; or the answer that we were got lost between machines, and we asked again.
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) and not _shown(target).is_dir():
                     raise
             _sync(target.parent)
         shutil.rmtree(self.root / "failed" / run.key, ignore_errors=True)
@@ -285,15 +288,18 @@ class Store:
 
     def kept(self, run: Run) -> Outcome | None:
         """What the last `keep` kept of `run`; None where nothing is kept, or nothing that can be read."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.torch import load
 
         tensors: dict[str, dict[str, Tensor]] = {}
         try:
-            with safe_open(self.checkpoint(run), framework="pt") as file:
-                for path in file.keys():  # noqa: SIM118  a file has no iterator
-                    group, _, name = path.partition(":")
-                    tensors.setdefault(group, {})[name] = file.get_tensor(path).clone()
-                return Outcome(files.parsed(file.metadata()["values"]), tensors)
+            # Read, not mapped: if another host replaces it meanwhile, pages of the old one may be gone.
+            content = self.checkpoint(run).read_bytes()
+            for path, value in load(content).items():
+                group, _, name = path.partition(":")
+                tensors.setdefault(group, {})[name] = value.clone()
+            header = files.parsed(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            return Outcome(files.parsed(header["__metadata__"]["values"]), tensors)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
 
@@ -309,8 +315,15 @@ class Store:
         """Keep why `run` failed. The next attempt at it replaces this, its success removes it."""
         folder = self.root / "failed" / run.key
         folder.mkdir(parents=True, exist_ok=True)
-        self._replace(folder / "log.txt", log.encode())
-        self._replace(folder / "outcome.json", as_json({"run": run.described, "status": "failed", "reason": reason}))
+        failed = {"run": run.described, "status": "failed", "reason": reason}
+        try:
+            self._replace(folder / "log.txt", log.encode())
+            self._replace(folder / "outcome.json", as_json(failed))
+        except FileNotFoundError:  # another process has done it meanwhile, and its success wins
+            if not self.has(run):
+                raise
+        if self.has(run):
+            shutil.rmtree(folder, ignore_errors=True)
         return Failure(reason, folder / "log.txt")
 
     def claim(self, run: Run) -> AbstractContextManager[bool]:
@@ -359,7 +372,7 @@ class Store:
     def _read(self, key: str, name: str, part: str | None = None) -> dict[str, Any]:
         path = self._file(key, name)
         try:
-            content = files.parsed(path.read_text())
+            content = files.parsed(_shown(path).read_text())
             table = content if part is None else content[part]
             if not isinstance(table, dict):
                 raise ValueError(f"no table, but {table!r:.60}")
@@ -415,6 +428,14 @@ def another_format(root: Path | str, made: object) -> StoreError:
         found=f"format {made}",
         todo=f"{todo}; or name another folder with --store.",
     )
+
+
+def _shown(path: Path) -> Path:
+    """`path`, once it is to be seen: what is in a folder that another machine has renamed into place may show late."""
+    until = time.monotonic() + SHOWN_WITHIN_S
+    while not path.exists() and path.parent.is_dir() and time.monotonic() < until:
+        time.sleep(POLL_S)
+    return path
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from tombola import data, files
@@ -130,7 +129,7 @@ class Worker:
         if not self.shared:
             return measured()
         path = self.shared / f"pays-{hashlib.sha256(name.encode()).hexdigest()[:20]}.json"
-        with FileLock(path.with_suffix(".lock")):
+        with files.turn(path.with_suffix(".lock")):
             if not path.exists():
                 files.replace(path, json.dumps(measured()).encode())
             return bool(json.loads(path.read_text(encoding="utf-8")))

@@ -19,6 +19,7 @@ from tombola.sparse.times import Times
 
 # What a worker says: the key of a run, what there is to say of it, and what belongs to that. See `attempt.do_all`.
 Message = tuple[Any, ...]
+LOG_TAIL = 4000  # characters of what a worker said that are kept with a run it died of
 READY: Message = ("", "ready")  # the first that it says: from now on it can be given runs
 TOLD: Message = ("", "told")  # and a text: what the user should know of the store
 

@@ -19,10 +19,9 @@ from tombola.lab.executor import Executor, Offer, Resources, Team
 from tombola.lab.pool import Gone
 from tombola.lab.queue import Announce, Tally
 from tombola.lab.runs import Run
-from tombola.lab.serving import Equipment, Message, serve
+from tombola.lab.serving import LOG_TAIL, Equipment, Message, serve
 
 GRACE_S = 5
-LOG_TAIL = 4000
 
 
 @dataclass(eq=False)

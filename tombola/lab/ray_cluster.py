@@ -190,7 +190,10 @@ class Worker:
     def _live(self, equipment: bytes, device: str, log: str) -> None:
         try:
             given: Equipment = pickle.loads(equipment)
-            serve(given, device, given.resources.store.root / "tmp" / log, self._take, self._outbox.put)
+            folder = given.resources.store.root / "tmp"
+            if not folder.is_dir():  # of a bucket's, each machine has one
+                given.resources.store.open()
+            serve(given, device, folder / log, self._take, self._outbox.put)
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
@@ -231,8 +234,11 @@ class Actors:
     """Workers that are actors on the nodes of a cluster."""
 
     def __init__(self, cluster: "Cluster", need: Need, equipment: Equipment) -> None:
-        self._cluster, self._need, self._equipment = cluster, need, equipment
-        self._bytes = pickle.dumps(equipment)
+        self._cluster, self._need = cluster, need
+        store = equipment.resources.store
+        self._logs = store.root / "tmp"
+        # Nobody sees a scratch folder of a bucket's but this machine: each worker then reads the data for itself.
+        self._bytes = pickle.dumps(equipment if _is_folder(store) else replace(equipment, shared=None))
         self._class = cluster.ray.remote(Worker)
 
     def hire(self, device: str) -> Hired:
@@ -246,7 +252,7 @@ class Actors:
             max_concurrency=2,
             scheduling_strategy="SPREAD",
         ).remote(self._bytes, device, log)
-        return Hired(actor, actor.hear.remote(), self._equipment.resources.store.root / "tmp" / log)
+        return Hired(actor, actor.hear.remote(), self._logs / log)
 
     def give(self, worker: Hired, runs: list[Run]) -> None:
         """Send it what to do, in bytes."""
@@ -522,7 +528,7 @@ def look_at_nodes(cluster: Cluster, store: Store) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     with store.scratch("seen") as marker:
-        ask = cluster.ray.remote(_probe(str(marker.absolute()), SEEN_S))
+        ask = cluster.ray.remote(_probe(str(marker), SEEN_S if _is_folder(store) else 0.0))
         asked = {
             ask.options(
                 num_cpus=0,
@@ -551,7 +557,7 @@ def _judge(facts: Mapping[str, Any], node: str, store: Store) -> None:
             found=facts["tombola"],
             todo=f"pip install tombola=={__version__} there, with the Python that Ray runs with.",
         )
-    if not facts["seen"]:
+    if not facts["seen"] and _is_folder(store):
         raise StoreError(
             where=str(store.root.absolute()),
             expected=f"a folder that {node} sees, too",
@@ -586,11 +592,17 @@ def _offered(cluster: Cluster, resources: Resources) -> Offer:
 @contextmanager
 def _team(resources: Resources) -> Iterator[Team]:
     need = Need.of(resources)
+    if _is_folder(resources.store):
+        resources = replace(resources, store=Store(resources.store.root.absolute()))
     with connected(resources) as cluster:
         found = _offered(cluster, resources)
-        resources.store.open()
-        look_at_nodes(cluster, resources.store)
-        yield Team(found, partial(_execute, cluster, need, absolute, found))
+        look_at_nodes(cluster, resources.store.open())
+        yield Team(found, partial(_execute, cluster, need, resources, found))
+
+
+def _is_folder(store: Store) -> bool:
+    """Whether a store is a folder that all nodes see, and not a bucket, of which each machine has copies."""
+    return store.address == str(store.root)
 
 
 def _execute(

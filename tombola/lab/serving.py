@@ -30,13 +30,13 @@ class Equipment:
 
     Attributes:
         resources: those of the command.
-        shared: a folder that all workers see, with the data sets of the command.
+        shared: a folder that all workers see, with the data sets of the command; None where each reads them itself.
         measured: how long layers take, measured once, by the command: a second measurement may choose other formats,
             which give other last bits.
     """
 
     resources: Resources
-    shared: Path
+    shared: Path | None
     measured: Mapping[Timed, Times]
 
 

@@ -45,7 +45,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a client that lost its cluster does not start one of its own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU leaves CUDA's variable as it is
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",  # else it tells of its search for the address of this machine
 }
 
 
@@ -477,7 +477,8 @@ def _refused(address: str, where: str, error: Exception) -> TombolaError:
         where=f"--on ray:{address}" if address else "--on ray",
         expected=f"{where} to take this machine in",
         found=text[:600],
-        todo="From a machine that is no node of the cluster it is --on ray://HOST:10001.",
+        todo="From a machine that is no node of the cluster it is --on ray://HOST:10001. If the cluster asks for a "
+        "token: RAY_AUTH_MODE=token, and the token in ~/.ray/auth_token.",
     )
 
 

@@ -1,0 +1,349 @@
+"""Ray: two nodes in a network namespace of their own, workers, a node and the head killed, and the same bytes."""
+
+import importlib.util
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tombola import __version__
+from tombola.cli import main
+from tombola.errors import BadInput, StoreError
+from tombola.lab import ray_cluster
+from tombola.lab.executor import Resources
+from tombola.lab.ray_cluster import Need, offer_of
+from tombola.lab.store import Store
+
+HEAD, SECOND, PORT = "127.0.0.1", "127.0.0.2", 6399
+ON = f"ray:{HEAD}:{PORT}"
+DEADLINE_S = 300
+SPACE = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
+SMALL = ["replicates=1", "levels=1", "recipe.model=lenet-20-10", "recipe.length=400it", "arms=ticket,reinit"]
+OFTEN = ["evaluate.every=20it", "evaluate.test_every=200it"]
+
+
+def _lacking() -> str:
+    """What there is not, for a cluster in a namespace."""
+    if importlib.util.find_spec("ray") is None:
+        return "Ray is not installed"
+    if any(shutil.which(tool) is None for tool in ("unshare", "ip")):
+        return "no unshare or no ip"
+    tried = subprocess.run([*SPACE, "ip", "link", "set", "lo", "up"], capture_output=True, text=True)
+    return f"no namespaces: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+LACKING = _lacking()
+cluster_wanted = pytest.mark.skipif(bool(LACKING), reason=LACKING)
+
+
+def outcomes(root: Path) -> dict[str, bytes]:
+    """Every file of finished runs whose bytes must not depend on how they came about."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in (root / "runs").rglob("*")
+        if path.is_file() and path.name != "provenance.json"
+    }
+
+
+def asked(command: str, store: Path, *more: str) -> list[str]:
+    """The command line."""
+    changes = [part for change in (*SMALL, *OFTEN) for part in ("--set", change)]
+    return [command, "digits", "--store", str(store), *changes, *more]
+
+
+def until(seen: Callable[[], Any], what: str) -> Any:
+    """What is seen, once it is."""
+    end = time.monotonic() + DEADLINE_S
+    while not (found := seen()):
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+    return found
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process in the namespace; its exit status is written beside what it says."""
+
+    output: Path
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text() if self.output.exists() else ""
+
+    @property
+    def status(self) -> int | None:
+        """None while it runs."""
+        ending = self.output.with_suffix(".status")
+        return int(text) if ending.exists() and (text := ending.read_text().strip()) else None
+
+    def wait(self) -> int:
+        until(lambda: self.status is not None, "it ends")
+        assert self.status is not None
+        return self.status
+
+
+class Space:
+    """A network of its own, without a way out, and everything that runs in it; at its end all of that is killed.
+
+    Its first process is a shell that starts what it is told to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
+        environment = os.environ | {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_TMPDIR": str(folder),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+        }
+        self._shell = subprocess.Popen([*SPACE, "sh"], stdin=subprocess.PIPE, text=True, env=environment)
+        self.start("ip", "link", "set", "lo", "up").wait()
+
+    def start(self, *line: str) -> Started:
+        """A process in it."""
+        self._count += 1
+        started = Started(self._folder / f"{self._count}.said")
+        ending = started.output.with_suffix(".status")
+        assert self._shell.stdin
+        self._shell.stdin.write(f"({shlex.join(line)} >{started.output} 2>&1 </dev/null; echo $? >{ending}) &\n")
+        self._shell.stdin.flush()
+        return started
+
+    def ray(self, *line: str) -> None:
+        """A command of Ray's."""
+        started = self.start(sys.executable, "-c", "from ray.scripts.scripts import main; main()", *line)
+        assert started.wait() == 0, started.said
+
+    def tombola(self, *line: str) -> Started:
+        """Tombola's command."""
+        return self.start(sys.executable, "-m", "tombola", *line)
+
+    def processes(self, *words: str) -> list[int]:
+        """Those whose command line has all these words, by the numbers that they have outside."""
+        (first,) = Path(f"/proc/{self._shell.pid}/task/{self._shell.pid}/children").read_text().split()
+        space, found = Path(f"/proc/{first}/ns/pid").readlink(), []
+        for entry in Path("/proc").iterdir():
+            try:
+                ours = entry.name.isdigit() and (entry / "ns/pid").readlink() == space
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace") if ours else ""
+            except OSError:
+                continue
+            if ours and all(word in line for word in words):
+                found.append(int(entry.name))
+        return found
+
+    def end(self) -> None:
+        """Everything in it dies with its first process."""
+        self._shell.kill()
+        self._shell.wait(timeout=DEADLINE_S)
+        assert self._shell.stdin
+        self._shell.stdin.close()
+
+
+def head(space: Space) -> None:
+    ports = [f"--port={PORT}", "--ray-client-server-port=10001"]
+    space.ray("start", "--head", f"--node-ip-address={HEAD}", *ports, "--num-cpus=1", "--include-dashboard=false")
+
+
+def second(space: Space) -> None:
+    space.ray("start", f"--address={HEAD}:{PORT}", f"--node-ip-address={SECOND}", "--num-cpus=1")
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    folder = Path("/tmp") / f"ray-{os.getpid()}"  # the names of sockets may not be long
+    folder.mkdir()
+    space = Space(folder)
+    try:
+        head(space)
+        second(space)
+        yield space
+    finally:
+        space.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the pool of this machine makes."""
+    store = tmp_path_factory.mktemp("pool") / "store"
+    done = subprocess.run(
+        [sys.executable, "-m", "tombola", *asked("run", store, "--workers", "2")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return outcomes(store)
+
+
+# ---------------------------------------------------------------- what a cluster has room for
+
+NODES = [{"CPU": 4.0, "GPU": 2.0, "memory": 1e9, "node:10.0.0.1": 1.0}, {"CPU": 8.0, "big": 1.0}, {"CPU": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("options", "workers", "places"),
+    [
+        ({}, None, 13),
+        ({}, 5, 5),
+        ({"cpus": "2"}, None, 6),
+        ({"gpus": "1"}, None, 2),
+        ({"gpus": "0.5"}, None, 4),
+        ({"gpus": "0.1", "cpus": "0"}, None, 20),
+        ({"resource": "big"}, None, 1),
+        ({"resource": "big:0.25"}, 100, 4),
+    ],
+)
+def test_a_cluster_does_as_many_runs_at_once_as_its_nodes_have_room_for(
+    options: Mapping[str, str], workers: int | None, places: int, tmp_path: Path
+) -> None:
+    resources = Resources(store=Store(tmp_path), options=options, workers=workers)
+    offer = offer_of(NODES, Need.of(resources), workers, "On a cluster")
+    assert offer.processes == places and offer.devices == (("cuda:0",) if "gpus" in options else ("cpu",))
+    assert offer.about.startswith("On a cluster: 3 nodes with 13 cores and 2 GPUs and 1 big; ")
+    assert ("fewer than the 100 asked for" in offer.about) == (workers == 100)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gpus": "1", "cpus": "5"}, "expected a node with 5 cores and 1 GPU for a worker, found 4 cores and 2 GPUs; "),
+        ({"resource": "tpu"}, "expected a node with 1 core and 1 tpu"),
+        ({"gpus": "2"}, "a part of a GPU, or 1: each worker trains on one"),
+        ({"cpus": "many"}, "--with cpus: expected a number"),
+        ({"gpus": "nan"}, "--with gpus: expected a number"),
+    ],
+)
+def test_what_no_node_has_room_for_is_bad_input(options: Mapping[str, str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        offer_of(NODES, Need.of(Resources(store=Store(tmp_path), options=options)), None, "On a cluster")
+    assert said in str(caught.value)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_without_the_extra_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for command in ("plan", "run"):
+        assert main(asked(command, tmp_path / "store", "--on", "ray")) == 2
+        assert "--on ray: expected the package ray, found none. pip install 'tombola[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+@pytest.mark.parametrize(
+    ("on", "said"),
+    [
+        ("ray:127.0.0.1:9", "expected a Ray cluster that answers, found nothing there within 5 s"),
+        ("ray://127.0.0.1:9", "--on ray:ray://127.0.0.1:9: expected a Ray cluster that answers"),
+        ("ray:nowhere", "expected ray:HOST:PORT of a cluster's head"),
+    ],
+)
+def test_an_address_that_nobody_answers_is_bad_input(
+    on: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("plan", "run"):
+        assert main(asked(command, tmp_path / "store", "--on", on)) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_a_node_with_another_tombola_or_without_the_store_is_named(tmp_path: Path) -> None:
+    facts = {"host": "b", "python": "3.12.1", "tombola": __version__, "torch": "2.6.0", "seen": True}
+    store = Store(tmp_path / "store")
+    ray_cluster._judge(facts, "the node b (10.0.0.2)", store)
+    with pytest.raises(BadInput, match=rf"Tombola {__version__} on the node b \(10.0.0.2\), found 0.0.9. pip install"):
+        ray_cluster._judge(facts | {"tombola": "0.0.9"}, "the node b (10.0.0.2)", store)
+    with pytest.raises(StoreError, match=r"that the node b .* sees, too, found one of this machine alone"):
+        ray_cluster._judge(facts | {"seen": False}, "the node b (10.0.0.2)", store)
+
+
+def test_a_cluster_of_another_version_is_bad_input() -> None:
+    error = RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.50.0\n    Python: 3.12.1")
+    refused = ray_cluster._refused("h:1", "the Ray cluster at h:1", error)
+    assert isinstance(refused, BadInput) and "Ray: 2.50.0" in str(refused) and "same versions" in str(refused)
+
+
+# ---------------------------------------------------------------- two nodes
+
+
+@cluster_wanted
+def test_the_plan_says_what_the_cluster_has(space: Space, tmp_path: Path) -> None:
+    process = space.tombola(*asked("plan", tmp_path / "store", "--on", ON))
+    assert process.wait() == 0, process.said
+    said = process.said
+    assert f"On the Ray cluster at {HEAD}:{PORT}: 2 nodes with 2 cores; 2 runs at once, each on 1 core." in said
+    assert "with 2 workers" in said and not (tmp_path / "store").exists()
+
+
+@cluster_wanted
+def test_what_no_node_has_is_said_at_once(space: Space, tmp_path: Path) -> None:
+    process = space.tombola(*asked("run", tmp_path / "store", "--on", ON, "--with", "resource=tpu:4"))
+    said, _ = process.communicate(timeout=DEADLINE_S)
+    assert (
+        process.returncode == 2 and "expected a node with 1 core and 4 tpu for a worker, found 1 core; 1 core" in said
+    )
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+@cluster_wanted
+def test_a_client_a_worker_and_a_node_killed_and_the_same_bytes(
+    space: Space, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    """From outside of the cluster; a worker is killed, then the second node with all of its processes."""
+    store = tmp_path / "store"
+    process = space.tombola(*asked("run", store, "--on", ON))
+
+    def busy() -> list[int]:
+        assert process.status is None, process.said
+        return space.processes("ray::Worker")
+
+    def finished(count: int) -> bool:
+        assert process.status is None, process.said
+        return (store / "runs").is_dir() and len(list((store / "runs").iterdir())) >= count
+
+    until(lambda: finished(1), "the first outcome")
+    os.kill(until(busy, "a worker")[0], signal.SIGKILL)
+    until(lambda: finished(2), "another outcome")
+    (raylet,) = space.processes("raylet/raylet", f"--node_ip_address={SECOND}")
+    children = [int(child) for child in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()]
+    for each in (raylet, *children):
+        os.kill(each, signal.SIGKILL)
+    assert process.wait() == 0, process.said
+    said = process.said
+    assert "tried once more" in said and "Traceback" not in said, said
+    assert outcomes(store) == expected and not list((store / "tmp").iterdir())
+    second(space)
+
+
+@cluster_wanted
+def test_where_the_head_is_lost_it_is_said_and_the_same_command_does_the_rest(
+    space: Space, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    """The last test on this cluster."""
+    store = tmp_path / "store"
+    process = space.tombola(*asked("run", store, "--on", ON))
+    until(lambda: (store / "runs").is_dir() and any((store / "runs").iterdir()), "the first outcome")
+    (gcs,) = space.processes("gcs_server")
+    os.kill(gcs, signal.SIGKILL)
+    status, said = process.wait(), process.said
+    if status != 0:  # else it was over before anybody missed the head
+        assert status == 1 and "the head of the Ray cluster" in said and "Traceback" not in said, said
+        assert "What is finished is kept" in said
+    assert outcomes(store).items() <= expected.items()
+    again = subprocess.run(
+        [sys.executable, "-m", "tombola", *asked("run", store, "--workers", "2")], capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    assert outcomes(store) == expected

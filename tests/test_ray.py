@@ -290,10 +290,8 @@ def test_the_plan_says_what_the_cluster_has(space: Space, tmp_path: Path) -> Non
 @cluster_wanted
 def test_what_no_node_has_is_said_at_once(space: Space, tmp_path: Path) -> None:
     process = space.tombola(*asked("run", tmp_path / "store", "--on", ON, "--with", "resource=tpu:4"))
-    said, _ = process.communicate(timeout=DEADLINE_S)
-    assert (
-        process.returncode == 2 and "expected a node with 1 core and 4 tpu for a worker, found 1 core; 1 core" in said
-    )
+    assert process.wait() == 2, process.said
+    assert "expected a node with 1 core and 4 tpu for a worker, found 1 core; 1 core" in process.said
     assert not (tmp_path / "store" / "runs").exists()
 
 

@@ -256,7 +256,7 @@ class Actors:
 
     def give(self, worker: Hired, runs: list[Run]) -> None:
         """Send it what to do, in bytes."""
-        with suppress(self._cluster.lost):  # as `listen` will say
+        with suppress(*self._cluster.lost):  # as `listen` will say
             worker.actor.give.remote(pickle.dumps(runs))
 
     def listen(self, workers: Sequence[Hired], timeout: float | None) -> Iterator[tuple[Hired, Message | Gone]]:

@@ -27,8 +27,9 @@ HEAD, SECOND, PORT = "127.0.0.1", "127.0.0.2", 6399
 ON = f"ray:{HEAD}:{PORT}"
 DEADLINE_S = 300
 SPACE = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
-SMALL = ["replicates=1", "levels=1", "recipe.model=lenet-20-10", "recipe.length=400it", "arms=ticket,reinit"]
-OFTEN = ["evaluate.every=20it", "evaluate.test_every=200it"]
+SMALL = ["replicates=1", "levels=1", "recipe.model=lenet-20-10", "recipe.length=4000it", "arms=ticket,reinit"]
+OFTEN = ["evaluate.every=200it", "evaluate.test_every=2000it"]
+ENDLESS = ["--set", "recipe.length=10000000it", "--set", "evaluate.test_every=10000000it"]
 
 
 def _lacking() -> str:
@@ -296,10 +297,10 @@ def test_what_no_node_has_is_said_at_once(space: Space, tmp_path: Path) -> None:
 
 
 @cluster_wanted
-def test_a_client_a_worker_and_a_node_killed_and_the_same_bytes(
+def test_a_worker_and_a_node_are_killed_and_the_bytes_are_the_same(
     space: Space, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """From outside of the cluster; a worker is killed, then the second node with all of its processes."""
+    """A worker, and then the second node with all of its processes."""
     store = tmp_path / "store"
     process = space.tombola(*asked("run", store, "--on", ON))
 
@@ -321,25 +322,37 @@ def test_a_client_a_worker_and_a_node_killed_and_the_same_bytes(
     assert process.wait() == 0, process.said
     said = process.said
     assert "tried once more" in said and "Traceback" not in said, said
-    assert outcomes(store) == expected and not list((store / "tmp").iterdir())
+    assert outcomes(store) == expected and not list((store / "tmp").glob("worker-*"))
     second(space)
 
 
 @cluster_wanted
-def test_where_the_head_is_lost_it_is_said_and_the_same_command_does_the_rest(
+def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(space: Space, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    process = space.tombola(*asked("run", store, "--on", ON, *ENDLESS))
+    until(lambda: process.status is not None or "validation loss" in process.said, "a training is under way")
+    (command,) = space.processes("python", "-m tombola run", "--on", ON)
+    os.kill(command, signal.SIGINT)
+    assert process.wait() == 130 and "interrupted: " in process.said and "Traceback" not in process.said, process.said
+    until(lambda: not space.processes("ray::Worker"), "no worker goes on alone")
+    assert any((store / "runs").iterdir())
+
+
+@cluster_wanted
+def test_where_the_head_is_lost_it_is_said_and_the_rest_is_done_elsewhere(
     space: Space, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     """The last test on this cluster."""
     store = tmp_path / "store"
-    process = space.tombola(*asked("run", store, "--on", ON))
-    until(lambda: (store / "runs").is_dir() and any((store / "runs").iterdir()), "the first outcome")
+    process = space.tombola(*asked("run", store, "--on", ON, *ENDLESS))
+    until(lambda: process.status is not None or "validation loss" in process.said, "a training is under way")
     (gcs,) = space.processes("gcs_server")
     os.kill(gcs, signal.SIGKILL)
-    status, said = process.wait(), process.said
-    if status != 0:  # else it was over before anybody missed the head
-        assert status == 1 and "the head of the Ray cluster" in said and "Traceback" not in said, said
-        assert "What is finished is kept" in said
-    assert outcomes(store).items() <= expected.items()
+    assert process.wait() == 1, process.said
+    assert "the head of the Ray cluster" in process.said and "What is finished is kept" in process.said, process.said
+    assert "Traceback" not in process.said
+    before = outcomes(store)
+    assert before and before.items() <= expected.items()
     again = subprocess.run(
         [sys.executable, "-m", "tombola", *asked("run", store, "--workers", "2")], capture_output=True, text=True
     )

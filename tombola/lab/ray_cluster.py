@@ -45,7 +45,6 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a client that lost its cluster does not start one of its own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU leaves CUDA's variable as it is
-    "RAY_BACKEND_LOG_LEVEL": "error",  # else it tells of its search for the address of this machine
 }
 
 

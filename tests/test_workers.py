@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -530,6 +530,21 @@ def test_whether_a_stack_pays_is_measured_once_by_all_workers(store: Store, tmp_
     workers = [Worker(store, None, shared=tmp_path) for _ in range(2)]
     assert [worker.pays("recipe", 4, lambda: next(answers)) for worker in workers] == [True, True]
     assert not workers[0].pays("recipe", 5, lambda: next(answers)), "another stack is measured by itself"
+
+
+def test_hosts_whose_locks_do_not_see_each_other_agree_whether_a_stack_pays(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both measure at once, and find opposite answers: the one that is there first counts for both."""
+    monkeypatch.setattr("tombola.lab.worker.FileLock", lambda path: nullcontext())
+    one, other = (Worker(store, None, shared=tmp_path) for _ in range(2))
+
+    def meanwhile() -> bool:
+        assert not other.pays("recipe", 4, lambda: False)
+        return True
+
+    assert not one.pays("recipe", 4, meanwhile)
+    assert [path.suffix for path in tmp_path.iterdir() if path.is_file()] == [".json"]
 
 
 # ---------------------------------------------------------------- extensions

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,34 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written; what was there before still is, and nothing else.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")  # two hosts may have equal numbers
+    temporary = _beside(path)
     try:
         write(temporary, content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def first(path: Path, content: bytes) -> None:
+    """Write a file whole and at once, unless there is one: of several processes, on several hosts, the first one wins.
+
+    Args:
+        path: where; locks are not needed for it.
+    """
+    temporary = _beside(path)
+    write(temporary, content)
+    try:
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    except OSError:  # a file system without links
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name for what will be `path`: of no other process, and two hosts may have processes of equal numbers."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
 
 
 @contextmanager

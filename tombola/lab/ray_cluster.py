@@ -12,6 +12,7 @@ import queue
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -189,9 +190,9 @@ class Worker:
     def _live(self, equipment: bytes, device: str, log: str) -> None:
         try:
             given: Equipment = pickle.loads(equipment)
-            folder = given.resources.store.root / "tmp"
-            if not folder.is_dir():  # of a bucket's, each machine has one
+            if given.shared is None:  # a bucket has a folder on each machine
                 given.resources.store.open()
+            folder = given.shared or Path(tempfile.gettempdir())
             serve(given, device, folder / log, self._take, self._outbox.put)
         except BaseException:
             traceback.print_exc()
@@ -234,8 +235,8 @@ class Actors:
 
     def __init__(self, cluster: "Cluster", need: Need, equipment: Equipment) -> None:
         self._cluster, self._need = cluster, need
-        store = equipment.resources.store
-        self._logs = store.root / "tmp"
+        assert equipment.shared
+        store, self._logs = equipment.resources.store, equipment.shared
         # Nobody sees a scratch folder of a bucket's but this machine: each worker then reads the data for itself.
         self._bytes = pickle.dumps(equipment if _is_folder(store) else replace(equipment, shared=None))
         self._class = cluster.ray.remote(Worker)

@@ -129,9 +129,9 @@ class Worker:
         if not self.shared:
             return measured()
         path = self.shared / f"pays-{hashlib.sha256(name.encode()).hexdigest()[:20]}.json"
-        with files.turn(path.with_suffix(".lock")):
+        with files.turn(path.with_suffix(".lock")):  # of one host, maybe: of several the first answer counts
             if not path.exists():
-                files.replace(path, json.dumps(measured()).encode())
+                files.first(path, json.dumps(measured()).encode())
             return bool(json.loads(path.read_text(encoding="utf-8")))
 
     def split(self, recipe: Recipe, split_seed: int) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,7 @@ class Processes:
         """A new process."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
+        assert self.equipment.shared
         log = self.equipment.shared / f"worker-{time.monotonic_ns()}"
         process = context.Process(target=_live, args=(theirs, self.equipment, device, log), daemon=True)
         with thrifty():

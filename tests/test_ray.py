@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ DEADLINE_S = 300
 SPACE = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
 SMALL = ["replicates=1", "levels=1", "recipe.model=lenet-20-10", "recipe.length=4000it", "arms=ticket,reinit"]
 OFTEN = ["evaluate.every=200it", "evaluate.test_every=2000it"]
-ENDLESS = ["--set", "recipe.length=10000000it", "--set", "evaluate.test_every=10000000it"]
+LONG = ["recipe.length=10000000it", "evaluate.every=200it", "evaluate.test_every=10000000it"]
+ENDLESS = [*SMALL[:3], "arms=ticket,reinit", *LONG]
 
 
 def _lacking() -> str:
@@ -55,9 +56,9 @@ def outcomes(root: Path) -> dict[str, bytes]:
     }
 
 
-def asked(command: str, store: Path, *more: str) -> list[str]:
+def asked(command: str, store: Path, *more: str, changed: Sequence[str] = (*SMALL, *OFTEN)) -> list[str]:
     """The command line."""
-    changes = [part for change in (*SMALL, *OFTEN) for part in ("--set", change)]
+    changes = [part for change in changed for part in ("--set", change)]
     return [command, "digits", "--store", str(store), *changes, *more]
 
 
@@ -329,7 +330,7 @@ def test_a_worker_and_a_node_are_killed_and_the_bytes_are_the_same(
 @cluster_wanted
 def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(space: Space, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    process = space.tombola(*asked("run", store, "--on", ON, *ENDLESS))
+    process = space.tombola(*asked("run", store, "--on", ON, changed=ENDLESS))
     until(lambda: process.status is not None or "validation loss" in process.said, "a training is under way")
     (command,) = space.processes("python", "-m tombola run", "--on", ON)
     os.kill(command, signal.SIGINT)
@@ -344,7 +345,7 @@ def test_where_the_head_is_lost_it_is_said_and_the_rest_is_done_elsewhere(
 ) -> None:
     """The last test on this cluster."""
     store = tmp_path / "store"
-    process = space.tombola(*asked("run", store, "--on", ON, *ENDLESS))
+    process = space.tombola(*asked("run", store, "--on", ON, changed=ENDLESS))
     until(lambda: process.status is not None or "validation loss" in process.said, "a training is under way")
     (gcs,) = space.processes("gcs_server")
     os.kill(gcs, signal.SIGKILL)

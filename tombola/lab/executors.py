@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from tombola.errors import BadInput
 from tombola.lab.executor import Executor
 from tombola.lab.ray_cluster import RAY
+from tombola.lab.slurm import SLURM
 from tombola.lab.torchrun import TORCHRUN
 from tombola.lab.workers import WORKERS
 
 # In order of preference: the last one always applies.
-EXECUTORS: dict[str, Executor] = {executor.name: executor for executor in (TORCHRUN, RAY, WORKERS)}
+EXECUTORS: dict[str, Executor] = {executor.name: executor for executor in (TORCHRUN, RAY, SLURM, WORKERS)}
 
 
 def choose(on: str | None = None) -> tuple[Executor, str]:

@@ -5,9 +5,11 @@ that two plans on one store never do the same run twice. If it dies, its run is 
 fails, that is its outcome, the runs that need it are left out and the rest goes on.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from tombola import data
@@ -38,11 +40,13 @@ class Gone:
         reason: why, after "its worker".
         log: the end of what it said.
         to_blame: whether it may be gone because of what it did: such a run is tried only once more.
+        out_of_time: whether it had to leave; see `RunQueue.halted`.
     """
 
     reason: str
     log: str = ""
     to_blame: bool = True
+    out_of_time: bool = False
 
 
 class Staff(Protocol[W]):
@@ -69,6 +73,13 @@ class Post(Generic[W]):
     device: str
     ready: bool = False
     runs: dict[str, Run] = field(default_factory=dict)  # by key: those it has not answered for
+    since: float = 0.0  # when it was ready, by this process's clock
+    given: float = 0.0  # when it was given these
+
+    @property
+    def had_most(self) -> bool:
+        """Whether its runs have had most of the time for which it has been ready."""
+        return self.given - self.since <= time.monotonic() - self.given
 
 
 class Pool(Generic[W]):
@@ -113,7 +124,7 @@ class Pool(Generic[W]):
         idle = [post for post in self.posts if post.ready and not post.runs]
         for count, post in zip(range(len(idle), 0, -1), idle, strict=True):
             if given := self._queue.next(self._stack_size(post.device), count):
-                post.runs = {run.key: run for run in given}
+                post.runs, post.given = {run.key: run for run in given}, time.monotonic()
                 self._staff.give(post.worker, [shallow(run) for run in given])
 
     def _stack_size(self, device: str) -> Callable[[Run], int]:
@@ -132,7 +143,7 @@ class Pool(Generic[W]):
     def _hear(self, post: Post[W], key: str, what: str, *details: Any) -> None:
         queue = self._queue
         if (key, what) == READY:
-            post.ready, self._stillborn = True, 0
+            post.ready, post.since, self._stillborn = True, time.monotonic(), 0
             return
         if (key, what) == TOLD:
             self._pass_on(*details)
@@ -142,6 +153,11 @@ class Pool(Generic[W]):
             return
         if what == "apart":
             queue.apart(post.runs[key], *details)
+            return
+        if what == "waits":
+            queue.waits(*details)
+            return
+        if what == "halted":  # why is said when it is gone, right away
             return
         run = post.runs.pop(key)
         match what:
@@ -171,14 +187,21 @@ class Pool(Generic[W]):
                 )
         reason = f"its worker {gone.reason}"
         for run in post.runs.values():
-            if gone.to_blame:
+            if gone.out_of_time:
+                self._queue.halted(run, reason, f"{reason}\n{gone.log}", post.had_most)
+            elif gone.to_blame:
                 self._queue.died(run, reason, f"{reason}\n{gone.log}")
             else:
                 self._queue.given_back(run, reason)
 
 
 def execute(
-    staff: Callable[[Equipment], Staff[Any]], resources: Resources, offer: Offer, runs: Iterable[Run], tell: Announce
+    staff: Callable[[Equipment], Staff[Any]],
+    resources: Resources,
+    offer: Offer,
+    runs: Iterable[Run],
+    tell: Announce,
+    scratch: Callable[[str], AbstractContextManager[Path]] | None = None,
 ) -> Tally:
     """Perform `runs`, inputs before what needs them, and store their outcomes.
 
@@ -187,6 +210,7 @@ def execute(
         offer: how many, and for which devices.
         runs: those that are missing, inputs first.
         tell: is told of every event, in this process.
+        scratch: makes folders of a name that all workers see; by default the store does.
 
     Raises:
         NoRoom, StoreError, DataError: nothing more can be done - the disk is full, the data are damaged. What is
@@ -198,7 +222,7 @@ def execute(
     queue = RunQueue(list(runs), store, tell)
     with ExitStack() as stack:
         try:
-            shared = stack.enter_context(store.scratch("data"))
+            shared = stack.enter_context((scratch or store.scratch)("data"))
             # Here, and sent along, so that all workers of all machines go by one measurement.
             measured = calibrate.times(timed_shapes(queue.recipes, engine, offer.devices))
             pool = stack.enter_context(Pool(staff(Equipment(resources, shared, measured)), offer, queue, engine))

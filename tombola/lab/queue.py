@@ -22,7 +22,8 @@ class Event:
     Attributes:
         what: `started` (a worker that is ready has been given it), `looked` (there is something to tell of how it
             goes), `stored`, `retried` (its worker is gone), `failed`, `skipped` (an input failed), `apart` (its stack
-            did not work, and each of it is done alone), `elsewhere` (another process is at it).
+            did not work, and each of it is done alone), `elsewhere` (another process is at it), `halted` (its worker
+            had to leave, and another one goes on), `waits` (for workers that are not there yet).
         done, total: steps of a training or points of a line, where that is known.
         loss: the latest validation loss, of a line the latest test error.
         note: why, for what went wrong.
@@ -72,8 +73,11 @@ class _ReadyRuns:
     def __bool__(self) -> bool:
         return bool(self._again or self._needed or self._leaves or self._elsewhere)
 
-    def add(self, run: Run, leaf: bool) -> None:
-        (self._leaves if leaf else self._needed)[run.key] = run
+    def add(self, run: Run, leaf: bool, first: bool = False) -> None:
+        queue = self._leaves if leaf else self._needed
+        queue[run.key] = run
+        if first:
+            queue.move_to_end(run.key, last=False)
         if stack := run.stack:
             self._stackable.setdefault(stack, _Queue())[run.key] = run
         else:
@@ -146,10 +150,12 @@ class RunQueue:
                 self._is_ready(run)
         self._tried: set[str] = set()
         self._elsewhere: set[str] = set()  # whatever becomes of it: it is told once
+        self._reached: dict[str, int | None] = {}  # of those that a worker has left: the step of their checkpoint
+        self._stuck: set[str] = set()  # of these, those that got no further
         self.result = Tally()
 
-    def _is_ready(self, run: Run) -> None:
-        self.ready.add(run, leaf=not self._dependants[run.key])
+    def _is_ready(self, run: Run, first: bool = False) -> None:
+        self.ready.add(run, not self._dependants[run.key], first)
 
     @property
     def left(self) -> int:
@@ -232,6 +238,32 @@ class RunQueue:
         """Its worker is gone, and not because of it."""
         self._tell(Event("retried", run, note=reason))
         self.ready.again(run)
+
+    def halted(self, run: Run, reason: str, log: str, whole: bool) -> None:
+        """Its worker had to leave, and another one goes on from its checkpoint, if there is one.
+
+        Args:
+            whole: whether it had most of the worker's time. A run that gets no further in that fails, if it is so twice
+                in a row.
+        """
+        before, kept = self._reached.get(run.key), self.store.kept(run)
+        step = self._reached[run.key] = kept.values["step"] if kept else None
+        if step != before:
+            self._stuck.discard(run.key)
+        elif whole and run.key in self._stuck:
+            self.failed(run, f"{reason}, and it got no further, twice", log)
+            return
+        elif whole:
+            self._stuck.add(run.key)
+        self._tell(
+            Event("halted", run, note=f"{reason}; it goes on from {f'step {step}' if kept else 'its beginning'}")
+        )
+        self._is_ready(run, first=True)
+
+    def waits(self, why: str) -> None:
+        """Workers are not there yet; it is told of the run that would be the first to be done."""
+        if run := self.ready.first():
+            self._tell(Event("waits", run, note=why))
 
     def failed(self, run: Run, reason: str, log: str) -> None:
         if self.store.has(run):  # another process has done it, with more memory, say

@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tombola.engine.native.layer_formats import Timed
 from tombola.lab.attempt import do_all, one_thread
+from tombola.lab.checkpoints import staying
 from tombola.lab.executor import Resources
 from tombola.lab.runs import Run
 from tombola.sparse.times import Times
+
+if TYPE_CHECKING:
+    from tombola.lab.worker import Worker
 
 # What a worker says: the key of a run, what there is to say of it, and what belongs to that. See `attempt.do_all`.
 Message = tuple[Any, ...]
@@ -46,6 +50,7 @@ def serve(
     log: Path,
     take: Callable[[], Sequence[Run] | None],
     say: Callable[[Message], None],
+    leaving: Callable[[], bool] = staying,
 ) -> None:
     """Take runs, do them and say so, until there are no more.
 
@@ -54,11 +59,11 @@ def serve(
         log: a file that gets what this process writes on standard error.
         take: waits for the next runs, done at once where they are several; None where there are no more.
         say: passes on what there is to say.
+        leaving: whether its time is running out; see `checkpoints`.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # for good, and where `interrupts.unheard` could not see to it
-    resources = equipment.resources
-    store, one_at_a_time = resources.store, threading.Lock()
+    store, one_at_a_time = equipment.resources.store, threading.Lock()
 
     def told(text: str) -> None:
         with one_at_a_time:  # a store has threads
@@ -72,6 +77,15 @@ def serve(
     with log.open("w") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
     faulthandler.enable()
+    worker = equipped(equipment, device, leaving)
+    say(READY)
+    while (runs := take()) is not None:
+        do_all(runs, worker, answer)
+
+
+def equipped(equipment: Equipment, device: str, leaving: Callable[[], bool] = staying) -> "Worker":
+    """This process, set up to compute, as a worker with this equipment."""
+    resources = equipment.resources
     one_thread()
     if device != "cpu":
         import torch
@@ -81,8 +95,8 @@ def serve(
         _warm_up()
     from tombola.lab.worker import Worker
 
-    worker = Worker(
-        store,
+    return Worker(
+        resources.store,
         resources.data_dir,
         resources.engine,
         equipment.shared,
@@ -90,10 +104,8 @@ def serve(
         time.perf_counter,
         measured=equipment.measured,
         scores=resources.members.scores,
+        leaving=leaving,
     )
-    say(READY)
-    while (runs := take()) is not None:
-        do_all(runs, worker, answer)
 
 
 def _warm_up() -> None:

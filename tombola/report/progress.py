@@ -15,7 +15,13 @@ from tombola.lab.time_left import TimeLeft
 from tombola.report.text import duration
 
 LINE_EVERY_S = 5
-_TROUBLE = {"failed": "failed", "retried": "tried once more", "apart": "not in a stack but one by one"}
+_TROUBLE = {
+    "failed": "failed",
+    "retried": "tried once more",
+    "apart": "not in a stack but one by one",
+    "halted": "goes on elsewhere",
+    "waits": "waits",
+}
 
 
 def _names(plan: Plan) -> dict[str, str]:

@@ -1,7 +1,14 @@
 """What trackers are told: read back from them, told twice, interrupted and completed."""
 
+import json
+import socket
+import struct
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tombola.cli import main
+from tombola.errors import TombolaError
 from tombola.lab.plan import plan
 from tombola.lab.results import Results, results
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
+from tombola.trackers import live, mlflow, tensorboard, wandb
+from tombola.trackers.entry import Curve, Entry
+from tombola.trackers.live import Follower
 from tombola.trackers.mask_images import SIDE, picture
 from tombola.trackers.record import begun, summary, trainings
+from tombola.trackers.tracker import Asked, Tracker
 
 # MLflow asks SQLAlchemy in a way that the newest one no longer likes.
 pytestmark = pytest.mark.filterwarnings(
@@ -26,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings(
 CHANGES = [
     *("recipe.model=lenet-20-10", "recipe.length=40it", "levels=2", "replicates=2"),
     *("evaluate.every=10it", "evaluate.test_every=20it", "arms=ticket,reinit"),
+    "engine=reference",
 ]
 TINY = [argument for change in CHANGES for argument in ("--set", change)]
 
@@ -34,7 +47,7 @@ TINY = [argument for change in CHANGES for argument in ("--set", change)]
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which a tiny experiment is finished."""
     root = tmp_path_factory.mktemp("trackers") / "store"
-    command = [sys.executable, "-m", "tombola", "run", "digits-lenet", "--store", str(root), *TINY]
+    command = [sys.executable, "-m", "tombola", "run", "digits-lenet", "--store", str(root), "--workers", "1", *TINY]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return root
@@ -140,10 +153,14 @@ def runs_of(address: str) -> dict[str, Any]:
     return runs
 
 
+def told_to(tracker: str, store: Path) -> list[str]:
+    return [*("log", "digits-lenet", "--store", str(store), *TINY), "--to", tracker]
+
+
 def test_mlflow_has_it_all_and_is_told_nothing_twice(
     store: Path, found: Results, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = [*("log", "digits-lenet", "--store", str(store), *TINY), "--to", f"mlflow={address}"]
+    told = told_to(f"mlflow={address}", store)
     status, out, _ = ask(capsys, *told)
     assert status == 0 and "Logged 10 trainings to mlflow." in out and f"--backend-store-uri {address}" in out
     runs = runs_of(address)
@@ -161,3 +178,345 @@ def test_mlflow_has_it_all_and_is_told_nothing_twice(
     status, out, _ = ask(capsys, *told)
     assert status == 0 and "Logged 0 trainings to mlflow (10 were there already)" in out
     assert runs_of(address) == runs
+
+
+@pytest.mark.parametrize("calls", [3, 20, 41])
+def test_what_was_interrupted_is_completed_by_the_same_command_and_nothing_is_there_twice(
+    store: Path, address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    left = iter(range(calls))
+
+    def failing(method: str) -> Any:
+        whole = getattr(MlflowClient, method)
+
+        def call(*given: Any, **named: Any) -> Any:
+            if next(left, None) is None:
+                raise MlflowException("the server is gone")
+            return whole(*given, **named)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for method in ("log_batch", "set_tag", "set_terminated", "log_artifacts"):
+            patch.setattr(MlflowClient, method, failing(method))
+        status, out, err = ask(capsys, *told_to(f"mlflow={address}", store))
+        assert status == 1 and "the server is gone" in err and "Traceback" not in err and "Logged" not in out
+    assert ask(capsys, *told_to(f"mlflow={address}", store))[0] == 0
+    completed = runs_of(address)
+    other = address.replace("mlflow.db", "other.db")
+    assert ask(capsys, *told_to(f"mlflow={other}", store))[0] == 0
+    assert _but_for_the_clock(completed) == _but_for_the_clock(runs_of(other))
+
+
+def _but_for_the_clock(runs: dict[str, Any]) -> dict[str, Any]:
+    """Without what MLflow adds of its own, and the points of each curve in the order of its steps."""
+    return {
+        name: (
+            *(state, params, {tag: value for tag, value in tags.items() if not tag.startswith("mlflow.")}),
+            *({metric: sorted(each) for metric, each in points.items()}, files),
+        )
+        for name, (state, params, tags, points, files) in runs.items()
+    }
+
+
+def test_a_verdict_that_becomes_another_one_is_told_and_numbers_are_not_told_again(
+    found: Results, address: str
+) -> None:
+    entry = next(entry for entry in trainings(found, "first") if "verdict" in entry.tags)
+    other = replace(entry, tags={**entry.tags, "verdict": "winning"})
+    for told in (entry, other):
+        with mlflow.TRACKER.opens(address, "digits-lenet") as log:
+            log.write(told)
+    ((_, _, tags, points, _),) = runs_of(address).values()
+    assert tags["verdict"] == "winning" and len(points["validation_loss"]) == 5
+    whole = summary(found)
+    for told in (whole, replace(whole, metrics={"difference": 0.5})):
+        with mlflow.TRACKER.opens(address, "digits-lenet") as log:
+            log.write(told)
+    assert runs_of(address)["experiment"][3]["difference"] == [(0, 0.5)], "a run in its place, not a second one"
+
+
+def test_values_and_names_that_mlflow_would_refuse_arrive_in_its_own_way(address: str) -> None:
+    entry = Entry("id-1", ("mine: k=5%",), {"long?": "x" * 9000}, {"a, b": "y" * 9000}, {"a=b": 1.0}, ended=5.0)
+    many = replace(entry, id="id-2", path=("many",), curves=(Curve("loss", tuple(range(2500)), (0.5,) * 2500),))
+    with mlflow.TRACKER.opens(address, "digits-lenet") as log:
+        log.write(entry)
+        log.write(many)
+    runs = runs_of(address)
+    assert runs["mine: k=5%"][3] == {"a-b": [(0, 1.0)]} and runs["mine: k=5%"][1]["long-"].startswith("xxx")
+    assert len(runs["many"][3]["loss"]) == 2500
+
+
+# ---------------------------------------------------------------- TensorBoard
+
+
+def read_back(folder: Path) -> tuple[dict[str, Any], dict[str, bytes], set[str]]:
+    """What TensorBoard's own reader finds in a folder: scalars, images, and which other tags."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), {"images": 0, "scalars": 0, "tensors": 0}).Reload()
+    tags = events.Tags()
+    scalars = {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in tags["scalars"]}
+    return scalars, {tag: events.Images(tag)[0].encoded_image_string for tag in tags["images"]}, set(tags["tensors"])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+def test_tensorboard_s_own_reader_finds_it_all_and_a_second_time_changes_no_byte(
+    store: Path, found: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    status, out, _ = ask(capsys, *told_to(f"tensorboard={tmp_path}/runs", store))
+    assert status == 0 and "Logged 10 trainings" in out and f"tensorboard --logdir {tmp_path}/runs" in out
+    root = tmp_path / "runs" / "digits-lenet"
+    for entry in trainings(found, "first"):
+        (folder,) = root.joinpath(*entry.path[:-1]).glob(f"{entry.path[-1]}, *")
+        scalars, images, others = read_back(folder)
+        for curve in entry.curves:
+            steps, values = zip(*scalars[curve.name], strict=True)
+            assert steps == curve.steps and values == pytest.approx(curve.values, rel=1e-6)  # float32
+        assert scalars["result/density"] == [(40, pytest.approx(entry.metrics["density"]))]
+        masks = {each.name.removesuffix(".png"): each.content() for each in entry.files if each.name.endswith(".png")}
+        assert images == masks and others == {"_hparams_/session_start_info", "about"}
+        assert (folder / "ticket.safetensors").exists() == (entry.params["arm"] == "ticket" and bool(entry.files))
+    (whole,) = root.glob("experiment, *")
+    assert (whole / "report" / "report.html").is_file() and "report/figures/accuracy" in " ".join(read_back(whole)[1])
+    before = contents(tmp_path)
+    status, out, _ = ask(capsys, *told_to(f"tensorboard={tmp_path}/runs", store))
+    assert status == 0 and "Logged 0 trainings to tensorboard (10 were there already)" in out
+    assert contents(tmp_path) == before
+
+
+def test_a_file_of_events_that_was_not_finished_is_none_and_what_went_on_gives_way(
+    found: Results, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    entry = next(trainings(found, "none"))
+    early = replace(begun(found.plan.rows[0]), curves=(Curve("validation_loss", (0, 10), (9.0, 8.0)),))
+    with tensorboard.TRACKER.opens(str(tmp_path / "one"), "p") as log:
+        log.grow(early)
+        (folder,) = (tmp_path / "one").rglob("replicate 0, *")
+        assert read_back(folder)[0] == {"validation_loss": [(0, 9.0), (10, 8.0)]}
+        assert not log.complete
+        log.write(entry)
+    with tensorboard.TRACKER.opens(str(tmp_path / "two"), "p") as log:
+        log.write(entry)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+# ---------------------------------------------------------------- Weights & Biases
+
+
+def records(path: Path) -> Iterator[Any]:
+    """What is in a file of an offline run: a head, then blocks of 32 KiB with pieces of records."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, whole = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (left := 2**15 - place % 2**15) < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last piece of one
+            record = Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
+def offline(folder: Path) -> dict[str, Any]:
+    """The offline runs of a folder, by id: config, rows of numbers, summary, artifacts."""
+    runs: dict[str, Any] = {}
+    for path in folder.glob("wandb/offline-run-*/*.wandb"):
+        config, rows, kinds = dict[str, Any](), [], Counter[str]()
+        for record in records(path):
+            kinds[record.WhichOneof("record_type")] += 1
+            for update in (*record.run.config.update, *record.config.update):
+                config[update.key or "/".join(update.nested_key)] = json.loads(update.value_json)
+            if record.history.item:
+                items = {each.key or "/".join(each.nested_key): each.value_json for each in record.history.item}
+                rows.append({name: json.loads(text) for name, text in items.items() if name[0] != "_"})
+        ident = path.stem.removeprefix("run-")
+        assert ident not in runs, "a run is there once"
+        runs[ident] = config, rows, kinds
+    return runs
+
+
+def points_of(rows: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    return sorted((row["step"], row[name]) for row in rows if name in row)
+
+
+def test_wandb_s_offline_files_have_it_all_once(
+    store: Path, found: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    changes = [*(change for change in CHANGES if change.split("=")[0] not in ("levels", "replicates")), "levels=1"]
+    few = results(plan(read("digits-lenet", [*changes, "replicates=1"])), Store(store))
+    told = ["log", "digits-lenet", "--store", str(store), "--to", f"wandb={tmp_path}", "--set", "replicates=1"]
+    told += [argument for change in changes for argument in ("--set", change)]
+    status, out, _ = ask(capsys, *told)
+    assert status == 0 and f"Logged {len(few.rows)} trainings to wandb" in out and f"wandb sync {tmp_path}" in out
+    runs = offline(tmp_path)
+    for entry in trainings(few, "first"):
+        config, rows, kinds = runs[entry.id]
+        assert config["arm"] == entry.params["arm"] and config.get("verdict") == entry.tags.get("verdict")
+        for curve in entry.curves:
+            assert points_of(rows, curve.name) == list(zip(curve.steps, curve.values, strict=True))
+        pictures = {name for row in rows for name in row if name.startswith("masks/")}
+        assert bool(pictures) == bool(entry.files)
+        assert bool(kinds["artifact"] + kinds["request"]) or not any("ticket" in each.name for each in entry.files)
+    assert summary(few).id in runs
+    status, out, _ = ask(capsys, *told)
+    assert "Logged 0 trainings" in out and offline(tmp_path) == runs
+
+
+def test_a_run_of_wandb_that_was_interrupted_is_written_anew(found: Results, tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    entry = next(trainings(found, "none"))
+    (whole,) = [curve for curve in entry.curves if curve.name == "validation_loss"]
+    early = replace(begun(found.plan.rows[0]), curves=(Curve(whole.name, whole.steps[:2], whole.values[:2]),))
+    with wandb.TRACKER.opens(str(tmp_path), "p") as log:
+        log.grow(early)
+    with wandb.TRACKER.opens(str(tmp_path), "p") as log:
+        assert not log.complete
+        log.grow(early)
+        log.write(entry)
+    ((_, rows, _),) = offline(tmp_path).values()
+    assert points_of(rows, whole.name) == list(zip(whole.steps, whole.values, strict=True))
+
+
+# ---------------------------------------------------------------- while it runs
+
+
+def run_logged(store: Path, tracker: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tombola", "run", "digits-lenet", "--store", str(store), "--workers", "1", *TINY]
+    return subprocess.run([*command, "--log", tracker], capture_output=True, text=True, timeout=300)
+
+
+def test_what_is_logged_while_it_runs_is_in_the_end_what_is_logged_afterwards(
+    found: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    store = tmp_path / "store"
+    done = run_logged(store, f"tensorboard={tmp_path}/live")
+    assert done.returncode == 0 and "Logged 10 trainings to tensorboard" in done.stdout, done.stdout + done.stderr
+    assert ask(capsys, *told_to(f"tensorboard={tmp_path}/after", store))[0] == 0
+
+    def told(root: str) -> dict[str, bytes]:
+        return {name: content for name, content in contents(tmp_path / root).items() if "/report/" not in name}
+
+    assert told("live") == told("after")
+
+
+def test_a_tracker_that_nobody_answers_for_neither_stops_nor_slows_the_search(store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    done = run_logged(tmp_path / "store", f"mlflow=http://127.0.0.1:{free_port()}")
+    assert done.returncode == 0 and "Report: " in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("Not logged: ") <= 1 and "`tombola log` completes it" in done.stdout
+    assert outcomes(tmp_path / "store") == outcomes(store)
+
+
+def outcomes(store: Path) -> dict[str, bytes]:
+    return {each.parent.name: each.read_bytes() for each in store.glob("runs/*/outcome.json")}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Recorded:
+    """A tracker that notes what it is told, and fails when it is told to."""
+
+    where = "nowhere"
+
+    def __init__(self) -> None:
+        self.complete: dict[str, str] = {}
+        self.grown: list[Entry] = []
+        self.fails = False
+
+    def grow(self, entry: Entry) -> None:
+        self._may_fail()
+        self.grown.append(entry)
+
+    def write(self, entry: Entry) -> None:
+        self._may_fail()
+        self.complete[entry.id] = entry.digest
+
+    def _may_fail(self) -> None:
+        if self.fails:
+            raise TombolaError("gone.")
+
+
+def followed(found: Results, log: Recorded, said: list[str]) -> Follower:
+    tracker = Tracker("recorded", "A test's", "json", lambda address, project: nullcontext(log))
+    return Follower(found.plan, found.store, Asked(tracker), "none", said.append)
+
+
+def test_looks_are_told_of_trainings_that_go_on_and_only_of_these(found: Results) -> None:
+    log, said = Recorded(), list[str]()
+    follower, rows = followed(found, log, said), found.plan.rows
+    follower.looked(rows[0].run.key, 10, 0.5)
+    follower.looked(rows[1].run.key, 10, 0.25)
+    follower.looked("line-of-a-study", 1, 0.0)
+    follower.stored(rows[1].run.key)
+    follower.tell()
+    assert [(each.params["key"], each.curves) for each in log.grown] == [
+        (rows[0].run.key, (Curve("validation_loss", (10,), (0.5,)),))
+    ]
+    assert len(log.complete) == 1 and not said
+
+
+def test_a_tracker_that_fails_is_complained_of_once_and_is_told_all_in_the_end(
+    found: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "AGAIN_S", 0.0)
+    log, said = Recorded(), list[str]()
+    follower, log.fails = followed(found, log, said), True
+    for row in found.plan.rows:
+        follower.stored(row.run.key)
+        follower.tell()
+    assert len(said) == 1 and "Not logged: gone." in said[0] and not log.complete
+    log.fails = False
+    follower.finish()
+    assert log.complete == {entry.id: entry.digest for entry in [*trainings(found, "none"), summary(found)]}
+
+
+# ---------------------------------------------------------------- what can be wrong
+
+
+def test_what_cannot_be_is_said_with_what_to_do(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, _, err = ask(capsys, *told_to("excel", store))
+    assert status == 2 and "one of mlflow, tensorboard, wandb" in err
+    status, _, err = ask(capsys, *told_to("mlflow=", store))
+    assert status == 2 and "NAME=ADDRESS" in err
+    status, _, err = ask(capsys, *told_to("tensorboard", tmp_path / "none"))
+    assert status == 2 and "finished runs of digits-lenet, found none" in err
+    (tmp_path / "file").touch()
+    for tracker in ("tensorboard", "wandb"):
+        pytest.importorskip(tracker, reason=f"{tracker} is not installed")
+        status, _, err = ask(capsys, *told_to(f"{tracker}={tmp_path}/file", store))
+        assert status == 2 and "a folder that can be written" in err and "Name another one" in err
+    monkeypatch.setattr("tombola.trackers.tracker.find_spec", lambda name: None)
+    for option in (["log", "digits-lenet", "--to"], ["run", "digits-lenet", "--log"]):
+        status, _, err = ask(capsys, *option, "wandb", "--store", str(tmp_path / "untouched"))
+        assert status == 2 and "[wandb]" in err and not (tmp_path / "untouched").exists()
+
+
+@pytest.mark.parametrize("uri, status", [("nonsense://here", 2), ("sqlite:////nowhere/at/all.db", 2), ("http", 1)])
+def test_an_address_of_mlflow_that_is_none_or_that_nobody_answers_at(
+    store: Path, address: str, capsys: pytest.CaptureFixture[str], uri: str, status: int
+) -> None:
+    uri = f"http://127.0.0.1:{free_port()}" if uri == "http" else uri
+    ended, _, err = ask(capsys, *told_to(f"mlflow={uri}", store))
+    assert ended == status and uri in err and "Traceback" not in err, err

@@ -4,13 +4,12 @@ Exit status: 0 done (a losing ticket is an answer), 1 something failed, 2 bad in
 """
 
 import errno
-import hashlib
 import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from rich.console import Console
 from tombola import __version__, data, files
 from tombola.code import place
 from tombola.engine import machine
-from tombola.errors import BadInput, DataError, NoRoom, StoreError, TombolaError
+from tombola.errors import BadInput, DataError, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.executor import Resources
 from tombola.lab.plan import Plan, complete, engine_of, missing, of_first, run_seconds, summary
@@ -104,6 +103,7 @@ def run(
     workers: Workers = None,
     on: On = None,
     options: With = (),
+    log: str | None = None,
 ) -> int:
     """Do what is missing of an experiment, then print its table and verdict and write its report.
 
@@ -121,12 +121,32 @@ def run(
         Who does it: NAME or NAME:ADDRESS. By default worker processes on this machine.
     options
         What else is asked of who does it: --with NAME=VALUE. May be repeated.
+    log
+        Tell a tracker of it meanwhile, as `tombola log` does afterwards: mlflow, mlflow=http://localhost:5000.
     """
     plan = planned(read(spec, common.changes, common.extend))
     executor, resources = _who(plan, common, data_dir, workers, on, options)
     engine_of(plan)  # before processes meet: what they cannot share out each of them refuses by itself
+    console = _Patient(stderr=False)
+    logged = _logged(spec, common, log, console)
     with executor.team(resources) as team:
-        return _run(plan, resources, team) if team else 0
+        if team is None:
+            return 0
+        with logged(team) as team:
+            return _run(plan, resources, team, console)
+
+
+def _logged(
+    spec: str, common: Common, log: str | None, console: Console
+) -> "Callable[[Team], AbstractContextManager[Team]]":
+    """What makes of a team one that tells a tracker of what it does, where one is asked for."""
+    if log is None:
+        return nullcontext
+    from tombola.trackers import live
+
+    order = live.ordered(spec, common.changes, common.extend, common.store, log)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    return lambda team: live.beside(order, team, say)
 
 
 class _Patient(Console):
@@ -154,11 +174,10 @@ def _who(
     )
 
 
-def _run(plan: Plan, resources: Resources, team: "Team") -> int:
+def _run(plan: Plan, resources: Resources, team: "Team", console: Console) -> int:
     from tombola.report.text import plan_text
 
     store, data_dir, looks = resources.store.open(), resources.data_dir, plan.experiment.spec.looks
-    console = _Patient(stderr=False)
     part = of_first(plan, max(looks.first, complete(plan, store))) if looks else plan
     if lacking := missing(part, store):
         if engine_of(plan).unmeasured:
@@ -387,7 +406,9 @@ def report(spec: str, /, *, common: Common = Common()) -> int:
     spec
         A preset's name or a TOML file.
     """
-    print(_write_report(_results(*_existing(spec, common))))
+    from tombola.report import folder
+
+    print(folder.write(_results(*_existing(spec, common))))
     return 0
 
 
@@ -398,9 +419,10 @@ def log_command(
     *,
     to: str,
     files: Literal["none", "first", "all"] = "first",
+    live: bool = False,
     common: Common = Common(),
 ) -> int:
-    """Tell a tracker - MLflow, ... - of what is finished: curves, numbers, masks, verdicts, the report.
+    """Tell a tracker of what is finished: curves, numbers, masks, verdicts, the report.
 
     Run it again at any time: what is there already is not told again, and what was interrupted is completed.
 
@@ -412,16 +434,24 @@ def log_command(
         Which tracker, and where, if not where it keeps its runs by itself: mlflow, mlflow=http://localhost:5000.
     files
         Of which replicates the masks and the tickets' files go along: of the first one, of all, or of none.
+    live
+        Follow an experiment that runs elsewhere on the same store, until all of it is finished.
     """
+    from tombola.report import folder
     from tombola.trackers import TRACKERS
-    from tombola.trackers.telling import tell
+    from tombola.trackers.live import Follower, follow
+    from tombola.trackers.telling import tell, told_text
     from tombola.trackers.tracker import asked
 
-    chosen, results = asked(to, "--to", TRACKERS), _results(*_existing(spec, common))
+    chosen, (plan, store) = asked(to, "--to", TRACKERS), _existing(spec, common)
+    if live:
+        print("Waiting for trainings; Ctrl-C ends it.", flush=True)
+        follow(Follower(plan, store, chosen, files, _said), store)
+        return 0
+    results = _results(plan, store)
     with chosen.open(results.experiment.name) as log:
-        told = tell(results, log, files, lambda: _write_report(results).parent, _said)
-        there = f" ({told.there} were there already)" if told.there else ""
-        print(f"Logged {_counted(told.logged, 'training')} to {chosen.tracker.name}{there}.\nLook at it: {log.where}")
+        told = tell(results, log, files, lambda: folder.write(results).parent, _said)
+        print(told_text(told, chosen.tracker.name, log.where))
     return 0
 
 
@@ -453,6 +483,7 @@ def explore(
         Of a file: channels, height and width of the images that the network reads, 1,28,28.
     """
     from tombola.explorer import experiment, one_file, page
+    from tombola.report import folder
 
     if spec not in preset_files.names() and not spec.endswith(".toml") and Path(spec).is_file():
         made = one_file.page(Path(spec), _sizes(shape))
@@ -464,7 +495,7 @@ def explore(
         load = partial(_loaded, data_dir)
         recipe = results.experiment.spec.recipe
         made = experiment.page(results, load, data.words(recipe.data, data_dir) if load(recipe.data) else ())
-        target = output or _report_folder(results) / "explorer.html"
+        target = output or folder.of(results) / "explorer.html"
     files.deliver(target, page.text(made).encode())
     print(target)
     return 0
@@ -792,6 +823,7 @@ def _results(plan: Plan, store: Store, allow_none: bool = False) -> "Results":
 
 
 def _show(results: "Results", console: Console) -> None:
+    from tombola.report import folder
     from tombola.report.text import summary_table
 
     console.print(summary_table(results, console.width))
@@ -800,44 +832,7 @@ def _show(results: "Results", console: Console) -> None:
         console.print(line, highlight=False, markup=False)
     if rest := len(results.findings) - len(first):
         console.print(f"{_counted(rest, 'finding')} more: `tombola study SPEC`, and the report.", highlight=False)
-    console.print(f"\nReport: {_write_report(results)}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _claimed(folder: Path, origin: bytes) -> bool:
-    """Whether the folder's report is of the spec at `origin`, which takes it where it is nobody's yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    source = folder / "source.txt"
-    try:
-        with source.open("xb") as file:
-            file.write(origin)
-    except FileExistsError:
-        return source.read_bytes() == origin
-    return True
-
-
-def _report_folder(results: "Results") -> Path:
-    """The folder of its report, which is made.
-
-    Raises:
-        OSError: it cannot be.
-    """
-    folder = results.store.reports / results.experiment.folder
-    origin = os.fsencode(results.experiment.origin)
-    if _claimed(folder, origin):
-        return folder
-    folder = folder.with_name(f"{folder.name}-{hashlib.sha256(origin).hexdigest()[:8]}")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _write_report(results: "Results") -> Path:
-    from tombola.report import page
-
-    try:
-        return page.write(results, _report_folder(results))
-    except OSError as error:
-        where = results.store.reports
-        raise NoRoom(f"no report in {where}: {error}. The runs are kept: see to it, then `tombola report`.") from error
+    console.print(f"\nReport: {folder.write(results)}", highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -10,7 +10,9 @@ live         the same while the experiment runs, from a process of its own
 To add one: write a file like `tensorboard`, and name its `TRACKER` here.
 """
 
-from tombola.trackers import mlflow
+from tombola.trackers import mlflow, tensorboard, wandb
 from tombola.trackers.tracker import Tracker
 
-TRACKERS: dict[str, Tracker] = {tracker.name: tracker for tracker in (mlflow.TRACKER,)}
+TRACKERS: dict[str, Tracker] = {
+    tracker.name: tracker for tracker in (mlflow.TRACKER, tensorboard.TRACKER, wandb.TRACKER)
+}

@@ -63,12 +63,11 @@ class _Runs:
             if not (token := page.token):
                 return
 
-    def point(self, entry: Entry, curve: str, step: int, value: float) -> None:
-        """A value that a training has come to."""
+    def grow(self, entry: Entry) -> None:
+        """Add to the curves of a training that goes on."""
         with self._reached():
             run, told = self._begun(entry)
-            if (_name(curve), step) not in told:
-                self._log(run, told, [((_name(curve), step), value)], time.time())
+            self._log(run, told, _points(entry), time.time())
 
     def write(self, entry: Entry) -> None:
         """Add what its run lacks; where its numbers may become others, as an experiment's, a new run replaces it."""
@@ -83,12 +82,7 @@ class _Runs:
                 self._client.set_tag(run, LOGGED, "")
             else:
                 values = [((_name(name), 0), value) for name, value in entry.metrics.items()]
-                for curve in entry.curves:
-                    values += [
-                        ((_name(curve.name), step), value)
-                        for step, value in zip(curve.steps, curve.values, strict=True)
-                    ]
-                self._log(run, told, values, entry.ended)
+                self._log(run, told, [*values, *_points(entry)], entry.ended)
             self._tag(run, entry)
             self._attach(run, entry, self._files(run) if whole else set())
             self._client.set_terminated(run, end_time=int(1000 * entry.ended))
@@ -154,6 +148,14 @@ class _Runs:
         return found
 
 
+def _points(entry: Entry) -> list[tuple[Point, float]]:
+    return [
+        ((_name(curve.name), step), value)
+        for curve in entry.curves
+        for step, value in zip(curve.steps, curve.values, strict=True)
+    ]
+
+
 def _parts(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for place in range(0, len(values), size):
         yield values[place : place + size]
@@ -175,10 +177,8 @@ def _value(value: object) -> str:
 @contextmanager
 def _opened(address: str | None, project: str) -> Iterator[_Runs]:
     with _settled():
-        try:
-            import mlflow
-        except ImportError as error:
-            raise _absent(error) from error
+        import mlflow
+
         uri = address or mlflow.get_tracking_uri()
 
         @contextmanager
@@ -268,6 +268,6 @@ def _settled() -> Iterator[None]:
 TRACKER = Tracker(
     name="mlflow",
     about="MLflow: a server by its address, or a data base of one's own",
-    extra="mlflow",
+    library="mlflow",
     opens=_opened,
 )

@@ -47,3 +47,14 @@ def tell(results: Results, log: Log, files: Files, report: Callable[[], Path], s
         say("what they say together, and the report")
         log.write(replace(whole, files=report_files(report())))
     return Told(len(lacking), count - len(lacking))
+
+
+def told_text(told: Told, name: str, where: str) -> str:
+    """What came of it, for people.
+
+    >>> print(told_text(Told(1, 9), "mlflow", "mlflow ui"))
+    Logged 1 training to mlflow (9 were there already).
+    Look at it: mlflow ui
+    """
+    there = f" ({told.there} {'was' if told.there == 1 else 'were'} there already)" if told.there else ""
+    return f"Logged {told.logged} training{'' if told.logged == 1 else 's'} to {name}{there}.\nLook at it: {where}"

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
-from tombola.errors import BadInput
+from tombola.errors import BadInput, not_installed
 from tombola.trackers.entry import Entry
 
 
@@ -24,8 +25,8 @@ class Log(Protocol):
     def complete(self) -> Mapping[str, str]:
         """The digests of the entries that are there completely, by their id."""
 
-    def point(self, entry: Entry, curve: str, step: int, value: float) -> None:
-        """One more value of a curve of an entry whose training goes on."""
+    def grow(self, entry: Entry) -> None:
+        """Add to the curves of an entry whose training goes on."""
 
     def write(self, entry: Entry) -> None:
         """Tell of an entry all that is not there yet; the mark that it is complete comes last."""
@@ -38,15 +39,15 @@ class Tracker:
     Attributes:
         name: by which it is asked for.
         about: it, in one sentence.
-        extra: of Tombola, which brings its library.
+        library: that it needs, which Tombola's extra of the tracker's name brings.
         opens: makes it ready for a project at an address; None for where its library would go by itself.
-            It raises BadInput where the address can be none, or the library is missing, and TombolaError where nobody
-            answers there, both within seconds.
+            It raises BadInput where the address can be none, and TombolaError where nobody answers there, both within
+            seconds.
     """
 
     name: str
     about: str
-    extra: str
+    library: str
     opens: Callable[[str | None, str], AbstractContextManager[Log]]
 
 
@@ -71,7 +72,7 @@ def asked(text: str, option: str, trackers: Mapping[str, Tracker]) -> Asked:
         trackers: that there are.
 
     Raises:
-        BadInput: there is no such tracker.
+        BadInput: there is no such tracker, or its library is missing.
     """
     name, equals, address = text.partition("=")
     if name not in trackers or (equals and not address):
@@ -81,4 +82,7 @@ def asked(text: str, option: str, trackers: Mapping[str, Tracker]) -> Asked:
             found=repr(text),
             todo=f"{option} mlflow=http://localhost:5000 for an address of one's own.",
         )
-    return Asked(trackers[name], address or None)
+    tracker = trackers[name]
+    if find_spec(tracker.library) is None:
+        raise not_installed(f"{option} {name}", f"{tracker.library}, its library", name)
+    return Asked(tracker, address or None)

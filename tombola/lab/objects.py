@@ -215,7 +215,7 @@ class Objects:
             FileNotFoundError: there is no such object.
             StoreLost: it fails in a way that does not pass, or not soon enough.
         """
-        began, pause = time.monotonic(), FIRST_PAUSE_S
+        failing_since, pause = None, FIRST_PAUSE_S
         while True:
             try:
                 return act()
@@ -226,7 +226,8 @@ class Objects:
                     raise
                 if not _may_pass(error):
                     raise self._lost(error) from error
-                if time.monotonic() + pause - began > self.patience_s:
+                failing_since = failing_since or time.monotonic()  # the first call imports a client, which takes long
+                if time.monotonic() + pause - failing_since > self.patience_s:
                     raise self._unanswered(error) from error
                 self._tell(error)
             time.sleep(pause * random.uniform(0.5, 1.5))  # so that many who are refused do not come back at once
@@ -297,4 +298,5 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _text(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().rstrip(".")
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (said or type(error).__name__).strip().rstrip(".")

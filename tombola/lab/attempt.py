@@ -54,7 +54,9 @@ def do(
         with worker.store.claim(run) as ours:
             if not ours:
                 return ("elsewhere",)
-            if not worker.store.has(run):
+            if worker.store.has(run):
+                worker.store.settle()
+            else:
                 for name in run.data:
                     worker.dataset(name)  # read once per worker: not part of any run's time
                 began = time.perf_counter()

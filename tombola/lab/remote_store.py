@@ -175,6 +175,9 @@ class RemoteStore(Store):
             self._checkpointed.discard(run.key)
             self._here.forget(run)
 
+    def settle(self) -> None:
+        """Nothing: what can be read from a bucket stays."""
+
     def _put(self, key: str, tensors: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
         """Write the tensors of an attempt; where they are, and their digests."""
         while True:

@@ -91,6 +91,9 @@ class Store:
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
             if not (self.root / "store.json").exists():
                 self._replace(self.root / "store.json", as_json({"format": FORMAT}))
+                files.settle(self.root.absolute().parent)
+                files.settle(self.root)
+            self.settle()
             with self._temporary("probe") as probe:
                 probe.mkdir()
             self._sweep()
@@ -258,26 +261,27 @@ class Store:
             raise self._damaged(path, error) from error
 
     def save(self, run: Run, outcome: Outcome, provenance: Mapping[str, Any]) -> None:
-        """Make `run` finished. All of its files appear at once; if another process was faster, ours is dropped."""
-        from safetensors.torch import save
+        """Make `run` finished. All of its files appear at once; if another process was faster, ours is dropped.
 
+        When this returns it is on the disk, and at no time is a part of it in its place, whatever loses power: what
+        is in the files is on the disk before they are renamed into place, and then their new name.
+        """
         target = self.root / "runs" / run.key
         with self._temporary(run.key) as temporary:
-            temporary.mkdir()
-            for name, tensors in outcome.tensors.items():
-                files.write(temporary / f"{name}.safetensors", save(dict(tensors)))
-            files.write(temporary / "outcome.json", as_json({"run": run.described, "values": dict(outcome.values)}))
-            files.write(temporary / "provenance.json", as_json(provenance))
-            _sync(temporary)
+            files.fill(temporary, _files_of(run, outcome, provenance))
             try:
                 temporary.rename(target)
             except OSError as error:
                 # Another process was faster; or the answer that we were got lost between machines, and we asked again.
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) and not _shown(target).is_dir():
                     raise
-            _sync(target.parent)
+            files.settle(target.parent)
         shutil.rmtree(self.root / "failed" / run.key, ignore_errors=True)
         self.forget(run)
+
+    def settle(self) -> None:
+        """Wait until all outcomes that are here are on the disk: whoever wrote one may have been killed before that."""
+        files.settle(self.root / "runs")
 
     def keep(self, run: Run, state: Outcome) -> None:
         """Keep how far `run` is, for `kept`; it replaces what was kept before, and goes when the run is over."""
@@ -443,11 +447,10 @@ def as_json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _files_of(run: Run, outcome: Outcome, provenance: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    from safetensors.torch import save
+
+    for name, tensors in outcome.tensors.items():
+        yield f"{name}.safetensors", save(dict(tensors))
+    yield "outcome.json", as_json({"run": run.described, "values": dict(outcome.values)})
+    yield "provenance.json", as_json(provenance)

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -50,7 +51,7 @@ def calls(act: Callable[[], object]) -> int:
 def straight(act: Callable[[int], object]) -> None:
     """Make sure that four times as much takes no more than four times as many calls, but for what is done once."""
     act(1)  # what is kept from the first time on
-    once, twice, four = (calls(lambda: act(size)) for size in (FEW, 2 * FEW, 4 * FEW))
+    once, twice, four = (calls(partial(act, size)) for size in (FEW, 2 * FEW, 4 * FEW))
     assert four - twice <= 2 * SLACK * (twice - once), f"{once}, {twice}, {four} calls"
 
 
@@ -178,7 +179,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, i
         seen.append(("synced", found.st_ino, found.st_size))
 
     def renamed(source: Any, target: Any) -> None:
-        seen.append(("renamed", os.stat(source).st_ino, 0))
+        seen.append(("renamed", Path(source).stat().st_ino, 0))
         rename(source, target)
 
     with monkeypatch.context() as patched:

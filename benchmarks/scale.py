@@ -13,11 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from section import ROOT, Bar, bars, cores, load, load_line, machine, options, publish, table, tombola
 
@@ -25,7 +27,6 @@ PAGE = ROOT / "results" / "scale.md"
 RUNS_OF_ONE = 23
 SAVES = 60
 WORKERS = 2
-Line = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def one_size(size: int) -> None:
     print(json.dumps({"runs": len(wanted.runs)} | {name: vars(taken) for name, taken in made.items()}))
 
 
-def pretend(root: Path, runs: Sequence, places: dict[str, tuple[str, int]]) -> None:
+def pretend(root: Path, runs: Sequence[Any], places: dict[str, tuple[str, int]]) -> None:
     """Fill a store with outcomes of all runs, those of one short replicate by another name: links, no copies."""
     from tombola.lab.plan import plan
     from tombola.lab.spec_file import read
@@ -170,7 +171,7 @@ def saving() -> str:
     taken: dict[str, list[float]] = {"as it is": [], "one after the other": [], "without": []}
     together = files.fill
 
-    def one_by_one(folder: Path, contents: Iterator[tuple[str, bytes]]) -> None:
+    def one_by_one(folder: Path, contents: Iterable[tuple[str, bytes]]) -> None:
         folder.mkdir()
         for name, content in contents:
             files.write(folder / name, content)
@@ -185,9 +186,9 @@ def saving() -> str:
                 files.fill = one_by_one if name == "one after the other" else together
                 if name == "without":
                     with unsynced(counted):
-                        times.append(clocked(lambda run=run: store.save(run, outcome, {})).wall_s)
+                        times.append(clocked(partial(store.save, run, outcome, {})).wall_s)
                 else:
-                    times.append(clocked(lambda run=run: store.save(run, outcome, {})).wall_s)
+                    times.append(clocked(partial(store.save, run, outcome, {})).wall_s)
     files.fill = together
     ms = {name: median(times) * 1e3 for name, times in taken.items()}
     return (
@@ -198,7 +199,7 @@ def saving() -> str:
     )
 
 
-def row(name: str, sizes: Sequence[dict], write: Callable[[Taken, int], str]) -> list[str]:
+def row(name: str, sizes: Sequence[dict[str, Any]], write: Callable[[Taken, int], str]) -> list[str]:
     return [name, *(write(Taken(**one[name]), one["runs"]) for one in sizes)]
 
 
@@ -214,7 +215,7 @@ def whole(taken: Taken, runs: int) -> str:
     return f"{both(taken, runs)}, {taken.memory_mb:.0f} MB"
 
 
-def promises(most: dict) -> list[Bar]:
+def promises(most: dict[str, Any]) -> list[Bar]:
     found = {name: Taken(**taken) for name, taken in most.items() if name != "runs"}
     runs = most["runs"]
     about = f"of {runs:,} runs"

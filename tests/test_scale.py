@@ -64,9 +64,14 @@ def test_twice_the_replicates_take_twice_the_calls_to_plan(changes: tuple[str, .
 
 
 def test_what_all_runs_share_is_written_as_json_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted, dump = [], Recipe.model_dump
+    counted, dump = list[Recipe](), Recipe.model_dump
+
+    def noted(self: Recipe, **how: Any) -> dict[str, Any]:
+        counted.append(self)
+        return dump(self, **how)
+
     with monkeypatch.context() as patched:
-        patched.setattr(Recipe, "model_dump", lambda self, **how: counted.append(self) or dump(self, **how))
+        patched.setattr(Recipe, "model_dump", noted)
         wanted = planned(FEW)
     trained = {run.key for run in wanted.runs if run.recipe_trained}
     assert len(trained) > 100 and len(counted) == 1
@@ -88,9 +93,14 @@ def test_equal_values_are_written_each_as_it_is() -> None:
 
 def test_a_run_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what a plan makes on its way to a run nothing may be left out of its key; but it is not made many times."""
-    made, post = [], Run.__post_init__
+    made, post = list[Run](), Run.__post_init__
+
+    def noted(self: Run) -> None:
+        made.append(self)
+        post(self)
+
     with monkeypatch.context() as patched:
-        patched.setattr(Run, "__post_init__", lambda self: made.append(self) or post(self))
+        patched.setattr(Run, "__post_init__", noted)
         wanted = planned(FEW)
         assert len(made) <= 1.5 * len(wanted.runs)
         before = len(made)

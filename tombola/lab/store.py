@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -91,8 +91,9 @@ class Store:
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
             if not (self.root / "store.json").exists():
                 self._replace(self.root / "store.json", as_json({"format": FORMAT}))
-                files.settle(self.root.absolute().parent)
                 files.settle(self.root)
+                with suppress(PermissionError):  # it may be a folder that is not to be listed
+                    files.settle(self.root.absolute().parent)
             self.settle()
             with self._temporary("probe") as probe:
                 probe.mkdir()

@@ -5,11 +5,13 @@ from ctypes import Structure, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # a plan asks whether there are kernels, without torch
+    from torch import Tensor
 
 VERSION = 2  # of what Python and the kernels say to each other: it changes with any meaning, here and in kernels.c
 STREWN, MET, STRAIGHT = range(3)
@@ -71,17 +73,17 @@ class Kernels:
         """What the library's functions want to hear first."""
         return SETS.index(self.set_name), int(self.wide)
 
-    def whole(self, dense: Tensor, alive: NDArray[np.uint64]) -> bool:
+    def whole(self, dense: "Tensor", alive: NDArray[np.uint64]) -> bool:
         """Whether all that is not 0 of a dense layer's weights, as they lie, is where `alive` has a bit."""
         return bool(self.library.sparse_whole(*self.instance, dense.data_ptr(), dense.numel(), alive.ctypes.data))
 
-    def gathered(self, dense: Tensor, order: ListStruct) -> Tensor:
+    def gathered(self, dense: "Tensor", order: ListStruct) -> "Tensor":
         """The living weights of a dense layer's, in the order in which they are met."""
         some = dense.new_empty(order.count)
         self.library.sparse_gather(self.wide, dense.data_ptr(), order.place, order.count, some.data_ptr())
         return some
 
-    def scatter(self, sums: Tensor, order: ListStruct, dense: Tensor) -> None:
+    def scatter(self, sums: "Tensor", order: ListStruct, dense: "Tensor") -> None:
         """The sum of the rows of `sums`, in their order, comes to its weights' places in `dense`."""
         self.library.sparse_scatter(
             self.wide, sums.data_ptr(), len(sums), sums.stride(0), order.place, order.count, dense.data_ptr()

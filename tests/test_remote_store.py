@@ -212,6 +212,18 @@ def test_checkpoints_and_failures_are_seen_by_other_machines_until_the_run_is_do
     assert store.failed() == set() and store.kept(RUN) is None, "success wins"
 
 
+def test_a_worker_on_a_machine_where_nobody_opened_the_store_can_work(
+    store: RemoteStore, a_machine: Callable[[], RemoteStore]
+) -> None:
+    worker = a_machine()
+    with worker.claim(Stored("its log")), worker.scratch("data") as folder, worker.claim(RUN) as ours:
+        assert ours and folder.is_dir() and worker.kept(RUN) is None
+        worker.keep(RUN, Outcome({"step": 3}, {"weights": {"a": torch.ones(2)}}))
+        worker.settle()
+        worker.save(RUN, OUTCOME, PROVENANCE)
+    assert complete(store) and complete(worker)
+
+
 def test_which_experiments_go_on_until_decided_is_remembered(
     store: RemoteStore, a_machine: Callable[[], RemoteStore]
 ) -> None:

@@ -30,6 +30,7 @@ from typing import Any
 from tombola import files
 from tombola.data.download import cache_dir
 from tombola.errors import StoreError, StoreLost
+from tombola.lab import claims
 from tombola.lab.copies import LISTING, Copies
 from tombola.lab.leases import Leases
 from tombola.lab.objects import FIRST_PATIENCE_S, Objects, connect
@@ -211,7 +212,19 @@ class RemoteStore(Store):
         return self._here.fail(run, reason, log)  # where somebody can look into it
 
     @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        self._make_folders()
+        with self._here.scratch(name) as folder:
+            yield folder
+
+    def _make_folders(self) -> None:
+        """Make them on a machine where nobody has opened the store: it came here by its address."""
+        for folder in ("runs", "failed", "checkpoints", *claims.FOLDERS):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
     def claim(self, run: Run) -> Iterator[bool]:
+        self._make_folders()
         with self._here.claim(run) as ours:
             if not ours or isinstance(run, Stored):  # the latter are names of files in the folder here
                 yield ours

@@ -502,7 +502,10 @@ def test_every_kind_of_image_becomes_rgb(root: Path, mode: str) -> None:
 @pytest.mark.parametrize(("suffix", "mode"), [("png", "I;16"), ("tiff", "I;16"), ("tiff", "I;16B"), ("pgm", "I")])
 def test_16_bits_become_the_nearest_8(tmp_path: Path, suffix: str, mode: str) -> None:
     place, values = tmp_path / f"0.{suffix}", np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    Image.fromarray(values.astype(">u2") if mode == "I;16B" else values).save(place)
+    if suffix == "pgm":  # which the lowest Pillow reads and does not write
+        place.write_bytes(b"P5 256 256 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values.astype(">u2") if mode == "I;16B" else values).save(place)
     with Image.open(place) as image:
         assert image.mode == mode
         found = np.array(folder._in_8_bits(image, place)).astype(float)

@@ -124,7 +124,9 @@ def compress(weights: Weights, mask: Mask) -> dict[str, Tensor]:
         BadInput: the mask names what is not among the weights, or not of its shape.
     """
     suits(mask, weights)
-    return {name: value[mask[name]] if name in mask else value for name, value in weights.items()}
+    return {
+        name: bits(value)[mask[name]].view(value.dtype) if name in mask else value for name, value in weights.items()
+    }
 
 
 def expand(living: Weights, mask: Mask) -> dict[str, Tensor]:

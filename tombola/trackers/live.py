@@ -17,10 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import IO
 
 from tombola.errors import TombolaError, shown
@@ -197,7 +196,7 @@ class Follower:
         self._complained, self._again = False, 0.0
 
     @property
-    def keys(self) -> Collection[str]:
+    def keys(self) -> Set[str]:
         """Of the trainings that it tells of."""
         return self._rows.keys()
 
@@ -303,7 +302,7 @@ def main() -> int:
     order = Order(**json.loads(sys.stdin.readline()))
     plan = planned(read(order.spec, order.changes, order.extend))
     wanted = asked(order.to, "--log", TRACKERS)
-    follower = Follower(plan, store_at(order.store), wanted, order.files, partial(print, flush=True))
+    follower = Follower(plan, store_at(order.store), wanted, order.files, _say)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
     try:
@@ -314,6 +313,11 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _listen(lines: "queue.SimpleQueue[str]") -> None:

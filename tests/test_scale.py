@@ -1,9 +1,12 @@
 """It grows straight: what each run costs, counted and not timed; and what is on the disk before it is said to be."""
 
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 from tombola.lab.attempt import do
 from tombola.lab.kinds import Init, Train
@@ -22,6 +26,7 @@ from tombola.lab.spec_file import read
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
 from tombola.recipe import Recipe
+from tombola.value import sorted_text
 
 TINY = Init(Network("lenet-20-10", (1, 8, 8), 10), "glorot-normal", init_seed=0)
 FEW, SLACK = 20, 1.05  # replicates; how much more than straight is still straight
@@ -89,6 +94,36 @@ def test_equal_values_are_written_each_as_it_is() -> None:
         return Train(start, None, each, "85eb", 1, 2, 0, 4, 1, 1).key
 
     assert zero == minus and key(zero) != key(minus)
+
+
+def test_a_key_is_the_hash_of_what_a_run_is_described_as() -> None:
+    """Which is written by pieces, most of them kept: other pieces, or in another order, would lose all that is done."""
+    strange = Network('"née"\\', (1, 8, 8), 10)
+    starts = [replace(TINY, network=network) for network in (strange, replace(strange, classes=10.0), TINY.network)]
+    for run in (*planned(2).runs, *starts):
+        text = json.dumps(run.described, sort_keys=True, separators=(",", ":"))
+        assert run.key == f"{run.kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+    assert len(set(starts)) == 3
+
+
+def test_what_is_kept_of_a_record_is_never_taken_for_that_of_another_one() -> None:
+    """Records come and go, and a new one may lie where one has been."""
+    recipe, places = read("digits").spec.recipe, set[int]()
+    for number in range(2000):
+        one = recipe.model_copy(update={"batch": number})
+        places.add(id(one))
+        assert f'"batch":{number},' in sorted_text(one)
+    assert len(places) < 2000, "none has lain where another one has been"
+
+
+def test_a_record_that_can_change_is_written_as_it_is() -> None:
+    class Changing(BaseModel):
+        number: int
+
+    one = Changing(number=1)
+    assert sorted_text(one) == '{"number":1}'
+    one.number = 2
+    assert sorted_text(one) == '{"number":2}'
 
 
 def test_a_run_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What settings are made of: frozen records that are checked when they are made, and the numbers in them."""
 
+import json
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -26,49 +27,54 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class _Same:
-    """One object, however many equal it: 0.0 equals -0.0 and is written otherwise."""
+class Same:
+    """One object, however many equal it: 0.0 equals -0.0 and is written otherwise. It is held: its id stays its own."""
 
-    def __init__(self, of: BaseModel) -> None:
+    def __init__(self, of: Any) -> None:
         self.of = of
 
     def __hash__(self) -> int:
         return id(self.of)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.of is other.of
+        return isinstance(other, Same) and self.of is other.of
 
 
-def plain(value: BaseModel) -> dict[str, Any]:
-    """A record as plain JSON, not to be changed; what is None is absent.
+def sorted_text(value: BaseModel) -> str:
+    """A record as JSON text for keys: names in their order, nothing between them, what is None absent.
 
-    A plan has one recipe in thousands of runs, so what was made of an object is kept for a while.
+    A plan has one recipe in thousands of runs, so what was made of a frozen object is kept for a while.
 
     >>> from tombola.recipe import Constant
-    >>> plain(Constant())
-    {'name': 'constant'}
+    >>> sorted_text(Constant())
+    '{"name":"constant"}'
     """
-    return _plain(_Same(value))
+    return _sorted_text(Same(value)) if value.model_config.get("frozen") else _as_sorted_text(value)
 
 
 @lru_cache(maxsize=256)
-def _plain(same: _Same) -> dict[str, Any]:
-    return same.of.model_dump(mode="json", exclude_none=True)
+def _sorted_text(same: Same) -> str:
+    return _as_sorted_text(same.of)
+
+
+def _as_sorted_text(value: BaseModel) -> str:
+    return json.dumps(value.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"))
 
 
 def text(value: BaseModel) -> str:
-    """A record as JSON text, kept for a while as `plain` is.
+    """A record as JSON text, kept for a while as `sorted_text` is.
 
     >>> from tombola.recipe import Constant
     >>> text(Constant())
     '{"name":"constant"}'
     """
-    return _text(_Same(value))
+    return _text(Same(value))
 
 
 @lru_cache(maxsize=256)
-def _text(same: _Same) -> str:
-    return same.of.model_dump_json()
+def _text(same: Same) -> str:
+    written: str = same.of.model_dump_json()
+    return written
 
 
 def listed(value: Any) -> Any:

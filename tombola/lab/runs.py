@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property, lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel
@@ -20,7 +21,7 @@ from tombola.engine import Choice
 from tombola.errors import TombolaError
 from tombola.macs import Macs
 from tombola.recipe import Recipe
-from tombola.value import plain
+from tombola.value import Same, sorted_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -221,7 +222,16 @@ class Run:
     def __post_init__(self) -> None:
         # Made with the run and not when asked for: the inputs have theirs by then, so no depth of nesting costs depth
         # of recursion, here or where runs are compared.
-        text = _AS_KEY.encode(self.described)
+        code = code_of(type(self))
+        texts = {
+            "kind": _text(self.kind),
+            "version": _text(self.version),
+            **({"kind_code": _text(code)} if code else {}),
+        }
+        for name in self.names:
+            if (item := getattr(self, name)) is not None or name not in self.later:
+                texts[name] = _text(item)
+        text = "{" + ",".join(f"{_text(name)}:{texts[name]}" for name in sorted(texts)) + "}"  # `described`, as JSON
         object.__setattr__(self, "key", f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]}")
 
     def __repr__(self) -> str:
@@ -264,7 +274,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Run):
         return value.key
     if isinstance(value, BaseModel):
-        return plain(value)
+        return value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if is_dataclass(value):
@@ -272,6 +282,27 @@ def _plain(value: Any) -> Any:
         items = {name: getattr(value, name) for name in _names(kind, False)}
         return {name: _plain(item) for name, item in items.items() if item is not None}
     return value
+
+
+def _text(value: Any) -> str:
+    """A field's value as JSON text: what `_plain` gives, names in their order; what many runs share is made once."""
+    kind = type(value)
+    if kind is str:
+        return encode_basestring_ascii(value)
+    if kind is int:
+        return str(value)
+    if value is None:
+        return "null"
+    if isinstance(value, Run):
+        return encode_basestring_ascii(value.key)
+    if isinstance(value, BaseModel):
+        return sorted_text(value)
+    return _network_text(Same(value)) if kind is Network else _AS_KEY.encode(_plain(value))
+
+
+@lru_cache(maxsize=256)
+def _network_text(same: Same) -> str:
+    return _AS_KEY.encode(_plain(same.of))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -128,16 +128,21 @@ def asked(resources: Resources) -> Asked:
     for name, value in named.items():
         if value != value.strip() or not value.isprintable():
             raise _bad(name, "a name that Slurm knows", repr(value))
-    if resources.devices != ("cpu",) and "gpus" not in options:
-        todo = "--with gpus=1, or --set device=cpu."
-        raise BadInput(where="--on slurm", expected="gpus=1, as device is cuda", found="nothing of it", todo=todo)
+    gpus = _count("gpus", options.get("gpus"), 0, least=0, most=1)
+    if gpus != (resources.devices != ("cpu",)):  # the plan, and what is measured for it, are of this machine's device
+        raise BadInput(
+            where="--with gpus",
+            expected="0, as training is on the CPU on this machine, too" if gpus else "1, as training is on GPUs here",
+            found=str(gpus),
+            todo="Type the command where there is a GPU, without --set device=cpu." if gpus else "Or --set device=cpu.",
+        )
     return Asked(
         place=place,
         jobs=1 if place == "debug" else jobs,
         minutes=_minutes(options["time"]) if "time" in options else None,
         gigabytes=_count("mem", options["mem"].removesuffix("GB").removesuffix("G"), 1) if "mem" in options else None,
         cpus=_count("cpus", options.get("cpus"), 1),
-        gpus=_count("gpus", options.get("gpus"), 0, least=0, most=1),
+        gpus=gpus,
         named=named,
         folder=Path(options["folder"]).absolute() if "folder" in options else None,
     )
@@ -466,25 +471,32 @@ class Jobs:
             time.sleep(POLL_S[0])
         self._cancel(here)
         for job in self._processes:
-            _reap(job._process)
+            _reap(job)
 
     def _cancel(self, workers: Sequence[Job]) -> None:
         jobs = [worker.submitted for worker in workers if worker.submitted is not None]
         if self._wanted.place == "local":
             for job in jobs:
-                job._process.terminate()  # which submitit passes on; its own `cancel` sends what they ignore
+                _end(job, signal.SIGTERM)  # which submitit passes on; its own `cancel` sends what they ignore
         elif jobs:
             with suppress(OSError, subprocess.TimeoutExpired):
                 subprocess.run(["scancel", *(job.job_id for job in jobs)], capture_output=True, timeout=60)
 
 
-def _reap(process: "subprocess.Popen[bytes]") -> None:
+def _end(job: Any, number: int) -> None:
+    """Send a signal to the process that a job of submitit's is here, whose name is its number."""
+    if job.state == "RUNNING":  # else it has been waited for, and another process may have its number
+        with suppress(ProcessLookupError):
+            os.kill(int(job.job_id), number)
+
+
+def _reap(job: Any) -> None:
     """Wait for the end of a process that has been told to end, and see to it."""
-    try:
-        process.wait(timeout=GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    until = time.monotonic() + GRACE_S
+    while job.state == "RUNNING":
+        if time.monotonic() > until:
+            _end(job, signal.SIGKILL)
+        time.sleep(POLL_S[0])
 
 
 @dataclass(eq=False)

@@ -27,6 +27,8 @@ from tombola.recipe import Recipe
 
 Basis = Literal["finished", "measured", "guessed"]
 
+# What is around the runs, in seconds, rounded, on two cores and a local disk as in results/forecast.md: too much on a
+# fast machine and too little where torch comes over a network, which matters to experiments of less than a minute only.
 MEASURING_S = 10.0  # of layers, where an engine goes by their times and they are not known yet
 START_S = 5.0  # until the first run begins: the command and its workers import torch, and read data
 RUN_S = 0.03  # of a run beside what its record says: handing it out, claiming it, and writing its outcome to the disk

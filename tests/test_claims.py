@@ -2,10 +2,12 @@
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -165,6 +167,89 @@ def test_of_several_who_take_a_dead_claim_the_slow_one_gives_the_quick_one_his_b
     assert (store.root / "claims" / RUN.key).read_text() == quick and not list((store.root / "tmp").iterdir())
 
 
+def touching() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == claims.TOUCHING]
+
+
+def test_nobody_shows_that_he_lives_who_holds_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the thread that shows it keeps no process from ending."""
+    monkeypatch.setattr(claims, "TOUCHED_EVERY_S", 0.01)
+    store = Store(store.root)
+    before = set(touching())
+    with store.claim(RUN):
+        (thread,) = set(touching()) - before
+        assert thread.daemon
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_shows_that_it_lives_by_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork takes no threads along, and what its parent holds is not its own."""
+    monkeypatch.setattr(claims, "TOUCHED_EVERY_S", 0.01)
+    with store.claim(RUN):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                with store.claim(RUN) as ours, store.scratch("data") as folder:
+                    name = folder.name.split("@")[1]
+                    shows = store.root / "processes" / name
+                    os.utime(shows, ns=(0, 0))
+                    end = time.monotonic() + 60
+                    while shows.stat().st_mtime_ns == 0 and time.monotonic() < end:
+                        time.sleep(0.01)
+                    owner = Owner.parsed(name)
+                    code = 0 if not ours and owner and owner.pid == os.getpid() and shows.stat().st_mtime_ns else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(list((store.root / "processes").iterdir())) == 1
+
+
+def test_a_claim_survives_that_the_folder_goes_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds it goes on, and gives it back without an error; the thread that shows that he lives does, too."""
+    monkeypatch.setattr(claims, "TOUCHED_EVERY_S", 0.01)
+    store = Store(store.root)
+    before = set(touching())
+    with store.claim(RUN) as ours:
+        (thread,) = set(touching()) - before
+        store.root.rename(store.root.with_name("away"))
+        tried: list[object] = []
+        utime = os.utime
+
+        def told(path: Path) -> None:
+            tried.append(path)
+            utime(path)
+
+        monkeypatch.setattr(os, "utime", told)
+        end = time.monotonic() + 60
+        while len(tried) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert ours and thread.is_alive() and len(tried) >= 3
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_claim_that_cannot_be_written_for_lack_of_room_leaves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", **how: Any) -> Any:
+        file = opened(path, mode, **how)
+        if mode == "x":
+            file.close()
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return file
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space"), store.claim(RUN):
+        pass
+    assert not list((store.root / "claims").iterdir()) and not list((store.root / "processes").iterdir())
+
+
 # ---------------------------------------------------------------- what is swept
 
 
@@ -218,6 +303,23 @@ def test_what_a_living_process_writes_is_swept_by_nobody(store: Store, be: Calla
             be(host)
             Store(store.root).open()
             assert folder.is_dir()
+
+
+def test_what_versions_before_claims_left_goes_once_it_is_old(store: Store) -> None:
+    """Some of them may be at work on it still."""
+    (store.root / "locks").mkdir()
+    left = [store.root / "locks" / f"{RUN.key}.lock", store.root / "checkpoints" / f".{RUN.key}.safetensors.4711"]
+    left.append(store.root / "tmp" / f"{RUN.key}@localhost@4711@0")
+    for path in left:
+        path.touch()
+    store.keep(RUN, OUTCOME)
+    aged(store.checkpoint(RUN), 2 * DAY_S)
+    store.open()
+    assert all(path.exists() for path in left)
+    for path in left:
+        aged(path, 2 * DAY_S)
+    store.open()
+    assert not any(path.exists() for path in left) and store.kept(RUN), "a checkpoint stays, however old"
 
 
 # ---------------------------------------------------------------- two at one run
@@ -288,12 +390,17 @@ def test_what_is_in_a_folder_that_another_host_renamed_may_show_late(
     assert store.provenance(RUN) == {"seconds": 1}
 
 
-def test_where_a_file_system_has_no_locks_all_go_on_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_a_file_system_has_no_locks_all_go_on_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     fcntl = pytest.importorskip("fcntl")
 
     def flock(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, "No locks available")
 
+    with turn(tmp_path / "lock") as alone:
+        assert alone
     monkeypatch.setattr(fcntl, "flock", flock)
-    with turn(tmp_path / "lock"), turn(tmp_path / "lock"):
-        pass
+    with turn(tmp_path / "lock") as one, turn(tmp_path / "lock") as other:
+        assert not one and not other

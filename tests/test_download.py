@@ -1,9 +1,12 @@
 """Bringing a file home from servers that do, do not, and half do what one asks. Nothing leaves this machine."""
 
+import errno
 import hashlib
+import platform
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +19,8 @@ from tombola.errors import DataError
 
 CONTENT = bytes(place * 7 % 256 for place in range(200_000))
 NAME = "numbers.gz"
+HOST = re.sub(r"[^\w.-]", "-", platform.node())
+PART = f"{NAME}.{HOST}.part"
 
 
 @dataclass
@@ -95,7 +100,7 @@ def left_in(folder: Path) -> set[str]:
 
 def begun(folder: Path, content: bytes) -> Path:
     """A `.part` that an earlier try left."""
-    part = folder / "numbers" / (NAME + ".part")
+    part = folder / "numbers" / PART
     part.parent.mkdir(parents=True)
     part.write_bytes(content)
     return part
@@ -221,6 +226,51 @@ def test_a_later_home_cannot_spoil_what_an_earlier_one_gave(server: Server, tmp_
 def test_a_connection_that_breaks_leaves_a_part_to_continue(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="numbers: expected"):
         fetched([server.home("breaks")], tmp_path)
-    assert left_in(tmp_path) == {f"numbers/{NAME}.part"}
+    assert left_in(tmp_path) == {f"numbers/{PART}"}
     assert fetched([server.home("good")], tmp_path).read_bytes() == CONTENT
     assert server.asked[-1] == ("good", "bytes=100000-")
+
+
+# ---------------------------------------------------------------- several hosts and one folder
+
+
+@pytest.mark.parametrize("locks", ["of another host", "absent", "no such call"])
+def test_two_at_once_whose_locks_do_nothing_do_not_write_into_one_file(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: str
+) -> None:
+    """While the one has brought a half of it, the other comes and goes."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_: object) -> None:
+        raise OSError({"absent": errno.ENOLCK, "no such call": errno.ENOSYS}[locks], "No locks available")
+
+    if locks == "of another host":
+        monkeypatch.setattr("tombola.files.FileLock", lambda path: nullcontext())
+    else:
+        monkeypatch.setattr(fcntl, "flock", flock)
+    came: list[bytes] = []
+
+    def met(path: Path) -> None:
+        if not came:
+            came.append(b"")
+            if locks == "of another host":
+                monkeypatch.setattr(platform, "node", lambda: "the other/one")
+            came.append(fetched([server.home("breaks"), server.home("plain")], tmp_path).read_bytes())
+        check(path)
+
+    path = fetch("numbers", NAME, [server.home("good")], tmp_path, met)
+    assert came[1] == path.read_bytes() == CONTENT and left_in(tmp_path) == {f"numbers/{NAME}"}
+
+
+def test_what_nobody_would_go_on_with_does_not_stay(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(DataError, match="broke off"):
+        fetched([server.home("breaks")], tmp_path)
+    assert left_in(tmp_path) == set()

@@ -536,7 +536,7 @@ def test_hosts_whose_locks_do_not_see_each_other_agree_whether_a_stack_pays(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both measure at once, and find opposite answers: the one that is there first counts for both."""
-    monkeypatch.setattr("tombola.lab.worker.FileLock", lambda path: nullcontext())
+    monkeypatch.setattr("tombola.files.FileLock", lambda path: nullcontext())
     one, other = (Worker(store, None, shared=tmp_path) for _ in range(2))
 
     def meanwhile() -> bool:

@@ -13,6 +13,11 @@ from typing import Any
 
 from filelock import FileLock
 
+try:
+    import fcntl
+except ImportError:  # Windows, where files can always be locked
+    fcntl = None  # type: ignore[assignment]
+
 from tombola.errors import BadInput
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -122,21 +127,37 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def turn(path: Path) -> Iterator[None]:
+def turn(path: Path) -> Iterator[bool]:
     """One process after another, where the file system has locks, by the file `path`; where it has none, all at once.
 
-    It saves work, or has one measure undisturbed: what is done in here is right also where others do it meanwhile.
+    It saves work, or has one measure undisturbed: what is done in here is right also where others do it meanwhile, on
+    another host if not on this one. It is given whether no other process of this host does.
 
     Raises:
         OSError: the file cannot be written.
     """
     with ExitStack() as stack:
-        try:
+        alone = _has_locks(path)
+        if alone:
             stack.enter_context(FileLock(path))
+        yield alone
+
+
+def _has_locks(path: Path) -> bool:
+    """Whether files can be locked there, asked before filelock is: it makes do with a file that is there as long as
+    somebody is at it, which outlives a process that is killed."""
+    if fcntl is None:
+        return True
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True  # somebody has it locked
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-        yield
+            return False
+    return True
 
 
 def deliver(path: str | os.PathLike[str], content: bytes) -> None:

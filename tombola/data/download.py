@@ -2,13 +2,15 @@
 
 import http.client
 import os
+import platform
+import re
+import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
+from tombola import files
 from tombola.errors import DataError
 
 TIMEOUT_S = 30
@@ -34,22 +36,35 @@ def fetch(folder: str, name: str, homes: Sequence[str], data_dir: Path | None, c
     if data_dir and not data_dir.exists():
         raise _no_data_folder(data_dir)
     target = (data_dir or cache_dir()) / folder / name
-    part = target.with_name(name + ".part")
     answers = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(name + ".lock")):  # several workers may want the same file
+        with files.turn(target.with_name(name + ".lock")) as alone:  # several workers may want the same file
             if target.is_file():
                 return target
-            for home in homes:
-                answer = _try(home + name, part, check)
-                if not answer:
-                    part.replace(target)
-                    return target
-                answers.append(f"{home}: {answer}")
+            part = _part(target, alone)
+            try:
+                for home in homes:
+                    answer = _try(home + name, part, check)
+                    if not answer:
+                        part.replace(target)
+                        return target
+                    answers.append(f"{home}: {answer}")
+            finally:
+                if not alone:  # nobody would go on with it
+                    part.unlink(missing_ok=True)
     except OSError as error:
         answers = [f"{target.parent} cannot be written ({error.strerror})"]
     raise _no_file(folder, name, target, answers)
+
+
+def _part(target: Path, alone: bool) -> Path:
+    """What is there of a file that is on its way to this host, or, where others of it may do the same, to this process.
+
+    Other hosts may have the same folder and know nothing of our locks.
+    """
+    host = re.sub(r"[^\w.-]", "-", platform.node())
+    return target.with_name(f"{target.name}.{host}{'' if alone else '-' + secrets.token_hex(8)}.part")
 
 
 def _no_file(folder: str, name: str, target: Path, answers: Sequence[str]) -> DataError:

@@ -16,8 +16,6 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from filelock import FileLock
-
 from tombola import files
 from tombola.data.augment import resized_crop, uniforms
 from tombola.data.download import cache_dir
@@ -254,7 +252,7 @@ def checksum(listing: Listing) -> str:
     with ExitStack() as stack:
         with suppress(OSError):  # without a cache it is read again the next time
             kept.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(kept.with_name(kept.name + ".lock")))  # other workers wait for the first
+            stack.enter_context(files.turn(kept.with_name(kept.name + ".lock")))  # other workers wait for the first
         if kept.is_file() and len(known := kept.read_text()) == 64:
             return known
         total = hashlib.sha256()

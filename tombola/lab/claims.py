@@ -25,6 +25,7 @@ SILENT_S = 60.0  # unmoved so long while somebody watches, a process counts as g
 LEFT_S = 86_400.0  # what a process of another host left is removed when it is so old; it may be cut off for hours
 
 FOLDERS = ("processes", "claims", "tmp")
+TOUCHING = "tombola: shows that this process lives"  # the name of the thread that does
 
 
 class Claims:
@@ -138,10 +139,17 @@ class Claims:
                 self._sweep(entry, Owner.parsed(entry.name.partition("@")[2].partition("@")[0]), now)
             for entry in _entries(self._root / "processes"):
                 self._sweep(entry, Owner.parsed(entry.name), now)
+            for entry in self._of_older_versions():
+                self._sweep(entry, None, now)
             for entry in _entries(self._root / "claims"):
                 if (name := _text(entry)) is not None and not self._alive(name, entry):
                     with suppress(OSError):  # another user's
                         self._free(entry, name, owner)
+
+    def _of_older_versions(self) -> list[Path]:
+        """What versions before claims left behind: their locks, and checkpoints that were being written."""
+        beside = [entry for entry in _entries(self._root / "checkpoints") if entry.name.startswith(".")]
+        return _entries(self._root / "locks") + beside
 
     def _sweep(self, entry: Path, owner: Owner | None, now: float) -> None:
         if owner and owner.here:
@@ -185,7 +193,7 @@ class _Presence:
         owner = Owner.new()
         (self._folder / owner.name).touch()
         if self._touching is None:
-            self._touching = threading.Thread(target=self._touch, daemon=True)
+            self._touching = threading.Thread(target=self._touch, name=TOUCHING, daemon=True)
             self._touching.start()
         return owner
 

@@ -61,6 +61,8 @@ class Owner:
     @property
     def running(self) -> bool:
         """Whether that process of this host still runs."""
+        if self.pid == os.getpid() and os.name == "nt":  # the only one of its host there, and to ask would end it
+            return True
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:

@@ -17,8 +17,6 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from filelock import FileLock
-
 from tombola import files
 from tombola.data.download import cache_dir
 from tombola.engine import kernels
@@ -51,12 +49,12 @@ def times(shapes: Iterable[_Timed]) -> dict[_Timed, Times]:
         try:
             path = _path()
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):  # one measures, the others wait: two would disturb each other
+            with files.turn(path.with_suffix(".lock")):  # one measures, the others wait: two would disturb each other
                 files.replace(path, _written(_read()))  # before anything is measured: it may be that it cannot be kept
                 kept = _read()
                 kept |= {shape.name: _measured(shape) for shape in distinct if shape.name not in kept}
                 files.replace(path, _written(kept))
-        except (OSError, RuntimeError, NotImplementedError):  # no room, no right, no home, no locks
+        except (OSError, RuntimeError, NotImplementedError):  # no room, no right, no home
             return {each: assumed(each) for each in distinct}
     return {shape: kept[shape.name] for shape in distinct}
 

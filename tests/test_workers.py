@@ -544,7 +544,7 @@ def test_hosts_whose_locks_do_not_see_each_other_agree_whether_a_stack_pays(
         return True
 
     assert not one.pays("recipe", 4, meanwhile)
-    assert [path.suffix for path in tmp_path.iterdir() if path.is_file()] == [".json"]
+    assert sorted(path.suffix for path in tmp_path.iterdir() if path.is_file()) == [".json", ".lock"]
 
 
 # ---------------------------------------------------------------- extensions

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ HEAD, SECOND, PORT = "127.0.0.1", "127.0.0.2", 6399
 ON = f"ray:{HEAD}:{PORT}"
 DEADLINE_S = 300
 SPACE = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
+# A shell lets nothing that it starts in the background hear a Ctrl-C.
+HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 SMALL = ["replicates=1", "levels=1", "recipe.model=lenet-20-10", "recipe.length=4000it", "arms=ticket,reinit"]
 OFTEN = ["evaluate.every=200it", "evaluate.test_every=2000it"]
 LONG = ["recipe.length=10000000it", "evaluate.every=200it", "evaluate.test_every=10000000it"]
@@ -105,6 +108,7 @@ class Space:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "disabled",
             "RAY_TMPDIR": str(folder),
+            "RAY_worker_niceness": "0",  # else they would wait for all other tests of this machine
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
         }
@@ -128,7 +132,7 @@ class Space:
 
     def tombola(self, *line: str) -> Started:
         """Tombola's command."""
-        return self.start(sys.executable, "-m", "tombola", *line)
+        return self.start(sys.executable, "-c", HEARING, sys.executable, "-m", "tombola", *line)
 
     def processes(self, *words: str) -> list[int]:
         """Those whose command line has all these words, by the numbers that they have outside."""
@@ -153,8 +157,8 @@ class Space:
 
 
 def head(space: Space) -> None:
-    ports = [f"--port={PORT}", "--ray-client-server-port=10001"]
-    space.ray("start", "--head", f"--node-ip-address={HEAD}", *ports, "--num-cpus=1", "--include-dashboard=false")
+    place = [f"--node-ip-address={HEAD}", f"--port={PORT}", "--num-cpus=1"]
+    space.ray("start", "--head", *place, "--include-dashboard=false")
 
 
 def second(space: Space) -> None:
@@ -248,7 +252,10 @@ def test_without_the_extra_it_is_said_what_to_install(
     ("on", "said"),
     [
         ("ray:127.0.0.1:9", "expected a Ray cluster that answers, found nothing there within 5 s"),
-        ("ray://127.0.0.1:9", "--on ray:ray://127.0.0.1:9: expected a Ray cluster that answers"),
+        (
+            "ray://127.0.0.1:9",
+            "--on ray: expected the address of a cluster that this machine is a node of, found ray://",
+        ),
         ("ray:nowhere", "expected ray:HOST:PORT of a cluster's head"),
     ],
 )
@@ -261,12 +268,17 @@ def test_an_address_that_nobody_answers_is_bad_input(
     assert not (tmp_path / "store" / "runs").exists()
 
 
-def test_a_node_with_another_tombola_or_without_the_store_is_named(tmp_path: Path) -> None:
-    facts = {"host": "b", "python": "3.12.1", "tombola": __version__, "torch": "2.6.0", "seen": True}
+def test_a_node_with_another_tombola_or_without_the_store_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"host": "b", "python": "3.12.1", "tombola": __version__, "torch": "2.6.0", "commit": None, "seen": True}
     store = Store(tmp_path / "store")
     ray_cluster._judge(facts, "the node b (10.0.0.2)", store)
     with pytest.raises(BadInput, match=rf"Tombola {__version__} on the node b \(10.0.0.2\), found 0.0.9. pip install"):
         ray_cluster._judge(facts | {"tombola": "0.0.9"}, "the node b (10.0.0.2)", store)
+    with pytest.raises(BadInput, match=r"of commit .* on the node b .*, found 0123456789ab. Check out the same"):
+        monkeypatch.setattr(ray_cluster, "commit", lambda: "abcdefabcdef")
+        ray_cluster._judge(facts | {"commit": "0123456789ab"}, "the node b (10.0.0.2)", store)
     with pytest.raises(StoreError, match=r"that the node b .* sees, too, found one of this machine alone"):
         ray_cluster._judge(facts | {"seen": False}, "the node b (10.0.0.2)", store)
 
@@ -331,7 +343,7 @@ def test_a_worker_and_a_node_are_killed_and_the_bytes_are_the_same(
 def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(space: Space, tmp_path: Path) -> None:
     store = tmp_path / "store"
     process = space.tombola(*asked("run", store, "--on", ON, changed=ENDLESS))
-    until(lambda: process.status is not None or "validation loss" in process.said, "a training is under way")
+    until(lambda: process.status is not None or list(store.glob("runs/*")), "the first outcome")
     (command,) = space.processes("python", "-m tombola run", "--on", ON)
     os.kill(command, signal.SIGINT)
     assert process.wait() == 130 and "interrupted: " in process.said and "Traceback" not in process.said, process.said
@@ -340,22 +352,41 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(space: Space, tmp_path: 
 
 
 @cluster_wanted
-def test_where_the_head_is_lost_it_is_said_and_the_rest_is_done_elsewhere(
+def test_where_the_head_is_lost_it_is_said_and_the_same_command_does_the_rest_on_a_new_cluster(
     space: Space, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """The last test on this cluster."""
     store = tmp_path / "store"
-    process = space.tombola(*asked("run", store, "--on", ON, changed=ENDLESS))
-    until(lambda: process.status is not None or "validation loss" in process.said, "a training is under way")
-    (gcs,) = space.processes("gcs_server")
-    os.kill(gcs, signal.SIGKILL)
+    process = space.tombola(*asked("run", store, "--on", ON))
+    until(lambda: process.status is not None or list(store.glob("runs/*")), "the first outcome")
+    for lost in (*space.processes("gcs_server"), *space.processes("ray::Worker")):
+        os.kill(lost, signal.SIGKILL)
     assert process.wait() == 1, process.said
     assert "the head of the Ray cluster" in process.said and "What is finished is kept" in process.said, process.said
     assert "Traceback" not in process.said
     before = outcomes(store)
-    assert before and before.items() <= expected.items()
-    again = subprocess.run(
-        [sys.executable, "-m", "tombola", *asked("run", store, "--workers", "2")], capture_output=True, text=True
-    )
-    assert again.returncode == 0, again.stderr
+    assert before and before.items() < expected.items()
+    for left in {*space.processes("/ray/"), *space.processes("ray::")}:
+        with suppress(ProcessLookupError):
+            os.kill(left, signal.SIGKILL)
+    head(space)
+    second(space)
+    again = space.tombola(*asked("run", store, "--on", ON))
+    assert again.wait() == 0, again.said
     assert outcomes(store) == expected
+
+
+@cluster_wanted
+@pytest.mark.parametrize("token", [False, True], ids=["no token", "a token"])
+def test_a_cluster_of_this_machines_own_leaves_nothing_behind(space: Space, token: bool, tmp_path: Path) -> None:
+    """Neither in the home folder, whether there is a token in it or not, nor elsewhere, nor a process."""
+    home, left = tmp_path / "home", lambda: {*Path("/tmp").glob("tombola-ray-*"), *Path("/tmp").glob("ray")}
+    (home / ".ray").mkdir(parents=True)
+    if token:
+        (home / ".ray/auth_token").write_text("0123456789abcdef" * 4)
+    files, before, processes = list(home.rglob("*")), left(), set(space.processes("raylet/raylet"))
+    away = [f"--unset={name}" for name in ("RAY_AUTH_MODE", "RAY_TMPDIR", "RAY_ADDRESS")]
+    line = asked("run", tmp_path / "store", "--on", "ray", changed=[*SMALL, "recipe.length=20it"])
+    process = space.start("env", *away, f"HOME={home}", sys.executable, "-m", "tombola", *line)
+    assert process.wait() == 0, process.said
+    assert list(home.rglob("*")) == files and left() <= before
+    until(lambda: set(space.processes("raylet/raylet")) <= processes, "its processes end")

@@ -180,7 +180,7 @@ def provenance(seconds: float) -> dict[str, Any]:
         "device": "cpu",
         "threads": torch.get_num_threads(),
         "tombola": tombola.__version__,
-        "git": _commit(),
+        "git": commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
@@ -189,7 +189,7 @@ def provenance(seconds: float) -> dict[str, Any]:
 
 
 @cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that Tombola runs from, `+` where it differs from it; None where it is installed."""
     folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():

@@ -9,6 +9,8 @@ import os
 import pickle
 import platform
 import queue
+import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -19,7 +21,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from math import floor
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +30,7 @@ from typing import Any
 from tombola import __version__, allocator
 from tombola.errors import BadInput, StoreError, TombolaError
 from tombola.lab import pool
+from tombola.lab.attempt import commit
 from tombola.lab.executor import Executor, Offer, Resources, Team
 from tombola.lab.interrupts import unheard
 from tombola.lab.pool import Gone
@@ -45,6 +48,7 @@ GRACE_S = 5.0
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a client that lost its cluster does not start one of its own
+    "RAY_worker_niceness": "0",  # by default workers give way to everything else on their node
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU leaves CUDA's variable as it is
 }
 
@@ -207,13 +211,15 @@ class Worker:
         """Let it do these runs."""
         self._inbox.put(runs)
 
-    def hear(self) -> list[Message]:
-        """Wait for what it has to say next."""
+    def hear(self) -> tuple[str, list[Message]]:
+        """Wait for what it has to say next; the node's identity, and that."""
+        import ray
+
         said = [self._outbox.get()]
         with suppress(queue.Empty):
             while True:
                 said.append(self._outbox.get_nowait())
-        return said
+        return ray.get_runtime_context().get_node_id(), said
 
     def leave(self) -> None:
         """Come to an end after what it is at."""
@@ -228,6 +234,7 @@ class Hired:
     actor: Any
     heard: Any  # what it will say next, when it does
     log: Path
+    node: str = ""  # where it is, as soon as it has said anything
 
 
 class Actors:
@@ -274,7 +281,7 @@ class Actors:
         for one in heard:
             worker = pending[one]
             try:
-                said = ray.get(one)
+                worker.node, said = ray.get(one)
             except self._cluster.lost as error:
                 yield worker, self._buried(worker, error)
                 continue
@@ -283,15 +290,16 @@ class Actors:
                 yield worker, message
 
     def _buried(self, worker: Hired, error: Exception) -> Gone:
-        with suppress(Exception):  # of no effect on one that is gone
-            self._cluster.ray.kill(worker.actor, no_restart=True)
+        node_is_gone = self._cluster.has_lost(worker.node)
+        if not node_is_gone:
+            with suppress(Exception):  # of no effect on one that is gone
+                self._cluster.ray.kill(worker.actor, no_restart=True)
         log = worker.log.read_text(errors="replace")[-LOG_TAIL:] if worker.log.exists() else ""
         worker.log.unlink(missing_ok=True)
-        text = str(error)
-        if "node" in text and ("died" in text or "dead" in text) and "unexpectedly" not in text:
-            return Gone("was on a node that is gone", f"{log}\n{text}", to_blame=False)
-        reason = "was ended by Ray, as its node ran out of memory" if "low on memory" in text else "died"
-        return Gone(reason, f"{log}\n{text}")
+        if node_is_gone:
+            return Gone("was on a node that is gone", f"{log}\n{error}", to_blame=False)
+        short = isinstance(error, self._cluster.ray.exceptions.OutOfMemoryError)
+        return Gone("was ended by Ray, as its node ran out of memory" if short else "died", f"{log}\n{error}")
 
     def dismiss(self, idle: Sequence[Hired], busy: Sequence[Hired]) -> None:
         """Let the idle ones leave, end the others; not where the cluster is lost, and they with it."""
@@ -326,7 +334,7 @@ class Cluster:
 
     ray: ModuleType
     where: str
-    head: tuple[str, int] | None
+    head: tuple[str, int]
     gone: bool = False
     silent_since: float | None = None
 
@@ -340,13 +348,21 @@ class Cluster:
         """Those that are alive, by Ray's description."""
         return [node for node in self.ray.nodes() if node["Alive"]]
 
+    def has_lost(self, node: str) -> bool:
+        """Whether a node is gone, or the head, which knows of the nodes.
+
+        Args:
+            node: its identity; empty where nobody has said it.
+        """
+        return not _answers(*self.head, POLL_S) or (bool(node) and node not in {each["NodeID"] for each in self.nodes})
+
     def check(self) -> None:
         """Make sure that the head is there.
 
         Raises:
             TombolaError: it has not answered for `HEAD_S`.
         """
-        if self.head is None or _answers(*self.head, POLL_S):
+        if _answers(*self.head, POLL_S):
             self.silent_since = None
             return
         now = time.monotonic()
@@ -378,8 +394,20 @@ def _package() -> ModuleType:
 
 
 def _asked(resources: Resources) -> str:
-    """The cluster's address; none for one of this machine's own."""
+    """The cluster's address; none for one of this machine's own.
+
+    Raises:
+        BadInput: it is one of Ray's client server, through which what is lost is not noticed.
+    """
     address = resources.address or os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("ray://"):
+        raise BadInput(
+            where="--on ray",
+            expected="the address of a cluster that this machine is a node of",
+            found=f"{address}, which is one for programs outside",
+            todo="Type the command on a node, with --on ray:HOST:PORT as `ray status` says it. `ray start "
+            "--address=HOST:PORT --num-cpus=0` makes this machine a node that does no runs.",
+        )
     return "" if address == "local" else address
 
 
@@ -389,22 +417,36 @@ def _place(address: str) -> tuple[str, int]:
     Raises:
         BadInput: it has none.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise BadInput(
             where="--on ray",
-            expected="ray:HOST:PORT of a cluster's head, or ray://HOST:PORT of its client server",
+            expected="ray:HOST:PORT of a cluster's head",
             found=address,
             todo="`ray status` on a node says the address; RAY_ADDRESS may hold it.",
         )
     return host.strip("[]"), int(port)
 
 
+@cache
+def _token() -> str:
+    """What the processes of a cluster of this machine's own know each other by; Ray keeps it for the whole process."""
+    return secrets.token_hex(32)
+
+
 @contextmanager
-def _environment() -> Iterator[None]:
-    """Ray is told by variables of the environment, when it is imported and when processes are started."""
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    for name, value in ENVIRONMENT.items():
+def _environment(ours: bool) -> Iterator[None]:
+    """Ray is told by variables of the environment, when it is imported and when processes are started.
+
+    Args:
+        ours: whether the cluster is one of this machine's own: its token is made up, where Ray would write one into
+            the home folder.
+    """
+    told = dict(ENVIRONMENT)
+    if ours and not any(name.startswith("RAY_AUTH_") for name in os.environ):
+        told |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+    before = {name: os.environ.get(name) for name in told}
+    for name, value in told.items():
         os.environ.setdefault(name, value)
     try:
         yield
@@ -415,6 +457,23 @@ def _environment() -> Iterator[None]:
 
 
 @contextmanager
+def _workplace(ours: bool) -> Iterator[Path | None]:
+    """A folder for what Ray writes on this machine while a cluster of its own is there; the names of sockets are short.
+
+    None where the cluster is somebody else's.
+    """
+    if not ours or "RAY_TMPDIR" in os.environ:
+        yield None
+        return
+    short = Path("/tmp")
+    folder = Path(tempfile.mkdtemp(prefix="tombola-ray-", dir=short if short.is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def connected(resources: Resources) -> Iterator[Cluster]:
     """The cluster that has been asked for; one of this machine's own, as long as this lasts, where none has been.
 
@@ -422,7 +481,7 @@ def connected(resources: Resources) -> Iterator[Cluster]:
         BadInput: Ray is not installed, nothing answers at the address, or the cluster is of another version.
     """
     address = _asked(resources)
-    with _environment():
+    with _environment(not address), _workplace(not address) as folder:
         ray = _package()
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         if address not in ("", "auto") and not _answers(*_place(address), ANSWER_S):
@@ -437,24 +496,21 @@ def connected(resources: Resources) -> Iterator[Cluster]:
         try:
             with unheard():
                 if address:
-                    ray.init(address, **({} if address.startswith("ray://") else quiet))
+                    ray.init(address, **quiet)
                 else:
-                    own = {"num_cpus": resources.processes, "_node_ip_address": "127.0.0.1"}
+                    own: dict[str, Any] = {"num_cpus": resources.processes, "_node_ip_address": "127.0.0.1"}
+                    own |= {"_temp_dir": str(folder)} if folder else {}
                     ray.init("local", include_dashboard=False, **own, **quiet)
         except (RuntimeError, ConnectionError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
             raise _refused(address, where, error) from error
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, stop)
+        cluster = Cluster(ray, where, _place(ray.get_runtime_context().gcs_address))
         try:
-            cluster = Cluster(ray, where, _place(address) if address.startswith("ray://") else _head(ray))
             yield cluster
         finally:
             _disconnect(ray, cluster.gone)
-
-
-def _head(ray: ModuleType) -> tuple[str, int] | None:
-    return _place(ray.get_runtime_context().gcs_address)
 
 
 def _disconnect(ray: ModuleType, gone: bool) -> None:
@@ -477,8 +533,8 @@ def _refused(address: str, where: str, error: Exception) -> TombolaError:
         where=f"--on ray:{address}" if address else "--on ray",
         expected=f"{where} to take this machine in",
         found=text[:600],
-        todo="From a machine that is no node of the cluster it is --on ray://HOST:10001. If the cluster asks for a "
-        "token: RAY_AUTH_MODE=token, and the token in ~/.ray/auth_token.",
+        todo="Type the command on a node of the cluster. If the cluster asks for a token: RAY_AUTH_MODE=token, and the "
+        "token in ~/.ray/auth_token; if it asks for none: RAY_AUTH_MODE=disabled.",
     )
 
 
@@ -502,6 +558,12 @@ def _probe(marker: str, within_s: float) -> Any:
         except Exception as error:
             version = f"none ({type(error).__name__}: {error})"
         try:
+            from tombola.lab.attempt import commit
+
+            checkout = commit()
+        except ImportError:
+            checkout = None
+        try:
             torch = importlib.metadata.version("torch")
         except importlib.metadata.PackageNotFoundError:
             torch = "none"
@@ -512,6 +574,7 @@ def _probe(marker: str, within_s: float) -> Any:
             "host": socket.gethostname(),
             "python": platform.python_version(),
             "tombola": version,
+            "commit": checkout,
             "torch": torch,
             "seen": seen,
         }
@@ -557,6 +620,13 @@ def _judge(facts: Mapping[str, Any], node: str, store: Store) -> None:
             expected=f"Tombola {__version__} on {node}",
             found=facts["tombola"],
             todo=f"pip install tombola=={__version__} there, with the Python that Ray runs with.",
+        )
+    if facts["commit"] and (ours := commit()) and facts["commit"] != ours:  # two versions in the making
+        raise BadInput(
+            where="--on ray",
+            expected=f"Tombola of commit {ours} on {node}",
+            found=facts["commit"],
+            todo="Check out the same commit there.",
         )
     if not facts["seen"] and _is_folder(store):
         raise StoreError(

@@ -33,6 +33,7 @@ HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);
 SMALL = ["replicates=1", "levels=1", "recipe.model=lenet-20-10", "recipe.length=4000it", "arms=ticket,reinit"]
 OFTEN = ["evaluate.every=200it", "evaluate.test_every=2000it"]
 LONG = ["recipe.length=10000000it", "evaluate.every=200it", "evaluate.test_every=10000000it"]
+BRIEF = [*SMALL[:3], "recipe.length=400it", "arms=ticket,reinit"]
 ENDLESS = [*SMALL[:3], "arms=ticket,reinit", *LONG]
 
 
@@ -313,21 +314,22 @@ def test_what_no_node_has_is_said_at_once(space: Space, tmp_path: Path) -> None:
 def test_a_worker_and_a_node_are_killed_and_the_bytes_are_the_same(
     space: Space, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """A worker, and then the second node with all of its processes."""
+    """The workers, one of which is training, and then the second node with all of its processes."""
     store = tmp_path / "store"
     process = space.tombola(*asked("run", store, "--on", ON))
 
-    def busy() -> list[int]:
+    def training() -> bool:
         assert process.status is None, process.said
-        return space.processes("ray::Worker")
+        return any((store / "claims").glob("train-*"))
 
     def finished(count: int) -> bool:
         assert process.status is None, process.said
         return (store / "runs").is_dir() and len(list((store / "runs").iterdir())) >= count
 
-    until(lambda: finished(1), "the first outcome")
-    os.kill(until(busy, "a worker")[0], signal.SIGKILL)
-    until(lambda: finished(2), "another outcome")
+    until(training, "a training is under way")
+    for worker in space.processes("ray::Worker"):
+        os.kill(worker, signal.SIGKILL)
+    until(lambda: finished(3), "its outcome")
     (raylet,) = space.processes("raylet/raylet", f"--node_ip_address={SECOND}")
     children = [int(child) for child in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()]
     for each in (raylet, *children):
@@ -344,6 +346,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(space: Space, tmp_path: 
     store = tmp_path / "store"
     process = space.tombola(*asked("run", store, "--on", ON, changed=ENDLESS))
     until(lambda: process.status is not None or list(store.glob("runs/*")), "the first outcome")
+    assert process.status is None, process.said
     (command,) = space.processes("python", "-m tombola run", "--on", ON)
     os.kill(command, signal.SIGINT)
     assert process.wait() == 130 and "interrupted: " in process.said and "Traceback" not in process.said, process.said
@@ -379,13 +382,17 @@ def test_where_the_head_is_lost_it_is_said_and_the_same_command_does_the_rest_on
 @pytest.mark.parametrize("token", [False, True], ids=["no token", "a token"])
 def test_a_cluster_of_this_machines_own_leaves_nothing_behind(space: Space, token: bool, tmp_path: Path) -> None:
     """Neither in the home folder, whether there is a token in it or not, nor elsewhere, nor a process."""
-    home, left = tmp_path / "home", lambda: {*Path("/tmp").glob("tombola-ray-*"), *Path("/tmp").glob("ray")}
+    home = tmp_path / "home"
+
+    def left() -> set[Path]:
+        return {*Path("/tmp").glob("tombola-ray-*"), *Path("/tmp").glob("ray")}
+
     (home / ".ray").mkdir(parents=True)
     if token:
         (home / ".ray/auth_token").write_text("0123456789abcdef" * 4)
     files, before, processes = list(home.rglob("*")), left(), set(space.processes("raylet/raylet"))
     away = [f"--unset={name}" for name in ("RAY_AUTH_MODE", "RAY_TMPDIR", "RAY_ADDRESS")]
-    line = asked("run", tmp_path / "store", "--on", "ray", changed=[*SMALL, "recipe.length=20it"])
+    line = asked("run", tmp_path / "store", "--on", "ray", changed=BRIEF)
     process = space.start("env", *away, f"HOME={home}", sys.executable, "-m", "tombola", *line)
     assert process.wait() == 0, process.said
     assert list(home.rglob("*")) == files and left() <= before

@@ -583,7 +583,7 @@ def _probe(marker: str, within_s: float) -> Any:
 
 
 def look_at_nodes(cluster: Cluster, store: Store) -> None:
-    """Make sure that every node has this Tombola and sees the store.
+    """Make sure that every node has this Tombola and sees the store; one that is lost meanwhile does not count.
 
     Raises:
         BadInput: one has another version, or none.
@@ -598,13 +598,16 @@ def look_at_nodes(cluster: Cluster, store: Store) -> None:
                 num_cpus=0,
                 max_retries=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            ).remote(): node["NodeManagerAddress"]
+            ).remote(): node
             for node in cluster.nodes
         }
-        for one, address in asked.items():
+        for one, node in asked.items():
+            address = node["NodeManagerAddress"]
             try:
                 facts = cluster.ray.get(one, timeout=PROBE_S)
             except cluster.lost as error:
+                if cluster.has_lost(node["NodeID"]):  # which takes Ray some seconds to see
+                    continue
                 raise TombolaError(
                     f"the node {address} of {cluster.where} does not answer: {' '.join(str(error).split())[:300]}. "
                     "Nothing has been started."
@@ -666,8 +669,9 @@ def _team(resources: Resources) -> Iterator[Team]:
     if _is_folder(resources.store):
         resources = replace(resources, store=Store(resources.store.root.absolute()))
     with connected(resources) as cluster:
-        found = _offered(cluster, resources)
+        _offered(cluster, resources)  # before anything is waited for
         look_at_nodes(cluster, resources.store.open())
+        found = _offered(cluster, resources)  # by the nodes that have answered
         yield Team(found, partial(_execute, cluster, need, resources, found))
 
 

@@ -1,12 +1,13 @@
 """What trackers are told: read back from them, told twice, interrupted and completed."""
 
 import json
+import shutil
 import socket
 import struct
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from hypothesis import strategies as st
 
 from tombola.cli import main
 from tombola.errors import TombolaError
+from tombola.lab.executor import Offer, Team
 from tombola.lab.plan import plan
+from tombola.lab.queue import Event, Tally
 from tombola.lab.results import Results, results
 from tombola.lab.spec_file import read
 from tombola.lab.store import Store
@@ -125,12 +128,24 @@ def test_a_picture_shows_which_weights_are_kept() -> None:
 # ---------------------------------------------------------------- MLflow
 
 
-@pytest.fixture
-def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Of a data base of MLflow's; its files go beside it."""
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data base of MLflow's in which nothing is yet: to make one takes it seconds."""
     pytest.importorskip("mlflow", reason="mlflow is not installed")
     pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed, which MLflow's data bases need")
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path.parent)
+        with mlflow.TRACKER.opens(f"sqlite:///{path}", "another"):
+            pass
+    return path
+
+
+@pytest.fixture
+def address(tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of a data base of MLflow's; its files go beside it."""
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
@@ -180,9 +195,14 @@ def test_mlflow_has_it_all_and_is_told_nothing_twice(
     assert runs_of(address) == runs
 
 
-@pytest.mark.parametrize("calls", [3, 20, 41])
+@pytest.mark.parametrize("calls", [3, 41])
 def test_what_was_interrupted_is_completed_by_the_same_command_and_nothing_is_there_twice(
-    store: Path, address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, calls: int
+    store: Path,
+    empty: Path,
+    address: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    calls: int,
 ) -> None:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -207,6 +227,7 @@ def test_what_was_interrupted_is_completed_by_the_same_command_and_nothing_is_th
     assert ask(capsys, *told_to(f"mlflow={address}", store))[0] == 0
     completed = runs_of(address)
     other = address.replace("mlflow.db", "other.db")
+    shutil.copy(empty, "other.db")
     assert ask(capsys, *told_to(f"mlflow={other}", store))[0] == 0
     assert _but_for_the_clock(completed) == _but_for_the_clock(runs_of(other))
 
@@ -434,6 +455,41 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def beside(said: list[str], execute: Callable[..., Tally], spec: str = "digits-lenet") -> Tally | None:
+    """What a search comes to beside which a tracker is told; None where it is interrupted, as the command has it."""
+    order = live.Order(spec, tuple(CHANGES), (), "no-such-store", "tensorboard")
+    with live.beside(order, Team(Offer(1, ("cpu",)), execute), said.append) as team:
+        try:
+            return team.execute([], lambda event: None)
+        except KeyboardInterrupt:
+            return None
+
+
+def test_after_an_interruption_nobody_waits_long_for_a_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = list[float]()
+    monkeypatch.setattr(live._Heard, "wait", lambda heard, patience: waited.append(patience))
+
+    def interrupted(runs: Any, tell: Any) -> Tally:
+        raise KeyboardInterrupt
+
+    assert beside([], interrupted) is None
+    assert beside([], lambda runs, tell: Tally(done=3)) == Tally(done=3)
+    assert waited == [live.HURRY_S, live.SILENCE_S] and live.HURRY_S <= 5
+
+
+def test_a_process_that_dies_beside_the_search_is_told_of_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "WAITING", 100)
+    said, run = list[str](), plan(read("digits-lenet", CHANGES)).rows[0].run
+
+    def searched(runs: Any, tell: Any) -> Tally:
+        for _ in range(10_000):
+            tell(Event("looked", run, 1, 2, 0.5))
+        return Tally(done=1)
+
+    assert beside(said, searched, spec="no-such-spec") == Tally(done=1)
+    assert len(said) == 1 and "no-such-spec" in said[0] and "`tombola log` completes it" in said[0], said
+
+
 class Recorded:
     """A tracker that notes what it is told, and fails when it is told to."""
 
@@ -467,6 +523,7 @@ def test_looks_are_told_of_trainings_that_go_on_and_only_of_these(found: Results
     follower, rows = followed(found, log, said), found.plan.rows
     follower.looked(rows[0].run.key, 10, 0.5)
     follower.looked(rows[1].run.key, 10, 0.25)
+    follower.looked(rows[0].run.key, 20, float("nan"))
     follower.looked("line-of-a-study", 1, 0.0)
     follower.stored(rows[1].run.key)
     follower.tell()
@@ -514,10 +571,11 @@ def test_what_cannot_be_is_said_with_what_to_do(
         assert status == 2 and "[wandb]" in err and not (tmp_path / "untouched").exists()
 
 
-@pytest.mark.parametrize("uri, status", [("nonsense://here", 2), ("sqlite:////nowhere/at/all.db", 2), ("http", 1)])
+@pytest.mark.parametrize("uri, status", [("nonsense://here", 2), ("sqlite:///file/in/it.db", 2), ("http", 1)])
 def test_an_address_of_mlflow_that_is_none_or_that_nobody_answers_at(
     store: Path, address: str, capsys: pytest.CaptureFixture[str], uri: str, status: int
 ) -> None:
     uri = f"http://127.0.0.1:{free_port()}" if uri == "http" else uri
+    Path("file").touch()  # in which no folder can be
     ended, _, err = ask(capsys, *told_to(f"mlflow={uri}", store))
     assert ended == status and uri in err and "Traceback" not in err, err

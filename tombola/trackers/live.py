@@ -10,6 +10,7 @@ The two ends of the pipe speak JSON, a line each: first an `Order`, then `{"look
 """
 
 import json
+import math
 import os
 import queue
 import subprocess
@@ -42,7 +43,8 @@ from tombola.trackers.tracker import Asked, Log, asked
 
 WAITING = 10_000  # lines that wait to be carried; of looks no more are taken then
 AGAIN_S = 30.0  # after which a tracker that failed is asked again
-SILENCE_S = 60.0  # for which the end waits at most without a word
+SILENCE_S = 120.0  # for which the end waits at most without a word
+HURRY_S = 5.0  # the same after Ctrl-C, or a failure: who waits for it wants to go
 POLL_S = 2.0
 
 
@@ -101,20 +103,21 @@ def beside(order: Order, team: Team, say: Callable[[str], None]) -> Iterator[Tea
         carrier = threading.Thread(target=_carry, args=(lines, process.stdin), daemon=True)
         for thread in (heard, carrier):
             thread.start()
-        patience = SILENCE_S
+        search = _Search(team, lambda event: _put(event, lines))
         try:
-            yield _announcing(team, lambda event: _put(event, lines))
-        except BaseException:  # the search was interrupted, or failed: who waits for it wants to go
-            patience = 5.0
-            raise
+            yield replace(team, execute=search.execute)
         finally:
             lines.put(None)
-            heard.wait(patience)
-            _end(process)
+            try:
+                heard.wait(HURRY_S if search.broken else SILENCE_S)
+            finally:
+                _end(process)
+                heard.join()  # what it has said is said before what follows
+                process.stdout.close()
             if process.returncode:
                 trouble.seek(0)
-                why = (trouble.read().decode(errors="replace").strip().splitlines() or [f"{process.returncode}"])[-1]
-                say(f"Logging ended early: {shown(why, 300)}. `tombola log` completes it.")
+                words = trouble.read().decode(errors="replace").strip().splitlines() or ["there was no more time"]
+                say(f"Logging ended early: {shown(words[-1].rstrip('.'), 300)}. `tombola log` completes it.")
 
 
 class _Heard(threading.Thread):
@@ -137,16 +140,28 @@ class _Heard(threading.Thread):
             self.join(0.1)
 
 
-def _announcing(team: Team, announce: Announce) -> Team:
+class _Search:
+    """What a team does, of which somebody else is told too.
 
-    def execute(runs: Iterable[Run], tell: Announce) -> Tally:
+    Attributes:
+        broken: whether it was interrupted, or failed.
+    """
+
+    def __init__(self, team: Team, announce: Announce) -> None:
+        self._team, self._announce, self.broken = team, announce, False
+
+    def execute(self, runs: Iterable[Run], tell: Announce) -> Tally:
+        """Do the runs."""
+
         def both(event: Event) -> None:
             tell(event)
-            announce(event)
+            self._announce(event)
 
-        return team.execute(runs, both)
-
-    return replace(team, execute=execute)
+        try:
+            return self._team.execute(runs, both)
+        except BaseException:
+            self.broken = True
+            raise
 
 
 def _put(event: Event, lines: "queue.SimpleQueue[str | None]") -> None:
@@ -202,7 +217,7 @@ class Follower:
 
     def looked(self, key: str, done: int, loss: float) -> None:
         """Note a look at a training, after so many of its steps."""
-        if key in self._rows and key not in self._finished:
+        if key in self._rows and key not in self._finished and math.isfinite(loss):
             self._looks.setdefault(key, {})[self._rows[key][0].run.begin + done] = loss
 
     def stored(self, key: str) -> None:

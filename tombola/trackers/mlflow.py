@@ -203,7 +203,7 @@ def _runs(uri: str, project: str, reached: Callable[[], Any]) -> _Runs:
     try:
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(project)
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         if remote:
             raise
         raise _no_address(uri, error) from error

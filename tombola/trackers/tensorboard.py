@@ -153,10 +153,14 @@ def _scalars(entry: Entry, when: float) -> Iterator["Event"]:
 
 def _hyperparameters(entry: Entry) -> Iterator["Event"]:
     from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.plugins.hparams import summary_v2
+    from tensorboard.plugins.hparams import plugin_data_pb2, summary_v2
 
     shown = {name: value for name, value in entry.params.items() if value != ""}
-    yield Event(wall_time=entry.ended, summary=summary_v2.hparams_pb(shown, entry.id, entry.began))
+    summary = summary_v2.hparams_pb(shown, entry.id, entry.began)
+    plugin = summary.value[0].metadata.plugin_data  # in which they are in another order in each process
+    data = plugin_data_pb2.HParamsPluginData.FromString(plugin.content)
+    plugin.content = data.SerializeToString(deterministic=True)
+    yield Event(wall_time=entry.ended, summary=summary)
 
 
 def _scalar(name: str, value: float) -> Any:

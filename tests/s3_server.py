@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs
 
-from moto.server import DomainDispatcherApplication, create_backend_app  # type: ignore[attr-defined]
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 _ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>told to fail</Message></Error>"

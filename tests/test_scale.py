@@ -99,7 +99,8 @@ def test_equal_values_are_written_each_as_it_is() -> None:
 def test_a_key_is_the_hash_of_what_a_run_is_described_as() -> None:
     """Which is written by pieces, most of them kept: other pieces, or in another order, would lose all that is done."""
     strange = Network('"née"\\', (1, 8, 8), 10)
-    starts = [replace(TINY, network=network) for network in (strange, replace(strange, classes=10.0), TINY.network)]
+    a_float = replace(strange, classes=10.0)  # type: ignore[arg-type]
+    starts = [replace(TINY, network=network) for network in (strange, a_float, TINY.network)]
     for run in (*planned(2).runs, *starts):
         text = json.dumps(run.described, sort_keys=True, separators=(",", ":"))
         assert run.key == f"{run.kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"

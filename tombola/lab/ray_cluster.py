@@ -5,6 +5,7 @@ its inputs and its outcome go through the store, which all nodes see. So whateve
 - what is finished is kept, and the same command does the rest.
 """
 
+import importlib
 import os
 import pickle
 import platform
@@ -385,12 +386,11 @@ def _answers(host: str, port: int, within_s: float) -> bool:
 
 def _package() -> ModuleType:
     try:
-        import ray
+        return importlib.import_module("ray")
     except ImportError as error:
         raise BadInput(
             where="--on ray", expected="the package ray", found="none", todo="pip install 'tombola[ray]'"
         ) from error
-    return ray
 
 
 def _asked(resources: Resources) -> str:

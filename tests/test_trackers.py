@@ -558,6 +558,7 @@ def test_what_cannot_be_is_said_with_what_to_do(
     assert status == 2 and "one of mlflow, tensorboard, wandb" in err
     status, _, err = ask(capsys, *told_to("mlflow=", store))
     assert status == 2 and "NAME=ADDRESS" in err
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     status, _, err = ask(capsys, *told_to("tensorboard", tmp_path / "none"))
     assert status == 2 and "finished runs of digits-lenet, found none" in err
     (tmp_path / "file").touch()

@@ -22,13 +22,13 @@ def own(extra: str) -> set[str]:
 
 
 def test_all_is_every_extra_of_users() -> None:
-    assert own("all") == set(EXTRAS) - {"all", "test", "test-all"}
+    assert own("all") == set(EXTRAS) - {"all", "test"}
     assert len(EXTRAS["all"]) == 1, "a package stands in the extra that has a use for it"
 
 
-def test_the_public_ci_tests_all_of_it() -> None:
-    assert own("test-all") == {"all", "test"} and own("test") < own("all")
-    packages = {re.split(r"[<>=\[; ]", requirement)[0] for extra in own("test") for requirement in EXTRAS[extra]}
+def test_all_of_it_is_tested() -> None:
+    assert own("test") == {"all"}
+    packages = {re.split(r"[<>=\[; ]", requirement)[0] for extra in own("all") for requirement in EXTRAS[extra]}
     twice = packages & {re.split(r"[<>=\[; ]", requirement)[0] for requirement in EXTRAS["test"]}
     assert not twice, f"the extra `test` has {sorted(twice)} through those of users"
 
@@ -36,7 +36,7 @@ def test_the_public_ci_tests_all_of_it() -> None:
 @pytest.mark.parametrize("extra", sorted(EXTRAS))
 def test_each_dependency_has_its_reason(extra: str) -> None:
     reasons = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
-    assert extra in ("all", "test", "test-all") or f"`{extra}`" in reasons
+    assert extra in ("all", "test") or f"`{extra}`" in reasons
     for requirement in EXTRAS[extra]:
         name = re.split(r"[<>=\[; ]", requirement)[0]
         assert name == "tombola" or name.replace("_", "-") in reasons.replace("_", "-"), name

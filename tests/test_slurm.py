@@ -170,12 +170,28 @@ def test_what_slurm_cannot_be_asked_for_is_bad_input(on: str, said: str) -> None
 def test_jobs_are_counted_once_and_a_gpu_is_asked_for() -> None:
     with pytest.raises(BadInput, match="one of --workers and jobs"):
         asked("jobs=2", workers=3)
-    with pytest.raises(BadInput, match="1, as training is on GPUs here"):
-        asked("", devices=("cuda:0",))
-    with pytest.raises(BadInput, match="0, as training is on the CPU on this machine, too"):
-        asked("gpus=1")
-    resources = Resources(store=Store(Path("nowhere")), address="gpus=1", devices=("cuda:0", "cuda:1"))
-    assert slurm.offer(resources).devices == ("cuda:0",), "each job has one, which is its first"
+    for on, here, devices in [
+        ("", ("cpu",), ("cpu",)),
+        ("", ("cuda:0", "cuda:1"), ("cuda:0",)),  # each job has one, which is its first
+        ("gpus=1", ("cpu",), ("cuda:0",)),  # from a machine without one, as where people log in
+        ("gpus=0", ("cuda:0",), ("cpu",)),
+    ]:
+        assert slurm.offer(Resources(store=Store(Path("nowhere")), address=on, devices=here)).devices == devices
+
+
+def test_a_plan_is_for_the_device_of_the_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*more: str) -> tuple[int, str, str]:
+        status = main(["plan", "digits", "--format", "json", "--store", str(tmp_path / "store"), *more])
+        return status, *capsys.readouterr()
+
+    for asked_for in (["--set", "device=cuda"], ["--with", "gpus=1"]):
+        status, out, _ = told("--on", "slurm", *asked_for)
+        content = json.loads(out)
+        assert status == 0 and content["devices"] == ["cuda:0"] and content["engine"]["name"] == "stacked"
+    status, _, err = told("--on", "slurm", "--with", "gpus=1", "--set", "device=cpu")
+    assert status == 2 and "device: expected cuda or auto" in err
+    status, _, err = told("--on", "slurm", "--with", "gpus=0", "--set", "device=cuda")
+    assert status == 2 and "device: expected cpu or auto" in err
 
 
 def test_a_plan_says_what_slurm_would_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from tombola.engine import machine
 from tombola.errors import BadInput, DataError, StoreError, TombolaError
 from tombola.lab import presets as preset_files
 from tombola.lab.executor import Resources
-from tombola.lab.plan import Plan, complete, engine_of, missing, of_first, run_seconds, summary
+from tombola.lab.plan import Plan, complete, engine_of, for_devices, missing, of_first, run_seconds, summary
 from tombola.lab.plan import plan as planned
 from tombola.lab.runs import data_sets
 from tombola.lab.spec_file import read
@@ -126,14 +126,15 @@ def run(
     """
     plan = planned(read(spec, common.changes, common.extend))
     executor, resources = _who(plan, common, data_dir, workers, on, options)
-    engine_of(plan)  # before processes meet: what they cannot share out each of them refuses by itself
+    if machine.processes() > 1:
+        engine_of(plan)  # before they meet: what they cannot share out each of them refuses by itself
     console = _Patient(stderr=False)
     logged = _logged(spec, common, log, console)
     with executor.team(resources) as team:
         if team is None:
             return 0
         with logged(team) as team:
-            return _run(plan, resources, team, console)
+            return _run(for_devices(plan, team.offer.devices), resources, team, console)
 
 
 def _logged(
@@ -162,11 +163,12 @@ def _who(
     from tombola.lab import executors
 
     spec, (executor, address) = plan.experiment.spec, executors.choose(on)
+    theirs = executor.elsewhere and spec.device == "cuda"
     return executor, Resources(
         store=store_at(common.store),
         data_dir=data_dir,
         engine=spec.engine,
-        devices=machine.devices(spec.device),
+        devices=("cuda:0",) if theirs else machine.devices(spec.device),
         workers=workers,
         extensions=plan.experiment.extensions,
         address=address,
@@ -300,7 +302,8 @@ def plan_command(
     store.check()
     plan = planned(read(spec, common.changes, common.extend))
     executor, resources = _who(plan, common, None, workers, on, options)
-    content = _summary(plan, store, executor.offer(resources))
+    offer = executor.offer(resources)
+    content = _summary(for_devices(plan, offer.devices), store, offer)
     print(json.dumps(content, indent=1) if format == "json" else plan_text(content))
     return 0
 

@@ -101,6 +101,7 @@ class Executor:
         team: brings the processes together, and lets them go at the end. It gives None to a process that is one of
             them and has done its part: there is nothing more for it to do.
         options: what `--with` may say to it: name -> what it means.
+        elsewhere: whether its machines may have GPUs where this one has none.
     """
 
     name: str
@@ -109,3 +110,4 @@ class Executor:
     offer: Callable[[Resources], Offer]
     team: Callable[[Resources], AbstractContextManager[Team | None]]
     options: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: bool = False

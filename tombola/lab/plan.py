@@ -37,12 +37,43 @@ END_S = 2.5  # table, verdict and report
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment, the rows of its table, what its studies ask, and every run they need, inputs first."""
+    """An experiment, the rows of its table, what its studies ask, and every run they need, inputs first.
+
+    Attributes:
+        placed: the devices of those who will do it; none where nobody has been asked, which stands for this machine's.
+    """
 
     experiment: Experiment
     rows: tuple[Row, ...]
     questions: tuple[Question, ...]
     runs: tuple[Run, ...]
+    placed: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where its runs are done.
+
+        Raises:
+            BadInput: on a GPU, which this machine does not have.
+        """
+        return self.placed or devices(self.experiment.spec.device)
+
+
+def for_devices(plan: Plan, given: tuple[str, ...]) -> Plan:
+    """The plan, to be done on these devices.
+
+    Raises:
+        BadInput: its spec asks for others.
+    """
+    wanted, found = plan.experiment.spec.device, "cpu" if given == ("cpu",) else "cuda"
+    if wanted not in ("auto", found):
+        raise BadInput(
+            where="device",
+            expected=f"{found} or auto, as who does it has {'no GPU' if found == 'cpu' else 'GPUs'} for it",
+            found=wanted,
+            todo=f"--set device={found}, or ask for others with --with gpus.",
+        )
+    return replace(plan, placed=given)
 
 
 def plan(experiment: Experiment) -> Plan:
@@ -186,7 +217,7 @@ def of_first(plan: Plan, replicates: int) -> Plan:
     rows = tuple(row for row in plan.rows if row.replicate < replicates)
     questions = tuple(question for question in plan.questions if question.replicate < replicates)
     asking = [*(row.run for row in rows), *(question.run for question in questions)]
-    return Plan(plan.experiment, rows, questions, tuple(ancestry(asking)))
+    return replace(plan, rows=rows, questions=questions, runs=tuple(ancestry(asking)))
 
 
 def complete(plan: Plan, store: Store) -> int:
@@ -248,12 +279,13 @@ def engine_of(plan: Plan, measuring: bool = False) -> EngineForecast:
     trained = [row.run.recipe.model for row in plan.rows]
     if trained and recipe.model not in trained:  # all are in a basis
         recipe = recipe.model_copy(update={"model": trained[0]})
-    return _engine_for(recipe, plan.experiment.spec, measuring)
+    return _engine_for(recipe, plan, measuring)
 
 
-def _engine_for(recipe: Recipe, spec: Spec, measuring: bool = False) -> EngineForecast:
+def _engine_for(recipe: Recipe, plan: Plan, measuring: bool = False) -> EngineForecast:
     """The engine that trainings of a recipe will get: what a search trains may be for another one than the ticket."""
-    training = Training.of(recipe, spec.facts, spec.engine, devices(spec.device)[0])
+    spec = plan.experiment.spec
+    training = Training.of(recipe, spec.facts, spec.engine, plan.devices[0])
     return forecast(replace(training, processes=processes(), densities=_densities(spec, 0)), measuring)
 
 
@@ -262,14 +294,14 @@ def other_engines(plan: Plan) -> list[dict[str, Any]]:
 
     As the first replicate has it.
     """
-    known, spec = engine_of(plan), plan.experiment.spec
+    known = engine_of(plan)
     recipes: dict[Recipe, dict[str, None]] = {}
     for row in plan.rows:
         if row.replicate == 0:
             recipes.setdefault(row.run.recipe, {})[row.arm] = None
     found: dict[tuple[str, str], dict[str, None]] = {}
     for recipe, arms in recipes.items():
-        engine = _engine_for(recipe, spec)
+        engine = _engine_for(recipe, plan)
         if engine.name != known.name:
             found.setdefault((engine.name, engine.why), {}).update(arms)
     return [{"name": name, "why": why, "arms": list(arms)} for (name, why), arms in found.items()]
@@ -295,7 +327,7 @@ def run_seconds(plan: Plan, store: Store) -> Callable[[Run], float]:
 
     @cache
     def engine_for(recipe: Recipe) -> EngineForecast:
-        return _engine_for(recipe, spec)
+        return _engine_for(recipe, plan)
 
     done = store.keys()
     known = [row.run for row in plan.rows if row.run.key in done and expected(row.run)][:100]
@@ -389,7 +421,7 @@ def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
         "total": {"wanted": len(plan.runs), "stored": stored.total(), "missing": len(absent)},
         "training_steps_missing": sum(lengths),
         "training_lengths_missing": sorted(set(lengths)),
-        "devices": list(devices(plan.experiment.spec.device)),
+        "devices": list(plan.devices),
         "engine": {
             "name": engine.name,
             "why": engine.why,

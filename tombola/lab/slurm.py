@@ -62,7 +62,7 @@ OPTIONS = {
     "constraint": "features that nodes must have",
     "mem": "memory of each, in GB",
     "cpus": "cores of each, by default 1; more only give it their memory",
-    "gpus": "of each, 0 or 1, by default 0",
+    "gpus": "of each, 0 or 1, by default 1 where device is cuda or this machine has one",
     "folder": "for what jobs and command say to each other, seen by all machines; by default in the store",
 }
 _TO_SLURM = ("partition", "account", "qos", "constraint")  # as they are
@@ -128,14 +128,7 @@ def asked(resources: Resources) -> Asked:
     for name, value in named.items():
         if value != value.strip() or not value.isprintable():
             raise _bad(name, "a name that Slurm knows", repr(value))
-    gpus = _count("gpus", options.get("gpus"), 0, least=0, most=1)
-    if gpus != (resources.devices != ("cpu",)):  # the plan, and what is measured for it, are of this machine's device
-        raise BadInput(
-            where="--with gpus",
-            expected="0, as training is on the CPU on this machine, too" if gpus else "1, as training is on GPUs here",
-            found=str(gpus),
-            todo="Type the command where there is a GPU, without --set device=cpu." if gpus else "Or --set device=cpu.",
-        )
+    gpus = _count("gpus", options.get("gpus"), int(resources.devices != ("cpu",)), least=0, most=1)
     return Asked(
         place=place,
         jobs=1 if place == "debug" else jobs,
@@ -295,6 +288,7 @@ SLURM = Executor(
     offer=offer,
     team=_team,
     options=OPTIONS,
+    elsewhere=True,
 )
 
 

@@ -438,21 +438,27 @@ def log_command(
     files
         Of which replicates the masks and the tickets' files go along: of the first one, of all, or of none.
     live
-        Follow an experiment that runs elsewhere on the same store, until all of it is finished.
+        Follow an experiment that another process runs on the same store, until all of it is finished. `tombola run
+        --log` tells of trainings while they go on, too.
     """
     from tombola.report import folder
     from tombola.trackers import TRACKERS
     from tombola.trackers.live import Follower, follow
-    from tombola.trackers.telling import tell, told_text
+    from tombola.trackers.telling import alone, tell, told_text
     from tombola.trackers.tracker import asked
 
     chosen, (plan, store) = asked(to, "--to", TRACKERS), _existing(spec, common)
     if live:
-        print("Waiting for trainings; Ctrl-C ends it.", flush=True)
-        follow(Follower(plan, store, chosen, files, _said), store)
+        follower = Follower(plan, store, chosen, files, _said)
+        there, of = len(store.keys() & follower.keys), len(follower.keys)
+        print(
+            f"{there} of {of} trainings are finished in {store.root}. Waiting for the others; Ctrl-C ends it.",
+            flush=True,
+        )
+        follow(follower, store)
         return 0
     results = _results(plan, store)
-    with chosen.open(results.experiment.name) as log:
+    with alone(chosen, results.experiment.name, store, _said) as log:
         told = tell(results, log, files, lambda: folder.write(results).parent, _said)
         print(told_text(told, chosen.tracker.name, log.where))
     return 0

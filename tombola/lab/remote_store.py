@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -222,21 +222,27 @@ class RemoteStore(Store):
         for folder in ("runs", "failed", "checkpoints", *claims.FOLDERS):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
 
+    def claim(self, run: Run) -> AbstractContextManager[bool]:
+        if isinstance(run, Stored):  # which are names of files in the folder here
+            self._make_folders()
+            return self._here.claim(run)
+        return self.hold(run.key)
+
     @contextmanager
-    def claim(self, run: Run) -> Iterator[bool]:
+    def hold(self, name: str) -> Iterator[bool]:
         self._make_folders()
-        with self._here.claim(run) as ours:
-            if not ours or isinstance(run, Stored):  # the latter are names of files in the folder here
-                yield ours
+        with self._here.hold(name) as ours:
+            if not ours:
+                yield False
                 return
             if self._leases is None:
                 self._leases = Leases(self._objects, machine(self.root))
-            name = self._leases.take(run.key)
+            lease = self._leases.take(name)
             try:
-                yield name is not None
+                yield lease is not None
             finally:
-                if name is not None:
-                    self._leases.give_back(name)
+                if lease is not None:
+                    self._leases.give_back(lease)
 
     def ahead(self, keys: Iterable[str]) -> None:
         with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -334,7 +334,15 @@ class Store:
     def claim(self, run: Run) -> AbstractContextManager[bool]:
         """Hold `run` for this process; False if another one has it. The claim ends with the process: at once for others
         of its host, after a minute for those of other hosts."""
-        return self._own.claim(run.key)
+        return self.hold(run.key)
+
+    def hold(self, name: str) -> AbstractContextManager[bool]:
+        """Hold a name that is no run's as `claim` holds a run: there, one process at a time does what it stands for.
+
+        Args:
+            name: of letters, digits and dashes.
+        """
+        return self._own.claim(name)
 
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:

@@ -38,7 +38,7 @@ from tombola.report import folder
 from tombola.trackers import TRACKERS
 from tombola.trackers.entry import Curve
 from tombola.trackers.record import Files, begun, training
-from tombola.trackers.telling import Told, tell, told_text
+from tombola.trackers.telling import PATIENCE_S, Told, alone, tell, told_text
 from tombola.trackers.tracker import Asked, Log, asked
 
 WAITING = 10_000  # lines that wait to be carried; of looks no more are taken then
@@ -237,11 +237,11 @@ class Follower:
         """Tell of all that is not there yet, and of the whole, as `tombola log` does.
 
         Raises:
-            TombolaError: the tracker cannot be reached.
+            TombolaError: the tracker cannot be reached, or another process tells it of the same.
         """
         found = results(self._plan, self._store)
         if found.rows:
-            log = self._ready()
+            log = self._ready(PATIENCE_S)
             told = tell(found, log, self._files, lambda: folder.write(found).parent, self._say)
             self._say(told_text(Told(told.logged + told.there, 0), self._asked.tracker.name, log.where))
         self.close()
@@ -252,9 +252,10 @@ class Follower:
         with suppress(TombolaError):
             opened.close()
 
-    def _ready(self) -> Log:
+    def _ready(self, patience: float = 0.0) -> Log:
         if self._log is None:
-            self._log = self._open.enter_context(self._asked.open(self._plan.experiment.name))
+            opened = alone(self._asked, self._plan.experiment.name, self._store, self._say, patience)
+            self._log = self._open.enter_context(opened)
         return self._log
 
     def _attempt(self, what: Callable[[Log], None]) -> bool:

@@ -28,6 +28,7 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by itself it asks a server that is gone for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # by itself it prints two lines for each run of a server
 }
 
 Point = tuple[str, int]  # a metric and a step
@@ -48,8 +49,11 @@ class _Runs:
         self._runs: dict[str, str] = {}  # by id
         self._told: dict[str, set[Point]] = {}  # what runs have that are not complete
         self.complete: dict[str, str] = {}
-        for run in self._found():
+        for run in sorted(self._found(), key=lambda run: (not run.data.tags.get(LOGGED), run.info.run_id)):
             tags = run.data.tags
+            if tags[ID] in self._runs:  # a server whose answer was lost has made it twice
+                self._client.delete_run(run.info.run_id)
+                continue
             self._runs[tags[ID]] = run.info.run_id
             if tags.get(LOGGED):
                 self.complete[tags[ID]] = tags[LOGGED]
@@ -231,7 +235,9 @@ def _troubles() -> tuple[type[Exception], ...]:
 
 
 def _lost(uri: str, error: Exception) -> str:
-    return f"mlflow at {uri}: {shown(str(error).splitlines()[0], 300)}"
+    """What is said of a trouble: of a data base's the data base's own words, without the question that it was asked."""
+    words = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+    return f"mlflow at {uri}: {shown(str(words).splitlines()[0], 300)}"
 
 
 def _absent(error: ImportError) -> BadInput:
@@ -249,13 +255,14 @@ def _no_address(uri: str, error: Exception) -> BadInput:
 
 @contextmanager
 def _settled() -> Iterator[None]:
-    """With the settings that nobody has made otherwise, and without a word of what MLflow prepares."""
+    """With the settings that nobody has made otherwise, and without a word of what MLflow prepares, nor of its errors,
+    which it raises besides."""
     own = {name: value for name, value in SETTINGS.items() if name not in os.environ}
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     before = [logger.level for logger in loggers]
     os.environ |= own
     for logger in loggers:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

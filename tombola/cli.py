@@ -452,7 +452,7 @@ def log_command(
         follower = Follower(plan, store, chosen, files, _said)
         there, of = len(store.keys() & follower.keys), len(follower.keys)
         print(
-            f"{there} of {of} trainings are finished in {store.root}. Waiting for the others; Ctrl-C ends it.",
+            f"{there} of {of} trainings are finished in {common.store}. Waiting for the others; Ctrl-C ends it.",
             flush=True,
         )
         follow(follower, store)

@@ -300,7 +300,7 @@ CALLS = ("create_run", "log_batch", "set_tag", "set_terminated", "log_artifacts"
     "calls, trouble, words",
     [
         (3, refusing, "the server is gone"),
-        (41, moved, "attempt to write a readonly database"),
+        (6, moved, "attempt to write a readonly database"),
         (30, locked, "database is locked"),
     ],
 )

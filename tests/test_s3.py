@@ -25,11 +25,9 @@ from tombola.lab.store import Store
 from tombola.lab.stores import store_at
 from tombola.ticket import Ticket
 
-TINY = [
-    "digits",
-    *("--set", "replicates=1", "--set", "levels=1", "--set", "arms=ticket,random"),
-    *("--set", "recipe.length=60it", "--set", "evaluate.every=20it"),
-]
+FEW = ["digits", "--set", "replicates=1", "--set", "levels=1", "--set", "arms=ticket,random"]
+TINY = [*FEW, "--set", "recipe.length=60it", "--set", "evaluate.every=20it"]
+LONG = [*FEW, "--set", "recipe.length=500it", "--set", "engine=reference"]  # so that there is time to harm it
 WAIT_S = 300.0
 
 
@@ -70,12 +68,10 @@ def bucket(server: str, environment: None) -> str:
     return name
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The experiment in a folder."""
-    root = tmp_path_factory.mktemp("folder") / "store"
-    assert cli.main(["run", *TINY, "--store", str(root), "--workers", "1"]) == 0
-    return root
+def in_a_folder(spec: list[str], root: Path) -> Store:
+    """An experiment in a folder."""
+    assert cli.main(["run", *spec, "--store", str(root), "--workers", "1"]) == 0
+    return Store(root)
 
 
 def fail(server: str, times: int, status: int = 503, code: str = "SlowDown") -> None:
@@ -98,16 +94,18 @@ def another_machine(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     return store
 
 
-def started(address: str, *more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tombola", "run", *TINY, "--store", address, *more]
+def started(address: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tombola", "run", *LONG, "--store", address, "--workers", "1"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def until(seen: Callable[[], object]) -> None:
+def until(seen: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    """Wait until something is seen while a process is at work."""
     limit = time.monotonic() + WAIT_S
     while not seen():
+        assert process.poll() is None, f"it was over before: {process.communicate()}"
         assert time.monotonic() < limit, "it never comes"
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def children(process: int) -> list[int]:
@@ -119,12 +117,13 @@ def children(process: int) -> list[int]:
 def test_an_experiment_in_a_bucket_is_the_one_in_a_folder_also_when_it_is_throttled(
     server: str,
     bucket: str,
-    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    address = f"s3://{bucket}/a/prefix"
+    address, folder = f"s3://{bucket}/a/prefix", tmp_path / "folder"
+    alike = in_a_folder(TINY, folder)
+    capfd.readouterr()
     fail(server, 3)
     assert cli.main(["run", *TINY, "--store", address, "--workers", "1"]) == 0
     said = capfd.readouterr().err
@@ -133,7 +132,7 @@ def test_an_experiment_in_a_bucket_is_the_one_in_a_folder_also_when_it_is_thrott
         and said.count(f"{address}: Service Unavailable.") == 1
         and "SECRET" not in said
     )
-    assert outcomes(another_machine(address, monkeypatch, tmp_path)) == outcomes(Store(folder))
+    assert outcomes(another_machine(address, monkeypatch, tmp_path)) == outcomes(alike)
     assert (tmp_path / "tombola-reports" / bucket / "a" / "prefix").is_dir()
 
     def printed(store: str, *command: str) -> str:
@@ -158,30 +157,29 @@ def test_an_experiment_in_a_bucket_is_the_one_in_a_folder_also_when_it_is_thrott
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="there is no /proc to find workers in")
 def test_a_worker_and_a_driver_killed_and_two_drivers_at_once_give_the_same_bytes(
-    bucket: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     address = f"s3://{bucket}"
     store = store_at(address)
-    with started(address, "--workers", "1") as first:
-        until(store.keys)
-        until(lambda: children(first.pid))
+    with started(address) as first:
+        until(lambda: children(first.pid), first)
         os.kill(children(first.pid)[0], signal.SIGKILL)
-        done = len(store.keys())
-        until(lambda: len(store.keys()) > done)
-        with started(address, "--workers", "1") as second:
-            until(lambda: children(second.pid) or second.poll() is not None)
+        until(store.keys, first)
+        with started(address) as second:
+            until(lambda: children(second.pid), second)
             first.kill()
             _, said = second.communicate(timeout=WAIT_S)
     assert second.returncode == 0, said
-    assert outcomes(another_machine(address, monkeypatch, tmp_path)) == outcomes(Store(folder))
+    alike = in_a_folder(LONG, tmp_path / "folder")
+    assert outcomes(another_machine(address, monkeypatch, tmp_path)) == outcomes(alike)
     assert not isinstance(store, RemoteStore) or store._objects.entries("claims") == {}
 
 
 def test_a_bucket_that_disappears_ends_it_with_a_message(server: str, bucket: str) -> None:
     address = f"s3://{bucket}/x"
     store = store_at(address)
-    with started(address, "--workers", "1") as process:
-        until(store.keys)
+    with started(address) as process:
+        until(store.keys, process)
         assert isinstance(store, RemoteStore)
         fail(server, 10**9, 404, "NoSuchBucket")
         try:

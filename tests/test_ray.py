@@ -19,9 +19,9 @@ import pytest
 from tombola import __version__
 from tombola.cli import main
 from tombola.errors import BadInput, StoreError
-from tombola.lab import ray_cluster
 from tombola.lab.executor import Resources
-from tombola.lab.ray_cluster import Need, offer_of
+from tombola.lab.ray_cluster import cluster, nodes
+from tombola.lab.ray_cluster.need import Need, offer_of
 from tombola.lab.store import Store
 
 HEAD, SECOND, PORT = "127.0.0.1", "127.0.0.2", 6399
@@ -274,19 +274,19 @@ def test_a_node_with_another_tombola_or_without_the_store_is_named(
 ) -> None:
     facts = {"host": "b", "python": "3.12.1", "tombola": __version__, "torch": "2.6.0", "commit": None, "seen": True}
     store = Store(tmp_path / "store")
-    ray_cluster._judge(facts, "the node b (10.0.0.2)", store)
+    nodes._judge(facts, "the node b (10.0.0.2)", store)
     with pytest.raises(BadInput, match=rf"Tombola {__version__} on the node b \(10.0.0.2\), found 0.0.9. pip install"):
-        ray_cluster._judge(facts | {"tombola": "0.0.9"}, "the node b (10.0.0.2)", store)
+        nodes._judge(facts | {"tombola": "0.0.9"}, "the node b (10.0.0.2)", store)
     with pytest.raises(BadInput, match=r"of commit .* on the node b .*, found 0123456789ab. Check out the same"):
-        monkeypatch.setattr(ray_cluster, "commit", lambda: "abcdefabcdef")
-        ray_cluster._judge(facts | {"commit": "0123456789ab"}, "the node b (10.0.0.2)", store)
+        monkeypatch.setattr(nodes, "commit", lambda: "abcdefabcdef")
+        nodes._judge(facts | {"commit": "0123456789ab"}, "the node b (10.0.0.2)", store)
     with pytest.raises(StoreError, match=r"that the node b .* sees, too, found one of this machine alone"):
-        ray_cluster._judge(facts | {"seen": False}, "the node b (10.0.0.2)", store)
+        nodes._judge(facts | {"seen": False}, "the node b (10.0.0.2)", store)
 
 
 def test_a_cluster_of_another_version_is_bad_input() -> None:
     error = RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.50.0\n    Python: 3.12.1")
-    refused = ray_cluster._refused("h:1", "the Ray cluster at h:1", error)
+    refused = cluster._refused("h:1", "the Ray cluster at h:1", error)
     assert isinstance(refused, BadInput) and "Ray: 2.50.0" in str(refused) and "same versions" in str(refused)
 
 

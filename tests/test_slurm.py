@@ -28,6 +28,11 @@ from tombola.lab.pool import Post
 from tombola.lab.queue import Event, RunQueue, Tally
 from tombola.lab.runs import Outcome, Run, Stored
 from tombola.lab.serving import Equipment
+from tombola.lab.slurm import jobs as jobs_of_slurm
+from tombola.lab.slurm.asked import JOBS, NOTICE_S, Asked
+from tombola.lab.slurm.asked import asked as asked_for
+from tombola.lab.slurm.job import facts
+from tombola.lab.slurm.jobs import Jobs
 from tombola.lab.spec import Experiment, Spec
 from tombola.lab.store import Store
 from tombola.lab.worker import Worker
@@ -132,16 +137,16 @@ def tidy(store: Store) -> bool:
 # ---------------------------------------------------------------- what is asked for
 
 
-def asked(on: str, **resources: Any) -> slurm.Asked:
-    return slurm.asked(Resources(store=Store(Path("nowhere")), address=on, **resources))
+def asked(on: str, **resources: Any) -> Asked:
+    return asked_for(Resources(store=Store(Path("nowhere")), address=on, **resources))
 
 
 def test_what_slurm_is_asked_for_is_said_by_name() -> None:
     wanted = asked("partition=gpu,time=1-00:00:00,jobs=3,mem=4G", options={"account": "us", "cpus": "2"})
     assert wanted.place == "slurm" and wanted.named == {"partition": "gpu", "account": "us"}
     assert (wanted.jobs, wanted.minutes, wanted.gigabytes, wanted.cpus) == (3, 1440, 4, 2)
-    assert wanted.notice_s == slurm.NOTICE_S and asked("time=1").notice_s == 15
-    assert asked("").jobs == slurm.JOBS and asked("", workers=5).jobs == 5
+    assert wanted.notice_s == NOTICE_S and asked("time=1").notice_s == 15
+    assert asked("").jobs == JOBS and asked("", workers=5).jobs == 5
     assert asked("local,jobs=2").place == "local" and asked("debug,jobs=2").jobs == 1
 
 
@@ -184,8 +189,8 @@ def test_a_plan_is_for_the_device_of_the_jobs(tmp_path: Path, capsys: pytest.Cap
         status = main(["plan", "digits", "--format", "json", "--store", str(tmp_path / "store"), *more])
         return status, *capsys.readouterr()
 
-    for asked_for in (["--set", "device=cuda"], ["--with", "gpus=1"]):
-        status, out, _ = told("--on", "slurm", *asked_for)
+    for words in (["--set", "device=cuda"], ["--with", "gpus=1"]):
+        status, out, _ = told("--on", "slurm", *words)
         content = json.loads(out)
         assert status == 0 and content["devices"] == ["cuda:0"] and content["engine"]["name"] == "stacked"
     status, _, err = told("--on", "slurm", "--with", "gpus=1", "--set", "device=cpu")
@@ -291,9 +296,9 @@ def test_a_command_is_gone_when_its_pulse_stands_still_or_its_folder_is_gone(tmp
 def test_a_machine_that_is_not_like_this_one_is_refused(
     change: dict[str, Any], error: type[BadInput], said: str, tmp_path: Path
 ) -> None:
-    jobs = slurm.Jobs(asked("local"), tmp_path, Equipment(Resources(store=Store(tmp_path)), tmp_path, {}))
+    jobs = Jobs(asked("local"), tmp_path, Equipment(Resources(store=Store(tmp_path)), tmp_path, {}))
     job = jobs.hire("cpu")
-    Sender(tmp_path / "1" / "said").send(["", "here", slurm.facts() | {"host": "n7", "pid": 1, "store": True} | change])
+    Sender(tmp_path / "1" / "said").send(["", "here", facts() | {"host": "n7", "pid": 1, "store": True} | change])
     with pytest.raises(error, match=said):
         list(jobs._said(job))
 
@@ -388,8 +393,9 @@ def test_jobs_that_are_killed_or_out_of_time_cost_no_more_than_time(store: Store
 
 DRIVER = """
 import sys
-from tombola.lab import mailbox, slurm
-mailbox.PULSE_S, slurm.SILENT_S, slurm.GRACE_S = 0.2, 4.0, 100.0
+from tombola.lab import mailbox
+from tombola.lab.slurm import jobs
+mailbox.PULSE_S, jobs.SILENT_S, jobs.GRACE_S = 0.2, 4.0, 100.0
 from tombola.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -501,7 +507,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("sbatch", "srun", "squeue", "scancel"):
         (folder / name).symlink_to("commands.py")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(slurm, "ASK_S", 0.5)
+    monkeypatch.setattr(jobs_of_slurm, "ASK_S", 0.5)
     return folder
 
 

@@ -1,7 +1,9 @@
 """From a spec to the runs it wants: which trainings make its table, and what those need."""
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
@@ -82,11 +84,24 @@ def plan(experiment: Experiment) -> Plan:
     Raises:
         BadInput: a control, a method or a study does what none may do.
     """
-    rows, questions = _planned(experiment)
-    if experiment.extensions:
-        _check_again(experiment, (rows, questions), _planned(experiment))
-    asking = [*(row.run for row in rows), *(question.run for question in questions)]
-    return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(asking)))
+    with _nothing_collected():
+        rows, questions = _planned(experiment)
+        if experiment.extensions:
+            _check_again(experiment, (rows, questions), _planned(experiment))
+        asking = [*(row.run for row in rows), *(question.run for question in questions)]
+        return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(asking)))
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """No looking for cycles in here: runs are kept and have none, and 100,000 are looked through again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 _Planned = tuple[list[Row], list[Question]]
@@ -313,13 +328,13 @@ def run_seconds(plan: Plan, store: Store) -> Callable[[Run], float]:
     As the engine's measured times have it for the density of the run's level, or else a guess from the model's size;
     scaled so that finished trainings of this plan come out right.
     """
-    spec = plan.experiment.spec
+    spec, facts = plan.experiment.spec, plan.experiment.spec.facts
     levels = {each.key: question.level for question in plan.questions for each in question.run.inputs}
     levels |= {question.run.key: question.level for question in plan.questions}
     levels |= {row.run.key: row.level for row in plan.rows}
 
     def expected(run: Run) -> float:
-        return run.seconds(spec.facts, lambda: expected_at(levels.get(run.key, 0), run.recipe_trained or spec.recipe))
+        return run.seconds(facts, lambda: expected_at(levels.get(run.key, 0), run.recipe_trained or spec.recipe))
 
     @cache
     def expected_at(level: int, recipe: Recipe) -> float:

@@ -294,7 +294,7 @@ class Replicate:
         prune, options = self.spec.prune, self.options
         how = Scoring(options.score or prune.score, options.scope)
         density = self.course[_rounds(mask)] if self.spec.densities else None
-        return replace(self._pruned(trained, trained, how), mask=mask, density=density)
+        return self._pruned(trained, trained, how, mask, density)
 
     def prune_in_common(self, trained: Sequence[Train], mask: Run | None) -> Prune:
         """One round more: what each of `trained` would keep of `mask`, pruned as much as that takes.
@@ -385,19 +385,22 @@ class Replicate:
         left = left_at_once(AtOnce(pruned.round(self.members.scores), amount), layers)
         return sum(left.values()) / sum(layers[name].weights for name in left)
 
-    def _pruned(self, weights: Run, seen: Train, scoring: Scoring) -> Prune:
-        """A round of pruning of `weights`, whose score sees the batches of the training `seen`."""
+    def _pruned(
+        self, weights: Run, seen: Train, scoring: Scoring, mask: Run | None = None, density: float | None = None
+    ) -> Prune:
+        """A round of pruning of `weights` under `mask`, whose score sees the batches of the training `seen`."""
         prune, score = self.spec.prune, self.members.scores[scoring.score]
         examples = scoring.seen(self.facts.classes, self.recipe.batch)
         began = weights.start if isinstance(weights, Train) else weights
         return Prune(
             self.network,
             weights,
-            None,
+            mask,
             score.name,
             scoring.scope or prune.scope,
             prune.rates,
             prune.keep,
+            density=density,
             score_seed=self.seed("score"),
             include=prune.include or None,
             n=prune.n,

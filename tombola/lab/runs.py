@@ -209,7 +209,14 @@ class Run:
     @cached_property
     def inputs(self) -> tuple["Run", ...]:
         """The runs whose outcomes this one needs: fields, and what is in tuples of fields."""
-        return tuple(run for name in self.names for run in _runs_in(getattr(self, name)))
+        found = list[Run]()
+        for name in self.names:
+            value = getattr(self, name)
+            if isinstance(value, Run):  # most are one, or none: a walk of each costs a plan more than its keys do
+                found.append(value)
+            elif isinstance(value, tuple):
+                found += _runs_in(value)
+        return tuple(found)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -222,16 +229,14 @@ class Run:
     def __post_init__(self) -> None:
         # Made with the run and not when asked for: the inputs have theirs by then, so no depth of nesting costs depth
         # of recursion, here or where runs are compared.
-        code = code_of(type(self))
-        texts = {
-            "kind": _text(self.kind),
-            "version": _text(self.version),
-            **({"kind_code": _text(code)} if code else {}),
-        }
-        for name in self.names:
-            if (item := getattr(self, name)) is not None or name not in self.later:
-                texts[name] = _text(item)
-        text = "{" + ",".join(f"{_text(name)}:{texts[name]}" for name in sorted(texts)) + "}"  # `described`, as JSON
+        kind: type = type(self)
+        parts = list[str]()
+        for name, written, later in _spelled(kind, self.version):
+            if not name:
+                parts.append(written)
+            elif (item := getattr(self, name)) is not None or not later:
+                parts.append(written + _text(item))
+        text = "{" + ",".join(parts) + "}"  # `described`, as JSON
         object.__setattr__(self, "key", f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]}")
 
     def __repr__(self) -> str:
@@ -248,6 +253,21 @@ class Run:
 def _names(kind: type, given: bool) -> tuple[str, ...]:
     """The fields of a dataclass, or those that are given when one is made: looked up once, not for each of many."""
     return tuple(each.name for each in fields(kind) if each.init or not given)
+
+
+@cache
+def _spelled(kind: type[Run], version: int) -> tuple[tuple[str, str, bool], ...]:
+    """What is the same in the JSON text of all runs of a kind, in the order of the text: for each of many once.
+
+    Of a parameter its name, the text before its value, and whether it is left out where it is None; of what all runs of
+    the kind have in common no name, and the whole text.
+    """
+    common = {"kind": kind.kind, "version": version}
+    if code := code_of(kind):
+        common["kind_code"] = code
+    fixed = {name: ("", f"{_text(name)}:{_text(value)}", False) for name, value in common.items()}
+    given = {name: (name, f"{_text(name)}:", name in kind.later) for name in _names(kind, True)}
+    return tuple(part for _, part in sorted((fixed | given).items()))
 
 
 def _runs_in(value: Any) -> Iterator[Run]:
@@ -295,6 +315,8 @@ def _text(value: Any) -> str:
         return "null"
     if isinstance(value, Run):
         return encode_basestring_ascii(value.key)
+    if isinstance(value, tuple):
+        return "[" + ",".join(map(_text, value)) + "]"
     if isinstance(value, BaseModel):
         return sorted_text(value)
     return _network_text(Same(value)) if kind is Network else _AS_KEY.encode(_plain(value))

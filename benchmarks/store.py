@@ -1,10 +1,9 @@
-"""What a store in a bucket costs beside one in a folder: `python benchmarks/store.py`.
+"""What a store in a bucket costs beside one in a folder: `python benchmarks/store.py [--count N] [--write]`.
 
-The bucket is Moto's, on this machine: a request to one elsewhere takes 10 to 50 ms more, so what counts
-there are the requests. Times are medians, and ratios within one run.
+The bucket is Moto's, on this machine: a request to one elsewhere takes 10 to 50 ms more, so what counts there are the
+requests. Times are medians, and bucket and folder take turns. Needs the extra `test-all`, which has Moto.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -15,27 +14,26 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from section import ROOT, load, load_line, machine, options, publish, table
 
 from tombola.lab.kinds import Init
 from tombola.lab.runs import Network, Outcome
 from tombola.lab.store import Store
 from tombola.lab.stores import store_at
 
-SERVER = Path(__file__).parents[1] / "tests" / "s3_server.py"
+PAGE = ROOT / "results" / "scale.md"
+SERVER = ROOT / "tests" / "s3_server.py"
 OUTCOME = Outcome({"loss": 0.1}, {"weights": {"a": torch.ones(20, 64), "b": torch.ones(20)}})
 
 
-def seconds_per_run(store: Store, count: int) -> float:
-    """What claiming, saving and giving back one run takes."""
-    taken = []
-    for number in range(count):
-        run = Init(Network("lenet-20-10", (1, 8, 8), 10), "glorot-normal", init_seed=number)
-        began = time.perf_counter()
-        with store.claim(run) as ours:
-            assert ours and not store.has(run)
-            store.save(run, OUTCOME, {"seconds": 1.0})
-        taken.append(time.perf_counter() - began)
-    return median(taken)
+def one_run(store: Store, number: int) -> float:
+    """Seconds of claiming, saving and giving back one run."""
+    run = Init(Network("lenet-20-10", (1, 8, 8), 10), "glorot-normal", init_seed=number)
+    began = time.perf_counter()
+    with store.claim(run) as ours:
+        assert ours and not store.has(run)
+        store.save(run, OUTCOME, {"seconds": 1.0})
+    return time.perf_counter() - began
 
 
 def listing_seconds(store: Store) -> float:
@@ -48,10 +46,17 @@ def listing_seconds(store: Store) -> float:
     return median(taken)
 
 
-def main(count: int) -> None:
-    """Print the figures."""
+def fetching_seconds(store: Store) -> float:
+    """What fetching the records of all outcomes takes where none of them is at hand."""
+    began = time.perf_counter()
+    store.ahead(store.keys())
+    return time.perf_counter() - began
+
+
+def measured(count: int) -> list[list[str]]:
+    """The rows of the table: what is done, in the bucket, in a folder."""
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory(dir=os.environ.get("TOMBOLA_SCRATCH")) as folder,
         subprocess.Popen(
             [sys.executable, "-W", "ignore", str(SERVER)],
             stdin=subprocess.PIPE,
@@ -60,24 +65,39 @@ def main(count: int) -> None:
             text=True,
         ) as server,
     ):
-        assert server.stdout
-        address = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-        os.environ |= {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-        os.environ |= {"AWS_DEFAULT_REGION": "us-east-1", "TOMBOLA_CACHE": f"{folder}/cache"}
-        urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT")).close()
-        remote, local = store_at("s3://bucket/prefix").open(), Store(Path(folder, "store")).open()
-        each, beside = (seconds_per_run(store, count) for store in (remote, local))
-        print(f"a run: {each * 1e3:.1f} ms in the bucket, {beside * 1e3:.1f} ms in a folder")
-        print(f"{count} keys listed: {listing_seconds(remote) * 1e3:.0f} ms, {listing_seconds(local) * 1e3:.1f} ms")
-        os.environ["TOMBOLA_CACHE"] = f"{folder}/another"
-        reader = store_at("s3://bucket/prefix")
-        began = time.perf_counter()
-        reader.ahead(reader.keys())
-        print(f"{count} outcomes fetched, {(time.perf_counter() - began) / count * 1e3:.1f} ms each")
-        server.kill()
+        try:
+            assert server.stdout
+            address = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+            os.environ |= {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+            os.environ |= {"AWS_DEFAULT_REGION": "us-east-1", "TOMBOLA_CACHE": f"{folder}/cache"}
+            urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT")).close()
+            stores = store_at("s3://bucket/prefix").open(), Store(Path(folder, "store")).open()
+            taken = [[one_run(store, number) for store in stores] for number in range(count)]
+            each, beside = (median(times) * 1e3 for times in zip(*taken, strict=True))
+            keys, keys_beside = (listing_seconds(store) * 1e3 for store in stores)
+            os.environ["TOMBOLA_CACHE"] = f"{folder}/another"
+            fetched = fetching_seconds(store_at("s3://bucket/prefix")) * 1e3 / count
+        finally:
+            server.kill()
+    return [
+        ["a run is claimed, stored and given back", f"{each:.1f} ms", f"{beside:.1f} ms"],
+        [f"{count:,} keys are listed", f"{keys:.0f} ms", f"{keys_beside:.1f} ms"],
+        ["an outcome's records are fetched", f"{fetched:.1f} ms", "-"],
+    ]
+
+
+def main(arguments: list[str]) -> None:
+    parser = options(__doc__)
+    parser.add_argument("--count", type=int, default=300, help="of runs, >= 1")
+    given = parser.parse_args(arguments)
+    head = f"`python benchmarks/store.py`: {machine()} {load_line(load())}"
+    about = (
+        "The bucket is Moto's, a server on this machine in one process of Python: what it takes is in each request, "
+        "where a real one takes 10 to 50 ms of network. Nothing but the store: no worker and no training."
+    )
+    columns = table(["", "bucket (`--store s3://...`)", "folder"], measured(given.count))
+    publish("store", "A store in a bucket and in a folder", [head, about, columns], given.write, PAGE)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000)
-    main(parser.parse_args().count)
+    main(sys.argv[1:])

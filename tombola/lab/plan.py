@@ -78,20 +78,6 @@ def for_devices(plan: Plan, given: tuple[str, ...]) -> Plan:
     return replace(plan, placed=given)
 
 
-def plan(experiment: Experiment) -> Plan:
-    """List the runs that `experiment` wants.
-
-    Raises:
-        BadInput: a control, a method or a study does what none may do.
-    """
-    with _nothing_collected():
-        rows, questions = _planned(experiment)
-        if experiment.extensions:
-            _check_again(experiment, (rows, questions), _planned(experiment))
-        asking = [*(row.run for row in rows), *(question.run for question in questions)]
-        return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(asking)))
-
-
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
     """No looking for cycles in here: runs are kept and have none, and 100,000 are looked through again and again."""
@@ -102,6 +88,20 @@ def _nothing_collected() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+@_nothing_collected()
+def plan(experiment: Experiment) -> Plan:
+    """List the runs that `experiment` wants.
+
+    Raises:
+        BadInput: a control, a method or a study does what none may do.
+    """
+    rows, questions = _planned(experiment)
+    if experiment.extensions:
+        _check_again(experiment, (rows, questions), _planned(experiment))
+    asking = [*(row.run for row in rows), *(question.run for question in questions)]
+    return Plan(experiment, tuple(rows), tuple(questions), tuple(ancestry(asking)))
 
 
 _Planned = tuple[list[Row], list[Question]]
@@ -395,6 +395,7 @@ def _notes(spec: Spec) -> Iterator[str]:
         )
 
 
+@_nothing_collected()
 def summary(plan: Plan, store: Store, workers: int) -> dict[str, Any]:
     """What a plan amounts to: per kind, how often runs are asked for, how many they are, stored, missing; the time.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from tombola.lab.plan import Plan
 from tombola.lab.queue import Event
@@ -68,7 +69,7 @@ class Watcher:
         self._now: dict[str, str] = {}
         self._spoke = time.monotonic()
         self._bar = Progress(
-            TextColumn("{task.fields[runs]}"),
+            TextColumn("{task.fields[runs]}", table_column=Column(min_width=len(f"{len(runs)}/{len(runs)} runs"))),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[rest]}"),
             console=console,

@@ -256,7 +256,7 @@ def _names(kind: type, given: bool) -> tuple[str, ...]:
 
 
 @cache
-def _spelled(kind: type[Run], version: int) -> tuple[tuple[str, str, bool], ...]:
+def _spelled(kind: Any, version: int) -> tuple[tuple[str, str, bool], ...]:
     """What is the same in the JSON text of all runs of a kind, in the order of the text: for each of many once.
 
     Of a parameter its name, the text before its value, and whether it is left out where it is None; of what all runs of

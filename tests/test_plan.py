@@ -1,5 +1,6 @@
 """Plans: which rows a spec wants, which runs they need, and what of it is missing."""
 
+import gc
 import subprocess
 import sys
 from collections import Counter
@@ -324,3 +325,20 @@ def test_a_training_that_moves_its_mask_is_expected_to_take_what_its_own_engine_
     plain = plan(read("lenet-mnist-quick", ["levels=1", "arms=ticket", "replicates=1", "engine=reference"]))
     of_plain = {row.arm: run_seconds(plain, Store(tmp_path / "none"))(row.run) for row in plain.rows}
     assert by_arm["ticket"] != by_arm["rigl"] == pytest.approx(of_plain["ticket"], rel=0.01)
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_planning_leaves_the_collector_of_cycles_as_it_was_also_where_it_fails(
+    collecting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        planned()
+        assert gc.isenabled() == collecting
+        monkeypatch.setattr("tombola.lab.plan.ancestry", lambda runs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            planned()
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if was else gc.disable)()

@@ -27,7 +27,7 @@ from tombola.ticket import Ticket
 
 FEW = ["digits", "--set", "replicates=1", "--set", "levels=1", "--set", "arms=ticket,random"]
 TINY = [*FEW, "--set", "recipe.length=60it", "--set", "evaluate.every=20it"]
-LONG = [*FEW, "--set", "recipe.length=500it", "--set", "engine=reference"]  # so that there is time to harm it
+LONG = [*FEW, "--set", "recipe.length=250it", "--set", "engine=reference"]  # so that there is time to harm it
 WAIT_S = 300.0
 
 

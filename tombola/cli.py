@@ -227,7 +227,8 @@ def _execute(plan: Plan, store: Store, team: "Team", console: Console) -> "Tally
     if result.failed:  # why is said when it happens
         sys.stderr.write(
             f"{len(result.failed)} of {len(lacking)} runs failed, "
-            f"{len(result.skipped)} that need them were left out, {result.done} are done.\n"
+            f"{len(result.skipped)} that need them were left out, {result.done} are done. "
+            "The same command tries again.\n"
         )
     for failure in result.failed.values():
         sys.stderr.write(f"  log: {failure.log}\n")

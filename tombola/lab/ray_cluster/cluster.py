@@ -212,7 +212,7 @@ def connected(resources: Resources) -> Iterator[Cluster]:
                     own: dict[str, Any] = {"num_cpus": resources.processes, "_node_ip_address": "127.0.0.1"}
                     own |= {"_temp_dir": str(folder)} if folder else {}
                     ray.init("local", include_dashboard=False, **own, **quiet)
-        except (RuntimeError, ConnectionError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+        except Exception as error:  # Ray has no class of its own for most of them
             raise _refused(address, where, error) from error
         finally:
             if threading.current_thread() is threading.main_thread():
@@ -240,8 +240,12 @@ def _refused(address: str, where: str, error: Exception) -> TombolaError:
             found=text,
             todo="Install the same versions of Python, Ray and Tombola on all machines.",
         )
+    if not address:
+        return TombolaError(
+            f"{where} did not start: {text[:600]} Where the machine is busy, the same command may do later on."
+        )
     return BadInput(
-        where=f"--on ray:{address}" if address else "--on ray",
+        where=f"--on ray:{address}",
         expected=f"{where} to take this machine in",
         found=text[:600],
         todo="Type the command on a node of the cluster. If the cluster asks for a token: RAY_AUTH_MODE=token, and the "

@@ -145,6 +145,10 @@ def test_a_form_that_cannot_be_made_here_is_left_out_with_the_reason(
     assert "C compiler" in found.left_out["sparse"]
 
 
+CPU = Path("/proc/cpuinfo")
+VNNI = not CPU.exists() or "vnni" in CPU.read_text()
+
+
 class Viewed(nn.Module):
     """As tutorials write them; of one other type of numbers, or of maps in the other layout, not every form can be."""
 
@@ -169,7 +173,9 @@ def test_a_form_that_cannot_be_called_is_left_out(kind: torch.dtype) -> None:
     assert proof.left_out["compact"] == "Nothing is dead under this mask."
     assert {"dense", "int8"} <= {*found} and not {"dense, channels last", "compact"} & {*found}
     assert ("sparse" in found) == ("sparse int8" in found) == (kind is torch.float32 and bool(kernels.sets()))
-    assert all(form.difference < 0.05 for form in found.values())
+    # Without VNNI sums of two products may not fit into 16 bits in ONNX Runtime, as `to_onnx_int8` says.
+    bounds = {"int8, ONNX Runtime": 0.05 if VNNI else 0.5}
+    assert all(form.difference < bounds.get(name, 0.05) for name, form in found.items())
 
 
 # ---------------------------------------------------------------- what is proved

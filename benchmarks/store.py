@@ -1,7 +1,7 @@
 """What a store in a bucket costs beside one in a folder: `python benchmarks/store.py [--count N] [--write]`.
 
 The bucket is Moto's, on this machine: a request to one elsewhere takes 10 to 50 ms more, so what counts there are the
-requests. Times are medians, and bucket and folder take turns. Needs the extra `test-all`, which has Moto.
+requests. Times are medians, and bucket and folder take turns. Needs the extra `test`, which has Moto.
 """
 
 import os

@@ -156,12 +156,19 @@ def test_two_hosts_at_once_make_the_bytes_of_one_alone(locks: str, tmp_path: Pat
     nothing_left(root)
 
 
+@contextmanager
+def stuck(folder: Path, root: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A host in the midst of writing a training."""
+    with host(folder, "first", "stuck while it writes a training", *command(root)) as first:
+        wait_for(lambda: any(root.glob("tmp/train-*/half")), first)
+        yield first
+
+
 def test_a_host_that_sleeps_over_its_minute_goes_on_where_another_one_has_done_its_run(
     tmp_path: Path, alone: dict[str, bytes]
 ) -> None:
     root = tmp_path / "store"
-    with host(tmp_path, "first", "stuck while it writes a training", *command(root)) as first:
-        wait_for(lambda: any(root.glob("tmp/train-*/half")), first)
+    with stuck(tmp_path, root) as first:
         send(first, signal.SIGSTOP)
         with host(tmp_path, "second", "a minute is short", *command(root)) as second:
             finished(second)
@@ -178,8 +185,7 @@ def test_a_host_that_dies_costs_the_other_one_a_minute_and_its_leftovers_go_when
     tmp_path: Path, alone: dict[str, bytes]
 ) -> None:
     root = tmp_path / "store"
-    with host(tmp_path, "first", "stuck while it writes a training", *command(root)) as first:
-        wait_for(lambda: any(root.glob("tmp/train-*/half")), first)
+    with stuck(tmp_path, root) as first:
         send(first, signal.SIGKILL)
         first.wait()
     left = {path for folder in ("claims", "processes", "tmp") for path in (root / folder).iterdir()}

@@ -77,6 +77,13 @@ class RemoteStore(Store):
         return remote_store, (self.address,)
 
     @property
+    def is_folder(self) -> bool:
+        return False
+
+    def absolute(self) -> "RemoteStore":
+        return self
+
+    @property
     def address(self) -> str:
         return self._objects.address
 

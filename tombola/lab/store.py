@@ -75,6 +75,17 @@ class Store:
         return str(self.root)
 
     @property
+    def is_folder(self) -> bool:
+        """Whether all machines that see its folder have the same in it; of a bucket each has copies."""
+        return True
+
+    def absolute(self) -> "Store":
+        """The same store, by what names it wherever a process is started."""
+        made = Store(self.root.absolute())
+        made.tell = self.tell
+        return made
+
+    @property
     def reports(self) -> Path:
         """The folder for reports of what is in it."""
         return self.root / "reports"

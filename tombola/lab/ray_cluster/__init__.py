@@ -16,9 +16,8 @@ from tombola.lab.queue import Announce, Tally
 from tombola.lab.ray_cluster.actors import Actors
 from tombola.lab.ray_cluster.cluster import Cluster, asked, connected, package
 from tombola.lab.ray_cluster.need import Need, offer_of
-from tombola.lab.ray_cluster.nodes import is_folder, look_at_nodes
+from tombola.lab.ray_cluster.nodes import look_at_nodes
 from tombola.lab.runs import Run
-from tombola.lab.store import Store
 
 
 def offer(resources: Resources) -> Offer:
@@ -44,8 +43,7 @@ def _offered(cluster: Cluster, resources: Resources) -> Offer:
 @contextmanager
 def _team(resources: Resources) -> Iterator[Team]:
     need = Need.of(resources)
-    if is_folder(resources.store):
-        resources = replace(resources, store=Store(resources.store.root.absolute()))
+    resources = replace(resources, store=resources.store.absolute())
     with connected(resources) as cluster:
         _offered(cluster, resources)  # before anything is waited for
         look_at_nodes(cluster, resources.store.open())

@@ -20,7 +20,6 @@ from tombola import allocator
 from tombola.lab.pool import Gone
 from tombola.lab.ray_cluster.cluster import Cluster
 from tombola.lab.ray_cluster.need import Need
-from tombola.lab.ray_cluster.nodes import is_folder
 from tombola.lab.runs import Run
 from tombola.lab.serving import LOG_TAIL, Equipment, Message, serve
 
@@ -94,7 +93,7 @@ class Actors:
         assert equipment.shared
         store, self._logs = equipment.resources.store, equipment.shared
         # Nobody sees a scratch folder of a bucket's but this machine: each worker then reads the data for itself.
-        self._bytes = pickle.dumps(equipment if is_folder(store) else replace(equipment, shared=None))
+        self._bytes = pickle.dumps(equipment if store.is_folder else replace(equipment, shared=None))
         self._class = cluster.ray.remote(Worker)
 
     def hire(self, device: str) -> Hired:

@@ -14,11 +14,6 @@ PROBE_S = 120.0  # a node may have to start a process first, on a machine that i
 SEEN_S = 20.0  # within which a node has to see what the command has written into the store
 
 
-def is_folder(store: Store) -> bool:
-    """Whether a store is a folder that all nodes see, and not a bucket, of which each machine has copies."""
-    return store.address == str(store.root)
-
-
 def _probe(marker: str, within_s: float) -> Any:
     """A function that a node executes; it travels as it is, since a node may have another Tombola, or none."""
 
@@ -69,7 +64,7 @@ def look_at_nodes(cluster: Cluster, store: Store) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     with store.scratch("seen") as marker:
-        ask = cluster.ray.remote(_probe(str(marker), SEEN_S if is_folder(store) else 0.0))
+        ask = cluster.ray.remote(_probe(str(marker), SEEN_S if store.is_folder else 0.0))
         asked = {
             ask.options(
                 num_cpus=0,
@@ -108,7 +103,7 @@ def _judge(facts: Mapping[str, Any], node: str, store: Store) -> None:
             found=facts["commit"],
             todo="Check out the same commit there.",
         )
-    if not facts["seen"] and is_folder(store):
+    if not facts["seen"] and store.is_folder:
         raise StoreError(
             where=str(store.root.absolute()),
             expected=f"a folder that {node} sees, too",

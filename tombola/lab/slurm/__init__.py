@@ -22,12 +22,10 @@ from tombola.errors import BadInput, not_installed
 from tombola.lab import mailbox, pool
 from tombola.lab.executor import Executor, Offer, Resources, Team
 from tombola.lab.queue import Announce, Tally
-from tombola.lab.remote_store import RemoteStore
 from tombola.lab.runs import Run
 from tombola.lab.slurm.asked import OPTIONS, Asked, Place, asked, bad
 from tombola.lab.slurm.debugging import InThisProcess
 from tombola.lab.slurm.jobs import Jobs
-from tombola.lab.store import Store
 
 
 def offer(resources: Resources) -> Offer:
@@ -39,19 +37,15 @@ def offer(resources: Resources) -> Offer:
 @contextmanager
 def _team(resources: Resources) -> Iterator[Team]:
     wanted, offered = asked(resources), offer(resources)
-    if isinstance(resources.store, RemoteStore):
-        if wanted.place == "slurm" and wanted.folder is None:
-            raise BadInput(
-                where="--on slurm",
-                expected="a folder that all machines see, for what jobs and command say to each other",
-                found=f"a store that is none, {resources.store.address}",
-                todo="Name one: --with folder=/path/on/a/shared/file/system.",
-            )
-    else:
-        store = Store(resources.store.root.absolute())
-        store.tell = resources.store.tell
-        resources = replace(resources, store=store)
-    resources = replace(resources, data_dir=resources.data_dir and resources.data_dir.absolute())
+    if wanted.place == "slurm" and wanted.folder is None and not resources.store.is_folder:
+        raise BadInput(
+            where="--on slurm",
+            expected="a folder that all machines see, for what jobs and command say to each other",
+            found=f"a store that is none, {resources.store.address}",
+            todo="Name one: --with folder=/path/on/a/shared/file/system.",
+        )
+    data_dir = resources.data_dir and resources.data_dir.absolute()
+    resources = replace(resources, store=resources.store.absolute(), data_dir=data_dir)
     if wanted.place != "debug":
         _check_installed(wanted.place)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import tombola
 from tombola.lab import mailbox
 from tombola.lab.mailbox import Receiver, Sender
-from tombola.lab.remote_store import RemoteStore
 from tombola.lab.runs import Run
 from tombola.lab.serving import Equipment, Message, serve
 
@@ -45,7 +44,7 @@ def live(folder: Path, place: int, equipment: Equipment, device: str, silent_s: 
         signal.signal(getattr(signal, name), leaving.heard)
     threading.Thread(target=leaving.watch, args=(mailbox.Pulse(folder / "pulse", silent_s),), daemon=True).start()
     store = equipment.resources.store
-    seen = isinstance(store, RemoteStore) or (store.root / "runs").is_dir()
+    seen = not store.is_folder or (store.root / "runs").is_dir()
     sees = {"host": socket.gethostname(), "pid": os.getpid(), "store": seen}
     says.send(["", "here", facts() | sees])
     take = partial(next, _asked(asked, leaving), None)

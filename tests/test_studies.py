@@ -16,6 +16,7 @@ import torch
 from tombola import data, mask, mask_codec, models, weights
 from tombola.cli import main
 from tombola.controls import CONTROLS
+from tombola.engine.reference.trainer import layout
 from tombola.errors import BadInput
 from tombola.evaluate import evaluate
 from tombola.lab.attempt import do
@@ -261,7 +262,7 @@ def test_a_rewound_state_is_the_state_after_exactly_k_steps(steps: int, lab: Lab
 
     recipe, dataset = point.recipe, data.load("digits")
     model = models.build("resnet-8-w2", (1, 8, 8), 10, "glorot-normal", init_seed=0)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=layout(model))  # type: ignore[call-overload]
     weights.put(model, worker.store.weights(point.start))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=True)
     train = data.split(dataset, point.split_seed)[0]
